@@ -1,4 +1,4 @@
-//! The configuration in force as YAML, each value that somebody set with a comment that tells who.
+//! The configuration in force as YAML, with a comment on the origin of each value that somebody set.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,18 +19,18 @@ const HEAD: &str = "\
 # Secrets are named by their sources; what they contain is never printed.
 ";
 
-/// Set, `policies` would have what stands below read a second time.
+/// The list is a comment, as `policies` would cause the parts below to be read a second time.
 const POLICIES: &str = "# With the grants, rules and tests of these files, which `policies` lists:\n";
 
 impl Loaded {
-    /// The configuration in force, with the origin of each value that is not a default. `fill` writes the defaults into
-    /// it that depend on what stands beside them.
+    /// Returns the configuration in force, with the origin of each value that is not a default. `fill` adds the
+    /// defaults that depend on other settings.
     pub fn to_yaml(&self, fill: impl FnOnce(&mut raw::Root)) -> Result<String, serde_saphyr::ser::Error> {
         let mut effective = self.raw.clone();
         fill(&mut effective);
         effective.policies.clear();
         let yaml = serde_saphyr::to_string(&effective)?;
-        // What was just printed can be read; should it not, it is still true without comments.
+        // The YAML that was just printed can be parsed; if it ever cannot, it is still correct without comments.
         let Ok(tree) = Node::parse(&yaml, 0) else { return Ok(yaml) };
         let root = schema();
         let mut notes = Notes {
@@ -79,13 +79,13 @@ struct Notes<'a> {
     /// The lines of the files that it was read from.
     files: Vec<Lines<'a>>,
     schema: &'a Value,
-    /// Those of what is printed.
+    /// The lines of the output.
     yaml: Lines<'a>,
-    /// What stands behind a value, by line.
+    /// The comments to append, by line.
     notes: BTreeMap<usize, String>,
-    /// Lines of values that are null, with what holds then.
+    /// Lines of values that are null, with the text on what applies then.
     unset: BTreeMap<usize, Option<String>>,
-    /// Lines of the keys of sections in which nothing is set: a key with nothing behind it could not be read again.
+    /// Lines of the keys of sections in which nothing is set: a key without a value could not be read again.
     emptied: BTreeSet<usize>,
 }
 
@@ -97,7 +97,7 @@ impl Notes<'_> {
                     let line = self.yaml.number(key.span.start);
                     let at = at.key(&key.name);
                     let schema = setting(self.schema, schema, key);
-                    // What a table test leaves out is its own affair.
+                    // Keys that a test case leaves out are not explained.
                     let default = schema.filter(|_| !at.is_within(&At::root().key("tests")));
                     let default = default.and_then(schema::default_told);
                     if at == At::root().key("policies") && !self.loaded.raw.policies.is_empty() {
@@ -146,12 +146,12 @@ impl Notes<'_> {
         entries.iter().all(|(key, value)| value.data == Data::Null && setting(self.schema, schema, key).is_some())
     }
 
-    /// Whether nothing but indentation stands before a key, no dash of a list.
+    /// Whether a key is preceded by indentation only, and not by the dash of a list item.
     fn is_alone(&self, key: &Key) -> bool {
         self.yaml.before(key.span.start).chars().all(|c| c == ' ')
     }
 
-    /// `doorward.yaml:12`, `environment variable DOORWARD_WORKERS`; nothing for a default.
+    /// Returns the origin, such as `doorward.yaml:12` or `environment variable DOORWARD_WORKERS`; `None` for a default.
     fn origin(&self, at: &At) -> Option<String> {
         let locations = &self.loaded.locations;
         let path = |file: usize| Some(locations.files().get(file)?.path.display());
@@ -163,12 +163,12 @@ impl Notes<'_> {
     }
 }
 
-/// The schema of what stands at a key, if that is a setting: in a claim or a body null is a value.
+/// Returns the schema of the value of a key, if it is a setting: in a claim or a body null is a value.
 fn setting<'s>(root: &'s Value, schema: Option<&'s Value>, key: &Key) -> Option<&'s Value> {
     schema::property(root, schema?, &key.name)
 }
 
-/// A value that one comment is enough for: a scalar, or a list of scalars.
+/// Whether one comment is enough for a value: a scalar, or a list of scalars.
 fn is_leaf(node: &Node) -> bool {
     match &node.data {
         Data::Map(entries) => entries.is_empty(),

@@ -1,10 +1,12 @@
-//! The reference of all settings for people, in Markdown, made of the schema that editors read. `docs/configuration.md` ends with it.
+//! The reference of all settings for people, in Markdown, generated from the schema that editors read. It is the last
+//! part of `docs/configuration.md`.
 
 use serde_json::{Map, Value};
 
 use super::schema::{definition, schema};
 
-/// All settings: a section of the main file, and one of each kind of thing within it, in the order in which one comes upon them.
+/// Returns the reference: a section for the main file, and one for each type that it refers to, in the order in which
+/// they are first mentioned.
 pub fn reference() -> String {
     let schema = schema();
     let mut reference = Reference::default();
@@ -19,7 +21,7 @@ pub fn reference() -> String {
     text
 }
 
-/// What was referred to so far, each once.
+/// The types that were referred to so far, without duplicates.
 #[derive(Default)]
 struct Reference<'s>(Vec<&'s str>);
 
@@ -50,7 +52,7 @@ impl<'s> Reference<'s> {
         text
     }
 
-    /// The rows of one of several things that can stand somewhere.
+    /// Returns the rows of one alternative of a choice.
     fn choice(&mut self, choice: &'s Value) -> String {
         let constant = choice.get("const").into_iter().chain(list(choice, "enum"));
         let mut rows: String = constant.map(|value| format!("| {} | {} |\n", code(value), told(choice))).collect();
@@ -60,7 +62,7 @@ impl<'s> Reference<'s> {
         rows
     }
 
-    /// What can stand there, in words.
+    /// Returns the type of a value, in words.
     fn kind(&mut self, schema: &'s Value) -> String {
         if let Some(reference) = schema.get("$ref").and_then(Value::as_str) {
             if !self.0.contains(&reference) {
@@ -97,7 +99,7 @@ fn list<'s>(schema: &'s Value, key: &str) -> &'s [Value] {
     schema.get(key).and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default()
 }
 
-/// What the schema says of something, fit for a cell of a table.
+/// Returns the description of a schema, escaped for a cell of a table.
 fn told(schema: &Value) -> String {
     schema.get("description").and_then(Value::as_str).unwrap_or_default().replace('\n', " ").replace('|', "\\|")
 }
@@ -106,7 +108,7 @@ fn code(value: &Value) -> String {
     format!("`{}`", value.as_str().map_or_else(|| value.to_string(), str::to_owned))
 }
 
-/// The default, where it is one value. That of a whole section stands with the keys of the section.
+/// Returns the default, if it is a scalar. The default of a section is listed with the keys of the section.
 fn default(property: &Value) -> String {
     match property.get("default") {
         Some(Value::String(text)) if text.is_empty() => String::new(),

@@ -1,4 +1,4 @@
-//! What of a new configuration is in force at once, and what only after a restart.
+//! Which changes of a new configuration take effect at once, and which only after a restart.
 
 use std::path::Path;
 
@@ -13,14 +13,14 @@ use super::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FixedChange {
     pub at: At,
-    /// What stays in force.
+    /// The value that stays in force.
     pub old: String,
-    /// What takes a restart.
+    /// The value that takes effect after a restart.
     pub new: String,
 }
 
-/// Compares the configuration that the process was started with and one that is to be swapped in. Everything that is
-/// not listed here is in force with the swap.
+/// Compares the configuration that the process was started with and the one that is to replace it. All changes that are
+/// not listed here take effect with the swap.
 pub fn fixed_changes(started: &raw::Root, new: &raw::Root) -> Vec<FixedChange> {
     let root = At::root();
     let settings = [
@@ -49,7 +49,7 @@ pub fn fixed_changes(started: &raw::Root, new: &raw::Root) -> Vec<FixedChange> {
     settings.filter(|(_, old, new)| old != new).map(|(at, old, new)| FixedChange { at, old, new }).collect()
 }
 
-/// The keys of the trail whose files, which stand in `folder` and are named as they were, hold something else than at the start.
+/// Returns the keys of the audit trail whose files, in `folder`, have the same names as at the start but other content.
 pub fn changed_keys(
     started: (&raw::Root, &Fingerprint),
     new: (&raw::Root, &Fingerprint),
@@ -78,7 +78,7 @@ fn keys(audit: &raw::Audit) -> [(&'static str, Option<&SecretSource>); 3] {
     ]
 }
 
-/// What of the trail is as it was opened: all but what happens when it is full.
+/// The settings of the audit trail that are fixed when it is opened: all except `when_full`.
 fn audit(audit: &raw::Audit) -> Vec<(&'static str, String)> {
     let sink = match &audit.sink {
         raw::AuditSink::Stdout => "standard output".to_owned(),
@@ -103,12 +103,13 @@ fn audit(audit: &raw::Audit) -> Vec<(&'static str, String)> {
     settings
 }
 
-/// Listeners open at the start alone, and on one that is not open nobody could ask.
+/// The listener of the interceptor. Listeners are only opened at the start, and a new one would not be open.
 fn asked_on(root: &raw::Root) -> String {
     show(root.interceptor.as_ref().and_then(|interceptor| interceptor.listener.as_ref()))
 }
 
-/// It is waited for once, at the start: one that comes with an interceptor has no say any more.
+/// The settle time of the interceptor. It is only waited for once, at the start, so one that is added with a new
+/// interceptor has no effect.
 fn settle(root: &raw::Root) -> Option<String> {
     root.interceptor.as_ref().map(|interceptor| interceptor.settle.to_string())
 }
@@ -119,7 +120,7 @@ impl std::fmt::Display for FixedChange {
     }
 }
 
-/// Which Redis, under which names: addresses and credentials follow a reload, another store does not.
+/// The store and its key prefix. Addresses and credentials follow a reload; another store does not.
 fn kind(root: &raw::Root) -> String {
     show(root.store.redis.as_ref().map(|redis| format!("Redis with the prefix {}", redis.prefix)).as_ref())
 }
@@ -128,7 +129,7 @@ fn namespaces(root: &raw::Root) -> String {
     root.runs.as_ref().map_or_else(|| "unset".to_owned(), |runs| format!("{:?}", runs.namespaces))
 }
 
-/// Which receivers the trail has: all else of them follows a reload.
+/// The names of the receivers of the audit trail. All their other settings follow a reload.
 fn exports(audit: &raw::Audit) -> String {
     let names: Vec<&str> = audit.export.iter().map(|export| export.name.as_str()).collect();
     format!("[{}]", names.join(", "))
@@ -138,7 +139,8 @@ fn show(value: Option<&impl ToString>) -> String {
     value.map_or_else(|| "unset".to_owned(), ToString::to_string)
 }
 
-/// Whether a listener speaks TLS is decided when it is opened; with which certificates, for each connection.
+/// The listeners by name, address and use of TLS, which are fixed when they are opened; certificates are chosen for
+/// each connection.
 fn addresses(listeners: &[Listener]) -> String {
     let mut list: Vec<String> = listeners
         .iter()
@@ -241,8 +243,8 @@ mod tests {
         assert_eq!(told, "/audit/chain_key stays what a held until a restart makes it what that holds now");
     }
 
-    /// What is fixed until restart, and told by [`fixed_changes`]. Of `listeners`, the names and addresses are: certificates and
-    /// trusted peers follow a reload. Of `audit.export`, the names are.
+    /// The settings that are fixed until restart and reported by [`fixed_changes`]. For `listeners` these are names and
+    /// addresses: certificates and trusted peers follow a reload. For `audit.export` they are the names.
     const FIXED: &[&str] = &[
         "/workers",
         "/listeners",
@@ -266,7 +268,7 @@ mod tests {
         "/log/format",
     ];
 
-    /// What a generation or a part that is told of it takes with the swap, in whole.
+    /// The settings that take effect with the swap, entirely.
     const FOLLOWED: &[&str] = &[
         "/policies",
         "/external_host",
@@ -301,7 +303,7 @@ mod tests {
         "/forward_auth",
     ];
 
-    /// A setting that is on neither list would be ignored by a reload and nobody told.
+    /// A setting that is on neither list would be ignored by a reload without a message.
     #[test]
     fn of_every_setting_it_is_known_whether_it_follows_a_reload() {
         let settings: Vec<String> = crate::config::schema::settings(&crate::config::schema())
@@ -320,13 +322,14 @@ mod tests {
         }
     }
 
-    /// Who reads there that all else follows a reload believes that a listener is closed to the interceptor's questions, which is not.
+    /// Operators who read that all other settings follow a reload must not conclude that a listener stopped serving the
+    /// interceptor when it did not.
     #[test]
     fn what_takes_a_restart_stands_in_the_list_of_the_operators() {
         let page = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md"));
         let list = page.split_once("takes effect only after a restart").unwrap().1.split_once("\n\nSIGTERM").unwrap().0;
         assert!(list.contains("of `audit` all but `when_full` and `export`"), "{list}");
-        // It read as if a collector's new address waited for a restart while it was in force.
+        // It used to read as if a collector's new address took effect only after a restart.
         assert!(list.contains("which receivers `audit.export` has (all else of one follows a reload)"), "{list}");
         for setting in FIXED.iter().filter(|setting| !setting.starts_with("/audit/")) {
             let name = setting.trim_start_matches('/').replace('/', ".");

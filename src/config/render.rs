@@ -1,4 +1,4 @@
-//! Prints a diagnosis for people: the file, the line, the source with a caret, and what to do.
+//! Prints a diagnosis for people: the file, the line, the source with a caret, and the help.
 
 use std::{fmt, ops::Range};
 
@@ -14,7 +14,7 @@ use super::{
 const MAX_LINE: usize = 2_000;
 
 impl Diagnosis {
-    /// The findings and a last line that counts them. `colours` only for a terminal.
+    /// Returns the findings and a last line that counts them. `colours` only for a terminal.
     pub fn render(&self, colours: bool) -> String {
         let renderer = if colours { Renderer::styled() } else { Renderer::plain() };
         let mut text = String::new();
@@ -79,15 +79,15 @@ impl Diagnosis {
     }
 }
 
-/// As `render` without colours.
+/// The output of `render` without colours.
 impl fmt::Display for Diagnosis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.render(false))
     }
 }
 
-/// The line that a span begins on and the one before it, the number of the first, and the part of the span that lies on
-/// its first line.
+/// Returns the line on which a span begins and the one before it, the number of the first of the two, and the part of
+/// the span that is on its first line.
 fn excerpt<'a>(text: &'a str, span: &Range<usize>) -> Option<(&'a str, usize, Range<usize>)> {
     let before = text.get(..span.start)?;
     let line = before.rfind('\n').map_or(0, |at| at + 1);

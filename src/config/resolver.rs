@@ -1,5 +1,5 @@
-//! What turns the written configuration into what the program runs on: reads the files that it names, collects what
-//! is wrong, and remembers which files a change of which means a new generation.
+//! Support for components that turn the written configuration into runtime settings: reads the files that it names,
+//! collects problems, and records the files whose changes require a reload.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -23,7 +23,7 @@ impl Secret {
         Self(Zeroizing::new(bytes))
     }
 
-    /// The secret itself; the name is long so that a reader notices each use.
+    /// The secret itself; the name is conspicuous so that a reader notices each use.
     pub fn expose(&self) -> &[u8] {
         &self.0
     }
@@ -40,8 +40,9 @@ impl std::fmt::Debug for Secret {
     }
 }
 
-/// What the files held that stand in one volume with the configuration, where that is swapped as one: a mounted ConfigMap or Secret,
-/// whose names lead through `..data`. They belong to that configuration, and those of the next state of the volume to the next one.
+/// The content of files in the same volume as the configuration, if that is swapped as a whole: a mounted ConfigMap or
+/// Secret, whose names lead through `..data`. The content belongs to that configuration; the next state of the volume
+/// belongs to the next one.
 #[derive(Clone, Debug, Default)]
 pub struct Volume(BTreeMap<PathBuf, Secret>);
 
@@ -53,42 +54,42 @@ pub struct Resolver {
     files: BTreeSet<PathBuf>,
     fingerprint: Fingerprint,
     volume: Volume,
-    /// Stands for what is on the disk.
+    /// Content that is used in place of what is on the disk.
     kept: Volume,
-    /// A folder that a start makes if it is not there.
+    /// A folder that Doorward creates when it starts.
     made: Option<PathBuf>,
-    /// What stands for files and variables of the machine: nothing, which is no problem.
+    /// Whether files and variables of this machine are ignored, without a problem.
     elsewhere: bool,
 }
 
-/// The folder that a file stands in, also of one that is named without any.
+/// Returns the folder of a file, `.` for a name without a folder.
 pub fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."))
 }
 
 impl Resolver {
-    /// Relative paths are taken from `base`, the folder of the main file.
+    /// Relative paths are resolved against `base`, the folder of the main file.
     pub fn new(base: &Path) -> Self {
         Self { base: base.to_owned(), ..Self::default() }
     }
 
-    /// A resolver for the configuration that was read with `volume`: what that holds is not read again.
+    /// Returns a resolver for the configuration that was read with `volume`, whose content is not read again.
     pub fn with_volume(base: &Path, volume: Volume) -> Self {
         Self { kept: volume, ..Self::new(base) }
     }
 
-    /// From here on does not look at what is on the machine that Doorward will run on: at files, folders and variables that the
-    /// configuration names. They are neither read nor missed.
+    /// Ignores, from now on, the machine that Doorward will run on: files, folders and variables that the configuration
+    /// names are neither read nor reported as missing.
     pub fn elsewhere(&mut self) {
         self.elsewhere = true;
     }
 
-    /// Whether what is on this machine is not looked at.
+    /// Whether files and variables of this machine are ignored.
     pub fn is_elsewhere(&self) -> bool {
         self.elsewhere
     }
 
-    /// What was read of the volume that the configuration stands in.
+    /// The content that was read from the volume of the configuration.
     pub fn volume(&self) -> &Volume {
         &self.volume
     }
@@ -97,22 +98,22 @@ impl Resolver {
         self.base.join(path)
     }
 
-    /// Says that a start makes the folder of this file.
+    /// Declares that a start creates the folder of this file.
     pub fn makes_folder_of(&mut self, path: &Path) {
         self.made = Some(folder_of(&self.path(path)).to_owned());
     }
 
-    /// Reports what refuses the configuration.
+    /// Reports a problem for which the configuration is refused.
     pub fn error(&mut self, at: &At, message: impl Into<String>) -> &mut Problem {
         self.report.error(at, message)
     }
 
-    /// Reports what somebody should look at.
+    /// Reports a problem that somebody should check.
     pub fn warning(&mut self, at: &At, message: impl Into<String>) -> &mut Problem {
         self.report.warning(at, message)
     }
 
-    /// Reports a name that nothing has; see [`Report::unknown`].
+    /// Reports an unknown name; see [`Report::unknown`].
     pub fn unknown<'a>(
         &mut self,
         at: &At,
@@ -123,7 +124,7 @@ impl Resolver {
         self.report.unknown(at, what, name, known)
     }
 
-    /// The path of a file that Doorward itself will write; a folder that is not there is a problem.
+    /// Returns the path of a file that Doorward will write; a missing folder is a problem.
     pub fn written(&mut self, at: &At, path: &Path) -> PathBuf {
         let path = self.path(path);
         let folder = folder_of(&path);
@@ -135,17 +136,17 @@ impl Resolver {
         path
     }
 
-    /// The files read so far: a change of any is a new generation.
+    /// The files read so far, of which any change requires a new generation.
     pub fn files(&self) -> &BTreeSet<PathBuf> {
         &self.files
     }
 
-    /// The files that were read, with what they contained.
+    /// The files that were read, with digests of their content.
     pub fn fingerprint(&self) -> &Fingerprint {
         &self.fingerprint
     }
 
-    /// Reads a file; a problem is reported and gives `None`.
+    /// Reads a file; on a problem reports it and returns `None`.
     pub fn read(&mut self, at: &At, path: &Path) -> Option<Vec<u8>> {
         if self.elsewhere {
             return None;
@@ -154,7 +155,7 @@ impl Resolver {
         self.read_named(&path).map_err(|why| self.report.error(at, format!("{} {why}", path.display()))).ok()
     }
 
-    /// Reads a file whose path is already complete; a problem is left to the caller.
+    /// Reads a file whose path is already complete; the caller reports a problem.
     pub(super) fn read_named(&mut self, path: &Path) -> Result<Vec<u8>, String> {
         let result = match self.kept.0.get(path) {
             Some(kept) => Ok(kept.expose().to_vec()),
@@ -170,7 +171,8 @@ impl Resolver {
         result
     }
 
-    /// Whether a file stands in one volume with the configuration. A folder within may be the place of another volume.
+    /// Whether a file is in the same volume as the configuration. A folder within it may be the mount of another
+    /// volume.
     fn is_in_volume(&self, path: &Path) -> bool {
         let Ok(within) = path.strip_prefix(&self.base) else { return false };
         let leaves = within.components().any(|component| component == Component::ParentDir);
@@ -178,7 +180,7 @@ impl Resolver {
         !leaves && volume == Some(&*self.base)
     }
 
-    /// Reads a secret; one that is absent or empty is a problem.
+    /// Reads a secret; an absent or empty one is a problem.
     pub fn secret(&mut self, at: &At, source: &SecretSource) -> Option<Secret> {
         if self.elsewhere {
             return None;

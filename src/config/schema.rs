@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::raw;
 
-/// The JSON Schema (draft 2020-12) of the main file.
+/// Returns the JSON Schema (draft 2020-12) of the main file.
 pub fn schema() -> Value {
     let mut schema = generator().into_root_schema_for::<raw::Root>();
     schema.insert("title".to_owned(), "Doorward".into());
@@ -26,7 +26,7 @@ pub fn schema() -> Value {
     schema.to_value()
 }
 
-/// The JSON Schema of a part that stands in a file by itself.
+/// Returns the JSON Schema of a part that is a file of its own.
 pub(super) fn of<T: JsonSchema>() -> Value {
     generator().into_root_schema_for::<T>().to_value()
 }
@@ -35,8 +35,9 @@ fn generator() -> SchemaGenerator {
     SchemaSettings::draft2020_12().with_transform(RecursiveTransform(without_null)).into_generator()
 }
 
-/// Takes null from what may be left out. A setting that is left empty, as in a template whose value is not set or above lines that are
-/// commented out, would count as left out, and much of what may be left out protects: a condition, a CA, TLS itself.
+/// Removes null from optional settings. A setting that is left empty, as in a template whose value is not set or above
+/// lines that are commented out, would count as left out, and many optional settings protect something: a condition, a
+/// CA, TLS itself.
 fn without_null(schema: &mut Schema) {
     let Some(schema) = schema.as_object_mut() else { return };
     let types = schema.get("type").and_then(Value::as_array);
@@ -59,19 +60,20 @@ fn without_null(schema: &mut Schema) {
     }
 }
 
-/// What may stand in a policy file: a list each, put behind that of the main file.
+/// Returns the keys of a policy file, each of which is a list that is appended to that of the main file.
 pub(super) fn policy_parts() -> Vec<String> {
     let schema = SchemaSettings::draft2020_12().into_generator().into_root_schema_for::<raw::PolicyFile>();
     let properties = schema.get("properties").and_then(Value::as_object);
     properties.into_iter().flat_map(|properties| properties.keys().cloned()).collect()
 }
 
-/// The target of a `$ref` within the schema.
+/// Returns the target of a `$ref` within the schema.
 pub(super) fn definition<'a>(root: &'a Value, reference: &str) -> Option<&'a Value> {
     root.pointer(reference.strip_prefix('#')?)
 }
 
-/// The schema of a part of what `schema` describes: through references, and of a choice the alternative that has the key.
+/// Returns the schema of a part of what `schema` describes, through references and, for a choice, from the alternative
+/// that has the key.
 pub(super) fn property<'a>(root: &'a Value, schema: &'a Value, key: &str) -> Option<&'a Value> {
     alternatives(root, schema).into_iter().find_map(|schema| {
         let properties = schema.get("properties").and_then(|properties| properties.get(key));
@@ -79,7 +81,7 @@ pub(super) fn property<'a>(root: &'a Value, schema: &'a Value, key: &str) -> Opt
     })
 }
 
-/// Whether a part that has this key can have no other one, or none of some others.
+/// Whether a part that has this key excludes all, or some, other keys.
 pub(super) fn excludes_others(root: &Value, schema: &Value, key: &str) -> bool {
     match schema.get("$ref").and_then(Value::as_str) {
         Some(reference) if reference.ends_with("/Redis") => raw::Redis::PLACES.contains(&key),
@@ -88,12 +90,12 @@ pub(super) fn excludes_others(root: &Value, schema: &Value, key: &str) -> bool {
     }
 }
 
-/// The schema of the elements of a list.
+/// Returns the schema of the elements of a list.
 pub(super) fn items<'a>(root: &'a Value, schema: &'a Value) -> Option<&'a Value> {
     alternatives(root, schema).into_iter().find_map(|schema| schema.get("items"))
 }
 
-/// What a schema comes down to.
+/// Returns the alternatives of a schema, with references resolved.
 fn alternatives<'a>(root: &'a Value, schema: &'a Value) -> Vec<&'a Value> {
     if let Some(target) = schema.get("$ref").and_then(Value::as_str).and_then(|target| definition(root, target)) {
         return alternatives(root, target);
@@ -103,14 +105,14 @@ fn alternatives<'a>(root: &'a Value, schema: &'a Value) -> Vec<&'a Value> {
         .map_or_else(|| vec![schema], |choices| choices.iter().flat_map(|choice| alternatives(root, choice)).collect())
 }
 
-/// The sentence of a description that tells what holds where a setting is left out.
+/// Returns the part of a description that says what applies if a setting is left out.
 pub(super) fn default_told(property: &Value) -> Option<String> {
     let description = property.get("description")?.as_str()?;
     let from = ["Default: ", "Without it"].into_iter().find_map(|start| description.find(start))?;
     Some(description.get(from..)?.replace('\n', " "))
 }
 
-/// The paths of all settings that do not stand within a list.
+/// Returns the paths of all settings outside of lists.
 pub(super) fn settings(root: &Value) -> Vec<Vec<String>> {
     let mut found = Vec::new();
     collect(root, root, &mut Vec::new(), &mut found);

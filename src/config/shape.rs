@@ -1,6 +1,6 @@
-//! Whether a document has the shape of a configuration: every key known, every value of its type. Finds all that is
-//! wrong, and mends the document (what is wrong becomes absent or a placeholder), so that later checks can go on and
-//! their problems are told in the same run.
+//! Checks whether a document has the shape of a configuration: every key known, every value of its type. It finds all
+//! problems and repairs the document (invalid parts are removed or replaced by placeholders), so that later checks can
+//! continue and their problems are reported in the same run.
 
 mod described;
 
@@ -18,8 +18,8 @@ use super::{
     values::{Size, Span},
 };
 
-/// Checks a document by its schema, and mends it. What later checks find at the parts returned is not to be told: nobody wrote it, or it
-/// stands at an unknown key.
+/// Checks a document against its schema, and repairs it. Problems that later checks find at the parts returned are not
+/// to be reported, as nobody wrote what is there or its key is unknown.
 pub(super) fn check(
     root: &Value,
     document: &mut Value,
@@ -33,7 +33,7 @@ pub(super) fn check(
     shape.mended
 }
 
-/// Whether what is there of a value is as its schema has it; what is missing may stand in another layer.
+/// Whether a value conforms to its schema as far as it goes; missing parts may be in another layer.
 pub(super) fn fits_in_part(root: &Value, schema: &Value, value: &Value) -> bool {
     fits(root, schema, value, true)
 }
@@ -48,13 +48,13 @@ struct Shape<'a> {
     root: &'a Value,
     report: &'a mut Report,
     locations: &'a mut Locations,
-    /// Whether the rest may stand elsewhere, so that nothing is missing.
+    /// Whether other parts may be elsewhere, so that missing keys are no problem.
     is_part: bool,
     mended: BTreeSet<At>,
 }
 
 impl Shape<'_> {
-    /// Whether the value can stay, mended within.
+    /// Checks a value and repairs its parts. Returns whether it can stay.
     fn check(&mut self, schema: &Value, value: &mut Value, at: &At) -> bool {
         let Some(schema) = schema.as_object() else { return true };
         if let Some(reference) = text(schema, "$ref") {
@@ -119,7 +119,7 @@ impl Shape<'_> {
         for (name, mut value) in std::mem::take(entries) {
             let here = at.key(&name);
             if value.is_null() {
-                // Of a value that is left empty there is nothing to show.
+                // An empty value has nothing to show.
                 self.locations.show_key(&here);
             }
             let rest = schema.get("additionalProperties").filter(|rest| **rest != Value::Bool(false));
@@ -137,8 +137,8 @@ impl Shape<'_> {
                 None => {
                     let Some(near) = self.unknown_key(properties, &name, &here) else { continue };
                     let Some(property) = properties.get(&near).filter(|_| !written.contains(&near)) else { continue };
-                    // It is read as the one that was meant, for the checks of all else. What is wrong with it is not told, as messages
-                    // repeat what stands there.
+                    // It is read as the setting that was meant, for all other checks. Its own problems are not
+                    // reported, as messages quote the value.
                     self.mended.insert(at.key(&near));
                     if fits(self.root, property, &value, false) {
                         entries.insert(near, value);
@@ -163,10 +163,10 @@ impl Shape<'_> {
         }
     }
 
-    /// Reports a key that does not exist; gives the one that was meant.
+    /// Reports a key that does not exist; returns the one that was probably meant.
     fn unknown_key(&mut self, properties: &Map<String, Value>, name: &str, at: &At) -> Option<String> {
         self.locations.show_key(at);
-        // Nothing knows what stands there, and it may be a secret.
+        // Nothing is known about the value, and it may be a secret.
         self.locations.mask(at);
         let near = nearest(name, properties.keys().map(String::as_str));
         let problem = self.report.error(at, format!("there is no setting `{name}` here"));
@@ -183,7 +183,7 @@ impl Shape<'_> {
         for (index, item) in items.iter_mut().enumerate() {
             let at = at.index(index);
             if !self.check(inner, item, &at) {
-                // Items keep their numbers.
+                // Items keep their indexes.
                 *item = placeholder(self.root, inner);
                 self.mended.insert(at);
             }
@@ -232,7 +232,7 @@ impl Shape<'_> {
         false
     }
 
-    /// One of several words, or one of several maps with a single key.
+    /// Checks a value that is one of several words, or one of several maps with a single key.
     fn variant(&mut self, variants: &[Value], value: &mut Value, at: &At) -> bool {
         let words: Vec<&str> = variants.iter().flat_map(words).collect();
         let maps: Vec<(&str, &Value)> = variants
@@ -243,7 +243,7 @@ impl Shape<'_> {
         let names = || words.iter().copied().chain(maps.iter().map(|(name, _)| *name));
         let secret = maps.iter().any(|(_, inner)| holds_secret(self.root, inner));
         let is_known = |key: &str| maps.iter().any(|(name, _)| *name == key);
-        // One known key alone is looked into. Whatever else stands here may be a secret.
+        // Only the value of a single known key is checked. Anything else here may be a secret.
         let is_strange = match &*value {
             Value::Null => false,
             Value::Object(entries) => entries.len() != 1 || !entries.keys().all(|key| is_known(key)),
@@ -347,7 +347,7 @@ impl Shape<'_> {
     fn kubeconfig(&mut self, schema: &Value, value: &mut Value, at: &At) -> bool {
         let named = |(key, value): (&String, &Value)| matches!(key.as_str(), "file" | "context") && value.is_string();
         if !value.is_null() && !value.as_object().is_some_and(|entries| entries.iter().all(named)) {
-            // It may be the content of one, which has tokens and keys.
+            // It may be the content of a kubeconfig, which has tokens and keys.
             self.locations.mask(at);
         }
         if value.is_string() {
@@ -389,7 +389,7 @@ impl Shape<'_> {
         false
     }
 
-    /// Masks a map or a list that stands where none belongs: nothing looks at what is in it, and it may be a secret.
+    /// Masks a map or a list that is not allowed at its place: nothing checks its content, and it may be a secret.
     fn mask_within(&mut self, value: &Value, at: &At) {
         if value.is_object() || value.is_array() {
             self.locations.mask(at);
@@ -397,7 +397,8 @@ impl Shape<'_> {
     }
 }
 
-/// The algorithms of RFC 7518 by which no issuer signs for others: none at all, and a secret that both sides share.
+/// Whether a value names an algorithm of RFC 7518 that cannot be used by an issuer: `none`, or one with a shared
+/// secret.
 fn is_no_signature_of_an_issuer(value: &Value) -> bool {
     let name = value.as_str().map(str::to_ascii_lowercase);
     matches!(name.as_deref(), Some("none" | "hs256" | "hs384" | "hs512"))

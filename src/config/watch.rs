@@ -1,10 +1,10 @@
-//! Tells when a configuration has to be loaded again: when the content of any of its files differs from what was read,
-//! on SIGHUP, or when somebody asks.
+//! Detects when a configuration has to be loaded again: when the content of any of its files differs from what was
+//! read, on SIGHUP, or on request.
 //!
-//! Folders are watched, not files, as files are replaced more often than written: by rename, or, where Kubernetes
-//! mounts a ConfigMap or a Secret, by a swap of the symbolic link `..data` beside them. Events only say when to look;
-//! what counts is the content. Where no events come (network file systems, a lack of inotify watches) a slow poll finds
-//! the change.
+//! Folders are watched instead of files, as files are replaced more often than written: by a rename or, if Kubernetes
+//! mounts a ConfigMap or a Secret, by a swap of the symbolic link `..data` beside them. Events only say when to check;
+//! the content decides. Where no events arrive (network file systems, a lack of inotify watches) a slow poll finds the
+//! change.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -26,17 +26,17 @@ use tokio::{
 
 use super::{fingerprint::Fingerprint, resolver::folder_of};
 
-/// Changes come in groups; this long after the last event of one the files are looked at.
+/// How long after the last event of a group of changes the files are checked.
 const QUIET: Duration = Duration::from_millis(250);
-/// But no later than this after the first, however busy the folder is.
+/// The longest time from the first event of a group to the check, even if the folder stays busy.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How often files are looked at without any event.
+/// How often files are checked without an event.
 const POLL: Duration = Duration::from_secs(30);
 
-/// Why a configuration is to be loaded again.
+/// The reason to load a configuration again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cause {
-    /// A file has other content than the one that was read.
+    /// The content of a file differs from what was read.
     Files,
     /// SIGHUP.
     Signal,
@@ -45,30 +45,30 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// For the audit trail.
+    /// The name of the cause in the audit trail.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Files => "files",
             Self::Signal => "signal",
-            // Nobody else asks for one.
+            // Only operators request one.
             Self::Request => "operator",
         }
     }
 }
 
-/// Asks for a reload.
+/// A handle that requests reloads.
 #[derive(Clone, Debug)]
 pub struct Trigger(mpsc::Sender<()>);
 
 impl Trigger {
-    /// Requests that come together are one.
+    /// Requests a reload. Concurrent requests cause a single one.
     pub fn fire(&self) {
-        // A full channel means that a reload is about to begin already.
+        // A full channel means that a reload is already about to begin.
         _ = self.0.try_send(());
     }
 }
 
-/// Watches the files of a configuration.
+/// A watcher for the files of a configuration.
 #[derive(Debug)]
 pub struct Watcher {
     fingerprint: Fingerprint,
@@ -82,8 +82,8 @@ pub struct Watcher {
 }
 
 impl Watcher {
-    /// Watches the files of a fingerprint: from what they contained when they were read, so that no change is missed
-    /// in between. Needs a tokio runtime.
+    /// Watches the files of a fingerprint, starting from the content that was read, so that no change in between is
+    /// missed. Requires a tokio runtime.
     pub fn new(fingerprint: Fingerprint) -> io::Result<Self> {
         Self::with_times(fingerprint, QUIET, POLL)
     }
@@ -109,13 +109,13 @@ impl Watcher {
         self.trigger.clone()
     }
 
-    /// From now on, watches the files of another fingerprint: that of the configuration loaded or refused last.
+    /// Switches to the files of another fingerprint: that of the configuration that was loaded or refused last.
     pub fn follow(&mut self, fingerprint: Fingerprint) {
         self.fingerprint = fingerprint;
     }
 
-    /// Waits until the configuration is to be loaded again. The same content is told once. Can be cancelled without
-    /// losing a change.
+    /// Waits until the configuration is to be loaded again. It reports the same content only once. Cancel safe: no
+    /// change is lost.
     pub async fn changed(&mut self) -> Cause {
         loop {
             self.folders.watch(self.fingerprint.files());
@@ -136,15 +136,15 @@ impl Watcher {
         }
     }
 
-    /// The files as they are now, if they are not as they were.
+    /// Returns the fingerprint of the files as they are now, if it has changed.
     async fn difference(&self) -> Option<Fingerprint> {
         let old = self.fingerprint.clone();
-        // Off the runtime: a network file system may keep a read waiting.
+        // Off the runtime, as a network file system can block a read.
         let now = tokio::task::spawn_blocking(move || old.now()).await.ok()?;
         (now != self.fingerprint).then_some(now)
     }
 
-    /// Waits for the end of a group of changes. Whoever asks for a reload meanwhile does not wait for it.
+    /// Waits for the end of a group of changes. A request for a reload ends the wait.
     async fn settle(&mut self) -> Option<Cause> {
         let deadline = Instant::now() + PATIENCE;
         while Instant::now() < deadline {
@@ -162,14 +162,14 @@ impl Watcher {
     }
 }
 
-/// The folders under watch.
+/// The watched folders.
 #[derive(Debug)]
 struct Folders {
-    /// None where the system grants no watches: polling has to do.
+    /// `None` if the system grants no watches; only the poll is left then.
     notify: Option<RecommendedWatcher>,
-    /// With device and inode, to notice a folder that was deleted and made again.
+    /// The watched folders with device and inode, to notice one that was deleted and created again.
     watched: BTreeMap<PathBuf, (u64, u64)>,
-    /// Keeps the channel open where there is no `notify`.
+    /// Keeps the channel open if there is no `notify`.
     _events: mpsc::Sender<()>,
 }
 
@@ -177,7 +177,7 @@ impl Folders {
     fn new(events: mpsc::Sender<()>) -> Self {
         let sender = events.clone();
         let notify = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            // Reading the files makes events too; those must not make us read again.
+            // Reading the files causes events too, which must not cause another read.
             let read = |kind: EventKind| matches!(kind, EventKind::Access(access) if access != AccessKind::Close(AccessMode::Write));
             if !event.is_ok_and(|event| read(event.kind)) {
                 _ = sender.try_send(());
@@ -201,7 +201,7 @@ impl Folders {
         self.watched.retain(|folder, identity| {
             let keep = wanted.get(folder) == Some(identity);
             if !keep {
-                // It fails where the folder is gone, and its watch with it.
+                // It fails if the folder, and thus its watch, is gone.
                 _ = notify::Watcher::unwatch(notify, folder);
             }
             keep
@@ -218,8 +218,8 @@ impl Folders {
     }
 }
 
-/// The folders in which a change can change what a path leads to: the one of the file, or the nearest that exists,
-/// that of its target, and those of all symbolic links on the way.
+/// Returns the folders in which a change can affect what a path resolves to: the folder of the file, or the nearest
+/// that exists, that of its target, and those of all symbolic links on the way.
 fn folders(file: &Path) -> BTreeSet<PathBuf> {
     let mut found = BTreeSet::new();
     found.extend(
@@ -250,12 +250,12 @@ mod tests {
         print
     }
 
-    /// Without the poll, so that only events can tell.
+    /// Returns a watcher without the poll, so that only events can report a change.
     fn by_events(path: &Path) -> Watcher {
         Watcher::with_times(print_of(path), Duration::from_millis(20), Duration::from_secs(3600)).unwrap()
     }
 
-    /// Lets `change` happen once the folders are under watch; an event must come of it.
+    /// Runs `change` after the folders are watched, and expects an event.
     async fn after(watcher: &mut Watcher, change: impl FnOnce()) -> Cause {
         watcher.folders.watch(watcher.fingerprint.files());
         change();

@@ -1,4 +1,4 @@
-//! Listeners and the limits of what comes in through them.
+//! Listeners, and limits on what arrives through them.
 
 use std::net::SocketAddr;
 
@@ -105,7 +105,7 @@ fn limits(limits: &Limits, at: &At, report: &mut Report) {
             report.error(&at.key(small), format!("`{small}` is more than `{large}`, and would never be reached"));
         }
     };
-    // That `connections` cannot be zero is told with its bounds, by `downstream`.
+    // That `connections` cannot be zero is reported with its bounds, by `downstream`.
     let is_over = (1..limits.connections_per_address).contains(&limits.connections);
     at_most("connections_per_address", "connections", is_over);
     at_most("drain_accept", "drain", limits.drain_accept > limits.drain);

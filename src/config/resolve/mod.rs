@@ -1,5 +1,5 @@
-//! Checks of a configuration as a whole: names, references between parts, and what belongs to no component alone. No
-//! file is read here and no time told.
+//! Checks of a configuration as a whole: names, references between parts, and other checks across components. They read
+//! no files and no clock.
 
 mod listeners;
 mod names;
@@ -17,8 +17,8 @@ use super::{
     resolver::Resolver,
 };
 
-/// Checks what no component checks for itself, and reports what is wrong. Nothing is concluded from routes that have a
-/// `mended` part, and nothing from rules that are not there unless all files of `policies` were `whole`.
+/// Runs the checks that no component does itself, and reports problems. Routes with a `mended` part are not judged, nor
+/// are missing rules unless all files of `policies` were read (`policies_whole`).
 pub(super) fn check(root: &raw::Root, mended: &BTreeSet<At>, policies_whole: bool, resolver: &mut Resolver) {
     let report = &mut resolver.report;
     let names = Names::collect(root, report);
@@ -34,7 +34,7 @@ pub(super) fn check(root: &raw::Root, mended: &BTreeSet<At>, policies_whole: boo
     }
 }
 
-/// Warns of parts that nothing refers to. Said only where all references are right.
+/// Warns of parts that nothing refers to. It is only called if all references are valid.
 fn unused(root: &raw::Root, report: &mut Report) {
     let routes = root.routes.iter();
     let upstreams: BTreeSet<&str> = routes
@@ -58,7 +58,7 @@ fn unused(root: &raw::Root, report: &mut Report) {
     }
 }
 
-/// What parts can be spoken of, by name.
+/// The names that other parts can refer to.
 #[derive(Debug)]
 struct Names<'a> {
     issuers: BTreeSet<&'a str>,
@@ -79,7 +79,7 @@ impl<'a> Names<'a> {
     }
 }
 
-/// A reference by name: whether it exists.
+/// Checks a reference by name; returns whether it exists.
 fn reference(known: &BTreeSet<&str>, what: &str, name: &str, at: &At, report: &mut Report) -> bool {
     let exists = known.contains(name);
     if !exists {
@@ -88,13 +88,13 @@ fn reference(known: &BTreeSet<&str>, what: &str, name: &str, at: &At, report: &m
     exists
 }
 
-/// Whether an entry of a list has a mended part.
+/// Whether an entry of a list has a repaired part.
 fn is_touched(mended: &BTreeSet<At>, entry: &At) -> bool {
-    // Parts of an entry sort right behind it, as `/` sorts before all digits.
+    // Parts of an entry sort directly after it, as `/` sorts before all digits.
     mended.range(entry..).next().is_some_and(|part| part.is_within(entry))
 }
 
-/// The part of a list.
+/// The place of an entry of a list.
 fn item(list: &str, index: usize) -> At {
     At::root().key(list).index(index)
 }

@@ -1,4 +1,4 @@
-//! The form of names: of parts of the configuration, hosts, paths, methods, headers.
+//! The syntax of names: of parts of the configuration, hosts, paths, methods, headers.
 
 use std::collections::BTreeSet;
 
@@ -11,7 +11,7 @@ use crate::{
     },
 };
 
-/// Checks that the names of a list's entries are usable and differ.
+/// Checks that the names of a list's entries are valid and unique.
 pub(super) fn unique<'a>(list: &str, what: &str, names: Vec<&'a str>, report: &mut Report) -> BTreeSet<&'a str> {
     let mut seen = BTreeSet::new();
     for (index, name) in names.into_iter().enumerate() {
@@ -27,14 +27,15 @@ pub(super) fn unique<'a>(list: &str, what: &str, names: Vec<&'a str>, report: &m
     seen
 }
 
-/// Whether an entry of a list can have this name. Some stand in paths, where one of dots alone is a step and no name.
+/// Whether an entry of a list can have this name. Some names are used in paths, where one of dots only would be a path
+/// segment such as `..`.
 pub fn is_name(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_' | b'.');
     (1..=63).contains(&name.len()) && name.bytes().all(allowed) && name.bytes().any(|byte| byte != b'.')
 }
 
-/// Checks a host: a name in lower case or an address, IPv6 in brackets and in the form that requests are matched in, no port, and a
-/// wildcard only for one whole first label.
+/// Checks a host: a name in lower case or an address, IPv6 in brackets and in the form that requests are matched in, no
+/// port, and a wildcard only for the whole first label.
 pub(super) fn host(host: &str, at: &At, report: &mut Report) {
     let problem = |help: &str, report: &mut Report| {
         report.error(at, format!("`{host}` is not a host name")).help(help);
@@ -73,14 +74,14 @@ pub(super) fn namespace(name: &str, at: &At, report: &mut Report) {
     }
 }
 
-/// Whether a text is a label of DNS, which names of Services and namespaces are.
+/// Whether a text is a DNS label, as names of Services and namespaces are.
 pub fn is_label(label: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     (1..=63).contains(&label.len()) && label.bytes().all(allowed) && !label.starts_with('-') && !label.ends_with('-')
 }
 
-/// Checks a path or a prefix that ends in `/*`: it must have the one form that a request's path can have here, or no
-/// request would ever match it.
+/// Checks a path or a prefix that ends in `/*`: it must have the canonical form of request paths, or no request would
+/// ever match it.
 pub(super) fn path(path: &str, at: &At, report: &mut Report) -> bool {
     match check_pattern(path) {
         Ok(()) => true,

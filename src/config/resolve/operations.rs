@@ -1,4 +1,4 @@
-//! Issuers as far as others refer to them, and the sections of which there is one each.
+//! References of issuers, and the sections that exist only once.
 
 use super::{Names, item, names, reference};
 use crate::config::{
@@ -7,7 +7,7 @@ use crate::config::{
     values::Span,
 };
 
-/// Audiences that many applications share: a token for any of them would be one for us.
+/// Audiences that many applications share: a token for any of them would be accepted here.
 const SHARED_AUDIENCES: [(&str, &str); 5] = [
     ("api://default", "Okta's default audience"),
     ("account", "Keycloak's default audience"),
@@ -102,7 +102,7 @@ fn issuers(root: &raw::Root, names: &Names<'_>, report: &mut Report) {
     }
 }
 
-/// How long the token of another provider lasts is that provider's to say.
+/// Checks the lifetimes that rules require of tokens of other providers, whose lifetime only the provider can set.
 fn onward_lifetimes(root: &raw::Root, report: &mut Report) {
     let onward: Vec<&raw::Onward> = root.onward().collect();
     for (index, rule) in root.rules.iter().enumerate() {
@@ -111,7 +111,7 @@ fn onward_lifetimes(root: &raw::Root, report: &mut Report) {
         let need = at.key("need");
         let ages = [("mfa", rule.need.mfa), ("fresh_login", rule.need.fresh_login)];
         let lifetime = token.lifetime.map(|lifetime| (at.key("on").key("token").key("lifetime"), "lifetime", lifetime));
-        // Only a login of that very instant would give a token that lasts as long as a login may be old.
+        // Only a login in the same instant could give a token that lasts as long as the largest age of a login.
         let ages = ages.into_iter().filter_map(|(name, age)| {
             let most = age?.max_age.get().as_secs().saturating_sub(1);
             Some((need.key(name).key("max_age"), name, Span::from_secs(most)))

@@ -1,4 +1,4 @@
-//! Routes: what they refer to, that their fields fit their kind and their schemes, and that no two are the same.
+//! Routes: their references, whether their fields fit their kind and schemes, and whether two match the same requests.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -79,7 +79,7 @@ fn matching(route: &Route, own: &OwnPaths, at: &At, report: &mut Report) {
     }
 }
 
-/// Paths that Doorward answers itself on the hosts of a route, and that never reach it.
+/// Paths that Doorward answers itself on the hosts of a route, and that never reach the route.
 struct OwnPaths {
     login: bool,
     well_known: bool,
@@ -108,7 +108,8 @@ impl OwnPaths {
     }
 }
 
-/// A token is for one of these, beside one of its issuer's audiences. Those of Doorward's own tokens are what rules open one by one.
+/// Checks the audiences of a route: a token must be for one of them, and for one of its issuer's. The audiences of
+/// Doorward's own tokens are allowed by rules, one by one.
 fn audiences(root: &raw::Root, route: &Route, at: &At, report: &mut Report) {
     let taken = |issuer: &&raw::Issuer| route.takes_issuer(&issuer.name);
     let taken: Vec<&raw::Issuer> = root.issuers.iter().filter(taken).collect();
@@ -123,7 +124,7 @@ fn audiences(root: &raw::Root, route: &Route, at: &At, report: &mut Report) {
             report.unknown(&at, "audience", audience, known);
         }
     }
-    // People of an issuer where they sign in come by their sessions, which have no audience.
+    // People of an issuer with a login use sessions, which have no audience.
     let comes_by_session = |issuer: &raw::Issuer| issuer.login.is_some() && route.schemes.contains(&Scheme::Session);
     let by_token = taken.iter().filter(|issuer| !issuer.audiences.is_empty() && !comes_by_session(issuer));
     for issuer in by_token.filter(|_| !route.audiences.is_empty()) {
@@ -167,7 +168,7 @@ fn fields_of_kind(route: &Route, at: &At, report: &mut Report) {
     }
 }
 
-/// Whether routes of the API server take the calls that this dashboard makes on its hosts.
+/// Whether `kubernetes` routes handle the API calls that this dashboard makes on its hosts.
 fn calls_the_api_elsewhere(root: &raw::Root, dashboard: &Route) -> bool {
     raw::API_PATHS.iter().all(|calls| {
         dashboard.hosts.iter().all(|host| {
@@ -258,14 +259,14 @@ fn schemes(root: &raw::Root, route: &Route, at: &At, report: &mut Report) {
     }
 }
 
-/// Whether a route names issuers alone from which people come with sessions only.
+/// Whether a route names only issuers that sign no tokens and whose people use sessions.
 fn sign_nothing(root: &raw::Root, route: &Route) -> bool {
     let mut named = root.issuers.iter().filter(|issuer| route.issuers.contains(&issuer.name)).peekable();
     named.peek().is_some() && named.all(|issuer| issuer.preset == Some(raw::Preset::GithubOauth))
 }
 
-/// What comes without a good signature is refused, and no scheme behind `webhook` is looked at. Bearer tokens are looked
-/// for before anything else, wherever they are listed.
+/// Reports a scheme after `webhook` that is never tried, as a request without a valid signature is refused. Bearer
+/// tokens are tried before all other schemes, wherever they are listed.
 fn behind_webhook(scheme: Scheme, at: &At, report: &mut Report) {
     let (name, help) = match scheme {
         Scheme::Bearer | Scheme::Webhook | Scheme::BreakGlass => return,
@@ -275,7 +276,7 @@ fn behind_webhook(scheme: Scheme, at: &At, report: &mut Report) {
     report.error(at, format!("`{name}` behind `webhook` would never be looked for")).help(help);
 }
 
-/// A sender with a certificate needs a listener that asks for one.
+/// Checks that there is a listener that asks for certificates if a sender has one.
 fn certificates(root: &raw::Root, report: &mut Report) {
     let asks = |listener: &raw::Listener| listener.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
     if root.listeners.iter().any(asks) {
@@ -288,7 +289,8 @@ fn certificates(root: &raw::Root, report: &mut Report) {
     }
 }
 
-/// Who takes the section away wants the door closed, and not the whole configuration refused and an older one kept, where it stands open.
+/// Checks the `break_glass` scheme. A missing section is only a warning: somebody who removes it wants break-glass
+/// disabled, and an error would keep the older configuration, in which it is enabled.
 fn break_glass(root: &raw::Root, at: &At, report: &mut Report) {
     if root.break_glass.is_none() {
         report
@@ -307,11 +309,11 @@ fn break_glass(root: &raw::Root, at: &At, report: &mut Report) {
     }
 }
 
-/// Of hosts, paths and methods of one route.
+/// The most combinations of hosts, paths and methods of one route.
 const MAX_COMBINATIONS: usize = 4096;
 
-/// Two routes that say the same of a request: which one takes it would be chance. What says more of it goes first (`request::route`), so
-/// that others may overlap.
+/// Reports two routes that match the same requests, as it would be undefined which one is used. Others may overlap, as
+/// the more specific one takes precedence (`request::route`).
 fn same_requests(routes: &[Route], report: &mut Report) {
     let mut taken: BTreeMap<(&str, &str, &str), (&str, bool)> = BTreeMap::new();
     for (index, route) in routes.iter().enumerate() {
@@ -326,7 +328,7 @@ fn same_requests(routes: &[Route], report: &mut Report) {
             continue;
         }
         let mut told = false;
-        // A dashboard has a second route of its own, by which its calls go to the API server.
+        // A dashboard has an implicit second route, for its API calls.
         let paths = paths.iter().map(|path| (*path, false)).chain(calls.iter().map(|path| (*path, true)));
         let paths: Vec<(&str, bool)> = paths.collect();
         for (host, (path, calls), method) in route.hosts.iter().flat_map(|host| {
@@ -352,7 +354,8 @@ fn borrow<'a>(list: &'a [String], default: &'a str) -> Vec<&'a str> {
     if list.is_empty() { vec![default] } else { list.iter().map(String::as_str).collect() }
 }
 
-/// A delivery for one route could be replayed to another that takes the same secret (attack Z16).
+/// Reports shared senders and secrets: a delivery to one route could be replayed to another that accepts the same
+/// secret (attack Z16).
 fn shared_webhooks(root: &raw::Root, report: &mut Report) {
     const HELP: &str = "a delivery to one could be replayed to the other; give each its own secret";
     let mut routes: BTreeMap<&str, &str> = BTreeMap::new();

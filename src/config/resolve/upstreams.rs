@@ -1,4 +1,4 @@
-//! Upstreams: their addresses, and that the credential of a Kubernetes upstream goes with impersonation only.
+//! Upstreams: their addresses, and that the credential of a Kubernetes upstream is only used with impersonation.
 
 use std::collections::BTreeSet;
 
@@ -66,8 +66,8 @@ pub(super) fn check(
     }
 }
 
-/// Reports an API server without a credential of Doorward's own, and one that would be shown it without impersonation. `is_kubernetes` and
-/// `is_other` say for which routes an upstream is.
+/// Reports an API server at which Doorward has no credential, and one that would receive the credential without
+/// impersonation. `is_kubernetes` and `is_other` say for which kinds of routes an upstream is used.
 fn impersonation(
     root: &raw::Root,
     upstream: &raw::Upstream,
@@ -97,7 +97,7 @@ fn impersonation(
                 )
                 .help("requests would run as Doorward itself; use it for `kubernetes` routes, or set `url` instead");
         }
-        // One with an account that is asked for is refused for that.
+        // An upstream with a requested account is reported elsewhere.
         (false, true) if upstream.requested_account().is_none() => {
             if let Some(who) = acts_as_itself(root, upstream, authenticated) {
                 let what = format!("upstream `{name}` is the API server of `{who}`, and used without impersonation");
@@ -111,7 +111,7 @@ fn impersonation(
     }
 }
 
-/// Checks who an upstream is shown that Doorward is, where that is a service account whose token it asks for.
+/// Checks an upstream at which Doorward is a service account whose token it requests.
 fn requested(
     root: &raw::Root,
     upstream: &raw::Upstream,
@@ -152,9 +152,9 @@ fn requested(
     }
 }
 
-/// Which setting beside routes has Doorward be known to an upstream as itself, as only API servers are asked what it asks. A token
-/// review brings its own token, so that it counts only where the upstream has a credential. What has the same address and credential under
-/// another name is the same account there.
+/// Returns the setting besides routes for which Doorward authenticates to an upstream as itself; such an upstream must
+/// be an API server. A token review has its own token, so it counts only if the upstream has a credential. Upstreams
+/// with another name but the same address and credential are the same account.
 fn acts_as_itself(root: &raw::Root, upstream: &raw::Upstream, authenticated: bool) -> Option<&'static str> {
     let mut all = root.servers().filter(|(setting, _)| authenticated || *setting != "token_review");
     let account = |of: &raw::Upstream| {
@@ -166,8 +166,8 @@ fn acts_as_itself(root: &raw::Root, upstream: &raw::Upstream, authenticated: boo
     all.find(|(_, server)| same.contains(server)).map(|(who, _)| who)
 }
 
-/// The upstreams that get requests with impersonation, and those that get requests without. A token review brings its
-/// own token and does not count.
+/// Returns the upstreams that receive requests with impersonation, and those that receive requests without. A token
+/// review has its own token and does not count.
 fn uses<'a>(routes: &[&'a Route]) -> (BTreeSet<&'a str>, BTreeSet<&'a str>) {
     let (mut kubernetes, mut others) = (BTreeSet::new(), BTreeSet::new());
     for route in routes {
@@ -177,7 +177,7 @@ fn uses<'a>(routes: &[&'a Route]) -> (BTreeSet<&'a str>, BTreeSet<&'a str>) {
     (kubernetes, others)
 }
 
-/// Reports what stands beside a kubeconfig and would be a second answer to what that says.
+/// Reports settings that a kubeconfig replaces.
 fn alone(upstream: &raw::Upstream, at: &At, report: &mut Report) {
     let others = [
         ("url", upstream.url.is_some()),
@@ -261,8 +261,8 @@ upstreams:
         assert_eq!(said("upstreams: [{name: web, url: 'http://web', host: own}]"), [""; 0]);
     }
 
-    /// Whoever a rule lets onto the route would have all that Doorward may: of the account that is asked for others' tokens, to
-    /// impersonate anybody.
+    /// Otherwise everybody whom a rule allows on the route would have all rights of Doorward; with those of the account
+    /// that requests others' tokens, they could impersonate anybody.
     #[test]
     fn an_api_server_where_doorward_acts_as_itself_is_behind_no_route_of_another_kind() {
         const ROUTE: &str = "{name: k, kind: http, hosts: [k.test], schemes: [bearer], upstream: own}";

@@ -1,4 +1,4 @@
-//! What a schema says of the values that it describes, for whoever checks one or goes on without it.
+//! Queries on a schema, for code that checks a value or replaces it.
 
 use serde_json::{Map, Value};
 
@@ -8,12 +8,13 @@ pub(super) fn text<'a>(schema: &'a Map<String, Value>, name: &str) -> Option<&'a
     schema.get(name).and_then(Value::as_str)
 }
 
-/// Whether there are fewer than the schema wants, which is one where it says so: an empty condition could mean "nothing" or "all".
+/// Whether there are fewer entries than the schema requires. That is one entry if it sets a minimum: an empty condition
+/// could mean "nothing" or "all".
 pub(super) fn is_fewer(count: usize, schema: &Map<String, Value>, bound: &str) -> bool {
     schema.get(bound).and_then(Value::as_u64).is_some_and(|least| (count as u64) < least)
 }
 
-/// Whether a value of this schema has a place for a secret, itself or in a field of its own: text that stands there
+/// Whether a value of this schema has a place for a secret, itself or in one of its fields: text that is written there
 /// instead may be that secret.
 pub(super) fn holds_secret(root: &Value, schema: &Value) -> bool {
     fn within(root: &Value, schema: &Value, fields: bool) -> bool {
@@ -31,14 +32,14 @@ pub(super) fn holds_secret(root: &Value, schema: &Value) -> bool {
     within(root, schema, true)
 }
 
-/// The words that a variant allows.
+/// Returns the words that a variant allows.
 pub(super) fn words(variant: &Value) -> Vec<&str> {
     let one = variant.get("const").and_then(Value::as_str);
     let several = variant.get("enum").and_then(Value::as_array).into_iter().flatten().filter_map(Value::as_str);
     one.into_iter().chain(several).collect()
 }
 
-/// The largest number of an unsigned type, which the schema bounds from below only.
+/// Returns the largest number of an unsigned type, for which the schema has only a lower bound.
 pub(super) fn largest(format: &str) -> Option<f64> {
     match format {
         "uint8" => Some(f64::from(u8::MAX)),
@@ -48,7 +49,7 @@ pub(super) fn largest(format: &str) -> Option<f64> {
     }
 }
 
-/// Whether a schema is of a text, a number or one of some words.
+/// Whether a schema describes a text, a number or one of several words.
 pub(super) fn is_word(root: &Value, schema: &Value) -> bool {
     let named = schema.get("$ref").and_then(Value::as_str);
     let schema = named.and_then(|reference| definition(root, reference)).unwrap_or(schema);
@@ -57,7 +58,7 @@ pub(super) fn is_word(root: &Value, schema: &Value) -> bool {
         || schema.get("oneOf").and_then(Value::as_array).is_some_and(words)
 }
 
-/// The smallest value of a type, to go on with.
+/// Returns the smallest value of a type, as a placeholder.
 pub(super) fn placeholder(root: &Value, schema: &Value) -> Value {
     let Some(schema) = schema.as_object() else { return Value::Null };
     if let Some(reference) = text(schema, "$ref") {
@@ -96,7 +97,7 @@ pub(super) fn placeholder(root: &Value, schema: &Value) -> Value {
     }
 }
 
-/// The first sentence that the schema says of a property.
+/// Returns the first sentence of the description of a property.
 pub(super) fn description(root: &Value, property: &Value) -> Option<String> {
     let own = property.get("description").and_then(Value::as_str);
     let text = own.or_else(|| {
