@@ -72,7 +72,7 @@ pub(super) fn compile(raw: &raw::On, action: &raw::Action, at: &At, root: &raw::
     if let Some(name) = &raw.namespace {
         let at = at.key("namespace");
         if name.is_empty() || name.contains('*') {
-            report.error(&at, format!("`{name}` is no name of a namespace")).help("leave it out for all");
+            report.error(&at, format!("`{name}` is not a valid name of a namespace")).help("leave it out for all");
         } else {
             resources::check_spelling(name, "name of a namespace", &at, report);
         }

@@ -147,7 +147,7 @@ pub(super) fn settings(
     variables.iter().for_each(|setting| setting.collect_secret_variables(&mut secrets));
     for name in strangers.into_iter().filter(|name| !secrets.contains(*name)) {
         let names: Vec<String> = known.iter().map(|path| variable_name(path)).collect();
-        let mut finding = given(Giver::Variable(name.to_owned()), "this variable is no setting of Doorward");
+        let mut finding = given(Giver::Variable(name.to_owned()), "this variable is not a setting of Doorward");
         finding.help = Some(match nearest(name, names.iter().map(String::as_str)) {
             Some(near) => format!("did you mean `{near}`?"),
             None => format!("variables that begin with `{PREFIX}` are settings; rename it if it is something else"),
@@ -165,7 +165,7 @@ fn drain(environment: &[(OsString, OsString)], findings: &mut Vec<Finding>) -> O
     let giver = Giver::Variable(GRACE_PERIOD.to_owned());
     let seconds = value.to_str().and_then(|value| value.trim().parse::<u64>().ok());
     let Some(drain) = seconds.and_then(|seconds| seconds.checked_sub(AFTER_DRAIN)).filter(|drain| *drain > 0) else {
-        let mut finding = given(giver, "this is no number of seconds above 5, and `limits.drain` is not set");
+        let mut finding = given(giver, "this is not a number of seconds above 5, and `limits.drain` is not set");
         finding.help = Some("set it to the pod's `terminationGracePeriodSeconds`, or set `limits.drain`".to_owned());
         findings.push(finding);
         return None;
@@ -362,7 +362,7 @@ fn setting(giver: Giver, path: Vec<String>, value: &str, findings: &mut Vec<Find
         return None;
     };
     if !value.repeated_keys().is_empty() {
-        findings.push(given(giver, "a key stands twice in the value"));
+        findings.push(given(giver, "a key is set twice in the value"));
         return None;
     }
     Some(Setting { giver, path, value })

@@ -124,7 +124,7 @@ pub fn load<T>(
         }
         if attempt == ATTEMPTS {
             let finding = Finding {
-                help: Some("replace files whole: write beside them and rename".to_owned()),
+                help: Some("replace files atomically: write a new file and rename it".to_owned()),
                 ..Finding::error(None, "the files changed again and again while they were read")
             };
             let diagnosis = Diagnosis::new(Vec::new(), vec![finding]);
@@ -153,7 +153,7 @@ pub fn read<T: JsonSchema + DeserializeOwned>(path: &Path) -> Result<T, String> 
     if node.as_ref().is_some_and(|node| node.data == Data::Map(Vec::new())) {
         let path = path.display();
         return Err(format!(
-            "{path} says nothing: it is empty, or a comment as a whole; restore it, or name it no more"
+            "{path} says nothing: it is empty or has only comments; restore it, or remove the reference to it"
         ));
     }
     let shaped = node.map(|node| draft.shaped(&node, &[], &schema::of::<T>()));
@@ -277,7 +277,7 @@ impl Draft {
         for Repeated { source: file, first, key, .. } in &repeated {
             let place = Place::File { file: *file, span: key.span.clone() };
             let line = lines.number(first.span.start);
-            let message = format!("`{}` stands here a second time; the first is in line {line}", key.name);
+            let message = format!("`{}` is set here a second time; the first is on line {line}", key.name);
             self.findings.push(Finding::error(Some(place), message));
         }
         repeated.iter().for_each(|repeated| repeated.lost.mask(&mut self.files, &|_: &Data| true));
@@ -312,7 +312,7 @@ impl Draft {
                 Ok(bytes) => {
                     let Some(policy) = self.parse(&path, bytes) else { continue };
                     if policy.data == Data::Map(Vec::new()) {
-                        let why = format!("says nothing: none of {} stands there", parts());
+                        let why = format!("has none of {}", parts());
                         self.findings.push(lost_policy(locations.place(&at), &path, &why));
                     }
                     self.append_policy(&mut main, policy);
@@ -333,7 +333,7 @@ impl Draft {
                 value.mask(&mut self.files, &|_: &Data| true);
                 let help = match nearest(&key.name, parts.iter().map(String::as_str)) {
                     Some(near) => format!("did you mean `{near}`?"),
-                    None => "all other settings belong into the main file".to_owned(),
+                    None => "all other settings belong in the main file".to_owned(),
                 };
                 let place = Place::File { file, span: key.span };
                 let message = format!("there is no setting `{}` in a policy file", key.name);
@@ -419,7 +419,7 @@ fn parts() -> String {
 }
 
 fn lost_policy(place: Option<Place>, path: &Path, why: &str) -> Finding {
-    let help = "a policy file that is lost could widen the policy; restore it, or take it off the list";
+    let help = "a lost policy file could widen the policy; restore it, or remove it from the list";
     let message = format!("policy file {} {why}", path.display());
     Finding { help: Some(help.to_owned()), ..Finding::error(place, message) }
 }

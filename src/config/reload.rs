@@ -64,8 +64,8 @@ pub fn changed_keys(
     let changed = files.filter(|(_, path)| !new.1.agrees(started.1, &folder.join(path)));
     let change = |(key, path): (&str, &std::path::PathBuf)| FixedChange {
         at: At::root().key("audit").key(key),
-        old: format!("what {} held", path.display()),
-        new: "what that holds now".to_owned(),
+        old: format!("the former content of {}", path.display()),
+        new: "its current content".to_owned(),
     };
     changed.map(change).collect()
 }
@@ -240,7 +240,7 @@ mod tests {
         assert_eq!(changes((&old, &one)), []);
         assert_eq!(changes((&new, &two)), [], "that it is another file is told already");
         let told = changes((&old, &two)).remove(0).to_string();
-        assert_eq!(told, "/audit/chain_key stays what a held until a restart makes it what that holds now");
+        assert_eq!(told, "/audit/chain_key stays the former content of a until a restart makes it its current content");
     }
 
     /// The settings that are fixed until restart and reported by [`fixed_changes`]. For `listeners` these are names and

@@ -68,7 +68,7 @@ impl Shape<'_> {
                 Some("Algorithm") if is_no_signature_of_an_issuer(value) => {
                     self.report
                         .error(at, format!("{value} is never accepted").replace('"', "`"))
-                        .help("anybody could make such tokens, or whoever checks them; take what the issuer signs with, such as `RS256`");
+                        .help("anybody, or every verifier, could create such tokens; use an algorithm that the issuer signs with, such as `RS256`");
                     false
                 }
                 _ => self.check(target, value, at),
@@ -257,12 +257,12 @@ impl Shape<'_> {
             Value::String(word) if words.contains(&word.as_str()) => true,
             Value::String(_) if secret => {
                 self.report
-                    .error(at, "this is not one of the values that can stand here")
+                    .error(at, "this is not one of the allowed values")
                     .help(format!("write one of them with its settings: {}", join(names())));
                 false
             }
             Value::String(word) => {
-                let problem = self.report.error(at, format!("`{word}` is not one of the values that can stand here"));
+                let problem = self.report.error(at, format!("`{word}` is not one of the allowed values"));
                 if maps.iter().any(|(name, _)| name == word) {
                     problem.help(format!("`{word}` needs settings: `{{{word}: {{…}}}}`"));
                 } else {
@@ -290,7 +290,7 @@ impl Shape<'_> {
             }
             Value::Object(_) if !maps.is_empty() => {
                 self.report
-                    .error(at, "exactly one key must stand here")
+                    .error(at, "exactly one key is required here")
                     .help(format!("known: {}", join(maps.iter().map(|(name, _)| *name))));
                 false
             }
@@ -338,7 +338,7 @@ impl Shape<'_> {
             "expected the source of a secret, found nothing"
         } else {
             self.locations.mask(at);
-            "a secret cannot stand here itself"
+            "a secret cannot be written here itself"
         };
         self.report.error(at, message).help("write where it comes from: `{file: PATH}` or `{env: NAME}`");
         false

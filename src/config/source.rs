@@ -196,7 +196,7 @@ impl Malformed {
                 ("tags (`!name`) are not accepted".to_owned(), Some("put a text that begins with `!` in quotes"))
             }
             Error::NonFiniteFloat { .. } => {
-                ("a number stands here that is not finite".to_owned(), Some("put a text that reads as one in quotes"))
+                ("this number is not finite".to_owned(), Some("put a text that reads as one in quotes"))
             }
             other => explained(other.to_string(), text, &mut start),
         };
@@ -214,21 +214,23 @@ fn explained(mut message: String, text: &str, start: &mut usize) -> (String, Opt
     match message.as_str() {
         said if said.contains("found a tab") => {
             *start += text.get(*start..).and_then(|rest| rest.find('\t')).unwrap_or_default();
-            ("a tab stands where YAML takes spaces only".to_owned(), Some("indent with spaces"))
+            ("there is a tab where YAML allows only spaces".to_owned(), Some("indent with spaces"))
         }
         said if said.contains("recursive") => {
-            ("an alias stands within the part that it repeats".to_owned(), Some("write out what is meant"))
+            ("an alias is used within the part that it repeats".to_owned(), Some("write out what is meant"))
         }
         said if said.contains("mapping values are not allowed") && is_second_of_its_line(text, *start) => {
             (message, Some("put a text that holds `: ` in quotes"))
         }
         said if said.starts_with("unexpected character") => (message, Some("put a text that begins with it in quotes")),
-        said if said.contains("did not find expected") || said.contains("mapping values are not allowed") => {
-            (message, Some("compare the indentation with the lines above: what belongs together begins in one column"))
-        }
-        said if said.contains("illegal placement of ':'") => {
-            ("a `:` stands where no key can be".to_owned(), Some("a bracket, brace or quote above may not be closed"))
-        }
+        said if said.contains("did not find expected") || said.contains("mapping values are not allowed") => (
+            message,
+            Some("compare the indentation with the lines above: entries of one map or list begin in the same column"),
+        ),
+        said if said.contains("illegal placement of ':'") => (
+            "there is a `:` where no key is allowed".to_owned(),
+            Some("a bracket, brace or quote above may not be closed"),
+        ),
         _ => (message, None),
     }
 }

@@ -130,11 +130,11 @@ fn a_scheme_that_would_never_be_looked_for_is_an_error() {
         ("schemes: [bearer, webhook, session]", "session"),
         ("schemes: [webhook, anonymous]", "anonymous"),
     ] {
-        let expected = format!("`{name}` behind `webhook` would never be looked for");
+        let expected = format!("`{name}` after `webhook` would never be tried");
         assert!(printed(schemes).contains(&expected), "{schemes}: {}", printed(schemes));
     }
     for schemes in ["schemes: [session, webhook]", "schemes: [webhook, bearer]", "schemes: [bearer, webhook]"] {
-        assert!(!printed(schemes).contains("never be looked for"), "{schemes}: {}", printed(schemes));
+        assert!(!printed(schemes).contains("never be tried"), "{schemes}: {}", printed(schemes));
     }
 }
 
@@ -234,7 +234,8 @@ fn break_glass_behind_a_proxy_that_ends_tls_is_warned_of() {
     };
     let (direct, proxied) = (listener(8443, ""), listener(8444, "trusted_proxies: [192.0.2.0/24], "));
     let passed_on = listener(8445, "trusted_proxies: [192.0.2.0/24], proxy_protocol_from: [192.0.2.0/24], ");
-    let warned = |listeners: &str| printed(listeners).contains("shows the proxy's, if any, and not their own");
+    let warned =
+        |listeners: &str| printed(listeners).contains("present the proxy's certificate, if any, and not their own");
     assert!(warned(&proxied), "{}", printed(&proxied));
     assert!(!warned(&direct), "{}", printed(&direct));
     assert!(!warned(&passed_on), "{}", printed(&passed_on));
@@ -255,7 +256,7 @@ fn routes_that_say_the_same_of_a_request_are_refused_and_others_may_overlap() {
         ("its own", with("    upstream: dashboard\n", "    upstream: dashboard\n    paths: ['/api/*', '/*']\n"), true),
     ] {
         let printed = case.printed();
-        assert_eq!(printed.contains("takes the same requests"), refused, "{row}: {printed}");
+        assert_eq!(printed.contains("matches the same requests"), refused, "{row}: {printed}");
         assert_eq!(printed.contains("for the calls of its pages"), refused, "{row}: {printed}");
     }
 }
@@ -400,7 +401,7 @@ fn what_a_sender_asks_for_must_be_possible() {
         (
             "another method than the one that EventListeners take",
             with("schemes: [webhook]", "schemes: [webhook]\n    methods: [POST, PUT]"),
-            Some("an EventListener takes POST, and not `PUT`"),
+            Some("an EventListener accepts only POST, not `PUT`"),
         ),
         (
             "no connection",

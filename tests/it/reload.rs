@@ -501,7 +501,7 @@ async fn what_a_full_trail_does_follows_a_reload_and_the_rest_of_it_is_told_to_t
     swap(&doorward, &yaml(&format!("queue: 99, {keyed} refuse")));
     doorward.wait_for_log_containing("/audit/queue stays 8192 until a restart makes it 99").await;
     std::fs::write(doorward.dir().join("chain.key"), key(2)).unwrap();
-    doorward.wait_for_log_containing("/audit/chain_key stays what chain.key held until a restart").await;
+    doorward.wait_for_log_containing("/audit/chain_key stays the former content of chain.key until a restart").await;
 }
 
 /// The end would wait for whoever a reload waits for, and the kubelet kills after a while.

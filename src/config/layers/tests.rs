@@ -20,7 +20,7 @@ fn a_short_drain_shortens_the_time_for_connections_that_still_come() {
     };
     let some = |text: &str| Some(text.to_owned());
     assert_eq!(accept("{}", &[(GRACE_PERIOD, "8")], &[]), some("1500ms"));
-    assert_eq!(accept("{}", &[(GRACE_PERIOD, "13")], &[]), some("4s"), "requests under way have the other half");
+    assert_eq!(accept("{}", &[(GRACE_PERIOD, "13")], &[]), some("4s"), "requests in flight have the other half");
     assert_eq!(accept("{}", &[(GRACE_PERIOD, "15")], &[]), None);
     assert_eq!(accept("limits: {drain_accept: 1s}", &[(GRACE_PERIOD, "8")], &[]), some("1s"));
     assert_eq!(accept("limits: {drain: 8s}", &[], &[]), some("4s"));

@@ -72,8 +72,8 @@ fn peers(ranges: &[IpNet], believed: &str, at: &At, report: &mut Report) {
     for (index, range) in ranges.iter().enumerate() {
         if range.prefix_len() == 0 {
             report
-                .warning(&at.index(index), format!("everybody on the Internet is believed in {believed}"))
-                .help("list the addresses of the proxy in front only");
+                .warning(&at.index(index), format!("everybody on the Internet is trusted to send {believed}"))
+                .help("list only the addresses of the proxy in front");
         }
     }
 }
@@ -116,6 +116,6 @@ fn limits(limits: &Limits, at: &At, report: &mut Report) {
                 &at.key("drain_accept"),
                 format!("`drain_accept` is more than half of `drain`, and ends after {}", Span(accept)),
             )
-            .help(format!("requests under way have the other {}; raise `drain` or lower `drain_accept`", Span(rest)));
+            .help(format!("requests in flight have the other {}; raise `drain` or lower `drain_accept`", Span(rest)));
     }
 }

@@ -60,7 +60,7 @@ pub(super) fn host(host: &str, at: &At, report: &mut Report) {
     } else if name.contains('*') {
         problem("`*` stands for one whole label at the beginning, as in `*.example.com`", report);
     } else if host.starts_with('*') && !name.contains('.') {
-        problem("behind `*.` there must be at least two labels", report);
+        problem("`*.` must be followed by at least two labels", report);
     } else if host.ends_with('.') {
         problem("write the name without the dot at the end", report);
     } else if host.len() > 253 || !name.split('.').all(is_label) {
@@ -70,7 +70,7 @@ pub(super) fn host(host: &str, at: &At, report: &mut Report) {
 
 pub(super) fn namespace(name: &str, at: &At, report: &mut Report) {
     if !is_label(name) {
-        report.error(at, format!("`{}` is no name of a namespace", name.escape_debug()));
+        report.error(at, format!("`{}` is not a valid name of a namespace", name.escape_debug()));
     }
 }
 
@@ -97,7 +97,7 @@ pub(super) fn method(method: &str, at: &At, report: &mut Report) {
     const NEVER: [&str; 2] = ["CONNECT", "TRACE"];
     let upper = method.to_ascii_uppercase();
     if NEVER.contains(&upper.as_str()) {
-        report.error(at, format!("`{upper}` is never let through")).help("remove it");
+        report.error(at, format!("`{upper}` is never forwarded")).help("remove it");
     } else if method != upper {
         report.error(at, format!("`{method}` is not a method")).help(format!("did you mean `{upper}`?"));
     } else if http::Method::from_bytes(method.as_bytes()).is_err() {

@@ -54,7 +54,7 @@ pub(super) fn check(root: &raw::Root, names: &Names<'_>, policies_whole: bool, r
     if root.break_glass.is_some() && !root.routes.iter().any(|route| route.schemes.contains(&Scheme::BreakGlass)) {
         report
             .warning(&at.key("break_glass"), "no route has the scheme `break_glass`")
-            .help("the section opens nothing");
+            .help("the section has no effect");
     }
 }
 
@@ -76,7 +76,7 @@ fn interceptor(root: &raw::Root, interceptor: &raw::Interceptor, names: &Names<'
     let taken = root.routes.iter().find(|route| route.hosts.contains(&interceptor.host));
     if let Some(route) = taken {
         report
-            .error(&at, format!("route `{}` takes requests to `{}`", route.name, interceptor.host))
+            .error(&at, format!("route `{}` handles requests to `{}`", route.name, interceptor.host))
             .help("give the interceptor a Service, and so a name, of its own");
     } else if root.external_host.as_ref() == Some(&interceptor.host) {
         report.error(&at, "the interceptor's host is the `external_host`, whose `/.well-known/` would be out of reach");
@@ -97,7 +97,7 @@ fn issuers(root: &raw::Root, names: &Names<'_>, report: &mut Report) {
                     &at.key("audiences").index(number),
                     format!("`{audience}` is {what}, shared by many applications"),
                 )
-                .help("use an audience of Doorward's own, or list the `clients` whose tokens are taken");
+                .help("use an audience of Doorward's own, or list the `clients` whose tokens are accepted");
         }
     }
 }
@@ -121,10 +121,10 @@ fn onward_lifetimes(root: &raw::Root, report: &mut Report) {
                 report
                     .error(
                         &at,
-                        format!("a token for `{}` may last longer: its provider says how long", onward.audience),
+                        format!("a token for `{}` may last longer, as its provider sets the lifetime", onward.audience),
                     )
                     .help(format!(
-                        "give that audience a shorter `max_lifetime` (it can be had for what of this is left after a login), or a rule of its own without `{name}`"
+                        "give that audience a shorter `max_lifetime` (it can be requested for the rest of this time after a login), or a rule of its own without `{name}`"
                     ));
             }
         }

@@ -73,8 +73,8 @@ fn matching(route: &Route, own: &OwnPaths, at: &At, report: &mut Report) {
         names::method(method, &at, report);
         if route.kind == RouteKind::Webhook && method != "POST" {
             report
-                .error(&at, format!("an EventListener takes POST, and not `{method}`"))
-                .help("take it away; POST is the default of a `webhook` route");
+                .error(&at, format!("an EventListener accepts only POST, not `{method}`"))
+                .help("remove it; POST is the default of a `webhook` route");
         }
     }
 }
@@ -117,7 +117,7 @@ fn audiences(root: &raw::Root, route: &Route, at: &At, report: &mut Report) {
         let at = at.key("audiences").index(index);
         if !route.schemes.contains(&Scheme::Bearer) {
             report
-                .error(&at, "`audiences` are of bearer tokens, which this route does not take")
+                .error(&at, "`audiences` apply to bearer tokens, which this route does not accept")
                 .help("add the scheme `bearer`");
         } else if !taken.iter().any(|issuer| issuer.audiences.contains(audience)) {
             let known = taken.iter().flat_map(|issuer| &issuer.audiences).map(String::as_str);
@@ -132,7 +132,7 @@ fn audiences(root: &raw::Root, route: &Route, at: &At, report: &mut Report) {
             report
                 .error(
                     &at.key("audiences"),
-                    format!("no token of `{}` would be taken: none of its audiences is among these", issuer.name),
+                    format!("no token of `{}` would be accepted: none of its audiences is among these", issuer.name),
                 )
                 .help(
                     "add the one of its audiences that is meant for this route, or leave the issuer out of `issuers`",
@@ -145,8 +145,8 @@ fn audiences(root: &raw::Root, route: &Route, at: &At, report: &mut Report) {
         && route.schemes.contains(&Scheme::Bearer)
     {
         report
-            .error(at, format!("a token of `{}` for any of its audiences opens this route", own.name))
-            .help("say with `audiences` which of them this route is");
+            .error(at, format!("a token of `{}` for any of its audiences would be accepted on this route", own.name))
+            .help("set `audiences` to those that are meant for this route");
     }
 }
 
@@ -206,7 +206,7 @@ fn schemes(root: &raw::Root, route: &Route, at: &At, report: &mut Report) {
             }
             Scheme::Bearer if root.issuers.is_empty() => {
                 report
-                    .error(&at, "there is no issuer whose tokens could be taken")
+                    .error(&at, "there is no issuer whose tokens could be accepted")
                     .help("add an entry to `issuers`, or take `bearer` off the list");
             }
             Scheme::Bearer if sign_nothing(root, route) => {
@@ -222,23 +222,23 @@ fn schemes(root: &raw::Root, route: &Route, at: &At, report: &mut Report) {
             Scheme::BreakGlass => {
                 if route.schemes.len() > 1 {
                     report.error(&at, "`break_glass` must have a route of its own").help(
-                        "give it a host of its own, so that nobody meets it by chance and rules can tell it apart",
+                        "give it a host of its own, so that nobody reaches it by accident and rules can distinguish it",
                     );
                 }
                 break_glass(root, &at, report);
             }
             Scheme::Anonymous if route.kind == RouteKind::Kubernetes => {
                 report
-                    .error(&at, "`anonymous` can never stand on a `kubernetes` route")
+                    .error(&at, "a `kubernetes` route cannot have the scheme `anonymous`")
                     .help("the API server would take the request for Doorward's own");
             }
             Scheme::Anonymous if route.reaches_kubernetes() => {
                 report
-                    .error(&at, "`anonymous` can never stand on a `dashboard` route that names an API server")
-                    .help("`/api/` and `/apis/` of such a route go there as whoever asks: give public paths a route of their own, of kind `http`");
+                    .error(&at, "a `dashboard` route with an API server cannot have the scheme `anonymous`")
+                    .help("`/api/` and `/apis/` of such a route are forwarded as the caller: give public paths a route of their own, of kind `http`");
             }
             Scheme::Anonymous if index + 1 < route.schemes.len() => {
-                report.error(&at, "`anonymous` must stand last").help("no scheme behind it would ever be looked for");
+                report.error(&at, "`anonymous` must be the last scheme").help("schemes after it would never be tried");
             }
             _ => {}
         }
@@ -273,7 +273,7 @@ fn behind_webhook(scheme: Scheme, at: &At, report: &mut Report) {
         Scheme::Session => ("session", "list `session` before `webhook`"),
         Scheme::Anonymous => ("anonymous", "give callers without a signature a route of their own, with another path"),
     };
-    report.error(at, format!("`{name}` behind `webhook` would never be looked for")).help(help);
+    report.error(at, format!("`{name}` after `webhook` would never be tried")).help(help);
 }
 
 /// Checks that there is a listener that asks for certificates if a sender has one.
@@ -294,8 +294,8 @@ fn certificates(root: &raw::Root, report: &mut Report) {
 fn break_glass(root: &raw::Root, at: &At, report: &mut Report) {
     if root.break_glass.is_none() {
         report
-            .warning(at, "there is no section `break_glass`, so that this route lets nobody in")
-            .help("leave it so to keep the door closed, or name certificates in `break_glass`");
+            .warning(at, "there is no section `break_glass`, so this route admits nobody")
+            .help("leave it so to keep break-glass disabled, or name certificates in `break_glass`");
         return;
     }
     let asks = |listener: &&raw::Listener| listener.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
@@ -304,8 +304,8 @@ fn break_glass(root: &raw::Root, at: &At, report: &mut Report) {
         report.error(at, "no listener asks for client certificates").help("set `client_ca` within `tls` of a listener");
     } else if asking.all(|listener| !listener.trusted_proxies.is_empty() && listener.proxy_protocol_from.is_empty()) {
         report
-            .warning(at, "whoever comes by way of the `trusted_proxies` of the listeners that ask for client certificates shows the proxy's, if any, and not their own")
-            .help("give break-glass a listener of its own with `client_ca` and without `trusted_proxies`, to which TCP is passed on");
+            .warning(at, "clients behind the `trusted_proxies` of the listeners that ask for client certificates present the proxy's certificate, if any, and not their own")
+            .help("give break-glass a listener of its own with `client_ca` and without `trusted_proxies`, to which TCP is forwarded");
     }
 }
 
@@ -341,11 +341,11 @@ fn same_requests(routes: &[Route], report: &mut Report) {
             }
             told = true;
             let help = if calls || called {
-                format!("`kubernetes` of a dashboard takes `{path}` on host `{host}` for the calls of its pages")
+                format!("`kubernetes` of a dashboard handles `{path}` on host `{host}` for the calls of its pages")
             } else {
                 format!("both match host `{host}`, path `{path}` and the same methods")
             };
-            report.error(&item("routes", index), format!("route `{other}` takes the same requests")).help(help);
+            report.error(&item("routes", index), format!("route `{other}` matches the same requests")).help(help);
         }
     }
 }
@@ -363,7 +363,7 @@ fn shared_webhooks(root: &raw::Root, report: &mut Report) {
         let Some(webhook) = &route.webhook else { continue };
         if let Some(other) = routes.insert(webhook, &route.name) {
             report
-                .error(&item("routes", index).key("webhook"), format!("route `{other}` takes the same sender"))
+                .error(&item("routes", index).key("webhook"), format!("route `{other}` has the same sender"))
                 .help(HELP);
         }
     }

@@ -40,26 +40,29 @@ pub(super) fn check(
                 requested(root, upstream, account, &at, report);
             }
             if others.contains(name) && !kubernetes.contains(name) {
-                let what = format!("upstream `{name}` is no Kubernetes API server, and would get the token of one");
-                report.error(&at, what).help("use it for `kubernetes` routes alone");
+                let what = format!("upstream `{name}` is not a Kubernetes API server, and would get the token of one");
+                report.error(&at, what).help("use it for `kubernetes` routes only");
             }
         }
         let authenticated = !whole || upstream.has_credential();
         impersonation(root, upstream, (kubernetes.contains(name), others.contains(name)), authenticated, &at, report);
         if upstream.host.is_some() && kubernetes.contains(name) && !others.contains(name) {
             report
-                .error(&at.key("host"), format!("upstream `{name}` sees its own `Host` whatever `host` says"))
+                .error(&at.key("host"), format!("upstream `{name}` always receives its own `Host`, whatever `host` is"))
                 .help("leave it out: it is for upstreams of `http`, `dashboard` and `webhook` routes");
         }
         if let Some(account) = &upstream.default_service_account {
             let at = at.key("default_service_account");
             if !kubernetes.contains(name) {
                 report
-                    .error(&at, format!("upstream `{name}` is no Kubernetes API server, and has no service accounts"))
+                    .error(
+                        &at,
+                        format!("upstream `{name}` is not a Kubernetes API server, and has no service accounts"),
+                    )
                     .help("set it on the upstream of `kubernetes` routes, or leave it out");
             } else if !is_subdomain(account) {
                 report
-                    .error(&at, format!("`{account}` is no name of a service account"))
+                    .error(&at, format!("`{account}` is not a valid name of a service account"))
                     .help("write what `default-service-account` is in Tekton's ConfigMap `config-defaults`");
             }
         }
@@ -122,32 +125,32 @@ fn requested(
     let namespace = ("namespace", &account.namespace, is_label(&account.namespace));
     let name = ("name", &account.name, is_subdomain(&account.name));
     for (key, text, _) in [namespace, name].into_iter().filter(|(.., is_one)| !is_one) {
-        let what = format!("`{text}` is no {key} of a service account");
+        let what = format!("`{text}` is not a valid {key} of a service account");
         report.error(&at.key(key), what).help("write it as `kubectl get serviceaccounts -A` shows it");
     }
     if upstream.certificate().is_some() {
         report
-            .error(at, "the upstream is shown a client certificate as well, and an API server would go by that")
+            .error(at, "the upstream also gets a client certificate, which an API server would use instead")
             .help("leave `certificate` out of its `tls`");
     }
     let Some(asked) = root.upstreams.iter().find(|other| other.name == account.upstream) else { return };
     if asked.requested_account().is_some() {
         report
-            .error(&at.key("upstream"), format!("upstream `{}` itself has a token that must be asked for", asked.name))
+            .error(&at.key("upstream"), format!("upstream `{}` itself has a token that must be requested", asked.name))
             .help("name an upstream with a credential of its own, such as the token of Doorward's pod");
     } else if !asked.has_credential() {
         report
             .error(&at.key("upstream"), format!("Doorward has no credential at upstream `{}`", asked.name))
             .help("give it one, such as the token of Doorward's pod");
     } else if asked.url.is_some() && upstream.url.is_some() && asked.url != upstream.url {
-        let what = "the token is asked for at another address than the one that it is for";
+        let what = "the token is requested at another address than the one that it is for";
         report
             .warning(&at.key("upstream"), what)
             .help("both must lead to the same API server, or the other learns the token");
     }
     if let Some((who, _)) = root.readers().find(|(_, server)| *server == upstream.name) {
         report
-            .error(at, format!("`{who}` reads by this upstream for itself, and its account is to impersonate alone"))
+            .error(at, format!("`{who}` reads through this upstream, whose account should only impersonate"))
             .help(format!("have `{who}` name upstream `{}`, and that account may read", account.upstream));
     }
 }
@@ -186,7 +189,7 @@ fn alone(upstream: &raw::Upstream, at: &At, report: &mut Report) {
     ];
     for (key, _) in others.into_iter().filter(|(_, is_set)| *is_set) {
         report
-            .error(&at.key(key), format!("`{key}` stands beside `kubeconfig`, which says it already"))
+            .error(&at.key(key), format!("`{key}` is set beside `kubeconfig`, which sets it already"))
             .help(format!("leave `{key}` out, or write `url`, `tls` and `credential` in place of `kubeconfig`"));
     }
 }
@@ -207,40 +210,40 @@ upstreams:
         for (from, to, expected) in [
             ("", "", &[][..]),
             ("upstream: own}", "upstream: oun}", &["there is no upstream `oun`"]),
-            ("namespace: doorward", "namespace: a/b", &["`a/b` is no namespace of a service account"]),
-            ("name: proxy", "name: Proxy", &["`Proxy` is no name of a service account"]),
-            ("upstream: own}", "upstream: api}", &["upstream `api` itself has a token that must be asked for"]),
+            ("namespace: doorward", "namespace: a/b", &["`a/b` is not a valid namespace of a service account"]),
+            ("name: proxy", "name: Proxy", &["`Proxy` is not a valid name of a service account"]),
+            ("upstream: own}", "upstream: api}", &["upstream `api` itself has a token that must be requested"]),
             (", credential: {bearer: {file: token}}", "", &["Doorward has no credential at upstream `own`"]),
             (
                 "own, url: 'https://a'",
                 "own, url: 'https://b'",
-                &["the token is asked for at another address than the one that it is for"],
+                &["the token is requested at another address than the one that it is for"],
             ),
             (
                 "api, url: 'https://a'",
                 "api, url: 'https://a', tls: {certificate: {chain: a, key: b}}",
-                &["the upstream is shown a client certificate as well, and an API server would go by that"],
+                &["the upstream also gets a client certificate, which an API server would use instead"],
             ),
             (
                 "kind: kubernetes",
                 "kind: http",
-                &["upstream `api` is no Kubernetes API server, and would get the token of one"],
+                &["upstream `api` is not a Kubernetes API server, and would get the token of one"],
             ),
             (
                 "upstreams:",
                 "runs: {kubernetes: api}\nupstreams:",
-                &["`runs` reads by this upstream for itself, and its account is to impersonate alone"],
+                &["`runs` reads through this upstream, whose account should only impersonate"],
             ),
             ("upstreams:", "runs: {kubernetes: own}\nupstreams:", &[]),
             (
                 "upstreams:",
                 "interceptor: {host: a.svc, kubernetes: api}\nupstreams:",
-                &["`interceptor` reads by this upstream for itself, and its account is to impersonate alone"],
+                &["`interceptor` reads through this upstream, whose account should only impersonate"],
             ),
             (
                 "upstreams:",
                 "tokens: {exchange: [{issuer: a, kubernetes: api}]}\nupstreams:",
-                &["`tokens.exchange` reads by this upstream for itself, and its account is to impersonate alone"],
+                &["`tokens.exchange` reads through this upstream, whose account should only impersonate"],
             ),
         ] {
             assert_eq!(said(&PARTS.replace(from, to)), expected, "{to}");
@@ -257,7 +260,7 @@ upstreams:
             }
         }
         let of_server = PARTS.replace("{name: api, url: 'https://a'", "{name: api, host: client, url: 'https://a'");
-        assert_eq!(said(&of_server), ["upstream `api` sees its own `Host` whatever `host` says"]);
+        assert_eq!(said(&of_server), ["upstream `api` always receives its own `Host`, whatever `host` is"]);
         assert_eq!(said("upstreams: [{name: web, url: 'http://web', host: own}]"), [""; 0]);
     }
 

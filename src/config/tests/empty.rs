@@ -109,6 +109,6 @@ fn what_protects_and_is_left_empty_is_an_error() {
         let printed = with(there, empty).printed();
         assert!(printed.contains("found nothing"), "{empty}: {printed}");
         // What stands there is no secret, to be sure.
-        assert!(!printed.contains("cannot stand here itself"), "{empty}: {printed}");
+        assert!(!printed.contains("cannot be written here itself"), "{empty}: {printed}");
     }
 }

@@ -66,7 +66,7 @@ const ROWS: [(&str, &str, &str); 39] = [
     (
         "doorward, audiences: ['https://target.test']",
         "doorward, audiences: ['https://target.test', 'https://k8s.test']",
-        "a token of `own` for any of its audiences opens this route",
+        "a token of `own` for any of its audiences would be accepted on this route",
     ),
     ("issuers: [people, own], upstream", "issuers: [people, own], audiences: [elsewhere], upstream", "elsewhere"),
     (
@@ -250,7 +250,10 @@ async fn a_rule_that_is_over_before_the_token_of_a_provider_is_refused() {
         assert_eq!(good, name.is_none(), "{audiences} {rule}: {told}");
         assert!(!told.contains("a token for `short` may last longer"), "{audiences} {rule}: {told}");
         let Some(name) = name else { continue };
-        assert!(told.contains("a token for `vault` may last longer: its provider says how long"), "{rule}: {told}");
+        assert!(
+            told.contains("a token for `vault` may last longer, as its provider sets the lifetime"),
+            "{rule}: {told}"
+        );
         assert!(told.contains(&format!("or a rule of its own without {name}")), "{rule}: {told}");
     }
 }

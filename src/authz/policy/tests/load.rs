@@ -143,7 +143,7 @@ fn each_slip_is_told_at_its_place() {
             "/rules/0/on/time/from",
             "time of day",
         ),
-        ("", "rules: [{id: a, on: {namespace: 'team-*'}, do: allow}]", "/rules/0/on/namespace", "no name"),
+        ("", "rules: [{id: a, on: {namespace: 'team-*'}, do: allow}]", "/rules/0/on/namespace", "not a valid name"),
         (
             "",
             "rules: [{id: a, on: {kubernetes: {verbs: [lits]}}, do: allow}]",
@@ -403,8 +403,8 @@ fn names_that_no_request_can_have_are_errors() {
         ("resources: ['pods ']", "resources/0", "`pods ` is no resource"),
         ("api_groups: [tekton.dev/v1]", "api_groups/0", "the version is not a part of it"),
         ("api_groups: [Tekton.dev]", "api_groups/0", "`Tekton.dev` is no API group"),
-        ("namespaces: [ok, Prod]", "namespaces/1", "`Prod` is no name of a namespace"),
-        ("namespaces: ['prod ']", "namespaces/0", "`prod ` is no name of a namespace"),
+        ("namespaces: [ok, Prod]", "namespaces/1", "`Prod` is not a valid name of a namespace"),
+        ("namespaces: ['prod ']", "namespaces/0", "`prod ` is not a valid name of a namespace"),
     ] {
         let found = problems(GROUND, &format!("rules: [{{id: a, on: {{kubernetes: {{{kubernetes}}}}}, do: deny}}]"));
         let is_told = |told: &str| told.starts_with(&format!("/rules/0/on/kubernetes/{at} ")) && told.contains(message);
