@@ -1,4 +1,4 @@
-//! Has each upstream that is shown the token of a service account hold one that lasts.
+//! Keeps a valid service-account token for each upstream that needs one.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -14,14 +14,14 @@ use crate::{
     upstream::{AccountToken, Pools, Upstream},
 };
 
-/// How often is looked whether a token is to be renewed.
+/// How often it is checked whether a token must be renewed.
 const TICK: Duration = Duration::from_secs(1);
 
-/// How long an API server is left alone that gave none, or whose last was not taken.
+/// The pause before an API server that issued no token, or whose last token was rejected, is asked again.
 const PAUSE: Duration = Duration::from_secs(5);
 
-/// Renews them before they end, and tells as `credential/UPSTREAM` whether there is one. It stops nobody else: without one the
-/// upstream is not asked.
+/// Renews tokens before they expire, and reports as `credential/UPSTREAM` whether there is one. Only requests to that
+/// upstream are affected: without a token it is not called.
 pub(super) async fn watch(app: &App, pools: &Pools) {
     let mut tick = every(TICK);
     let mut watched: HashMap<Arc<str>, Watched> = HashMap::new();
@@ -34,7 +34,7 @@ pub(super) async fn watch(app: &App, pools: &Pools) {
             let watched = watched.entry(Arc::clone(upstream.name())).or_insert_with(|| Watched::new(app, upstream));
             let now = app.clock.passed();
             if !token.is_due(&app.clock) {
-                // Perhaps by what asked for it before this generation was in force.
+                // It may have been requested before this generation was in force.
                 watched.component.ok();
             } else if watched.tried.is_none_or(|tried| now.saturating_sub(tried) >= PAUSE) {
                 watched.tried = Some(now);
@@ -61,10 +61,10 @@ pub(super) async fn watch(app: &App, pools: &Pools) {
     }
 }
 
-/// What is known of an upstream with such a token.
+/// The state of an upstream with such a token.
 struct Watched {
     component: ComponentHandle,
-    /// When one was asked for the last time, as the clock counts what has passed.
+    /// When a token was last requested, on the monotonic clock.
     tried: Option<Duration>,
 }
 
@@ -75,8 +75,8 @@ impl Watched {
     }
 }
 
-/// Asks for those that are not there yet, so that a generation that is to be in force does not begin without. Gives those that are
-/// not there then either: by the upstream that would be shown it.
+/// Requests the tokens that are still missing, so that a new generation does not begin without them. Returns the errors
+/// of those that are still missing afterwards, by the upstream that needs them.
 pub(crate) async fn obtain(pools: &Pools, upstreams: &[Arc<Upstream>], clock: &Clock) -> Vec<(Arc<str>, Rejection)> {
     let missing = shown(upstreams).filter(|(_, token)| !token.is_held(clock));
     let asked = missing.map(async |(upstream, token)| {
@@ -87,8 +87,9 @@ pub(crate) async fn obtain(pools: &Pools, upstreams: &[Arc<Upstream>], clock: &C
     join_all(asked).await.into_iter().flatten().collect()
 }
 
-/// What is wrong with accounts that are new in a generation, where the API server itself says that it gives no token of one: to refuse
-/// the generation with, as it would take away what works. One that does not answer stops none.
+/// Returns the problems of accounts that are new in a generation, if the API server itself says that it issues no token
+/// for them: they refuse the generation, which would break a working setup. An API server that does not answer causes
+/// no problem.
 pub(super) async fn not_obtainable(pools: &Pools, current: &Snapshot, next: &Snapshot, clock: &Clock) -> Vec<String> {
     let refused = obtain(pools, &next.upstreams, clock).await;
     let is_new = |name: &str| {
@@ -106,7 +107,7 @@ fn tell(upstream: &Upstream, error: &Rejection) {
     tracing::warn!(upstream = %upstream.name(), %error, cause, "Doorward gets no token to show an upstream");
 }
 
-/// The upstreams that are shown a token which must be asked for.
+/// Returns the upstreams that need a requested token.
 fn shown(upstreams: &[Arc<Upstream>]) -> impl Iterator<Item = (&Arc<Upstream>, &AccountToken)> {
     upstreams.iter().filter_map(|upstream| Some((upstream, upstream.account_token()?)))
 }
@@ -119,7 +120,7 @@ async fn renew(
 ) -> Result<(), Rejection> {
     match find(upstreams, token.asked_at()) {
         Some(server) => token.renew(pools, server, clock).await,
-        // The configuration was checked; it is there.
+        // Cannot happen, as the configuration was checked.
         None => Ok(()),
     }
 }

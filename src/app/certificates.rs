@@ -1,5 +1,5 @@
-//! Until when the certificates are valid that the configuration names: authorities of servers, and what Doorward shows as a client. Listeners
-//! tell that of their own.
+//! The expiry of the certificates that the configuration names: certificate authorities of servers, and Doorward's
+//! client certificates. Listeners report their own certificates.
 
 use std::{
     collections::BTreeMap,
@@ -17,7 +17,7 @@ use prometheus_client::{
 
 use crate::{admin::metrics::Labels, audit::ends_of_certificates, config::raw::Root, lock::lock};
 
-/// When certificates end. Clones tell the same.
+/// Metrics of the expiry of certificates. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub(super) struct CertificateMetrics(Arc<Inner>);
 
@@ -28,7 +28,7 @@ struct Inner {
     told: Mutex<Told>,
 }
 
-/// What is told, and by whose turn.
+/// The metrics that are reported, and the turn that set them.
 #[derive(Debug, Default)]
 struct Told {
     turn: u64,
@@ -44,22 +44,23 @@ impl CertificateMetrics {
         );
     }
 
-    /// The turn of a configuration that comes into force: files of one before it may be read for longer.
+    /// Returns the turn of a configuration that takes effect. Files of an earlier one may take longer to read.
     pub(super) fn turn(&self) -> u64 {
         self.0.turns.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// Tells of a configuration whose paths begin in `folder`, and of no other, unless a later one had its turn. Reads files.
+    /// Reports the certificates of a configuration with paths relative to `folder`, unless a later turn already did.
+    /// Reads files.
     pub(super) fn follow(&self, turn: u64, root: &Root, folder: &Path) {
         let mut first = BTreeMap::new();
         for (place, ends) in ends_of_certificates(root, folder) {
-            // A kubeconfig is the place of several.
+            // A kubeconfig can hold several.
             first.entry(place).and_modify(|first: &mut i64| *first = ends.min(*first)).or_insert(ends);
         }
         self.tell(turn, first);
     }
 
-    /// What stays is there all the while: an alarm on it would end for a moment.
+    /// Updates the metrics. Series that stay are never removed in between, as an alert on them would end for a moment.
     fn tell(&self, turn: u64, ends: BTreeMap<String, i64>) {
         let mut told = lock(&self.0.told);
         if turn < told.turn {
@@ -79,7 +80,8 @@ impl CertificateMetrics {
 mod tests {
     use super::*;
 
-    /// Files of the one before were still read, and what it named was told until the next reload.
+    /// The files of an earlier configuration were still being read, and its certificates were reported until the next
+    /// reload.
     #[test]
     fn a_configuration_whose_files_are_read_last_does_not_take_the_place_of_a_later_one() {
         let metrics = CertificateMetrics::default();

@@ -1,4 +1,5 @@
-//! Whether a shared store keeps what it takes: held deliveries must not be given to one that could lose them, nor take its last room.
+//! Checks whether a shared store is durable: held deliveries must not be written to one that could lose them, nor use
+//! up its last space.
 
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use crate::{
     store::{self, Durability, Redis},
 };
 
-/// Reports a store that could lose what is held in it, where it can be asked: for `doorward check`.
+/// Reports a store that could lose held deliveries, if it can be asked: for `doorward check`.
 pub fn check_held(runtime: &Runtime, resolved: &Resolved, resolver: &mut Resolver) {
     let Some(store::Settings::Redis(settings)) = &resolved.store else { return };
     if !resolved.routes().hold() {
@@ -35,23 +36,23 @@ pub fn check_held(runtime: &Runtime, resolved: &Resolved, resolver: &mut Resolve
     }
 }
 
-/// How often a shared store is asked for its clock, and whether it keeps what it is told by now.
+/// How often a shared store is asked for its clock, and whether it is durable.
 const TICK: Duration = Duration::from_secs(30);
 
-/// How often it is asked that while deliveries may be held: what comes in between may take its last room.
+/// How often durability is checked while deliveries may be held, as new ones could use up its last space in between.
 const WHILE_HELD: Duration = Duration::from_secs(5);
 
-/// The pause after it gave no answer.
+/// The pause after it did not answer.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// Tells whether deliveries can be held.
+/// The health component that reports whether deliveries can be held.
 pub(super) const COMPONENT: &str = "held-deliveries";
 
-/// Tells whether the clock here agrees with the store's.
+/// Reports whether the local clock agrees with the store's.
 pub(super) async fn watch_clock(app: &App, redis: &Redis) {
     let component = app.health.component("store-clock", Gate::Report);
     loop {
-        // Health tells of a store that is away.
+        // Health reports a store that is unavailable.
         if let Ok(ahead) = redis.clock_ahead(&app.clock).await {
             app.metrics.store.clock_ahead(ahead);
             match store::clock_trouble(ahead) {
@@ -63,8 +64,9 @@ pub(super) async fn watch_clock(app: &App, redis: &Redis) {
     }
 }
 
-/// Has no deliveries held in a store that could lose them, or has little room left. Until the store was asked once, none can be, so a
-/// replica is not ready before; from then on the component gates nothing, since callers other than webhooks do not depend on it.
+/// Prevents deliveries from being held in a store that could lose them or has little space left. Until the store has
+/// answered once, none can be held, so the replica is not ready; after that the component does not affect readiness, as
+/// callers other than webhooks do not depend on it.
 pub(super) async fn watch(app: &App, redis: &Redis, component: &ComponentHandle) {
     let mut is_known = false;
     loop {
@@ -83,7 +85,7 @@ pub(super) async fn watch(app: &App, redis: &Redis, component: &ComponentHandle)
                 }
                 pause_after(doubt, holds)
             }
-            // What was known of it stands; without it nothing is written anyway.
+            // The last answer remains valid; without the store nothing is written anyway.
             Err(error) if is_known => {
                 tracing::debug!(%error, "the store does not tell whether it keeps what it is told");
                 RETRY
@@ -97,7 +99,7 @@ pub(super) async fn watch(app: &App, redis: &Redis, component: &ComponentHandle)
     }
 }
 
-/// `holds`: some route holds deliveries, unless there is a `doubt`.
+/// Returns the pause until the next check. `holds` says whether a route holds deliveries, unless there is a `doubt`.
 fn pause_after(doubt: Option<&str>, holds: bool) -> Duration {
     if holds && doubt.is_none() { WHILE_HELD } else { TICK }
 }
@@ -106,7 +108,7 @@ fn pause_after(doubt: Option<&str>, holds: bool) -> Duration {
 mod tests {
     use super::*;
 
-    /// Some large deliveries within half a minute took the room in which what is held is brought.
+    /// Some large deliveries within half a minute used up the space that is needed to process held deliveries.
     #[test]
     fn a_store_is_looked_at_more_often_only_while_deliveries_may_be_held_there() {
         for (doubt, holds, often) in [

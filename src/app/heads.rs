@@ -1,4 +1,5 @@
-//! Shares the last checkpoint of the audit trail with the other replicas through the store, and has ours name theirs.
+//! Shares the last checkpoint of the audit trail with the other replicas through the store, and records theirs in the
+//! trail.
 
 use std::{sync::Arc, time::Duration};
 
@@ -10,14 +11,14 @@ use crate::{
     store::{Expect, StoreError, Stored, Table, Written},
 };
 
-/// How long the others go on naming a replica that is gone.
+/// How long the others keep naming a replica that is gone.
 const KEPT: Duration = Duration::from_secs(7 * 24 * 3600);
 /// How many heads are read at once.
 const PAGE: usize = 256;
 /// How long to wait after a failure.
 const RETRY: Duration = Duration::from_secs(5);
 
-/// Goes on until it is dropped.
+/// Shares checkpoints until it is dropped.
 pub(super) async fn share(app: &App) {
     let health = app.health.component("audit-heads", Gate::Report);
     let mut own = app.trail.head();
@@ -42,10 +43,10 @@ pub(super) async fn share(app: &App) {
     }
 }
 
-/// What was exchanged already.
+/// The state of the exchange.
 #[derive(Debug, Default)]
 struct Shared {
-    /// The version of our own record, and when it ends.
+    /// The version of this replica's record, and when it expires.
     own: Option<(u64, Timestamp)>,
     /// The last change that was read.
     after: u64,
@@ -55,7 +56,7 @@ impl Shared {
     async fn exchange(&mut self, app: &App, own: Option<&Head>) -> Result<(), NotShared> {
         let now = app.clock.now();
         if let Some(head) = own {
-            // What has ended by itself was not lost.
+            // A record that has expired was not lost.
             let known = self.own.take().filter(|(_, end)| *end > now).map(|(version, _)| version);
             let expect = known.map_or(Expect::Any, Expect::Version);
             let value = serde_json::to_vec(head).unwrap_or_default();
@@ -76,7 +77,8 @@ impl Shared {
     }
 }
 
-/// Versions only grow, so one that is not above ours was written by nobody since: the store has lost ours.
+/// Returns why a write failed. Versions only grow, so a version that is not higher than that of the own record shows
+/// that nobody wrote since: the store has lost the record.
 fn conflict(instance: &Arc<str>, known: Option<u64>, found: Option<&Stored>) -> NotShared {
     match found {
         Some(found) if known.is_none_or(|known| found.version > known) => NotShared::SameName(Arc::clone(instance)),

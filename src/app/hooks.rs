@@ -1,4 +1,4 @@
-//! Held deliveries, on an operator's word.
+//! Operator commands for held deliveries.
 
 use std::ops::ControlFlow;
 
@@ -17,16 +17,16 @@ use crate::{
     webhooks::hold::{Held, HeldId, Queue, Usage},
 };
 
-/// What must be written of an id.
+/// The least number of digits of an id that a command must give.
 const LEAST_DIGITS: usize = 8;
 
-/// Deliveries that one list shows, or an answer names.
+/// The most deliveries that a list shows or an answer names.
 const MOST: usize = 1000;
 
-/// What to do about one that cannot be read.
+/// The help for a delivery that cannot be read.
 const DROP: &str = "put the key back where it lacks one, and it is tried again; where it is lost, `doorward hooks drop ID` drops it, by its whole id";
 
-/// Deliveries that failed which an answer names.
+/// The most failed deliveries that an answer names.
 const MOST_NAMED: usize = 10;
 
 #[derive(Debug, Default, Deserialize)]
@@ -39,25 +39,25 @@ struct Which {
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct One {
-    /// How its id begins.
+    /// The beginning of its id.
     id: String,
 }
 
-/// What is held, the oldest first.
+/// Lists the held deliveries, oldest first.
 pub async fn list(app: &App, command: &Command) -> Result<Value, CommandError> {
     let Which { webhook, parked } = command.arguments()?;
     let held = wanted(app, webhook.as_deref(), parked).await?;
     let total = held.len();
     let shown: Vec<Value> = held.iter().take(MOST).map(|(id, held)| described(id, held)).collect();
-    // Of whom they are, nobody can tell.
+    // Their senders are unknown.
     let unreadable = app.held.unreadable().into_iter().take(MOST);
     let unreadable: Vec<Value> =
         unreadable.map(|(id, why)| json!({"id": id.to_string(), "why": why, "help": DROP})).collect();
     Ok(json!({"total": total, "held": shown, "unreadable": unreadable}))
 }
 
-/// Says of what senders deliveries are held that can never be brought, as no route takes theirs any more: under another name an entry of
-/// `webhooks` is another sender.
+/// Warns of senders whose held deliveries can never be delivered, as no route accepts them any more: an entry of
+/// `webhooks` that is renamed is another sender.
 pub fn warn_of_gone(app: &App) {
     let snapshot = app.snapshot.load();
     for (webhook, usage) in app.held.usage() {
@@ -76,7 +76,7 @@ pub fn warn_of_gone(app: &App) {
     }
 }
 
-/// What a command names.
+/// The deliveries that a command selects.
 #[derive(Debug)]
 enum Chosen {
     One(One),
@@ -92,7 +92,7 @@ impl Chosen {
     }
 }
 
-/// All that is known of one but its body, which may hold what nobody should read.
+/// Shows everything about a delivery except its body, which may hold confidential data.
 pub async fn show(app: &App, command: &Command) -> Result<Value, CommandError> {
     let (one, now) = (command.arguments()?, app.clock.now());
     let (id, _) = find(&app.held, &one, 1, now).await?;
@@ -114,7 +114,7 @@ pub async fn show(app: &App, command: &Command) -> Result<Value, CommandError> {
     Ok(shown)
 }
 
-/// Has one tried at once, or all that are parked.
+/// Schedules one delivery, or all parked ones, to be tried at once.
 pub async fn retry(app: &App, command: &Command) -> Result<Done, CommandError> {
     let chosen = match Chosen::of(command)? {
         Chosen::One(one) => vec![find(&app.held, &one, LEAST_DIGITS, app.clock.now()).await?],
@@ -131,7 +131,7 @@ pub async fn retry(app: &App, command: &Command) -> Result<Done, CommandError> {
     tally.answer(Act::Retry)
 }
 
-/// What is done to many.
+/// An action on several deliveries.
 #[derive(Clone, Copy, Debug)]
 enum Act {
     Retry,
@@ -139,7 +139,7 @@ enum Act {
 }
 
 impl Act {
-    /// What the answer calls the number of those that it was done to.
+    /// The name in the answer for the number of deliveries that it was done to.
     fn member(self) -> &'static str {
         match self {
             Self::Retry => "retried",
@@ -155,7 +155,7 @@ impl Act {
     }
 }
 
-/// Does it to each of them, as far as the store answers.
+/// Applies the action to each delivery until the store fails.
 async fn each(app: &App, chosen: &[(HeldId, Held)], act: Act) -> Tally {
     let now = app.clock.now();
     let mut tally = Tally::of(chosen.len(), app.store.is_shared());
@@ -171,17 +171,17 @@ async fn each(app: &App, chosen: &[(HeldId, Held)], act: Act) -> Tally {
     tally
 }
 
-/// What came of something that is done to many.
+/// The result of an action on several deliveries.
 #[derive(Default)]
 struct Tally {
     /// Whether the store is a server.
     is_shared: bool,
-    /// How many were not tried yet.
+    /// How many were not processed yet.
     left: usize,
-    /// What was done, as the audit trail names it, and as much of it as the answer names.
+    /// The processed deliveries, as recorded in the audit trail, and as far as the answer names them.
     deliveries: Vec<HeldDelivery>,
     named: Vec<Value>,
-    /// With why, and how many of these cannot be read.
+    /// The failed ones with their reasons, and how many of them cannot be read.
     failed: Vec<String>,
     unreadable: usize,
 }
@@ -191,8 +191,8 @@ impl Tally {
         Self { is_shared, left: count, ..Self::default() }
     }
 
-    /// Counts one. It goes no further where the others would fail as well: one that cannot be read stops none of them, a store that is
-    /// away does.
+    /// Counts one delivery. It stops if the others would fail as well: an unreadable delivery does not stop the rest,
+    /// but a store that is unavailable does.
     fn count(&mut self, (id, held): (&HeldId, &Held), came: Result<bool, StoreError>) -> ControlFlow<()> {
         self.left = self.left.saturating_sub(1);
         match came {
@@ -203,7 +203,7 @@ impl Tally {
                 }
                 ControlFlow::Continue(())
             }
-            // Gone meanwhile.
+            // It is gone in the meantime.
             Ok(false) => ControlFlow::Continue(()),
             Err(error @ StoreError::Corrupt(_)) => {
                 self.failed.push(format!("{id}: {error}"));
@@ -247,7 +247,7 @@ impl Tally {
     }
 }
 
-/// Drops one for ever, or all of a sender.
+/// Drops one delivery, or all of a sender, permanently.
 pub async fn drop_held(app: &App, command: &Command) -> Result<Done, CommandError> {
     match Chosen::of(command)? {
         Chosen::One(one) => drop_one(app, command, &one).await,
@@ -294,7 +294,7 @@ fn recorded(held: &Held) -> HeldDelivery {
     HeldDelivery::Known { request: held.request.to_string(), delivery: held.delivery.to_string() }
 }
 
-/// As much of one as says which it was.
+/// Returns the fields that identify a delivery.
 fn named(id: &HeldId, held: &Held) -> Value {
     json!({"id": id.to_string(), "request": held.request, "delivery": &*held.delivery})
 }
@@ -320,8 +320,8 @@ fn described(id: &HeldId, held: &Held) -> Value {
     })
 }
 
-/// What is held, or parked, of all senders or of one. A sender that is neither configured nor has anything held is most likely
-/// misspelt.
+/// Returns the held, or only the parked, deliveries of all senders or of one. A sender that is not configured and has
+/// no held deliveries is most likely misspelt.
 async fn wanted(app: &App, webhook: Option<&str>, parked: bool) -> Result<Vec<(HeldId, Held)>, CommandError> {
     let mut held = app.held.list(webhook, app.clock.now()).await.map_err(|error| unavailable(&error))?;
     if let Some(webhook) = webhook.filter(|_| held.is_empty()) {
@@ -344,7 +344,7 @@ fn check_sender<'a>(name: &str, configured: impl Iterator<Item = &'a str>) -> Re
     Err(CommandError::new(format!("there is no sender `{name}`")).help(help))
 }
 
-/// Refuses what is too short to name one delivery on purpose, such as a variable that is not set.
+/// Refuses an id that is too short to be intentional, such as from a variable that is not set.
 fn check_id(id: &str, least: usize) -> Result<(), CommandError> {
     if id.len() >= least {
         return Ok(());
@@ -354,7 +354,8 @@ fn check_id(id: &str, least: usize) -> Result<(), CommandError> {
         .help(format!("write {least} digits of its id or more; `doorward hooks list` shows the ids")))
 }
 
-/// The one whose id begins so. Of one that cannot be read is told why, where its whole id is written.
+/// Returns the delivery whose id begins with the given digits. For one that cannot be read, the error says why if the
+/// whole id is given.
 async fn find(queue: &Queue, one: &One, least: usize, now: Timestamp) -> Result<(HeldId, Held), CommandError> {
     if let Some(listed) = listed(queue, one, least, now).await? {
         return Ok(listed);
@@ -364,7 +365,7 @@ async fn find(queue: &Queue, one: &One, least: usize, now: Timestamp) -> Result<
     Ok((id, held))
 }
 
-/// The one of those that can be read whose id begins so, if there is one.
+/// Returns the readable delivery whose id begins with the given digits, if there is one.
 async fn listed(
     queue: &Queue,
     One { id }: &One,
@@ -385,7 +386,7 @@ async fn listed(
     }
 }
 
-/// Tells that an id is the one which a sender gave, as lists show it too.
+/// Returns an error if the id is the one that the sender gave, which lists show too.
 fn called_by_its_sender(id: &str, all: &[(HeldId, Held)]) -> Option<CommandError> {
     let named: Vec<String> =
         all.iter().filter(|(_, held)| *held.delivery == *id).map(|(id, _)| format!("`{id}`")).collect();
@@ -404,7 +405,7 @@ fn unavailable(error: &StoreError) -> CommandError {
     CommandError::store("what is held cannot be looked up", error)
 }
 
-/// The store failed to drop one.
+/// Returns the error for a delivery that the store failed to drop.
 fn undropped(error: &StoreError, is_shared: bool) -> CommandError {
     CommandError::write("nothing was dropped", "it is not known whether the delivery was dropped", error, is_shared)
 }

@@ -1,19 +1,19 @@
-//! The composition root: what one process consists of, how it starts, takes a new generation, and stops.
+//! The composition root: the parts of a process, and how it starts, reloads and stops.
 //!
 //! | file | holds |
 //! |---|---|
-//! | `process` | from the start of the process to its end |
-//! | `reload` | a new generation: built beside the one in force, swapped in whole, or refused |
-//! | `signals` | what asks the process to end, and when that is heard |
-//! | `tasks` | what goes on beside requests |
-//! | `stream_watch` | whether streams that are open may go on |
-//! | `account_tokens` | the tokens of service accounts by which Doorward is somebody at API servers |
-//! | `certificates` | until when those are valid that the configuration names |
-//! | `rights` | whether Kubernetes allows Doorward what its configuration needs |
-//! | `policies` | those that were in force, kept so that what they decided can be explained |
-//! | `rollout`, `heads` | what replicas tell each other: the configuration and the policy of each, the last checkpoint of its trail |
-//! | `durability` | whether a shared store could lose what it has taken, or has no room for more |
-//! | `operator` | the commands of operators, of which `revoke`, `sessions`, `hooks` and `token_keys` hold some |
+//! | `process` | the process from start to end |
+//! | `reload` | reloads: a new generation is built beside the current one and replaces it as a whole, or is refused |
+//! | `signals` | the signals that end the process |
+//! | `tasks` | background tasks |
+//! | `stream_watch` | rechecks of open streams |
+//! | `account_tokens` | tokens of service accounts with which Doorward authenticates to API servers |
+//! | `certificates` | the expiry of the certificates that the configuration names |
+//! | `rights` | whether Kubernetes gives Doorward the rights that its configuration needs |
+//! | `policies` | stored copies of earlier policies, so that their decisions can be explained |
+//! | `rollout`, `heads` | the state that replicas share: the configuration and policy of each, and the last checkpoint of its trail |
+//! | `durability` | whether a shared store could lose accepted writes, or is nearly full |
+//! | `operator` | the commands of operators, some of which are in `revoke`, `sessions`, `hooks` and `token_keys` |
 
 pub mod account_tokens;
 mod certificates;
@@ -76,13 +76,13 @@ pub use self::{
     process::{StartError, check, check_at, check_elsewhere, run},
 };
 
-/// What the parts of a running Doorward share.
+/// The state that the parts of a running Doorward share.
 #[derive(Debug)]
 pub struct App {
     pub clock: Clock,
-    /// The control runtime.
+    /// The runtime of background tasks.
     pub control: Handle,
-    /// The end of the process.
+    /// The drain at the end of the process.
     pub drain: Drain,
     /// The generation in force.
     pub snapshot: ArcSwap<Snapshot>,
@@ -90,11 +90,11 @@ pub struct App {
     pub revocations: Revocations,
     pub replay: Replay,
     pub held: hold::Queue,
-    /// Whether the ends of runs are seen.
+    /// Whether the ends of runs are being observed.
     pub ends: Ends,
-    /// Look-ups of runs and pods under way.
+    /// Look-ups of runs and pods that are in progress.
     pub asking: Asking,
-    /// What holders of tokens have ended.
+    /// Tokens that their holders have ended.
     pub handed_back: HandedBack,
     /// Tokens of other providers.
     pub onward: onward::ProviderTokens,
@@ -106,28 +106,29 @@ pub struct App {
     pub metrics: Metrics,
     pub endpoints: Endpoints,
     pub anonymous: Arc<Principal>,
-    /// The listener on which EventListeners ask the interceptor; `None`: any. Of the start, as listeners are.
+    /// The listener on which EventListeners call the interceptor, or `None` for any. It is that of the start, as
+    /// listeners are.
     pub interceptor_listener: Option<String>,
     pub health: Health,
     pub supervisor: Supervisor,
-    /// Of the exports of the trail, which go on until it has ended.
+    /// The supervisor of exports of the trail, which continue until the trail has ended.
     exports: Supervisor,
-    /// Of all that has connections of its own to upstreams.
+    /// The connection pools of all parts that connect to upstreams.
     pools: Mutex<Vec<Pools>>,
     store: Store,
-    /// The same, where it is Redis, to be given new credentials.
+    /// The same store if it is Redis, to set new credentials.
     redis: Option<Redis>,
     context: Context,
     shared: Shared,
-    /// Break-glass, as the trail was told of it last.
+    /// Break-glass as it was last recorded in the trail.
     told_door: Mutex<Option<BreakGlass>>,
-    /// What became of the configuration that was seen last.
+    /// The outcome of the last configuration that was loaded.
     outcome: rollout::Outcome,
-    /// Where policies are kept.
+    /// The folder where policies are stored.
     policies: PathBuf,
 }
 
-/// What all components count.
+/// The metrics of all components.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     certificates: CertificateMetrics,
@@ -168,14 +169,14 @@ impl App {
         &self.store
     }
 
-    /// Tells the trail of the door of a generation, where that is not the one that it was told of last.
+    /// Records the break-glass settings of a generation in the trail, if they differ from those recorded last.
     fn note_door(&self, door: Option<&BreakGlass>, told: &mut Option<BreakGlass>) {
         if let Some(note) = break_glass::note(door, told, self.clock.now()) {
             self.trail.note(note);
         }
     }
 
-    /// Pools for somebody's own connections, which follow reloads as all others do.
+    /// Returns connection pools for one part of Doorward, which follow reloads as all others do.
     fn own_pools(&self) -> Pools {
         self.own_pools_with(Pings::NORMAL)
     }
@@ -186,7 +187,7 @@ impl App {
         own
     }
 
-    /// Where the keys of tokens are kept, as a generation has it.
+    /// Returns the store of token keys, with the settings of a generation.
     pub fn vault<'a>(&'a self, snapshot: &'a Snapshot) -> Vault<'a> {
         Vault { store: &self.store, seal: snapshot.sessions.keys(), trail: &self.trail }
     }

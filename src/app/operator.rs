@@ -1,4 +1,4 @@
-//! What operators can ask of a running Doorward over its socket.
+//! The commands that operators can send to a running Doorward over its socket.
 
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
@@ -34,7 +34,7 @@ impl Operators {
         })
     }
 
-    /// Has the configuration loaded, and tells what became of it.
+    /// Triggers a reload, and returns its outcome.
     async fn reload(&self) -> Result<Value, CommandError> {
         let outcome = self.app.outcome.of_next(RELOAD, || self.reload.fire()).await;
         match outcome {
@@ -53,11 +53,11 @@ impl Operators {
     }
 }
 
-/// How long a reload is waited for: it may ask API servers that do not answer.
+/// How long the command waits for a reload, which may call API servers that do not answer.
 const RELOAD: Duration = Duration::from_secs(60);
 
-/// A command as the audit trail has it: with its arguments, none of which is a secret. What is revoked has its issuer by name, as
-/// records of its tokens have.
+/// Returns a command for the audit trail, with its arguments, none of which is a secret. In a revocation the issuer is
+/// given by name, as in records of its tokens.
 fn written(snapshot: &Snapshot, command: &Command) -> String {
     let mut arguments = Cow::Borrowed(&command.arguments);
     let issuer =
@@ -71,8 +71,8 @@ fn written(snapshot: &Snapshot, command: &Command) -> String {
     }
 }
 
-/// A command that has ended. Of a reload with what it brought into force: that it was loaded stands in a record of its own, without
-/// who asked for it.
+/// Returns a command that has ended for the audit trail. A reload includes the generation that it put in force, as the
+/// record of the load itself does not say who requested it.
 fn ended(command: String, result: &Result<Done, CommandError>) -> String {
     let answer = result.as_ref().ok().map(|done| &done.answer).filter(|answer| answer["taken"] == true);
     match answer.and_then(|answer| answer["generation"].as_u64().zip(answer["policy"].as_str())) {
@@ -81,8 +81,8 @@ fn ended(command: String, result: &Result<Done, CommandError>) -> String {
     }
 }
 
-/// The held deliveries that a command tried or dropped: whoever named them by how their ids begin, or by their sender, has not said
-/// which they were.
+/// Returns the held deliveries that a command tried or dropped: a command that names them by the beginning of their
+/// ids, or by their sender, does not say which they were.
 fn deliveries(result: &Result<Done, CommandError>) -> Option<Vec<HeldDelivery>> {
     result.as_ref().map_or_else(|error| error.deliveries.clone(), |done| done.deliveries.clone())
 }

@@ -1,4 +1,4 @@
-//! Policies that were in force, kept beside the store by their digests, so that old decisions can be explained.
+//! Policies that were in force, stored beside the store by their digests, so that old decisions can be explained.
 
 use std::{
     io,
@@ -10,20 +10,21 @@ use data_encoding::HEXLOWER;
 use super::App;
 use crate::{authz::Policy, config::resolver::folder_of, kept, sha256::sha256};
 
-/// The folder of kept policies, beside the store.
+/// Returns the folder of stored policies, beside the store.
 pub(super) fn beside(store: &Path) -> PathBuf {
     store.with_extension("policies")
 }
 
-/// A policy that was in force, in its canonical form; none if it is not kept, or not whole.
+/// Returns a policy that was in force, in its canonical form; `None` if it is not stored or damaged.
 pub fn kept_policy(store: &Path, digest: &str) -> Option<String> {
-    // A digest is hexadecimal; anything else must not reach a path.
+    // A digest is hexadecimal; anything else must not become part of a path.
     let is_digest = digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit());
     let kept = is_digest.then(|| std::fs::read_to_string(beside(store).join(digest)).ok()).flatten()?;
     (HEXLOWER.encode(&sha256(&[kept.as_bytes()])) == digest).then_some(kept)
 }
 
-/// Keeps a policy by its digest. One that stands there already is the same, unless a crash or the disk has damaged it.
+/// Stores a policy by its digest. A file with that name has the same content, unless a crash or the disk has damaged
+/// it.
 fn keep(folder: &Path, digest: &str, source: &str) -> io::Result<()> {
     let path = folder.join(digest);
     if std::fs::read(&path).is_ok_and(|kept| kept == source.as_bytes()) {
@@ -35,7 +36,7 @@ fn keep(folder: &Path, digest: &str, source: &str) -> io::Result<()> {
 }
 
 impl App {
-    /// Keeps a policy, so that what it decided can be explained later.
+    /// Stores a policy, so that its decisions can be explained later.
     pub(super) fn keep_policy(&self, policy: &Policy) -> io::Result<()> {
         keep(&self.policies, policy.digest(), policy.source())
     }

@@ -1,4 +1,4 @@
-//! From the start of the process to its end.
+//! The process from its start to its end.
 
 use std::{
     future::pending,
@@ -48,19 +48,19 @@ use crate::{
     webhooks::{Replay, hold},
 };
 
-/// What the streams that last have of the end, at most: to tell their clients, before connections are cut.
+/// The longest time that long-lived streams have at the end to inform their clients, before connections are cut.
 const LAST_WORDS: Duration = Duration::from_secs(2);
 
-/// How long tasks may take to end after the drain.
+/// How long background tasks may take to end after the drain.
 pub(super) const TASKS_END: Duration = Duration::from_secs(5);
 
-/// How long the exports of the trail may take to send its end, once that is written.
+/// How long exports of the trail may take to send its last records, once these are written.
 pub(super) const EXPORTS_END: Duration = Duration::from_secs(5);
 
-/// Why Doorward did not start.
+/// The reason why Doorward did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// What is wrong with the configuration was told in full.
+    /// The configuration is invalid; the error lists all problems.
     #[error("{0}")]
     Configuration(Box<Refused>),
     #[error("{0}")]
@@ -86,14 +86,14 @@ impl StartError {
     }
 }
 
-/// Resolves a configuration as a start does, and throws it away: for `doorward check`.
+/// Resolves a configuration as a start does, and discards it: for `doorward check`.
 pub fn check(
     runtime: &Runtime,
 ) -> Result<impl FnMut(&config::raw::Root, &mut config::resolver::Resolver) -> Resolved, StartError> {
     check_at(runtime, Clock::default())
 }
 
-/// [`check`] by another clock: for what `doorward explain` tells of another time than now.
+/// Does the same as [`check`] with another clock, for `doorward explain` at another time than now.
 pub fn check_at(
     runtime: &Runtime,
     clock: Clock,
@@ -104,7 +104,8 @@ pub fn check_at(
     })
 }
 
-/// [`check`] of what can be told on another machine than the one that Doorward will run on, which may have no authorities of its own.
+/// Does the part of [`check`] that is possible on another machine than the one that Doorward will run on, which may
+/// lack certificate authorities.
 pub fn check_elsewhere(
     runtime: &Runtime,
 ) -> Result<impl FnMut(&config::raw::Root, &mut config::resolver::Resolver) -> Resolved, StartError> {
@@ -116,7 +117,7 @@ pub fn check_elsewhere(
     })
 }
 
-/// The client that goes by the proxy and trusts the authorities of the system.
+/// Returns the client that uses the proxy and trusts the system's certificate authorities.
 fn of_system() -> Result<Egress, StartError> {
     Egress::new(Proxy::from_environment().map_err(StartError::Proxy)?).map_err(StartError::Trust)
 }
@@ -132,7 +133,7 @@ fn context(runtime: &Runtime, clock: Clock, metrics: &Metrics, requests: &Reques
     Context { issuers, requests: requests.clone() }
 }
 
-/// Runs Doorward until SIGTERM or SIGINT. `started` is called once it takes connections.
+/// Runs Doorward until SIGTERM or SIGINT. `started` is called once it accepts connections.
 pub fn run(sources: &Sources, started: impl FnOnce()) -> Result<(), StartError> {
     let runtime = control().map_err(StartError::io("the control runtime cannot be started"))?;
     let signals = runtime.block_on(Signals::of_start());
@@ -169,9 +170,9 @@ pub fn run(sources: &Sources, started: impl FnOnce()) -> Result<(), StartError> 
     };
 
     app.snapshot.load().issuers.start();
-    // Before anybody is answered that there is none.
+    // Before the first request, which would otherwise be refused for lack of a token.
     runtime.block_on(account_tokens::obtain(&app.own_pools(), &app.snapshot.load().upstreams, &app.clock));
-    // From here on there are connections, and the end is a drain.
+    // From here on there are connections, and the process drains before it ends.
     starting.abort();
     let downstream = start_workers(bound, &app)?;
     let _entered = runtime.enter();
@@ -212,7 +213,7 @@ pub fn run(sources: &Sources, started: impl FnOnce()) -> Result<(), StartError> 
     Ok(())
 }
 
-/// The listener for health and metrics, with all that is counted.
+/// Binds the listener for health and metrics, and registers all metrics.
 fn bind_admin(
     runtime: &Runtime,
     app: &Arc<App>,
@@ -252,7 +253,7 @@ fn serve_operators(app: &Arc<App>, socket: CommandSocket, operators: Operators) 
     });
 }
 
-/// Serves until a signal, and then until the requests under way have ended.
+/// Serves until a signal, and then until the requests in flight have ended.
 async fn serve(
     mut reloader: reload::Reloader,
     downstream: &Downstream,
@@ -266,22 +267,23 @@ async fn serve(
             reloader.reload(cause, downstream).await;
         }
     };
-    // A reload that waits for somebody is given up: a generation is in force as a whole or not at all.
+    // A reload that is waiting is cancelled: a generation takes effect as a whole or not at all.
     let by_hand = tokio::select! {
         () = reloads => false,
         by_hand = signals.asked() => by_hand,
     };
     app.health.drain();
     app.outcome.stopping();
-    // While connections are still accepted: an EventListener asks about what it has just got.
+    // While connections are still accepted, as an EventListener calls the interceptor about the delivery that it has
+    // just received.
     bringing.stop();
     let limits = Arc::clone(&app.snapshot.load().limits);
     let connections = downstream.drain().connections();
     tracing::info!(connections, "draining");
     let (accept, rest) = limits.drain_times();
     downstream.drain().begin();
-    // Whoever balances load goes on sending until it notices, connected at the moment or not. Somebody at a terminal
-    // who presses Ctrl-C, or anybody who asks a second time, wants the end.
+    // A load balancer keeps sending requests until it notices, even if it has no connection at the moment. Somebody who
+    // presses Ctrl-C at a terminal, or sends a second signal, wants Doorward to stop now.
     let pause = if by_hand && connections == 0 && !app.held.is_bringing() { Duration::ZERO } else { accept };
     let hurried = tokio::select! {
         () = tokio::time::sleep(pause) => by_hand,
@@ -293,7 +295,7 @@ async fn serve(
     let begun = Instant::now();
     if !hurried {
         let recheck = async {
-            // A reload that was given up may not have come to all of them.
+            // A reload that was cancelled may not have rechecked all streams.
             app.streams.recheck_in_parts(|stream| app.refuses(stream)).await;
             pending::<()>().await;
         };
@@ -325,7 +327,7 @@ fn stop(runtime: &Runtime, downstream: Downstream, app: &Arc<App>) {
         tracing::warn!(tasks = ?late, "tasks did not end in time");
     }
     app.trail.shutdown();
-    // Last, so that the end of the trail goes out too.
+    // Last, so that the end of the trail is exported too.
     let late = runtime.block_on(app.exports.shutdown(EXPORTS_END));
     if !late.is_empty() {
         tracing::warn!(tasks = ?late, "exports did not end in time");
@@ -339,7 +341,7 @@ pub(super) fn warn_of(warnings: &Diagnosis) {
     }
 }
 
-/// What a start has made so far.
+/// The parts that the start has created so far.
 struct Parts<'a> {
     runtime: &'a Runtime,
     metrics: Metrics,
@@ -355,7 +357,7 @@ struct Prepared {
 }
 
 impl Parts<'_> {
-    /// Opens store and trail, and makes the first generation.
+    /// Opens store and trail, and creates the first generation.
     fn open(self, loaded: &Loaded, mut resolved: Resolved) -> Result<Prepared, StartError> {
         let base = loaded.base();
         let store_path = base.join(&loaded.raw.store.path);
@@ -396,10 +398,11 @@ impl Parts<'_> {
         })
     }
 
-    /// What all generations have in common, with the keys that are kept beside the store.
+    /// Returns the state that all generations share, with the keys that are stored beside the store.
     fn share(&self, store: Store, trail: Trail, store_path: &Path) -> Result<Shared, StartError> {
         let revocations = Revocations::new(Arc::clone(&store), self.clock.clone());
-        // Before the first request. Without the store, all who may be revoked are answered 503 until the copy is there.
+        // Before the first request. Without the store, every caller that could be revoked gets 503 until the copy is
+        // loaded.
         if let Err(error) = self.runtime.block_on(revocations.refresh()) {
             tracing::error!(%error, "the revocations cannot be read yet");
         }
@@ -428,7 +431,8 @@ impl Parts<'_> {
         })
     }
 
-    /// Before the first request: its token may be one of ours. The task goes on trying.
+    /// Reads the token keys before the first request, whose token may be one of Doorward's. If that fails, the
+    /// background task tries again.
     fn read_token_keys(&self, resolved: &Resolved, shared: &Shared) {
         let seal = resolved.sessions.as_ref().and_then(|sessions| sessions.keys.as_ref()).unwrap_or(&shared.keys);
         let sessions::Shared { store, trail, .. } = &shared.sessions;
@@ -492,7 +496,7 @@ impl Parts<'_> {
     }
 }
 
-/// Of a configuration that was checked before.
+/// The error for a part that is missing although the configuration was checked.
 fn missing() -> StartError {
     StartError::Io {
         what: "the configuration".to_owned(),
@@ -500,8 +504,8 @@ fn missing() -> StartError {
     }
 }
 
-/// Places and texts, for the audit trail: of warnings where a configuration was taken, and of errors alone where it was refused, so that
-/// nobody takes a warning for the reason.
+/// Returns places and texts for the audit trail: warnings of a configuration that was accepted, but only errors of one
+/// that was refused, so that nobody takes a warning for the reason.
 pub(super) fn problems(diagnosis: &Diagnosis, severity: Severity) -> Vec<String> {
     let findings = diagnosis.findings().iter().filter(|finding| finding.severity == severity);
     findings.map(|finding| format!("{}: {}", finding.at, finding.message)).collect()

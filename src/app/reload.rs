@@ -1,4 +1,4 @@
-//! A new generation: built beside the one in force, swapped in whole, or refused with the old one kept.
+//! Reloads: a new generation is built beside the current one, and replaces it as a whole or is refused.
 
 use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
@@ -31,33 +31,33 @@ use crate::{
     upstream::Pools,
 };
 
-/// How long a generation that is taken waits for the keys of issuers that are new to it, so that no caller hears that they
-/// are being fetched.
+/// How long a new generation waits for the keys of its new issuers, so that no caller is refused because they are still
+/// being fetched.
 const KEYS_PATIENCE: Duration = Duration::from_secs(5);
 
-/// Takes new generations.
+/// Loads new generations.
 #[derive(Debug)]
 pub struct Reloader {
     sources: Sources,
     app: Arc<App>,
     watcher: Watcher,
     logging: Logging,
-    /// For questions about a new generation.
+    /// Connections for checks of a new generation at API servers.
     own: Pools,
     admin: AdminHandles,
-    /// Tells whether the configuration that was seen last is in use.
+    /// Reports whether the configuration that was loaded last is in use.
     health: ComponentHandle,
-    /// What the process was started with, for what is fixed until restart.
+    /// The configuration that the process was started with, to compare settings that are fixed until restart.
     started: (config::raw::Root, Fingerprint),
-    /// Where the paths of the configuration begin.
+    /// The folder that paths of the configuration are relative to.
     folder: PathBuf,
-    /// The files of the configuration in force, as it was made of them.
+    /// The files of the configuration in force, as they were read for it.
     files: Fingerprint,
-    /// What those of these files hold that stand in one volume with the configuration.
+    /// The content of those files that are in one volume with the configuration.
     volume: Volume,
 }
 
-/// What of the admin listener and the operator socket follows a reload, as far as there are such.
+/// The parts of the admin listener and the operator socket that follow a reload, if there are any.
 #[derive(Debug)]
 pub struct AdminHandles {
     pub token: Option<TokenHandle>,
@@ -75,7 +75,7 @@ impl AdminHandles {
     }
 }
 
-/// What a configuration gives beside the generation itself.
+/// The settings of a configuration outside of the generation.
 struct Beside {
     downstream: Option<downstream::Settings>,
     admin: AdminSettings,
@@ -125,13 +125,13 @@ impl Reloader {
         self.logging
     }
 
-    /// Loads the configuration and takes it, or says why not.
+    /// Loads the configuration and puts it in force, or reports why not.
     pub async fn reload(&mut self, cause: Cause, downstream: &Downstream) {
         self.app.outcome.begun();
         let (sources, app) = (self.sources.clone(), Arc::clone(&self.app));
         let previous = self.app.snapshot.load_full();
         let (number, current) = (previous.number + 1, Arc::clone(&previous));
-        // Before anything is read, so that no change meanwhile is missed. Reading files may block.
+        // Before anything is read, so that no change in between is missed. Reading files may block.
         let in_force = self.files.clone();
         let seen = tokio::task::spawn_blocking(move || in_force.now()).await.unwrap_or_default();
         let loading = tokio::task::spawn_blocking(move || {
@@ -156,7 +156,7 @@ impl Reloader {
             }
             Err(error) => (error.to_string(), vec![error.to_string()], Fingerprint::default()),
         };
-        // First, so that it is told everywhere once the log says so.
+        // First, so that metrics and health already report it when the log does.
         self.app.requests.reload_refused();
         let first = problems.first().map_or("no reason was given", String::as_str);
         let more = problems.len().checked_sub(1).filter(|more| *more > 0);
@@ -166,14 +166,15 @@ impl Reloader {
         self.app.trail.note(Note::PolicyRefused { digest: None, cause: cause.as_str(), problems });
         tracing::error!(?cause, "the configuration was refused, and the old one is kept\n{diagnosis}");
         self.renew(&current, downstream).await;
-        // What the refused one did not come to read: as it stood there, and not as the one in force has it, which would be a change for ever.
+        // Files that the refused configuration did not get to read: with their content at that time, and not as in the
+        // configuration in force, which would be reported as a change for ever.
         files.add(&seen);
-        // What only the renewal came to read.
+        // Files that only the renewal read.
         files.add(&self.files);
         self.watcher.follow(files);
     }
 
-    /// Takes a configuration that is right in itself, or says why it cannot be in force.
+    /// Puts a valid configuration in force, or returns the reasons why it cannot be.
     async fn apply(
         &self,
         number: u64,
@@ -199,14 +200,15 @@ impl Reloader {
             })?;
         }
         next.issuers.start_and_wait(KEYS_PATIENCE).await;
-        // First, so that all is in force once the log says so.
+        // First, so that everything is in force when the log says so.
         self.hand_out(beside, downstream);
         self.take(loaded, next, cause).await;
         Ok(())
     }
 
-    /// Takes what the files of the configuration in force hold by now, such as a token that was renewed: it must not grow old while
-    /// somebody mends the configuration that was refused. What was swapped as one with that belongs to it, and is left.
+    /// Rereads the files of the configuration in force, such as a token that was renewed, which must not become stale
+    /// while somebody repairs the configuration that was refused. Files that are swapped together with the
+    /// configuration belong to it and are not reread.
     async fn renew(&mut self, current: &Arc<Snapshot>, downstream: &Downstream) {
         let (app, previous, folder) = (Arc::clone(&self.app), Arc::clone(current), self.folder.clone());
         let volume = self.volume.clone();
@@ -220,7 +222,7 @@ impl Reloader {
             return;
         }
         let mut files = resolver.fingerprint().clone();
-        // The main file and those of the policy are not read here.
+        // The main file and the policy files are not read here.
         files.add(&self.files);
         self.files = files;
         if resolver.report.has_errors() {
@@ -228,7 +230,7 @@ impl Reloader {
             return;
         }
         let beside = Beside::of(&resolved);
-        // It is the same configuration, and has the same number.
+        // It is the same configuration, so it keeps its number.
         let Some(next) = resolved.into_snapshot(current.number, &self.app.shared, &self.app.clock) else { return };
         account_tokens::obtain(&self.own, &next.upstreams, &self.app.clock).await;
         next.issuers.start_and_wait(KEYS_PATIENCE).await;
@@ -238,7 +240,7 @@ impl Reloader {
         tracing::info!(streams_ended = ended, "files of the configuration in force have changed, and are in use");
     }
 
-    /// Gives parts of the process that outlive a generation what is theirs.
+    /// Passes settings to the parts of the process that outlive a generation.
     fn hand_out(&self, Beside { downstream: settings, admin, store, audit }: Beside, downstream: &Downstream) {
         if let (Some(redis), Some(store::Settings::Redis(settings))) = (&self.app.redis, store) {
             redis.set(*settings);
@@ -257,17 +259,17 @@ impl Reloader {
     fn put_in_force(&self, mut next: Snapshot) {
         next.keep_trust_of(&self.app.snapshot.load());
         next.name_issuers(&self.app.revocations);
-        // One without any is meant for another store, which takes a restart.
+        // A configuration without keys is meant for another store, which requires a restart.
         if !next.raw.sessions.keys.is_empty() {
             self.app.held.set_keys(next.sessions.keys());
         }
         let upstreams = next.upstreams.clone();
-        // Elsewhere, as it reads files.
+        // In a blocking task, as it reads files.
         let (certificates, raw) = (self.app.metrics.certificates.clone(), Arc::clone(&next.raw));
         let folder = self.folder.clone();
         let turn = certificates.turn();
         tokio::task::spawn_blocking(move || certificates.follow(turn, &raw, &folder));
-        // Not before: one that is refused must change nothing, and the one in force signs till now.
+        // Only now: a generation that is refused must change nothing, and the current one signs until now.
         next.supply_token_keys();
         self.app.snapshot.store(Arc::new(next));
         for pools in lock(&self.app.pools).iter() {
@@ -275,7 +277,7 @@ impl Reloader {
         }
     }
 
-    /// Ends the streams that may not go on by what is in force now, and tells how many.
+    /// Ends the streams that the generation in force no longer allows, and returns their number.
     async fn end_refused_streams(&self) -> usize {
         let (app, streams) = (&self.app, &self.app.streams);
         streams.end_by(|stream| app.latest_end(stream));
@@ -291,13 +293,13 @@ impl Reloader {
         break_glass::tell_closed(next.break_glass.as_ref(), app.clock.now());
         app.budget.set_limit(next.limits.buffered_bytes.bytes());
         {
-            // Whom it lets in is in the trail before they come.
+            // Recorded before it is in force, so that the people it admits are in the trail before their requests.
             let mut told = lock(&app.told_door);
             app.note_door(next.break_glass.as_ref(), &mut told);
             self.put_in_force(next);
         }
         tasks::end_tokens(app);
-        // At once: whoever has Doorward stop while streams are looked at leaves a generation in force all the same.
+        // Recorded at once: the generation stays in force even if Doorward is stopped while streams are rechecked.
         let problems = problems(&loaded.warnings, Severity::Warning);
         app.trail.note(Note::PolicyLoaded { digest: Arc::clone(&digest), cause: cause.as_str(), problems });
         let ended = self.end_refused_streams().await;

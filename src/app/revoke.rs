@@ -1,4 +1,4 @@
-//! Revoking on an operator's word: a token, or everything of a principal, from now until a time.
+//! The operator command that revokes a token, or all credentials of a principal, from now until a given time.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,10 +16,10 @@ use crate::{
     webhooks,
 };
 
-/// Longer than most tokens live; the pages and the help of `doorward revoke` say so.
+/// The default period, longer than the lifetime of most tokens. The docs and the help of `doorward revoke` state it.
 const DEFAULT: Duration = Duration::from_secs(30 * 24 * 3600);
 
-/// Bytes of a subject or of the id of a token.
+/// The most bytes of a subject or of a token id.
 const MAX_NAME: usize = 1024;
 
 #[derive(Debug, Deserialize)]
@@ -35,11 +35,11 @@ struct Arguments {
     until: Option<String>,
 }
 
-/// Revokes, and ends the streams that it meets. Gives until when, and how many streams were ended.
+/// Revokes, and ends the affected streams. Returns the end of the revocation, and how many streams were ended.
 pub async fn revoke(app: &Arc<App>, command: &Command) -> Result<Value, CommandError> {
     let arguments: Arguments = command.arguments()?;
     let issuer = known_issuer(&app.snapshot.load(), &arguments.issuer).or_else(|unknown| {
-        // What a former name still has can be taken back.
+        // A revocation under a former name can still be lifted.
         let former = arguments.target(&arguments.issuer).ok().filter(|target| app.revocations.meets_nobody(*target));
         former.map(|_| Arc::from(&*arguments.issuer)).ok_or(unknown)
     })?;
@@ -88,12 +88,13 @@ impl Arguments {
     }
 }
 
-/// The name by which principals of this issuer are known. One that nobody knows would revoke nothing, in silence.
+/// Returns the name that principals of this issuer have. An unknown name is an error, as it would silently revoke
+/// nothing.
 pub(super) fn known_issuer(snapshot: &Snapshot, asked: &str) -> Result<Arc<str>, CommandError> {
     if let Some(issuer) = snapshot.issuers.called(asked) {
         return Ok(Arc::clone(issuer.name()));
     }
-    // Who issues tokens knows its own, whether or not a route takes them.
+    // Doorward as an issuer accepts its own name, whether or not a route accepts its tokens.
     let own = snapshot.own_issuer.as_ref().map(|own| (own.name(&snapshot.issuers), own.issuer()));
     if let Some((name, _)) = own.filter(|(name, issuer)| *name == asked || ***issuer == *asked) {
         return Ok(name.into());

@@ -1,4 +1,5 @@
-//! Whether Kubernetes allows Doorward what its configuration needs, asked at the start, with each generation, and now and then.
+//! Checks whether Kubernetes gives Doorward the rights that its configuration needs: at the start, with each
+//! generation, and periodically.
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
@@ -22,16 +23,17 @@ use crate::{
     upstream::{Pools, Upstream},
 };
 
-/// How often is looked whether there is a new generation.
+/// How often a new generation is checked for.
 const TICK: Duration = Duration::from_secs(1);
 
 /// How long a reload waits for an API server.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// When it is asked again though nothing has changed here.
+/// The number of ticks after which rights are checked again without a new generation.
 const AGAIN: u32 = 300;
 
-/// Tells what is missing as `rights/UPSTREAM`. It stops nobody: what is not allowed is refused by Kubernetes itself.
+/// Reports missing rights as `rights/UPSTREAM`. It refuses no requests, as Kubernetes itself refuses what it does not
+/// allow.
 pub(super) async fn watch(app: &App, pools: &Pools) {
     let mut tick = every(TICK);
     let mut components: HashMap<Arc<str>, (ComponentHandle, String)> = HashMap::new();
@@ -90,9 +92,9 @@ pub(super) async fn watch(app: &App, pools: &Pools) {
     }
 }
 
-/// Groups that a new generation gives, that the one in force did not, and that Doorward may not impersonate: a problem each, to
-/// refuse the generation with. None where an API server does not say so, for whatever reason: it will itself refuse what it does
-/// not allow, and what else the generation denies must not wait for it.
+/// Returns a problem, which refuses the new generation, for each group that it gives, that the current one does not
+/// give, and that Doorward may not impersonate. If an API server does not say so, for whatever reason, there is no
+/// problem: it will itself refuse what it does not allow, and new denies in the generation must not wait for it.
 pub(super) async fn not_impersonable(pools: &Pools, current: &raw::Root, next: &Snapshot) -> Vec<String> {
     let new = by_upstream(|form| {
         let before: HashSet<OwnRight> = group_rights(current, form).into_iter().collect();
@@ -107,7 +109,7 @@ pub(super) async fn not_impersonable(pools: &Pools, current: &raw::Root, next: &
     join_all(asked).await.concat()
 }
 
-/// A problem for each of these groups that one API server says it does not let Doorward impersonate.
+/// Returns a problem for each of these groups that one API server does not let Doorward impersonate.
 async fn groups_missing(pools: &Pools, server: &Arc<Upstream>, forms: [Vec<Access>; 2]) -> Vec<String> {
     let name = server.name();
     let missing = match tokio::time::timeout(PATIENCE, missing(pools, server, forms)).await {
@@ -124,7 +126,7 @@ async fn groups_missing(pools: &Pools, server: &Arc<Upstream>, forms: [Vec<Acces
     missing.iter().map(|access| not_given(name, access)).collect()
 }
 
-/// That an API server does not let Doorward impersonate a group, and what to do about it.
+/// Returns the problem of a group that an API server does not let Doorward impersonate, with the remedy.
 fn not_given(upstream: &str, access: &Access) -> String {
     format!(
         "grants give the group {group}, which Doorward may not impersonate at upstream `{upstream}`: its role lacks \
@@ -136,15 +138,15 @@ fn not_given(upstream: &str, access: &Access) -> String {
     )
 }
 
-/// How what Doorward may do differs from what it needs to, each right as people say it.
+/// The differences between the rights that Doorward has and needs, as text.
 #[derive(Debug, Default)]
 pub struct Rights {
     pub lacks: Vec<String>,
-    /// What is not needed.
+    /// Rights that are not needed.
     pub beyond: Vec<String>,
 }
 
-/// Doorward's rights at each API server of a configuration, for `doorward doctor`.
+/// Returns Doorward's rights at each API server of a configuration, for `doorward doctor`.
 pub async fn examine(
     pools: &Pools,
     root: &raw::Root,
@@ -160,12 +162,12 @@ pub async fn examine(
 /// An API server at which Doorward needs rights.
 struct Server {
     upstream: Arc<Upstream>,
-    /// In each form of impersonation.
+    /// The rights for each form of impersonation.
     needed: [Vec<Access>; 2],
     reviewers: Vec<Reviewer>,
 }
 
-/// Who reviews tokens with a credential of its own, and for which issuer.
+/// A token reviewer with its own credential, and the name of its issuer.
 type Reviewer = (Arc<str>, Arc<TokenReview>);
 
 fn servers(root: &raw::Root, upstreams: &[Arc<Upstream>], issuers: &Issuers) -> Vec<Server> {
@@ -219,7 +221,7 @@ impl Server {
     }
 }
 
-/// A role that gives a lot is told by a part of it.
+/// Shortens a long list of rights.
 fn at_most_ten(mut rights: Vec<String>) -> Vec<String> {
     let more = rights.len().saturating_sub(10);
     rights.truncate(10);
@@ -229,7 +231,7 @@ fn at_most_ten(mut rights: Vec<String>) -> Vec<String> {
     rights
 }
 
-/// By upstream, what is needed in each form of impersonation.
+/// Returns the needed rights by upstream, for each form of impersonation.
 fn by_upstream(rights: impl Fn(Form) -> Vec<OwnRight>) -> BTreeMap<String, [Vec<Access>; 2]> {
     let mut needed: BTreeMap<String, [Vec<Access>; 2]> = BTreeMap::new();
     for (index, form) in [Form::Classic, Form::Constrained].into_iter().enumerate() {
@@ -242,8 +244,8 @@ fn by_upstream(rights: impl Fn(Form) -> Vec<OwnRight>) -> BTreeMap<String, [Vec<
     needed
 }
 
-/// Which form of impersonation an API server lets Doorward use, and what it would not allow in it. The constrained one, if it
-/// allows all of that; else the one in which it allows more.
+/// Returns the form of impersonation that an API server lets Doorward use, and the rights that are missing for it: the
+/// constrained form if nothing is missing for that, else the form for which more is allowed.
 async fn missing(
     pools: &Pools,
     server: &Arc<Upstream>,
@@ -256,7 +258,7 @@ async fn missing(
         Ok(refused.collect())
     };
     let of_classic = refused(&classic).await?;
-    // It needs many more, of which a cluster without it has none.
+    // The constrained form needs many more rights, of which a cluster without support for it has none.
     if let Some(first) = constrained.first()
         && of_classic.is_empty()
         && !reviewer.may(first).await?
@@ -273,7 +275,7 @@ async fn missing(
 mod tests {
     use super::*;
 
-    /// Applied with others, the classic form takes the place of the constrained one.
+    /// Roles that are printed with other options replace the constrained form by the classic one.
     #[test]
     fn who_is_to_apply_roles_again_is_told_to_give_the_same_options() {
         let group = Access { resource: "groups".into(), name: "ops".into(), ..Access::new("impersonate", "".into()) };

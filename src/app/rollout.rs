@@ -1,5 +1,5 @@
-//! Which configuration each replica has, and which policy it decides by. Replicas tell each other through the store, so that any of
-//! them can say when one is in force everywhere.
+//! The configuration and the policy of each replica. Replicas publish them in the store, so that any of them can report
+//! when one is in force everywhere.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -18,58 +18,59 @@ use crate::{
     store::{Expect, StoreError, Table},
 };
 
-/// How often a replica tells of itself, and for how long it is believed.
+/// How often a replica publishes its state, and how long that is valid.
 const TELL: Duration = Duration::from_secs(5);
 const KEPT: Duration = Duration::from_secs(20);
 
-/// How often it is looked whether a policy is in force everywhere, and for how long at most.
+/// How often the state of all replicas is checked, and for how long at most.
 const LOOK: Duration = Duration::from_millis(500);
 const MAX_WAIT: Duration = Duration::from_secs(3600);
 
-/// For how long a restart that is needed may take to begin: whoever orders one asks at once how far it is.
+/// How long a required restart may take to begin, as an operator who orders one asks for the progress at once.
 const BEGINS: Duration = Duration::from_secs(10);
 
-/// Problems of a configuration that are told to other replicas: the record is written again and again.
+/// The most problems of a configuration that are published, as the record is rewritten periodically.
 const MAX_PROBLEMS: usize = 20;
 
-/// More replicas than there are.
+/// More replicas than any deployment has.
 const PAGE: usize = 1000;
 
-/// What a replica tells of itself.
+/// The state that a replica publishes.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Replica {
-    /// As in the audit trail.
+    /// Its name in the audit trail.
     pub instance: Arc<str>,
-    /// The policy that it decides by, by digest.
+    /// The digest of the policy that it decides by.
     pub policy: Arc<str>,
-    /// The whole configuration that it has taken, by digest ([`crate::config::Loaded::digest`]). Versions that told none have none that
-    /// is asked for.
+    /// The digest of the whole configuration that it has loaded ([`crate::config::Loaded::digest`]). Versions that
+    /// publish none have no configuration that can be asked for.
     #[serde(default)]
     pub configuration: Arc<str>,
-    /// What of that is in force after a restart alone, in sentences.
+    /// The changes of it that require a restart, as sentences.
     #[serde(default)]
     pub after_restart: Vec<String>,
     pub generation: u64,
-    /// It goes away. Whether another takes its place it does not know.
+    /// It is stopping. It does not know whether another replaces it.
     #[serde(default)]
     pub stopping: bool,
-    /// Why it did not take the configuration that it saw last; `None` if it did.
+    /// Why it refused the last configuration that it saw; `None` if it did not.
     pub refused: Option<Refused>,
 }
 
 impl Replica {
-    /// Whether it has what is named by this digest: the configuration, or the policy.
+    /// Whether its configuration or its policy has this digest.
     pub fn has(&self, digest: &str) -> bool {
         *self.policy == *digest || *self.configuration == *digest
     }
 
-    /// Whether it has the configuration that is named by this digest, but for what takes a restart. No part of a policy does.
+    /// Whether it has the configuration with this digest, except for changes that require a restart. A policy never
+    /// requires one.
     fn has_in_part(&self, digest: &str) -> bool {
         *self.configuration == *digest && !self.after_restart.is_empty()
     }
 }
 
-/// A configuration that a replica did not take.
+/// A configuration that a replica refused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refused {
     /// In milliseconds since the epoch.
@@ -77,16 +78,16 @@ pub struct Refused {
     pub problems: Vec<String>,
 }
 
-/// What became of the configuration that was seen last.
+/// The outcome of the last configuration that was loaded.
 #[derive(Debug)]
 pub(super) struct Outcome(watch::Sender<Loads>);
 
 #[derive(Debug, Default)]
 struct Loads {
     refused: Option<Refused>,
-    /// The configuration that was taken last, by digest, and what of it takes a restart.
+    /// The digest of the configuration that was loaded last, and its changes that require a restart.
     taken: (Arc<str>, Vec<String>),
-    /// Numbers of the load that began last, and of the one that ended last.
+    /// The numbers of the last load that began, and of the last one that ended.
     begun: u64,
     ended: u64,
     stopping: bool,
@@ -99,7 +100,7 @@ impl Default for Outcome {
 }
 
 impl Outcome {
-    /// A configuration is being loaded.
+    /// Notes that a configuration is being loaded.
     pub(super) fn begun(&self) {
         self.0.send_if_modified(|loads| {
             loads.begun += 1;
@@ -107,7 +108,8 @@ impl Outcome {
         });
     }
 
-    /// `configuration`: by digest. `after_restart`: what of it takes a restart.
+    /// Notes that a configuration, given by its digest, is in force. `after_restart` lists its changes that require a
+    /// restart.
     pub(super) fn taken(&self, configuration: Arc<str>, after_restart: Vec<String>) {
         self.end(Ok((configuration, after_restart)));
     }
@@ -120,7 +122,7 @@ impl Outcome {
         self.end(Err(Refused { at: at.as_millis(), problems: told }));
     }
 
-    /// This replica has begun to stop.
+    /// Notes that this replica has begun to stop.
     pub(super) fn stopping(&self) {
         self.0.send_modify(|loads| loads.stopping = true);
     }
@@ -135,7 +137,8 @@ impl Outcome {
         });
     }
 
-    /// Asks for a load and waits until one that began afterwards has ended. `None` if that takes longer than `patience`.
+    /// Requests a load and waits until one that began afterwards has ended. Returns `None` if that takes longer than
+    /// `patience`.
     pub(super) async fn of_next(&self, patience: Duration, ask: impl FnOnce()) -> Option<Result<(), Refused>> {
         let mut loads = self.0.subscribe();
         let before = loads.borrow().begun;
@@ -146,7 +149,7 @@ impl Outcome {
     }
 }
 
-/// Tells the other replicas of this one, until it is dropped.
+/// Publishes the state of this replica for the others, until it is dropped.
 pub(super) async fn tell(app: &App) {
     let health = app.health.component("rollout", Gate::Report);
     let mut outcome = app.outcome.0.subscribe();
@@ -179,7 +182,7 @@ fn own(app: &App) -> Replica {
     }
 }
 
-/// All replicas that are there, this one as it is now.
+/// Returns all live replicas, this one in its current state.
 async fn replicas(app: &App) -> Result<Vec<Replica>, StoreError> {
     let own = own(app);
     let mut all = Vec::new();
@@ -196,7 +199,8 @@ async fn replicas(app: &App) -> Result<Vec<Replica>, StoreError> {
     Ok(all)
 }
 
-/// Whether another replica decides by a policy. It is taken to where nobody can tell: what hangs on it waits for the store anyway.
+/// Whether another replica decides by a policy. If that is unknown, it is assumed: work that depends on it waits for
+/// the store anyway.
 pub async fn is_in_force_elsewhere(app: &App, digest: &str) -> bool {
     replicas(app).await.map_or(true, |replicas| another_decides_by(&replicas, app.trail.instance(), digest))
 }
@@ -212,12 +216,12 @@ struct Arguments {
     timeout: Span,
 }
 
-/// Waits until every replica has a configuration or decides by a policy, one refuses a configuration, all of them take a restart that
-/// nobody begins, or the time is out; tells of each replica.
+/// Waits until every replica has the configuration or decides by the policy, one refuses a configuration, all of them
+/// need a restart that nobody begins, or the time is over; returns the state of each replica.
 pub(super) async fn status(app: &App, command: &Command) -> Result<Value, CommandError> {
     let Arguments { digest, timeout } = command.arguments()?;
     let until = app.clock.moment() + timeout.get().min(MAX_WAIT);
-    // Without others, whoever waits is gone with the restart.
+    // Without other replicas, the waiting command ends with the restart.
     let begins = if app.store.is_shared() { BEGINS } else { Duration::ZERO };
     let mut seen = Seen { begins, ..Seen::default() };
     loop {
@@ -233,35 +237,36 @@ pub(super) async fn status(app: &App, command: &Command) -> Result<Value, Comman
     }
 }
 
-/// How far a configuration or a policy is.
+/// The progress of a configuration or a policy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum State {
     InForce,
-    /// Every replica has it, and some of it takes a restart.
+    /// Every replica has it, and some changes require a restart.
     NeedsRestart,
-    /// A replica has refused a configuration since it was asked.
+    /// A replica has refused a configuration since the command began.
     Refused,
     Waits,
 }
 
-/// What was seen of replicas since somebody asked.
+/// The observations of replicas since the command began.
 #[derive(Debug, Default)]
 struct Seen {
-    /// What each replica had refused when it was seen first: that may have been another policy. Compared with what it told first and not
-    /// with a time, as it tells times by its own clock.
+    /// What each replica had refused when it was first seen, which may have been another policy. Refusals are compared
+    /// with this and not by time, as each replica uses its own clock.
     refused: HashMap<Arc<str>, Option<Refused>>,
-    /// Each replica, and whether something of what it had last took a restart.
+    /// Each replica, and whether its last configuration had changes that required a restart.
     known: HashMap<Arc<str>, bool>,
-    /// Replicas are restarted: one stops, or one that was has all of it now, and others only what takes no restart.
+    /// Whether replicas are being restarted: one is stopping, or one that needed a restart now has everything while
+    /// others still need theirs.
     restarts: bool,
-    /// When a restart alone was lacking first, and how long after that it may begin.
+    /// When only a restart was missing for the first time, and how long after that it may begin.
     lacking: Option<Moment>,
     begins: Duration,
 }
 
 impl Seen {
-    /// Whether a replica has refused something since it was seen first.
+    /// Whether a replica has refused something since it was first seen.
     fn refuses_since(&mut self, replica: &Replica) -> bool {
         let before = self.refused.entry(Arc::clone(&replica.instance)).or_insert_with(|| replica.refused.clone());
         replica.refused.is_some() && replica.refused != *before
@@ -270,7 +275,7 @@ impl Seen {
     fn look_for_restarts(&mut self, replicas: &[Replica], digest: &str) {
         let stops = replicas.iter().any(|replica| replica.stopping);
         let in_part = replicas.iter().any(|replica| replica.has_in_part(digest));
-        // One that had all of it without a restart since then tells nothing of the others.
+        // A replica that had everything without a restart says nothing about the others.
         let was_restarted = |replica: &Replica| match self.known.get(&replica.instance) {
             Some(lacked) => *lacked,
             None => !self.known.is_empty(),
@@ -283,7 +288,7 @@ impl Seen {
         }
     }
 
-    /// Whether the state may become another by itself.
+    /// Whether the state may still change by itself.
     fn goes_on(&mut self, state: State, now: Moment) -> bool {
         match state {
             State::InForce | State::Refused => false,
@@ -297,7 +302,7 @@ impl State {
     fn of(replicas: &[Replica], digest: &str, seen: &mut Seen) -> Self {
         seen.look_for_restarts(replicas, digest);
         let is_behind = |replica: &Replica| !replica.has(digest);
-        // Of all of them, so that each is known from the first look on.
+        // For all of them, so that each is known from the first look on.
         let refuses = replicas.iter().filter(|replica| seen.refuses_since(replica)).any(is_behind);
         let all_have_it = !replicas.is_empty() && !replicas.iter().any(is_behind);
         match () {
@@ -331,7 +336,7 @@ mod tests {
         outcome.begun();
         let load = async || {
             tokio::task::yield_now().await;
-            // One that was under way already.
+            // One that was in progress already.
             outcome.taken("one".into(), Vec::new());
             outcome.begun();
             outcome.refused(Timestamp::from_secs(1), &["wrong".to_owned()]);
@@ -367,7 +372,7 @@ mod tests {
             (vec![vec![]], State::Waits),
             (vec![vec![new(None)]], State::InForce),
             (vec![vec![new(None), old(None)]], State::Waits),
-            // What it refused before may have been another policy, whatever its clock says.
+            // A refusal from before may have been of another policy, whatever its clock says.
             (vec![vec![new(None), old(Some(i64::MAX))]], State::Waits),
             (vec![vec![new(None), old(Some(99))], vec![new(None), old(Some(99))]], State::Waits),
             (vec![vec![new(None), old(Some(99))], vec![new(None), old(None)]], State::Waits),
@@ -386,7 +391,8 @@ mod tests {
         }
     }
 
-    /// It was told of rules and grants alone, so that a new route or key was in force everywhere before anybody had it.
+    /// Only rules and grants were published, so a new route or key was reported as in force everywhere before any
+    /// replica had it.
     #[test]
     fn a_configuration_is_in_force_once_each_replica_has_taken_it_though_the_policy_is_the_same() {
         let replica = |instance: &str, configuration: &str, refused: Option<i64>| Replica {
@@ -415,7 +421,7 @@ mod tests {
         assert!(older.has("policy") && !older.has("new"));
     }
 
-    /// A listener went on answering the questions of EventListeners, and it was said that its new setting is in force.
+    /// A listener kept serving the interceptor, although its new setting was reported as in force.
     #[test]
     fn a_configuration_of_which_some_takes_a_restart_is_not_in_force_and_its_policy_is() {
         let replica = |instance: &str, configuration: &str, after_restart: &[&str]| Replica {
@@ -442,7 +448,7 @@ mod tests {
         assert_eq!(outcome.0.borrow().taken, taken);
     }
 
-    /// It was over at once while pods were restarted, and named those that were gone.
+    /// The wait ended at once while pods were restarted, and named those that were gone.
     #[test]
     fn a_restart_is_waited_for_once_it_is_under_way_and_not_for_long_before() {
         let replica = |instance: &str, after_restart: &[&str], stopping: bool| Replica {

@@ -1,4 +1,4 @@
-//! The browser sessions of a person, on an operator's word.
+//! Operator commands for the browser sessions of a person.
 
 use std::sync::Arc;
 
@@ -21,7 +21,7 @@ struct Arguments {
     session: Option<String>,
 }
 
-/// The sessions of a person.
+/// Lists the sessions of a person.
 pub async fn list(app: &App, command: &Command) -> Result<Value, CommandError> {
     let (issuer, arguments) = read(app, command)?;
     let sessions = app.snapshot.load().sessions.clone();
@@ -51,7 +51,7 @@ pub async fn end(app: &App, command: &Command) -> Result<Value, CommandError> {
     Ok(json!({"ended": ended, "streams_ended": streams}))
 }
 
-/// The identifier of the issuer, and the rest.
+/// Reads the arguments; also returns the identifier of the issuer.
 fn read(app: &App, command: &Command) -> Result<(Arc<str>, Arguments), CommandError> {
     let arguments: Arguments = command.arguments()?;
     let snapshot = app.snapshot.load();

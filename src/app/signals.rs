@@ -1,7 +1,7 @@
-//! The signals that the process hears, from the first step of its start to its end.
+//! The signals that the process handles, from the first step of its start to its end.
 //!
-//! The first process of a container gets no signal that it does not handle, and any other dies of one: the former would go on with a start
-//! that nobody wants any more, and a SIGHUP would end the latter.
+//! The first process of a container does not receive a signal that it does not handle, and any other process is killed
+//! by one: the former would continue a start that is no longer wanted, and a SIGHUP would kill the latter.
 
 use std::{
     io::{self, Write},
@@ -13,12 +13,13 @@ use tokio::{
     task::AbortHandle,
 };
 
-/// What asks Doorward to end.
+/// The signals that ask Doorward to stop.
 #[derive(Debug)]
 pub(super) struct Signals {
     terminate: Signal,
     interrupt: Signal,
-    /// Asks for what the start does anyway: whatever changes after it was read is told by its content once files are watched.
+    /// Ignored during the start, which loads the configuration anyway; changes after that are noticed by their content
+    /// once files are watched.
     _hangup: Signal,
 }
 
@@ -31,20 +32,21 @@ impl Signals {
         })
     }
 
-    /// Hears them from now on. Until the given task is aborted, the first that asks for the end has it at once: a start may wait for minutes,
-    /// and has nothing under way that could be drained.
+    /// Handles signals from now on. Until the returned task is aborted, the first signal to stop exits at once: a start
+    /// may wait for minutes, and has nothing in flight that could be drained.
     pub(super) async fn of_start() -> io::Result<(Self, AbortHandle)> {
         let (mut of_start, signals) = (Self::new()?, Self::new()?);
         let starting = tokio::spawn(async move {
             of_start.asked().await;
-            // The log may not be there yet, and what it has queued would be lost.
+            // The log may not be initialised yet, and its queued lines would be lost.
             let _ = writeln!(io::stderr(), "doorward: it was asked to end by a signal before it had started, and has");
             process::exit(0);
         });
         Ok((signals, starting.abort_handle()))
     }
 
-    /// Waits for one that asks for the end, and tells whether somebody at a terminal did (Ctrl-C). Can be cancelled without losing one.
+    /// Waits for a signal to stop, and returns whether it came from a terminal (Ctrl-C). Cancel safe: no signal is
+    /// lost.
     pub(super) async fn asked(&mut self) -> bool {
         tokio::select! {
             _ = self.terminate.recv() => false,

@@ -1,4 +1,4 @@
-//! Whether streams that are open may go on: each is held against what is in force and known by now, whenever that changes.
+//! Rechecks of open streams against the current configuration and facts, whenever these change.
 
 use std::{
     borrow::Cow,
@@ -24,12 +24,12 @@ use crate::{
 };
 
 impl App {
-    /// Why a stream would be refused if it began now, by the generation in force. `None`: it would not.
+    /// Returns why the generation in force would refuse the stream if it began now; `None` if it would not.
     pub fn refuses(&self, stream: &Stream) -> Option<CutReason> {
         self.refuses_to(&stream.principal, stream)
     }
 
-    /// The same for what is known of its caller by now.
+    /// Does the same with the current facts about its caller.
     fn refuses_to(&self, principal: &Principal, stream: &Stream) -> Option<CutReason> {
         let snapshot = self.snapshot.load();
         if let Some(why) = self.took_back(principal, &snapshot) {
@@ -51,8 +51,8 @@ impl App {
         };
         let Some(principal) = known else { return Some(CutReason::PermissionLost) };
         let principal = &*principal;
-        // What was sent went under the name and the groups of then: who has another name now, or lacks one of the groups,
-        // may not go on under them. A group more takes nothing away.
+        // The stream was forwarded under the name and groups of its start. A caller who now has another name, or lacks
+        // one of the groups, may not continue under them. An additional group does no harm.
         let given = snapshot.policy.kubernetes_groups(principal).groups;
         let is_who_was_sent =
             principal.username == stream.principal.username && stream.groups.iter().all(|group| given.contains(group));
@@ -60,13 +60,14 @@ impl App {
         (!is_allowed).then_some(CutReason::PermissionLost)
     }
 
-    /// When a stream ends at the latest by the generation in force, whose route may allow it less time than when it began.
+    /// Returns the latest end of a stream under the generation in force, whose route may allow it less time than when
+    /// it began.
     pub fn latest_end(&self, stream: &Stream) -> Option<Moment> {
         route_of(&self.snapshot.load(), stream).map(|route| stream.began + route.max_stream)
     }
 
-    /// Why the credential of a caller is worth nothing any more, if somebody took it back: them, an operator, their issuer together
-    /// with the key that signed it, or a reload that took away the cluster of its run.
+    /// Returns why the credential of a caller is no longer valid, if it was withdrawn: by the caller, an operator, the
+    /// issuer together with the key that signed it, or a reload that removed the cluster of its run.
     pub fn took_back(&self, principal: &Principal, snapshot: &Snapshot) -> Option<CutReason> {
         if let Some(end) = self.revocations.end_of_session(principal) {
             let is_revoked = &*end.reason == Ended::revoked.as_str();
@@ -78,16 +79,16 @@ impl App {
         is_revoked.then_some(CutReason::Revoked)
     }
 
-    /// Ends the streams whose session was ended, those of tokens and people that are revoked, and those of tokens whose key is. Tells
-    /// how many.
+    /// Ends the streams of sessions that have ended, of tokens and people that are revoked, and of tokens whose key was
+    /// withdrawn. Returns their number.
     pub fn close_revoked_streams(&self) -> usize {
         let snapshot = self.snapshot.load();
         self.streams.recheck(|stream| self.took_back(&stream.principal, &snapshot))
     }
 }
 
-/// The route that the request of a stream takes by now, if it is the same and leads to the same place: one that has its name may
-/// be for other paths, or lead elsewhere.
+/// Returns the route that now handles the request of a stream, if it has the same name and upstream: a route of that
+/// name may now have other paths or another upstream.
 fn route_of(snapshot: &Snapshot, Stream { request, .. }: &Stream) -> Option<Arc<Route>> {
     match snapshot.routes.find(&request.host, request.target.path(), &request.method) {
         Ok(Target::Upstream(route)) if route.name == request.route && route.upstream.place() == request.upstream => {
@@ -97,13 +98,13 @@ fn route_of(snapshot: &Snapshot, Stream { request, .. }: &Stream) -> Option<Arc<
     }
 }
 
-/// How often streams are held against revocations, and against the keys of issuers.
+/// How often streams are checked against revocations and the keys of issuers.
 const STREAM_TICK: Duration = Duration::from_millis(500);
 
-/// How often streams are decided again under a policy whose decisions may change at any moment.
+/// How often streams are decided again under a policy whose decisions can change at any moment.
 const CLOCK_TICK: Duration = Duration::from_secs(5);
 
-/// Ends streams whose credential was revoked or signed with a key that its issuer took back.
+/// Ends streams whose credential was revoked, or signed with a key that its issuer withdrew.
 pub(super) async fn watch_streams(app: &App) {
     let mut tick = every(STREAM_TICK);
     loop {
@@ -114,8 +115,9 @@ pub(super) async fn watch_streams(app: &App) {
     }
 }
 
-/// Ends streams that a rule no longer allows as time goes by: its hours are over, a login has grown too old for it, or its expression
-/// looks at the time. To decide about all takes long, for which nothing that is revoked waits.
+/// Ends streams that a rule no longer allows because of the time: its hours are over, a login has become too old for
+/// it, or its expression uses the time. It is a task of its own, as deciding all streams takes long and must not delay
+/// revocations.
 pub(super) async fn watch_decisions(app: &App) {
     let mut tick = every(STREAM_TICK);
     let mut looked = app.clock.now();
@@ -123,7 +125,7 @@ pub(super) async fn watch_decisions(app: &App) {
     loop {
         tick.tick().await;
         let now = app.clock.now();
-        // Even if there is no stream: one that was decided before the boundary and begins after it has to notice.
+        // Even if there is no stream: one that was decided before the boundary and begins after it must notice.
         let snapshot = app.snapshot.load_full();
         if may_decide_otherwise(looked, now, |from| snapshot.policy.next_change(from)) {
             app.streams.recheck_in_parts(|stream| app.refuses(stream)).await;
@@ -131,7 +133,7 @@ pub(super) async fn watch_decisions(app: &App) {
         if decided.elapsed() >= CLOCK_TICK {
             decided = Instant::now();
             if snapshot.policy.follows_the_clock() {
-                // Those of sessions are decided beside this, by what is known of the person since they began.
+                // Streams of sessions are decided in `watch_sessions`, with the current facts about the person.
                 let may_change = |stream: &Stream| {
                     stream.principal.scheme != Scheme::Session
                         && snapshot.policy.follows_the_clock_on(&stream.request.route)
@@ -144,8 +146,8 @@ pub(super) async fn watch_decisions(app: &App) {
     }
 }
 
-/// Whether rules may decide otherwise at `now` than when that was looked at last. `next_change` gives from when on they do so by
-/// themselves; a clock that was set back since is in another time.
+/// Whether rules may decide differently at `now` than at the last check. `next_change` returns the next time at which
+/// they do so by themselves. A clock that was set back since then may also change the decision.
 fn may_decide_otherwise(
     looked: Timestamp,
     now: Timestamp,
@@ -154,20 +156,22 @@ fn may_decide_otherwise(
     now < looked || next_change(looked).is_some_and(|boundary| boundary <= now)
 }
 
-/// How often issuers are asked about the tokens of open streams. What they said last is used as long as for requests, so that
-/// mostly nobody is asked.
+/// How often issuers are asked about the tokens of open streams. Cached answers are used as long as for requests, so
+/// most checks cause no call.
 const TOKEN_TICK: Duration = Duration::from_secs(5);
 
-/// Tokens that are looked at at one time.
+/// Tokens that are checked concurrently.
 const TOKENS_AT_ONCE: usize = 16;
 
-/// How long a stream goes on while its issuer cannot be asked.
+/// How long a stream continues while its issuer cannot be asked.
 const UNASKED: Duration = Duration::from_secs(300);
 
-// While a circuit is open nobody is asked, so that one probe which fails must not be the only one in that time.
+// While a circuit breaker is open, the issuer is not asked; a single failed probe must not be the only one in that
+// time.
 const _: () = assert!(UNASKED.as_secs() >= 4 * LONGEST_ISSUER_PAUSE.as_secs());
 
-/// Ends streams whose token has ended at its issuer, where that is asked about tokens: by introspection, or by TokenReview.
+/// Ends streams whose token is no longer valid at its issuer, if that is asked about tokens: by introspection or
+/// TokenReview.
 pub(super) async fn watch_tokens(app: &Arc<App>) {
     let mut tick = every(TOKEN_TICK);
     loop {
@@ -182,7 +186,7 @@ pub(super) async fn watch_tokens(app: &Arc<App>) {
 }
 
 impl App {
-    /// Asks about the token of a stream as a request with it would: why the stream is to end, if it is.
+    /// Checks the token of a stream as for a new request. Returns why the stream is to end, if it is.
     async fn ends_at_issuer(&self, stream: &Stream) -> Option<CutReason> {
         let token = stream.token.as_ref()?;
         let snapshot = self.snapshot.load_full();
@@ -195,7 +199,7 @@ impl App {
                 self.refuses_to(&principal, stream)
             }
             Err(rejection) => match rejection.reason() {
-                // It may be good. For a while that is enough, so that a provider may restart; but not for hours.
+                // It may be valid. That is enough for a while, so that a provider can restart, but not for hours.
                 Reason::IssuerUnavailable | Reason::Overloaded => {
                     is_unasked_too_long(token, now).then_some(CutReason::Expired)
                 }
@@ -208,27 +212,29 @@ impl App {
     }
 }
 
-/// Whether a stream ends whose issuer could not be asked about its token for so long.
+/// Whether the issuer of a stream could not be asked about its token for so long that the stream ends.
 fn is_unasked_too_long(token: &VouchedToken, now: Moment) -> bool {
     now.since(token.vouched()) >= UNASKED
 }
 
-/// Why the stream of a token ends that its issuer calls inactive, which one that has expired is as well as one that was revoked.
+/// Returns the reason for ending the stream of a token that its issuer calls inactive, which applies to expired tokens
+/// as well as to revoked ones.
 fn of_inactive(principal: &Principal, now: Timestamp) -> CutReason {
     if principal.expires <= now { CutReason::Expired } else { CutReason::Revoked }
 }
 
-/// How often the sessions of open streams are looked at. Short beside `sessions.recheck`, which is a minute or more.
+/// How often the sessions of open streams are checked. This is short compared with `sessions.recheck`, which is a
+/// minute or more.
 const SESSION_TICK: Duration = Duration::from_secs(5);
 
-/// Sessions that are looked at at one time.
+/// Sessions that are checked concurrently.
 const SESSIONS_AT_ONCE: usize = 16;
 
-/// Keeps the sessions of open streams true, and ends the streams of those that have ended or whose person may no longer
-/// do what was asked.
+/// Rechecks the sessions of open streams, and ends the streams of sessions that have ended or whose person may no
+/// longer do what was requested.
 pub(super) async fn watch_sessions(app: &App) {
     let mut tick = every(SESSION_TICK);
-    // Who each was of when it was looked up last.
+    // The person of each session at the last look-up.
     let known: Mutex<HashMap<Arc<str>, Arc<Principal>>> = Mutex::default();
     loop {
         tick.tick().await;
@@ -246,7 +252,8 @@ pub(super) async fn watch_sessions(app: &App) {
                     lock(&over).insert(name);
                     return;
                 }
-                // Without the store nobody is logged out. But time goes on, and with it what rules say of who it was.
+                // A store failure logs nobody out. But time passes, so rules are applied to the person of the last
+                // look-up.
                 Err(error) => {
                     tracing::debug!(%error, "the session of a stream was not looked up");
                     lock(&known).get(&name).cloned()
@@ -262,7 +269,7 @@ pub(super) async fn watch_sessions(app: &App) {
         stream::iter(open).for_each_concurrent(SESSIONS_AT_ONCE, look).await;
         let over = std::mem::take(&mut *lock(&over));
         if !over.is_empty() {
-            // Whoever ended one said so before, and maybe a moment ago.
+            // The end of a session is recorded before the session is removed, perhaps only a moment ago.
             drop(app.revocations.refresh().await);
             app.close_revoked_streams();
             let is_over = |stream: &Stream| match &stream.principal.credential {
@@ -292,7 +299,7 @@ mod tests {
         assert!(!is_unasked_too_long(&token, clock.moment()));
     }
 
-    /// An issuer calls both inactive, from the end of the token on, and some time before the stream ends by itself.
+    /// An issuer calls both inactive, from the expiry of the token on, and some time before the stream ends by itself.
     #[test]
     fn a_token_that_has_expired_was_not_revoked() {
         let now = Timestamp::from_secs(1_700_000_000);
@@ -301,7 +308,7 @@ mod tests {
         }
     }
 
-    /// What had been allowed by a clock that was ahead went on in an hour in which no rule allows it.
+    /// A stream that had been allowed while the clock was ahead continued in hours in which no rule allows it.
     #[test]
     fn streams_are_decided_again_at_the_boundaries_of_rules_and_where_the_clock_is_set_back() {
         let at = |seconds: i64| Timestamp::from_secs(1_700_000_000 + seconds);

@@ -1,4 +1,4 @@
-//! What goes on beside requests.
+//! Background tasks.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,7 +21,7 @@ use crate::{
     webhooks::hold,
 };
 
-/// Starts all that goes on until the end.
+/// Starts the tasks that run until the end of the process.
 pub(super) fn start(app: &Arc<App>) {
     let critical = |name: &'static str| TaskSpec::new(name).critical();
     spawn_until(app, critical("revocations"), |app, stop| app.revocations.clone().follow(stop));
@@ -38,7 +38,7 @@ pub(super) fn start(app: &Arc<App>) {
     }
     if let Some(redis) = app.redis.clone() {
         let watched = redis.clone();
-        // Here and not in the task, so that nobody finds this replica ready before it is begun.
+        // Created here and not in the task, so that this replica is not ready before the task has begun.
         let unknown = app.health.component(durability::COMPONENT, Gate::Readiness);
         spawn(app, TaskSpec::new("store-durability"), move |app| {
             let (redis, component) = (watched.clone(), unknown.clone());
@@ -50,7 +50,8 @@ pub(super) fn start(app: &Arc<App>) {
             async move { durability::watch_clock(&app, &redis).await }
         });
         app.control.spawn(async move {
-            // A server that is away or may not be asked is no reason to warn; health tells whether it works.
+            // A server that is unavailable or does not allow the question is not warned about; health reports whether
+            // it works.
             for warning in redis.warnings().await.unwrap_or_default() {
                 tracing::warn!("{warning}");
             }
@@ -58,7 +59,7 @@ pub(super) fn start(app: &Arc<App>) {
     }
 }
 
-/// Starts a task that has nothing to put in order when it is to stop.
+/// Starts a task that needs no clean-up when it is stopped.
 fn spawn<F, T>(app: &Arc<App>, spec: TaskSpec, task: F)
 where
     F: Fn(Arc<App>) -> T + Send + 'static,
@@ -75,7 +76,7 @@ where
     });
 }
 
-/// Starts a task that goes on until it is told to stop.
+/// Starts a task that runs until it is asked to stop.
 pub(super) fn spawn_until<F, T>(app: &Arc<App>, spec: TaskSpec, task: F) -> TaskHandle
 where
     F: Fn(Arc<App>, CancellationToken) -> T + Send + 'static,
@@ -91,8 +92,8 @@ where
     })
 }
 
-/// Brings deliveries that are held, over connections of its own. Where this process answers the interceptor, it waits until
-/// EventListeners reach it: they ask once, and make no run of a question that went nowhere.
+/// Delivers held deliveries, over connections of its own. If this process serves the interceptor, it first waits until
+/// EventListeners can reach it: they call it only once, and create no run if the call fails.
 pub(super) fn bring_held(app: &Arc<App>) -> TaskHandle {
     let carrier = Arc::new(Worker::new(Arc::clone(app), app.own_pools()));
     spawn_until(app, TaskSpec::new("held-deliveries"), move |app, stop| {
@@ -103,7 +104,7 @@ pub(super) fn bring_held(app: &Arc<App>) -> TaskHandle {
     })
 }
 
-/// Links runs of Tekton to their causes, where the configuration says so, over connections of its own.
+/// Links Tekton runs to their causes if the configuration has `runs`, over connections of its own.
 pub(super) fn follow_runs(app: &Arc<App>) {
     let Some(runs) = app.snapshot.load().raw.runs.clone() else { return };
     let own = app.own_pools();
@@ -114,8 +115,8 @@ pub(super) fn follow_runs(app: &Arc<App>) {
     });
 }
 
-/// Ends the tokens of runs with them, over connections of its own, where the generation in force has tasks get some. Who follows a cluster
-/// since an earlier one hears of it.
+/// Ends the tokens of a run when the run ends, over connections of its own, if tasks get tokens in the generation in
+/// force. Tasks that already follow a cluster are informed of the new generation.
 pub(super) fn end_tokens(app: &Arc<App>) {
     let configuration = Arc::clone(&app.snapshot.load().raw);
     for cluster in app.ends.configure(&configuration) {
@@ -123,7 +124,8 @@ pub(super) fn end_tokens(app: &Arc<App>) {
         let issuer = Arc::clone(&cluster);
         let client = runs::client(
             Arc::clone(app),
-            // Side by side with others, where that is HTTP/2: over HTTP/1.1 nobody can ask whether the other side is there.
+            // Multiplexed with other requests over HTTP/2: HTTP/1.1 has no way to check whether the other side is still
+            // there.
             (own.clone(), Lane::Short),
             move |root: &raw::Root| root.clusters().find(|of| *of.issuer == *issuer)?.kubernetes.as_ref(),
             || {},
@@ -134,7 +136,7 @@ pub(super) fn end_tokens(app: &Arc<App>) {
     }
 }
 
-/// Reads, makes and replaces the keys that sign tokens, where the configuration has none.
+/// Reads, generates and rotates the keys that sign tokens, if the configuration has none.
 pub(super) fn keep_token_keys(app: &Arc<App>) {
     spawn(app, TaskSpec::new("token-keys"), |app| async move {
         let health = app.health.component("token-keys", Gate::Report);
@@ -149,7 +151,7 @@ pub(super) fn keep_token_keys(app: &Arc<App>) {
                 {
                     tracing::warn!(%error, "the keys of tokens that were made before the configuration had any are not published");
                 }
-                // Of the generation in force by now.
+                // For the generation that is in force now.
                 app.snapshot.load().supply_token_keys();
                 health.ok();
                 tokio::time::sleep(KEYS_TICK).await;
@@ -171,10 +173,10 @@ pub(super) fn keep_token_keys(app: &Arc<App>) {
     });
 }
 
-/// How often keys are looked at, lest a clock that was set is missed.
+/// How often keys are checked, so that a change of the clock is noticed.
 const KEYS_TICK: Duration = Duration::from_secs(30);
 
-/// Renews the tokens of service accounts that upstreams are shown, over connections of its own.
+/// Renews the service-account tokens that Doorward presents to upstreams, over connections of its own.
 pub(super) fn renew_account_tokens(app: &Arc<App>) {
     let own = app.own_pools();
     spawn(app, TaskSpec::new("account-tokens").critical(), move |app| {
@@ -183,7 +185,7 @@ pub(super) fn renew_account_tokens(app: &Arc<App>) {
     });
 }
 
-/// Looks whether Kubernetes allows what the configuration needs.
+/// Checks whether Kubernetes gives the rights that the configuration needs.
 pub(super) fn watch_rights(app: &Arc<App>) {
     let own = app.own_pools();
     spawn(app, TaskSpec::new("rights"), move |app| {
@@ -204,8 +206,8 @@ pub(super) fn export_trail(app: &Arc<App>) {
     }
 }
 
-/// Whether requests should go elsewhere while the store fails. All replicas lose a shared one at once, and none of them could be asked
-/// any more, though each answers bearer tokens by its copy of the revocations for as long as that counts.
+/// Whether readiness should fail while the store does. All replicas lose a shared store at once, and none would receive
+/// requests any more, although each can answer bearer tokens with its copy of the revocations as long as that is valid.
 fn store_gate(age_of_copy: Option<Duration>, max_age: Duration) -> Gate {
     match age_of_copy {
         Some(age) if age <= max_age => Gate::Report,
@@ -213,8 +215,8 @@ fn store_gate(age_of_copy: Option<Duration>, max_age: Duration) -> Gate {
     }
 }
 
-/// Why the store is of no use, if so. One of several servers, or one record, may keep who is revoked from being read, while all else
-/// of it answers.
+/// Returns why the store cannot be used, if so. The failure of one of several servers, or one bad record, can prevent
+/// reading revocations while everything else in the store works.
 fn store_trouble(ping: &Result<(), StoreError>, age_of_copy: Duration, max_age: Duration) -> Option<String> {
     match ping {
         Err(error) => Some(error.to_string()),
@@ -227,10 +229,11 @@ fn store_trouble(ping: &Result<(), StoreError>, age_of_copy: Duration, max_age: 
     }
 }
 
-/// How often components are looked at.
+/// How often components are checked.
 const HEALTH_TICK: Duration = Duration::from_millis(500);
 
-/// Looks at the memory, and tells its state. It waits for nobody: while the store hangs, more than ever is kept waiting.
+/// Checks the memory and reports its state. It does not depend on the store: while that hangs, more requests wait than
+/// ever.
 async fn watch_memory(app: &App) {
     let memory = app.health.component("memory", Gate::Readiness);
     let mut tick = every(HEALTH_TICK);
@@ -240,18 +243,19 @@ async fn watch_memory(app: &App) {
     }
 }
 
-/// Tells the state of issuers, store, trail and break-glass. One issuer that is down is reported and stops nobody else.
+/// Reports the health of issuers, store, trail and break-glass. An issuer that is down is reported and affects no
+/// others.
 async fn watch_health(app: &App) {
     let store = app.health.component("store", Gate::Readiness);
     let audit = app.health.component("audit", Gate::Readiness);
     let copy = app.trail.checkpoint_copy().map(|_| app.health.component("audit-checkpoint-copy", Gate::Report));
     let open_door = app.health.component("break-glass", Gate::Report);
     let mut tick = every(HEALTH_TICK);
-    // A component is forgotten with its last handle, so those of a round are kept until the next.
+    // A component is removed with its last handle, so the handles of a round are kept until the next.
     let mut issuers = Vec::new();
     loop {
         tick.tick().await;
-        // Before the store is asked, which may hang.
+        // Before the store is queried, which may hang.
         watch_door(app, &open_door);
         let snapshot = app.snapshot.load_full();
         let ping = app.store.ping().await;
@@ -260,7 +264,7 @@ async fn watch_health(app: &App) {
             None => store.ok(),
             Some(why) => {
                 let gate = store_gate(app.store.is_shared().then_some(age), max_age);
-                // First, so that a failure that stops nobody is no reason to send requests elsewhere, not for a moment.
+                // First, so that a failure that affects no requests does not fail readiness even for a moment.
                 app.health.component("store", gate);
                 store.failed(why);
             }
@@ -294,16 +298,16 @@ async fn watch_health(app: &App) {
             } else if let Some(error) = status.last_error {
                 component.failed(error);
             }
-            // Else nothing was tried yet: it is starting.
+            // Otherwise nothing was tried yet: it is starting.
             current.push(component);
         }
         drop(std::mem::replace(&mut issuers, current));
     }
 }
 
-/// Tells whether break-glass is open, and the trail when it closes.
+/// Reports whether break-glass is enabled, and records in the trail when it ends.
 fn watch_door(app: &App, component: &ComponentHandle) {
-    // Held while the generation is looked at, as a reload holds it until the one that it told of is in force.
+    // Locked while the generation is read, as a reload holds it until the generation that it recorded is in force.
     let mut told = lock(&app.told_door);
     let snapshot = app.snapshot.load();
     let door = snapshot.break_glass.as_ref();
@@ -315,7 +319,7 @@ fn watch_door(app: &App, component: &ComponentHandle) {
 mod tests {
     use super::*;
 
-    /// The store was well, and the replica ready, while each bearer token was refused.
+    /// The store was healthy and the replica ready, while each bearer token was refused.
     #[test]
     fn a_store_that_does_not_tell_who_is_revoked_has_failed_though_it_answers() {
         let [fresh, limit, old] = [59, 60, 61].map(Duration::from_secs);
@@ -328,7 +332,7 @@ mod tests {
         ] {
             assert_eq!(store_trouble(&ping, age, limit).is_some(), fails, "{ping:?} {age:?}");
         }
-        // After a jump of the clock nothing is wrong with the store, and the log says nothing.
+        // After a jump of the clock the store has no fault, and the log has no reason.
         let why = store_trouble(&Ok(()), old, limit).unwrap();
         assert!(why.contains("the clock was set ahead or the machine slept"), "{why}");
     }
@@ -342,7 +346,7 @@ mod tests {
             (Some(old), Gate::Readiness),
             // Nothing was read yet.
             (Some(Duration::MAX), Gate::Readiness),
-            // The embedded one is of this replica alone.
+            // The embedded store belongs to this replica only.
             (None, Gate::Readiness),
         ] {
             assert_eq!(store_gate(age, limit), gate, "{age:?}");

@@ -1,4 +1,4 @@
-//! The metrics of a process, and what the documentation and `deploy/` say of them.
+//! The metrics of a process, and their mentions in the documentation and `deploy/`.
 
 use std::{
     collections::BTreeSet,
@@ -23,8 +23,9 @@ use crate::{
     sts::KeyMetric,
 };
 
-/// The names of all metrics, with the `_total` that counters have. A family without a series is in no exposition, but the `Debug` of
-/// a registry has it; what is told when it is asked for is in the exposition alone.
+/// Returns the names of all metrics, with the `_total` of counters. A family without a series is missing in the
+/// exposition, but the `Debug` output of a registry has it; metrics that are collected on demand are only in the
+/// exposition.
 fn registered() -> BTreeSet<String> {
     let mut registry = Registry::with_prefix("doorward");
     Metrics::default().register(&mut registry);
@@ -49,7 +50,7 @@ fn registered() -> BTreeSet<String> {
     names
 }
 
-/// The names of metrics in a text.
+/// Returns the names of metrics in a text.
 fn named(text: &str) -> BTreeSet<&str> {
     let of_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
     text.split(|c| !of_name(c)).filter(|word| word.starts_with("doorward_")).collect()
@@ -115,7 +116,7 @@ fn each_row_of_what_to_watch_has_a_rule_for_prometheus() {
     }
 }
 
-/// A pod that is killed before has not sent the end of its trail.
+/// A pod that is killed earlier has not exported the end of its trail.
 #[test]
 fn the_grace_period_of_the_pod_has_room_for_all_of_the_end_and_the_pages_say_how_much() {
     let after_drain = Duration::from_secs(25);

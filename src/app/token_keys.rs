@@ -1,4 +1,4 @@
-//! The keys of tokens that Doorward makes itself, on an operator's word.
+//! The operator command for generated token keys.
 
 use serde_json::{Value, json};
 
@@ -8,8 +8,8 @@ use crate::{
     sts::RingError,
 };
 
-/// Drops keys that cannot be opened any more. The task of the keys makes others, where the configuration has none, and each that it
-/// makes stands in the trail.
+/// Drops keys that can no longer be unsealed. The key task generates others if the configuration has none, and records
+/// each of them in the trail.
 pub async fn drop_unusable(app: &App, command: &Command) -> Result<Value, CommandError> {
     let snapshot = app.snapshot.load_full();
     let dropped = app.vault(&snapshot).drop_unusable(app.clock.now()).await.map_err(|error| match error {

@@ -50,7 +50,8 @@ fn one_delivery_that_cannot_be_read_stops_none_of_the_others() {
     }
 }
 
-/// Whoever makes room in a store that is full, or answers late, was told that what is held cannot be looked up, or that it failed.
+/// An operator who freed space in a store that was full, or answered late, was told that held deliveries cannot be
+/// looked up, or that it failed.
 #[test]
 fn of_a_delivery_that_may_have_been_dropped_is_said_so() {
     let held: Held = serde_json::from_value(json!({
@@ -93,7 +94,7 @@ fn an_answer_about_many_names_some_and_the_trail_all() {
     assert_eq!(done.deliveries.unwrap().len(), MOST + 1);
 }
 
-/// `show` and `retry` said that no such delivery is held.
+/// `show` and `retry` reported that no such delivery is held.
 #[tokio::test]
 async fn of_a_delivery_that_cannot_be_read_is_said_so_where_its_whole_id_is_written() {
     let folder = tempfile::tempdir().unwrap();
