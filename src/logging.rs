@@ -1,8 +1,8 @@
 //! The log of the program itself: JSON or text lines on standard error, and W3C trace context.
 //!
-//! Lines go through a bounded queue to a thread of their own, so that a reader of the log who stands still cannot stop
-//! requests; what does not fit is counted. Code does not log credentials. Should one get into a line all the same, for
-//! instance within an error of a library, `redact` takes out what looks like one.
+//! Lines go through a bounded queue to a thread of their own, so that a stalled reader of the log cannot stop requests;
+//! lines that do not fit are counted. Code does not log credentials. If one gets into a line anyway, for instance
+//! within an error of a library, `redact` removes it.
 
 mod redact;
 mod trace_context;
@@ -23,14 +23,14 @@ use crate::config::{
     resolver::Resolver,
 };
 
-/// The log, set up. Dropping it writes what is queued, within a second.
+/// The log, initialised. Dropping it writes the queued lines, within a second.
 #[derive(Debug)]
 pub struct Logging {
     filter: reload::Handle<EnvFilter, Subscribers>,
     lines: Lines,
 }
 
-/// Why there is no log.
+/// The reason why the log cannot be set up or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum LoggingError {
     #[error("`{0}` is not a log filter: {1}")]
@@ -53,7 +53,7 @@ pub fn check(raw: &raw::Log, at: &At, resolver: &mut Resolver) {
 }
 
 impl Logging {
-    /// Sets up the log of this process, once. The form is fixed until restart.
+    /// Sets up the log of this process, once. The format is fixed until restart.
     pub fn init(raw: &raw::Log) -> Result<Self, LoggingError> {
         let (filter, handle) = reload::Layer::new(parse_filter(&raw.filter)?);
         let lines = Lines::new(io::stderr())?;
@@ -69,7 +69,7 @@ impl Logging {
         Ok(Self { filter: handle, lines })
     }
 
-    /// Takes the filter of a new generation.
+    /// Applies the filter of a new generation.
     pub fn apply(&self, raw: &raw::Log) -> Result<(), LoggingError> {
         Ok(self.filter.reload(parse_filter(&raw.filter)?)?)
     }
@@ -79,7 +79,7 @@ impl Logging {
     }
 }
 
-/// Counts lines that the log lost.
+/// The number of lines that the log lost.
 #[derive(Clone, Debug, Default)]
 pub struct LogMetrics {
     dropped: Counter,
@@ -91,7 +91,8 @@ impl LogMetrics {
     }
 }
 
-/// Single frames make `h2` warn, and anybody may send as many as they like, so of it only errors are logged unless it is named.
+/// Parses a filter. A single frame can make `h2` log a warning, and any client can send as many as it likes, so `h2`
+/// logs only errors unless the filter names it.
 fn parse_filter(text: &str) -> Result<EnvFilter, LoggingError> {
     let wrong = |error| LoggingError::Filter(text.to_owned(), error);
     let filter = EnvFilter::builder().parse(text).map_err(wrong)?;
@@ -117,7 +118,7 @@ mod tests {
         }
     }
 
-    /// It warns of each answer to a ping that was not sent: a line for 17 bytes of a stranger.
+    /// `h2` warns of each answer to a ping that was not sent: a line for 17 bytes from a stranger.
     #[test]
     fn what_h2_warns_of_is_logged_only_where_the_filter_names_it() {
         for (filter, h2, ours) in [

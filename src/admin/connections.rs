@@ -1,4 +1,4 @@
-//! How many connections the admin listener has, in all and from one address.
+//! Limits on the connections of the admin listener, in total and per address.
 
 use std::{
     collections::HashMap,
@@ -8,16 +8,16 @@ use std::{
 
 use crate::{downstream::whose, lock::lock};
 
-/// Connections at once. Those who ask are few: kubelet, Prometheus, an operator.
+/// Concurrent connections. The clients are few: kubelet, Prometheus, an operator.
 pub(super) const MAX_CONNECTIONS: usize = 64;
-/// Connections from one address: whoever opens many must not keep kubelet from asking whether we live.
+/// Concurrent connections from one address, so that no client can keep kubelet from checking liveness.
 const MAX_PER_ADDRESS: usize = 16;
 
-/// How many connections there are, by address.
+/// The number of open connections, by address.
 #[derive(Debug, Default)]
 pub(super) struct Open(Mutex<HashMap<IpAddr, usize>>);
 
-/// One of them, until it is dropped.
+/// A counted connection, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Counted {
     open: Arc<Open>,

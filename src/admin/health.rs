@@ -1,7 +1,7 @@
-//! How each component is, and whether requests should be sent here at all.
+//! The health of each component, and readiness.
 //!
-//! A component says at its registration whether readiness depends on it ([`Gate`]). An issuer that is down is reported
-//! and gates nothing, so that it cannot take the routes of all others away; the store and the listeners gate.
+//! A component declares at its registration whether readiness depends on it ([`Gate`]). An issuer that is down is
+//! reported and gates nothing, so that it cannot take the routes of all others down; the store and the listeners gate.
 
 use std::{
     borrow::Cow,
@@ -19,7 +19,7 @@ use crate::{
     lock::lock,
 };
 
-/// Bytes of a reason that are kept.
+/// The most bytes of a reason.
 const MAX_REASON: usize = 512;
 
 /// Whether readiness depends on a component.
@@ -27,22 +27,22 @@ const MAX_REASON: usize = 512;
 pub enum Gate {
     /// While it is starting or failed, `/readyz` fails.
     Readiness,
-    /// It is reported only.
+    /// It is only reported.
     Report,
 }
 
-/// How a component is.
+/// The health of a component.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
-    /// It has not said yet.
+    /// It has not reported yet.
     Starting,
     Ok,
-    /// It works, and less well than it should.
+    /// It works, but less well than it should.
     Degraded,
     /// It does not work.
     Failed,
-    /// It works, and somebody must look at it now.
+    /// It works, but somebody must check it now.
     Alarm,
 }
 
@@ -54,7 +54,7 @@ pub struct Health(Arc<Inner>);
 struct Inner {
     clock: Clock,
     draining: AtomicBool,
-    /// A component is reported as long as somebody holds its handle.
+    /// A component is reported as long as there is a handle to it.
     components: Mutex<BTreeMap<Arc<str>, Weak<Component>>>,
 }
 
@@ -73,15 +73,16 @@ struct State {
     since: Timestamp,
 }
 
-/// How a component tells its state. Clones tell of the same one; it is forgotten when the last is dropped.
+/// The handle by which a component reports its state. Clones refer to the same component, which is removed when the
+/// last is dropped.
 #[derive(Clone, Debug)]
 pub struct ComponentHandle(Arc<Component>);
 
-/// The state of everything at one time.
+/// The state of all components at one time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct HealthReport {
     pub ready: bool,
-    /// Shutting down: no new requests should come.
+    /// Whether Doorward is shutting down, and should receive no new requests.
     pub draining: bool,
     pub components: Vec<ComponentReport>,
 }
@@ -94,7 +95,7 @@ pub struct ComponentReport {
     pub gates: bool,
     #[serde(skip_serializing_if = "str::is_empty")]
     pub reason: Cow<'static, str>,
-    /// When it came into this state, RFC 3339.
+    /// When it entered this state, RFC 3339.
     pub since: String,
 }
 
@@ -103,8 +104,8 @@ impl Health {
         Self(Arc::new(Inner { clock, draining: AtomicBool::new(false), components: Mutex::default() }))
     }
 
-    /// The component of that name, starting until it says otherwise. One that is already there is shared, so that a
-    /// new generation takes over what the old one knew; `gate` is then the new one.
+    /// Returns the component of that name, which is starting until it reports. An existing one is shared, so that a new
+    /// generation takes over the state of the old one; `gate` then replaces its gate.
     pub fn component(&self, name: impl Into<Arc<str>>, gate: Gate) -> ComponentHandle {
         let name = name.into();
         let mut components = lock(&self.0.components);
@@ -120,7 +121,7 @@ impl Health {
         ComponentHandle(component)
     }
 
-    /// From now on not ready, whatever the components say.
+    /// Makes readiness fail from now on, whatever the components report.
     pub fn drain(&self) {
         self.0.draining.store(true, Ordering::Release);
     }
@@ -129,7 +130,7 @@ impl Health {
         self.report().ready
     }
 
-    /// All components by name.
+    /// Returns the state of all components, by name.
     pub fn report(&self) -> HealthReport {
         let live: Vec<_> = lock(&self.0.components).values().filter_map(Weak::upgrade).collect();
         let draining = self.0.draining.load(Ordering::Acquire);
@@ -163,7 +164,8 @@ impl ComponentHandle {
         self.set(Status::Ok, Cow::Borrowed(""));
     }
 
-    /// It works, and less well than it should. Reasons name no secrets; whoever may read metrics reads them.
+    /// Reports that it works, but less well than it should. Reasons must not contain secrets, as everybody who may read
+    /// metrics can read them.
     pub fn degraded(&self, reason: impl Into<Cow<'static, str>>) {
         self.set(Status::Degraded, reason.into());
     }
@@ -172,7 +174,7 @@ impl ComponentHandle {
         self.set(Status::Failed, reason.into());
     }
 
-    /// It works, and somebody must look at it now. Does not gate readiness.
+    /// Reports that it works, but somebody must check it now. It does not affect readiness.
     pub fn alarm(&self, reason: impl Into<Cow<'static, str>>) {
         self.set(Status::Alarm, reason.into());
     }

@@ -1,4 +1,4 @@
-//! Which components have failed, for alarms: metrics of their own tell of few of them.
+//! The failed components as a metric, for alerts, as few components have metrics of their own.
 
 use std::fmt;
 
@@ -10,7 +10,7 @@ use prometheus_client::{
 
 use super::health::{Health, Status};
 
-/// Told by the components when it is asked for.
+/// A metric that is collected from the components on demand.
 #[derive(Debug)]
 pub struct HealthMetric(pub Health);
 

@@ -1,7 +1,7 @@
 //! Metrics of requests and of configurations.
 //!
-//! A route's handles are made with its generation. What a request then costs is one atomic addition to a counter, one
-//! to a bucket and two for the time: no label is hashed and no lock is taken.
+//! The handles of a route are created with its generation. A request then costs one atomic addition to a counter, one
+//! to a bucket and one for the time: no label is hashed and no lock is taken.
 
 use std::{
     fmt,
@@ -21,21 +21,21 @@ use prometheus_client::{
 
 use crate::{authn::Scheme, clock::Timestamp, error::Reason};
 
-/// How a request ended, as far as Doorward decided it.
+/// How a request ended, as far as Doorward determines it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// It went to its upstream, and the head of an answer came back.
+    /// It was forwarded, and a response head arrived.
     Forwarded,
-    /// Doorward answered it itself, as it should.
+    /// Doorward answered it itself, as intended.
     Answered,
-    /// Its client went away before it had an answer.
+    /// Its client disconnected before a response.
     Abandoned,
     /// It was refused, or failed.
     Refused(Reason),
 }
 
 impl Outcome {
-    /// The label `outcome`: whose turn it is. `reason` says more.
+    /// Returns the label `outcome`, which says who has to act; `reason` has the details.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Forwarded => "forwarded",
@@ -68,10 +68,10 @@ impl Outcome {
     }
 }
 
-/// `Internal` stands last in [`Reason`].
+/// `Internal` is the last variant of [`Reason`].
 const OUTCOMES: usize = Outcome::Refused(Reason::Internal).index() + 1;
 
-/// The label `scheme`: none is of what is refused before one is known.
+/// Returns the label `scheme`; it is `none` for requests that are refused before it is known.
 const fn scheme_name(scheme: Option<Scheme>) -> &'static str {
     match scheme {
         None => "none",
@@ -90,13 +90,13 @@ const fn scheme_index(scheme: Option<Scheme>) -> usize {
     }
 }
 
-/// `Anonymous` stands last in [`Scheme`].
+/// `Anonymous` is the last variant of [`Scheme`].
 const SCHEMES: usize = scheme_index(Some(Scheme::Anonymous)) + 1;
 
-/// Labels of a metric whose values are of one type: each its name and its value.
+/// The labels of a metric whose values have one type: names and values.
 pub type Labels<V, const N: usize = 1> = [(&'static str, V); N];
 
-/// Counts requests and configurations. Clones count together.
+/// Metrics of requests and configurations. Clones share them.
 #[derive(Clone, Debug, Default)]
 pub struct RequestMetrics {
     requests: Family<RequestLabels, Counter>,
@@ -141,7 +141,8 @@ impl RequestMetrics {
         );
     }
 
-    /// The handles of a route, made once for each generation. Requests that fit no route have a name such as `-`.
+    /// Returns the handles of a route, created once per generation. Requests that match no route have a name such as
+    /// `-`.
     pub fn route(&self, name: &Arc<str>) -> RouteMetrics {
         RouteMetrics {
             seconds: self.seconds.get_or_create_owned(&[("route", Arc::clone(name))]),
@@ -151,13 +152,13 @@ impl RequestMetrics {
         }
     }
 
-    /// Counts a request as being under way until the guard is dropped.
+    /// Counts a request as in flight until the guard is dropped.
     pub fn begin(&self) -> InFlight {
         self.in_flight.inc();
         InFlight(self.in_flight.clone())
     }
 
-    /// A configuration was taken.
+    /// Counts a configuration that was loaded.
     pub fn reload_applied(&self, generation: u64, now: Timestamp) {
         self.generation.set(i64::try_from(generation).unwrap_or(i64::MAX));
         self.last_reload.set(now.as_secs());
@@ -165,14 +166,14 @@ impl RequestMetrics {
         self.refused.set(0);
     }
 
-    /// A configuration was refused, and the old one kept.
+    /// Counts a configuration that was refused while the old one stays in force.
     pub fn reload_refused(&self) {
         self.reloads.get_or_create(&[("outcome", "refused")]).inc();
         self.refused.set(1);
     }
 }
 
-/// A request that is under way.
+/// A request in flight.
 #[derive(Debug)]
 pub struct InFlight(Gauge);
 
@@ -182,17 +183,17 @@ impl Drop for InFlight {
     }
 }
 
-/// The handles of one route.
+/// The metric handles of one route.
 pub struct RouteMetrics {
     name: Arc<str>,
     requests: Family<RequestLabels, Counter>,
     seconds: Latency,
-    /// A counter is made when it is first needed, so that what never happens is not exported.
+    /// Counters are created when they are first needed, so that combinations that never occur are not exported.
     counters: [[OnceLock<Counter>; OUTCOMES]; SCHEMES],
 }
 
 impl RouteMetrics {
-    /// Counts a request that is over. `elapsed` is the time until the head of its answer.
+    /// Counts a request that has ended. `elapsed` is the time until its response head.
     pub fn record(&self, scheme: Option<Scheme>, outcome: Outcome, elapsed: Duration) {
         self.seconds.observe(elapsed);
         let slot = self.counters.get(scheme_index(scheme)).and_then(|outcomes| outcomes.get(outcome.index()));
@@ -218,19 +219,19 @@ impl fmt::Debug for RouteMetrics {
     }
 }
 
-/// Upper bounds of the buckets, in microseconds: what a proxy adds at one end, what people wait for at the other.
+/// The upper bounds of the buckets in microseconds, from the latency that a proxy adds to the time that people wait.
 const BOUNDS: [u64; 14] = [
     250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000, 10_000_000,
 ];
 
-/// A histogram of durations without a lock; the one of `prometheus-client` takes one for each value.
+/// A lock-free histogram of durations; the one of `prometheus-client` takes a lock for each value.
 #[derive(Clone, Debug, Default)]
 pub struct Latency(Arc<LatencyCells>);
 
 #[derive(Debug, Default)]
 struct LatencyCells {
     micros: AtomicU64,
-    /// One more than the bounds, for what is above them.
+    /// One more than the bounds, for values above them.
     buckets: [AtomicU64; BOUNDS.len() + 1],
 }
 

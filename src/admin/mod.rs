@@ -1,5 +1,5 @@
-//! For those who operate Doorward: health, metrics, and the socket for commands. Nothing here is on the way of a
-//! proxied request, except the counters.
+//! Health, metrics and the socket for operator commands. None of it is on the path of a proxied request, except the
+//! counters.
 
 mod connections;
 pub mod health;

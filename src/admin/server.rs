@@ -1,7 +1,7 @@
 //! The admin listener: `/healthz`, `/readyz`, `/metrics`.
 //!
-//! Whether the process lives and is ready anybody may ask, as kubelet does. Reasons and metrics name issuers, routes
-//! and addresses, so they need the bearer token of the configuration, or, where none is set, a caller on this host.
+//! Everybody may ask whether the process is alive and ready, as kubelet does. Reasons and metrics name issuers, routes
+//! and addresses, so they require the bearer token of the configuration or, if none is set, a caller on this host.
 
 use std::{
     io,
@@ -79,7 +79,7 @@ impl AdminSettings {
     }
 }
 
-/// The listener, bound and not yet serving.
+/// The admin listener, bound but not yet serving.
 #[derive(Debug)]
 pub struct AdminServer {
     listener: TcpListener,
@@ -94,12 +94,12 @@ struct Shared {
     token: Arc<ArcSwapOption<digest::Digest>>,
 }
 
-/// Sets the token of a running server, for a new generation.
+/// A handle that sets the token of a running server, for a new generation.
 #[derive(Clone, Debug)]
 pub struct TokenHandle(Arc<ArcSwapOption<digest::Digest>>);
 
 impl TokenHandle {
-    /// `None` leaves reasons and metrics to callers on this host.
+    /// Sets the token. `None` allows reasons and metrics only to callers on this host.
     pub fn set(&self, token: Option<&Secret>) {
         self.0.store(token.map(|token| Arc::new(digest::digest(&digest::SHA256, token.expose()))));
     }
@@ -120,7 +120,7 @@ impl AdminServer {
         Ok(Self { listener, address, shared: Arc::new(Shared { health, registry, token: handle.0 }) })
     }
 
-    /// Where it listens, with the port that the system chose.
+    /// Returns the address that it listens on, with the port that the system chose.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -129,8 +129,8 @@ impl AdminServer {
         TokenHandle(Arc::clone(&self.shared.token))
     }
 
-    /// Serves until `stop` is cancelled. An error of accepting is one of this machine (no descriptors left), so it
-    /// waits and goes on.
+    /// Serves until `stop` is cancelled. An error on accept is one of this machine (no file descriptors left), so it
+    /// waits and continues.
     pub async fn serve(&self, stop: CancellationToken) {
         let open = Arc::<Open>::default();
         let router = router(Arc::clone(&self.shared));
@@ -141,7 +141,7 @@ impl AdminServer {
             };
             match accepted {
                 Ok((stream, peer)) => {
-                    // Beyond the bound a connection is closed at once.
+                    // Beyond the limit a connection is closed at once.
                     if let Some(counted) = open.admit(peer.ip()) {
                         let (router, stop) = (router.clone(), stop.clone());
                         tokio::spawn(async move {
@@ -167,7 +167,7 @@ async fn serve_connection(stream: TcpStream, peer: SocketAddr, router: Router, s
     let mut connection = std::pin::pin!(
         hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
-            // Each asks one thing, now and then.
+            // Each client sends a single request from time to time.
             .keep_alive(false)
             .header_read_timeout(HEADER_TIMEOUT)
             .max_buf_size(16 << 10)
@@ -196,7 +196,7 @@ fn router(shared: Arc<Shared>) -> Router {
         .layer(CatchPanicLayer::new())
 }
 
-/// Ready or not to everybody, and why to those who may know. JSON if asked for, else text.
+/// Answers with readiness for everybody, and with reasons for callers that may know them. JSON if requested, else text.
 async fn readyz(State(shared): State<Arc<Shared>>, request: Request) -> Response {
     let may_know = shared.may_know(&request).is_ok();
     let status = |ready| if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -261,10 +261,10 @@ impl Shared {
     }
 }
 
-/// Why reasons and metrics are not for a caller.
+/// The reason why a caller may not see reasons and metrics.
 #[derive(Clone, Copy, Debug)]
 enum NotForYou {
-    /// No token is set, and the caller is elsewhere.
+    /// No token is set, and the caller is on another host.
     NotLocal,
     /// The token is missing or wrong.
     NoToken,
@@ -290,8 +290,8 @@ fn bearer(headers: &HeaderMap) -> Option<&str> {
     (values.next().is_none() && scheme.eq_ignore_ascii_case("bearer")).then_some(token)
 }
 
-/// On this host, by the connection. A proxy on this host says that it is one, and a page that a browser on this host
-/// was lured to comes with the page's own host name (DNS rebinding).
+/// Whether the caller is on this host, according to its connection. A proxy on this host is recognised by its headers,
+/// and a web page that attacks through a browser on this host by its own host name (DNS rebinding).
 fn is_local(request: &Request) -> bool {
     let loopback = request
         .extensions()
@@ -406,7 +406,7 @@ mod tests {
         assert_eq!(ask(&shared, "/readyz", "10.0.0.9", &[]).await.0, StatusCode::OK);
     }
 
-    /// A server that serves until the token is cancelled.
+    /// Starts a server that serves until the token is cancelled.
     async fn serving() -> (SocketAddr, CancellationToken, tokio::task::JoinHandle<()>) {
         let (shared, health) = shared(None);
         let address = "127.0.0.1:0".parse().unwrap();
@@ -419,7 +419,7 @@ mod tests {
         (address, stop, serving)
     }
 
-    /// Sixty-four clients that said nothing made health unreachable, for kubelet too.
+    /// Sixty-four silent clients made health unreachable, for kubelet too.
     #[tokio::test]
     async fn connections_of_one_address_keep_no_other_from_asking() {
         let (address, stop, serving) = serving().await;

@@ -1,7 +1,7 @@
-//! The Unix socket for operator commands: one JSON object a line in, one a line out.
+//! The Unix socket for operator commands: one JSON object per line in, and one per line out.
 //!
-//! The kernel says who is at the other end (SO_PEERCRED); only our own user, root and those listed may command. Each
-//! command names a person and a reason, and is recorded before it is run; so is everybody who was refused.
+//! The kernel identifies the peer (SO_PEERCRED); only Doorward's own user, root and listed users may send commands.
+//! Each command names a person and a reason, and is recorded before it runs; every refused peer is recorded as well.
 
 use std::{
     future::Future,
@@ -27,25 +27,25 @@ use tokio_util::sync::CancellationToken;
 
 use crate::{audit::HeldDelivery, store::StoreError};
 
-/// Bytes of a command, with its line end.
+/// The most bytes of a command, with its newline.
 const MAX_COMMAND: u64 = 64 << 10;
-/// Bytes of an answer that a client reads.
+/// The most bytes of an answer that a client reads.
 const MAX_ANSWER: u64 = 64 << 20;
 const MAX_CONNECTIONS: usize = 16;
 /// How long a connection may be silent.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
-/// What to do where the store failed a command.
+/// The help for a command that failed because of the store.
 pub const SEE_TO_THE_STORE: &str = "see to the store and try again";
 const MAX_WHO: usize = 256;
 const MAX_WHY: usize = 1024;
 
-/// What an operator asks for.
+/// A command of an operator.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Command {
-    /// Its name, as a [`CommandName`] has it.
+    /// Its name, as in [`CommandName`].
     pub command: String,
-    /// The person, as they say. The audit trail has the user id of the kernel beside it.
+    /// The person, according to themselves. The audit trail also has the user id from the kernel.
     pub who: String,
     /// The reason, for the audit trail.
     pub why: String,
@@ -54,14 +54,14 @@ pub struct Command {
 }
 
 impl Command {
-    /// Its arguments, read as those that it takes.
+    /// Deserializes its arguments.
     pub fn arguments<T: DeserializeOwned>(&self) -> Result<T, CommandError> {
         T::deserialize(&self.arguments)
             .map_err(|error| CommandError::new(format!("the arguments cannot be read: {error}")))
     }
 }
 
-/// The commands that there are.
+/// The known commands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum CommandName {
     DropHook,
@@ -94,7 +94,7 @@ impl CommandName {
         Self::Status,
     ];
 
-    /// As it stands on the wire and in the audit trail.
+    /// Returns the name on the wire and in the audit trail.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::DropHook => "drop-hook",
@@ -124,7 +124,7 @@ impl FromStr for CommandName {
     }
 }
 
-/// What the kernel says of the other end.
+/// The peer, as identified by the kernel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Peer {
     pub uid: u32,
@@ -140,7 +140,7 @@ pub enum Answer {
     Error(CommandError),
 }
 
-/// Why a command did not happen.
+/// The reason why a command failed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct CommandError {
@@ -148,7 +148,7 @@ pub struct CommandError {
     /// What to do about it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub help: Option<String>,
-    /// The held deliveries that it tried or dropped before it failed, for the audit trail alone.
+    /// The held deliveries that it tried or dropped before it failed, only for the audit trail.
     #[serde(skip)]
     pub deliveries: Option<Vec<HeldDelivery>>,
 }
@@ -158,12 +158,13 @@ impl CommandError {
         Self { message: message.into(), help: None, deliveries: None }
     }
 
-    /// The store failed what only reads: `what` says what did not happen.
+    /// Returns the error for a failed read of the store; `what` says what did not happen.
     pub fn store(what: &str, error: &StoreError) -> Self {
         Self::new(format!("{what}: {error}")).help(SEE_TO_THE_STORE)
     }
 
-    /// The store failed a write: `unknown` says that it may have happened nonetheless, and `undone` that it has not.
+    /// Returns the error for a failed write to the store: `unknown` says that it may have happened, and `undone` that
+    /// it has not.
     pub fn write(undone: &str, unknown: &str, error: &StoreError, is_shared: bool) -> Self {
         Self::store(if error.is_undone(is_shared) { undone } else { unknown }, error)
     }
@@ -174,7 +175,7 @@ impl CommandError {
         self
     }
 
-    /// Says which held deliveries it tried or dropped before it failed.
+    /// Adds the held deliveries that it tried or dropped before it failed.
     #[must_use]
     pub fn after(mut self, deliveries: Vec<HeldDelivery>) -> Self {
         self.deliveries = Some(deliveries);
@@ -182,11 +183,11 @@ impl CommandError {
     }
 }
 
-/// What came of a command.
+/// The result of a command.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Done {
     pub answer: Value,
-    /// The held deliveries that it tried or dropped, for the audit trail alone: the answer may name fewer.
+    /// The held deliveries that it tried or dropped, only for the audit trail: the answer may name fewer.
     pub deliveries: Option<Vec<HeldDelivery>>,
 }
 
@@ -196,43 +197,43 @@ impl From<Value> for Done {
     }
 }
 
-/// Something for the audit trail.
+/// An event for the audit trail.
 #[derive(Clone, Copy, Debug)]
 pub enum Record<'a> {
-    /// Somebody who may not command connected.
+    /// A user that is not allowed connected.
     PeerRefused(Peer),
     /// A command is about to run.
     Begun(Peer, &'a Command),
-    /// It ended so.
+    /// A command has ended.
     Ended(Peer, &'a Command, &'a Result<Done, CommandError>),
 }
 
 pub type CommandFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, CommandError>> + Send + 'a>>;
 
-/// What the socket commands.
+/// The handler of commands from the socket.
 pub trait Commands: Send + Sync + 'static {
-    /// Writes to the audit trail. A command whose beginning cannot be recorded is not run.
+    /// Writes to the audit trail. A command whose beginning cannot be recorded does not run.
     fn record<'a>(&'a self, record: Record<'a>) -> CommandFuture<'a, ()>;
 
     /// Runs a command. An unknown name is an error that lists the known ones.
     fn run<'a>(&'a self, peer: Peer, command: &'a Command) -> CommandFuture<'a, Done>;
 }
 
-/// The socket, bound and not yet serving. Its file is removed when it is dropped.
+/// The socket, bound but not yet serving. Its file is removed when it is dropped.
 #[derive(Debug)]
 pub struct CommandSocket {
     listener: UnixListener,
     users: SocketUsers,
 }
 
-/// Who may command. Clones are of the same socket, so that a new generation can say anew who is listed.
+/// The users that may send commands. Clones belong to the same socket, so that a new generation can change the list.
 #[derive(Clone, Debug)]
 pub struct SocketUsers(Arc<Users>);
 
 #[derive(Debug)]
 struct Users {
     file: SocketFile,
-    /// Our own user, and root.
+    /// Doorward's own user, and root.
     always: Vec<u32>,
     listed: ArcSwap<Vec<u32>>,
 }
@@ -244,7 +245,7 @@ struct SocketFile {
 }
 
 impl SocketFile {
-    /// Whether it is ours that stands there, and not one that another process has put in its place.
+    /// Whether the file is still the one that was bound, and not a replacement by another process.
     fn is_there(&self) -> bool {
         std::fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode)
     }
@@ -260,7 +261,7 @@ impl Drop for CommandSocket {
 }
 
 impl SocketUsers {
-    /// From the next command on, also of connections that are open.
+    /// Sets the listed users, from the next command on, also for open connections.
     pub fn set(&self, users: &[u32]) {
         if **self.0.listed.load() != users {
             self.0.listed.store(Arc::new(users.to_vec()));
@@ -278,7 +279,7 @@ impl SocketUsers {
     }
 }
 
-/// Who may connect; the peer is checked in any case.
+/// Returns the file mode, which limits who can connect; the peer is checked in any case.
 fn mode(users: &[u32]) -> std::fs::Permissions {
     std::fs::Permissions::from_mode(if users.is_empty() { 0o600 } else { 0o660 })
 }
@@ -290,7 +291,7 @@ impl CommandSocket {
         remove_stale(path).await?;
         let own = UnixStream::pair()?.0.peer_cred()?.uid();
         let listener = UnixListener::bind(path).map_err(|error| explain(path, "cannot be bound", &error))?;
-        // Until here the umask decides.
+        // Until here the umask determined the mode.
         std::fs::set_permissions(path, mode(users))?;
         let inode = std::fs::symlink_metadata(path)?.ino();
         let file = SocketFile { path: path.to_owned(), inode };
@@ -302,7 +303,7 @@ impl CommandSocket {
         self.users.clone()
     }
 
-    /// Serves until `stop` is cancelled. A command that runs then is not waited for.
+    /// Serves until `stop` is cancelled. It does not wait for a running command then.
     pub async fn serve(&self, commands: Arc<dyn Commands>, stop: CancellationToken) {
         let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
@@ -321,7 +322,7 @@ impl CommandSocket {
             let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
                 let error = CommandError::new(format!("{MAX_CONNECTIONS} operators are connected already"))
                     .help("nothing was done; end what waits, such as `doorward rollout status`, and try again");
-                // Nothing was sent there before, so that there is room for a line and nobody waits for this one.
+                // Nothing was sent on it before, so there is room for a line and this does not block.
                 let _ = answer(&mut stream, &Answer::Error(error)).await;
                 continue;
             };
@@ -352,7 +353,7 @@ pub async fn send(path: &Path, command: &Command) -> io::Result<Answer> {
     let mut stream = UnixStream::connect(path).await.map_err(|error| explain(path, "cannot be reached", &error))?;
     let mut line = serde_json::to_vec(command)?;
     line.push(b'\n');
-    // One who is refused may find the connection closed while it still writes; the answer says more.
+    // A refused client may find the connection closed while it still writes; the answer says why.
     let _ = stream.write_all(&line).await;
     let mut answer = Vec::new();
     match BufReader::new(stream.take(MAX_ANSWER)).read_until(b'\n', &mut answer).await {

@@ -1,20 +1,21 @@
-//! Takes out of a line what looks like a credential.
+//! Redacts parts of a line that look like credentials.
 
 use std::borrow::Cow;
 
 const MASK: &str = "[redacted]";
 
-/// What a credential follows, in lower case.
+/// Text that precedes credentials, in lower case.
 const MARKERS: [&str; 7] =
     ["bearer ", "basic ", "__host-", "access_token=", "refresh_token=", "client_secret=", "code_verifier="];
 
-/// What a credential begins with: the base64 of `{"` of a JWT, the handle of a session, a webhook's signing token, tokens of Git hosts.
+/// Prefixes of credentials: the base64 of `{"` of a JWT, the handle of a session, a webhook's signing token, tokens of
+/// Git hosts.
 const PREFIXES: [&str; 7] = ["eyj", "dws_", "whsec_", "ghp_", "ghs_", "github_pat_", "glpat-"];
 
 /// Shorter runs are words.
 const MIN_RUN: usize = 12;
 
-/// The line without what looks like a credential. Borrowed, as nearly always, if there is none.
+/// Returns the line without parts that look like credentials. Borrowed, as almost always, if there are none.
 pub(super) fn redact(line: &str) -> Cow<'_, str> {
     let lower = line.to_ascii_lowercase();
     let mut out = String::new();
@@ -36,7 +37,7 @@ pub(super) fn redact(line: &str) -> Cow<'_, str> {
     Cow::Owned(out)
 }
 
-/// Where the next run that may be a credential begins.
+/// Returns the start of the next run that may be a credential.
 fn next(lower: &str, from: usize) -> Option<usize> {
     let rest = lower.get(from..)?;
     let after = MARKERS.iter().filter_map(|marker| Some(rest.find(marker)? + marker.len()));

@@ -1,7 +1,7 @@
-//! W3C Trace Context (<https://www.w3.org/TR/trace-context/>): the trace that a request came with is passed on as it came.
+//! W3C Trace Context (<https://www.w3.org/TR/trace-context/>): the trace of a request is forwarded unchanged.
 //!
-//! Doorward exports no spans. One of its own in `traceparent` would be a parent that nobody ever sees, and one for a request
-//! that came without would decide for those behind whether they record it.
+//! Doorward exports no spans. A span of its own in `traceparent` would be a parent that is never exported, and a
+//! `traceparent` for a request without one would decide for the servers behind it whether they record the request.
 
 use data_encoding::HEXLOWER;
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -9,14 +9,14 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 static TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 static TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
-/// Bytes of a `traceparent`, of which versions to come may have more fields.
+/// The most bytes of a `traceparent`; future versions may have more fields.
 const MAX_PARENT: usize = 512;
 
-/// Bytes and members of `tracestate` that are passed on, as sections 3.3.1.1 and 3.3.1.5 say.
+/// The most bytes and members of a `tracestate` that is forwarded, as sections 3.3.1.1 and 3.3.1.5 specify.
 const MAX_STATE: usize = 512;
 const MAX_MEMBERS: usize = 32;
 
-/// Where a request stands in a trace.
+/// The position of a request in a trace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TraceContext {
     trace_id: [u8; 16],
@@ -25,8 +25,8 @@ pub struct TraceContext {
 }
 
 impl TraceContext {
-    /// The context that a request came with. A `traceparent` that is malformed or stands there twice counts as absent
-    /// (section 3.2.2.3), and takes `tracestate` with it.
+    /// Reads the context of a request. A `traceparent` that is malformed or repeated counts as absent (section
+    /// 3.2.2.3), and so does its `tracestate`.
     pub fn from_headers(headers: &HeaderMap) -> Option<Self> {
         let mut values = headers.get_all(&TRACEPARENT).iter();
         let parent = values.next().filter(|parent| parent.len() <= MAX_PARENT && values.next().is_none())?;
@@ -34,7 +34,7 @@ impl TraceContext {
         Some(Self { trace_id, parent: parent.clone(), state: read_state(headers) })
     }
 
-    /// The id of the trace, as bytes.
+    /// Returns the id of the trace, as bytes.
     pub fn trace_bytes(&self) -> [u8; 16] {
         self.trace_id
     }
@@ -48,7 +48,7 @@ impl TraceContext {
     }
 }
 
-/// The trace of a `traceparent` that has the form of section 3.2.2.
+/// Returns the trace id of a `traceparent` in the form of section 3.2.2.
 fn trace_id(parent: &str) -> Option<[u8; 16]> {
     let mut fields = parent.split('-');
     let mut field = |length: usize| {
@@ -56,7 +56,7 @@ fn trace_id(parent: &str) -> Option<[u8; 16]> {
         fields.next().filter(|field| field.len() == length && field.bytes().all(lower_hex))
     };
     let (version, trace, span, _flags) = (field(2)?, field(32)?, field(16)?, field(2)?);
-    // A higher version may have more fields, version 00 has not, and ff is no version.
+    // A higher version may have more fields, version 00 has not, and ff is invalid.
     if version == "ff" || (version == "00" && fields.next().is_some()) {
         return None;
     }
@@ -69,7 +69,8 @@ fn trace_id(parent: &str) -> Option<[u8; 16]> {
     Some(id)
 }
 
-/// All `tracestate` headers as one, or none of it if it is too long, has too many members, or is not visible ASCII.
+/// Returns all `tracestate` headers as one, or `None` if that is too long, has too many members, or is not visible
+/// ASCII.
 fn read_state(headers: &HeaderMap) -> Option<HeaderValue> {
     let mut values = headers.get_all(&TRACESTATE).iter();
     let first = values.next()?;
@@ -97,7 +98,7 @@ mod tests {
         pairs.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap())).collect()
     }
 
-    /// The span that it names is the caller's, which is in the caller's records, and so are its flags.
+    /// The span that it names is the caller's and in the caller's records, and so are its flags.
     #[test]
     fn a_context_is_passed_on_as_it_came() {
         for parent in [

@@ -1,4 +1,4 @@
-//! A writer that never blocks: whole lines go to a thread, what does not fit is counted.
+//! A writer that never blocks: whole lines go to a thread, and lines that do not fit into its queue are counted.
 
 use std::{
     io::{self, Write},
@@ -12,16 +12,16 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use super::redact::redact;
 
-/// Lines that wait.
+/// The most queued lines.
 const QUEUE: usize = 4096;
 
-/// Bytes of a line that are kept. With the queue: 64 MiB at the very most.
+/// The most bytes of a line. With the queue: 64 MiB at most.
 const MAX_LINE: usize = 16 << 10;
 
-/// How long the end waits for what is queued to be written: whoever reads the log may stand still for good.
+/// How long the end waits for queued lines to be written, as the reader of the log may have stalled for good.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// The queue and its thread. Dropping it writes what is queued, as far as that takes no longer than a second.
+/// The queue and its thread. Dropping it writes the queued lines, for at most a second.
 #[derive(Debug)]
 pub(super) struct Lines {
     sender: Option<SyncSender<Item>>,
@@ -55,9 +55,9 @@ impl Drop for Lines {
     fn drop(&mut self) {
         let (Some(sender), Some(thread)) = (self.sender.take(), self.thread.take()) else { return };
         let (done, is_done) = channel::<()>();
-        // Both wait for the reader.
+        // Both may block on the reader.
         let end = move || {
-            // The global subscriber keeps its sender for ever, so the end is said, not seen.
+            // The global subscriber keeps its sender for ever, so the end is signalled explicitly.
             let _ = sender.send(Item::End);
             let _ = thread.join();
             drop(done);
@@ -70,13 +70,13 @@ impl Drop for Lines {
 
 fn write_lines(receiver: &Receiver<Item>, mut sink: impl Write) {
     while let Ok(Item::Line(line)) = receiver.recv() {
-        // There is nowhere to say that the log cannot be written.
+        // There is nowhere to report that the log cannot be written.
         let _ = sink.write_all(&line);
     }
     let _ = sink.flush();
 }
 
-/// Makes one buffer for each event.
+/// A writer that creates one buffer per event.
 #[derive(Clone, Debug)]
 pub(super) struct LineWriter {
     sender: Option<SyncSender<Item>>,
@@ -123,7 +123,7 @@ impl Drop for Line<'_> {
     }
 }
 
-/// Whatever strangers wrote into an event stays in its line and sends nothing to a terminal.
+/// Escapes control characters, so that text of strangers in an event stays on its line and sends nothing to a terminal.
 fn escape(text: &str) -> String {
     let mut escaped = String::with_capacity(text.len() + 16);
     for c in text.chars() {
@@ -179,7 +179,7 @@ mod tests {
         let still = sink.0.lock().unwrap();
         let lines = Lines::new(sink.clone()).unwrap();
         let writer = lines.writer();
-        // One line is with the thread at most, the queue holds the others.
+        // The thread has at most one line, the queue holds the others.
         for _ in 0..QUEUE + 10 {
             writer.make_writer().write_all(b"line\n").unwrap();
         }
@@ -189,7 +189,7 @@ mod tests {
         assert!(sink.lock().len() >= QUEUE * "line\n".len());
     }
 
-    /// The process stayed for ever, and its store with it.
+    /// The process never ended, and kept its store open.
     #[test]
     fn a_reader_who_stands_still_keeps_nobody_from_the_end() {
         for (row, queued) in [("the thread waits for the reader", 1), ("and the queue is full", QUEUE + 10)] {

@@ -1,4 +1,4 @@
-//! What the socket takes, records and refuses.
+//! What the socket accepts, records and refuses.
 
 use std::sync::Mutex;
 
@@ -44,7 +44,7 @@ fn command(name: &str) -> Command {
     Command { command: name.into(), who: "alice".into(), why: "drill".into(), arguments: json!({"id": 1}) }
 }
 
-/// A serving socket, whose users are the usual ones or nobody.
+/// A serving socket, with the usual users or none.
 struct Serving {
     folder: tempfile::TempDir,
     recorder: Arc<Recorder>,
@@ -98,7 +98,8 @@ fn a_command_is_known_by_its_name_alone() {
     assert_eq!("explain".parse::<CommandName>(), Err(unknown));
 }
 
-/// Whoever had to shut somebody out was told that nobody knew, where the store had said that it took nothing.
+/// An operator who had to revoke somebody was told that the outcome is unknown, although the store had said that it
+/// wrote nothing.
 #[test]
 fn a_command_that_a_full_server_refused_is_said_to_have_done_nothing_and_others_to_be_unknown() {
     let full = StoreError::Full("OOM".to_owned());
@@ -170,7 +171,7 @@ async fn who_is_cut_off_before_the_answer_hears_that_it_may_have_been_done() {
     for reads in [true, false] {
         let (sent, ()) = tokio::join!(send(&path, &command), async {
             let (mut stream, _) = listener.accept().await.unwrap();
-            // What is closed unread is reset.
+            // A connection that is closed with unread data is reset.
             stream.readable().await.unwrap();
             if reads {
                 stream.read_exact(&mut [0; 20]).await.unwrap();
