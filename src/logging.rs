@@ -87,7 +87,7 @@ pub struct LogMetrics {
 
 impl LogMetrics {
     pub fn register(&self, registry: &mut Registry) {
-        registry.register("log_dropped", "Log lines that found the queue full", self.dropped.clone());
+        registry.register("log_dropped", "Log lines that were dropped as the queue was full", self.dropped.clone());
     }
 }
 

@@ -201,7 +201,7 @@ impl ComponentHandle {
         let state = state.clone();
         let name = &*self.0.name;
         match status {
-            Status::Starting | Status::Ok => tracing::info!(component = name, "component is well"),
+            Status::Starting | Status::Ok => tracing::info!(component = name, "component is healthy"),
             Status::Degraded => tracing::warn!(component = name, reason = %state.reason, "component is degraded"),
             Status::Failed => tracing::error!(component = name, reason = %state.reason, "component has failed"),
             Status::Alarm => tracing::error!(component = name, reason = %state.reason, "component raises an alarm"),

@@ -121,21 +121,21 @@ impl RequestMetrics {
         registry.register("requests", "Requests by route, scheme, outcome and reason", self.requests.clone());
         registry.register_with_unit(
             "request_duration",
-            "From the head of a request to that of its answer, or until its client went away",
+            "Time from a request head to its response head, or until the client disconnected",
             Unit::Seconds,
             self.seconds.clone(),
         );
-        registry.register("requests_in_flight", "Requests that have no end yet", self.in_flight.clone());
+        registry.register("requests_in_flight", "Requests that have not ended yet", self.in_flight.clone());
         registry.register("config_generation", "The generation in use", self.generation.clone());
         registry.register("config_reloads", "Reloads by outcome", self.reloads.clone());
         registry.register(
             "config_refused",
-            "1 while the configuration that was read last is refused and an older one in use",
+            "1 while the configuration that was read last is refused and an older one is in use",
             self.refused.clone(),
         );
         registry.register_with_unit(
             "config_last_reload_timestamp",
-            "When the configuration in use was taken, Unix time",
+            "When the configuration in use was loaded, Unix time",
             Unit::Seconds,
             self.last_reload.clone(),
         );

@@ -274,11 +274,12 @@ impl IntoResponse for NotForYou {
     fn into_response(self) -> Response {
         match self {
             Self::NotLocal => {
-                (StatusCode::FORBIDDEN, "Only from this host; elsewhere set `admin.token`.\n").into_response()
+                (StatusCode::FORBIDDEN, "Only available on this host; for other hosts set `admin.token`.\n")
+                    .into_response()
             }
             Self::NoToken => {
                 let challenge = [(header::WWW_AUTHENTICATE, "Bearer realm=\"doorward admin\"")];
-                (StatusCode::UNAUTHORIZED, challenge, "The token of `admin.token` is needed.\n").into_response()
+                (StatusCode::UNAUTHORIZED, challenge, "The token of `admin.token` is required.\n").into_response()
             }
         }
     }

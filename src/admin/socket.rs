@@ -35,7 +35,7 @@ const MAX_CONNECTIONS: usize = 16;
 /// How long a connection may be silent.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// The help for a command that failed because of the store.
-pub const SEE_TO_THE_STORE: &str = "see to the store and try again";
+pub const SEE_TO_THE_STORE: &str = "check the store and try again";
 const MAX_WHO: usize = 256;
 const MAX_WHY: usize = 1024;
 
@@ -270,7 +270,7 @@ impl SocketUsers {
         if file.is_there()
             && let Err(error) = std::fs::set_permissions(&file.path, mode(users))
         {
-            tracing::warn!(%error, "the operator socket keeps the mode that it has, whoever is listed");
+            tracing::warn!(%error, "the mode of the operator socket cannot be changed for the listed users");
         }
     }
 
@@ -320,8 +320,9 @@ impl CommandSocket {
                 }
             };
             let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
-                let error = CommandError::new(format!("{MAX_CONNECTIONS} operators are connected already"))
-                    .help("nothing was done; end what waits, such as `doorward rollout status`, and try again");
+                let error = CommandError::new(format!("{MAX_CONNECTIONS} operators are connected already")).help(
+                    "nothing was done; stop a command that waits, such as `doorward rollout status`, and try again",
+                );
                 // Nothing was sent on it before, so there is room for a line and this does not block.
                 let _ = answer(&mut stream, &Answer::Error(error)).await;
                 continue;
@@ -358,12 +359,12 @@ pub async fn send(path: &Path, command: &Command) -> io::Result<Answer> {
     let mut answer = Vec::new();
     match BufReader::new(stream.take(MAX_ANSWER)).read_until(b'\n', &mut answer).await {
         Err(error) if error.kind() != io::ErrorKind::ConnectionReset => {
-            Err(explain(path, "gives no answer that can be read", &error))
+            Err(explain(path, "sent an unreadable answer", &error))
         }
         _ if answer.last() == Some(&b'\n') => Ok(serde_json::from_slice(&answer)?),
         _ => {
             let why =
-                "Doorward stops, or has ended; what was asked for may have been done, so look before you ask again";
+                "Doorward is stopping or has stopped; the command may have taken effect, so check before you repeat it";
             let error = io::Error::new(io::ErrorKind::UnexpectedEof, why);
             Err(explain(path, "was closed before the answer", &error))
         }
@@ -371,11 +372,11 @@ pub async fn send(path: &Path, command: &Command) -> io::Result<Answer> {
 }
 
 async fn refuse(mut stream: impl AsyncWriteExt + Unpin, peer: Peer, commands: &dyn Commands) -> io::Result<()> {
-    tracing::warn!(uid = peer.uid, "operator command refused: this user may not");
+    tracing::warn!(uid = peer.uid, "operator command refused: this user is not allowed");
     if let Err(error) = commands.record(Record::PeerRefused(peer)).await {
         tracing::error!(%error, "a refused operator could not be recorded");
     }
-    let error = CommandError::new(format!("user id {} may not command Doorward", peer.uid))
+    let error = CommandError::new(format!("user id {} may not send commands to Doorward", peer.uid))
         .help("list it in `admin.socket_users`, or become Doorward's own user");
     answer(&mut stream, &Answer::Error(error)).await
 }
@@ -417,7 +418,7 @@ async fn execute(peer: Peer, command: &Command, commands: &dyn Commands) -> Resu
 
 fn parse(line: &[u8]) -> Result<Command, CommandError> {
     let command: Command =
-        serde_json::from_slice(line).map_err(|error| CommandError::new(format!("this is no command: {error}")))?;
+        serde_json::from_slice(line).map_err(|error| CommandError::new(format!("this is not a command: {error}")))?;
     for (name, value, most) in
         [("command", &command.command, MAX_WHO), ("who", &command.who, MAX_WHO), ("why", &command.why, MAX_WHY)]
     {
@@ -439,10 +440,10 @@ async fn remove_stale(path: &Path) -> io::Result<()> {
     let found = match std::fs::symlink_metadata(path) {
         Ok(found) => found,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(explain(path, "cannot be looked at", &error)),
+        Err(error) => return Err(explain(path, "cannot be examined", &error)),
     };
     if !found.file_type().is_socket() {
-        let error = io::Error::new(io::ErrorKind::AlreadyExists, "it is something else than a socket");
+        let error = io::Error::new(io::ErrorKind::AlreadyExists, "it is not a socket");
         return Err(explain(path, "is not replaced", &error));
     }
     match UnixStream::connect(path).await {
@@ -451,7 +452,7 @@ async fn remove_stale(path: &Path) -> io::Result<()> {
             Err(explain(path, "is in use", &error))
         }
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
-        Err(error) => Err(explain(path, "is there and cannot be tried", &error)),
+        Err(error) => Err(explain(path, "exists and cannot be tried", &error)),
     }
 }
 

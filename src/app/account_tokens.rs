@@ -104,7 +104,7 @@ pub(super) async fn not_obtainable(pools: &Pools, current: &Snapshot, next: &Sna
 
 fn tell(upstream: &Upstream, error: &Rejection) {
     let cause = error.causes();
-    tracing::warn!(upstream = %upstream.name(), %error, cause, "Doorward gets no token to show an upstream");
+    tracing::warn!(upstream = %upstream.name(), %error, cause, "no service-account token could be obtained for an upstream");
 }
 
 /// Returns the upstreams that need a requested token.

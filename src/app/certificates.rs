@@ -39,7 +39,7 @@ impl CertificateMetrics {
     pub(super) fn register(&self, registry: &mut Registry) {
         registry.register(
             "certificate_file_not_after_timestamp_seconds",
-            "When a certificate ends that the configuration names, but for those of listeners, in seconds since 1970",
+            "When a certificate that the configuration names expires, except those of listeners, in seconds since 1970",
             self.0.ends.clone(),
         );
     }

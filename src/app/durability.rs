@@ -30,7 +30,7 @@ pub fn check_held(runtime: &Runtime, resolved: &Resolved, resolver: &mut Resolve
         }
         Err(error) => {
             resolver
-                .warning(&at, format!("whether held deliveries are safe there cannot be told: {error}"))
+                .warning(&at, format!("cannot check whether held deliveries are safe there: {error}"))
                 .help("check again where Redis can be reached; a start refuses them if they are not");
         }
     }
@@ -87,11 +87,11 @@ pub(super) async fn watch(app: &App, redis: &Redis, component: &ComponentHandle)
             }
             // The last answer remains valid; without the store nothing is written anyway.
             Err(error) if is_known => {
-                tracing::debug!(%error, "the store does not tell whether it keeps what it is told");
+                tracing::debug!(%error, "the store does not say whether its writes are durable");
                 RETRY
             }
             Err(error) => {
-                component.failed(format!("the store does not tell whether it keeps what it is told: {error}"));
+                component.failed(format!("the store does not say whether its writes are durable: {error}"));
                 RETRY
             }
         };

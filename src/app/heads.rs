@@ -90,10 +90,10 @@ fn conflict(instance: &Arc<str>, known: Option<u64>, found: Option<&Stored>) -> 
 enum NotShared {
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("another replica calls itself `{0}` as well; give each a name of its own by `audit.instance`")]
+    #[error("another replica has the name `{0}` too; give each its own name with `audit.instance`")]
     SameName(Arc<str>),
     #[error(
-        "the store has lost it: it was emptied or set back, or failed over to a server that lacked the last writes, and sessions, replay \
+        "the store has lost it: it was emptied or restored, or failed over to a server that lacked the last writes, and sessions, replay \
          ids and held deliveries may be gone as well; it is written again"
     )]
     Lost,

@@ -24,7 +24,7 @@ const LEAST_DIGITS: usize = 8;
 const MOST: usize = 1000;
 
 /// The help for a delivery that cannot be read.
-const DROP: &str = "put the key back where it lacks one, and it is tried again; where it is lost, `doorward hooks drop ID` drops it, by its whole id";
+const DROP: &str = "restore its key if that is missing, and it is tried again; if the key is lost, drop the delivery by its whole id with `doorward hooks drop ID`";
 
 /// The most failed deliveries that an answer names.
 const MOST_NAMED: usize = 10;
@@ -70,8 +70,8 @@ pub fn warn_of_gone(app: &App) {
             webhook = &*webhook,
             waiting,
             parked,
-            "held deliveries cannot be brought, as no route takes those of their sender any more; give its entry in `webhooks` its name \
-             back, or drop them with `doorward hooks drop --webhook`"
+            "held deliveries cannot be delivered, as no route accepts those of their sender any more; restore the name of its entry in \
+             `webhooks`, or drop them with `doorward hooks drop --webhook`"
         );
     }
 }
@@ -232,9 +232,11 @@ impl Tally {
         let left = if left == 0 { String::new() } else { format!("; {left} were not tried") };
         let help = match (unreadable, failed.len() - unreadable) {
             (0, _) => SEE_TO_THE_STORE,
-            (_, 0) => "put the key back that they lack and try again, or drop what is lost (`doorward hooks drop ID`)",
+            (_, 0) => {
+                "restore the missing key and try again, or drop the deliveries that are lost (`doorward hooks drop ID`)"
+            }
             _ => {
-                "see to the store, put the key back that some lack, and try again; drop what is lost (`doorward hooks drop ID`)"
+                "check the store, restore the missing key, and try again; drop the deliveries that are lost (`doorward hooks drop ID`)"
             }
         };
         let what = format!(
@@ -338,7 +340,7 @@ fn check_sender<'a>(name: &str, configured: impl Iterator<Item = &'a str>) -> Re
         return Ok(());
     }
     let help = match configured.is_empty() {
-        true => "no sender is configured, and nothing is held of one of this name".to_owned(),
+        true => "no sender is configured, and nothing is held for one of this name".to_owned(),
         false => meant(name, &configured),
     };
     Err(CommandError::new(format!("there is no sender `{name}`")).help(help))
@@ -390,19 +392,20 @@ async fn listed(
 fn called_by_its_sender(id: &str, all: &[(HeldId, Held)]) -> Option<CommandError> {
     let named: Vec<String> =
         all.iter().filter(|(_, held)| *held.delivery == *id).map(|(id, _)| format!("`{id}`")).collect();
-    let message = format!("`{id}` is the id that the sender gave the delivery, and no id of what is held");
+    let message = format!("`{id}` is the id that the sender gave the delivery, not the id of a held delivery");
     (!named.is_empty()).then(|| CommandError::new(message).help(format!("write {}", named.join(" or "))))
 }
 
 fn gone() -> CommandError {
-    CommandError::new("no such delivery is held").help("`doorward hooks list` shows them; one that was taken is gone")
+    CommandError::new("no such delivery is held")
+        .help("`doorward hooks list` shows them; a delivery that was accepted is gone")
 }
 
 fn unavailable(error: &StoreError) -> CommandError {
     if let StoreError::Corrupt(why) = error {
         return CommandError::new(format!("the delivery cannot be read: {why}")).help(DROP);
     }
-    CommandError::store("what is held cannot be looked up", error)
+    CommandError::store("the held deliveries cannot be looked up", error)
 }
 
 /// Returns the error for a delivery that the store failed to drop.

@@ -46,9 +46,9 @@ impl Operators {
                 "the configuration was refused, and the older one is kept: {}",
                 refused.problems.join("; ")
             ))
-            .help("mend it; `doorward check` tells more of what is wrong in the files")),
+            .help("correct it; `doorward check` shows all problems in the files")),
             None => Err(CommandError::new(format!("the configuration is still being loaded after {RELOAD:?}"))
-                .help("`doorward status` and the log tell what becomes of it")),
+                .help("`doorward status` and the log show the outcome")),
         }
     }
 }
@@ -118,7 +118,7 @@ impl Commands for Operators {
             let written = self.app.trail.note_durable(Note::Operator(operator)).await;
             written.map_err(|error| match record {
                 Record::Begun(..) => CommandError::new(format!("nothing was done: {error}")).help(
-                    "each command stands in the trail before it is run: make room for it, or set `audit.when_full`; `/readyz` tells more",
+                    "each command is recorded in the trail before it runs: make room for it, or set `audit.when_full`; `/readyz` shows the reason",
                 ),
                 Record::PeerRefused(_) | Record::Ended(..) => CommandError::new(error.to_string()),
             })

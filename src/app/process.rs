@@ -73,7 +73,7 @@ pub enum StartError {
     Log(#[from] LoggingError),
     #[error("{what}: {error}")]
     Io { what: String, error: io::Error },
-    #[error("the authorities of the system cannot be read: {0}")]
+    #[error("the system's certificate authorities cannot be read: {0}")]
     Trust(String),
     #[error("{0}")]
     Proxy(String),
@@ -151,7 +151,7 @@ pub fn run(sources: &Sources, started: impl FnOnce()) -> Result<(), StartError> 
     }
     let proxy = context.issuers.egress.proxy();
     if proxy.is_set() {
-        tracing::info!(%proxy, "issuers are called by a proxy");
+        tracing::info!(%proxy, "issuers are called through a proxy");
     }
 
     let parts = Parts { runtime: &runtime, metrics, requests, clock, context };
@@ -165,7 +165,7 @@ pub fn run(sources: &Sources, started: impl FnOnce()) -> Result<(), StartError> 
         None => None,
         Some(path) => {
             let socket = runtime.block_on(CommandSocket::bind(path, &admin.socket_users));
-            Some(socket.map_err(StartError::io("Doorward cannot take operator commands"))?)
+            Some(socket.map_err(StartError::io("the socket for operator commands cannot be opened"))?)
         }
     };
 
@@ -311,9 +311,9 @@ async fn serve(
     if unfinished > 0 {
         tracing::warn!(
             unfinished,
-            "work was under way to the last, of which something may be lost: tasks of runs that were being made may get no tokens, deliveries \
-             may be new when they come again, and people whose sessions were being refreshed may have to sign in again; where that goes on, \
-             raise `limits.drain`"
+            "work was still running at the end of the drain and may be lost: tasks of runs that were being created may get no \
+             tokens, deliveries may count as new when they are repeated, and people whose sessions were being refreshed may \
+             have to sign in again; raise `limits.drain` if this repeats"
         );
     }
     tracing::info!(cut, "drained");
@@ -363,7 +363,7 @@ impl Parts<'_> {
         let store_path = base.join(&loaded.raw.store.path);
         let home = config::resolver::folder_of(&store_path);
         std::fs::create_dir_all(home)
-            .map_err(StartError::io(format!("the folder of the store, {}, cannot be made", home.display())))?;
+            .map_err(StartError::io(format!("the folder of the store, {}, cannot be created", home.display())))?;
         let (store, redis) = self.open_store(resolved.store.take().ok_or_else(missing)?, &store_path)?;
         let audit = resolved.audit.take().ok_or_else(missing)?;
         let trail = Trail::open(&audit, home, self.clock.clone())?;
@@ -383,7 +383,7 @@ impl Parts<'_> {
         app.note_door(app.snapshot.load().break_glass.as_ref(), &mut lock(&app.told_door));
         app.outcome.taken(Arc::clone(&loaded.digest), Vec::new());
         app.keep_policy(&app.snapshot.load().policy)
-            .map_err(StartError::io("the policy cannot be kept beside the store"))?;
+            .map_err(StartError::io("the policy cannot be stored beside the store"))?;
         Ok(Prepared { app, downstream, admin })
     }
 
@@ -404,12 +404,12 @@ impl Parts<'_> {
         // Before the first request. Without the store, every caller that could be revoked gets 503 until the copy is
         // loaded.
         if let Err(error) = self.runtime.block_on(revocations.refresh()) {
-            tracing::error!(%error, "the revocations cannot be read yet");
+            tracing::error!(%error, "cannot read revocations from the store yet; authenticated requests get 503");
         }
         let keys = KeyRing::kept_in(&store_path.with_extension(keyring::KEY_EXTENSION))
-            .map_err(StartError::io("the session key cannot be kept beside the store"))?;
+            .map_err(StartError::io("the session key cannot be stored beside the store"))?;
         let assertion_keys = assertions::Keys::kept_in(&store_path.with_extension(assertions::KEY_EXTENSION))
-            .map_err(StartError::io("the key of assertions cannot be kept beside the store"))?;
+            .map_err(StartError::io("the key of assertions cannot be stored beside the store"))?;
         let sessions = sessions::Shared {
             store,
             revocations,
@@ -442,7 +442,7 @@ impl Parts<'_> {
             None => self.runtime.block_on(shared.token_keys.retire(vault, now)),
         };
         if let Err(error) = read {
-            tracing::error!(%error, "the keys of tokens cannot be read yet");
+            tracing::error!(%error, "the token keys cannot be read yet");
         }
     }
 

@@ -196,7 +196,7 @@ impl Reloader {
             let app = &self.app;
             let taken = own_issuer.take_over(current.own_issuer.as_ref(), app.vault(&next), app.clock.now()).await;
             taken.map_err(|error| {
-                vec![format!("the configuration has no `tokens.keys`, and none can be made: {error}")]
+                vec![format!("the configuration has no `tokens.keys`, and none can be generated: {error}")]
             })?;
         }
         next.issuers.start_and_wait(KEYS_PATIENCE).await;
@@ -226,7 +226,9 @@ impl Reloader {
         files.add(&self.files);
         self.files = files;
         if resolver.report.has_errors() {
-            tracing::warn!("files of the configuration in force cannot be used any more, and what they held before is");
+            tracing::warn!(
+                "files of the configuration in force cannot be used any more; their previous content stays in use"
+            );
             return;
         }
         let beside = Beside::of(&resolved);
@@ -247,7 +249,7 @@ impl Reloader {
         }
         if let Some(settings) = settings {
             for left in downstream.reload(&settings) {
-                tracing::warn!("{}; it takes a restart", left.0);
+                tracing::warn!("{}; this requires a restart", left.0);
             }
         }
         if let Some(audit) = audit {
@@ -288,7 +290,7 @@ impl Reloader {
         let app = &self.app;
         let (number, digest) = (next.number, Arc::clone(next.policy.digest()));
         if let Err(error) = app.keep_policy(&next.policy) {
-            tracing::error!(%error, "the policy cannot be kept, so its decisions cannot be explained later");
+            tracing::error!(%error, "the policy cannot be stored, so its decisions cannot be explained later");
         }
         break_glass::tell_closed(next.break_glass.as_ref(), app.clock.now());
         app.budget.set_limit(next.limits.buffered_bytes.bytes());
@@ -309,7 +311,7 @@ impl Reloader {
         let fixed: Vec<String> = fixed_changes(started, raw).iter().map(ToString::to_string).collect();
         app.outcome.taken(Arc::clone(&loaded.digest), fixed.clone());
         if let Err(error) = self.logging.apply(&loaded.raw.log) {
-            tracing::warn!(%error, "the log filter stays as it was");
+            tracing::warn!(%error, "the log filter is unchanged");
         }
         warn_of(&loaded.warnings);
         hooks::warn_of_gone(app);
@@ -317,6 +319,6 @@ impl Reloader {
         for change in fixed.into_iter().chain(keys.iter().map(ToString::to_string)) {
             tracing::warn!("{change}");
         }
-        tracing::info!(generation = number, policy = &*digest, ?cause, streams_ended = ended, "configuration taken");
+        tracing::info!(generation = number, policy = &*digest, ?cause, streams_ended = ended, "configuration loaded");
     }
 }

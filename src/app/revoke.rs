@@ -60,7 +60,7 @@ pub async fn revoke(app: &Arc<App>, command: &Command) -> Result<Value, CommandE
         "token_id": arguments.token_id,
         "until": until.to_string(),
         "streams_ended": ended,
-        "then": "what it meets is good again from `until` on, unless it has ended by itself: disable whoever is to stay out at the provider",
+        "then": "revoked credentials are valid again from `until` on, unless they have expired: disable the account at the identity provider, too",
     }))
 }
 

@@ -64,7 +64,7 @@ pub(super) async fn watch(app: &App, pools: &Pools) {
                 }
                 Ok(Rights { beyond, .. }) if !beyond.is_empty() => {
                     let why = format!(
-                        "Doorward may {}, which nothing here needs; bind it to what {PRINTS} alone",
+                        "Doorward may {}, which this configuration does not need; bind it only to the roles that {PRINTS}",
                         beyond.join(", ")
                     );
                     component.degraded(why.clone());
@@ -75,7 +75,7 @@ pub(super) async fn watch(app: &App, pools: &Pools) {
                     String::new()
                 }
                 Err(error) => {
-                    let why = format!("whether Doorward may do what it needs cannot be asked: {error}");
+                    let why = format!("Doorward's rights cannot be checked: {error}");
                     component.failed(why.clone());
                     why
                 }
@@ -115,11 +115,11 @@ async fn groups_missing(pools: &Pools, server: &Arc<Upstream>, forms: [Vec<Acces
     let missing = match tokio::time::timeout(PATIENCE, missing(pools, server, forms)).await {
         Ok(Ok((_, missing))) => missing,
         Ok(Err(error)) => {
-            tracing::warn!(upstream = %name, %error, "whether new groups may be impersonated cannot be asked");
+            tracing::warn!(upstream = %name, %error, "cannot check whether new groups may be impersonated");
             return Vec::new();
         }
         Err(_) => {
-            tracing::warn!(upstream = %name, "whether new groups may be impersonated was asked, and not answered");
+            tracing::warn!(upstream = %name, "the API server did not answer in time whether new groups may be impersonated");
             return Vec::new();
         }
     };

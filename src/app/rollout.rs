@@ -159,7 +159,9 @@ pub(super) async fn tell(app: &App) {
         let value = serde_json::to_vec(&own).unwrap_or_default();
         match app.store.put(Table::Replicas, own.instance.as_bytes(), value, now + KEPT, Expect::Any, now).await {
             Ok(_) => health.ok(),
-            Err(error) => health.failed(format!("other replicas do not hear which policy this one has: {error}")),
+            Err(error) => {
+                health.failed(format!("the state of this replica cannot be published to the others: {error}"))
+            }
         }
         tokio::select! {
             _ = outcome.changed() => {}

@@ -39,7 +39,7 @@ impl Signals {
         let starting = tokio::spawn(async move {
             of_start.asked().await;
             // The log may not be initialised yet, and its queued lines would be lost.
-            let _ = writeln!(io::stderr(), "doorward: it was asked to end by a signal before it had started, and has");
+            let _ = writeln!(io::stderr(), "doorward: stopped by a signal before it had started");
             process::exit(0);
         });
         Ok((signals, starting.abort_handle()))

@@ -149,7 +149,7 @@ pub(super) fn keep_token_keys(app: &Arc<App>) {
                 if snapshot.own_issuer.is_some()
                     && let Err(error) = app.shared.token_keys.retire(vault, now).await
                 {
-                    tracing::warn!(%error, "the keys of tokens that were made before the configuration had any are not published");
+                    tracing::warn!(%error, "the token keys that were generated before the configuration had any are not published");
                 }
                 // For the generation that is in force now.
                 app.snapshot.load().supply_token_keys();
@@ -221,8 +221,8 @@ fn store_trouble(ping: &Result<(), StoreError>, age_of_copy: Duration, max_age: 
     match ping {
         Err(error) => Some(error.to_string()),
         Ok(()) if age_of_copy > max_age => {
-            let why = "it answers, and who is revoked was not read from it of late, so that bearer tokens are refused: the clock was set \
-                       ahead or the machine slept a moment ago, or it cannot be read, and the log says why";
+            let why = "it answers, but revocations were not read from it recently, so bearer tokens are refused: either the clock was set \
+                       ahead or the machine slept a moment ago, or reading fails for the reason in the log";
             Some(why.to_owned())
         }
         Ok(()) => None,

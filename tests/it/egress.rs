@@ -89,7 +89,7 @@ async fn what_no_proxy_lists_is_called_without() {
     let yaml = CONFIGURATION.change("https://id.test", "https://203.0.113.1:1");
     let environment = [("HTTPS_PROXY", address.as_str()), ("NO_PROXY", "203.0.113.0/24")];
     let mut doorward = Doorward::start_with_environment(dir, &yaml, &environment).await;
-    doorward.wait_for_log_containing("issuers are called by a proxy").await;
+    doorward.wait_for_log_containing("issuers are called through a proxy").await;
     doorward.wait_for_log_containing("key set").await;
     assert_eq!(proxy.heads(), Vec::<String>::new());
 }

@@ -175,7 +175,7 @@ async fn a_server_that_refuses_us_after_the_handshake_never_counts_as_reached() 
     wait_for_metric(&fixture.doorward, failures, |failures| failures > 2.0).await;
     let text = fixture.doorward.metrics().await;
     assert_eq!(metric(&text, "doorward_audit_export_last_success_timestamp_seconds{export=\"siem\"}"), 0.0);
-    let is_well = |line: &Value| line["message"] == "component is well" && line["component"] == "audit-export/siem";
+    let is_well = |line: &Value| line["message"] == "component is healthy" && line["component"] == "audit-export/siem";
     assert_eq!(fixture.doorward.log().into_iter().find(is_well), None);
     assert_eq!(server.arrived.all(), Vec::<String>::new());
 }

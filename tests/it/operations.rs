@@ -403,7 +403,7 @@ async fn attacks_z13_a_user_who_is_not_listed_commands_nothing_and_is_in_the_tra
     };
     let (code, said) = command("65534").await;
     assert_ne!(code, Some(0), "attacks:Z13 {said}");
-    assert!(said.contains("user id 65534 may not command"), "attacks:Z13 {said}");
+    assert!(said.contains("user id 65534 may not send commands"), "attacks:Z13 {said}");
     let refused = records(1, "65534").await;
     assert_eq!((refused.len(), &refused[0]["status_id"]), (1, &json!(2)), "attacks:Z13 {refused:#?}");
     let (code, said) = command("1").await;

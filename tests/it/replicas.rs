@@ -80,7 +80,7 @@ async fn a_replica_says_that_it_waits_for_redis_and_is_ready_though_it_may_not_a
     let store = on_redis(&format!("server: '{}'", redis.address()));
     let (upstream, dir) = (Upstream::start().await, tempfile::tempdir().unwrap());
     let world = LoginWorld::start(issuer.url(), 0, upstream, dir, &[(STORE, &store)]).await;
-    world.doorward.until_readyz_says("the store does not tell whether it keeps what it is told").await;
+    world.doorward.until_readyz_says("the store does not say whether its writes are durable").await;
     redis.restart();
     world.doorward.until_ready().await;
 }

@@ -44,7 +44,7 @@ async fn a_revoked_token_is_out_at_once_with_its_streams_and_stays_out() {
     let said: Value = serde_json::from_str(&said).unwrap();
     assert_eq!((&said["issuer"], &said["token_id"]), (&"a".into(), &"jti-of-the-leaked-token".into()));
     assert_eq!(said["streams_ended"], 6, "kubernetes:T2 {said}");
-    assert!(said["then"].as_str().unwrap().contains("good again from `until` on"), "{said}");
+    assert!(said["then"].as_str().unwrap().contains("valid again from `until` on"), "{said}");
     let line = found(async || fixture.doorward.log().into_iter().find(|line| line["message"] == "revoked")).await;
     assert_eq!((&line["token_id"], &line["target"]), (&said["token_id"], &"doorward::app::revoke".into()), "{line}");
     let refused = get(&leaked).await;

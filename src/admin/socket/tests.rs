@@ -123,7 +123,7 @@ async fn attacks_z13_commands_are_recorded_and_strangers_refused() {
 
     let serving = Serving::start(Recorder::default(), true).await;
     let Answer::Error(error) = serving.send(&command("status")).await else { panic!("it was allowed") };
-    assert!(error.message.contains("may not command"), "{error}");
+    assert!(error.message.contains("may not send commands"), "{error}");
     assert_eq!(serving.recorder.records(), ["refused"]);
 }
 
@@ -142,10 +142,10 @@ async fn somebody_who_was_taken_off_the_list_commands_no_more_over_an_open_conne
     serving.users.set(&[]);
     assert_eq!(mode(), 0o600);
     writer.write_all(line.as_bytes()).await.unwrap();
-    assert!(answers.next_line().await.unwrap().unwrap().contains("may not command"));
+    assert!(answers.next_line().await.unwrap().unwrap().contains("may not send commands"));
     assert_eq!(answers.next_line().await.unwrap(), None, "the connection is closed");
     let Answer::Error(error) = serving.send(&command("status")).await else { panic!("it was allowed") };
-    assert!(error.message.contains("may not command"), "{error}");
+    assert!(error.message.contains("may not send commands"), "{error}");
     assert_eq!(serving.recorder.records(), ["begun status alice drill", "ended status true", "refused", "refused"]);
 }
 
@@ -179,7 +179,7 @@ async fn who_is_cut_off_before_the_answer_hears_that_it_may_have_been_done() {
             }
         });
         let error = sent.unwrap_err().to_string();
-        assert!(error.contains("was closed before the answer") && error.contains("may have been done"), "{error}");
+        assert!(error.contains("was closed before the answer") && error.contains("may have taken effect"), "{error}");
     }
 }
 
@@ -196,9 +196,9 @@ async fn bad_commands_get_an_error() {
     let Answer::Error(error) = serving.send(&command("statsu")).await else { panic!("it was run") };
     assert_eq!(error.help.as_deref(), Some("known: status"));
     for (line, message) in [
-        (b"{}\n".to_vec(), "no command"),
-        (b"nonsense\n".to_vec(), "no command"),
-        (br#"{"command":"status","who":"a","why":"b","x":1}"#.iter().chain(b"\n").copied().collect(), "no command"),
+        (b"{}\n".to_vec(), "not a command"),
+        (b"nonsense\n".to_vec(), "not a command"),
+        (br#"{"command":"status","who":"a","why":"b","x":1}"#.iter().chain(b"\n").copied().collect(), "not a command"),
         (b"{\"command\":\"status\",\"who\":\" \",\"why\":\"b\"}\n".to_vec(), "`who` must be"),
         (b"{\"command\":\"status\",\"who\":\"a\",\"why\":\"\\u001b[0m\"}\n".to_vec(), "`why` must be"),
         (b"{\"command\":\"status\"".to_vec(), "cut short"),

@@ -40,7 +40,7 @@ fn one_delivery_that_cannot_be_read_stops_none_of_the_others() {
     assert!(help.contains("hooks drop") && help.contains("the store"), "{help}");
     assert_eq!(error.deliveries.unwrap(), [recorded(&held), recorded(&held)], "the trail names what was done");
 
-    for (came, helps) in [(corrupt(), "hooks drop"), (Err(StoreError::Timeout), "see to the store")] {
+    for (came, helps) in [(corrupt(), "hooks drop"), (Err(StoreError::Timeout), "check the store")] {
         let mut all = Tally::of(1, true);
         let _ = all.count((&id(1), &held), came);
         let error = all.answer(Act::Retry).unwrap_err();

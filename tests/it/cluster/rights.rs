@@ -107,7 +107,7 @@ async fn rights_that_reach_far_and_that_nothing_needs_are_told() {
         .change("GROUP", GROUP),
     )
     .unwrap();
-    tells(&world, &format!("{beyond}, which nothing here needs")).await;
+    tells(&world, &format!("{beyond}, which this configuration does not need")).await;
 }
 
 /// The API server falls back to the classic right, which undoes what the constrained form limits.

@@ -190,7 +190,7 @@ impl Doorward {
     pub async fn wait_for_generation(&mut self, number: u64) {
         let what = format!("generation {number}");
         // Key sets have generations too.
-        let is_taken = |line: &Value| line["message"] == "configuration taken";
+        let is_taken = |line: &Value| line["message"] == "configuration loaded";
         self.log_line(&what, |line| is_taken(line) && line["generation"].as_u64() >= Some(number)).await;
     }
 
