@@ -15,7 +15,7 @@ use super::{
 };
 
 const HEAD: &str = "\
-# The configuration in force. What has no comment is a default; what is left out is not set and has none.
+# The configuration in force. Values without a comment are defaults; settings that are left out have no value.
 # Secrets are named by their sources; what they contain is never printed.
 ";
 

@@ -351,7 +351,7 @@ impl Shape<'_> {
             self.locations.mask(at);
         }
         if value.is_string() {
-            self.report.error(at, "a kubeconfig is named by its path, in a map").help("write `{file: PATH}`");
+            self.report.error(at, "a kubeconfig is given by its path, in a map").help("write `{file: PATH}`");
             return false;
         }
         self.check(schema, value, at)

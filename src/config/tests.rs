@@ -1,4 +1,4 @@
-//! Whole configurations: what is printed of bad ones, and that good ones load.
+//! Tests of whole configurations: the output for bad ones, and that good ones load.
 
 use std::fs;
 
@@ -49,7 +49,7 @@ impl Case {
         load(&self.sources, |_, _| ()).map(|(loaded, ())| loaded)
     }
 
-    /// What is printed, with the folder's changing name left out.
+    /// Returns the printed diagnosis, without the changing name of the folder.
     fn printed(&self) -> String {
         let diagnosis = match self.load() {
             Ok(loaded) => loaded.warnings,
@@ -111,7 +111,7 @@ rules:
     do: allow
 "#;
 
-/// The good configuration with one part replaced.
+/// Returns the good configuration with one part replaced.
 fn with(old: &str, new: &str) -> Case {
     assert!(GOOD.contains(old), "{old}");
     Case::new(&GOOD.replacen(old, new, 1))
@@ -138,7 +138,7 @@ fn a_scheme_that_would_never_be_looked_for_is_an_error() {
     }
 }
 
-/// Who did as the warning says was refused: a kubeconfig is no policy file.
+/// Following the warning led to an error, as a kubeconfig is not a policy file.
 #[test]
 fn a_file_in_the_folder_that_a_setting_names_is_not_called_unused() {
     const API: &str = "    url: https://kubernetes.default.svc\n    credential: {bearer: {file: token}}\n";
@@ -159,7 +159,7 @@ fn a_drain_of_zero_is_taken_however_it_is_written() {
     }
 }
 
-/// It was refused by the reader of the whole, without a place, and nothing else was told.
+/// The deserializer refused it, without a place, and no other problems were reported.
 #[test]
 fn a_wrong_address_in_a_test_of_the_policy_is_told_where_it_stands_beside_other_problems() {
     for address in ["10.0.0.300", "10.0.0.0/8", "localhost"] {
@@ -170,7 +170,7 @@ fn a_wrong_address_in_a_test_of_the_policy_is_told_where_it_stands_beside_other_
     }
 }
 
-/// The reader of JSON refused it in words of its own, and nobody knew where.
+/// The JSON deserializer refused it in its own words, without a place.
 #[test]
 fn a_fact_of_an_unknown_name_is_told_of_where_it_stands() {
     let facts = "sender: generic\n    signature: {header: x-sig}\n    facts: {who: /who, branhc: /branch}";
@@ -180,7 +180,7 @@ fn a_fact_of_an_unknown_name_is_told_of_where_it_stands() {
     }
 }
 
-/// The documentation said so, and the check of the shape refused it.
+/// The documentation allowed it, but the shape check refused it.
 #[test]
 fn an_algorithm_may_be_written_by_either_of_its_names() {
     for name in ["EdDSA", "Ed25519"] {
@@ -190,7 +190,7 @@ fn an_algorithm_may_be_written_by_either_of_its_names() {
     }
 }
 
-/// The help says to get it in this form, which `doorward check` refused.
+/// The help recommends this form, which `doorward check` refused.
 #[test]
 fn a_fingerprint_with_the_colons_of_openssl_names_a_certificate() {
     let runtime = crate::runtime::control().unwrap();
@@ -210,7 +210,7 @@ fn a_fingerprint_with_the_colons_of_openssl_names_a_certificate() {
     }
 }
 
-/// Every request for it ended in the proxy.
+/// Every request for it failed at the proxy.
 #[test]
 fn break_glass_behind_a_proxy_that_ends_tls_is_warned_of() {
     let section =
@@ -422,7 +422,7 @@ fn what_a_sender_asks_for_must_be_possible() {
     }
 }
 
-/// People sign in at GitHub, which gives them no tokens that anybody else could check.
+/// People sign in at GitHub, which issues no tokens that others could verify.
 #[test]
 fn a_route_takes_no_tokens_where_none_of_its_issuers_signs_any() {
     for (issuers, problem) in [("[hub]", Some("no issuer of this route signs tokens")), ("[hub, company]", None)] {
@@ -498,7 +498,7 @@ fn a_folder_to_write_in_that_is_not_there_is_told() {
     let runtime = crate::runtime::control().unwrap();
     let refused = load(&case.sources, crate::app::check(&runtime).unwrap()).unwrap_err();
     let told = refused.diagnosis.render(false);
-    // The folder of the store is made at a start.
+    // The folder of the store is created when Doorward starts.
     assert!(!told.contains("state"), "{told}");
     for folder in ["logs", "copy", "run"] {
         assert!(told.contains(&format!("/{folder} does not exist")), "{folder}: {told}");

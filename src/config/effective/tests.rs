@@ -8,7 +8,7 @@ use crate::{
     snapshot::fill_defaults,
 };
 
-/// One of everything that can be configured.
+/// A configuration with one of everything.
 const WHOLE: &str = "
 external_host: tekton.test
 listeners:
@@ -86,7 +86,7 @@ fn print(yaml: &str) -> String {
     loaded.unwrap_or_else(|refused| panic!("{refused}")).0.to_yaml(fill_defaults).unwrap()
 }
 
-/// The values of what is printed; a comment that tells what holds for a setting counts as its value.
+/// Returns the values of the output; a comment on what applies to a setting counts as its value.
 fn read(printed: &str) -> Value {
     let indent = |line: &str| line.len() - line.trim_start().len();
     let told = |line: &str| {
@@ -99,7 +99,7 @@ fn read(printed: &str) -> Value {
             lines.push(line.to_owned());
             continue;
         };
-        // Of a section in which nothing is set.
+        // A section in which nothing is set.
         if let Some(section) = lines.last_mut()
             && indent(section) < indent(&told)
             && let Some((key, _)) = section.split_once(": {}")
@@ -113,7 +113,7 @@ fn read(printed: &str) -> Value {
 
 struct Walk {
     root: Value,
-    /// Parts of the schema whose printed form was looked at.
+    /// Parts of the schema whose output was checked.
     seen: BTreeSet<String>,
     missing: BTreeSet<String>,
 }
@@ -146,7 +146,7 @@ impl Walk {
     }
 
     fn object(&mut self, name: &str, schema: &Value, entries: &Map<String, Value>) {
-        // Of a choice, another alternative.
+        // Another alternative of a choice.
         if entries.keys().any(|key| schema.get("properties").is_some_and(|known| known.get(key).is_none())) {
             return;
         }
@@ -161,7 +161,7 @@ impl Walk {
     }
 }
 
-/// The parts of the schema that have a setting with a default, less the facts of table tests.
+/// Returns the parts of the schema that have a setting with a default, except the facts in test cases.
 fn parts_with_defaults(root: &Value) -> BTreeSet<String> {
     let of_tests = [
         "PolicyTest",
@@ -236,7 +236,7 @@ fn defaults_that_depend_on_what_stands_beside_them_are_shown_as_they_hold() {
     }
     assert_eq!(printed["issuers"][0]["introspection"]["tries"], 2);
     assert_eq!(printed["webhooks"][1]["unique_bodies"], true);
-    // Everybody's audience takes listed clients alone.
+    // With a shared audience only listed clients are accepted.
     assert_eq!(printed["issuers"][0]["listed_clients_only"], true);
 }
 
@@ -257,7 +257,7 @@ rules:
     assert_eq!(values(&print(&printed)), values(&printed));
 }
 
-/// A null is refused, as what is left empty.
+/// A null is refused, like a key without a value.
 #[test]
 fn what_is_shown_is_a_configuration_that_means_the_same() {
     let first = print(WHOLE);
@@ -266,7 +266,7 @@ fn what_is_shown_is_a_configuration_that_means_the_same() {
     assert_eq!(values(&print(&first)), values(&first));
 }
 
-/// Looked up from the beginning of the text each, the lines of a policy of 2,000 rules took minutes.
+/// Each look-up read the text from its beginning, which took minutes for a policy of 2,000 rules.
 #[test]
 fn lines_are_found_as_by_reading_from_the_beginning() {
     for text in ["", "a", "\n", "a\n\nbé\n  c: d", "x\r\ny\n"] {
@@ -295,7 +295,7 @@ fn what_policy_files_say_is_printed_once_and_can_be_read_again() {
     assert_eq!(load(path).raw.rules, first.raw.rules);
 }
 
-/// It was left out, so that what was printed tested another case.
+/// It was left out, so the output tested another case.
 #[test]
 fn a_null_in_the_body_or_the_claims_of_a_case_is_a_value() {
     let case = "{name: a, principal: {claims: {none: null}}, request: {route: api, body: {spec: {status: null}}}, expect: {outcome: deny}}";

@@ -85,7 +85,7 @@ fn flags_win_over_variables_and_variables_over_the_file() {
     assert_eq!(locations.place(&At::root().key("workers")), Some(Place::Given(Giver::Flag("workers".to_owned()))));
 }
 
-/// Both keys stood there, and the file was blamed for it.
+/// Both keys were present, and the file was blamed for it.
 #[test]
 fn where_one_key_of_several_may_stand_the_later_layer_chooses() {
     let file = "admin: {token: {file: t}}\naudit: {chain_key: {file: c}}\nstore: {redis: {cluster: [a], prefix: p, password: {file: r}}}\n";
@@ -124,7 +124,7 @@ fn where_one_key_of_several_may_stand_the_later_layer_chooses() {
     assert!(matches!(locations.place(&token), Some(Place::Given(_))), "no file is blamed for it");
 }
 
-/// Whose key was set by another layer was shown by that for all that is wrong beside it.
+/// A section with a key from another layer was shown at that layer for all its problems.
 #[test]
 fn a_section_of_the_file_is_shown_there_where_another_layer_sets_what_it_chose() {
     let file = "store: {redis: {server: 'a:1'}}\n";
@@ -178,7 +178,8 @@ fn a_variable_that_is_no_setting_is_an_error_unless_something_else_explains_it()
     }
 }
 
-/// The variable was a stranger where another one or a flag named it by the whole path, and known where it did so by a map.
+/// The variable was reported as unknown if another one or a flag named it by the whole path, but not if it was named
+/// within a map.
 #[test]
 fn a_variable_that_another_one_or_a_flag_names_as_the_source_of_a_secret_is_no_stranger() {
     const SECRET: (&str, &str) = ("DOORWARD_ADMIN_TOKEN", "hunter2");

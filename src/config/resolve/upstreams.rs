@@ -206,7 +206,7 @@ upstreams:
 ";
 
     #[test]
-    fn the_account_by_which_people_are_impersonated_is_asked_for_with_another_and_does_nothing_else() {
+    fn the_impersonating_account_is_requested_with_another_and_reads_nothing() {
         for (from, to, expected) in [
             ("", "", &[][..]),
             ("upstream: own}", "upstream: oun}", &["there is no upstream `oun`"]),

@@ -1,6 +1,6 @@
 use super::*;
 
-/// What has a `format` and a type: texts and numbers that whoever reads them insists on.
+/// Collects the parts with a `format` and a type: texts and numbers that the deserializer validates.
 fn formatted<'a>(schema: &'a Value, found: &mut Vec<&'a Map<String, Value>>) {
     match schema {
         Value::Object(entries) => {
@@ -14,7 +14,8 @@ fn formatted<'a>(schema: &'a Value, found: &mut Vec<&'a Map<String, Value>>) {
     }
 }
 
-/// One that is let through is refused by the reader of the whole, without its place, and hides all other problems.
+/// A value that passes the shape check would be refused by the deserializer, without its place, and hide all other
+/// problems.
 #[test]
 fn every_format_that_the_schema_names_is_checked() {
     let root = schema();

@@ -1,4 +1,4 @@
-//! By which digest a configuration is named.
+//! Tests of the digest of a configuration.
 
 use std::sync::Arc;
 
@@ -23,7 +23,8 @@ fn a_configuration_is_named_by_what_it_says_and_not_by_where_or_by_what_is_set_b
     assert_ne!(plain, digest(&case(&main, "grants: []\nrules: [{id: extra, do: deny}]\n")), "a file of the policy");
 }
 
-/// What looks like an address with a password was left out, so that a change of who gets in was in force at once, also where it was refused.
+/// Text that looks like an address with a password was left out, so a change of who is admitted was reported as in
+/// force at once, even where it was refused.
 #[test]
 fn people_and_conditions_that_look_like_a_user_with_a_password_are_told_apart_in_the_digest() {
     let of_rule = |rule: &str| digest(&case(GOOD, &format!("rules: [{{id: extra, {rule}, do: allow}}]\n")));
@@ -40,7 +41,7 @@ fn people_and_conditions_that_look_like_a_user_with_a_password_are_told_apart_in
     assert_ne!(of_template("corp:{sub}@a"), of_template("corp:{sub}@b"));
 }
 
-/// Whoever knows the rest could try passwords until the digest is the one that was told.
+/// Somebody who knows the rest could guess passwords until the digest matches.
 #[test]
 fn a_password_that_something_overlays_or_a_comment_holds_is_not_in_the_digest() {
     for written in [
@@ -57,7 +58,7 @@ fn a_password_that_something_overlays_or_a_comment_holds_is_not_in_the_digest() 
     }
 }
 
-/// It is no path of a file and no name, and nothing refuses it.
+/// It is neither the path of a file nor a name, and nothing refuses it.
 #[test]
 fn a_secret_that_something_overlays_is_not_in_the_digest() {
     let of = |secret: &str, overlaid: bool| {

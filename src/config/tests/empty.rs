@@ -1,4 +1,4 @@
-//! What is written down and left empty.
+//! Tests of keys without a value.
 
 use super::{GOOD, with};
 use crate::config::{
@@ -6,7 +6,8 @@ use crate::config::{
     read,
 };
 
-/// It would be none, and an allow wider than it looks: as of a template with a value that is not set, or of lines that are commented out.
+/// It would count as no condition, and an allow would be wider than it looks, as from a template whose value is not
+/// set, or above lines that are commented out.
 #[test]
 fn a_condition_that_is_left_empty_is_an_error_at_its_key() {
     const RULE: &str = "    who: {groups: [developers]}\n";
@@ -35,13 +36,13 @@ fn a_condition_that_is_left_empty_is_an_error_at_its_key() {
     }
 }
 
-/// Whatever it is, it would count as left out, and much of what may be left out protects.
+/// An empty setting would count as left out, and many optional settings protect something.
 #[test]
 fn the_schema_lets_no_setting_be_empty() {
     assert!(!crate::config::schema().to_string().contains("\"null\""));
 }
 
-/// A case expected whichever rule decided, and somebody was explained who has no groups.
+/// A test case expected any rule, and `explain` explained a principal without groups.
 #[test]
 fn what_is_left_empty_in_a_file_of_tests_or_of_a_principal_is_an_error_there_too() {
     let folder = tempfile::tempdir().unwrap();
@@ -80,7 +81,8 @@ fn what_is_left_empty_in_a_file_of_tests_or_of_a_principal_is_an_error_there_too
     assert!(told.contains("did you mean `subject`?"), "{told}");
 }
 
-/// A former secret of which the end is left empty would be good for ever, and a revoked token to its own without introspection.
+/// A former secret whose end is left empty would be accepted for ever, and a revoked token until its own expiry without
+/// introspection.
 #[test]
 fn what_protects_and_is_left_empty_is_an_error() {
     const SECRET: &str = "secret: {file: github-secret}";
@@ -108,7 +110,7 @@ fn what_protects_and_is_left_empty_is_an_error() {
     ] {
         let printed = with(there, empty).printed();
         assert!(printed.contains("found nothing"), "{empty}: {printed}");
-        // What stands there is no secret, to be sure.
+        // The value is not a secret in any case.
         assert!(!printed.contains("cannot be written here itself"), "{empty}: {printed}");
     }
 }

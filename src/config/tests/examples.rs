@@ -1,11 +1,11 @@
-//! What is shipped.
+//! Tests of the shipped configurations.
 
 use std::{fs, path::Path};
 
 use super::load;
 use crate::config::Sources;
 
-/// Every shipped example; `policies/` holds parts of one of them.
+/// Every shipped example loads; `policies/` holds parts of one of them.
 #[test]
 fn every_example_loads_without_a_word() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples");
@@ -30,7 +30,7 @@ fn every_example_loads_without_a_word() {
     }
 }
 
-/// Else a pod that starts while the provider is away refuses all of its tokens.
+/// Otherwise a pod that starts while the provider is down refuses all of its tokens.
 #[test]
 fn the_shipped_configuration_keeps_the_keys_of_its_providers() {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/base/config");
@@ -39,7 +39,7 @@ fn the_shipped_configuration_keeps_the_keys_of_its_providers() {
     assert_eq!(kept, [Some(Path::new("/var/lib/doorward/keys"))]);
 }
 
-/// Who begins with one of them in that pod finds what it names, and may write where it writes.
+/// In that pod the examples find the files that they name, and may write where they write.
 #[test]
 fn the_examples_keep_to_the_volumes_of_the_shipped_pod() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));

@@ -1,4 +1,4 @@
-//! What a configuration is made of, and when it is read again.
+//! Tests of the sources of a configuration, and of reading it again.
 
 use std::{fs, path::Path};
 
@@ -22,7 +22,7 @@ fn the_environment_and_flags_win_over_the_file() {
     assert_eq!(loaded.raw.audit.when_full, WhenFull::Continue);
     assert_eq!(loaded.raw.workers, Some(4));
     assert_eq!(loaded.raw.listeners[0].name, "other");
-    // Neighbours keep their values, and what nobody sets has its default.
+    // Neighbours keep their values, and unset keys have their defaults.
     assert_eq!(loaded.raw.audit.queue, raw::Audit::default().queue);
     assert_eq!(loaded.raw.sessions.keys.len(), 1);
 }
@@ -42,7 +42,7 @@ fn a_variable_or_a_flag_chooses_another_source_of_a_secret_than_the_file() {
     assert!(misspelt.contains("environment variable DOORWARD_ADMIN__TOKEN"), "{misspelt}");
 }
 
-/// The variable was blamed for what it does not set.
+/// The variable was blamed for a key that it does not set.
 #[test]
 fn what_is_missing_in_a_section_of_the_file_is_told_there_whatever_a_variable_sets_in_it() {
     for (section, variable, missing) in [
@@ -57,7 +57,7 @@ fn what_is_missing_in_a_section_of_the_file_is_told_there_whatever_a_variable_se
     assert!(printed.contains("`host` is missing\n--> environment variable DOORWARD_INTERCEPTOR__SETTLE"), "{printed}");
 }
 
-/// The file was blamed for what stands in it.
+/// The file was blamed for its content.
 #[test]
 fn a_choice_that_is_spread_over_layers_or_not_whole_gives_way_to_a_later_one() {
     let redis = |sentinel: &str| Case::new(&format!("{GOOD}store: {{redis: {{sentinel: {sentinel}}}}}\n"));
@@ -83,7 +83,7 @@ fn an_empty_variable_that_would_choose_is_named() {
     assert!(printed.ends_with("\n1 error\n"), "{printed}");
 }
 
-/// A chart whose value is not set took the only server away.
+/// A chart whose value is not set removed the only server.
 #[test]
 fn an_empty_list_of_a_layer_chooses_nothing() {
     let case = || Case::new(&format!("{GOOD}store: {{redis: {{server: 'r:1'}}}}\n"));

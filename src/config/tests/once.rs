@@ -1,9 +1,9 @@
-//! What is wrong at a place is told once, though the configuration as a whole and a component both look there.
+//! A problem at a place is reported once, although the check of the whole and a component both check there.
 
 use super::{Case, GOOD, load};
 use crate::config::report::Severity;
 
-/// Where errors are told of a configuration, sorted.
+/// Returns the places of the errors of a configuration, sorted.
 fn places(main: &str) -> Vec<String> {
     let runtime = crate::runtime::control().unwrap();
     let case = Case::new(main);

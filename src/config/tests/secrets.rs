@@ -1,4 +1,4 @@
-//! No secret is printed.
+//! Tests that no secret is printed.
 
 use std::fs;
 
@@ -22,7 +22,7 @@ fn no_secret_is_ever_printed() {
     assert!(!refused.diagnosis.to_json().to_string().contains("hunter2"));
 }
 
-/// What a reload tells of such an address would stand in the audit trail, too.
+/// The message of a reload about such an address is recorded in the audit trail, too.
 #[test]
 fn no_password_in_an_address_is_ever_printed() {
     let main = "
@@ -67,7 +67,7 @@ tokens:
     }
 }
 
-/// What stands where was looked for in what could be read alone.
+/// Secrets were only searched for in text that could be parsed.
 #[test]
 fn no_secret_is_printed_of_what_cannot_be_read() {
     for written in [
@@ -98,7 +98,7 @@ fn no_secret_is_printed_of_what_cannot_be_read() {
     }
 }
 
-/// The reader repeats it. One in hex of which one digit is an `e` and all others are digits is such a text.
+/// The reader quotes it. A secret in hex with one digit `e` and otherwise decimal digits is such a text.
 #[test]
 fn no_secret_that_reads_as_a_number_without_end_is_printed() {
     let printed = with("{secret: {file: github-secret}}", "{secret: 4e99999999}").printed();
@@ -106,7 +106,7 @@ fn no_secret_that_reads_as_a_number_without_end_is_printed() {
 }
 
 #[test]
-fn no_secret_of_a_policy_file_is_printed_where_the_main_file_has_no_list_to_put_its_items_behind() {
+fn no_secret_of_a_policy_file_is_printed_if_the_main_file_has_no_list() {
     let main = format!("policies: [rules.yaml]\n{}rules: x\n", GOOD.split_once("rules:").unwrap().0);
     let policy = "rules: [{id: a, id: b, why: 'http://u:hunter2@h', do: deny}]";
     let printed = Case::new(&main).file("rules.yaml", policy).printed();
@@ -121,7 +121,7 @@ fn no_password_that_a_variable_overlays_is_printed_beside_another_problem() {
     assert!(printed.contains("there is no setting `databse` here") && !printed.contains("hunter2"), "{printed}");
 }
 
-/// Nothing looks at it.
+/// Nothing checks it.
 #[test]
 fn nothing_that_another_layer_replaces_is_printed_beside_another_problem() {
     for (written, variable, value) in [
@@ -136,7 +136,7 @@ fn nothing_that_another_layer_replaces_is_printed_beside_another_problem() {
     }
 }
 
-/// It was, unless the key had one of four words in its name.
+/// It was printed unless the key had one of four words in its name.
 #[test]
 fn no_value_of_an_unknown_key_is_printed() {
     for written in [
@@ -147,11 +147,11 @@ fn no_value_of_an_unknown_key_is_printed() {
         "audit: {sink: {kafka: hunter2}}",
         "audit: {sink: {file: {path: a}, kafka: {broker: hunter2}}}",
         "audit: {when_full: {then: hunter2}}",
-        // It was printed in what the near setting says of it.
+        // It was printed in the message about the similar setting.
         "log: {formt: hunter2}",
         "limits: {drian: hunter2}",
         "external_hots: hunter2/x",
-        // All keys of a map that stands where none belongs are unknown.
+        // All keys of a map that is not allowed there are unknown.
         "store: {redis: {server: {address: 'r:1', auth: hunter2}}}",
         "workers: {password: hunter2}",
         "limits: {drain: [hunter2]}",
@@ -193,7 +193,8 @@ fn no_secret_is_printed_wherever_it_stands() {
     }
 }
 
-/// Whatever stood beside the place that another layer chose gave way unseen, and what was refused before was accepted.
+/// Everything beside the key that another layer replaced was dropped silently, and a value that was refused before was
+/// accepted.
 #[test]
 fn a_secret_that_stands_there_itself_gives_way_to_no_other_layer() {
     for (written, variable, value) in [
