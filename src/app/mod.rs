@@ -11,7 +11,7 @@
 //! | `certificates` | the expiry of the certificates that the configuration names |
 //! | `rights` | whether Kubernetes gives Doorward the rights that its configuration needs |
 //! | `policies` | stored copies of earlier policies, so that their decisions can be explained |
-//! | `rollout`, `heads` | the state that replicas share: the configuration and policy of each, and the last checkpoint of its trail |
+//! | `rollout`, `heads` | what replicas share: the configuration and policy of each, and its last checkpoint |
 //! | `durability` | whether a shared store could lose accepted writes, or is nearly full |
 //! | `operator` | the commands of operators, some of which are in `revoke`, `sessions`, `hooks` and `token_keys` |
 
