@@ -321,9 +321,9 @@ pub enum ClientAuthMethod {
 pub struct Login {
     /// Doorward's client credentials at the provider.
     pub client: ClientCredentials,
-    /// The path that the provider redirects browsers back to, on each host that people open in a browser. Default:
-    /// `shared`; with several providers, `own` for each that does not announce that it identifies itself in its
-    /// responses (`authorization_response_iss_parameter_supported`, RFC 9207).
+    /// The path that the provider redirects browsers back to, on each host that people open in a browser.
+    /// Default: `shared`; with several providers, `own` for each that does not announce that it identifies itself in
+    /// its responses (`authorization_response_iss_parameter_supported`, RFC 9207).
     #[serde(default)]
     pub redirect: Option<Redirect>,
     /// The kind of principals that log in here, unless `clients` sets another for this client. Default: the `kind` of
@@ -357,8 +357,8 @@ pub struct Login {
     #[serde(default)]
     pub max_age: Option<Span>,
     /// Whether the userinfo endpoint is called, at each login and refresh, for claims that the ID token does not have:
-    /// some providers return groups and addresses only there. A login for which it returns nothing is refused. Default:
-    /// false.
+    /// some providers return groups and addresses only there. A login for which it returns nothing is refused.
+    /// Default: false.
     #[serde(default)]
     pub userinfo: bool,
 }
@@ -400,8 +400,8 @@ pub struct KeySet {
     /// have it.
     /// Default: 60 s; 30 s to 1 h.
     pub negative_cache: Option<Span>,
-    /// A folder where the last good key set and discovery document are stored, for a start during an outage. Default:
-    /// none.
+    /// A folder where the last good key set and discovery document are stored, for a start during an outage.
+    /// Default: none.
     pub keep_in: Option<PathBuf>,
     /// The token that the fetch presents, such as the pod's own for a cluster that requires one.
     pub bearer: Option<SecretSource>,

@@ -47,13 +47,13 @@ pub struct Root {
     pub webhooks: Vec<Webhook>,
     /// Servers that requests are forwarded to.
     pub upstreams: Vec<Upstream>,
-    /// Which requests are forwarded to which upstream, and which kinds of credential they may carry.
+    /// Requests, the upstreams that they are forwarded to, and the kinds of credential that they may carry.
     pub routes: Vec<Route>,
-    /// Map scopes, groups, claims, repositories and service accounts to Kubernetes groups.
+    /// Mappings from scopes, groups, claims, repositories and service accounts to Kubernetes groups.
     pub grants: Vec<Grant>,
     /// Who may do what.
     pub rules: Vec<Rule>,
-    /// Cases that the policy must decide as they say, for `doorward test`.
+    /// Test cases of the policy, for `doorward test`.
     pub tests: Vec<PolicyTest>,
     /// Signed statements about deliveries, for their EventListeners.
     pub assertions: Assertions,
@@ -67,7 +67,7 @@ pub struct Root {
     pub sessions: Sessions,
     /// The appearance of Doorward's own pages.
     pub pages: Pages,
-    /// Where sessions, replay ids and revocations are stored.
+    /// The store of sessions, replay ids and revocations.
     pub store: Store,
     /// The audit trail. Fixed until restart, except `when_full` and all but the names of receivers.
     pub audit: Audit,
@@ -133,11 +133,11 @@ pub enum ForwardAuth {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct PolicyFile {
-    /// Map scopes, groups, claims, repositories and service accounts to Kubernetes groups.
+    /// Mappings from scopes, groups, claims, repositories and service accounts to Kubernetes groups.
     pub grants: Vec<Grant>,
     /// Who may do what.
     pub rules: Vec<Rule>,
-    /// Cases that the policy must decide as they say, for `doorward test`.
+    /// Test cases of the policy, for `doorward test`.
     pub tests: Vec<PolicyTest>,
     /// The names that providers use for scopes, by audience. It is never in a file: only a policy in canonical form has
     /// it, as it determines what the scopes in its rules mean.

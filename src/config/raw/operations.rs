@@ -71,7 +71,7 @@ pub struct Limits {
     pub body_buffer: Size,
     /// Concurrent connections, over all listeners.
     pub connections: u32,
-    /// The share, in percent, of the process's open files (RLIMIT_NOFILE) that connections may use, whatever
+    /// The share, in percent, of the files that the process may open (RLIMIT_NOFILE) that connections may use, whatever
     /// `connections` is, but at least one. A request may need one more file for its upstream, so more than half suits
     /// upstreams that use HTTP/2.
     pub connections_file_share: u8,

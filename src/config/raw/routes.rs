@@ -239,8 +239,8 @@ pub enum UpstreamHost {
 /// The paths of the Kubernetes API on a host.
 pub const API_PATHS: [&str; 2] = ["/api/*", "/apis/*"];
 
-/// Which requests are forwarded to which upstream. The order of routes has no effect. An exact host takes precedence
-/// over a wildcard; then an exact path over a prefix, and a longer prefix over a shorter one; then a route that lists
+/// Requests that are forwarded to one upstream. The order of routes has no effect. An exact host takes precedence over
+/// a wildcard; then an exact path over a prefix, and a longer prefix over a shorter one; then a route that lists
 /// methods over one that does not. A path for which the selected host has no route gets 404, and a method that the
 /// routes of the selected path do not accept gets 405, even if a wildcard or a shorter prefix would match. Two routes
 /// that match the same requests are an error.
@@ -325,10 +325,10 @@ impl Route {
 /// receive headers about the caller: `X-Forwarded-User` is the user name; `X-Forwarded-Groups` has one line for each
 /// group that grants give; `X-Forwarded-Email` is an address that the issuer has verified; `X-Forwarded-Actor` is the
 /// subject of the actor that acts for the caller, such as an agent (`act`); and `X-Forwarded-Client` is the client that
-/// the token was issued to. For a session that is Doorward's own client, if the provider names it, so only an actor
+/// the token was issued to. For a session the client is Doorward's own, if the provider names it, so only an actor
 /// shows that somebody acts for the caller. Two issuers may have actors of the same name, which rules with `issuers`
-/// tell apart. A header whose value is unknown is left out, and a request without a credential has none of them. The
-/// same headers of clients are removed.
+/// tell apart. A header whose value is unknown is left out, and a request without a credential has none of them. They
+/// are removed from requests of clients.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RouteKind {
@@ -355,7 +355,7 @@ pub enum Scheme {
     /// A client certificate of `break_glass`.
     BreakGlass,
     /// No credential: the caller is `anonymous`, whom only rules with `who: {anonymous: true}` match. It must be last,
-    /// and is not allowed on a `kubernetes` route.
+    /// and is not allowed on a `kubernetes` route, nor on a `dashboard` route with an API server.
     Anonymous,
 }
 

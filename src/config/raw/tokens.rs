@@ -83,8 +83,8 @@ impl TokenKey {
 pub struct Registry {
     /// The `auth.token.service` of the registry. Rules use it as the audience.
     pub service: String,
-    /// The lifetime of a token for it, 1 m to `tokens.lifetime`. No registry asks whether a token was revoked. Default:
-    /// 5 m, or `tokens.lifetime` if that is less.
+    /// The lifetime of a token for it, 1 m to `tokens.lifetime`. No registry asks whether a token was revoked.
+    /// Default: 5 m, or `tokens.lifetime` if that is less.
     #[serde(default)]
     pub lifetime: Option<Span>,
 }

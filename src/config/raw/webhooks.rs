@@ -48,8 +48,8 @@ pub struct Webhook {
     /// repetitions are answered with 200.
     #[serde(default)]
     pub redeliveries: u8,
-    /// Whether a delivery with the same body as an accepted one is its repetition, whatever its id. `false` lets a
-    /// sender send the same body several times, each time with an id of its own: for `generic` any delivery, for
+    /// Whether a delivery with the same body as an accepted one counts as its repetition, whatever its id. `false` lets
+    /// a sender send the same body several times, each time with an id of its own: for `generic` any delivery, for
     /// `github` those of events that have no time, such as `workflow_dispatch`, for `gitea`, `forgejo`, `gogs` and
     /// `bitbucket_data_center` any, for `bitbucket_cloud` those of `repo:push`, for others none. The id is not signed,
     /// so anyone who has seen such a delivery can send it again. Default: `true`.
