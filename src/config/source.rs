@@ -55,7 +55,7 @@ pub(super) struct Key {
 pub fn parse_yaml(text: &str) -> Result<Map<String, serde_json::Value>, String> {
     let node = Node::parse(text, 0).map_err(|malformed| malformed.message)?;
     if let Some(Repeated { key, .. }) = node.repeated_keys().first() {
-        return Err(format!("`{}` stands there twice", key.name));
+        return Err(format!("`{}` is set twice", key.name));
     }
     match node.to_json() {
         serde_json::Value::Object(object) => Ok(object),

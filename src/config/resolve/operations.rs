@@ -124,7 +124,7 @@ fn onward_lifetimes(root: &raw::Root, report: &mut Report) {
                         format!("a token for `{}` may last longer, as its provider sets the lifetime", onward.audience),
                     )
                     .help(format!(
-                        "give that audience a shorter `max_lifetime` (it can be requested for the rest of this time after a login), or a rule of its own without `{name}`"
+                        "give that audience a shorter `max_lifetime` (its tokens can be requested for the rest of this time after a login), or a rule of its own without `{name}`"
                     ));
             }
         }
