@@ -380,11 +380,11 @@ mod tests {
             (vec![vec![new(None), old(Some(99))], vec![new(None), old(None)]], State::Waits),
             (vec![vec![new(None), old(None)], vec![new(None), old(Some(1))]], State::Refused),
             (vec![vec![new(None), old(Some(99))], vec![new(None), old(Some(98))]], State::Refused),
-            // One that is seen later than others.
+            // A replica that is first seen later than others.
             (vec![vec![new(None)], vec![new(None), old(Some(99))]], State::Waits),
-            // It decides by it, whatever came after.
+            // It has the policy, whatever it refused afterwards.
             (vec![vec![new(None)], vec![new(Some(100))]], State::InForce),
-            // And was seen from the first look on, whatever it decides by.
+            // It was seen from the first look on, whatever policy it has.
             (vec![vec![new(Some(1)), old(None)], vec![replica("a", "old", Some(1)), old(None)]], State::Waits),
         ] {
             let mut seen = Seen::default();
@@ -417,7 +417,7 @@ mod tests {
             let found = looks.iter().map(|replicas| State::of(replicas, asked, &mut seen)).last();
             assert_eq!(found, Some(state), "{asked}: {looks:?}");
         }
-        // One of an older version has the policy at most.
+        // A replica of an older version has at most the policy.
         let told = r#"{"instance": "c", "policy": "policy", "generation": 3, "refused": null}"#;
         let older: Replica = serde_json::from_str(told).unwrap();
         assert!(older.has("policy") && !older.has("new"));
@@ -477,17 +477,17 @@ mod tests {
             (vec![(0, both()), (9, both())], (State::NeedsRestart, true)),
             (vec![(0, both()), (10, both())], (State::NeedsRestart, false)),
             (vec![(0, both()), (10, vec![part("a"), stops("b")])], (State::NeedsRestart, true)),
-            // It is gone, and what takes its place is not there yet.
+            // It is gone, and its replacement is not there yet.
             (vec![(0, vec![part("a"), stops("b")]), (60, vec![part("a")])], (State::NeedsRestart, true)),
             (vec![(0, vec![part("a"), old("b")]), (60, vec![part("a")])], (State::NeedsRestart, true)),
             (vec![(0, both()), (60, vec![part("a"), whole("b")])], (State::NeedsRestart, true)),
-            // As what took the place of another one.
+            // A replacement of another replica.
             (vec![(0, both()), (60, vec![part("a"), whole("c")])], (State::NeedsRestart, true)),
             (vec![(0, both()), (60, vec![whole("a"), whole("b")])], (State::InForce, false)),
-            // One that was started anew by itself before anybody asked, or for which nothing took a restart.
+            // A replica that had restarted before the command, or for which nothing required a restart.
             (vec![(0, alone()), (10, alone())], (State::NeedsRestart, false)),
             (vec![(0, vec![part("a"), before("b")]), (1, alone()), (11, alone())], (State::NeedsRestart, false)),
-            // One that took back what it lacked.
+            // A replica that reverted the change that required a restart.
             (
                 vec![(0, vec![part("a"), lacks("b")]), (1, vec![part("a"), before("b")]), (2, alone()), (12, alone())],
                 (State::NeedsRestart, false),
