@@ -1,4 +1,4 @@
-//! What settings of a sender do not go together, or go with another kind of sender alone.
+//! Checks for settings of a sender that exclude each other, or that only another kind of sender has.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -13,10 +13,10 @@ use crate::config::{
     values::Span,
 };
 
-/// The schedule of retries that Standard Webhooks gives senders ends after 28 h.
+/// The retry schedule that Standard Webhooks recommends ends after 28 h.
 const STANDARD_RETRIES: Duration = Duration::from_secs(28 * 3600);
 
-/// Settings that belong to another kind of sender, or that would switch a protection off.
+/// Reports settings that belong to another kind of sender, or that would disable a protection.
 pub(super) fn check_settings(raw: &raw::Webhook, at: &At, resolver: &mut Resolver) {
     let report = &mut resolver.report;
     let takes = |setting| sender(raw.sender).takes.contains(&setting);
@@ -84,7 +84,7 @@ pub(super) fn check_settings(raw: &raw::Webhook, at: &At, resolver: &mut Resolve
     }
 }
 
-/// What a sender that is told by how it signs cannot be set to.
+/// Checks the settings of `signature`.
 fn check_signature(signature: &raw::GenericSignature, at: &At, report: &mut Report) {
     if signature.tolerance.is_some() && signature.timestamp_header.is_none() {
         report.error(&at.key("tolerance"), "`tolerance` needs `timestamp_header`");
@@ -104,7 +104,7 @@ fn check_signature(signature: &raw::GenericSignature, at: &At, report: &mut Repo
     }
 }
 
-/// What has to tell deliveries apart whose bodies do not.
+/// Checks that deliveries whose bodies may be identical are signed and have an id.
 fn check_repeated_bodies(raw: &raw::Webhook, at: &At, report: &mut Report) {
     let signature = raw.signature.as_ref();
     if sender(raw.sender).bodies == Bodies::Unique {
@@ -122,7 +122,7 @@ fn check_repeated_bodies(raw: &raw::Webhook, at: &At, report: &mut Report) {
     }
 }
 
-/// For how long a delivery of a sender is good, or is tried again by the sender itself.
+/// How long a delivery of a sender is valid, or is retried by the sender itself.
 fn least_window(raw: &raw::Webhook) -> Duration {
     let of_sender = match raw.sender {
         raw::Sender::AwsSns => sns::GOOD_FOR,

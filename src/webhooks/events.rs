@@ -1,18 +1,21 @@
-//! Which event of its EventListener a delivery became, for each Trigger that was asked about. The first event that asks for a
-//! Trigger is bound to it; within one try, what the EventListener itself answers counts more.
+//! Which event of its EventListener a delivery became, for each Trigger that the interceptor was asked about. The first
+//! event that asks for a Trigger is bound to it. Within one attempt, the EventListener's own answer takes precedence.
 //!
 //! ```text
-//! try 1, event E1: Trigger a asks, bound to E1, its run is made; the process dies before Trigger b asks
-//! try 2, event E2: a is bound to E1 of another try: stopped; b is not bound: goes on
-//! try 3, event E3: an interceptor that saw the assertion asked before under X; c is bound to X of this same try: what the
-//!                  EventListener answers to Doorward, E3, decides
-//! try 4, event E4: the same, but the answer is lost: nobody knows which was its own, so that the next try may have c
+//! attempt 1, event E1: Trigger a asks, is bound to E1, its run is created; the process dies before Trigger b asks
+//! attempt 2, event E2: a is bound to E1 of another attempt: stopped; b is not bound: continues
+//! attempt 3, event E3: an interceptor that saw the assertion asked first, as X; c is bound to X of this same attempt:
+//!                      the EventListener's answer to Doorward, E3, decides
+//! attempt 4, event E4: the same, but the answer is lost: nobody knows which event was its own, so that the next
+//!                      attempt may have c
 //! ```
 //!
-//! Where several events were named in a try and it cannot be told which made a run, the next try makes it: at least once rather
-//! than never. A single one is taken for the EventListener's own, which may have made its run, even where its answer was lost.
+//! If several events were named in an attempt and it is unknown which of them created a run, the next attempt creates
+//! it: at least once rather than never. A single event is taken for the EventListener's own, which may have created its
+//! run, even if its answer was lost.
 //!
-//! An EventListener asks for all Triggers at once, so that what is bound is spread over [`SHARDS`] records by the Trigger's name.
+//! An EventListener asks for all Triggers at once, so bindings are spread over [`SHARDS`] records by the Trigger's
+//! name.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -26,22 +29,22 @@ use crate::{
     store::{Expect, StoreError, Stored, Table, Written},
 };
 
-/// How long bindings are kept after the last try, at most: longer than any sender retries.
+/// The maximum time that bindings are kept after the last attempt: longer than any sender retries.
 const KEPT: Duration = Duration::from_secs(3 * 86_400);
 
-/// Records that the Triggers of a delivery are spread over.
+/// The number of records that the Triggers of a delivery are spread over.
 const SHARDS: u8 = 16;
 
-/// Triggers in one of them: an EventListener with more is none that people wrote.
+/// The maximum number of Triggers in one record: no EventListener that people wrote has more.
 const MAX_TRIGGERS: usize = 64;
 
-/// The `eventID` of an EventListener: a UUID, which labels every run that comes of the event.
+/// The `eventID` of an EventListener: a UUID, which labels every run that the event creates.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct EventId(Box<str>);
 
 impl EventId {
-    /// Only what could label a run.
+    /// Parses an id; `None` if it could not be the value of a label.
     pub fn parse(text: &str) -> Option<Self> {
         let is_id = (1..=63).contains(&text.len())
             && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
@@ -67,53 +70,57 @@ impl fmt::Display for EventId {
 #[derive(Clone, Debug)]
 pub struct Named {
     pub once: Box<str>,
-    /// When the name ends: the delivery is forgotten then, and another that comes may have the same. `None`: no other ever has it.
+    /// When the name expires: the delivery is then forgotten, and another one may get the same name. `None`: no other
+    /// ever gets it.
     pub until: Option<Timestamp>,
 }
 
 impl Named {
-    /// Until when what is bound is kept. No longer than the name is its own, or the Triggers of the next would be stopped.
+    /// Until when bindings are kept: no longer than the name belongs to the delivery, or the Triggers of the next one
+    /// would be stopped.
     fn kept(&self, now: Timestamp) -> Timestamp {
         self.until.map_or(now + KEPT, |until| until.min(now + KEPT))
     }
 }
 
-/// An event, and the try (the id of the request to the EventListener) in which it was named.
+/// An event, and the attempt (the id of the request to the EventListener) in which it was named.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TriedEvent {
     pub event: EventId,
     pub attempt: Box<str>,
 }
 
-/// What came of a question about a Trigger.
+/// The answer to a question about a Trigger.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Bound {
-    /// The Trigger is this event's.
+    /// The Trigger is bound to this event.
     Ours,
-    /// It is another's: an earlier try's, or what the EventListener answered.
+    /// It is bound to another event: of an earlier attempt, or the one that the EventListener answered.
     Others(EventId),
-    /// Another event was named for it in this very try, and the EventListener has not said yet which is its own.
+    /// Another event was named for it in the same attempt, and the EventListener has not answered yet which is its own.
     Disputed(EventId),
-    /// It goes on, but there is no room to note that, so that it would in another try as well, or under another event.
+    /// It continues, but there is no room to record that, so it would also continue in another attempt or for another
+    /// event.
     Unnoted,
 }
 
 /// The events of a delivery.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Events {
-    /// Those that Triggers are bound to, each once: they label its runs. None that is disputed, as any may be a stranger's, whose runs
-    /// the caller has not caused.
+    /// The events that Triggers are bound to, without repetitions; they label its runs. Disputed ones are excluded:
+    /// they may be a stranger's, whose runs the caller has not caused.
     pub bound: Vec<EventId>,
-    /// One that was named in this try, by somebody who is not the EventListener. Where its answer was lost, any of several.
+    /// An event that was named in this attempt by somebody who is not the EventListener. If its answer was lost, any of
+    /// several.
     pub false_one: Option<EventId>,
 }
 
-/// What a Trigger is bound to.
+/// The binding of a Trigger to an event.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Binding {
     event: EventId,
     attempt: Box<str>,
-    /// Another event was named in the same try.
+    /// Whether another event was named in the same attempt.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     disputed: bool,
 }
@@ -127,22 +134,22 @@ impl Binding {
         self.attempt == tried.attempt
     }
 
-    /// Whether this try may have the Trigger: nobody knows whether this event was the EventListener's. Only a later one may, for the
-    /// try of the binding may still be under way, and an assertion of one before it in wrong hands. Ids of tries are UUIDv7, which
-    /// stand in the order of their time.
+    /// Whether this attempt may have the Trigger, because nobody knows whether the bound event was the EventListener's.
+    /// Only a later attempt may: that of the binding can still be in flight, and the assertion of an earlier one can be
+    /// in the wrong hands. Ids of attempts are UUIDv7, which sort by time.
     fn is_open(&self, tried: &TriedEvent, answered: Option<&TriedEvent>) -> bool {
         let is_answered = answered.is_some_and(|answered| self.is_of_try(answered) && self.event == answered.event);
         self.disputed && !is_answered && tried.attempt > self.attempt
     }
 
-    /// Notes that another event is named in the same try.
+    /// Notes that another event is named in the same attempt.
     fn dispute(&mut self) -> (Bound, bool) {
         let is_new = !std::mem::replace(&mut self.disputed, true);
         (Bound::Disputed(self.event.clone()), is_new)
     }
 }
 
-/// A part of the Triggers of a delivery, each with its event.
+/// Some of the Triggers of a delivery, each with its binding.
 type Shard = BTreeMap<String, Binding>;
 
 fn shard_key(once: &str, shard: u8) -> Vec<u8> {
@@ -158,7 +165,7 @@ fn confirmed_key(once: &str) -> Vec<u8> {
     sha256(&[b"event answered\0", once.as_bytes()]).to_vec()
 }
 
-/// Under which an older version kept the only event of a delivery, as it is.
+/// The key under which an older version stored the only event of a delivery, as plain text.
 fn single_key(once: &str) -> Vec<u8> {
     sha256(&[b"event\0", once.as_bytes()]).to_vec()
 }
@@ -166,19 +173,19 @@ fn single_key(once: &str) -> Vec<u8> {
 fn read<T: Default + for<'a> Deserialize<'a>>(stored: Option<&Stored>) -> Result<T, StoreError> {
     let Some(stored) = stored else { return Ok(T::default()) };
     serde_json::from_slice(&stored.value)
-        .map_err(|error| StoreError::Corrupt(format!("what a delivery became cannot be read: {error}")))
+        .map_err(|error| StoreError::Corrupt(format!("the events of a delivery cannot be read: {error}")))
 }
 
 fn written<T: Serialize>(value: &T) -> Result<Vec<u8>, StoreError> {
     serde_json::to_vec(value)
-        .map_err(|error| StoreError::Corrupt(format!("what a delivery became cannot be written: {error}")))
+        .map_err(|error| StoreError::Corrupt(format!("the events of a delivery cannot be written: {error}")))
 }
 
 fn expect(stored: Option<&Stored>) -> Expect {
     stored.map_or(Expect::Absent, |stored| Expect::Version(stored.version))
 }
 
-/// Tells what a question comes to, and whether the shard has changed by it.
+/// Answers a question about a Trigger, and returns whether the shard was changed.
 fn ask(
     shard: &mut Shard,
     trigger: &str,
@@ -202,7 +209,7 @@ fn ask(
     match (shard.get_mut(trigger), single) {
         (Some(bound), _) if bound.is_of_try(tried) && !is_answered => return bound.dispute(),
         (None, _) if is_full => {
-            // Whoever filled it may not have the run of this one as well.
+            // Whoever filled the shard must not get the run of this Trigger as well.
             let rival = shard.values_mut().find(|bound| bound.is_of_try(tried) && bound.event != tried.event);
             return rival.filter(|_| !is_answered).map_or((Bound::Unnoted, false), Binding::dispute);
         }
@@ -218,7 +225,7 @@ fn ask(
 }
 
 impl Replay {
-    /// Binds a Trigger of a delivery to an event, unless it is bound.
+    /// Binds a Trigger of a delivery to an event, unless it is bound already.
     pub async fn bind_event(
         &self,
         delivery: &Named,
@@ -227,8 +234,11 @@ impl Replay {
         now: Timestamp,
     ) -> Result<Bound, Rejection> {
         let unavailable = |error| {
-            Rejection::new(Reason::StoreUnavailable, "whether this delivery is an event already cannot be told")
-                .because(error)
+            Rejection::new(
+                Reason::StoreUnavailable,
+                "it cannot be determined whether this delivery already has an event",
+            )
+            .because(error)
         };
         let once = &*delivery.once;
         let key = key_of(once, trigger);
@@ -246,8 +256,8 @@ impl Replay {
         }
     }
 
-    /// Notes the event that the EventListener's own answer names, and forgets what somebody else named in the same try, who saw the
-    /// delivery and asked first.
+    /// Records the event in the EventListener's own answer, and removes the bindings to other events of the same
+    /// attempt: they were named by somebody who saw the delivery and asked first.
     pub async fn confirm_event(
         &self,
         delivery: &Named,
@@ -275,8 +285,8 @@ impl Replay {
         Ok(events)
     }
 
-    /// The events that Triggers of a delivery are bound to, after a try whose answer was lost. If several were named in it, somebody
-    /// who is not the EventListener named one, and the next try may have all its Triggers.
+    /// The events that Triggers of a delivery are bound to, after an attempt whose answer was lost. If several were
+    /// named in it, somebody other than the EventListener named one, and the next attempt may have all its Triggers.
     pub async fn leave_open(&self, delivery: &Named, attempt: &str, now: Timestamp) -> Result<Events, StoreError> {
         let of_try = |bound: &&Binding| *bound.attempt == *attempt;
         let shards = self.shards(&delivery.once, now).await?;
@@ -298,8 +308,8 @@ impl Replay {
         Ok(events)
     }
 
-    /// Keeps what is bound for so long beyond the usual time, where anything is: a delivery that may be tried again that late must
-    /// make no run twice.
+    /// Extends the life of existing bindings by `span` beyond the usual time: a delivery that may be retried that late
+    /// must not create a run twice.
     pub(super) async fn keep_events(&self, once: &str, span: Duration, now: Timestamp) -> Result<(), StoreError> {
         for (key, stored) in self.shards(once, now).await? {
             self.change_shard(&key, stored, now + KEPT + span, now, |_| ()).await?;
@@ -307,14 +317,14 @@ impl Replay {
         Ok(())
     }
 
-    /// Those that there are, with their keys.
+    /// The shards that exist, with their keys.
     async fn shards(&self, once: &str, now: Timestamp) -> Result<Vec<(Vec<u8>, Stored)>, StoreError> {
         let keys: Vec<Vec<u8>> = (0..SHARDS).map(|shard| shard_key(once, shard)).collect();
         let found = self.store().get_all(Table::Deliveries, keys.clone(), now).await?;
         Ok(keys.into_iter().zip(found).filter_map(|(key, stored)| Some((key, stored?))).collect())
     }
 
-    /// Changes a shard that there is, and has it kept until then at least, although somebody may be asking meanwhile. Gives it as it
+    /// Changes a shard and keeps it at least until `until`, even if somebody asks concurrently. Returns the shard as it
     /// is then.
     async fn change_shard(
         &self,
@@ -337,7 +347,8 @@ impl Replay {
         }
     }
 
-    /// Keeps a shard until then, or longer where it is; false if somebody else was there first.
+    /// Stores a shard until `until`, or its present expiry if that is later. Returns false if it was changed
+    /// concurrently.
     async fn put_shard(
         &self,
         key: &[u8],

@@ -1,22 +1,22 @@
-//! Webhooks: which sender, whether the delivery is genuine and new, and what its body tells.
+//! Webhooks: identifies the sender, verifies that a delivery is genuine and new, and reads facts from its body.
 //!
-//! An EventListener answers 202 before it looks at a signature, so this is the only place that can say 401. A delivery
-//! passes three steps: [`Webhook::precheck`] reads its head, before the body is polled; [`Webhook::verify`] checks the
-//! signature over the raw bytes and then reads facts out of them; [`Replay::reserve`] makes sure that it is new. A sender
-//! that never tries again has its deliveries [held](hold) instead.
+//! An EventListener answers 202 before it checks a signature, so only Doorward can answer 401. A delivery passes three
+//! steps: [`Webhook::precheck`] reads its head before the body is polled, [`Webhook::verify`] checks the signature over
+//! the raw bytes and then reads the facts, and [`Replay::reserve`] makes sure that it is new. Deliveries of a sender
+//! that never retries are [held](hold) instead.
 //!
 //! | file | holds |
 //! |---|---|
-//! | `senders` | the table of senders, one file a maker |
-//! | `resolve`, `checks` | from the configuration to senders that verify, and which settings do not go together |
+//! | `senders` | the table of senders, one file per vendor |
+//! | `resolve`, `checks` | builds senders from the configuration; rejects settings that exclude each other |
 //! | `precheck` | the head, before the body is polled |
-//! | `signature`, `certificate`, `sns` | proof of who sent it: a secret, a client certificate, Amazon SNS |
-//! | `media`, `document`, `facts` | the body: its type, read once and strictly, and what it tells about its cause |
-//! | `replay` | each delivery is forwarded once |
-//! | `hold` | deliveries that are stored and brought later |
+//! | `signature`, `certificate`, `sns` | proof of origin: a secret, a client certificate, Amazon SNS |
+//! | `media`, `document`, `facts` | the body: its type, a strict single-pass parser, and the facts |
+//! | `replay` | forwards each delivery once |
+//! | `hold` | stores deliveries and sends them later |
 //! | `events` | which event of its EventListener a delivery became |
-//! | `told` | what deliveries can tell, for who checks rules |
-//! | `metrics` | what deliveries count |
+//! | `told` | what the deliveries of a sender can contain, for checks of rules |
+//! | `metrics` | metrics of deliveries |
 
 mod certificate;
 mod checks;
@@ -74,7 +74,7 @@ use crate::{
     sha256::sha256,
 };
 
-/// How long it may take to note what an EventListener said of a delivery, and how far the clocks of replicas differ meanwhile.
+/// How long recording an EventListener's answer may take, plus the clock difference between replicas in that time.
 const NOTING: Duration = Duration::from_secs(20);
 
 /// A sender of webhooks, as an entry of `webhooks` configures it.
@@ -86,11 +86,11 @@ pub struct Webhook {
     sender: &'static Sender,
     forms: Vec<Form>,
     secrets: Vec<Secret>,
-    /// Those of the secrets, for replay keys.
+    /// The scopes of the secrets, for replay keys.
     scopes: Box<[[u8; 32]]>,
     id_headers: Vec<HeaderName>,
     event_header: Option<HeaderName>,
-    /// Others that name the event.
+    /// Other headers that name the event.
     event_twins: Vec<HeaderName>,
     allowed_headers: Vec<HeaderName>,
     tolerance: Duration,
@@ -106,30 +106,30 @@ pub struct Webhook {
     facts: Reader,
 }
 
-/// What makes sure that a delivery is taken once.
+/// How a delivery is accepted exactly once.
 #[derive(Debug)]
 pub enum Taking {
-    /// It is forwarded while the sender waits.
+    /// Forwarded while the sender waits.
     Reserved {
         reservation: Reservation,
         /// See [`Delivery::is_form`].
         is_form: bool,
     },
-    /// It is stored first.
+    /// Stored first.
     Held(ReplayKeys, hold::Settings),
 }
 
-/// A secret and the time in which it is accepted.
+/// A secret and its validity period.
 #[derive(Debug)]
 struct Secret {
     key: Key,
-    /// Stands for the secret in replay keys.
+    /// Identifies the secret in replay keys.
     scope: [u8; 32],
     not_before: Option<Timestamp>,
     not_after: Option<Timestamp>,
 }
 
-/// A delivery whose head is plausible: how much body may be read for it, and what will be verified.
+/// A delivery whose head is plausible: how much of its body may be read, and what will be verified.
 #[derive(Debug)]
 pub struct Expected {
     /// The largest body, in bytes. More is [`Reason::BodyTooLarge`].
@@ -145,32 +145,33 @@ pub struct Expected {
 #[derive(Clone, Debug)]
 pub struct Delivery {
     pub facts: Arc<Facts>,
-    /// Which of the configured secrets proved it, counted from 0.
+    /// The index of the configured secret that proved it.
     pub secret_index: usize,
-    /// The sender only tries its hook: answered with 200, not forwarded.
+    /// A test of the hook by the sender: answered with 200, not forwarded.
     pub ping: bool,
-    /// What the sender wants to read in the answer to its ping.
+    /// The value that the sender expects in the answer to its ping.
     pub challenge: Option<Arc<str>>,
-    /// Slack's, by which somebody waits: to it 200 alone says that it was taken, and what comes with that is shown to them.
+    /// A form of Slack, for which a person waits: only a 200 means accepted, and the body of the answer is shown to
+    /// them.
     pub is_form: bool,
     pub replay: ReplayKeys,
     /// SHA-256 of the body.
     pub body_sha256: [u8; 32],
-    /// When the secret that proved it ends.
+    /// The expiry of the secret that proved it.
     expires: Timestamp,
 }
 
-/// Why a delivery is refused, and what is known of one that is genuine all the same.
+/// Why a delivery is refused, and what is known about it if it is genuine all the same.
 #[derive(Debug)]
 pub struct Refused {
     pub rejection: Rejection,
     pub genuine: Option<Genuine>,
 }
 
-/// A delivery that is proven and cannot be read: whose it is, and which.
+/// A delivery that is proven but cannot be read.
 #[derive(Debug)]
 pub struct Genuine {
-    /// None but those that the configuration and the head give.
+    /// Only the facts known from the configuration and the head.
     pub facts: Arc<Facts>,
     /// SHA-256 of the body.
     pub body_sha256: [u8; 32],
@@ -187,41 +188,42 @@ impl Webhook {
         &self.name
     }
 
-    /// How long an answer may take, from the arrival of the delivery. The sender gives up soon afterwards.
+    /// How long an answer may take, counted from the arrival of the delivery. The sender gives up soon afterwards.
     pub fn answer_within(&self) -> Duration {
         self.answer_within
     }
 
-    /// How long a delivery may be under way before the next try of its sender counts as new. Where replicas share the store, the
-    /// sender hears 503 until then after the one that forwarded it was killed, and some senders try twice in all.
+    /// How long a delivery may be in flight before the sender's next attempt counts as new. If replicas share the store
+    /// and the one that forwarded it is killed, the sender gets 503 until then, and some senders try only twice.
     pub fn lease(&self) -> Duration {
         self.answer_within + NOTING
     }
 
-    /// For how long a delivery is known when it comes again: while it is tried at least, as the EventListener would take both.
+    /// How long a duplicate is recognized: at least as long as the delivery is tried, as the EventListener would accept
+    /// both.
     fn remembered_for(&self) -> Duration {
         self.hold.map_or(self.replay_window, |settings| settings.span.max(self.replay_window))
     }
 
-    /// Takes over what the same entry of the generation before has fetched.
+    /// Takes over what the same entry of the previous configuration has fetched.
     pub fn keep_fetched_of(&self, before: &Self) {
         if let (Some(sns), Some(before)) = (&self.sns, &before.sns) {
             sns.keep_certificates_of(before);
         }
     }
 
-    /// How deliveries are held, if they are.
+    /// The settings for holding deliveries, if they are held.
     pub fn hold(&self) -> Option<hold::Settings> {
         self.hold
     }
 
-    /// The request headers that an EventListener gets. Everything else stays here: credentials, and headers that no
-    /// signature covers and that would change what the delivery means.
+    /// The request headers that are forwarded to an EventListener. The others are dropped: credentials, and unsigned
+    /// headers that would change the meaning of the delivery.
     pub fn allowed_headers(&self) -> &[HeaderName] {
         &self.allowed_headers
     }
 
-    /// Refuses a connection whose client certificate is none of the sender's, where it must have one.
+    /// Refuses a connection without one of the sender's client certificates, if one is required.
     pub fn check_certificate(&self, presented: Option<&ClientCertificate>) -> Result<(), Rejection> {
         match &self.certificates {
             Some(certificates) if !certificates.admits(presented) => {
@@ -231,8 +233,8 @@ impl Webhook {
         }
     }
 
-    /// [`Webhook::verify`], or for SNS what takes its place and may have to ask others on `control`, whose trouble is 503. `client` is who
-    /// brings the delivery, where that is one client alone.
+    /// Runs [`Webhook::verify`], or its equivalent for SNS, which may have to fetch a certificate on `control`; a
+    /// failed fetch is 503. `client` is the address that sent the delivery, if it identifies a single client.
     pub async fn prove(
         &self,
         expected: Expected,
@@ -247,8 +249,9 @@ impl Webhook {
         }
     }
 
-    /// Verifies the signature over `body`, as it came, and reads the facts. Refuses with 413, 401, and for the body of
-    /// somebody who knows the secret with 400, or what the sender hears instead.
+    /// Verifies the signature over `body`, byte for byte, and reads the facts. Refuses with 413 or 401. For a body that
+    /// cannot be read although the caller knows the secret, refuses with 400, or with 200 for a sender that counts
+    /// refusals.
     pub fn verify(&self, expected: Expected, body: &Bytes, now: Timestamp) -> Result<Delivery, Refused> {
         if body.len() > self.max_body {
             return Err(self.too_large().into());
@@ -265,7 +268,8 @@ impl Webhook {
         let body_sha256 = sha256(&[body]);
         let unreadable = |error| self.unreadable(&error, expected.id.clone(), body_sha256);
         let values = self.facts.values(expected.media, body).map_err(unreadable)?;
-        // First: who sends an old one again under another event would hear that the secret is still good.
+        // Before the facts: otherwise a replay of an old delivery under another event would reveal that the secret is
+        // still valid.
         self.check_date(self.facts.date(&values).map_err(unreadable)?, now)?;
         let read = self.facts.read(expected.media, &values, expected.event.as_deref()).map_err(unreadable)?;
         let id = expected.id.or(read.delivery).unwrap_or_else(|| replay::body_id(&body_sha256));
@@ -284,7 +288,7 @@ impl Webhook {
             is_form: expected.media == Media::Form,
             facts: Arc::new(facts),
             secret_index,
-            // Of all secrets, as a sender that signs with two, or anew with the next, sends the same delivery.
+            // Of all secrets, as a sender that signs with two, or again with the next, sends the same delivery.
             replay: ReplayKeys::new(&self.scopes, &id, signed.as_ref(), self.remembered_for())
                 .redeliveries(self.redeliveries, self.sender.redelivers_anew),
             body_sha256,
@@ -292,21 +296,21 @@ impl Webhook {
         })
     }
 
-    /// Why a header must not go on to the EventListener, whatever else passes: it is the secret, or it is not signed and would change
-    /// what the body is taken for.
+    /// Why a header is never forwarded to the EventListener, even if it is listed in `pass_headers`: it is the secret,
+    /// or it is not signed and would change how the body is interpreted.
     pub fn never_passes(&self, name: &HeaderName) -> Option<&'static str> {
         let is_secret = self.forms.iter().any(|form| matches!(form, Form::Token { header, .. } if header == name));
         if is_secret { Some(A_SECRET) } else { passes_from_nobody(name) }
     }
 
-    /// Whether a secret stands in the query, which then must not go on.
+    /// Whether a secret is in the query, which then must not be forwarded.
     pub fn has_secret_in_query(&self) -> bool {
         self.forms.iter().any(|form| matches!(form, Form::Query(_)))
     }
 
-    /// What the sender of a proven delivery hears of its refusal. A decision of ours is 403 whatever it is about, since 401 says that
-    /// nothing was proven; where the sender would count that as a failure of its hook, and switch off one whose other deliveries are
-    /// wanted, it is 200.
+    /// Adapts the status of a refusal for the sender of a proven delivery. A decision of the policy is 403 for any
+    /// reason, since 401 means that nothing was proven. For a sender that counts 4xx as failures and would disable a
+    /// hook whose other deliveries are wanted, it is 200.
     pub fn heard(&self, rejection: Rejection) -> Rejection {
         match (rejection.reason().is_decision(), self.sender.counts_refusals) {
             (true, true) => rejection.with_status(StatusCode::OK),
@@ -315,8 +319,8 @@ impl Webhook {
         }
     }
 
-    /// A proven delivery that says what nobody can read. Whoever may push names branches, and so could make a sender that counts 4xx
-    /// switch off a hook for everybody: it hears 200. `id` is that of the head.
+    /// Refuses a proven delivery that cannot be read, with 200 for a sender that counts 4xx: anybody who may push
+    /// chooses branch names, and could otherwise make it disable the hook for everybody. `id` is that of the head.
     fn unreadable(&self, error: &facts::NoFacts, id: Option<Arc<str>>, body_sha256: [u8; 32]) -> Refused {
         let detail = format!("the delivery is genuine but cannot be read: {error}");
         let rejection = Rejection::new(Reason::BadRequest, detail);
@@ -332,61 +336,62 @@ impl Webhook {
         }
     }
 
-    /// Who a delivery comes from: `webhook:github:repo:1234`, or `webhook:github:hook:NAME` if the body names no
-    /// repository. An agent, since nothing tells whether a person, a bot or a pod caused it.
+    /// The identity of a delivery's sender: `webhook:github:repo:1234`, or `webhook:github:hook:NAME` if the body names
+    /// no repository. It is an agent, since nothing says whether a person, a bot or a pod caused the delivery.
     pub fn principal(&self, delivery: &Delivery) -> Result<Principal, Rejection> {
         principal(&delivery.facts, delivery.expires)
     }
 
-    /// The topics of SNS that it takes messages of.
+    /// The SNS topics whose messages are accepted.
     pub fn topics(&self) -> &[Arc<str>] {
         self.sns.as_ref().map_or(&[], Sns::topics)
     }
 
-    /// Whether some secret is configured here and there, so that a delivery for one would be genuine for the other.
+    /// Whether the two have a secret in common, so that a delivery for one would be genuine for the other.
     pub fn shares_secret_with(&self, other: &Self) -> bool {
         self.scopes.iter().any(|scope| other.scopes.contains(scope))
     }
 
-    /// In whole seconds: a signature as old as the tolerance is the last that is good. Who sends an old one again does not hear from its
-    /// reason that the secret is still good.
+    /// Checks the time of signing in whole seconds; a signature as old as the tolerance is still valid. The reason does
+    /// not reveal to somebody who replays an old delivery that the secret is still valid.
     fn check_time(&self, signed_at: Option<Timestamp>, now: Timestamp) -> Result<(), Rejection> {
         let Some(signed_at) = signed_at else { return Ok(()) };
         let age = now.as_secs().saturating_sub(signed_at.as_secs());
         if age.unsigned_abs() <= self.tolerance.as_secs() {
             return Ok(());
         }
-        Err(unproven(Reason::SignatureInvalid, "the time of signing is too far from ours"))
+        Err(unproven(Reason::SignatureInvalid, "the time of signing differs too much from the current time"))
     }
 
-    /// The time that a signed body tells is within what is remembered of deliveries, so that none is new again once it is
-    /// forgotten: neither one whose time was ahead when it was taken, nor by the clock of another replica.
+    /// Checks that the time in a signed body is within the time for which deliveries are remembered, so that none is
+    /// new again once it is forgotten: neither one whose time was ahead when it was accepted, nor by the clock of
+    /// another replica.
     fn check_date(&self, date: Option<Timestamp>, now: Timestamp) -> Result<(), Rejection> {
         let Some(date) = date else { return Ok(()) };
         if now.since(date) > self.replay_window.saturating_sub(self.tolerance + NOTING) {
             return Err(unproven(Reason::SignatureInvalid, "the body is older than deliveries are remembered"));
         }
         match date.since(now) > self.tolerance {
-            true => Err(unproven(Reason::SignatureInvalid, "the body is of a time that has not come")),
+            true => Err(unproven(Reason::SignatureInvalid, "the date in the body is in the future")),
             false => Ok(()),
         }
     }
 
     fn too_large(&self) -> Rejection {
         Rejection::new(Reason::BodyTooLarge, format!("a delivery may have {} bytes at most", self.max_body))
-            .fix("if it is one that is wanted, raise `max_body` of the entry in `webhooks`, and of the route if that has one")
+            .fix("to accept it, raise `max_body` of the entry in `webhooks`, and of the route if that has one")
     }
 }
 
-/// What the names begin with of those who sent deliveries, and of their issuers.
+/// The prefix of the names and the issuers of webhook senders.
 pub const PREFIX: &str = "webhook:";
 
-/// The issuer of whoever sent a delivery of this webhook.
+/// The issuer of the principal of a webhook's deliveries.
 pub fn issuer(webhook: &str) -> String {
     format!("{PREFIX}{webhook}")
 }
 
-/// The webhook whose deliveries have this issuer; none of any other issuer.
+/// The webhook whose deliveries have this issuer, or `None` for other issuers.
 pub fn of_issuer(issuer: &str) -> Option<&str> {
     issuer.strip_prefix(PREFIX)
 }
@@ -409,18 +414,19 @@ pub fn principal(facts: &Arc<Facts>, expires: Timestamp) -> Result<Principal, Re
     })
 }
 
-/// The cause where the signature itself is wrong, which the record tells and the answer does not.
+/// The cause of the refusal of a wrong signature, for the log only.
 const NO_SECRET: &str = "no active secret made the signature";
 
 const A_SECRET: &str = "it is the secret of the sender";
 
-/// Why a header goes on to no EventListener, whoever sends it: it is a secret, or would change what the body is taken for.
+/// Why a header is never forwarded to an EventListener, whoever sent it: it is a secret, or would change how the body
+/// is interpreted.
 fn passes_from_nobody(name: &HeaderName) -> Option<&'static str> {
     if *name == "x-gitlab-token" {
         return Some(A_SECRET);
     }
     let changes = name.as_str().starts_with("ce-") || *name == "x-github-enterprise-host";
-    changes.then_some("it is not signed, and interceptors of Tekton believe it")
+    changes.then_some("it is not signed, and Tekton's interceptors trust it")
 }
 
 impl Secret {

@@ -1,4 +1,4 @@
-//! The head of a delivery, read before its body is polled, so that only plausible callers are asked for one.
+//! Reads the head of a delivery before its body is polled, so that only plausible callers are asked for a body.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use super::{
 use crate::error::{Reason, Rejection};
 
 impl Webhook {
-    /// Whether this is the test of a sender that does not sign it, which is answered and nothing else.
+    /// Whether this is the test of a sender that does not sign it. It is answered and not forwarded.
     pub fn is_unsigned_ping(&self, method: &Method, headers: &HeaderMap) -> bool {
         let event = self.event_header.as_ref().and_then(|name| single(headers, name).ok()?);
         let is_ping =
@@ -48,8 +48,8 @@ impl Webhook {
         })
     }
 
-    /// The strongest form that the delivery uses. A weaker one beside it is not looked at, but still read, so that it
-    /// stands there once.
+    /// Reads the strongest form of proof that the delivery uses. Weaker ones are not verified, but must not be repeated
+    /// either.
     fn presented(&self, headers: &HeaderMap, query: Option<&str>) -> Result<(&Form, Presented), Rejection> {
         for header in self.forms.iter().filter_map(Form::header) {
             single(headers, header)?;
@@ -59,7 +59,7 @@ impl Webhook {
                 return Ok((form, presented));
             }
         }
-        Err(unproven(Reason::CredentialMissing, "nothing that proves anything"))
+        Err(unproven(Reason::CredentialMissing, "the delivery has no proof of its origin"))
     }
 
     fn delivery_id(&self, headers: &HeaderMap, presented: &Presented) -> Result<Option<Arc<str>>, Rejection> {
@@ -86,7 +86,7 @@ impl Webhook {
         let Some(name) = &self.event_header else { return Ok(None) };
         let value = single(headers, name)?;
         for twin in &self.event_twins {
-            // Nobody signs it, and an interceptor may go by it.
+            // It is not signed, and an interceptor may use it.
             if single(headers, twin)?.is_some_and(|other| Some(other) != value) {
                 return Err(bad_request(format!("{twin} names another event than {name}")));
             }

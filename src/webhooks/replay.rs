@@ -1,15 +1,17 @@
-//! Each delivery is forwarded once, whoever repeats it, over whichever route and replica.
+//! Forwards each delivery once, whoever repeats it, over any route and replica.
 //!
 //! A delivery is reserved after its signature was verified (so that a forger cannot use up ids), committed when the
-//! upstream took it, and released when it did not. Its twin gets 503 while that is under way, since an early 200
-//! would lose the delivery if the first one fails, and 200 afterwards.
+//! upstream accepted it, and released otherwise. A duplicate gets 503 while it is in flight, since an early 200 would
+//! lose the delivery if the first attempt fails, and 200 afterwards.
 //!
-//! Keys depend on the secrets of the sender, not on the route: the same delivery on a second route with the same secret is a
-//! duplicate, whichever of several secrets signed it. Where the id is not signed but the body is, the signed bytes are a second
-//! key, as anybody who saw the delivery could send it under another id. Somebody may ask a sender to send a delivery again, which looks like any
-//! repetition; [`ReplayKeys::redeliveries`] says how many such are forwarded. Limits: a sender without signed ids that
-//! repeats an event with exactly the same body within the window is taken for a repetition, unless its bodies may repeat and
-//! `unique_bodies` is off; a plain token signs nothing, so its holder can make any delivery new.
+//! Keys depend on the sender's secrets, not on the route: the same delivery on a second route with the same secret is a
+//! duplicate, whichever of several secrets signed it. If the body is signed and the id is not, the signed bytes are a
+//! second key, as anybody who saw the delivery could send it under another id. A redelivery that somebody requests at
+//! the sender looks like any repetition; [`ReplayKeys::redeliveries`] sets how many are forwarded.
+//!
+//! Limits: if a sender without signed ids sends exactly the same body for another event within the window, that event
+//! is treated as a duplicate, unless its bodies may repeat and `unique_bodies` is off. A plain token signs nothing, so
+//! its holder can make any delivery new.
 //!
 //! A delivery that is [held](super::hold) is not reserved: it is committed in the same write that stores it.
 
@@ -28,23 +30,24 @@ use crate::{
     store::{Expect, Put, Store, StoreError, Stored, Table, WrittenAll},
 };
 
-/// What makes a delivery the same as another: opaque keys of the store.
+/// The keys by which a delivery is recognized as a duplicate: opaque keys of the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReplayKeys {
-    /// Those of the id, then those of the signed bytes.
+    /// The keys of the id, then those of the signed bytes.
     keys: Vec<[u8; 32]>,
-    /// How many are of the id.
+    /// The number of keys of the id.
     ids: usize,
     /// How long the delivery is remembered.
     window: Duration,
-    /// How often a delivery that was taken is taken once more.
+    /// How often an accepted delivery is accepted again.
     redeliveries: u8,
-    /// The sender gives what somebody asks for again an id of its own.
+    /// Whether the sender's redeliveries have an id of their own.
     anew: bool,
 }
 
 impl ReplayKeys {
-    /// `scopes` stand for the secrets, the first for the delivery's name ([`Once`]); `id` is the sender's, `signed` the hash of the signed bytes if they count.
+    /// `scopes` stand for the secrets, the first of them for the delivery's name ([`Once`]). `id` is the sender's id;
+    /// `signed` is the hash of the signed bytes, if they count.
     pub(super) fn new(scopes: &[[u8; 32]], id: &str, signed: Option<&[u8; 32]>, window: Duration) -> Self {
         let keys = |kind: &'static [u8], data: Vec<u8>| scopes.iter().map(move |scope| sha256(&[scope, kind, &data]));
         let ids = keys(b"id\0", id.as_bytes().to_vec());
@@ -52,15 +55,16 @@ impl ReplayKeys {
         Self { keys, ids: scopes.len(), window, redeliveries: 0, anew: false }
     }
 
-    /// Lets a delivery that was taken be taken again so often, under the same id (or with `anew` under another), a minute apart at
-    /// least: sooner it is the sender's own retry after an answer that was lost.
+    /// Allows that many redeliveries of an accepted delivery, under the same id (or with `anew` under another), at
+    /// least a minute apart: a sooner one is the sender's own retry after a lost answer.
     #[must_use]
     pub fn redeliveries(self, redeliveries: u8, anew: bool) -> Self {
         Self { redeliveries, anew, ..self }
     }
 
-    /// Whether a delivery that was taken may be taken once more: its version, and what it is now. `claimed` ends with it. The id
-    /// is looked at first: the same body under an id of its own is a redelivery of those senders alone that make them so.
+    /// Whether an accepted delivery may be accepted again: the version of its record, and its contents. `claimed` ends
+    /// with it. The id is checked first: the same body under another id is a redelivery only for senders that give
+    /// redeliveries a new id.
     fn may_reopen(&self, claimed: &[Claimed], twin: Option<&Stored>, now: Timestamp) -> Option<(u64, Committed)> {
         let (this, earlier) = claimed.split_last()?;
         let is_id = earlier.len() < self.ids;
@@ -69,7 +73,7 @@ impl ReplayKeys {
         Some((twin.version, self.reopens(twin, now)?))
     }
 
-    /// Takes the last of `claimed` once more, if that may be.
+    /// Accepts the last of `claimed` once more, if that is allowed.
     fn reopen(&self, claimed: &mut [Claimed], twin: Option<&Stored>, now: Timestamp) -> Result<(), Rejection> {
         let reopened = self.may_reopen(claimed, twin, now);
         let (Some((version, before)), Some(last)) = (reopened, claimed.last_mut()) else {
@@ -80,24 +84,25 @@ impl ReplayKeys {
         Ok(())
     }
 
-    /// The records by which a delivery is known when it comes again.
+    /// The keys of the records by which a repeated delivery is recognized.
     pub(super) fn records(&self) -> Vec<Vec<u8>> {
         self.keys.iter().map(|key| key.to_vec()).collect()
     }
 
-    /// What a record says of a delivery that was taken, where that is long enough ago and was not too often.
+    /// The record of an accepted delivery, if it was accepted long enough ago and not too often.
     fn reopens(&self, record: &Stored, now: Timestamp) -> Option<Committed> {
         let taken = Committed::decode(&record.value)?;
         (taken.again < self.redeliveries && taken.at + REDELIVERY_GAP <= now).then_some(taken)
     }
 }
 
-/// What is the same for every try to deliver a delivery, and of no other: a wanted redelivery is another.
+/// The name of a delivery: the same for every attempt, and different for every other delivery and for each wanted
+/// redelivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Once {
     pub id: [u8; 32],
-    /// How long the name stands for this delivery, counted from a try of it. The same delivery, when it comes after that, is new and
-    /// has the same name. `None`: no other delivery ever has it, as is so of those that are held.
+    /// How long the name belongs to this delivery, counted from an attempt. After that, the same delivery is new and
+    /// gets the same name. `None`: no other delivery ever gets it, which is the case for held ones.
     pub window: Option<Duration>,
 }
 
@@ -114,31 +119,31 @@ impl std::fmt::Debug for Replay {
     }
 }
 
-/// A delivery that is being forwarded. One that is dropped undecided lapses with its lease: nobody knows whether the
-/// upstream took it.
+/// A delivery that is being forwarded. If it is dropped without being settled, its lease expires: nobody knows whether
+/// the upstream accepted it.
 #[derive(Debug)]
 #[must_use = "a reservation is committed or released"]
 pub struct Reservation {
     replay: Replay,
     claimed: Vec<Claimed>,
     window: Duration,
-    /// It is reserved in the store.
+    /// Whether it is reserved in the store.
     in_store: bool,
-    /// It is reserved in this process.
+    /// Its lease, if it is reserved in this process.
     leased: Option<Leased>,
 }
 
 #[derive(Debug)]
 struct Claimed {
     key: [u8; 32],
-    /// Its record as it stands; none before the first write.
+    /// The version of its record; `None` before the first write.
     version: Option<u64>,
-    /// What it was before, where it was taken before.
+    /// Its earlier record, if it was accepted before.
     before: Option<Committed>,
 }
 
 impl Claimed {
-    /// How often it was taken once more, with this time.
+    /// How often it was accepted again, including this time.
     fn again(&self) -> u8 {
         self.before.map_or(0, |before| before.again.saturating_add(1))
     }
@@ -149,13 +154,13 @@ impl Claimed {
     }
 }
 
-/// That a delivery was taken.
+/// The record of an accepted delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Committed {
     at: Timestamp,
-    /// How often it was taken once more.
+    /// How often it was accepted again.
     again: u8,
-    /// The name under which it was stored to be brought, where it was.
+    /// The name under which it is held, if it is.
     name: Option<[u8; 32]>,
 }
 
@@ -169,7 +174,7 @@ impl Committed {
         let mut words = std::str::from_utf8(value).ok()?.strip_prefix("committed ")?.split(' ');
         let at = Timestamp::from_secs(words.next()?.parse().ok()?);
         let again = words.next()?.parse().ok()?;
-        // Those of older versions have none.
+        // Records of older versions have none.
         let name = words.next().and_then(|name| HEXLOWER.decode(name.as_bytes()).ok()?.try_into().ok());
         Some(Self { at, again, name })
     }
@@ -177,17 +182,17 @@ impl Committed {
 
 const RESERVED: &[u8] = b"reserved";
 
-/// Longer than it takes to store a delivery.
+/// The lease while a delivery is stored: longer than that can take.
 const TAKE_LEASE: Duration = Duration::from_secs(60);
 
-/// How long after the first a delivery is one that somebody asked for.
+/// How long after the first a repetition counts as a requested redelivery.
 const REDELIVERY_GAP: Duration = Duration::from_secs(60);
 
-/// For how long what became of a delivery is said to a store that is away, and how often: as long as another server takes to follow.
+/// How long and how often recording the outcome is retried while the store is unavailable: as long as a failover takes.
 const SETTLING: Duration = Duration::from_secs(60);
 const RETRY: Duration = Duration::from_secs(1);
 
-/// When a twin of a delivery under way may ask again.
+/// When the sender may retry a duplicate of a delivery that is in flight.
 const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 impl Replay {
@@ -199,7 +204,7 @@ impl Replay {
         &self.store
     }
 
-    /// Takes the delivery for this request. `lease` must be longer than forwarding can take. Refuses with
+    /// Reserves the delivery for this request. `lease` must be longer than forwarding can take. Refuses with
     /// [`Reason::ReplayedDelivery`] (200), [`Reason::DeliveryInFlight`] (503) or [`Reason::StoreUnavailable`] (503).
     pub async fn reserve(&self, keys: &ReplayKeys, lease: Duration, now: Timestamp) -> Result<Reservation, Rejection> {
         let mut leased = match self.store.is_shared() {
@@ -217,12 +222,12 @@ impl Replay {
         Ok(Reservation { replay: self.clone(), claimed, window: keys.window, in_store, leased })
     }
 
-    /// Refuses a delivery that must not be taken again as [`Replay::reserve`] does, and takes none.
+    /// Refuses a delivery that must not be accepted again, as [`Replay::reserve`] does, without reserving it.
     pub(super) async fn check(&self, keys: &ReplayKeys, now: Timestamp) -> Result<(), Rejection> {
         self.look(keys, now).await.map(drop)
     }
 
-    /// What a delivery was before, unless it must not be taken again.
+    /// Reads the earlier records of a delivery, and refuses it if it must not be accepted again.
     async fn look(&self, keys: &ReplayKeys, now: Timestamp) -> Result<Vec<Claimed>, Rejection> {
         let found = self.store.get_all(Table::Deliveries, keys.records(), now).await.map_err(unavailable)?;
         let mut claimed: Vec<Claimed> = Vec::with_capacity(keys.keys.len());
@@ -242,14 +247,14 @@ impl Replay {
         written
     }
 
-    /// The names under which a delivery was stored that may be taken again now. None where nothing may.
+    /// The names under which a delivery that may be accepted again now is held. Empty if it may not.
     pub(super) async fn names(&self, keys: &ReplayKeys, now: Timestamp) -> Result<Vec<[u8; 32]>, StoreError> {
         if keys.redeliveries == 0 {
             return Ok(Vec::new());
         }
         let found = self.store.get_all(Table::Deliveries, keys.records(), now).await?;
         let reopened = |found: &Option<Stored>| keys.reopens(found.as_ref()?, now);
-        // As where it is taken: the body alone says of some senders only that it is the same delivery.
+        // As when it is accepted: for some senders, the same body alone is not the same delivery.
         let under_its_id = keys.anew || found.iter().take(keys.ids).any(|found| reopened(found).is_some());
         let mut names: Vec<_> =
             found.iter().filter(|_| under_its_id).filter_map(|found| reopened(found)?.name).collect();
@@ -257,7 +262,7 @@ impl Replay {
         Ok(names)
     }
 
-    /// The names under which a delivery was stored, as far as it is remembered.
+    /// The names under which a delivery was stored, as far as it is still remembered.
     pub(super) async fn stored_names(&self, keys: &ReplayKeys, now: Timestamp) -> Result<Vec<[u8; 32]>, StoreError> {
         let found = self.store.get_all(Table::Deliveries, keys.records(), now).await?;
         let name = |stored: &Stored| Committed::decode(&stored.value)?.name;
@@ -266,16 +271,16 @@ impl Replay {
         Ok(names)
     }
 
-    /// Commits the delivery together with the writes that `more` makes of what is the same for every try of it, and never of
-    /// another: one that comes when it is forgotten differs in its time. Gives that, and the versions of these writes.
-    /// Refuses as [`Replay::reserve`] does.
+    /// Commits the delivery together with the writes that `more` makes from its name. The name is the same for every
+    /// attempt, and no other delivery ever has it: one that arrives after this one is forgotten differs in its time.
+    /// Returns the name and the versions of these writes. Refuses as [`Replay::reserve`] does.
     pub(super) async fn take(
         &self,
         keys: &ReplayKeys,
         now: Timestamp,
         more: impl Fn(&[u8; 32]) -> Result<Vec<Put>, StoreError>,
     ) -> Result<([u8; 32], Vec<u64>), Rejection> {
-        // One that is forwarded by a request of this process, under another configuration, is known here alone.
+        // If a request of this process forwards it under another configuration, only this process knows that.
         let leased = match self.store.is_shared() {
             true => None,
             false => Some(self.under_way.lease(&keys.keys, now + TAKE_LEASE, now)?),
@@ -290,7 +295,7 @@ impl Replay {
         Ok((name(&claimed), versions))
     }
 
-    /// Writes all keys, or none where one of them is taken. `value` says what and until when.
+    /// Writes all keys, or none if one of them exists. `value` gives the record and its expiry.
     async fn claim(
         &self,
         keys: &ReplayKeys,
@@ -310,7 +315,7 @@ impl Replay {
                     return Ok((claimed, further));
                 }
                 WrittenAll::Conflict { index, found } => {
-                    // What goes with it is there already.
+                    // A conflict in one of the writes of `more`: the delivery is stored already.
                     let claimed = claimed.get_mut(..=index).ok_or_else(duplicate)?;
                     keys.reopen(claimed, found.as_ref(), now)?;
                 }
@@ -343,7 +348,7 @@ impl Reservation {
         Once { id: once(&self.claimed), window: Some(self.window) }
     }
 
-    /// Says what became of the delivery. After an error it may be said again.
+    /// Records the outcome of the delivery. Can be repeated after an error.
     pub async fn settle(&mut self, is_taken: bool, now: Timestamp) -> Result<(), StoreError> {
         match is_taken {
             true => self.commit(now).await,
@@ -351,8 +356,8 @@ impl Reservation {
         }
     }
 
-    /// Says it again until the store takes it, or has been away for [`SETTLING`]: nothing is forwarded meanwhile, so that only in the
-    /// moment when it is back somebody might be faster.
+    /// Retries recording the outcome until the store accepts it, or has been unavailable for [`SETTLING`]. Nothing is
+    /// forwarded meanwhile, so a duplicate could only be accepted in the moment when the store is back.
     pub async fn settle_later(mut self, is_taken: bool, clock: &Clock) -> Result<(), StoreError> {
         let until = Instant::now() + SETTLING;
         loop {
@@ -364,8 +369,8 @@ impl Reservation {
         }
     }
 
-    /// The upstream took the delivery (2xx). After an error it can be repeated once the lease has ended, or where no
-    /// other process uses the store, once this one has.
+    /// Commits: the upstream accepted the delivery (2xx). After an error the delivery can be repeated once the lease
+    /// has expired, or, if no other process uses the store, after this process has ended.
     async fn commit(&mut self, now: Timestamp) -> Result<(), StoreError> {
         let until = now + self.window;
         let taken = |claimed: &Claimed| Committed { at: now, again: claimed.again(), name: None };
@@ -377,7 +382,7 @@ impl Reservation {
         written
     }
 
-    /// The upstream did not take it: the sender may send it again.
+    /// Releases: the upstream did not accept the delivery, and the sender may send it again.
     async fn release(&mut self, now: Timestamp) -> Result<(), StoreError> {
         let window = self.window;
         let written = match self.in_store {
@@ -394,7 +399,8 @@ impl Reservation {
         written
     }
 
-    /// Writes only what is still ours, so that one whose lease ended does not undo its successor. Where there is none, it is ours still.
+    /// Writes only records that this reservation still owns, so that one whose lease expired does not overwrite its
+    /// successor. If there is no record, this reservation still owns it.
     async fn write(
         &mut self,
         now: Timestamp,
@@ -435,7 +441,7 @@ fn duplicate() -> Rejection {
     Rejection::new(Reason::ReplayedDelivery, "duplicate: this delivery has been accepted before")
 }
 
-/// The short text for a delivery that has no id of its own.
+/// The id of a delivery that has none of its own.
 pub(super) fn body_id(body_sha256: &[u8; 32]) -> Arc<str> {
     format!("sha256-{}", HEXLOWER.encode(body_sha256)).into()
 }

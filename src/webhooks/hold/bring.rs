@@ -1,4 +1,4 @@
-//! Brings what is held: which lanes have their turn, and what follows of each try.
+//! Sends held deliveries: which lanes have their turn, and what follows from each attempt.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,21 +17,21 @@ use crate::{
     webhooks::Replay,
 };
 
-/// Deliveries of one lane before another lane of its sender has its turn.
+/// Deliveries of one lane before another lane of its sender gets its turn.
 const TURN: usize = 32;
 
-/// How long a lane rests after an error of the store, or while another replica has it.
+/// How long a lane pauses after an error of the store, or while another replica has it.
 const REST: Duration = Duration::from_secs(1);
 
-/// How often the store is looked at for what is not known yet, and ages are measured.
+/// How often the store is checked for new records, and ages are measured.
 const TICK: Duration = Duration::from_millis(500);
 
-/// How often all records of a shared store are read, without what they bring: so that what a failover brought back is brought soon. No lane
-/// begins meanwhile.
+/// How often all records of a shared store are read again, so that a delivery that a failover restored is sent soon. No
+/// lane begins meanwhile.
 const ANEW: Duration = Duration::from_secs(300);
 
-/// Brings what is held until `stop`, and then ends what is on its way, for which `drain` waits. Nothing is brought before `settle` has
-/// passed; what is held is known and measured meanwhile.
+/// Sends held deliveries until `stop`, and then finishes those in flight, for which `drain` waits. Nothing is sent
+/// before `settle` has passed; held deliveries are read and measured meanwhile.
 pub async fn run<C: Carrier>(
     queue: Queue,
     carrier: Arc<C>,
@@ -44,7 +44,7 @@ pub async fn run<C: Carrier>(
     tokio::pin!(settling);
     let presence = Arc::new(Presence::begin(clock.clone()));
     while let Err(error) = queue.read_once(clock.now()).await {
-        tracing::warn!(%error, "what is held cannot be read yet");
+        tracing::warn!(%error, "cannot read held deliveries from the store yet");
         tokio::select! {
             () = tokio::time::sleep(REST) => {}
             () = stop.cancelled() => return,
@@ -79,7 +79,7 @@ pub async fn run<C: Carrier>(
             () = tokio::time::sleep(until_next) => {}
             _ = tick.tick() => {
                 queue.measure_age(clock.now());
-                // Others write too, and what was given up on here may be written yet.
+                // Other replicas write too, and a write that this process gave up on may still arrive.
                 let looked = async {
                     match read_at.elapsed() >= ANEW {
                         true => {
@@ -92,7 +92,7 @@ pub async fn run<C: Carrier>(
                     queue.look_at_unreadable(clock.now()).await
                 };
                 if let Err(error) = looked.await {
-                    tracing::debug!(%error, "what was stored since cannot be read at the moment");
+                    tracing::debug!(%error, "cannot read new held deliveries from the store at the moment");
                 }
             }
         }
@@ -100,13 +100,14 @@ pub async fn run<C: Carrier>(
     while lanes.join_next().await.is_some() {}
 }
 
-/// A lane that has its turn, until this is dropped, which a panic does too.
+/// Marks a lane as having its turn until this is dropped, also by a panic.
 struct Busy {
     queue: Queue,
     lane: Lane,
-    /// It gets no other turn before.
+    /// The lane gets no other turn before.
     paused: Timestamp,
-    /// What an EventListener has taken and is still stored comes to it again.
+    /// The drain waits for the turn: a delivery that an EventListener has accepted and that is still stored would be
+    /// sent again.
     _unfinished: Unfinished,
 }
 
@@ -125,13 +126,13 @@ struct Turn<C> {
     lane: Lane,
 }
 
-/// Whether the lane goes on.
+/// How the turn of a lane continues.
 #[derive(PartialEq, Eq)]
 enum Next {
     GoOn,
-    /// Its first is not due, or it has none.
+    /// Its first delivery is not due, or it has none.
     Rest,
-    /// Memory is short: not at once.
+    /// Memory is short: try again after a pause.
     Pause,
 }
 
@@ -147,9 +148,9 @@ impl<C: Carrier> Turn<C> {
         };
     }
 
-    /// False if another replica has the lane, or there is no room for its first in memory.
+    /// Returns false if another replica has the lane, or there is no memory for its first delivery.
     async fn bring_all(&self, stop: &CancellationToken) -> Result<bool, StoreError> {
-        // One that another replica brought is gone, which costs less to find out than a lease.
+        // A delivery that another replica has sent is gone; this check costs less than a lease.
         let Some(first) = self.queue.index().first(&self.lane) else { return Ok(true) };
         if self.queue.store.is_shared() && self.queue.look_or_leave(&first, self.clock.now()).await?.is_none() {
             return Ok(true);
@@ -161,8 +162,8 @@ impl<C: Carrier> Turn<C> {
     }
 
     async fn bring_some(&self, lease: &mut Lease, stop: &CancellationToken) -> Result<bool, StoreError> {
-        // Whoever had the lane before may have written what is not known here; and here, one that was stored while its sender
-        // left, which must not be overtaken.
+        // The replica that had the lane before may have written records that are not known here. So may a request here
+        // whose sender left; its delivery must not be overtaken.
         self.queue.refresh(self.clock.now()).await?;
         for _ in 0..TURN {
             if stop.is_cancelled() {
@@ -181,8 +182,9 @@ impl<C: Carrier> Turn<C> {
         Ok(true)
     }
 
-    /// The oldest delivery of the lane. What was stored here is known at once, but what another replica stored before it, or a request
-    /// here that ended before it could tell, only once the store was read as far.
+    /// The oldest delivery of the lane. Deliveries stored by this process are known at once. Those that another replica
+    /// stored before it, or a local request that ended before it could report, are known only once the store was read
+    /// up to their version.
     async fn next(&self) -> Result<Option<HeldId>, StoreError> {
         let mut looked = None;
         loop {
@@ -191,7 +193,7 @@ impl<C: Carrier> Turn<C> {
                 let Some((place, id)) = index.first_with_place(&self.lane) else { return Ok(None) };
                 (id, place > index.seen)
             };
-            // One that is not found by reading either is gone.
+            // Not found by reading either: whatever preceded it is gone.
             if !is_preceded || looked == Some(first) {
                 return Ok(Some(first));
             }
@@ -213,7 +215,8 @@ impl<C: Carrier> Turn<C> {
         if !is_due(held.next, now) {
             return Ok(Next::Rest);
         }
-        // Before it is read: all lanes of all senders may have their turn at once, and what they read nobody could refuse any more.
+        // Reserved before the request is read: all lanes of all senders may have their turn at the same time, and once
+        // read, requests cannot be refused.
         let Some(room) = self.carrier.room(&held) else { return self.has_no_room(id, held, version).await };
         let request = match self.queue.request_in(room, id, now).await {
             Ok(Some(request)) => request,
@@ -228,11 +231,11 @@ impl<C: Carrier> Turn<C> {
             Brought::Taken(event) => {
                 self.queue.metrics.delivered(&held.webhook);
                 let (webhook, delivery, tries) = (&*held.webhook, &*held.delivery, held.tries + 1);
-                // That a try failed is in the log, so that its end is too.
+                // Failed attempts are in the log, so their end is too.
                 match held.tries {
-                    0 => tracing::debug!(webhook, delivery, event = ?event, "a held delivery was taken"),
+                    0 => tracing::debug!(webhook, delivery, event = ?event, "a held delivery was delivered"),
                     _ => {
-                        tracing::info!(webhook, delivery, event = ?event, tries, "a held delivery was taken after all")
+                        tracing::info!(webhook, delivery, event = ?event, tries, "a held delivery was delivered after retries")
                     }
                 }
                 self.queue.index().set_taken(id);
@@ -243,7 +246,8 @@ impl<C: Carrier> Turn<C> {
         }
     }
 
-    /// Waits for memory, which is no try, until it is late and no longer: for one that is larger than all there may be room never comes.
+    /// Waits for memory, which is not an attempt, until the delivery is late: for one that is larger than all the
+    /// memory, room never comes.
     async fn has_no_room(&self, id: &HeldId, mut held: Held, version: u64) -> Result<Next, StoreError> {
         let now = self.clock.now();
         if self.presence.is_over(&held) && held.is_late(now) {
@@ -267,33 +271,33 @@ impl<C: Carrier> Turn<C> {
         if is_last {
             held.parked = Some(now);
         } else if held.tries == 1 {
-            // Once for each, as its sender had 202 and nobody else learns that no run is made.
+            // Once per delivery: its sender got 202, and nobody else learns that no run is created.
             tracing::warn!(
                 held = %id,
                 webhook = &*held.webhook,
                 delivery = &*held.delivery,
                 why = failure.why,
                 until = %held.until,
-                "a held delivery was not taken, and is tried again; later ones of its repository wait for it"
+                "a held delivery was not accepted and will be retried; later ones of its repository wait for it"
             );
         }
         self.put_back(id, held, version, now).await
     }
 
-    /// Writes one again that is to be tried later or, where it says so, is parked as of now.
+    /// Rewrites the record of a delivery that is to be tried later or, if it says so, is parked now.
     async fn put_back(&self, id: &HeldId, held: Held, version: u64, now: Timestamp) -> Result<Next, StoreError> {
         let is_parked = held.parked.is_some();
         if is_parked {
             self.queue.index().set_parking(*id, now);
         }
-        // First, as a process that dies after it was parked would never do it.
+        // Before the record, as a process that dies after parking would never do it.
         let span = if is_parked { PARKED_FOR } else { Duration::ZERO };
         let replay = Replay::new(self.queue.store.clone());
         if let Err(error) = replay.keep_events(&HEXLOWER.encode(id.once()), span, now).await {
-            tracing::warn!(held = %id, %error, "which runs a held delivery has made is kept for a shorter time");
+            tracing::warn!(held = %id, %error, "the events of a held delivery could not be kept for longer; if it is retried late, it may create a run twice");
         }
-        // As it is stored, so that a request that cannot be opened ends as well. One that the store itself cannot read is lost, and is
-        // replaced by an empty one, which ends too.
+        // As stored, so that a request that cannot be opened expires as well. One that the store itself cannot read is lost
+        // and replaced by an empty one, which also expires.
         let request = match is_parked {
             true => match self.queue.stored_request(id, now).await {
                 Err(StoreError::Corrupt(_)) => Some(Vec::new()),
@@ -302,7 +306,7 @@ impl<C: Carrier> Turn<C> {
             false => None,
         };
         self.queue.rewrite(id, held, version, request, now).await?;
-        // A lane whose first was parked goes on; one whose first was set back waits for it.
+        // A lane whose first delivery was parked continues; one whose first delivery was put off waits for it.
         Ok(if is_parked { Next::GoOn } else { Next::Rest })
     }
 }

@@ -1,4 +1,4 @@
-//! What is held, in memory: which lane has what, whose turn it is, and how much each sender has.
+//! The in-memory index of held deliveries: the contents of each lane, whose turn it is, and the usage of each sender.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -17,21 +17,21 @@ pub(super) struct Index {
     entries: HashMap<HeldId, Entry>,
     lanes: HashMap<Lane, Waiting>,
     senders: HashMap<Arc<str>, Sender>,
-    /// What is parked, the longest ago first.
+    /// Parked deliveries, the one parked longest ago first.
     parked: BTreeSet<(Timestamp, HeldId)>,
-    /// The last of those that were looked at.
+    /// The last parked delivery that was checked.
     looked_at: Option<(Timestamp, HeldId)>,
-    /// What this process is about to park, and when it says so.
+    /// Deliveries that this process is about to park, with the time in the record that parks them.
     parking: HashMap<HeldId, Timestamp>,
-    /// What it has parked, and not told yet.
+    /// Deliveries that this process has parked and not logged yet.
     parked_here: Vec<HeldId>,
-    /// What cannot be read, which is of no lane and no sender.
+    /// Unreadable records, which belong to no lane and no sender.
     unreadable: BTreeMap<HeldId, Unreadable>,
-    /// The last of those that were looked at.
+    /// The last unreadable record that was checked.
     unreadable_looked_at: Option<HeldId>,
     /// The last version of the table that was read.
     pub(super) seen: u64,
-    /// Counts lanes that were begun, so that the one that waited longest for its turn is next.
+    /// The number of turns so far: the lane whose last turn was longest ago is next.
     turns: u64,
 }
 
@@ -39,9 +39,9 @@ pub(super) struct Index {
 struct Entry {
     held: Held,
     version: u64,
-    /// Since when it is known here.
+    /// When this process first learned of it.
     since: Instant,
-    /// The EventListener has it, and only its removal is left to do.
+    /// The EventListener has accepted it, and only its removal remains.
     taken: bool,
 }
 
@@ -51,36 +51,36 @@ struct Unreadable {
     why: String,
 }
 
-/// The deliveries of a lane that are tried, by their place.
+/// The waiting deliveries of a lane, by their place.
 #[derive(Debug, Default)]
 struct Waiting {
     by_place: BTreeMap<u64, HeldId>,
     busy: bool,
-    /// Not before: something else than the delivery stands in the way.
+    /// The lane has no turn before this time, for a reason other than the delivery itself.
     paused: Timestamp,
     last_turn: u64,
-    /// When its first is due: where it stands among its sender's, unless it is busy or empty.
+    /// When its first delivery is due: the key of the lane in the sets of its sender, unless it is busy or empty.
     due: Option<Timestamp>,
 }
 
-/// What there is of a sender. Its lanes stand in order, so that a turn costs the same however many wait.
+/// The state of a sender. Its lanes are sorted, so that a turn costs the same however many wait.
 #[derive(Debug, Default)]
 struct Sender {
     usage: Usage,
-    /// Lanes whose turn it is, the one whose last was longest ago first.
+    /// Lanes that are due, the one whose last turn was longest ago first.
     ready: BTreeSet<(u64, Lane)>,
-    /// Lanes that are not due.
+    /// Lanes that are not due yet.
     later: BTreeSet<(Timestamp, Lane)>,
-    /// Lanes that have their turn.
+    /// The number of lanes that have their turn.
     busy: usize,
-    /// What waits, the oldest first.
+    /// Waiting deliveries by arrival, the oldest first.
     received: BTreeSet<(Timestamp, HeldId)>,
-    /// What waits, that which is known for longest first.
+    /// Waiting deliveries by when this process learned of them, the oldest first.
     known: BTreeSet<(Instant, HeldId)>,
 }
 
 impl Sender {
-    /// Takes out a lane that is due. Those of a time that no pause reaches stand last.
+    /// Removes and returns a lane that is due. Lanes whose time is further ahead than any pause are last.
     fn pop_due(&mut self, now: Timestamp) -> Option<(Timestamp, Lane)> {
         let is_due = |lane: Option<&(Timestamp, Lane)>| lane.is_some_and(|(at, _)| is_due(*at, now));
         if is_due(self.later.first()) {
@@ -90,7 +90,7 @@ impl Sender {
     }
 }
 
-/// What a sender has held.
+/// How much a sender has held.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Usage {
     pub waiting: usize,
@@ -102,15 +102,16 @@ pub struct Usage {
 }
 
 impl Index {
-    /// Takes a record as the store has it, unless a later one is known.
+    /// Adds or updates a record as the store has it, unless a later version is known.
     pub(super) fn set(&mut self, id: HeldId, held: Held, version: u64) {
         if self.version(&id).is_none_or(|known| known < version) {
             self.replace(id, held, version);
         }
     }
 
-    /// Takes a record as the store had it when it was asked for it, and `known` was known here. An earlier one than that is of a
-    /// store that was set back, and counts, unless a later one came meanwhile.
+    /// Adds or updates a record that was read from the store, where `known` was the known version before the read. An
+    /// earlier version means that the store was set back; it replaces the known one unless a later version arrived
+    /// during the read.
     pub(super) fn set_found(&mut self, id: HeldId, held: Held, version: u64, known: Option<u64>) {
         if self.version(&id) == known && known.is_some_and(|known| known > version) {
             self.replace(id, held, version);
@@ -119,8 +120,8 @@ impl Index {
         }
     }
 
-    /// Takes out of its lane what cannot be read, as the store had it when it was asked for it, and `known` was known here. False if that is
-    /// known, or a later record came meanwhile.
+    /// Takes an unreadable record out of its lane, where `known` was the known version before it was read. Returns
+    /// false if it is already known as unreadable, or a later version arrived during the read.
     pub(super) fn leave(&mut self, id: HeldId, version: u64, why: String, known: Option<u64>) -> bool {
         let is_later = |there: u64| there > version && Some(there) != known;
         let is_known = |left: &Unreadable| left.version == version && left.why == why;
@@ -132,12 +133,12 @@ impl Index {
         true
     }
 
-    /// What cannot be read, with why.
+    /// The unreadable records, with the reason.
     pub(super) fn unreadable(&self) -> impl ExactSizeIterator<Item = (&HeldId, &str)> {
         self.unreadable.iter().map(|(id, left)| (id, left.why.as_str()))
     }
 
-    /// The next unreadable records to look at; after the last the first is next.
+    /// The next unreadable records to check, starting over after the last.
     pub(super) fn unreadable_turn(&mut self, count: usize) -> Vec<HeldId> {
         let after = self.unreadable_looked_at.map_or(Bound::Unbounded, Bound::Excluded);
         let turn: Vec<_> = self.unreadable.range((after, Bound::Unbounded)).take(count).map(|(id, _)| *id).collect();
@@ -153,7 +154,8 @@ impl Index {
         self.entries.get(id).map(|entry| entry.version)
     }
 
-    /// Forgets what is known of a store that was set back. What an EventListener has is kept, as nobody else knows that.
+    /// Forgets what is known of a store that was set back. Keeps deliveries that an EventListener has accepted, as only
+    /// this process knows that.
     pub(super) fn begin_anew(&mut self) {
         self.seen = 0;
         self.unreadable.clear();
@@ -189,7 +191,7 @@ impl Index {
         }
     }
 
-    /// Takes out what is gone, unless another record of it than this version is known by now.
+    /// Removes a delivery that is gone, unless another version of it is known now.
     pub(super) fn remove_version(&mut self, id: &HeldId, version: u64) {
         if self.entries.get(id).is_some_and(|entry| entry.version == version) {
             self.remove(id);
@@ -220,7 +222,7 @@ impl Index {
         }
     }
 
-    /// Puts a lane where it belongs among its sender's, after what it has or may do has changed.
+    /// Moves a lane to the right set of its sender after its contents or its state have changed.
     fn line_up(&mut self, lane: &Lane) {
         let Some(waiting) = self.lanes.get_mut(lane) else { return };
         let sender = self.senders.entry(Arc::clone(&lane.webhook)).or_default();
@@ -261,19 +263,19 @@ impl Index {
         }
     }
 
-    /// This process is about to park a delivery as of `parked`. Whether it has is known once the record has this very time, as the store
-    /// may have been away, or somebody else was there first.
+    /// Notes that this process is about to park a delivery as of `parked`. Only a record with this very time shows that
+    /// it did: the store may be unavailable, or another replica may be first.
     pub(super) fn set_parking(&mut self, id: HeldId, parked: Timestamp) {
         self.parking.insert(id, parked);
     }
 
-    /// What this process has parked since it was asked last.
+    /// Returns the deliveries that this process has parked since the last call.
     pub(super) fn take_parked_here(&mut self) -> Vec<(HeldId, Held)> {
         let parked = std::mem::take(&mut self.parked_here);
         parked.into_iter().filter_map(|id| Some((id, self.entries.get(&id)?.held.clone()))).collect()
     }
 
-    /// Takes out parked deliveries whose records have ended.
+    /// Removes parked deliveries whose records have expired.
     pub(super) fn remove_ended(&mut self, now: Timestamp) {
         while let Some((since, id)) = self.parked.first().copied()
             && since + PARKED_FOR <= now
@@ -283,7 +285,7 @@ impl Index {
         }
     }
 
-    /// The next parked deliveries to look at, with the versions that are known; after the last the first is next.
+    /// The next parked deliveries to check, with their known versions, starting over after the last.
     pub(super) fn parked_turn(&mut self, count: usize) -> Vec<(HeldId, u64)> {
         let after = self.looked_at.map_or(Bound::Unbounded, Bound::Excluded);
         let turn: Vec<_> = self.parked.range((after, Bound::Unbounded)).take(count).copied().collect();
@@ -291,7 +293,7 @@ impl Index {
         turn.into_iter().filter_map(|(_, id)| Some((id, self.entries.get(&id)?.version))).collect()
     }
 
-    /// All that is held, in order.
+    /// All held deliveries, in order.
     pub(super) fn all(&self) -> Vec<(HeldId, Held)> {
         let mut all: Vec<_> = self.entries.iter().collect();
         all.sort_by_key(|(id, entry)| (entry.held.place.unwrap_or(entry.version), **id));
@@ -302,8 +304,8 @@ impl Index {
         self.senders.iter().map(|(webhook, sender)| (webhook, &sender.usage))
     }
 
-    /// How long the oldest waiting delivery of each sender waits: since it came, by the wall clock, and at least since it is known
-    /// here, as that clock may have been set back.
+    /// How long the oldest waiting delivery of each sender has waited: since its arrival by the wall clock, and at
+    /// least since this process learned of it, as that clock may have been set back.
     pub(super) fn oldest(&self, now: Timestamp) -> impl Iterator<Item = (&Arc<str>, Duration)> {
         self.senders.iter().map(move |(webhook, sender)| {
             let came = sender.received.first().map(|(since, _)| now.since(*since));
@@ -312,7 +314,7 @@ impl Index {
         })
     }
 
-    /// Takes room for a delivery that is about to be written; false if the sender has none left.
+    /// Reserves a place for a delivery that is about to be written. Returns false if the sender has none left.
     pub(super) fn reserve(&mut self, webhook: &Arc<str>, size: u64, settings: &Settings) -> bool {
         let usage = &mut self.senders.entry(Arc::clone(webhook)).or_default().usage;
         let count = usage.waiting + usage.parked + usage.coming;
@@ -325,7 +327,7 @@ impl Index {
         true
     }
 
-    /// Gives the room back: the delivery is written and counts itself, or was not.
+    /// Releases the reserved place: the delivery was written and now counts itself, or was not written.
     pub(super) fn release(&mut self, webhook: &Arc<str>, size: u64) {
         if let Some(Sender { usage, .. }) = self.senders.get_mut(webhook) {
             usage.coming = usage.coming.saturating_sub(1);
@@ -337,7 +339,7 @@ impl Index {
         self.senders.values().any(|sender| sender.busy > 0)
     }
 
-    /// The lanes whose turn it is, which are busy from now on, and when the next one is due.
+    /// Starts the turns of all lanes that are due, which are busy from now on. Also returns when the next lane is due.
     pub(super) fn begin_due(&mut self, now: Timestamp) -> (Vec<Lane>, Option<Timestamp>) {
         let mut due = Vec::new();
         let mut next: Option<Timestamp> = None;

@@ -1,4 +1,4 @@
-//! The right to bring a lane, which one replica has at a time.
+//! Leases of lanes: one replica at a time sends the deliveries of a lane.
 
 use std::time::Duration;
 
@@ -8,26 +8,26 @@ use crate::{
     store::{Expect, Put, StoreError, Table, WrittenAll},
 };
 
-/// The right to bring the deliveries of a lane.
+/// The exclusive right to send the deliveries of a lane.
 #[derive(Debug)]
 pub(super) struct Lease {
     key: [u8; 32],
-    /// None where nobody else uses the store.
+    /// `None` if no other process uses the store.
     version: Option<u64>,
     until: Timestamp,
 }
 
-/// How long a lease is good: longer than a try can take.
+/// How long a lease lasts: longer than an attempt can take.
 const LEASE: Duration = Duration::from_secs(60);
 
-/// What must be left of a lease for another try.
+/// The remaining time that a lease must have for another attempt.
 const LEAST: Duration = Duration::from_secs(40);
 
-// What is noted after a try takes a while as well.
+// Recording the outcome of an attempt takes time as well.
 const _: () = assert!(2 * TRY.as_secs() <= LEAST.as_secs() && LEAST.as_secs() < LEASE.as_secs());
 
 impl Queue {
-    /// Takes a lane; `None` if another replica has it.
+    /// Takes the lease of a lane; `None` if another replica has it.
     pub(super) async fn lease(&self, lane: &Lane, now: Timestamp) -> Result<Option<Lease>, StoreError> {
         let mut lease = Lease { key: lane.key(), version: None, until: Timestamp::MAX };
         if !self.store.is_shared() {
@@ -36,7 +36,7 @@ impl Queue {
         Ok(self.write_lease(&mut lease, Expect::Absent, now + LEASE, now).await?.then_some(lease))
     }
 
-    /// Makes sure that a lease lasts for another try; false if it was lost.
+    /// Makes sure that a lease lasts for another attempt. Returns false if it was lost.
     pub(super) async fn renew(&self, lease: &mut Lease, now: Timestamp) -> Result<bool, StoreError> {
         match lease.version {
             Some(version) if lease.until < now + LEAST => {
@@ -46,12 +46,12 @@ impl Queue {
         }
     }
 
-    /// Gives a lane back. What cannot be written lapses.
+    /// Releases a lane. If that cannot be written, the lease expires.
     pub(super) async fn give_back(&self, mut lease: Lease, now: Timestamp) {
         if let Some(version) = lease.version
             && let Err(error) = self.write_lease(&mut lease, Expect::Version(version), Timestamp::default(), now).await
         {
-            tracing::debug!(%error, "a lane is kept until its lease ends");
+            tracing::debug!(%error, "a lane stays leased until its lease expires");
         }
     }
 

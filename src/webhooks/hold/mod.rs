@@ -1,36 +1,41 @@
-//! Hold and deliver: a verified delivery is stored before its sender gets 202, and brought to the EventListener
-//! afterwards, in order for each repository, again and again until it is taken.
+//! Hold and deliver: a verified delivery is stored before its sender gets 202. It is sent to the EventListener
+//! afterwards, in order for each repository, and retried until it is accepted.
 //!
-//! What is kept is one record a delivery in each of two tables of the store, under a name that is the same for every
-//! try of it and of no other delivery ever (what `Replay::take` gives): [`Held`] in `held`, which is rewritten with every try, and [`HeldRequest`], which is
-//! large and is not. Both are written in one transaction together with the replay ids, so that a delivery is either
-//! stored and known, or neither, whenever the process dies. They have no end while the delivery waits.
+//! A delivery has one record in each of two tables of the store. The key is the name that `Replay::take` gives: it is
+//! the same for every attempt, and no other delivery ever has it. [`Held`], in `held`, is rewritten with every attempt.
+//! [`HeldRequest`], in `held_requests`, is large and is not. Both are written in one transaction together with the
+//! replay ids, so that a delivery is either stored and known or neither, whenever the process dies. They do not expire
+//! while the delivery waits.
 //!
 //! ```text
 //! sender -> verify -> decide -> [ replay ids + held + request ] -> 202
 //!                                        |
-//!            queue: one lane a repository, the oldest first
+//!            queue: one lane per repository, the oldest first
 //!                                        |
-//!              decide again -> send -> 2xx: both records go
+//!              decide again -> send -> 2xx: both records are removed
 //!                                      400, 413, 415, 422: tried five times, then parked
-//!                                      else: tried until `held.try_for` is over, then parked
+//!                                      else: retried until `held.try_for` is over, then parked
 //! ```
 //!
-//! - **Time.** That of a delivery goes on while no process is there to try it. Who finds it over after a start, or after the clock has
-//!   jumped, tries for some minutes more; and one that stood behind another until its time was over is tried for a moment all the same.
-//! - **Order.** A lane is a sender and a repository. Only the oldest waiting delivery of a lane is tried, and who tries
-//!   holds the lane: in memory with the embedded store, by a lease in `held_leases` on a shared one, which ends by itself
-//!   when a replica dies. The order is that of the store's own versions, whichever replica took a delivery: none is brought before
-//!   the store was read as far.
-//! - **At least once.** A process that dies between the EventListener's answer and the removal sends again, under the same
-//!   `once`, and so does a replica whose lease ended while it was stopped. The interceptor lets one of them pass.
-//! - **Fairness.** Each sender has [`LANES`] lanes under way at most, a bound of its own on what may wait, and its part of the memory
-//!   for what is brought, so that none takes another's place.
-//! - **Memory.** A request is read once there is room for it. Without, its lane rests, which is no try.
-//! - **Parked** deliveries are dead letters: nothing is tried until an operator says `doorward hooks retry`, and later
-//!   ones of the lane go on. They end after [`PARKED_FOR`].
-//! - **Unreadable** records, such as those whose key is gone, stay in the store and are of no lane, as that stands in them. They are looked
-//!   at again and again, in case the key comes back. One whose request alone cannot be read is parked.
+//! - **Time.** A delivery's time runs even while no process is there to try it. A process that finds it over after a
+//!   start, or after the clock has jumped, tries for some minutes more. A delivery that waited behind another until its
+//!   time was over still gets a few attempts.
+//! - **Order.** A lane is a sender and a repository. Only the oldest waiting delivery of a lane is tried. Whoever tries
+//!   it holds the lane: in memory with the embedded store; on a shared store by a lease in `held_leases`, which expires
+//!   when a replica dies. The order is that of the store's versions, whichever replica accepted a delivery: none is
+//!   sent before the store was read up to its version.
+//! - **At least once.** A process that dies between the EventListener's answer and the removal sends again, under the
+//!   same `once`, and so does a replica whose lease expired while it was suspended. The interceptor lets one of them
+//!   pass.
+//! - **Fairness.** Each sender has at most [`LANES`] lanes in flight, its own limit on what may wait, and its own share
+//!   of the memory for deliveries in flight, so that none takes another's place.
+//! - **Memory.** A request is read once there is room for it. Without room, its lane pauses, which does not count as an
+//!   attempt.
+//! - **Parked** deliveries are dead letters: nothing is tried until an operator runs `doorward hooks retry`, and later
+//!   ones of the lane continue. They expire after [`PARKED_FOR`].
+//! - **Unreadable** records, such as those whose key is gone, stay in the store and belong to no lane, as the lane is
+//!   part of the record. They are checked again periodically, in case the key comes back. A delivery of which only the
+//!   request cannot be read is parked.
 
 mod bring;
 mod index;
@@ -60,31 +65,32 @@ use crate::{
     upstream::buffered::Room,
 };
 
-/// Lanes of one sender that are brought at once.
+/// The number of lanes of one sender that are in flight at the same time.
 pub const LANES: usize = 8;
 
 /// How long a parked delivery is kept.
 pub const PARKED_FOR: Duration = Duration::from_secs(30 * 86_400);
 
-/// How long a try may take, so that it ends before the lease of its lane does. An EventListener answers at once.
+/// How long an attempt may take, so that it ends before the lease of its lane does. An EventListener answers at once.
 pub const TRY: Duration = Duration::from_secs(20);
 
 /// How often an EventListener may refuse a delivery before it is parked.
 const REFUSALS: u32 = 5;
 
-/// How often a delivery is tried before it is parked because its time is over: of one that waits behind another of its repository it may be
-/// over when its turn comes, and its first try may be the one in which its EventListener is not ready yet.
+/// How often a delivery is tried before it is parked because its time is over. Its time can be over when its turn
+/// comes, if it waited behind another of its repository, and its EventListener may not be ready yet at the first
+/// attempt.
 const LEAST_TRIES: u32 = 5;
 
-/// How long after its time a delivery has these tries. Later it has one, and waits for no memory: a lane that fell behind would fall further
-/// behind with each.
+/// How long after the end of its time a delivery gets these attempts. Later it gets one and does not wait for memory:
+/// each further attempt would delay a lane even more that is already behind.
 const LATE: Duration = Duration::from_secs(60);
 
-/// The longest pause between two tries.
+/// The longest pause between two attempts.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 
-/// Whether the time has come. What is much further ahead than any pause was set before the wall clock went back; the clocks of
-/// replicas differ a little.
+/// Whether a time has come. A time further ahead than any pause was set before the wall clock was set back; the clocks
+/// of replicas may differ a little.
 fn is_due(at: Timestamp, now: Timestamp) -> bool {
     at <= now || at > now + LONGEST_PAUSE * 2
 }
@@ -100,7 +106,7 @@ pub struct Settings {
     pub max_bytes: u64,
 }
 
-/// The key of a held delivery: what is the same for every try of it.
+/// The key of a held delivery, the same for every attempt.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct HeldId([u8; 32]);
 
@@ -113,7 +119,7 @@ impl HeldId {
         &self.0
     }
 
-    /// An id that is written out in full.
+    /// Parses an id that is written in full.
     pub fn parse(text: &str) -> Option<Self> {
         Self::of(&HEXLOWER.decode(text.as_bytes()).ok()?)
     }
@@ -135,7 +141,7 @@ impl std::fmt::Debug for HeldId {
     }
 }
 
-/// What is kept in order within a sender.
+/// A sender and a repository, whose deliveries are sent in order.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Lane {
     pub webhook: Arc<str>,
@@ -155,11 +161,11 @@ impl Lane {
 pub struct Held {
     /// The `webhooks` entry.
     pub webhook: Arc<str>,
-    /// What the route was called that it came over. It goes on over that of its sender by then.
+    /// The name of the route that it arrived over. It is forwarded over the route that its sender has at that time.
     pub route: Arc<str>,
     /// The id that the sender gave it.
     pub delivery: Arc<str>,
-    /// The id of the request that brought it: the `http_request.uid` of its audit record.
+    /// The id of the request that delivered it: the `http_request.uid` of its audit record.
     pub request: Uuid,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub event: Option<Arc<str>>,
@@ -167,7 +173,7 @@ pub struct Held {
     pub repository: Option<Arc<str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub repository_id: Option<Arc<str>>,
-    /// Bytes of its request.
+    /// The size of its request in bytes.
     pub size: u64,
     #[serde(with = "millis")]
     pub received: Timestamp,
@@ -177,13 +183,13 @@ pub struct Held {
     /// Until when it is tried.
     #[serde(with = "millis")]
     pub until: Timestamp,
-    /// Its place in the order: the version of its first record; none in that record itself.
+    /// Its position in the order: the version of its first record. Absent in that record itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub place: Option<u64>,
     /// How often it was tried.
     #[serde(default)]
     pub tries: u32,
-    /// How often its EventListener refused it.
+    /// How often its EventListener refused it (400, 413, 415 or 422).
     #[serde(default)]
     pub refusals: u32,
     /// When it is tried next.
@@ -195,7 +201,7 @@ pub struct Held {
     /// The policy that allowed it to be held, by digest; none in records of earlier versions.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<Arc<str>>,
-    /// What came of the last try.
+    /// The error of the last attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
 }
@@ -220,8 +226,8 @@ impl Held {
         now.since(self.until) >= LATE
     }
 
-    /// Notes a try that failed. Tells whether it was the last: no other is left but the one at the end of its time, which `is_over` by
-    /// now, or those that one has whose turn came late.
+    /// Records a failed attempt. Returns whether it was the last one: none is left but the one at the end of its time,
+    /// which `is_over`, and those for a delivery whose turn came late.
     fn failed(&mut self, failure: &Failure, now: Timestamp, is_over: bool) -> bool {
         self.tries = self.tries.saturating_add(1);
         self.last_error = Some(failure.why.clone());
@@ -242,14 +248,14 @@ impl Held {
     }
 }
 
-/// The request of a held delivery: what [`crate::request`] needs to decide about it and to send it once more.
+/// The request of a held delivery: all that [`crate::request`] needs to decide it again and to send it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeldRequest {
     pub head: HeldHead,
     pub body: Bytes,
 }
 
-/// All of a held request but its body.
+/// A held request except its body.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HeldHead {
     pub host: Arc<str>,
@@ -261,16 +267,17 @@ pub struct HeldHead {
     /// Whether the sender came over TLS.
     pub secure: bool,
     pub client: IpAddr,
-    /// The headers that the EventListener gets, none of which is a credential.
+    /// The headers for the EventListener, none of which is a credential.
     pub headers: Vec<(String, String)>,
-    /// Empty, for replicas of before, which ask for it. They made traces up, so that what they wrote is not read.
+    /// Empty. Replicas of earlier versions require the field; the traces that they wrote were made up, so it is not
+    /// read.
     #[serde(skip_deserializing)]
     pub trace: String,
     pub facts: Facts,
 }
 
 impl HeldHead {
-    /// Headers whose value is not text are left out: no sender has any.
+    /// Converts headers for storage. A value that is not text is left out; no sender has one.
     pub fn keep_headers(headers: &HeaderMap) -> Vec<(String, String)> {
         let text = |(name, value): (&HeaderName, &HeaderValue)| {
             Some((name.as_str().to_owned(), value.to_str().ok()?.to_owned()))
@@ -291,7 +298,7 @@ impl HeldHead {
 }
 
 impl HeldRequest {
-    /// The head as JSON and a line end, after which the body comes as it came.
+    /// Encodes the head as JSON and a newline; the body follows unchanged.
     fn encode_head(&self) -> Result<Vec<u8>, StoreError> {
         let mut head = serde_json::to_vec(&self.head).map_err(|error| corrupt("written", &error))?;
         head.push(b'\n');
@@ -299,7 +306,7 @@ impl HeldRequest {
     }
 
     fn decode(bytes: &Bytes) -> Result<Self, StoreError> {
-        // JSON of serde has no line end.
+        // JSON written by serde contains no newline.
         let end = memchr::memchr(b'\n', bytes).unwrap_or(bytes.len());
         let head = serde_json::from_slice(bytes.get(..end).unwrap_or_default());
         let head = head.map_err(|error| corrupt("read", &error))?;
@@ -311,10 +318,10 @@ fn corrupt(what: &str, error: &serde_json::Error) -> StoreError {
     StoreError::Corrupt(format!("a held delivery cannot be {what}: {error}"))
 }
 
-/// What came of a try to bring a delivery.
+/// The outcome of an attempt to send a held delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Brought {
-    /// The EventListener took it.
+    /// The EventListener accepted it.
     Taken(Option<EventId>),
     Failed(Failure),
 }
@@ -327,23 +334,23 @@ pub struct Failure {
     pub why: String,
 }
 
-/// What follows of a failure.
+/// What a failure means for further attempts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FailureKind {
-    /// It will pass: the EventListener, the store or Doorward itself is in trouble.
+    /// Temporary: the EventListener, the store or Doorward itself is in trouble.
     Passing,
     /// The EventListener does not want it (400, 413, 415 or 422).
     Refused,
-    /// The policy does not allow it any more.
+    /// The policy no longer allows it.
     Denied,
 }
 
-/// Brings a delivery to its EventListener, once.
+/// Sends a held delivery to its EventListener, once.
 pub trait Carrier: Send + Sync + 'static {
-    /// All that was held before this process began is known.
+    /// Called once all deliveries that were held before this process began are known.
     fn knows_all(&self) {}
 
-    /// Room in memory for its request, asked for before that is read; none while memory is short.
+    /// Reserves memory for a request before it is read; `None` while memory is short.
     fn room(&self, held: &Held) -> Option<Room>;
 
     fn bring(&self, id: HeldId, held: &Held, request: HeldRequest) -> impl Future<Output = Brought> + Send;

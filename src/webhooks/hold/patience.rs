@@ -1,4 +1,4 @@
-//! Waiting for a store that stalls, for as long as the sender of a delivery waits.
+//! Retries against a stalled store, for as long as the sender of a delivery waits.
 
 use std::{error::Error as _, time::Duration};
 
@@ -13,12 +13,12 @@ use crate::{
     webhooks::{Replay, ReplayKeys},
 };
 
-/// The pause before the store is asked again, which doubles up to the longest.
+/// The first pause before a retry. It doubles up to the longest.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
-/// Asks again where the store has trouble that may pass, and begins no other try after `deadline`: most senders of what is held send it
-/// once, and wait longer than one call to the store may take. `ask` is told whether it was asked before.
+/// Retries `ask` while the store has trouble that may pass, and starts no attempt after `deadline`: most senders of
+/// held deliveries send once, and wait longer than one call to the store may take. `ask` is told whether it is a retry.
 pub async fn patiently<T, F>(deadline: Instant, ask: impl Fn(bool) -> F) -> Result<T, Rejection>
 where
     F: Future<Output = Result<T, Rejection>>,
@@ -41,8 +41,8 @@ fn may_pass(rejection: &Rejection) -> bool {
 }
 
 impl Queue {
-    /// As [`Queue::keep`], after a try of the same request whose answer may have been lost: what that has stored takes no further place,
-    /// and is in no doubt.
+    /// As [`Queue::keep`], after an attempt of the same request whose answer may have been lost: what that attempt
+    /// stored takes no further place and counts as stored.
     pub async fn keep_again(
         &self,
         replay: &Replay,
@@ -58,7 +58,7 @@ impl Queue {
         }
     }
 
-    /// What becomes of a delivery that is not to be taken again, which is none where this request has stored it itself.
+    /// Handles a delivery that was refused as a duplicate: it is none if this request itself stored it.
     pub(super) async fn not_again(
         &self,
         rejection: Rejection,
@@ -73,13 +73,14 @@ impl Queue {
         if let Some(own) = self.stored_by(request, replay, keys, now).await.map_err(unwritable)? {
             return Ok(own);
         }
-        // The first try may have heard 503 because no other server had it yet, and 200 says that it is safe.
+        // The first attempt may have got 503 because no replica had the record yet, and a 200 would say that it is
+        // safe.
         self.replicated(keys).await?;
         Err(rejection)
     }
 
-    /// The delivery, where this request has stored it already: a write of which the store does not tell in time may be done all the
-    /// same.
+    /// The delivery, if this request has stored it already: a write that the store does not confirm in time may be done
+    /// all the same.
     async fn stored_by(
         &self,
         request: Uuid,

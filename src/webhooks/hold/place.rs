@@ -1,14 +1,14 @@
-//! Room in a sender's queue.
+//! Places in a sender's queue.
 
 use std::{sync::Arc, time::Duration};
 
 use super::{Held, Queue, Settings};
 use crate::error::{Reason, Rejection};
 
-/// When a sender whose queue is full may come again.
+/// When a sender whose queue is full may retry.
 const RETRY_AFTER: Duration = Duration::from_secs(60);
 
-/// Counts and refuses a delivery for which its sender's queue has no room.
+/// Counts and refuses a delivery for which its sender's queue has no place.
 pub(super) fn full(queue: &Queue, webhook: &Arc<str>) -> Rejection {
     queue.metrics.queue_full(webhook);
     Rejection::new(Reason::Overloaded, "too many deliveries of this sender wait for their EventListener")
@@ -24,7 +24,7 @@ pub(super) struct Place<'a> {
 }
 
 impl<'a> Place<'a> {
-    /// `None`: the queue is full.
+    /// Reserves a place; `None` if the queue is full.
     pub(super) fn take(queue: &'a Queue, held: &Held, settings: &Settings) -> Option<Self> {
         let (webhook, size) = (Arc::clone(&held.webhook), held.size);
         let has_room = queue.index().reserve(&webhook, size, settings);

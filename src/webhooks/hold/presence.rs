@@ -1,4 +1,4 @@
-//! Whether anybody was there to try what is held.
+//! Tracks whether this process was there to try held deliveries.
 
 use std::{sync::Mutex, time::Duration};
 
@@ -8,12 +8,12 @@ use crate::{
     lock::lock,
 };
 
-/// How long what is beyond its time is tried all the same by whoever was away for some of it: the EventListener may have been as well,
-/// and is ready later.
+/// How long a process that was absent for some of a delivery's time keeps trying it after its time: the EventListener
+/// may have been absent too and be ready later.
 const AFTER_ABSENCE: Duration = Duration::from_secs(600);
 
-/// Since when this process has seen time go by. That of a delivery goes on while no process runs and while the machine is suspended, and
-/// jumps with the wall clock.
+/// Since when this process has continuously seen time pass. A delivery's time also runs while no process is running or
+/// the machine is suspended, and jumps with the wall clock.
 #[derive(Debug)]
 pub(super) struct Presence {
     clock: Clock,
@@ -22,10 +22,10 @@ pub(super) struct Presence {
 
 #[derive(Debug)]
 struct Seen {
-    /// What the wall clock said at the last look, and how much time had passed by then.
+    /// The wall clock and the monotonic clock at the last check.
     now: Timestamp,
     passed: Duration,
-    /// How much had passed when this began, or the wall clock last jumped ahead.
+    /// The monotonic clock at the start, or when the wall clock last jumped ahead.
     since: Duration,
 }
 
@@ -35,7 +35,7 @@ impl Presence {
         Self { clock, seen: Mutex::new(Seen { now, passed, since: passed }) }
     }
 
-    /// Looks at the clock, and tells for how long it has gone on without a jump. Notices a jump however long ago the last look was.
+    /// Reads the clocks and returns for how long there was no jump. Notices a jump however long ago the last check was.
     pub(super) fn look(&self) -> Duration {
         let mut seen = lock(&self.seen);
         let (now, passed) = (self.clock.now(), self.clock.passed());
@@ -47,7 +47,7 @@ impl Presence {
         passed.saturating_sub(seen.since)
     }
 
-    /// Whether a delivery had its time.
+    /// Whether a delivery has had its time.
     pub(super) fn is_over(&self, held: &Held) -> bool {
         let present = self.look();
         self.clock.now() >= held.until && present >= held.span.min(AFTER_ABSENCE)

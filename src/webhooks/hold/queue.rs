@@ -1,4 +1,4 @@
-//! The queue: the two tables of the store and what of them is known in memory.
+//! The queue: the two tables of the store, and the in-memory index of them.
 
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -23,30 +23,30 @@ use crate::{
     webhooks::{Replay, ReplayKeys, WebhookMetrics},
 };
 
-/// Records read at once.
+/// The number of records read at once.
 const PAGE: usize = 256;
 
-/// Parked records looked at in one tick: Redis is asked for one after the other, and nothing is begun meanwhile.
+/// The number of parked records checked per tick: Redis is asked for each in turn, and no lane begins meanwhile.
 const PARKED_TURN: usize = 16;
 
-/// Unreadable records looked at in one tick.
+/// The number of unreadable records checked per tick.
 const UNREADABLE_TURN: usize = 16;
 
-/// What the log says of a delivery that is never tried, with its id and why.
-const UNREADABLE: &str = "a held delivery cannot be read; it stays where it is until it can, as when a key is put back; what is lost `doorward hooks drop` drops, by its whole id";
+/// The log message for a delivery that cannot be read, with its id and the reason.
+const UNREADABLE: &str = "a held delivery cannot be read; it stays in the store until it can, for example when its key is restored; to remove it, use `doorward hooks drop` with its whole id";
 
-/// What is held. Clones share it.
+/// The held deliveries. Clones share it.
 #[derive(Clone)]
 pub struct Queue {
     pub(super) store: Store,
     seal: Seal,
     index: Arc<Mutex<Index>>,
-    /// Something may be due.
+    /// Notified when a delivery may be due.
     pub(super) wake: Arc<Notify>,
     pub(super) metrics: WebhookMetrics,
-    /// Why nothing is taken at the moment: the store could lose what it says that it has, or has no room to spare.
+    /// Why nothing is accepted at the moment: the store could lose what it has acknowledged, or has no space to spare.
     doubt: Arc<ArcSwapOption<&'static str>>,
-    /// Set once the index knows all that was held before this process began.
+    /// Set once the index knows all deliveries that were held before this process began.
     known: Arc<OnceCell<()>>,
 }
 
@@ -57,26 +57,26 @@ impl std::fmt::Debug for Queue {
 }
 
 impl Queue {
-    /// `keys` seal what is held in a shared store.
+    /// Creates the queue. `keys` seal records in a shared store.
     pub fn new(store: Store, keys: &KeyRing, metrics: WebhookMetrics) -> Self {
         let seal = Seal::new(store.is_shared().then_some(keys));
-        // A shared store is believed once somebody has looked.
-        let doubt = store.is_shared().then(|| Arc::new("whether the store syncs what it is told is not known yet"));
+        // A shared store is trusted only once it was checked.
+        let doubt = store.is_shared().then(|| Arc::new("it is not known yet whether the store syncs its writes"));
         let doubt = Arc::new(ArcSwapOption::new(doubt));
         Self { store, seal, index: Arc::default(), wake: Arc::default(), metrics, doubt, known: Arc::default() }
     }
 
-    /// Takes no more deliveries, for this reason of the store's, or takes them again.
+    /// Stops accepting deliveries because of a problem of the store, or resumes.
     pub fn set_doubt(&self, doubt: Option<&'static str>) {
         self.doubt.store(doubt.map(Arc::new));
     }
 
-    /// Seals with other keys from now on, and opens with them.
+    /// Replaces the keys that seal and open records.
     pub fn set_keys(&self, keys: &KeyRing) {
         self.seal.set(keys);
     }
 
-    /// Whether something is on its way.
+    /// Whether a delivery is in flight.
     pub fn is_bringing(&self) -> bool {
         self.index().is_busy()
     }
@@ -85,9 +85,10 @@ impl Queue {
         lock(&self.index)
     }
 
-    /// Stores a delivery that is decided, together with its replay ids. Once this has returned it will be tried, whatever
-    /// happens to the process; what a failover cannot lose either, [`Queue::replicated`] tells. Refuses with 503 where the
-    /// sender's queue is full or the store is not to be had, after which the same request may try again, and as [`Replay::reserve`] does.
+    /// Stores a delivery that was allowed, together with its replay ids. Once this has returned, the delivery will be
+    /// tried, whatever happens to the process; [`Queue::replicated`] waits until a failover cannot lose it either.
+    /// Refuses with 503 if the sender's queue is full or the store is unavailable, after which the same request may try
+    /// again, and as [`Replay::reserve`] does.
     pub async fn keep(
         &self,
         replay: &Replay,
@@ -100,12 +101,12 @@ impl Queue {
         if let Some(doubt) = &*self.doubt.load() {
             return Err(unwritable(**doubt));
         }
-        // A sender's bound is on what the processes before this one left as well.
+        // The sender's limit includes what earlier processes left.
         self.read_once(now).await.map_err(unwritable)?;
         let head = request.encode_head().map_err(unwritable)?;
         held.size = (head.len() + request.body.len()) as u64;
         let Some(place) = Place::take(self, &held, settings) else {
-            // One that is there already is no further one, and is not lost.
+            // A delivery that is stored already needs no further place and is not lost.
             return match replay.check(keys, now).await {
                 Ok(()) => Err(full(self, &held.webhook)),
                 Err(rejection) => self.not_again(rejection, held.request, replay, keys, now).await,
@@ -136,13 +137,13 @@ impl Queue {
         Ok(id)
     }
 
-    /// Waits until no failover loses what is stored under these keys; 503 if that takes too long.
+    /// Waits until no failover can lose the records under these keys; 503 if that takes too long.
     pub async fn replicated(&self, keys: &ReplayKeys) -> Result<(), Rejection> {
         self.store.replicated(keys.records()).await.map_err(unwritable)
     }
 
-    /// The delivery itself, where it came before and still waits to be brought, and the request that brought it. One that is sent again
-    /// meanwhile is no further one: the EventListener would take both.
+    /// The stored delivery and the id of the request that delivered it, if it came before and still waits. A redelivery
+    /// in the meantime is not stored again, as the EventListener would accept both.
     pub async fn waiting(
         &self,
         replay: &Replay,
@@ -159,20 +160,20 @@ impl Queue {
         Ok(None)
     }
 
-    /// Reads the whole table, whoever wrote it: this process before its last end, or other replicas. Does so once, whoever asks.
+    /// Reads the whole table once, whoever calls it first: records of earlier processes and of other replicas.
     pub(super) async fn read_once(&self, now: Timestamp) -> Result<(), StoreError> {
         self.known.get_or_try_init(|| self.refresh(now)).await.copied()
     }
 
-    /// Reads what was written since the last time, by whichever replica. Of a store that was set back all is read again: what is
-    /// known of it is forgotten first, as what is written next may have any version.
+    /// Reads the records written since the last call, by any replica. If the store was set back, it forgets what it
+    /// knows and reads everything again, as new records may have any version.
     pub async fn refresh(&self, now: Timestamp) -> Result<(), StoreError> {
         let after = self.index().seen;
         self.read_after(after, now).await
     }
 
-    /// As [`Queue::refresh`], and of a shared store all: after a failover it may have what was brought and forgotten here, as the removal
-    /// was lost, with a version that was read long since.
+    /// As [`Queue::refresh`], but reads all of a shared store: after a failover it may contain a delivery again that
+    /// was sent and forgotten here, with a version that was read long ago, because the removal was lost.
     pub(super) async fn read_anew(&self, now: Timestamp) -> Result<(), StoreError> {
         if self.store.is_shared() { self.read_after(0, now).await } else { self.refresh(now).await }
     }
@@ -195,14 +196,14 @@ impl Queue {
                 tracing::warn!("the store was set back; what it holds is read again");
                 index.begin_anew();
             }
-            // Several read at the same time.
+            // Several calls may read at the same time.
             let known = index.seen;
             index.seen = known.max(after);
             for (key, version, record) in read {
                 match record {
                     Some((id, Ok(held))) => index.set(id, held, version),
                     Some((id, Err(error))) => leave(&mut index, id, version, &error, None),
-                    // That was said when it was read first.
+                    // Logged when it was first read.
                     None if version <= known => {}
                     None => {
                         tracing::error!(key = HEXLOWER.encode(&key), "a held delivery has no id, and cannot be brought")
@@ -218,8 +219,9 @@ impl Queue {
         }
     }
 
-    /// Finds out which parked deliveries are there no more, or as they were before: another replica's operator dropped them or had them
-    /// tried, or a failover lost the parking, which leaves nothing that [`Queue::refresh`] could read. Looks at a few of them each time.
+    /// Detects parked deliveries that are gone or no longer parked: another replica's operator dropped or retried them,
+    /// or a failover lost the parking, which leaves nothing that [`Queue::refresh`] could read. Checks a few of them
+    /// each time.
     pub(super) async fn look_at_parked(&self, now: Timestamp) -> Result<(), StoreError> {
         let turn = if self.store.is_shared() { self.index().parked_turn(PARKED_TURN) } else { Vec::new() };
         for (id, version) in turn {
@@ -241,8 +243,8 @@ impl Queue {
         Ok(())
     }
 
-    /// Finds out which unreadable records can be read by now, as their key came back, and which are gone. Looks at a few of them each
-    /// time.
+    /// Detects unreadable records that can be read now, because their key came back, or are gone. Checks a few of them
+    /// each time.
     pub(super) async fn look_at_unreadable(&self, now: Timestamp) -> Result<(), StoreError> {
         let turn = self.index().unreadable_turn(UNREADABLE_TURN);
         for id in turn {
@@ -251,12 +253,12 @@ impl Queue {
         Ok(())
     }
 
-    /// The record of a delivery as it stands, which the index then knows as well. One that cannot be read leaves its lane and stays in
-    /// the store, so that it stops no other.
+    /// Reads the current record of a delivery and updates the index. An unreadable record leaves its lane and stays in
+    /// the store, so that it blocks no other.
     pub(super) async fn look(&self, id: &HeldId, now: Timestamp) -> Result<Option<(Held, u64)>, StoreError> {
         let known = self.index().version(id);
         let found = match self.store.get(Table::Held, id.once(), now).await {
-            // What it stands in cannot be read either.
+            // The store itself cannot read the record.
             Err(error @ StoreError::Corrupt(_)) => {
                 {
                     let mut index = self.index();
@@ -307,7 +309,7 @@ impl Queue {
         self.seal.open(Purpose::HeldRequest, id, stored)
     }
 
-    /// As [`Queue::request`], in room that was taken for it; `None` if it takes more, and there is no more.
+    /// As [`Queue::request`], within reserved memory. `None` if it needs more than that and no more is available.
     pub(super) async fn request_in(
         &self,
         room: Room,
@@ -318,14 +320,14 @@ impl Queue {
         room.fill(opened).map(|bytes| HeldRequest::decode(&bytes)).transpose()
     }
 
-    /// The request of a delivery as it is stored, which may be unreadable or missing.
+    /// The request of a delivery as it is stored; it may be unreadable or missing.
     pub(super) async fn stored_request(&self, id: &HeldId, now: Timestamp) -> Result<Option<Vec<u8>>, StoreError> {
         let stored = self.store.get(Table::HeldRequests, id.once(), now).await?;
         Ok(stored.map(|stored| stored.value))
     }
 
-    /// Writes a record again, if nobody else did meanwhile. A delivery that is parked now, or no longer, takes its
-    /// request with it, so that both end together. False if somebody else was there first.
+    /// Rewrites a record unless it was changed meanwhile. A delivery that becomes parked, or is no longer parked, has
+    /// its request rewritten too, so that both expire together. Returns false if the record was changed.
     pub(super) async fn rewrite(
         &self,
         id: &HeldId,
@@ -360,7 +362,7 @@ impl Queue {
         }
     }
 
-    /// Forgets a delivery that was taken or dropped. Its replay ids stay.
+    /// Removes a delivery that was accepted or dropped. Its replay ids stay.
     pub(super) async fn forget(&self, id: &HeldId, now: Timestamp) -> Result<(), StoreError> {
         let gone = |table| Put {
             table,
@@ -375,7 +377,7 @@ impl Queue {
         Ok(())
     }
 
-    /// What is held, of all senders or of one, the oldest first.
+    /// The held deliveries of all senders or of one, the oldest first.
     pub async fn list(&self, webhook: Option<&str>, now: Timestamp) -> Result<Vec<(HeldId, Held)>, StoreError> {
         self.refresh(now).await?;
         let mut all = self.index().all();
@@ -383,19 +385,19 @@ impl Queue {
         Ok(all)
     }
 
-    /// What is held and cannot be read, with why.
+    /// The unreadable records, with the reason.
     pub fn unreadable(&self) -> Vec<(HeldId, String)> {
         self.index().unreadable().map(|(id, why)| (*id, why.to_owned())).collect()
     }
 
-    /// Those whose key begins like this.
+    /// The deliveries whose id begins with `prefix`.
     pub async fn find(&self, prefix: &str, now: Timestamp) -> Result<Vec<(HeldId, Held)>, StoreError> {
         let mut all = self.list(None, now).await?;
         all.retain(|(id, _)| id.to_string().starts_with(prefix));
         Ok(all)
     }
 
-    /// How much is held of each sender, as far as it is known here.
+    /// How much is held for each sender, as far as this process knows.
     pub fn usage(&self) -> Vec<(Arc<str>, Usage)> {
         self.index().usage().map(|(webhook, usage)| (Arc::clone(webhook), *usage)).collect()
     }
@@ -408,8 +410,8 @@ impl Queue {
         }
     }
 
-    /// Has a delivery tried at once, and for its whole span again; a parked one takes its old place in its lane. False if
-    /// it is gone.
+    /// Makes a delivery due at once, with its whole time again. A parked one returns to its old place in its lane.
+    /// Returns false if it is gone.
     pub async fn retry(&self, id: &HeldId, now: Timestamp) -> Result<bool, StoreError> {
         loop {
             let Some((mut held, version)) = self.look(id, now).await? else { return Ok(false) };
@@ -432,17 +434,18 @@ impl Queue {
         }
     }
 
-    /// Drops a delivery, also one that cannot be read: it is never sent, unless it is on its way at this moment. False if it is gone.
+    /// Drops a delivery, even an unreadable one. It is never sent, unless it is in flight at this moment. Returns false
+    /// if it is gone.
     pub async fn drop_one(&self, id: &HeldId, now: Timestamp) -> Result<bool, StoreError> {
         let is_there = match self.store.get(Table::Held, id.once(), now).await {
-            // Something is, though the store itself cannot read it.
+            // There is a record, though the store itself cannot read it.
             Err(StoreError::Corrupt(_)) => true,
             found => found?.is_some(),
         };
         self.forget(id, now).await.map(|()| is_there)
     }
 
-    /// Has metrics and the log say what there is by now.
+    /// Updates the metrics, and logs newly parked deliveries.
     fn measure(&self) {
         let mut index = self.index();
         for (id, held) in index.take_parked_here() {
@@ -462,7 +465,7 @@ impl Queue {
         self.metrics.unreadable(index.unreadable().len());
     }
 
-    /// Measures what grows with time alone.
+    /// Updates the ages, which grow with time alone.
     pub(super) fn measure_age(&self, now: Timestamp) {
         let index = self.index();
         for (webhook, age) in index.oldest(now) {
@@ -471,7 +474,7 @@ impl Queue {
     }
 }
 
-/// Has an unreadable record leave its lane, which is told once.
+/// Takes an unreadable record out of its lane and logs it once.
 fn leave(index: &mut Index, id: HeldId, version: u64, error: &StoreError, known: Option<u64>) {
     if index.leave(id, version, error.to_string(), known) {
         tracing::error!(held = %id, %error, "{UNREADABLE}");

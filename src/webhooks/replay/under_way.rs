@@ -1,4 +1,4 @@
-//! Which deliveries this process forwards at the moment.
+//! The deliveries that this process is forwarding.
 
 use std::{
     collections::HashMap,
@@ -11,36 +11,36 @@ use std::{
 use super::in_flight;
 use crate::{clock::Timestamp, error::Rejection, lock::lock};
 
-/// Deliveries under way, where no other process uses the store: a reservation has no meaning beyond the life of the
-/// process then and costs no write. Clones share it.
+/// Deliveries in flight, if no other process uses the store. A reservation then needs no write, as it means nothing
+/// after the end of the process. Clones share it.
 #[derive(Clone, Default)]
 pub(super) struct UnderWay(Arc<Process>);
 
 #[derive(Default)]
 struct Process {
     leases: Mutex<Leases>,
-    /// The last write worked. Only then a delivery may be forwarded before anything of it is written.
+    /// Whether the last write succeeded. Only then may a delivery be forwarded before anything about it is written.
     store_works: AtomicBool,
 }
 
 #[derive(Default)]
 pub(super) struct Leases {
-    /// By key, with the end.
+    /// The expiry of each lease, by key.
     pub(super) until: HashMap<[u8; 32], Timestamp>,
-    /// Those that lapsed are cleared away once there are so many.
+    /// The number of leases at which expired ones are removed.
     sweep_at: usize,
 }
 
-/// Leases of a delivery. They end with this, unless `outlasts`.
+/// The leases of a delivery. They end when this is dropped, unless `outlasts` is set.
 pub(super) struct Leased {
     under_way: UnderWay,
     keys: Vec<[u8; 32]>,
     until: Timestamp,
-    /// They stay until they lapse.
+    /// Whether they stay until they expire.
     pub(super) outlasts: bool,
 }
 
-/// From how many leases on those that lapsed are cleared away.
+/// The smallest number of leases at which expired ones are removed.
 pub(super) const SWEEP_FROM: usize = 1024;
 
 impl UnderWay {
@@ -48,7 +48,7 @@ impl UnderWay {
         lock(&self.0.leases)
     }
 
-    /// Takes all keys, or none where one of them is under way.
+    /// Takes all keys, or none if one of them is in flight.
     pub(super) fn lease(&self, keys: &[[u8; 32]], until: Timestamp, now: Timestamp) -> Result<Leased, Rejection> {
         let mut leases = self.leases();
         if keys.iter().any(|key| leases.until.get(key).is_some_and(|until| *until > now)) {
@@ -73,7 +73,8 @@ impl UnderWay {
 }
 
 impl Leased {
-    /// Remembers here what the store does not: the next are not forwarded before it works again, so these are few.
+    /// Remembers in memory what could not be stored. There are few of these: no further delivery is forwarded before
+    /// the store works again.
     pub(super) fn keep_until(&mut self, until: Timestamp) {
         self.outlasts = true;
         self.until = until;
@@ -88,7 +89,7 @@ impl Drop for Leased {
         }
         let mut leases = self.under_way.leases();
         for key in &self.keys {
-            // One that lapsed may be another's by now.
+            // If the lease expired, another may have it now.
             if leases.until.get(key) == Some(&self.until) {
                 leases.until.remove(key);
             }
