@@ -1,5 +1,5 @@
-//! The client certificate that a sender must have besides what it signs with. TLS has verified its chain, against the
-//! `client_ca` of the listener, and that the client has its key.
+//! The client certificate that a sender must present in addition to its signature. TLS has verified its chain against
+//! the `client_ca` of the listener, and that the client has its key.
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use rustls::{client::verify_server_name, server::ParsedCertificate};
@@ -11,7 +11,7 @@ use crate::{
     sha256,
 };
 
-/// Which certificates are a sender's.
+/// The client certificates of a sender.
 #[derive(Debug)]
 pub(super) struct Certificates {
     names: Vec<ServerName<'static>>,
@@ -32,7 +32,7 @@ impl Certificates {
         for (index, name) in raw.names.iter().enumerate() {
             match ServerName::try_from(name.clone()) {
                 Ok(name @ ServerName::DnsName(_)) => names.push(name),
-                _ => drop(report.error(&at.key("names").index(index), format!("`{name}` is no DNS name"))),
+                _ => drop(report.error(&at.key("names").index(index), format!("`{name}` is not a DNS name"))),
             }
         }
         for (index, text) in raw.sha256.iter().enumerate() {
@@ -40,7 +40,7 @@ impl Certificates {
                 Some(digest) => digests.push(digest),
                 None => drop(
                     report
-                        .error(&at.key("sha256").index(index), format!("`{text}` is no SHA-256 in hex"))
+                        .error(&at.key("sha256").index(index), format!("`{text}` is not a SHA-256 in hex"))
                         .help("`openssl x509 -noout -fingerprint -sha256 -in FILE` prints it"),
                 ),
             }

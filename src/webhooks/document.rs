@@ -1,8 +1,8 @@
-//! Reads the few wanted values out of a JSON body while it checks all of it.
+//! A strict JSON reader that checks a whole body and extracts a few wanted values.
 //!
-//! The whole text is walked once: a name that an object has twice, text that is not UTF-8, nesting beyond serde_json's
-//! 128 levels and bytes after the end are refused, because two parsers would read two different bodies out of them.
-//! Only the wanted scalars are kept, so that a body of 26 MiB costs no tree of it.
+//! The text is read in a single pass. Duplicate names in an object, invalid UTF-8, nesting beyond serde_json's 128
+//! levels and trailing bytes are refused, because two parsers could read two different bodies from them. Only the
+//! wanted scalars are kept, so no tree is built of a body of 26 MiB.
 
 use std::{borrow::Cow, collections::HashSet, fmt, str};
 
@@ -13,10 +13,10 @@ use serde::{
 
 use crate::pointer::unescape;
 
-/// The field of a form that holds a document of its own, as forms of Slack do.
+/// The form field that contains a document of its own, as in Slack's forms.
 const DOCUMENT: &str = "payload";
 
-/// The longest text that is kept. Names of repositories and branches are far shorter.
+/// The longest text that is kept, in bytes. Names of repositories and branches are far shorter.
 pub(super) const MAX_TEXT: usize = 1024;
 
 /// A value at a wanted place.
@@ -29,16 +29,16 @@ pub(super) enum Found {
     /// A negative whole number.
     Negative(i64),
     Text(String),
-    /// A list of so many elements.
+    /// A list with this many elements.
     List(usize),
-    /// A text that is longer than [`MAX_TEXT`].
+    /// A text longer than [`MAX_TEXT`].
     LongText,
     /// Any other value: an object, a fraction.
     Other,
 }
 
-/// Which places of a document are wanted, by JSON pointer (RFC 6901). Array indices are not followed, but `*` is the
-/// element of a list that has only one: of several none is more wanted than another.
+/// The wanted places of a document, as JSON pointers (RFC 6901). Array indices are not supported, but `*` is the
+/// element of a list that has only one: of several, none is preferred.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Wanted {
     root: Node,
@@ -55,13 +55,13 @@ struct Node {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place(usize);
 
-/// What was found, by place.
+/// The values that were found, by place.
 #[derive(Debug)]
 pub(super) struct Values(Vec<Option<Found>>);
 
 /// Why a body cannot be read.
 #[derive(Debug, thiserror::Error)]
-#[error("the body cannot be read in one way only: {0}")]
+#[error("the body cannot be read unambiguously: {0}")]
 pub(super) struct NotStrict(#[from] serde_json::Error);
 
 impl Wanted {
@@ -85,8 +85,8 @@ impl Wanted {
         Place(place)
     }
 
-    /// Reads a form (`application/x-www-form-urlencoded`), each field of which is a member with a text, but for the one that holds a
-    /// document. One that stands there twice is refused.
+    /// Reads a form (`application/x-www-form-urlencoded`). Each field is a member with a text, except the one that
+    /// contains a document. A repeated field is refused.
     pub(super) fn read_form(&self, body: &[u8]) -> Result<Values, NotStrict> {
         let mut values = Values(vec![None; self.places]);
         let mut names = HashSet::new();
@@ -97,7 +97,7 @@ impl Wanted {
             .into());
         }
         for (name, text) in url::form_urlencoded::parse(body) {
-            // What is no UTF-8 was replaced by this sign, so that two texts could look alike.
+            // Invalid UTF-8 was replaced by this character, so two different texts could look the same.
             if name.contains('\u{fffd}') || text.contains('\u{fffd}') {
                 return Err(serde_json::Error::custom("it is not UTF-8").into());
             }
@@ -110,14 +110,14 @@ impl Wanted {
                 }
             }
             if !names.insert(name) {
-                return Err(serde_json::Error::custom("a field stands twice").into());
+                return Err(serde_json::Error::custom("a field is repeated").into());
             }
         }
         Ok(values)
     }
 
     pub(super) fn read(&self, body: &[u8]) -> Result<Values, NotStrict> {
-        // Once for all texts in it, instead of once for each.
+        // Once for the whole body instead of once per text.
         let body = str::from_utf8(body).map_err(|_| serde_json::Error::custom("it is not UTF-8"))?;
         let mut values = Values(vec![None; self.places]);
         self.root.read(body, &mut values)?;
@@ -125,14 +125,14 @@ impl Wanted {
     }
 }
 
-/// Whether a form has pairs that Go's `url.ParseQuery`, by which Tekton reads it, drops.
+/// Whether a form has pairs that Go's `url.ParseQuery`, which Tekton uses, drops.
 fn is_read_in_part(form: &[u8]) -> bool {
     let is_escape = |after: &[u8]| matches!(after, [a, b, ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit());
     form.contains(&b';') || !form.split(|byte| *byte == b'%').skip(1).all(is_escape)
 }
 
 impl Node {
-    /// Reads what is wanted of a document into `values`.
+    /// Reads the wanted values of a document into `values`.
     fn read(&self, document: &str, values: &mut Values) -> Result<(), NotStrict> {
         let mut names = Vec::new();
         let mut text = serde_json::Deserializer::from_str(document);
@@ -165,7 +165,7 @@ impl Values {
 struct Walk<'a, 'de> {
     node: Option<&'a Node>,
     values: &'a mut Values,
-    /// The names so far of this object and of those around it.
+    /// The names seen so far in this object and in those around it.
     names: &'a mut Vec<Cow<'de, str>>,
     root: bool,
 }
@@ -257,7 +257,7 @@ impl<'de> Visitor<'de> for Walk<'_, 'de> {
         let names = self.names.get_mut(first..).unwrap_or_default();
         names.sort_unstable();
         if names.windows(2).any(|pair| matches!(pair, [one, next] if one == next)) {
-            return Err(A::Error::custom("a name stands twice in one object"));
+            return Err(A::Error::custom("an object has a name twice"));
         }
         self.names.truncate(first);
         self.keep(|| Found::Other);

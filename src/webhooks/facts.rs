@@ -1,4 +1,4 @@
-//! What a verified body tells about its cause.
+//! Facts about the cause of a delivery, read from its verified body.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -10,8 +10,8 @@ use super::{
 };
 use crate::clock::Timestamp;
 
-/// Facts of a delivery, from the verified body alone (headers of most senders are not signed). Names are text that
-/// strangers write; numbers identify.
+/// The facts of a delivery, from the verified body alone, as most senders do not sign headers. Names are text that
+/// strangers choose; numbers identify.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Facts {
@@ -36,7 +36,7 @@ pub struct Facts {
     /// The owner of the repository.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub owner: Option<Arc<str>>,
-    /// The branch that was pushed, or the target of a pull request, without `refs/heads/`.
+    /// The branch that was pushed, or the target branch of a pull request, without `refs/heads/`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub branch: Option<Arc<str>>,
     /// The tag, without `refs/tags/`.
@@ -45,10 +45,10 @@ pub struct Facts {
     /// The commit.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub commit: Option<Arc<str>>,
-    /// The login of who caused it.
+    /// The login of the person who caused it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub actor: Option<Arc<str>>,
-    /// The number of who caused it, as text.
+    /// The number of the person who caused it, as text.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub actor_id: Option<Arc<str>>,
     /// Whether the change comes from a fork.
@@ -60,47 +60,47 @@ pub struct Facts {
     /// Whether the pull request is a draft.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub draft: Option<bool>,
-    /// It is of no one ref: several changed at once, or it tells of a build, a check or a deployment. Then there is no branch and no
-    /// tag, and a deny that names one holds.
+    /// It has no single ref: several changed at once, or it is about a build, a check or a deployment. Then there is no
+    /// branch and no tag, and a deny that names one matches.
     pub several: bool,
-    /// It tells of a build, a check or a deployment. Where it does not say whether what was built came from a fork, a deny of forks
-    /// holds.
+    /// It is about a build, a check or a deployment. If it does not say whether what was built came from a fork, a deny
+    /// of forks matches.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub build: bool,
 }
 
-/// Where GitLab keeps what merge requests propose; jobs of their pipelines name it as their ref.
+/// The refs under which GitLab stores proposed merge requests; jobs of their pipelines have such a ref.
 const UNMERGED: &str = "refs/merge-requests/";
 
-/// What a verified body tells besides [`Facts`].
+/// The contents of a verified body.
 #[derive(Debug)]
 pub(super) struct Read {
     pub(super) facts: Facts,
-    /// The id of the delivery, if the body has it.
+    /// The id of the delivery, if the body contains it.
     pub(super) delivery: Option<Arc<str>>,
-    /// What the sender wants to read in the answer to its ping.
+    /// The value that the sender expects in the answer to its ping.
     pub(super) challenge: Option<Arc<str>>,
 }
 
-/// Why no facts can be taken from a body. The text is for the caller, who has proven to know the secret.
+/// Why no facts can be read from a body. The text is for the caller, who has proved that they know the secret.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NoFacts {
     #[error("{0}")]
     NotStrict(String),
-    #[error("the event `{header}` of the header does not fit the body{}", .body.as_ref().map(|body| format!(", which is of `{body}`")).unwrap_or_default())]
+    #[error("the event `{header}` in the header does not match the body{}", .body.as_ref().map(|body| format!(", which is of `{body}`")).unwrap_or_default())]
     EventMismatch { header: String, body: Option<String> },
-    #[error("the form has not exactly one of {0}")]
+    #[error("the form does not have exactly one of {0}")]
     UnknownForm(String),
     #[error("`{0}` is not a time")]
     NotADate(String),
-    #[error("the value at `{0}` is not of the kind that identifies a {1}")]
+    #[error("the value at `{0}` cannot identify a {1}")]
     Misshapen(String, &'static str),
-    #[error("the text at `{0}` is longer than {MAX_TEXT} bytes, more than any name has")]
+    #[error("the text at `{0}` is longer than {MAX_TEXT} bytes, which no name is")]
     TooLong(String),
 }
 
 impl NoFacts {
-    /// What stands at a place is nothing that identifies `what`.
+    /// The error for a value that cannot identify `what`.
     fn of(found: &Found, at: &str, what: &'static str) -> Self {
         match found {
             Found::LongText => Self::TooLong(at.to_owned()),
@@ -109,7 +109,7 @@ impl NoFacts {
     }
 }
 
-/// Reads facts: the wanted places of one sender's bodies, compiled once.
+/// Reads the facts of one sender's bodies. The wanted places are compiled once.
 #[derive(Clone, Debug)]
 pub(super) struct Reader {
     wanted: Wanted,
@@ -118,7 +118,7 @@ pub(super) struct Reader {
     /// See [`Sender`].
     pushes: &'static [&'static str],
     builds: &'static [&'static str],
-    /// Ids may be text, not only numbers.
+    /// Whether ids may be text, not only numbers.
     text_ids: bool,
 }
 
@@ -148,7 +148,7 @@ impl CompiledShape {
     }
 
     fn fits(&self, values: &Values) -> bool {
-        // Encoders of Go write a member without a value as null.
+        // Go encodes a member without a value as null.
         let has = |place: &Place| values.get(*place).is_some_and(|found| !matches!(found, Found::Null));
         let says =
             |(place, text): &(Place, &str)| matches!(values.get(*place), Some(Found::Text(found)) if found == text);
@@ -160,7 +160,7 @@ impl CompiledShape {
 }
 
 impl Reader {
-    /// `fields` name for each fact the pointers to where it may stand; the first that is there counts.
+    /// Compiles `fields`: for each fact, the pointers to where it may be; the first that is present counts.
     pub(super) fn new<'a>(fields: impl IntoIterator<Item = (Field, Vec<&'a str>)>, sender: &Sender) -> Self {
         let mut wanted = Wanted::default();
         let fields = fields
@@ -180,7 +180,7 @@ impl Reader {
         Self { wanted, fields, events, pushes, builds, text_ids }
     }
 
-    /// What stands at the wanted places of a verified body of this type.
+    /// The values at the wanted places of a verified body of this type.
     pub(super) fn values(&self, media: Media, body: &[u8]) -> Result<Values, NoFacts> {
         let values = match media {
             Media::Json | Media::OtherJson | Media::Text | Media::CloudEvent => self.wanted.read(body),
@@ -189,13 +189,13 @@ impl Reader {
         values.map_err(|error| NoFacts::NotStrict(error.to_string()))
     }
 
-    /// When the event was, if the body tells.
+    /// The time of the event, if the body contains it.
     pub(super) fn date(&self, values: &Values) -> Result<Option<Timestamp>, NoFacts> {
         let Some(text) = (Fields { reader: self, values }).text(Field::Date)? else { return Ok(None) };
         date(&text).map(Some).ok_or_else(|| NoFacts::NotADate(text.to_string()))
     }
 
-    /// What these values tell. `event` is the header of that name, which no one has signed.
+    /// Reads the facts from these values. `event` is the event header, which is not signed.
     pub(super) fn read(&self, media: Media, values: &Values, event: Option<&str>) -> Result<Read, NoFacts> {
         let found = Fields { reader: self, values };
         let [repository, owner] = found.repository()?;
@@ -209,7 +209,7 @@ impl Reader {
         let GitRef { branch, tag, is_either } = found.git_ref(is_push || self.pushes.is_empty())?;
         let fork = found.fork();
         let is_made = event.as_deref().is_some_and(|event| event.ends_with("created"));
-        // An issue and a pipeline have a number too, but not two repositories.
+        // Issues and pipelines have a number too, but not two repositories.
         let is_pull_request = fork.is_some() || found.all(Field::PullRequestMark).next().is_some();
         let facts = Facts {
             event,
@@ -219,7 +219,7 @@ impl Reader {
             repository,
             branch: branch.filter(|_| !is_of_no_ref),
             tag: tag.filter(|_| !is_of_no_ref),
-            // Git writes a commit that is not there, such as that of a deleted branch, as zeros.
+            // Git writes a missing commit, such as that of a deleted branch, as zeros.
             commit: found.text(Field::Commit)?.filter(|commit| commit.bytes().any(|byte| byte != b'0')),
             actor: match found.text(Field::Actor)? {
                 None if is_made => found.text(Field::Author)?,
@@ -244,8 +244,8 @@ impl Reader {
         Ok(Read { facts, delivery, challenge: found.text(Field::Challenge)? })
     }
 
-    /// The event that the body itself proves. A header that says otherwise is refused: it is not signed, and the
-    /// upstream would believe it.
+    /// The event that the body itself proves. A header that contradicts it is refused: it is not signed, and the
+    /// upstream would trust it.
     fn event(&self, header: Option<&str>, found: &Fields<'_>) -> Result<Option<Arc<str>>, NoFacts> {
         match &self.events {
             CompiledEvents::Shapes(shapes) => {
@@ -260,7 +260,7 @@ impl Reader {
                     return Ok(Some(header.into()));
                 }
                 match shapes.iter().find(fits) {
-                    // Nothing in the body tells such events apart, so it is no fact.
+                    // Nothing in the body distinguishes such events, so there is no event.
                     None if named.all(|shape| !shape.always) => Ok(None),
                     other => Err(mismatch(other)),
                 }
@@ -300,12 +300,12 @@ struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    /// Where a field may stand.
+    /// The places where a field may be.
     fn places(&self, field: Field) -> &'a [(Place, String)] {
         self.reader.fields.get(&field).map_or(&[], Vec::as_slice)
     }
 
-    /// The places of a field with what stands there, `null` counting as absent.
+    /// The places of a field that have a value, with the value; `null` counts as absent.
     fn all(&self, field: Field) -> impl Iterator<Item = (&'a Found, &'a str)> {
         let values = self.values;
         self.places(field)
@@ -326,7 +326,7 @@ impl<'a> Fields<'a> {
         match self.all(field).next() {
             None => Ok(None),
             Some((Found::Number(number), _)) => Ok(Some(number.to_string().into())),
-            // Gitea and Forgejo number what is no account so, such as their Actions.
+            // Gitea and Forgejo give negative numbers to actors that are not accounts, such as their Actions.
             Some((Found::Negative(number), _)) if field == Field::ActorId => Ok(Some(number.to_string().into())),
             Some((Found::Text(text), _)) if self.reader.text_ids && is_text_id(text) => Ok(Some(text.as_str().into())),
             Some((found, at)) => Err(NoFacts::of(found, at, what)),
@@ -340,7 +340,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// The name of the repository and its owner, of which each may stand in the other.
+    /// The name of the repository and its owner; each may be part of the other.
     fn repository(&self) -> Result<[Option<Arc<str>>; 2], NoFacts> {
         let (name, owner) = (self.text(Field::Repository)?, self.text(Field::Owner)?);
         Ok(match (name, owner) {
@@ -353,7 +353,7 @@ impl<'a> Fields<'a> {
         })
     }
 
-    /// What a form is, which must be one thing: what reads it next may look at another of its fields.
+    /// The event of a form, which must be of exactly one kind: its next reader may look at another field.
     fn form_event(&self) -> Result<Option<Arc<str>>, NoFacts> {
         if self.all(Field::FormKind).count() != 1 {
             let kinds: Vec<_> = self.places(Field::FormKind).iter().map(|(_, at)| at.as_str()).collect();
@@ -365,7 +365,7 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Whether it tells of a build or the like.
+    /// Whether the body is about a build, a check or a deployment.
     fn is_of_no_ref(&self) -> bool {
         let is_unmerged = |found: &Found| matches!(found, Found::Text(text) if text.starts_with(UNMERGED));
         self.is_unmerged()
@@ -373,15 +373,15 @@ impl<'a> Fields<'a> {
             || self.all(Field::NoRef).next().is_some()
     }
 
-    /// Whether it tells of a build of a change that is not merged.
+    /// Whether the body is about a build of a change that is not merged.
     fn is_unmerged(&self) -> bool {
         let places = self.places(Field::Unmerged);
         let has = |(place, _): &(Place, String)| self.values.get(*place).is_some_and(|found| *found != Found::Null);
         !places.is_empty() && places.iter().all(has)
     }
 
-    /// Whether the two repositories of a change differ. A source that was deleted counts as another, and so does one without a
-    /// branch: whoever may read a repository can push such a change to it.
+    /// Whether the two repositories of a change differ. A deleted source counts as different, and so does one without a
+    /// branch: anybody who can read a repository can push such a change to it.
     fn fork(&self) -> Option<bool> {
         if let Some(flag) = self.flag(Field::ForkFlag) {
             return Some(flag);
@@ -398,19 +398,20 @@ impl<'a> Fields<'a> {
         ids.next().map(|(source, target)| source != Some(target) || self.has_no_branch())
     }
 
-    /// Whether a change says of its branch that there is none.
+    /// Whether a change explicitly has no source branch.
     fn has_no_branch(&self) -> bool {
         let mut found = self.places(Field::SourceBranch).iter().filter_map(|(place, _)| self.values.get(*place));
         found.any(|found| !matches!(found, Found::Text(name) if !name.is_empty()))
     }
 
-    /// A branch and a tag by their own names, as builds of a tag have both, or what a ref names. A ref is full (`refs/heads/main`) unless the body says beside it
-    /// what it is; one that says neither is neither, since a branch may itself be called `refs/heads/main`. `is_full` says whether
-    /// one may be full that has nothing beside it. It is not if it is no ref: the API of Gitea sends a push of whatever its caller
-    /// writes as the ref of a test, `main` or a commit.
+    /// The branch and the tag: by their own names, of which builds of a tag have both, or from a ref. A ref is full
+    /// (`refs/heads/main`) unless another field gives its type; if that type is neither a branch nor a tag, nor is the
+    /// ref, since a branch itself may be called `refs/heads/main`. `is_full` says whether a ref without a type may be
+    /// full. It must also begin with `refs/`: the API of Gitea sends a push with whatever its caller gives as the ref
+    /// of a test, `main` or a commit.
     fn git_ref(&self, is_full: bool) -> Result<GitRef, NoFacts> {
         let branch = self.text(Field::Branch)?;
-        // The same place may say only whether the ref is a tag, or beside a branch whether there is one.
+        // For some events this place only says whether the ref is a tag, or whether there is a tag beside a branch.
         let is_flag = matches!(self.all(Field::Tag).next(), Some((Found::Bool(_), at))
             if branch.is_some() || self.places(Field::RefType).iter().any(|(_, other)| other == at));
         let tag = if is_flag { None } else { self.text(Field::Tag)? };
@@ -438,12 +439,12 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// What of Git a delivery is of.
+/// The branch or tag that a delivery is about.
 #[derive(Default)]
 struct GitRef {
     branch: Option<Arc<str>>,
     tag: Option<Arc<str>>,
-    /// A short name that may be of a branch or of a tag.
+    /// A short name that can be of a branch or of a tag.
     is_either: bool,
 }
 
@@ -457,7 +458,7 @@ impl GitRef {
     }
 }
 
-/// RFC 3339, or the same with an offset without its colon, as Java writes it.
+/// Parses RFC 3339, also with an offset without a colon, as Java writes it.
 pub(super) fn date(text: &str) -> Option<Timestamp> {
     let written = match text.split_at_checked(text.len().checked_sub(2)?)? {
         (before, minutes) if before.ends_with(':') || text.ends_with('Z') => format!("{before}{minutes}"),
@@ -466,12 +467,12 @@ pub(super) fn date(text: &str) -> Option<Timestamp> {
     Timestamp::from_rfc3339(&written)
 }
 
-/// An id becomes part of a user name, in which `:` separates.
+/// Whether a text can be an id. It becomes part of a user name, in which `:` is a separator.
 fn is_text_id(text: &str) -> bool {
     (1..=128).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':')
 }
 
-/// As strict as an id in a header.
+/// Whether a text can be the id of a delivery: as strict as for an id in a header.
 pub(super) fn is_delivery_id(text: &str) -> bool {
     (1..=255).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic())
 }

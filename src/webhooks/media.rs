@@ -5,9 +5,9 @@ use http::{HeaderMap, header};
 use super::{senders::Media, signature::single};
 use crate::error::{Reason, Rejection};
 
-/// The type of the body, if it is one of `taken`. A form would be verified as one thing and read as another where the
-/// sender does not sign it as it comes, `application/cloudevents+json` would turn the delivery into another event, and
-/// none of them compresses. `fix` tells how to have it sent so.
+/// The type of the body, if it is one of `taken`. Any other type is refused: unless the sender signs a form as it is
+/// sent, it would be verified as one thing and read as another; `application/cloudevents+json` would turn the delivery
+/// into another event. No sender compresses. `fix` says how to set up the sender.
 pub(super) fn media(headers: &HeaderMap, taken: &[Media], fix: &'static str) -> Result<Media, Rejection> {
     let unsupported = |detail: String, fix| Rejection::new(Reason::UnsupportedMediaType, detail).fix(fix);
     if single(headers, &header::CONTENT_ENCODING)?.is_some_and(|encoding| encoding != "identity") {
@@ -28,7 +28,7 @@ pub(super) fn media(headers: &HeaderMap, taken: &[Media], fix: &'static str) -> 
     })
 }
 
-/// Refuses a body that an EventListener would not read as JSON, of a caller that is no sender of webhooks.
+/// Refuses a body that an EventListener would not read as JSON, for a caller that is not a sender of webhooks.
 pub fn check_json(headers: &HeaderMap) -> Result<(), Rejection> {
     media(headers, &[Media::Json], "send it as application/json").map(drop)
 }
@@ -39,7 +39,7 @@ impl Media {
             Self::OtherJson => {
                 let essence = essence.to_ascii_lowercase();
                 let kind = essence.strip_prefix("application/").and_then(|rest| rest.strip_suffix("+json"));
-                // An EventListener reads one as an event, and several as nothing.
+                // An EventListener reads a CloudEvent as an event, and a batch of them not at all.
                 kind.is_some_and(|kind| !kind.starts_with("cloudevents"))
             }
             _ => self.essence().eq_ignore_ascii_case(essence),
@@ -67,7 +67,7 @@ mod tests {
         media(&HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(kind))]), taken, "").ok()
     }
 
-    /// A registry cannot be told to call them otherwise.
+    /// The content type of a registry's notifications cannot be configured.
     #[test]
     fn notifications_of_a_registry_are_json_of_a_generic_sender_and_cloud_events_are_not() {
         const GENERIC: &[Media] = &[Media::Json, Media::OtherJson];

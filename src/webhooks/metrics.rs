@@ -1,4 +1,4 @@
-//! Counts deliveries: genuine, refused, held, brought and given up.
+//! Metrics of deliveries: genuine, refused, held, delivered and parked.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,18 +11,18 @@ use prometheus_client::{
 use super::{Delivery, Webhook, hold::Usage};
 use crate::{admin::metrics::Labels, error::Reason};
 
-/// Counts deliveries. Cheap to clone; clones count together.
+/// The metrics of deliveries. Cheap to clone; clones share the counters.
 #[derive(Clone, Debug, Default)]
 pub struct WebhookMetrics {
     genuine: Family<SecretLabels, Counter>,
     refused: Family<RefusedLabels, Counter>,
     /// Triggers that the interceptor stopped.
     pub stopped: Counter,
-    /// Deliveries that were bound to an event that was not the EventListener's.
+    /// Deliveries that were bound to another event than the EventListener's own.
     pub rebound: Counter,
     /// Triggers that were stopped, though the event may have been the EventListener's own.
     pub disputed: Counter,
-    /// Triggers that went on without a note of it.
+    /// Triggers that continued without being recorded.
     pub unnoted: Counter,
     held: Family<HeldLabels, Gauge>,
     held_bytes: Family<Labels<Arc<str>>, Gauge>,
@@ -64,20 +64,20 @@ impl WebhookMetrics {
         registry.register("interceptor_stopped", "Triggers that the interceptor stopped", self.stopped.clone());
         registry.register(
             "interceptor_rebound",
-            "Deliveries for which more events than the EventListener's own were named: somebody else asked in its stead",
+            "Deliveries for which somebody else also named an event to the interceptor, in place of the EventListener",
             self.rebound.clone(),
         );
         registry.register(
             "interceptor_disputed",
-            "Triggers that were stopped as several events were named for a delivery, and nobody told in time which is the EventListener's",
+            "Triggers that were stopped because several events were named for a delivery, and it was not known in time which is the EventListener's",
             self.disputed.clone(),
         );
         registry.register(
             "interceptor_unnoted",
-            "Triggers that went on without a note of it, as somebody asked about a delivery for too many",
+            "Triggers that continued without being recorded, because somebody asked about too many for one delivery",
             self.unnoted.clone(),
         );
-        registry.register("webhook_held", "Deliveries that are held, by what becomes of them", self.held.clone());
+        registry.register("webhook_held", "Deliveries that are held, by state", self.held.clone());
         registry.register_with_unit(
             "webhook_held",
             "Size of the deliveries that are held",
@@ -92,24 +92,28 @@ impl WebhookMetrics {
         );
         registry.register(
             "webhook_queue_full",
-            "Deliveries that were refused as too many of their sender are held",
+            "Deliveries that were refused because too many of their sender are held",
             self.queue_full.clone(),
         );
         registry.register(
             "webhook_held_unreadable",
-            "Held deliveries that cannot be read and are not tried, of all senders",
+            "Held deliveries of all senders that cannot be read and are not tried",
             self.unreadable.clone(),
         );
-        registry.register("webhook_delivered", "Held deliveries that the EventListener took", self.delivered.clone());
-        registry.register("webhook_try_failed", "Tries of held deliveries that failed", self.failed.clone());
+        registry.register(
+            "webhook_delivered",
+            "Held deliveries that the EventListener accepted",
+            self.delivered.clone(),
+        );
+        registry.register("webhook_try_failed", "Failed attempts to deliver held deliveries", self.failed.clone());
         registry.register(
             "webhook_parked",
-            "Held deliveries that were given up until an operator has them tried again",
+            "Held deliveries that were given up until an operator retries them",
             self.parked.clone(),
         );
     }
 
-    /// What a sender has held.
+    /// Sets how much a sender has held.
     pub(super) fn held(&self, webhook: &Arc<str>, usage: &Usage) {
         let set = |state, count: usize| {
             let labels = HeldLabels { webhook: Arc::clone(webhook), state };
@@ -121,44 +125,45 @@ impl WebhookMetrics {
         self.held_bytes.get_or_create(&sender(webhook)).set(bytes);
     }
 
-    /// How long the oldest delivery of a sender waits.
+    /// Sets how long the oldest held delivery of a sender has waited.
     pub(super) fn oldest_held(&self, webhook: &Arc<str>, age: Duration) {
         let seconds = i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
         self.held_oldest.get_or_create(&sender(webhook)).set(seconds);
     }
 
-    /// A delivery was refused, as its sender has as many held as it may. Senders that send once have lost it.
+    /// Counts a delivery that was refused because its sender has reached its limit. A sender that sends once has lost
+    /// it.
     pub(super) fn queue_full(&self, webhook: &Arc<str>) {
         self.queue_full.get_or_create(&sender(webhook)).inc();
     }
 
-    /// So many held deliveries cannot be read.
+    /// Sets the number of unreadable held deliveries.
     pub(super) fn unreadable(&self, count: usize) {
         self.unreadable.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    /// The EventListener took a held delivery.
+    /// Counts a held delivery that the EventListener accepted.
     pub(super) fn delivered(&self, webhook: &Arc<str>) {
         self.delivered.get_or_create(&sender(webhook)).inc();
     }
 
-    /// A held delivery was tried in vain.
+    /// Counts a failed attempt to deliver a held delivery.
     pub(super) fn try_failed(&self, webhook: &Arc<str>) {
         self.failed.get_or_create(&sender(webhook)).inc();
     }
 
-    /// A held delivery was given up until an operator says otherwise.
+    /// Counts a held delivery that was parked.
     pub(super) fn parked(&self, webhook: &Arc<str>) {
         self.parked.get_or_create(&sender(webhook)).inc();
     }
 
-    /// A delivery was genuine. Tells when the old secret of a rotation is no longer used.
+    /// Counts a genuine delivery. Shows when the old secret of a rotation is no longer used.
     pub fn genuine(&self, webhook: &Webhook, delivery: &Delivery) {
         let labels = SecretLabels { webhook: Arc::clone(&webhook.name), secret: delivery.secret_index as u64 };
         self.genuine.get_or_create(&labels).inc();
     }
 
-    /// A delivery was refused. The first 401 of a sender that was healthy means a lost secret.
+    /// Counts a refused delivery. The first 401 of a sender that was healthy means a lost secret.
     pub fn refused(&self, webhook: &Webhook, reason: Reason) {
         let labels = RefusedLabels { webhook: Arc::clone(&webhook.name), reason: reason.as_str() };
         self.refused.get_or_create(&labels).inc();

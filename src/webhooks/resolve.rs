@@ -1,4 +1,4 @@
-//! From `webhooks` of the configuration to senders that verify: defaults, checks and secrets.
+//! Builds senders from `webhooks` of the configuration: defaults, checks and secrets.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -26,21 +26,22 @@ use crate::{
     request::headers::{Class, classify},
 };
 
-/// Three days: how long GitHub offers to send a delivery again.
+/// Three days: how long GitHub offers to redeliver.
 const REPLAY_WINDOW: Span = Span::from_secs(3 * 86_400);
 
 /// The tolerance of the Standard Webhooks libraries.
 const TOLERANCE: Span = Span::from_secs(300);
 
-/// Headers that pass from every sender.
+/// Headers that are forwarded from every sender.
 const COMMON_HEADERS: [HeaderName; 2] = [header::CONTENT_TYPE, header::USER_AGENT];
 
-/// A generic sender must not sign with one of these: they are credentials of another kind, or belong to HTTP.
+/// Headers that a generic sender must not sign with: they are credentials of another kind, or belong to HTTP.
 const NOT_A_SIGNATURE: [HeaderName; 5] =
     [header::AUTHORIZATION, header::COOKIE, header::CONTENT_TYPE, header::CONTENT_LENGTH, header::HOST];
 
-/// Resolves all senders, by name. `at` is the place of the list; `egress` is the way to what a sender has to be asked; `now` is when
-/// the configuration is loaded. Also refuses a secret that two senders share: a delivery for one would be genuine for the other.
+/// Resolves all senders, by name. `at` is the place of the list, `egress` is used to reach a sender's own servers, and
+/// `now` is when the configuration is loaded. Also refuses a secret that two senders share, as a delivery for one would
+/// be genuine for the other.
 pub fn resolve_all(
     webhooks: &[raw::Webhook],
     at: &At,
@@ -77,7 +78,8 @@ pub fn resolve_all(
     resolved
 }
 
-/// Whether an entry takes a secret from where another does, which is told of without looking at secrets.
+/// Whether an entry takes a secret from the same source as another, which is reported elsewhere without reading
+/// secrets.
 fn is_one_source(webhooks: &[raw::Webhook], raw: &raw::Webhook, other: &str) -> bool {
     let others = webhooks.iter().filter(|webhook| webhook.name == other);
     let theirs: Vec<String> =
@@ -85,7 +87,7 @@ fn is_one_source(webhooks: &[raw::Webhook], raw: &raw::Webhook, other: &str) -> 
     raw.secrets.iter().any(|own| theirs.contains(&own.secret.to_string()))
 }
 
-/// Writes into an entry what holds where it says nothing, for who wants to read it.
+/// Writes the defaults into an entry, for display.
 pub fn fill_defaults(raw: &mut raw::Webhook) {
     let sender = sender(raw.sender);
     raw.replay_window.get_or_insert(REPLAY_WINDOW);
@@ -113,7 +115,7 @@ pub fn fill_defaults(raw: &mut raw::Webhook) {
 }
 
 impl Webhook {
-    /// Resolves an entry of `webhooks`; what is wrong with it is reported.
+    /// Resolves an entry of `webhooks` and reports its problems.
     pub fn resolve(
         raw: &raw::Webhook,
         at: &At,
@@ -123,7 +125,7 @@ impl Webhook {
     ) -> Option<Self> {
         let sender = sender(raw.sender);
         let mark = resolver.report.mark();
-        // Of one that no entry can have, the check of the configuration as a whole tells.
+        // The check of the whole configuration reports a name that no entry can have.
         if is_name(&raw.name) {
             check_name(&raw.name, &at.key("name"), resolver);
         }
@@ -148,7 +150,7 @@ impl Webhook {
             .client_certificate
             .as_ref()
             .and_then(|raw| Certificates::resolve(raw, &at.key("client_certificate"), resolver));
-        // There is no form where `signature` names no header, which is told there.
+        // There is no form if `signature` names no header, which is reported there.
         let forms = (sender.forms)(raw);
         if !forms.is_empty()
             && !secrets.is_empty()
@@ -164,13 +166,13 @@ impl Webhook {
         }
         if !secrets.is_empty() && secrets.iter().all(|secret| secret.has_ended(now)) {
             resolver
-                .warning(&secrets_at, "the time of all secrets has passed, so that no delivery is genuine")
-                .help("add the secret that the sender signs with by now, or set `not_after` anew");
+                .warning(&secrets_at, "all secrets have expired, so that no delivery is genuine")
+                .help("add the secret that the sender signs with now, or set a new `not_after`");
         }
         Some(Self { certificates, sns, ..Self::build(raw, identity, generic_headers, secrets) })
     }
 
-    /// A sender whose settings are good.
+    /// Builds a sender whose settings are valid.
     pub(super) fn build(
         raw: &raw::Webhook,
         identity: Arc<str>,
@@ -183,7 +185,7 @@ impl Webhook {
         let configured_id = signature.and_then(|signature| signature.id_header.as_deref()?.parse().ok());
         let configured_facts = senders::configured(&raw.facts).map(|(field, _, at)| (field, vec![at]));
         let known_facts = sender.facts.iter().map(|(field, at)| (*field, at.to_vec()));
-        // A list in which a branch or a tag stands may have several of them.
+        // A list that contains a branch or a tag may contain several.
         let known_lists = sender.facts.iter().filter(|(field, _)| *field == Field::Changes).flat_map(|(_, at)| *at);
         let lists: Vec<&str> = known_lists.copied().chain(senders::configured_lists(&raw.facts)).collect();
         let mut allowed_headers = COMMON_HEADERS.to_vec();
@@ -219,7 +221,7 @@ impl Webhook {
     }
 }
 
-/// The topics of SNS, which that sender must have and no other may.
+/// Resolves the topics of SNS, which that sender must have and no other may.
 fn resolve_sns(raw: &raw::Webhook, at: &At, egress: &Egress, resolver: &mut Resolver) -> Option<Sns> {
     match (&raw.sns, raw.sender == raw::Sender::AwsSns) {
         (Some(sns), true) => Sns::resolve(sns, &at.key("sns"), egress, resolver),
@@ -235,8 +237,8 @@ fn resolve_sns(raw: &raw::Webhook, at: &At, egress: &Egress, resolver: &mut Reso
     }
 }
 
-/// The headers that a generic sender names; they pass to the EventListener, unless one is the secret itself. One that is taken from
-/// every request, or refused in it, would be there in no delivery.
+/// The headers that a generic sender names, which are forwarded to the EventListener unless one is the secret itself.
+/// Refuses headers that are removed from every request, or that make it refused, as no delivery could have them.
 fn generic_headers(raw: &raw::Webhook, at: &At, resolver: &mut Resolver) -> Vec<HeaderName> {
     let Some(signature) = &raw.signature else { return Vec::new() };
     let at = at.key("signature");
@@ -254,17 +256,17 @@ fn generic_headers(raw: &raw::Webhook, at: &At, resolver: &mut Resolver) -> Vec<
             }
             Ok(name) if classify(&name) != Class::EndToEnd => {
                 resolver
-                    .error(&at.key(key), format!("`{name}` is in no delivery: it is dropped or refused before"))
+                    .error(&at.key(key), format!("no delivery can have `{name}`: it is removed or refused before"))
                     .help("it is ambiguous, could forge an identity or belongs to one connection; name another");
             }
             Ok(name) if headers.contains(&name) => {
                 resolver.error(&at.key(key), format!("`{name}` is named twice"));
             }
-            // A plain secret goes no further than here.
+            // A plain secret is not forwarded.
             Ok(name) if passes_from_nobody(&name).is_some() && !(signature.plain && key == "header") => {
                 resolver.error(
                         &at.key(key),
-                        format!("`{name}` would go on to the EventListener, where interceptors of Tekton take it for something else"),
+                        format!("`{name}` would be forwarded to the EventListener, and Tekton's interceptors give it another meaning"),
                     )
                     .help("name another header");
             }
@@ -291,7 +293,8 @@ pub fn identity(raw: &raw::Webhook) -> &str {
     raw.identity.as_deref().or_else(|| sender(raw.sender).label).unwrap_or(&raw.name)
 }
 
-/// Two senders must not share a name in identities, else repository 7 of one is repository 7 of the other.
+/// Resolves the name in identities. Two kinds of senders must not share one, or repository 7 of one would be repository
+/// 7 of the other.
 fn resolve_identity(raw: &raw::Webhook, sender: &senders::Sender, at: &At, resolver: &mut Resolver) -> Arc<str> {
     let name = identity(raw);
     if is_label(name) && sender.label != Some(name) {
@@ -344,7 +347,7 @@ fn resolve_secret(
     Some(Secret { key, scope: scope(&secret), not_before, not_after })
 }
 
-/// A name for a secret that does not tell it.
+/// A name for a secret that does not reveal it.
 fn scope(secret: &resolver::Secret) -> [u8; 32] {
     let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret.expose()), b"doorward webhook replay scope");
     let mut scope = [0; 32];

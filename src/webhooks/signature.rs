@@ -1,8 +1,8 @@
-//! Proof that a delivery comes from somebody who knows a secret: over the raw bytes, by an algorithm that the
-//! configuration fixes, compared in constant time.
+//! Proof that the sender of a delivery knows a secret: over the raw bytes, by an algorithm that the configuration
+//! fixes, compared in constant time.
 //!
-//! What a delivery presents is read from its head, before the body; [`Presented::verify`] sees the body. All refusals
-//! with 401 tell the caller the same sentence, the cause goes to the log.
+//! What a delivery presents is read from its head, before the body; [`Presented::verify`] gets the body. All refusals
+//! with 401 give the caller the same sentence; the cause goes to the log.
 
 use aws_lc_rs::{
     constant_time::verify_slices_are_equal,
@@ -21,17 +21,18 @@ use crate::{
     sha256::sha256,
 };
 
-/// Entries of one `webhook-signature` that are looked at. A sender that rotates signs with two.
+/// The maximum number of entries of one `webhook-signature` that are checked. A sender that rotates its key signs with
+/// two.
 const MAX_ENTRIES: usize = 8;
 
-/// Bytes of a signature and of a public key (RFC 8032 section 5.1).
+/// The sizes of a signature and of a public key in bytes (RFC 8032 section 5.1).
 const ED25519_SIGNATURE: usize = 64;
 const ED25519_KEY: usize = 32;
 
 /// How a sender proves that it knows a secret.
 #[derive(Clone, Debug)]
 pub(super) enum Form {
-    /// `PREFIX` and the encoded HMAC of the body, with the time of signing before it where a header tells one.
+    /// A header with `PREFIX` and the encoded HMAC of the body, preceded by the time of signing if a header has it.
     Body {
         header: HeaderName,
         prefix: Box<str>,
@@ -42,18 +43,18 @@ pub(super) enum Form {
     /// [Standard Webhooks](https://www.standardwebhooks.com): a list of `v1,BASE64`, each an HMAC-SHA256 of
     /// `ID.TIME.BODY`, or `v1a,BASE64`, each an Ed25519 signature of the same.
     StandardWebhooks(&'static StandardHeaders),
-    /// The secret itself stands in a header, after `PREFIX`. It says nothing of the body and can be replayed with
-    /// another; so it is of the following two.
+    /// The secret itself in a header, after `PREFIX`. Like the next two forms, it does not cover the body and can be
+    /// replayed with another one.
     Token { header: HeaderName, prefix: Box<str> },
-    /// The secret is a user name and a password (RFC 7617).
+    /// The secret as a user name and a password (RFC 7617).
     Basic,
-    /// The secret is a parameter of the query.
+    /// The secret as a parameter of the query.
     Query(&'static str),
-    /// The body is a message that has its own signature in it ([`super::sns`]).
+    /// The body is a message that contains its own signature ([`super::sns`]).
     Message,
 }
 
-/// A time of signing, in a header, and the signed bytes around it.
+/// The time of signing in a header, and the signed bytes around it.
 #[derive(Clone, Debug)]
 pub(super) struct Timed {
     pub(super) header: HeaderName,
@@ -61,7 +62,7 @@ pub(super) struct Timed {
     pub(super) after: &'static str,
 }
 
-/// The names of the headers of Standard Webhooks.
+/// The header names of Standard Webhooks.
 #[derive(Debug)]
 pub(super) struct StandardHeaders {
     id: HeaderName,
@@ -85,11 +86,11 @@ pub(super) static SVIX: StandardHeaders = StandardHeaders {
 #[derive(Debug)]
 pub(super) struct Presented {
     candidates: Candidates,
-    /// The signed bytes that stand before the body.
+    /// The signed bytes that precede the body.
     before: String,
-    /// When it was signed, if that is signed.
+    /// The time of signing, if it is signed.
     pub(super) signed_at: Option<Timestamp>,
-    /// The id of the delivery, if that is signed.
+    /// The id of the delivery, if it is signed.
     pub(super) signed_id: Option<String>,
 }
 
@@ -103,18 +104,18 @@ enum Candidates {
     Token([u8; 32]),
 }
 
-/// A secret, ready to verify with.
+/// A secret, ready for verification.
 #[derive(Clone, Debug)]
 pub(super) enum Key {
     Mac(Box<hmac::Key>),
     /// The public key.
     Ed25519(Box<[u8]>),
-    /// SHA-256 of the token, so that a comparison tells nothing of its length.
+    /// SHA-256 of the token, so that a comparison does not reveal its length.
     Token([u8; 32]),
 }
 
 impl Form {
-    /// The HMAC-SHA256 of the body in hex.
+    /// A header with the HMAC-SHA256 of the body in hex.
     pub(super) fn hex_sha256(header: &'static str, prefix: &str) -> Self {
         Self::Body {
             header: HeaderName::from_static(header),
@@ -125,12 +126,12 @@ impl Form {
         }
     }
 
-    /// The secret in a header and nothing else.
+    /// A header with nothing but the secret.
     pub(super) fn token(header: &'static str) -> Self {
         Self::Token { header: HeaderName::from_static(header), prefix: "".into() }
     }
 
-    /// The header whose presence says that a delivery uses this form.
+    /// The header whose presence shows that a delivery uses this form.
     pub(super) fn header(&self) -> Option<&HeaderName> {
         match self {
             Self::Body { header, .. } | Self::Token { header, .. } => Some(header),
@@ -145,7 +146,7 @@ impl Form {
         matches!(self, Self::Body { .. } | Self::StandardWebhooks(_) | Self::Message)
     }
 
-    /// Reads what the head presents in this form; `None` if its header, or its parameter of the query, is absent.
+    /// Reads what the head presents in this form; `None` if its header or query parameter is absent.
     pub(super) fn read(&self, headers: &HeaderMap, query: Option<&str>) -> Result<Option<Presented>, Rejection> {
         let value = match (self, self.header()) {
             (_, Some(header)) => single(headers, header)?,
@@ -157,7 +158,7 @@ impl Form {
         let presented = match self {
             Self::Body { header, prefix, algorithm, encoding, timestamp } => {
                 let value = text(value)?;
-                let encoded = value.strip_prefix(&**prefix).ok_or_else(|| malformed("the prefix is another"))?;
+                let encoded = value.strip_prefix(&**prefix).ok_or_else(|| malformed("the prefix differs"))?;
                 if encoded.contains(',') {
                     return Err(ambiguous(header));
                 }
@@ -177,7 +178,7 @@ impl Form {
             Self::StandardWebhooks(names) => read_standard(headers, names, value)?,
             Self::Token { prefix, .. } => {
                 let token = value.as_bytes().strip_prefix(prefix.as_bytes());
-                Presented::token(token.ok_or_else(|| malformed("the prefix is another"))?)
+                Presented::token(token.ok_or_else(|| malformed("the prefix differs"))?)
             }
             Self::Basic => {
                 let (scheme, encoded) = text(value)?.split_once(' ').unwrap_or_default();
@@ -208,12 +209,12 @@ fn read_standard(
         match (version, bytes.len()) {
             ("v1", digest::SHA256_OUTPUT_LEN) => macs.push(bytes),
             ("v1a", ED25519_SIGNATURE) => ed25519.push(bytes),
-            // Of a version that we do not know.
+            // Of a version that is unknown here.
             _ => {}
         }
     }
     if macs.is_empty() && ed25519.is_empty() {
-        return Err(malformed("no entry of the signature is of a known version and of its length"));
+        return Err(malformed("no entry of the signature has a known version and the length for it"));
     }
     Ok(Presented {
         candidates: Candidates::Signatures { macs, ed25519 },
@@ -223,7 +224,7 @@ fn read_standard(
     })
 }
 
-/// A parameter that stands there once.
+/// Reads a query parameter, which must not be repeated.
 fn read_query(query: &str, name: &str) -> Result<Option<Presented>, Rejection> {
     let mut values = url::form_urlencoded::parse(query.as_bytes()).filter(|(key, _)| key == name);
     let first = values.next();
@@ -234,7 +235,7 @@ fn read_query(query: &str, name: &str) -> Result<Option<Presented>, Rejection> {
 }
 
 impl Presented {
-    /// Nothing in the head: the body has it.
+    /// The head presents nothing: the proof is in the body.
     fn message() -> Self {
         let candidates = Candidates::Signatures { macs: Vec::new(), ed25519: Vec::new() };
         Self { candidates, before: String::new(), signed_at: None, signed_id: None }
@@ -245,7 +246,7 @@ impl Presented {
         Self { candidates, before: String::new(), signed_at: None, signed_id: None }
     }
 
-    /// Whether `key` made what is presented.
+    /// Whether the presented proof was made with `key`.
     pub(super) fn verify(&self, key: &Key, body: &[u8]) -> bool {
         match (&self.candidates, key) {
             (Candidates::Signatures { macs, .. }, Key::Mac(key)) if !macs.is_empty() => {
@@ -265,7 +266,7 @@ impl Presented {
         }
     }
 
-    /// The signed bytes that stand before the body.
+    /// The signed bytes that precede the body.
     pub(super) fn before(&self) -> &str {
         &self.before
     }
@@ -280,7 +281,7 @@ impl Key {
         Self::Token(sha256(&[token]))
     }
 
-    /// The key of a Standard Webhooks secret, less its `whsec_`: base64 of 24 to 64 bytes.
+    /// The key of a Standard Webhooks secret, without its `whsec_`: base64 of 24 to 64 bytes.
     pub(super) fn standard(encoded: &[u8]) -> Result<Self, &'static str> {
         let secret = STANDARD.decode(encoded).map(Zeroizing::new).map_err(|_| "is not base64 after `whsec_`")?;
         if !(24..=64).contains(&secret.len()) {
@@ -289,7 +290,7 @@ impl Key {
         Ok(Self::mac(HmacAlgorithm::Sha256, &secret))
     }
 
-    /// The public key of a Standard Webhooks sender that signs with Ed25519, less its `whpk_`: base64 of 32 bytes.
+    /// The public key of a Standard Webhooks sender that signs with Ed25519, without its `whpk_`: base64 of 32 bytes.
     pub(super) fn ed25519(encoded: &[u8]) -> Result<Self, &'static str> {
         let key = STANDARD.decode(encoded).map_err(|_| "is not base64 after `whpk_`")?;
         if key.len() != ED25519_KEY {
@@ -307,7 +308,7 @@ impl Key {
     }
 }
 
-/// The header of GitHub, `sha256=` and the HMAC-SHA256 of the body in hex, as a sender writes it.
+/// GitHub's signature header: `sha256=` and the HMAC-SHA256 of the body in hex.
 pub fn github_signature(secret: &[u8], body: &[u8]) -> String {
     let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, secret), body);
     format!("sha256={}", HEXLOWER.encode(tag.as_ref()))
@@ -321,7 +322,7 @@ fn mac_algorithm(algorithm: HmacAlgorithm) -> hmac::Algorithm {
     }
 }
 
-/// Strict: hex in either case, or standard base64 with its padding; nothing around it.
+/// Decodes strictly: hex in either case, or standard base64 with padding; nothing around it.
 fn decode(text: &str, encoding: SignatureEncoding) -> Option<Vec<u8>> {
     match encoding {
         SignatureEncoding::Base64 => STANDARD.decode(text).ok(),
@@ -329,7 +330,7 @@ fn decode(text: &str, encoding: SignatureEncoding) -> Option<Vec<u8>> {
     }
 }
 
-/// The one value of a header. Two would let a sender show one to us and the other to whoever reads next.
+/// The only value of a header. With two, a sender could show one to Doorward and the other to the next reader.
 pub(super) fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h HeaderValue>, Rejection> {
     let mut values = headers.get_all(name).iter();
     let first = values.next();
@@ -339,7 +340,7 @@ pub(super) fn single<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Op
     Ok(first)
 }
 
-/// Unix seconds as digits alone. Eleven digits last until the year 5138; milliseconds have thirteen.
+/// Parses Unix seconds, digits only. Eleven digits last until the year 5138; milliseconds have thirteen.
 fn read_timestamp<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<(&'h str, Timestamp), Rejection> {
     let value = single(headers, name)?.ok_or_else(|| missing("the header with the time of signing is missing"))?;
     value
@@ -350,7 +351,8 @@ fn read_timestamp<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<(&'h 
         .ok_or_else(|| Rejection::new(Reason::BadRequest, format!("{name} is not a time in whole Unix seconds")))
 }
 
-/// The id stands between dots in the signed bytes, so it must not contain one.
+/// Whether a text can be an id of Standard Webhooks. The id is between dots in the signed bytes, so it must not contain
+/// one.
 fn is_standard_id(id: &str) -> bool {
     (1..=255).contains(&id.len()) && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
 }
@@ -363,7 +365,7 @@ fn ambiguous(name: &HeaderName) -> Rejection {
     Rejection::new(Reason::CredentialAmbiguous, format!("{name} has more than one value"))
 }
 
-/// The one sentence of every 401.
+/// The single sentence of every 401.
 pub(super) fn unproven(reason: Reason, cause: &'static str) -> Rejection {
     Rejection::new(reason, "the delivery is not signed as this address requires").because(cause)
 }

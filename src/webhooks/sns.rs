@@ -1,9 +1,10 @@
-//! Amazon SNS, which signs with a certificate that it names in the message itself:
+//! Amazon SNS, which signs with a certificate whose URL is in the message:
 //! <https://docs.aws.amazon.com/sns/latest/dg/sns-verify-signature-of-message.html>.
 //!
-//! The signature says only that some topic of somebody's sent the message, so topics are listed. The certificate is
-//! fetched over TLS from a listed host alone, which by default is that of the topics' regions, and kept: that host is what
-//! is trusted. Nothing else that a message says is ever fetched, but the confirmation of a subscription to a listed topic, from the same hosts.
+//! The signature only proves that some topic of some account sent the message, so topics are listed. The certificate is
+//! fetched over TLS from listed hosts only, by default those of the topics' regions, and cached: that host is the root
+//! of trust. Nothing else in a message is ever fetched, except the confirmation of a subscription to a listed topic,
+//! from the same hosts.
 
 mod certificate;
 mod source;
@@ -38,16 +39,16 @@ use crate::{
     sha256::sha256,
 };
 
-/// How old a message may be: SNS tries for an hour.
+/// The maximum age of a message: SNS retries for an hour.
 const MAX_AGE: Duration = Duration::from_secs(3600);
 
-/// How far its clock may be ahead.
+/// How far the clock of SNS may be ahead.
 const MAX_AHEAD: Duration = Duration::from_secs(300);
 
-/// From its time on and before it.
+/// How long a message is accepted in total, before and after its time.
 pub(super) const GOOD_FOR: Duration = Duration::from_secs(3600 + 300);
 
-/// The topics of a sender, and what is needed to tell that a message comes from one of them.
+/// The topics of a sender, and what is needed to verify that a message comes from one of them.
 #[derive(Debug)]
 pub struct Sns {
     topics: Vec<Arc<str>>,
@@ -75,7 +76,7 @@ pub(super) struct Message {
     token: Option<String>,
 }
 
-/// What a message is.
+/// The type of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 pub(super) enum Kind {
     Notification,
@@ -116,7 +117,7 @@ impl Sns {
             let is_host =
                 Url::parse(&format!("https://{host}/")).is_ok_and(|url| authority(&url).as_ref() == Some(host));
             if !is_host {
-                resolver.error(&at.key("hosts").index(index), format!("`{host}` is no host, nor `host:port`"));
+                resolver.error(&at.key("hosts").index(index), format!("`{host}` is neither a host nor `host:port`"));
             }
         }
         let authorities = match raw.ca.as_deref() {
@@ -132,13 +133,13 @@ impl Sns {
         })
     }
 
-    /// Takes over the certificates that the same entry of the generation before has.
+    /// Takes over the certificates of the same entry in the previous configuration.
     pub(super) fn keep_certificates_of(&self, before: &Self) {
         self.source.keep_those_of(&before.source);
     }
 
-    /// Reads a message and makes sure that SNS signed it for a listed topic. `kind` is the header of that name, which no
-    /// one has signed.
+    /// Reads a message and verifies that SNS signed it for a listed topic. `kind` is the type in the header, which is
+    /// not signed.
     async fn verify(
         &self,
         body: &[u8],
@@ -148,12 +149,12 @@ impl Sns {
         now: Timestamp,
     ) -> Result<Message, Rejection> {
         let unreadable =
-            |error: String| Rejection::new(Reason::BadRequest, format!("the body is no message of SNS: {error}"));
-        // What two parsers could read in two ways proves nothing.
+            |error: String| Rejection::new(Reason::BadRequest, format!("the body is not an SNS message: {error}"));
+        // A body that two parsers could read differently proves nothing.
         Wanted::default().read(body).map_err(|error| unreadable(error.to_string()))?;
         let message: Message = serde_json::from_slice(body).map_err(|error| unreadable(error.to_string()))?;
         if kind != Some(message.kind.as_str()) {
-            return Err(unreadable("the type of the header is another".to_owned()));
+            return Err(unreadable("the header has another type".to_owned()));
         }
         if !self.topics.contains(&message.topic_arn) {
             return Err(unproven(Reason::SignatureInvalid, "the topic is not listed"));
@@ -164,7 +165,7 @@ impl Sns {
             _ => return Err(unproven(Reason::SignatureInvalid, "the signature version is not accepted")),
         };
         let signature = STANDARD.decode(&message.signature).map_err(|_| malformed("the signature is not base64"))?;
-        let signed = message.signed().ok_or_else(|| malformed("a signed member is missing, or cannot be one"))?;
+        let signed = message.signed().ok_or_else(|| malformed("a signed member is missing or has an invalid value"))?;
         let proves = |certificate: &Certificate| {
             UnparsedPublicKey::new(algorithm, certificate.key()).verify(signed.as_bytes(), &signature).is_ok()
         };
@@ -172,7 +173,7 @@ impl Sns {
         let mut certificate = self.source.certificate(&address, Duration::MAX, client, control, now).await?;
         let mut is_proven = proves(&certificate);
         if !is_proven && certificate.is_valid(now) {
-            // It may have been renewed under its address.
+            // The file at this address may contain a renewed certificate.
             certificate = self.source.certificate(&address, RENEWAL, client, control, now).await?;
             is_proven = proves(&certificate);
         }
@@ -182,19 +183,19 @@ impl Sns {
         if !is_proven {
             return Err(unproven(Reason::SignatureInvalid, "the certificate's key did not make the signature"));
         }
-        let time = Timestamp::from_rfc3339(&message.timestamp).ok_or_else(|| malformed("the time is none"))?;
+        let time = Timestamp::from_rfc3339(&message.timestamp).ok_or_else(|| malformed("`Timestamp` is not a time"))?;
         if now.since(time) > MAX_AGE {
-            return Err(unproven(Reason::SignatureInvalid, "the message is older than SNS would send it"));
+            return Err(unproven(Reason::SignatureInvalid, "the message is older than any that SNS would still send"));
         }
         if time.since(now) > MAX_AHEAD {
-            return Err(unproven(Reason::SignatureInvalid, "the message is of a time that has not come"));
+            return Err(unproven(Reason::SignatureInvalid, "the time of the message is in the future"));
         }
-        // Of an old one anybody may have a copy.
+        // Not for old messages, of which anybody may have a copy.
         self.source.note_proof(&address);
         Ok(message)
     }
 
-    /// Confirms the subscription that a verified message offers. SNS tries again after an error.
+    /// Confirms the subscription that a verified message offers. SNS retries after an error.
     pub(super) async fn confirm(&self, message: &Message) -> Result<(), Rejection> {
         let url = message.subscribe_url.as_deref().and_then(|url| Url::parse(url).ok());
         let is_ours = |url: &Url| {
@@ -219,8 +220,8 @@ impl Sns {
 }
 
 impl Webhook {
-    /// Verifies a message of SNS, whose certificate may have to be fetched, and confirms the subscription that it may
-    /// offer. Refuses as [`Webhook::verify`] does, but for the length of the body, which was bounded as it was read, and with 503.
+    /// Verifies a message of SNS, which may require fetching its certificate, and confirms the subscription that it may
+    /// offer. Refuses as [`Webhook::verify`] does, and with 503; the length of the body was limited while it was read.
     pub(super) async fn verify_message(
         &self,
         sns: &Sns,
@@ -246,7 +247,7 @@ impl Webhook {
             sender_kind: Arc::clone(&self.identity),
             ..message.facts(&self.facts).map_err(unreadable)?
         };
-        // Its topic is to a message what the secret is to other deliveries.
+        // The topic takes the place of the secret of other senders.
         let scope = sha256(&[b"sns\0", message.topic_arn.as_bytes()]);
         Ok(Delivery {
             ping: message.kind != Kind::Notification,
@@ -284,9 +285,9 @@ fn host_of(topic: &str) -> Option<String> {
 }
 
 impl Message {
-    /// The string to sign: names and values in the order of their bytes, a line each. `None` where it could be that of another
-    /// message as well: a line end in a value makes a member of its rest, and `Message` alone is none that something follows which
-    /// is not there always.
+    /// The string to sign: names and values, sorted by name, one per line. `None` if another message could have the
+    /// same string: a newline in a value would make a member of its rest. Only `Message` may contain one, as every
+    /// member that follows it directly is always present.
     fn signed(&self) -> Option<String> {
         let is_line = |text: &str| !text.chars().any(char::is_control);
         let others = [self.subject.as_deref(), self.subscribe_url.as_deref(), self.token.as_deref()];
@@ -309,9 +310,9 @@ impl Message {
         Some(members.iter().fold(String::new(), |text, (name, value)| text + name + "\n" + value + "\n"))
     }
 
-    /// What its text tells, where that is a document.
+    /// The facts of its text, if that is a document.
     fn facts(&self, reader: &Reader) -> Result<Facts, NoFacts> {
-        // Text of people may begin as one, and nobody takes it for one. What is JSON must have one meaning alone.
+        // People's text may begin like JSON without being JSON. JSON must be unambiguous.
         let is_document = self.kind == Kind::Notification
             && self.message.trim_start().starts_with('{')
             && serde_json::from_str::<IgnoredAny>(&self.message).is_ok();
@@ -322,7 +323,7 @@ impl Message {
             }
             false => Facts::default(),
         };
-        // Each of several records has an event of its own, of which a deny may be.
+        // Each of several records has its own event, which a deny may name.
         let of_kind = (!told.several).then(|| self.kind.as_str().into());
         Ok(Facts {
             delivery: Arc::clone(&self.message_id),
@@ -332,7 +333,7 @@ impl Message {
     }
 }
 
-/// A repository of CodeCommit by its ARN, `arn:aws:codecommit:REGION:ACCOUNT:NAME`, whose parts identify it.
+/// Reads a CodeCommit repository from its ARN, `arn:aws:codecommit:REGION:ACCOUNT:NAME`, whose parts identify it.
 pub(super) fn with_repository(facts: Facts) -> Facts {
     let arn = facts.repository.clone().unwrap_or_default();
     let parts: Vec<&str> = arn.split(':').collect();

@@ -3,8 +3,8 @@
 use super::{Bodies, Field, Sender, Stated, stating};
 use crate::webhooks::signature::{Form, Key};
 
-/// <https://learn.microsoft.com/azure/devops/service-hooks/events>. It signs nothing: a user name and a password stand
-/// in `Authorization`, and the secret is written `USER:PASSWORD`.
+/// <https://learn.microsoft.com/azure/devops/service-hooks/events>. It signs nothing, but sends a user name and a
+/// password in `Authorization`. The secret is written `USER:PASSWORD`.
 pub(super) static AZURE_DEVOPS: Sender = Sender {
     label: Some("azure-devops"),
     forms: |_| vec![Form::Basic],
@@ -16,7 +16,7 @@ pub(super) static AZURE_DEVOPS: Sender = Sender {
     facts: &[
         (Field::Delivery, &["/id"]),
         (Field::Event, &["/eventType"]),
-        // What a comment is about stands in a pull request of its own.
+        // A comment contains the repository in a pull request.
         (Field::Repository, &["/resource/repository/name", "/resource/pullRequest/repository/name"]),
         (Field::RepositoryId, &["/resource/repository/id", "/resource/pullRequest/repository/id"]),
         (Field::Owner, &["/resource/repository/project/name", "/resource/pullRequest/repository/project/name"]),
@@ -35,7 +35,7 @@ pub(super) static AZURE_DEVOPS: Sender = Sender {
         ),
         (Field::Actor, &["/resource/pushedBy/uniqueName", "/resource/comment/author/uniqueName"]),
         (Field::ActorId, &["/resource/pushedBy/id", "/resource/comment/author/id"]),
-        // Nothing tells who changed or merged a pull request.
+        // Nothing says who changed or merged a pull request.
         (Field::Author, &["/resource/createdBy/uniqueName"]),
         (Field::AuthorId, &["/resource/createdBy/id"]),
         (
@@ -51,7 +51,7 @@ pub(super) static AZURE_DEVOPS: Sender = Sender {
         (Field::Draft, &["/resource/isDraft", "/resource/pullRequest/isDraft"]),
     ],
     ..stating(Stated {
-        // It puts the subscription on probation, and then switches it off.
+        // It puts the subscription on probation, and then disables it.
         counts_refusals: true,
         bodies: Bodies::Unique,
         id_required: false,

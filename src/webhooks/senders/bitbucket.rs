@@ -6,10 +6,10 @@ use crate::{config::values::Size, webhooks::signature::Form};
 /// <https://support.atlassian.com/bitbucket-cloud/docs/event-payloads/>
 pub(super) static CLOUD: Sender = Sender {
     label: Some("bitbucket"),
-    // It sends 256 kB at most.
+    // It sends at most 256 kB.
     max_body: Size::kib(512),
     forms: |_| vec![Form::hex_sha256("x-hub-signature", "sha256=")],
-    // Its own retries have the same.
+    // Its own retries have the same id.
     id_headers: &["x-request-uuid"],
     events: Events::Shapes { header: "x-event-key", twins: &[], shapes: &[CLOUD_SHAPES], unnamed: None },
     facts: &[
@@ -20,7 +20,7 @@ pub(super) static CLOUD: Sender = Sender {
         (Field::Ref, &["/push/changes/*/new/name", "/push/changes/*/old/name"]),
         (Field::RefType, &["/push/changes/*/new/type", "/push/changes/*/old/type"]),
         (Field::Changes, &["/push/changes"]),
-        // A pipeline is told by OpenTelemetry's spans.
+        // Pipelines are reported as OpenTelemetry spans.
         (Field::NoRef, &["/commit_status", "/resourceSpans"]),
         (Field::Commit, &["/pullrequest/source/commit/hash", "/push/changes/*/new/target/hash", "/commit/hash"]),
         (Field::Actor, &["/actor/nickname", "/actor/display_name"]),
@@ -32,14 +32,15 @@ pub(super) static CLOUD: Sender = Sender {
     passes: &["x-event-key", "x-hook-uuid", "x-request-uuid", "x-attempt-number", "x-hub-signature"],
     ..stating(Stated {
         counts_refusals: false,
-        // A push tells no time: a tag that is deleted and pushed again looks like the first time. Other bodies do.
+        // A push contains no time: a tag that is deleted and pushed again gives the same body. Other bodies contain
+        // one.
         bodies: Bodies::Repeat(&[("repo:push", &[])]),
         id_required: true,
         text_ids: true,
     })
 };
 
-/// A pull request in a state, without what other events add to it.
+/// A pull request in a state, without the members that other events add.
 const fn pull_request(event: &'static str, state: &'static str) -> Shape {
     Shape {
         says: Some(("/pullrequest/state", state)),
@@ -94,7 +95,7 @@ pub(super) static DATA_CENTER: Sender = Sender {
         (Field::Branch, &["/pullRequest/toRef/displayId"]),
         (Field::Ref, &["/changes/*/ref/id"]),
         (Field::Changes, &["/changes"]),
-        // Of a comment on a commit at the top.
+        // A comment on a commit has it at the top level.
         (Field::Commit, &["/pullRequest/fromRef/latestCommit", "/changes/*/toHash", "/commit"]),
         (Field::Actor, &["/actor/name"]),
         (Field::ActorId, &["/actor/id"]),
@@ -103,12 +104,12 @@ pub(super) static DATA_CENTER: Sender = Sender {
         (Field::Draft, &["/pullRequest/draft"]),
     ],
     takes: &[Setting::UnsignedPings],
-    // `x-request-id` is ours there.
+    // `x-request-id` is set by Doorward on forwarded requests.
     passes: &["x-event-key", "x-hub-signature"],
     ..stating(Stated {
-        // After five failures it skips what happens in the next seconds, minutes and hours.
+        // After five failures it skips events for seconds, minutes and then hours.
         counts_refusals: true,
-        // Its `date` has whole seconds.
+        // Its `date` is in whole seconds.
         bodies: Bodies::Any,
         id_required: true,
         text_ids: false,

@@ -1,4 +1,5 @@
-//! Senders that are told by how they sign, not by who made them. Each entry of the configuration is one of its own.
+//! Senders that are described by how they sign, not by their vendor. Each entry of the configuration is a sender of its
+//! own.
 
 use super::{Bodies, Field, Media, Sender, Setting, Stated, stating};
 use crate::{
@@ -6,8 +7,8 @@ use crate::{
     webhooks::signature::{Form, Key, SVIX, Timed, WEBHOOK},
 };
 
-/// <https://www.standardwebhooks.com>, also as Svix names the headers, with plain JSON or whole CloudEvents (such as
-/// those of CDEvents) in the body.
+/// <https://www.standardwebhooks.com>, also with the header names of Svix. The body is plain JSON or a complete
+/// CloudEvent (such as CDEvents).
 pub(super) static STANDARD_WEBHOOKS: Sender = Sender {
     media: &[Media::Json, Media::CloudEvent],
     forms: |_| vec![Form::StandardWebhooks(&WEBHOOK), Form::StandardWebhooks(&SVIX)],
@@ -28,7 +29,7 @@ pub(super) static ANY: Sender = GENERIC;
 
 const GENERIC: Sender = Sender {
     media: &[Media::Json, Media::OtherJson],
-    // The names of the headers were checked before.
+    // The header names were checked when the configuration was resolved.
     forms: |webhook| webhook.signature.iter().filter_map(form).collect(),
     key: |webhook, secret| match &webhook.signature {
         Some(signature) if signature.plain => Ok(Key::token(secret)),

@@ -1,10 +1,10 @@
-//! Gitea and those that come of it or before it: the bodies look much like GitHub's, the signature is bare hex. Without
-//! a secret they send empty signatures, and forms are signed as something else than what comes, so only JSON is taken.
+//! Gitea, Forgejo and Gogs. Their bodies resemble GitHub's; the signature is bare hex. Without a secret they send empty
+//! signatures. They do not sign forms as they are sent, so only JSON is accepted.
 
 use super::{Bodies, Events, Field, Sender, Shape, Stated, shape, some, stating};
 use crate::{config::values::Span, webhooks::signature::Form};
 
-/// Where facts stand: the name, the number and the owner of the repository as given, and the rest, which all have.
+/// The places of the facts: the given places of the repository's name, number and owner, and the common ones.
 macro_rules! facts {
     ($repository:expr $(, $more:expr)*) => {
         &[
@@ -16,7 +16,7 @@ macro_rules! facts {
             (Field::Tag, &["/release/tag_name"]),
             (Field::Ref, &["/ref"]),
             (Field::RefType, &["/ref_type"]),
-            // A status tells its `context`.
+            // A status has a `context`.
             (Field::NoRef, &["/workflow_run", "/workflow_job", "/run", "/context"]),
             (
                 Field::Commit,
@@ -31,7 +31,7 @@ macro_rules! facts {
             ),
             (Field::Actor, &["/sender/login", "/sender/username", "/run/trigger_user/login"]),
             (Field::ActorId, &["/sender/id", "/run/trigger_user/id"]),
-            // Gitea's `pull_requests` of a run name the target where a fork is gone, so they say nothing of forks.
+            // In Gitea's runs, `pull_requests` names the target if a fork is deleted, so it says nothing about forks.
             (Field::ForkFlag, &["/run/is_fork_pull_request"]),
             (
                 Field::Fork,
@@ -42,7 +42,7 @@ macro_rules! facts {
                     "/pull_request/base_repo/id",
                 ],
             ),
-            // It is empty where somebody pushed to `refs/for/BRANCH`, of the very repository, which takes no more than reading it.
+            // Empty for a push to `refs/for/BRANCH` of the same repository, which requires only read access.
             (Field::SourceBranch, &["/pull_request/head/label"]),
             (Field::PullRequest, &["/number", "/pull_request/number", "/issue/number"]),
             (Field::Draft, &["/pull_request/draft"]),
@@ -51,13 +51,13 @@ macro_rules! facts {
     };
 }
 
-/// Of Gogs.
+/// The places in bodies of Gogs.
 const REPOSITORY: [&[&str]; 3] =
     [&["/repository/full_name"], &["/repository/id"], &["/repository/owner/login", "/repository/owner/username"]];
 
-/// Of Gitea and Forgejo. Their `fork` has the new repository as its `repository`, and the one whose hook it is as `forkee`; no other
-/// event has that. A run of Forgejo's Actions has its repository within, and so has a package, which may be of none but always has
-/// an owner.
+/// The places in bodies of Gitea and Forgejo. Their `fork` event has the new repository as `repository`, and the one
+/// with the hook as `forkee`, which no other event has. A run of Forgejo Actions contains its repository. So does a
+/// package, which may have none but always has an owner.
 const REPOSITORY_OF_HOOK: [&[&str]; 3] = [
     &["/forkee/full_name", "/repository/full_name", "/run/repository/full_name", "/package/repository/full_name"],
     &["/forkee/id", "/repository/id", "/run/repository/id", "/package/repository/id"],
@@ -94,10 +94,10 @@ pub(super) static FORGEJO: Sender = Sender {
         header: "x-forgejo-event",
         twins: &["x-gitea-event", "x-gogs-event", "x-github-event"],
         shapes: &[SHAPES, LATER_SHAPES, FORGEJO_SHAPES],
-        // `HookEventType.Event` has no name for it.
+        // Forgejo's `HookEventType.Event` has no name for this event.
         unnamed: Some("package"),
     },
-    // It writes `refs/tags/v1` where the others write `v1`.
+    // Forgejo writes `refs/tags/v1` where the others write `v1`.
     facts: facts!(REPOSITORY_OF_HOOK, (Field::FullRef, &["/ref"])),
     passes: &["x-forgejo-event", "x-forgejo-delivery", "x-forgejo-signature", "x-hub-signature-256"],
     ..COMMON
@@ -110,14 +110,14 @@ pub(super) static GOGS: Sender = Sender {
     id_headers: &["x-gogs-delivery"],
     events: Events::Shapes { header: "x-gogs-event", twins: &["x-github-event"], shapes: &[SHAPES], unnamed: None },
     redelivers_anew: false,
-    // Of a comment the others have the pull request itself.
+    // In the others, a comment contains the pull request itself.
     facts: facts!(REPOSITORY, (Field::PullRequestMark, &["/issue/pull_request"])),
     passes: &["x-gogs-event", "x-gogs-delivery", "x-gogs-signature"],
     ..COMMON
 };
 
 const COMMON: Sender = Sender {
-    // They wait 5 s.
+    // Their timeout is 5 s.
     answer_within: Span::from_secs(4),
     never_retries: true,
     redelivers_anew: true,
@@ -131,12 +131,12 @@ const COMMON: Sender = Sender {
     ..stating(Stated { counts_refusals: false, bodies: Bodies::Any, id_required: true, text_ids: false })
 };
 
-/// A review, whose kind is in the body too.
+/// A review, whose kind is also in the body.
 const fn review(event: &'static str, kind: &'static str) -> Shape {
     Shape { says: Some(("/review/type", kind)), ..shape(event, &["pull_request", "review", "action"], &[]) }
 }
 
-/// What is done to a repository, whose body has no member that others have not.
+/// An event of a repository, whose body has no distinctive member.
 const fn repository(action: &'static str) -> Shape {
     Shape {
         says: Some(("/action", action)),
@@ -148,7 +148,7 @@ const fn repository(action: &'static str) -> Shape {
     }
 }
 
-/// Of all three.
+/// The events of all three.
 const SHAPES: &[Shape] = &[
     shape("push", &["ref", "before", "after"], &["pull_request"]),
     shape("create", &["ref", "ref_type", "sha"], &["pusher_type"]),
@@ -160,7 +160,7 @@ const SHAPES: &[Shape] = &[
     shape("fork", &["forkee"], &[]),
 ];
 
-/// What Gogs has not.
+/// The events that Gogs does not have.
 const LATER_SHAPES: &[Shape] = &[
     review("pull_request_approved", "pull_request_review_approved"),
     review("pull_request_rejected", "pull_request_review_rejected"),
@@ -174,7 +174,7 @@ const LATER_SHAPES: &[Shape] = &[
     shape("workflow_job", &["workflow_job", "action"], &[]),
 ];
 
-/// News of a run of Forgejo's Actions. Their bodies are alike, and so are those of jobs.
+/// A notification about a run of Forgejo Actions. Their bodies cannot be told apart, nor can those of jobs.
 const fn run(event: &'static str) -> Shape {
     shape(event, &["run", "action"], &["job"])
 }

@@ -24,10 +24,10 @@ pub(super) static GITHUB: Sender = Sender {
         (Field::Owner, &["/repository/owner/login"]),
         (Field::Branch, &["/pull_request/base/ref"]),
         (Field::Tag, &["/release/tag_name"]),
-        // A merge queue's own branch is no branch of anybody's.
+        // For a merge queue, the target branch: the queue's own branch belongs to nobody.
         (Field::Ref, &["/ref", "/merge_group/base_ref"]),
         (Field::RefType, &["/ref_type"]),
-        // A status tells its `context`.
+        // A status has a `context`.
         (
             Field::NoRef,
             &[
@@ -36,7 +36,7 @@ pub(super) static GITHUB: Sender = Sender {
                 "/workflow_run",
                 "/workflow_job",
                 "/deployment",
-                // A protection rule may leave the deployment out, and the run of a review may be null.
+                // A protection rule may omit the deployment, and the run of a review may be null.
                 "/deployment_callback_url",
                 "/since",
                 "/context",
@@ -46,7 +46,7 @@ pub(super) static GITHUB: Sender = Sender {
             Field::Commit,
             &[
                 "/pull_request/head/sha",
-                // Of an annotated tag `after` is the tag.
+                // For an annotated tag, `after` is the tag object.
                 "/head_commit/id",
                 "/after",
                 "/check_run/head_sha",
@@ -84,14 +84,15 @@ pub(super) static GITHUB: Sender = Sender {
     ],
     ..stating(Stated {
         counts_refusals: false,
-        // A push names its commits, a pull request its time.
+        // A push contains its commits, a pull request its time.
         bodies: Bodies::Repeat(REPEATED),
         id_required: true,
         text_ids: false,
     })
 };
 
-/// Two dispatches with the same inputs look alike, and so does what somebody asks for, switches or takes back again.
+/// Events that contain no time: dispatches with the same inputs, requests, and settings that are changed and changed
+/// back.
 const REPEATED: &[(&str, &[&str])] = &[
     ("workflow_dispatch", &[]),
     ("repository_dispatch", &[]),
@@ -136,14 +137,14 @@ const GITHUB_SHAPES: &[Shape] = &[
         ..shape("workflow_run", &["workflow_run", "action"], &["deployment", "approver", "since"])
     },
     shape("workflow_job", &["workflow_job", "action"], &[]),
-    // Its `inputs` are null where nobody gave any.
+    // `inputs` is null if there are none.
     shape("workflow_dispatch", &["ref", "workflow"], &["before", "action", "ref_type"]),
-    // So may its `client_payload` be.
+    // `client_payload` can be null too.
     shape("repository_dispatch", &["branch", "action"], &["pull_request", "issue", "workflow", "ref"]),
     shape(
         "deployment",
         &["deployment"],
-        // A job has the deployment that it makes.
+        // A job contains the deployment that it creates.
         &["deployment_status", "approver", "deployment_callback_url", "workflow_job"],
     ),
     shape("deployment_protection_rule", &["deployment_callback_url"], &[]),
@@ -156,14 +157,14 @@ const GITHUB_SHAPES: &[Shape] = &[
     Shape { or_null: &["blocked_user"], ..shape("org_block", &["action"], &[]) },
     Shape { or_null: &["member"], ..shape("membership", &["team", "action"], &[]) },
     Shape { or_null: &["member"], ..shape("member", &["action"], &["team"]) },
-    // A membership tells its scope, and may have no member.
+    // A membership has a `scope`, and may have no member.
     shape("team", &["team", "action"], &["member", "scope"]),
     shape("team_add", &["team", "repository"], &["action"]),
     shape("installation_repositories", &["repositories_added", "repositories_removed", "action"], &[]),
 ];
 
-/// What all bodies of an event have and no others, as far as is known. Those that are missing, such as `repository`, `watch` and `public`,
-/// have no member of their own.
+/// The members that all bodies of an event have and no others, as far as is known. Events that are missing here, such
+/// as `repository`, `watch` and `public`, have no distinctive member.
 const OTHER_SHAPES: &[Shape] = &[
     some("branch_protection_rule", &["rule", "action"], &[]),
     some("code_scanning_alert", &["alert", "commit_oid", "action"], &[]),
@@ -179,7 +180,7 @@ const OTHER_SHAPES: &[Shape] = &[
             &["repository", "organization", "enterprise", "installation"],
         )
     },
-    // Others have its number alone.
+    // Other events have only its number.
     some("installation", &["installation/permissions", "action"], &["repositories_added", "account", "repository"]),
     some("installation_target", &["target_type", "account", "action"], &[]),
     some("issue_dependencies", &["blocked_issue_id", "blocking_issue_id"], &[]),
@@ -187,7 +188,7 @@ const OTHER_SHAPES: &[Shape] = &[
     some("marketplace_purchase", &["marketplace_purchase", "action"], &[]),
     some("meta", &["hook", "hook_id", "action"], &["zen"]),
     some("milestone", &["milestone", "action"], &["issue", "pull_request"]),
-    // Of members; of an organization that is renamed or deleted nothing is its own.
+    // For members only: the event has no distinctive member if an organization is renamed or deleted.
     some("organization", &["membership", "organization", "action"], &[]),
     some("package", &["package", "action"], &[]),
     some("page_build", &["build", "id"], &[]),
@@ -207,7 +208,7 @@ const OTHER_SHAPES: &[Shape] = &[
     some("security_advisory", &["security_advisory", "action"], &[]),
     some("security_and_analysis", &["changes/from/security_and_analysis"], &["action"]),
     some("sponsorship", &["sponsorship", "action"], &[]),
-    // One that is taken back has no time.
+    // A removed star has no time.
     some("star", &["starred_at", "action"], &[]),
     some("sub_issues", &["sub_issue_id", "parent_issue_id"], &[]),
 ];

@@ -10,7 +10,7 @@ use crate::{
 pub(super) static GITLAB: Sender = Sender {
     label: Some("gitlab"),
     max_body: Size::mib(26),
-    // It logs what failed, an answer of 5xx and no answer alike, and its worker counts that as done.
+    // It logs failures, and its worker treats a 5xx and a missing answer as done.
     never_retries: true,
     forms: |webhook| {
         let mut forms = vec![Form::StandardWebhooks(&WEBHOOK)];
@@ -19,7 +19,7 @@ pub(super) static GITLAB: Sender = Sender {
         }
         forms
     },
-    // A signing token is written `whsec_...` by GitLab, a plain token is whatever somebody chose.
+    // GitLab writes a signing token as `whsec_...`; a plain token is any text.
     key: |_, secret| match secret.strip_prefix(b"whsec_") {
         Some(encoded) => Key::standard(encoded),
         None => Ok(Key::token(secret)),
@@ -52,19 +52,19 @@ pub(super) static GITLAB: Sender = Sender {
     pushes: &["push", "tag_push", "repository_update"],
     facts: &[
         (Field::Event, &["/object_kind", "/event_name"]),
-        // Of a release or a milestone at the top.
+        // A release or a milestone has it at the top level.
         (Field::Action, &["/object_attributes/action", "/action"]),
         (Field::Repository, &["/project/path_with_namespace"]),
-        // A vulnerability has it within.
+        // A vulnerability has it in `object_attributes`.
         (Field::RepositoryId, &["/project/id", "/project_id", "/object_attributes/project_id"]),
         (Field::Branch, &["/object_attributes/target_branch", "/merge_request/target_branch"]),
-        // Of a release; a job says there whether its ref is a tag.
+        // The tag of a release; a job has a flag there.
         (Field::Tag, &["/tag"]),
-        // What a system hook tells of a push (`repository_update`) stands in a list. Of a merge request that is no list.
+        // A system hook reports a push (`repository_update`) as a list. For a merge request this is not a list.
         (Field::Changes, &["/changes"]),
         (Field::Ref, &["/object_attributes/ref", "/ref", "/changes/*/ref"]),
         (Field::RefType, &["/object_attributes/tag", "/tag"]),
-        // A pipeline of a merge request, and a job of one.
+        // Present in the pipeline of a merge request, and in a job of one.
         (Field::Unmerged, &["/builds", "/merge_request"]),
         (Field::UnmergedRef, &["/object_attributes/ref", "/ref", "/changes/*/ref"]),
         (
@@ -73,18 +73,18 @@ pub(super) static GITLAB: Sender = Sender {
                 "/object_attributes/last_commit/id",
                 "/merge_request/last_commit/id",
                 "/object_attributes/sha",
-                // Of an annotated tag `after` is the tag.
+                // For an annotated tag, `after` is the tag object.
                 "/checkout_sha",
                 "/after",
                 "/sha",
-                // Of a release, and of what a comment is about. A job has a number there.
+                // In a release, and in what a comment is about. A job has a number there.
                 "/commit/id",
                 "/changes/*/after",
             ],
         ),
         (Field::Actor, &["/user/username"]),
         (Field::ActorId, &["/user/id"]),
-        // In the events of members and accounts that is whom they are about, whoever caused them.
+        // In events about members and accounts this is the person concerned, not the one who caused the event.
         (Field::Pusher, &["/user_username"]),
         (Field::PusherId, &["/user_id"]),
         (
@@ -118,7 +118,7 @@ pub(super) static GITLAB: Sender = Sender {
         "webhook-signature",
     ],
     ..stating(Stated {
-        // After four failures in a row it pauses the hook, after forty for good.
+        // It disables the hook temporarily after four consecutive failures, and permanently after forty.
         counts_refusals: true,
         bodies: Bodies::Unique,
         id_required: false,

@@ -1,5 +1,5 @@
-//! The senders, as one table: an entry for each, in a file of its maker. A new one is an entry, its arm in [`sender`]
-//! and a file of vectors.
+//! The table of senders, with one entry per sender in a file per vendor. A new sender needs an entry, its arm in
+//! [`sender`], and a file of vectors.
 
 mod azure;
 mod bitbucket;
@@ -20,66 +20,69 @@ use crate::config::{
     values::{Size, Span},
 };
 
-/// What is known of a kind of sender.
+/// The properties of a kind of sender.
 #[derive(Debug)]
 pub(super) struct Sender {
-    /// Its name in identities; `None` where each entry of the configuration is a sender of its own.
+    /// Its name in identities; `None` if each entry of the configuration is a sender of its own.
     pub(super) label: Option<&'static str>,
-    /// The content types of its bodies. The facts are read from all of them.
+    /// The accepted content types. Facts are read from all of them.
     pub(super) media: &'static [Media],
-    /// How a hook is set to send one of them.
+    /// How to configure a hook to use one of them.
     pub(super) media_fix: &'static str,
     pub(super) max_body: Size,
-    /// How long an answer may take: less than the sender waits.
+    /// How long an answer may take: less than the sender's timeout.
     pub(super) answer_within: Span,
-    /// It sends each delivery once, whatever it hears.
+    /// Whether it sends each delivery only once, whatever the answer.
     pub(super) never_retries: bool,
-    /// It counts answers of 4xx as failures and switches off a hook that has some, so that what nobody wants is answered with 200.
+    /// Whether it counts 4xx answers as failures and disables a hook after some, so that unwanted deliveries are
+    /// answered with 200.
     pub(super) counts_refusals: bool,
-    /// Whether the same body may be another delivery.
+    /// Whether another delivery may have the same body.
     pub(super) bodies: Bodies,
-    /// What somebody has sent again comes under an id of its own.
+    /// Whether redeliveries that somebody requests have an id of their own.
     pub(super) redelivers_anew: bool,
-    /// How it signs, the strongest first. The first that a delivery uses is the one that must verify.
+    /// How it signs, the strongest form first. The first that a delivery uses must verify.
     pub(super) forms: fn(&raw::Webhook) -> Vec<Form>,
-    /// Makes a key of a configured secret, or says what is wrong with it.
+    /// Makes a key of a configured secret, or returns what is wrong with it.
     pub(super) key: fn(&raw::Webhook, &[u8]) -> Result<Key, &'static str>,
-    /// Headers with the id of the delivery, which are not signed; the first that is there counts.
+    /// Headers with the id of the delivery, which are not signed; the first that is present counts.
     pub(super) id_headers: &'static [&'static str],
-    /// Whether a delivery without an id is malformed. Otherwise its body tells the id ([`Field::Delivery`]), or stands
-    /// for it.
+    /// Whether a delivery without an id is malformed. Otherwise the id is in the body ([`Field::Delivery`]) or is the
+    /// hash of the body.
     pub(super) id_required: bool,
     pub(super) events: Events,
-    /// Events that a sender sends to try a hook.
+    /// Events that test a hook.
     pub(super) pings: &'static [&'static str],
-    /// Events of a push, where others have the same members for something else: who pushed is a [`Field::Pusher`], and a ref without
-    /// a [`Field::RefType`] is full. Empty where all refs without one are.
+    /// The events of pushes, if other events have the same members with another meaning. In these events
+    /// [`Field::Pusher`] is the person who pushed, and a ref without a [`Field::RefType`] is full. If this is empty,
+    /// all refs without a type are full.
     pub(super) pushes: &'static [&'static str],
-    /// What the names of events begin with that tell of a build, as [`Field::NoRef`] says of others.
+    /// Prefixes of the names of events that are about a build, as [`Field::NoRef`] is for other senders.
     pub(super) builds: &'static [&'static str],
-    /// Where facts stand in the body; the first pointer that is there counts.
+    /// Where facts are in the body; the first pointer that is present counts.
     pub(super) facts: &'static [(Field, &'static [&'static str])],
-    /// What others call an action, and its own word for it.
+    /// Other senders' names of actions, with this sender's own.
     pub(super) own_actions: &'static [(&'static str, &'static str)],
     /// Whether ids may be text.
     pub(super) text_ids: bool,
-    /// The settings that only some senders have.
+    /// The optional settings that this sender has.
     pub(super) takes: &'static [Setting],
-    /// Headers that an EventListener gets, besides `content-type` and `user-agent`. Never a secret, never an address
-    /// that an interceptor would call (`x-github-enterprise-host`), never `ce-*`, which would turn the delivery into
-    /// a CloudEvent.
+    /// Headers that are forwarded to an EventListener, besides `content-type` and `user-agent`. Never a secret, an
+    /// address that an interceptor would call (`x-github-enterprise-host`), or `ce-*`, which would turn the delivery
+    /// into a CloudEvent.
     pub(super) passes: &'static [&'static str],
 }
 
-/// Whether two deliveries of a sender may have the same body. Where they may, an operator can have their ids count alone, which
-/// nobody signs.
+/// Whether two deliveries of a sender may have the same body. If so, an operator can let only their ids count, which
+/// are not signed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Bodies {
-    /// None: each tells what changed or when, or its id is signed.
+    /// Never: each contains what changed or when, or its id is signed.
     Unique,
-    /// Those of these events: of these actions, or of all where there are none.
+    /// For these events: with one of these actions, or with any if there are none.
     Repeat(&'static [(&'static str, &'static [&'static str])]),
-    /// Any: nobody knows what it sends, or it tells times in whole seconds, in which something is done, undone and done again.
+    /// Always: the contents are unknown, or contain times in whole seconds, within which something can be done, undone
+    /// and done again.
     Any,
 }
 
@@ -98,29 +101,31 @@ impl Bodies {
     }
 }
 
-/// A content type that a body may have.
+/// An accepted content type.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Media {
     /// `application/json`, in UTF-8.
     Json,
-    /// Another `application/...+json`, as registries call their notifications; not a CloudEvent.
+    /// Another `application/...+json`, as in notifications of registries; not a CloudEvent.
     OtherJson,
-    /// `application/x-www-form-urlencoded`, signed as it comes.
+    /// `application/x-www-form-urlencoded`, signed as it is sent.
     Form,
-    /// `text/plain`, which JSON of SNS calls itself.
+    /// `text/plain`, the type that SNS gives its JSON.
     Text,
-    /// `application/cloudevents+json`, a whole event. An EventListener reads it as one, so the signature must cover it.
+    /// `application/cloudevents+json`, a complete event. An EventListener reads it as one, so the signature must cover
+    /// it.
     CloudEvent,
 }
 
-/// What nearly all send.
+/// The content type of nearly all senders.
 const JSON: &[Media] = &[Media::Json];
 const SET_JSON: &str = "set the content type of the hook to application/json";
 
-/// Of a sender that has no setting for it.
-const NOTHING_ELSE: &str = "this sender sends nothing else, so it is another's: look who sends to this address";
+/// The remedy for a sender whose content type is not configurable.
+const NOTHING_ELSE: &str =
+    "this sender always uses that type, so the request is from somebody else: find out who sends to this address";
 
-/// What is to be found out of every new sender, as what is taken as genuine, and once, depends on it.
+/// Properties that must be determined for every new sender, as they decide what is accepted as genuine and as new.
 #[derive(Clone, Copy, Debug)]
 struct Stated {
     counts_refusals: bool,
@@ -129,7 +134,7 @@ struct Stated {
     text_ids: bool,
 }
 
-/// What most senders have, beside what each states of itself; an entry says what it has otherwise.
+/// The defaults of most senders, with the properties that each must state. An entry overrides what differs.
 const fn stating(Stated { counts_refusals, bodies, id_required, text_ids }: Stated) -> Sender {
     Sender {
         label: None,
@@ -157,7 +162,7 @@ const fn stating(Stated { counts_refusals, bodies, id_required, text_ids }: Stat
     }
 }
 
-/// A setting of the configuration that only some senders have.
+/// A setting that only some senders have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Setting {
     RequireSignature,
@@ -166,93 +171,96 @@ pub(super) enum Setting {
     Facts,
 }
 
-/// A fact, by how it is read.
+/// A fact, or another value of a body that facts depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Field {
     /// The id of the delivery.
     Delivery,
     Event,
     Action,
-    /// `owner/name`, or a name that stands beside an owner.
+    /// `owner/name`, or a name that has an owner in another field.
     Repository,
     RepositoryId,
     Owner,
-    /// The plain name of a branch.
+    /// The bare name of a branch.
     Branch,
-    /// The plain name of a tag. Where others of its bodies tell there whether a ref is one, that is no name.
+    /// The bare name of a tag. Other bodies may have a flag in the same place (whether a ref is a tag), which is
+    /// ignored.
     Tag,
     /// A ref: full, or short with a [`Field::RefType`] beside it.
     Ref,
     /// `branch` or `tag`, or whether it is a tag.
     RefType,
-    /// Where a [`Field::Ref`] is full also with a [`Field::RefType`] beside it.
+    /// Present if a [`Field::Ref`] is full even with a [`Field::RefType`].
     FullRef,
-    /// Lists of refs that changed, if there may be several. Those of more than one are no facts.
+    /// Lists of changed refs, if there may be several. Refs of a list with more than one are not facts.
     Changes,
-    /// What the news of a build of a change that is not merged yet has, all of it: the branch into which it would be merged is not
+    /// Members that are all present in a notification about the build of an unmerged change. Its target branch is not
     /// what was built.
     Unmerged,
-    /// A ref that names such a change, if it begins with `refs/merge-requests/`. It may come with the sign of a branch.
+    /// A ref that is of such a change if it begins with `refs/merge-requests/`. It may be marked as a branch.
     UnmergedRef,
-    /// What any news of a build, a check or a deployment has. Those are of no one ref: whoever proposes a change chooses what its
-    /// branch is called.
+    /// Present in notifications about a build, a check or a deployment. These have no single ref: whoever proposes a
+    /// change chooses the name of its branch.
     NoRef,
     Commit,
     Actor,
     ActorId,
-    /// Who made what the event is about, and so has caused it where its name ends with `created`.
+    /// The author of what the event is about, who has also caused the event if its name ends with `created`.
     Author,
     AuthorId,
-    /// Who pushed, in an event that is one of [`Sender::pushes`].
+    /// The person who pushed, in one of the [`Sender::pushes`].
     Pusher,
     PusherId,
-    /// Whether what was built came from a fork, in so many words.
+    /// Whether what was built came from a fork, as an explicit flag.
     ForkFlag,
-    /// Pairs of pointers to the ids of the source and of the target repository.
+    /// Pairs of pointers: to the ids of the source and the target repository.
     Fork,
-    /// Pairs of pointers to what every pull request has, and to what one from a fork has besides.
+    /// Pairs of pointers: to a member of every pull request, and to one that only those from a fork have.
     ForkMark,
-    /// The branch that a change is proposed from. One without was pushed by somebody who may have no branches there.
+    /// The source branch of a change. A change without one was pushed by somebody who may not be allowed to create
+    /// branches.
     SourceBranch,
-    /// The number of a pull request, in an event that has two repositories or a [`Field::PullRequestMark`].
+    /// The number of a pull request, if the event has two repositories or a [`Field::PullRequestMark`].
     PullRequest,
-    /// What an issue has that is a pull request.
+    /// Present in an issue that is a pull request.
     PullRequestMark,
     Draft,
-    /// Members of which a form has one and no other.
+    /// Members of which a form has exactly one.
     FormKind,
-    /// What a form has by which the sender tries its hook. It names the event.
+    /// A member of the form that tests a hook. It names the event.
     FormPing,
-    /// What the sender wants to read in the answer to its [`Sender::pings`].
+    /// The value that the sender expects in the answer to its [`Sender::pings`].
     Challenge,
-    /// When the event was, in a body that is signed.
+    /// The time of the event, in a body that is signed.
     Date,
 }
 
-/// How an event is known.
+/// How the event of a delivery is determined.
 #[derive(Debug)]
 pub(super) enum Events {
-    /// A header names it and the members of the body prove it. `twins` are headers that say the same, as hosts send what those before
-    /// them did; interceptors of Tekton read them. `unnamed` is the event whose header is empty.
+    /// A header names it and the members of the body prove it. `twins` are headers with the same value, which hosts
+    /// send for compatibility with their predecessors, and which Tekton's interceptors read. `unnamed` is the event
+    /// whose header is empty.
     Shapes {
         header: &'static str,
         twins: &'static [&'static str],
         shapes: &'static [&'static [Shape]],
         unnamed: Option<&'static str>,
     },
-    /// The body names it. What `names` has comes under these values of the header alone, of which one may stand for several, or under
-    /// those that stand for `all`.
+    /// The body names it. An event listed in `names` is accepted only under the listed header values, of which one may
+    /// stand for several events, or under those in `all`.
     Named { header: &'static str, names: &'static [(&'static str, &'static str)], all: &'static [&'static str] },
-    /// The body names it, and a header that must agree. Bodies of one shape have no name.
+    /// The body names it, and a header must have the same value. Bodies of one shape contain no name.
     Same { header: &'static str, unnamed: &'static Shape },
-    /// The body is an envelope, whose kind a header tells as well; what is within names the event.
+    /// The body is an envelope, whose type is also in a header; its contents name the event.
     Within { header: &'static str },
     /// The body names it.
     Body,
 }
 
 impl Events {
-    /// All that a delivery may be of, where that is a closed list.
+    /// All possible events, if that is a closed list.
     pub(super) fn closed(&self) -> Option<impl Iterator<Item = &'static str> + use<>> {
         match self {
             Self::Shapes { shapes, .. } => Some(shapes.iter().flat_map(|shapes| *shapes).map(|shape| shape.event)),
@@ -287,17 +295,18 @@ impl Events {
     }
 }
 
-/// What proves an event: members that a body has, members that it never has, and a text in it.
+/// What proves an event: members that its body has, members that it never has, and a text in it.
 #[derive(Debug)]
 pub(super) struct Shape {
     pub(super) event: &'static str,
     pub(super) has: &'static [&'static str],
-    /// Members that it has as well, which may be null.
+    /// Members that it also has, but may be null.
     pub(super) or_null: &'static [&'static str],
     pub(super) lacks: &'static [&'static str],
-    /// A pointer and what stands there.
+    /// A pointer and the text there.
     pub(super) says: Option<(&'static str, &'static str)>,
-    /// Every body of the event is so, and no other is taken under its name. Else one that is like no event is taken, without an event.
+    /// Whether every body of the event has this shape; a body without it is then refused under the event's name.
+    /// Otherwise a body that matches no event is accepted without an event.
     pub(super) always: bool,
 }
 
@@ -305,7 +314,7 @@ const fn shape(event: &'static str, has: &'static [&'static str], lacks: &'stati
     Shape { event, has, or_null: &[], lacks, says: None, always: true }
 }
 
-/// One that some bodies of the event have, or all as far as is known.
+/// A shape of some bodies of the event, or of all that are known.
 const fn some(event: &'static str, has: &'static [&'static str], lacks: &'static [&'static str]) -> Shape {
     Shape { always: false, ..shape(event, has, lacks) }
 }
@@ -335,7 +344,7 @@ pub(super) fn is_label(name: &str) -> bool {
     raw::Sender::ALL.into_iter().any(|kind| sender(kind).label == Some(name))
 }
 
-/// The facts that an entry of the configuration points at: where each goes, its key there, and the pointer.
+/// The facts that an entry of the configuration points at: the field, its key in the configuration, and the pointer.
 pub(super) fn configured(facts: &raw::FactPointers) -> impl Iterator<Item = (Field, &'static str, &str)> {
     [
         (Field::Event, "event", &facts.event),
@@ -356,7 +365,8 @@ pub(super) fn configured(facts: &raw::FactPointers) -> impl Iterator<Item = (Fie
     .filter_map(|(field, key, pointer)| Some((field, key, pointer.as_deref()?)))
 }
 
-/// The lists in which an entry of the configuration has what denies may name: a branch, a tag, an event or an action.
+/// The lists that contain what denies may name (a branch, a tag, an event or an action), according to an entry of the
+/// configuration.
 pub(super) fn configured_lists(facts: &raw::FactPointers) -> impl Iterator<Item = &str> {
     let named = configured(facts)
         .filter(|(field, ..)| matches!(field, Field::Branch | Field::Tag | Field::Ref | Field::Event | Field::Action));

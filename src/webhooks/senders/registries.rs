@@ -1,9 +1,9 @@
-//! Registries of images. They sign nothing: whoever knows the secret can send anything.
+//! Container registries. They sign nothing: anybody who knows the secret can send anything.
 
 use super::{Bodies, Field, NOTHING_ELSE, Sender, Stated, stating};
 use crate::webhooks::signature::{Form, Key};
 
-/// The configured secret is what stands in `Authorization`, word by word:
+/// The configured secret is the exact value of `Authorization`:
 /// <https://goharbor.io/docs/main/working-with-projects/project-configuration/configure-webhooks/>.
 pub(super) static HARBOR: Sender = Sender {
     label: Some("harbor"),
@@ -20,7 +20,7 @@ pub(super) static HARBOR: Sender = Sender {
     ..COMMON
 };
 
-/// It proves nothing but that it knows the address, so a secret stands there as `?secret=`:
+/// It only proves that it knows the URL, which therefore contains a secret as `?secret=`:
 /// <https://docs.docker.com/docker-hub/repos/manage/webhooks/>.
 pub(super) static DOCKER_HUB: Sender = Sender {
     label: Some("docker-hub"),

@@ -9,13 +9,14 @@ use crate::{
     webhooks::signature::{Form, Timed},
 };
 
-/// Slash commands and what people do with buttons and dialogs, which are forms, and the Events API: <https://docs.slack.dev/authentication/verifying-requests-from-slack>.
+/// Slash commands and interactions with buttons and dialogs, which are forms, and the Events API:
+/// <https://docs.slack.dev/authentication/verifying-requests-from-slack>.
 pub(super) static SLACK: Sender = Sender {
     label: Some("slack"),
     media: &[Media::Json, Media::Form],
     media_fix: NOTHING_ELSE,
     max_body: Size::kib(512),
-    // It waits 3 s.
+    // Its timeout is 3 s.
     answer_within: Span::from_millis(2500),
     forms: |_| {
         vec![Form::Body {
@@ -32,17 +33,17 @@ pub(super) static SLACK: Sender = Sender {
     },
     pings: &["url_verification", "ssl_check"],
     facts: &[
-        // A retry is signed anew, with the same id in its body.
+        // A retry is signed again, with the same id in its body.
         (Field::Delivery, &["/event_id", "/trigger_id", "/payload/trigger_id"]),
         (Field::FormKind, &["/command", "/payload", "/ssl_check"]),
         (Field::FormPing, &["/ssl_check"]),
         (Field::Event, &["/event/type", "/type", "/command", "/payload/type"]),
-        // What the app calls its button, its shortcut or its dialog.
+        // The app's name for its button, shortcut or dialog.
         (Field::Action, &["/payload/actions/*/action_id", "/payload/callback_id", "/payload/view/callback_id"]),
-        // An app of a whole organization may hear of no team.
+        // Events for an app of a whole organization may have no team.
         (Field::Owner, &["/team_id", "/payload/team/id", "/payload/user/team_id"]),
         (Field::Actor, &["/user_name", "/payload/user/username", "/payload/user/name"]),
-        // Some events have the whole person there.
+        // Some events have an object for the user there.
         (Field::ActorId, &["/event/user/id", "/event/user", "/user_id", "/payload/user/id"]),
         (Field::Challenge, &["/challenge"]),
     ],

@@ -1,10 +1,10 @@
-//! Amazon SNS, by which CodeCommit and others tell what happened.
+//! Amazon SNS, by which CodeCommit and others send notifications.
 
 use super::{Bodies, Events, Field, Media, Sender, Setting, Stated, stating};
 use crate::{config::values::Size, webhooks::signature::Form};
 
-/// <https://docs.aws.amazon.com/sns/latest/dg/http-subscription-confirmation-json.html>. What proves a message stands in
-/// it; there is no secret. The facts are those of its `Message`, as CodeCommit writes them.
+/// <https://docs.aws.amazon.com/sns/latest/dg/http-subscription-confirmation-json.html>. The proof is in the message;
+/// there is no secret. The facts are those of its `Message`, as CodeCommit writes them.
 pub(super) static AWS_SNS: Sender = Sender {
     label: Some("aws-sns"),
     media: &[Media::Text, Media::Json],

@@ -1,6 +1,6 @@
-//! The certificate with which SNS signs. AWS serves it alone, without those who issued it, so that no chain leads to a root: it
-//! is genuine because it comes over TLS from the host of SNS. What it says of itself is checked besides, as the SDKs of AWS do:
-//! whose it is, what it is for, and when.
+//! The certificate with which SNS signs. AWS serves it without its issuers, so its chain cannot be verified to a root:
+//! it is genuine because it comes over TLS from the host of SNS. As in the AWS SDKs, its name, its usage and its
+//! validity are checked as well.
 
 use std::sync::Arc;
 
@@ -9,10 +9,10 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 
 use crate::clock::Timestamp;
 
-/// The longest chain of a file.
+/// The maximum number of certificates in a file.
 const MAX_CHAIN: usize = 5;
 
-/// A key that signs messages, and when.
+/// A key that signs messages, and its validity.
 #[derive(Clone, Debug)]
 pub(super) struct Certificate {
     /// The public key (RFC 8017 appendix A.1.1).
@@ -22,8 +22,8 @@ pub(super) struct Certificate {
 }
 
 impl Certificate {
-    /// The first certificate of a file, which must be that of SNS or of one of these hosts. What follows must be its issuers,
-    /// each of which signed the one before.
+    /// Reads the first certificate of a file, which must be that of SNS or of one of `hosts`. Any that follow must be
+    /// its issuers, each of which signed the one before.
     pub(super) fn read(pem: &[u8], hosts: &[String]) -> Result<Self, String> {
         let chain: Vec<CertificateDer<'_>> =
             CertificateDer::pem_slice_iter(pem).collect::<Result<_, _>>().map_err(|error| error.to_string())?;
@@ -44,7 +44,7 @@ impl Certificate {
         }
         let (first, issuers) = parsed.split_first().ok_or_else(|| "the file has no certificate".to_owned())?;
         if first.is_ca() || !issuers.iter().all(|issuer| issuer.is_ca()) {
-            return Err("the certificate is of an authority, or issued by one that is none".to_owned());
+            return Err("the certificate is a CA certificate, or its issuer is not".to_owned());
         }
         if !signs(first) {
             return Err("the certificate is not for signatures".to_owned());
@@ -72,7 +72,7 @@ impl Certificate {
     }
 }
 
-/// Whether the key may sign, as far as the certificate says anything of it.
+/// Whether the key may sign, if the certificate restricts its usage.
 fn signs(certificate: &X509Certificate<'_>) -> bool {
     match certificate.key_usage() {
         Ok(usage) => usage.is_none_or(|usage| usage.value.digital_signature()),
@@ -80,7 +80,7 @@ fn signs(certificate: &X509Certificate<'_>) -> bool {
     }
 }
 
-/// The DNS names, or the common name where there is none.
+/// The DNS names, or the common names if there are none.
 fn names<'a>(certificate: &'a X509Certificate<'_>) -> impl Iterator<Item = &'a str> {
     let alternative = certificate.subject_alternative_name().ok().flatten();
     let dns = alternative.into_iter().flat_map(|names| &names.value.general_names).filter_map(|name| match name {
@@ -93,7 +93,7 @@ fn names<'a>(certificate: &'a X509Certificate<'_>) -> impl Iterator<Item = &'a s
     dns.into_iter().chain(common)
 }
 
-/// `sns.amazonaws.com`, and of single regions `sns.REGION`, `sns-REGION` and `sns-signing.REGION`.
+/// Whether a name is `sns.amazonaws.com`, or `sns.REGION`, `sns-REGION` or `sns-signing.REGION` of a region.
 fn is_name_of_sns(name: &str) -> bool {
     let own = name.strip_suffix(".cn").unwrap_or(name).strip_suffix(".amazonaws.com");
     let region = own.and_then(|own| {
@@ -124,7 +124,7 @@ mod tests {
         Certificate::read(pem.as_bytes(), &["sns.test:4566".to_owned()])
     }
 
-    /// A certificate of SNS and the authorities above it, each of which signed the one before.
+    /// A certificate of SNS and the CA certificates above it, each of which signed the one before.
     fn chain(authorities: usize) -> String {
         let mut authority = of(&[]);
         authority.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
@@ -140,7 +140,7 @@ mod tests {
         of(&["sns.amazonaws.com"]).signed_by(&key, &issuer).unwrap().pem() + &above
     }
 
-    /// Asserted by their words, as each is refused for something else as well.
+    /// Compares the messages, as each file is refused for another reason too.
     #[test]
     fn a_file_that_is_no_chain_is_refused() {
         let own = || pem(&of(&["sns.amazonaws.com"]));
@@ -165,7 +165,7 @@ mod tests {
             read(&pem(&params)).map(drop)
         };
         let refused = |result: Result<(), String>, why: &str| assert!(result.unwrap_err().contains(why), "{why}");
-        refused(with(&|params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained)), "of an authority");
+        refused(with(&|params| params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained)), "is a CA certificate");
         refused(with(&|params| params.key_usages = vec![KeyUsagePurpose::KeyEncipherment]), "not for signatures");
         assert_eq!(with(&|params| params.key_usages = vec![KeyUsagePurpose::DigitalSignature]), Ok(()));
         refused(read(&pem(&of(&["s3.amazonaws.com"]))).map(drop), "not that of SNS");

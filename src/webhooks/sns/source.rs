@@ -1,5 +1,6 @@
-//! Where certificates are fetched and subscriptions confirmed: at listed hosts alone, and no oftener than strangers may have us ask.
-//! Whose certificate an address is shows only once it is there, so that whoever knows a topic can name addresses that lead nowhere.
+//! Fetches certificates and confirms subscriptions: at listed hosts only, and rate limited, as strangers can cause
+//! fetches. Whether an address has a certificate is known only after the fetch, so anybody who knows a topic can name
+//! addresses that do not exist.
 
 use std::{
     collections::HashMap,
@@ -24,43 +25,45 @@ use crate::{
     webhooks::signature::unproven,
 };
 
-/// What a fetch may cost. SNS waits 15 s for an answer.
+/// The limits of a fetch. SNS waits 15 s for an answer.
 const BOUNDS: Bounds = Bounds { timeout: Duration::from_secs(5), max_body: 64 << 10 };
 
-/// Certificates that are kept. A region has one or two.
+/// The maximum number of cached certificates. A region has one or two.
 pub(super) const MAX_CERTIFICATES: usize = 32;
 
-/// After a fetch that failed, the next of the same address waits.
+/// How long the next fetch of an address waits after one that failed.
 pub(super) const PAUSE: Duration = Duration::from_secs(1);
 
-/// After a fetch, the next waits that is made because the certificate did not make a signature, as another may be in its file by then.
+/// How long a cached certificate that did not make a signature is not fetched again, although another may be in its
+/// file now.
 pub(super) const RENEWAL: Duration = Duration::from_secs(60);
 
-/// Fetches at once.
+/// The maximum number of concurrent fetches.
 pub(super) const MAX_FETCHES: usize = 10;
 
-/// Fetches of one client at once, with those that failed within a pause. An address is nobody's proof, and who names some that lead
-/// nowhere must not keep others from a genuine one, nor have AWS asked without end.
+/// The maximum number of fetches of one client that are in flight or failed within a pause. Anybody can name an
+/// address. A client that names some that do not exist must not keep others from a genuine one, nor cause unlimited
+/// requests to AWS.
 pub(super) const MAX_OF_ONE: usize = 5;
 
-/// Fetches that failed within a pause, of all clients that nobody tells apart: so many that strangers among them have to send far
-/// more to leave little of it to a genuine message, which SNS sends again for an hour.
+/// The same limit for all clients that cannot be told apart. It is so high that strangers among them have to send far
+/// more to exhaust it for genuine messages, which SNS retries for an hour.
 pub(super) const MAX_OF_NOBODY: usize = 100;
 
-/// Where certificates are fetched and subscriptions confirmed.
+/// The hosts where certificates are fetched and subscriptions confirmed, with the cache of certificates.
 #[derive(Debug)]
 pub(super) struct Source {
     /// `host` or `host:port`.
     hosts: Vec<String>,
     egress: Egress,
-    /// The digest of the authorities in the configuration that are trusted, and not those of the system.
+    /// The digest of the configured CA certificates, if those are trusted instead of the system's.
     authorities: Option<[u8; 32]>,
-    /// Certificates by their address.
+    /// Cached certificates by address.
     known: Mutex<HashMap<Url, Known>>,
-    /// Addresses that are asked, or gave none.
+    /// Addresses that are being fetched, or whose fetch failed.
     asked: Mutex<HashMap<Url, Asked>>,
-    /// One for each address, which goes on when whoever asked first leaves: an address is nobody's proof, and those who name that of
-    /// the genuine certificate and leave would keep all others from it.
+    /// One fetch per address. It continues when the client that started it leaves; otherwise clients that name the
+    /// genuine address and leave would keep the certificate from all others.
     fetches: SingleFlight<Result<Certificate, String>>,
 }
 
@@ -68,19 +71,19 @@ pub(super) struct Source {
 struct Known {
     certificate: Certificate,
     fetched: Instant,
-    /// When it last proved a message.
+    /// When it last verified a message.
     proved: Option<Instant>,
 }
 
 #[derive(Debug)]
 struct Asked {
-    /// The client that named it first, where that is known.
+    /// The client that named it first, if that is known.
     by: Option<IpAddr>,
-    /// When it gave none.
+    /// When its fetch failed.
     failed: Option<Instant>,
 }
 
-/// A fetch that is under way, and has failed when it is dropped, unless its certificate is kept by then.
+/// A fetch in flight. Dropping it marks it as failed, unless its certificate was cached before.
 #[derive(Debug)]
 pub(super) struct Fetch {
     source: Arc<Source>,
@@ -101,8 +104,8 @@ impl Source {
         Self { hosts, egress, authorities, known, asked, fetches }
     }
 
-    /// Takes over the certificates of one before that trusts the same authorities, as far as their hosts are listed still: whoever can keep
-    /// one from being fetched would only have to wait for a reload.
+    /// Takes over the certificates of a previous source with the same CA certificates, for hosts that are still listed.
+    /// Otherwise somebody who can prevent a fetch would only have to wait for a reload.
     pub(super) fn keep_those_of(&self, before: &Self) {
         if self.authorities == before.authorities {
             let kept = lock(&before.known).clone();
@@ -110,15 +113,15 @@ impl Source {
         }
     }
 
-    /// The address of a certificate, by which it is known: in one spelling, or a file that is named in many ways would be fetched as often,
-    /// and take the place of as many others.
+    /// Parses and checks the address of a certificate, which becomes its key in the cache. The spelling is normalized;
+    /// otherwise a file with many spellings would be fetched as often and take the place of as many others.
     pub(super) fn address(&self, written: &str) -> Result<Url, Rejection> {
         let url = Url::parse(written).ok().filter(|url| self.is_listed(url) && is_certificate(url));
         url.ok_or_else(|| unproven(Reason::SignatureInvalid, "the certificate is not at a listed host"))
     }
 
-    /// The certificate at an address that this client names, fetched if none is known that is valid and was fetched within `max_age`. One
-    /// that is known waits for no fetch, whatever addresses others name.
+    /// The certificate at an address that this client names. It is fetched unless a valid one is cached that was
+    /// fetched within `max_age`. A cached certificate waits for no fetch, whatever addresses others name.
     pub(super) async fn certificate(
         self: &Arc<Self>,
         address: &Url,
@@ -131,7 +134,7 @@ impl Source {
             return Ok(known);
         }
         let begin = || -> Result<_, Result<Certificate, String>> {
-            // Another fetch may have ended since it was looked.
+            // Another fetch may have ended since the check above.
             if let Some(known) = self.known(address, max_age, now) {
                 return Err(Ok(known));
             }
@@ -143,8 +146,11 @@ impl Source {
             Ok(fetched) => fetched.unwrap_or_else(|| Err("the fetch was given up".to_owned())),
         };
         fetched.map_err(|why| {
-            Rejection::new(Reason::IssuerUnavailable, "the certificate of the signature cannot be had at the moment")
-                .because(why)
+            Rejection::new(
+                Reason::IssuerUnavailable,
+                "the certificate of the signature cannot be fetched at the moment",
+            )
+            .because(why)
         })
     }
 
@@ -154,15 +160,16 @@ impl Source {
         (known.certificate.is_valid(now) && known.fetched.elapsed() <= max_age).then(|| known.certificate.clone())
     }
 
-    /// Notes that the certificate at an address has proved a message.
+    /// Notes that the certificate at an address has verified a message.
     pub(super) fn note_proof(&self, address: &Url) {
         if let Some(known) = lock(&self.known).get_mut(address) {
             known.proved = Some(Instant::now());
         }
     }
 
-    /// Keeps a certificate; where there is no room, in the place of the one that has proved nothing for longest: whoever names others
-    /// that the hosts have does not push out the genuine one, nor whoever has that fetched anew.
+    /// Caches a certificate. If the cache is full, it evicts the one that has verified nothing for longest, so that
+    /// naming other certificates of the hosts cannot evict the genuine one. Fetching a certificate again keeps its time
+    /// of use.
     pub(super) fn keep(&self, address: Url, certificate: Certificate) {
         let mut known = lock(&self.known);
         let proved = known.get(&address).and_then(|known| known.proved);
@@ -175,7 +182,7 @@ impl Source {
         known.insert(address, Known { certificate, fetched: Instant::now(), proved });
     }
 
-    /// Begins a fetch for a client, unless it is to wait for a moment.
+    /// Begins a fetch for a client, unless a limit is reached.
     pub(super) fn begin(self: &Arc<Self>, address: &Url, by: Option<IpAddr>) -> Result<Fetch, String> {
         let mut asked = lock(&self.asked);
         asked.retain(|_, asked| asked.failed.is_none_or(|at| at.elapsed() < PAUSE));
@@ -185,7 +192,8 @@ impl Source {
         let most = if by.is_some() { MAX_OF_ONE } else { MAX_OF_NOBODY };
         if asked.values().filter(|asked| asked.by == by).count() >= most {
             return Err(
-                "too many certificates that were named a moment ago cannot be had, or are being fetched".to_owned()
+                "too many of the certificates that were named are being fetched, or could not be fetched a moment ago"
+                    .to_owned(),
             );
         }
         if asked.values().filter(|asked| asked.failed.is_none()).count() >= MAX_FETCHES {
@@ -210,8 +218,8 @@ impl Source {
 }
 
 impl Fetch {
-    /// Fetches the certificate, and keeps it if it is valid. Another is asked for again after a pause, as one that is may be in its file by
-    /// then.
+    /// Fetches the certificate, and caches it if it is valid. If it is not, it is fetched again after a pause, as the
+    /// file may contain a valid one by then.
     async fn obtain(self, now: Timestamp) -> Result<Certificate, String> {
         let source = &*self.source;
         let pem = source.fetch(&self.address).await?;
@@ -224,14 +232,15 @@ impl Fetch {
     }
 }
 
-/// `host`, or `host:port` where that is not 443, of an address over TLS without a user.
+/// `host`, or `host:port` if the port is not 443, of an `https` URL without user information.
 pub(super) fn authority(url: &Url) -> Option<String> {
     let plain = url.scheme() == "https" && url.username().is_empty() && url.password().is_none();
     let host = url.host_str().filter(|_| plain)?;
     Some(url.port().map_or_else(|| host.to_owned(), |port| format!("{host}:{port}")))
 }
 
-/// Whether an address can be that of a certificate: a file of that kind, and nothing that could make it another.
+/// Whether a URL can be that of a certificate: a `.pem` file, without a query or anything else that could make it
+/// another resource.
 pub(super) fn is_certificate(url: &Url) -> bool {
     let name = url.path().strip_prefix('/').and_then(|path| path.strip_suffix(".pem")).unwrap_or_default();
     let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte));

@@ -313,7 +313,7 @@ async fn a_genuine_message_has_the_type_of_its_header_and_no_member_twice() {
     let (sns, message) = (sns(&source), signed(&key, &at("a"), NOW));
     let with = |members: &str| String::from_utf8(message.clone()).unwrap().replacen('{', members, 1);
     let once = with(r#"{"x":1,"#);
-    let (of_another, twice) = ("the type of the header is another", "a name stands twice in one object");
+    let (of_another, twice) = ("the header has another type", "an object has a name twice");
     for (header, text, refused) in [
         (Some("Notification"), &once, None),
         (Some("SubscriptionConfirmation"), &once, Some(of_another)),
