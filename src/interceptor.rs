@@ -1,9 +1,10 @@
-//! The Tekton ClusterInterceptor: an EventListener asks here whether a trigger may go on. The answer is yes only where
-//! the request came through Doorward, and then it carries who sent it, for TriggerBindings (`extensions.doorward`).
+//! The Tekton ClusterInterceptor: an EventListener asks here whether a Trigger may continue. The answer is yes only if
+//! the request came through Doorward. It then contains the identity of the sender, for TriggerBindings
+//! (`extensions.doorward`).
 //!
-//! The contract: <https://tekton.dev/docs/triggers/interceptors/>. Whoever reaches the address may ask, so nothing is
-//! answered that the assertion in the question does not hold. An EventListener asks once a trigger, with one `event_id`;
-//! the first `event_id` of a delivery is the only one that goes on for that trigger ([`crate::webhooks::EventId`]).
+//! The contract: <https://tekton.dev/docs/triggers/interceptors/>. Anybody who reaches the address may ask, so the
+//! answer contains only what is in the assertion of the call. An EventListener calls once per Trigger, with one
+//! `event_id`; only the first `event_id` of a delivery continues for that Trigger ([`crate::webhooks::EventId`]).
 
 mod question;
 
@@ -37,14 +38,14 @@ use crate::{
     webhooks::{Bound, EventId, Named, TriedEvent},
 };
 
-/// The largest question: a body of 26 MiB as text within JSON.
+/// The largest call: a body of 26 MiB as text within JSON.
 const MAX_QUESTION: usize = 64 << 20;
 
-/// How long a question waits for what the EventListener answers, and for the store. An EventListener gives an interceptor
-/// three seconds.
+/// How long a call waits for the EventListener's answer, and for the store. An EventListener gives an interceptor three
+/// seconds.
 const DISPUTE: Duration = Duration::from_secs(2);
 
-/// The longest id of a Trigger, which has a namespace and a name of Kubernetes, and what of one goes into a log.
+/// The longest id of a Trigger, which consists of a namespace and a name, and the longest part of it that is logged.
 const MAX_NAME: usize = 320;
 
 /// Codes of `google.rpc.Code`, as Tekton's own interceptors use them.
@@ -53,12 +54,12 @@ const ALREADY_EXISTS: u8 = 6;
 const PERMISSION_DENIED: u8 = 7;
 const UNAUTHENTICATED: u8 = 16;
 
-/// Why a trigger must not go on.
+/// Why a Trigger must not continue.
 #[derive(Debug)]
 struct Denial(Reason, String);
 
 impl Denial {
-    /// As the EventListener is told it.
+    /// The code for the EventListener.
     fn code(&self) -> u8 {
         match self.0 {
             Reason::BadRequest => INVALID_ARGUMENT,
@@ -69,7 +70,7 @@ impl Denial {
     }
 }
 
-/// Why a question is not answered with yes.
+/// Why a call is not answered with yes.
 #[derive(Debug)]
 enum Stop {
     Denied(Denial),
@@ -88,7 +89,7 @@ impl From<Rejection> for Stop {
     }
 }
 
-/// Answers a question that was sent to the interceptor's own host.
+/// Answers a call to the interceptor's own host.
 pub async fn answer(
     app: &App,
     pools: &Pools,
@@ -98,21 +99,21 @@ pub async fn answer(
 ) -> Result<Response<Bytes>, Rejection> {
     exchange.record().endpoint = Some("interceptor");
     if request.method() != Method::POST {
-        return Err(Rejection::method_not_allowed("POST", "an interceptor is asked by POST"));
+        return Err(Rejection::method_not_allowed("POST", "an interceptor is called with POST"));
     }
-    // Whoever reaches the address may ask, and what shows that they are an EventListener stands in the body.
+    // Anybody who reaches the address may ask; what proves that the caller is an EventListener is in the body.
     let share = Share::Question(request.meta().whose());
     let (_, body) = request.take_body();
     let limits = BufferLimits::whole(&snapshot.limits, MAX_QUESTION);
     let body = buffered::read(body, limits, &app.budget, share).await?;
     let question = Question::read(&body).map_err(|error| {
-        Rejection::new(Reason::BadRequest, format!("this is no question of an EventListener: {error}"))
+        Rejection::new(Reason::BadRequest, format!("this is not a call of an EventListener: {error}"))
     })?;
     let decision = match decide(app, pools, snapshot, &question, exchange.record()).await {
         Ok(claims) => json!({"continue": true, "extensions": {"doorward": extension(&claims)}}),
         Err(Stop::Failed(rejection)) => return Err(rejection),
         Err(Stop::Denied(denial)) => {
-            // Whoever reaches the address may ask.
+            // Limited, as anybody who reaches the address may ask.
             let name = |text: &str| text.chars().take(MAX_NAME).collect::<String>();
             let why = name(&denial.1);
             tracing::warn!(
@@ -143,26 +144,26 @@ async fn decide(
     let trigger = &question.context.trigger_id;
     check_trigger(pools, snapshot, &claims, trigger, &patience, record).await?;
     if trigger.len() > MAX_NAME || !trigger.bytes().all(|byte| byte.is_ascii_graphic()) {
-        return Err(Denial(Reason::BadRequest, "the trigger id names no Trigger".to_owned()).into());
+        return Err(Denial(Reason::BadRequest, "the trigger id is not that of a Trigger".to_owned()).into());
     }
     let Some(event) = EventId::parse(&question.context.event_id) else {
-        return Err(Denial(Reason::BadRequest, "the event id is none that could label a run".to_owned()).into());
+        return Err(Denial(Reason::BadRequest, "the event id could not be a label of a run".to_owned()).into());
     };
     let named = TriedEvent { event, attempt: claims.jti.clone().into() };
     let delivery = Named { once: claims.once.as_str().into(), until: claims.once_until.map(Timestamp::from_secs) };
-    // Where two events are named in one try, the EventListener's answer to Doorward tells which is its own. It comes within
-    // milliseconds of the question, before or after it. What was written with an answer of the store that was lost is found.
+    // If two events are named in one attempt, the EventListener's answer to Doorward decides. It arrives within
+    // milliseconds of the call, before or after it. A retry also finds a binding whose write the store did not confirm.
     let bind = || app.replay.bind_event(&delivery, trigger, &named, app.clock.now());
     match patience.until(bind, |bound| !matches!(bound, Bound::Disputed(_))).await? {
         Bound::Ours => Ok(claims),
         Bound::Unnoted => {
-            tracing::error!(%trigger, event = %named.event, "a delivery was asked about for too many Triggers; any number of runs of this one may be made, under other events and in other tries");
+            tracing::error!(%trigger, event = %named.event, "the interceptor was asked about too many Triggers for a delivery; this one may create any number of runs, for other events and in other attempts");
             app.metrics.webhooks.unnoted.inc();
             Ok(claims)
         }
         Bound::Others(bound) => Err(is_event_already(&bound).into()),
         Bound::Disputed(bound) => {
-            tracing::error!(%trigger, event = %named.event, other = %bound, "several events were named for a delivery in one try, and nobody told in time which is its EventListener's, so that its run may be missing; a Doorward tells that to those alone with which it shares a store");
+            tracing::error!(%trigger, event = %named.event, other = %bound, "several events were named for a delivery in one attempt, and it was not known in time which is its EventListener's, so its run may be missing; only replicas that share a store learn the EventListener's answer");
             app.metrics.webhooks.disputed.inc();
             Err(is_event_already(&bound).into())
         }
@@ -170,12 +171,13 @@ async fn decide(
 }
 
 fn is_event_already(bound: &EventId) -> Denial {
-    let message = format!("this delivery is event {bound} already; it came twice, or was sent again past Doorward");
+    let message =
+        format!("this delivery is already event {bound}; it arrived twice, or was sent again without Doorward");
     Denial(Reason::ReplayedDelivery, message)
 }
 
-/// Trouble of the store or the API server is waited out for [`DISPUTE`] in all: an EventListener itself asks once, and a Trigger that is
-/// bound to an event after it has given up makes no run of any.
+/// Retries for [`DISPUTE`] in total while the store or the API server has trouble: an EventListener calls only once,
+/// and a Trigger that is bound to an event after the EventListener gave up creates no run for any event.
 struct Patience {
     deadline: Instant,
 }
@@ -185,8 +187,8 @@ impl Patience {
         Self { deadline: Instant::now() + DISPUTE }
     }
 
-    /// Asks, again and again where the answer is none that stays: neither `is_final` nor a refusal. Of troubles in a row the last but
-    /// one counts, since the last may be no more than that the deadline cut it.
+    /// Repeats `asked` until the answer is final: `is_final`, or a refusal. Of consecutive errors the last but one is
+    /// returned, since the last may only mean that the deadline cut it.
     async fn until<T, F>(&self, asked: impl Fn() -> F, is_final: impl Fn(&T) -> bool) -> Result<T, Rejection>
     where
         F: Future<Output = Result<T, Rejection>>,
@@ -211,14 +213,14 @@ impl Patience {
     }
 }
 
-/// The account of a Trigger, which an API server that is away for a moment tells a little later.
+/// Reads the account of a Trigger, with retries while the API server is unavailable.
 async fn service_account(
     reader: &TriggerReader<'_>,
     trigger: (&str, &str),
     listener: (&str, &str),
     patience: &Patience,
 ) -> Result<Option<String>, Rejection> {
-    let slow = |_| Rejection::new(Reason::UpstreamTimeout, "the API server did not tell a Trigger's account in time");
+    let slow = |_| Rejection::new(Reason::UpstreamTimeout, "the API server did not return a Trigger's account in time");
     let asked = || {
         let account = tokio::time::timeout_at(patience.deadline, reader.service_account(trigger, listener));
         account.map(|account| account.map_err(slow).flatten())
@@ -226,7 +228,8 @@ async fn service_account(
     patience.until(asked, |_| true).await
 }
 
-/// All that needs no store: the assertion, for whom it is, and its body. One that is good is noted.
+/// Checks all that needs no store: the assertion, its audience, and the body. The request id of a valid assertion is
+/// recorded.
 fn check(
     snapshot: &Snapshot,
     question: &Question<'_>,
@@ -234,28 +237,28 @@ fn check(
     record: &mut audit::Record,
 ) -> Result<Claims, Denial> {
     if question.assertions.are_several() {
-        let message = "the request has more than one assertion, and Doorward sends one";
+        let message = "the request has more than one assertion, but Doorward sends only one";
         return Err(Denial(Reason::CredentialMalformed, message.to_owned()));
     }
     let Some(token) = question.assertions.only() else {
-        let message = "the request has no assertion, so it came past Doorward";
+        let message = "the request has no assertion, so it bypassed Doorward";
         return Err(Denial(Reason::CredentialMissing, message.to_owned()));
     };
     let claims = snapshot
         .assertions
         .verify(token, app.clock.now())
-        .map_err(|error| Denial(Reason::TokenInvalid, format!("the assertion is not good: {error}")))?;
+        .map_err(|error| Denial(Reason::TokenInvalid, format!("the assertion is not valid: {error}")))?;
     record.about = claims.jti.parse().ok();
-    let body = question.body().map_err(|error| Denial(Reason::BadRequest, format!("the body is no text: {error}")))?;
+    let body = question.body().map_err(|error| Denial(Reason::BadRequest, format!("the body is not text: {error}")))?;
     if claims.body_sha256 != HEXLOWER.encode(&sha256(&[body.as_bytes()])) {
-        return Err(Denial(Reason::SignatureInvalid, "the assertion is of another body".to_owned()));
+        return Err(Denial(Reason::SignatureInvalid, "the assertion is for another body".to_owned()));
     }
     check_audience(&claims, question)?;
     Ok(claims)
 }
 
-/// The parameter `event_listener` of the trigger says for which EventListener (`namespace/name`) it is. Without one, the
-/// EventListener has to be in the trigger's own namespace.
+/// Checks the audience. The Trigger's parameter `event_listener` names the EventListener (`namespace/name`). Without
+/// it, the EventListener has to be in the Trigger's own namespace.
 fn check_audience(claims: &Claims, question: &Question<'_>) -> Result<(), Denial> {
     let listener = question
         .event_listener()
@@ -273,14 +276,14 @@ fn check_audience(claims: &Claims, question: &Question<'_>) -> Result<(), Denial
                 (Some(trigger), Some(listener)) if trigger == listener => Ok(()),
                 _ => Err(Denial(
                     Reason::AudienceMismatch,
-                    format!("the assertion is for {}; name it in the trigger's parameter `event_listener`", claims.aud),
+                    format!("the assertion is for {}; set the Trigger's parameter `event_listener` to it", claims.aud),
                 )),
             }
         }
     }
 }
 
-/// Whether the rules that let the delivery in let it set off this Trigger. What they say is noted.
+/// Checks that the rules that allowed the delivery also allow it to activate this Trigger. Their decision is recorded.
 async fn check_trigger(
     pools: &Pools,
     snapshot: &Snapshot,
@@ -298,7 +301,7 @@ async fn check_trigger(
     let named = id.strip_prefix("namespaces/").and_then(|rest| rest.split_once("/triggers/"));
     let Some((namespace, name)) = named.filter(|(_, name)| !name.is_empty()) else {
         let message = format!(
-            "rules say which Triggers this delivery may set off, and `{id}` names none: give the Trigger a name, and name the \
+            "rules limit which Triggers this delivery may activate, and `{id}` has no name: give the Trigger a name, and name the \
              interceptor in the Trigger itself and not in its group"
         );
         return denied(record, Reason::NoRuleMatched, None, message);
@@ -317,15 +320,15 @@ async fn check_trigger(
         return Ok(());
     }
     let (reason, why) = match limits.denies(&trigger) {
-        true => (Reason::PolicyDenied, "a rule denies this delivery to set off the Trigger"),
-        false => (Reason::NoRuleMatched, "no rule lets this delivery set off the Trigger"),
+        true => (Reason::PolicyDenied, "a rule denies that this delivery activates the Trigger"),
+        false => (Reason::NoRuleMatched, "no rule allows this delivery to activate the Trigger"),
     };
     let rule = limits.denied_by(&trigger).cloned();
     let account = account.map(|account| format!(" with service account {account}")).unwrap_or_default();
     denied(record, reason, rule, format!("{why} {namespace}/{name}{account}"))
 }
 
-/// What TriggerBindings read.
+/// The values for TriggerBindings.
 fn extension(claims: &Claims) -> Value {
     json!({
         "user": &*claims.sub,

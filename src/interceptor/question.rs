@@ -1,6 +1,7 @@
-//! What an EventListener asks. Anybody may ask, and a list of JSON that is made into values takes sixteen times its size, so nothing
-//! is made of a question but the few texts that are looked at, and of its body nothing before the assertion was good. Texts are
-//! borrowed; one with an escape is a copy, and must be short. What is skipped takes a byte for each level that it is deep.
+//! The call of an EventListener. Anybody may send one, and a JSON list that is parsed into values takes sixteen times
+//! its size. So only the few texts that are needed are parsed, and the body only after the assertion was verified.
+//! Texts are borrowed; one with an escape is copied, and must be short. Skipping takes one byte for each level of
+//! nesting.
 
 use std::{borrow::Cow, fmt};
 
@@ -12,10 +13,11 @@ use serde_json::value::RawValue;
 
 use crate::assertions;
 
-/// The longest text with an escape that is read before the assertion was good. None that an EventListener sends has any.
+/// The longest text with an escape that is parsed before the assertion was verified. An EventListener sends none with
+/// escapes.
 const MAX_ESCAPED: usize = 64 << 10;
 
-/// A question, most of it as it came.
+/// A call, mostly unparsed.
 #[derive(Debug, Deserialize)]
 pub(super) struct Question<'a> {
     #[serde(borrow, default)]
@@ -43,7 +45,7 @@ struct Params<'a> {
     event_listener: Option<&'a RawValue>,
 }
 
-/// What stands there, `null` too.
+/// Returns the value even if it is `null`.
 fn written<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'a RawValue>, D::Error> {
     <&RawValue>::deserialize(deserializer).map(Some)
 }
@@ -53,12 +55,12 @@ impl<'a> Question<'a> {
         serde_json::from_slice(text)
     }
 
-    /// The body that the EventListener got.
+    /// The body that the EventListener received.
     pub(super) fn body(&self) -> serde_json::Result<Cow<'a, str>> {
         self.body.map_or(Ok(Cow::Borrowed("")), text)
     }
 
-    /// The parameter of that name, if the trigger has one.
+    /// The Trigger's parameter `event_listener`, if it has one.
     pub(super) fn event_listener(&self) -> serde_json::Result<Option<Cow<'a, str>>> {
         self.interceptor_params.as_ref().and_then(|params| params.event_listener).map(text).transpose()
     }
@@ -69,12 +71,12 @@ fn text(raw: &RawValue) -> serde_json::Result<Cow<'_, str>> {
     Ok(text)
 }
 
-/// A text, borrowed where nothing in it is escaped.
+/// A text, borrowed if nothing in it is escaped.
 #[derive(Debug, Deserialize)]
 #[serde(transparent)]
 struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
 
-/// A text of which no large copy is made.
+/// A text that is never copied if it is large.
 struct Bounded<'a>(Cow<'a, str>);
 
 impl<'de: 'a, 'a> Deserialize<'de> for Bounded<'a> {
@@ -91,16 +93,16 @@ fn bounded<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Cow<'a,
     text(raw).map_err(D::Error::custom)
 }
 
-/// The values of the header with the assertion, of all headers of the request.
+/// The values of the assertion header in the request's headers.
 #[derive(Debug, Default)]
 pub(super) struct Assertions<'a> {
     first: Option<Cow<'a, str>>,
-    /// There are others.
+    /// Whether there are others.
     more: bool,
 }
 
 impl Assertions<'_> {
-    /// The assertion, if there is one alone.
+    /// The assertion, if there is exactly one.
     pub(super) fn only(&self) -> Option<&str> {
         self.first.as_deref().filter(|_| !self.more)
     }
@@ -116,7 +118,7 @@ impl<'de: 'a, 'a> Deserialize<'de> for Assertions<'a> {
     }
 }
 
-/// Reads `{NAME: [VALUE, ...], ...}`; Go writes what is empty as `null`.
+/// Reads `{NAME: [VALUE, ...], ...}`. Go writes empty values as `null`.
 struct Headers;
 
 impl<'de> Visitor<'de> for Headers {

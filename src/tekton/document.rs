@@ -1,4 +1,4 @@
-//! The body of a request that changes a run: which are taken, and how they are read and written.
+//! The body of a request that changes a run: which types are accepted, and how they are read and written.
 
 use std::sync::Arc;
 
@@ -21,10 +21,10 @@ use crate::{
     kubernetes::Attributes,
 };
 
-/// The API server takes no larger body.
+/// The API server accepts no larger body.
 pub const MAX_BODY: usize = 3 << 20;
 
-/// The body of a request that changes a run: parsed once, and what was parsed is what is decided on, annotated and sent.
+/// The body of a request that changes a run. It is parsed once, and the parsed value is decided, annotated and sent.
 #[derive(Debug)]
 pub struct Document {
     pub run: Arc<Run>,
@@ -33,13 +33,13 @@ pub struct Document {
 
 #[derive(Debug)]
 enum Body {
-    /// The run as the request wants it, and how it came where its service account was written into it.
+    /// The run as requested. `came` is the object before Doorward wrote a service account into it.
     Object { object: Map<String, Value>, came: Option<Map<String, Value>> },
-    /// A change, in the bytes that it will be sent in, but for what was taken out of it until the run is known.
+    /// A change, in the bytes to send, without the claims that are checked once the run is known.
     Patch { bytes: Bytes, claims: Option<Claims> },
 }
 
-/// Why the body cannot be taken.
+/// Why a body is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum Unreadable {
     #[error("a body of type `{0}` cannot be read here")]
@@ -52,55 +52,53 @@ pub enum Unreadable {
     Json(JsonError),
     #[error("the body is not valid JSON: {0}")]
     Syntax(serde_json::Error),
-    #[error("the body is no YAML that is read in one way only: {0}")]
+    #[error("the body is not valid, unambiguous YAML: {0}")]
     Yaml(String),
-    #[error("the field `{came}` is another than `{known}` to some readers and the same to others")]
+    #[error("the field `{came}` is the same as `{known}` for some parsers and another field for others")]
     Case { came: String, known: &'static str },
     #[error("the parameter `{0}` is given twice")]
     Twice(String),
-    #[error("`{field}` is no field of a {kind} in `{version}`, where the API server drops it; it has `{instead}`")]
+    #[error("`{field}` is not a field of a {kind} in `{version}`, and the API server would drop it; use `{instead}`")]
     Misplaced { kind: &'static str, version: String, field: &'static str, instead: &'static str },
-    #[error("the body is a {came}, and the address asks for a {expected}")]
+    #[error("the body is a {came}, but the path is that of a {expected}")]
     Kind { came: String, expected: &'static str },
-    #[error(
-        "a reference to a pipeline, a task or a step says neither what it is to (`name`) nor how that is found (`resolver`)"
-    )]
+    #[error("a reference to a pipeline, a task or a step has neither a `name` nor a `resolver`")]
     Unnamed,
     #[error(
-        "a reference to a pipeline, a task or a step says what it is to (`name`, or `apiVersion` and `kind` of a custom controller) and has \
-         a `resolver` as well"
+        "a reference to a pipeline, a task or a step has both a name (`name`, or `apiVersion` and `kind` for a custom controller) and a \
+         `resolver`"
     )]
     NamedTwice,
-    #[error("a reference has the `{field}` `{came}`, and Tekton takes it for one to a {kind} all the same")]
+    #[error("a reference has the `{field}` `{came}`, but Tekton treats it as a reference to a {kind}")]
     Ignored { field: &'static str, came: String, kind: &'static str },
     #[error(
-        "a reference has a `bundle`, of which Tekton takes no notice, or which it turns into a resolver, by its version: what is called \
-         `name` in the namespace would run, or what the bundle holds"
+        "a reference has a `bundle`, which Tekton ignores or turns into a resolver, depending on its version: it would run either what has \
+         the `name` in the namespace, or what is in the bundle"
     )]
     Bundle,
     #[error("the annotations that say who asked for a run cannot be changed")]
     Attribution,
     #[error(
-        "what a `copy` or a `move` brings is not seen here, and may hold annotations and labels that say where a run came from"
+        "Doorward cannot see what a `copy` or a `move` writes, which may be annotations and labels with the origin of a run"
     )]
     Copied,
     #[error("the label `{0}`, which says where a run came from, cannot be changed")]
     Label(String),
-    #[error("the labels of a run cannot be taken away or replaced all at once, as some say where it came from")]
+    #[error("the labels of a run cannot be removed or replaced as a whole, as some of them contain its origin")]
     Labels,
     #[error(
-        "a run cannot say that a run of Tekton owns it (`metadata.ownerReferences`), as only those do that Tekton's controller makes"
+        "a run cannot say that a run of Tekton owns it (`metadata.ownerReferences`), as only runs that Tekton's controller creates do"
     )]
     Owner,
     #[error(
-        "a trigger template can name no owners of what it makes (`metadata.ownerReferences`), as Tekton would take a run for a part of theirs"
+        "a trigger template cannot name owners for what it creates (`metadata.ownerReferences`), as Tekton would treat a run as part of theirs"
     )]
     TemplateOwner,
-    #[error("a name within a resource template has a parameter (`$(`), by which it may become any")]
+    #[error("a name within a resource template contains a parameter (`$(`), so it could become any name")]
     Parameter,
     #[error(
-        "a change cannot give a run owners (`metadata.ownerReferences`), as Tekton takes one that has the label `tekton.dev/pipelineRun` \
-         for a part of whichever run its owner is"
+        "a change cannot give a run owners (`metadata.ownerReferences`), as Tekton treats a run with the label `tekton.dev/pipelineRun` \
+         as part of whichever run owns it"
     )]
     Owned,
     #[error("a run cannot be replaced as a whole")]
@@ -118,56 +116,58 @@ impl From<Unreadable> for Rejection {
             Unreadable::Encoded(_) => (Reason::UnsupportedMediaType, "Send it in UTF-8, without `Content-Encoding`."),
             Unreadable::Syntax(_) => (
                 Reason::BadRequest,
-                "Send JSON, or say by the content type that it is YAML: `application/yaml`, or `application/apply-patch+yaml` of an apply.",
+                "Send JSON, or set the content type for YAML: `application/yaml`, or `application/apply-patch+yaml` for an apply.",
             ),
             Unreadable::Json(_) | Unreadable::Yaml(_) => {
-                (Reason::BadRequest, "Send JSON, or YAML, that all readers read alike: each name once.")
+                (Reason::BadRequest, "Send JSON or YAML that is unambiguous: each name only once.")
             }
             Unreadable::Attribution => (
                 Reason::PolicyDenied,
-                "Leave the annotations that begin with `doorward.dev/` out of the patch, and send only what is to change.",
+                "Leave the annotations that begin with `doorward.dev/` out of the patch, and send only the fields to change.",
             ),
-            Unreadable::Copied => {
-                (Reason::PolicyDenied, "Send a `remove`, and an `add` with the value; or a merge patch with the whole.")
-            }
+            Unreadable::Copied => (
+                Reason::PolicyDenied,
+                "Send a `remove` and an `add` with the value, or a merge patch with the complete value.",
+            ),
             Unreadable::Label(_) => (Reason::PolicyDenied, "Leave that label out of the patch."),
             Unreadable::Labels => (
                 Reason::PolicyDenied,
-                "Name each label that is to change, within `metadata.labels` of a merge patch (`kubectl label`), or as \
-                 `/metadata/labels/NAME` in a JSON Patch.",
+                "Name each label to change, in `metadata.labels` of a merge patch (`kubectl label`) or as `/metadata/labels/NAME` in a \
+                 JSON Patch.",
             ),
             Unreadable::Owner => (
                 Reason::PolicyDenied,
-                "Leave out `metadata.ownerReferences` to objects of `tekton.dev`, and any beside the label `tekton.dev/pipelineRun`.",
+                "Leave out `metadata.ownerReferences` to objects of `tekton.dev`, and all of them if there is a label `tekton.dev/pipelineRun`.",
             ),
             Unreadable::TemplateOwner => {
                 (Reason::PolicyDenied, "Leave `metadata.ownerReferences` out of each of `resourcetemplates`.")
             }
             Unreadable::Parameter => (
                 Reason::PolicyDenied,
-                "Write the names of fields, labels and annotations out; values may have parameters.",
+                "Write the names of fields, labels and annotations without parameters; values may contain them.",
             ),
-            Unreadable::Owned => {
-                (Reason::PolicyDenied, "Leave `metadata.ownerReferences` out, or say who owns a run when you make it.")
-            }
+            Unreadable::Owned => (
+                Reason::PolicyDenied,
+                "Leave `metadata.ownerReferences` out, or set the owners when you create the run.",
+            ),
             Unreadable::Replaced => (Reason::PolicyDenied, "Send a patch (`kubectl apply`, `edit` or `patch`)."),
             Unreadable::NamedTwice => (
                 Reason::BadRequest,
-                "Leave `resolver` out; or write in `params` alone what the resolver is asked for, such as `url`.",
+                "Leave `resolver` out, or put what the resolver needs, such as `url`, into `params` only.",
             ),
             Unreadable::Ignored { .. } => (
                 Reason::BadRequest,
-                "Leave it out. What a custom controller runs is a task of a pipeline or a CustomRun, whose reference has both `apiVersion` and \
-                 `kind`.",
+                "Leave it out. To use a custom controller, write a task of a pipeline or a CustomRun whose reference has both `apiVersion` \
+                 and `kind`.",
             ),
             Unreadable::Bundle => (
                 Reason::BadRequest,
                 "Leave `bundle` and `name` out, and write `resolver: bundles` with the `params` `bundle`, `name` and `kind`.",
             ),
             Unreadable::Unnamed => {
-                (Reason::BadRequest, "Write its `name`, or the `resolver` that Tekton would take where none is named.")
+                (Reason::BadRequest, "Set its `name`, or the `resolver` that Tekton would use by default.")
             }
-            _ => (Reason::BadRequest, "Write each field once, as the documentation of Tekton spells it."),
+            _ => (Reason::BadRequest, "Write each field once, spelled as in the Tekton documentation."),
         };
         Self::new(reason, error.to_string()).fix(fix)
     }
@@ -181,19 +181,20 @@ pub(super) const PATCHES: [&str; 4] = [
     "application/strategic-merge-patch+json",
 ];
 
-/// Which run a request is about, if it is one whose body must be read.
+/// The kind of run that a request is about, if its body must be read.
 pub fn concerns(attributes: &Attributes) -> Option<RunKind> {
     RunKind::of(attributes).filter(|_| attributes.brings_object() && attributes.subresource.is_empty())
 }
 
-/// Whether a request writes a sub-resource of a run, whose body nobody reads. In `status` it may bring other code than the run refers to:
-/// what Tekton finds there, it takes for what it has fetched (`GetPipelineFunc`, `GetTaskFuncFromTaskRun`).
+/// Whether a request writes a subresource of a run, whose body is not read. Its `status` may contain other code than
+/// the run refers to: Tekton uses what it finds there as what it has fetched (`GetPipelineFunc`,
+/// `GetTaskFuncFromTaskRun`).
 pub fn writes_part(attributes: &Attributes) -> bool {
     RunKind::of(attributes).is_some() && attributes.brings_object() && !attributes.subresource.is_empty()
 }
 
 impl Document {
-    /// Refuses by the head alone what no body could make good, so that none is waited for.
+    /// Refuses requests that are invalid whatever their body is, so that it need not be read.
     pub fn check_head(verb: &str, headers: &HeaderMap) -> Result<(), Unreadable> {
         check_encoding(headers)?;
         match (verb, essence(headers)?) {
@@ -204,8 +205,8 @@ impl Document {
         }
     }
 
-    /// Reads the body of a request for which [`concerns`] names the kind of `of`. `default_account` is the service account that Tekton
-    /// gives a run which names none.
+    /// Reads the body of a request for which [`concerns`] returns the kind of `of`. `default_account` is the service
+    /// account that Tekton gives a run that names none.
     pub fn read(
         of: RunType<'_>,
         verb: &str,
@@ -260,10 +261,10 @@ impl Document {
         }
         let in_metadata = |name| object.get("metadata").and_then(|metadata| metadata.get(name));
         for (problem, value) in [
-            ("`metadata` is no object", object.get("metadata")),
-            ("`metadata.annotations` is no object", in_metadata("annotations").filter(|value| !value.is_null())),
-            ("`metadata.labels` is no object", in_metadata("labels").filter(|value| !value.is_null())),
-            ("`spec` is no object", object.get("spec")),
+            ("`metadata` is not an object", object.get("metadata")),
+            ("`metadata.annotations` is not an object", in_metadata("annotations").filter(|value| !value.is_null())),
+            ("`metadata.labels` is not an object", in_metadata("labels").filter(|value| !value.is_null())),
+            ("`spec` is not an object", object.get("spec")),
         ] {
             if value.is_some_and(|value| !value.is_object()) {
                 return Err(Unreadable::Malformed(problem));
@@ -278,12 +279,13 @@ impl Document {
         })
     }
 
-    /// Whether the patch is refused where the run that is there says otherwise.
+    /// Whether the patch is refused if the existing run differs from its claims.
     pub(crate) fn is_held_against_run(&self) -> bool {
         matches!(&self.body, Body::Patch { claims: Some(claims), .. } if claims.any())
     }
 
-    /// Writes the service account that a run is decided on into one that leaves it to Tekton, whose setting may be another by then.
+    /// Writes the service account that the decision is based on into a run that leaves it to Tekton, whose setting may
+    /// change.
     pub(crate) fn name_account(&mut self, of: RunType<'_>, account: &str) {
         let Body::Object { object, came } = &mut self.body else { return };
         if !Run::leaves_account(of.kind, object) {
@@ -300,8 +302,8 @@ impl Document {
         }
     }
 
-    /// The bytes to send: of a new run with the annotations that say who asked. Those of an apply make a run. Where they come with a
-    /// [`Fit`], they do nothing to a run that is there.
+    /// The bytes to send. A new run gets the annotations with who requested it. The body of an apply creates a run;
+    /// with a [`Fit`], it does nothing to an existing one.
     pub fn into_body(self, attribution: &Attribution<'_>) -> (Bytes, Option<Fit>) {
         match self.body {
             Body::Patch { bytes, claims } => (bytes, claims.map(Fit::Patch)),
@@ -323,7 +325,7 @@ pub(super) fn check_encoding(headers: &HeaderMap) -> Result<(), Unreadable> {
     }
 }
 
-/// JSON may come in UTF-16, which the API server does not read (RFC 8259 section 8.1 asks for UTF-8).
+/// Refuses text that is not UTF-8. The API server does not read JSON in UTF-16 (RFC 8259 section 8.1 requires UTF-8).
 pub(super) fn check_text(body: &[u8]) -> Result<(), Unreadable> {
     let is_wide = body.iter().take(2).any(|byte| *byte == 0);
     if is_wide || std::str::from_utf8(body).is_err() {
@@ -332,7 +334,7 @@ pub(super) fn check_text(body: &[u8]) -> Result<(), Unreadable> {
     Ok(())
 }
 
-/// The media type without parameters, in lower case; empty where none is named, which the API server takes for JSON.
+/// The media type without parameters, in lower case. Empty if there is none, which the API server treats as JSON.
 pub(super) fn essence(headers: &HeaderMap) -> Result<String, Unreadable> {
     let mut values = headers.get_all(header::CONTENT_TYPE).iter();
     let value = match (values.next(), values.next()) {
@@ -343,8 +345,8 @@ pub(super) fn essence(headers: &HeaderMap) -> Result<String, Unreadable> {
     Ok(value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase())
 }
 
-/// JSON, or where the type says so YAML that is not JSON. What is sent is what was read, so that no other reader gets another meaning
-/// out of it.
+/// Parses JSON, or YAML if the type says so and it is not JSON. What was read is sent, so that no other reader gets
+/// another meaning from it.
 pub(super) fn parse(media: &str, body: &[u8]) -> Result<Map<String, Value>, Unreadable> {
     match parse_strict_object(body) {
         Err(JsonError::Syntax) if media.ends_with("yaml") => {
@@ -355,7 +357,7 @@ pub(super) fn parse(media: &str, body: &[u8]) -> Result<Map<String, Value>, Unre
     }
 }
 
-/// Why a body is no JSON, and where. Errors of syntax repeat nothing of the text.
+/// The error for a body that is not JSON, with its place. Syntax errors repeat nothing of the text.
 fn in_json(error: JsonError, body: &[u8]) -> Unreadable {
     match serde_json::from_slice::<serde::de::IgnoredAny>(body) {
         Err(syntax) if error == JsonError::Syntax => Unreadable::Syntax(syntax),
@@ -363,19 +365,19 @@ fn in_json(error: JsonError, body: &[u8]) -> Unreadable {
     }
 }
 
-/// The spelling of what an operation of a JSON Patch names and brings.
+/// Checks the spelling of the names in an operation of a JSON Patch.
 fn check_operation(operation: &Value) -> Result<(), Unreadable> {
     patch::pointers(operation).try_for_each(check_pointer)?;
     operation.get("value").map_or(Ok(()), check_value)
 }
 
-/// A JSON Patch. Its operations may say a name twice as well, so each is read strictly, within an object.
+/// Parses a JSON Patch. Its operations may contain duplicate names too, so they are read strictly, within an object.
 pub(super) fn parse_operations(body: &[u8]) -> Result<Vec<Value>, Unreadable> {
     let wrapped = [br#"{"operations":"#, body, b"}"].concat();
     let mut read = parse_strict_object(&wrapped).map_err(|error| in_json(error, body))?;
     match read.remove("operations") {
         Some(Value::Array(operations)) if read.is_empty() => Ok(operations),
-        _ => Err(Unreadable::Malformed("the patch is no list of operations")),
+        _ => Err(Unreadable::Malformed("the patch is not a list of operations")),
     }
 }
 

@@ -1,22 +1,22 @@
-//! What Doorward knows of Tekton: what a request does to a run, and who caused it.
+//! Tekton: reads what a request does to a run, and records who caused it.
 //!
 //! | file | holds |
 //! |---|---|
-//! | `document` | the body of such a request, read strictly, once |
-//! | `fields` | how the fields that count are spelt, and where they stand |
-//! | `run` | what it says: what becomes of the run, which code it runs, and as whom |
-//! | `reference` | what Tekton runs by a reference |
-//! | `patch` | what a patch does |
-//! | `ownership` | that no run says another has made it |
-//! | `labels` | that no run says it came of another event, or is a part of another run |
-//! | `existing` | what is sent to a run that may be there |
-//! | `apply` | an apply, which makes a run or changes one that is there |
-//! | `claims` | what a merge patch says of what no patch changes |
-//! | `attribution` | the annotations that say who asked |
+//! | `document` | a strict parser for the body of such a request |
+//! | `fields` | the spelling and the places of the relevant fields |
+//! | `run` | the effect of the request: what it does to the run, which code it runs, and as whom |
+//! | `reference` | references to code that Tekton runs |
+//! | `patch` | the effect of a patch |
+//! | `ownership` | prevents a run from claiming that another run created it |
+//! | `labels` | prevents a run from claiming another event, or to be part of another run |
+//! | `existing` | adapts a body to the run that may exist already |
+//! | `apply` | server-side apply, which creates a run or changes an existing one |
+//! | `claims` | values in a merge patch that no patch may change |
+//! | `attribution` | the annotations with who requested a run |
 //! | `template` | objects whose annotations Tekton copies to runs |
-//! | `trigger` | the service account that makes the runs of a Trigger |
-//! | `dashboard` | what the Dashboard's own back end serves, and what of it is for whom |
-//! | `standing` | what in a cluster still carries static credentials |
+//! | `trigger` | the service account that creates the runs of a Trigger |
+//! | `dashboard` | the endpoints of the Dashboard's own back end, and who may use them |
+//! | `standing` | finds static credentials in a cluster |
 
 mod apply;
 mod attribution;
@@ -34,7 +34,8 @@ pub mod standing;
 pub mod template;
 mod trigger;
 
-/// Whether an API version, as that of an owner, is of the group `tekton.dev`, which is that of runs, tasks and pipelines.
+/// Whether an API version, such as that of an owner, is of the group `tekton.dev`, to which runs, tasks and pipelines
+/// belong.
 pub(crate) fn is_of_tekton_dev(version: &str) -> bool {
     version.starts_with("tekton.dev/")
 }

@@ -1,5 +1,5 @@
-//! References to code, by what Tekton runs for them. That is not all that they say: of what stands beside a name it takes no notice in
-//! most places, and the API server drops what its version of the API does not have.
+//! References to code, described by what Tekton runs for them. A reference may contain more: Tekton ignores most
+//! members beside a name, and the API server drops those that its version of the API does not have.
 
 use std::sync::Arc;
 
@@ -8,13 +8,13 @@ use url::form_urlencoded;
 
 use super::{document::Unreadable, is_of_tekton_dev, run::named};
 
-/// Where a reference stands, by which Tekton knows what it is to.
+/// The place of a reference, which determines what kind of object it refers to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     /// `taskRef` of a TaskRun.
     Task,
-    /// That of a task of a pipeline, and of a CustomRun. Both may be to what a custom controller runs: what has an `apiVersion` and a
-    /// `kind` (`IsCustomTask` in `taskref_types.go`).
+    /// `taskRef` of a task of a pipeline, or `customRef` of a CustomRun. Both may refer to something that a custom
+    /// controller runs, by an `apiVersion` and a `kind` (`IsCustomTask` in `taskref_types.go`).
     TaskOrCustom,
     /// `pipelineRef`, of a run and of a task of a pipeline.
     Pipeline,
@@ -23,7 +23,7 @@ pub(super) enum Place {
 }
 
 impl Place {
-    /// What a reference there is to, whatever it says.
+    /// The kind that a reference in this place refers to, whatever its `kind`.
     const fn kind(self) -> &'static str {
         match self {
             Self::Task | Self::TaskOrCustom => "Task",
@@ -33,10 +33,10 @@ impl Place {
     }
 }
 
-/// A kind that Tekton had before Pipelines 1.0 (tektoncd/pipeline#8601), which run the task of that name in the namespace.
+/// A kind from before Pipelines 1.0 (tektoncd/pipeline#8601), which runs the task of that name in the namespace.
 const CLUSTER_TASK: &str = "ClusterTask";
 
-/// What a request refers to: all that Tekton may run for it.
+/// Everything that Tekton may run for a reference.
 pub(super) fn read(reference: &Value, place: Place) -> Result<impl Iterator<Item = Arc<str>>, Unreadable> {
     check(reference, place)?;
     let described = match place {
@@ -49,12 +49,13 @@ pub(super) fn read(reference: &Value, place: Place) -> Result<impl Iterator<Item
     Ok([described].into_iter().chain(task))
 }
 
-/// The parameters that name a Secret to a resolver which comes with Tekton (`pkg/resolution/resolver` in tektoncd/pipeline). It uses that
-/// of the run's namespace, whoever asks, and shows it to whatever address the parameters beside it name.
+/// The parameters that name a Secret for a resolver that is part of Tekton (`pkg/resolution/resolver` in
+/// tektoncd/pipeline). The resolver uses the Secret in the run's namespace, whoever asks, and sends it to whatever
+/// address the other parameters name.
 const SECRETS: [(&str, &[&str]); 3] =
     [("bundles", &["secret"]), ("git", &["gitToken", "token"]), ("http", &["http-password-secret"])];
 
-/// Whether a reference names a Secret to its resolver.
+/// Whether a reference names a Secret for its resolver.
 pub(super) fn names_secret(reference: &Value) -> bool {
     let Some(resolver) = filled(reference, "resolver") else { return false };
     let params = named(reference.get("params"));
@@ -62,30 +63,30 @@ pub(super) fn names_secret(reference: &Value) -> bool {
     names.any(|name| params.get(*name).is_some_and(|value| !value.is_empty()))
 }
 
-/// The service account with whose Secrets a bundle is pulled, if the reference names one.
+/// The service account whose Secrets are used to pull a bundle, if the reference names one.
 pub(super) fn account(reference: &Value) -> Option<Arc<str>> {
     filled(reference, "resolver").filter(|resolver| *resolver == "bundles")?;
     named(reference.get("params")).remove("serviceAccount").filter(|name| !name.is_empty())
 }
 
-/// A member of a reference, if it says something.
+/// A member of a reference that is not empty.
 fn filled<'v>(reference: &'v Value, name: &str) -> Option<&'v str> {
     reference.get(name).and_then(Value::as_str).filter(|text| !text.is_empty())
 }
 
-/// Refuses a reference of which Tekton may make something else than a reader does.
+/// Refuses a reference that Tekton may interpret differently than a reader.
 ///
-/// One that says neither what it is to nor how that is found is found by the resolver that Tekton's own setting
-/// `default-resolver-type` names (`pipelinerun_defaults.go`), which no rule would know of. One that says both is: the resolver is
-/// given the name as an address (`enable-concise-resolver-syntax`), or a custom controller takes no notice of it. And one to some
-/// other kind is to the task, the pipeline or the StepAction of that name (`taskref.go`, `pipelineref.go`), and so is one to a bundle,
-/// but to versions that make one to the resolver `bundles` of it (`convertBundleToResolver`).
+/// Without a name and a resolver, Tekton uses the resolver in its setting `default-resolver-type`
+/// (`pipelinerun_defaults.go`), which no rule would know. With both, the resolver gets the name as an address
+/// (`enable-concise-resolver-syntax`), or a custom controller ignores the resolver. A reference to some other kind is a
+/// reference to the task, pipeline or StepAction of that name (`taskref.go`, `pipelineref.go`). So is one to a bundle,
+/// except in versions that turn it into a reference to the resolver `bundles` (`convertBundleToResolver`).
 fn check(reference: &Value, place: Place) -> Result<(), Unreadable> {
     let text = |name: &str| filled(reference, name);
     let (name, kind, version) = (text("name"), text("kind"), text("apiVersion"));
     let of_tekton = version.is_none_or(is_of_tekton_dev);
     let is_custom = place == Place::TaskOrCustom && version.is_some() && kind.is_some();
-    // Other controllers than Tekton's may need no name.
+    // Controllers other than Tekton's may need no name.
     let says_what = name.is_some() || (is_custom && !of_tekton);
     match (says_what, text("resolver").is_some()) {
         (true, true) => return Err(Unreadable::NamedTwice),
@@ -97,7 +98,7 @@ fn check(reference: &Value, place: Place) -> Result<(), Unreadable> {
     let other_kind = kind.filter(|&kind| !is_taken(kind)).map(|kind| ("kind", kind));
     let other_group = version.filter(|_| !of_tekton && !is_custom).map(|version| ("apiVersion", version));
     match other_kind.or(other_group) {
-        // It would be of a custom controller, which takes no notice of the resolver.
+        // It would be for a custom controller, which ignores the resolver.
         Some(_) if is_custom => Err(Unreadable::NamedTwice),
         Some((field, came)) => Err(Unreadable::Ignored { field, came: came.to_owned(), kind: own }),
         None if text("bundle").is_some() => Err(Unreadable::Bundle),
@@ -105,7 +106,7 @@ fn check(reference: &Value, place: Place) -> Result<(), Unreadable> {
     }
 }
 
-/// A reference of a step, which is to a StepAction where it names no resolver.
+/// Describes the reference of a step, which is to a StepAction unless it names a resolver.
 fn describe_action(reference: &Value) -> Arc<str> {
     let described = describe(reference);
     match filled(reference, "resolver") {
@@ -114,25 +115,26 @@ fn describe_action(reference: &Value) -> Arc<str> {
     }
 }
 
-/// A reference to what a custom controller runs.
+/// Describes a reference to something that a custom controller runs; `None` if it is to a task or pipeline.
 fn describe_custom(reference: &Value) -> Option<Arc<str>> {
     let text = |name: &str| filled(reference, name);
     let (version, kind, name) = (text("apiVersion")?, text("kind")?, text("name").unwrap_or_default());
     match (is_of_tekton_dev(version), kind) {
-        // There are controllers that run pipelines within pipelines.
+        // Some controllers run pipelines within pipelines.
         (true, "Task" | "Pipeline") => None,
         (true, _) => Some(format!("tekton.dev/{kind}/{name}").into()),
         (false, _) => Some(format!("{version}/{kind}/{name}").into()),
     }
 }
 
-/// The reference of a TaskRun or a PipelineRun as text that no two references share. A run that Doorward did not see may have one that it
-/// refuses: by a name Tekton runs what is called so, whatever stands beside it. A name beside a resolver stands first, so that it is none of
-/// what a prefix says of parameters.
+/// Describes the reference of a TaskRun or a PipelineRun as a text that is unique to it. A run that bypassed Doorward
+/// may have a reference that Doorward would refuse: for a name, Tekton runs what has that name, whatever else is in the
+/// reference. A name beside a resolver comes first in the text, so that a prefix that a rule has for parameters cannot
+/// match it.
 pub(crate) fn describe(reference: &Value) -> Arc<str> {
     let name = filled(reference, "name").unwrap_or_default();
     if let Some(resolver) = filled(reference, "resolver") {
-        // No parameter begins with `#`, which is encoded in it.
+        // `#` is encoded in parameters, so none begins with it.
         let name = (!name.is_empty()).then(|| form_urlencoded::byte_serialize(name.as_bytes()).collect::<String>());
         let asked = name.map_or_else(|| resolver.to_owned(), |name| format!("{resolver}?#{name}"));
         let params = named(reference.get("params"));
@@ -197,7 +199,7 @@ mod tests {
             }
         }
         let said = Unreadable::Bundle.to_string();
-        assert!(said.contains("by its version"), "some versions make a resolver of it: {said}");
+        assert!(said.contains("depending on its version"), "some versions make a resolver of it: {said}");
     }
 
     /// As `tkn`, the Dashboard and the API server itself write them, which says `kind: Task` of what says nothing.

@@ -1,4 +1,4 @@
-//! What a request says of a run.
+//! What a request does to a run.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -14,34 +14,34 @@ use crate::kubernetes::Attributes;
 pub use crate::config::raw::RunIntent as Intent;
 
 impl Intent {
-    /// Whether a run may come of it, so that what the body says of the run is what will run.
+    /// Whether the request may create a run, so that the body is the run that will be executed.
     pub const fn makes_a_run(self) -> bool {
         matches!(self, Self::Create | Self::Apply)
     }
 
-    /// Whether the request brings nothing to the run but its status.
+    /// Whether the request changes nothing but the status of the run.
     pub const fn is_status(self) -> bool {
         matches!(self, Self::Cancel | Self::Pause | Self::Start)
     }
 
-    /// What a value of `spec.status` asks for (`pipelinerun_types.go`, `taskrun_types.go`, `customrun_types.go`).
+    /// The intent of a value of `spec.status` (`pipelinerun_types.go`, `taskrun_types.go`, `customrun_types.go`).
     pub(super) fn of_status(status: Option<&str>) -> Self {
         match status {
             None | Some("") => Self::Start,
             Some("Cancelled" | "CancelledRunFinally" | "StoppedRunFinally" | "TaskRunCancelled" | "RunCancelled") => {
                 Self::Cancel
             }
-            // Of a TaskRun from Pipelines 1.11 on (tektoncd/pipeline#9464).
+            // For TaskRuns since Pipelines 1.11 (tektoncd/pipeline#9464).
             Some("PipelineRunPending" | "TaskRunPending") => Self::Pause,
             Some(_) => Self::Change,
         }
     }
 }
 
-/// What `spec.managedBy` is of a run that Tekton runs itself (`pipelinerun_types.go`).
+/// The `spec.managedBy` of a run that Tekton executes itself (`pipelinerun_types.go`).
 const TEKTON: &str = "tekton.dev/pipeline";
 
-/// What kind of run a request is about.
+/// The kind of run that a request is about.
 #[expect(clippy::enum_variant_names, reason = "what Tekton calls them")]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum RunKind {
@@ -59,7 +59,7 @@ impl RunKind {
         }
     }
 
-    /// By the resource of a request, or by that of which it names a sub-resource; none for other resources.
+    /// The kind for the resource of a request, with or without a subresource; `None` for other resources.
     pub fn of(attributes: &Attributes) -> Option<Self> {
         if attributes.api_group != "tekton.dev" {
             return None;
@@ -67,7 +67,7 @@ impl RunKind {
         match attributes.resource.as_str() {
             "pipelineruns" => Some(Self::PipelineRun),
             "taskruns" => Some(Self::TaskRun),
-            // `runs` is what they were called in v1alpha1.
+            // `runs` is their name in v1alpha1.
             "customruns" | "runs" => Some(Self::CustomRun),
             _ => None,
         }
@@ -81,27 +81,28 @@ pub struct RunType<'a> {
     pub version: &'a str,
 }
 
-/// What a request says of a run: everything that selects the code that runs and the identity that it runs as. Of a
-/// request that makes no run only `intent` says something.
+/// What a request says about a run: everything that selects the code to run and the identity to run it as. If the
+/// request creates no run, only `intent` and `statuses` are set.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Run {
     pub intent: Intent,
-    /// What else becomes of its status, where the request changes or makes more than that.
+    /// Further changes of its status, if the request does more than change the status.
     pub statuses: Vec<Intent>,
-    /// Everything that is run by reference: the name of a pipeline or task of the namespace, `RESOLVER?name=value&…` with
-    /// the parameters of a resolver sorted by name and encoded as in a query, `GROUP/VERSION/KIND/NAME` of what custom
-    /// controllers run, `tekton.dev/StepAction/NAME` of the steps that the request brings, `tekton.dev/ClusterTask/NAME` beside the
-    /// name itself of what says that it is one, or `managedBy/NAME` where another controller than Tekton's is to run it.
+    /// Everything that is run by reference. The forms are: the name of a pipeline or task in the namespace;
+    /// `RESOLVER?name=value&…`, with the parameters of a resolver sorted by name and encoded as in a query;
+    /// `GROUP/VERSION/KIND/NAME` for custom controllers; `tekton.dev/StepAction/NAME` for steps in the request;
+    /// `tekton.dev/ClusterTask/NAME`, in addition to the name itself, for a reference of that kind; and
+    /// `managedBy/NAME` if a controller other than Tekton's is to execute the run.
     pub references: Vec<Arc<str>>,
-    /// Whether the request brings the code itself (`pipelineSpec`, `taskSpec`, `customSpec`).
+    /// Whether the request contains the code itself (`pipelineSpec`, `taskSpec`, `customSpec`).
     pub inline: bool,
-    /// All service accounts that the run or a part of it uses, or a resolver for it. That which Tekton gives where none is named is among
-    /// them.
+    /// All service accounts that the run, a part of it or a resolver for it uses, including the one that Tekton uses by
+    /// default.
     pub service_accounts: Vec<Arc<str>>,
-    /// Whether it says how pods are made (`podTemplate`): volumes, node, security context.
+    /// Whether it configures pods (`podTemplate`): volumes, node, security context.
     pub pod_template: bool,
-    /// Whether a workspace, a pod template, or the code that the request brings, binds a Secret, a credential of the service account or a
-    /// volume of a driver, or a reference names a Secret to its resolver.
+    /// Whether a workspace, a pod template or code in the request binds a Secret, a credential of the service account
+    /// or a volume of a driver, or a reference names a Secret for its resolver.
     pub binds_secrets: bool,
     /// The parameters of the run; lists and objects as JSON.
     pub params: BTreeMap<Arc<str>, Arc<str>>,
@@ -109,7 +110,7 @@ pub struct Run {
 }
 
 impl Run {
-    /// A request that does no more than `intent` says.
+    /// A request with an intent and nothing else.
     pub(crate) fn only(intent: Intent) -> Self {
         Self {
             intent,
@@ -124,13 +125,13 @@ impl Run {
         }
     }
 
-    /// Keeps of parameters and labels those that are wanted.
+    /// Keeps only the wanted parameters and labels.
     pub(crate) fn keep(&mut self, wanted: impl Fn(&str) -> bool) {
         self.params.retain(|name, _| wanted(name));
         self.labels.retain(|name, _| wanted(name));
     }
 
-    /// Reads the object of a request that may make a run, which is `default_account` where it names none.
+    /// Reads the object of a request that may create a run. The run uses `default_account` if it names none.
     pub(crate) fn read(
         kind: RunKind,
         intent: Intent,
@@ -176,13 +177,13 @@ impl Run {
         Ok(run)
     }
 
-    /// Whether the object of a run leaves it to Tekton which service account it has as a whole.
+    /// Whether the object of a run leaves its service account to Tekton.
     pub(super) fn leaves_account(kind: RunKind, object: &Map<String, Value>) -> bool {
         let spec = object.get("spec").and_then(Value::as_object);
         spec.is_none_or(|spec| wholes(kind, spec).all(|part| accounts(part).next().is_none()))
     }
 
-    /// What is run: by reference, or brought along. What is brought along refers to more.
+    /// Reads the code to run, by reference or inline. Inline code contains further references.
     fn code(
         &mut self,
         spec: &Map<String, Value>,
@@ -208,7 +209,7 @@ impl Run {
         Ok(())
     }
 
-    /// What runs by a reference, and by what it is fetched.
+    /// Reads a reference, and what is used to fetch it.
     fn refer(&mut self, reference: &Value, place: Place) -> Result<(), Unreadable> {
         self.references.extend(reference::read(reference, place)?);
         self.binds_secrets |= reference::names_secret(reference);
@@ -216,14 +217,14 @@ impl Run {
         Ok(())
     }
 
-    /// As whom and in which pods something runs.
+    /// Reads the service accounts and pod templates.
     fn identity(&mut self, part: &Map<String, Value>) {
         self.service_accounts.extend(accounts(part).map(Arc::from));
         let templates = ["podTemplate", "taskPodTemplate"].into_iter().filter_map(|name| part.get(name));
         for template in templates.filter(|template| !template.is_null()) {
             self.pod_template = true;
             let volumes = template.get("volumes").and_then(Value::as_array);
-            // Tekton gives each container what a template has under `env`.
+            // Tekton adds the `env` of a template to each container.
             self.binds_secrets |= reads_secret(template) || volumes.into_iter().flatten().any(binds_secret);
             let pulls_with = template.get("imagePullSecrets").and_then(Value::as_array);
             self.binds_secrets |= pulls_with.is_some_and(|names| !names.is_empty());
@@ -231,7 +232,7 @@ impl Run {
     }
 }
 
-/// The parts that say as whom the whole of a run runs: those of v1, and of v1beta1.
+/// The parts with the identity of the whole run, in v1 and in v1beta1.
 fn wholes(kind: RunKind, spec: &Map<String, Value>) -> impl Iterator<Item = &Map<String, Value>> {
     let template = if kind == RunKind::PipelineRun { spec.get("taskRunTemplate") } else { None };
     template.and_then(Value::as_object).into_iter().chain([spec])
@@ -248,7 +249,7 @@ fn binds_secret(volume: &Value) -> bool {
     let has = |value: &Value, names: &[&str]| names.iter().any(|name| is_set(value.get(name)));
     let sources = volume.get("projected").and_then(|projected| projected.get("sources")?.as_array());
     let projects = |source: &Value| has(source, &["secret", "serviceAccountToken", "podCertificate"]);
-    // Volumes of many kinds are mounted with a Secret: `secret`, and others such as `azureFile`, `iscsi` and `cephfs`.
+    // Many kinds of volumes refer to a Secret: `secret`, and others such as `azureFile`, `iscsi` and `cephfs`.
     let mut kinds = volume.as_object().into_iter().flat_map(Map::values);
     has(volume, &["csi", "flexVolume"])
         || sources.into_iter().flatten().any(projects)
@@ -259,14 +260,14 @@ fn is_set(value: Option<&Value>) -> bool {
     value.is_some_and(|value| !value.is_null())
 }
 
-/// Whether a container has a Secret among its variables.
+/// Whether a container has a variable from a Secret.
 fn reads_secret(container: &Value) -> bool {
     let list = |name: &str| container.get(name).and_then(Value::as_array).into_iter().flatten();
     list("env").any(|variable| is_set(variable.get("valueFrom").and_then(|source| source.get("secretKeyRef"))))
         || list("envFrom").any(|source| is_set(source.get("secretRef")))
 }
 
-/// A list of `{name, value}`, by name. No name stands there twice: such a body is refused.
+/// Reads a list of `{name, value}` into a map. Names are unique, as a body with a repeated name is refused.
 pub(super) fn named(list: Option<&Value>) -> BTreeMap<Arc<str>, Arc<str>> {
     let entries = list.and_then(Value::as_array).into_iter().flatten();
     let pairs = entries.filter_map(|entry| Some((entry.get("name")?.as_str()?, text(entry.get("value")?))));

@@ -1,5 +1,5 @@
-//! What in a cluster still carries credentials that stand: tokens and passwords in Secrets, and in the open, which outlive the run that
-//! uses them and say nothing of who caused it. It names where each is and never holds what it is.
+//! Finds static credentials in a cluster: tokens and passwords in Secrets or in plain text, which outlive the run that
+//! uses them and do not identify who caused it. Findings contain the place of a credential, never its value.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -11,27 +11,27 @@ use crate::kubernetes::{
     listed::{List, Metadata},
 };
 
-/// One place where a credential stands.
+/// A place with a static credential.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Standing {
     pub object: Named,
-    /// Where in the object, such as `spec.workspaces[0].secret`.
+    /// The place in the object, such as `spec.workspaces[0].secret`.
     pub at: String,
     pub sort: Sort,
-    /// The Secret, by name, in the namespace of the object; `None` where the object is the Secret, where the credential stands in the
-    /// open, and where its name would come from a text that could be anything.
+    /// The name of the Secret in the namespace of the object. `None` if the object is the Secret, if the credential is
+    /// in plain text, or if its name would come from arbitrary text.
     pub secret: Option<String>,
 }
 
-/// What kind of credential stands there, which says what can take its place.
+/// The kind of a static credential, which determines what can replace it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Sort {
-    /// A Secret of a service account, which Tekton gives to each task that runs as it.
+    /// A Secret of a service account, which every task that runs as it gets from Tekton.
     Account,
-    /// A Secret with which images are pulled.
+    /// A Secret for pulling images.
     ImagePull,
-    /// A token of a service account that never ends.
+    /// A token of a service account without expiry.
     EndlessToken,
     /// A Secret that Tekton uses at a Git host or a registry.
     Annotated,
@@ -39,58 +39,58 @@ pub enum Sort {
     Task,
     /// A Secret with which a resolver fetches pipelines and tasks.
     Resolver,
-    /// The secret of a webhook, which an interceptor compares.
+    /// The secret of a webhook, which an interceptor verifies.
     Webhook,
-    /// A token with which an interceptor asks a Git host.
+    /// A token with which an interceptor calls a Git host.
     HostToken,
-    /// In the open: a parameter or a variable that is called like a credential and has a value.
+    /// Plain text: a parameter or a variable that is named like a credential and has a value.
     Literal,
 }
 
 impl Sort {
-    /// What it is, in a few words.
+    /// A short description.
     pub const fn what(self) -> &'static str {
         match self {
             Self::Account => "each task with this service account gets the Secret",
             Self::ImagePull => "images are pulled with the Secret",
-            Self::EndlessToken => "a token of a service account that never ends",
+            Self::EndlessToken => "a token of a service account without expiry",
             Self::Annotated => "Tekton uses the Secret at a Git host or a registry",
             Self::Task => "a task gets the Secret",
             Self::Resolver => "a resolver uses a Secret",
-            Self::Webhook => "an interceptor compares a webhook with the Secret",
+            Self::Webhook => "an interceptor verifies a webhook with the Secret",
             Self::HostToken => "an interceptor uses the token at a Git host",
-            Self::Literal => "it is called like a credential and its value stands in the open",
+            Self::Literal => "it is named like a credential and its value is in plain text",
         }
     }
 
-    /// What takes its place.
+    /// What can replace it.
     pub const fn cure(self) -> &'static str {
         match self {
             Self::Account | Self::Annotated | Self::Task => {
-                "have the step exchange its pod's token for a short-lived one (`doorward token`, docs/workload-identity.md), then \
+                "let the step exchange its pod's token for a short-lived one (`doorward token`, docs/workload-identity.md), then \
                  delete the Secret"
             }
             Self::ImagePull => {
-                "let nodes pull by their own identity (a credential provider of the kubelet), or narrow the Secret to pulling from \
+                "let nodes pull with their own identity (a credential provider of the kubelet), or limit the Secret to pulling from \
                  one repository"
             }
             Self::EndlessToken => {
-                "delete the Secret, which ends the token; whoever needs one asks for it by TokenRequest, or has a projected volume"
+                "delete the Secret, which ends the token; use TokenRequest or a projected volume instead"
             }
             Self::Resolver => {
                 "fetch from a place that needs no credential within the cluster, such as a bundle in a registry that nodes may read, \
-                 or narrow the token to reading that repository"
+                 or limit the token to reading that repository"
             }
             Self::Webhook => {
-                "let Doorward check the signature (`webhooks`, docs/webhooks.md) and the EventListener ask the interceptor \
+                "let Doorward verify the signature (`webhooks`, docs/webhooks.md) and the EventListener call the interceptor \
                  `doorward`, then delete the Secret in the namespace"
             }
             Self::HostToken => {
-                "let rules of Doorward look at the event, branch, fork and sender of the verified delivery \
+                "let Doorward's rules decide by the event, branch, fork and sender of the verified delivery \
                  (docs/webhooks.md) instead of asking the Git host"
             }
             Self::Literal => {
-                "take the value out and end it at its issuer, as everybody who may read runs has seen it; then have the step exchange \
+                "remove the value and revoke it at its issuer, as everybody who may read runs has seen it; then let the step exchange \
                  its pod's token (`doorward token`, docs/workload-identity.md)"
             }
         }
@@ -98,7 +98,7 @@ impl Sort {
 }
 
 impl fmt::Display for Standing {
-    /// One line without the cure. It is fit for a terminal.
+    /// Writes one line without the remedy, escaped for a terminal.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let line = format!("{} at {}: {}", self.object, self.at, self.sort.what());
         write!(f, "{}", line.escape_debug())?;
@@ -109,16 +109,18 @@ impl fmt::Display for Standing {
     }
 }
 
-/// Looks for them in a `v1` `List` in JSON, as `kubectl get serviceaccounts,secrets,eventlisteners,triggers.triggers.tekton.dev,
-/// triggertemplates,triggerbindings,pipelines,tasks,pipelineruns,taskruns -A -o json` writes it, with any of these kinds and others
-/// mixed; others are passed over. Of Secrets neither data nor the values of annotations are kept. The answer is sorted.
+/// Finds static credentials in a `v1` `List` in JSON, as
+/// `kubectl get serviceaccounts,secrets,eventlisteners,triggers.triggers.tekton.dev,
+/// triggertemplates,triggerbindings,pipelines,tasks,pipelineruns,taskruns -A -o
+/// json` writes it. The kinds may be mixed; others are
+/// ignored. Neither the data of Secrets nor the values of their annotations are kept. The result is sorted.
 ///
-/// What a credential is called tells which parameters and variables count ([`Sort::Literal`]), so that one under another name is not
-/// found, and one that only sounds like a credential is.
+/// Parameters and variables count by their names ([`Sort::Literal`]), so a credential under another name is not found,
+/// and a value that is only named like a credential is.
 ///
 /// # Errors
 ///
-/// If it is no such list.
+/// If it is not such a list.
 pub fn standing_credentials(list: &[u8]) -> serde_json::Result<Vec<Standing>> {
     let List::<Item> { items } = serde_json::from_slice(list)?;
     let mut found = Vec::new();
@@ -144,7 +146,7 @@ pub fn standing_credentials(list: &[u8]) -> serde_json::Result<Vec<Standing>> {
     Ok(found)
 }
 
-/// Kinds of Tekton that say what runs.
+/// The Tekton kinds that describe what runs.
 const KINDS: [&str; 12] = [
     "ClusterTask",
     "ClusterTriggerBinding",
@@ -160,10 +162,11 @@ const KINDS: [&str; 12] = [
     "TriggerTemplate",
 ];
 
-/// A pipeline within a run within a template has some 25 levels.
+/// The maximum depth. A pipeline within a run within a template has about 25 levels.
 const MAX_DEPTH: usize = 64;
 
-/// What is read of an object. Members that other kinds have in other shapes are read whatever they are; `data` is not.
+/// The members of an object that are read. Members that other kinds have in another shape are read as any value; `data`
+/// is not read.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Item {
@@ -192,7 +195,7 @@ impl Search<'_> {
         self.found.push(Standing { object, at: at.to_owned(), sort, secret });
     }
 
-    /// A list of `{name}`.
+    /// Adds the Secrets of a list of `{name}`.
     fn references(&mut self, list: &Value, at: &str, sort: Sort) {
         for (index, reference) in list.as_array().into_iter().flatten().enumerate() {
             self.add(&format!("{at}[{index}]"), sort, text(reference, "name"));
@@ -217,7 +220,7 @@ impl Search<'_> {
     }
 
     fn walk(&mut self, value: &Value, at: &str, depth: usize) {
-        // Deeper than Tekton reads. serde_json gives up at 128.
+        // Deeper than Tekton reads. serde_json stops at 128.
         let Some(depth) = depth.checked_sub(1) else { return };
         match value {
             Value::Array(all) => {
@@ -225,7 +228,7 @@ impl Search<'_> {
                     self.walk(value, &format!("{at}[{index}]"), depth);
                 }
             }
-            // The certificate that an EventListener itself has is nobody's credential elsewhere.
+            // An EventListener's own certificate is not a credential for anything else.
             Value::Object(members) if self.is_own_certificate(members) => {}
             Value::Object(members) => {
                 let is_resolved = members.get("resolver").is_some_and(Value::is_string);
@@ -254,9 +257,9 @@ impl Search<'_> {
         self.walk(value, at, depth);
     }
 
-    /// Parameters and variables: `{name, value}`, or `{name, default}` where they are declared.
+    /// Searches parameters and variables: `{name, value}`, or `{name, default}` in declarations.
     fn literals(&mut self, list: &Value, at: &str, is_resolved: bool) {
-        // A resolver is told the name of a Secret by parameters that are called like one.
+        // A resolver gets the name of a Secret in a parameter that is named like a credential.
         let sort = if is_resolved { Sort::Resolver } else { Sort::Literal };
         for (index, one) in list.as_array().into_iter().flatten().enumerate() {
             let name = text(one, "name").unwrap_or_default();
@@ -272,10 +275,10 @@ impl Search<'_> {
         }
     }
 
-    /// A parameter of the type `object`.
+    /// Searches a parameter of the type `object`.
     fn literal_members(&mut self, members: &Map<String, Value>, at: &str) {
         for (key, value) in members.iter().filter(|(key, value)| names_a_credential(key) && holds_a_text(value)) {
-            // `{secretName, secretKey}` of an interceptor.
+            // `{secretName, secretKey}` for an interceptor.
             if key != "secretName" && key != "secretKey" && value.is_string() {
                 self.add(&format!("{at}.{key}"), Sort::Literal, None);
             }
@@ -287,7 +290,7 @@ fn text<'a>(value: &'a Value, key: &str) -> Option<&'a str> {
     value.get(key)?.as_str()
 }
 
-/// The Secret that a member refers to: by `name` under the keys that Kubernetes uses for it, by `secretName` under any.
+/// The Secret that a member refers to: by `name` under the keys that Kubernetes uses, or by `secretName` under any key.
 fn secret_named<'a>(key: &str, value: &'a Value) -> Option<&'a str> {
     let by_name = || match key {
         "secretKeyRef" | "secretRef" | "nodePublishSecretRef" | "secret" => text(value, "name"),
@@ -296,7 +299,7 @@ fn secret_named<'a>(key: &str, value: &'a Value) -> Option<&'a str> {
     text(value, "secretName").or_else(by_name)
 }
 
-/// Whether something is called like a credential, and not like the place, the name or the length of one.
+/// Whether a name is that of a credential, and not of its location, name or length.
 fn names_a_credential(name: &str) -> bool {
     const CREDENTIALS: [&str; 9] =
         ["token", "password", "passwd", "secret", "apikey", "accesskey", "privatekey", "credential", "passphrase"];
@@ -309,7 +312,7 @@ fn names_a_credential(name: &str) -> bool {
         && !OTHERS.iter().any(|other| plain.ends_with(other))
 }
 
-/// Whether there is a text in it that is neither a reference, which Tekton replaces, nor a yes or no.
+/// Whether a value contains a text that is neither a reference, which Tekton replaces, nor a boolean.
 fn holds_a_text(value: &Value) -> bool {
     match value {
         Value::String(text) => !matches!(text.trim(), "" | "true" | "false") && !text.contains("$("),

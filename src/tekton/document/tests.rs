@@ -69,8 +69,13 @@ fn malformed_json_is_told_as_such_and_repeats_nothing_of_the_body() {
         ),
         ("patch", "application/json-patch+json", r#"[{"op":"test"}"#, "is not valid JSON"),
         ("create", "application/json", r#"{"spec":{},"spec":{}}"#, "has a member twice"),
-        ("create", "application/yaml", "kind: [PipelineRun", "is no YAML"),
-        ("patch", "application/apply-patch+yaml", "{kind: PipelineRun, kind: TaskRun}", "is no YAML"),
+        ("create", "application/yaml", "kind: [PipelineRun", "is not valid, unambiguous YAML"),
+        (
+            "patch",
+            "application/apply-patch+yaml",
+            "{kind: PipelineRun, kind: TaskRun}",
+            "is not valid, unambiguous YAML",
+        ),
     ] {
         let refused = Rejection::from(read(verb, media, body).unwrap_err());
         assert_eq!(refused.reason(), Reason::BadRequest, "{media} {body}");
@@ -217,7 +222,7 @@ fn accounts_and_templates_of_another_version_are_refused() {
     ] {
         assert!(of(kind, good, spec.clone()).is_ok(), "{good} {spec}");
         let refused = of(kind, bad, spec.clone()).unwrap_err().to_string();
-        assert!(refused.contains("is no field of a PipelineRun") && refused.contains(bad), "{refused}");
+        assert!(refused.contains("is not a field of a PipelineRun") && refused.contains(bad), "{refused}");
     }
     assert!(of(RunKind::TaskRun, "v1", json!({"taskRunTemplate": {}})).is_err());
     assert!(of(RunKind::TaskRun, "v1", json!({"serviceAccountName": "a", "podTemplate": {}})).is_ok());
@@ -228,7 +233,12 @@ fn what_is_read_in_two_ways_is_refused() {
     let (json, merge, patch) = ("application/json", "application/merge-patch+json", "application/json-patch+json");
     for (verb, media, body, why) in [
         ("create", json, r#"{"spec":{"serviceAccountName":"a","serviceAccountName":"b"}}"#, "has a member twice"),
-        ("create", "application/yaml", "spec: {serviceAccountName: a, serviceAccountName: b}", "is no YAML"),
+        (
+            "create",
+            "application/yaml",
+            "spec: {serviceAccountName: a, serviceAccountName: b}",
+            "is not valid, unambiguous YAML",
+        ),
         ("create", json, r#"{"spec":{"ServiceAccountName":"a"}}"#, "the field `ServiceAccountName`"),
         ("create", json, r#"{"spec":{"\u017ferviceAccountName":"a"}}"#, "the field `\u{17f}erviceAccountName`"),
         ("create", json, r#"{"spec":{"taskRunSpecs":[{"PodTemplate":{}}]}}"#, "the field `PodTemplate`"),
@@ -245,21 +255,21 @@ fn what_is_read_in_two_ways_is_refused() {
         ("patch", patch, r#"[{"op":"move","from":"/spec/Params/0","path":"/spec/params/1"}]"#, "the field `Params`"),
         ("create", json, r#"{"kind":"TaskRun"}"#, "the body is a TaskRun"),
         ("create", json, r#"{"kind":"Run"}"#, "the body is a Run"),
-        ("create", json, r#"{"spec":[]}"#, "`spec` is no object"),
-        ("create", json, r#"{"metadata":null}"#, "`metadata` is no object"),
-        ("create", json, r#"{"metadata":{"annotations":"x"}}"#, "`metadata.annotations` is no object"),
-        ("create", json, r#"{"metadata":{"labels":"x"}}"#, "`metadata.labels` is no object"),
-        ("create", json, r#"{"metadata":{"labels":[]}}"#, "`metadata.labels` is no object"),
+        ("create", json, r#"{"spec":[]}"#, "`spec` is not an object"),
+        ("create", json, r#"{"metadata":null}"#, "`metadata` is not an object"),
+        ("create", json, r#"{"metadata":{"annotations":"x"}}"#, "`metadata.annotations` is not an object"),
+        ("create", json, r#"{"metadata":{"labels":"x"}}"#, "`metadata.labels` is not an object"),
+        ("create", json, r#"{"metadata":{"labels":[]}}"#, "`metadata.labels` is not an object"),
         ("create", json, "[]", "is not a JSON object"),
         ("create", json, "", "is not valid JSON"),
-        ("patch", "application/json-patch+json", r#"[],"x":1"#, "is no list of operations"),
+        ("patch", "application/json-patch+json", r#"[],"x":1"#, "is not a list of operations"),
         (
             "patch",
             "application/json-patch+json",
             r#"[{"op":"add","op":"remove","path":"/spec/status"}]"#,
             "has a member twice",
         ),
-        ("patch", "application/json-patch+json", "{}", "is no list of operations"),
+        ("patch", "application/json-patch+json", "{}", "is not a list of operations"),
         ("patch", json, "{}", "of type `application/json` cannot be read"),
         ("create", "application/cbor", "{}", "of type `application/cbor` cannot be read"),
         ("update", json, "{}", "cannot be replaced"),

@@ -192,7 +192,7 @@ async fn the_interceptor_lets_go_on_what_came_through_doorward_and_nothing_else(
         assert_eq!(fixture.doorward.records(count, is_its).await.len(), count, "{reason}");
     }
     let stopped = fixture.doorward.wait_for_log("a trigger was stopped").await;
-    assert_eq!(stopped["why"], "the request has no assertion, so it came past Doorward");
+    assert_eq!(stopped["why"], "the request has no assertion, so it bypassed Doorward");
     assert!(fixture.doorward.metrics().await.contains("doorward_interceptor_stopped_total 10\n"));
     let named = changed(|question| {
         question["interceptor_params"] = json!({"event_listener": "ci/build"});
