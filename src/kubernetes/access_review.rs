@@ -1,5 +1,6 @@
-//! SelfSubjectAccessReview and SelfSubjectRulesReview (`authorization.k8s.io/v1`): what somebody may do at an API server, asked as
-//! that person. Every authenticated user may ask it of oneself, so that Doorward needs no right but to impersonate.
+//! SelfSubjectAccessReview and SelfSubjectRulesReview (`authorization.k8s.io/v1`): what a principal may do at an API
+//! server, asked under their identity. Every authenticated user may ask this about themselves, so Doorward needs no
+//! right but to impersonate.
 
 use std::{borrow::Cow, fmt, sync::Arc};
 
@@ -23,16 +24,16 @@ use crate::{
 pub const PATH: &str = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews";
 const RULES: &str = "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews";
 
-/// An answer has some 500 bytes, and the reason that an authorizer gives.
+/// The largest answer. One has about 500 bytes, plus the authorizer's reason.
 const MAX_ANSWER: usize = 64 << 10;
 
-/// Some 200 bytes for each rule.
+/// The largest list of rules, with about 200 bytes each.
 const MAX_RULES: usize = 4 << 20;
 
-/// Questions at once.
+/// The maximum number of concurrent reviews.
 const AT_ONCE: usize = 8;
 
-/// What is asked for.
+/// The access that a review asks about.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct Access {
     pub verb: Cow<'static, str>,
@@ -40,22 +41,22 @@ pub struct Access {
     pub group: Cow<'static, str>,
     pub resource: Cow<'static, str>,
     pub subresource: Cow<'static, str>,
-    /// `""`: all namespaces, or none for what is in no namespace.
+    /// `""`: all namespaces, or a cluster-scoped resource.
     pub namespace: Arc<str>,
     /// `""`: any.
     pub name: Arc<str>,
-    /// An address that is no resource, such as `/version`. `""`: it is a resource.
+    /// The URL of something that is not a resource, such as `/version`. `""` for a resource.
     pub url: Cow<'static, str>,
 }
 
 impl Access {
-    /// To anything in a namespace; the rest is for the caller to name.
+    /// Access to anything in a namespace; the caller sets the rest.
     pub fn new(verb: impl Into<Cow<'static, str>>, namespace: Arc<str>) -> Self {
         let (group, resource, subresource) = ("".into(), "".into(), "".into());
         Self { verb: verb.into(), group, resource, subresource, namespace, name: "".into(), url: "".into() }
     }
 
-    /// To an address that is no resource.
+    /// Access to a URL that is not a resource.
     pub fn to_url(verb: impl Into<Cow<'static, str>>, url: impl Into<Cow<'static, str>>) -> Self {
         Self { url: url.into(), ..Self::new(verb, "".into()) }
     }
@@ -91,17 +92,18 @@ impl fmt::Display for Access {
     }
 }
 
-/// Asks an API server as one principal, or as Doorward itself.
+/// Asks an API server under the identity of one principal, or of Doorward itself.
 #[derive(Debug)]
 pub struct AccessReviewer {
     pools: Pools,
     server: Arc<Upstream>,
-    /// The identity, and our id of the request that made us ask.
+    /// The identity headers, and the id of the request that causes the review.
     headers: HeaderMap,
 }
 
 impl AccessReviewer {
-    /// `groups` are those that grants gave; `request_id` is the audit id of the questions too.
+    /// Creates a reviewer for a principal. `groups` are those from grants; `request_id` is also the audit id of the
+    /// reviews.
     pub fn new(
         pools: &Pools,
         server: &Arc<Upstream>,
@@ -118,7 +120,7 @@ impl AccessReviewer {
         Ok(reviewer)
     }
 
-    /// Asks as Doorward itself.
+    /// Creates a reviewer for Doorward itself.
     pub fn own(pools: &Pools, server: &Arc<Upstream>) -> Self {
         let mut headers = HeaderMap::new();
         headers.insert(header::ACCEPT, HeaderValue::from_static("application/json"));
@@ -126,14 +128,14 @@ impl AccessReviewer {
         Self { pools: pools.clone(), server: Arc::clone(server), headers }
     }
 
-    /// Whether the API server would allow it.
+    /// Whether the API server would allow an access.
     pub async fn may(&self, access: &Access) -> Result<bool, Rejection> {
         let answer = self.ask(PATH, review(access), MAX_ANSWER).await?;
         is_allowed(&answer).map_err(|error| failed(format!("its answer cannot be read: {error}")))
     }
 
-    /// What the API server lists as allowed in a namespace and everywhere (`SelfSubjectRulesReview`). Not all authorizers can list
-    /// what they allow.
+    /// The rules that the API server lists as allowed in a namespace and everywhere (`SelfSubjectRulesReview`). Not all
+    /// authorizers can list what they allow.
     pub async fn rules(&self, namespace: &str) -> Result<Vec<PolicyRule>, Rejection> {
         let body = json!({"apiVersion": "authorization.k8s.io/v1", "kind": "SelfSubjectRulesReview",
             "spec": {"namespace": namespace}});
@@ -154,14 +156,14 @@ impl AccessReviewer {
             return Err(self.server.credential_refused());
         }
         if status != StatusCode::CREATED {
-            return Err(failed(format!("it answers the review with {status}")));
+            return Err(failed(format!("it answered the review with {status}")));
         }
         let body = collect(response.into_body(), max).await;
         body.ok_or_else(|| failed("its answer has no end, or is too long".to_owned()))
     }
 
-    /// Asks about several, at once. The answers are in the order of the questions; of errors the first of that order is told, once all
-    /// before it are answered.
+    /// Asks about several accesses concurrently. The answers are in the order of the accesses. Of several errors, the
+    /// first in that order is returned, once all before it are answered.
     pub async fn may_each(&self, accesses: Vec<Access>) -> Result<Vec<bool>, Rejection> {
         let answers = stream::iter(accesses).map(|access| async move { self.may(&access).await });
         answers.buffered(AT_ONCE).try_collect().await
@@ -181,10 +183,10 @@ struct Rules {
 }
 
 fn failed(why: String) -> Rejection {
-    Rejection::new(Reason::UpstreamFailed, "what you may do cannot be asked of the API server").because(why)
+    Rejection::new(Reason::UpstreamFailed, "the API server could not be asked what you may do").because(why)
 }
 
-/// The question as a `SelfSubjectAccessReview`.
+/// The `SelfSubjectAccessReview` for an access.
 pub fn review(access: &Access) -> Bytes {
     let spec = if access.url.is_empty() {
         json!({"resourceAttributes": {
@@ -202,7 +204,8 @@ pub fn review(access: &Access) -> Bytes {
     body.to_string().into()
 }
 
-/// Whether an answer is yes. Both of `SubjectAccessReviewStatus` may be false, which means that nobody allows it.
+/// Whether an answer allows the access. If both members of `SubjectAccessReviewStatus` are false, no authorizer allows
+/// it.
 pub fn is_allowed(body: &[u8]) -> serde_json::Result<bool> {
     #[derive(Deserialize)]
     struct Review {

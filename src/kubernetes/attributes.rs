@@ -1,7 +1,6 @@
 //! The attributes of a Kubernetes API request, as the API server's own request-info resolver reads them
-//! (`k8s.io/apiserver/pkg/endpoints/request/requestinfo.go`). What is decided here and what the API server then
-//! authorises must be the same request, so each oddity of its reading is kept, and what could be read in two ways is
-//! refused.
+//! (`k8s.io/apiserver/pkg/endpoints/request/requestinfo.go`). The request that Doorward decides and the one that the
+//! API server authorizes must be the same, so the resolver's quirks are reproduced, and ambiguous requests are refused.
 
 mod query;
 
@@ -15,11 +14,11 @@ use query::{BOOLEANS, IDENTIFYING, Query};
 
 use crate::error::{Reason, Rejection};
 
-/// What a request asks of Kubernetes.
+/// The attributes of a request to Kubernetes.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(default)]
 pub struct Attributes {
-    /// Whether the path names a resource. If not, only `verb` (the method in lower case) and `path` say something.
+    /// Whether the path names a resource. If not, only `verb` (the method in lower case) and `path` are meaningful.
     pub is_resource: bool,
     /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `deletecollection`, `proxy`. Empty: unknown, deny.
     pub verb: String,
@@ -30,51 +29,51 @@ pub struct Attributes {
     pub resource: String,
     pub subresource: String,
     pub name: String,
-    /// The path. Nobody reads that of a resource.
+    /// The path. It is not used for resources.
     #[serde(skip)]
     pub path: String,
-    /// Whether the request asks for a log that goes on (`?follow`).
+    /// Whether the request is for a log that is followed (`?follow`).
     #[serde(skip)]
     pub follow: bool,
-    /// Whether it is a patch that makes the object where it is not there: server-side apply.
+    /// Whether it is a patch that creates the object if it does not exist: server-side apply.
     pub apply: bool,
 }
 
-/// Why the attributes of a request cannot be told for certain.
+/// Why the attributes of a request are not certain.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidAttributes {
-    #[error("the path ends where a resource must follow")]
+    #[error("the path ends where a resource is expected")]
     NoResource,
     #[error(
-        "the path holds a percent-encoding that is malformed, or that hides a slash, a NUL or bytes that are no UTF-8"
+        "the path contains a percent-encoding that is malformed, or that hides a slash, a NUL or bytes that are not UTF-8"
     )]
     Encoding,
     #[error("the query gives `{0}` more than once, in different ways")]
     Ambiguous(&'static str),
-    #[error("the query gives `{0}` a value that is not ASCII, which readers take in different ways")]
+    #[error("the query gives `{0}` a value that is not ASCII, which parsers interpret differently")]
     NotAscii(&'static str),
-    #[error("the query has more than {0} parts, of which the API server reads none")]
+    #[error("the query has more than {0} parts, and the API server would ignore all of them")]
     TooManyParts(usize),
-    #[error("a POST to the path of an object makes the one that its body names, whatever name stands in the path")]
+    #[error("a POST to the path of an object creates the object that its body names, whatever name is in the path")]
     NamedCreate,
 }
 
 impl From<InvalidAttributes> for Rejection {
     fn from(error: InvalidAttributes) -> Self {
         match error {
-            // What the API server says of the resources that it knows itself.
+            // The API server's answer for resources that it serves itself.
             InvalidAttributes::NamedCreate => {
                 Self::method_not_allowed("GET, HEAD, PUT, PATCH, DELETE", error.to_string())
                     .fix("Send it to the path without the name, or send a PUT or a PATCH.")
             }
-            _ => Self::new(Reason::BadRequest, format!("the request is no clear one to Kubernetes: {error}"))
-                .fix("Send a path and a query that can be read in one way only."),
+            _ => Self::new(Reason::BadRequest, format!("the request to Kubernetes is ambiguous: {error}"))
+                .fix("Send an unambiguous path and query."),
         }
     }
 }
 
-/// Sub-resources through which bytes flow to and from a container or a service. They are writes whatever the method:
-/// a WebSocket `exec` is a GET (kubernetes/kubernetes#78741).
+/// Subresources that carry bytes to and from a container or a service. They are writes whatever the method is: a
+/// WebSocket `exec` is a GET (kubernetes/kubernetes#78741).
 const TUNNELS: [&str; 4] = ["exec", "attach", "portforward", "proxy"];
 
 impl Attributes {
@@ -96,14 +95,14 @@ impl Attributes {
             }
         };
 
-        // The deprecated verbs that stand in the path, before the resource.
+        // The deprecated verbs in the path, before the resource.
         let (mut verb, rest) = match rest {
             ["watch" | "proxy"] => return Err(InvalidAttributes::NoResource),
             [verb @ ("watch" | "proxy"), rest @ ..] => (*verb, rest),
             rest => (verb_of(method), rest),
         };
 
-        // A namespace is a prefix of what is in it, and a resource itself.
+        // A namespace is a prefix of the path of its contents, and a resource itself.
         let (namespace, rest) = match rest {
             ["namespaces", namespace] | ["namespaces", namespace, "status" | "finalize", ..] => (*namespace, rest),
             ["namespaces", namespace, rest @ ..] => (*namespace, rest),
@@ -112,7 +111,7 @@ impl Attributes {
         let resource = rest.first().copied().unwrap_or_default();
         let mut name = rest.get(1).copied().unwrap_or_default();
         let subresource = if verb == "proxy" { "" } else { rest.get(2).copied().unwrap_or_default() };
-        // What is passed on has the query of whoever it is passed on to, in which the API server reads nothing.
+        // The query of a proxied request is for its destination; the API server does not read it.
         let query = match (verb == "proxy" || subresource == "proxy", name.is_empty()) {
             (true, _) => query(&[]),
             (false, true) => query(&IDENTIFYING),
@@ -129,7 +128,8 @@ impl Attributes {
                 _ => {}
             }
         } else if verb == "create" && subresource.is_empty() {
-            // Of a custom resource the API server makes what the body names, and forgets the name that rules would see.
+            // For a custom resource the API server creates what the body names, and ignores the name that rules would
+            // see.
             return Err(InvalidAttributes::NamedCreate);
         }
 
@@ -148,8 +148,8 @@ impl Attributes {
         })
     }
 
-    /// Notes by the types of the body whether it is server-side apply. Only a patch of a whole object makes one, which the API server
-    /// asks its authorizer about as of a create (`handlers/patch.go`).
+    /// Determines from the content types whether it is server-side apply. Only a patch of a whole object is, for which
+    /// the API server asks its authorizer as for a create (`handlers/patch.go`).
     #[must_use]
     pub fn sent_as<'t>(self, types: impl IntoIterator<Item = &'t [u8]>) -> Self {
         // In YAML or CBOR.
@@ -163,7 +163,7 @@ impl Attributes {
         Self { apply, ..self }
     }
 
-    /// Whether bytes flow to or from a container or a service: exec, attach, port-forward and proxy.
+    /// Whether it carries bytes to or from a container or a service: exec, attach, port-forward and proxy.
     pub fn is_tunnel(&self) -> bool {
         self.is_resource && (self.verb == "proxy" || TUNNELS.contains(&self.subresource.as_str()))
     }
@@ -173,7 +173,8 @@ impl Attributes {
         self.is_resource && (self.verb == "proxy" || self.subresource == "proxy")
     }
 
-    /// Whether the request may change something. All that is not known to only read does, tunnels whatever the method.
+    /// Whether the request may change something: everything that is not known to be read-only, and tunnels whatever the
+    /// method.
     pub fn is_write(&self) -> bool {
         let reads = match self.is_resource {
             true => matches!(self.verb.as_str(), "get" | "list" | "watch"),
@@ -182,18 +183,18 @@ impl Attributes {
         !reads || self.is_tunnel()
     }
 
-    /// Whether it brings an object, or a part of one. What is deleted is not brought.
+    /// Whether its body contains an object or a part of one. A deletion does not count.
     pub fn brings_object(&self) -> bool {
         matches!(self.verb.as_str(), "create" | "update" | "patch")
     }
 
-    /// Whether the response lasts: watches, followed logs and tunnels.
+    /// Whether the response is long-lived: watches, followed logs and tunnels.
     pub fn is_long_running(&self) -> bool {
         self.is_resource && (self.verb == "watch" || self.is_tunnel() || (self.subresource == "log" && self.follow))
     }
 
-    /// Whether the connection may change its protocol: for all that lasts, and for logs that end by themselves, which some programs
-    /// read over a WebSocket too.
+    /// Whether the connection may be upgraded: for everything long-lived, and for logs that are not followed, which
+    /// some programs also read over a WebSocket.
     pub fn is_upgradable(&self) -> bool {
         self.is_long_running() || (self.is_resource && self.subresource == "log")
     }
@@ -245,7 +246,7 @@ fn decode(path: &str) -> Result<String, InvalidAttributes> {
     }
 }
 
-/// Whether a percent sign and what comes after it encode a byte.
+/// Whether a text begins with the two hex digits of a percent-encoded byte.
 fn is_escape(after: &str) -> bool {
     matches!(after.as_bytes(), [a, b, ..] if a.is_ascii_hexdigit() && b.is_ascii_hexdigit())
 }

@@ -1,8 +1,8 @@
-//! The bytes of impersonation (`k8s.io/apiserver/pkg/endpoints/filters/impersonation`): who a request runs as at the API
-//! server.
+//! Impersonation headers (`k8s.io/apiserver/pkg/endpoints/filters/impersonation`): the identity that a request has at
+//! the API server.
 //!
-//! A request without any impersonation header would run as Doorward itself, so [`assume`] always writes a user and
-//! [`assert_impersonated`] looks once more at what is about to be sent.
+//! A request without impersonation headers would run as Doorward itself. So [`assume`] always writes a user, and
+//! [`assert_impersonated`] checks once more what is about to be sent.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ use crate::{
     error::{Reason, Rejection},
 };
 
-/// The id of a request in the API server's own audit log. It takes ours.
+/// The header with the id of a request in the API server's own audit log, which Doorward sets to its own request id.
 pub const AUDIT_ID: HeaderName = HeaderName::from_static("audit-id");
 const USER: HeaderName = HeaderName::from_static("impersonate-user");
 const GROUP: HeaderName = HeaderName::from_static("impersonate-group");
@@ -26,18 +26,18 @@ const CLIENT: HeaderName = HeaderName::from_static("impersonate-extra-doorward.d
 const ACTOR: HeaderName = HeaderName::from_static("impersonate-extra-doorward.dev%2factor");
 const REQUEST_ID: HeaderName = HeaderName::from_static("impersonate-extra-doorward.dev%2frequest-id");
 
-/// The keys of the extras that are ever sent.
+/// The keys of all extras that can be sent.
 pub const EXTRAS: [&str; 3] = ["doorward.dev/client", "doorward.dev/actor", "doorward.dev/request-id"];
 
-/// What the API server's own audit log says besides user and groups.
+/// The extras of a principal, which appear in the API server's audit log besides the user and groups.
 pub fn extras(principal: &Principal) -> impl Iterator<Item = (&'static str, &str)> {
     let client = principal.client.as_deref().map(|client| (EXTRAS[0], client));
     let actor = principal.actor.as_ref().map(|actor| (EXTRAS[1], &*actor.subject));
     client.into_iter().chain(actor)
 }
 
-/// Writes the identity of a principal, with the groups that grants gave it, over whatever stands in `headers`. Never its
-/// raw groups: one that Doorward may not impersonate would fail the whole request.
+/// Writes the identity of a principal, with the groups from grants, over any in `headers`. Never the raw groups of the
+/// principal: a group that Doorward may not impersonate would make the whole request fail.
 pub fn assume(principal: &Principal, groups: &[Arc<str>], headers: &mut HeaderMap) -> Result<(), Rejection> {
     headers.insert(USER, value("user name", &principal.username)?);
     headers.remove(GROUP);
@@ -54,8 +54,8 @@ pub fn assume(principal: &Principal, groups: &[Arc<str>], headers: &mut HeaderMa
     Ok(())
 }
 
-/// Says by which request of ours a run is made. Nobody but who may impersonate this extra can say so, and an admission policy
-/// holds the annotations of the run against it.
+/// Writes the id of the request that creates a run. Only a client that may impersonate this extra can send it, and an
+/// admission policy compares the annotations of the run with it.
 pub fn set_request_id(id: &HeaderValue, headers: &mut HeaderMap) {
     headers.insert(REQUEST_ID, id.clone());
 }
@@ -63,20 +63,20 @@ pub fn set_request_id(id: &HeaderValue, headers: &mut HeaderMap) {
 fn value(what: &str, text: &str) -> Result<HeaderValue, Rejection> {
     let refuse = |why: String| {
         Rejection::new(Reason::IdentityRefused, format!("the {what} that your credential gives {why}"))
-            .fix("ask whoever runs the identity provider or Doorward's configuration for another name")
+            .fix("ask the administrator of the identity provider or of Doorward for another name")
     };
     check_name(text).map_err(|why: InvalidName| refuse(why.to_string()))?;
     HeaderValue::from_bytes(text.as_bytes()).map_err(|_| refuse("cannot be written as a header".to_owned()))
 }
 
-/// Whether a request that is about to go to an API server carries exactly one user, and it is not empty. Anything else
-/// is a mistake of ours: 500, and somebody must look.
+/// Checks that a request to an API server has exactly one user, which is not empty. Anything else is a bug in Doorward:
+/// 500 and an error in the log.
 pub fn assert_impersonated(headers: &HeaderMap) -> Result<(), Rejection> {
     let mut users = headers.get_all(USER).iter();
     match (users.next(), users.next()) {
         (Some(user), None) if !user.as_bytes().trim_ascii().is_empty() => Ok(()),
         _ => {
-            tracing::error!("a request to Kubernetes had no single Impersonate-User and was stopped");
+            tracing::error!("a request to Kubernetes without exactly one Impersonate-User was stopped");
             Err(Rejection::new(
                 Reason::Internal,
                 "the request was stopped because its Kubernetes identity was not certain",

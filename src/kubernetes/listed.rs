@@ -1,22 +1,22 @@
-//! What `kubectl get ... -o json` writes, as far as all that read it agree.
+//! The output of `kubectl get ... -o json`, as far as all its readers need the same.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, de::IgnoredAny};
 
-/// A `v1` `List` in JSON, with of each object what its reader wants to know.
+/// A `v1` `List` in JSON, with the parts of each object that its reader needs.
 #[derive(Debug, Deserialize)]
 pub struct List<T> {
     pub items: Vec<T>,
 }
 
-/// What an object is called.
+/// The metadata of an object.
 #[derive(Debug, Deserialize)]
 pub struct Metadata {
     pub name: String,
     pub namespace: Option<String>,
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
-    /// By name alone: `kubectl apply` leaves all of a Secret in one of them.
+    /// Only the names: `kubectl apply` stores a complete Secret in the value of one of them.
     pub annotations: Option<BTreeMap<String, IgnoredAny>>,
 }

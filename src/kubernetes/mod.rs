@@ -1,13 +1,12 @@
-//! What Doorward knows of Kubernetes: the attributes of a request, the bytes of impersonation, and
-//! what somebody may do there.
+//! Kubernetes: the attributes of a request, impersonation headers, and access reviews.
 //!
 //! | file | holds |
 //! |---|---|
-//! | `attributes` | what a request asks, as the API server reads it |
-//! | `impersonation` | as whom it runs there |
-//! | `access_review` | what somebody may do, asked as that person |
+//! | `attributes` | the attributes of a request, as the API server reads them |
+//! | `impersonation` | the identity that a request has at the API server |
+//! | `access_review` | what a principal may do, asked under their identity |
 //! | `policy_rule` | a rule of a role |
-//! | `listed`, `named` | what `kubectl get` writes, and objects by their names |
+//! | `listed`, `named` | output of `kubectl get`, and objects by name |
 
 pub mod access_review;
 pub mod attributes;
@@ -22,7 +21,7 @@ pub use attributes::Attributes;
 pub use named::{Named, ObjectRef};
 pub use policy_rule::PolicyRule;
 
-/// Reads a member that is null, as one is that YAML leaves empty, like one that is not there. So does Go.
+/// Deserializes `null`, such as an empty value in YAML, like an absent member, as Go does.
 pub(crate) fn null_as_default<'de, T: Default + Deserialize<'de>, D: Deserializer<'de>>(
     deserializer: D,
 ) -> Result<T, D::Error> {

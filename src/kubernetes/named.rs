@@ -1,10 +1,10 @@
-//! Objects of a cluster by their names.
+//! Cluster objects by name.
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
-/// Names an object, or somebody to whom a role is bound (`User`, `Group`, `ServiceAccount`).
+/// The name of an object, or of a subject of a role binding (`User`, `Group`, `ServiceAccount`).
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Named {
     pub kind: String,
@@ -22,7 +22,7 @@ impl fmt::Display for Named {
     }
 }
 
-/// One object of a cluster, by its name and its uid, which no other ever has.
+/// A cluster object, by its name and its uid, which is never reused.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ObjectRef {
     pub name: String,

@@ -10,7 +10,7 @@ pub struct PolicyRule {
     pub groups: Vec<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub resources: Vec<String>,
-    /// Empty: all.
+    /// Empty means all.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub resource_names: Vec<String>,
     #[serde(rename = "nonResourceURLs", skip_serializing_if = "Vec::is_empty")]
@@ -19,7 +19,7 @@ pub struct PolicyRule {
 }
 
 impl PolicyRule {
-    /// Without names of objects and without addresses.
+    /// Creates a rule without resource names and URLs.
     pub fn new(groups: &[&str], resources: &[&str], verbs: &[&str]) -> Self {
         Self { groups: texts(groups), resources: texts(resources), verbs: texts(verbs), ..Self::default() }
     }

@@ -1,6 +1,6 @@
-//! Who caused a run, as Doorward itself saw it: the principal of the request that made it, or of the delivery that an
-//! EventListener made it of. Nothing that a run says of itself is believed for it, since whoever may make runs past Doorward can
-//! write anything into them.
+//! Who caused a run, as seen by Doorward: the principal of the request that created it, or of the delivery that an
+//! EventListener created it for. What a run says about itself is not trusted, since anybody who can create runs without
+//! Doorward can write anything into them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -18,48 +18,48 @@ use crate::{
     webhooks::Facts,
 };
 
-/// How long the cause of a run is kept, which is the longest that a run can have tokens. It is not prolonged while a run goes on: rules
-/// decide by the groups and claims of then, which may be others by now.
+/// How long the cause of a run is kept, which is the longest time that a run can get tokens. It is not extended while a
+/// run continues: rules decide by the groups and claims at the time of the request, which may have changed since.
 pub const KEPT: Duration = Duration::from_secs(7 * 86_400);
 
-/// How long after a delivery an EventListener may make runs of it.
+/// How long after a delivery an EventListener may create runs for it.
 pub const EVENT_WINDOW: Duration = Duration::from_secs(120);
 
-/// How far the clock of the API server may differ.
+/// The tolerated difference to the clock of the API server.
 pub const SKEW: Duration = Duration::from_secs(30);
 
 /// Who caused a run.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Cause {
-    /// The id of the request, which is that of its record in the audit trail.
+    /// The id of the request, which is also that of its audit record.
     pub request: Uuid,
-    /// When that came, in milliseconds.
+    /// When the request arrived, in milliseconds.
     at: i64,
     issuer: Arc<str>,
     subject: Arc<str>,
     username: Arc<str>,
     kind: Kind,
-    /// What the subject is, where somebody acted for them. Earlier versions kept none.
+    /// The kind of the subject, if somebody acted for them. Earlier versions did not store it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     subject_kind: Option<Kind>,
-    /// `None` if the issuer said nothing of them.
+    /// `None` if the claims contain no groups claim.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     groups: Option<Vec<Arc<str>>>,
-    /// `None` if the issuer said nothing of them.
+    /// `None` if the claims contain no scopes claim.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     scopes: Option<Vec<Arc<str>>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     client: Option<Arc<str>>,
-    /// Where it came with a token of ours, on whose behalf that was.
+    /// For a request with one of Doorward's own tokens: the person on whose behalf it was issued.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     on_behalf_of: Option<KnownAs>,
-    /// Who acted for them, and before, as their issuers know them.
+    /// Those who acted for the subject, now and before, as their issuers know them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     acting: Vec<KnownAs>,
-    /// What tokens say of those who acted (`act` of RFC 8693).
+    /// The `act` claim (RFC 8693) for tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     act: Option<Value>,
-    /// Who acted for them: subject and client.
+    /// The actor: subject and client.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     actor: Option<(Arc<str>, Option<Arc<str>>)>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -68,10 +68,11 @@ pub struct Cause {
     acr: Option<Arc<str>>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     amr: Vec<Arc<str>>,
-    /// Those claims that rules can look at, as the audit trail keeps them, and of a token of ours what its subject is.
+    /// The claims that rules can use, as in the audit trail, and for one of Doorward's own tokens the kind of its
+    /// subject.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     claims: Map<String, Value>,
-    /// The names of the claims that were looked for. Versions that kept none knew no rule of later.
+    /// The names of the claims that were looked for. Versions that did not store them did not know later rules.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     looked_for: Vec<Arc<str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -79,7 +80,7 @@ pub struct Cause {
 }
 
 impl Cause {
-    /// `identifier`: that of the principal's issuer. `claims`: names of those that the policy looks at.
+    /// `identifier` is that of the principal's issuer. `claims` are the names of the claims that the policy uses.
     pub fn new(
         principal: &Principal,
         identifier: Option<&str>,
@@ -89,7 +90,7 @@ impl Cause {
     ) -> Self {
         let kept = |name: &str| Some((name.to_owned(), principal.claims.get(name)?.clone()));
         let said = |is_said: bool, list: &[Arc<str>]| (is_said || !list.is_empty()).then(|| list.to_vec());
-        // By this the audit trail tells of a token of ours whether it is on behalf of a person.
+        // From this claim the audit trail derives whether one of Doorward's own tokens is on behalf of a person.
         let own = principal.on_behalf_of.as_ref().map(|_| Arc::from(KIND_CLAIM));
         let looked_for: Vec<Arc<str>> =
             CLAIMS.into_iter().map(Arc::from).chain(claims.iter().cloned()).chain(own).collect();
@@ -117,10 +118,10 @@ impl Cause {
         }
     }
 
-    /// The principal as it was. What it came with has ended, as far as this is concerned: it is for decisions on tokens alone.
+    /// The principal as it was. Its credential counts as expired: it is only for decisions about tokens.
     pub fn principal(&self) -> Principal {
         let mut claims = self.claims.clone();
-        // By this the audit trail tells that who is spoken of may be a person, though an agent acted for them.
+        // From this claim the audit trail derives that the subject may be a person, though an agent acted for them.
         if let Some(act) = &self.act {
             claims.entry("act").or_insert_with(|| act.clone());
         }
@@ -142,7 +143,7 @@ impl Cause {
             },
             email: Principal::verified_email(&claims),
             claims: Arc::new(claims),
-            // What a sender signs has no claims.
+            // Signed deliveries have no claims.
             kept_claims: self.delivery.is_none().then(|| self.looked_for.as_slice().into()),
             delivery: self.delivery.clone().map(Arc::new),
             ..Principal::new(
@@ -158,31 +159,31 @@ impl Cause {
         }
     }
 
-    /// Who acted for the principal, as tokens say it.
+    /// The `act` claim for tokens.
     pub fn act(&self) -> Option<&Value> {
         self.act.as_ref()
     }
 
-    /// Whether it was kept by a version that noted of an actor neither who they are to their issuer nor on whose behalf they acted, or
-    /// not whether it was for a person.
+    /// Whether it was stored by a version that recorded neither the actor's identity at their issuer nor on whose
+    /// behalf they acted, or not whether it was for a person.
     pub fn lacks_actors(&self) -> bool {
         (self.actor.is_some() && self.act.is_none()) || self.kind_of_subject().is_none()
     }
 
-    /// What the subject is, unless an earlier version kept of somebody for whom another acted that it was an agent who came. It kept what
-    /// a token of ours says of that.
+    /// The kind of the subject, unless an earlier version stored an agent that acted for somebody, without that
+    /// person's kind. For Doorward's own tokens it stored the claim with the kind.
     fn kind_of_subject(&self) -> Option<Kind> {
         let own = || Kind::deserialize(self.claims.get(KIND_CLAIM).filter(|_| self.on_behalf_of.is_some())?).ok();
         let is_of_subject = self.actor.is_none() || self.kind != Kind::Agent;
         self.subject_kind.or_else(own).or_else(|| is_of_subject.then_some(self.kind))
     }
 
-    /// From when on it counts no more.
+    /// When it expires.
     pub(super) fn ends(&self) -> Timestamp {
         Timestamp::from_millis(self.at) + KEPT
     }
 
-    /// Whether a run that was made then can have come of the delivery.
+    /// Whether a run that was created at `created` can be the result of the delivery.
     pub(super) fn explains(&self, created: Timestamp) -> bool {
         let at = Timestamp::from_millis(self.at);
         created + SKEW >= at && created <= at + EVENT_WINDOW + SKEW
@@ -213,7 +214,7 @@ pub(super) mod tests {
             (Kind::Human, own.clone(), 1),
             (Kind::Agent, own.clone(), 1),
             (Kind::Workload, own, 1),
-            // What another's token says by that name is not kept.
+            // The claim of that name in a token of another issuer is not kept.
             (Kind::Human, None, 0),
         ] {
             let (kind, subject_kind) = Principal::kinds(of_subject, true);
@@ -232,7 +233,8 @@ pub(super) mod tests {
         }
     }
 
-    /// As kept by a version that had no `subject_kind`: the person became an agent, whom a deny of people missed.
+    /// Regression: in records of a version without `subject_kind` the person became an agent, and a deny of people did
+    /// not match.
     #[test]
     fn what_somebody_is_is_known_of_records_that_say_it_by_the_claim_of_our_token_alone() {
         let kept = |kind: &str, more: Value| -> Cause {
@@ -255,7 +257,7 @@ pub(super) mod tests {
             ("agent", own(serde_json::json!({"kind": "agent"})), Some(Kind::Agent)),
             ("workload", own(serde_json::json!({"kind": "workload"})), Some(Kind::Workload)),
             ("agent", own(serde_json::json!({})), None),
-            // Of another's token only the whole was kept, and what it says by that name means nothing.
+            // For another issuer's token, only the claims were kept, and its claim of that name means nothing.
             ("agent", acted_for(serde_json::json!({"claims": {"kind": "human"}})), None),
             ("workload", acted_for(serde_json::json!({})), Some(Kind::Workload)),
             ("human", serde_json::json!({}), Some(Kind::Human)),

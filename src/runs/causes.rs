@@ -1,7 +1,8 @@
-//! Where it is kept who caused which run, sealed.
+//! Stores who caused which run, sealed.
 //!
-//! A run that a request makes is known by the uid in the API server's own answer. Of a delivery only the event is known, which
-//! Tekton Triggers writes on every run as a label; there a run counts only if it was made right after the delivery.
+//! A run that is created by a request is known by the uid in the API server's own answer. For a delivery, only the
+//! event is known, which Tekton Triggers writes on every run as a label; such a run counts only if it was created right
+//! after the delivery.
 
 use super::cause::Cause;
 use crate::{
@@ -10,48 +11,48 @@ use crate::{
     store::{Expect, Store, StoreError, Table},
 };
 
-/// By what a run is told from others, in its cluster, which alone vouches for it. That is named as its issuer is.
+/// What identifies a run within its cluster, which alone vouches for it. The cluster has the name of its issuer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Mark<'a> {
     /// The uid of the object.
     Uid { cluster: &'a str, uid: &'a str },
-    /// The event that it came of.
+    /// The event that created it.
     Event { cluster: &'a str, event: &'a str },
 }
 
-/// A run whose cause is asked for.
+/// A run whose cause is looked up.
 #[derive(Clone, Copy, Debug)]
 pub struct AskedRun<'a> {
     pub cluster: &'a str,
-    /// Whether there is no other cluster, so that what older versions have noted is of this one.
+    /// Whether there is no other cluster, so that records of older versions belong to this one.
     pub is_alone: bool,
     pub uid: &'a str,
-    /// The event that it says it came of.
+    /// The event that it names.
     pub event: Option<&'a str>,
-    /// The uids of the runs within it, which other runs are said to have made.
+    /// The uids of the runs nested in it, which other runs are said to have created.
     pub within: &'a [&'a str],
 }
 
-/// What is kept of a run and of those within it.
+/// What is known of a run and of those nested in it.
 #[derive(Debug)]
 pub struct Known {
     pub cause: Option<Cause>,
-    /// The first of those within that somebody made through Doorward: its place.
+    /// The index of the first run in `within` that somebody created through Doorward.
     pub made: Option<usize>,
 }
 
-/// Why a cause is not known.
+/// Why a cause is not available.
 #[derive(Debug, thiserror::Error)]
 pub enum CauseError {
-    #[error("who caused the run cannot be looked up: {0}")]
+    #[error("the cause of the run cannot be looked up: {0}")]
     Store(#[from] StoreError),
-    #[error("the record of who caused the run cannot be opened: {0}")]
+    #[error("the record of the run's cause cannot be opened: {0}")]
     Sealed(#[from] OpenError),
-    #[error("the record of who caused the run cannot be read")]
+    #[error("the record of the run's cause cannot be read")]
     Unreadable,
 }
 
-/// Where causes are kept, sealed.
+/// The store of causes.
 #[derive(Clone, Copy, Debug)]
 pub struct Causes<'a> {
     pub store: &'a Store,
@@ -66,7 +67,7 @@ impl Mark<'_> {
         }
     }
 
-    /// The key of versions that knew of one cluster.
+    /// The key in versions that knew only one cluster.
     fn old_key(self) -> Vec<u8> {
         match self {
             Self::Uid { uid, .. } => format!("run:{uid}").into_bytes(),
@@ -76,7 +77,7 @@ impl Mark<'_> {
 }
 
 impl Causes<'_> {
-    /// Keeps who caused what bears the mark. The first word counts: what is known of a run does not change.
+    /// Stores the cause for a mark. The first record counts: the cause of a run does not change.
     pub async fn keep(&self, mark: Mark<'_>, cause: &Cause, now: Timestamp) -> Result<(), CauseError> {
         let key = mark.key();
         let plain = serde_json::to_vec(cause).map_err(|_| CauseError::Unreadable)?;
@@ -85,7 +86,7 @@ impl Causes<'_> {
         Ok(())
     }
 
-    /// What is kept of a run: by its uid, or else who caused the event that it says it came of, if it was made right after that.
+    /// Looks up a run: by its uid, or else by the event that it names, if it was created right after that.
     pub async fn of(
         &self,
         asked: AskedRun<'_>,
@@ -96,7 +97,7 @@ impl Causes<'_> {
         let run = Mark::Uid { cluster, uid };
         let marks = within.iter().map(|uid| Mark::Uid { cluster, uid });
         let keys = marks.flat_map(|mark| [mark.key(), mark.old_key()]).chain([run.key()]).collect();
-        // In one go, since each costs a way to the store.
+        // In a single call, since each is a round trip to the store.
         let mut found = self.store.get_all(Table::Causes, keys, now).await?;
         let cause = match found.pop().flatten() {
             Some(stored) => self.open(&run.key(), &stored.value, now)?,
@@ -118,7 +119,7 @@ impl Causes<'_> {
         Ok(Known { cause, made })
     }
 
-    /// What is kept under the first of these keys that there is.
+    /// Opens the first of these keys that exists.
     async fn first(
         &self,
         keys: impl IntoIterator<Item = Vec<u8>>,
@@ -132,7 +133,8 @@ impl Causes<'_> {
         Ok(None)
     }
 
-    /// What was sealed, if it still counts: earlier versions kept the cause of a delivery's run anew when that first asked.
+    /// Opens a record, unless it has expired: earlier versions stored the cause of a delivery's run again when that
+    /// first asked.
     fn open(&self, key: &[u8], sealed: &[u8], now: Timestamp) -> Result<Option<Cause>, CauseError> {
         let plain = self.keys.open(Purpose::Cause, key, sealed)?;
         let cause: Cause = serde_json::from_slice(&plain).map_err(|_| CauseError::Unreadable)?;

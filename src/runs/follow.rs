@@ -39,19 +39,19 @@ use crate::{
     upstream::{Lane, Pools},
 };
 
-/// How long it is remembered that a run is in the trail. One that is older and still there is written once more.
+/// How long Doorward remembers that a run is in the trail. A run that still exists after that is written again.
 const KEPT: Duration = Duration::from_secs(90 * 86_400);
 
-/// The largest request of a watch, which has no body at all.
+/// The largest request body of a watch, which has none.
 const MAX_REQUEST: usize = 1 << 10;
 
-/// The longest pause before a watch that failed is tried again. While the API server starts, that of `kube` grows to half a minute,
-/// which is waited once more when it serves again.
+/// The longest pause before a failed watch is retried. While the API server starts, the pause of `kube` grows to half a
+/// minute, which would pass once more after it is available again.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 type Metadata = PartialObjectMeta<DynamicObject>;
 
-/// The pauses between tries: those of `kube`, up to [`LONGEST_PAUSE`].
+/// The pauses between retries: those of `kube`, up to [`LONGEST_PAUSE`].
 #[derive(Default)]
 struct Pause(DefaultBackoff);
 
@@ -69,19 +69,19 @@ impl Backoff for Pause {
     }
 }
 
-/// Why the watch begins anew.
+/// Why the watch has to be restarted.
 #[derive(Debug, thiserror::Error)]
 pub enum FollowError {
-    #[error("runs that appear cannot be noted: {0}")]
+    #[error("new runs cannot be recorded in the store: {0}")]
     Store(#[from] StoreError),
-    #[error("runs that appear cannot be written into the audit trail: {0}")]
+    #[error("new runs cannot be written to the audit trail: {0}")]
     Trail(#[from] AuditUnavailable),
     #[error("the watch has ended")]
     Ended,
 }
 
-/// Watches runs until `stop`, and writes each that names its cause into the audit trail, also those that appeared while
-/// nobody watched. At least once: a process that dies in between writes one again.
+/// Watches runs until `stop`, and writes each that names its cause to the audit trail, including those that appeared
+/// while nothing watched. At least once: a process that dies in between writes a run again.
 pub async fn follow(app: Arc<App>, pools: Pools, runs: raw::Runs, stop: CancellationToken) -> Result<(), FollowError> {
     let namespaces: Vec<Option<&str>> = match runs.namespaces.as_slice() {
         [] => vec![None],
@@ -128,16 +128,16 @@ pub async fn follow(app: Arc<App>, pools: Pools, runs: raw::Runs, stop: Cancella
             Ok(Event::Delete(object)) => {
                 seen.remove(object.metadata.uid.as_deref().unwrap_or_default());
             }
-            // It tells of all that there are.
+            // A list of all existing runs follows.
             Ok(Event::Init) => seen.clear(),
-            // What comes after it is told by the watch alone.
+            // From here on, the watch reports all changes.
             Ok(Event::InitDone) => {}
             Err(error) => states.failed(i, &error),
         }
     }
 }
 
-/// Writes a run into the trail, unless it is there.
+/// Writes a run to the trail, unless it is there already.
 async fn note(app: &App, run: Linked) -> Result<(), FollowError> {
     let now = app.clock.now();
     let (store, key): (&Store, _) = (app.store(), run.uid.clone().into_bytes());
@@ -150,7 +150,7 @@ async fn note(app: &App, run: Linked) -> Result<(), FollowError> {
     Ok(())
 }
 
-/// The cluster whose runs are watched, as exchanges know it. One that two issuers stand for is neither.
+/// The cluster whose runs are watched, by its name in `tokens.exchange`. `None` if two issuers stand for it.
 fn cluster(snapshot: &Snapshot) -> Option<Arc<str>> {
     let (runs, own_issuer) = (snapshot.raw.runs.as_ref()?, snapshot.own_issuer.as_ref()?);
     let upstreams = [runs.kubernetes.as_str()];
@@ -158,7 +158,7 @@ fn cluster(snapshot: &Snapshot) -> Option<Arc<str>> {
     clusters.next().filter(|_| clusters.next().is_none()).cloned()
 }
 
-/// How the watches are, one by one: that one works tells nothing of the others. Clones share it.
+/// The state of each watch: one that works says nothing about the others. Clones share it.
 #[derive(Clone, Debug)]
 struct States {
     health: ComponentHandle,
@@ -181,11 +181,12 @@ impl States {
         self.set(watch, State::Open);
     }
 
-    /// The watcher tries again by itself. That it must list all anew is how watches go, and says nothing against it.
+    /// The watcher retries by itself. Having to list again (410) is part of a watch's normal operation and not a
+    /// failure.
     fn failed(&self, watch: usize, error: &watcher::Error) {
-        // Of a watch that did not start, `kube` asks for the same again and not for the list.
+        // Not for a watch that failed to start, which `kube` requests again instead of listing.
         if matches!(error, watcher::Error::WatchError(status) if status.code == 410) {
-            tracing::debug!(error = root_cause(error), "runs are listed anew");
+            tracing::debug!(error = root_cause(error), "listing runs again");
             return;
         }
         let why = format!("runs cannot be watched: {}", root_cause(error));
@@ -195,7 +196,7 @@ impl States {
                 "runs are not linked to their causes at the moment; the credential of `runs.kubernetes` must be allowed to list and \
                  watch pipelineruns and taskruns ({PRINTS} the role)"
             ),
-            false => tracing::warn!(why, "runs are not linked to their causes at the moment; it is tried again"),
+            false => tracing::warn!(why, "runs are not linked to their causes at the moment; will retry"),
         }
         self.set(watch, State::Failed(why));
     }
@@ -214,9 +215,10 @@ impl States {
     }
 }
 
-/// Asks an API server over our own pools, as the upstream of the generation in force says; watches travel in `lane`. `named` gives its name. `opened` is
-/// called with each watch that is open: the watcher does not tell, one that goes on where it was cut off says nothing before the
-/// next event, which may be days away.
+/// Creates a client for an API server that uses Doorward's own pools and the upstream of the current configuration,
+/// whose name `named` returns; watches use `lane`. `opened` is called for each watch that is established. The watcher
+/// does not report that: a watch that resumes where it was interrupted is silent until the next event, which may be
+/// days away.
 pub(crate) fn client(
     app: Arc<App>,
     (pools, lane): (Pools, Lane),
@@ -267,7 +269,7 @@ mod tests {
         clock::Clock,
     };
 
-    /// The component was well at each event of the one that worked.
+    /// Regression: the component was reported as healthy at each event of the watch that worked.
     #[test]
     fn one_watch_that_works_does_not_tell_that_all_do() {
         let health = Health::new(Clock::default());
@@ -292,7 +294,7 @@ mod tests {
         assert_eq!(told(), (Status::Ok, String::new()));
     }
 
-    /// It was told as a component that has failed.
+    /// Regression: it was reported as a failed component.
     #[test]
     fn a_watch_that_must_list_anew_has_not_failed() {
         let health = Health::new(Clock::default());
@@ -308,7 +310,7 @@ mod tests {
         states.failed(0, &said(500, "etcd is away"));
         assert_eq!(told(), Status::Failed);
         states.opened(0);
-        // This one is asked for again as it was.
+        // `kube` requests this watch again instead of listing.
         let gone = kube::core::Status { code: 410, ..Default::default() };
         states.failed(0, &watcher::Error::WatchStartFailed(kube::Error::Api(Box::new(gone))));
         assert_eq!(told(), Status::Failed);

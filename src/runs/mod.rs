@@ -1,12 +1,12 @@
 //! Runs of Tekton, and the requests that caused them.
 //!
-//! Doorward sees the request that makes a run, and for a delivery only the event that its EventListener makes of it: the run
-//! itself appears in the cluster, where it is [watched](follow). Each one that names a request or an event is written into the
-//! audit trail once, with its uid, so that `doorward audit trace` can go from the run to who caused it, long after the run is
-//! gone.
+//! Doorward sees the request that creates a run, but for a delivery only the event that its EventListener makes of it.
+//! The run itself appears in the cluster, where it is [watched](follow). Each run that names a request or an event is
+//! written to the audit trail once, with its uid, so that `doorward audit trace` can find who caused it long after the
+//! run is deleted.
 //!
-//! What a run says of its cause is not believed here, only recorded. Who may make runs past Doorward could write anything; the
-//! admission policy of `deploy/` stops that, and the trace compares both sides.
+//! What a run says about its cause is only recorded here, not trusted. Anybody who can create runs without Doorward
+//! could write anything. The admission policy in `deploy/` prevents that, and the trace compares both sides.
 
 mod cause;
 mod causes;
@@ -31,13 +31,13 @@ use crate::{
     tekton::{REQUEST_ID, is_of_tekton_dev},
 };
 
-/// Where Tekton Triggers notes the event that a run came of.
+/// The label in which Tekton Triggers writes the event that created a run.
 pub(crate) const EVENT_ID: &str = "triggers.tekton.dev/triggers-eventid";
 
-/// What a run says of its cause; `None` if it says nothing, or was made by Tekton for another run.
+/// The cause that a run names; `None` if it names none, or was created by Tekton for another run.
 fn linked<K>(kind: &'static str, object: &PartialObjectMeta<K>) -> Option<Linked> {
     let metadata: &ObjectMeta = &object.metadata;
-    // Whoever makes a run may name any other object as its controller.
+    // Whoever creates a run may name any other object as its controller.
     let mut owners = metadata.owner_references.iter().flatten();
     let is_part = owners.any(|owner| owner.controller == Some(true) && is_of_tekton_dev(&owner.api_version));
     let annotation = |name: &str| metadata.annotations.as_ref()?.get(name);

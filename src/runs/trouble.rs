@@ -1,4 +1,4 @@
-//! What an API server, or a proxy before it, says against a watch, so that operators learn what it is.
+//! Errors of watches, in words that tell operators what the API server, or a proxy in front of it, answered.
 
 use std::error::Error;
 
@@ -10,13 +10,13 @@ use serde_json::{Map, Value, json};
 
 use crate::{body::collect, upstream::UpstreamBody};
 
-/// Bytes that are read of what an error says.
+/// The maximum number of bytes of an error's body that are read.
 const MAX_BODY: usize = 64 << 10;
 
-/// The body of an answer: as it comes, or of an error.
+/// The body of an answer: streamed, or the rewritten one of an error.
 pub type AnswerBody = Either<UpstreamBody, Full<Bytes>>;
 
-/// Has an answer that is an error name its status in its body, which is all that the client of `kube` tells of it.
+/// Writes the status of an error into its body, as the `kube` client reports nothing else.
 pub async fn telling(answer: Response<UpstreamBody>) -> Response<AnswerBody> {
     let (parts, body) = answer.into_parts();
     let body = match parts.status {
@@ -29,7 +29,8 @@ pub async fn telling(answer: Response<UpstreamBody>) -> Response<AnswerBody> {
     Response::from_parts(parts, body)
 }
 
-/// A `metav1.Status` that lacks neither the status nor a message. What is none stays: `kube` makes one of it.
+/// Adds the status and a message to a `metav1.Status` that lacks them. Any other body is unchanged; `kube` makes a
+/// `Status` of it.
 fn told(status: StatusCode, said: Bytes) -> Bytes {
     let object: Option<Map<String, Value>> =
         if said.trim_ascii().is_empty() { Some(Map::new()) } else { serde_json::from_slice(&said).ok() };
@@ -41,17 +42,17 @@ fn told(status: StatusCode, said: Bytes) -> Bytes {
     Value::Object(object).to_string().into()
 }
 
-/// Why something failed, without what only wraps it.
+/// The cause of an error, without the errors that only wrap it.
 pub fn root_cause(error: &(dyn Error + 'static)) -> String {
     let cause = root(error);
     match status(cause) {
-        // It would end in a colon.
+        // With an empty reason it would end in a colon.
         Some(status) if status.reason.is_empty() => status.message.clone(),
         _ => cause.to_string(),
     }
 }
 
-/// Whether the API server took the credential for nobody's, or for that of somebody who lacks a right.
+/// Whether the API server did not accept the credential, or its account lacks a right.
 pub fn is_of_credential(error: &(dyn Error + 'static)) -> bool {
     status(root(error)).is_some_and(|status| matches!(status.code, 401 | 403))
 }

@@ -1,5 +1,5 @@
-//! Server-side apply, which makes a run or changes one that is there: which of the two, only the API server knows. Who applies has
-//! caused the one that it makes, and not the one that somebody else made.
+//! Server-side apply, which creates a run or changes an existing one; only the API server knows which. The client that
+//! applies has caused a run that it creates, but not one that somebody else created.
 
 use serde_json::{Map, Value};
 
@@ -9,23 +9,24 @@ use super::{
     labels, ownership,
 };
 
-/// An apply whose body is that of a run that it makes, and is taken for no other.
+/// An apply whose body is that of a new run, and is valid for no other.
 #[derive(Debug)]
 pub struct Apply {
-    /// The version that the client itself asks for.
+    /// The resource version that the client itself requires.
     version: Option<Value>,
-    /// What the client itself says of the run, where more was written into it.
+    /// The `spec` that the client itself sent, if Doorward wrote more into it.
     spec: Option<Option<Value>>,
 }
 
 impl Apply {
-    /// Has the object of a run taken for that of a new one only. `came` is what the client sent, where more was written into it.
+    /// Makes the object of a run valid only for a new one. `came` is what the client sent, if Doorward wrote more into
+    /// it.
     pub(super) fn of(object: &mut Map<String, Value>, came: Option<Map<String, Value>>) -> Self {
         Self { version: for_none(object), spec: came.map(|mut came| came.remove("spec")) }
     }
 
-    /// Makes the object one of the run that is there: with the annotations that say who asked for that one, or none, with its event
-    /// and the run that made it. An apply that left them out would take them away.
+    /// Adapts the object to the existing run: with the annotations of whoever requested that run, or none, and with its
+    /// event and the run that created it. An apply that left these out would remove them.
     pub(super) fn onto(self, object: &mut Map<String, Value>, there: There) -> Result<(), Unknown> {
         match self.spec {
             None => {}
@@ -34,7 +35,7 @@ impl Apply {
         }
         forget(object);
         let metadata = for_one(object, there.uid, self.version)?;
-        // Together with an owner, the label that this one has would make it a part of whatever the owner is.
+        // With an owner, the label of the existing run would make it part of whatever the owner is.
         if there.labels.contains_key(labels::MADE_BY) {
             ownership::check_none(metadata).map_err(Unknown::Refused)?;
         }

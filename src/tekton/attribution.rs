@@ -1,28 +1,28 @@
-//! The annotations that say who asked for a run.
+//! The annotations with who requested a run.
 
 use serde_json::{Map, Value};
 use uuid::Uuid;
 
 use crate::{authn::Principal, pointer::unescape};
 
-/// What our annotations begin with. Whatever a client writes under it is taken away.
+/// The prefix of Doorward's annotations. Whatever a client writes under it is removed.
 pub(super) const PREFIX: &str = "doorward.dev/";
 
-/// The annotation with the id of the request that made a run.
+/// The annotation with the id of the request that created a run.
 pub const REQUEST_ID: &str = "doorward.dev/request-id";
 
-/// Whether an annotation or a label is one of ours. Kubernetes compares them by their bytes; one in another case is taken
-/// away as well, since somebody may read it as ours.
+/// Whether an annotation or a label has Doorward's prefix. Kubernetes compares names byte by byte; one in another case
+/// is removed as well, since people may take it for Doorward's.
 pub(super) fn is_ours(name: &str) -> bool {
     name.get(..PREFIX.len()).is_some_and(|prefix| prefix.eq_ignore_ascii_case(PREFIX))
 }
 
-/// Whether a patch says anything under our names, in whatever part of a run.
+/// Whether any part of a patch has a name with Doorward's prefix.
 pub(super) fn mentions_ours(value: &Value) -> bool {
     has_name(value, &is_ours)
 }
 
-/// Whether any member of a value is named so, in whatever part of it.
+/// Whether a value contains a member with such a name, at any depth.
 pub(super) fn has_name(value: &Value, is: &dyn Fn(&str) -> bool) -> bool {
     match value {
         Value::Object(object) => object.iter().any(|(name, value)| is(name) || has_name(value, is)),
@@ -31,19 +31,21 @@ pub(super) fn has_name(value: &Value, is: &dyn Fn(&str) -> bool) -> bool {
     }
 }
 
-/// Takes out of a merge patch what would take away something under our names. What would change it stays, and is refused.
+/// Removes from a merge patch the members that would remove one of Doorward's. Those that would change one stay, and
+/// are refused.
 pub(super) fn pass_over_removals(patch: &mut Map<String, Value>) {
     patch.retain(|name, value| !(value.is_null() && is_ours(name)));
     patch.values_mut().filter_map(Value::as_object_mut).for_each(pass_over_removals);
 }
 
-/// Whether a JSON pointer (RFC 6901) leads through one of our names, wherever it stands: templates within a run have
+/// Whether a JSON pointer (RFC 6901) contains a name with Doorward's prefix, anywhere: templates within a run have
 /// annotations too, which Tekton copies.
 pub(super) fn points_at_ours(pointer: &str) -> bool {
     pointer.split('/').any(|token| is_ours(&unescape(token)))
 }
 
-/// A part of an object that holds others, made where it is missing or null. `None` if something else stands there.
+/// The object in a member of another object, which is created if it is missing or null. `None` if the member is
+/// something else.
 pub(super) fn member<'o>(object: &'o mut Map<String, Value>, name: &str) -> Option<&'o mut Map<String, Value>> {
     let member = object.entry(name).or_insert(Value::Null);
     if member.is_null() {
@@ -58,12 +60,12 @@ pub struct Attribution<'a> {
     pub principal: &'a Principal,
     /// The rule that allowed it.
     pub rule: Option<&'a str>,
-    /// The id of the request, which is that of its record in the audit trail, and the `auditID` of the API server's.
+    /// The id of the request, which is also that of its audit record, and the `auditID` of the API server's.
     pub request: Uuid,
 }
 
 impl Attribution<'_> {
-    /// Writes the annotations into the object of a run, over whatever it or a part of it says under their names.
+    /// Writes the annotations into the object of a run, and removes everything else under their prefix from it.
     pub(super) fn write(&self, object: &mut Map<String, Value>) {
         forget(object);
         let Some(metadata) = member(object, "metadata") else { return };
@@ -88,8 +90,8 @@ impl Attribution<'_> {
     }
 }
 
-/// Takes away what stands under our names: in the annotations and labels of the object, and of all templates within it,
-/// which Tekton copies to the runs that it makes.
+/// Removes everything under Doorward's prefix from the annotations and labels of the object, and of all templates
+/// within it, which Tekton copies to the runs that it creates.
 pub(super) fn forget(object: &mut Map<String, Value>) {
     for (name, value) in object.iter_mut() {
         match value {

@@ -1,5 +1,6 @@
-//! What a merge patch says of what no patch changes. Programs read a run, change a field of it, and send all of it back; kubectl takes
-//! all labels away where a file has none any more. Whether that changes anything which it must not, only the run that is there tells.
+//! The values in a merge patch that no patch may change. Programs read a run, change a field of it, and send all of it
+//! back; kubectl removes all labels when a file no longer has any. Only a comparison with the existing run shows
+//! whether that changes something that must not change.
 
 use serde_json::{Map, Value};
 
@@ -10,22 +11,24 @@ use super::{
     labels, ownership,
 };
 
-/// What was taken out of a patch. It is left out where the run says the same, and else the patch is refused.
+/// Values that were taken out of a patch. They are omitted if the existing run has the same values; otherwise the patch
+/// is refused.
 #[derive(Debug, Default)]
 pub struct Claims {
-    /// Who asked for the run.
+    /// Who requested the run.
     annotations: Map<String, Value>,
-    /// Where it came from.
+    /// The origin of the run.
     labels: Map<String, Value>,
     owners: Option<Value>,
-    /// The patch takes all labels of the run away, and is to leave those.
+    /// Whether the patch removes all labels of the run; the guarded ones then stay.
     takes_labels: bool,
-    /// The version that the client itself asks for.
+    /// The resource version that the client itself requires.
     version: Option<Value>,
 }
 
 impl Claims {
-    /// Takes them out of a patch, which is then taken for no run that is there. Without any nothing need be known of the run.
+    /// Takes the claims out of a patch, which is then valid for no existing run. `None` if there are none, so that
+    /// nothing need be known about the run.
     pub(super) fn of(patch: &mut Map<String, Value>, takes_labels: bool) -> Option<Self> {
         let mut claims = Self { takes_labels, ..Self::default() };
         if let Some(metadata) = patch.get_mut("metadata").and_then(Value::as_object_mut) {
@@ -42,12 +45,12 @@ impl Claims {
         Some(claims)
     }
 
-    /// Whether it is refused where the run that is there says otherwise.
+    /// Whether the patch is refused if the existing run differs.
     pub(super) fn any(&self) -> bool {
         !self.annotations.is_empty() || !self.labels.is_empty() || self.owners.is_some()
     }
 
-    /// Makes the patch one of the run that is there.
+    /// Makes the patch valid for the existing run.
     pub(super) fn onto(self, patch: &mut Map<String, Value>, there: There) -> Result<(), Unknown> {
         if differing(&self.annotations, &there.annotations).is_some() {
             return Err(Unknown::Refused(Unreadable::Attribution));
@@ -68,7 +71,8 @@ impl Claims {
     }
 }
 
-/// Takes what is guarded out of a part of the metadata. What would take it away stays, and is refused.
+/// Takes guarded members out of a part of the metadata. Those with `null`, which would remove them, stay and are
+/// refused.
 fn taken(metadata: &mut Map<String, Value>, part: &str, is_guarded: fn(&str) -> bool) -> Map<String, Value> {
     let Some(part) = metadata.get_mut(part).and_then(Value::as_object_mut) else { return Map::new() };
     let (claimed, rest) =
@@ -77,7 +81,7 @@ fn taken(metadata: &mut Map<String, Value>, part: &str, is_guarded: fn(&str) -> 
     claimed
 }
 
-/// The first name under which something else is said than what is there.
+/// The first name whose claimed value differs from that of the existing run.
 fn differing<'c>(claimed: &'c Map<String, Value>, there: &Map<String, Value>) -> Option<&'c str> {
     claimed.iter().find(|(name, value)| there.get(*name) != Some(*value)).map(|(name, _)| name.as_str())
 }

@@ -1,7 +1,7 @@
-//! What the Tekton Dashboard's own back end serves besides its files, and what of it is for whom. All else that its pages ask for goes
-//! to the API server, as the person.
+//! The endpoints of the Tekton Dashboard's own back end besides its files, and who may use them. Everything else that
+//! its pages request goes to the API server, under the person's identity.
 //!
-//! The contract is that of `pkg/router` and `pkg/endpoints` of the Dashboard.
+//! The contract is `pkg/router` and `pkg/endpoints` of the Dashboard.
 
 mod properties;
 
@@ -16,19 +16,21 @@ use crate::{
 
 pub use self::properties::{MAX_PROPERTIES, Sight, rewrite};
 
-/// A part of the back end.
+/// An endpoint of the back end.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Page {
     /// Files, the same for everybody.
     File,
-    /// What the pages may offer: `/v1/properties`.
+    /// The features that pages may offer: `/v1/properties`.
     Properties,
-    /// A log from outside of the cluster, which the back end fetches for anybody: `/v1/logs-proxy/NAMESPACE/POD/CONTAINER`.
+    /// A log from outside the cluster, which the back end fetches for anybody:
+    /// `/v1/logs-proxy/NAMESPACE/POD/CONTAINER`.
     ExternalLog { namespace: Arc<str>, pod: Arc<str> },
 }
 
 impl Page {
-    /// Reads a canonical path, in which an escape is never one of a letter or a slash. What is neither a file nor known is refused: a later Dashboard may do with it whatever it may.
+    /// Parses a canonical path, in which no letter or slash is escaped. Refuses paths that are neither files nor known,
+    /// as a later Dashboard may do anything with them.
     pub fn of(path: &str) -> Result<Self, Rejection> {
         let segments: Vec<&str> = path.split('/').skip(1).collect();
         match segments.as_slice() {
@@ -37,26 +39,26 @@ impl Page {
                 if is_label(namespace) && is_subdomain(pod) && is_label(container) {
                     Ok(Self::ExternalLog { namespace: (*namespace).into(), pod: (*pod).into() })
                 } else {
-                    Err(Rejection::new(Reason::BadRequest, "this is no path of a log")
-                        .fix("ask for /v1/logs-proxy/NAMESPACE/POD/CONTAINER, by names of Kubernetes"))
+                    Err(Rejection::new(Reason::BadRequest, "this is not the path of a log")
+                        .fix("request /v1/logs-proxy/NAMESPACE/POD/CONTAINER, with valid Kubernetes names"))
                 }
             }
             ["api" | "apis" | "v1", ..] => {
-                Err(Rejection::new(Reason::RouteNotFound, "the Dashboard has no such interface"))
+                Err(Rejection::new(Reason::RouteNotFound, "the Dashboard has no such endpoint"))
             }
             _ => Ok(Self::File),
         }
     }
 
-    /// Reads what a request asks for. With its own rights the back end does nothing but show: all else would be done for anybody.
-    /// `knows_api`: whether the route names the API server, by which who may see what is asked.
+    /// Determines the endpoint of a request. With its own rights the back end may only be read, as it would do anything
+    /// else for anybody. `knows_api`: whether the route names the API server, which is asked what a person may see.
     pub fn asked(method: &Method, path: &str, knows_api: bool) -> Result<Self, Rejection> {
         let page = Self::of(path);
         if !knows_api {
             return match page {
                 _ if path.starts_with("/v1/logs-proxy") => Err(Rejection::new(
                     Reason::PolicyDenied,
-                    "who may read this log cannot be asked, as the route knows no API server",
+                    "Doorward cannot check who may read this log, as the route names no API server",
                 )
                 .fix("name the API server's upstream in `kubernetes` of the route")),
                 _ => Ok(Self::File),
@@ -71,7 +73,7 @@ impl Page {
         page
     }
 
-    /// The request to Kubernetes that it stands for, which policy and RBAC decide.
+    /// The equivalent request to Kubernetes, which policy and RBAC decide.
     pub fn attributes(&self, path: &str) -> Option<Attributes> {
         match self {
             Self::ExternalLog { namespace, pod } => Some(Attributes {
@@ -90,13 +92,13 @@ impl Page {
     }
 }
 
-/// A DNS label (RFC 1123): names of namespaces and containers.
+/// Whether a name is a DNS label (RFC 1123), as names of namespaces and containers are.
 fn is_label(name: &str) -> bool {
     let is_inner = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
     (1..=63).contains(&name.len()) && name.bytes().all(is_inner) && !name.starts_with('-') && !name.ends_with('-')
 }
 
-/// Labels with dots between them: names of pods.
+/// Whether a name consists of labels with dots between them, as names of pods do.
 pub(crate) fn is_subdomain(name: &str) -> bool {
     name.len() <= 253 && name.split('.').all(is_label)
 }

@@ -1,4 +1,5 @@
-//! What is sent to a run that may be there: whether it is, and what it says, only the API server knows.
+//! Adapts the body of a request to a run that may exist already. Only the API server knows whether it does, and what it
+//! contains.
 
 use bytes::Bytes;
 use serde::Deserialize;
@@ -6,10 +7,11 @@ use serde_json::{Map, Value};
 
 use super::{apply::Apply, attribution::member, claims::Claims, document::Unreadable};
 
-/// A version that no object has, as etcd counts from there: what asks for it is refused by the API server if there is an object.
+/// A resource version that no object has, as etcd starts counting from it. The API server refuses a request with it if
+/// the object exists.
 const OF_NO_OBJECT: &str = "1";
 
-/// What the run that is there makes of a body, which does nothing to one as it stands.
+/// Adapts a body to the existing run. Until then, the body does nothing to an existing one.
 #[derive(Debug)]
 pub enum Fit {
     /// By server-side apply.
@@ -18,14 +20,14 @@ pub enum Fit {
     Patch(Claims),
 }
 
-/// Why a body cannot be made one for the run that is there.
+/// Why a body cannot be adapted to the existing run.
 #[derive(Debug, thiserror::Error)]
 pub enum Unknown {
     #[error("the answer cannot be read: {0}")]
     Json(#[from] serde_json::Error),
     #[error("the answer names no object")]
     Unnamed,
-    /// It may not be made one.
+    /// It must not be applied to that run.
     #[error(transparent)]
     Refused(Unreadable),
 }
@@ -35,7 +37,7 @@ struct Existing {
     metadata: There,
 }
 
-/// The metadata of a run that is there.
+/// The metadata of an existing run.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct There {
@@ -49,7 +51,7 @@ pub(super) struct There {
 }
 
 impl Fit {
-    /// The body for the run that is there, as the API server tells of it in `found`, and for no other run of this name.
+    /// The body for the existing run, which the API server returned in `found`, and for no other run of this name.
     pub fn onto(self, body: &[u8], found: &[u8]) -> Result<Bytes, Unknown> {
         let Existing { metadata: there } = serde_json::from_slice(found)?;
         if there.uid.is_empty() {
@@ -64,14 +66,15 @@ impl Fit {
     }
 }
 
-/// Has a body taken for no run that is there. Gives the version that the client itself asks for.
+/// Makes a body valid only if no run exists. Returns the resource version that the client itself requires.
 pub(super) fn for_none(object: &mut Map<String, Value>) -> Option<Value> {
     let metadata = member(object, "metadata")?;
     let version = metadata.insert("resourceVersion".to_owned(), OF_NO_OBJECT.into());
     version.filter(|version| !version.is_null())
 }
 
-/// Has a body taken for the run that has this uid, in the version that the client itself asks for. Gives its metadata.
+/// Makes a body valid only for the run with this uid, in the version that the client itself requires. Returns its
+/// metadata.
 pub(super) fn for_one(
     object: &mut Map<String, Value>,
     uid: String,

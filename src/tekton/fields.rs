@@ -1,5 +1,5 @@
-//! The fields of a run that select code or identity: that each is spelt in one way, and stands where its version of the API has it. And
-//! those of a template that hold what it makes, and who owns that.
+//! The fields of a run that select code or identity: checks their spelling, and that they are where their version of
+//! the API has them. The same for the fields of a template that contain what it creates, and who owns that.
 
 use serde_json::{Map, Value};
 
@@ -10,8 +10,8 @@ use super::{
 
 pub(super) const V1BETA1: &str = "v1beta1";
 
-/// Refuses service accounts and pod templates where this version of the API has none: the API server drops them there, and the run
-/// would have others than those that were decided on.
+/// Refuses service accounts and pod templates in places where this version of the API has none: the API server would
+/// drop them, and the run would not have those that were decided on.
 pub(super) fn check_places(of: RunType<'_>, object: &Map<String, Value>) -> Result<(), Unreadable> {
     const OF_PARTS: [(&str, &str); 2] =
         [("serviceAccountName", "taskServiceAccountName"), ("podTemplate", "taskPodTemplate")];
@@ -36,7 +36,7 @@ pub(super) fn check_places(of: RunType<'_>, object: &Map<String, Value>) -> Resu
     })
 }
 
-/// The fields that select code or identity, or hold such fields.
+/// The fields that select code or identity, or contain such fields.
 const FIELDS: [&str; 48] = [
     "annotations",
     "apiVersion",
@@ -88,8 +88,8 @@ const FIELDS: [&str; 48] = [
     "workspaces",
 ];
 
-/// Readers of Go's standard JSON take `ServiceAccountName` for `serviceAccountName`, others do not. A field that is
-/// spelt so is refused, and so are parameters of one name, of which readers take one or the other.
+/// Checks the spelling of fields. Go's standard JSON parser accepts `ServiceAccountName` for `serviceAccountName`,
+/// others do not, so such a spelling is refused. So are two parameters of one name, of which parsers use either.
 pub(super) fn check_spelling(object: &Map<String, Value>) -> Result<(), Unreadable> {
     for (name, value) in object {
         if is_named_by_people(name) {
@@ -104,28 +104,28 @@ pub(super) fn check_spelling(object: &Map<String, Value>) -> Result<(), Unreadab
     Ok(())
 }
 
-/// A pointer of more tokens leads deeper than any run or template goes.
+/// The maximum number of tokens of a pointer, deeper than any run or template.
 const MAX_TOKENS: usize = 128;
 
-/// The same for the way to a place.
+/// Checks the spelling of fields in a JSON pointer.
 pub(super) fn check_pointer(pointer: &str) -> Result<(), Unreadable> {
     check_tokens(pointer, &FIELDS)
 }
 
 fn check_tokens(pointer: &str, fields: &[&'static str]) -> Result<(), Unreadable> {
     if pointer.split('/').skip(1).nth(MAX_TOKENS).is_some() {
-        return Err(Unreadable::Malformed("a pointer of the patch leads deeper than any run or template goes"));
+        return Err(Unreadable::Malformed("a pointer of the patch is deeper than any run or template"));
     }
     let mut named = pointer.split('/').skip(1).take_while(|token| !is_named_by_people(token));
     named.try_for_each(|token| check_name(token, fields))
 }
 
-/// The fields of a template, of whatever kind, by which is seen what it makes.
+/// The fields of a template, of any kind, that determine what it creates.
 const OF_TEMPLATES: [&str; 7] =
     ["annotations", "labels", "metadata", "ownerReferences", "resourcetemplates", "spec", "template"];
 
-/// Refuses other spellings of them: the API server keeps what it does not know of some kinds, and the webhook of Tekton Triggers, which
-/// takes `resourceTemplates` for `resourcetemplates`, then writes it so.
+/// Refuses other spellings of the template fields: for some kinds the API server keeps unknown fields, and the webhook
+/// of Tekton Triggers, which accepts `resourceTemplates` for `resourcetemplates`, then writes the latter.
 pub(super) fn check_template(value: &Value) -> Result<(), Unreadable> {
     match value {
         Value::Object(object) => {
@@ -140,12 +140,12 @@ pub(super) fn check_template(value: &Value) -> Result<(), Unreadable> {
     }
 }
 
-/// The same for the way to a place in a template.
+/// Checks the spelling of template fields in a JSON pointer.
 pub(super) fn check_template_pointer(pointer: &str) -> Result<(), Unreadable> {
     check_tokens(pointer, &OF_TEMPLATES)
 }
 
-/// What a person names, and not Tekton, stands in it.
+/// Whether the members of this field are named by people and not by Tekton.
 fn is_named_by_people(name: &str) -> bool {
     const NAMED: [&str; 8] =
         ["annotations", "labels", "value", "default", "matchLabels", "nodeSelector", "properties", "volumeAttributes"];
@@ -178,7 +178,7 @@ fn check_names(params: &Value) -> Result<(), Unreadable> {
     twice.map_or(Ok(()), |(name, _)| Err(Unreadable::Twice((*name).to_owned())))
 }
 
-/// As `encoding/json` folds: ASCII, and the two letters beyond it that fold into it.
+/// Folds a name as `encoding/json` does: ASCII, and the two other letters that fold into ASCII.
 fn fold(name: &str) -> String {
     let letter = |letter| match letter {
         'ſ' => 's',

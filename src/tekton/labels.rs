@@ -1,13 +1,14 @@
-//! The labels by which a run says where it came from. Tekton Triggers writes the event on what it makes; whoever could change that
-//! later would give a run the cause of another delivery. Tekton takes a run that names another, and has its uid as that of an owner, for
-//! a task of it, whatever kind of object the owner is said to be; so whoever could add the one to the other would have a run adopted.
+//! The guarded labels, which contain the origin of a run. Tekton Triggers writes the event into what it creates;
+//! anybody who could change that later could give a run the cause of another delivery. If a run names another in a
+//! label, and has its uid as that of an owner, Tekton treats it as a task of that run, whatever kind the owner claims
+//! to be. So anybody who could add one of the two to the other could have a run adopted.
 
 use serde_json::{Map, Value};
 
 use super::{attribution::member, document::Unreadable};
 use crate::{pointer::unescape, runs::EVENT_ID};
 
-/// The label that names the run which has made one.
+/// The label with the name of the run that created a run.
 pub(crate) const MADE_BY: &str = "tekton.dev/pipelineRun";
 
 const GUARDED: [&str; 2] = [EVENT_ID, MADE_BY];
@@ -16,7 +17,8 @@ pub(super) fn is_guarded(name: &str) -> bool {
     GUARDED.contains(&name)
 }
 
-/// Takes out of a merge patch what would take one of them away, by its name or with all others. Gives whether it was with all.
+/// Removes from a merge patch what would remove a guarded label, by name or with all others. Returns whether it was
+/// with all others.
 pub(super) fn pass_over_removals(patch: &mut Map<String, Value>) -> bool {
     let Some(metadata) = patch.get_mut("metadata").and_then(Value::as_object_mut) else { return false };
     match metadata.get_mut("labels") {
@@ -29,7 +31,7 @@ pub(super) fn pass_over_removals(patch: &mut Map<String, Value>) -> bool {
     }
 }
 
-/// Refuses a merge patch of a run that changes one of them, or takes them away with all others.
+/// Refuses a merge patch of a run that changes a guarded label, or removes it with all others.
 pub(super) fn check_merge(patch: &Map<String, Value>) -> Result<(), Unreadable> {
     match patch.get("metadata").and_then(|metadata| metadata.get("labels")) {
         None => Ok(()),
@@ -41,12 +43,12 @@ pub(super) fn check_merge(patch: &Map<String, Value>) -> Result<(), Unreadable> 
     }
 }
 
-/// Why one of them cannot be written into a run that is there.
+/// Why a guarded label cannot be written into an existing run.
 pub(super) fn refusal(name: &str) -> Unreadable {
     Unreadable::Label(name.to_owned())
 }
 
-/// Refuses a place that an operation of a JSON Patch names, if it is one of them or what holds them.
+/// Refuses a pointer in a JSON Patch to a guarded label or to all labels.
 pub(super) fn check_pointer(pointer: &str) -> Result<(), Unreadable> {
     let mut tokens = pointer.split('/').skip(1).map(unescape);
     let is_labels = [tokens.next(), tokens.next()].iter().map(Option::as_deref).eq([Some("metadata"), Some("labels")]);
@@ -60,7 +62,7 @@ pub(super) fn check_pointer(pointer: &str) -> Result<(), Unreadable> {
     }
 }
 
-/// Has an object that is applied to a run say by them what the run itself says.
+/// Sets the guarded labels of an object that is applied to a run to those of the run itself.
 pub(super) fn keep(metadata: &mut Map<String, Value>, mut there: Map<String, Value>) {
     let Some(labels) = member(metadata, "labels") else { return };
     for name in GUARDED {

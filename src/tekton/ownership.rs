@@ -1,12 +1,13 @@
-//! The owner references by which Tekton takes a run for one that another of its runs has made, together with the label that names it.
-//! Whoever could write them would have their run adopted by that of somebody else, and taken for a task of it.
+//! The owner references by which Tekton recognizes the runs that another run created, together with the label that
+//! names that run. Anybody who could write them could have their run adopted by somebody else's, and treated as a task
+//! of it.
 
 use serde_json::{Map, Value};
 
 use super::{attribution::has_name, document::Unreadable, is_of_tekton_dev, labels::MADE_BY};
 use crate::pointer::unescape;
 
-/// Refuses the object of a run that says another run owns it.
+/// Refuses the object of a run that claims to be owned by another run.
 pub(super) fn check_object(object: &Map<String, Value>) -> Result<(), Unreadable> {
     let Some(metadata) = object.get("metadata").and_then(Value::as_object) else { return Ok(()) };
     let Some(owners) = metadata.get("ownerReferences") else { return Ok(()) };
@@ -17,7 +18,7 @@ pub(super) fn check_object(object: &Map<String, Value>) -> Result<(), Unreadable
     }
 }
 
-/// Refuses metadata that names any owner, for a run whose label says that another has made it.
+/// Refuses metadata with any owner, for a run whose label says that another run created it.
 pub(super) fn check_none(metadata: &Map<String, Value>) -> Result<(), Unreadable> {
     match metadata.get("ownerReferences") {
         Some(owners) if names_any(owners) => Err(refusal(owners)),
@@ -25,14 +26,14 @@ pub(super) fn check_none(metadata: &Map<String, Value>) -> Result<(), Unreadable
     }
 }
 
-/// Why owners cannot be written into a run that is there.
+/// Why owners cannot be written into an existing run.
 pub(super) fn refusal(owners: &Value) -> Unreadable {
     if names_a_run(owners) { Unreadable::Owner } else { Unreadable::Owned }
 }
 
-/// Refuses templates of runs that could say so: in the object that has them, in a part of it, or in the operations of a JSON Patch.
-/// Tekton Triggers fills in parameters anywhere in the text of a template, so that the group of an owner, and the name of a label
-/// or an annotation, may become any.
+/// Refuses templates of runs that could claim an owner: in an object with templates, in a part of it, or in the
+/// operations of a JSON Patch. Tekton Triggers substitutes parameters anywhere in the text of a template, so that the
+/// group of an owner, and the name of a label or an annotation, could become any.
 pub(super) fn check_templates(value: &Value) -> Result<(), Unreadable> {
     match value {
         Value::Object(object) => object.iter().try_for_each(|(name, value)| match name.as_str() {
@@ -41,7 +42,7 @@ pub(super) fn check_templates(value: &Value) -> Result<(), Unreadable> {
         }),
         Value::Array(values) => values.iter().try_for_each(|value| {
             let path = value.get("path").and_then(Value::as_str).unwrap_or_default();
-            // A part of a template, whichever.
+            // Some part of a template.
             let is_within = path.split('/').any(|token| token == "resourcetemplates");
             if !is_within {
                 return check_templates(value);
@@ -68,7 +69,7 @@ fn check_template(template: &Value) -> Result<(), Unreadable> {
     }
 }
 
-/// Whether an operation of a JSON Patch takes owners away, one or all, and brings none.
+/// Whether an operation of a JSON Patch removes owners, one or all, and adds none.
 fn takes_owners_away(path: &str, operation: &Value) -> bool {
     let brings_none = || operation.get("value").is_some_and(|owners| !names_any(owners));
     match operation.get("op").and_then(Value::as_str) {
@@ -82,12 +83,12 @@ fn has_parameter(text: &str) -> bool {
     text.contains("$(")
 }
 
-/// Whether a member within is named by a parameter.
+/// Whether the name of a nested member contains a parameter.
 fn names_by_parameter(value: &Value) -> bool {
     has_name(value, &has_parameter)
 }
 
-/// Refuses an operation of a JSON Patch that names any owner.
+/// Refuses an operation of a JSON Patch that adds an owner.
 pub(super) fn check_operation(op: &str, path: &str, value: Option<&Value>) -> Result<(), Unreadable> {
     let mut tokens = path.split('/').skip(1).map(unescape);
     let is_owners =
@@ -103,12 +104,12 @@ pub(super) fn check_operation(op: &str, path: &str, value: Option<&Value>) -> Re
     }
 }
 
-/// Whether a list of owner references names any.
+/// Whether a list of owner references is not empty.
 pub(super) fn names_any(owners: &Value) -> bool {
     !owners.is_null() && owners.as_array().is_none_or(|owners| !owners.is_empty())
 }
 
-/// Whether an owner reference, or one of a list, is to an object of Tekton's.
+/// Whether an owner reference, or one of a list, is to an object of Tekton.
 fn names_a_run(owners: &Value) -> bool {
     let is_run = |owner: &Value| {
         let version = owner.get("apiVersion").and_then(Value::as_str);

@@ -1,4 +1,4 @@
-//! What a patch does to a run, and that it leaves alone who asked for it.
+//! Reads what a patch does to a run, and refuses changes to who requested it.
 
 use serde_json::{Map, Value};
 
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::pointer::unescape;
 
-/// What a JSON Patch (RFC 6902) does to a run: alone, and where it changes more, to the status besides.
+/// Reads a JSON Patch (RFC 6902): its intent, and the changes of the status if it changes more than that.
 pub(super) fn json_patch(operations: &[Value]) -> Result<(Intent, Vec<Intent>), Unreadable> {
     let mut intent = None;
     let mut statuses = Vec::new();
@@ -19,7 +19,7 @@ pub(super) fn json_patch(operations: &[Value]) -> Result<(Intent, Vec<Intent>), 
         let (Some(op), Some(path)) = (text("op"), text("path")) else {
             return Err(Unreadable::Malformed("an operation of the patch has no `op` or no `path`"));
         };
-        // The API server's library takes no notice of what stands before the first `/` (evanphx/json-patch).
+        // The API server's library ignores everything before the first `/` (evanphx/json-patch).
         if pointers(operation).any(|pointer| !pointer.is_empty() && !pointer.starts_with('/')) {
             return Err(Unreadable::Malformed("a pointer of the patch does not begin with `/`"));
         }
@@ -46,22 +46,22 @@ pub(super) fn json_patch(operations: &[Value]) -> Result<(Intent, Vec<Intent>), 
         statuses.extend(match (op, path, value.and_then(Value::as_object)) {
             (_, "/spec/status", _) if asks.is_status() => vec![asks],
             ("add" | "replace", "/spec", Some(spec)) => of_whole(spec),
-            // What stands elsewhere is not known here.
+            // The value comes from elsewhere or nowhere, so it is not known here.
             (_, "" | "/spec" | "/spec/status", _) => ANY.to_vec(),
             _ if operation.get("from").and_then(Value::as_str) == Some("/spec/status") => vec![Intent::Start],
             _ => Vec::new(),
         });
-        // Two that differ are a change, whichever comes last.
+        // Two different intents make a change, whichever is last.
         intent = Some(if intent.is_none_or(|before| before == asks) { asks } else { Intent::Change });
     }
     let intent = intent.unwrap_or(Intent::Change);
     Ok((intent, besides(intent, statuses)))
 }
 
-/// All that can become of a status.
+/// All intents that a change of the status can have.
 const ANY: [Intent; 3] = [Intent::Cancel, Intent::Pause, Intent::Start];
 
-/// What a value of `spec.status` asks for.
+/// The intent of a value of `spec.status`.
 fn of_value(status: &Value) -> Intent {
     match status {
         Value::String(status) => Intent::of_status(Some(status)),
@@ -70,7 +70,7 @@ fn of_value(status: &Value) -> Intent {
     }
 }
 
-/// What becomes of the status by a `spec` that says something of it.
+/// The intents of a `spec` that sets the status.
 pub(super) fn statuses(spec: &Map<String, Value>) -> Vec<Intent> {
     match spec.get("status").map(of_value) {
         None => Vec::new(),
@@ -79,12 +79,12 @@ pub(super) fn statuses(spec: &Map<String, Value>) -> Vec<Intent> {
     }
 }
 
-/// By a `spec` that takes the place of another: one without a status takes it away.
+/// The intents of a `spec` that replaces another: one without a status removes it.
 fn of_whole(spec: &Map<String, Value>) -> Vec<Intent> {
     if spec.contains_key("status") { statuses(spec) } else { vec![Intent::Start] }
 }
 
-/// Sorted, each once, and none where the status is all that is changed.
+/// Sorts and deduplicates `statuses`, without the intent itself.
 fn besides(intent: Intent, mut statuses: Vec<Intent>) -> Vec<Intent> {
     statuses.retain(|status| *status != intent);
     statuses.sort_unstable();
@@ -97,7 +97,7 @@ pub(super) fn pointers(operation: &Value) -> impl Iterator<Item = &str> {
     ["path", "from"].into_iter().filter_map(|name| operation.get(name)?.as_str())
 }
 
-/// Whether a pointer is at one of our annotations, or at what holds those of the run.
+/// Whether a pointer is to one of Doorward's annotations, or to an object that contains those of the run.
 fn reaches_attribution(pointer: &str) -> bool {
     let mut tokens = pointer.split('/').skip(1).map(unescape);
     let holds_them = matches!(
@@ -107,8 +107,8 @@ fn reaches_attribution(pointer: &str) -> bool {
     holds_them || points_at_ours(pointer)
 }
 
-/// Whether what stands at a pointer is metadata, which Tekton copies, or holds some: what is copied there is in the run already, where
-/// a parameter may have any keys.
+/// Whether the value at a pointer is or contains metadata, which Tekton copies. The source of a copy is in the run
+/// already, where a parameter may have any keys.
 fn holds_metadata(pointer: &str) -> bool {
     const PLAIN: [&str; 4] = ["params", "workspaces", "timeouts", "status"];
     let mut tokens = pointer.split('/').skip(1).map(unescape);
@@ -116,13 +116,15 @@ fn holds_metadata(pointer: &str) -> bool {
     field.is_none_or(|field| !PLAIN.contains(&&*field))
 }
 
-/// What `kubectl apply` applied last, by which it knows what to take away (`k8s.io/api/core/v1/annotation_key_constants.go`).
+/// The annotation with the last applied object, from which `kubectl apply` computes what to remove
+/// (`k8s.io/api/core/v1/annotation_key_constants.go`).
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 
-/// Has a patch of `kubectl apply` take nothing away that was written here. The API server keeps what was applied to it with
-/// `--server-side` for later applies of the other kind, with what we added to it; the next of those takes that away again, without
-/// a word of it in the file. A patch that does not come of an apply says on purpose what it takes away, and is refused. Gives whether
-/// it takes all labels away, as it does where a file has none any more.
+/// Prevents a patch of `kubectl apply` from removing what Doorward wrote. The API server stores an object that was
+/// applied with `--server-side`, including Doorward's additions, as the last applied one for later client-side applies.
+/// The next of those removes the additions, although the file does not mention them. A patch that does not come from an
+/// apply removes them deliberately and is refused. Returns whether the patch removes all labels, as it does when a file
+/// no longer has any.
 pub(super) fn keep_what_apply_takes_away(patch: &mut Map<String, Value>) -> bool {
     let annotations = patch.get("metadata").and_then(|metadata| metadata.get("annotations"));
     if !annotations.and_then(|annotations| annotations.get(LAST_APPLIED)).is_some_and(Value::is_string) {
@@ -132,7 +134,7 @@ pub(super) fn keep_what_apply_takes_away(patch: &mut Map<String, Value>) -> bool
     labels::pass_over_removals(patch)
 }
 
-/// What a merge patch (RFC 7386) does to a run, or a strategic one, which differs by its directives.
+/// Reads a merge patch (RFC 7386), or a strategic one, which differs by its directives.
 pub(super) fn merge_patch(patch: &Map<String, Value>) -> Result<(Intent, Vec<Intent>), Unreadable> {
     let is_directive = |name: &str| name.starts_with('$');
     if patch.iter().any(|(name, value)| is_directive(name) || has_name(value, &is_directive)) {
@@ -158,7 +160,7 @@ pub(super) fn merge_patch(patch: &Map<String, Value>) -> Result<(Intent, Vec<Int
     Ok((intent, besides(intent, statuses)))
 }
 
-/// `spec.status`, if the patch says nothing else but which object it is about.
+/// `spec.status`, if the patch contains nothing else but the identification of its object.
 fn status_alone(patch: &Map<String, Value>) -> Option<&Value> {
     let names_the_object = |name: &String| matches!(name.as_str(), "name" | "namespace" | "uid" | "resourceVersion");
     let about = patch.iter().filter(|(name, _)| *name != "spec").all(|(name, value)| match name.as_str() {

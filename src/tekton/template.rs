@@ -1,5 +1,5 @@
-//! Objects whose annotations and labels Tekton copies to the runs that it makes: whatever they say under our names would be taken
-//! for our word on who asked for a run.
+//! Objects whose annotations and labels Tekton copies to the runs that it creates. Names with Doorward's prefix are
+//! refused in them, as they would be taken for Doorward's statement of who requested a run.
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -27,7 +27,7 @@ pub fn is_template(attributes: &Attributes) -> bool {
     attributes.brings_object() && attributes.subresource.is_empty() && resources.contains(&attributes.resource.as_str())
 }
 
-/// Refuses by the head alone what no body could make good.
+/// Refuses requests that are invalid whatever their body is.
 pub fn check_head(verb: &str, headers: &HeaderMap) -> Result<(), Unreadable> {
     check_encoding(headers)?;
     let media = essence(headers)?;
@@ -35,7 +35,7 @@ pub fn check_head(verb: &str, headers: &HeaderMap) -> Result<(), Unreadable> {
     if known.contains(&&*media) { Ok(()) } else { Err(Unreadable::MediaType(media)) }
 }
 
-/// Reads the body of a request for which [`is_template`] holds, and gives what is to be sent: what was read, as it was read.
+/// Reads the body of a request for which [`is_template`] holds, and returns what to send: exactly what was read.
 pub fn read(verb: &str, headers: &HeaderMap, body: &[u8]) -> Result<Bytes, Unreadable> {
     check_head(verb, headers)?;
     check_text(body)?;
@@ -46,7 +46,7 @@ pub fn read(verb: &str, headers: &HeaderMap, body: &[u8]) -> Result<Bytes, Unrea
             if operations.iter().flat_map(pointers).any(points_at_ours) {
                 return Err(Unreadable::Attribution);
             }
-            // What is copied is in the object already, where a parameter may have any keys.
+            // The source of a copy is in the object already, where a parameter may have any keys.
             let copies =
                 |operation: &Value| matches!(operation.get("op").and_then(Value::as_str), Some("copy" | "move"));
             if operations.iter().any(copies) {
@@ -67,7 +67,7 @@ pub fn read(verb: &str, headers: &HeaderMap, body: &[u8]) -> Result<Bytes, Unrea
     Ok(serde_json::to_vec(&value).unwrap_or_default().into())
 }
 
-/// The spelling of what an operation of a JSON Patch names and brings.
+/// Checks the spelling of the names in an operation of a JSON Patch.
 fn check_operation(operation: &Value) -> Result<(), Unreadable> {
     pointers(operation).try_for_each(check_template_pointer)?;
     operation.get("value").map_or(Ok(()), check_template)

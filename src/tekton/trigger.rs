@@ -1,9 +1,9 @@
-//! The service account that makes the runs of a Trigger, as the API server tells it.
+//! The service account that creates the runs of a Trigger, read from the API server.
 //!
-//! An EventListener makes them as `serviceAccountName` of the Trigger, or else with its own pod's account
-//! (`pkg/sink/auth_override.go` of Tekton Triggers). Its pod has the account that the template in `spec.resources` names,
-//! or else `spec.serviceAccountName` (`pkg/reconciler/eventlistener/resources/deployment.go`). Where a resource of
-//! another kind makes the pod, nothing here tells whose account that has.
+//! An EventListener creates them as `serviceAccountName` of the Trigger, or else with its own pod's account
+//! (`pkg/sink/auth_override.go` of Tekton Triggers). Its pod has the account in the template in `spec.resources`, or
+//! else `spec.serviceAccountName` (`pkg/reconciler/eventlistener/resources/deployment.go`). If a custom resource
+//! creates the pod, its account is unknown.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -18,7 +18,7 @@ use crate::{
     upstream::{GetError, Pools, Upstream},
 };
 
-/// An EventListener may have hundreds of Triggers in it.
+/// The largest object, as an EventListener may contain hundreds of Triggers.
 const MAX_OBJECT: usize = 3 << 20;
 
 #[derive(Default, Deserialize)]
@@ -33,10 +33,10 @@ struct Object {
 struct Spec {
     #[serde(deserialize_with = "null_as_default")]
     service_account_name: String,
-    /// Of an EventListener: those that are no objects of their own.
+    /// In an EventListener: the Triggers that are not objects of their own.
     #[serde(deserialize_with = "null_as_default")]
     triggers: Vec<Inline>,
-    /// Of an EventListener: how its pod is made.
+    /// In an EventListener: the template of its pod.
     #[serde(deserialize_with = "null_as_default")]
     resources: Resources,
 }
@@ -45,11 +45,11 @@ struct Spec {
 #[serde(default, rename_all = "camelCase")]
 struct Resources {
     kubernetes_resource: Option<Templated>,
-    /// Of any kind. It comes first where both are there.
+    /// Of any kind. It takes precedence over the other.
     custom_resource: Option<IgnoredAny>,
 }
 
-/// What has a `spec` with a template of a pod.
+/// A resource whose `spec` has a pod template.
 #[derive(Default, Deserialize)]
 #[serde(default)]
 struct Templated {
@@ -88,7 +88,7 @@ struct Inline {
 }
 
 impl Spec {
-    /// Of an EventListener: the account of its pod, or `None` if that cannot be told.
+    /// For an EventListener: the account of its pod, or `None` if it is unknown.
     fn pod_account(&self) -> Option<&str> {
         if self.resources.custom_resource.is_some() {
             return None;
@@ -98,14 +98,14 @@ impl Spec {
         [of_template, &self.service_account_name].into_iter().find(|name| !name.is_empty()).or(Some("default"))
     }
 
-    /// Of an EventListener: the account of one of its Triggers, which may name its `own`.
+    /// For an EventListener: the account of one of its Triggers, which may name its `own`.
     fn account_of(&self, own: &str) -> Option<String> {
         if own.is_empty() { self.pod_account().map(str::to_owned) } else { Some(own.to_owned()) }
     }
 }
 
-/// The accounts that make the runs of an EventListener and of the Triggers in it, as its `spec` tells them. Whose the account
-/// of its pod is may be unknown, and of a `spec` that cannot be read all are.
+/// The accounts that create the runs of an EventListener and of the Triggers in it, from its `spec`. The account of its
+/// pod may be unknown; if the `spec` cannot be read, all are.
 pub fn listener_accounts(spec: &Value) -> BTreeSet<String> {
     let spec = Spec::deserialize(spec).ok();
     let of_spec = |spec: Spec| {
@@ -123,9 +123,9 @@ pub struct TriggerReader<'a> {
 }
 
 impl TriggerReader<'_> {
-    /// The account of a Trigger that the EventListener `listener` (namespace, name) sets off. `None` where there is no such Trigger,
-    /// where one within the EventListener and an object of that name have different accounts, or where the account is that
-    /// of a pod of which nobody knows it.
+    /// The account of a Trigger that the EventListener `listener` (namespace, name) activates. `None` if there is no
+    /// such Trigger, if one within the EventListener and an object of that name have different accounts, or if it uses
+    /// the account of a pod whose account is unknown.
     pub async fn service_account(
         &self,
         (namespace, name): (&str, &str),
@@ -143,11 +143,11 @@ impl TriggerReader<'_> {
         Ok(if accounts.len() == 1 { accounts.pop_first().flatten() } else { None })
     }
 
-    /// `None` if there is none.
+    /// Reads an object; `None` if it does not exist.
     async fn get(&self, resource: &str, (namespace, name): (&str, &str)) -> Result<Option<Spec>, Rejection> {
         let path = format!("/apis/triggers.tekton.dev/v1beta1/namespaces/{namespace}/{resource}/{name}");
         let failed = |why: String| {
-            let what = "the service account of a Trigger cannot be read at the API server";
+            let what = "the service account of a Trigger cannot be read from the API server";
             Rejection::new(Reason::UpstreamFailed, what).because(format!("{path}: {why}"))
         };
         let object: Option<Object> =

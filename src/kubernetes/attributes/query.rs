@@ -1,4 +1,4 @@
-//! The parts of a query that change what a request is: `watch`, `fieldSelector` and `follow`.
+//! The query parameters that affect the attributes of a request: `watch`, `fieldSelector` and `follow`.
 
 use std::borrow::Cow;
 
@@ -6,31 +6,31 @@ use percent_encoding::percent_decode_str;
 
 use super::{InvalidAttributes, is_escape};
 
-/// What a query says about the attributes.
+/// The attributes from a query.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Query {
     pub watch: bool,
     pub follow: bool,
-    /// The one name that `fieldSelector=metadata.name=NAME` asks for.
+    /// The only name that `fieldSelector=metadata.name=NAME` selects.
     pub name: Option<String>,
 }
 
-/// Parameters that say what a request is, where its path names no object. Given twice with different values, or in two spellings,
-/// another reader may take the other one (CVE-2022-2385). Of `watch` the API server takes the first, at each place
-/// that reads it.
+/// Parameters that determine what a request is if its path names no object. If one is given twice with different
+/// values, or in two spellings, another reader may use the other (CVE-2022-2385). For `watch` the API server always
+/// uses the first.
 pub(super) const IDENTIFYING: [&str; 7] =
     ["fieldSelector", "labelSelector", "namespace", "name", "resource", "follow", "watch"];
 
-/// Of a query of more parts, empty ones among them, Go reads none at all from 1.24.12 and 1.25.6 on (CVE-2025-61726): neither
-/// what is asked for nor that it is a dry run.
+/// The maximum number of parts of a query, including empty ones. With more, Go since 1.24.12 and 1.25.6 reads none of
+/// them (CVE-2025-61726): neither what is requested nor that it is a dry run.
 const MAX_PARTS: usize = 10_000;
 
-/// Those of them that say something where it names one, too. They are true but for a few words. Go folds more than the letters of ASCII:
-/// `fal\u{17f}e` is false to it at one place, and true at another.
+/// The parameters that also matter if the path names an object. They are true except for a few values. Go folds more
+/// than ASCII letters: it reads `fal\u{17f}e` as false in one place and as true in another.
 pub(super) const BOOLEANS: [&str; 2] = ["watch", "follow"];
 
 impl Query {
-    /// `telling` are the parameters that say something of this request, which must be given in one way.
+    /// Parses a query. `telling` are the parameters that matter for this request, which must be unambiguous.
     pub(super) fn parse(query: &str, telling: &[&'static str]) -> Result<Self, InvalidAttributes> {
         if query.is_empty() {
             return Ok(Self::default());
@@ -54,20 +54,22 @@ impl Query {
         }
         let first = |name: &str| pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_ref());
         let integer = |name: &str| first(name).is_none_or(|value| value.parse::<i64>().is_ok());
-        // One parameter that does not decode voids all but `watch` in the API server. A `labelSelector` does so too, and is not read here:
-        // it asks for the list of all then, which the API server refuses by itself as it stands.
+        // If one parameter does not decode, the API server ignores all but `watch`. That includes `labelSelector`,
+        // which is not read here: the request is then a list of all objects, which the API server refuses because of
+        // the selector.
         let decodes = integer("limit") && integer("timeoutSeconds");
         let name = first("fieldSelector").filter(|_| decodes).and_then(selected_name);
         Ok(Self { watch: first("watch").is_some_and(truthy), follow: first("follow").is_some_and(truthy), name })
     }
 }
 
-/// A boolean as `k8s.io/apimachinery/pkg/conversion/queryparams` reads it: all but `0` and `false` is true.
+/// Parses a boolean as `k8s.io/apimachinery/pkg/conversion/queryparams` does: everything but `0` and `false` is true.
 fn truthy(value: &str) -> bool {
     !(value == "0" || value.eq_ignore_ascii_case("false"))
 }
 
-/// One pair of a query as Go's `url.ParseQuery` reads it: pairs with a semicolon or a malformed encoding are dropped.
+/// Parses one pair of a query as Go's `url.ParseQuery` does: pairs with a semicolon or a malformed encoding are
+/// dropped.
 fn pair(text: &str) -> Option<(Cow<'_, str>, Cow<'_, str>)> {
     if text.is_empty() || text.contains(';') {
         return None;
@@ -85,8 +87,9 @@ fn unescape(text: &str) -> Option<Cow<'_, str>> {
     well_formed.then(|| Cow::Owned(percent_decode_str(&spaced).decode_utf8_lossy().into_owned()))
 }
 
-/// The name that a field selector requires, as `fields.ParseSelector` and `RequiresExactMatch("metadata.name")` tell
-/// it; `None` if it requires none, does not parse, or asks for what cannot be a name.
+/// The name that a field selector requires, as determined by `fields.ParseSelector` and
+/// `RequiresExactMatch("metadata.name")`. `None` if it requires none, does not parse, or requires something that cannot
+/// be a name.
 fn selected_name(selector: &str) -> Option<String> {
     let mut terms = split_terms(selector);
     terms.sort_unstable();

@@ -1,28 +1,29 @@
-//! `/v1/properties`: what the Dashboard's pages offer. They believe it, so that it is made for each person: buttons that would
-//! only lead to a refusal are not shown.
+//! `/v1/properties`: the features that the Dashboard's pages offer. It is rewritten for each person, so that pages show
+//! no buttons that would only lead to a refusal.
 
 use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-/// The properties have some 300 bytes.
+/// The largest body. Properties have about 300 bytes.
 pub const MAX_PROPERTIES: usize = 64 << 10;
 
-/// What a person may see and do, as far as the pages ask.
+/// What a person may see and do, as far as the pages need it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Sight {
     /// The namespaces whose runs the person may see; `None`: all.
     pub namespaces: Option<Vec<Arc<str>>>,
     /// Whether the person may create runs in any of them.
     pub may_create: bool,
-    /// Where the person signs out; `None` for callers with a token, who have nothing to sign out of.
+    /// The sign-out address; `None` for callers with a token, who cannot sign out.
     pub sign_out: Option<&'static str>,
 }
 
-/// Writes what a person may see and do into the back end's answer. Narrows only: what the back end was told not to show stays hidden.
+/// Writes what a person may see and do into the back end's answer. It only restricts: what the back end is configured
+/// to hide stays hidden.
 pub fn rewrite(body: &[u8], sight: &Sight) -> Result<Vec<u8>, String> {
     let mut properties: Map<String, Value> =
-        serde_json::from_slice(body).map_err(|error| format!("the properties are no JSON object: {error}"))?;
+        serde_json::from_slice(body).map_err(|error| format!("the properties are not a JSON object: {error}"))?;
     let is_read_only = match properties.get("isReadOnly") {
         None => false,
         Some(Value::Bool(is_read_only)) => *is_read_only,
@@ -51,15 +52,15 @@ pub fn rewrite(body: &[u8], sight: &Sight) -> Result<Vec<u8>, String> {
     serde_json::to_vec(&properties).map_err(|error| error.to_string())
 }
 
-/// The namespaces that the back end is confined to. It leaves the list out where there is none.
+/// The namespaces that the back end is limited to. It omits the list if there is none.
 fn namespaces(properties: &Map<String, Value>) -> Result<Option<Vec<String>>, String> {
     let list = match properties.get("tenantNamespaces") {
         None | Some(Value::Null) => return Ok(None),
         Some(Value::Array(list)) => list,
-        Some(_) => return Err("`tenantNamespaces` is no list".to_owned()),
+        Some(_) => return Err("`tenantNamespaces` is not a list".to_owned()),
     };
     let names: Option<Vec<String>> = list.iter().map(|name| name.as_str().map(str::to_owned)).collect();
-    let names = names.ok_or("`tenantNamespaces` holds what is no name")?;
+    let names = names.ok_or("`tenantNamespaces` contains an entry that is not a name")?;
     Ok((!names.is_empty()).then_some(names))
 }
 
