@@ -23,12 +23,12 @@ pub(super) fn check_settings(raw: &raw::Webhook, at: &At, resolver: &mut Resolve
     if raw.require_signature && !takes(Setting::RequireSignature) {
         report
             .error(&at.key("require_signature"), "only `gitlab` has deliveries without a signature")
-            .help("take it away; a delivery of this sender is always refused without one");
+            .help("remove it; a delivery of this sender is always refused without one");
     }
     if raw.unsigned_pings && !takes(Setting::UnsignedPings) {
         report
             .error(&at.key("unsigned_pings"), "only `bitbucket_data_center` has a test without a signature")
-            .help("take it away");
+            .help("remove it");
     }
     match (&raw.signature, takes(Setting::Signature)) {
         (None, true) => {
@@ -36,15 +36,15 @@ pub(super) fn check_settings(raw: &raw::Webhook, at: &At, resolver: &mut Resolve
         }
         (Some(_), false) => {
             report
-                .error(&at.key("signature"), "the signature of this sender is known")
-                .help("take it away, or write `sender: generic`");
+                .error(&at.key("signature"), "the signature format of this sender is known")
+                .help("remove it, or write `sender: generic`");
         }
         _ => {}
     }
     if raw.facts != raw::FactPointers::default() && !takes(Setting::Facts) {
         report
-            .error(&at.key("facts"), "where this sender writes its facts is known")
-            .help("take it away, or write `sender: generic`");
+            .error(&at.key("facts"), "the places of facts in this sender's bodies are known")
+            .help("remove it, or write `sender: generic`");
     }
     let facts_at = at.key("facts");
     let mut known = BTreeMap::new();
@@ -55,7 +55,7 @@ pub(super) fn check_settings(raw: &raw::Webhook, at: &At, resolver: &mut Resolve
                 .help("write it as `/repository/id`");
         }
         if let Some(other) = known.insert(field, key) {
-            report.error(&facts_at.key(key), format!("`{other}` names the same fact")).help("take one of the two away");
+            report.error(&facts_at.key(key), format!("`{other}` names the same fact")).help("remove one of the two");
         }
     }
     let least = least_window(raw);
@@ -63,7 +63,7 @@ pub(super) fn check_settings(raw: &raw::Webhook, at: &At, resolver: &mut Resolve
         let least = Span::from_secs(least.as_secs());
         report.error(
             &at.key("replay_window"),
-            format!("`replay_window` is shorter than {least}, for which a delivery is good: it could be repeated"),
+            format!("`replay_window` is shorter than {least}, for which a delivery is valid: it could be replayed"),
         );
     }
     if raw.unique_bodies == Some(false) {
@@ -99,7 +99,7 @@ fn check_signature(signature: &raw::GenericSignature, at: &At, report: &mut Repo
             ("timestamp_header", signature.timestamp_header.is_some()),
         ];
         for (key, _) in written.into_iter().filter(|(_, is_set)| *is_set) {
-            report.error(&at.key(key), "nothing is signed where `plain` is set").help("take one of the two away");
+            report.error(&at.key(key), "nothing is signed where `plain` is set").help("remove one of the two");
         }
     }
 }
@@ -109,16 +109,14 @@ fn check_repeated_bodies(raw: &raw::Webhook, at: &At, report: &mut Report) {
     let signature = raw.signature.as_ref();
     if sender(raw.sender).bodies == Bodies::Unique {
         report.error(at, "no two deliveries of this sender have the same body, or it signs their ids").help(
-            "take it away; the setting is for `generic`, `github`, `gitea`, `forgejo`, `gogs`, `bitbucket_cloud` and `bitbucket_data_center`",
+            "remove it; the setting is for `generic`, `github`, `gitea`, `forgejo`, `gogs`, `bitbucket_cloud` and `bitbucket_data_center`",
         );
     } else if signature.is_some_and(|signature| signature.plain) {
-        report
-            .error(at, "nothing is signed where `plain` is set, so that ids alone count")
-            .help("take one of the two away");
+        report.error(at, "nothing is signed where `plain` is set, so ids alone count").help("remove one of the two");
     } else if signature.is_some_and(|signature| signature.id_header.is_none()) {
         report
-            .error(at, "deliveries without an id are told apart by their bodies alone")
-            .help("name the header with the id of a delivery: `signature: {id_header: ...}`");
+            .error(at, "deliveries without an id can be distinguished by their bodies alone")
+            .help("name the header that contains the id of a delivery: `signature: {id_header: ...}`");
     }
 }
 
@@ -140,19 +138,22 @@ fn check_hold(raw: &raw::Webhook, at: &At, resolver: &mut Resolver) {
         Some(true) if raw.sender == raw::Sender::Slack => {
             report
                 .error(&at.key("hold"), "Slack shows people what the EventListener answers")
-                .help("take it away; Slack sends events again by itself, and who gave a command sees that it failed");
+                .help("remove it; Slack retries events itself, and the person who gave a command sees that it failed");
         }
         Some(false) if never_retries => {
             report
-                .warning(&at.key("hold"), "this sender never tries again: what its EventListener does not take is lost")
-                .help("take it away, so that deliveries are stored until they are taken");
+                .warning(
+                    &at.key("hold"),
+                    "this sender never retries: a delivery that its EventListener does not accept is lost",
+                )
+                .help("remove it, so that deliveries are stored until they are accepted");
         }
         _ => {}
     }
     let Some(limits) = &raw.held else { return };
     let at = at.key("held");
     if !raw.hold.unwrap_or(never_retries) {
-        report.error(&at, "nothing of this sender is held").help("add `hold: true`, or take it away");
+        report.error(&at, "nothing of this sender is held").help("add `hold: true`, or remove it");
     }
     report.bounded(&at, "try_for", limits.try_for, Span::from_secs(60)..=Span::from_secs(30 * 86_400));
     if limits.max == 0 {

@@ -334,8 +334,8 @@ fn once(claimed: &[Claimed]) -> [u8; 32] {
 
 fn unavailable(error: StoreError) -> Rejection {
     let detail = match error {
-        StoreError::Full(_) => "deliveries cannot be told apart, as the store is full",
-        _ => "deliveries cannot be told apart at the moment",
+        StoreError::Full(_) => "duplicate deliveries cannot be detected, as the store is full",
+        _ => "duplicate deliveries cannot be detected at the moment",
     };
     Rejection::new(Reason::StoreUnavailable, detail)
         .fix("send it again later")

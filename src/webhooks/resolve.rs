@@ -63,7 +63,7 @@ pub fn resolve_all(
         for other in resolved.values() {
             if let Some(topic) = webhook.topics().iter().find(|topic| other.topics().contains(topic)) {
                 resolver.error(&at.key("sns").key("topics"), format!("`{}` takes the messages of `{topic}` too", other.name))
-                    .help("list it once: a message has the same id for all subscriptions, so the second would be taken for a repetition");
+                    .help("list it once: a message has the same id for all subscriptions, so the second would be treated as a duplicate");
             }
         }
         let twin = resolved.values().find(|other| other.identity == webhook.identity);
@@ -138,7 +138,7 @@ impl Webhook {
         if raw.secrets.is_empty() && raw.sender != raw::Sender::AwsSns {
             resolver
                 .error(&secrets_at, "there is no secret")
-                .help("without one anybody could send; write `secrets: [{secret: {file: ...}}]`");
+                .help("without one, anybody could send deliveries; write `secrets: [{secret: {file: ...}}]`");
         }
         let secrets: Vec<_> = raw
             .secrets
@@ -230,7 +230,7 @@ fn resolve_sns(raw: &raw::Webhook, at: &At, egress: &Egress, resolver: &mut Reso
             None
         }
         (Some(_), false) => {
-            resolver.error(&at.key("sns"), "only `aws_sns` has topics").help("take it away");
+            resolver.error(&at.key("sns"), "only `aws_sns` has topics").help("remove it");
             None
         }
         (None, false) => None,
@@ -342,7 +342,7 @@ fn resolve_secret(
     if secret.expose().len() < 16 {
         resolver
             .warning(&at, "the secret is shorter than 16 bytes")
-            .help("whoever sees one delivery can guess it; make one with `openssl rand -hex 32`");
+            .help("anybody who sees one delivery can guess it; generate one with `openssl rand -hex 32`");
     }
     Some(Secret { key, scope: scope(&secret), not_before, not_after })
 }

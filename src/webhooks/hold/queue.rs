@@ -206,7 +206,10 @@ impl Queue {
                     // Logged when it was first read.
                     None if version <= known => {}
                     None => {
-                        tracing::error!(key = HEXLOWER.encode(&key), "a held delivery has no id, and cannot be brought")
+                        tracing::error!(
+                            key = HEXLOWER.encode(&key),
+                            "a held delivery has no id and cannot be delivered"
+                        )
                     }
                 }
             }

@@ -74,7 +74,7 @@ fn configurations_that_would_let_somebody_in_are_refused() {
             vec![SECRET],
             "names the same fact",
         ),
-        ("facts of github", hub(json!({"facts": {"branch": "/ref"}})), vec![SECRET], "is known"),
+        ("facts of github", hub(json!({"facts": {"branch": "/ref"}})), vec![SECRET], "are known"),
         (
             "key of Standard Webhooks",
             json!({"name": "s", "sender": "standard_webhooks"}),
