@@ -199,7 +199,7 @@ mod tests {
         assert_eq!((found.kind, found.groups.len(), found.actor), (Kind::Human, 1, alice().actor));
         assert_eq!(serde_json::to_value(&*found.claims).unwrap(), serde_json::json!({"department": "x"}));
         assert!(at.causes().of(asked("v", None), None, NOW).await.unwrap().cause.is_none());
-        // Nobody takes a run over.
+        // A run cannot be taken over.
         let mallory = Cause::new(&Principal::new(Scheme::Bearer, "corp", "8", "mallory"), None, Uuid::nil(), NOW, &[]);
         at.causes().keep(run("u"), &mallory, NOW).await.unwrap();
         let found = at.causes().of(asked("u", None), None, NOW).await.unwrap().cause.unwrap();
@@ -219,23 +219,24 @@ mod tests {
             ("another event", "f", Some("x"), Some(NOW), false),
             ("no event", "g", None, Some(NOW), false),
             ("no time", "h", Some("e"), None, false),
-            // An uid is no event, whatever the label says.
+            // A uid is not an event, whatever the label says.
             ("the mark of a run", "i", Some("run:c/a"), Some(NOW), false),
         ] {
             let found = at.causes().of(asked(uid, event), created, NOW).await.unwrap().cause;
             assert_eq!(found.is_some(), known, "{what}");
         }
-        // What was found is kept for the run.
+        // The cause that was found is stored for the run.
         assert!(at.causes().of(asked("a", None), None, NOW).await.unwrap().cause.is_some());
     }
 
-    /// It was kept anew when its run first asked, so that one that had waited had tokens for up to two weeks.
+    /// Regression: it was stored again when its run first asked, so a run that had waited could get tokens for up to
+    /// two weeks.
     #[tokio::test]
     async fn the_cause_of_a_delivery_is_kept_for_seven_days_of_it_whenever_its_run_first_asks() {
         let at = Fixture::new();
         at.causes().keep(Mark::Event { cluster: "c", event: "e" }, &cause(), NOW).await.unwrap();
         let day = Duration::from_secs(86_400);
-        // As a version kept it that counted from the first question.
+        // As stored by a version that counted from the first question.
         let plain = serde_json::to_vec(&cause()).unwrap();
         let sealed = at.keys.seal(Purpose::Cause, b"run:c/old", &plain).unwrap();
         at.store.put(Table::Causes, b"run:c/old", sealed, NOW + day * 13, Expect::Any, NOW).await.unwrap();
@@ -255,7 +256,7 @@ mod tests {
         at.causes().keep(Mark::Event { cluster: "c", event: "e" }, &cause(), NOW).await.unwrap();
         let hostile = AskedRun { cluster: "d", event: Some("e"), ..asked("u", None) };
         assert!(at.causes().of(hostile, Some(NOW), NOW).await.unwrap().cause.is_none());
-        // What an older version noted is of the only cluster, and of none where there are several.
+        // Records of an older version belong to the only cluster, and to none if there are several.
         let sealed = |key: &[u8]| at.keys.seal(Purpose::Cause, key, &serde_json::to_vec(&cause()).unwrap()).unwrap();
         let old = sealed(b"run:old");
         at.store.put(Table::Causes, b"run:old", old, NOW + KEPT, Expect::Any, NOW).await.unwrap();
@@ -290,7 +291,7 @@ mod tests {
         at.store.put(Table::Causes, b"run:older", vec![0], NOW + KEPT, Expect::Any, NOW).await.unwrap();
         let asked_within = AskedRun { within: &["a", "older"], ..asked("u", None) };
         assert_eq!(at.causes().of(asked_within, None, NOW).await.unwrap().made, Some(1));
-        // The run itself is nobody's within.
+        // The run itself is not nested in any.
         let known = at.causes().of(AskedRun { within: &["a"], ..asked("made", None) }, None, NOW).await.unwrap();
         assert_eq!((known.made, known.cause.is_some()), (None, true));
     }

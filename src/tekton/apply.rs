@@ -91,7 +91,7 @@ mod tests {
         ] {
             assert_eq!(applied(sent, &found)["metadata"]["labels"], expected, "{found}");
         }
-        // Also that it has none, as it was made past Doorward.
+        // Also if the existing run has none, because it was created without Doorward.
         let past = json!({"metadata": {"uid": "u"}});
         let sent = applied(json!({"metadata": {"annotations": forged}}), &past);
         assert_eq!(sent["metadata"]["annotations"], json!({"team": "a"}));
@@ -142,7 +142,8 @@ mod tests {
         assert!(matches!(onto(&owned, &part), Err(Unknown::Refused(Unreadable::Owned))));
         let labelled = onto(&json!({"labels": part}), &json!({})).unwrap();
         assert_eq!(labelled["metadata"].get("labels"), None, "one that has an owner already is given no such label");
-        // The twins: whoever made a run may go on saying what owns it, and what was made by another keeps its label.
+        // The twins: whoever created a run may still name its owners, and a run that another run created keeps its
+        // label.
         assert_eq!(
             onto(&owned, &json!({"app": "x"})).unwrap()["metadata"]["ownerReferences"],
             owned["ownerReferences"]

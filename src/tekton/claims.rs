@@ -98,7 +98,7 @@ mod tests {
 
     const ASKED: &str = "doorward.dev/requested-by";
 
-    /// What is sent of a patch once the run is known.
+    /// What is sent for a patch once the run is known.
     fn sent(patch: &Value, takes_labels: bool, there: &Value) -> Result<Value, Unknown> {
         let Value::Object(mut patch) = patch.clone() else { panic!() };
         let claims = Claims::of(&mut patch, takes_labels).unwrap();
@@ -147,7 +147,7 @@ mod tests {
         ] {
             let refused = sent(&json!({"metadata": metadata}), false, &there);
             assert!(matches!(refused, Err(Unknown::Refused(_))), "{metadata}: {refused:?}");
-            // Of a run that says nothing of the kind too.
+            // Also for a run without any of these.
             let refused = sent(&json!({"metadata": metadata}), false, &json!({"uid": "u"}));
             assert!(matches!(refused, Err(Unknown::Refused(_))), "{metadata}: {refused:?}");
         }

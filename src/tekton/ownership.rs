@@ -135,7 +135,7 @@ mod tests {
             (json!({"ownerReferences": [owner("tekton.dev/v1")]}), false),
             (json!({"ownerReferences": [owner("tekton.dev/v1beta1")]}), false),
             (json!({"ownerReferences": [owner("example.com/v1"), owner("tekton.dev/v1")]}), false),
-            // Tekton itself looks at the uid alone.
+            // Tekton itself checks only the uid.
             (json!({"ownerReferences": [owner("example.com/v1")], "labels": labels}), false),
             (json!({"ownerReferences": [owner("example.com/v1")]}), true),
             (json!({"ownerReferences": [owner("tekton.dev.example.com/v1")]}), true),
@@ -159,7 +159,7 @@ mod tests {
             ("copy", "/metadata/ownerReferences", json!(null), "owned"),
             ("move", "/metadata/ownerReferences", json!(null), "owned"),
             ("move", "/metadata/ownerReferences/0", json!(null), "owned"),
-            // The label may be there already.
+            // The run may have the label already.
             ("add", "/metadata/ownerReferences", json!([owner("example.com/v1")]), "owned"),
             ("add", "/metadata/ownerReferences/-", owner("apps/v1"), "owned"),
             ("add", "/metadata/ownerReferences", json!([]), "fine"),

@@ -178,7 +178,7 @@ mod tests {
 
     use super::{super::attribution::PREFIX, *};
 
-    /// Some readers pass over it, and find what stands behind.
+    /// Some parsers ignore the beginning and find the rest.
     #[test]
     fn a_pointer_that_begins_with_anything_but_a_slash_is_none() {
         for operation in [
@@ -191,7 +191,7 @@ mod tests {
         }
     }
 
-    /// A deny of it would not hold where a label comes along.
+    /// Otherwise a deny of a status would not match if the patch also changes a label.
     #[test]
     fn what_becomes_of_the_status_beside_another_change_is_told() {
         let label = json!({"op": "add", "path": "/metadata/labels/a", "value": "b"});
@@ -278,7 +278,7 @@ mod tests {
         }
     }
 
-    /// Each half may be there already.
+    /// The run may already have one of the two.
     #[test]
     fn a_run_cannot_be_made_a_part_of_another_in_two_steps() {
         let owners =

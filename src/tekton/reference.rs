@@ -161,7 +161,7 @@ mod tests {
         read.map(|text| text.to_string()).collect()
     }
 
-    /// A deny of `deploy`, and an allow of what the reference says, were passed by each of them.
+    /// Regression: each of them evaded a deny of `deploy`, and matched an allow of what the reference says.
     #[test]
     fn what_tekton_takes_no_notice_of_beside_a_name_is_refused() {
         const TASKS: [Place; 2] = [Place::Task, Place::TaskOrCustom];
@@ -202,7 +202,7 @@ mod tests {
         assert!(said.contains("depending on its version"), "some versions make a resolver of it: {said}");
     }
 
-    /// As `tkn`, the Dashboard and the API server itself write them, which says `kind: Task` of what says nothing.
+    /// As `tkn`, the Dashboard and the API server itself write them; the last adds `kind: Task` if there is no kind.
     #[test]
     fn a_reference_is_told_by_what_runs_for_it() {
         let custom = json!({"apiVersion": "example.com/v1", "kind": "Wait", "name": "x"});
@@ -285,7 +285,7 @@ mod tests {
         }
     }
 
-    /// It was said that Tekton takes it for a task, and it makes a CustomRun.
+    /// Regression: the error said that Tekton treats it as a reference to a task, but it makes a CustomRun.
     #[test]
     fn what_a_custom_controller_runs_has_no_resolver_besides() {
         for version in ["tekton.dev/v1", "example.com/v1"] {

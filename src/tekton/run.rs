@@ -295,7 +295,7 @@ mod tests {
         Run::read(RunKind::PipelineRun, Intent::Create, object.as_object().unwrap(), "default").unwrap()
     }
 
-    /// Tekton's setting of a default resolver would fetch code that no rule has seen.
+    /// Otherwise Tekton's default resolver would fetch code that no rule has seen.
     #[test]
     fn a_reference_without_a_name_or_a_resolver_is_refused() {
         let is_read = |kind: RunKind, spec: &Value| {
@@ -440,7 +440,7 @@ mod tests {
         }
     }
 
-    /// The resolver sends the Secret to the address of the same reference, before anything is fetched.
+    /// The resolver sends the Secret to the address in the same reference, before anything is fetched.
     #[test]
     fn a_reference_that_names_a_secret_to_its_resolver_binds_it() {
         let by = |resolver: &str, name: &str, value: &str| json!({"resolver": resolver, "params": [{"name": "url", "value": "u"}, {"name": name, "value": value}]});

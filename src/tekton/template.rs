@@ -161,7 +161,7 @@ mod tests {
         assert!(matches!(check("create", "application/x", "{}"), Err(Unreadable::MediaType(_))));
     }
 
-    /// Tekton Triggers fills them in wherever they stand in the text of the template.
+    /// Tekton Triggers substitutes parameters anywhere in the text of the template.
     #[test]
     fn attacks_z51_no_parameter_of_a_template_makes_a_name_or_an_owner() {
         let templates = |template: &str| format!(r#"{{"spec":{{"resourcetemplates":[{template}]}}}}"#);
@@ -209,7 +209,7 @@ mod tests {
         }
         const TAKEN: &str = r#"[{"op":"remove","path":"/spec/resourcetemplates/0/metadata/ownerReferences/0"}]"#;
         assert!(check("patch", "application/json-patch+json", TAKEN).is_ok());
-        // The twins: values may have them, and so may names of what is no template.
+        // The twins: values may contain parameters, and so may names outside of templates.
         let good = r#"{"metadata":{"labels":{"of":"$(tt.params.l)"},"generateName":"$(tt.params.n)-"}}"#;
         for body in [templates(good), listener(good)] {
             assert!(check("create", "application/json", &body).is_ok(), "{body}");
@@ -221,7 +221,8 @@ mod tests {
         assert!(check("create", "application/json", r#"{"metadata":{"annotations":{"$(x)":"y"}}}"#).is_ok());
     }
 
-    /// The webhook of Tekton Triggers folds names, so that a template by another spelling is in force, and nothing looked into it.
+    /// Regression: the webhook of Tekton Triggers folds names, so a template in another spelling took effect without
+    /// being checked.
     #[test]
     fn attacks_z51_what_a_template_makes_is_spelt_in_one_way() {
         const MERGE: &str = "application/merge-patch+json";
@@ -251,7 +252,7 @@ mod tests {
         }
         let deep = format!(r#"[{{"op":"test","path":"{}","value":1}}]"#, "/a".repeat(129));
         assert!(matches!(check("patch", JSON_PATCH, &deep), Err(Unreadable::Malformed(_))), "each token is compared");
-        // The twins: what people name is spelt as they like.
+        // The twins: people may spell their own names as they like.
         for (verb, media, body) in [
             ("create", "application/json", r#"{"metadata":{"labels":{"Spec":"a"},"annotations":{"Labels":"b"}}}"#),
             ("create", "application/json", r#"{"spec":{"params":[{"name":"Template","default":{"Metadata":"x"}}]}}"#),
@@ -261,7 +262,7 @@ mod tests {
         }
     }
 
-    /// They were refused for annotations of which they say nothing.
+    /// Regression: they were refused for annotations that they do not mention.
     #[test]
     fn a_copy_and_a_move_are_refused_for_what_they_are() {
         for op in ["copy", "move"] {

@@ -177,7 +177,7 @@ mod tests {
             (String::new(), "", Some("default")),
             (r#""serviceAccountName": "builder""#.to_owned(), "", Some("builder")),
             (r#""serviceAccountName": "builder""#.to_owned(), "tester", Some("tester")),
-            // The template comes first, where it names one.
+            // The template takes precedence, if it names one.
             (format!(r#""serviceAccountName": "builder", "resources": {{{deployer}}}"#), "", Some("deployer")),
             (format!(r#""resources": {{{deployer}}}"#), "", Some("deployer")),
             (format!(r#""resources": {{{deployer}}}"#), "tester", Some("tester")),
@@ -187,7 +187,7 @@ mod tests {
                 "",
                 Some("builder"),
             ),
-            // A Knative service has an account of its own, or that of its namespace.
+            // A Knative service has its own account, or that of its namespace.
             (
                 r#""serviceAccountName": "builder", "resources": {"customResource": {"kind": "Service"}}"#.to_owned(),
                 "",
@@ -195,7 +195,7 @@ mod tests {
             ),
             (r#""resources": {"customResource": {"kind": "Service"}}"#.to_owned(), "tester", Some("tester")),
             (format!(r#""resources": {{"customResource": {{}}, {deployer}}}"#), "", None),
-            // What YAML leaves empty.
+            // Empty values in YAML.
             (r#""serviceAccountName": null, "triggers": null, "resources": null"#.to_owned(), "", Some("default")),
             (r#""resources": {"kubernetesResource": null, "customResource": null}"#.to_owned(), "", Some("default")),
             (r#""resources": {"kubernetesResource": {"spec": null}}"#.to_owned(), "", Some("default")),

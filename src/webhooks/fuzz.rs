@@ -17,12 +17,12 @@ const NOW: i64 = 1_700_000_000;
 const SECRET: &[u8] = b"a secret of twenty-four bytes or more";
 const ANOTHER: &[u8] = b"some other secret, as long as the first";
 
-/// A sender as it is configured, and how it signs.
+/// A configured sender, and how it signs.
 struct Case {
     webhook: Webhook,
-    /// Writes what proves the body over what stands in the headers.
+    /// Writes the proof of the body into the headers, over any that is there.
     sign: fn(&mut HeaderMap, &[u8], &[u8]),
-    /// Whether the headers prove the body, told without the code under test.
+    /// Whether the headers prove the body, without using the code under test.
     proves: fn(&HeaderMap, &[u8]) -> bool,
 }
 
@@ -117,7 +117,7 @@ fn generic(headers: &HeaderMap, body: &[u8]) -> bool {
     is_near(time) && text(headers, "x-signature") == Some(&value)
 }
 
-/// Within the five minutes of the Standard Webhooks libraries.
+/// Whether a time is within the five minutes of the Standard Webhooks libraries.
 fn is_near(time: &str) -> bool {
     time.parse::<i64>().is_ok_and(|time| (NOW - 300..=NOW + 300).contains(&time))
 }
@@ -127,12 +127,13 @@ fn take(webhook: &Webhook, headers: &HeaderMap, body: &Bytes) -> Result<Delivery
     webhook.verify(expected, body, Timestamp::from_secs(NOW)).map_err(|refused| refused.rejection)
 }
 
-/// The head of a delivery and its body, to each kind of sender.
+/// Sends the head and the body of a delivery to each kind of sender. The properties are:
 ///
-/// - What passes is proven: its headers hold the one HMAC of this body, and of this time where the time is signed.
-/// - The right signature is always recognised, whatever else is wrong with the delivery; another secret never passes,
-///   nor does another body under the same signature.
-/// - What is refused is refused as the sender's mistake.
+/// - What passes is proven: its headers contain the only valid HMAC of this body, and of this time if the time is
+///   signed.
+/// - A valid signature is always recognized, whatever else is wrong with the delivery. Another secret never passes, nor
+///   does another body under the same signature.
+/// - A refusal is a client error.
 pub fn webhook(bytes: &[u8]) {
     let (headers, body) = fields(bytes);
     let body = Bytes::copy_from_slice(body);
@@ -178,7 +179,7 @@ mod tests {
     use super::*;
     use crate::fuzz::corpus;
 
-    /// A setting that became required, or another look before the signature, would have all of them refused.
+    /// A setting that became required, or an additional check before the signature, would make all of them refused.
     #[test]
     fn each_sender_takes_an_input_of_the_corpus_as_it_is_and_one_that_is_signed_anew() {
         let inputs: Vec<_> = corpus("webhook");

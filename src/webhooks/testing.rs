@@ -1,4 +1,4 @@
-//! A store in memory that can be switched off.
+//! An in-memory store that can be made unavailable.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -34,17 +34,17 @@ impl MemoryStore {
         self.down.store(down, Ordering::SeqCst);
     }
 
-    /// It is what several replicas use.
+    /// Makes it a store that several replicas share.
     pub(super) fn set_shared(&self) {
         self.is_shared.store(true, Ordering::SeqCst);
     }
 
-    /// The server that others would be copied to is away.
+    /// Makes the server unavailable that records would be replicated to.
     pub(super) fn set_alone(&self, alone: bool) {
         self.is_alone.store(alone, Ordering::SeqCst);
     }
 
-    /// Switches itself off with the write that parks a delivery, as if the process had died there.
+    /// Becomes unavailable with the write that parks a delivery, as if the process had died there.
     pub(super) fn set_dies_once_parked(&self) {
         self.dies_once_parked.store(true, Ordering::SeqCst);
     }
@@ -65,17 +65,17 @@ impl MemoryStore {
         self.down.load(Ordering::SeqCst)
     }
 
-    /// What a standby has by now.
+    /// The present state of a standby.
     pub(super) fn copy(&self) -> Self {
         Self { records: Mutex::new(self.records.lock().unwrap().clone()), ..Self::default() }
     }
 
-    /// A standby takes its place.
+    /// Replaces it with a standby.
     pub(super) fn fail_over_to(&self, standby: Self) {
         *self.records.lock().unwrap() = standby.records.into_inner().unwrap();
     }
 
-    /// Sets itself back to a backup in which the records of a table, all that it has by now, have the versions from one on.
+    /// Sets it back to a backup in which the records that a table has now have the versions from one on.
     pub(super) fn set_back(&self, table: Table) {
         let mut records = self.records.lock().unwrap();
         let (last, map) = &mut *records;
@@ -155,7 +155,7 @@ impl Backend for MemoryStore {
             let is_set_back = self.records.lock().unwrap().0 < after;
             let after = if is_set_back { 0 } else { after };
             if is_set_back {
-                // Whoever asks again and again lets others go on.
+                // So that a caller that retries in a loop lets others continue.
                 tokio::task::yield_now().await;
             }
             let records = self.records.lock().unwrap();

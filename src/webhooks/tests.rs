@@ -1,4 +1,4 @@
-//! The vectors of each sender, row by row.
+//! Runs the vectors of each sender, row by row.
 
 mod configuration;
 mod repeated;
@@ -56,9 +56,9 @@ struct Case {
     secret_index: Option<usize>,
     /// The id of the delivery.
     delivery: Option<String>,
-    /// What the answer to a ping says.
+    /// The value in the answer to a ping.
     challenge: Option<String>,
-    /// All facts that the body tells, but for those that the configuration and the head give.
+    /// All facts in the body, without those from the configuration and the head.
     facts: Option<Value>,
 }
 
@@ -66,7 +66,7 @@ fn egress() -> Egress {
     Egress::new(Proxy::default()).unwrap()
 }
 
-/// Resolves a `webhooks` entry whose secrets stand in files of a folder of its own.
+/// Resolves a `webhooks` entry whose secrets are in files of a folder of its own.
 fn resolve(mut webhook: Value, secrets: &[SecretText]) -> (Option<Webhook>, Resolver) {
     let folder = tempfile::tempdir().unwrap();
     let entries = secrets.iter().enumerate().map(|(index, secret)| {
@@ -170,7 +170,7 @@ fn check(vectors: &str) {
                     assert_eq!(&facts_as_json(&delivery.facts), facts, "{title}");
                 }
             }
-            // Nothing that helps to guess: every 401 says the same, and no reason that a secret is good.
+            // Nothing that helps to guess: every 401 has the same text, and no reason reveals that a secret is valid.
             Err(rejection) if rejection.status() == StatusCode::UNAUTHORIZED => {
                 assert_eq!(rejection.detail(), "the delivery is not signed as this address requires", "{title}");
                 assert_eq!(rejection.fix_text(), None, "{title}");
@@ -186,7 +186,7 @@ fn the_vectors_of_each_sender() {
         .into_iter()
         .filter_map(|kind| {
             Some(match kind {
-                // Its certificate is fetched, which black-box tests show.
+                // Its certificate is fetched, which integration tests cover.
                 raw::Sender::AwsSns => return None,
                 raw::Sender::Github => include_str!("vectors/github.json"),
                 raw::Sender::Gitlab => include_str!("vectors/gitlab.json"),
@@ -228,7 +228,7 @@ fn deliver(webhook: &Webhook, event: &str, id: &str, body: &str) -> Result<Deliv
     delivery.map_err(|refused| refused.rejection)
 }
 
-/// Not all have a content type of the hook to set.
+/// Not all senders let the content type of a hook be configured.
 #[test]
 fn who_is_refused_for_a_content_type_hears_which_setting_of_the_sender_it_is() {
     let sns = json!({"topics": ["arn:aws:sns:eu-west-1:123456789012:pushes"]});
@@ -271,7 +271,7 @@ fn webhooks_18_and_z16_replay_keys_belong_to_the_secret_and_the_signed_bytes() {
     assert_ne!(first, deliver(&staging, "push", "1", &format!("{PUSH} ")).unwrap().replay);
 }
 
-/// One whose host's clock is ahead was new again for as long, once it was forgotten.
+/// Regression: a delivery with a date ahead was accepted again once it was forgotten.
 #[tokio::test]
 async fn a_delivery_with_a_date_ahead_is_not_good_any_more_when_it_is_forgotten() {
     let entry = json!({"name": "dc", "sender": "bitbucket_data_center", "hold": false, "replay_window": "1h"});
@@ -294,13 +294,13 @@ async fn a_delivery_with_a_date_ahead_is_not_good_any_more_when_it_is_forgotten(
     replay.take(&keys, NOW, |_| Ok(Vec::new())).await.unwrap();
     let hour = Duration::from_secs(3600);
     assert!(verify(NOW + hour).is_err());
-    // By a clock that is behind, too.
+    // With a clock that is behind, too.
     assert!(verify(NOW + hour - Duration::from_secs(10)).is_err());
     assert!(replay.take(&keys, NOW + hour, |_| Ok(Vec::new())).await.is_ok(), "it is forgotten then");
     assert!(verify(NOW + hour / 2).is_ok());
 }
 
-/// It was stored beside itself, and both were brought.
+/// Regression: it was stored a second time, and both were sent.
 #[tokio::test]
 async fn a_held_delivery_is_remembered_for_as_long_as_it_is_tried() {
     const DAY: Duration = Duration::from_secs(86_400);
@@ -317,7 +317,7 @@ async fn a_held_delivery_is_remembered_for_as_long_as_it_is_tried() {
     }
 }
 
-/// To the interceptor, and to what is held, a try that is signed with the next secret is the same delivery.
+/// For the interceptor and for held deliveries, an attempt that is signed with the next secret is the same delivery.
 #[test]
 fn a_delivery_has_one_name_whichever_of_the_secrets_proved_it() {
     let secrets = [SECRET, "the secret that comes next"];
@@ -350,7 +350,7 @@ fn z17_what_no_signature_covers_stays_here() {
         assert!(allowed.contains(&header::CONTENT_TYPE));
     }
     assert!(github(&[SECRET]).allowed_headers().contains(&HeaderName::from_static("x-github-event")));
-    // Tekton's interceptor for GitHub reads these of Gitea too.
+    // Tekton's interceptor for GitHub also reads these headers of Gitea.
     for (sender, passes) in [("gitea", true), ("forgejo", true), ("gogs", true), ("github", false)] {
         let webhook = resolve(json!({"name": "x", "sender": sender}), &secrets(&[SECRET])).0.unwrap();
         let has = |name| webhook.allowed_headers().contains(&HeaderName::from_static(name));
@@ -361,7 +361,7 @@ fn z17_what_no_signature_covers_stays_here() {
     }
 }
 
-/// Four answers of 4xx in a row pause a hook of GitLab, and with it the deliveries that are wanted.
+/// Four consecutive 4xx answers disable a hook of GitLab, and with it the deliveries that are wanted.
 #[test]
 fn a_sender_that_counts_failures_hears_no_4xx_of_a_decision() {
     for (sender, counts) in [
@@ -374,7 +374,7 @@ fn a_sender_that_counts_failures_hears_no_4xx_of_a_decision() {
     ] {
         let webhook = resolve(json!({"name": "x", "sender": sender}), &secrets(&["user:a secret of it"])).0.unwrap();
         let heard = |reason| webhook.heard(Rejection::new(reason, "")).status().as_u16();
-        // 401 is for what is not proven.
+        // 401 is for deliveries that are not proven.
         for reason in [Reason::PolicyDenied, Reason::NoRuleMatched, Reason::TokenRevoked] {
             assert_eq!(heard(reason), if counts { 200 } else { 403 }, "{sender} {reason}");
         }
@@ -385,7 +385,7 @@ fn a_sender_that_counts_failures_hears_no_4xx_of_a_decision() {
     }
 }
 
-/// Whoever may push could switch off the hook for everybody, with a branch that is called so that nothing can read it.
+/// Otherwise anybody who may push could disable the hook for everybody, with a branch name that cannot be read.
 #[test]
 fn a_genuine_delivery_that_cannot_be_read_counts_against_no_hook_and_is_known_by_its_id() {
     let body = json!({"object_kind": "push", "ref": format!("refs/heads/{}", "x".repeat(1200))}).to_string();
@@ -450,7 +450,7 @@ fn webhooks_27_an_unsigned_test_is_answered_where_the_configuration_says_so() {
     assert!(resolve(of_another, &secrets(&[SECRET])).0.is_none());
 }
 
-/// It was called of another kind than names have.
+/// Regression: the error said that it is not a name.
 #[test]
 fn a_name_that_is_too_long_is_called_so() {
     let push = |branch: &str| {

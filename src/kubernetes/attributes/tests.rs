@@ -5,7 +5,7 @@ fn parse(method: &str, target: &str) -> Result<Attributes, InvalidAttributes> {
     Attributes::parse(&method.parse().unwrap(), path, query)
 }
 
-/// `verb group/version namespace resource/subresource name`, with `-` for what is empty.
+/// `verb group/version namespace resource/subresource name`, with `-` for empty parts.
 fn line(a: &Attributes) -> String {
     let dash = |text: &str| if text.is_empty() { "-".to_owned() } else { text.to_owned() };
     format!(
@@ -46,7 +46,7 @@ fn resources_are_read_as_the_api_server_reads_them() {
             "patch tekton.dev/v1 ci taskruns/status t",
         ),
         ("", "DELETE", "/apis/tekton.dev/v1/namespaces/ci/taskruns/t", "delete tekton.dev/v1 ci taskruns/- t"),
-        // A namespace is a resource in itself; only `status` and `finalize` are its own sub-resources.
+        // A namespace is a resource itself; only `status` and `finalize` are its own subresources.
         ("", "GET", "/api/v1/namespaces?limit=5", "list -/v1 - namespaces/- -"),
         ("", "PATCH", "/api/v1/namespaces/ci", "patch -/v1 ci namespaces/- ci"),
         ("", "PATCH", "/api/v1/namespaces/ci/status", "patch -/v1 ci namespaces/status ci"),
@@ -102,7 +102,7 @@ fn resources_are_read_as_the_api_server_reads_them() {
         ("kubernetes:P4", "GET", "/api/v1/pods?fieldSelector=metadata.name=x..", "list -/v1 - pods/- x.."),
         ("kubernetes:P4", "GET", "/api/v1/pods?fieldSelector=metadata.name=..", "list -/v1 - pods/- -"),
         ("kubernetes:P4", "GET", "/api/v1/pods?fieldSelector=metadata.name=.", "list -/v1 - pods/- -"),
-        // The API server sorts the terms, and takes the first.
+        // The API server sorts the terms and uses the first.
         ("kubernetes:P4", "GET", "/api/v1/pods?fieldSelector=metadata.name=b,metadata.name=a", "list -/v1 - pods/- a"),
         ("kubernetes:P4", "GET", "/api/v1/pods?fieldSelector=metadata.name=x&limit=5", "list -/v1 - pods/- x"),
         ("kubernetes:P4", "GET", "/api/v1/pods?fieldSelector=metadata.name=x&limit=y", "list -/v1 - pods/- -"),
@@ -129,7 +129,7 @@ fn other_paths_are_no_resources() {
         assert_eq!((attributes.verb.as_str(), attributes.path.as_str()), ("get", target));
     }
     assert_eq!(parse("FOO", "/version").unwrap().verb, "foo");
-    // Whatever its method is called, it is no tunnel and no watch.
+    // Whatever the method is called, it is neither a tunnel nor a watch.
     for method in ["PROXY", "WATCH"] {
         let attributes = parse(method, "/version").unwrap();
         assert!(!attributes.is_proxy() && !attributes.is_tunnel() && !attributes.is_long_running(), "{method}");
@@ -156,7 +156,7 @@ fn what_two_readers_could_read_differently_is_refused() {
     assert!(parse("GET", "/api/v1/namespaces/a%20b/pods").is_ok_and(|a| a.namespace == "a b"));
 }
 
-/// HTML forms and many APIs write a list by one name several times.
+/// HTML forms and many APIs send a list as a repeated parameter.
 #[test]
 fn a_query_is_read_only_where_the_api_server_reads_it() {
     let ambiguous = |name: &'static str| Some(InvalidAttributes::Ambiguous(name));
@@ -172,9 +172,9 @@ fn a_query_is_read_only_where_the_api_server_reads_it() {
         ("/api/v1/namespaces/a/pods/p?watch=1&Watch=0", ambiguous("watch")),
         ("/api/v1/namespaces/a/pods?name=a&name=b", ambiguous("name")),
         ("/api/v1/namespaces/a/services?labelSelector=a&labelSelector=b", ambiguous("labelSelector")),
-        // `proxy` is the name of one here.
+        // `proxy` is the name of a service here.
         ("/api/v1/namespaces/a/services/proxy?follow=1&follow=0", ambiguous("follow")),
-        // A pod of a namespace `proxy`.
+        // A pod in a namespace `proxy`.
         ("/api/v1/namespaces/proxy/pods?name=a&name=b", ambiguous("name")),
     ] {
         assert_eq!(parse("GET", target).err(), expected, "{target}");
@@ -183,7 +183,7 @@ fn a_query_is_read_only_where_the_api_server_reads_it() {
     assert_eq!(line(&proxied), "get -/v1 a services/proxy s");
 }
 
-/// The API server would make the object of the body, and rules with `names` be asked about another.
+/// The API server would create the object in the body, while rules with `names` would see another name.
 #[test]
 fn a_create_names_no_object_in_its_path() {
     for (target, is_taken) in [
@@ -235,7 +235,7 @@ fn tunnels_are_writes_and_last_whatever_the_method() {
     assert!(parse("POST", "/version").unwrap().is_write());
 }
 
-/// Headlamp reads logs that it does not follow over a WebSocket too, as the API server lets it, and showed none.
+/// Regression: Headlamp reads unfollowed logs over a WebSocket too, which the API server allows, and showed none.
 #[test]
 fn a_log_may_be_upgraded_whether_or_not_it_is_followed() {
     for (target, upgradable) in [
@@ -264,7 +264,7 @@ fn an_apply_is_told_from_other_patches_by_its_type() {
         ("PATCH", POD, &["application/merge-patch+json", "application/apply-patch+yaml"], true),
         ("PATCH", POD, &["application/merge-patch+json"], false),
         ("PATCH", POD, &[], false),
-        // It makes nothing.
+        // It creates nothing.
         ("PATCH", "/api/v1/namespaces/a/pods/p/status", &["application/apply-patch+yaml"], false),
         ("PATCH", "/version", &["application/apply-patch+yaml"], false),
         ("PUT", POD, &["application/apply-patch+yaml"], false),
@@ -274,7 +274,7 @@ fn an_apply_is_told_from_other_patches_by_its_type() {
     }
 }
 
-/// Go folds U+017F to `s`, so that the API server lists where Doorward saw a watch.
+/// Go folds U+017F to `s`, so the API server would list where Doorward saw a watch.
 #[test]
 fn a_watch_that_readers_take_in_two_ways_is_refused() {
     for (target, refused) in [
@@ -288,7 +288,7 @@ fn a_watch_that_readers_take_in_two_ways_is_refused() {
     }
 }
 
-/// The API server would list all where Doorward saw one name, and make what Doorward saw as a dry run.
+/// The API server would list all objects where Doorward saw one name, and create what Doorward saw as a dry run.
 #[test]
 fn a_query_of_which_the_api_server_reads_nothing_is_refused() {
     for (method, target) in [

@@ -1,4 +1,4 @@
-//! What bodies of runs are taken, and what is sent of them.
+//! Which bodies of runs are accepted, and what is sent for them.
 
 use http::HeaderValue;
 use proptest::prelude::*;
@@ -30,7 +30,7 @@ fn yaml_is_sent_as_the_json_that_was_read() {
     );
 }
 
-/// attacks:Z23: an alias is what it stands for, and what two readers could read in two ways is refused.
+/// attacks:Z23: an alias is replaced by its anchor, and anything that two readers could read differently is refused.
 #[test]
 fn an_alias_is_read_as_its_anchor_and_merge_keys_tags_and_second_documents_are_refused() {
     let run = |name: &str, spec: &str| format!("kind: PipelineRun\nmetadata: {{name: {name}}}\nspec: {spec}\n");
@@ -49,7 +49,7 @@ fn an_alias_is_read_as_its_anchor_and_merge_keys_tags_and_second_documents_are_r
     }
 }
 
-/// What is wrong with it was told as of YAML, and as of another type.
+/// Regression: the error was reported as one of YAML, or of another type.
 #[test]
 fn malformed_json_is_told_as_such_and_repeats_nothing_of_the_body() {
     for (verb, media, body, why) in [
@@ -118,7 +118,7 @@ fn the_account_that_was_decided_on_is_written_into_a_run_that_names_none() {
     for (kind, version, body, place, expected) in [
         (RunKind::PipelineRun, "v1", &part, template, "given"),
         (RunKind::PipelineRun, "v1", &json!({"spec": {"taskRunTemplate": null}}), template, "given"),
-        // Whatever the body says of its version: the API server reads it as that of the address.
+        // Whatever version the body names: the API server reads it as that of the path.
         (RunKind::PipelineRun, "v1beta1", &empty, "/spec/serviceAccountName", "given"),
         (RunKind::TaskRun, "v1", &empty, "/spec/serviceAccountName", "given"),
         (RunKind::CustomRun, "v1beta1", &json!({}), "/spec/serviceAccountName", "given"),
@@ -136,7 +136,8 @@ fn the_account_that_was_decided_on_is_written_into_a_run_that_names_none() {
     }
 }
 
-/// What was applied with `--server-side` stands in the annotation by which kubectl knows what to take away, with all that was added.
+/// The annotation from which kubectl computes what to remove contains what was applied with `--server-side`, with all
+/// additions.
 #[test]
 fn an_apply_of_kubectl_takes_nothing_away_that_was_written_here() {
     const LAST: &str = "kubectl.kubernetes.io/last-applied-configuration";
@@ -154,7 +155,7 @@ fn an_apply_of_kubectl_takes_nothing_away_that_was_written_here() {
                 "spec": {"taskSpec": {"metadata": {"annotations": {}}}},
             })
         );
-        // None of it opens a way to change them, nor to take them away by other means.
+        // This opens no way to change them, or to remove them by other means.
         for metadata in [
             json!({"annotations": {LAST: "{}", "doorward.dev/client": "mallory"}}),
             json!({"annotations": {LAST: "{}", "doorward.dev/client": {}}}),
@@ -184,7 +185,7 @@ fn an_apply_of_kubectl_takes_nothing_away_that_was_written_here() {
     }
 }
 
-/// It was advised as of a patch that names one label, or as of an encoding.
+/// Regression: the advice was that for a patch that names one label, or for an encoding.
 #[test]
 fn a_body_that_is_refused_for_all_its_labels_or_its_text_says_what_would_do() {
     for (media, body, advice) in [
@@ -204,7 +205,7 @@ fn a_body_that_is_refused_for_all_its_labels_or_its_text_says_what_would_do() {
     }
 }
 
-/// The API server drops them, so that the run has another account than the one that it seems to name.
+/// The API server drops them, so the run would have another account than the one that it seems to name.
 #[test]
 fn accounts_and_templates_of_another_version_are_refused() {
     let of = |kind, version, spec: Value| {
@@ -277,7 +278,7 @@ fn what_is_read_in_two_ways_is_refused() {
         let refused = read(verb, media, body).unwrap_err().to_string();
         assert!(refused.contains(why), "{verb} {media} {body}: {refused}");
     }
-    // The twins: names that a person gives are theirs.
+    // The twins: names chosen by people are not checked.
     for body in [
         r#"{"spec":{"params":[{"name":"a","value":{"Name":"1"}},{"name":"b","value":"2"}]}}"#,
         r#"{"metadata":{"labels":{"Spec":"x"},"annotations":null}}"#,
@@ -335,7 +336,7 @@ fn a_request_with_two_content_types_is_refused() {
     assert!(matches!(refused, Unreadable::Malformed(why) if why.contains("two content types")), "{refused}");
 }
 
-/// Each token was compared with all names that are known: one patch of 3 MiB kept its worker for seconds.
+/// Regression: each token was compared with all known names, so one patch of 3 MiB blocked its worker for seconds.
 #[test]
 fn a_pointer_that_leads_deeper_than_any_run_is_refused() {
     let patch = |tokens: usize| {
@@ -347,7 +348,7 @@ fn a_pointer_that_leads_deeper_than_any_run_is_refused() {
 }
 
 proptest! {
-    /// Whatever is taken says the same when it is read again from what is sent.
+    /// Whatever is accepted has the same meaning when it is read again from what is sent.
     #[test]
     fn what_is_sent_is_what_was_decided(account in "[a-zA-Z$().:-]{0,12}", inline: bool, text in "\\PC{1,40}") {
         let mut object = json!({"metadata": {"labels": {"l": text}}, "spec": {"taskRunTemplate": {"serviceAccountName": account}}});

@@ -2,7 +2,7 @@ use serde_json::json;
 
 use super::*;
 
-/// `KIND AT SORT SECRET` of each.
+/// `KIND AT SORT SECRET` of each finding.
 fn told(items: &Value) -> Vec<String> {
     let found = standing_credentials(json!({"kind": "List", "items": items}).to_string().as_bytes()).unwrap();
     let line = |one: &Standing| {

@@ -11,7 +11,7 @@ fn delivery(once: &str) -> Named {
     Named { once: once.into(), until: None }
 }
 
-/// `EVENT@TRY`.
+/// Parses `EVENT@ATTEMPT`.
 fn named(text: &str) -> TriedEvent {
     let (event, attempt) = text.split_once('@').unwrap();
     TriedEvent { event: EventId::parse(event).unwrap(), attempt: attempt.into() }
@@ -56,7 +56,7 @@ async fn attacks_z46_within_a_try_the_event_listeners_own_answer_decides() {
     assert_eq!(ask("b", "true@1").await, Bound::Ours);
 }
 
-/// The genuine question was disputed, or of another Trigger, or came when the try was over.
+/// The genuine question was disputed, was about another Trigger, or came after the attempt.
 #[tokio::test]
 async fn attacks_z46_a_false_event_of_a_try_whose_answer_was_lost_costs_no_run() {
     for (row, in_the_try, afterwards) in [
@@ -86,7 +86,7 @@ async fn attacks_z46_a_false_event_of_a_try_whose_answer_was_lost_costs_no_run()
     }
 }
 
-/// Its run may be there, and was the caller's beyond doubt.
+/// Its run may exist, and was certainly the caller's.
 #[tokio::test]
 async fn attacks_z46_a_dispute_takes_nothing_from_the_event_of_an_earlier_try() {
     let replay = Replay::new(MemoryStore::shared());
@@ -114,7 +114,7 @@ async fn what_the_event_listener_answered_is_not_taken_away_by_a_dispute() {
     assert!(disputed.is_open(&later, Some(&named("e2@2"))) && disputed.is_open(&later, None));
 }
 
-/// It would be bound to an event that nobody disputes, and the genuine question be refused.
+/// Otherwise the Trigger would be bound to an event that nobody disputes, and the genuine question would be refused.
 #[tokio::test]
 async fn attacks_z46_an_older_assertion_takes_nothing_that_a_later_try_disputes() {
     for is_answered in [true, false] {
@@ -136,7 +136,7 @@ async fn attacks_z46_an_older_assertion_takes_nothing_that_a_later_try_disputes(
     }
 }
 
-/// Somebody who asks for Triggers that nobody has must not stop those that there are.
+/// Somebody who asks about Triggers that do not exist must not stop those that do.
 #[tokio::test]
 async fn attacks_z46_beyond_the_most_triggers_a_run_is_made_rather_than_lost() {
     let replay = Replay::new(MemoryStore::shared());
@@ -188,7 +188,7 @@ async fn what_is_bound_lives_as_long_as_a_delivery_may_be_tried_again() {
     assert_eq!(ask("e", "e2@2", late).await, Bound::Ours, "the twin that nothing kept");
 }
 
-/// A sender without ids says the same thing every night, and is remembered for an hour.
+/// A sender without ids sends the same body every night, and is remembered for an hour.
 #[tokio::test]
 async fn a_delivery_that_is_new_again_is_another_to_its_triggers() {
     let replay = Replay::new(MemoryStore::shared());
@@ -205,7 +205,7 @@ async fn a_delivery_that_is_new_again_is_another_to_its_triggers() {
     assert_eq!(ask("e3@3", NOW + window, NOW + window).await, Bound::Ours);
 }
 
-/// Where an older version bound a whole delivery, which may wait while Doorward is updated.
+/// An older version bound a whole delivery, which may wait while Doorward is updated.
 #[tokio::test]
 async fn what_an_older_version_bound_is_bound_for_each_trigger() {
     let replay = Replay::new(MemoryStore::shared());
@@ -227,7 +227,7 @@ async fn what_is_kept_longer_is_not_cut_short_by_a_late_question() {
         async |trigger: &str, text, now| replay.bind_event(&delivery("d"), trigger, &named(text), now).await.unwrap();
     ask("a", "e1@1", NOW).await;
     replay.keep_events("d", Duration::from_secs(86_400), NOW).await.unwrap();
-    // Of the same record.
+    // In the same record.
     let same = (0..).map(|number| format!("t{number}")).find(|name| key_of("d", name) == key_of("d", "a")).unwrap();
     ask(&same, "e1@1", NOW).await;
     let late = NOW + KEPT + Duration::from_secs(1);

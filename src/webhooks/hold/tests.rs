@@ -28,11 +28,11 @@ const SETTINGS: Settings = Settings { span: Duration::from_secs(3600), max: 1000
 
 type Script = Box<dyn Fn(&Held) -> Brought + Send + Sync>;
 
-/// Brings to nowhere, as it is told, and writes down what it was given.
+/// A carrier with scripted outcomes, which records what it was given.
 struct Scripted {
     script: Script,
     budget: ByteBudget,
-    /// Delivery and body, in the order in which they were brought.
+    /// Delivery and body, in the order in which they were sent.
     seen: Mutex<Vec<String>>,
 }
 
@@ -45,7 +45,7 @@ impl Carrier for Scripted {
         assert_eq!(request.body, format!("body of {}", held.delivery));
         assert_eq!(request.head.header_map()["x-kept"], "yes");
         self.seen.lock().unwrap().push(held.delivery.to_string());
-        // Others have their chance meanwhile.
+        // Lets other tasks run meanwhile.
         for _ in 0..3 {
             tokio::task::yield_now().await;
         }
@@ -114,7 +114,7 @@ impl Fixture {
         self.keep_as((Uuid::new_v4(), false), webhook, repository, delivery, settings).await
     }
 
-    /// As what came by this request, of which there was a try before or not.
+    /// Stores a delivery as if this request had brought it, as its first attempt or a later one.
     async fn keep_as(
         &self,
         (request, is_again): (Uuid, bool),
@@ -175,7 +175,7 @@ impl Fixture {
         self.carrier.seen.lock().unwrap().clone()
     }
 
-    /// Lets seconds pass until something is so.
+    /// Lets seconds pass until a condition holds.
     async fn until(&self, what: &str, mut is_so: impl AsyncFnMut() -> bool) {
         for _ in 0..20_000 {
             if is_so().await {
@@ -220,7 +220,7 @@ async fn deliveries_of_a_repository_arrive_in_order_and_others_do_not_wait_for_t
     assert!(seen.iter().position(|delivery| delivery == "b1") < Some(2), "{seen:?}");
 }
 
-/// A write that is given up on, as it takes too long or its sender has gone, may be done all the same.
+/// A write that is given up on, because it takes too long or its sender has left, may be done all the same.
 #[tokio::test]
 async fn what_is_stored_after_it_was_given_up_on_is_brought() {
     let store = MemoryStore::shared();
@@ -232,7 +232,7 @@ async fn what_is_stored_after_it_was_given_up_on_is_brought() {
     fixture.until("taken", async || fixture.seen() == ["a", "late"]).await;
 }
 
-/// All lanes read what they bring at once, and only then asked whether there was room for it.
+/// Regression: all lanes read their requests at the same time, and reserved memory only afterwards.
 #[tokio::test]
 async fn without_room_in_memory_a_lane_rests_and_nothing_is_tried() {
     let fixture = Fixture::new(&MemoryStore::shared(), |held| match held.tries {
@@ -242,7 +242,7 @@ async fn without_room_in_memory_a_lane_rests_and_nothing_is_tried() {
     let id = fixture.keep("hub", "1", "a").await.unwrap();
     let (held, request) = fixture.queue.show(&id, NOW).await.unwrap().unwrap();
     let budget = &fixture.carrier.budget;
-    // Three eighths are kept for what is not held.
+    // Three eighths are reserved for deliveries that are not held.
     let size = usize::try_from(held.size).unwrap();
     budget.set_limit(size * 2);
     let other = budget.room(Share::Held("lab".into()), size).unwrap();
@@ -255,7 +255,7 @@ async fn without_room_in_memory_a_lane_rests_and_nothing_is_tried() {
     assert_eq!((fixture.seen().as_slice(), budget.used()), (&["a".to_owned()][..], 0));
 }
 
-/// Whatever came later in its repository waited for ever.
+/// Regression: later deliveries of its repository waited forever.
 #[tokio::test]
 async fn one_for_which_there_is_never_room_is_parked_when_its_time_is_over() {
     let fixture = Fixture::new(&MemoryStore::shared(), |_| panic!("there is no room"));
@@ -268,13 +268,13 @@ async fn one_for_which_there_is_never_room_is_parked_when_its_time_is_over() {
     assert_eq!(fixture.held().await, [("large".to_owned(), false)]);
     fixture.clock.advance(span);
     fixture.until("parked", async || fixture.held().await == [("large".to_owned(), true)]).await;
-    // It was counted as a try.
+    // It counted as an attempt.
     let held = fixture.queue.show(&id, fixture.clock.now()).await.unwrap().unwrap().0;
     assert_eq!(held.tries, 0);
     assert!(held.last_error.unwrap().starts_with("there was no room for it in memory"));
 }
 
-/// It was parked as if it had been tried, where its turn came when its time was over.
+/// Regression: if its turn came after its time, it was parked as if it had been tried.
 #[tokio::test]
 async fn memory_that_is_short_for_a_moment_parks_nothing_whose_time_is_over() {
     let fixture = Fixture::new(&MemoryStore::shared(), |_| Brought::Taken(None));
@@ -293,7 +293,7 @@ async fn memory_that_is_short_for_a_moment_parks_nothing_whose_time_is_over() {
     assert_eq!(fixture.seen(), ["a"]);
 }
 
-/// It is remembered for a day here, and waits for longer.
+/// It is remembered for a day here, and waits longer.
 #[tokio::test]
 async fn one_that_is_new_again_is_held_beside_the_first() {
     let fixture = Fixture::new(&MemoryStore::shared(), |_| Brought::Taken(None));
@@ -359,7 +359,7 @@ async fn what_a_process_before_left_counts_against_the_bound_from_the_first_deli
     fixture.keep_within("lab", "1", "d", small).await.expect("another sender has room");
 }
 
-/// Else metrics say after each start that nothing is held.
+/// Otherwise metrics would say after each start that nothing is held.
 #[tokio::test(start_paused = true)]
 async fn what_is_held_is_known_before_it_may_be_brought() {
     let store = MemoryStore::shared();
@@ -371,7 +371,7 @@ async fn what_is_held_is_known_before_it_may_be_brought() {
     fixture.until("known", async || waiting() == 1).await;
     fixture.keep("hub", "1", "b").await.unwrap();
     tokio::time::advance(settle - Duration::from_secs(1)).await;
-    // Another replica's, which only a look at the store tells.
+    // Another replica's, which only the store shows.
     Fixture::new(&store, |_| panic!("it died before")).keep("hub", "1", "c").await.unwrap();
     tokio::time::advance(Duration::from_millis(900)).await;
     fixture.until("looked at", async || waiting() == 3).await;
@@ -388,7 +388,7 @@ async fn how_long_the_oldest_waits_is_measured_though_nothing_is_brought() {
     fixture.start_after(Duration::from_secs(600));
     let measured = async || {
         tokio::time::advance(Duration::from_secs(1)).await;
-        // Some seconds go by until it is.
+        // It takes some seconds.
         fixture.metrics().contains("webhook_held_oldest_seconds{webhook=\"hub\"} 9")
     };
     fixture.until("measured", measured).await;
@@ -466,7 +466,7 @@ fn a_request_is_kept_byte_for_byte() {
     }
 }
 
-/// The sender's next try must not hear 200 of what a failover could lose still.
+/// The sender's next attempt must not get 200 for a delivery that a failover could still lose.
 #[tokio::test]
 async fn what_only_one_server_has_is_503_also_to_the_next_try() {
     let store = MemoryStore::shared();

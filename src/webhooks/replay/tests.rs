@@ -9,7 +9,7 @@ fn keys(scope: u8, id: &str, body: Option<u8>) -> ReplayKeys {
     ReplayKeys::new(&[[scope; 32]], id, body.map(|body| [body; 32]).as_ref(), WINDOW)
 }
 
-/// One with each place of reservations: a store that others use, one of our own that is not known to work, and here.
+/// One for each place of reservations: a shared store, an embedded store that is not known to work, and memory.
 fn everywhere() -> [Replay; 3] {
     let others = MemoryStore::shared();
     others.set_shared();
@@ -22,7 +22,7 @@ fn reason(result: Result<Reservation, Rejection>) -> Option<Reason> {
     result.err().map(|rejection| rejection.reason())
 }
 
-/// Whoever saw a delivery heard of its body under another id that it was accepted.
+/// Regression: somebody who had seen a delivery got the answer that its body was accepted under another id.
 #[tokio::test]
 async fn the_body_of_a_delivery_that_waits_is_not_it_under_another_id() {
     for replay in everywhere() {
@@ -50,7 +50,7 @@ async fn what_a_second_delivery_gets() {
         case("webhooks:18 same body, another id", keys(1, "b", Some(1)), twin),
         case("webhooks:18 twin: body not signed", keys(1, "b", None), (None, None)),
         case("webhooks:17 same id, another body", keys(1, "a", Some(2)), twin),
-        // The scope is the secret's, so the route does not matter.
+        // The scope is that of the secret, so the route does not matter.
         case("attacks:Z16 other route, same secret", keys(1, "a", Some(1)), twin),
         case("attacks:Z16 twin: another secret", keys(2, "a", Some(1)), (None, None)),
     ] {
@@ -73,7 +73,7 @@ async fn webhooks_17_of_fifty_in_parallel_one_is_forwarded() {
     for replay in everywhere() {
         let mut tasks = tokio::task::JoinSet::new();
         for number in 0..50_u8 {
-            // Half of them under an id of their own.
+            // Half of them with another id.
             let id = if number % 2 == 0 { "a".to_owned() } else { number.to_string() };
             let (replay, keys) = (replay.clone(), keys(1, &id, Some(1)));
             tasks.spawn(async move { replay.reserve(&keys, LEASE, NOW).await });
@@ -122,7 +122,7 @@ async fn a_refused_twin_does_not_keep_its_own_id() {
 async fn webhooks_19_the_window_and_the_lease_end() {
     for replay in everywhere() {
         let mut first = replay.reserve(&keys(1, "a", None), LEASE, NOW).await.unwrap();
-        // The process that held the lease died; its late commit must not undo the successor.
+        // The process that held the lease died; its late commit must not undo the successor's.
         let later = NOW + LEASE;
         let mut second = replay.reserve(&keys(1, "a", None), LEASE, later).await.unwrap();
         first.release(later).await.unwrap();
@@ -140,7 +140,7 @@ async fn a_delivery_that_somebody_asked_for_again_is_taken_as_often_as_configure
         let keys = |id| keys(1, id, Some(1)).redeliveries(2, false);
         let take = async |keys: &ReplayKeys, now| match replay.reserve(keys, LEASE, now).await {
             Ok(mut reservation) => {
-                // The first try fails, which uses nothing up.
+                // The first attempt fails, which uses nothing up.
                 reservation.release(now).await.unwrap();
                 replay.reserve(keys, LEASE, now).await.unwrap().commit(now).await.unwrap();
                 None
@@ -185,7 +185,7 @@ async fn a_redelivery_under_an_id_of_its_own_is_taken_of_senders_that_make_them_
     }
 }
 
-/// What is held may wait for longer than it is remembered.
+/// A held delivery may wait longer than it is remembered.
 #[tokio::test]
 async fn a_held_delivery_never_has_the_name_of_another() {
     for replay in everywhere() {
@@ -197,7 +197,7 @@ async fn a_held_delivery_never_has_the_name_of_another() {
     }
 }
 
-/// A sender that signs with two secrets while they change, or anew with the next.
+/// During a rotation, a sender signs with two secrets, or again with the next.
 #[tokio::test]
 async fn a_delivery_is_the_same_whichever_of_the_secrets_signed_it() {
     for replay in everywhere() {
@@ -205,7 +205,7 @@ async fn a_delivery_is_the_same_whichever_of_the_secrets_signed_it() {
             let scopes: Vec<[u8; 32]> = scopes.iter().map(|scope| [*scope; 32]).collect();
             ReplayKeys::new(&scopes, id, Some(&[1; 32]), WINDOW).redeliveries(1, false)
         };
-        // The old one alone, both, and the new one alone.
+        // With the old secret alone, with both, and with the new one alone.
         replay.reserve(&of(&[1], "before"), LEASE, NOW).await.unwrap().commit(NOW).await.unwrap();
         assert_eq!(reason(replay.reserve(&of(&[1, 2], "before"), LEASE, NOW).await), Some(Reason::ReplayedDelivery));
         let mut wanted = replay.reserve(&of(&[1, 2], "before"), LEASE, NOW + REDELIVERY_GAP).await.unwrap();
@@ -259,7 +259,7 @@ async fn what_the_store_did_not_take_is_remembered_here_and_nothing_further_is_f
     assert!(!replay.reserve(&keys(1, "b", None), LEASE, NOW).await.unwrap().in_store);
 }
 
-/// Whoever had kept it could have had it forwarded once more when the lease was over.
+/// Otherwise somebody who had kept the delivery could have had it forwarded once more after the lease.
 #[tokio::test(start_paused = true)]
 async fn what_a_shared_store_did_not_take_is_said_to_it_again() {
     let store = MemoryStore::shared();

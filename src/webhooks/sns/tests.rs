@@ -25,7 +25,7 @@ fn certificate() -> Certificate {
     of_key(&KeyPair::generate().unwrap(), 4096)
 }
 
-/// A certificate of this key that ends with this year.
+/// A certificate of this key that expires at the end of this year.
 fn of_key(key: &KeyPair, last_year: i32) -> Certificate {
     let mut params = CertificateParams::new(vec!["sns.amazonaws.com".to_owned()]).unwrap();
     params.not_after = rcgen::date_time_ymd(last_year, 12, 31);
@@ -49,7 +49,7 @@ fn sns(source: &Arc<Source>) -> Sns {
     Sns { topics: vec![TOPIC.into()], allows_sha1: false, source: Arc::clone(source) }
 }
 
-/// A message of this time that names the certificate of this key.
+/// A message with this time that names the certificate of this key.
 fn signed(key: &KeyPair, address: &Url, time: Timestamp) -> Vec<u8> {
     let mut message = serde_json::json!({
         "Type": "Notification", "MessageId": "m", "TopicArn": TOPIC, "Message": "text", "Timestamp": time.to_string(),
@@ -60,7 +60,7 @@ fn signed(key: &KeyPair, address: &Url, time: Timestamp) -> Vec<u8> {
     message.to_string().into_bytes()
 }
 
-/// Why it is refused now, if it is.
+/// Why a message is refused now, if it is.
 async fn refusal(sns: &Sns, message: &[u8]) -> Option<Reason> {
     let verified = sns.verify(message, Some("Notification"), client(1), &Handle::current(), NOW).await;
     verified.err().map(|rejection| rejection.reason())
@@ -117,10 +117,11 @@ fn webhooks_29_certificates_come_from_listed_hosts_alone() {
     }
 }
 
-/// AWS was asked for as many addresses as somebody named and did not wait for, and genuine messages stood behind all of them.
+/// Regression: AWS got a request for every address that somebody named without waiting, and genuine messages waited
+/// behind all of them.
 #[tokio::test]
 async fn so_many_certificates_are_fetched_at_once_and_no_more() {
-    // It never says a word.
+    // It never answers.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let host = silent.local_addr().unwrap().to_string();
     let (source, control) = (with_hosts(&[&host]), Handle::current());
@@ -151,7 +152,7 @@ async fn a_fetch_that_failed_is_made_again_after_a_moment() {
     assert!(source.begin(&at("a"), client(2)).is_ok());
 }
 
-/// Ten wrong certificates a second of whoever is behind the same balancer kept all others from theirs.
+/// Regression: ten wrong certificates a second from somebody behind the same load balancer kept all others from theirs.
 #[tokio::test(start_paused = true)]
 async fn clients_that_nobody_tells_apart_have_more_than_a_stranger_among_them_takes_by_the_way() {
     let source = with_hosts(&["localhost"]);
@@ -166,7 +167,8 @@ async fn clients_that_nobody_tells_apart_have_more_than_a_stranger_among_them_ta
     assert!(source.begin(&at("another"), None).is_err(), "no more at once than of others");
 }
 
-/// Ten addresses a second that led nowhere kept the genuine one from being asked, for as long as somebody named such.
+/// Regression: ten nonexistent addresses a second kept the genuine one from being fetched, for as long as they were
+/// named.
 #[tokio::test(start_paused = true)]
 async fn who_names_addresses_that_lead_nowhere_keeps_no_other_from_a_certificate() {
     let source = with_hosts(&["localhost"]);
@@ -180,13 +182,13 @@ async fn who_names_addresses_that_lead_nowhere_keeps_no_other_from_a_certificate
     assert!(source.begin(&at("again"), client(1)).is_ok());
 }
 
-/// All were forgotten at once, and had to be fetched beside whatever strangers named meanwhile.
+/// Regression: all certificates were evicted at once, and had to be fetched while strangers named others.
 #[tokio::test(start_paused = true)]
 async fn a_certificate_that_proves_messages_is_kept_whatever_others_are_fetched() {
     let (source, certificate) = (with_hosts(&["localhost"]), certificate());
     source.keep(at("genuine"), certificate.clone());
     source.note_proof(&at("genuine"));
-    // Whoever sends a wrong signature has it fetched anew.
+    // A wrong signature causes the certificate to be fetched again.
     source.keep(at("genuine"), certificate.clone());
     for number in 0..2 * MAX_CERTIFICATES {
         source.keep(at(number), certificate.clone());
@@ -194,7 +196,7 @@ async fn a_certificate_that_proves_messages_is_kept_whatever_others_are_fetched(
     let known = |name: &str| is_known(&source, &at(name));
     assert!(known("genuine"));
     assert_eq!((0..2 * MAX_CERTIFICATES).filter(|number| known(&number.to_string())).count(), MAX_CERTIFICATES - 1);
-    // The longest ago goes first.
+    // The least recently used is evicted first.
     for number in 0..MAX_CERTIFICATES {
         tokio::time::advance(PAUSE).await;
         let later = at(format!("later-{number}"));
@@ -204,7 +206,7 @@ async fn a_certificate_that_proves_messages_is_kept_whatever_others_are_fetched(
     assert!(!known("genuine"));
 }
 
-/// A reload forgot them all, and whoever could keep them from being fetched had to wait for one.
+/// Regression: a reload evicted all certificates, so somebody who could prevent fetches only had to wait for one.
 #[test]
 fn certificates_outlive_a_reload_where_their_host_is_listed_and_the_same_authorities_are_trusted() {
     let before = trusting(&["localhost"], Some([1; 32]));
@@ -222,7 +224,7 @@ fn certificates_outlive_a_reload_where_their_host_is_listed_and_the_same_authori
     }
 }
 
-/// Each of them was fetched, and took the place of another certificate.
+/// Regression: each spelling was fetched, and took the place of another certificate.
 #[test]
 fn a_certificate_is_known_by_one_spelling_of_its_address() {
     let source = with_hosts(&["localhost"]);
@@ -239,7 +241,8 @@ fn a_certificate_is_known_by_one_spelling_of_its_address() {
     }
 }
 
-/// Whoever had one message of a topic made its certificate outlive the genuine one.
+/// Regression: somebody with one old message of a topic could keep its certificate in the cache instead of the genuine
+/// one.
 #[tokio::test(start_paused = true)]
 async fn a_message_that_is_too_old_keeps_no_certificate() {
     let (key, others) = (rsa(), certificate());
@@ -257,19 +260,19 @@ async fn a_message_that_is_too_old_keeps_no_certificate() {
     }
 }
 
-/// Every message was refused for good, and neither a reload nor touching the entry helped.
+/// Regression: every message was refused from then on, and neither a reload nor a change of the entry helped.
 #[tokio::test(start_paused = true)]
 async fn a_certificate_that_has_ended_is_fetched_anew() {
     let (key, source) = (rsa(), with_hosts(&["localhost"]));
     source.keep(at("a"), of_key(&key, 2020));
-    // So that nobody is asked here.
+    // So that nothing is fetched here.
     drop(source.begin(&at("a"), client(2)));
     assert_eq!(refusal(&sns(&source), &signed(&key, &at("a"), NOW)).await, Some(Reason::IssuerUnavailable));
     source.keep(at("a"), of_key(&key, 4096));
     assert_eq!(refusal(&sns(&source), &signed(&key, &at("a"), NOW)).await, None);
 }
 
-/// The same, where its host had another in the same file by then.
+/// The same if its host had another certificate in the same file by then.
 #[tokio::test(start_paused = true)]
 async fn a_certificate_whose_key_did_not_make_a_signature_is_fetched_anew_once_a_minute() {
     let (before, after, source) = (rsa(), rsa(), with_hosts(&["localhost"]));
@@ -277,7 +280,7 @@ async fn a_certificate_whose_key_did_not_make_a_signature_is_fetched_anew_once_a
     source.keep(at("a"), of_key(&before, 4096));
     assert_eq!(refusal(&sns, &renewed).await, Some(Reason::SignatureInvalid), "it was fetched a moment ago");
     tokio::time::advance(RENEWAL + PAUSE).await;
-    // So that nobody is asked here.
+    // So that nothing is fetched here.
     drop(source.begin(&at("a"), client(2)));
     assert_eq!(refusal(&sns, &renewed).await, Some(Reason::IssuerUnavailable));
     assert_eq!(refusal(&sns, &signed(&before, &at("a"), NOW)).await, None, "what it proves waits for no fetch");
@@ -286,10 +289,10 @@ async fn a_certificate_whose_key_did_not_make_a_signature_is_fetched_anew_once_a
     assert_eq!(refusal(&sns, &signed(&before, &at("a"), NOW)).await, Some(Reason::SignatureInvalid));
 }
 
-/// Whoever named the genuine certificate and left, again and again, kept it from being fetched at all.
+/// Regression: a client that repeatedly named the genuine certificate and left kept it from being fetched at all.
 #[tokio::test]
 async fn a_fetch_goes_on_for_others_when_who_asked_first_has_left() {
-    // The connection that a fetch makes is the one that its leaving would have closed.
+    // The fetch's connection would be closed if it ended with the client that started it.
     let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let host = server.local_addr().unwrap().to_string();
     let (source, control) = (with_hosts(&[&host]), Handle::current());
@@ -299,13 +302,14 @@ async fn a_fetch_goes_on_for_others_when_who_asked_first_has_left() {
     let mut second = Box::pin(certificate(client(2)));
     assert!(futures_util::poll!(&mut second).is_pending(), "it waits for the fetch of the first");
     let (connection, _) = server.accept().await.unwrap();
-    // Which is no server of TLS, so that the fetch fails, and that is heard by whoever waits.
+    // It is not a TLS server, so the fetch fails, which all waiting clients learn.
     drop((connection, server));
     assert_eq!(second.await.unwrap_err().reason(), Reason::IssuerUnavailable);
     assert!(source.begin(&address, client(2)).is_err(), "what truly failed counts");
 }
 
-/// Nobody signs the header, which tells an EventListener what a message is, nor what is not of the string to sign.
+/// Neither the header, which tells an EventListener the type of a message, nor members outside the string to sign are
+/// signed.
 #[tokio::test(start_paused = true)]
 async fn a_genuine_message_has_the_type_of_its_header_and_no_member_twice() {
     let (key, source) = (rsa(), with_hosts(&["localhost"]));
@@ -372,7 +376,7 @@ fn facts_of(text: &str) -> Result<Facts, NoFacts> {
     serde_json::from_value::<Message>(message).unwrap().facts(&reader)
 }
 
-/// The message had the event of its kind, so that no deny of the event of either record held.
+/// Regression: the message had the event of its type, so a deny of the event of either record did not match.
 #[test]
 fn a_message_of_several_records_is_of_no_one_ref_and_no_one_event() {
     let record =
@@ -386,7 +390,7 @@ fn a_message_of_several_records_is_of_no_one_ref_and_no_one_event() {
     }
 }
 
-/// It was 400, after which SNS gives a message up.
+/// Regression: it got 400, after which SNS gives up on a message.
 #[test]
 fn text_that_begins_as_a_document_is_taken_for_what_it_is() {
     let of_text = Facts { delivery: "m".into(), event: Some("Notification".into()), ..Facts::default() };

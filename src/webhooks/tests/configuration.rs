@@ -1,4 +1,4 @@
-//! What resolving refuses, and what holds where the configuration says nothing.
+//! Configuration errors, and defaults.
 
 use super::*;
 use crate::config::values::Size;
@@ -128,7 +128,7 @@ fn configurations_that_would_let_somebody_in_are_refused() {
     for signature in [
         json!({"header": "x-a"}),
         json!({"header": "x-a", "id_header": "X-Request-Id"}),
-        // The secret itself goes no further.
+        // The secret itself is not forwarded.
         json!({"header": "X-Gitlab-Token", "plain": true}),
     ] {
         let (webhook, resolver) = resolve(generic(signature), &secrets(&[SECRET]));
@@ -174,7 +174,7 @@ fn settings_beyond_their_limits_are_refused() {
     }
 }
 
-/// A form that could not be read told of the secrets too, in words of GitLab.
+/// Regression: a form that could not be read was also reported for the secrets, in terms of GitLab.
 #[test]
 fn a_header_that_cannot_be_is_told_of_once() {
     for signature in [json!({"header": "X Bad"}), json!({"header": "x-a", "timestamp_header": "X Bad"})] {
@@ -193,7 +193,7 @@ fn facts_are_pointed_at_by_the_names_that_rules_have_for_them() {
     }
 }
 
-/// What the body of a `generic` sender with these pointers tells.
+/// The facts of a body for a `generic` sender with these pointers.
 fn told(facts: &Value, body: &Value) -> Arc<Facts> {
     let signature = json!({"header": "x-sig", "prefix": "sha256=", "id_header": "x-id"});
     let entry = json!({"name": "ci", "sender": "generic", "facts": facts, "signature": signature});
@@ -206,7 +206,7 @@ fn told(facts: &Value, body: &Value) -> Arc<Facts> {
     webhook.verify(expected, &Bytes::from(body), NOW).unwrap().facts
 }
 
-/// CI names both for a build of a tag: a deny of the tag kept nothing out, as only the branch was read.
+/// Regression: CI names both for a build of a tag, and only the branch was read, so a deny of the tag did not match.
 #[test]
 fn a_tag_that_is_pointed_at_is_told_though_something_stands_at_the_branch() {
     let pointers = json!({"branch": "/build/branch", "tag": "/build/tag"});
@@ -222,7 +222,7 @@ fn a_tag_that_is_pointed_at_is_told_though_something_stands_at_the_branch() {
     }
 }
 
-/// A second event beside that of a tag hid the tag from every deny.
+/// Regression: a second event beside that of a tag hid the tag from every deny.
 #[test]
 fn what_has_several_elements_where_a_branch_or_a_tag_is_pointed_at_is_several() {
     let event = |tags: &[&str]| json!({"tags": tags.iter().map(|tag| json!({"name": tag})).collect::<Vec<_>>()});
@@ -237,7 +237,7 @@ fn what_has_several_elements_where_a_branch_or_a_tag_is_pointed_at_is_several() 
         let facts = told(&pointers, &body);
         assert_eq!((facts.tag.as_deref(), facts.several), (tag, several), "{events}");
     }
-    // A second one hid what the first does, too.
+    // Regression: a second action hid the first from denies, too.
     for (actions, action, several) in [(vec!["push"], Some("push"), false), (vec!["push", "delete"], None, true)] {
         let events: Vec<Value> = actions.into_iter().map(|action| json!({"action": action})).collect();
         let facts = told(&json!({"action": "/events/*/action"}), &json!({"events": events}));
@@ -373,7 +373,7 @@ fn a_secret_that_three_senders_share_is_told_of_once_for_each_that_follows() {
     assert_eq!(places, ["/webhooks/1/secrets", "/webhooks/2/secrets"]);
 }
 
-/// Less than it waits, so that it still hears 503.
+/// Less than the sender's timeout, so that it still gets 503.
 #[test]
 fn webhooks_33_an_answer_may_take_as_long_as_is_told_of_its_sender() {
     for kind in raw::Sender::ALL {
@@ -386,7 +386,7 @@ fn webhooks_33_an_answer_may_take_as_long_as_is_told_of_its_sender() {
     }
 }
 
-/// Of Amazon SNS it was that of the others.
+/// Regression: the reference had the default of other senders for Amazon SNS.
 #[test]
 fn the_largest_body_of_each_sender_is_what_the_reference_says() {
     let name = |kind| match kind {

@@ -1,4 +1,4 @@
-//! Senders that say the same thing twice.
+//! Senders that send identical bodies for different events.
 
 use super::*;
 
@@ -14,7 +14,8 @@ fn bitbucket(webhook: &Webhook, event: &str, id: &str, body: &str) -> Delivery {
     webhook.verify(expected, &Bytes::copy_from_slice(body.as_bytes()), Timestamp::from_secs(1_700_000_000)).unwrap()
 }
 
-/// Of a sender that says the same thing twice the second would be lost; who has seen it can say it again where ids count alone.
+/// Without the setting, the second event would be lost. With it only ids count, so anybody who has seen a delivery can
+/// replay it.
 #[test]
 fn webhooks_18_the_same_body_is_another_delivery_where_the_configuration_says_that_senders_repeat_themselves() {
     let dispatch = r#"{"action":"deploy","branch":"main","client_payload":{"to":"prod"},"repository":{"id":1234}}"#;
@@ -24,7 +25,7 @@ fn webhooks_18_the_same_body_is_another_delivery_where_the_configuration_says_th
         (Some(false), "repository_dispatch", dispatch, false),
         (Some(false), "push", PUSH, true),
         (Some(false), "star", r#"{"action":"created"}"#, true),
-        // Those tell no time either.
+        // These contain no time either.
         (Some(false), "check_run", r#"{"action":"rerequested","check_run":{"id":1}}"#, false),
         (Some(false), "check_run", r#"{"action":"requested_action","check_run":{"id":1}}"#, false),
         (Some(false), "check_run", r#"{"action":"completed","check_run":{"id":1}}"#, true),
@@ -70,7 +71,7 @@ fn webhooks_18_the_same_body_is_another_delivery_where_the_configuration_says_th
         (Some(false), "sponsorship", r#"{"action":"tier_changed","sponsorship":{}}"#, false),
         (Some(false), "sponsorship", r#"{"action":"created","sponsorship":{}}"#, true),
         (Some(false), "security_and_analysis", r#"{"changes":{"from":{"security_and_analysis":{}}}}"#, false),
-        // What the header says does not make a body repeat.
+        // The event in the header does not make a body one that may repeat.
         (Some(false), "organization", r#"{"action":"deleted"}"#, true),
     ] {
         let entry = json!({"name": "hub", "sender": "github", "unique_bodies": unique});
@@ -104,7 +105,8 @@ fn webhooks_18_the_same_body_is_another_delivery_where_the_configuration_says_th
     }
 }
 
-/// A branch that a program makes, deletes and makes again within a second has one body, and the last of it was lost.
+/// Regression: a branch that a program creates, deletes and creates again within a second has one body, and the last
+/// event was lost.
 #[test]
 fn webhooks_18_what_bitbucket_data_center_says_twice_is_two_deliveries_where_ids_alone_count() {
     let body = r#"{"eventKey":"repo:refs_changed","date":"2023-11-14T22:13:20+0000","repository":{"id":84},"changes":[{"ref":{"id":"refs/heads/a"},"type":"ADD"}]}"#;
@@ -128,7 +130,7 @@ fn webhooks_18_what_bitbucket_data_center_says_twice_is_two_deliveries_where_ids
     }
 }
 
-/// A delivery of Gitea or one of its kin.
+/// A delivery of Gitea, Forgejo or Gogs.
 fn gitea(webhook: &Webhook, sender: &str, event: &str, id: &str, body: &str) -> Delivery {
     let signature = github_signature(SECRET.as_bytes(), body.as_bytes());
     let headers = head(&[
@@ -141,8 +143,9 @@ fn gitea(webhook: &Webhook, sender: &str, event: &str, id: &str, body: &str) -> 
     webhook.verify(expected, &Bytes::copy_from_slice(body.as_bytes()), NOW).unwrap()
 }
 
-/// They tell times in whole seconds: what is done, undone and done again within one looks the same, the last of it too. A branch that
-/// is renamed to and fro, a tag that is made on a page and a page of the wiki change no time at all.
+/// They write times in whole seconds: what is done, undone and done again within one second looks the same, including
+/// the last event. Renaming a branch back and forth, creating a tag on a page and editing a wiki page change no time at
+/// all.
 #[test]
 fn webhooks_18_what_gitea_and_its_kin_say_twice_is_two_deliveries_where_ids_alone_count() {
     let closed = r#"{"action":"closed","number":8,"pull_request":{"number":8,"updated_at":"2026-11-29T21:27:12Z"},"repository":{"id":71}}"#;
@@ -163,7 +166,8 @@ fn webhooks_18_what_gitea_and_its_kin_say_twice_is_two_deliveries_where_ids_alon
             ("gitea", Some(false), false),
             ("forgejo", Some(false), false),
             ("gogs", Some(false), false),
-            // The id is not signed: who has seen a delivery would send it again under another, within that second too.
+            // The id is not signed: anybody who has seen a delivery could send it under another id, within that second
+            // too.
             ("gitea", None, true),
             ("forgejo", Some(true), true),
             ("gogs", None, true),

@@ -1,4 +1,4 @@
-//! Time that goes by while nobody is there to try what is held.
+//! Time that passes while no process is there to try held deliveries.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -15,7 +15,7 @@ fn with_listener(store: &Arc<MemoryStore>) -> (Fixture, Arc<AtomicBool>) {
     (fixture, is_up)
 }
 
-/// What a process left that ended so long ago that it is beyond its time.
+/// Deliveries of a process that ended so long ago that their time is over.
 async fn after_an_outage() -> (Fixture, Arc<AtomicBool>) {
     let store = MemoryStore::shared();
     let dead = Fixture::new(&store, |_| panic!("it died before"));
@@ -36,7 +36,7 @@ async fn assert_all_are_taken_in_order(fixture: &Fixture, is_up: &AtomicBool) {
     assert_eq!(seen, ["a", "b", "c"]);
 }
 
-/// All of it was tried once and parked within seconds, before the pod of the EventListener was ready.
+/// Regression: all were tried once and parked within seconds, before the pod of the EventListener was ready.
 #[tokio::test]
 async fn what_is_beyond_its_time_after_an_outage_waits_until_its_event_listener_is_ready() {
     let (fixture, is_up) = after_an_outage().await;
@@ -60,7 +60,7 @@ async fn a_clock_that_jumps_ahead_parks_nothing_that_its_event_listener_takes_so
         fixture.keep("hub", "1", delivery).await.unwrap();
     }
     fixture.start();
-    // It is known here for longer than what was found after a start is tried.
+    // This process has known it for longer than deliveries found after a start are tried.
     let later = NOW + Duration::from_secs(1200);
     fixture.until("tried", async || fixture.clock.now() > later).await;
     fixture.clock.set(later + SETTINGS.span * 25);

@@ -1,8 +1,8 @@
-//! Deliveries that somebody has the sender send again.
+//! Deliveries that the sender sends again on request.
 
 use super::*;
 
-/// The EventListener would take both, and make two runs of what was one delivery all the time.
+/// The EventListener would accept both, and create two runs for one delivery.
 #[tokio::test]
 async fn a_delivery_that_is_sent_again_while_it_waits_is_no_further_one() {
     let fixture = Fixture::new(&MemoryStore::shared(), |_| Brought::Taken(None));
@@ -29,7 +29,8 @@ async fn a_delivery_that_is_sent_again_while_it_waits_is_no_further_one() {
     assert_eq!(waiting(2).await, None, "it is gone");
 }
 
-/// Nobody saw it, until a process that started weeks later brought it, when the interceptor had forgotten that its runs were made.
+/// Regression: nothing noticed it until a process that started weeks later sent it, when the interceptor had forgotten
+/// its runs.
 #[tokio::test(start_paused = true)]
 async fn what_was_brought_and_comes_back_with_a_failover_is_brought_again_within_minutes() {
     let store = MemoryStore::shared();
@@ -47,7 +48,7 @@ async fn what_was_brought_and_comes_back_with_a_failover_is_brought_again_within
     assert_eq!((fixture.seen(), fixture.held().await), (vec!["a".to_owned(), "a".to_owned()], vec![]));
 }
 
-/// It was parked in memory alone, and tried by nobody until a start.
+/// Regression: it was parked in memory only, and not tried until a restart.
 #[tokio::test(start_paused = true)]
 async fn a_delivery_whose_parking_a_failover_lost_is_tried_again() {
     let store = MemoryStore::shared();

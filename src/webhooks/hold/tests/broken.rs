@@ -7,7 +7,7 @@ async fn spoil(store: &MemoryStore, table: Table, id: &HeldId) {
     store.put(table, id.once(), b"junk".to_vec(), Timestamp::MAX, Expect::Any, NOW).await.unwrap();
 }
 
-/// Those of an earlier version are still there after it was replaced, and may be read by it again.
+/// Records of an earlier version remain after an update, and that version may read them again.
 #[test]
 fn a_record_is_read_and_written_as_ever() {
     let waiting = r#"{"webhook":"hub","route":"hooks","delivery":"d-1","request":"00000000-0000-0000-0000-000000000000","size":7,"received":1700000000123,"span":3600000,"until":1700003600123,"tries":0,"refusals":0,"next":1700000001123}"#;
@@ -69,7 +69,7 @@ async fn a_delivery_that_cannot_be_read_can_be_dropped() {
     assert_eq!(fixture.held().await, []);
 }
 
-/// It stopped its lane where it was known, and after a restart nobody could drop it.
+/// Regression: it blocked its lane while it was known, and after a restart nobody could drop it.
 #[tokio::test]
 async fn a_delivery_that_cannot_be_read_stops_no_other_and_can_be_dropped_after_a_restart() {
     let store = MemoryStore::shared();
@@ -88,7 +88,7 @@ async fn a_delivery_that_cannot_be_read_stops_no_other_and_can_be_dropped_after_
     assert!(store.get(Table::Held, id.once(), NOW).await.unwrap().is_none());
 }
 
-/// Its lane had its turn again and again, and brought nothing.
+/// Regression: its lane had turn after turn without sending anything.
 #[tokio::test]
 async fn a_record_that_the_store_itself_cannot_read_stops_no_other() {
     let store = MemoryStore::shared();
@@ -165,14 +165,14 @@ async fn what_cannot_be_read_is_told_until_it_is_gone() {
     for number in 0..40 {
         assert!(store.delete(Table::Held, &[number; 32]).await.unwrap());
     }
-    // The third look is at the rest.
+    // The third check covers the rest.
     for left in [24, 8, 0] {
         fixture.queue.look_at_unreadable(NOW).await.unwrap();
         assert_eq!(fixture.queue.unreadable().len(), left);
     }
 }
 
-/// Who read it before would take the later one out of its lane.
+/// Otherwise a task that read the earlier record would take the later one out of its lane.
 #[tokio::test]
 async fn a_later_record_than_one_that_cannot_be_read_stays_in_its_lane() {
     let fixture = Fixture::new(&MemoryStore::shared(), |_| panic!("nothing is brought"));
@@ -181,13 +181,13 @@ async fn a_later_record_than_one_that_cannot_be_read_stays_in_its_lane() {
     let version = index.version(&id).unwrap();
     let mut leave = |known| index.leave(id, version - 1, "junk".to_owned(), known);
     assert!(!leave(None), "a later one is known");
-    // Of a store that was set back to before the later one.
+    // The store was set back to before the later record.
     assert!(leave(Some(version)));
     assert!(!leave(None), "it is told once");
     assert!(index.version(&id).is_none());
 }
 
-/// Nobody would keep it later, as nothing is tried that is parked.
+/// Nothing would extend their life later, as parked deliveries are not tried.
 #[tokio::test]
 async fn what_a_delivery_became_is_kept_before_it_is_parked() {
     let store = MemoryStore::shared();
@@ -206,7 +206,7 @@ async fn what_a_delivery_became_is_kept_before_it_is_parked() {
     assert_eq!(fixture.replay.leave_open(&delivery, "2", late).await.unwrap().bound, [tried.event]);
 }
 
-/// It would be brought a second time, which is a second run where no interceptor is configured.
+/// It would be sent a second time, which creates a second run without an interceptor.
 #[tokio::test]
 async fn a_delivery_that_was_taken_while_the_store_failed_is_forgotten_and_not_brought_again() {
     let store = MemoryStore::shared();
@@ -223,7 +223,7 @@ async fn a_delivery_that_was_taken_while_the_store_failed_is_forgotten_and_not_b
     assert_eq!(fixture.seen(), ["a"]);
 }
 
-/// Nobody else knows that the EventListener has it: it would be brought a second time.
+/// Only this process knows that the EventListener has it; otherwise it would be sent a second time.
 #[tokio::test]
 async fn what_an_event_listener_has_is_known_though_the_store_is_set_back() {
     let fixture = Fixture::new(&MemoryStore::shared(), |_| panic!("nothing is brought"));

@@ -1,4 +1,4 @@
-//! A sender that floods, beside one that does not.
+//! A sender that floods, and one that does not.
 
 use super::*;
 use crate::webhooks::hold::place::Place;
@@ -18,7 +18,7 @@ async fn a_sender_with_many_repositories_that_hang_delays_no_other() {
     assert!(fixture.seen().len() <= LANES + 1 + 200 / 4, "{:?}", fixture.seen());
 }
 
-/// Eight busy repositories would keep all others of their sender waiting.
+/// Otherwise eight busy repositories would keep all others of their sender waiting.
 #[tokio::test]
 async fn a_repository_has_its_turn_beside_eight_of_its_sender_that_are_never_empty() {
     let fixture = Fixture::new(&MemoryStore::shared(), |_| Brought::Taken(None));
@@ -32,7 +32,7 @@ async fn a_repository_has_its_turn_beside_eight_of_its_sender_that_are_never_emp
     assert!(before <= (LANES + 1) * 32, "{before} came before it");
 }
 
-/// Many that come at once would exceed the bound.
+/// Otherwise many concurrent deliveries could exceed the limit.
 #[tokio::test]
 async fn deliveries_that_are_being_written_count_against_the_bound_of_their_sender() {
     let fixture = Fixture::new(&MemoryStore::shared(), |_| panic!("nothing is brought"));
@@ -47,8 +47,8 @@ async fn deliveries_that_are_being_written_count_against_the_bound_of_their_send
     }
 }
 
-/// What 10,000 a minute come to in a minute in which nothing was brought. A few of them go before each of the other sender, and no more
-/// the more of them wait.
+/// The number of deliveries after a minute of 10,000 without progress. A few of them precede each delivery of the other
+/// sender, however many of them wait.
 #[tokio::test]
 async fn beside_ten_thousand_of_one_sender_those_of_another_are_brought_after_a_few_of_them() {
     const FLOOD: usize = 10_000;
@@ -66,13 +66,14 @@ async fn beside_ten_thousand_of_one_sender_those_of_another_are_brought_after_a_
         fixture.keep("lab", "1", &delivery).await.unwrap();
         fixture.until("brought", async || fixture.seen().contains(&delivery)).await;
         let came = fixture.seen().iter().position(|seen| *seen == delivery).unwrap();
-        // What each lane of the other has under way ends, and may be followed by one more.
+        // The deliveries in flight of each of the other's lanes end, and each may be followed by one more.
         assert!(came - before <= 2 * LANES, "{delivery} came after {} of the others", came - before);
     }
     assert!(fixture.held().await.len() > FLOOD / 2, "the others still wait");
 }
 
-/// A Git host that sends once has lost it, and a twentieth of all requests, which is the alarm of those that fail, it need not be.
+/// A Git host that sends once has lost it, although it may be far from a twentieth of all requests, the threshold of
+/// the alert for failures.
 #[tokio::test]
 async fn a_delivery_that_finds_the_queue_of_its_sender_full_is_counted() {
     let fixture = Fixture::new(&MemoryStore::shared(), |_| Brought::Taken(None));

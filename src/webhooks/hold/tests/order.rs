@@ -1,9 +1,9 @@
-//! The order of a lane that several replicas store for.
+//! The order of a lane for which several replicas store deliveries.
 
 use super::*;
 use crate::store::{Backend as _, Table};
 
-/// While it brings the first, the next comes to another replica and the one after it to this one.
+/// While it sends the first delivery, the next arrives at another replica and the one after that at this one.
 struct Meanwhile {
     here: Fixture,
     there: Fixture,
@@ -25,7 +25,7 @@ impl Carrier for Meanwhile {
     }
 }
 
-/// It knew of its own at once, and of the other's half a second later.
+/// Regression: a replica knew its own deliveries at once, and the other's half a second later.
 #[tokio::test]
 async fn what_another_replica_stored_before_is_not_overtaken() {
     let store = MemoryStore::shared();
@@ -43,7 +43,7 @@ async fn what_another_replica_stored_before_is_not_overtaken() {
     assert_eq!(*carrier.seen.lock().unwrap(), ["1", "2", "3"]);
 }
 
-/// While it brings the first, its lease ends and another replica takes the lane, which may give it back at once.
+/// While it sends the first, its lease expires and another replica takes the lane, which may release it at once.
 struct Losing {
     here: Fixture,
     there: Fixture,
@@ -70,7 +70,7 @@ impl Carrier for Losing {
     }
 }
 
-/// A replica that was stopped for a minute would bring deliveries beside the one that has the lane, twice or out of order.
+/// Otherwise a replica that was suspended for a minute would send deliveries while another has the lane, twice or out of order.
 #[tokio::test]
 async fn a_replica_that_lost_a_lane_brings_no_more_of_it() {
     for gives_back in [false, true] {
@@ -100,7 +100,7 @@ async fn a_delivery_that_is_gone_from_the_store_holds_its_lane_up_for_one_read()
     let store = MemoryStore::shared();
     let fixture = Fixture::new(&store, |_| Brought::Taken(None));
     fixture.keep("hub", "1", "1").await.unwrap();
-    // The last of its table, so that what was read stays below its place.
+    // The last of its table, so that the versions that were read stay below its place.
     let gone = fixture.keep("hub", "1", "2").await.unwrap();
     assert!(store.delete(Table::Held, gone.once()).await.unwrap());
     fixture.start();
@@ -108,7 +108,7 @@ async fn a_delivery_that_is_gone_from_the_store_holds_its_lane_up_for_one_read()
     assert_eq!(fixture.seen(), ["1"]);
 }
 
-/// Whoever read it asked for the same page again and again, and nothing was brought any more.
+/// Regression: the same page was read again and again, and nothing was sent any more.
 #[tokio::test]
 async fn of_a_store_that_was_set_back_all_is_read_however_much_there_is() {
     let store = MemoryStore::shared();
@@ -129,7 +129,7 @@ async fn of_a_store_that_was_set_back_all_is_read_however_much_there_is() {
     assert!(fixture.seen().is_sorted());
 }
 
-/// The lane went round and round: what the store had by then was older than what was known.
+/// Regression: the lane looped, as the record in the store was older than the known one.
 #[tokio::test]
 async fn a_record_that_was_set_back_is_believed_where_it_is_looked_at() {
     let store = MemoryStore::shared();
@@ -143,7 +143,7 @@ async fn a_record_that_was_set_back_is_believed_where_it_is_looked_at() {
     assert!(fixture.queue.retry(&id, NOW).await.unwrap());
     let waits = |fixture: &Fixture| fixture.queue.index().usage().map(|(_, usage)| usage.waiting).sum::<usize>();
     assert_eq!(waits(&fixture), 1);
-    // To when it was parked.
+    // Back to when it was parked.
     let elsewhere = Fixture::new(&store, |_| panic!("nothing is brought"));
     let (mut held, version) = elsewhere.queue.look(&id, NOW).await.unwrap().unwrap();
     held.parked = Some(NOW);

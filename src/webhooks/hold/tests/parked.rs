@@ -1,4 +1,4 @@
-//! Deliveries that are tried no more, until an operator says so or their time ends.
+//! Deliveries that are no longer tried, until an operator retries them or they expire.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -23,7 +23,7 @@ async fn attacks_z18_one_that_is_refused_for_ever_is_parked_and_later_ones_go_on
         assert!(metrics.contains(line), "{line} in {metrics}");
     }
 
-    // An operator has it tried again, for its whole time.
+    // An operator retries it, with its whole time.
     let id = fixture.queue.list(None, fixture.clock.now()).await.unwrap()[1].0;
     assert!(fixture.queue.retry(&id, fixture.clock.now()).await.unwrap());
     fixture.until("taken", async || fixture.held().await.len() == 1).await;
@@ -34,7 +34,7 @@ async fn attacks_z18_one_that_is_refused_for_ever_is_parked_and_later_ones_go_on
     assert_eq!(fixture.held().await, []);
 }
 
-/// An operator may have it tried again as late as that, which must make no second run.
+/// An operator may retry it that late, which must not create a second run.
 #[tokio::test]
 async fn what_a_parked_delivery_became_is_known_as_long_as_it_is_kept() {
     let fixture = Fixture::new(&MemoryStore::shared(), |_| failed(FailureKind::Denied));
@@ -67,7 +67,7 @@ async fn one_that_is_not_taken_in_its_time_is_parked_until_its_end() {
     assert!(fixture.queue.show(&id, parked + PARKED_FOR).await.unwrap().is_none());
 }
 
-/// It was parked at its one try, which may be the one in which its EventListener comes up.
+/// Regression: it was parked after one attempt, at which its EventListener may just have been starting.
 #[tokio::test]
 async fn what_stood_behind_another_until_its_time_was_over_is_tried_five_times() {
     let fixture = Fixture::new(&MemoryStore::shared(), |held| match (&*held.delivery, held.tries) {
@@ -88,7 +88,7 @@ async fn what_stood_behind_another_until_its_time_was_over_is_tried_five_times()
     assert!(tries("a") > 5, "{:?}", fixture.seen());
 }
 
-/// They would count against what the sender may hold, for nobody's look heals that.
+/// Otherwise they would count towards the sender's limit for good.
 #[tokio::test(start_paused = true)]
 async fn parked_deliveries_that_another_replica_dropped_or_brought_take_no_room() {
     let store = MemoryStore::shared();
@@ -114,7 +114,7 @@ async fn parked_deliveries_that_another_replica_dropped_or_brought_take_no_room(
     here.keep_within("hub", "1", "more", small).await.expect("there is room");
 }
 
-/// Redis is asked for one after the other, while nothing else of the queue is done.
+/// Redis is asked for each in turn, while the queue does nothing else.
 #[tokio::test]
 async fn sixteen_parked_deliveries_are_looked_at_in_one_tick_and_then_the_next() {
     let store = MemoryStore::shared();
@@ -133,7 +133,7 @@ async fn sixteen_parked_deliveries_are_looked_at_in_one_tick_and_then_the_next()
     for id in &ids {
         assert!(here.queue.drop_one(id, now).await.unwrap());
     }
-    // The third look is at the rest.
+    // The third check covers the rest.
     for left in [24, 8, 0] {
         there.queue.look_at_parked(now).await.unwrap();
         assert_eq!(there.held().await.len(), left);
@@ -155,7 +155,7 @@ async fn a_parked_delivery_that_changed_while_it_was_looked_at_stays() {
     assert_eq!(fixture.held().await, parked);
 }
 
-/// With a store of our own nobody else can have removed one.
+/// With an embedded store nobody else can have removed one.
 #[tokio::test(start_paused = true)]
 async fn a_parked_delivery_takes_no_room_once_its_record_has_ended() {
     let fixture = Fixture::new(&MemoryStore::shared(), |_| failed(FailureKind::Denied));
@@ -177,7 +177,7 @@ async fn a_parked_delivery_takes_no_room_once_its_record_has_ended() {
         .await;
 }
 
-/// The alarm rang and the log said so with every try, while nothing was parked.
+/// Regression: each attempt raised the metric and wrote the log line, while nothing was parked.
 #[tokio::test]
 async fn a_delivery_counts_as_parked_once_the_store_has_it_so() {
     let store = MemoryStore::shared();
@@ -200,7 +200,7 @@ async fn a_delivery_counts_as_parked_once_the_store_has_it_so() {
     assert!(fixture.metrics().contains("webhook_parked_total{webhook=\"hub\"} 1\n"), "{}", fixture.metrics());
 }
 
-/// Nobody else tells of it; and where another replica parked it, both told.
+/// Nothing else reports it. Regression: if another replica parked it, both reported it.
 #[tokio::test]
 async fn a_parking_of_which_the_store_did_not_tell_counts_once_it_is_seen_and_that_of_another_replica_does_not() {
     for (written, is_ours) in [(NOW, true), (NOW + Duration::from_secs(1), false)] {
@@ -223,7 +223,7 @@ async fn a_parking_of_which_the_store_did_not_tell_counts_once_it_is_seen_and_th
     }
 }
 
-/// While it is tried for the last time, somebody drops it.
+/// An operator drops it during its last attempt.
 struct Dropping(Fixture);
 
 impl Carrier for Dropping {

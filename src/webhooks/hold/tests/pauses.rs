@@ -1,4 +1,4 @@
-//! When a delivery is tried next, also where the clock is set back.
+//! When a delivery is tried next, also if the clock is set back.
 
 use super::*;
 
@@ -40,7 +40,8 @@ async fn the_last_try_is_at_the_end_of_the_time_and_not_before() {
     assert_eq!((tries.as_slice(), now), (&[0, 1, 3, 7, 15, 31][..], NOW + minute.span));
 }
 
-/// Each was tried five times, so that a lane whose EventListener hangs fell further behind, and brought what was days old.
+/// Regression: each was tried five times, so a lane whose EventListener hangs fell further behind and sent deliveries
+/// that were days old.
 #[tokio::test]
 async fn what_is_late_by_a_minute_is_tried_once() {
     let fixture = Fixture::new(&MemoryStore::shared(), |_| Brought::Taken(None));
@@ -52,7 +53,8 @@ async fn what_is_late_by_a_minute_is_tried_once() {
     }
 }
 
-/// What was tried before would have waited as long as the clock went back, and all of its repository with it.
+/// Otherwise a delivery that was tried before would wait for as long as the clock went back, and its whole repository
+/// with it.
 #[tokio::test(start_paused = true)]
 async fn a_clock_that_is_set_back_stops_nothing() {
     let hour = Duration::from_secs(3600);
@@ -96,7 +98,7 @@ async fn a_lane_that_rests_while_the_clock_is_set_back_goes_on() {
     assert!(fixture.clock.now() < set_back + Duration::from_secs(60), "{} {set_back}", fixture.clock.now());
 }
 
-/// One 404 of a gateway that comes up parked what had waited for it.
+/// Regression: a single 404 of a starting gateway parked the delivery that had waited for it.
 #[tokio::test]
 async fn a_refusal_after_an_outage_is_the_first() {
     let fixture = Fixture::new(&MemoryStore::shared(), |held| match held.tries {

@@ -1,4 +1,4 @@
-//! What stands in a store that others keep: nothing in clear, and each record in its own place alone.
+//! Records in a shared store: none in plaintext, and each valid in its own place only.
 
 use super::*;
 use crate::store::{Backend as _, Expect, Table};
@@ -49,7 +49,7 @@ async fn nothing_of_a_delivery_stands_in_clear_in_a_shared_store() {
     }
 }
 
-/// Whoever may write into the store could make a delivery of any repository.
+/// Anybody who can write to the store could create a delivery of any repository.
 #[tokio::test]
 async fn what_stands_in_clear_in_a_shared_store_is_not_brought() {
     let store = MemoryStore::shared();
@@ -80,7 +80,7 @@ async fn one_whose_key_is_gone_stops_no_other_and_is_brought_once_the_key_is_bac
     let unreadable = fixture.queue.unreadable();
     assert!(matches!(&*unreadable, [(left, why)] if *left == id && why.contains("`sessions.keys`")), "{unreadable:?}");
     assert!(fixture.metrics().contains("webhook_held_unreadable 1\n"));
-    // Its sender may try again, and nothing is tried here.
+    // Its sender may retry, and nothing is tried here.
     assert_eq!(fixture.keep("hub", "1", "old").await.unwrap_err().reason(), Reason::ReplayedDelivery);
     for table in BOTH {
         assert!(store.get(table, id.once(), NOW + PARKED_FOR * 10).await.unwrap().is_some(), "it stays");
@@ -102,7 +102,7 @@ async fn a_record_in_the_place_of_another_is_not_brought() {
     for delivery in ["a", "b", "c"] {
         ids.push(fixture.keep("hub", delivery, delivery).await.unwrap());
     }
-    // The request of one for that of another, and the record of one for that of another.
+    // The request of one delivery as that of another, and the record of one as that of another.
     let request = stored(&store, Table::HeldRequests, &ids[1]).await;
     put(&store, Table::HeldRequests, &ids[0], request).await;
     let record = stored(&store, Table::Held, &ids[0]).await;

@@ -1,13 +1,13 @@
-//! A store that gives no answer for a while, as while its disk is slow or another server takes over.
+//! A store that does not answer for a while, for example because its disk is slow or during a failover.
 
 use tokio::time::{Instant, sleep};
 
 use super::*;
 
-/// What the sender waits for.
+/// How long the sender waits.
 const PATIENCE: Duration = Duration::from_secs(7);
 
-/// It was 503 after the first call, and its sender never sent it again.
+/// Regression: the sender got 503 after the first call, and never sent the delivery again.
 #[tokio::test(start_paused = true)]
 async fn what_comes_while_the_store_stalls_is_kept_once_it_answers() {
     let store = MemoryStore::shared();
@@ -32,7 +32,7 @@ async fn what_comes_while_the_store_stalls_is_kept_once_it_answers() {
     assert_eq!(begun.elapsed(), Duration::ZERO, "what does not pass is not waited for");
 }
 
-/// It looked like a repetition of itself, or was refused as what it was stored in had no place for another.
+/// Regression: it was treated as a duplicate of itself, or refused because the queue had no further place.
 #[tokio::test(start_paused = true)]
 async fn what_was_stored_by_a_try_whose_answer_was_lost_is_kept() {
     let full = Settings { max: 1, ..SETTINGS };
@@ -61,7 +61,7 @@ async fn what_was_stored_by_a_try_whose_answer_was_lost_is_kept() {
     }
 }
 
-/// Where its sender's queue was full it heard 200 though no other server had it yet, and was lost with the one that had.
+/// Regression: if its sender's queue was full, it got 200 before another server had it, and was lost with the only one.
 #[tokio::test]
 async fn what_comes_again_is_called_taken_only_once_no_failover_loses_it() {
     for settings in [SETTINGS, Settings { max: 1, ..SETTINGS }] {
@@ -80,7 +80,7 @@ async fn what_comes_again_is_called_taken_only_once_no_failover_loses_it() {
     }
 }
 
-/// A write of which the store does not tell in time may be done just before the next try makes it.
+/// A write that the store does not confirm in time may be done just before the next attempt writes.
 #[tokio::test]
 async fn what_is_stored_between_the_look_and_the_write_of_another_try_is_kept() {
     let fixture = Fixture::new(&MemoryStore::shared(), |_| Brought::Taken(None));

@@ -1,10 +1,10 @@
-//! The end of the process while a delivery is on its way.
+//! The end of the process while a delivery is in flight.
 
 use tokio::sync::Notify;
 
 use super::*;
 
-/// Has an EventListener that answers when it is told to.
+/// A carrier whose EventListener answers on command.
 struct Slow {
     budget: ByteBudget,
     sent: Notify,
@@ -23,7 +23,7 @@ impl Carrier for Slow {
     }
 }
 
-/// It was cut some seconds after the door had closed, and made its run once more after the next start.
+/// Regression: it was cut some seconds after the listeners closed, and created its run once more after the next start.
 #[tokio::test]
 async fn the_end_of_the_process_waits_until_what_is_on_its_way_is_taken_and_forgotten() {
     let fixture = Fixture::new(&MemoryStore::shared(), |_| panic!("another brings"));
