@@ -54,9 +54,9 @@ impl Query {
         }
         let first = |name: &str| pairs.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_ref());
         let integer = |name: &str| first(name).is_none_or(|value| value.parse::<i64>().is_ok());
-        // If one parameter does not decode, the API server ignores all but `watch`. That includes `labelSelector`, which
-        // is not read here: the request is then a list of all objects, which the API server refuses, as the selector is
-        // invalid.
+        // If one parameter does not decode, the API server ignores all but `watch`. That includes `labelSelector`,
+        // which is not read here: the request is then a list of all objects, which the API server refuses, as the
+        // selector is invalid.
         let decodes = integer("limit") && integer("timeoutSeconds");
         let name = first("fieldSelector").filter(|_| decodes).and_then(selected_name);
         Ok(Self { watch: first("watch").is_some_and(truthy), follow: first("follow").is_some_and(truthy), name })

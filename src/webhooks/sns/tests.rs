@@ -208,7 +208,7 @@ async fn a_certificate_that_proves_messages_is_kept_whatever_others_are_fetched(
 
 /// Regression: a reload evicted all certificates, so somebody who could prevent fetches only had to wait for one.
 #[test]
-fn certificates_outlive_a_reload_where_their_host_is_listed_and_the_same_authorities_are_trusted() {
+fn certificates_survive_a_reload_with_the_same_hosts_and_ca() {
     let before = trusting(&["localhost"], Some([1; 32]));
     before.keep(at("genuine"), certificate());
     for (hosts, authorities, is_kept) in [

@@ -272,7 +272,7 @@ fn a_sender_all_of_whose_secrets_have_ended_is_warned_of() {
 }
 
 #[test]
-fn attacks_z17_headers_that_interceptors_take_for_something_else_are_refused_where_they_are_named() {
+fn attacks_z17_generic_headers_that_interceptors_interpret_are_refused() {
     for (key, signature) in [
         ("header", json!({"header": "x-gitlab-token"})),
         ("header", json!({"header": "Ce-Signature"})),

@@ -17,7 +17,7 @@ fn bitbucket(webhook: &Webhook, event: &str, id: &str, body: &str) -> Delivery {
 /// Without the setting, the second event would be lost. With it only ids count, so anybody who has seen a delivery can
 /// replay it.
 #[test]
-fn webhooks_18_the_same_body_is_another_delivery_where_the_configuration_says_that_senders_repeat_themselves() {
+fn webhooks_18_an_identical_body_is_a_new_delivery_with_unique_bodies_off() {
     let dispatch = r#"{"action":"deploy","branch":"main","client_payload":{"to":"prod"},"repository":{"id":1234}}"#;
     for (unique, event, body, is_same) in [
         (None, "repository_dispatch", dispatch, true),

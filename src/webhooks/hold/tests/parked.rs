@@ -202,7 +202,7 @@ async fn a_delivery_counts_as_parked_once_the_store_has_it_so() {
 
 /// Nothing else reports it. Regression: if another replica parked it, both reported it.
 #[tokio::test]
-async fn a_parking_of_which_the_store_did_not_tell_counts_once_it_is_seen_and_that_of_another_replica_does_not() {
+async fn an_unconfirmed_parking_counts_once_seen_and_that_of_another_replica_does_not() {
     for (written, is_ours) in [(NOW, true), (NOW + Duration::from_secs(1), false)] {
         let store = MemoryStore::shared();
         let nothing = || Fixture::new(&store, |_| panic!("nothing is brought"));
