@@ -142,7 +142,7 @@ mod tests {
             assert_eq!(Page::of(path).unwrap(), Page::File, "{path}");
         }
         assert_eq!(Page::of("/v1/properties").unwrap(), Page::Properties);
-        // As long as Kubernetes lets names be, and longer.
+        // The maximum length of names in Kubernetes, and longer.
         let (label, pod) = ("a".repeat(63), format!("{}.{}", ["b".repeat(50).as_str(); 4].join("."), "c".repeat(49)));
         assert_eq!(pod.len(), 253);
         for (namespace, pod, container, is_log) in [

@@ -349,7 +349,7 @@ mod tests {
         assert_eq!(run.references, ["git?url=u", "tekton.dev/StepAction/sign"].map(Arc::from));
     }
 
-    /// A cluster that still serves v1alpha1 would make a run that no rule has seen.
+    /// Otherwise a cluster that still serves v1alpha1 would create a run that no rule has seen.
     #[test]
     fn each_kind_of_run_is_known_by_its_resource() {
         let of = |path: &str| RunKind::of(&Attributes::parse(&Method::POST, path, None).unwrap());
@@ -365,7 +365,7 @@ mod tests {
         }
     }
 
-    /// Otherwise an allow of the code would let somebody choose any controller to run it.
+    /// Otherwise an allow for the code would let callers choose any controller to run it.
     #[test]
     fn a_controller_that_is_to_run_it_is_a_reference_unless_it_is_that_of_tekton() {
         for (manager, expected) in [

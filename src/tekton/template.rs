@@ -84,12 +84,12 @@ mod tests {
         read(verb, &headers, body.as_bytes())
     }
 
-    /// An EventListener, which has its Triggers in a list and their templates within.
+    /// An EventListener, with a list of Triggers that contain templates.
     fn listener(template: &str) -> String {
         format!(r#"{{"spec":{{"triggers":[{{"template":{{"spec":{{"resourcetemplates":[{template}]}}}}}}]}}}}"#)
     }
 
-    /// A JSON Patch that names templates by none of its paths.
+    /// A JSON Patch whose paths do not mention templates.
     fn whole_spec(template: &str) -> String {
         format!(r#"[{{"op":"replace","path":"/spec","value":{{"resourcetemplates":[{template}]}}}}]"#)
     }

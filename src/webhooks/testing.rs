@@ -49,7 +49,7 @@ impl MemoryStore {
         self.dies_once_parked.store(true, Ordering::SeqCst);
     }
 
-    /// Damages the record of this key, so that the store itself cannot read it until it is written over.
+    /// Damages the record of this key, so that the store itself cannot read it until it is overwritten.
     pub(super) fn tear(&self, table: Table, key: &[u8]) {
         self.torn.lock().unwrap().insert((table, key.to_vec()));
     }

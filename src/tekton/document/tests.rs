@@ -302,7 +302,7 @@ fn what_is_read_in_two_ways_is_refused() {
     assert!(Document::read(old, "create", &HeaderMap::new(), br#"{"kind":"Run"}"#, "default").is_ok());
 }
 
-/// Tekton's webhook would take another spelling of any of them for the field, and run code or use an identity that no
+/// Tekton's webhook would accept another spelling of any of them for the field, and run code or use an identity that no
 /// rule has seen.
 #[test]
 fn each_field_that_selects_code_or_identity_is_spelt_in_one_way() {
@@ -324,7 +324,7 @@ fn each_field_that_selects_code_or_identity_is_spelt_in_one_way() {
     assert_eq!(refused("Unknown"), None);
 }
 
-/// A body that is JSON by one of them may be YAML by the other.
+/// A body that is JSON by one content type may be YAML by the other.
 #[test]
 fn a_request_with_two_content_types_is_refused() {
     let mut headers = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static("application/json"))]);

@@ -296,8 +296,8 @@ impl<C: Carrier> Turn<C> {
         if let Err(error) = replay.keep_events(&HEXLOWER.encode(id.once()), span, now).await {
             tracing::warn!(held = %id, %error, "the events of a held delivery could not be kept for longer; if it is retried late, it may create a run twice");
         }
-        // As stored, so that a request that cannot be opened expires as well. One that the store itself cannot read is lost
-        // and replaced by an empty one, which also expires.
+        // As stored, so that a request that cannot be opened expires as well. One that the store itself cannot read is
+        // lost and replaced by an empty one, which also expires.
         let request = match is_parked {
             true => match self.queue.stored_request(id, now).await {
                 Err(StoreError::Corrupt(_)) => Some(Vec::new()),

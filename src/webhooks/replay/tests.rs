@@ -87,7 +87,7 @@ async fn webhooks_17_of_fifty_in_parallel_one_is_forwarded() {
     }
 }
 
-/// A reload may turn `hold` on while a delivery is forwarded: the EventListener would get it twice.
+/// A reload may turn `hold` on while a delivery is forwarded; otherwise the EventListener would get it twice.
 #[tokio::test]
 async fn a_delivery_that_is_being_forwarded_is_not_stored_as_well() {
     for replay in everywhere() {

@@ -42,7 +42,7 @@ async fn a_request_that_cannot_be_read_ends_with_its_parked_delivery() {
     assert!(!left(Table::HeldRequests, now).await);
 }
 
-/// The delivery was never parked, and later ones of its repository waited until somebody dropped it.
+/// Regression: the delivery was never parked, and later ones of its repository waited until somebody dropped it.
 #[tokio::test]
 async fn a_request_that_the_store_itself_cannot_read_parks_its_delivery_and_stops_no_other() {
     let store = MemoryStore::shared();
@@ -104,7 +104,7 @@ async fn a_record_that_the_store_itself_cannot_read_stops_no_other() {
     assert_eq!(fixture.queue.unreadable(), []);
 }
 
-/// Nothing was brought after a restart, every sender got 503, and nobody could list or drop it.
+/// Regression: nothing was sent after a restart, every sender got 503, and nobody could list or drop the record.
 #[tokio::test]
 async fn a_record_that_the_store_itself_cannot_read_stops_nothing_after_a_restart() {
     let store = MemoryStore::shared();
@@ -126,7 +126,7 @@ async fn a_record_that_the_store_itself_cannot_read_stops_nothing_after_a_restar
     assert_eq!(fixture.queue.unreadable(), []);
 }
 
-/// None of those that were checked together with it was checked any more, nor any that could not be read.
+/// Regression: neither the records checked together with it nor unreadable ones were checked any more.
 #[tokio::test]
 async fn a_parked_record_that_the_store_itself_cannot_read_hides_no_other() {
     let store = MemoryStore::shared();
