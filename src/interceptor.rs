@@ -171,8 +171,7 @@ async fn decide(
 }
 
 fn is_event_already(bound: &EventId) -> Denial {
-    let message =
-        format!("this delivery is already event {bound}; it arrived twice, or was sent again without Doorward");
+    let message = format!("this delivery is already event {bound}; it arrived twice, or a copy bypassed Doorward");
     Denial(Reason::ReplayedDelivery, message)
 }
 
@@ -320,7 +319,7 @@ async fn check_trigger(
         return Ok(());
     }
     let (reason, why) = match limits.denies(&trigger) {
-        true => (Reason::PolicyDenied, "a rule denies that this delivery activates the Trigger"),
+        true => (Reason::PolicyDenied, "a deny rule stops this delivery from activating the Trigger"),
         false => (Reason::NoRuleMatched, "no rule allows this delivery to activate the Trigger"),
     };
     let rule = limits.denied_by(&trigger).cloned();

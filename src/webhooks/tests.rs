@@ -235,8 +235,8 @@ fn who_is_refused_for_a_content_type_hears_which_setting_of_the_sender_it_is() {
     for (sender, expected) in [
         ("harbor", "payload format"),
         ("github", "content type of the hook"),
-        ("slack", "look who sends"),
-        ("docker_hub", "look who sends"),
+        ("slack", "find out who sends"),
+        ("docker_hub", "find out who sends"),
         ("aws_sns", "`headerContentType`"),
     ] {
         let is_sns = sender == "aws_sns";

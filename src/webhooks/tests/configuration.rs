@@ -267,7 +267,7 @@ fn a_sender_all_of_whose_secrets_have_ended_is_warned_of() {
         assert!(webhook.is_some());
         let problems = resolver.report.problems();
         assert_eq!(problems.len(), usize::from(warned), "{problems:?}");
-        assert!(problems.iter().all(|problem| problem.message.contains("time of all secrets has passed")));
+        assert!(problems.iter().all(|problem| problem.message.contains("all secrets have expired")));
     }
 }
 
@@ -286,7 +286,7 @@ fn attacks_z17_generic_headers_that_interceptors_interpret_are_refused() {
         assert!(webhook.is_none(), "{signature}");
         let [problem] = resolver.report.problems() else { panic!("{signature}: {:?}", resolver.report.problems()) };
         assert!(problem.at.as_str().ends_with(&format!("/signature/{key}")), "{signature}: {problem:?}");
-        assert!(problem.message.contains("would go on to the EventListener, where"), "{signature}: {problem:?}");
+        assert!(problem.message.contains("would be forwarded to the EventListener, and"), "{signature}: {problem:?}");
         assert_eq!(problem.help.as_deref(), Some("name another header"), "{signature}");
     }
 }

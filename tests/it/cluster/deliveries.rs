@@ -68,7 +68,7 @@ async fn attacks_z30_a_signed_delivery_becomes_a_run_and_one_past_doorward_does_
     let said = outside(&[&format!("http://{}", listener.address)]).await;
     said.is("isolation", "fault", &["past Doorward", "NetworkPolicy"]);
     assert_eq!(said.code, Some(1));
-    assert!(stopped["why"].as_str().unwrap().contains("past Doorward"), "{stopped}");
+    assert!(stopped["why"].as_str().unwrap().contains("bypassed Doorward"), "{stopped}");
     assert_eq!(stopped["trigger"], format!("namespaces/{}/triggers/push", listener.world.namespace));
 
     assert_eq!(deliver(&listener.world.doorward, &unique(), "last").await.status, 202);
@@ -116,7 +116,7 @@ async fn attacks_z30_a_signed_cloud_event_becomes_a_run_and_one_past_doorward_do
 
     to(Raw::connect(listener.address).await, signed("past")).await;
     let stopped = listener.world.doorward.wait_for_log("a trigger was stopped").await;
-    assert!(stopped["why"].as_str().unwrap().contains("past Doorward"), "{stopped}");
+    assert!(stopped["why"].as_str().unwrap().contains("bypassed Doorward"), "{stopped}");
     to(listener.world.doorward.raw().await, signed("last")).await;
     listener.run("last").await;
     assert_eq!(listener.commits().await, ["first", "last"]);

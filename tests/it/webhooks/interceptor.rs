@@ -282,7 +282,7 @@ async fn a_delivery_sets_off_only_triggers_that_its_rules_name() {
         let asked = of_trigger(&question(&assertion, "{}", "event-1"), &format!("namespaces/ci/triggers/{name}"));
         let (go, answer) = goes_on(&fixture, &asked).await;
         assert_eq!(go, may, "{name}: {answer}");
-        assert_eq!(answer.to_string().contains("names none"), name.is_empty(), "{name}: {answer}");
+        assert_eq!(answer.to_string().contains("has no name"), name.is_empty(), "{name}: {answer}");
     }
 }
 

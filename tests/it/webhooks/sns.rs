@@ -314,8 +314,8 @@ async fn webhooks_29_messages_of_listed_topics_arrive_and_no_others() {
     let lines = ["POST /sns HTTP/1.1", "Host: hooks.test", "Content-Type: text/plain; charset=UTF-8", kind];
     for (members, status, said) in [
         (r#"{"x":1,"#, 200, "replayed_delivery"),
-        (r#"{"x":1,"x":2,"#, 400, "no message of SNS"),
-        (r#"{"Type":"Notification","#, 400, "no message of SNS"),
+        (r#"{"x":1,"x":2,"#, 400, "not an SNS message"),
+        (r#"{"Type":"Notification","#, 400, "not an SNS message"),
     ] {
         let answer = doorward.send(&lines, message.to_string().replacen('{', members, 1).as_bytes()).await;
         assert_eq!(answer.status, status, "webhooks:25 {members}");

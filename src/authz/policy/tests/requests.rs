@@ -120,7 +120,7 @@ fn a_request_for_a_run_that_is_always_refused_is_an_error_of_its_case() {
         ("PUT", "pipelineruns/held", "", Reason::PolicyDenied, "a run cannot be replaced as a whole"),
         ("PATCH", "pipelineruns/held", ", content_type: text/plain", Reason::UnsupportedMediaType, "`text/plain`"),
         ("POST", "pipelineruns", ", body: {kind: Pipeline}", Reason::BadRequest, "the body is a Pipeline"),
-        ("POST", "pipelines/other", "", Reason::MethodNotAllowed, "the one that its body names"),
+        ("POST", "pipelines/other", "", Reason::MethodNotAllowed, "the object that its body names"),
     ] {
         let unasked = told(method, path, more).unwrap_err();
         let said = unasked.to_string();
@@ -470,7 +470,7 @@ routes:
         ("route: read, host: web.other", Reason::MisdirectedHost, "no route is configured for this host"),
         ("route: board, method: POST", Reason::MethodNotAllowed, "read with GET and HEAD only"),
         ("route: board, path: /v1/properties, method: PUT", Reason::MethodNotAllowed, "read with GET and HEAD only"),
-        ("route: old, path: /v1/logs-proxy/a/b/c", Reason::PolicyDenied, "as the route knows no API server"),
+        ("route: old, path: /v1/logs-proxy/a/b/c", Reason::PolicyDenied, "as the route names no API server"),
     ] {
         let unasked = told(request).unwrap_err();
         let is_so = matches!(&unasked, Unasked::Refused(refused) if refused.reason() == reason && refused.detail().contains(why));

@@ -70,8 +70,8 @@ impl Carrier for Losing {
     }
 }
 
-/// Otherwise a replica that was suspended for a minute would send deliveries while another has the lane, twice or out of
-/// order.
+/// Otherwise a replica that was suspended for a minute would send deliveries while another has the lane, twice or out
+/// of order.
 #[tokio::test]
 async fn a_replica_that_lost_a_lane_brings_no_more_of_it() {
     for gives_back in [false, true] {
