@@ -1,6 +1,6 @@
-//! The loop breaker. A session that does not last (a store that forgets, replicas with different keys, a cookie that the
-//! browser does not send back) would have the browser go to the provider and back without end, as nobody has to type
-//! anything there. So the browser carries how often it has just come back from a login, and is stopped.
+//! The loop breaker. If sessions do not last (a store that forgets, replicas with different keys, a cookie that the
+//! browser does not send back), the browser would be redirected to the provider and back in an endless loop, as nobody
+//! has to type anything there. So a cookie counts the logins in a row, and the browser is stopped.
 
 use std::time::Duration;
 
@@ -8,28 +8,28 @@ use http::{HeaderMap, HeaderValue};
 
 use crate::sessions::cookie;
 
-/// Logins in a row that may end with the browser at the login again.
+/// The maximum number of logins in a row.
 pub const MAX: u8 = 5;
 
-/// What lies further apart is not in a row: one round takes as long as some redirects.
+/// The time within which logins count as in a row: one round takes only a few redirects.
 const WINDOW: Duration = Duration::from_secs(30);
 
-/// In a cookie of its own, as the session's is what may be lost. It counts a chain, not logins: tabs that log in side by
-/// side all began without it, so each of them is the first.
+/// A separate cookie, as the session's may be the one that is lost. It counts a chain, not logins: tabs that log in
+/// side by side all began without it, so each of them is the first.
 const COOKIE: &str = "__Host-doorward-attempts";
 
-/// How often the browser came back in a row.
+/// The number of logins of this browser in a row.
 pub fn made(headers: &HeaderMap) -> u8 {
     let value = cookie::find(headers, COOKIE).ok().flatten();
     value.and_then(|value| std::str::from_utf8(value).ok()).and_then(|text| text.parse().ok()).unwrap_or_default()
 }
 
-/// The line that says so to the browser that comes back for the time `attempt`.
+/// The `Set-Cookie` line that sets the count to `attempt`.
 pub fn note(attempt: u8) -> HeaderValue {
     cookie::set(COOKIE, &attempt.to_string(), Some(WINDOW))
 }
 
-/// The line after which the count begins anew.
+/// The `Set-Cookie` line that resets the count.
 pub fn forget() -> HeaderValue {
     cookie::delete(COOKIE)
 }

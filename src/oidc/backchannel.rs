@@ -1,5 +1,5 @@
-//! The provider says that it ended a session (OpenID Connect Back-Channel Logout 1.0 sections 2.5 to 2.8). It comes without
-//! a cookie, and what it may do is decided by its token alone.
+//! Back-channel logout: the provider reports that it ended a session (OpenID Connect Back-Channel Logout 1.0 sections
+//! 2.5 to 2.8). The request has no cookie, so only its token decides what it may do.
 
 use std::sync::Arc;
 
@@ -16,17 +16,17 @@ use crate::{
     store::{Expect, StoreError, Table},
 };
 
-/// Where providers send logout tokens.
+/// The path to which providers send logout tokens.
 pub const PATH: &str = "/oauth2/backchannel_logout";
 
-/// Bytes of a body that are read.
+/// The maximum bytes of a body.
 pub const MAX_BODY: usize = 32 << 10;
 
 /// Why nothing was ended.
 enum Refusal {
-    /// The request or its token is not good.
+    /// The request or its token is invalid.
     Invalid(String),
-    /// Our own trouble, or that of the provider's keys; it may be sent again.
+    /// A failure here, or of the provider's keys; the request may be repeated.
     Unavailable(String),
 }
 
@@ -71,7 +71,7 @@ impl Login {
     async fn end_at_word_of_provider(&self, request: LoginRequest<'_>) -> Result<usize, Refusal> {
         let invalid = |why: &str| Refusal::Invalid(why.to_owned());
         if *request.method != Method::POST {
-            return Err(invalid("a logout token comes in a POST"));
+            return Err(invalid("a logout token must be sent in a POST"));
         }
         if !is_form(request.headers) {
             return Err(invalid("the body is not `application/x-www-form-urlencoded`"));
@@ -80,7 +80,7 @@ impl Login {
         let (Some((_, token)), None) = (tokens.next(), tokens.next()) else {
             return Err(invalid("there is not exactly one `logout_token`"));
         };
-        // Whose it says it is chooses who checks it, and nothing else.
+        // The unverified issuer only selects the provider that checks the token.
         let read = Unverified::parse(&token).map_err(|error| Refusal::Invalid(bounded(&error.to_string())))?;
         let provider =
             self.0.providers.iter().find(|provider| read.issuer().is_some_and(|issuer| provider.is_named(issuer)));
@@ -100,10 +100,10 @@ impl Login {
             return Err(invalid("it was used before (`jti`)"));
         }
         let (provider, of) = (Arc::clone(provider), sessions.clone());
-        // A provider that does not wait must not leave a token good that has ended what it is about.
+        // A provider that disconnects must not leave a token reusable that has ended sessions.
         let ended = sessions.shared().finish(async move {
             let ended = of.end_by_provider(provider.issuer(), subject.as_deref(), session.as_deref()).await?;
-            // Noted only now: until all has ended the provider may send it again, whatever the store took of the first.
+            // Marked as used only now: until all sessions have ended, the provider may send it again.
             let until = expires + super::id_token::SKEW;
             of.shared().store.put(Table::Logins, seen.as_ref(), Vec::new(), until, Expect::Any, now).await?;
             Ok::<_, Refusal>(ended)

@@ -1,4 +1,4 @@
-//! The way back from the provider (`/oauth2/callback`): from its answer to a session, or to a page that says why not.
+//! The callback (`/oauth2/callback`): turns the response of the provider into a session, or a page that says why not.
 
 use std::{borrow::Cow, collections::BTreeSet, error::Error, net::IpAddr, sync::Arc, time::Duration};
 
@@ -27,11 +27,11 @@ use crate::{
     store::{Expect, StoreError, Table, Written},
 };
 
-/// What is left to do once the answer of the provider is known to belong to this browser's login.
+/// A response of the provider that is known to belong to this browser's login, to be completed.
 struct Accepted {
     provider: Arc<dyn Provider>,
     state: State,
-    /// The version of the mark that it is used.
+    /// The store version of the record that marks the state as used.
     mark: u64,
     flow: Flow,
     code: String,
@@ -42,8 +42,8 @@ struct Accepted {
 }
 
 impl Login {
-    /// The answer of the provider. Nothing is sent to the provider, and no cookie set, before the answer is known to
-    /// belong to a login that this browser began here, and to come from the provider where it began.
+    /// Handles the response of the provider. Nothing is sent to the provider, and no cookie is set, before the response
+    /// is known to belong to a login that this browser began here, and to come from the provider where it began.
     pub(super) async fn callback(&self, request: LoginRequest<'_>) -> Result<Response<Bytes>, Failure> {
         let (result, issuer) = self.complete(request).await;
         let outcome = result.as_ref().map_or_else(|failure| failure.outcome, |_| Outcome::success);
@@ -90,9 +90,9 @@ impl Login {
             Err(mut failure) => {
                 failure.retry = failure.anew.then(|| choice::start_anew(&name, needed.as_ref(), &return_to).into());
                 failure.return_to = return_to;
-                // Who loads the page of the provider's refusal again reads the same: nothing else tells that they began it.
+                // The cookie stays after a refusal of the provider, so that reloading the page shows the same refusal.
                 failure.cookie = (failure.outcome != Outcome::provider_error).then(|| Box::new(over));
-                // The session that there is leads to the rule that it does not do for.
+                // In a step-up, going on with the existing session would only meet the same rule again.
                 failure.signed_in = needed.is_none() && self.is_signed_in(request).await;
                 Err(failure)
             }
@@ -100,8 +100,8 @@ impl Login {
         (result, issuer)
     }
 
-    /// Whether the browser can go on although this answer is worth nothing: another tab has signed in, or the answer
-    /// is a page of the browser's history.
+    /// Whether the browser can go on although this response is worthless: another tab has signed in, or the person went
+    /// back in the history.
     async fn is_signed_in(&self, request: LoginRequest<'_>) -> bool {
         matches!(self.0.sessions.held_by(request.headers, request.origin).await, Ok(Some(_)))
     }
@@ -122,8 +122,8 @@ impl Login {
         })
     }
 
-    /// Why an answer to a login of ours comes without its cookie: it is late, it is a page of the browser's history, or
-    /// it is in the wrong browser.
+    /// Why a response to one of our logins comes without its cookie: it is late, it was completed before, or it is in
+    /// the wrong browser.
     async fn without_cookie(&self, state: &State, request: LoginRequest<'_>) -> Failure {
         let (shared, now) = (self.0.sessions.shared(), self.0.sessions.now());
         if state.is_over(now) {
@@ -146,7 +146,7 @@ impl Login {
         }
     }
 
-    /// Everything that can be said of the answer without asking anybody else; last of all, that it is the first one.
+    /// Makes all checks of the response that need no other party, and finally marks the state as used.
     async fn accept(
         &self,
         request: LoginRequest<'_>,
@@ -162,18 +162,18 @@ impl Login {
             return Err(expired());
         }
         let provider = provider.ok_or_else(|| {
-            Failure::new(Outcome::provider_unavailable, "The provider is not in use any more. Choose another one.")
+            Failure::new(Outcome::provider_unavailable, "The provider is no longer configured. Choose another one.")
         })?;
         let elsewhere =
             || Failure::new(Outcome::issuer_mismatch, "The answer does not come from the provider where you began.");
         // RFC 9700 section 4.4.2.2.
         if request.path != flow.callback() {
-            let detail = format!("it was to come at {}, and came at {}", flow.callback(), bounded(request.path));
+            let detail = format!("it was expected at {} and came at {}", flow.callback(), bounded(request.path));
             return Err(elsewhere().detail(detail));
         }
         let names_itself = provider.metadata().is_some_and(|metadata| metadata.iss_parameter_supported);
-        // RFC 9207 section 2.4. One that is not announced must fit all the same; and without it, it must be certain by
-        // the address who answers, unless the configuration says otherwise.
+        // RFC 9207 section 2.4. An `iss` must match even if it was not announced. Without one, the address must prove
+        // who responds, unless the configuration says otherwise.
         let named = parameters.get("iss");
         let at_risk = self.has_several_providers() && !flow.own_address;
         let must_name = names_itself || (at_risk && provider.client().redirect.is_none());
@@ -181,13 +181,13 @@ impl Login {
             let named = named.map_or_else(|| "none".to_owned(), bounded);
             return Err(elsewhere().detail(format!("expected {}, the answer names {named}", provider.issuer())));
         }
-        // Before anything is stored: anybody may send such an answer, as often as they like, and it does the same each time.
+        // Before anything is stored: anybody may send such a response any number of times, with the same result.
         if let Some(error) = parameters.get("error") {
             let description = parameters.get("error_description").map(|text| format!(": {}", bounded(text)));
             let text = match error {
                 "access_denied" => "You or the provider declined. Sign in again, perhaps with another account.",
                 "temporarily_unavailable" | "server_error" => "The provider has trouble. Try again in a moment.",
-                _ => "It gave the reason below. If it stays, tell whoever runs Doorward.",
+                _ => "It gave the reason below. If this keeps happening, tell whoever runs Doorward.",
             };
             let detail = format!("{}{}", bounded(error), description.unwrap_or_default());
             let mut failure = Failure::new(Outcome::provider_error, text).detail(detail);
@@ -208,8 +208,8 @@ impl Login {
         })
     }
 
-    /// Marks a state as used. Of several answers with the same state, one gets past here. The mark is empty: whoever answers is
-    /// nobody yet, and could fill the store with what they have chosen.
+    /// Marks a state as used, so that only one of several responses with it succeeds. The record is empty: the client
+    /// is not authenticated yet and could fill the store with data of its choice.
     async fn use_up(&self, state: &State) -> Result<u64, Failure> {
         match self.mark(state, Vec::new(), Expect::Absent).await {
             Ok(Written::Done(version)) => Ok(version),
@@ -218,7 +218,7 @@ impl Login {
         }
     }
 
-    /// Notes where a login led to that gave a session, for the page of who comes back to its answer.
+    /// Stores where a successful login led to, for the page that is shown if its response is repeated.
     async fn note_where_it_led(&self, state: &State, mark: u64, return_to: &str) {
         let keys = self.0.sessions.keys();
         let Some(led_to) = keys.seal(Purpose::Completed, state.as_str().as_bytes(), return_to.as_bytes()) else {
@@ -230,7 +230,7 @@ impl Login {
     }
 
     async fn mark(&self, state: &State, value: Vec<u8>, expect: Expect) -> Result<Written, StoreError> {
-        // Kept until the state is over for every clock of ours.
+        // Stored until the state has expired by the clock of every replica.
         let until = state.began + LIFETIME * 2;
         let store = &self.0.sessions.shared().store;
         store.put(Table::Logins, &state.hash(), value, until, expect, self.0.sessions.now()).await
@@ -241,7 +241,8 @@ impl Login {
         String::from_utf8(plain).ok()
     }
 
-    /// The rest runs on the control runtime: a browser that goes away must not leave a code used and no session.
+    /// Completes the login on the control runtime: a client that disconnects must not leave a used code without a
+    /// session.
     async fn finish(&self, accepted: Accepted) -> Result<Response<Bytes>, Failure> {
         let login = self.clone();
         let task = self.0.sessions.shared().finish(async move { login.sign_in_with(accepted).await });
@@ -316,7 +317,7 @@ impl Login {
         )
     }
 
-    /// The claims of who signed in.
+    /// The claims of the person who signed in.
     async fn identify(
         &self,
         provider: &dyn Provider,
@@ -333,8 +334,8 @@ impl Login {
         }
     }
 
-    /// What the userinfo endpoint tells of who signed in. Without it nobody does: what is not known of them would neither be
-    /// granted nor be denied.
+    /// The claims that userinfo returns. Without them the login fails: claims that are missing would match neither
+    /// grants nor denies.
     async fn ask_userinfo(
         &self,
         provider: &dyn Provider,
@@ -349,24 +350,24 @@ impl Login {
             None => Err(RefreshError::Later("the provider was not reached yet".to_owned())),
         };
         told.map_err(|error| {
-            tracing::warn!(issuer = %provider.name(), %error, "userinfo does not tell who signed in");
+            tracing::warn!(issuer = %provider.name(), %error, "userinfo returned no claims at a sign-in");
             if let RefreshError::Gone(why) = error {
                 return exchange_failed(why);
             }
-            let text = "The provider does not tell Doorward who you are right now. Try again in a moment. If it stays, tell \
-                        whoever runs Doorward.";
+            let text = "The provider does not tell Doorward who you are right now. Try again in a moment. If this \
+                        keeps happening, tell whoever runs Doorward.";
             Failure::new(Outcome::provider_unavailable, text).detail(error.to_string())
         })
     }
 
-    /// That the login brought what it was sent for. Otherwise the browser would be sent back here at once, without end.
+    /// Checks that a step-up login satisfies the rule. Otherwise the browser would be redirected in a loop.
     fn check_needed(&self, provider: &dyn Provider, flow: &Flow, claims: &Map<String, Value>) -> Result<(), Failure> {
         let Some(needed) = &flow.needed else { return Ok(()) };
         let login = login_facts(claims).map_err(Rejection::from)?;
         match needed.missing(&login, self.0.sessions.now()) {
             None => Ok(()),
             Some(missing) => {
-                tracing::warn!(issuer = %provider.name(), %missing, "a login did not bring what it was sent for");
+                tracing::warn!(issuer = %provider.name(), %missing, "a step-up login did not satisfy the rule");
                 let why = format!("what you were doing needs {missing}");
                 Err(too_weak(Failure::new(Outcome::id_token_refused, "").detail(why)))
             }
@@ -380,7 +381,7 @@ impl Login {
         access: &str,
     ) -> Result<Map<String, Value>, Failure> {
         github.person(provider, access).await.map_err(|error| {
-            tracing::warn!(issuer = %provider.name(), %error, "GitHub does not say that somebody may sign in");
+            tracing::warn!(issuer = %provider.name(), %error, "GitHub did not confirm that a person may sign in");
             match error {
                 GithubError::TokenRefused => exchange_failed(error.to_string()),
                 GithubError::NotMember(why) => Failure::new(Outcome::identity_refused, format!("{why}.")),
@@ -403,8 +404,11 @@ impl Login {
     ) -> Result<VerifiedIdToken, Failure> {
         let refused = |why: String| {
             tracing::warn!(issuer = %provider.name(), %why, "an ID token was refused");
-            Failure::new(Outcome::id_token_refused, "Sign in again. If it stays, tell whoever runs Doorward.")
-                .detail(format!("ID token: {why}"))
+            Failure::new(
+                Outcome::id_token_refused,
+                "Sign in again. If this keeps happening, tell whoever runs Doorward.",
+            )
+            .detail(format!("ID token: {why}"))
         };
         let clocks = |why: String, skew: Duration| {
             let mut failure = refused(why).titled(StatusCode::BAD_GATEWAY, "The clocks do not agree");
@@ -446,7 +450,7 @@ impl Login {
     }
 }
 
-/// Of a login that was not as strong, or as fresh, as was asked for.
+/// The failure for a login that was not as strong, or as recent, as required.
 fn too_weak(failure: Failure) -> Failure {
     let mut failure = failure.titled(StatusCode::FORBIDDEN, "The provider did not authenticate you as it was asked to");
     failure.text = "Sign in again, there with what is asked for (such as a second factor).".into();
@@ -458,8 +462,7 @@ fn lacks_required_claim(rejection: &Rejection) -> bool {
     matches!(token_error(rejection), Some(TokenError::RequiredClaim { .. }))
 }
 
-/// What to do about a browser that keeps none of our cookies, if that is what it may be: it would be led round without end, as the
-/// count of its sign-ins is a cookie too.
+/// Advice for a browser that may not store our cookies. The loop breaker cannot stop it, as its count is a cookie too.
 fn keeps_no_cookie(request: LoginRequest<'_>) -> Option<String> {
     if cookie::pairs(request.headers).any(|(name, _)| name.starts_with(cookie::PREFIX.as_bytes())) {
         return None;
@@ -475,9 +478,9 @@ fn keeps_no_cookie(request: LoginRequest<'_>) -> Option<String> {
     Some(format!("If you began it in this browser, it did not keep Doorward's cookie: {advice}"))
 }
 
-/// Of somebody whom the provider knows, and whom `required_claims` keeps out.
+/// The failure for a person whom the provider knows but `required_claims` excludes.
 fn outsider(provider: &dyn Provider, rejection: &Rejection) -> Failure {
-    tracing::warn!(issuer = %provider.name(), cause = rejection.source(), "somebody may not sign in here");
+    tracing::warn!(issuer = %provider.name(), cause = rejection.source(), "sign-in rejected");
     Failure::new(
         Outcome::identity_refused,
         "The provider knows you, and your account there is not one of those that may sign in here. Sign in with another \
@@ -486,7 +489,8 @@ fn outsider(provider: &dyn Provider, rejection: &Rejection) -> Failure {
 }
 
 fn exchange_failed(why: String) -> Failure {
-    Failure::new(Outcome::exchange_failed, "Sign in again. If it stays, tell whoever runs Doorward.").detail(why)
+    Failure::new(Outcome::exchange_failed, "Sign in again. If this keeps happening, tell whoever runs Doorward.")
+        .detail(why)
 }
 
 fn expired() -> Failure {

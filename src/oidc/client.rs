@@ -1,4 +1,4 @@
-//! Who Doorward is at a provider and what a login asks for, from `login` of an issuer.
+//! Doorward's client at a provider and the parameters of its logins, from `login` of an issuer.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,26 +15,26 @@ use crate::{
     },
 };
 
-/// Who we are at a provider.
+/// Doorward's client at a provider.
 #[derive(Clone, Debug)]
 pub struct Client {
     pub authentication: ClientAuth,
     pub protocol: Protocol,
-    /// What a login requests, `openid` first where there is one.
+    /// The scopes that a login requests; `openid` first, where the provider supports it.
     pub scopes: Vec<Arc<str>>,
-    /// What people read where they choose; the name of the issuer where there is none.
+    /// The name shown in the choice of providers; `None`: the name of the issuer.
     pub label: Option<Arc<str>>,
     pub wishes: Wishes,
     pub logout: Logout,
-    /// How the person is asked to authenticate though they may be signed in there.
+    /// The `prompt` that makes a person authenticate again who may be signed in there.
     pub anew: Prompt,
-    /// Where the provider sends browsers back to, if that is said.
+    /// The configured kind of redirect address.
     pub redirect: Option<Redirect>,
-    /// Whether userinfo is to tell what the ID token does not.
+    /// Whether userinfo is asked for claims that the ID token lacks.
     pub asks_userinfo: bool,
 }
 
-/// Who we are at an issuer where people log in, and how that is called.
+/// Doorward's client at an issuer with a `login`, with the name of the issuer.
 #[derive(Debug)]
 pub struct LoginClient {
     /// The name of the issuer.
@@ -43,7 +43,7 @@ pub struct LoginClient {
 }
 
 impl LoginClient {
-    /// Those of all issuers, in their order. Reports every problem at its place.
+    /// Resolves the clients of all issuers, in their order. Reports every problem at its place.
     pub fn resolve_all(raw: &[raw::Issuer], at: &At, resolver: &mut Resolver) -> Vec<Self> {
         redirect::check(raw, at, resolver);
         let mut clients = Vec::new();
@@ -57,7 +57,7 @@ impl LoginClient {
     }
 }
 
-/// How it becomes known who signed in.
+/// How Doorward finds out who signed in.
 #[derive(Clone, Debug)]
 pub enum Protocol {
     /// By an ID token (OpenID Connect Core 1.0).
@@ -66,27 +66,27 @@ pub enum Protocol {
 }
 
 impl Protocol {
-    /// Scopes as the token endpoint names them.
+    /// Splits the scopes that the token endpoint returned.
     pub(super) fn split_scopes(&self, scopes: Vec<Arc<str>>) -> Vec<Arc<str>> {
         match self {
             Self::OpenId => scopes,
-            // GitHub writes commas where RFC 6749 section 3.3 has blanks.
+            // GitHub separates scopes by commas, RFC 6749 section 3.3 by spaces.
             Self::Github(_) => scopes.iter().flat_map(|scopes| scopes.split(',')).map(Into::into).collect(),
         }
     }
 }
 
-/// What a login asks of the provider besides scopes.
+/// Parameters of the authorization request besides scopes.
 #[derive(Clone, Debug, Default)]
 pub struct Wishes {
     pub prompt: Option<Prompt>,
     pub login_hint: Option<String>,
-    /// One of these values of `acr`; empty: any.
+    /// The accepted values of `acr`; empty: any.
     pub acr_values: Vec<String>,
-    /// Values of `acr` that ask for more than one factor.
+    /// Values of `acr` that request more than one factor.
     pub mfa_acr_values: Vec<String>,
     pub max_age: Option<Duration>,
-    /// Parameters of the authorization request that only some providers know.
+    /// Provider-specific parameters.
     pub parameters: Vec<(&'static str, String)>,
 }
 
@@ -96,11 +96,11 @@ impl Client {
         self.authentication.client_id()
     }
 
-    /// Who we are for the login `raw` at `issuer`. Reports every problem at its place; `None` if there is one.
+    /// Resolves the client of the login `raw` at `issuer`. Reports every problem at its place; `None` if there is one.
     pub fn resolve(raw: &raw::Login, issuer: &raw::Issuer, resolver: &mut Resolver, at: &At) -> Option<Self> {
         let quirks = LoginQuirks::of(issuer.preset);
         let is_github = issuer.preset == Some(Preset::GithubOauth);
-        // Without the one there is no ID token, without the other no word of a membership.
+        // `openid` is required for an ID token, `read:org` to see memberships at GitHub.
         let mut scopes: Vec<Arc<str>> = vec![if is_github { "read:org" } else { "openid" }.into()];
         let mut good = true;
         for (index, scope) in raw.scopes.iter().enumerate() {
@@ -109,7 +109,7 @@ impl Client {
             if scope.is_empty() || !scope.bytes().all(token) {
                 resolver
                     .error(&at.key("scopes").index(index), format!("`{scope}` is not a scope"))
-                    .help("one scope an entry, without blanks");
+                    .help("write one scope per entry, without spaces");
                 good = false;
             } else if !scopes.iter().any(|known| **known == **scope) {
                 scopes.push(scope.as_str().into());
@@ -124,7 +124,7 @@ impl Client {
                 if acr.is_empty() || acr.contains(char::is_whitespace) {
                     resolver
                         .error(&at.key(key).index(index), format!("`{acr}` is not a value of `acr`"))
-                        .help("one value an entry, without blanks");
+                        .help("write one value per entry, without spaces");
                     good = false;
                 }
             }
@@ -138,7 +138,7 @@ impl Client {
         if raw.userinfo && is_github {
             resolver
                 .error(&at.key("userinfo"), "GitHub has no userinfo endpoint")
-                .help("take it away: who signs in is asked for there as it is");
+                .help("remove it: GitHub's API is always asked who signs in");
             good = false;
         }
         let mut parameters: Vec<_> = quirks.parameters.iter().map(|&(name, value)| (name, value.to_owned())).collect();
@@ -148,7 +148,7 @@ impl Client {
             parameters.extend(login_hint.take().map(|person| ("login", person)));
         }
         let authentication = ClientAuth::resolve(&raw.client, &issuer.issuer, &at.key("client"), resolver)?;
-        // An address or a tenant that is none was reported with the issuer.
+        // An invalid address or tenant was reported with the issuer.
         let protocol = match is_github {
             true => Protocol::Github(Github::new(&issuer.issuer, issuer.tenant.as_deref()?)?.into()),
             false => Protocol::OpenId,
@@ -234,10 +234,10 @@ mod tests {
         let google = resolve_login(Some(Preset::Google), hint).unwrap();
         let parameters = [("access_type", "offline".to_owned()), ("hd", "example.com".to_owned())];
         assert_eq!(google.wishes.parameters, parameters);
-        // With `offline_access` no end of the session at Keycloak would reach us.
+        // With `offline_access`, the end of the session at Keycloak would not reach us.
         let keycloak = resolve_login(Some(Preset::Keycloak), |_| ()).unwrap();
         assert_eq!(scopes(&keycloak), "openid profile email");
-        // What is called as the claim with the roles is no scope there.
+        // The name of the claim with the roles is not a scope there.
         let zitadel = resolve_login(Some(Preset::Zitadel), |_| ()).unwrap();
         assert_eq!(scopes(&zitadel), "openid profile email offline_access");
         let entra = resolve_login(Some(Preset::Entra), hint).unwrap();

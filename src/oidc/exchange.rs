@@ -1,5 +1,5 @@
-//! The code for the tokens (RFC 6749 section 4.1.3), through `openidconnect` and our own bounded client. Sent once:
-//! after a network error nobody knows whether the code was used, and a second use revokes what the first one gave.
+//! Exchanges a code for tokens (RFC 6749 section 4.1.3), with `openidconnect` and our own bounded client. It is sent
+//! once: after a network error the code may have been used, and a second use revokes the tokens of the first.
 
 use std::{future::Future, pin::Pin, sync::Arc, time::Duration};
 
@@ -25,27 +25,28 @@ use crate::{
     issuers::{ASSERTION_TYPE, Proof},
 };
 
-/// What the exchange may cost.
+/// The bounds of an exchange.
 const BOUNDS: Bounds = Bounds { timeout: Duration::from_secs(10), max_body: 256 << 10 };
 
-/// What the provider gave for a code or a refresh token. After the latter, what is `None` stays as it was (RFC 6749 section 6).
+/// The tokens for a code or a refresh token. After a refresh, fields that are `None` stay as they were (RFC 6749
+/// section 6).
 pub struct Granted {
     pub access: String,
     pub refresh: Option<String>,
     pub id: Option<String>,
-    /// The scopes that were granted, if the answer names them (RFC 6749 section 5.1).
+    /// The granted scopes, if the response names them (RFC 6749 section 5.1).
     pub scopes: Option<Vec<Arc<str>>>,
 }
 
-/// Why there are no tokens. None of them carries a secret.
+/// Why there are no tokens. No variant carries a secret.
 #[derive(Debug, thiserror::Error)]
 pub enum ExchangeError {
     #[error("the provider cannot be reached: {0}")]
     Unreachable(EgressError),
-    /// `invalid_grant` (RFC 6749 section 5.2): the code or the refresh token is worth nothing, now or ever.
+    /// `invalid_grant` (RFC 6749 section 5.2): the code or the refresh token is invalid for good.
     #[error("the provider refused the code or token: {0}")]
     InvalidGrant(String),
-    /// Another error of the provider's, which may be about us or its own trouble.
+    /// Another error of the provider, which may be about our client or be temporary.
     #[error("the provider refused the request: {0}")]
     Refused(String),
     #[error("the answer of the provider cannot be understood: {0}")]
@@ -54,7 +55,7 @@ pub enum ExchangeError {
     Client(String),
 }
 
-/// What a token endpoint that refuses says (RFC 6749 section 5.2).
+/// The error response of a token endpoint (RFC 6749 section 5.2).
 type Refusal = StandardErrorResponse<CoreErrorResponseType>;
 
 type Client<TokenEndpoint = EndpointNotSet> = openidconnect::Client<
@@ -96,7 +97,7 @@ pub async fn exchange(
     request.request_async(&sender(provider)).await.map_err(refused)?.granted()
 }
 
-/// New tokens for a refresh token (RFC 6749 section 6). Sent once, as the token may rotate.
+/// Exchanges a refresh token for new tokens (RFC 6749 section 6). It is sent once, as the token may rotate.
 pub async fn refresh(
     provider: &dyn Provider,
     metadata: &Metadata,
@@ -112,10 +113,10 @@ pub async fn refresh(
     request.request_async(&sender(provider)).await.map_err(refused)?.granted()
 }
 
-/// Parameters of a request beyond its own.
+/// Additional parameters of a request.
 type Parameters = Vec<(&'static str, String)>;
 
-/// The client as it proves itself at `now`, by its settings and by these parameters.
+/// The client with its credential at `now`, as settings of the client and as additional parameters.
 fn client(
     provider: &dyn Provider,
     metadata: &Metadata,
@@ -126,7 +127,7 @@ fn client(
     let token_url = TokenUrl::from_url(metadata.token_endpoint.clone());
     let id = ClientId::new(us.id().to_string());
     let proof = us.authentication.proof(now).map_err(ExchangeError::Client)?;
-    // The key set stays empty: signatures are checked by the strict check of the issuer.
+    // The key set stays empty, as the issuer checks signatures itself.
     let mut client =
         <Client>::new(id, issuer, JsonWebKeySet::new(Vec::new())).set_token_uri(token_url).set_auth_type(match proof {
             Proof::Basic(_) => AuthType::BasicAuth,
@@ -149,7 +150,7 @@ fn unusable(error: impl std::fmt::Display) -> ExchangeError {
 
 type Sent = Pin<Box<dyn Future<Output = Result<HttpResponse, EgressError>> + Send>>;
 
-/// Sends through the bounded client of the provider.
+/// Sends requests with the bounded client of the provider.
 fn sender(provider: &dyn Provider) -> impl Fn(HttpRequest) -> Sent + Send + Sync + use<> {
     let egress = provider.egress().clone();
     move |request| {
@@ -160,7 +161,7 @@ fn sender(provider: &dyn Provider) -> impl Fn(HttpRequest) -> Sent + Send + Sync
                 *answer.status_mut() = StatusCode::BAD_REQUEST;
             }
             if is_bare_refusal(&answer) {
-                let error = format!("{} in another form than OAuth's", answer.status());
+                let error = format!("{} without an OAuth error", answer.status());
                 *answer.body_mut() = json!({"error": error}).to_string().into_bytes();
                 *answer.status_mut() = StatusCode::BAD_REQUEST;
             }
@@ -169,7 +170,7 @@ fn sender(provider: &dyn Provider) -> impl Fn(HttpRequest) -> Sent + Send + Sync
     }
 }
 
-/// GitHub tells errors with the status of a success.
+/// Whether this is an error with a success status, as GitHub sends them.
 fn is_error(answer: &HttpResponse) -> bool {
     #[derive(Deserialize)]
     struct Said {
@@ -181,12 +182,12 @@ fn is_error(answer: &HttpResponse) -> bool {
             .is_ok_and(|said| said.error.is_some() && said.access_token.is_none())
 }
 
-/// An answer that refuses, and no error of OAuth's that says why: the page of a portal, or the way to one, or the other form of errors
-/// that a provider has for organisations that are gone. The status is the error then.
+/// Whether this is a refusal without an OAuth error: the page of a portal, a redirect to one, or a provider's own error
+/// format for organisations that are gone. The status then serves as the error.
 fn is_bare_refusal(answer: &HttpResponse) -> bool {
     let status = answer.status();
     if status.is_success() {
-        // An object with a fault is none: it may hold a token that has rotated.
+        // A malformed object is not a refusal: it may hold a token that has rotated.
         return !answer.body().trim_ascii_start().starts_with(b"{");
     }
     let may_pass = matches!(status, StatusCode::REQUEST_TIMEOUT | StatusCode::TOO_MANY_REQUESTS);
@@ -202,7 +203,7 @@ fn refused(error: RequestTokenError<EgressError, Refusal>) -> ExchangeError {
             let text = format!("{}{description}", bounded(error.error().as_ref()));
             match error.error() {
                 CoreErrorResponseType::InvalidGrant => ExchangeError::InvalidGrant(text),
-                // GitHub's names for the same.
+                // GitHub's names for `invalid_grant`.
                 CoreErrorResponseType::Extension(name)
                     if matches!(&**name, "bad_refresh_token" | "bad_verification_code") =>
                 {
@@ -211,17 +212,17 @@ fn refused(error: RequestTokenError<EgressError, Refusal>) -> ExchangeError {
                 _ => ExchangeError::Refused(text),
             }
         }
-        // The body may hold tokens, so it is not told.
+        // The body may hold tokens, so it is not reported.
         RequestTokenError::Parse(error, _) => {
             let path = error.path().to_string();
-            let hint = if path == "id_token" { ", which is no signed JWT; it must not be encrypted" } else { "" };
+            let hint = if path == "id_token" { ", which is not a signed JWT; it must not be encrypted" } else { "" };
             ExchangeError::Malformed(format!("at `{path}`{hint}"))
         }
         RequestTokenError::Other(what) => ExchangeError::Malformed(bounded(&what)),
     }
 }
 
-/// The answer of the token endpoint. Members that we do not know are ignored, and so is how `expires_in` is written.
+/// The response of the token endpoint. Unknown members are ignored, and so is `expires_in`, whatever its type.
 #[derive(Debug, Deserialize, Serialize)]
 struct Answer {
     access_token: AccessToken,

@@ -1,4 +1,4 @@
-//! A login that went wrong, as the page for the person, the line of the log and the label of the metric.
+//! Failed logins: the page for the person, the log line and the metric label.
 
 use std::{borrow::Cow, error::Error};
 
@@ -12,7 +12,7 @@ use crate::{
     pages::{self, Brand, LoginErrorView},
 };
 
-/// A login that went wrong: what the person reads, what the log gets, what is counted.
+/// A failed login: the text for the person, the cause for the log, and the outcome to count.
 #[derive(Debug)]
 pub(super) struct Failure {
     pub outcome: Outcome,
@@ -21,27 +21,27 @@ pub(super) struct Failure {
     pub text: Cow<'static, str>,
     /// What the provider said, or which check failed.
     detail: Option<Box<str>>,
-    /// The cause where the person reads less, for the log.
+    /// The cause for the log, if the person sees less.
     pub cause: Option<Rejection>,
-    /// Where a new login leads; or the page of the program that it is for, where it begins.
+    /// The address that a new login returns to or, in the login of a program, the page where it begins.
     pub return_to: String,
-    /// Whether the next login has the person authenticate, or choose an account: the provider knows them, and would send them back as
-    /// it did.
+    /// Whether the next login must have the person authenticate, or choose an account: the provider would otherwise
+    /// return the same result.
     pub anew: bool,
-    /// Where the next try begins, if not as any login does.
+    /// The address of the next attempt, if it is not that of an ordinary login.
     pub retry: Option<Box<str>>,
-    /// Whether the same person can try nothing again here.
+    /// Whether another attempt by the same person would be useless.
     is_final: bool,
-    /// Whether the browser is signed in all the same, so that it can go on there at once.
+    /// Whether the browser is signed in anyway and can go on at once.
     pub signed_in: bool,
-    /// The line that takes a cookie away.
+    /// A `Set-Cookie` line that deletes a cookie.
     pub cookie: Option<Box<HeaderValue>>,
 }
 
 impl Failure {
     pub fn new(outcome: Outcome, text: impl Into<Cow<'static, str>>) -> Self {
         let (status, title) = match outcome {
-            Outcome::malformed => (StatusCode::BAD_REQUEST, "This is no answer of a sign-in"),
+            Outcome::malformed => (StatusCode::BAD_REQUEST, "This is not a valid answer to a sign-in"),
             Outcome::state_unknown => (StatusCode::BAD_REQUEST, "This sign-in did not begin here"),
             Outcome::expired => (StatusCode::BAD_REQUEST, "The sign-in took too long"),
             Outcome::replayed => (StatusCode::BAD_REQUEST, "This sign-in was already completed"),
@@ -50,7 +50,7 @@ impl Failure {
             Outcome::provider_error => (StatusCode::FORBIDDEN, "The provider did not sign you in"),
             Outcome::provider_unavailable => (StatusCode::SERVICE_UNAVAILABLE, "The provider cannot be reached"),
             Outcome::exchange_failed | Outcome::id_token_refused => {
-                (StatusCode::BAD_GATEWAY, "The answer of the provider is not good")
+                (StatusCode::BAD_GATEWAY, "The answer of the provider is not valid")
             }
             Outcome::identity_refused => (StatusCode::FORBIDDEN, "You cannot sign in with this account"),
             Outcome::store_unavailable | Outcome::audit_unavailable => {
@@ -81,11 +81,13 @@ impl Failure {
         self
     }
 
-    /// Of an ID token, or of what it says, that cannot be accepted. What is said of tokens that programs bring helps nobody here.
+    /// The failure for an ID token, or claims, that cannot be accepted. The texts for bearer tokens would not help
+    /// here.
     pub fn of_id_token(rejection: Rejection) -> Self {
         let mut failure = Self::new(
             Outcome::id_token_refused,
-            "The ID token of the provider cannot be accepted. Sign in again. If it stays, tell whoever runs Doorward.",
+            "The ID token of the provider cannot be accepted. Sign in again. If this keeps happening, tell whoever runs \
+             Doorward.",
         );
         failure.detail = token_error(&rejection)
             .and_then(TokenError::of_own_token)
@@ -94,21 +96,21 @@ impl Failure {
         failure
     }
 
-    /// For what is no login at all.
+    /// Replaces status and title, for requests that are not part of a login.
     #[must_use]
     pub fn titled(mut self, status: StatusCode, title: &'static str) -> Self {
         (self.status, self.title) = (status, title);
         self
     }
 
-    /// The failure, where a new login leads to `address`.
+    /// Sets the address that a new login returns to.
     #[must_use]
     pub fn back_to(mut self, address: &str) -> Self {
         address.clone_into(&mut self.return_to);
         self
     }
 
-    /// The failure, where nothing can be tried again.
+    /// Marks the failure as final: no new attempt is offered.
     #[must_use]
     pub fn final_here(mut self) -> Self {
         self.is_final = true;
@@ -116,14 +118,14 @@ impl Failure {
     }
 
     pub fn page(self, request_id: &str, brand: &Brand) -> Response<Bytes> {
-        // A login for a program begins at the page that asks, and signs nobody in in this browser.
+        // The login of a program begins at its own page, and does not sign in this browser.
         let is_of_program = program::is_page(&self.return_to);
         let start = || format!("{START}?rd={}", encode(&self.return_to));
         let retry = if is_of_program { self.return_to.clone() } else { self.retry.map_or_else(start, Into::into) };
         let label = match (is_of_program, self.is_final) {
             (false, _) => "Sign in again",
             (true, false) => "Try again",
-            // The page of the program has a choice, and the way to decline.
+            // The page of the program offers the choice, and a way to decline.
             (true, true) => "Use another account",
         };
         let mut response = pages::html(
@@ -175,7 +177,7 @@ pub(super) fn token_error(rejection: &Rejection) -> Option<&TokenError> {
     rejection.source().and_then(|cause| cause.downcast_ref())
 }
 
-/// With a capital letter first.
+/// Capitalizes the first letter.
 fn sentence(text: &str) -> String {
     let mut characters = text.chars();
     characters.next().map(|first| first.to_uppercase().chain(characters).collect()).unwrap_or_default()

@@ -1,6 +1,7 @@
-//! A login under way. All of it travels with the browser, sealed: the `state` parameter shows that we began it and
-//! when, the cookie of the same login holds the rest and binds it to the browser. Nothing is stored for somebody who
-//! is not logged in, so nobody can fill the store; only that a code came is, so that no login is completed twice.
+//! A login in progress. Its whole state travels with the browser, sealed: the `state` parameter proves that we began it
+//! and when; the cookie of the same login holds the rest and binds it to the browser. Nothing is stored for clients
+//! that are not logged in, so they cannot fill the store, except that a code has come, so that no login is completed
+//! twice.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
@@ -22,11 +23,12 @@ use crate::{
 /// How long a login may take.
 pub const LIFETIME: Duration = Duration::from_secs(600);
 
-/// How long the cookie stays: somebody who comes back late is told so, and keeps their place.
+/// How long the cookie lives: longer than the login, so that people who return late see why, and keep their return
+/// address.
 const COOKIE_LIFETIME: Duration = Duration::from_secs(3600);
 
-/// Logins that one browser may have under way, one a tab, and the bytes of their cookies: a browser that opens all its
-/// tabs anew must not send more headers than are read. Beyond, the oldest are given up.
+/// The maximum number of logins in progress in one browser, one per tab, and the bytes of their cookies: a browser that
+/// restores all its tabs must not exceed the header limit. Above these bounds, the oldest logins are dropped.
 pub const MAX_TABS: usize = 16;
 const MAX_BYTES: usize = 12 << 10;
 
@@ -66,7 +68,7 @@ impl State {
         digest(&SHA256, self.text.as_bytes()).as_ref().to_vec()
     }
 
-    /// The name of the cookie that goes with it.
+    /// The name of the cookie of the same login.
     pub fn cookie_name(&self) -> String {
         let hash = self.hash();
         format!("{COOKIE}{}", HEXLOWER.encode(hash.get(..8).unwrap_or_default()))
@@ -77,45 +79,45 @@ impl State {
     }
 }
 
-/// What the callback needs to know of how the login began.
+/// The state of a login that the callback needs.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Flow {
-    /// The origin where it began, and where it must come back.
+    /// The origin where it began, and to which it must return.
     pub origin: String,
-    /// The name of the issuer, and its identifier.
+    /// The name of the issuer; `issuer_url` is its identifier.
     pub issuer: String,
     pub issuer_url: String,
-    /// Whether it must come back at the address of this issuer alone.
+    /// Whether it must return to the redirect address of this issuer alone.
     #[serde(default)]
     pub own_address: bool,
     pub nonce: String,
     /// The verifier of PKCE (RFC 7636).
     pub verifier: String,
     pub return_to: String,
-    /// How often this browser has come back from a login in a row, this one included.
+    /// The number of logins of this browser in a row, including this one.
     pub attempt: u8,
-    /// What the login must bring beyond what the configuration asks for.
+    /// What a rule needs of the login.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub needed: Option<NeededLogin>,
-    /// The program that it is for, if it is not for the browser itself.
+    /// The program that signs in, if it is not the browser itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub program: Option<Program>,
 }
 
 impl Flow {
-    /// Where its answer must come, without the origin.
+    /// The path at which its response must arrive.
     pub fn callback(&self) -> Cow<'static, str> {
         redirect::path(&self.issuer, self.own_address)
     }
 
-    /// How long ago the person may have authenticated, where the configuration says `configured`.
+    /// The maximum time since the person authenticated: the smaller of `configured` and what a rule needs.
     pub fn max_age(&self, configured: Option<Duration>) -> Option<Duration> {
         configured.into_iter().chain(self.needed.as_ref().and_then(NeededLogin::max_age)).min()
     }
 
-    /// Whether the person has to authenticate though the provider knows them, for what is needed. It is asked for more than one
-    /// factor by a class; without one, it would send back at once whoever came in with a password a moment ago. Nor does the page
-    /// of a program lead to a second try that asks for more than the first.
+    /// Whether the person must authenticate again even if they have a session at the provider, because of `needed`.
+    /// This is so if more than one factor is needed and no class requests it: the provider would otherwise return a
+    /// person who just used a password. It is always so for a program, whose page offers no stronger second try.
     pub fn begins_anew(&self, client: &Client) -> bool {
         let Some(needed) = &self.needed else { return false };
         let asked = self.acr_values(client);
@@ -123,9 +125,9 @@ impl Flow {
         self.program.is_some() || (needed.mfa.is_some() && !asks_by_class)
     }
 
-    /// Classes to ask the provider for: those that are needed, and the provider's own for more than one factor where that is;
-    /// of both, only what the configuration accepts, as anybody may have written the address that a login begins at. All that it
-    /// accepts where nothing is left.
+    /// The classes to request: those that are needed and, if more than one factor is needed, the provider's classes for
+    /// that. Both are limited to what the configuration accepts, as anybody may have written the address at which a
+    /// login begins. If none are left, all accepted classes.
     pub fn acr_values(&self, client: &Client) -> Vec<String> {
         let Wishes { acr_values: accepted, mfa_acr_values: several, .. } = &client.wishes;
         let mut asked: Vec<String> = Vec::new();
@@ -159,7 +161,7 @@ impl Flow {
     }
 }
 
-/// The lines that delete the oldest login cookies, so that with the cookie of `line` there are no more than may be.
+/// `Set-Cookie` lines that delete the oldest login cookies, so that the cookie of `line` fits within the bounds.
 pub fn give_up_oldest(headers: &HeaderMap, line: &HeaderValue) -> Vec<HeaderValue> {
     let under_way: Vec<(&str, usize)> = cookie::pairs(headers)
         .filter_map(|(name, value)| Some((std::str::from_utf8(name).ok()?, name.len() + value.len())))

@@ -1,6 +1,6 @@
-//! People at GitHub. Its OAuth apps and GitHub Apps give a token and nothing that says whose it is, so GitHub is asked by its
-//! API: who the token stands for, whether they are a member of the one organisation, and in which of its teams they are.
-//! The same is asked again at each recheck of a session, as GitHub tells nobody when somebody leaves.
+//! Sign-in with GitHub. Its OAuth apps and GitHub Apps issue a token that does not say whose it is, so its API is asked
+//! who the person is, whether they are a member of the configured organisation, and which of its teams they are in.
+//! Each recheck of a session asks again, as GitHub does not notify anybody when somebody leaves.
 //!
 //! Sources: GitHub's REST API (`/user`, `/user/memberships/orgs`, `/user/teams`, `/user/emails`) and its documentation of
 //! "Authorizing OAuth apps" and of "GitHub authentication discovery endpoints".
@@ -19,51 +19,52 @@ use crate::{
     error::Rejection,
 };
 
-/// What one question may cost.
+/// The bounds of one request.
 const BOUNDS: Bounds = Bounds { timeout: Duration::from_secs(10), max_body: 2 << 20 };
 
-/// What all questions about one person may take together: less than the lease of a refresh, with a renewal of the token.
+/// The time for all requests about one person: with a renewal of the token, it must be less than the lease of a
+/// refresh.
 const PATIENCE: Duration = Duration::from_secs(15);
 
-/// Entries of a page, the most that GitHub gives.
+/// Entries per page, the maximum that GitHub allows.
 const PAGE: usize = 100;
 
-/// More pages than these are not read.
+/// The maximum number of pages that are read.
 const MAX_PAGES: usize = 10;
 
-/// The organisation whose members may sign in, and where GitHub answers.
+/// The organisation whose members may sign in, and the addresses of the GitHub server.
 #[derive(Clone, Debug)]
 pub struct Github {
     organisation: Organisation,
-    /// The root of the API, with a slash at its end.
+    /// The root of the API, with a trailing slash.
     api: Url,
     probe: Url,
-    /// What the server calls itself in the answers of its sign-in (RFC 9207). People know it by its address.
+    /// The issuer that the server names in its authorization responses (RFC 9207), which is not its address.
     named: Url,
     pub(super) metadata: Arc<Metadata>,
 }
 
-/// By what an organisation is known.
+/// The identifier of an organisation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Organisation {
-    /// Its number, which is never used again.
+    /// Its number, which is never reused.
     Number(u64),
-    /// Its name, compared without case. Once it is given up, anybody can take it.
+    /// Its name, compared without case. Anybody can take a name that was given up.
     Name(Box<str>),
 }
 
-/// Why nobody is known. None of them carries a secret.
+/// Why the person is not known. No variant carries a secret.
 #[derive(Debug, thiserror::Error)]
 pub enum GithubError {
-    #[error("GitHub does not take the access token any more")]
+    #[error("GitHub no longer accepts the access token")]
     TokenRefused,
-    /// They are known, and may not sign in.
+    /// The person is known and may not sign in.
     #[error("{0}")]
     NotMember(String),
-    /// They are a member, and `required_claims` keep them out.
+    /// The person is a member, but `required_claims` excludes them.
     #[error("{0}")]
     Outsider(Rejection),
-    /// Nobody knows; it may be tried again.
+    /// The result is unknown; it may be retried.
     #[error("GitHub gave no answer: {0}")]
     Unanswered(String),
 }
@@ -108,7 +109,7 @@ struct Email {
 }
 
 impl Organisation {
-    /// All digits are a number; a name of digits alone has to be written as its number.
+    /// Digits only are a number; an organisation with such a name must be given by its number.
     fn parse(tenant: &str) -> Self {
         tenant.parse().map_or_else(|_| Self::Name(tenant.into()), Self::Number)
     }
@@ -131,8 +132,8 @@ impl fmt::Display for Organisation {
 }
 
 impl Github {
-    /// `issuer` is the address of the server, `tenant` the name or the number of the organisation. `None` for an address
-    /// that is none.
+    /// `issuer` is the address of the server, `tenant` the name or the number of the organisation. `None` for an
+    /// invalid address.
     pub fn new(issuer: &str, tenant: &str) -> Option<Self> {
         let server = Url::parse(issuer).ok()?;
         let host = server.host_str()?;
@@ -159,23 +160,23 @@ impl Github {
         })
     }
 
-    /// Whether an answer of the sign-in that names this issuer is of this server.
+    /// Whether an authorization response that names this issuer is from this server.
     pub fn is_named(&self, issuer: &str) -> bool {
         issuer == self.named.as_str()
     }
 
-    /// A page of the API that everybody may read, to see whether it can be reached.
+    /// A public resource of the API, to probe whether it can be reached.
     pub fn probe(&self) -> &Url {
         &self.probe
     }
 
-    /// Where people sign in.
+    /// The page on which people sign in.
     pub fn authorization_endpoint(&self) -> &Url {
         &self.metadata.authorization_endpoint
     }
 
-    /// The person whom the access token `access` stands for, in the shape of the claims of an ID token: `sub` is the number
-    /// of the account, `groups` are `ORGANISATION:TEAM`.
+    /// The person of the access token `access`, as claims like those of an ID token: `sub` is the number of the
+    /// account, `groups` are `ORGANISATION:TEAM`.
     pub(super) async fn person(
         &self,
         provider: &dyn Provider,
@@ -190,7 +191,7 @@ impl Github {
                 Err(GithubError::Unanswered(format!("it did not answer everything within {} s", PATIENCE.as_secs())))
             })?;
         if user.kind != "User" {
-            return Err(GithubError::NotMember(format!("the account is no person but a {}", bounded(&user.kind))));
+            return Err(GithubError::NotMember(format!("the account is not a person but a {}", bounded(&user.kind))));
         }
         let mut claims = Map::from_iter([
             ("iss".to_owned(), provider.issuer().into()),
@@ -207,7 +208,7 @@ impl Github {
         Ok(claims)
     }
 
-    /// Theirs in the organisation, if it is active. Who only pays its bills is no member.
+    /// The person's active membership in the organisation. Billing managers are not members.
     async fn membership(&self, ask: Ask<'_>) -> Result<Membership, GithubError> {
         let all: Vec<Membership> = ask.all("user/memberships/orgs?state=active&").await?;
         let fits = |membership: &Membership| {
@@ -231,7 +232,7 @@ impl Github {
     }
 }
 
-/// Questions with one person's token.
+/// API requests with one person's token.
 #[derive(Clone, Copy)]
 struct Ask<'a> {
     provider: &'a dyn Provider,
@@ -249,7 +250,7 @@ impl Ask<'_> {
         Err(refusal(path, &answer))
     }
 
-    /// All pages of a list. `path` ends where the number of the page is to come.
+    /// Reads all pages of a list. The page number is appended to `path`.
     async fn all<T: DeserializeOwned>(self, path: &str) -> Result<Vec<T>, GithubError> {
         let mut all = Vec::new();
         for page in 1..=MAX_PAGES {
@@ -266,7 +267,7 @@ impl Ask<'_> {
         )))
     }
 
-    /// The person's first address. None if the application may not read addresses.
+    /// The person's verified primary address; `None` if there is none or the application may not read addresses.
     async fn verified_email(self) -> Result<Option<String>, GithubError> {
         match self.all::<Email>("user/emails?").await {
             Ok(all) => Ok(all.into_iter().find(|email| email.primary && email.verified).map(|email| email.email)),
@@ -282,7 +283,7 @@ impl Ask<'_> {
         let request = Request::get(url.as_str())
             .header(header::AUTHORIZATION, bearer)
             .header(header::ACCEPT, "application/vnd.github+json")
-            // Who sends none is refused.
+            // GitHub refuses requests without it.
             .header(header::USER_AGENT, "doorward")
             .header("x-github-api-version", "2022-11-28")
             .body(Bytes::new())
@@ -291,7 +292,7 @@ impl Ask<'_> {
     }
 }
 
-/// What an answer other than 200 means. GitHub says 403 of a limit as well as of what is not allowed.
+/// The meaning of an answer other than 200. GitHub answers 403 both for a rate limit and for what is not allowed.
 fn refusal(path: &str, answer: &Response<Bytes>) -> GithubError {
     let said = serde_json::from_slice::<Value>(answer.body()).ok();
     let message = said.as_ref().and_then(|said| said.get("message")?.as_str()).unwrap_or_default();
@@ -300,7 +301,7 @@ fn refusal(path: &str, answer: &Response<Bytes>) -> GithubError {
         StatusCode::UNAUTHORIZED => GithubError::TokenRefused,
         StatusCode::FORBIDDEN if is_limit(answer.headers(), message) => GithubError::Unanswered(text),
         StatusCode::FORBIDDEN | StatusCode::NOT_FOUND => {
-            GithubError::NotMember(format!("GitHub does not tell: {text}"))
+            GithubError::NotMember(format!("GitHub refused to answer: {text}"))
         }
         _ => GithubError::Unanswered(text),
     }
@@ -315,7 +316,8 @@ fn is_limit(headers: &HeaderMap, message: &str) -> bool {
 mod tests {
     use super::*;
 
-    /// GitHub's secondary limits say so in one of these ways alone. Taken for a word about the person, each would sign them out.
+    /// GitHub's secondary limits are recognised by one of these signs only. If they were taken for a refusal, the
+    /// person would be signed out.
     #[test]
     fn a_refusal_for_a_limit_says_nothing_of_the_person() {
         for (headers, message, is_limit) in [

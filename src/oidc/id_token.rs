@@ -1,4 +1,4 @@
-//! What an ID token must say for this login, beyond what is true of every good token.
+//! Checks of an ID token against this login, beyond those that every token must pass.
 
 use std::time::Duration;
 
@@ -12,41 +12,41 @@ use serde_json::{Map, Value};
 use super::VerifiedIdToken;
 use crate::{clock::Timestamp, config::raw::Algorithm};
 
-/// How far the provider's clock may be from ours.
+/// The allowed difference between the provider's clock and ours.
 pub const SKEW: Duration = Duration::from_secs(60);
 
-/// How old the token of a login that has just ended can be.
+/// The maximum age of the token of a login that has just ended.
 const MAX_AGE: Duration = Duration::from_secs(600);
 
-/// What it is compared with.
+/// The expected values.
 #[derive(Clone, Copy)]
 pub struct Expected<'a> {
     pub issuer: &'a str,
     pub client: &'a str,
     pub nonce: Nonce<'a>,
     pub access_token: &'a str,
-    /// How long ago the person may have authenticated; a refresh asks for nothing.
+    /// The maximum time since the person authenticated; `None` after a refresh.
     pub max_age: Option<Duration>,
-    /// One of these; empty: any.
+    /// The accepted values of `acr`; empty: any.
     pub acr_values: &'a [String],
     pub now: Timestamp,
 }
 
-/// What its nonce must be.
+/// The expected nonce.
 #[derive(Clone, Copy)]
 pub enum Nonce<'a> {
-    /// After a login it must be this one.
+    /// After a login: this one.
     Required(&'a str),
-    /// After a refresh it must be that of the login, if it has one at all (OpenID Connect Core 1.0 section 12.2).
+    /// After a refresh: that of the login, if the token has one at all (OpenID Connect Core 1.0 section 12.2).
     IfPresent(Option<&'a str>),
 }
 
-/// Why it is refused.
+/// Why an ID token is refused.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Mismatch {
     #[error("its issuer is another one")]
     Issuer,
-    #[error("it is not for us (`aud`)")]
+    #[error("it is not for this client (`aud`)")]
     Audience,
     #[error("it was issued to another client (`azp`)")]
     AuthorizedParty,
@@ -56,7 +56,7 @@ pub enum Mismatch {
     Nonce,
     #[error("it does not say when it was issued (`iat`)")]
     IssuedAtMissing,
-    #[error("it was not issued now (`iat`); compare the clocks of the provider and of Doorward")]
+    #[error("its issue time is not now (`iat`); compare the clocks of the provider and of Doorward")]
     IssuedAt,
     #[error("it has expired (`exp`); compare the clocks of the provider and of Doorward")]
     Expired,
@@ -68,7 +68,7 @@ pub enum Mismatch {
     AccessToken,
 }
 
-/// OpenID Connect Core 1.0 sections 3.1.3.7 (the steps from 3 on) and 3.1.3.8.
+/// Makes the checks of OpenID Connect Core 1.0 sections 3.1.3.7 (from step 3 on) and 3.1.3.8.
 pub fn check(token: &VerifiedIdToken, expected: Expected<'_>) -> Result<(), Mismatch> {
     let claims = &token.claims;
     let text = |name: &str| claims.get(name).and_then(Value::as_str);
@@ -111,7 +111,7 @@ pub fn check(token: &VerifiedIdToken, expected: Expected<'_>) -> Result<(), Mism
     }
 }
 
-/// Whether it was issued to this client (OpenID Connect Core 1.0 section 3.1.3.7, steps 3 to 5).
+/// Checks that it was issued to this client (OpenID Connect Core 1.0 section 3.1.3.7, steps 3 to 5).
 pub fn check_client(claims: &Map<String, Value>, client: &str) -> Result<(), Mismatch> {
     let (ours, several) = match claims.get("aud") {
         Some(Value::String(audience)) => (audience == client, false),
@@ -131,7 +131,7 @@ pub fn check_client(claims: &Map<String, Value>, client: &str) -> Result<(), Mis
     }
 }
 
-/// The left half of the hash that goes with a signature algorithm (section 3.1.3.6).
+/// The left half of the hash of a signature algorithm, as in `at_hash` (section 3.1.3.6).
 fn half_hash(algorithm: Algorithm, text: &str) -> String {
     let hash = match algorithm {
         Algorithm::RS256 | Algorithm::PS256 | Algorithm::ES256 => &SHA256,

@@ -1,5 +1,4 @@
-//! An issuer of the configuration as the provider of a login: one strict check and one key cache for bearer tokens and
-//! ID tokens alike.
+//! A configured issuer as the provider of a login. Bearer tokens and ID tokens share its checks and its key cache.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,13 +16,13 @@ use crate::{
     issuers::{Facts, Issuer, LogoutToken, MAX_METADATA, discovery_location},
 };
 
-/// How long somebody waits to hear that the provider is away.
+/// The bounds of a probe, which a person waits for if the provider is down.
 const PROBE: Bounds = Bounds { timeout: Duration::from_secs(3), max_body: MAX_METADATA };
 
-/// How long is believed that it is there.
+/// How long a successful probe is cached.
 const BELIEVED_THERE: Duration = Duration::from_secs(2);
 
-/// How long is believed that it is away.
+/// How long a failed probe is cached.
 const BELIEVED_AWAY: Duration = Duration::from_secs(1);
 
 /// An issuer with a `login`.
@@ -32,7 +31,7 @@ pub struct LoginIssuer {
     issuer: Arc<Issuer>,
     client: Client,
     clock: Clock,
-    /// Whether it answered, and until when that is believed.
+    /// The result of the last probe, and until when it is cached.
     answered: Mutex<Option<(bool, Instant)>>,
 }
 
@@ -41,7 +40,7 @@ impl LoginIssuer {
         Self { issuer, client, clock, answered: Mutex::default() }
     }
 
-    /// Asks for what everybody may read there.
+    /// Requests a public resource of the provider.
     async fn probe(&self) -> Result<(), String> {
         let place = match &self.client.protocol {
             Protocol::Github(github) => github.probe().to_string(),
@@ -96,7 +95,7 @@ impl Provider for LoginIssuer {
 
     fn answers(&self) -> ProviderFuture<'_, bool> {
         Box::pin(async move {
-            // Held meanwhile: whoever else asks waits for the same answer.
+            // Held during the probe, so that concurrent callers wait for the same result.
             let mut answered = self.answered.lock().await;
             if let Some((answers, until)) = *answered
                 && Instant::now() < until
@@ -123,10 +122,10 @@ impl Provider for LoginIssuer {
 
     fn verify_id_token<'a>(&'a self, token: &'a str) -> ProviderFuture<'a, Result<VerifiedIdToken, Rejection>> {
         Box::pin(async move {
-            // Nonce, age and access-token hash are compared by the login, which knows what it asked for.
+            // The login checks nonce, age and access-token hash, as it knows what it asked for.
             let (mut claims, algorithm) =
                 self.issuer.verify_id_token(token, self.client.id(), self.clock.now()).await?;
-            // The check has accepted the issuer by one of its names; from here on it has one.
+            // The issuer was accepted under one of its names; from here on it has a single one.
             claims.insert("iss".to_owned(), (**self.issuer.identifier()).into());
             Ok(VerifiedIdToken { claims: Arc::new(claims), algorithm })
         })
@@ -146,18 +145,15 @@ impl Provider for LoginIssuer {
             .get("sub")
             .and_then(Value::as_str)
             .ok_or_else(|| Rejection::new(Reason::IdentityRefused, "the login names no subject"))?;
-        // Again of each session: the configuration may ask for more than when the person signed in, and a refresh may have
-        // told other claims. A new login shows whether the person has what is asked for by now.
+        // Checked again for each session: the configuration may require more than when the person signed in, and a
+        // refresh may have changed the claims. A new login shows whether the person satisfies it now.
         self.check_required(identity.claims).map_err(|rejection| {
-            Rejection::new(
-                Reason::SessionExpired,
-                "the claims of this session do not have what is required of accounts here",
-            )
-            .fix("sign in again, perhaps with another account")
-            .because(rejection)
+            Rejection::new(Reason::SessionExpired, "the claims of this session do not satisfy what accounts need here")
+                .fix("sign in again, perhaps with another account")
+                .because(rejection)
         })?;
-        // The ID token was issued to us, which its audience proves, or the access token by our own exchange; kinds are
-        // given by client.
+        // The token was issued to our client: the audience of the ID token proves it, or our own exchange of the access
+        // token. Kinds are configured by client.
         let mut claims = (**identity.claims).clone();
         claims.entry("client_id").or_insert_with(|| (**self.client.id()).into());
         self.issuer.principal(Facts {

@@ -1,4 +1,4 @@
-//! The login of a generation: which path is answered by what, and how a browser without a session is sent there.
+//! The login of one configuration generation: routes its paths, and sends browsers without a session to it.
 
 use std::{error::Error, fmt, net::IpAddr, sync::Arc};
 
@@ -51,45 +51,46 @@ pub struct LoginRequest<'a> {
     pub method: &'a Method,
     pub path: &'a str,
     pub query: Option<&'a str>,
-    /// As they were received, `Cookie`, `Origin` and `Sec-Fetch-*` included.
+    /// All headers as received, including `Cookie`, `Origin` and `Sec-Fetch-*`.
     pub headers: &'a HeaderMap,
-    /// Of a back-channel logout, else empty.
+    /// The body of a form; empty for other requests.
     pub body: &'a [u8],
     pub request_id: &'a str,
     /// The address of the client.
     pub address: IpAddr,
-    /// Whether that is only the address of a proxy, as nothing says whose request it is.
+    /// Whether `address` is that of a proxy that did not name its client.
     pub is_of_many: bool,
-    /// Where it is said whose it is, once that is known.
+    /// Records the identity of the caller once it is known.
     pub whose: &'a Whose,
-    /// The issuers whose logins no route of this host takes.
+    /// Issuers whose sessions no route of this host accepts.
     pub left_out: &'a [Arc<str>],
 }
 
 impl LoginRequest<'_> {
-    /// The address that stands for one party, if any does: for what one client of a proxy does the others do not wait.
+    /// The address to rate limit by; `None` for a proxy that did not name its client, as one client would lock out all
+    /// others.
     pub(super) fn party(&self) -> Option<IpAddr> {
         (!self.is_of_many).then_some(self.address)
     }
 }
 
-/// What a login has to be, beyond what the configuration asks for.
+/// Requirements of a login beyond the configured ones.
 pub(super) struct Wanted {
-    /// What it must bring.
+    /// What a rule needs of the login.
     pub needed: Option<NeededLogin>,
-    /// The person has to authenticate though the provider may know them.
+    /// Whether the person must authenticate even if they have a session at the provider.
     pub anew: bool,
 }
 
-/// Where a browser without a session is sent to. A redirect to the provider would take the fragment of the address there,
-/// and lose it; this page is what keeps it.
+/// The page that a browser without a session is sent to. It preserves the fragment of the address, which a direct
+/// redirect to the provider would lose.
 const CONTINUE: &str = "/oauth2/continue";
 
-/// Where the provider sends the browser after a logout.
+/// The page that the provider sends the browser to after a logout.
 pub(super) const SIGNED_OUT: &str = "/oauth2/signed_out";
 
-/// The methods that a path of the login takes, as `Allow` has them; `None` if it is no such path, or that of the back channel, which
-/// answers any.
+/// The allowed methods of a login path, in the form of an `Allow` header. `None` for other paths and for the back
+/// channel, which answers every method itself.
 fn methods(path: &str) -> Option<&'static str> {
     Some(match path {
         CONTINUE | SIGN_IN | SIGNED_OUT | unsent::PATH | program::DONE => "GET, HEAD",
@@ -102,24 +103,24 @@ fn methods(path: &str) -> Option<&'static str> {
 }
 
 impl Login {
-    /// `providers` in the order in which they are offered.
+    /// `providers` are in the order in which they are offered.
     pub fn new(providers: Vec<Arc<dyn Provider>>, sessions: Sessions, metrics: LoginMetrics, brand: Brand) -> Self {
         Self(Arc::new(Inner { providers, sessions, metrics, brand }))
     }
 
-    /// Where people can log in, by name, in the order in which it is offered.
+    /// The names of the issuers at which people can log in, in the order in which they are offered.
     pub fn issuers(&self) -> impl Iterator<Item = &Arc<str>> {
         self.0.providers.iter().map(|provider| provider.name())
     }
 
-    /// Whether anybody can sign in here.
+    /// Whether there is a provider at all.
     fn is_possible(&self) -> bool {
         !self.0.providers.is_empty()
     }
 
-    /// Where a browser is sent to whose request needs a session and has none that is good: somebody who looks at a page
-    /// comes back to it after the login, somebody who sent a form of ours to a page that says that it was not sent.
-    /// `None` for all others, who can read a refusal.
+    /// The redirect for a browser whose request needs a session and has no valid one. After the login, a navigation
+    /// returns to its page, and a form of one of our pages leads to a page that says that it was not sent. `None` for
+    /// all other requests, which get a refusal.
     pub fn challenge(
         &self,
         origin: &Origin,
@@ -141,23 +142,24 @@ impl Login {
         Some(format!("{CONTINUE}?rd={}", encode(&target)))
     }
 
-    /// Where a browser is sent to whose session is of a login at `issuer` that lacks `needed`.
+    /// The address of a step-up login at `issuer`, for a session whose login lacks `needed`.
     pub fn step_up(&self, issuer: &str, needed: &NeededLogin, return_to: &str) -> String {
         choice::way(CONTINUE, issuer, Some(needed), return_to)
     }
 
-    /// Whether somebody may get in by this, or let a program in.
+    /// Whether this request may give a session to a browser or a program, or allow a program one.
     pub fn lets_in(method: &Method, path: &str) -> bool {
         address::leads_back(path) || path == program::TOKEN || (path == program::DEVICE && *method == Method::POST)
     }
 
-    /// Takes room for the record of somebody who is let in. Behind all proofs, so that strangers hold none which requests need.
+    /// Reserves space in the audit trail for the record of a sign-in. Called after all checks, so that unauthenticated
+    /// clients cannot take space that requests need.
     pub(super) async fn reserve(&self, whose: &Whose) -> Result<(), Rejection> {
         whose.holds(self.0.sessions.shared().trail.reserve(1).await?);
         Ok(())
     }
 
-    /// Answers one of the paths of the login; `None` if it is no such path. Every answer is final and uncached.
+    /// Answers a request to a path of the login; `None` for other paths. Every answer is final and must not be cached.
     pub async fn answer(&self, request: LoginRequest<'_>) -> Option<Response<Bytes>> {
         if request.path == backchannel::PATH {
             return Some(self.backchannel_logout(request).await);
@@ -208,7 +210,7 @@ impl Login {
         if let Some(session) = self.0.sessions.held_by(request.headers, request.origin).await? {
             let now = self.0.sessions.now();
             let lacks = needed.as_ref().is_some_and(|needed| needed.missing(&session.principal.login, now).is_some());
-            // Another tab was quicker.
+            // Another tab has signed in meanwhile.
             if !lacks {
                 // The browser adds the fragment of this page to an address without one (Fetch section 4.4).
                 return Ok(redirect(if is_elsewhere { "/#" } else { &return_to }));
@@ -254,7 +256,7 @@ impl Login {
         })
     }
 
-    /// Sends the browser to the provider, for itself or for a program on its machine.
+    /// Redirects the browser to the provider, to sign in the browser itself or `program`.
     pub(super) async fn begin(
         &self,
         provider: &Arc<dyn Provider>,
@@ -298,7 +300,7 @@ impl Login {
         Ok(response)
     }
 
-    /// Whose sessions do not last is sent there no more for a while, and the log says so.
+    /// Stops a browser whose sessions do not last, and logs it.
     fn looping(&self, issuer: &Arc<str>, request: LoginRequest<'_>) -> Failure {
         self.0.metrics.ended(Some(issuer), Outcome::looping);
         tracing::warn!(
@@ -316,9 +318,9 @@ impl Login {
         failure
     }
 
-    /// The page with the providers. Whoever comes here wants to sign in anew, so a session that there is ends
-    /// (CVE-2026-34454 is a page that only seemed to do so); not if another site sent the browser here, and not for a picture or a
-    /// frame of that address in some text. What a service worker passes on may be either.
+    /// The page with the providers. A person who opens it wants to sign in again, so an existing session is ended
+    /// (CVE-2026-34454 is a page that only seemed to do so). It is not ended if another site sent the browser here, nor
+    /// for an image or a frame with this address, which a request from a service worker may be too.
     async fn sign_in(&self, request: LoginRequest<'_>) -> Result<Response<Bytes>, Failure> {
         let parameters = parse(request)?;
         let ReturnTo { address: return_to, is_elsewhere } = return_to::of(request.origin, parameters.get("rd"));
@@ -344,7 +346,8 @@ impl Login {
         Ok(response)
     }
 
-    /// `anew`: for somebody else than whom the provider knows, and would send back without a question.
+    /// With `anew`, the links have the person authenticate again: the provider would sign in the same person without
+    /// asking.
     fn sign_in_choices(&self, request: LoginRequest<'_>, return_to: &str, anew: bool) -> Vec<Choice> {
         self.choices(request, |issuer| match anew {
             true => choice::start_anew(issuer, None, return_to),
@@ -373,7 +376,7 @@ pub(super) fn parse(request: LoginRequest<'_>) -> Result<Parameters<'_>, Failure
     })
 }
 
-/// What is known of a provider, if it can be asked now: nobody is sent where the way back would fail.
+/// The metadata of a provider that can be used now. Nobody is sent to a provider if the login could not be completed.
 async fn reachable(provider: &dyn Provider) -> Result<Arc<Metadata>, Failure> {
     let unavailable = |detail: String| Failure::new(Outcome::provider_unavailable, detail);
     let metadata = provider.metadata().filter(|_| provider.can_verify()).ok_or_else(|| {
@@ -390,7 +393,7 @@ async fn reachable(provider: &dyn Provider) -> Result<Arc<Metadata>, Failure> {
     Ok(metadata)
 }
 
-/// Where the browser asks the provider for a code; `None` if the issuer or the address here is none that can be written down.
+/// The authorization request; `None` if the issuer or our redirect address is not a valid URL.
 fn authorization_url(
     provider: &dyn Provider,
     metadata: &Metadata,
@@ -417,7 +420,7 @@ fn authorization_url(
         .add_scopes(scopes.map(|scope| Scope::new(scope.to_string())))
         .set_pkce_challenge(challenge);
     let Wishes { prompt, login_hint, max_age, parameters, .. } = &us.wishes;
-    // One of the two: not every provider takes both.
+    // Only one value: not every provider accepts two.
     if let Some(prompt) = anew.then_some(us.anew).or(*prompt) {
         asked = asked.add_prompt(match prompt {
             Prompt::Login => CoreAuthPrompt::Login,
@@ -440,7 +443,7 @@ fn authorization_url(
     Some(asked.url().0)
 }
 
-/// What a login must bring beyond what the configuration asks for.
+/// What a rule needs of the login, from the query of its address.
 fn needed(parameters: &Parameters<'_>) -> Option<NeededLogin> {
     NeededLogin::from_query(|name| parameters.get(name))
 }
@@ -450,7 +453,7 @@ pub(super) fn store_failed(error: &StoreError) -> Failure {
     Failure::new(Outcome::store_unavailable, "Doorward cannot reach its store. Try again in a moment.")
 }
 
-/// As [`see_other`]; who is there does not hear of the address that leads there.
+/// Like [`see_other`], but without a `Referer` for the target.
 pub fn redirect(location: &str) -> Response<Bytes> {
     let mut response = see_other(location);
     response.headers_mut().insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));

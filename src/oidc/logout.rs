@@ -1,4 +1,4 @@
-//! Signing out at `/oauth2/sign_out`: the session here, those of our other hosts, and the one at the provider.
+//! Sign-out at `/oauth2/sign_out`: ends the session here, those on our other hosts, and the one at the provider.
 
 use std::{sync::Arc, time::Duration};
 
@@ -21,18 +21,19 @@ use crate::{
     store::StoreError,
 };
 
-/// What taking back a grant may cost.
+/// The bounds of a revocation request.
 const REVOCATION: Bounds = Bounds { timeout: Duration::from_secs(10), max_body: 64 << 10 };
 
-/// Bytes of an ID token that goes to the provider. It stands in a header of our answer, of which proxies in front take 8 KiB where they
-/// are told so, and in the line of a request, of which providers take no more. Without it the provider asks the person.
+/// The maximum bytes of an ID token that is sent to the provider as a hint. It is in a header of our response, for
+/// which proxies in front allow 8 KiB if configured so, and then in a request line, for which providers allow no more.
+/// Without it the provider asks the person.
 const MAX_HINT: usize = 6 << 10;
 
 /// The scope of a grant that outlasts the session at the provider (OpenID Connect Core 1.0 section 11).
 const OFFLINE_ACCESS: &str = "offline_access";
 
 impl Login {
-    /// The page that asks, as a link or an image must not sign anybody out.
+    /// The confirmation page, as a link or an image must not sign anybody out.
     pub(super) async fn confirm_sign_out(&self, request: LoginRequest<'_>) -> Result<Response<Bytes>, Failure> {
         let session = self.0.sessions.held_to_sign_out(request.headers, request.origin).await?;
         let who = session.as_ref().map(|session| display_name(session));
@@ -44,7 +45,7 @@ impl Login {
     /// (OpenID Connect RP-Initiated Logout 1.0 section 2).
     pub(super) async fn sign_out(&self, request: LoginRequest<'_>) -> Result<Response<Bytes>, Failure> {
         csrf::check(request.method, request.headers, false, request.origin).map_err(|refusal| {
-            // Browsers leave the cookie away where another page sends a form, so that nobody can tell whether they are signed in.
+            // Browsers omit the cookie if another site sends a form, so without one nothing is known about a session.
             let brings_session = !matches!(cookie::find(request.headers, cookie::SESSION), Ok(None));
             let failure = if brings_session {
                 Failure::new(Outcome::malformed, "Another page tried to sign you out. Nothing was done.")
@@ -61,9 +62,9 @@ impl Login {
         if let Some(session) = session {
             location = self.end_at_provider(&session, request).unwrap_or(location);
             let login = self.clone();
-            // A browser that goes away must not leave a session ended and its grant good.
+            // A client that disconnects must not leave a session ended and its grant valid.
             let signed_out = self.0.sessions.shared().finish(async move {
-                // First here: whatever the provider does, this session is over.
+                // End it here first: whatever the provider does, this session is over.
                 login.0.sessions.end_login(&session, Ended::signed_out).await?;
                 login.take_back_grant(session);
                 Ok::<_, StoreError>(())
@@ -113,9 +114,9 @@ impl Login {
         Some(url.into())
     }
 
-    /// Has the provider take back the grant of a session that was signed out, if the end of its own session does not. Nobody waits
-    /// for it. Not at Auth0, where the person's other sessions would lose theirs with it. Cognito gives a token that lasts for 30 days without
-    /// that scope, and its `/logout` ends the cookie alone.
+    /// Revokes the grant of a session that was signed out, in the background, if it outlasts the session at the
+    /// provider. Not at Auth0, where this would revoke the grants of the person's other sessions too. Cognito's refresh
+    /// tokens last for 30 days without that scope, and its `/logout` only deletes the cookie.
     fn take_back_grant(&self, session: Arc<Session>) {
         let Some(provider) = self.provider(session.issuer()).map(Arc::clone) else { return };
         let Some(endpoint) = provider.metadata().and_then(|metadata| metadata.revocation_endpoint.clone()) else {
@@ -135,13 +136,13 @@ impl Login {
             let Some(token) = session.tokens().refresh.as_deref() else { return };
             if let Err(why) = revoke(&*provider, &endpoint, token, now).await {
                 let issuer = provider.name();
-                tracing::warn!(%issuer, why, "the grant of a session that was signed out stays at the provider");
+                tracing::warn!(%issuer, why, "could not revoke the grant of a session that was signed out");
             }
         });
     }
 }
 
-/// RFC 7009. A token that is not good any more is no error (section 2.2).
+/// Revokes a refresh token (RFC 7009). A token that is already invalid is not an error (section 2.2).
 async fn revoke(provider: &dyn Provider, endpoint: &Url, token: &str, now: Timestamp) -> Result<(), String> {
     let revoked = [("token", token), ("token_type_hint", "refresh_token")];
     let request = provider.client().authentication.post(now, endpoint, "application/json", &revoked)?;

@@ -1,4 +1,4 @@
-//! Counts what came of logins.
+//! Counts logins by outcome.
 
 use std::sync::Arc;
 
@@ -8,35 +8,35 @@ use prometheus_client::{
     registry::Registry,
 };
 
-/// What a login came to.
+/// The outcome of a login.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
 #[allow(non_camel_case_types, reason = "the names of the label's values")]
 pub enum Outcome {
     success,
-    /// The request of the callback is not one that a provider sends.
+    /// The request is not one that a provider or a browser sends in a login.
     malformed,
     /// The state is not ours.
     state_unknown,
-    /// It took longer than ten minutes.
+    /// The login took longer than ten minutes.
     expired,
-    /// It came back a second time.
+    /// The response came a second time.
     replayed,
-    /// It came back in another browser, or to another host.
+    /// The response came in another browser, or to another host.
     other_browser,
-    /// The answer names another issuer, or none where it must (RFC 9207).
+    /// The response names another issuer, or none where it must (RFC 9207), or came at another redirect address.
     issuer_mismatch,
     /// The provider answered with an error.
     provider_error,
     provider_unavailable,
-    /// The code gave no tokens.
+    /// The exchange of the code returned no tokens.
     exchange_failed,
     id_token_refused,
-    /// The claims name nobody who could use Kubernetes, or somebody who is revoked.
+    /// The claims give no identity that may sign in, or the person is revoked.
     identity_refused,
     store_unavailable,
-    /// It could not be recorded.
+    /// The login could not be recorded in the audit trail.
     audit_unavailable,
-    /// It was not begun, as the browser came back from one after the other.
+    /// The login was not begun: the browser had logged in too many times in a row.
     looping,
     internal,
 }
@@ -47,7 +47,7 @@ struct Labels {
     outcome: Outcome,
 }
 
-/// Logins begun and ended.
+/// Counters of logins begun and ended.
 #[derive(Clone, Debug, Default)]
 pub struct LoginMetrics {
     begun: Counter,

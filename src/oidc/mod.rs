@@ -1,33 +1,33 @@
-//! Browser login with OpenID Connect: authorization code, PKCE, nonce, state, and the issuer named in the answer
-//! (RFC 6749, RFC 7636, RFC 9207, RFC 9700, OpenID Connect Core 1.0 section 3.1). GitHub, which has no ID token, is asked
-//! who somebody is instead ([`Protocol`]); all else is the same.
+//! Browser login with OpenID Connect: authorization code, PKCE, nonce, state, and the issuer named in the answer (RFC
+//! 6749, RFC 7636, RFC 9207, RFC 9700, OpenID Connect Core 1.0 section 3.1). GitHub issues no ID token, so its API is
+//! asked who signed in ([`Protocol`]); everything else is the same.
 //!
 //! ```text
-//! /oauth2/continue     keeps the `#fragment`, which only the browser knows, and goes on to the provider or the choice
+//! /oauth2/continue     preserves the `#fragment`, which only the browser knows, and leads to provider or choice
 //! /oauth2/start     -> the provider, with a sealed state and a sealed cookie
 //! /oauth2/callback  <- the provider: state, cookie, issuer, code -> tokens -> ID token -> session; also .../NAME
-//! /oauth2/unsent       tells of a form that met an ended session
-//! /oauth2/sign_in      which provider
-//! /oauth2/sign_out     the session ends here, on our other hosts and at the provider
-//! /oauth2/backchannel_logout <- the provider: a session ended there, so it ends here
+//! /oauth2/unsent       says which form was not sent because its session had ended
+//! /oauth2/sign_in      the choice of a provider
+//! /oauth2/sign_out     ends the session here, on our other hosts and at the provider
+//! /oauth2/backchannel_logout <- the provider: a session that ended there ends here
 //! ```
 //!
-//! [`program`] has the paths of `doorward login`, which ride on these.
+//! [`program`] has the paths of `doorward login`, which build on these.
 //!
 //! | file | holds |
 //! |---|---|
-//! | `login`, `choice` | which path is answered by what, how a browser is sent there, and which provider it chooses |
-//! | `flow`, `attempts` | a login under way, sealed in the browser, and how often one may follow another |
-//! | `redirect`, `return_to` | where the provider sends the browser back to, and where the login leads back to |
-//! | `callback`, `parameters` | the way back from the provider, and its parameters, read strictly |
-//! | `exchange`, `id_token` | the code for the tokens, and what an ID token must say for this login |
-//! | `provider`, `issuer`, `client` | a provider as a login sees it, an issuer as one, and who Doorward is there |
-//! | `github` | people at GitHub, which has no ID token |
-//! | `refresh`, `vouch` | whether a person may still be signed in, by the refresh token or the access token |
-//! | `logout`, `backchannel` | signing out here, and at the word of the provider |
-//! | `unsent` | forms that met an ended session |
-//! | `program` | the login of programs by way of the browser |
-//! | `failure`, `metrics` | a login that went wrong, as people, logs and metrics have it |
+//! | `login`, `choice` | routing of the login paths, how a browser is sent to the login, and the choice of a provider |
+//! | `flow`, `attempts` | a login in progress, sealed in the browser, and the loop breaker |
+//! | `redirect`, `return_to` | the redirect address at the provider, and the address that the login returns to |
+//! | `callback`, `parameters` | the response of the provider, and its strictly parsed parameters |
+//! | `exchange`, `id_token` | the exchange of the code for tokens, and the checks of the ID token against this login |
+//! | `provider`, `issuer`, `client` | the provider interface, its implementation by issuers, and Doorward's client |
+//! | `github` | sign-in with GitHub, which has no ID token |
+//! | `refresh`, `vouch` | rechecks of a session at the provider, with the refresh token or the access token |
+//! | `logout`, `backchannel` | sign-out by the person, and back-channel logout by the provider |
+//! | `unsent` | forms whose session had ended |
+//! | `program` | the login of programs through the browser |
+//! | `failure`, `metrics` | failed logins, as seen by people, logs and metrics |
 
 mod attempts;
 pub mod backchannel;
@@ -68,11 +68,11 @@ pub use self::{
 };
 use crate::terminal::bounded;
 
-/// Where a login begins, from where a browser is sent to the provider.
+/// The path at which a login begins; it redirects the browser to the provider.
 pub(crate) const START: &str = "/oauth2/start";
 
-/// Where a person chooses a provider.
+/// The page on which a person chooses a provider.
 pub(crate) const SIGN_IN: &str = "/oauth2/sign_in";
 
-/// Where a person signs out.
+/// The path at which a person signs out.
 pub const SIGN_OUT: &str = "/oauth2/sign_out";

@@ -1,10 +1,10 @@
-//! Reads the parameters of a query or a form strictly, each at most once, and writes those of a query.
+//! Strict parsing of the parameters of a query or a form, and encoding of those of a query.
 
 use std::borrow::Cow;
 
 use url::form_urlencoded;
 
-/// More parameters than any provider sends.
+/// The maximum number of parameters; no provider sends as many.
 const MAX: usize = 32;
 
 /// The parameters of a query, each at most once (RFC 6749 section 3.1).
@@ -39,7 +39,7 @@ impl<'a> Parameters<'a> {
     }
 }
 
-/// A value as it stands in a query.
+/// Encodes a value for a query.
 pub fn encode(text: &str) -> String {
     form_urlencoded::byte_serialize(text.as_bytes()).collect()
 }

@@ -1,7 +1,7 @@
-//! Where a provider sends the browser back to. An answer that does not say whose it is (RFC 9207) may be that of another
-//! provider than the one where the login began, who would then be given a code of the other one (mix-up, RFC 9700 section
-//! 4.4). So with several providers, each that does not name itself has an address of its own, and an answer counts only
-//! at the address that its login was sent away with.
+//! Redirect addresses. A response that does not name its issuer (RFC 9207) may be from another provider than the one
+//! where the login began, which would then be given the other one's code (mix-up, RFC 9700 section 4.4). So with
+//! several providers, each that does not name itself has an address of its own, and a response is accepted only at the
+//! address that its login was begun with.
 
 use std::borrow::Cow;
 
@@ -13,30 +13,30 @@ use crate::config::{
     resolver::Resolver,
 };
 
-/// The address that providers share, without its origin.
+/// The path that providers share.
 const SHARED: &str = "/oauth2/callback";
 
-/// Whether a browser may come back from a provider at this path.
+/// Whether this is the path of a redirect address.
 pub(super) fn leads_back(path: &str) -> bool {
     path.strip_prefix(SHARED).is_some_and(|rest| rest.is_empty() || rest.strip_prefix('/').is_some_and(is_name))
 }
 
-/// Whether the provider of `client` has an address of its own: as it is configured, else where it is needed.
+/// Whether the provider of `client` has an address of its own: as configured, else if it needs one.
 pub fn is_own(client: &Client, names_itself: bool, several: bool) -> bool {
     client.redirect.map_or(several && !names_itself, |redirect| redirect == Redirect::Own)
 }
 
-/// Whether an answer could be one of another provider, and nothing would tell: by configuration alone.
+/// Whether a response of another provider would not be noticed. Only an explicit setting makes this possible.
 pub fn is_at_risk(client: &Client, names_itself: bool, several: bool) -> bool {
     several && !names_itself && !is_own(client, names_itself, several)
 }
 
-/// The address of the provider `name`, without its origin.
+/// The path of the redirect address of the provider `name`.
 pub fn path(name: &str, own: bool) -> Cow<'static, str> {
     if own { format!("{SHARED}/{name}").into() } else { SHARED.into() }
 }
 
-/// Reports addresses that leave room for a mix-up. That a name can stand in one is checked with all names.
+/// Warns about addresses that allow a mix-up. That a name is valid in a path is checked with all names.
 pub(super) fn check(issuers: &[raw::Issuer], at: &At, resolver: &mut Resolver) {
     let several = issuers.iter().filter(|issuer| issuer.login.is_some()).count() > 1;
     for (index, issuer) in issuers.iter().enumerate() {
@@ -45,7 +45,7 @@ pub(super) fn check(issuers: &[raw::Issuer], at: &At, resolver: &mut Resolver) {
             let what = "several providers share a redirect address: unless this one names itself in its answers \
                         (RFC 9207), another one could have its codes taken for those of this one";
             resolver.warning(&at.index(index).key("login").key("redirect"), what).help(format!(
-                "take `redirect` away, and register `https://HOST{}` with this provider; `doorward doctor` says which \
+                "remove `redirect`, and register `https://HOST{}` with this provider; `doorward doctor` says which \
                  address it wants",
                 path(&issuer.name, true)
             ));

@@ -1,5 +1,5 @@
-//! Whether a person may still be signed in, and as what: the refresh token for new ones, or, where there is none, the
-//! access token shown to the provider. GitHub is asked with the access token always.
+//! Rechecks of a person at the provider: whether they may still be signed in, and with which claims. Uses the refresh
+//! token or, if there is none, presents the access token. GitHub is always asked with the access token.
 
 use std::sync::Arc;
 
@@ -14,21 +14,21 @@ use super::{
 };
 use crate::{clock::Timestamp, error::Reason, issuers::Unverified, sessions::Tokens};
 
-/// What a refresh gave. What is `None` stays as it was.
+/// The result of a refresh. Fields that are `None` stay as they were.
 #[derive(Clone, Default)]
 pub struct Refreshed {
     pub access: Option<String>,
     pub refresh: Option<String>,
     /// The ID token.
     pub id: Option<String>,
-    /// The claims in place of those before.
+    /// The claims that replace the earlier ones.
     pub claims: Option<Map<String, Value>>,
-    /// What the userinfo endpoint tells of the person, where there are no such claims or they lack what it tells.
+    /// The claims that userinfo returned, to complete or update those of the ID token.
     pub told: Option<Map<String, Value>>,
     pub scopes: Option<Vec<Arc<str>>>,
-    /// Why nobody has vouched for the person, though there may be new tokens.
+    /// Why the person could not be rechecked, though there may be new tokens.
     pub unvouched: Option<RefreshError>,
-    /// Why userinfo, which is to tell what the ID token does not, told nothing, though it answered.
+    /// Why userinfo answered without claims, although `userinfo: true` is set.
     pub lacks: Option<String>,
 }
 
@@ -38,29 +38,30 @@ impl std::fmt::Debug for Refreshed {
     }
 }
 
-/// Why there is nothing new. None carries a secret.
+/// Why a refresh failed. No variant carries a secret.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum RefreshError {
-    /// The provider does not vouch for the person any more.
+    /// The provider no longer vouches for the person.
     #[error("{0}")]
     Gone(String),
-    /// The provider answers that it does not do so, and not that this is for good: it may be its own trouble.
+    /// The provider answers, but does not vouch for the person. This may be trouble of its own, and not final.
     #[error("{0}")]
     Refused(String),
-    /// Nobody knows; it may be tried again.
+    /// The result is unknown; the refresh may be retried.
     #[error("{0}")]
     Later(String),
 }
 
-/// Whether anything can be asked about a login with these tokens, as far as the provider was reached. If not, [`refresh`] finds it gone.
+/// Whether the provider can be asked about a login with these tokens, as far as is known. If not, [`refresh`] returns
+/// [`RefreshError::Gone`].
 pub fn can_ask(provider: &dyn Provider, tokens: &Tokens) -> bool {
     tokens.refresh.is_some()
         || matches!(provider.client().protocol, Protocol::Github(_))
         || provider.metadata().is_none_or(|metadata| can_tell(&metadata))
 }
 
-/// Uses the tokens of a login whose ID token had `claims`. A new ID token must be of the same person, for us, and of the
-/// same login (OpenID Connect Core 1.0 section 12.2).
+/// Rechecks a login whose ID token had `claims`, with its tokens. A new ID token must be of the same person, for us,
+/// and of the same login (OpenID Connect Core 1.0 section 12.2).
 pub async fn refresh(
     provider: &dyn Provider,
     tokens: &Tokens,
@@ -76,11 +77,11 @@ pub async fn refresh(
     let asks_userinfo = provider.client().asks_userinfo;
     let Some(token) = tokens.refresh.as_deref() else {
         let told = vouch(provider, &metadata, &tokens.access, subject, now).await?;
-        let lacks = (asks_userinfo && told.is_none()).then(|| "its userinfo endpoint tells nothing".to_owned());
+        let lacks = (asks_userinfo && told.is_none()).then(|| "its userinfo endpoint returned no claims".to_owned());
         return Ok(Refreshed { told, lacks, ..Refreshed::default() });
     };
     if !provider.can_verify() {
-        return Err(RefreshError::Later("the keys of the provider are not there".to_owned()));
+        return Err(RefreshError::Later("the keys of the provider are not available".to_owned()));
     }
     let Granted { access, refresh, id, scopes } = renew(provider, &metadata, token, now).await?;
     let claims = match &id {
@@ -91,7 +92,7 @@ pub async fn refresh(
             Err(error) => return Ok(unvouched(access, refresh, error)),
         },
     };
-    // An answer without an ID token, which is in order (OpenID Connect Core 1.0 section 12.2), tells nothing of groups.
+    // An answer without an ID token is valid (OpenID Connect Core 1.0 section 12.2), but has no groups.
     let told = match asks_userinfo {
         true => require_told(provider, &metadata, &access, subject).await.map(Some),
         false if claims.is_none() => tell(provider, &metadata, &access, subject).await,
@@ -99,9 +100,9 @@ pub async fn refresh(
     };
     let (told, lacks) = match told {
         Ok(told) => (told, None),
-        // The grant stands, and a second refresh would tell no more of it: its trouble waits for the next one.
+        // The grant is valid, so userinfo is asked again at the next refresh, not by another one now.
         Err(RefreshError::Later(why)) => {
-            tracing::debug!(issuer = %provider.name(), why, "the claims of a session stay as they are: userinfo tells nothing");
+            tracing::debug!(issuer = %provider.name(), why, "a session keeps its claims: userinfo failed");
             (None, None)
         }
         Err(RefreshError::Refused(why)) => (None, Some(why)),
@@ -110,7 +111,7 @@ pub async fn refresh(
     Ok(Refreshed { access: Some(access), refresh, id, claims, told, scopes, unvouched: None, lacks })
 }
 
-/// New tokens of a person for whom nobody has vouched yet. They are kept: those before may be worth nothing.
+/// New tokens of a person who could not be rechecked yet. They must be stored, as the earlier ones may be invalid now.
 fn unvouched(access: String, refresh: Option<String>, why: RefreshError) -> Refreshed {
     Refreshed { access: Some(access), refresh, unvouched: Some(why), ..Refreshed::default() }
 }
@@ -128,8 +129,8 @@ async fn renew(
     })
 }
 
-/// The person anew, by the token that there is; only once it is no good any more, by a new one: GitHub Apps give tokens of
-/// eight hours with a refresh token, OAuth apps give tokens without an end.
+/// Rechecks a person at GitHub with the present access token, and renews it only when GitHub refuses it: GitHub Apps
+/// issue tokens for eight hours with a refresh token, OAuth apps issue tokens that do not expire.
 async fn ask_github(
     provider: &dyn Provider,
     github: &Github,
@@ -162,8 +163,9 @@ async fn ask_github(
     Ok(Refreshed { access, refresh, claims: Some(claims), ..Refreshed::default() })
 }
 
-/// The claims of a new ID token. One of somebody else ends the session: whose it is cannot be told any more. One of another time
-/// than it is here is no word about the person, and is not believed either: clocks that differ do so for everybody.
+/// The claims of a new ID token. A token of another person ends the session, as its owner is no longer certain. A token
+/// whose times do not match our clock says nothing about the person and is not accepted either: a wrong clock affects
+/// everybody.
 async fn check(
     provider: &dyn Provider,
     token: &str,
@@ -173,13 +175,13 @@ async fn check(
 ) -> Result<Map<String, Value>, RefreshError> {
     let verified = provider.verify_id_token(token).await.map_err(|rejection| {
         let why = format!("its ID token: {}", rejection.detail());
-        // It was not looked at yet whose it is. What it says of that unverified can end the session, and no more.
+        // Whose token it is was not checked yet. The unverified claims can only end the session.
         let of_another = || {
             let read = Unverified::parse(token).ok()?;
             check_whose(&read.claims, before, provider).err()
         };
         match rejection.reason() {
-            // No word about the person: it may be new, and its set could not be fetched.
+            // Says nothing about the person: the key may be new, and its key set could not be fetched.
             Reason::KeyUnknown => of_another().unwrap_or(RefreshError::Later(why)),
             Reason::TokenExpired | Reason::TokenNotYetValid => {
                 let why = rejection.causes().unwrap_or_else(|| rejection.detail().to_owned());
@@ -214,7 +216,7 @@ async fn check(
     Ok(Map::clone(claims))
 }
 
-/// Whether an ID token with these claims is of the person who had those before, and for us.
+/// Checks that an ID token with these claims is of the same person as before, and for us.
 fn check_whose(
     claims: &Map<String, Value>,
     before: &Map<String, Value>,

@@ -1,4 +1,4 @@
-//! Where a login leads back to: a path of our own host, and nothing else.
+//! The address that a login returns to: a path of our own host, and nothing else.
 
 use percent_encoding::percent_decode_str;
 use url::Url;
@@ -6,15 +6,16 @@ use url::Url;
 use super::unsent;
 use crate::sessions::Origin;
 
-/// Longer addresses are not kept: they travel in a cookie, of which a browser keeps 4096 bytes.
+/// The maximum bytes of an address: it travels in a cookie, which browsers limit to 4096 bytes.
 const MAX_LEN: usize = 1536;
 
 /// The path, query and fragment to return to, if `address` is one of ours in its normal form. A fragment that is not
-/// in its normal form, or too long, is left out: it leads nowhere by itself.
+/// in its normal form, or too long, is dropped, as it cannot lead elsewhere.
 ///
-/// Strict by construction: only an address that the URL parser, resolving it against our own origin, leaves on that
-/// origin and does not change at all. Whatever a browser could read in another way (backslashes, blanks but within a name, control
-/// characters, dot segments, a second slash, an encoded form of any of them) is then out, without a list of tricks.
+/// Strict by construction: the URL parser, resolving the address against our own origin, must stay on that origin and
+/// leave the address unchanged. This excludes everything that a browser could read differently (backslashes, spaces
+/// except within a name, control characters, dot segments, a second slash, encoded forms of these) without a list of
+/// tricks.
 pub fn check(origin: &Origin, address: &str) -> Option<String> {
     let (before, fragment) = address.split_once('#').map_or((address, None), |(before, after)| (before, Some(after)));
     let kept = without_fragment(origin, before)?;
@@ -44,12 +45,12 @@ fn without_fragment<'a>(origin: &Origin, address: &'a str) -> Option<&'a str> {
     let strange = |character: char| {
         character == '\\' || character.is_control() || (character.is_whitespace() && character != ' ')
     };
-    // A blank within a name is harmless. At the edge of one, somebody may cut it off and read another address.
+    // A space within a name is harmless. At the edge of a name, a client may trim it and read another address.
     let has_edge = || decoded.split('/').any(|name| name.starts_with(' ') || name.ends_with(' '));
     if decoded.contains("//") || decoded.contains(strange) || has_edge() || address.contains('\\') {
         return None;
     }
-    // A login that leads to a login, or to a logout, leads nowhere. What was not sent is told after one.
+    // A login must not return to a login or a logout. The page about a form that was not sent is shown after one.
     let ours = path == "/oauth2" || path.starts_with("/oauth2/");
     (!ours || path == unsent::PATH).then_some(address)
 }
@@ -61,19 +62,19 @@ fn is_fragment(origin: &Origin, fragment: &str) -> bool {
         && resolved.is_ok_and(|resolved| resolved.fragment() == Some(fragment))
 }
 
-/// Where a login leads that was asked to lead to `address`, or to nothing. The whole address of a page of this very origin counts as its
-/// path, as configurations that were made for oauth2-proxy write it.
+/// The address that a login returns to, if `address` was requested. An absolute URL of this origin counts as its path,
+/// as in configurations written for oauth2-proxy.
 pub fn of(origin: &Origin, address: Option<&str>) -> ReturnTo {
     let path = |address| str::strip_prefix(address, origin.as_str()).filter(|rest| rest.starts_with('/'));
     let kept = address.and_then(|address| check(origin, path(address).unwrap_or(address)));
     ReturnTo { is_elsewhere: address.is_some() && kept.is_none(), address: kept.unwrap_or_else(|| "/".to_owned()) }
 }
 
-/// Where a login leads.
+/// The address that a login returns to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReturnTo {
     pub address: String,
-    /// Whether it is the front page in place of what was asked for: the fragment of that belongs to nothing there.
+    /// Whether it is the front page in place of the requested address, whose fragment must then be dropped.
     pub is_elsewhere: bool,
 }
 
@@ -169,7 +170,7 @@ mod tests {
         assert_eq!(check(&ours(), "/oauth2/unsent?notice=x").as_deref(), Some("/oauth2/unsent?notice=x"));
     }
 
-    /// The rows of the advisories, as they stand in a `rd` parameter after it was decoded once.
+    /// The rows of the advisories, as in a `rd` parameter after decoding it once.
     #[test]
     fn addresses_of_advisories_lead_to_the_front_page() {
         for (row, address) in [
@@ -189,7 +190,7 @@ mod tests {
         }
     }
 
-    /// Addresses by class, which a browser is led to as well, in the black-box tests.
+    /// Addresses by class, which the black-box tests also open in a browser.
     #[test]
     fn addresses_that_lead_elsewhere_lead_to_the_front_page() {
         let classes: BTreeMap<String, Vec<String>> =

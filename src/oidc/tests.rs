@@ -304,8 +304,8 @@ async fn what_the_id_token_lacks_is_of_userinfo_where_it_is_asked() {
             let told = match row {
                 "of another" => "of another person",
                 "trouble" => "answers 503",
-                "it does not take the token" => "does not take the access token",
-                _ => "a JSON object that has a `sub`",
+                "it does not take the token" => "no longer accepts the access token",
+                _ => "a JSON object with a `sub`",
             };
             assert!(body(&response).contains(told), "{row}: {}", body(&response));
             let is_refused = body(&response).contains("does not tell Doorward who you are");

@@ -1,6 +1,6 @@
-//! Forms that meet an ended session. What a form carries cannot be kept over a login: it may be large, and sending it
-//! later, after somebody else has signed in perhaps, is not what was asked for. So it is not sent, and after the login
-//! the person reads which form that was and how to get back to it.
+//! Forms whose session has ended. The content of a form cannot be kept across a login: it may be large, and sending it
+//! later, perhaps after somebody else has signed in, is not what the person asked for. So it is not sent, and after the
+//! login a page says which form it was and links back to it.
 
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};
 use bytes::Bytes;
@@ -14,24 +14,24 @@ use crate::{
     sessions::{KeyRing, Origin, keyring::Purpose},
 };
 
-/// The page that tells.
+/// The path of the page that says which form was not sent.
 pub const PATH: &str = "/oauth2/unsent";
 
-/// Characters of a path that the page shows, and of the way back. Longer ones are cut, or left out: all of it is the
-/// return address of a login, which travels in a cookie.
+/// The maximum characters of the path that the page shows, and of the link back. Longer paths are cut, longer links
+/// omitted: all of it is the return address of a login, which travels in a cookie.
 const MAX_PATH: usize = 200;
 const MAX_BACK: usize = 400;
 
-/// What was not sent. Sealed on its way, so that nobody else writes what the page says.
+/// The form that was not sent. It is sealed in the address, so that nobody else can choose what the page says.
 #[derive(Serialize, Deserialize)]
 struct Notice {
     /// Method and path.
     request: String,
-    /// The page of the form, where the browser tells which one it is.
+    /// The page of the form, if the browser names it.
     back: Option<String>,
 }
 
-/// The page that a form was sent from, where the browser tells which one of this origin it is.
+/// The page that a form was sent from, if the browser names one of this origin.
 pub fn page_of_form(origin: &Origin, headers: &HeaderMap) -> Option<String> {
     let referer = Url::parse(headers.get(header::REFERER)?.to_str().ok()?).ok()?;
     let ours = (referer.origin().ascii_serialization() == origin.as_str()).then_some(referer)?;
@@ -39,7 +39,7 @@ pub fn page_of_form(origin: &Origin, headers: &HeaderMap) -> Option<String> {
     return_to::check(origin, &address)
 }
 
-/// Where a form that was not sent leads to, to be told so after the login.
+/// The return address of a login after a form that was not sent.
 pub(super) fn address(
     keys: &KeyRing,
     origin: &Origin,
@@ -63,8 +63,8 @@ impl Login {
             serde_json::from_slice(&self.0.sessions.keys().open(Purpose::Unsent, context, &sealed).ok()?).ok()
         });
         let notice = notice.ok_or_else(|| {
-            Failure::new(Outcome::malformed, "This page tells of a form that was not sent, and there is none.")
-                .titled(StatusCode::BAD_REQUEST, "There is nothing to tell here")
+            Failure::new(Outcome::malformed, "This page reports a form that was not sent, and there is none.")
+                .titled(StatusCode::BAD_REQUEST, "There is nothing to report")
         })?;
         let view = UnsentView { request: &notice.request, back: notice.back.as_deref() };
         Ok(pages::html(StatusCode::OK, &pages::unsent(&view), &self.0.brand))

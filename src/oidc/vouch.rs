@@ -1,6 +1,6 @@
-//! Whether a person may still be signed in, where there is no refresh token: the access token, shown to the provider.
-//! First at its userinfo endpoint, as that wants nothing but the token; else at its introspection endpoint. Userinfo tells of the
-//! person besides, also where a refresh gave no ID token.
+//! Rechecks without a refresh token: the access token is presented at the userinfo endpoint, which needs nothing but
+//! the token, else at the introspection endpoint. Userinfo also supplies claims, for example after a refresh without an
+//! ID token.
 
 use std::time::Duration;
 
@@ -15,25 +15,26 @@ use crate::{
     egress::{self, Bounds},
 };
 
-/// What one question may cost.
+/// The bounds of one request.
 const BOUNDS: Bounds = Bounds { timeout: Duration::from_secs(5), max_body: 64 << 10 };
 
-/// What an endpoint says.
+/// The answer of an endpoint.
 enum Word {
-    /// The person `sub` may be signed in; what else is told of them.
+    /// The person `sub` may be signed in; their claims.
     Yes(Map<String, Value>),
     No(&'static str),
-    /// Neither; why. So does a page in front of the provider, and a provider that does not know us any more.
+    /// Neither, and why: for example the page of a portal in front of the provider, or a provider that refuses our
+    /// client.
     Nothing(String),
 }
 
-/// Whether the provider announces anything that could tell of an access token.
+/// Whether the provider announces an endpoint that can check an access token.
 pub(super) const fn can_tell(metadata: &Metadata) -> bool {
     metadata.userinfo_endpoint.is_some() || metadata.introspection_endpoint.is_some()
 }
 
-/// That the provider vouches for the person `subject`, for whom it issued `access`; and what its userinfo endpoint tells of them, if
-/// that answers.
+/// Checks that the provider still vouches for the person `subject`, for whom it issued `access`. Returns the claims of
+/// its userinfo endpoint, if that answers.
 pub(super) async fn vouch(
     provider: &dyn Provider,
     metadata: &Metadata,
@@ -65,8 +66,9 @@ pub(super) async fn vouch(
     }
 }
 
-/// What the userinfo endpoint tells of the person `subject`, for whom the provider has just issued `access`, if it does. A refusal
-/// says nothing of them: the new token does. Nor does trouble, which is the caller's to pass over.
+/// The userinfo claims of the person `subject`, for whom the provider has just issued `access`; `None` if it returns
+/// none. A refusal says nothing about the person, as the new token vouches for them. Neither does
+/// [`RefreshError::Later`], which the caller ignores.
 pub(super) async fn tell(
     provider: &dyn Provider,
     metadata: &Metadata,
@@ -81,7 +83,7 @@ pub(super) async fn tell(
     }
 }
 
-/// The same where nothing is known without it: an answer that tells nothing is a refusal.
+/// Like [`tell`], if the claims are required: an answer without claims is a refusal.
 pub(super) async fn require_told(
     provider: &dyn Provider,
     metadata: &Metadata,
@@ -107,10 +109,11 @@ fn of_another() -> RefreshError {
     RefreshError::Gone("its access token is of another person".to_owned())
 }
 
-/// OpenID Connect Core 1.0 section 5.3. An answer that is no JSON (section 5.3.2 allows a JWT) tells nothing.
+/// Requests userinfo (OpenID Connect Core 1.0 section 5.3). An answer that is not JSON (section 5.3.2 allows a JWT) is
+/// [`Word::Nothing`].
 async fn user_info(provider: &dyn Provider, endpoint: &Url, access: &str) -> Result<Word, RefreshError> {
     let Some(bearer) = egress::bearer(access.as_bytes()) else {
-        return Ok(Word::Nothing("its access token is none that a header can hold".to_owned()));
+        return Ok(Word::Nothing("its access token cannot be sent in a header".to_owned()));
     };
     let request = Request::get(endpoint.as_str())
         .header(header::AUTHORIZATION, bearer)
@@ -119,17 +122,17 @@ async fn user_info(provider: &dyn Provider, endpoint: &Url, access: &str) -> Res
         .map_err(|error| RefreshError::Later(error.to_string()))?;
     let answer = send(provider, request).await?;
     Ok(match (answer.status(), object(&answer)) {
-        // Section 5.3.2: `sub` is always there.
+        // Section 5.3.2: `sub` is required.
         (StatusCode::OK, Some(claims)) if claims.contains_key("sub") => Word::Yes(claims),
-        (StatusCode::UNAUTHORIZED, _) => Word::No("its userinfo endpoint does not take the access token any more"),
+        (StatusCode::UNAUTHORIZED, _) => Word::No("its userinfo endpoint no longer accepts the access token"),
         (StatusCode::OK, _) => Word::Nothing(
-            "its userinfo endpoint answers with something else than a JSON object that has a `sub`".to_owned(),
+            "its userinfo endpoint answers with something other than a JSON object with a `sub`".to_owned(),
         ),
         (status, _) => Word::Nothing(format!("its userinfo endpoint answers {status}")),
     })
 }
 
-/// RFC 7662, as the client that logs people in. A refusal is about that client and tells nothing of the person.
+/// Introspects the token (RFC 7662) as the client of the login. A refusal is about that client, not about the person.
 async fn introspect(
     provider: &dyn Provider,
     endpoint: &Url,
@@ -141,17 +144,17 @@ async fn introspect(
     let answer = send(provider, request.map_err(RefreshError::Later)?).await?;
     let said = object(&answer).filter(|_| answer.status() == StatusCode::OK);
     Ok(match said.as_ref().and_then(|said| said.get("active")) {
-        // Its other members are about the token, not about the person.
+        // The other members are about the token, not about the person.
         Some(Value::Bool(true)) => Word::Yes(said.into_iter().flatten().filter(|(name, _)| name == "sub").collect()),
-        Some(Value::Bool(false)) => Word::No("its access token is not active any more"),
+        Some(Value::Bool(false)) => Word::No("its access token is no longer active"),
         _ => Word::Nothing(format!(
-            "its introspection endpoint answers {}, and not whether a token is active",
+            "its introspection endpoint answers {} and does not say whether the token is active",
             answer.status()
         )),
     })
 }
 
-/// Trouble of the provider, or on the way to it, says nothing and passes.
+/// Sends a request. Failures of the provider, or of the network, are temporary and say nothing about the person.
 async fn send(provider: &dyn Provider, request: Request<Bytes>) -> Result<Response<Bytes>, RefreshError> {
     let answer = provider.egress().send(request, BOUNDS).await;
     let answer = answer.map_err(|error| RefreshError::Later(error.to_string()))?;

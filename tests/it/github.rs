@@ -153,7 +153,7 @@ async fn who_is_no_active_member_stays_out_and_reads_why() {
             403,
             "a member",
         ),
-        ("no person", "tenant: acme", |people| people.user["type"] = "Bot".into(), 403, "no person but a Bot"),
+        ("no person", "tenant: acme", |people| people.user["type"] = "Bot".into(), 403, "not a person but a Bot"),
         (
             "not told",
             "tenant: acme",

@@ -63,14 +63,14 @@ async fn a_code_of_somebody_elses_login_gives_no_session() {
     for (whose_login, whose_code) in [("alice", "mallory"), ("mallory", "alice")] {
         let (login, stolen) = (world.answered(whose_login).await, world.answered(whose_code).await);
         let back = world.get(&with_code_of(&login.callback, &stolen.callback), &login.cookies).await;
-        refused(&back, 502, "The answer of the provider is not good");
+        refused(&back, 502, "The answer of the provider is not valid");
         // The login is over, with whichever code.
         refused(&world.get(&login.callback, &login.cookies).await, 400, "This sign-in was already completed");
         // The code was not used up for Doorward, whatever the provider makes of that.
         let late = world.get(&stolen.callback, &stolen.cookies).await;
         match session(&late) {
             Some(cookie) => assert_eq!(world.who(&cookie).await.as_deref(), Some(whose_code)),
-            None => refused(&late, 502, "The answer of the provider is not good"),
+            None => refused(&late, 502, "The answer of the provider is not valid"),
         }
     }
     let cause = world.at.doorward.wait_for_log("a code gave no tokens").await.to_string();
@@ -104,7 +104,7 @@ async fn an_answer_that_is_brought_again_gives_no_second_session_and_ends_none()
     // Nor is a code good twice in a login of its own.
     let another = world.answered("alice").await;
     let back = world.get(&with_code_of(&another.callback, &answered.callback), &another.cookies).await;
-    refused(&back, 502, "The answer of the provider is not good");
+    refused(&back, 502, "The answer of the provider is not valid");
 }
 
 #[tokio::test]

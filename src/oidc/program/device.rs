@@ -1,12 +1,13 @@
-//! The way of a program whose machine has no browser (RFC 8628): it shows a short code, which the person types in a
-//! browser of any machine.
+//! The login of a program whose machine has no browser (RFC 8628): it shows a short code, which the person types in a
+//! browser on any machine.
 //!
-//! Somebody may begin such a login and send its code to a victim. So the code is never part of an address that could
-//! be sent, only typed; the page then says which machine asks, from which address, what it would get, and that a code
-//! from somebody else is an attack; and only what the person presses there goes on (RFC 8628 section 5.4).
+//! An attacker may begin such a login and send its code to a victim (RFC 8628 section 5.4). So the code is never part
+//! of an address that could be sent, only typed. The page then says which machine asks, from which address, what it
+//! would get, and that a code from somebody else is an attack. The login continues only after the person presses a
+//! button there.
 //!
-//! Something is kept here for programs of nobody yet, unlike anywhere else in a login: no more than
-//! [`Devices`](super::Devices) lets wait, and each for ten minutes.
+//! Unlike anywhere else in a login, state is stored here for unauthenticated programs: no more than
+//! [`Devices`](super::Devices) allows, and each for ten minutes.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -42,29 +43,30 @@ use crate::{
     store::{Expect, StoreError, Written},
 };
 
-/// Where a program asks for a code (RFC 8628 section 3.1).
+/// The path at which a program requests a code (RFC 8628 section 3.1).
 pub const REQUEST: &str = "/.doorward/login/device";
 
-/// Where a person types it.
+/// The page on which a person types it.
 pub const PATH: &str = "/.doorward/device";
 
-/// Where the browser ends up.
+/// The final page of the browser.
 pub const DONE: &str = "/.doorward/device/done";
 
-/// How long a program waits between two questions, in seconds.
+/// The time between two polls of a program, in seconds.
 const INTERVAL: u64 = 2;
 
-/// Tries against others who decide in the same moment: a decision is changed three times at most.
+/// The maximum attempts of a conditional write while others decide at the same moment: a decision changes at most three
+/// times.
 const TRIES: usize = 4;
 
 /// A program that waits for a person to decide.
 #[derive(Serialize, Deserialize)]
 struct Waiting {
     asker: Asker,
-    /// The hash of what the program itself holds.
+    /// The hash of the secret that only the program holds.
     secret: [u8; 32],
     origin: String,
-    /// Whence it asked.
+    /// The address from which it asked.
     address: IpAddr,
     #[serde(with = "millis")]
     until: Timestamp,
@@ -74,11 +76,11 @@ struct Waiting {
 #[derive(Serialize, Deserialize)]
 enum Decision {
     Open,
-    /// Perhaps after it was let in: the session that it was to get.
+    /// If it was declined after it was allowed: the session that it was to get.
     Declined(Option<String>),
-    /// There is a session, which waits for the program.
+    /// Its session exists and waits for the program.
     Allowed(Grant),
-    /// The program came for it: the session that it got.
+    /// The program collected the session of this name.
     Used(String),
 }
 
@@ -87,7 +89,7 @@ impl Login {
         &self.0.sessions.shared().devices
     }
 
-    /// A code for a program without a browser (RFC 8628 section 3.2).
+    /// Answers a program without a browser with a code (RFC 8628 section 3.2).
     pub(in super::super) async fn begin_device(&self, request: LoginRequest<'_>) -> Response<Bytes> {
         match self.wait_for_person(request).await {
             Ok(answer) => answer,
@@ -101,12 +103,12 @@ impl Login {
         let now = self.0.sessions.moment();
         let place = self.devices().place(request.party(), now).map_err(|full| {
             let (status, whose, wait) = match full {
-                Full::Network(wait) => (StatusCode::TOO_MANY_REQUESTS, " of your network", wait),
+                Full::Network(wait) => (StatusCode::TOO_MANY_REQUESTS, " from your network", wait),
                 Full::House(wait) => (StatusCode::SERVICE_UNAVAILABLE, "", wait),
             };
             let description = format!(
-                "too many programs{whose} have asked for a code that somebody is to type; try again in {}, or run `doorward login` \
-                 where there is a browser",
+                "too many programs{whose} are waiting for somebody to type their code; try again in {}, or run \
+                 `doorward login` where there is a browser",
                 minutes(wait)
             );
             let (error, retry_after) = ("temporarily_unavailable", Some(wait));
@@ -144,7 +146,7 @@ impl Login {
         Ok(json_answer(StatusCode::OK, &body))
     }
 
-    /// The page where a code is typed, and what the person presses on it and on the one that follows.
+    /// The page on which a code is typed, and the forms of that page and of the next one.
     pub(in super::super) async fn device(&self, request: LoginRequest<'_>) -> Result<Response<Bytes>, Failure> {
         self.on_device_page(request).await.map_err(|mut failure| {
             PATH.clone_into(&mut failure.return_to);
@@ -161,7 +163,7 @@ impl Login {
             Failure::new(Outcome::malformed, "The form is not one of ours.").detail(refusal.description)
         })?;
         let Some(code) = UserCode::parse(form.get("code").unwrap_or_default()) else {
-            let why = "This is no code: it has eight letters, none of them a vowel. Compare it with your terminal.";
+            let why = "This is not a code. Codes have eight letters and no vowels. Compare it with your terminal.";
             return Ok(self.type_code(request, Some((StatusCode::BAD_REQUEST, why))));
         };
         let guess = match self.may_guess(request).await? {
@@ -178,7 +180,7 @@ impl Login {
         let parameters = parse(request)?;
         if parameters.get("decline").is_some() {
             let (login, origin) = (self.clone(), request.origin.clone());
-            // A browser that goes away must not leave a session that was declined.
+            // A client that disconnects must not leave a declined session in place.
             let declining = async move { login.decline(&origin, &code, waiting, version).await };
             return finished(self.0.sessions.shared().finish(declining)).await;
         }
@@ -202,8 +204,8 @@ impl Login {
         self.ask_for_device(request, &code, &waiting).await
     }
 
-    /// Noted before the code is looked up, so that of many at once no more get through. A browser with a session may type one
-    /// while strangers have used up what there is for all.
+    /// Counts a guess before the code is looked up, so that concurrent guesses cannot exceed the limit. A browser with
+    /// a session may still type a code after unauthenticated browsers have used up the total limit.
     async fn may_guess(&self, request: LoginRequest<'_>) -> Result<Result<Taken<'_>, Full>, Failure> {
         let now = self.0.sessions.moment();
         match self.devices().guess(request.party(), now, false) {
@@ -276,7 +278,7 @@ impl Login {
         Ok(pages::html(StatusCode::OK, &page, &self.0.brand))
     }
 
-    /// Until the program has come for its session, whoever let it in may think better of it.
+    /// Declines a program. This is possible until the program has collected its session.
     async fn decline(
         &self,
         origin: &Origin,
@@ -288,14 +290,15 @@ impl Login {
             let prepared = match waiting.decision {
                 Decision::Open => None,
                 Decision::Allowed(ref grant) => Some(grant.session.clone()),
-                // Again, as its session may not have ended the first time.
+                // Repeated, as ending its session may have failed the first time.
                 Decision::Declined(prepared) => prepared,
                 Decision::Used(_) => return Ok(self.let_in_before(code, &waiting.asker.machine, true)),
             };
             waiting.decision = Decision::Declined(prepared.clone());
             let kept = self.keep(&code.key(), &waiting, waiting.until, Expect::Version(version)).await;
             if let Written::Done(_) = kept.map_err(|error| store_failed(&error))? {
-                // What nobody let in is kept as long as one that waits, and so is its place: anybody may decline what they began.
+                // A program that was never allowed keeps its record and its place until it expires: otherwise anybody
+                // could free places by declining programs of their own.
                 if let Some(session) = prepared {
                     let ended = self.0.sessions.end_named(&session, Ended::signed_out).await;
                     ended.map_err(|error| store_failed(&error))?;
@@ -305,20 +308,21 @@ impl Login {
                 let view = ProgramDoneView { outcome: Err(why) };
                 return Ok(pages::html(StatusCode::OK, &pages::program_done(&view), &self.0.brand));
             }
-            // Somebody decided in this moment, or the program came.
+            // Somebody else decided, or the program collected its session, at the same moment.
             (waiting, version) = self.waiting_for(code, origin).await?.ok_or_else(gone)?;
         }
         Err(Failure::new(Outcome::internal, "Others decided in the same moment. Try again."))
     }
 
-    /// The program that this code is of, at this host, whatever was decided.
+    /// The program of this code, at this host, whatever was decided.
     async fn waiting_for(&self, code: &UserCode, origin: &Origin) -> Result<Option<(Waiting, u64)>, Failure> {
         let kept = self.kept::<Waiting>(&code.key()).await.map_err(|error| store_failed(&error))?;
         Ok(kept.filter(|(waiting, _)| waiting.origin == origin.as_str()))
     }
 
-    /// Begins the session of the program that waits. Gives the page that tells the person to go back to it. Where they may not
-    /// sign in they read it here, and the terminal waits on, as they may have another account.
+    /// Creates the session of the waiting program. Returns the address of the page that sends the person back to it. A
+    /// person who may not sign in sees the reason here, and the terminal continues to wait, as they may have another
+    /// account.
     pub(super) async fn let_in(&self, code: &UserCode, new: NewSession<'_>) -> Result<(String, Arc<Session>), Failure> {
         let kept = self.waiting_for(code, new.origin).await?;
         let (waiting, version) =
@@ -336,7 +340,7 @@ impl Login {
         Err(failure)
     }
 
-    /// Where the browser ends up: what it is to say there travels with it, so that nobody else can make it say something.
+    /// The address of the final page. It carries the content of the page, sealed, so that nobody else can choose it.
     fn done_address(&self, machine: &str, session: &Session) -> String {
         let who = display_name(session);
         let plain = serde_json::to_vec(&(machine, &who)).unwrap_or_default();
@@ -344,7 +348,7 @@ impl Login {
         sealed.map_or_else(|| DONE.to_owned(), |sealed| format!("{DONE}?of={}", BASE64_URL_SAFE_NO_PAD.encode(sealed)))
     }
 
-    /// Where the browser ends up.
+    /// The final page of the browser.
     pub(in super::super) fn device_done(&self, request: LoginRequest<'_>) -> Response<Bytes> {
         let told = || {
             let sealed = BASE64_URL_SAFE_NO_PAD.decode(parse(request).ok()?.get("of")?).ok()?;
@@ -356,7 +360,7 @@ impl Login {
         pages::html(StatusCode::OK, &pages::device_done(view.as_ref()), &self.0.brand)
     }
 
-    /// Whether the person has decided, and if so, the session.
+    /// Answers a poll: with the session, if the person has allowed it.
     pub(super) async fn redeem_device(
         &self,
         code: &str,
@@ -395,13 +399,13 @@ impl Login {
         self.devices().free(&key);
         match self.keep(&key, &used, used.until, Expect::Version(version)).await {
             Ok(Written::Done(_)) => {}
-            // The session is no more than one that its person has ended; it has, or is about to.
+            // The person declined at the same moment, so the session must end; ending it twice is harmless.
             Ok(Written::Conflict(_)) => {
                 self.0.sessions.end_named(&session.name(), Ended::signed_out).await?;
                 return Err(declined());
             }
-            // Whoever brings the code again is found out by its session.
-            Err(error) => tracing::warn!(%error, "that a code was used was not noted"),
+            // A second use is still detected by the state of the session.
+            Err(error) => tracing::warn!(%error, "could not mark a login code as used"),
         }
         Ok((handle, session))
     }
@@ -414,7 +418,7 @@ fn gone() -> Failure {
     )
 }
 
-/// As a person says it, and no less.
+/// A wait in minutes for people, rounded up.
 fn minutes(wait: Duration) -> String {
     match seconds(wait).div_ceil(60) {
         0 | 1 => "a minute".to_owned(),

@@ -1,5 +1,5 @@
-//! How many programs may wait for a person, and how many codes may be typed in vain. All of it is counted by each replica
-//! for itself, and outlives a generation of the configuration.
+//! Limits on the programs that wait for a person, and on wrong codes. Each replica counts for itself, and counts
+//! survive a reload of the configuration.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -16,32 +16,32 @@ use moka::{
 use super::super::flow::LIFETIME;
 use crate::{clock::Moment, lock::lock};
 
-/// Sooner than that a program is told to slow down.
+/// The minimum time between two polls; a program that polls sooner gets `slow_down`.
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
 
-/// Programs that may wait at once.
+/// The maximum number of programs that wait at once.
 const WAITING: Bounds = Bounds { network: 30, site: 60, house: 1000 };
 
-/// Codes that may be typed within ten minutes which nobody waits for.
+/// The maximum number of wrong codes within ten minutes.
 ///
-/// There are 20^8 codes, about 2.6 * 10^10, of which a thousand at most are good. So fifty thousand guesses find one with a
-/// chance of 50 000 * 1000 / (2.6 * 10^10), or 0.2 percent, and only while as many programs wait as may; with ten that wait
-/// it is two in a hundred thousand. Whoever finds one may decline it, or sign somebody's terminal in as themselves, and gets
-/// nothing of anybody. To shut this door on others takes 2500 addresses of version 4, or 500 networks of 2^80 of version 6;
-/// and browsers with a session may then type as many again, which doubles the chance.
+/// There are 20^8 codes, about 2.6 * 10^10, of which at most a thousand are valid. So fifty thousand guesses find one
+/// with a probability of 50 000 * 1000 / (2.6 * 10^10), or 0.2 percent, and only while the maximum number of programs
+/// wait; with ten it is two in a hundred thousand. An attacker who finds one can decline it, or sign somebody's
+/// terminal in as themselves, but gets no access of anybody. Using up the total takes 2500 IPv4 addresses, or 500 IPv6
+/// networks of 2^80 addresses; browsers with a session may then type as many again, which doubles the probability.
 const MISTYPED: Bounds = Bounds { network: 20, site: 100, house: 50_000 };
 
-/// What keeps waiting programs few, and guesses. Cheap to clone.
+/// Limits waiting programs and guesses. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Devices(Arc<Inner>);
 
 #[derive(Debug)]
 struct Inner {
     waiting: Recent,
-    /// Whose place is whose, by the key of the code.
+    /// The place of each program, by the key of its code.
     places: Cache<[u8; 32], u64>,
     mistyped: Recent,
-    /// When a program asked last, by the key of its code.
+    /// The time of the last poll, by the key of the code.
     asked: Cache<[u8; 32], Moment>,
 }
 
@@ -58,30 +58,30 @@ impl Default for Devices {
 }
 
 impl Devices {
-    /// A place for a program that will wait, taken for as long as it may: what the store was asked to keep for it may be kept though
-    /// its answer does not come, or nobody waits for that. Of whom nobody knows the address counts for the house alone.
+    /// Takes a place for a program that will wait, for as long as it may wait: the store may have written its record
+    /// even if the store's answer is lost or nobody waits for it. Without an address, only the total applies.
     pub(in super::super) fn place(&self, address: Option<IpAddr>, now: Moment) -> Result<u64, Full> {
         self.0.waiting.take(address, now, false).map(Taken::keep)
     }
 
-    /// Nothing is kept for the program that was to wait in that place, so another may.
+    /// Frees a place whose program was not stored.
     pub(super) fn give_back(&self, place: u64) {
         self.0.waiting.give_back(place);
     }
 
-    /// The program with this code waits in that place from now on.
+    /// Assigns the place to the program with this code.
     pub(super) fn settle(&self, code: [u8; 32], place: u64) {
         self.0.places.insert(code, place);
     }
 
-    /// The program with this code waits no more, so another may.
+    /// Frees the place of the program with this code, which no longer waits.
     pub(super) fn free(&self, code: &[u8; 32]) {
         if let Some(ticket) = self.0.places.remove(code) {
             self.0.waiting.give_back(ticket);
         }
     }
 
-    /// Leave to type a code. It is kept by one that nobody waits for.
+    /// Takes a guess at a code. A wrong guess keeps it; otherwise it is given back.
     pub(in super::super) fn guess(
         &self,
         address: Option<IpAddr>,
@@ -91,7 +91,7 @@ impl Devices {
         self.0.mistyped.take(address, now, is_known_here)
     }
 
-    /// Whether a program that asks now is to wait; one that is not told so is noted.
+    /// Whether a program polls too soon. A poll that is not too soon is recorded.
     pub(super) fn asks_too_soon(&self, code: [u8; 32], now: Moment) -> bool {
         let noted = self.0.asked.entry(code).and_compute_with(|before| match before {
             Some(before) if now.since(*before.value()) < MIN_INTERVAL => Op::Nop,
@@ -101,16 +101,16 @@ impl Devices {
     }
 }
 
-/// Why there is no room, and for how long at most.
+/// Which limit is reached, and for how long at most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) enum Full {
-    /// For whoever asks.
+    /// The limit of the caller's network or site.
     Network(Duration),
-    /// For all.
+    /// The total.
     House(Duration),
 }
 
-/// How much there may be of one network, of one site, and in all.
+/// Limits per network, per site, and in total.
 #[derive(Clone, Copy, Debug)]
 struct Bounds {
     network: usize,
@@ -118,7 +118,7 @@ struct Bounds {
     house: usize,
 }
 
-/// What happened within the last ten minutes.
+/// Events of the last ten minutes.
 #[derive(Debug)]
 struct Recent {
     bounds: Bounds,
@@ -128,12 +128,12 @@ struct Recent {
 #[derive(Debug, Default)]
 struct Within {
     next: u64,
-    /// Tickets are given in the order of time.
+    /// Tickets are issued in order of time.
     taken: BTreeMap<u64, (Moment, Option<IpAddr>)>,
     of: HashMap<Network, BTreeSet<u64>>,
 }
 
-/// A place, which is free again unless it is kept.
+/// A place, which is freed on drop unless it is kept.
 #[derive(Debug)]
 pub(in super::super) struct Taken<'a> {
     of: &'a Recent,
@@ -159,7 +159,7 @@ impl Recent {
         Self { bounds, within: Mutex::default() }
     }
 
-    /// Looked at and noted in one step, so that no two take the last place.
+    /// Checks the limits and takes a place in one step, so that no two callers take the last one.
     fn take(&self, address: Option<IpAddr>, now: Moment, is_known_here: bool) -> Result<Taken<'_>, Full> {
         let mut within = self.within();
         while let Some((ticket, _)) = within
@@ -219,13 +219,13 @@ impl Within {
     }
 }
 
-/// Its first address, and how many bits of it count.
+/// The first address of a network, and the length of its prefix.
 type Network = (IpAddr, u32);
 
-/// What a provider gives to one customer, who has many networks of version 6 (RFC 6177).
+/// The IPv6 prefix that a provider assigns to one customer (RFC 6177).
 const SITE: u32 = 48;
 
-/// What one party has of addresses: one of version 4; 2^64 of version 6, or all of a site.
+/// The networks of an address: the address itself for IPv4; the /64 and the /48 for IPv6.
 fn networks(address: IpAddr) -> impl Iterator<Item = Network> {
     let first = |address: Ipv6Addr, bits: u32| {
         (IpAddr::from(Ipv6Addr::from_bits(address.to_bits() & (!0_u128 << (128 - bits)))), bits)
@@ -260,11 +260,11 @@ mod tests {
         assert!(!devices.asks_too_soon([1; 32], now()));
         assert!(devices.asks_too_soon([1; 32], now() + MIN_INTERVAL / 2));
         assert!(!devices.asks_too_soon([2; 32], now()));
-        // It need not be silent to be heard again.
+        // An early poll does not restart the interval.
         assert!(!devices.asks_too_soon([1; 32], now() + MIN_INTERVAL));
     }
 
-    /// Programs were told to slow down, and networks were full, until the clock had caught up.
+    /// Programs had to slow down, and networks stayed full, until the clock had caught up.
     #[test]
     fn neither_a_pause_nor_a_limit_is_longer_where_the_clock_is_set_back() {
         let (devices, clock, here) = (Devices::default(), clock(), address("192.0.2.1"));
@@ -295,12 +295,12 @@ mod tests {
             recent.take(address("198.51.100.1"), later, true).is_ok(),
             "for who is known here the house is not full"
         );
-        // The wait that was told is the wait that it takes.
+        // The wait that was returned is exact.
         assert!(take("198.51.100.1", now() + LIFETIME - Duration::from_millis(1)).is_err());
         assert!(take("198.51.100.1", now() + LIFETIME).is_ok());
     }
 
-    /// A trusted proxy that does not name its clients: one of them shut the others out.
+    /// Behind a trusted proxy that names no client, one client locked out the others.
     #[test]
     fn whose_network_nobody_knows_counts_for_the_house_alone() {
         let recent = Recent::new(Bounds { network: 1, site: 1, house: 3 });
@@ -324,7 +324,7 @@ mod tests {
         }
         assert!(devices.place(here, now()).is_err());
         devices.free(&[0; 32]);
-        // A code that is done with twice frees one place.
+        // Freeing a code twice frees one place.
         devices.free(&[0; 32]);
         devices.settle([200; 32], devices.place(here, now()).unwrap());
         assert!(devices.place(here, now()).is_err());

@@ -1,7 +1,6 @@
-//! The way of a program whose browser is on its own machine (RFC 8252): a code goes to 127.0.0.1 and nowhere else, since
-//! the program names a port and no address. Whoever steals it there lacks the verifier. A link that somebody else made
-//! ends at the page that asks: it must be pressed in this browser, and shows a code that the person's own terminal does
-//! not.
+//! The login of a program whose browser is on its own machine (RFC 8252). The code is sent to 127.0.0.1 and nowhere
+//! else, since the program names only a port; a thief of the code lacks the verifier. A link that somebody else made
+//! leads only to the page that asks for consent, which shows a code that the person's own terminal does not show.
 
 use std::{sync::Arc, time::Duration};
 
@@ -30,26 +29,26 @@ use crate::{
     store::{Expect, Written},
 };
 
-/// How long a code is good (RFC 6749 section 4.1.2 recommends ten minutes at most; it is brought at once).
+/// The lifetime of a code (RFC 6749 section 4.1.2 recommends ten minutes at most; programs use it at once).
 const CODE_LIFETIME: Duration = Duration::from_secs(60);
 
-/// How long is remembered that a code was used.
+/// How long a used code is remembered.
 const USED_LIFETIME: Duration = Duration::from_secs(600);
 
 /// A program that waits for its code on this machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Loopback {
-    /// Where it listens, on 127.0.0.1.
+    /// The port on which it listens, on 127.0.0.1.
     port: u16,
-    /// By what it knows its login again.
+    /// The `state` by which it recognises its login.
     state: String,
     asker: Asker,
 }
 
 impl Loopback {
-    /// The one that a request to its page is about.
+    /// The program that a request to the consent page is about.
     fn of(request: LoginRequest<'_>) -> Result<Self, Failure> {
-        // A page that is about no program of anybody has nothing to lead back to.
+        // Without a valid program there is nothing to retry.
         parse(request).and_then(|parameters| Self::parse(&parameters)).map_err(Failure::final_here)
     }
 
@@ -57,7 +56,7 @@ impl Loopback {
         let malformed = |detail: &'static str| {
             Failure::new(
                 Outcome::malformed,
-                "This address is none that `doorward login` opens. Run `doorward login` again, and follow no link that \
+                "`doorward login` does not open this address. Run `doorward login` again, and do not follow links that \
                  somebody sent you.",
             )
             .detail(detail)
@@ -69,7 +68,7 @@ impl Loopback {
         let text = |name: &str| parameters.get(name).unwrap_or_default();
         let digits = text("port").bytes().all(|byte| byte.is_ascii_digit());
         let port = text("port").parse().ok().filter(|port| digits && *port >= 1024);
-        let port = port.ok_or_else(|| malformed("`port` is no port from 1024 to 65535"))?;
+        let port = port.ok_or_else(|| malformed("`port` is not a port from 1024 to 65535"))?;
         let state = text("state");
         if !(16..=128).contains(&state.len()) || !super::is_base64url(state) {
             return Err(malformed("`state` is not 16 to 128 characters of base64url"));
@@ -78,7 +77,7 @@ impl Loopback {
         Ok(Self { port, state: state.to_owned(), asker })
     }
 
-    /// The page that asks about it.
+    /// The address of the page that asks for consent.
     fn address(&self) -> String {
         let Self { port, state, asker: Asker { challenge, machine, needed } } = self;
         let address =
@@ -88,25 +87,25 @@ impl Loopback {
         query.extend_pairs(needed.iter().flat_map(NeededLogin::parameters)).finish()
     }
 
-    /// Where the browser ends the wait of the program.
+    /// The address at which the browser cancels the wait of the program.
     pub(super) fn cancel(&self) -> String {
         self.back("error=access_denied")
     }
 
-    /// Where the browser brings `answer`.
+    /// The address at which the browser delivers `answer` to the program.
     fn back(&self, answer: &str) -> String {
         format!("http://127.0.0.1:{}/?{answer}&state={}", self.port, self.state)
     }
 }
 
-/// The code that the page and the terminal both show, so that a person can tell their own program from that of somebody
-/// who sent them a link: eight letters for a challenge of PKCE.
+/// The code that both the page and the terminal show, so that people can distinguish their own program from that of
+/// somebody who sent them a link: eight letters derived from the PKCE challenge.
 pub fn confirmation(challenge: &str) -> String {
     let hash = sha256(&[b"doorward login\0", challenge.as_bytes()]);
     letters(&hash)
 }
 
-/// What the store has for a code.
+/// The stored state of a code.
 #[derive(Serialize, Deserialize)]
 enum Kept {
     Good {
@@ -114,15 +113,14 @@ enum Kept {
         origin: String,
         grant: Grant,
     },
-    /// Its program came for the session, which has this name.
+    /// Its program collected the session of this name.
     Used(String),
-    /// Somebody brought it who is not its program, so it gave nothing.
+    /// Another program presented it, so it became void.
     Void,
 }
 
 impl Login {
-    /// The page that asks whether a program may sign in. Nothing has happened yet, and nothing does unless the person
-    /// presses a button there.
+    /// The page that asks whether a program may sign in. Nothing happens unless the person presses a button there.
     pub(in super::super) async fn ask_for_program(
         &self,
         request: LoginRequest<'_>,
@@ -144,7 +142,7 @@ impl Login {
         Ok(pages::html(StatusCode::OK, &page, &self.0.brand))
     }
 
-    /// The person wants it: on to the provider. Only the page above may send this.
+    /// Redirects to the provider after the person agreed. Only the page above may send this.
     pub(in super::super) async fn begin_for_program(
         &self,
         request: LoginRequest<'_>,
@@ -161,7 +159,7 @@ impl Login {
         begun.await.map_err(|failure| failure.back_to(&return_to))
     }
 
-    /// Begins the session of a program. Gives where the browser goes, with the code for it.
+    /// Creates the session of a program. Returns the address that delivers its code.
     pub(super) async fn send_back(
         &self,
         program: &Loopback,
@@ -181,7 +179,7 @@ impl Login {
         Err(failure)
     }
 
-    /// A session for a code. Whoever brings a code uses it up, right or wrong: it is brought once in honest use.
+    /// Exchanges a code for a session. Any attempt uses the code up, right or wrong: honest programs present it once.
     pub(super) async fn redeem_code(
         &self,
         code: &str,
@@ -196,8 +194,7 @@ impl Login {
             Kept::Good { asker, origin, grant } => (asker, origin, grant),
             Kept::Used(session) => return Err(self.brought_twice(&session).await),
             Kept::Void => {
-                let why =
-                    "the code was used before, by another program, and gave it nothing; run `doorward login` again";
+                let why = "the code was used before, by another program, without effect; run `doorward login` again";
                 return Err(Refusal::grant(why));
             }
         };
@@ -207,7 +204,7 @@ impl Login {
             (false, _) => Some("the code is bound to another program; run `doorward login` again"),
         };
         if let Some(why) = whose {
-            // If its program came in the same moment, that counts for nothing either.
+            // This also ends the session if its own program collected it at the same moment.
             self.keep(&key, &Kept::Void, until, Expect::Version(version)).await?;
             self.0.sessions.end_named(&grant.session, Ended::revoked).await?;
             return Err(Refusal::grant(why));
@@ -217,14 +214,14 @@ impl Login {
         match self.keep(&key, &used, until, Expect::Version(version)).await {
             Ok(Written::Done(_)) => {}
             Ok(Written::Conflict(_)) => return Err(self.brought_twice(&grant.session).await),
-            // Whoever brings the code again is found out by its session.
-            Err(error) => tracing::warn!(%error, "that a code was used was not noted"),
+            // A second use is still detected by the state of the session.
+            Err(error) => tracing::warn!(%error, "could not mark a login code as used"),
         }
         Ok((grant.handle.clone(), session))
     }
 }
 
-/// The key of a code in the store, which knows its hash only.
+/// The key of a code in the store, which has only its hash.
 fn key_of(code: &str) -> [u8; 32] {
     sha256(&[b"code\0", code.as_bytes()])
 }

@@ -1,32 +1,33 @@
-//! `doorward login`: a program on a person's machine gets a session of its own, by way of the person's browser. The browser
-//! is on the same machine ([`loopback`]), or on any other, where the person types a code ([`device`]).
+//! `doorward login`: a program on a person's machine gets a session of its own through the person's browser. The
+//! browser is on the same machine ([`loopback`]), or on another one, where the person types a code ([`device`]).
 //!
 //! ```text
-//! /.doorward/login         the browser, which the program opened: a page that names the machine and asks (GET); what the
-//!                          person presses there leads to the provider (POST)
+//! /.doorward/login         the browser, opened by the program: a page that names the machine and asks (GET); its
+//!                          buttons lead to the provider (POST)
 //! /oauth2/callback      <- the provider; the session begins, and the browser goes on to http://127.0.0.1:PORT/ with a code
-//! /.doorward/login/token <- the program: the code and the verifier that it is bound to, for the handle of a session
-//! /.doorward/login/end  <- the program: its session ends
+//! /.doorward/login/token <- the program: exchanges the code, with its verifier, for the handle of a session
+//! /.doorward/login/end  <- the program: ends its session
 //!
-//! /.doorward/login/device <- the program: it has no browser, and gets a code for the person to type
-//! /.doorward/device        any browser: asks for that code, then whether its program may sign in
-//! /oauth2/callback      <- the provider; the session begins, and the browser is told to go back to the terminal
-//! /.doorward/login/token <- the program, every few seconds, until the person has decided
+//! /.doorward/login/device <- the program without a browser: gets a code for the person to type
+//! /.doorward/device        any browser: asks for that code, then whether the program may sign in
+//! /oauth2/callback      <- the provider; the session begins, and a page sends the person back to the terminal
+//! /.doorward/login/token <- the program: polls until the person has decided
 //! ```
 //!
-//! The session is there from when the person lets the program in, and good from when the program comes for it, once. So it is
-//! listed and ended as any other in between, and whoever may not sign in learns it in the browser.
+//! The session exists from when the person allows the program, and becomes valid when the program collects it, once. So
+//! in between it is listed and can be ended like any other, and people who may not sign in see the reason in the
+//! browser.
 //!
-//! The program's session rests on a login of its own at the provider and never shares the grant of a browser's session:
-//! a refresh token that rotates has one holder, and the end of the one is not the end of the other's tokens. The program
+//! The program's session has a login of its own at the provider and never shares the grant of a browser's session: a
+//! rotating refresh token has one holder, and ending one session does not end the tokens of the other. The program
 //! never sees a token of the provider.
 //!
 //! | file | holds |
 //! |---|---|
-//! | `loopback` | the way of a program whose browser is on its own machine |
-//! | `device`, `user_code` | that of any other, and the letters that the person types |
-//! | `token` | what programs themselves send |
-//! | `limits` | how many may wait, and how many codes may be typed in vain |
+//! | `loopback` | the login of a program whose browser is on its own machine |
+//! | `device`, `user_code` | the login of other programs, and the code that the person types |
+//! | `token` | the endpoints that programs call |
+//! | `limits` | limits on waiting programs and wrong codes |
 
 mod device;
 mod limits;
@@ -59,51 +60,51 @@ use crate::{
     store::{Expect, StoreError, Table, Written},
 };
 
-/// The page that asks the person.
+/// The page that asks the person for consent.
 pub const PAGE: &str = "/.doorward/login";
 
-/// Where the program brings its code.
+/// The path at which the program exchanges its code.
 pub const TOKEN: &str = "/.doorward/login/token";
 
-/// Where the program ends its session.
+/// The path at which the program ends its session.
 pub const END: &str = "/.doorward/login/end";
 
-/// Whether a path, with or without a query, is a page where a person lets a program in.
+/// Whether a path, with or without a query, is a page on which a person allows a program.
 pub fn is_page(address: &str) -> bool {
     let path = address.split('?').next().unwrap_or_default();
     [PAGE, DEVICE].contains(&path)
 }
 
-/// Where the program of such a page is told that nobody signs in, if it waits on the machine of the browser.
+/// The address that cancels the wait of the program of such a page, if the program is on the machine of the browser.
 pub fn cancel(address: &str) -> Option<String> {
     let (path, query) = address.split_once('?')?;
     let program = Loopback::parse(&Parameters::parse(Some(query)).ok()?).ok()?;
     (path == PAGE).then(|| program.cancel())
 }
 
-/// Bytes of the forms that a program, or the page of a device, sends.
+/// The maximum bytes of a form from a program or the device page.
 pub const MAX_BODY: usize = 4096;
 
-/// The grant of a program that asks again and again (RFC 8628 section 3.4).
+/// The grant type of a program that polls (RFC 8628 section 3.4).
 pub const DEVICE_GRANT: &str = "urn:ietf:params:oauth:grant-type:device_code";
 
-/// A program that a login is for, while it is under way.
+/// The program that a login in progress is for.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Program {
     /// It listens on the machine of the browser.
     Loopback(Loopback),
-    /// It asks by itself; the person typed its code.
+    /// It polls; the person typed its code.
     Device(UserCode),
 }
 
-/// What a session will be bound to and called.
+/// The program that asks for a session: what binds the session to it, and the name it is listed by.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Asker {
-    /// The challenge of PKCE, made with S256.
+    /// The PKCE challenge, by S256.
     challenge: String,
-    /// How its machine calls itself.
+    /// The name that its machine gave.
     machine: String,
-    /// What its login must bring besides.
+    /// What a rule needs of its login.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     needed: Option<NeededLogin>,
 }
@@ -137,12 +138,12 @@ pub fn challenge(verifier: &str) -> String {
     BASE64_URL_SAFE_NO_PAD.encode(sha256(&[verifier.as_bytes()]))
 }
 
-/// A session that waits for its program. Whoever ends it meanwhile ends the wait, so nothing of the person lies here that no
-/// list of their sessions tells.
+/// A session that waits for its program. Ending it ends the wait, so nothing is stored here for a person that is not in
+/// the list of their sessions.
 #[derive(Serialize, Deserialize)]
 struct Grant {
     handle: String,
-    /// Its name.
+    /// The name of the session.
     session: String,
 }
 
@@ -153,7 +154,7 @@ impl Drop for Grant {
 }
 
 impl Login {
-    /// Lets a program in with what a login found out.
+    /// Creates the session of a program after its login.
     pub(super) async fn hand_over(
         &self,
         program: Program,
@@ -168,7 +169,7 @@ impl Login {
         Ok(redirect(&location))
     }
 
-    /// Begins the session that a program comes for until then.
+    /// Creates the session that a program may collect before `until`.
     async fn prepare(
         &self,
         new: NewSession<'_>,
@@ -179,14 +180,14 @@ impl Login {
         Ok((Grant { handle, session: session.name() }, session))
     }
 
-    /// Ends a session that no program will come for. If that fails it ends by itself, as nobody has it.
+    /// Ends a session that no program will collect. If that fails, it expires by itself, as nobody has its handle.
     async fn withdraw(&self, session: &Session) {
         if let Err(error) = self.0.sessions.end(session, Ended::uncollected).await {
-            tracing::warn!(%error, session = session.name(), "a session that no program comes for stays until its end");
+            tracing::warn!(%error, session = session.name(), "could not end an uncollected session, which expires");
         }
     }
 
-    /// Seals what waits for a program, and stores it until `until`.
+    /// Seals and stores the state of a program that waits, until `until`.
     async fn keep(
         &self,
         key: &[u8; 32],
@@ -201,7 +202,7 @@ impl Login {
         store.put(Table::Logins, key, sealed, until, expect, self.0.sessions.now()).await
     }
 
-    /// What is kept under a key, and its version; `None` if there is nothing that we could have written.
+    /// The value stored under a key, and its version; `None` if there is none that we wrote.
     async fn kept<T: DeserializeOwned>(&self, key: &[u8; 32]) -> Result<Option<(T, u64)>, StoreError> {
         let sessions = &self.0.sessions;
         let stored = sessions.shared().store.get(Table::Logins, key, sessions.now()).await?;
@@ -212,7 +213,7 @@ impl Login {
     }
 }
 
-/// Only our own page may send this.
+/// Checks that one of our own pages sent this request.
 fn from_our_page(request: LoginRequest<'_>) -> Result<(), Failure> {
     csrf::check(request.method, request.headers, false, request.origin).map_err(|refusal| {
         Failure::new(Outcome::malformed, "Another page tried to sign in a program. Nothing was done.")

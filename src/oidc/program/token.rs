@@ -1,5 +1,5 @@
-//! What programs themselves send: they bring a code, ask whether the person has decided, or end their session. No browser
-//! sends any of it.
+//! The endpoints for programs: they exchange a code, poll for the person's decision, or end their session. Browsers
+//! never call them.
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -19,10 +19,10 @@ use crate::{
     store::StoreError,
 };
 
-/// When to come again after our own trouble.
+/// When to retry after a failure of ours.
 const SOON: Duration = Duration::from_secs(5);
 
-/// Whence a program brings what it has.
+/// The request context of a program that presents a code.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Bearer<'a> {
     pub origin: &'a Origin,
@@ -30,7 +30,7 @@ pub(super) struct Bearer<'a> {
     pub whose: &'a Whose,
 }
 
-/// Why a program gets no session, in the words of RFC 6749 section 5.2.
+/// Why a program gets no session, with the error codes of RFC 6749 section 5.2.
 pub(super) struct Refusal {
     pub status: StatusCode,
     pub error: &'static str,
@@ -51,17 +51,17 @@ impl Refusal {
         Self::new("invalid_grant", description)
     }
 
-    /// It was decided so.
+    /// The person or the policy decided against it.
     pub fn denied(description: impl Into<String>) -> Self {
         Self::new("access_denied", description)
     }
 
-    /// RFC 8628 section 3.5.
+    /// The errors of a poll (RFC 8628 section 3.5).
     pub fn wait(error: &'static str, description: &'static str) -> Self {
         Self::new(error, description)
     }
 
-    /// Whether the program only came too early.
+    /// Whether the program only polled too early.
     fn is_wait(&self) -> bool {
         matches!(self.error, "authorization_pending" | "slow_down")
     }
@@ -87,7 +87,7 @@ impl From<Rejection> for Refusal {
                 ..Self::new("temporarily_unavailable", description)
             },
             500..600 => Self { status, ..Self::new("server_error", description) },
-            // Whatever it is elsewhere: 401 would say that the program must prove itself (RFC 6749 section 5.2).
+            // Not the usual status: 401 would mean that the client must authenticate (RFC 6749 section 5.2).
             _ => Self::denied(description),
         }
     }
@@ -103,7 +103,7 @@ impl From<StoreError> for Refusal {
 }
 
 impl Login {
-    /// Answers a program that brings its code (RFC 6749 section 4.1.3), or asks whether the person has decided (RFC 8628
+    /// Answers a program that exchanges its code (RFC 6749 section 4.1.3), or polls for the person's decision (RFC 8628
     /// section 3.4).
     pub(in super::super) async fn exchange_code(&self, request: LoginRequest<'_>) -> Response<Bytes> {
         let form = match from_program(request).and_then(|()| Form::parse(request.body)) {
@@ -112,7 +112,7 @@ impl Login {
         };
         let (login, origin, address) = (self.clone(), request.origin.clone(), request.address);
         let whose = request.whose.clone();
-        // A program that goes away must not leave a code used and a session that nobody has.
+        // A program that disconnects must not leave a used code and a session that nobody has.
         let task = self.0.sessions.shared().finish(async move {
             let bearer = Bearer { origin: &origin, address, whose: &whose };
             match form.brought {
@@ -147,8 +147,8 @@ impl Login {
         }
     }
 
-    /// The session that waits for its program. Of several that come for it one gets it, and only until another comes: one
-    /// of the two stole what it brought (RFC 6749 section 4.1.2). An error leaves it waiting.
+    /// Collects the session that waits for its program. Only the first program gets it, and a second one ends it, as
+    /// one of the two stole the code (RFC 6749 section 4.1.2). After an error it still waits.
     pub(super) async fn collect(&self, grant: &Grant, bearer: Bearer<'_>) -> Result<Arc<Session>, Refusal> {
         self.reserve(bearer.whose).await?;
         match self.0.sessions.collect(&grant.handle, bearer.origin, bearer.address).await? {
@@ -159,19 +159,19 @@ impl Login {
             }
             Collected::Before => Err(self.brought_twice(&grant.session).await),
             Collected::Ended => Err(Refusal::denied(
-                "the session was ended before this program came for it; run `doorward login` again if you want one",
+                "the session was ended before this program collected it; run `doorward login` again if you want one",
             )),
         }
     }
 
-    /// The answer to a code that comes a second time.
+    /// Ends the session of a code that was used twice, and returns the refusal.
     pub(super) async fn brought_twice(&self, session: &str) -> Refusal {
         match self.0.sessions.end_named(session, Ended::revoked).await {
             Ok(ended) => {
                 if ended {
-                    tracing::warn!(session, "a code came twice, so the session that it gave was ended");
+                    tracing::warn!(session, "a login code was used twice; ended the session it had created");
                 }
-                Refusal::grant("the code was used before; what it gave has ended; run `doorward login` again")
+                Refusal::grant("the code was used before, so its session has ended; run `doorward login` again")
             }
             Err(error) => error.into(),
         }
@@ -184,10 +184,10 @@ impl Login {
             let session = self.0.sessions.of_program(request.headers, request.origin, request.address).await;
             let session = session.and_then(|session| {
                 session.ok_or_else(|| {
-                    Rejection::new(Reason::CredentialMissing, "the handle of the session that is to end is missing")
+                    Rejection::new(Reason::CredentialMissing, "the handle of the session to end is missing")
                 })
             });
-            // Here the program does prove itself (RFC 6750 section 3.1).
+            // Here the program does authenticate (RFC 6750 section 3.1).
             let session = session.map_err(|rejection| match rejection.status() {
                 status @ StatusCode::UNAUTHORIZED => {
                     Refusal { status, error: "invalid_token", ..Refusal::from(rejection) }
@@ -205,14 +205,14 @@ impl Login {
     }
 }
 
-/// No page of any site has a say in what a program does, not even one of ours; and what a browser sends without asking
-/// first, a page can make it send.
+/// Refuses requests of pages, even of our own: only programs may call these endpoints. The content type is checked
+/// because a page can send anything that browsers allow without a preflight.
 pub(super) fn from_program(request: LoginRequest<'_>) -> Result<(), Refusal> {
     if request.headers.contains_key(header::ORIGIN) || request.headers.contains_key("sec-fetch-site") {
         let status = StatusCode::FORBIDDEN;
         return Err(Refusal {
             status,
-            ..Refusal::request("this is for programs, and a browser sent it for some page")
+            ..Refusal::request("this endpoint is for programs, and a page in a browser sent the request")
         });
     }
     if !is_form(request.headers) {
@@ -221,7 +221,7 @@ pub(super) fn from_program(request: LoginRequest<'_>) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// What a program brings.
+/// The form of a program that presents a code.
 struct Form {
     brought: Brought,
     verifier: String,
@@ -272,7 +272,7 @@ pub(super) fn json_answer(status: StatusCode, body: &Value) -> Response<Bytes> {
     response
 }
 
-/// Of a wait, and no less than it is.
+/// A wait in whole seconds, rounded up.
 pub(super) fn seconds(span: Duration) -> u64 {
     span.as_secs() + u64::from(span.subsec_nanos() > 0)
 }

@@ -1,4 +1,4 @@
-//! Eight letters: what a person types, or compares.
+//! The codes of eight letters that people type or compare.
 
 use std::fmt;
 
@@ -6,10 +6,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::{sessions::keyring::random, sha256::sha256};
 
-/// Letters that people can type and tell apart, of which no word comes (RFC 8628 section 6.1).
+/// Letters that people can type and distinguish, and that form no words (RFC 8628 section 6.1).
 const LETTERS: &[u8; 20] = b"BCDFGHJKLMNPQRSTVWXZ";
 
-/// Eight letters for at least as many bytes, in two groups.
+/// Eight letters, in two groups, from at least eight bytes.
 pub(super) fn letters(bytes: &[u8]) -> String {
     let letter = |byte: &u8| LETTERS.get(usize::from(byte % 20)).copied().map(char::from);
     let mut letters = bytes.iter().filter_map(letter);
@@ -17,7 +17,7 @@ pub(super) fn letters(bytes: &[u8]) -> String {
     format!("{one}-{}", letters.take(4).collect::<String>())
 }
 
-/// What a person types: eight letters, in capitals with a hyphen between.
+/// The code that a person types: eight capital letters with a hyphen in the middle.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UserCode(String);
 
@@ -28,7 +28,7 @@ impl UserCode {
         Self(letters(&fair.take(8).collect::<Vec<u8>>()))
     }
 
-    /// However it was written.
+    /// Parses a code, in any case and with any spaces or hyphens.
     pub fn parse(text: &str) -> Option<Self> {
         let typed = text.bytes().filter(|byte| !byte.is_ascii_whitespace() && *byte != b'-');
         let typed: Vec<u8> = typed.take(9).map(|byte| byte.to_ascii_uppercase()).collect();
@@ -37,7 +37,7 @@ impl UserCode {
         Some(Self(format!("{}-{}", String::from_utf8_lossy(one), String::from_utf8_lossy(other))))
     }
 
-    /// Its key in the store, which knows its hash only.
+    /// Its key in the store, which has only its hash.
     pub(super) fn key(&self) -> [u8; 32] {
         sha256(&[b"device\0", self.0.as_bytes()])
     }

@@ -126,7 +126,7 @@ async fn a_login_that_began_at_another_issuer_of_the_same_name_is_not_completed(
         let response = browser.get(&format!("/oauth2/callback?code=c-1&state={}", sent.state())).await;
         assert_eq!(response.status(), status, "{issuer}: {}", body(&response));
         let is_completed = status == StatusCode::SEE_OTHER;
-        assert_eq!(body(&response).contains("not in use any more"), !is_completed, "{issuer}");
+        assert_eq!(body(&response).contains("no longer configured"), !is_completed, "{issuer}");
         assert_eq!(exchanges.lock().unwrap().len(), usize::from(is_completed), "{issuer}");
         assert_eq!(browser.session().await.is_some(), is_completed, "{issuer}");
     }

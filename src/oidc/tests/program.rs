@@ -138,7 +138,7 @@ async fn a_store_that_fails_while_a_program_comes_costs_nobody_the_login() {
         assert_eq!(status, StatusCode::OK, "{told}");
         assert!(browser.is_good(&told).await);
         browser.fill(None);
-        refused(&browser.bring(&brought).await, "invalid_grant", "what it gave has ended");
+        refused(&browser.bring(&brought).await, "invalid_grant", "so its session has ended");
         assert!(!browser.is_good(&told).await);
 
         // It says that something has ended when it has.
@@ -149,7 +149,7 @@ async fn a_store_that_fails_while_a_program_comes_costs_nobody_the_login() {
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE, "{again}");
         browser.fixture.store.switch(false);
         assert!(browser.is_good(&told).await);
-        refused(&browser.bring(&brought).await, "invalid_grant", "what it gave has ended");
+        refused(&browser.bring(&brought).await, "invalid_grant", "so its session has ended");
         assert!(!browser.is_good(&told).await);
     }
 }
@@ -197,7 +197,7 @@ async fn of_two_who_bring_a_code_at_once_neither_keeps_what_it_gave() {
         }
         // The two devices: the second is told to slow down, and is found out when it comes again.
         if is_device {
-            refused(&browser.bring(&brought).await, "invalid_grant", "what it gave has ended");
+            refused(&browser.bring(&brought).await, "invalid_grant", "so its session has ended");
         }
         assert_eq!(browser.listed().await, [""; 0]);
     }
@@ -211,7 +211,7 @@ async fn somebody_who_comes_between_the_session_and_the_note_of_it_is_found_out(
     browser.fill(Some(Table::Logins));
     let (_, first) = browser.bring(&brought).await;
     let second = browser.bring(&brought).await;
-    refused(&second, "invalid_grant", "what it gave has ended");
+    refused(&second, "invalid_grant", "so its session has ended");
     assert!(!browser.is_good(&first).await);
 }
 
@@ -234,12 +234,12 @@ async fn a_session_that_waits_for_its_program_is_out_of_reach_and_within_that_of
     let issuer = browser.fixture.provider.issuer.clone();
     let brought = browser.allowed_device().await;
     assert_eq!(browser.fixture.sessions.end_by_provider(&issuer, None, Some("s-1")).await.unwrap(), 2);
-    refused(&browser.bring(&brought).await, "access_denied", "ended before this program came");
+    refused(&browser.bring(&brought).await, "access_denied", "ended before this program collected");
 
     // So does the person, and whoever shuts them out.
     let brought = browser.allowed_device().await;
     assert_eq!(browser.fixture.sessions.end_of(&issuer, "alice", None, Ended::revoked).await.unwrap(), 1);
-    refused(&browser.bring(&brought).await, "access_denied", "ended before this program came");
+    refused(&browser.bring(&brought).await, "access_denied", "ended before this program collected");
     let brought = browser.allowed_device().await;
     let revocations = &browser.fixture.shared.revocations;
     let (person, until) = (Target::Principal { issuer: "corp", subject: "alice" }, began + Duration::from_secs(86_400));

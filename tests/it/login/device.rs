@@ -418,7 +418,7 @@ async fn a_session_that_was_not_collected_yet_is_listed_and_ended_as_any_other()
         };
         assert_eq!(answer.status, 400, "{way}: {}", answer.text());
         assert_eq!(answer.json()["error"], "access_denied", "{way}: {}", answer.text());
-        assert!(answer.text().contains("ended before this program came"), "{way}: {}", answer.text());
+        assert!(answer.text().contains("ended before this program collected"), "{way}: {}", answer.text());
     }
     // Nobody comes for it: it has an end of its own, long before that of a session that is in use.
     let device = world.device().await;
