@@ -1,4 +1,4 @@
-//! Whose pages these are, to the people who see them.
+//! The configured name and logo of the pages.
 
 use std::{path::Path, sync::Arc};
 
@@ -8,19 +8,19 @@ use http::HeaderValue;
 use super::{ICON, policy};
 use crate::config::{raw, report::At, resolver::Resolver};
 
-/// Bytes of a logo, which stands in each page.
+/// The maximum bytes of a logo, which is embedded in each page.
 const MAX_LOGO: usize = 32 << 10;
 
-/// Bytes of a name.
+/// The maximum bytes of a name.
 const MAX_NAME: usize = 60;
 
-/// The name on each page and the picture beside it, with the policies of pages. Cheap to clone.
+/// The name and logo on each page, with the policies of pages. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Brand {
     name: Arc<str>,
-    /// As a `data:` address.
+    /// The logo as a `data:` URL.
     logo: Option<Arc<str>>,
-    /// The same, or a door.
+    /// The icon of the browser tab: the logo, or a door.
     icon: Arc<str>,
     pub(super) policy: HeaderValue,
     pub(super) policy_with_script: HeaderValue,
@@ -39,7 +39,7 @@ impl Brand {
         Self { name: name.into(), logo, icon, policy: policy(false), policy_with_script: policy(true) }
     }
 
-    /// Reports every problem at its place; `None` if there is one.
+    /// Reads the settings. Reports every problem at its place; `None` if there is one.
     pub fn resolve(raw: &raw::Pages, resolver: &mut Resolver, at: &At) -> Option<Self> {
         let name = raw.name.as_deref().map_or("Doorward", str::trim);
         let bad = name.is_empty() || name.len() > MAX_NAME || name.contains(char::is_control);
@@ -78,7 +78,8 @@ fn data(kind: &str, bytes: &[u8]) -> String {
 fn read(path: &Path, resolver: &mut Resolver, at: &At) -> Option<String> {
     let bytes = resolver.read(at, path)?;
     if bytes.len() > MAX_LOGO {
-        let what = format!("the logo has {} bytes; it stands in each page, so it may have {MAX_LOGO}", bytes.len());
+        let what =
+            format!("the logo has {} bytes; it is embedded in each page, so {MAX_LOGO} are allowed", bytes.len());
         resolver.error(at, what).help("an SVG, or a PNG of 128 pixels, is enough");
         return None;
     }
@@ -89,7 +90,7 @@ fn read(path: &Path, resolver: &mut Resolver, at: &At) -> Option<String> {
     Some(data(kind, &bytes))
 }
 
-/// By its content, as browsers are told not to guess. No script of an SVG runs in an `img`.
+/// The media type by the content, as browsers are told not to guess. Scripts of an SVG do not run in an `img`.
 fn kind_of(bytes: &[u8]) -> Option<&'static str> {
     let is_svg = || {
         let text = std::str::from_utf8(bytes).ok()?.trim_start_matches('\u{feff}').trim_start();

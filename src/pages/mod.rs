@@ -1,11 +1,11 @@
-//! What people see of Doorward: small pages that work without a script, in light and dark, on a phone and with a screen
+//! The HTML pages that people see: small, and usable without a script, in light and dark, on a phone and with a screen
 //! reader. Each is a pure function of its view; everything in a view is escaped.
 //!
 //! | file | holds |
 //! |---|---|
-//! | `views` | the pages of browsers |
-//! | `programs` | those of `doorward login` |
-//! | `brand` | whose pages these are |
+//! | `views` | the pages of browser logins, sessions and refusals |
+//! | `programs` | the pages of `doorward login` |
+//! | `brand` | the configured name and logo |
 
 mod brand;
 mod programs;
@@ -21,19 +21,19 @@ use maud::{DOCTYPE, Markup, PreEscaped, html as markup};
 
 pub use self::{brand::Brand, programs::*, views::*};
 
-/// The one stylesheet. It stands in each page, so that a page is whole whatever else fails, and the policy below
-/// allows it by its hash and nothing else.
+/// The one stylesheet. It is embedded in each page, so that a page is complete whatever else fails, and the policy
+/// below allows it by its hash and nothing else.
 const STYLE: &str = include_str!("style.css");
 
-/// The one script: on pages that lead to a login, it adds the fragment of the address (`#/namespaces/ci`) to their
-/// links, as browsers tell it to no server. Where a page has one way to go, it goes there.
+/// The one script. On pages that lead to a login it adds the fragment of the address (`#/namespaces/ci`), which
+/// browsers do not send to servers, to their links. If a page has only one way to go, it goes there.
 const SCRIPT: &str = include_str!("fragment.js");
 
-/// The picture of a page in the tab of a browser, which asks for `/favicon.ico` where a page has none.
+/// The icon of the browser tab. Browsers request `/favicon.ico` if a page has none.
 const ICON: &[u8] = include_bytes!("icon.svg");
 
-/// The policy of a page. Forms may lead to a provider (a logout does, by a redirect), which is https or, in development,
-/// this machine.
+/// The `Content-Security-Policy` of a page. Forms may lead to a provider (a logout does, by a redirect), which is on
+/// https or, in development, on this machine.
 fn policy(script: bool) -> HeaderValue {
     let script = if script { format!(" script-src 'sha256-{}';", hash_of(SCRIPT)) } else { String::new() };
     let policy = format!(
@@ -48,16 +48,16 @@ fn hash_of(text: &str) -> String {
     BASE64_STANDARD.encode(digest(&SHA256, text.as_bytes()))
 }
 
-/// A page: what stands in the frame that all share.
+/// A page: its content within the common frame.
 #[derive(Debug)]
 pub struct Page {
     title: String,
     tone: Tone,
     main: Markup,
     request_id: Option<String>,
-    /// Something of its own in its head.
+    /// Additional elements of its head.
     head: Markup,
-    /// Whether it leads to a login, so that its script may run.
+    /// Whether it leads to a login and needs the script.
     script: bool,
 }
 
@@ -119,7 +119,7 @@ impl Page {
     }
 }
 
-/// A page as a response, which nobody caches, frames or learns the address of.
+/// A page as a response that is not cached or framed and does not leak its address to other sites.
 pub fn html(status: StatusCode, page: &Page, brand: &Brand) -> Response<Bytes> {
     let mut response = Response::new(Bytes::from(page.render(brand).0));
     *response.status_mut() = status;
@@ -130,7 +130,7 @@ pub fn html(status: StatusCode, page: &Page, brand: &Brand) -> Response<Bytes> {
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"));
-    // Not `no-referrer`: with that, browsers send `Origin: null` with our own forms.
+    // Not `no-referrer`, with which browsers send `Origin: null` for our own forms.
     headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("same-origin"));
     headers.insert("cross-origin-opener-policy", HeaderValue::from_static("same-origin"));
     response
@@ -154,7 +154,7 @@ impl Tone {
     }
 }
 
-/// A door that stands ajar.
+/// The default logo: a door that is ajar.
 fn mark() -> Markup {
     markup! {
         svg viewBox="0 0 32 32" width="28" height="28" aria-hidden="true" focusable="false" {
@@ -166,7 +166,7 @@ fn mark() -> Markup {
     }
 }
 
-/// The sign of a page's tone, told apart by shape as well as by colour.
+/// The sign of a page's tone, distinct in shape as well as in colour.
 fn sign(tone: Tone) -> Markup {
     let path = match tone {
         Tone::Plain => {

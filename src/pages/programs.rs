@@ -1,4 +1,4 @@
-//! `doorward login`: what a person sees while a terminal signs in.
+//! The pages of `doorward login`, which people see while a terminal signs in.
 
 use std::net::IpAddr;
 
@@ -9,17 +9,17 @@ use super::{
     views::{name, prose, sentence},
 };
 
-/// A program that wants to sign in by way of this browser.
+/// A program that asks to sign in through this browser.
 #[derive(Clone, Copy, Debug)]
 pub struct ProgramView<'a> {
     pub host: &'a str,
-    /// How the program's machine calls itself: its own word.
+    /// The name that the program's machine gave; unverified.
     pub machine: &'a str,
-    /// What the person's terminal shows too, if the program is theirs.
+    /// The code that the person's terminal shows too, if the program is theirs.
     pub confirmation: &'a str,
-    /// Who is signed in in this browser.
+    /// The person who is signed in in this browser.
     pub who: Option<&'a str>,
-    /// The addresses are sent by a form.
+    /// The providers; their addresses are the targets of forms.
     pub choices: &'a [Choice],
     pub cancel: &'a str,
 }
@@ -48,10 +48,10 @@ pub fn program(view: &ProgramView<'_>) -> Page {
     Page::new("Sign in a terminal", Tone::Plain, main)
 }
 
-/// What the program itself shows in the browser, once it has its session or knows that it gets none.
+/// The page that the program itself shows in the browser, once it has its session or was refused one.
 #[derive(Clone, Copy, Debug)]
 pub struct ProgramDoneView<'a> {
-    /// Who is signed in, or why nobody is.
+    /// The person who is signed in, or why nobody is.
     pub outcome: Result<&'a str, &'a str>,
 }
 
@@ -71,13 +71,13 @@ pub fn program_done(view: &ProgramDoneView<'_>) -> Page {
     Page::new(title, tone, main)
 }
 
-/// Where the code of a terminal on another machine is typed.
+/// The page on which the code of a terminal on another machine is typed.
 #[derive(Clone, Copy, Debug)]
 pub struct TypeCodeView<'a> {
     pub host: &'a str,
-    /// Where the form goes.
+    /// The target of the form.
     pub action: &'a str,
-    /// Why the code that was typed is not good.
+    /// Why the typed code was refused.
     pub problem: Option<&'a str>,
 }
 
@@ -106,16 +106,16 @@ pub fn type_code(view: &TypeCodeView<'_>) -> Page {
 #[derive(Clone, Copy, Debug)]
 pub struct DeviceView<'a> {
     pub host: &'a str,
-    /// How the terminal's machine calls itself: its own word.
+    /// The name that the terminal's machine gave; unverified.
     pub machine: &'a str,
-    /// Whence it asked.
+    /// The address from which it asked.
     pub address: IpAddr,
     pub code: &'a str,
-    /// Who is signed in in this browser.
+    /// The person who is signed in in this browser.
     pub who: Option<&'a str>,
-    /// The addresses are sent by a form, with the code.
+    /// The providers; their addresses are the targets of forms with the code.
     pub choices: &'a [Choice],
-    /// So is this one.
+    /// The target of another form with the code.
     pub decline: &'a str,
 }
 
@@ -145,7 +145,7 @@ pub fn device(view: &DeviceView<'_>) -> Page {
     Page::new("Sign in a terminal", Tone::Plain, main)
 }
 
-/// A provider to sign the terminal in with.
+/// The button to sign the terminal in with a provider.
 fn allow(choice: &Choice, fields: &Markup) -> Markup {
     html! {
         form method="post" action=(choice.href) {
@@ -158,16 +158,16 @@ fn allow(choice: &Choice, fields: &Markup) -> Markup {
     }
 }
 
-/// A terminal on another machine that may come in now.
+/// A terminal on another machine that was allowed.
 #[derive(Clone, Copy, Debug)]
 pub struct DeviceDoneView<'a> {
-    /// How its machine calls itself.
+    /// The name that its machine gave.
     pub machine: &'a str,
-    /// Who it acts as.
+    /// The person it acts as.
     pub who: &'a str,
 }
 
-/// What the browser shows once a terminal on another machine may come in.
+/// The page after a terminal on another machine was allowed.
 pub fn device_done(view: Option<&DeviceDoneView<'_>>) -> Page {
     let main = html! {
         (sign(Tone::Good))
@@ -186,17 +186,17 @@ pub fn device_done(view: Option<&DeviceDoneView<'_>>) -> Page {
     Page::new("Go back to your terminal", Tone::Good, main)
 }
 
-/// A terminal that was let in before.
+/// A terminal that was allowed before.
 #[derive(Clone, Copy, Debug)]
 pub struct LetInView<'a> {
-    /// How its machine calls itself.
+    /// The name that its machine gave.
     pub machine: &'a str,
     pub code: &'a str,
-    /// Where a form with the code goes, if it is not too late.
+    /// The target of the form that declines, if it is not too late.
     pub decline: Option<&'a str>,
 }
 
-/// What the browser shows where a code is good no more because somebody let its terminal in.
+/// The page for a code that is no longer valid because somebody allowed its terminal.
 pub fn let_in_before(view: &LetInView<'_>) -> Page {
     let title = if view.decline.is_some() { "This terminal was let in" } else { "This terminal is signed in already" };
     let main = html! {

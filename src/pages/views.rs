@@ -1,4 +1,4 @@
-//! The pages that people see, each from a view of what it shows.
+//! The pages of browser logins, sessions and refusals, each rendered from a view.
 
 use maud::{Markup, html};
 
@@ -19,7 +19,7 @@ pub struct SignInView<'a> {
     /// The host that the person wants to reach.
     pub host: &'a str,
     pub choices: &'a [Choice],
-    /// Whether the fragment of the page's address belongs to where the login leads.
+    /// Whether the fragment of the page's address applies to the return address of the login.
     pub keeps_fragment: bool,
 }
 
@@ -55,20 +55,20 @@ pub fn sign_in(view: &SignInView<'_>) -> Page {
     Page::new("Sign in", Tone::Plain, main).with_script()
 }
 
-/// On the way to the provider.
+/// The page on the way to the provider.
 #[derive(Clone, Copy, Debug)]
 pub struct GoingView<'a> {
     pub host: &'a str,
-    /// The provider, and the way there.
+    /// The name of the provider; `href` is the address of the login.
     pub name: &'a str,
     pub href: &'a str,
-    /// A link to the choice, where there are others.
+    /// A link to the choice, if there are other providers.
     pub others: Option<&'a str>,
-    /// Whether the fragment of the page's address belongs to where the login leads.
+    /// Whether the fragment of the page's address applies to the return address of the login.
     pub keeps_fragment: bool,
 }
 
-/// Seen for a moment, or longer where neither script nor refresh is allowed.
+/// Shown for a moment, or longer if neither script nor refresh is allowed.
 pub fn going_to_sign_in(view: &GoingView<'_>) -> Page {
     let GoingView { name, href, keeps_fragment, .. } = *view;
     let head = html! { noscript { meta http-equiv="refresh" content=(format!("0;url={href}")); } };
@@ -84,12 +84,12 @@ pub fn going_to_sign_in(view: &GoingView<'_>) -> Page {
     Page::new("Taking you to sign in", Tone::Plain, main).with_head(head).with_script()
 }
 
-/// A form that met an ended session.
+/// A form whose session had ended.
 #[derive(Clone, Copy, Debug)]
 pub struct UnsentView<'a> {
     /// Method and path.
     pub request: &'a str,
-    /// The page of the form, where it is known.
+    /// The page of the form, if it is known.
     pub back: Option<&'a str>,
 }
 
@@ -110,25 +110,25 @@ pub fn unsent(view: &UnsentView<'_>) -> Page {
     Page::new("Your form was not sent", Tone::Refused, main)
 }
 
-/// A refusal, as the person whom it meets should read it.
+/// A refusal, as the refused person should read it.
 #[derive(Clone, Copy, Debug)]
 pub struct DeniedView<'a> {
     pub rejection: &'a Rejection,
-    /// Why the rule that decided exists, in the words of the policy.
+    /// The `why` of the rule that decided.
     pub why: Option<&'a str>,
-    /// What was asked for, such as `POST /deploy`; empty where the request was not read as far.
+    /// The request, such as `POST /deploy`; empty if it was not read that far.
     pub request: &'a str,
-    /// Who asked: the user name, if known.
+    /// The user name of the caller, if known.
     pub who: Option<&'a str>,
     pub request_id: &'a str,
     pub now: Timestamp,
-    /// A link to a login that has what the caller's lacks, where that is all that is missing.
+    /// A link to a step-up login, if that is all that is missing.
     pub step_up: Option<&'a str>,
-    /// A link to sign in, where that helps.
+    /// A link to sign in, if that helps.
     pub sign_in: Option<&'a str>,
 }
 
-/// Any refusal: of the caller's credential, by the policy, or for our own or an upstream's trouble.
+/// The page for any refusal: of the credential, by the policy, or because of a failure here or of an upstream.
 pub fn denied(view: &DeniedView<'_>) -> Page {
     let status = view.rejection.status();
     let title = match status.as_u16() {
@@ -167,7 +167,7 @@ pub fn denied(view: &DeniedView<'_>) -> Page {
         @if status.as_u16() == 404 || view.rejection.reason() == Reason::OriginRefused {
             p class="actions" { a href="/" { "To the start page" } }
         }
-        // Whose access was revoked gets nowhere by signing in as themselves.
+        // Signing in again as the same person does not help if their access was revoked.
         @let is_other = view.who.is_some() || view.rejection.reason() == Reason::TokenRevoked;
         @let label = if is_other { "Sign in as somebody else" } else { "Sign in" };
         @match (view.step_up, view.sign_in) {
@@ -182,21 +182,21 @@ pub fn denied(view: &DeniedView<'_>) -> Page {
     Page::new(title, Tone::Refused, main).of_request(view.request_id)
 }
 
-/// Who somebody is to Doorward and to Kubernetes.
+/// The identity of a person for Doorward and for Kubernetes.
 #[derive(Clone, Copy, Debug)]
 pub struct WhoAmIView<'a> {
     pub username: &'a str,
     pub email: Option<&'a str>,
-    /// The name of the issuer, and the subject there.
+    /// The name of the issuer; `subject` is the subject there.
     pub issuer: &'a str,
     pub subject: &'a str,
     pub kind: &'a str,
-    /// Groups that the issuer gave.
+    /// Groups from the issuer.
     pub groups: &'a [&'a str],
     pub scopes: &'a [&'a str],
-    /// Groups that grants gave.
+    /// Groups from grants.
     pub kubernetes_groups: &'a [&'a str],
-    /// What the policy says of them.
+    /// The rules that apply to them.
     pub rules: &'a [Concern<'a>],
     pub session: Option<SessionTimes>,
     pub request_id: &'a str,
@@ -206,7 +206,7 @@ pub struct WhoAmIView<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct SessionTimes {
     pub created: Timestamp,
-    /// When the provider is asked again at the latest.
+    /// The latest time of the next recheck at the provider.
     pub recheck: Timestamp,
     pub idle_end: Timestamp,
     pub end: Timestamp,
@@ -241,13 +241,13 @@ pub fn who_am_i(view: &WhoAmIView<'_>) -> Page {
     Page::new("Who am I", Tone::Good, main).of_request(view.request_id)
 }
 
-/// Where a person is signed in.
+/// The sessions of a person.
 #[derive(Clone, Copy, Debug)]
 pub struct OwnSessionsView<'a> {
     pub who: &'a str,
-    /// In the order in which they are shown.
+    /// The sessions in display order.
     pub sessions: &'a [OwnSession<'a>],
-    /// How many have just been ended, after an attempt to end some.
+    /// The number of sessions that were just ended, after an attempt to end some.
     pub ended: Option<usize>,
     pub request_id: &'a str,
 }
@@ -256,7 +256,7 @@ pub struct OwnSessionsView<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct OwnSession<'a> {
     pub listed: &'a Listed,
-    /// Whether it is the one that asks.
+    /// Whether it is the session of this request.
     pub current: bool,
 }
 
@@ -307,10 +307,10 @@ fn own_session(own: &OwnSession<'_>) -> Markup {
     }
 }
 
-/// The question before a logout.
+/// The confirmation of a sign-out.
 #[derive(Clone, Copy, Debug)]
 pub struct ConfirmSignOutView<'a> {
-    /// Whose session it is; `None` if there is none.
+    /// The person of the session; `None` if there is none.
     pub who: Option<&'a str>,
 }
 
@@ -345,18 +345,18 @@ pub fn signed_out() -> Page {
     Page::new("Signed out", Tone::Good, main)
 }
 
-/// A login that went wrong.
+/// A failed login.
 #[derive(Clone, Copy, Debug)]
 pub struct LoginErrorView<'a> {
     pub title: &'a str,
     pub text: &'a str,
-    /// What the provider said, or which check failed. Text of somebody else, bounded.
+    /// The provider's message, or the check that failed. Untrusted text of bounded length.
     pub detail: Option<&'a str>,
-    /// Where a new login begins, if it makes sense to try, and what it is called.
+    /// The address and label of a link to a new login, if it makes sense to try.
     pub retry: Option<(&'a str, &'a str)>,
-    /// Where a program on this machine is told that nobody signs in, which waits for that otherwise.
+    /// The address that cancels the wait of a program on this machine.
     pub cancel: Option<&'a str>,
-    /// Where somebody who is signed in all the same can go on.
+    /// The address at which a person who is signed in anyway can go on.
     pub go_on: Option<&'a str>,
     pub request_id: &'a str,
 }
@@ -389,7 +389,7 @@ pub fn login_error(view: &LoginErrorView<'_>) -> Page {
     Page::new(view.title, Tone::Refused, main).of_request(view.request_id)
 }
 
-/// With a capital at its beginning, unless that is an address, and a full stop at its end, whoever wrote it.
+/// Capitalizes the first letter, unless the text begins with a URL, and adds a missing full stop.
 pub(super) fn sentence(text: &str) -> String {
     let mut chars = text.chars();
     let is_address = text.split_whitespace().next().is_some_and(|word| word.contains("://"));
@@ -403,7 +403,7 @@ pub(super) fn sentence(text: &str) -> String {
     sentence
 }
 
-/// Text whose names stand between backticks, as in all our messages.
+/// Renders a message, in which names are in backticks.
 pub(super) fn prose(text: &str) -> Markup {
     let even = text.matches('`').count().is_multiple_of(2);
     html! {
@@ -414,7 +414,7 @@ pub(super) fn prose(text: &str) -> Markup {
     }
 }
 
-/// A name that somebody else gave. One that is written from right to left stays by itself (`bdi`), and none turns round what stands
+/// Renders a name from outside. `bdi` isolates right-to-left text, so that no name changes the direction of the text
 /// beside it.
 pub(super) fn name(text: &str) -> Markup {
     html! { bdi { (terminal::undirected(text)) } }
