@@ -1,5 +1,5 @@
-//! Protection of an issuer's endpoint, and of ourselves from it: a circuit breaker and a token bucket. Both are driven
-//! by the time that they are told.
+//! A circuit breaker and a token bucket, which protect an endpoint, and Doorward from it. Callers pass the time to
+//! both.
 
 use std::{ops::RangeInclusive, sync::Mutex, time::Duration};
 
@@ -13,14 +13,14 @@ use crate::{
     lock::lock,
 };
 
-/// What the settings of a breaker may be.
+/// The bounds of the settings of a breaker.
 const FAILURES: RangeInclusive<u32> = 1..=1000;
 const SHORTEST_PAUSE: Span = Span::from_millis(100);
-/// The longest pause of an issuer. Open streams go on for a while though nobody can be asked about their tokens, in which there must
-/// be several questions.
+/// The longest pause of an issuer's breaker. Open streams continue for a while if their tokens cannot be rechecked, and
+/// there must be several attempts within that time.
 pub const LONGEST_ISSUER_PAUSE: Duration = Duration::from_secs(60);
 
-/// Lets calls through until several in a row have failed; then only one probe at a time, after a pause.
+/// A circuit breaker: it opens after several failures in a row, and then admits one probe after each pause.
 #[derive(Debug)]
 pub struct Breaker {
     settings: CircuitBreaker,
@@ -30,7 +30,7 @@ pub struct Breaker {
 #[derive(Debug, Default)]
 struct State {
     failures: u32,
-    /// Until when nothing is let through. `None`: the circuit is closed.
+    /// When the open circuit admits a probe. `None`: the circuit is closed.
     open_until: Option<Moment>,
 }
 
@@ -39,20 +39,22 @@ impl Breaker {
         Self { settings, state: Mutex::default() }
     }
 
-    /// Reports what is wrong with `settings`, which stand at `at` and whose pause may be as long as `longest`.
+    /// Reports problems of `settings`, which are at `at`. `longest` is the maximum pause.
     pub fn check(settings: CircuitBreaker, longest: Duration, at: &At, report: &mut Report) {
         if let Some(problem) = report.bounded(at, "failures", settings.failures, FAILURES) {
-            problem.help("none would be the same as 1, and with more nobody who fails is ever given a pause");
+            problem.help(
+                "0 would be the same as 1, and with more than 1000 a failing endpoint is hardly ever given a pause",
+            );
         }
         if let Some(problem) = report.bounded(at, "pause", settings.pause, SHORTEST_PAUSE..=Span(longest)) {
             problem.help(
-                "a shorter one spares nobody, and in a longer one callers are refused long after all is well again",
+                "a shorter pause protects nothing, and a longer one refuses callers long after the endpoint works again",
             );
         }
     }
 
-    /// Whether a call may be made now, or how long none may. In the half-open state the one that is let through closes the door behind
-    /// it.
+    /// Admits a call, or returns how long no call is admitted. In the half-open state one call is admitted and opens
+    /// the circuit for another pause.
     pub fn admit(&self, now: Moment) -> Result<(), Duration> {
         let mut state = lock(&self.state);
         match state.open_until {
@@ -65,8 +67,8 @@ impl Breaker {
         }
     }
 
-    /// The call was answered, by what does not show that all is well: others may ask. What was counted stays, and where the circuit was
-    /// open the next failure opens it again.
+    /// Records an answer that does not prove that the endpoint works. The circuit closes, but failures are not reset:
+    /// if it was open, the next failure opens it again.
     pub fn answered(&self) {
         let mut state = lock(&self.state);
         state.open_until = None;
@@ -86,7 +88,7 @@ impl Breaker {
     }
 }
 
-/// Lets `rate` calls a second through on average, and `burst` at once.
+/// A token bucket: it admits `rate` calls a second on average, and `burst` at once.
 #[derive(Debug)]
 pub struct Bucket {
     rate: u32,
@@ -95,7 +97,7 @@ pub struct Bucket {
 }
 
 impl Bucket {
-    /// Tokens are counted in thousandths, as time is.
+    /// The level is counted in thousandths, to match milliseconds.
     pub fn new(rate: u32, burst: u32, now: Moment) -> Self {
         Self { rate, burst, level: Mutex::new((now, u64::from(burst) * 1_000)) }
     }
@@ -143,7 +145,7 @@ mod tests {
         }
     }
 
-    /// Where the probe was one of those, all others were kept out for another pause, though somebody had answered.
+    /// When the probe got such an answer, all others were refused for another pause, though the endpoint had answered.
     #[test]
     fn an_answer_that_shows_nothing_closes_an_open_circuit_and_leaves_that_one_failure_from_open() {
         let settings = CircuitBreaker { failures: 2, pause: Span::from_secs(5) };
@@ -196,7 +198,7 @@ mod tests {
         assert_eq!(taken(now + Duration::from_secs(3_600)), 0, "gives nobody anything");
     }
 
-    /// It gave nothing until the clock had caught up.
+    /// It admitted nothing until the clock had caught up.
     #[test]
     fn the_bucket_fills_though_the_clock_is_set_back() {
         let clock = clock();

@@ -1,5 +1,5 @@
-//! What the claims of a token must satisfy once its signature is good (RFC 9068 section 4, OpenID Connect Core 1.0
-//! section 3.1.3.7, RFC 8725).
+//! The checks of the claims of a token, besides its signature (RFC 9068 section 4, OpenID Connect Core 1.0 section
+//! 3.1.3.7, RFC 8725).
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,22 +13,22 @@ use super::{
 };
 use crate::{clock::Timestamp, config::raw::Algorithm};
 
-/// Claims that name the client or scopes of access tokens, and that ID tokens do not have. What the settings read as client and scopes
-/// tells nothing of this: it may stand in both, or in neither.
+/// Claims for the client or scopes of access tokens that ID tokens do not have. The configured claims for client and
+/// scopes do not distinguish the two: they may be in both, or in neither.
 const OF_ACCESS_TOKENS: [&str; 5] = ["client_id", "cid", "appid", "scope", "scp"];
 
-/// Bytes of a subject as most issuers have it (OpenID Connect Core 1.0 section 2).
+/// The maximum bytes of a subject of most issuers (OpenID Connect Core 1.0 section 2).
 pub(super) const MAX_SUBJECT: usize = 255;
 
-/// What a text is to be that has [`MAX_SUBJECT`] bytes at most, or [`MAX_NAME`](crate::authn::principal::MAX_NAME).
+/// The description of a text of at most [`MAX_SUBJECT`] bytes, or [`MAX_NAME`](crate::authn::principal::MAX_NAME).
 pub(super) const fn text_up_to(longest: usize) -> &'static str {
     if longest == MAX_SUBJECT { "a text of 1 to 255 bytes" } else { "a text of 1 to 512 bytes" }
 }
 
-/// More audiences than this are not looked at.
+/// The maximum number of audiences; a token with more is refused.
 const MAX_AUDIENCES: usize = 64;
 
-/// What the checks read out of the claims.
+/// The values that the checks extract from the claims.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checked {
     pub subject: Arc<str>,
@@ -38,7 +38,7 @@ pub struct Checked {
     pub expires: Timestamp,
 }
 
-/// The same, of a token that need not name a subject.
+/// The same for a token that need not have a subject.
 #[derive(Debug)]
 pub(super) struct Registered {
     pub audiences: Vec<Box<str>>,
@@ -46,37 +46,39 @@ pub(super) struct Registered {
     pub expires: Timestamp,
 }
 
-/// What is asked of an access token of one issuer.
+/// The checks of access tokens of one issuer.
 #[derive(Debug)]
 pub struct AccessTokenChecks {
     pub issuer: Arc<str>,
     pub audiences: Box<[Box<str>]>,
     pub algorithms: Box<[Algorithm]>,
-    /// Lower case; `""` stands for an absent `typ`.
+    /// The accepted `typ`, in lower case; `""` is an absent one.
     pub token_types: Box<[Box<str>]>,
     pub required_claims: Box<[(ClaimPath, Vec<Value>)]>,
-    /// Claims that an `at+jwt` must have, unless this issuer is known to leave them out.
+    /// Claims that an `at+jwt` must have, without those that this issuer is known to omit.
     pub profile_claims: Box<[&'static str]>,
     pub skew: Duration,
     pub max_lifetime: Duration,
-    /// Another text by which the issuer names itself in its tokens.
+    /// Another `iss` that the issuer uses in its tokens.
     pub other_issuer: Option<&'static str>,
-    /// Whose tokens, each with an issuer of its own, are accepted in place of those of `issuer`.
+    /// The tenants whose tokens, each with an issuer of its own, are accepted in place of those of `issuer`.
     pub tenants: Option<Tenants>,
-    /// Its access tokens have no `aud` and are for whoever they were issued to (Cognito): the client stands for it.
+    /// Whether its access tokens have no `aud`, so that the client is the audience (Cognito).
     pub client_is_audience: bool,
-    /// Its access tokens are made as its ID tokens are, `at_hash` and all, but for the hash of a code (Dex).
+    /// Whether its access tokens look like its ID tokens, including `at_hash`, except for `c_hash` (Dex).
     pub like_id_tokens: bool,
-    /// Its ID tokens are for all clients of a project and for the project itself, and only `azp` says to whom one was issued (Zitadel).
+    /// Whether its ID tokens list the project and all its clients as audiences, so that only `azp` names the client
+    /// (Zitadel).
     pub id_tokens_for_project: bool,
-    /// Claims of which each access token of the issuer has one, and no ID token. Empty: nothing such is known.
+    /// Claims of which each access token of the issuer has one, and no ID token. Empty: none are known.
     pub marks: &'static [&'static str],
-    /// Bytes of a subject. Service accounts of clusters, and the user names in Doorward's own tokens, may be longer than others.
+    /// The maximum bytes of a subject. It is larger for service accounts and for the user names in Doorward's own
+    /// tokens.
     pub longest_subject: usize,
 }
 
 impl AccessTokenChecks {
-    /// What can be told before any key is looked for.
+    /// Checks the header and the kind of a token, before any key is needed.
     pub fn check_header(&self, token: &Unverified<'_>) -> Result<(), TokenError> {
         check_algorithm(token.header.algorithm, &self.algorithms)?;
         let typ = token.header.typ.as_deref().unwrap_or_default();
@@ -94,10 +96,11 @@ impl AccessTokenChecks {
         if says_access_token(typ) { Ok(()) } else { self.check_no_id_token(&token.claims) }
     }
 
-    /// Refuses ID tokens that nothing but their claims tells from access tokens. One that a refresh gave has no `nonce`.
+    /// Refuses ID tokens that only their claims distinguish from access tokens. An ID token from a refresh has no
+    /// `nonce`.
     fn check_no_id_token(&self, claims: &Map<String, Value>) -> Result<(), TokenError> {
         let is = |name: &str, kind: &str| claims.get(name).and_then(Value::as_str) == Some(kind);
-        // So say Keycloak and Cognito.
+        // Keycloak and Cognito mark access tokens like this.
         if is("typ", "Bearer") || is("token_use", "access") {
             return Ok(());
         }
@@ -122,7 +125,7 @@ impl AccessTokenChecks {
         Ok(())
     }
 
-    /// All checks of the claims. A verified signature is the caller's part.
+    /// Makes all checks of the claims. The caller verifies the signature.
     pub fn check_claims(&self, token: &Unverified<'_>, now: Timestamp) -> Result<Checked, TokenError> {
         let checked = self.check_common(&token.claims, now)?;
         check_audience(&checked.audiences, &self.audiences, token.claims.get("aud"))?;
@@ -131,7 +134,7 @@ impl AccessTokenChecks {
         Ok(checked)
     }
 
-    /// What a token has besides that says to be an access token of RFC 9068 (section 2.2).
+    /// Checks for the claims that a token of type `at+jwt` must have (RFC 9068 section 2.2).
     fn check_profile(&self, token: &Unverified<'_>) -> Result<(), TokenError> {
         if !says_access_token(token.header.typ.as_deref().unwrap_or_default()) {
             return Ok(());
@@ -145,9 +148,9 @@ impl AccessTokenChecks {
         Ok(())
     }
 
-    /// The checks of an introspection answer that says `active` (RFC 7662 section 2.2), whose members may be few.
-    /// `is_listed` says whether its client is: then an answer of `token_type` `Bearer` needs no `aud`. `own_subject` is that of
-    /// the tokens that the client has for itself, if its settings name one.
+    /// Checks an active introspection answer (RFC 7662 section 2.2), which may have few members. `is_listed` says
+    /// whether its client is listed: then an answer with `token_type` `Bearer` needs no `aud`. `own_subject` is the
+    /// configured subject of the tokens that the client has for itself.
     pub fn check_answer(
         &self,
         claims: &Map<String, Value>,
@@ -177,8 +180,8 @@ impl AccessTokenChecks {
         Ok(Checked { subject: self.subject_or(own_subject, claims)?, audiences, not_before, expires })
     }
 
-    /// Whether claims that were verified before are still those of a token for us, by settings that have changed since:
-    /// issuer, audience, required claims. Gives the audiences. What header and signature proved is not asked again.
+    /// Rechecks claims that were verified before by settings that have changed since: issuer, audience and required
+    /// claims. Returns the audiences. Header and signature are not checked again.
     pub fn check_again(&self, claims: &Map<String, Value>, is_listed: bool) -> Result<Vec<Box<str>>, TokenError> {
         // An introspection answer need not name its issuer.
         let is_ours = |issuer: &Value| issuer.as_str().is_some_and(|iss| self.is_named(iss, claims.get("tid")));
@@ -191,8 +194,8 @@ impl AccessTokenChecks {
         Ok(audiences)
     }
 
-    /// The audiences that came, one of which must be ours. The token of a listed client may have none: the client vouches that it
-    /// is for us, and not for which of our audiences, so that a route which wants a certain one has nothing to go by.
+    /// Checks that one of the audiences is ours. The token of a listed client may have none: listing the client means
+    /// that its tokens are for Doorward, but not for a certain audience, so a route that requires one refuses them.
     fn own_audiences(
         &self,
         came: Option<Vec<Box<str>>>,
@@ -205,15 +208,15 @@ impl AccessTokenChecks {
         Ok(came.unwrap_or_default())
     }
 
-    /// The client, where it stands for the audience.
+    /// The client as the audience, for issuers whose access tokens have no `aud`.
     fn client_as_audience(&self, claims: &Map<String, Value>) -> Option<Vec<Box<str>>> {
         let text = |name: &str| claims.get(name).and_then(Value::as_str);
         let is_access_token = self.client_is_audience && text("token_use") == Some("access");
         text("client_id").filter(|_| is_access_token).map(|client| vec![client.into()])
     }
 
-    /// The checks of an ID token for the client `client_id`, in place of those of an access token. What one login asked for is compared
-    /// where that is known, in [`oidc::id_token`](crate::oidc).
+    /// Checks an ID token for the client `client_id`. The values of a particular login are checked in
+    /// [`oidc::id_token`](crate::oidc).
     pub fn check_id_token(&self, token: &Unverified<'_>, client_id: &str, now: Timestamp) -> Result<(), TokenError> {
         let claims = &token.claims;
         let verified = self.check_common(claims, now)?;
@@ -224,7 +227,7 @@ impl AccessTokenChecks {
         if let Some(other) = untrusted.filter(|_| !self.id_tokens_for_project) {
             return Err(TokenError::Audience { came: Quoted::text(other), expected: vec![client_id.to_owned()] });
         }
-        // Whatever the audiences, one of several was issued to us only if it says so.
+        // With several audiences, only `azp` says that it was issued to us.
         match claims.get("azp") {
             None if verified.audiences.len() == 1 => {}
             Some(Value::String(azp)) if azp == client_id => {}
@@ -233,13 +236,13 @@ impl AccessTokenChecks {
         self.check_required(claims)
     }
 
-    /// An ID token's `typ` is absent or says no more than JWT.
+    /// Checks the header of an ID token: its `typ` is absent or `JWT`.
     pub fn check_id_token_header(&self, token: &Unverified<'_>) -> Result<(), TokenError> {
         check_algorithm(token.header.algorithm, &self.algorithms)?;
         check_type(&token.header, &["jwt", "application/jwt"], "JWT")
     }
 
-    /// The values that `required_claims` asks for.
+    /// Checks the claims against `required_claims`.
     pub fn check_required(&self, claims: &Map<String, Value>) -> Result<(), TokenError> {
         for (path, accepted) in &self.required_claims {
             let came = path.find(claims);
@@ -263,8 +266,8 @@ impl AccessTokenChecks {
         Ok(Checked { subject, audiences, not_before, expires })
     }
 
-    /// Whose token it is of which an answer may name no `sub`. It is the client's own only where the settings say so and nobody is behind
-    /// it: some providers tell no more of the tokens of people.
+    /// The subject of an answer that may lack `sub`. The token counts as the client's own only if the settings name a
+    /// subject and the answer has no `username`: some providers return no `sub` for people either.
     pub(super) fn subject_or(
         &self,
         own_subject: Option<&str>,
@@ -277,13 +280,13 @@ impl AccessTokenChecks {
         match own_subject {
             Some(subject) if !of_somebody => Ok(subject.into()),
             Some(_) => {
-                Err(wrong("sub", None, "there beside `username`: the token is somebody's, and not the client's own"))
+                Err(wrong("sub", None, "present beside `username`: the token is a person's, and not the client's own"))
             }
             None => Err(wrong("sub", None, "a text of 1 to 255 bytes, or the `subject` of its client in `clients`")),
         }
     }
 
-    /// `sub`: a text without control characters.
+    /// Reads `sub`: a text without control characters.
     pub(super) fn subject(&self, claims: &Map<String, Value>) -> Result<Option<Arc<str>>, TokenError> {
         match claims.get("sub") {
             None => Ok(None),
@@ -298,7 +301,7 @@ impl AccessTokenChecks {
         }
     }
 
-    /// Whether `iss` is one of the issuer's names; `tid` is the tenant that the same token says it is of.
+    /// Whether `iss` is one of the issuer's names; `tid` is the tenant that the token names.
     fn is_named(&self, iss: &str, tid: Option<&Value>) -> bool {
         match &self.tenants {
             None => *iss == *self.issuer || Some(iss) == self.other_issuer,
@@ -311,7 +314,7 @@ impl AccessTokenChecks {
         if came > limit { Err(TokenError::Lifetime { came, limit }) } else { Ok(()) }
     }
 
-    /// What is asked of every token: issuer, times, audiences that can be read.
+    /// Makes the checks of every token: issuer, times, lifetime, no sender constraint, readable audiences.
     pub(super) fn check_registered(
         &self,
         claims: &Map<String, Value>,
@@ -336,7 +339,7 @@ impl AccessTokenChecks {
     }
 }
 
-/// Whether a token is signed by one of the algorithms that are accepted.
+/// Checks that the algorithm of a token is accepted.
 pub(super) fn check_algorithm(came: Algorithm, accepted: &[Algorithm]) -> Result<(), TokenError> {
     if accepted.contains(&came) {
         return Ok(());
@@ -347,7 +350,7 @@ pub(super) fn check_algorithm(came: Algorithm, accepted: &[Algorithm]) -> Result
     })
 }
 
-/// Whether `typ` is absent or one of these; `expected` is the one to ask for.
+/// Checks that `typ` is absent or one of these; `expected` is named in the error.
 pub(super) fn check_type(header: &Header, accepted: &[&str], expected: &str) -> Result<(), TokenError> {
     match header.typ.as_deref() {
         None => Ok(()),
@@ -360,7 +363,7 @@ fn says_access_token(typ: &str) -> bool {
     ["at+jwt", "application/at+jwt"].iter().any(|access| typ.eq_ignore_ascii_case(access))
 }
 
-/// Refuses what other kinds of token look like, where `typ` does not tell (RFC 8725 section 3.12).
+/// Refuses other kinds of token by their claims, as `typ` may not distinguish them (RFC 8725 section 3.12).
 pub fn check_kind(claims: &Map<String, Value>, typ: &str) -> Result<(), TokenError> {
     if claims.contains_key("events") {
         return Err(TokenError::OtherKind("a security event or logout token"));
@@ -385,8 +388,9 @@ pub fn check_kind(claims: &Map<String, Value>, typ: &str) -> Result<(), TokenErr
     Ok(())
 }
 
-/// Some providers say `active` of all that they issued, refresh tokens and the codes of logins that nobody approved among it. Where
-/// no audience tells, only the `token_type` (RFC 6749 section 7.1) does, which those have not.
+/// Checks the `token_type` of an answer without audience. Some providers report everything they issued as active,
+/// including refresh tokens and codes of logins that nobody approved; only access tokens have a `token_type` (RFC 6749
+/// section 7.1).
 fn check_says_bearer(claims: &Map<String, Value>) -> Result<(), TokenError> {
     let came = claims.get("token_type");
     if came.and_then(Value::as_str).is_some_and(|kind| kind.eq_ignore_ascii_case("bearer")) {
@@ -396,7 +400,7 @@ fn check_says_bearer(claims: &Map<String, Value>) -> Result<(), TokenError> {
     Err(wrong("token_type", came, expected))
 }
 
-/// Whether a token is current; `starts` are the claims before which it is not.
+/// Checks that a token is current; `starts` are the claims with times before which it is not valid.
 pub fn check_times(
     now: Timestamp,
     skew: Duration,
@@ -414,12 +418,13 @@ pub fn check_times(
     Ok(())
 }
 
-/// A token bound to a key of its client (RFC 7800, RFC 8705, RFC 9449) is no bearer token.
+/// Refuses tokens that are bound to a key of their client (RFC 7800, RFC 8705, RFC 9449), as they are not bearer
+/// tokens.
 pub fn check_sender_constraint(claims: &Map<String, Value>) -> Result<(), TokenError> {
     if claims.contains_key("cnf") { Err(TokenError::SenderConstrained) } else { Ok(()) }
 }
 
-/// Whether one of the token's audiences is one of ours.
+/// Checks that one of the token's audiences is one of ours.
 pub fn check_audience(came: &[Box<str>], ours: &[Box<str>], raw: Option<&Value>) -> Result<(), TokenError> {
     if came.iter().any(|audience| ours.contains(audience)) {
         return Ok(());
@@ -427,7 +432,7 @@ pub fn check_audience(came: &[Box<str>], ours: &[Box<str>], raw: Option<&Value>)
     Err(TokenError::Audience { came: Quoted::json(raw), expected: ours.iter().map(ToString::to_string).collect() })
 }
 
-/// `aud`: a text or an array of texts.
+/// Reads `aud`: a text or an array of texts.
 pub fn audiences(claims: &Map<String, Value>) -> Result<Option<Vec<Box<str>>>, TokenError> {
     let malformed = |value| wrong("aud", Some(value), "a text or a short list of texts");
     match claims.get("aud") {
@@ -443,7 +448,7 @@ pub fn audiences(claims: &Map<String, Value>) -> Result<Option<Vec<Box<str>>>, T
     }
 }
 
-/// A NumericDate (RFC 7519 section 2): whole seconds, or a fraction whose seconds are exact.
+/// Reads a NumericDate (RFC 7519 section 2): whole seconds, or a fraction, which is truncated to exact seconds.
 pub fn numeric_date(claims: &Map<String, Value>, name: &'static str) -> Result<Option<Timestamp>, TokenError> {
     const EXACT: f64 = 9_007_199_254_740_992.0;
     let Some(value) = claims.get(name) else { return Ok(None) };

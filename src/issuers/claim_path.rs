@@ -1,8 +1,8 @@
-//! Where a fact stands in a set of claims.
+//! Paths to a value in a set of claims.
 
 use serde_json::{Map, Value};
 
-/// The name of a claim, or a JSON pointer (RFC 6901) into one. Names may hold `:` and `/`, as namespaced claims do; a
+/// The name of a claim, or a JSON pointer (RFC 6901) into one. Names may have `:` and `/`, like namespaced claims; a
 /// path that begins with `/` is a pointer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClaimPath {
@@ -12,7 +12,7 @@ pub struct ClaimPath {
 }
 
 impl ClaimPath {
-    /// `Err` says what is wrong with the text.
+    /// Parses a path. The error completes a sentence about the text.
     pub fn parse(text: &str) -> Result<Self, &'static str> {
         if text.is_empty() {
             return Err("is empty");

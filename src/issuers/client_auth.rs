@@ -1,4 +1,4 @@
-//! How Doorward proves who it is as a client of an issuer, at the token endpoint and at the introspection endpoint alike
+//! Client authentication of Doorward at an issuer, for the token endpoint and the introspection endpoint
 //! (RFC 6749 section 2.3.1, RFC 7523 section 2.2, OpenID Connect Core 1.0 section 9).
 
 use std::{borrow::Cow, fmt, sync::Arc};
@@ -21,15 +21,14 @@ use crate::{
     },
 };
 
-/// The life of an assertion, in seconds; it is used at once.
+/// The lifetime of an assertion, in seconds; it is used at once.
 const ASSERTION_LIFE: i64 = 60;
 
-/// By so many seconds assertions say that they were issued before they were: some refuse those that are ahead of their clock by
-/// anything, as ours is when it is a moment fast. Keycloak does where it takes assertions of an identity provider, unless that has an
-/// allowed clock skew.
+/// The seconds by which `iat` of assertions is set back: some providers refuse any `iat` ahead of their clock, and ours
+/// may be slightly fast. Keycloak does so for assertions of an identity provider without an allowed clock skew.
 pub const ISSUED_BEFORE: i64 = 5;
 
-/// A client of one issuer, with what proves it. Two are equal if they prove the same in the same way.
+/// A client of one issuer, with its credential. Two are equal if id and credential are.
 #[derive(Clone, PartialEq)]
 pub struct ClientAuth {
     id: Arc<str>,
@@ -45,16 +44,16 @@ enum Credential {
     None,
 }
 
-/// What goes along with one request to prove the client.
+/// The credential for one request.
 #[derive(Clone)]
 pub enum Proof<'c> {
     /// `client_secret_basic`.
     Basic(&'c Secret),
     /// `client_secret_post`.
     Post(&'c Secret),
-    /// `private_key_jwt`: a fresh assertion; or one that somebody else signed.
+    /// `private_key_jwt`: a new assertion; or one that another issuer signed.
     Assertion(Cow<'c, str>),
-    /// A public client, which proves nothing.
+    /// A public client, without a credential.
     Public,
 }
 
@@ -70,7 +69,7 @@ pub const ASSERTION_TYPE: &str = "urn:ietf:params:oauth:client-assertion-type:jw
 /// The key that signs our assertions.
 #[derive(Clone)]
 struct AssertionKey {
-    /// The text that it was read from.
+    /// The PEM that it was parsed from.
     pem: Secret,
     key: EncodingKey,
     header: Box<Header>,
@@ -81,15 +80,15 @@ struct AssertionKey {
 struct Assertion<'a> {
     iss: &'a str,
     sub: &'a str,
-    /// The issuer identifier alone, as RFC 7523bis asks: an assertion for one issuer is then worth nothing at another
-    /// that names the first one's endpoint as its own.
+    /// Only the issuer identifier, as RFC 7523bis requires: an assertion for one issuer is then invalid at another one
+    /// that claims the first one's endpoint as its own.
     aud: &'a str,
     jti: String,
     iat: i64,
     exp: i64,
 }
 
-/// How a client authenticates where nothing says how.
+/// The default authentication method of a client.
 pub(super) fn default_method(raw: &ClientCredentials) -> Option<Method> {
     match (&raw.secret, &raw.key, &raw.assertion) {
         (Some(_), None, None) => Some(Method::Basic),
@@ -100,8 +99,8 @@ pub(super) fn default_method(raw: &ClientCredentials) -> Option<Method> {
 }
 
 impl ClientAuth {
-    /// Reads the secret or key of `raw` for the issuer with the identifier `issuer`. Reports every problem at its
-    /// place; `None` if there is one.
+    /// Reads the credential of `raw` for the issuer with the identifier `issuer`. Reports every problem at its place;
+    /// `None` if there is one.
     pub fn resolve(raw: &ClientCredentials, issuer: &str, at: &At, resolver: &mut Resolver) -> Option<Self> {
         if raw.id.is_empty() {
             resolver.error(&at.key("id"), "the client id is empty").help("the issuer gave it at registration");
@@ -133,13 +132,13 @@ impl ClientAuth {
             (Some(Method::None), None, None, None) => Credential::None,
             (method, ..) => {
                 let help = match method {
-                    Some(Method::Basic | Method::Post) => "this method wants `secret`, without `key` and `assertion`",
-                    Some(Method::PrivateKeyJwt) => "this method wants `key`, without `secret` and `assertion`",
-                    Some(Method::Assertion) => "this method wants `assertion`, without `secret` and `key`",
-                    Some(Method::None) => "the method `none` wants none of `secret`, `key` and `assertion`",
+                    Some(Method::Basic | Method::Post) => "this method needs `secret`, without `key` and `assertion`",
+                    Some(Method::PrivateKeyJwt) => "this method needs `key`, without `secret` and `assertion`",
+                    Some(Method::Assertion) => "this method needs `assertion`, without `secret` and `key`",
+                    Some(Method::None) => "the method `none` takes none of `secret`, `key` and `assertion`",
                     None => "give one of `secret`, `key` and `assertion`, or the method `none` for a public client",
                 };
-                resolver.error(at, "how we authenticate as a client is not clear").help(help);
+                resolver.error(at, "it is not clear how this client authenticates").help(help);
                 return None;
             }
         };
@@ -150,12 +149,12 @@ impl ClientAuth {
         &self.id
     }
 
-    /// Whether nothing proves the client.
+    /// Whether the client has no credential.
     pub fn is_public(&self) -> bool {
         matches!(self.method, Credential::None)
     }
 
-    /// What proves the client at `now`. The error says why there is no assertion.
+    /// The credential at `now`. The error says why there is no assertion.
     pub fn proof(&self, now: Timestamp) -> Result<Proof<'_>, String> {
         Ok(match &self.method {
             Credential::Basic(secret) => Proof::Basic(secret),
@@ -166,7 +165,7 @@ impl ClientAuth {
         })
     }
 
-    /// A form with these `pairs` and what proves the client at `now`. The error says why it cannot be made.
+    /// A form request with these `pairs` and the credential at `now`. The error says why it cannot be built.
     pub fn post(
         &self,
         now: Timestamp,
@@ -182,7 +181,7 @@ impl ClientAuth {
         Ok(request)
     }
 
-    /// Adds what proves the client to a form request.
+    /// Adds the credential to a form request.
     pub fn apply(
         &self,
         now: Timestamp,
@@ -191,7 +190,7 @@ impl ClientAuth {
     ) -> Result<(), String> {
         match self.proof(now)? {
             Proof::Basic(secret) => {
-                let value = basic(&self.id, secret).ok_or("the client secret cannot stand in a header")?;
+                let value = basic(&self.id, secret).ok_or("the client secret cannot be sent in a header")?;
                 headers.insert(header::AUTHORIZATION, value);
             }
             Proof::Post(secret) => {
@@ -211,7 +210,7 @@ impl ClientAuth {
     }
 }
 
-/// The assertion in the file `source`.
+/// Reads the assertion in the file `source`.
 fn federated(source: &SecretSource, at: &At, resolver: &mut Resolver) -> Option<FederatedAssertion> {
     if let SecretSource::Env(name) = source {
         let problem = resolver.error(at, format!("the assertion in `{name}` could not be replaced as it expires"));
@@ -225,7 +224,7 @@ fn federated(source: &SecretSource, at: &At, resolver: &mut Resolver) -> Option<
 
 #[cfg(test)]
 impl ClientAuth {
-    /// A client as a test writes it, with a secret as text.
+    /// A client for tests, with a secret as text.
     pub fn of_test(id: &str, method: Method, secret: Option<&str>) -> Self {
         let secret = || Secret::new(secret.unwrap_or_default().as_bytes().to_vec());
         let method = match method {
@@ -260,7 +259,7 @@ impl PartialEq for Credential {
 }
 
 impl AssertionKey {
-    /// From PKCS #8 in PEM; the algorithm follows from the key, and is found by signing.
+    /// Parses PKCS #8 in PEM. The algorithm depends on the key and is found by trial signatures.
     fn new(pem: Secret, id: Option<String>, issuer: &str) -> Option<Self> {
         let text = pem.expose();
         let candidates = [
@@ -278,7 +277,7 @@ impl AssertionKey {
         Some(Self { pem, key, header, audience: issuer.into() })
     }
 
-    /// A fresh assertion (RFC 7523 section 3).
+    /// Signs a new assertion (RFC 7523 section 3).
     fn sign(&self, client: &str, now: Timestamp) -> Result<String, String> {
         let (jti, iat) = (uuid::Uuid::new_v4().to_string(), now.as_secs() - ISSUED_BEFORE);
         let exp = iat + ASSERTION_LIFE;
@@ -301,7 +300,7 @@ impl fmt::Debug for ClientAuth {
     }
 }
 
-/// A form to be sent to `endpoint`, which is empty yet; the answer is wanted as `accept`.
+/// An empty form request for `endpoint`, with `Accept: accept`.
 pub fn form_request(endpoint: &Url, accept: &'static str) -> Result<Request<Bytes>, String> {
     Request::post(endpoint.as_str())
         .header(header::ACCEPT, accept)
@@ -310,7 +309,8 @@ pub fn form_request(endpoint: &Url, accept: &'static str) -> Result<Request<Byte
         .map_err(|error| error.to_string())
 }
 
-/// Id and secret are form-encoded before they are joined (RFC 6749 section 2.3.1): either may hold a colon.
+/// The value for HTTP Basic. Id and secret are form-encoded before they are joined, as either may have a colon (RFC
+/// 6749 section 2.3.1).
 fn basic(id: &str, secret: &Secret) -> Option<HeaderValue> {
     let encode = |text: &str| form_urlencoded::byte_serialize(text.as_bytes()).collect::<String>();
     let pair = format!("{}:{}", encode(id), encode(secret.expose_str()?));
@@ -336,7 +336,7 @@ mod tests {
         AssertionKey::new(Secret::new(pem.as_bytes().to_vec()), Some("k1".to_owned()), ISSUER)
     }
 
-    /// Where no skew is forgiven it was refused whenever our clock was a moment ahead.
+    /// Providers that allow no clock skew refused it when our clock was slightly ahead.
     #[test]
     fn an_assertion_was_issued_a_moment_ago_and_lasts_a_minute() {
         let key = key(&pem(&rcgen::PKCS_ECDSA_P256_SHA256)).unwrap();
@@ -380,7 +380,7 @@ mod tests {
         }
     }
 
-    /// What is kept over a reload was found out as this client.
+    /// Caches that survive a reload were filled as this client.
     #[test]
     fn another_key_another_name_of_it_or_another_issuer_is_another_client() {
         let (pem, other) = (pem(&rcgen::PKCS_ED25519), pem(&rcgen::PKCS_ED25519));

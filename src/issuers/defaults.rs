@@ -1,4 +1,4 @@
-//! What holds for an issuer where its entry says nothing.
+//! The default settings of issuers.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::config::{
 const DAY: Duration = Duration::from_secs(86_400);
 
 const CLOCK_SKEW: Span = Span::from_secs(30);
-/// For tokens of our own, where only the clocks of replicas can differ.
+/// For Doorward's own tokens, for which only the clocks of replicas can differ.
 const OWN_CLOCK_SKEW: Span = Span::from_secs(5);
 pub(super) const MAX_STALE: Span = Span::from_secs(12 * 3600);
 pub(super) const KEYS_TIMEOUT: Span = Span::from_secs(5);
@@ -24,12 +24,12 @@ pub(super) const INTROSPECTION_TIMEOUT: Span = Span::from_secs(1);
 pub(super) const INTROSPECTION_TRIES: u8 = 2;
 pub(super) const TOKEN_REVIEW_CACHE: Span = Span::from_secs(10);
 pub(super) const TOKEN_REVIEW_TIMEOUT: Span = Span::from_secs(2);
-/// Of what is asked about tokens.
+/// For introspection and TokenReview.
 pub(super) const NEGATIVE_CACHE: Span = Span::from_secs(10);
 const GROUPS: &[&str] = &["groups"];
 
-/// Audiences that many applications share, with whom they are shared. A token for one of them may have been issued to
-/// any application, so only listed clients count.
+/// Audiences that many applications share, and who shares them. A token for one of them may have been issued to any
+/// application, so only listed clients are accepted.
 const SHARED_AUDIENCES: [(&str, &str); 5] = [
     ("api://default", "every application of the Okta organisation"),
     ("account", "every client of the Keycloak realm"),
@@ -38,19 +38,19 @@ const SHARED_AUDIENCES: [(&str, &str); 5] = [
     ("api://AzureADTokenExchange", "every workload that federates with Entra ID"),
 ];
 
-/// What a preset gives where the configuration says nothing.
+/// The defaults of a preset.
 pub(super) struct Defaults {
     pub algorithms: &'static [Algorithm],
     pub token_types: &'static [&'static str],
     pub username: &'static str,
-    /// Where groups stand.
+    /// The places of groups.
     pub groups: &'static [&'static str],
     pub kind: Option<Kind>,
     pub max_lifetime: Duration,
     pub clock_skew: Span,
 }
 
-/// The template of the user names that an issuer gives; `None` where they come complete from other issuers.
+/// The template of an issuer's user names; `None` for Doorward's own tokens, which contain complete names.
 pub fn username_template(raw: &raw::Issuer) -> Option<&str> {
     let template = || raw.username.as_deref().unwrap_or_else(|| Defaults::of(raw.preset).username);
     (raw.preset != Some(Preset::Doorward)).then(template)
@@ -72,7 +72,7 @@ impl Defaults {
                 max_lifetime: DAY,
                 clock_skew: CLOCK_SKEW,
             },
-            // Longer ones come from the extended default tokens, which are not projected for us.
+            // Only extended default tokens live longer, and those are not projected for us.
             Some(Preset::Kubernetes) => Self {
                 algorithms: &[Algorithm::RS256, Algorithm::ES256],
                 token_types: &["", "JWT"],
@@ -104,8 +104,8 @@ impl Defaults {
     }
 }
 
-/// What those are who come by the login, where that is told apart from the issuer's tokens. A preset of a provider where
-/// people log in says that they are people, and nothing of bearer tokens, which such a provider gives to programs too.
+/// The kind of people who log in, if it differs from that of the issuer's bearer tokens. The preset of a login provider
+/// makes them human, but says nothing about bearer tokens, which such a provider issues to programs too.
 pub(super) fn kind_of_logins(raw: &raw::Issuer) -> Option<Kind> {
     let login = raw.login.as_ref()?;
     let of_people = |preset| preset == Preset::GithubOauth || TokenQuirks::of(preset).is_some();
@@ -116,9 +116,9 @@ pub(super) fn shared_audience(raw: &raw::Issuer) -> Option<(&'static str, &'stat
     SHARED_AUDIENCES.into_iter().find(|(shared, _)| raw.audiences.iter().any(|audience| audience == shared))
 }
 
-/// Names the issuer of an entry that leaves that to its preset. At Google, which has one issuer for everybody, a tenant
-/// is a Workspace domain: its accounts alone are let in, and they are what is asked for. GitHub documents the client's proof
-/// in the form alone. `external_host` is Doorward's own.
+/// Sets the issuer of an entry that leaves it to its preset. At Google, which has one issuer for everybody, a tenant is
+/// a Workspace domain, which becomes a required claim and the domain hint. GitHub documents the client secret only as a
+/// form parameter. `external_host` is Doorward's own host.
 pub fn name_issuer(raw: &mut raw::Issuer, external_host: Option<&str>) {
     if let (Some(Preset::Google), Some(domain)) = (raw.preset, &raw.tenant) {
         raw.required_claims.entry("hd".to_owned()).or_insert_with(|| vec![domain.as_str().into()]);
@@ -142,7 +142,7 @@ pub fn name_issuer(raw: &mut raw::Issuer, external_host: Option<&str>) {
     }
 }
 
-/// Writes into an entry what holds where it says nothing, for who wants to read it.
+/// Fills in the default values of an entry, for display.
 pub fn fill(raw: &mut raw::Issuer) {
     let defaults = Defaults::of(raw.preset);
     raw.listed_clients_only |= shared_audience(raw).is_some();
@@ -158,7 +158,7 @@ pub fn fill(raw: &mut raw::Issuer) {
         raw.keys.timeout.get_or_insert(KEYS_TIMEOUT);
         raw.keys.negative_cache.get_or_insert(KEYS_NEGATIVE_CACHE);
     }
-    // Not where none are promised: a deny over groups would hit whoever comes without.
+    // Not if no groups are expected: a deny over groups would match callers without the claim.
     if let [only] = presets::promised_groups(raw.preset) {
         raw.claims.groups.get_or_insert_with(|| (*only).to_owned());
     }

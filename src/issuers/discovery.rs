@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use serde::Deserialize;
 use url::{Host, Url};
 
-/// The largest document that is read.
+/// The maximum bytes of a document.
 pub const MAX_METADATA: usize = 256 << 10;
 
-/// What discovery tells about an issuer. Its algorithm lists are not among it: they could only widen ours.
+/// The metadata of an issuer. Its lists of algorithms are not used, as they could only widen ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Metadata {
     pub jwks_uri: Option<Url>,
@@ -37,7 +37,7 @@ struct Document {
 }
 
 impl Metadata {
-    /// Reads the document of `issuer`, whose `issuer` member must be the same text, byte for byte (section 4.3).
+    /// Parses the document of `issuer`, whose `issuer` member must be identical, byte for byte (section 4.3).
     pub fn parse(text: &[u8], issuer: &str) -> Result<Self, String> {
         let document: Document =
             serde_json::from_slice(text).map_err(|error| format!("the discovery document cannot be read: {error}"))?;
@@ -62,19 +62,19 @@ impl Metadata {
             introspection_endpoint: endpoint("introspection_endpoint", document.introspection_endpoint)?,
             end_session_endpoint: endpoint("end_session_endpoint", document.end_session_endpoint)?,
             userinfo_endpoint: endpoint("userinfo_endpoint", document.userinfo_endpoint)?,
-            // Without it a grant is not taken back at a sign-out; that is no reason to have no logins.
+            // An invalid one is ignored: only the revocation of grants at a sign-out needs it.
             revocation_endpoint: endpoint("revocation_endpoint", document.revocation_endpoint).unwrap_or_default(),
             iss_parameter_supported: document.authorization_response_iss_parameter_supported,
         })
     }
 }
 
-/// Where the discovery document of an issuer stands: one trailing slash goes, the well-known path comes.
+/// The address of an issuer's discovery document: the issuer without a trailing slash, followed by the well-known path.
 pub fn location(issuer: &str) -> String {
     format!("{}/.well-known/openid-configuration", issuer.strip_suffix('/').unwrap_or(issuer))
 }
 
-/// An address that tokens and secrets may travel to: https, or http on loopback.
+/// Parses an address to which tokens and secrets may be sent: https, or http on loopback.
 pub fn secure_url(text: &str) -> Result<Url, &'static str> {
     let url = Url::parse(text).map_err(|_| "is not an absolute URL")?;
     if !url.username().is_empty() || url.password().is_some() {

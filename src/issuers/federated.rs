@@ -1,5 +1,6 @@
-//! An assertion that somebody else signed for us, as the kubelet projects one into a pod: it proves a client, and nobody
-//! has to keep a secret (RFC 7521 section 4.2, RFC 7523 sections 2.2 and 3). Whoever signed it replaces the file before it ends.
+//! A client assertion that another issuer signed, such as a token that the kubelet projects into a pod. It
+//! authenticates a client without a stored secret (RFC 7521 section 4.2, RFC 7523 sections 2.2 and 3). The file is
+//! replaced from outside before the assertion expires.
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Map, Value};
@@ -7,14 +8,14 @@ use serde_json::{Map, Value};
 use super::jwt::MAX_TOKEN;
 use crate::{clock::Timestamp, config::resolver::Secret};
 
-/// An assertion as it stood in its file. Equal are those with the same text.
+/// An assertion from a file. Two are equal if their texts are.
 #[derive(Clone, PartialEq)]
 pub(super) struct FederatedAssertion {
     text: Secret,
     expires: Timestamp,
 }
 
-/// Why a text is of no use as one, and what to do.
+/// Why a text cannot be used as an assertion.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Unfit {
     NotAToken,
@@ -25,11 +26,9 @@ pub(super) enum Unfit {
 impl Unfit {
     pub fn why(self) -> &'static str {
         match self {
-            Self::NotAToken => "is no signed JWT",
+            Self::NotAToken => "is not a signed JWT",
             Self::Endless => "holds a JWT that never expires (`exp`)",
-            Self::OfTheApiServer => {
-                "holds a token for the Kubernetes API server, which everybody could use there who is sent it"
-            }
+            Self::OfTheApiServer => "holds a token for the Kubernetes API server, which a recipient could use there",
         }
     }
 
@@ -45,7 +44,7 @@ impl Unfit {
 }
 
 impl FederatedAssertion {
-    /// Looks at what is in it as far as that concerns us; whether it proves anything is for the provider to say.
+    /// Checks the expiry and audience of an assertion. The provider verifies it.
     pub fn new(text: Secret) -> Result<Self, Unfit> {
         let claims = text.expose_str().and_then(claims).ok_or(Unfit::NotAToken)?;
         let expires = claims.get("exp").and_then(Value::as_f64).ok_or(Unfit::Endless)?;
@@ -55,13 +54,13 @@ impl FederatedAssertion {
         Ok(Self { text, expires: Timestamp::from_secs(expires as i64) })
     }
 
-    /// What is sent at `now`. The error says why nothing is.
+    /// The assertion to send at `now`, or why none can be sent.
     pub fn present(&self, now: Timestamp) -> Result<&str, String> {
         if self.expires <= now {
             let ago = now.since(self.expires).as_secs();
             return Err(format!(
-                "the assertion in the file of `client.assertion` expired {ago} s ago, and no new one has come; \
-                 look whether whoever writes that file still does, and at the clock of this machine"
+                "the assertion in the file of `client.assertion` expired {ago} s ago and was not replaced; \
+                 check what writes that file, and the clock of this machine"
             ));
         }
         Ok(self.text.expose_str().unwrap_or_default())
@@ -92,7 +91,7 @@ fn audiences(claims: &Map<String, Value>) -> impl Iterator<Item = &str> {
     one.into_iter().chain(several.into_iter().flatten().filter_map(Value::as_str))
 }
 
-/// The audience of a pod's own token is the API server, under its usual name or as its own issuer.
+/// Whether the audience is the API server, under its usual name or as its own issuer, as in a pod's own token.
 fn is_api_server(audience: &str, claims: &Map<String, Value>) -> bool {
     let of_kubernetes = claims.contains_key("kubernetes.io");
     audience.starts_with("https://kubernetes.default")

@@ -31,10 +31,10 @@ const ALL: [Algorithm; 9] = [
     Algorithm::EdDSA,
 ];
 
-/// What this file can sign with.
+/// The key pair for signatures.
 static PAIR: LazyLock<Ed25519KeyPair> = LazyLock::new(|| Ed25519KeyPair::from_seed_unchecked(&[7; 32]).unwrap());
 
-/// The key of `PAIR`, and the one of RFC 7515 appendix A.3, with which nobody here can sign.
+/// The key of `PAIR`, and the one of RFC 7515 appendix A.3, which cannot sign here.
 static KEYS: LazyLock<Keys> = LazyLock::new(|| {
     let set = json!({"keys": [
         {"kty": "OKP", "crv": "Ed25519", "kid": "ours", "x": b64(PAIR.public_key())},
@@ -66,11 +66,12 @@ fn b64(bytes: impl AsRef<[u8]>) -> String {
     URL_SAFE_NO_PAD.encode(bytes)
 }
 
-/// A compact token; or, where a line ends, the texts of a header and a payload, to be encoded and signed here.
+/// The input is a compact token or, if it has a line break, the texts of a header and a payload, to be encoded and
+/// signed.
 ///
-/// - What is read has three parts, each in its one base64url form, and JSON in which no member stands twice, as any
-///   other parser would read it; its algorithm is one of ours; it is never taken for an opaque token.
-/// - Only the key that signed it verifies it, and a signature that nobody made is never good.
+/// - A parsed token has three parts, each in canonical base64url, and JSON without repeated members, with the values
+///   that any other parser reads. Its algorithm is supported. It is never treated as opaque.
+/// - Only the key that signed it verifies it, and a made-up signature is never valid.
 /// - Claims that pass are those of a current bearer token of this issuer for this audience.
 pub fn jwt(bytes: &[u8]) {
     let Ok(text) = str::from_utf8(bytes) else { return };
@@ -156,9 +157,9 @@ fn check_claims(claims: &Map<String, Value>, subject: &str) {
     }
 }
 
-/// What `serde_json` reads, of a text in which no object has a member twice.
+/// The value that `serde_json` reads from a text without repeated members.
 fn only_once(text: &[u8]) -> Map<String, Value> {
-    /// Reads any JSON, and fails where a member stands twice.
+    /// Reads any JSON, and fails at a repeated member.
     struct OnlyOnce;
     impl<'de> serde::Deserialize<'de> for OnlyOnce {
         fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -208,10 +209,10 @@ fn only_once(text: &[u8]) -> Map<String, Value> {
 
 /// A JWK set.
 ///
-/// - However large or odd, the answer is small; at most [`MAX_KEYS`] keys are taken, for the allowed algorithms alone,
-///   and no two of one name for one algorithm.
-/// - A key that proves nothing is left out: no key that is taken verifies what nobody signed, and no RSA key that is
-///   taken has a modulus or an exponent that is known to be weak.
+/// - However large or odd the input, the result is small: at most [`MAX_KEYS`] keys, only for the allowed algorithms,
+///   and no two with the same name and algorithm.
+/// - Weak keys are skipped: no accepted key verifies a made-up signature, and no accepted RSA key has a modulus or
+///   exponent that is known to be weak.
 /// - The same document gives the same fingerprint.
 pub fn jwks(bytes: &[u8]) {
     let keys = match Keys::parse(bytes, &ALL) {
@@ -249,8 +250,8 @@ pub fn jwks(bytes: &[u8]) {
     }
 }
 
-/// Signatures that everybody can write down: zeros, ones, and the neutral point of Ed25519 with the scalar 0, which is
-/// good for every message, or for some, under a key of small order.
+/// Signatures that anybody can write down: zeros, ones, and the neutral point of Ed25519 with the scalar 0, which is
+/// valid for every message, or for some, under a key of small order.
 fn check_signs_for_somebody(key: &super::keys::PublicKey) {
     let mut neutral = [0; 64];
     neutral[0] = 1;
@@ -282,7 +283,7 @@ fn is_weak_rsa(jwk: &Value) -> bool {
 mod tests {
     use super::*;
 
-    /// What is stated of claims that pass is tried by no input at all once the checks ask for a claim that none of them has.
+    /// The statement about claims that pass would be untested if the checks required a claim that no input has.
     #[test]
     fn an_input_of_the_corpus_passes_all_checks() {
         let (header, payload) = include_str!("../../fuzz/corpus/jwt/seed-00").split_once('\n').unwrap();

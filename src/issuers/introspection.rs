@@ -1,4 +1,4 @@
-//! Token introspection (RFC 7662): one question to the issuer about one token.
+//! Token introspection (RFC 7662).
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,10 +25,10 @@ use crate::{
     request::headers::media_type,
 };
 
-/// A larger answer is none.
+/// The maximum bytes of an answer.
 const MAX_ANSWER: usize = 64 << 10;
 
-/// What decides which answers are remembered: while it stays the same, a reload keeps them.
+/// The settings that determine the cached answers. A reload keeps the cache if they are unchanged.
 #[derive(Clone, Debug, PartialEq)]
 pub struct IntrospectionSettings {
     pub issuer: Arc<str>,
@@ -37,9 +37,9 @@ pub struct IntrospectionSettings {
     pub ca: Option<Vec<u8>>,
     pub endpoint: Option<Url>,
     pub timeout: Duration,
-    /// How often one question is asked.
+    /// The maximum attempts of one query.
     pub tries: u8,
-    /// Where answers must be signed: for whom, and how far clocks may differ.
+    /// If answers must be signed: the accepted audiences, and the allowed difference between clocks.
     pub signed_for: Option<(Box<[Box<str>]>, Duration)>,
 }
 
@@ -55,12 +55,12 @@ struct Asker {
     settings: IntrospectionSettings,
     egress: Egress,
     clock: Clock,
-    /// Where answers must be signed.
+    /// The verification of answers, if they must be signed.
     signed: Option<SignedAnswers>,
 }
 
 impl Introspection {
-    /// `signed`: answers must be, and pass this.
+    /// With `signed`, answers must be signed and pass its verification.
     pub(super) fn new(
         settings: IntrospectionSettings,
         egress: Egress,
@@ -71,7 +71,7 @@ impl Introspection {
         Self { lookup, asker: Arc::new(Asker { settings, egress, clock, signed }) }
     }
 
-    /// The keys that answers are checked with, where they must be signed.
+    /// The keys for answers, if they must be signed.
     pub(super) fn keys(&self) -> Option<&Arc<KeyCache>> {
         self.asker.signed.as_ref().map(|signed| &signed.keys)
     }
@@ -84,12 +84,10 @@ impl Introspection {
         self.settings().raw.mode
     }
 
-    /// Why nothing can be asked of an issuer that tells this of itself, whatever the token.
+    /// Why introspection is not possible with this discovery document.
     pub fn trouble(&self, discovered: &Metadata) -> Option<&'static str> {
         let is_known = self.settings().endpoint.is_some() || discovered.introspection_endpoint.is_some();
-        (!is_known).then_some(
-            "its discovery document names no introspection endpoint; write where it is into `introspection.endpoint`",
-        )
+        (!is_known).then_some("its discovery document names no introspection endpoint; set `introspection.endpoint`")
     }
 
     fn endpoint(&self, discovered: Option<&Metadata>) -> Option<Url> {
@@ -97,14 +95,14 @@ impl Introspection {
         self.settings().endpoint.as_ref().or_else(named).cloned()
     }
 
-    /// Asks about a token that nobody has issued, once and past what is remembered. Gives whether it is called active; `None` where
-    /// that stands in a signed answer, which is not opened. No question is asked where there is no address for it.
+    /// Introspects a made-up token, once and without the cache. The inner value says whether it is reported active; it
+    /// is `None` for a signed answer, which is not opened. Returns `None` if no endpoint is known.
     pub async fn probe(&self, discovered: Option<&Metadata>) -> Option<Result<Option<bool>, String>> {
         Some(self.asker.probe(self.endpoint(discovered)?).await)
     }
 
-    /// What the issuer says of a token; `None`: it is not active. `discovered` has the endpoint that is used where the
-    /// configuration names none. `vouched`: the token's signature was checked.
+    /// Introspects a token; `None`: it is not active. `discovered` has the endpoint if none is configured. `vouched`
+    /// says that the token's signature was verified.
     pub async fn ask(
         &self,
         token: &str,
@@ -160,7 +158,8 @@ impl Asker {
         if self.signed.is_some() { MEDIA_TYPE } else { "application/json" }
     }
 
-    /// What a refusal says of its cause (RFC 6749 section 5.2), for the log. It may repeat what was sent.
+    /// The error in a refusal (RFC 6749 section 5.2), for the log, without the secrets that were sent, which it may
+    /// repeat.
     fn cause(&self, answer: &Response<Bytes>, token: &str) -> String {
         let said = strict_json::object(answer.body()).unwrap_or_default();
         let secret = match self.settings.client.proof(self.clock.now()) {
@@ -179,7 +178,7 @@ impl Asker {
         if told.is_empty() { String::new() } else { format!("; it says {}", told.join(", ")) }
     }
 
-    /// The body of an answer that is one.
+    /// The body of an answer with status 200 and the expected type.
     fn body(&self, answer: &Response<Bytes>, token: &str) -> Result<Bytes, String> {
         match answer.status() {
             StatusCode::OK => body(answer, self.media_type()).cloned(),
@@ -193,14 +192,14 @@ impl Asker {
             Some(signed) => {
                 let text = std::str::from_utf8(body).map_err(|_| "the answer is not text".to_owned())?;
                 let opened = signed.open(text.trim_ascii()).await;
-                opened.map_err(|why| format!("the signed answer cannot be believed: {why}"))?
+                opened.map_err(|why| format!("the signed answer is not valid: {why}"))?
             }
         };
         active(claims, body.len())
     }
 }
 
-/// A 401 is about our own credential, so it is our trouble and not the caller's.
+/// The error for another status. A 401 or 403 is about our own credential, not about the caller's token.
 fn refusal(status: StatusCode) -> String {
     match status {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
@@ -210,7 +209,7 @@ fn refusal(status: StatusCode) -> String {
     }
 }
 
-/// The body of an answer of the type that was asked for.
+/// The body of an answer of the requested type.
 fn body<'a>(answer: &'a Response<Bytes>, asked: &str) -> Result<&'a Bytes, String> {
     if !media_type(answer.headers()).eq_ignore_ascii_case(asked) {
         return Err(format!("the answer is not {asked}"));
@@ -218,7 +217,7 @@ fn body<'a>(answer: &'a Response<Bytes>, asked: &str) -> Result<&'a Bytes, Strin
     Ok(answer.body())
 }
 
-/// An answer counts only if it is exactly what RFC 7662 section 2.2 describes: `active` is a boolean.
+/// Reads an answer, in which `active` must be a boolean (RFC 7662 section 2.2).
 fn active(claims: Map<String, Value>, size: usize) -> Result<Told, String> {
     match claims.get("active") {
         Some(Value::Bool(true)) => Ok(Some((claims, size))),

@@ -1,4 +1,4 @@
-//! One issuer: its checks, its keys, and how its tokens become principals.
+//! One issuer: its checks, its keys, and the principals of its tokens.
 
 use std::{sync::Arc, time::Duration};
 
@@ -35,7 +35,7 @@ pub struct Issuer {
     pub(super) checks: AccessTokenChecks,
     pub(super) mapping: Mapping,
     pub(super) keys: Arc<KeyCache>,
-    /// How those are fetched.
+    /// How keys are fetched.
     pub(super) fetches: Arc<FetchSettings>,
     pub(super) introspection: Option<Arc<Introspection>>,
     pub(super) token_review: Option<Arc<TokenReview>>,
@@ -52,7 +52,7 @@ impl Issuer {
         &self.checks.issuer
     }
 
-    /// Whether what calls its issuer `iss` is for this one to verify.
+    /// Whether tokens with this `iss` are for this issuer to verify.
     pub fn is_named(&self, iss: &str) -> bool {
         match &self.checks.tenants {
             None => *iss == *self.checks.issuer,
@@ -60,17 +60,17 @@ impl Issuer {
         }
     }
 
-    /// Who reviews its tokens at an API server.
+    /// The TokenReview of its tokens, if configured.
     pub fn token_review(&self) -> Option<Arc<TokenReview>> {
         self.token_review.clone()
     }
 
-    /// The values of `aud` that mean us.
+    /// The values of `aud` that mean Doorward.
     pub fn audiences(&self) -> &[Box<str>] {
         &self.checks.audiences
     }
 
-    /// Whether one of its subjects is this client itself.
+    /// Whether a subject is this client itself.
     pub fn is_client(&self, client: &str, subject: &str) -> bool {
         self.mapping.is_client(client, subject)
     }
@@ -80,62 +80,63 @@ impl Issuer {
         self.mapping.kind == Some(Kind::Human)
     }
 
-    /// How far clocks may differ.
+    /// The allowed difference between clocks.
     pub fn skew(&self) -> Duration {
         self.checks.skew
     }
 
-    /// Keys and discovery document.
+    /// Its keys and discovery document.
     pub fn keys(&self) -> &KeyCache {
         &self.keys
     }
 
-    /// What the fetch of keys presents, as the value of `Authorization`.
+    /// The value of `Authorization` for fetches of keys.
     pub fn keys_bearer(&self) -> Option<&HeaderValue> {
         self.fetches.bearer.as_ref()
     }
 
-    /// Whether it signs tokens at all. Where it does not, people only log in.
+    /// Whether it signs tokens. If not, people can only log in there.
     pub fn signs(&self) -> bool {
         self.keys.settings().source != KeySource::Nowhere
     }
 
-    /// Whether a client can go there for a token, of somebody or of its own. A cluster and CI give theirs to their own jobs alone, and
-    /// Doorward swaps tokens that one has from elsewhere.
+    /// Whether a client can request tokens there, for somebody or for itself. Clusters and CI systems issue tokens only
+    /// to their own jobs, and Doorward only exchanges tokens of other issuers.
     pub fn is_asked_for_tokens(&self) -> bool {
         use Preset::{Doorward, GithubActions, GitlabCi, Kubernetes};
         self.signs() && !matches!(self.mapping.preset, Some(Kubernetes | GithubActions | GitlabCi | Doorward))
     }
 
-    /// Whether `claims` have the values that `required_claims` asks for. Tokens are checked for them as they are verified.
+    /// Checks `claims` against `required_claims`. The verification of a token does this too.
     pub fn check_required(&self, claims: &Map<String, Value>) -> Result<(), Rejection> {
         Ok(self.checks.check_required(claims)?)
     }
 
-    /// Whether opaque tokens are asked about here.
+    /// Whether opaque tokens are introspected here.
     pub fn introspects(&self) -> bool {
         self.introspection.as_ref().is_some_and(|introspection| introspection.mode() != IntrospectionMode::Never)
     }
 
-    /// Why no token can be asked about at an issuer that tells this of itself.
+    /// Why introspection is not possible with this discovery document.
     pub fn introspection_trouble(&self, discovered: &Metadata) -> Option<&'static str> {
         self.introspection.as_ref()?.trouble(discovered)
     }
 
-    /// [Asks](Introspection::probe) about a token that nobody has issued, where tokens are asked about at all.
+    /// [Introspects](Introspection::probe) a made-up token, if introspection is configured.
     pub async fn probe_introspection(&self, discovered: Option<&Metadata>) -> Option<Result<Option<bool>, String>> {
         self.introspection.as_ref()?.probe(discovered).await
     }
 
-    /// Whether this issuer, or its API server, is asked about such a token each time that what it said is too old.
+    /// Whether such a token must be checked at this issuer, or its API server, again whenever the cached answer is too
+    /// old.
     pub(super) fn asks_about(&self, token: &str) -> bool {
         let Some(introspection) = &self.introspection else { return self.token_review.is_some() };
         let of_jwts = || introspection.mode() == IntrospectionMode::Always || self.token_review.is_some();
         if is_jwt_shaped(token) { of_jwts() } else { self.introspects() }
     }
 
-    /// Verifies an ID token for the client `client_id`, and gives its claims and how it is signed. Waits at most for one
-    /// fetch of keys.
+    /// Verifies an ID token for the client `client_id`. Returns its claims and signature algorithm. Waits at most for
+    /// one fetch of keys.
     pub async fn verify_id_token(
         &self,
         token: &str,
@@ -164,20 +165,20 @@ impl Issuer {
         check()
     }
 
-    /// The principal of verified claims, for a login: its scopes come from the token response.
+    /// The principal of verified claims, for a login, whose scopes come from the token response.
     pub fn principal(&self, facts: Facts) -> Result<Principal, Rejection> {
         self.mapping.principal(facts)
     }
 
-    /// What the settings of this generation make of a caller whose bearer token was verified under those of an earlier one,
-    /// with the audiences of the token. The token itself is not kept: whether its key is in the set is asked by
-    /// [`Self::has_lost_key_of`].
+    /// Rechecks a caller, whose bearer token was verified under an earlier generation, by the settings of this one.
+    /// Returns the principal and the audiences of the token. The token itself is not stored; [`Self::has_lost_key_of`]
+    /// checks whether its key is still in the set.
     pub(super) fn judge_again(&self, known: &Principal) -> Result<(Principal, Vec<Box<str>>), Rejection> {
         if !known.claims.contains_key("iss") && !self.introspects() {
             return Err(TokenError::OpaqueNotAccepted.into());
         }
         let client = self.mapping.client(&known.claims, known.scheme)?;
-        // An introspection answer without an audience, which a JWT always has.
+        // Only an introspection answer may have no audience; a JWT always has one.
         let is_listed = self.introspects() && self.mapping.lists(client.as_deref());
         let audiences = self.checks.check_again(&known.claims, is_listed)?;
         let mut principal = self.mapping.principal(Facts {
@@ -192,13 +193,13 @@ impl Issuer {
         Ok((principal, audiences))
     }
 
-    /// Whether the key that signed the token of a caller is in none of the two sets that were fetched last, however long ago that was.
-    /// While there is none, nothing is known against a key.
+    /// Whether the key that signed the token of a caller was removed from the issuer's set, confirmed by a second
+    /// answer. While there is no set, no key counts as removed.
     pub(super) fn has_lost_key_of(&self, known: &Principal) -> bool {
         known.signed_by.is_some_and(|key| self.keys.lacks(key))
     }
 
-    /// A JWT as bearer, with everything that this issuer asks of one.
+    /// Verifies a JWT as a bearer token, with all checks of this issuer.
     pub(super) async fn authenticate_jwt(
         self: &Arc<Self>,
         text: &str,
@@ -219,7 +220,7 @@ impl Issuer {
             let discovered = self.keys.metadata();
             let answer = introspection.ask(text, key, true, discovered.as_deref()).await?;
             let answer = answer.ok_or_else(|| self.inactive())?;
-            // What the issuer says now wins over what it wrote into the token, but it is the same principal.
+            // The issuer's answer overrides the claims of the token, but the subject must be the same.
             for (name, value) in &answer.claims {
                 claims.insert(name.clone(), value.clone());
             }
@@ -244,7 +245,7 @@ impl Issuer {
         self.verified(claims, checked, signed, size, Some(signed_by), good_until)
     }
 
-    /// An opaque token as bearer.
+    /// Verifies an opaque bearer token by introspection.
     pub(super) async fn authenticate_opaque(
         self: &Arc<Self>,
         text: &str,
@@ -262,8 +263,8 @@ impl Issuer {
         self.verified(answer.claims.clone(), checked, text.as_bytes(), size, None, answer.good_until)
     }
 
-    /// `named_by` is what names a token that has no `jti`: the part of it that nobody but its issuer can write otherwise. `size` is that
-    /// of all that the claims were read from.
+    /// Builds the cache entry of a verified token. `named_by` identifies a token without `jti`: the part that only its
+    /// issuer can vary. `size` is the total size of the token and the answers that the claims are from.
     fn verified(
         self: &Arc<Self>,
         claims: Map<String, Value>,

@@ -1,7 +1,7 @@
-//! The one strict reading of a compact JWS (RFC 7515, RFC 8725), shared by access tokens, ID tokens and logout tokens.
+//! The strict parser of compact JWS (RFC 7515, RFC 8725), shared by access tokens, ID tokens and logout tokens.
 //!
-//! A token text enters; an [`Unverified`] leaves, whose header holds nothing that could change the meaning of the
-//! signature. Nothing of it may be believed before [`Unverified::check_signature`].
+//! It returns an [`Unverified`] token, whose header has nothing that could change the meaning of the signature. None of
+//! its content may be trusted before [`Unverified::check_signature`].
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde_json::{Map, Value};
@@ -13,18 +13,18 @@ use super::{
 };
 use crate::config::raw::Algorithm;
 
-/// Longer tokens are refused unread. Header limits cut larger ones off anyway.
+/// The maximum bytes of a token. Longer ones are refused unread; header limits exclude much longer ones anyway.
 pub const MAX_TOKEN: usize = 16 << 10;
 
-/// A longer `kid` is refused: it is only ever compared.
+/// The maximum bytes of a `kid`, which is only compared.
 const MAX_KID: usize = 256;
 
-/// Header members that are refused. `crit` and what it would announce (`b64`, RFC 7797), compression and nesting change
-/// what was signed; `jwk` and `x5c` bring their own key (CVE-2018-0114). `jku` and `x5u` only point at keys and are
-/// ignored: keys come from the issuer's set alone.
+/// Header members that are refused. `crit` and extensions that it announces (`b64`, RFC 7797), compression and nesting
+/// change what was signed; `jwk` and `x5c` contain a key of the sender (CVE-2018-0114). `jku` and `x5u` only refer to
+/// keys and are ignored: keys are only taken from the issuer's set.
 const REFUSED_MEMBERS: [&str; 7] = ["crit", "b64", "zip", "cty", "jwk", "x5c", "enc"];
 
-/// The header, as far as it says anything.
+/// The members of the header that are used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Header {
     pub algorithm: Algorithm,
@@ -32,7 +32,7 @@ pub struct Header {
     pub typ: Option<String>,
 }
 
-/// A token that can be read. Its signature is not checked.
+/// A parsed token whose signature has not been checked.
 #[derive(Debug)]
 pub struct Unverified<'t> {
     pub header: Header,
@@ -42,8 +42,8 @@ pub struct Unverified<'t> {
 }
 
 impl<'t> Unverified<'t> {
-    /// Reads a token of at most [`MAX_TOKEN`] bytes, strictly: three parts, base64url without padding and in its one
-    /// canonical form, JSON objects without repeated members.
+    /// Parses a token of at most [`MAX_TOKEN`] bytes strictly: three parts, base64url without padding in canonical
+    /// form, JSON objects without repeated members.
     pub fn parse(token: &'t str) -> Result<Self, TokenError> {
         if token.len() > MAX_TOKEN {
             return Err(TokenError::TooLong { came: token.len(), limit: MAX_TOKEN });
@@ -64,18 +64,18 @@ impl<'t> Unverified<'t> {
         Ok(Self { header, claims, signed, signature })
     }
 
-    /// The issuer that the token claims, to choose by; `None` unless it is a string.
+    /// The unverified `iss`, to select the issuer; `None` unless it is a string.
     pub fn issuer(&self) -> Option<&str> {
         self.claims.get("iss")?.as_str()
     }
 
-    /// What the signature is over. Of one such text there can be several good signatures: with ECDSA, whoever has one can
-    /// make another.
+    /// The signed text. One text can have several valid signatures: with ECDSA, anybody who has one can compute
+    /// another.
     pub fn signed(&self) -> &'t [u8] {
         self.signed
     }
 
-    /// Whether `key` signed this token with the algorithm that its header names.
+    /// Whether `key` signed this token.
     pub fn check_signature(&self, key: &PublicKey) -> bool {
         key.verify(self.signed, &self.signature)
     }
@@ -105,11 +105,11 @@ impl Header {
     }
 }
 
-/// Whether a token is shaped like a JWT or a JWE, so that it is never taken for an opaque one: something before a dot
-/// that decodes to the start of a JSON object.
+/// Whether a token looks like a JWT or a JWE, and so must not be treated as opaque: the part before the first dot
+/// decodes to the start of a JSON object.
 pub fn is_jwt_shaped(token: &str) -> bool {
     let Some((head, _)) = token.split_once('.') else { return false };
-    // Whole groups of four characters decode by themselves. However many blanks stand before the brace.
+    // Groups of four characters decode independently. There may be any amount of white space before the brace.
     let (groups, _) = head.as_bytes().as_chunks::<4>();
     for group in groups {
         let Ok(bytes) = URL_SAFE_NO_PAD.decode(group) else { return false };
@@ -120,8 +120,8 @@ pub fn is_jwt_shaped(token: &str) -> bool {
     false
 }
 
-/// The algorithm of a name of RFC 7518, or of RFC 9864, which calls `EdDSA` with this curve `Ed25519`.
-/// HMAC has none here: a shared secret cannot tell issuers apart.
+/// The algorithm with this name in RFC 7518, or RFC 9864, in which `EdDSA` with this curve is `Ed25519`. HMAC is not
+/// supported, as a shared secret cannot distinguish issuers.
 pub fn algorithm(name: &str) -> Option<Algorithm> {
     Some(match name {
         "RS256" => Algorithm::RS256,
@@ -159,7 +159,7 @@ mod tests {
         for opaque in ["", "abc", "a.b.c", "eyJhbGciOiJub25lIn0", "...", "2YotnFZFEjr1zCsicMWpAA", "é.x"] {
             assert!(!is_jwt_shaped(opaque), "{opaque}");
         }
-        // Found by fuzzing: JSON may begin with more blanks than were looked at.
+        // Found by fuzzing: JSON may begin with more white space than was checked.
         let blanks = URL_SAFE_NO_PAD.encode(format!("{}{{\"alg\":\"ES256\"}}", " ".repeat(200)));
         assert!(is_jwt_shaped(&format!("{blanks}.e30.")));
     }

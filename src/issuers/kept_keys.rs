@@ -1,6 +1,6 @@
-//! The last good key set of an issuer on disk, with its discovery document, for a start during an outage of the issuer.
+//! The last valid key set of an issuer on disk, with its discovery document, for a start while the issuer is down.
 //!
-//! Whoever can write to the folder can forge tokens, so it belongs to Doorward alone.
+//! Write access to the folder allows forging tokens, so only Doorward may have it.
 
 use std::{
     fs::{self, File},
@@ -16,21 +16,21 @@ use serde_json::value::RawValue;
 use super::{discovery::MAX_METADATA, keys::MAX_KEY_SET};
 use crate::{clock::Timestamp, kept};
 
-/// What one file holds.
+/// The content of a file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct KeptKeys {
     issuer: String,
-    /// When the set was last known to be that of the issuer, in milliseconds since the Unix epoch.
+    /// When the set was last confirmed to be the issuer's, in milliseconds since the Unix epoch.
     fetched: i64,
-    /// As the issuer sent it; it is read again with all checks.
+    /// The set as the issuer sent it; it is parsed again with all checks.
     jwks: Box<RawValue>,
-    /// The discovery document as the issuer sent it, where one is wanted: the endpoints of introspection and login.
+    /// The discovery document as the issuer sent it, if it is needed for the endpoints of introspection and login.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     discovery: Option<Box<RawValue>>,
 }
 
 impl KeptKeys {
-    /// `None` if `jwks` is not JSON. A discovery document that is not is left out.
+    /// `None` if `jwks` is not JSON. A discovery document that is not JSON is left out.
     pub fn new(issuer: &str, fetched: Timestamp, jwks: &[u8], discovery: Option<&[u8]>) -> Option<Self> {
         let jwks = serde_json::from_slice(jwks).ok()?;
         let discovery = discovery.and_then(|document| serde_json::from_slice(document).ok());
@@ -49,7 +49,7 @@ impl KeptKeys {
         self.discovery.as_ref().map(|document| document.get().as_bytes())
     }
 
-    /// What is kept for `issuer`, if there is anything. A file of another issuer is an error.
+    /// Reads the file for `issuer`, if there is one. A file of another issuer is an error.
     pub fn load(folder: &Path, issuer: &str) -> io::Result<Option<Self>> {
         let file = match File::open(path(folder, issuer)) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -59,12 +59,12 @@ impl KeptKeys {
         file.take(2 * (MAX_KEY_SET + MAX_METADATA) as u64).read_to_end(&mut text)?;
         let kept: Self = serde_json::from_slice(&text)?;
         if kept.issuer != issuer {
-            return Err(io::Error::new(io::ErrorKind::InvalidData, "the kept key set is of another issuer"));
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "the file is of another issuer"));
         }
         Ok(Some(kept))
     }
 
-    /// Writes it whole: a crash leaves the old set or the new one.
+    /// Writes the file atomically: a crash leaves the old set or the new one.
     pub fn save(&self, folder: &Path) -> io::Result<()> {
         fs::create_dir_all(folder)?;
         kept::write(&path(folder, &self.issuer), &serde_json::to_vec(self)?, 0o600)

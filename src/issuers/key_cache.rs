@@ -1,17 +1,18 @@
-//! Keeps the key set and the discovery document of one issuer fresh.
+//! The cache of the key set and the discovery document of one issuer.
 //!
-//! One task on the control runtime does all fetching. Requests read what it left and never wait for it, but for the
-//! one case of a key that is not in the set. The states of a set:
+//! One task on the control runtime does all fetching. Requests read its results and never wait for it, except for a key
+//! that is not in the set. The states of a set:
 //!
-//! - fresh: until 80 to 90 % of the life that the answer's `Cache-Control` gives it;
-//! - stale: refreshed in the background, with growing pauses after failures, and used meanwhile; an alarm after an hour;
-//! - gone: `max_stale` after the last success. Tokens then fail with 503, not 401.
+//! - fresh: until 80 to 90 % of the lifetime by `Cache-Control`;
+//! - stale: still used while it is refreshed in the background, with growing back-off after failures; an alarm after an
+//!   hour;
+//! - expired: `max_stale` after the last success. Tokens are then refused with 503, not 401.
 //!
-//! The periodic fetch is conditional, and 304 counts as a success. A set that was fetched replaces the old one whole, so
-//! a key that left it is dead at once, which is at the latest 90 % of that life (at most 54 minutes) after the issuer took it
-//! out; an answer without a usable key replaces nothing. Streams that a token of that key opened end when a second answer, half
-//! a minute later, lacks it too: what one odd answer takes, no later one gives back. The generation changes only when the usable
-//! keys do.
+//! The periodic fetch is conditional, and 304 counts as a success. A fetched set replaces the old one as a whole, so a
+//! removed key is refused at once, which is at the latest 90 % of that lifetime (at most 54 minutes) after the issuer
+//! removed it. An answer without a usable key replaces nothing. Streams of tokens with a removed key end only when a
+//! second answer, half a minute later, lacks the key too, as no later answer could restore them. The generation changes
+//! only when the usable keys do.
 
 mod fetching;
 
@@ -48,69 +49,69 @@ use crate::{
     lock::lock,
 };
 
-/// Between two fetches that unknown keys cause.
+/// The minimum time between two fetches that unknown keys cause.
 pub(super) const COOL_DOWN: Duration = Duration::from_secs(30);
 
-/// What keeping two sets on disk may take, however short the time for fetches is.
+/// The time allowed for storing two sets on disk, however short the time for fetches is.
 const SAVING: Duration = Duration::from_secs(5);
 
-/// What decides which keys a cache holds: while it stays the same, a reload keeps the cache.
+/// The settings that determine the keys of a cache. A reload keeps the cache if they are unchanged.
 #[derive(Clone, Debug, PartialEq)]
 pub struct KeySettings {
     pub name: Arc<str>,
     pub issuer: Arc<str>,
     pub url: Option<Url>,
-    /// Whether the discovery document is wanted.
+    /// Whether the discovery document is fetched.
     pub discover: bool,
     pub algorithms: Box<[Algorithm]>,
     pub max_stale: Duration,
     pub keep_in: Option<PathBuf>,
-    /// The certificates of `ca`, so that a changed file makes a new client.
+    /// The certificates of `ca`, so that a changed file leads to a new client.
     pub ca: Option<Vec<u8>>,
     pub source: KeySource,
-    /// Where several tenants share the set.
+    /// The tenants, if several share the set.
     pub tenants: Option<Tenants>,
 }
 
 impl KeySettings {
-    /// What the discovery document calls its issuer.
+    /// The `issuer` that the discovery document must have.
     pub fn document_issuer(&self) -> Cow<'_, str> {
         self.tenants.as_ref().map_or(Cow::Borrowed(&*self.issuer), |tenants| tenants.template().into())
     }
 }
 
-/// How keys are fetched: a reload that changes it keeps the cache.
+/// How keys are fetched. A reload that changes this keeps the cache.
 #[derive(Debug)]
 pub struct FetchSettings {
-    /// What a fetch presents, as the value of `Authorization`.
+    /// The value of `Authorization` for fetches.
     pub bearer: Option<HeaderValue>,
     /// The time for one fetch, from the connection to the last byte.
     pub timeout: Duration,
-    /// How long a key that a fetch did not bring causes no other one.
+    /// How long a key that a fetch did not find causes no further fetch.
     pub negative_for: Duration,
 }
 
-/// Where keys come from.
+/// The source of keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeySource {
-    /// They are fetched from the issuer.
+    /// The keys are fetched from the issuer.
     Issuer,
-    /// They are Doorward's own, which are supplied.
+    /// The keys are Doorward's own, and are [supplied](KeyCache::supply).
     Own,
-    /// There are none: the issuer signs nothing, and people log in there by other means.
+    /// There are none: the issuer signs no tokens, and people log in there in another way.
     Nowhere,
 }
 
-/// A key set with its number.
+/// A key set and its generation number.
 #[derive(Debug)]
 pub struct Generation {
     pub number: u64,
     pub keys: Arc<Keys>,
-    /// The set before, of which this one lacks a key, until another answer has shown that this was no slip.
+    /// The earlier set, if this one lacks a key of it, until a second answer confirms the removal.
     before: Option<Arc<Keys>>,
 }
 
-/// How a cache is doing, for readiness and for people.
+/// The status of a cache, for readiness and for people.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KeyStatus {
     /// Whether tokens of this issuer can be verified now.
@@ -118,14 +119,14 @@ pub struct KeyStatus {
     pub keys: usize,
     /// Time since the last successful fetch.
     pub age: Option<Duration>,
-    /// What went wrong at the last try, if it failed.
+    /// The error of the last fetch, if it failed.
     pub last_error: Option<String>,
-    /// Why the discovery document of before is still the one in use, if it could not be fetched again.
+    /// Why the previous discovery document is still in use, if it could not be fetched again.
     pub discovery_error: Option<String>,
 }
 
 impl KeyStatus {
-    /// What is not as it should be, although tokens may be verified.
+    /// A problem that exists although tokens may be verified.
     pub fn doubt(&self) -> Option<String> {
         let keys = self.last_error.as_ref().map(|error| format!("works with older keys: {error}"));
         keys.or_else(|| {
@@ -135,7 +136,7 @@ impl KeyStatus {
     }
 }
 
-/// The cache. Dropping it ends its task.
+/// The key cache of one issuer. Dropping it ends its task.
 #[derive(Debug)]
 pub struct KeyCache {
     shared: Arc<Shared>,
@@ -148,13 +149,13 @@ struct Shared {
     egress: Egress,
     clock: Clock,
     metrics: Metrics,
-    /// The budget of all issuers for fetches that unknown keys cause.
+    /// The budget, shared by all issuers, for fetches that unknown keys cause.
     refetches: Arc<Bucket>,
     fetches: ArcSwap<FetchSettings>,
     keys: ArcSwapOption<Generation>,
-    /// The number of `keys`, 0 without any; read on each request.
+    /// The generation number of `keys`, 0 if there are none; read on each request.
     number: AtomicU64,
-    /// When a set came last that lacked a key of the one before.
+    /// The last time that a new set lacked a key of the previous one.
     thinned: AtomicMoment,
     /// When `keys` stop being usable.
     usable_until: AtomicMoment,
@@ -164,24 +165,24 @@ struct Shared {
     wake: Notify,
     demand: Mutex<Demand>,
     answered: watch::Sender<u64>,
-    /// Whether there is a set, or the first try to fetch one is over.
+    /// Whether there is a set, or the first fetch is over.
     tried: watch::Sender<bool>,
-    /// Keys that a fetch did not bring, and when.
+    /// Keys that a fetch did not find, and when.
     unknown: Cache<Box<str>, Moment>,
     progress: Mutex<Progress>,
     known: Mutex<Known>,
 }
 
-/// What the last good fetches brought, for the next condition and for the file.
+/// The results of the last successful fetches, for conditional requests and for the file.
 #[derive(Debug, Default)]
 struct Known {
     keys: Option<Validators>,
     discovery: Option<Validators>,
-    /// What the file holds; none where nothing is kept.
+    /// The content of the file; `None` if nothing is stored on disk.
     kept: Option<KeptKeys>,
 }
 
-/// The budget for fetches that unknown keys cause. The periodic ones have their own clock.
+/// The state of fetches that unknown keys cause. Periodic fetches have their own schedule.
 #[derive(Debug, Default)]
 struct Demand {
     last: Option<Moment>,
@@ -191,17 +192,17 @@ struct Demand {
 #[derive(Debug, Default)]
 struct Progress {
     fetched: Option<Moment>,
-    /// How often in a row something could not be fetched.
+    /// The number of failed fetches in a row.
     failures: u32,
-    /// Whether the age of the set was told as an alarm.
+    /// Whether the age of the set was logged as an alarm.
     alarmed: bool,
     error: Option<String>,
-    /// Of the discovery document, while there is one of before.
+    /// The error of the discovery document, while a previous one is in use.
     discovery_error: Option<String>,
 }
 
 impl KeyCache {
-    /// A cache that does nothing yet.
+    /// Creates a cache, which does nothing until it is started or supplied.
     pub fn new(
         settings: KeySettings,
         fetches: Arc<FetchSettings>,
@@ -234,7 +235,7 @@ impl KeyCache {
         Self { shared, task: OnceLock::new() }
     }
 
-    /// Starts fetching on `control`, if that has not been done, and goes by `fetches` from the next fetch on.
+    /// Starts fetching on `control`, if it has not started yet, and uses `fetches` from the next fetch on.
     pub fn start(&self, fetches: Arc<FetchSettings>, control: &Handle) {
         if self.shared.settings.source != KeySource::Issuer {
             return;
@@ -243,20 +244,20 @@ impl KeyCache {
         self.task.get_or_init(|| control.spawn(Arc::clone(&self.shared).run()).abort_handle());
     }
 
-    /// Waits until there is a usable set or the first try to fetch one is over; where none is fetched, not at all.
+    /// Waits until there is a usable set or the first fetch is over. Does not wait if keys are not fetched.
     pub async fn tried(&self) {
         if self.shared.settings.source == KeySource::Issuer {
-            // The sender is ours, so that there is no other end than the one that is waited for.
+            // `self` owns the sender, so the wait cannot fail.
             let _ = self.shared.tried.subscribe().wait_for(|tried| *tried).await;
         }
     }
 
-    /// Takes Doorward's own keys, as a JWK set. They are good until others are supplied.
+    /// Installs Doorward's own keys, from a JWK set. They are valid until others are supplied.
     pub fn supply(&self, set: &[u8]) {
         match Keys::parse(set, &self.shared.settings.algorithms) {
             Ok(keys) => {
                 self.shared.install(keys);
-                // Nobody can have given an odd answer.
+                // Own keys need no second answer.
                 self.shared.confirm();
                 self.shared.usable_until.store(Moment::MAX);
                 self.shared.due.store(Moment::MAX);
@@ -271,12 +272,12 @@ impl KeyCache {
         &self.shared.settings
     }
 
-    /// The client that fetches.
+    /// The HTTP client for fetches.
     pub fn egress(&self) -> &Egress {
         &self.shared.egress
     }
 
-    /// The number of the usable key set; `None` while there is none. Never waits.
+    /// The generation number of the usable key set; `None` while there is none. Never waits.
     pub fn generation_number(&self, now: Moment) -> Option<u64> {
         let shared = &*self.shared;
         if !now.is_before(shared.due.load()) {
@@ -286,7 +287,7 @@ impl KeyCache {
         usable.then(|| shared.number.load(Ordering::Acquire)).filter(|number| *number != 0)
     }
 
-    /// The usable key set; an error says why there is none. Never waits.
+    /// The usable key set, or why there is none. Never waits.
     pub fn current(&self) -> Result<Arc<Generation>, String> {
         match self.generation_number(self.shared.clock.moment()) {
             Some(_) => self.shared.keys.load_full().ok_or_else(|| self.trouble()),
@@ -294,23 +295,25 @@ impl KeyCache {
         }
     }
 
-    /// Whether the set that was fetched last does not have this key, and neither had the one before it. Never waits.
+    /// Whether neither the last fetched set nor an earlier one that it has not yet replaced for good has this key.
+    /// Never waits.
     pub fn lacks(&self, key: KeyId) -> bool {
         self.shared.keys.load().as_ref().is_some_and(|current| {
             !current.keys.has(key) && current.before.as_ref().is_none_or(|before| !before.has(key))
         })
     }
 
-    /// What discovery told, if it did.
+    /// The discovery document, if it was fetched.
     pub fn metadata(&self) -> Option<Arc<Metadata>> {
         self.shared.metadata.load_full()
     }
 
-    /// Fetches the set for a token whose key is not in it, together with all others that wait for the same, and at most
-    /// once in 30 s however the fetch ends; at all issuers together, as often as their budget allows. Returns when the set may have changed or will not.
+    /// Fetches the set for a token whose key is not in it. Concurrent callers share one fetch, which is made at most
+    /// once in 30 s, whether it succeeds or not, and only within the budget of all issuers. Returns when the set may
+    /// have changed, or will not change.
     ///
-    /// The caller has checked what can be checked without the key. Gives whether a fetch was made that began after it
-    /// asked: one that it only joined may have begun before the key was published.
+    /// The caller has made all checks that need no key. Returns whether a fetch was made that began after this call:
+    /// one that it only joined may have begun before the key was published.
     pub async fn refetch(&self, kid: Option<&str>) -> bool {
         let shared = &*self.shared;
         if shared.settings.source != KeySource::Issuer {
@@ -331,7 +334,7 @@ impl KeyCache {
                     return false;
                 }
                 if !shared.refetches.take(now) {
-                    tracing::debug!(issuer = %shared.settings.name, "an unknown key causes no fetch: too many did at all issuers");
+                    tracing::debug!(issuer = %shared.settings.name, "no fetch for an unknown key: no budget left");
                     return false;
                 }
                 *demand = Demand { last: Some(now), pending: true };
@@ -339,15 +342,15 @@ impl KeyCache {
             }
             joined
         };
-        // The task answers once the fetch under way and that for this key are over, each of the discovery document and the set, and what
-        // they brought is kept; the bound is for a control runtime or a disk that hangs.
+        // The task answers when the fetch in progress and the one for this key are over, each of the discovery document
+        // and the set, and their results are stored. The bound is for a control runtime or a disk that hangs.
         let patience = shared.fetches.load().timeout * 4 + SAVING;
         let answered = tokio::time::timeout(patience, answered.changed()).await;
         !joined && matches!(answered, Ok(Ok(())))
     }
 
-    /// Remembers that the set of a fetch that was made for `kid` does not hold it. Nothing else may: a key that is not
-    /// there yet would stay unknown for as long as tokens with it keep coming.
+    /// Remembers that a fetch that was made for `kid` did not find it. It must not be called otherwise: a key that is
+    /// not published yet would then stay unknown for as long as tokens with it arrive.
     pub fn note_unknown(&self, kid: &str) {
         let failed = lock(&self.shared.progress).error.is_some();
         if !failed {
@@ -384,7 +387,7 @@ impl Drop for KeyCache {
     fn drop(&mut self) {
         if let Some(task) = self.task.get() {
             task.abort();
-            // An issuer that is gone alarms nobody. Where another cache took over, it tells its own age again.
+            // A removed issuer must not cause an alarm. If another cache took over, it sets the metric again.
             self.shared.metrics.keys_stale.get_or_create(&self.shared.label()).set(0);
         }
     }
@@ -400,7 +403,7 @@ impl Shared {
         let count = keys.count();
         let mut before = current.as_ref().and_then(|current| current.before.clone());
         if let Some(current) = current.as_ref().filter(|current| !keys.has_all_of(&current.keys)) {
-            // While one waits for its second answer, it stays the one to compare with.
+            // A set that waits for its second answer stays the one to compare with.
             if !self.awaits_second_answer() {
                 before = Some(Arc::clone(&current.keys));
             }
@@ -413,7 +416,7 @@ impl Shared {
         self.unknown.invalidate_all();
     }
 
-    /// The set is that of the issuer as of `fetched`.
+    /// Records that the set is the issuer's as of `fetched`.
     fn succeeded(&self, fetched: Moment, life: Duration) {
         lock(&self.progress).fetched = Some(fetched);
         self.metrics.keys_fetched_at.get_or_create(&self.label()).set(fetched.shown().as_secs());
@@ -423,7 +426,8 @@ impl Shared {
         }
     }
 
-    /// What the set lacks of the one before is gone. Its number stays, by which verified tokens go: its keys are the same.
+    /// Confirms that removed keys are gone. The generation number stays, as the keys, and so the cached tokens, are the
+    /// same.
     fn confirm(&self) {
         if let Some(current) = self.keys.load().as_ref().filter(|current| current.before.is_some()) {
             let (number, keys) = (current.number, Arc::clone(&current.keys));
@@ -431,7 +435,7 @@ impl Shared {
         }
     }
 
-    /// Whether a set lacked a key so lately that another answer says no more than the same one.
+    /// Whether a key was removed so recently that another answer does not count as a second one.
     fn awaits_second_answer(&self) -> bool {
         self.clock.moment().since(self.thinned.load()) < COOL_DOWN
     }

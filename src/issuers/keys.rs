@@ -1,6 +1,6 @@
 //! The public keys of an issuer, parsed once (RFC 7517, RFC 7518 section 6, RFC 8037).
 //!
-//! A set is read key by key: one that cannot be used is left out with a reason, and the others count.
+//! A set is parsed key by key: an unusable key is skipped with a reason, and the others are used.
 
 use std::fmt;
 
@@ -16,14 +16,14 @@ use serde_json::{Map, Value, value::RawValue};
 use super::{jwt, strict_json, token_error::Quoted, weak_ed25519, weak_rsa};
 use crate::{authn::KeyId, config::raw::Algorithm};
 
-/// What is asked for where keys are and where an issuer tells of itself. An API server gives its keys to nobody who names `application/json`
-/// alone.
+/// The `Accept` of requests for key sets and discovery documents. An API server does not return its keys for
+/// `application/json` alone.
 pub const KEY_SET_TYPES: &str = "application/json, application/jwk-set+json";
 
-/// The largest key set that is read.
+/// The maximum bytes of a key set.
 pub const MAX_KEY_SET: usize = 512 << 10;
 
-/// Keys beyond this many are not looked at.
+/// The maximum number of keys; further ones are ignored.
 pub const MAX_KEYS: usize = 64;
 
 /// One public key for one algorithm, ready to verify.
@@ -44,7 +44,7 @@ impl PublicKey {
         Self { kid: kid.map(Into::into), issuer: issuer.map(Into::into), algorithm, parsed, id }
     }
 
-    /// Tells it from all others: by its name, what it is for, and the key itself.
+    /// Its unique id, from its name, algorithm, issuer and the key itself.
     pub fn id(&self) -> KeyId {
         self.id
     }
@@ -53,7 +53,7 @@ impl PublicKey {
         self.parsed.verify_sig(message, signature).is_ok()
     }
 
-    /// For whose tokens alone it is, where it says so. Entra ID adds this to the members of a JWK.
+    /// The only issuer whose tokens it may sign, if the JWK says so, as in Entra ID.
     pub fn issuer(&self) -> Option<&str> {
         self.issuer.as_deref()
     }
@@ -85,16 +85,16 @@ pub struct Keys {
     fingerprint: [u8; 32],
 }
 
-/// What a look for a key found.
+/// The result of a search for a key.
 #[derive(Debug)]
 pub enum Found<'k> {
     One(&'k PublicKey),
     None,
-    /// The token names no key, and this many fit.
+    /// The token names no key, and this many match.
     Several(usize),
 }
 
-/// Why a text gives no key set.
+/// Why a text is not a usable key set.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeySetError {
     #[error("it is not a JSON object with an array `keys`")]
@@ -112,7 +112,7 @@ struct Document<'d> {
 }
 
 impl Keys {
-    /// Reads a JWK set. Keys are taken for the `allowed` algorithms only, whatever they say of themselves.
+    /// Parses a JWK set. Keys are used for the `allowed` algorithms only, whatever they declare.
     pub fn parse(text: &[u8], allowed: &[Algorithm]) -> Result<Self, KeySetError> {
         if text.len() > MAX_KEY_SET {
             return Err(KeySetError::TooLarge);
@@ -146,12 +146,12 @@ impl Keys {
         }
     }
 
-    /// Whether it is one of them.
+    /// Whether the set has this key.
     pub fn has(&self, id: KeyId) -> bool {
         self.keys.iter().any(|key| key.id == id)
     }
 
-    /// Whether all of another set are in this one.
+    /// Whether the set has all keys of another one.
     pub fn has_all_of(&self, other: &Self) -> bool {
         other.keys.iter().all(|key| self.has(key.id))
     }
@@ -161,17 +161,17 @@ impl Keys {
         self.keys.iter()
     }
 
-    /// How many keys of the set are usable.
+    /// The number of usable keys.
     pub fn count(&self) -> usize {
         self.count
     }
 
-    /// Why keys were left out, for the log.
+    /// Why keys were skipped, for the log.
     pub fn skipped(&self) -> &[String] {
         &self.skipped
     }
 
-    /// Equal for sets with the same usable keys, in whatever order.
+    /// A digest that is equal for sets with the same usable keys, in any order.
     pub fn fingerprint(&self) -> &[u8; 32] {
         &self.fingerprint
     }
@@ -200,7 +200,7 @@ impl Keys {
         if usable.is_empty() {
             return Err("is for no accepted algorithm".to_owned());
         }
-        // Two keys of one name for one algorithm would leave the choice to chance.
+        // With two keys of the same name and algorithm, the choice would be arbitrary.
         if self.keys.iter().any(|key| key.kid.is_some() && key.kid.as_deref() == kid && usable.contains(&key.algorithm))
         {
             return Err("has the `kid` of another key".to_owned());
@@ -282,7 +282,7 @@ impl Jwk<'_> {
         }
     }
 
-    /// The uncompressed form of SEC 1; both coordinates have the full length of the field.
+    /// The uncompressed point of SEC 1; both coordinates must have the full length of the field.
     fn point(&self, length: usize) -> Result<Vec<u8>, String> {
         let (x, y) = (self.bytes("x")?, self.bytes("y")?);
         if x.len() != length || y.len() != length {
@@ -348,7 +348,7 @@ mod tests {
         *,
     };
 
-    /// The set's usable keys, or why it has none.
+    /// The number of usable keys, or why there are none.
     fn parse(keys: &[Value]) -> Result<usize, String> {
         let text = json!({"keys": keys}).to_string();
         let parsed = Keys::parse(text.as_bytes(), &[Algorithm::RS256, Algorithm::ES256, Algorithm::EdDSA]);
@@ -358,7 +358,7 @@ mod tests {
     #[test]
     fn a_key_that_is_not_just_so_is_left_out() {
         let (rsa, ec, okp) = (RSA.jwk("rsa", json!({})), P256.jwk("ec", json!({})), ED25519.jwk("okp", json!({})));
-        // Both coordinates together have the right length, and are the point when they are put side by side.
+        // Only the concatenation of both coordinates has the right length, and is the point.
         let point: Vec<u8> =
             ["x", "y"].iter().flat_map(|name| URL_SAFE_NO_PAD.decode(ec[name].as_str().unwrap()).unwrap()).collect();
         let (x, y) = point.split_at(31);

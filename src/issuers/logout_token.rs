@@ -1,4 +1,4 @@
-//! Logout tokens: what a provider says when it ends a session (OpenID Connect Back-Channel Logout 1.0).
+//! Logout tokens, which a provider sends when it ends a session (OpenID Connect Back-Channel Logout 1.0).
 
 use std::sync::Arc;
 
@@ -14,10 +14,10 @@ use crate::clock::Timestamp;
 /// The member of `events` that makes it a logout (section 2.4).
 const EVENT: &str = "http://schemas.openid.net/event/backchannel-logout";
 
-/// More bytes of a `jti` or `sid` are refused.
+/// The maximum bytes of a `jti` or `sid`.
 const MAX_ID: usize = 255;
 
-/// A logout token that is good, but may have been used before.
+/// A valid logout token, which may have been used before.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LogoutToken {
     /// `sub`: all sessions of this person, unless `session` names one.
@@ -31,15 +31,16 @@ pub struct LogoutToken {
 }
 
 impl AccessTokenChecks {
-    /// `typ` is `logout+jwt` (section 2.4, recommended), or says no more than JWT, as older providers write it.
+    /// Checks the header: `typ` is `logout+jwt` (section 2.4, recommended), or absent or `JWT`, as with older
+    /// providers.
     pub fn check_logout_token_header(&self, token: &Unverified<'_>) -> Result<(), TokenError> {
         checks::check_algorithm(token.header.algorithm, &self.algorithms)?;
         let accepted = ["logout+jwt", "application/logout+jwt", "jwt", "application/jwt"];
         checks::check_type(&token.header, &accepted, "logout+jwt")
     }
 
-    /// All rules of section 2.6 for the claims but one: whether its `jti` was seen before is the caller's part, as a
-    /// verified signature is.
+    /// Makes all checks of section 2.6 for the claims, except whether the `jti` was seen before, which the caller
+    /// checks, like the signature.
     pub fn check_logout_token(
         &self,
         claims: &Map<String, Value>,
@@ -63,7 +64,7 @@ impl AccessTokenChecks {
         let subject = self.subject(claims)?;
         let session = text("sid")?;
         if subject.is_none() && session.is_none() {
-            return Err(wrong("sub", "there, or `sid` is"));
+            return Err(wrong("sub", "present if `sid` is not"));
         }
         let id = text("jti")?.ok_or_else(|| wrong("jti", "a text of 1 to 255 bytes"))?;
         Ok(LogoutToken { subject, session, id, expires: registered.expires })

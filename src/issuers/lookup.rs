@@ -1,8 +1,8 @@
-//! Asking an issuer about a token, and remembering what it said: introspection and token review.
+//! Queries about a token at its issuer (introspection and token review), and the cache of answers.
 //!
-//! What is remembered are facts. Positive answers live for seconds, negative ones too, errors not at all. Many requests
-//! with one token make one call; a flood of unknown tokens meets a bucket, slots and a circuit breaker of its own, so that
-//! tokens which were good before get through, whatever the issuer makes of the others.
+//! Positive and negative answers are cached for seconds, errors are not cached. Concurrent requests with one token
+//! share a call. Unknown tokens have a token bucket, slots and a circuit breaker of their own, so that a flood of them,
+//! whatever the issuer answers, does not block tokens that were valid before.
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,41 +26,41 @@ use crate::{
     egress::KEPT,
 };
 
-/// Calls at once to one issuer.
+/// The maximum concurrent calls to one issuer.
 const SLOTS: usize = 64;
-// A burst of them goes over the connections of the one before.
+// Idle connections for a whole burst are retained for the next one.
 const _: () = assert!(KEPT >= SLOTS);
-/// How many of these calls may be about tokens never seen.
+/// The maximum of these calls for unknown tokens.
 const STRANGER_SLOTS: usize = 32;
-/// Calls about tokens whose signature is good that wait for a slot, at most, and how long one waits: when many pods start at once, all
-/// of them ask.
+/// The maximum number of calls for tokens with a valid signature that wait for a slot, and how long one waits: many
+/// pods may start at once.
 const WAITING: usize = 1024;
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Calls a second for tokens never seen, and at once.
+/// The rate per second and burst of calls for unknown tokens.
 const STRANGERS: (u32, u32) = (50, 100);
-/// Room for positive answers, in bytes of JSON, about.
+/// The capacity for positive answers, in approximate bytes of JSON.
 const POSITIVE_WEIGHT: u64 = 16 << 20;
-/// Room for negative answers and for tokens that were good once, in entries.
+/// The capacity for negative answers, and for tokens that were valid before, in entries.
 const ENTRIES: u64 = 16_384;
-/// How long a token counts as seen.
+/// How long a token that was valid counts as known.
 const SEEN: Duration = Duration::from_secs(3_600);
 
 /// A positive answer.
 #[derive(Debug)]
 pub struct Answer {
     pub claims: Map<String, Value>,
-    /// Until when it may be used.
+    /// The end of its use.
     pub good_until: Moment,
-    /// Bytes of JSON that it came in.
+    /// The bytes of its JSON.
     pub size: usize,
 }
 
-/// What a call told: the claims and the size of the answer, or that the token is not good.
+/// The result of a call: the claims and the size of the answer; `None`: the token is not valid.
 pub type Told = Option<(Map<String, Value>, usize)>;
 
 type Outcome = Result<Option<Arc<Answer>>, TokenError>;
 
-/// How long answers are used, and when the issuer is given a pause.
+/// How long answers are cached, and the circuit breaker.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct LookupSettings {
     pub positive_for: Duration,
@@ -68,7 +68,7 @@ pub struct LookupSettings {
     pub circuit_breaker: CircuitBreaker,
 }
 
-/// The memory and the limits for one issuer and one way of asking.
+/// The cache and limits of one kind of query at one issuer.
 #[derive(Debug)]
 pub struct Lookup {
     state: Arc<State>,
@@ -84,10 +84,10 @@ struct State {
     negative_for: Duration,
     positive: Cache<Key, Arc<Answer>>,
     negative: Cache<Key, Moment>,
-    /// Those that were good once and for which nothing else vouches.
+    /// Tokens that were valid before and have no verified signature.
     seen: Cache<Key, Moment>,
     breaker: Breaker,
-    /// That of tokens never seen: an issuer may answer some text that is no token with an error.
+    /// The breaker for unknown tokens, as an issuer may answer a text that is not a token with an error.
     stranger_breaker: Breaker,
     bucket: Bucket,
     slots: Arc<Semaphore>,
@@ -105,7 +105,7 @@ impl Lookup {
         outcomes: Family<OutcomeLabels, Counter>,
     ) -> Self {
         let LookupSettings { positive_for, negative_for, circuit_breaker } = settings;
-        // Expiry is decided by the clock on each use; these caches only evict.
+        // Expiry is decided by `Clock` on each use; these caches only evict.
         let entries = || Cache::builder().max_capacity(ENTRIES).time_to_live(SEEN).build();
         let state = State {
             issuer,
@@ -130,8 +130,9 @@ impl Lookup {
         Self { state: Arc::new(state), calls: SingleFlight::default(), control }
     }
 
-    /// What is known of the token with hash `key`, or what `ask` tells. `vouched`: its signature was checked, so it is
-    /// no stranger's. `Ok(None)`: the issuer says that it is not good.
+    /// Returns the cached answer for the token with hash `key`, or makes the call `ask`. `vouched` says that its
+    /// signature was verified, so that it does not count as unknown. `Ok(None)`: the issuer says that the token is not
+    /// valid.
     pub async fn find<F>(&self, key: Key, vouched: bool, ask: impl FnOnce() -> F) -> Outcome
     where
         F: Future<Output = Result<Told, String>> + Send + 'static,
@@ -144,16 +145,16 @@ impl Lookup {
             let strange = self.state.admit_stranger(&key, vouched, now)?;
             let (state, call) = (Arc::clone(&self.state), ask());
             Ok::<_, TokenError>(async move {
-                // Another call may have told since it was looked.
+                // Another call may have ended since the cache was checked.
                 if let Some(known) = state.known(&key, now) {
                     return Ok(known);
                 }
                 let slot = if vouched { state.wait_for_slot().await? } else { state.slot()? };
-                // Last, as the one probe of a half-open circuit must be made once it is admitted.
+                // Last, as the one probe of a half-open circuit must be made after it is admitted.
                 let breaker = if strange.is_some() { &state.stranger_breaker } else { &state.breaker };
                 if breaker.admit(state.clock.moment()).is_err() {
                     state.count("refused");
-                    return Err(state.unavailable("its last calls failed, and it is given a pause"));
+                    return Err(state.unavailable("its last calls failed, so it is not called for a while"));
                 }
                 let told = call.await;
                 drop((slot, strange));
@@ -166,7 +167,7 @@ impl Lookup {
 }
 
 impl State {
-    /// What an earlier call told, if that may be used still. The inner `None`: that the token is not good.
+    /// The cached answer, if it has not expired. The inner `None`: the token is not valid.
     fn known(&self, key: &Key, now: Moment) -> Option<Option<Arc<Answer>>> {
         if let Some(answer) = self.positive.get(key).filter(|answer| now.is_before(answer.good_until)) {
             return Some(Some(answer));
@@ -174,7 +175,7 @@ impl State {
         self.negative.get(key).is_some_and(|until| now.is_before(until)).then_some(None)
     }
 
-    /// The slot of a token never seen, which the call holds besides its own.
+    /// Takes the additional slot that a call for an unknown token needs; `None` for other tokens.
     fn admit_stranger(
         &self,
         key: &Key,
@@ -262,7 +263,7 @@ mod tests {
         Lookup::new("corp".into(), settings, clock, Handle::current(), Family::default())
     }
 
-    /// The call that told ended between the look at what is known and the look at which calls are under way.
+    /// The other call ended between the check of the cache and the check of calls in progress.
     #[tokio::test]
     async fn what_another_call_has_just_told_is_not_asked_again() {
         for (told, is_good) in [(Some((Map::new(), 2)), true), (None, false)] {
@@ -312,7 +313,7 @@ mod tests {
         }
     }
 
-    /// A provider, or what stands before it, may answer texts that nobody would send but a stranger with 400 or 403.
+    /// A provider, or a proxy in front of it, may answer nonsense tokens with 400 or 403.
     #[tokio::test]
     async fn strangers_whose_tokens_the_issuer_answers_with_errors_cost_nobody_else_an_answer() {
         let clock = Clock::manual(Timestamp::from_secs(1_700_000_000));
@@ -329,7 +330,7 @@ mod tests {
         }
         assert!(find("new", 0, good()).await.is_err(), "the issuer is given a pause by strangers");
         assert!(find("regular", 0, good()).await.unwrap().is_some());
-        // The other way the issuer is spared as before.
+        // Failures for known tokens still open their breaker.
         clock.advance(Duration::from_secs(31));
         for _ in 0..5 {
             assert!(find("regular", 0, Err("the answer is 500".to_owned())).await.is_err());
@@ -337,7 +338,7 @@ mod tests {
         assert!(find("regular", 0, good()).await.is_err());
     }
 
-    /// As of a thousand pods that start at once: none is refused, and no more are asked about at one time than may be.
+    /// A thousand pods start at once: none is refused, and no more calls than allowed are made at a time.
     #[tokio::test]
     async fn tokens_whose_signature_is_good_wait_for_their_turn() {
         let lookup = lookup(Duration::from_secs(10), Clock::default());

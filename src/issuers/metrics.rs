@@ -1,4 +1,4 @@
-//! What the token side counts.
+//! Metrics of issuers and their tokens.
 
 use std::sync::Arc;
 

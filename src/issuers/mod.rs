@@ -1,27 +1,26 @@
-//! Who is trusted to say who somebody is: issuers, their keys, and the strict check of their tokens.
+//! Trusted issuers, their keys, and the verification of their tokens.
 //!
-//! A bearer token enters [`Issuers::authenticate`] with what its route accepts; a
-//! [`Principal`] leaves, or a refusal. A token names its issuer itself, and only that issuer's
-//! keys can then prove it: an unverified `iss` chooses, it convinces nobody.
+//! [`Issuers::authenticate`] turns a bearer token into a [`Principal`] or a refusal, by what its route accepts. The
+//! unverified `iss` of a token only selects the issuer; the keys of that issuer must then verify the token.
 //!
 //! | file | holds |
 //! |---|---|
-//! | `jwt`, `strict_json` | the one reading of a compact JWS |
-//! | `keys`, `weak_rsa`, `weak_ed25519` | a key set, parsed key by key |
-//! | `key_cache`, `validators`, `kept_keys`, `discovery` | keeping it fresh, on disk, and where it is |
-//! | `checks`, `claim_path` | what claims must satisfy |
-//! | `signature` | the signature of a token, against them |
-//! | `introspection`, `signed_answer`, `token_review`, `lookup` | asking the issuer, and remembering what it said |
-//! | `breaker`, `single_flight` | not asking it too often |
-//! | `client_auth`, `federated` | proving to it who asks |
-//! | `logout_token` | what it says when it ends a session |
-//! | `issuer` | one issuer: its checks, its keys, and how its tokens become principals |
+//! | `jwt`, `strict_json` | strict parsing of a compact JWS |
+//! | `keys`, `weak_rsa`, `weak_ed25519` | key sets, parsed key by key, and the refusal of weak keys |
+//! | `key_cache`, `validators`, `kept_keys`, `discovery` | the cache of key sets: refresh, copies on disk, discovery |
+//! | `checks`, `claim_path` | the checks of claims |
+//! | `signature` | the check of a token's signature |
+//! | `introspection`, `signed_answer`, `token_review`, `lookup` | queries about a token at its issuer, and their cache |
+//! | `breaker`, `single_flight` | limits on these queries |
+//! | `client_auth`, `federated` | Doorward's own credentials at an issuer |
+//! | `logout_token` | logout tokens, by which a provider ends sessions |
+//! | `issuer` | one issuer: its checks, its keys, and the principals of its tokens |
 //! | `token_error` | why a token was refused |
-//! | `metrics` | what is counted of all this |
-//! | `principal`, `username` | claims to a principal |
-//! | `verified` | tokens that were verified before |
-//! | `resolve`, `defaults` | all of it from the configuration, and what holds where that says nothing |
-//! | `presets`, `tenants`, `resolve/login_only` | what is known of providers: of several tenants behind one address, and of one that has no tokens to verify |
+//! | `metrics` | metrics |
+//! | `principal`, `username` | the principal of verified claims |
+//! | `verified` | the cache of verified tokens |
+//! | `resolve`, `defaults` | issuers from the configuration, and default values |
+//! | `presets`, `tenants`, `resolve/login_only` | quirks of providers; several tenants behind one address; GitHub |
 
 mod breaker;
 mod checks;
@@ -95,42 +94,43 @@ use crate::{
     sha256::sha256,
 };
 
-/// What issuers run on.
+/// The shared resources of issuers.
 #[derive(Clone, Debug)]
 pub struct Context {
     pub clock: Clock,
-    /// The control runtime: fetches and shared calls run there.
+    /// The control runtime, on which fetches and shared calls run.
     pub control: Handle,
-    /// The client for issuers without a `ca` of their own.
+    /// The HTTP client for issuers without a `ca` of their own.
     pub egress: Egress,
     pub metrics: Metrics,
-    /// Fetches that tokens with unknown keys may cause, of all issuers together.
+    /// The budget, shared by all issuers, for fetches that tokens with unknown keys cause.
     pub refetches: Arc<Bucket>,
 }
 
-/// Such fetches a second, and at once: many more than keys are rotated, and few for whoever sends tokens that name keys of
-/// their own at each issuer.
+/// Rate per second and burst of such fetches: far above the rate at which keys rotate, and low for an attacker who
+/// sends tokens with made-up key names of each issuer.
 const REFETCHES: (u32, u32) = (1, 10);
 
 impl Context {
-    /// The budget for such fetches of a whole process.
+    /// The budget of a process for such fetches.
     pub fn refetches(clock: &Clock) -> Arc<Bucket> {
         Arc::new(Bucket::new(REFETCHES.0, REFETCHES.1, clock.moment()))
     }
 }
 
-/// What is said of a token that was revoked, or whose holder was.
+/// The detail of the refusal of a token that was revoked, or whose holder was.
 pub const REVOKED: &str = "The token was revoked.";
 
-/// What is said of a token for a run whose end nobody sees.
-const UNSEEN: &str = "The token is worth nothing here, as `tokens.exchange` does not name the cluster of its run, or the namespace there.";
+/// The detail of the refusal of a token for a run whose end is not watched.
+const UNSEEN: &str = "The token is not accepted here, as `tokens.exchange` does not name the cluster of its run, or the \
+                      namespace there.";
 
 /// The refusal of a token that was revoked.
 pub fn revoked() -> Rejection {
     Rejection::new(Reason::TokenRevoked, REVOKED).fix("Get a new token.")
 }
 
-/// Tells whether a credential was revoked. Asked on each request, cached token or not.
+/// The check whether a credential was revoked. It is made on each request, whether the token is cached or not.
 pub trait RevocationCheck: Send + Sync {
     fn is_revoked(&self, principal: &Principal) -> bool;
 }
@@ -152,27 +152,25 @@ pub struct Issuers {
     clusters: Vec<raw::Exchanged>,
 }
 
-/// What one route accepts.
+/// The issuers and audiences that a route accepts.
 #[derive(Clone, Debug)]
 pub struct Accepts {
-    /// The issuers whose tokens it takes.
+    /// The issuers whose tokens it accepts.
     issuers: Box<[Arc<Issuer>]>,
-    /// The issuers whose sessions it takes, by name. `None`: all.
+    /// The names of the issuers whose sessions it accepts. `None`: all.
     logins: Option<Box<[Arc<str>]>>,
     audiences: Box<[Box<str>]>,
 }
 
 impl Issuers {
-    /// Begins to fetch keys. To be called once the whole configuration is accepted, and before that nothing is asked of
-    /// any issuer.
+    /// Starts to fetch keys. It is called when the whole configuration is accepted; no issuer is contacted before that.
     pub fn start(&self) {
         for issuer in &self.list {
             issuer.keys.start(Arc::clone(&issuer.fetches), &self.context.control);
         }
     }
 
-    /// [Starts](Self::start), and waits until there are keys of each issuer or the first try to have them is over, and not
-    /// beyond `patience`.
+    /// [Starts](Self::start), and waits until each issuer has keys or its first fetch is over, for at most `patience`.
     pub async fn start_and_wait(&self, patience: Duration) {
         self.start();
         let tried = async {
@@ -180,7 +178,7 @@ impl Issuers {
                 issuer.keys.tried().await;
             }
         };
-        // What is not there by then is told to each request that needs it.
+        // A request that needs keys that are still missing is refused with the reason.
         let _ = tokio::time::timeout(patience, tried).await;
     }
 
@@ -193,7 +191,7 @@ impl Issuers {
         self.by_name.get(name)
     }
 
-    /// The one that somebody calls so: by its name here, or by its identifier.
+    /// The issuer with this name in the configuration, or this identifier.
     pub fn called(&self, asked: &str) -> Option<&Arc<Issuer>> {
         self.iter().find(|issuer| **issuer.name() == *asked || **issuer.identifier() == *asked)
     }
@@ -203,8 +201,8 @@ impl Issuers {
         self.get(&known.issuer).is_some_and(|issuer| issuer.has_lost_key_of(known))
     }
 
-    /// Whether somebody here sees the end of the run that a token of Doorward's own is for: `tokens.exchange` names its cluster, with its
-    /// namespace there. True of what is for no run.
+    /// Whether the end of the run that one of Doorward's own tokens is for is watched: `tokens.exchange` names its
+    /// cluster and namespace. True for a token that is for no run.
     pub fn see_run_in(&self, claims: &Map<String, Value>) -> bool {
         let text = |name: &str| claims.get(RUN_CLAIM)?.get(name)?.as_str();
         // Older versions name no cluster.
@@ -212,25 +210,25 @@ impl Issuers {
         self.give_in(cluster, text("namespace").unwrap_or_default())
     }
 
-    /// Whether tasks of a cluster get tokens of Doorward's own in a namespace. Nowhere else are their ends watched.
+    /// Whether tasks in this cluster and namespace get Doorward's own tokens. The ends of runs are watched only there.
     pub fn give_in(&self, cluster: &str, namespace: &str) -> bool {
         self.clusters.iter().any(|of| of.issuer == cluster && of.gives_in(namespace))
     }
 
-    /// Whether a caller has a token of Doorward's own for a run whose end nobody here sees.
+    /// Whether a caller has one of Doorward's own tokens for a run whose end is not watched.
     pub fn have_lost_run_of(&self, known: &Principal) -> bool {
         let is_own = |issuer: &Arc<Issuer>| issuer.keys.settings().source == KeySource::Own;
-        // In this order, as the claims of a token that was seen are seldom in the processor's cache.
+        // In this order, as the claims of a cached token are rarely in the processor's cache.
         self.get(&known.issuer).is_some_and(is_own) && !self.see_run_in(&known.claims)
     }
 
-    /// What a route accepts that names these issuers; none named means all. Problems are reported at `at`.
+    /// What a route accepts that names these issuers; no names mean all. Problems are reported at `at`.
     pub fn accepts(&self, names: &[String], at: &At, resolver: &mut Resolver) -> Accepts {
-        // From others, people come with sessions alone.
+        // The others sign no tokens; their people have only sessions.
         let signs = |issuer: &&Arc<Issuer>| issuer.signs();
         let issuers: Vec<Arc<Issuer>> = match names {
             [] => self.list.iter().filter(signs).cloned().collect(),
-            // That each is there is checked with the configuration as a whole.
+            // Names without an issuer are reported with the configuration as a whole.
             names => names.iter().filter_map(|name| self.get(name)).filter(signs).cloned().collect(),
         };
         let introspecting: Vec<&str> =
@@ -243,10 +241,10 @@ impl Issuers {
         Accepts { issuers: issuers.into(), logins, audiences: Box::default() }
     }
 
-    /// The principal of a bearer token. A token that was seen is answered without waiting.
+    /// Returns the principal of a bearer token. A cached token needs no waiting.
     ///
-    /// 401 for what is wrong with the token, 403 for an identity that may not be used, 503 where the issuer cannot be
-    /// asked. The precise [`TokenError`] is the source of the refusal.
+    /// Refuses with 401 for an invalid token, 403 for an identity that may not be used, and 503 if the issuer cannot be
+    /// reached. The precise [`TokenError`] is the source of the refusal.
     pub async fn authenticate(
         &self,
         token: &str,
@@ -261,7 +259,7 @@ impl Issuers {
             }
             None => {
                 self.context.metrics.cache_misses.inc();
-                // Boxed, so that the look-up of a known token stays small.
+                // Boxed, so that the future of a cache hit stays small.
                 let verified = Arc::new(Box::pin(self.verify(token, key, accepts)).await?);
                 self.verified.insert(key, Arc::clone(&verified));
                 verified
@@ -271,7 +269,7 @@ impl Issuers {
             return Err(revoked());
         }
         if self.have_lost_run_of(&verified.principal) {
-            return Err(Rejection::new(Reason::TokenRevoked, UNSEEN).fix("Have it named, and get a new token."));
+            return Err(Rejection::new(Reason::TokenRevoked, UNSEEN).fix("Have it added, and get a new token."));
         }
         Ok(Arc::clone(&verified.principal))
     }
@@ -280,10 +278,10 @@ impl Issuers {
         if token.len() > jwt::MAX_TOKEN {
             return Err(TokenError::TooLong { came: token.len(), limit: jwt::MAX_TOKEN }.into());
         }
-        // It opens what its person may do, and an issuer would be asked about it as about a token of its own.
+        // Otherwise this credential would be sent to an issuer for introspection.
         if sessions::is_handle(token) {
-            return Err(Rejection::new(Reason::CredentialMalformed, "a session handle is not taken here").fix(
-                "send a token of one of the issuers; the handle of `doorward login` is for routes that take sessions",
+            return Err(Rejection::new(Reason::CredentialMalformed, "a session handle is not accepted here").fix(
+                "send a token of one of the issuers; the handle of `doorward login` is for routes that accept sessions",
             ));
         }
         let now = self.context.clock.now();
@@ -301,7 +299,7 @@ impl Issuers {
 }
 
 impl Accepts {
-    /// Narrows the audiences: a token must name one of these, beside one of its issuer's.
+    /// Narrows the audiences: a token must name one of these, in addition to one of its issuer's.
     #[must_use]
     pub fn with_audiences(self, audiences: &[String]) -> Self {
         Self { audiences: audiences.iter().map(|audience| audience.as_str().into()).collect(), ..self }
@@ -312,19 +310,19 @@ impl Accepts {
         &self.issuers
     }
 
-    /// Whether the session of somebody who logged in at this issuer is taken.
+    /// Whether sessions of people who logged in at this issuer are accepted.
     pub fn takes_logins_at(&self, issuer: &str) -> bool {
         self.logins.as_ref().is_none_or(|logins| logins.iter().any(|name| **name == *issuer))
     }
 
-    /// Whether the issuer of a caller is asked about the token that they came with.
+    /// Whether the issuer of a caller must be queried about their token.
     pub fn ask_about(&self, token: &str, principal: &Principal) -> bool {
         let of_caller = |issuer: &&Arc<Issuer>| *issuer.name() == principal.issuer;
         self.issuers.iter().filter(of_caller).any(|issuer| issuer.asks_about(token))
     }
 
-    /// A caller whose bearer token was verified under an earlier generation, as it would be known now; `None` where the
-    /// token would no longer be taken.
+    /// The present principal of a caller whose bearer token was verified under an earlier generation; `None` if the
+    /// token would no longer be accepted.
     pub fn judge_again(&self, known: &Principal) -> Option<Principal> {
         let issuer = self.issuers.iter().find(|issuer| *issuer.name() == known.issuer)?;
         let (principal, audiences) = issuer.judge_again(known).ok()?;
@@ -339,7 +337,7 @@ impl Accepts {
         })
     }
 
-    /// The one issuer that sees opaque tokens.
+    /// The only issuer that introspects opaque tokens.
     fn introspecting(&self) -> Option<&Arc<Issuer>> {
         let mut introspecting = self.issuers.iter().filter(|issuer| issuer.introspects());
         introspecting.next().filter(|_| introspecting.next().is_none())
@@ -358,7 +356,7 @@ impl Accepts {
     }
 }
 
-/// The whole SHA-256 of a token: what it is remembered by, so that no cache holds the token itself.
+/// The full SHA-256 of a token: the key of caches, which so never hold the token itself.
 fn token_key(token: &str) -> Key {
     sha256(&[token.as_bytes()])
 }

@@ -1,34 +1,34 @@
-//! What is known of the providers where people log in, so that an entry needs no more than issuer, client and secret.
-//! `docs/providers.md` tells the same to who writes one.
+//! Quirks of login providers, so that an entry needs only issuer, client and secret. `docs/providers.md` has the same
+//! for operators.
 
 use url::Url;
 
 use crate::config::raw::{self, Algorithm, Preset, Prompt};
 
-/// How a provider differs from what the specifications say, as far as that concerns a login.
+/// How logins at a provider differ from the specifications.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LoginQuirks {
-    /// Scopes that are requested where the entry names none.
+    /// The scopes to request if the entry names none.
     pub scopes: &'static [&'static str],
-    /// Further parameters of the authorization request.
+    /// Additional parameters of the authorization request.
     pub parameters: &'static [(&'static str, &'static str)],
-    /// What the parameter is called that names the person's organisation.
+    /// The name of the parameter for the person's organisation.
     pub domain_hint: &'static str,
     pub logout: Logout,
-    /// The values of `acr` that ask for more than one factor.
+    /// The values of `acr` that request more than one factor.
     pub mfa: &'static [&'static str],
-    /// The `prompt` that has people authenticate though they are signed in there, or what comes nearest to it.
+    /// The `prompt` that makes people authenticate again, or the closest to it.
     pub anew: Prompt,
 }
 
-/// How a browser ends its session at the provider.
+/// The protocol by which a browser ends its session at the provider.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Logout {
     /// OpenID Connect RP-Initiated Logout 1.0.
     RpInitiated,
     /// `logout_uri` in place of `post_logout_redirect_uri`, at `/logout` beside the authorization endpoint's folder.
     Cognito,
-    /// The same as the first where discovery names an endpoint; tenants that do not announce it have `/v2/logout`.
+    /// [`Self::RpInitiated`] if discovery names an endpoint; tenants that do not announce it have `/v2/logout`.
     Auth0,
 }
 
@@ -58,7 +58,7 @@ impl LoginQuirks {
                 ..usual
             },
             Some(Preset::Cognito) => Self { scopes: &["profile", "email"], logout: Logout::Cognito, ..usual },
-            // No scope gives a refresh token here, a parameter does; and `prompt=login` is an error.
+            // A parameter, and not a scope, requests a refresh token; and `prompt=login` is an error.
             Some(Preset::Google) => Self {
                 scopes: &["profile", "email"],
                 parameters: &[("access_type", "offline")],
@@ -66,19 +66,19 @@ impl LoginQuirks {
                 anew: Prompt::SelectAccount,
                 ..usual
             },
-            // There is no scope for all roles of the application's own project: that project and the application assert them.
+            // No scope requests all roles of the application's own project: settings of project and application do.
             Some(Preset::Zitadel) => Self { scopes: &["profile", "email", "offline_access"], ..usual },
-            // Beside `read:org`, without which nothing is told of the organisation.
+            // In addition to `read:org`, which is always requested to read memberships.
             Some(Preset::GithubOauth) => Self { scopes: &["user:email"], anew: Prompt::SelectAccount, ..usual },
-            // There is a refresh token without any scope. With `offline_access` Keycloak keeps an offline session alone for whoever signs in
-            // here first, and tells nobody when that person is signed out.
+            // A refresh token needs no scope. With `offline_access` Keycloak stores only an offline session for a
+            // person who signs in here first, and does not notify anybody when that person is signed out.
             Some(Preset::Keycloak) => Self { scopes: &["profile", "email"], ..usual },
-            // Whether there is a refresh token is a setting of the application.
+            // Refresh tokens are a setting of the application.
             Some(Preset::Ping) => Self { scopes: &["profile", "email"], ..usual },
         }
     }
 
-    /// The values of `acr` by which the login of an issuer is asked for more than one factor.
+    /// The values of `acr` that request more than one factor in the login of an issuer.
     pub fn mfa_classes(self, login: &raw::Login) -> Vec<String> {
         match &*login.mfa_acr_values {
             [] => self.mfa.iter().map(|&class| class.to_owned()).collect(),
@@ -87,19 +87,20 @@ impl LoginQuirks {
     }
 }
 
-/// How a provider writes tokens.
+/// How tokens of a provider differ from the defaults.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct TokenQuirks {
     pub algorithms: &'static [Algorithm],
-    /// `typ` of access tokens; `""` stands for none.
+    /// The `typ` of access tokens; `""` is an absent one.
     pub token_types: &'static [&'static str],
-    /// Where groups stand. One place: with a second, who is in no group any more would have what stands there for groups.
+    /// The place of groups. There is only one: with a second, its value would become the groups of people who left all
+    /// groups.
     pub groups: &'static [&'static str],
     pub username: &'static str,
 }
 
 impl TokenQuirks {
-    /// `None` for what is no provider of a login.
+    /// `None` for presets without OpenID Connect logins.
     pub fn of(preset: Preset) -> Option<Self> {
         let usual = Self {
             algorithms: &[Algorithm::RS256],
@@ -115,20 +116,20 @@ impl TokenQuirks {
                 return None;
             }
             Preset::Okta | Preset::Dex => Self { token_types: NONE, ..usual },
-            // `sub` differs from application to application; `oid` is the person in the whole tenant.
+            // `sub` differs between applications; `oid` identifies the person in the whole tenant.
             Preset::Entra => Self { token_types: &["JWT"], username: "{issuer}#{claim:/oid}", ..usual },
             Preset::Cognito => Self { token_types: &[""], groups: &["cognito:groups"], ..usual },
             Preset::Google => usual,
             Preset::Keycloak | Preset::Auth0 => Self { token_types: JWT, ..usual },
-            // Roles are the names of an object's members here.
+            // The roles are the member names of an object.
             Preset::Zitadel => Self { token_types: JWT, groups: &["urn:zitadel:iam:org:project:roles"], ..usual },
             Preset::Ping => Self { token_types: ANY, ..usual },
         })
     }
 }
 
-/// Where the tokens of an issuer are to say groups if its entry does not name the place. None where they are known to say none: those
-/// of workloads, our own, and Google's.
+/// The places where tokens of an issuer must have groups, if its entry names none. Empty for tokens that are known to
+/// have no groups: those of workloads, our own, and Google's.
 pub fn promised_groups(preset: Option<Preset>) -> &'static [&'static str] {
     match preset {
         None => &["groups"],
@@ -137,8 +138,8 @@ pub fn promised_groups(preset: Option<Preset>) -> &'static [&'static str] {
     }
 }
 
-/// Claims of which each access token of the provider has one, and no ID token of it: by version 2.0 and 1.0 of Entra ID's tokens
-/// (<https://learn.microsoft.com/entra/identity-platform/access-token-claims-reference>).
+/// Claims of which each access token of the provider has one, and no ID token: for Entra ID, by version 2.0 and 1.0 of
+/// its tokens (<https://learn.microsoft.com/entra/identity-platform/access-token-claims-reference>).
 pub(super) const fn marks_of_access_tokens(preset: Option<Preset>) -> &'static [&'static str] {
     match preset {
         Some(Preset::Entra) => &["azp", "appid"],
@@ -146,13 +147,13 @@ pub(super) const fn marks_of_access_tokens(preset: Option<Preset>) -> &'static [
     }
 }
 
-/// Whether the claims of a token of the provider say what it is, though all its kinds have the same `typ`.
+/// Whether the claims of the provider's tokens say their kind, though all kinds have the same `typ`.
 pub(super) const fn tells_kinds_apart(preset: Option<Preset>) -> bool {
     matches!(preset, Some(Preset::Keycloak | Preset::Cognito | Preset::Entra))
 }
 
-/// Claims of RFC 9068 that the access tokens of a provider lack though they say to be of that kind: the client is in a
-/// claim of another name (`azp`, `cid`), and PingFederate writes what its administrator names.
+/// Claims of RFC 9068 that the access tokens of a provider lack although their `typ` is `at+jwt`: the client is in
+/// another claim (`azp`, `cid`), and in PingFederate the administrator chooses the claims.
 pub(super) const fn left_out(preset: Option<Preset>) -> &'static [&'static str] {
     match preset {
         Some(Preset::Keycloak | Preset::Okta) => &["client_id"],
@@ -161,28 +162,28 @@ pub(super) const fn left_out(preset: Option<Preset>) -> &'static [&'static str] 
     }
 }
 
-/// Whether an access token for one audience is of the client with that name, which stands nowhere else in it: Dex writes `azp` only
-/// beside several audiences.
+/// Whether the single audience of an access token is its client, which no other claim names: Dex writes `azp` only if
+/// there are several audiences.
 pub(super) fn audience_is_client(preset: Option<Preset>) -> bool {
     preset == Some(Preset::Dex)
 }
 
-/// What stands for all tenants of Entra ID.
+/// The address of all tenants of Entra ID.
 pub const ENTRA_ORGANIZATIONS: &str = "https://login.microsoftonline.com/organizations/v2.0";
 
-/// Hosts of the issuers of version 1.0 of Entra ID's tokens, in its clouds.
+/// The hosts of issuers of Entra ID's version 1.0 tokens, by cloud.
 const ENTRA_V1: [&str; 3] = ["sts.windows.net", "sts.chinacloudapi.cn", "sts.microsoftonline.us"];
 
-/// Hosts of those of version 2.0.
+/// The hosts of issuers of version 2.0 tokens.
 const ENTRA_V2: [&str; 3] =
     ["login.microsoftonline.com", "login.partner.microsoftonline.cn", "login.microsoftonline.us"];
 
-/// Whether an issuer is one of Entra ID, in whichever of its clouds.
+/// Whether an issuer is one of Entra ID, in any of its clouds.
 pub fn is_entra(issuer: &Url) -> bool {
     issuer.host_str().is_some_and(|host| ENTRA_V1.contains(&host) || ENTRA_V2.contains(&host))
 }
 
-/// The issuer of an entry that names a preset and a tenant, or a preset alone.
+/// The issuer of an entry with a preset and a tenant, or with a preset only.
 pub fn identifier(preset: Preset, tenant: Option<&str>) -> Option<String> {
     match (preset, tenant) {
         (Preset::Google, _) => Some("https://accounts.google.com".to_owned()),
@@ -190,7 +191,7 @@ pub fn identifier(preset: Preset, tenant: Option<&str>) -> Option<String> {
         (Preset::GithubOauth, _) => Some("https://github.com".to_owned()),
         (Preset::GithubActions, None) => Some("https://token.actions.githubusercontent.com".to_owned()),
         (Preset::Entra, Some(tenant)) => Some(format!("https://login.microsoftonline.com/{tenant}/v2.0")),
-        // The issuer of an Auth0 tenant ends with a slash, and tokens are compared byte for byte.
+        // The issuer of an Auth0 tenant ends with a slash, and issuers are compared byte for byte.
         (Preset::Auth0, Some(tenant)) => Some(format!("https://{tenant}/")),
         (Preset::Okta | Preset::Zitadel, Some(tenant)) => Some(format!("https://{tenant}")),
         // The id of a pool begins with its region (`eu-central-1_Ab12`).
@@ -202,7 +203,7 @@ pub fn identifier(preset: Preset, tenant: Option<&str>) -> Option<String> {
     }
 }
 
-/// What is wrong with an issuer of this kind, and what to write instead.
+/// The problem of an issuer with this preset, and its fix.
 pub(super) fn misfit(
     preset: Preset,
     issuer: &Url,
@@ -215,13 +216,15 @@ pub(super) fn misfit(
         Preset::Entra if has_tenants => None,
         Preset::Entra if ["/common/", "/organizations/", "/consumers/"].iter().any(|all| path.starts_with(all)) => {
             Some((
-                "it stands for all tenants of Entra ID, whose tokens name their own tenant as the issuer".to_owned(),
-                "write `tenants` with the directory ids of those whose people may sign in",
+                "it is the address of all tenants of Entra ID, whose tokens have the issuer of their own tenant"
+                    .to_owned(),
+                "write `tenants` with the directory ids of the tenants whose people may sign in",
             ))
         }
-        // User names begin with the issuer: whoever changed to version 2.0 later would lose what is given by name.
+        // User names begin with the issuer: a later change to version 2.0 would lose all rights that are granted by
+        // name.
         Preset::Entra if ENTRA_V1.contains(&host) || (ENTRA_V2.contains(&host) && !path.ends_with("/v2.0")) => {
-            // A `tenant` alone is one of the global cloud.
+            // With only `tenant`, the issuer is of the global cloud.
             let help = match host.rsplit('.').next() {
                 Some("cn") => "write `https://login.partner.microsoftonline.cn/TENANT/v2.0`",
                 Some("us") => "write `https://login.microsoftonline.us/TENANT/v2.0`",
@@ -243,16 +246,16 @@ pub(super) fn misfit(
                 && ["okta.com", "oktapreview.com", "okta-emea.com"].iter().any(|domain| host.ends_with(domain)) =>
         {
             Some((
-                "access tokens of the organisation's own server are for Okta alone to verify".to_owned(),
-                "for bearer tokens use a custom authorization server (`https://ORG/oauth2/default`); for logins alone \
-                 take `audiences` away",
+                "only Okta can verify access tokens of the organisation's own server".to_owned(),
+                "for bearer tokens use a custom authorization server (`https://ORG/oauth2/default`); for logins only, \
+                 remove `audiences`",
             ))
         }
         _ => None,
     }
 }
 
-/// Another text by which a provider names itself in `iss`.
+/// Another `iss` that a provider uses.
 pub(super) fn other_identifier(preset: Option<Preset>) -> Option<&'static str> {
     (preset == Some(Preset::Google)).then_some("accounts.google.com")
 }
@@ -319,7 +322,7 @@ mod tests {
         }
     }
 
-    /// Who wrote `tenant` for one of a national cloud had the issuer of the global one, whose tokens are of nobody there.
+    /// With `tenant`, a tenant of a national cloud got the issuer of the global one, which issues no tokens for it.
     #[test]
     fn the_issuer_of_another_version_is_answered_with_that_of_its_own_cloud() {
         for (host, names_tenant, address) in [

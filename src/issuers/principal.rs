@@ -1,4 +1,4 @@
-//! From verified claims to a [`Principal`]. Nothing here decides; what cannot be understood is refused.
+//! Turns verified claims into a [`Principal`]. Claims that cannot be understood are refused.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
@@ -21,58 +21,58 @@ use crate::{
     error::{PresentedIdentity, Reason, Rejection},
 };
 
-/// The claim of Doorward's own tokens with the run of Tekton that asked for them.
+/// The claim of Doorward's own tokens that names the Tekton run that requested them.
 pub const RUN_CLAIM: &str = "doorward.dev/run";
 
-/// The claim of Doorward's own tokens with those who act, by the names of their issuers in the configuration.
+/// The claim of Doorward's own tokens with all actors, by the configured names of their issuers.
 const ACTING_CLAIM: &str = "acting";
 
-/// A principal with more groups or scopes is refused: neither can be meant.
+/// The maximum number of groups and of scopes; a principal with more is refused.
 const MAX_ENTRIES: usize = 1_000;
 
-/// How the claims of one issuer are read.
+/// The mapping of one issuer's claims to principals.
 #[derive(Debug)]
 pub struct Mapping {
     pub name: Arc<str>,
     pub preset: Option<Preset>,
     pub username: UsernameTemplate,
-    /// The templates in place of `username` where there are several tenants, each with the tenant's id.
+    /// The templates that replace `username` if there are several tenants, each with the tenant's id.
     pub of_tenants: Box<[(Box<str>, UsernameTemplate)]>,
     pub kind: Option<Kind>,
-    /// The kind of whoever comes by the login.
+    /// The kind of people who log in.
     pub kind_of_logins: Option<Kind>,
     pub clients: HashMap<Box<str>, KnownClient>,
     pub listed_clients_only: bool,
-    /// The first that is present counts; so for `scopes` and `client`.
+    /// The places of the groups; the first that is present counts, as for `scopes` and `client`.
     pub groups: Box<[ClaimPath]>,
     pub scopes: Box<[ClaimPath]>,
     pub client: Box<[ClaimPath]>,
-    /// Whether the client is the audience where it stands nowhere else and there is one audience; never of a login.
+    /// Whether a single audience is the client if no other claim names it; never for a login.
     pub audience_is_client: bool,
 }
 
-/// What the configuration says of a client.
+/// The settings of a client.
 #[derive(Debug)]
 pub struct KnownClient {
     pub kind: Option<Kind>,
-    /// The subject of its own tokens, where that is not its id.
+    /// The subject of its own tokens, if that is not its id.
     pub subject: Option<Box<str>>,
 }
 
-/// What a principal is made of.
+/// The input for a principal.
 #[derive(Debug)]
 pub struct Facts {
-    /// Verified claims: of a token, or of an introspection answer.
+    /// The verified claims of a token or of an introspection answer.
     pub claims: Map<String, Value>,
     pub subject: Arc<str>,
     pub expires: Timestamp,
     pub scheme: Scheme,
-    /// The scopes, if not the claims tell them: a login takes them from the token response.
+    /// The scopes, if they are not from the claims: a login takes them from the token response.
     pub scopes: Option<Vec<Arc<str>>>,
     pub credential: CredentialId,
 }
 
-/// When and how the person of these claims logged in.
+/// When and how the person of these claims authenticated.
 pub fn login_facts(claims: &Map<String, Value>) -> Result<LoginFacts, TokenError> {
     Ok(LoginFacts {
         auth_time: numeric_date(claims, "auth_time")?,
@@ -85,19 +85,19 @@ pub fn login_facts(claims: &Map<String, Value>) -> Result<LoginFacts, TokenError
 }
 
 impl Mapping {
-    /// The principal. 401 where a claim cannot be understood, 403 where it is understood and gives no identity that
-    /// may be used.
+    /// Builds the principal. Refuses with 401 if a claim cannot be understood, and with 403 if the claims give no
+    /// usable identity.
     pub fn principal(&self, facts: Facts) -> Result<Principal, Rejection> {
         let (issuer, subject) = (Arc::clone(&self.name), Arc::clone(&facts.subject));
         let mut presented = PresentedIdentity { issuer, subject, user: None, group: None };
         self.identity(facts, &mut presented).map_err(|refused| refused.with_presented(presented))
     }
 
-    /// The principal; what of the names is refused is noted in `presented`.
+    /// Builds the principal; a name that is refused is recorded in `presented`.
     fn identity(&self, facts: Facts, presented: &mut PresentedIdentity) -> Result<Principal, Rejection> {
         let Facts { claims, subject, expires, scheme, scopes, credential } = facts;
         let client = self.client(&claims, scheme)?;
-        // What a login brings was issued to our own client, which need not stand among those whose tokens are accepted.
+        // The tokens of a login were issued to our own client, which need not be listed.
         if scheme != Scheme::Session {
             self.check_client(client.as_deref())?;
         }
@@ -154,13 +154,13 @@ impl Mapping {
         alone.into_iter().chain(self.of_tenants.iter().map(|(_, template)| template))
     }
 
-    /// How the names of another issuer's principals relate to these, at the worst.
+    /// The worst overlap between the names of another issuer's principals and these.
     pub fn overlap(&self, other: &Self) -> Overlap {
         let pairs = self.templates().flat_map(|one| other.templates().map(move |other| one.overlap(other)));
         pairs.max().unwrap_or(Overlap::None)
     }
 
-    /// The one for these claims.
+    /// The template for these claims.
     fn template(&self, claims: &Map<String, Value>) -> Option<&UsernameTemplate> {
         if self.of_tenants.is_empty() {
             return Some(&self.username);
@@ -169,8 +169,8 @@ impl Mapping {
         self.of_tenants.iter().find(|(id, _)| **id == *tenant).map(|(_, template)| template)
     }
 
-    /// The client that the token was issued to. The audience tells it of no login: there it is always our own client, and what is said of
-    /// a bot that has the same one would make workloads of people.
+    /// The client that the token was issued to. For a login the audience does not count: it is always our own client,
+    /// and settings for a bot with the same client would make workloads of people.
     pub fn client(&self, claims: &Map<String, Value>, scheme: Scheme) -> Result<Option<Arc<str>>, TokenError> {
         let tells = self.audience_is_client && scheme != Scheme::Session;
         let audience = || claims.get("aud").filter(|audience| tells && audience.is_string());
@@ -186,22 +186,22 @@ impl Mapping {
         }
     }
 
-    /// Whether the client is one of those that are listed.
+    /// Whether the client is listed.
     pub fn lists(&self, client: Option<&str>) -> bool {
         client.is_some_and(|client| self.clients.contains_key(client))
     }
 
-    /// The subject of the tokens that the client has for itself, where its settings name it.
+    /// The subject of the tokens that the client has for itself, if configured.
     pub fn own_subject(&self, client: Option<&str>) -> Option<&str> {
         self.clients.get(client?)?.subject.as_deref()
     }
 
-    /// Whether a subject is the client itself, with nobody behind it (RFC 9068 section 2.2).
+    /// Whether a subject is the client itself, and not a person (RFC 9068 section 2.2).
     pub fn is_client(&self, client: &str, subject: &str) -> bool {
         subject == self.own_subject(Some(client)).unwrap_or(client)
     }
 
-    /// Refuses clients that are not listed, where only listed ones are accepted.
+    /// Refuses unlisted clients if only listed ones are accepted.
     fn check_client(&self, client: Option<&str>) -> Result<(), TokenError> {
         if !self.listed_clients_only || self.lists(client) {
             return Ok(());
@@ -212,11 +212,11 @@ impl Mapping {
         })
     }
 
-    /// What the subject is, whoever acts for them. Client settings, then those of the login for who came by it, then issuer
-    /// settings; whose kind nothing tells is an agent, however they came in. A token whose subject is its own client (client
-    /// credentials, RFC 9068 section 2.2) is an agent's, whatever kind the client's settings say: never human.
+    /// The kind of the subject, whoever acts for them: by the settings of the client, then those of the login (for a
+    /// session), then those of the issuer; without any, an agent. A token whose subject is its own client (client
+    /// credentials, RFC 9068 section 2.2) is never human: it is an agent, if the settings say human.
     fn kind(&self, subject: &str, client: Option<&str>, scheme: Scheme, claims: &Map<String, Value>) -> Kind {
-        // Doorward's own tokens say it.
+        // Doorward's own tokens have it as a claim.
         if self.preset == Some(Preset::Doorward) {
             return claims.get(KIND_CLAIM).and_then(|kind| Kind::deserialize(kind).ok()).unwrap_or(Kind::Agent);
         }
@@ -252,7 +252,7 @@ impl Mapping {
         let groups = match first(&self.groups, claims) {
             None => return Ok(Vec::new()),
             Some(Value::Array(groups)) if groups.len() <= MAX_ENTRIES => groups,
-            // The values say in which organisations a role is held.
+            // The keys are the roles; the values name the organisations.
             Some(Value::Object(roles)) if self.preset == Some(Preset::Zitadel) && roles.len() <= MAX_ENTRIES => {
                 keys = roles.keys().map(|role| Value::from(role.as_str())).collect();
                 &keys
@@ -262,7 +262,7 @@ impl Mapping {
         let mut names = Vec::with_capacity(groups.len());
         for group in groups {
             let name = group.as_str().ok_or_else(|| wrong("groups", Some(group), "a list of at most 1000 texts"))?;
-            // The API server adds this group to everybody who is authenticated.
+            // The API server adds this group to all authenticated users itself.
             if name == "system:authenticated" {
                 continue;
             }
@@ -282,7 +282,7 @@ impl Mapping {
         Ok(names)
     }
 
-    /// Scopes exactly as granted (RFC 6749 section 3.3): a text is split at spaces, the entries of an array never.
+    /// The scopes exactly as granted (RFC 6749 section 3.3): a text is split at spaces, entries of an array are not.
     fn scopes(&self, claims: &Map<String, Value>) -> Result<Vec<Arc<str>>, TokenError> {
         let expected = "a text, or a list of at most 1000 texts";
         let found = first(&self.scopes, claims);
@@ -299,17 +299,18 @@ impl Mapping {
         if scopes.len() > MAX_ENTRIES { Err(wrong("scope", found, expected)) } else { Ok(scopes) }
     }
 
-    /// Whether names of service accounts mean nothing from this issuer: it is no cluster, and not Doorward, which has looked them up.
+    /// Whether this issuer must not name service accounts: only clusters and Doorward, which has verified them, may.
     fn reserves_accounts(&self) -> bool {
         !matches!(self.preset, Some(Preset::Doorward | Preset::Kubernetes))
     }
 
-    /// The longest name of a client or an actor. Doorward's own tokens name service accounts, with their cluster and namespace.
+    /// The maximum bytes of the name of a client or an actor. Doorward's own tokens name service accounts, with cluster
+    /// and namespace.
     fn longest(&self) -> usize {
         if self.preset == Some(Preset::Doorward) { MAX_NAME } else { MAX_SUBJECT }
     }
 
-    /// The outermost actor; those within it are history (RFC 8693 section 4.1).
+    /// The outermost actor; nested ones are history (RFC 8693 section 4.1).
     fn actor(&self, claims: &Map<String, Value>) -> Result<Option<Actor>, TokenError> {
         let Some(act) = claims.get("act") else { return Ok(None) };
         let fits = |text: &&str| (1..=self.longest()).contains(&text.len());
@@ -322,8 +323,8 @@ impl Mapping {
         if self.reserves_accounts() && levels(act).any(is_account) {
             return Err(wrong("act", Some(act), "actors that are no service accounts"));
         }
-        // A task, whose service account Doorward itself has looked up: the token was issued to it, under the name that it has as an
-        // actor. Only tokens of tasks have a run.
+        // A task, whose service account Doorward has verified: the token was issued to it, under its name as an actor.
+        // Only tokens of tasks have a run.
         if self.preset == Some(Preset::Doorward) && Actor::is_reserved(subject) {
             let task = self
                 .client(claims, Scheme::Bearer)?
@@ -334,7 +335,7 @@ impl Mapping {
         Ok(Some(Actor { subject: subject.into(), client: text("client_id").map(Into::into) }))
     }
 
-    /// All who act, or have acted, as far as they are of this issuer.
+    /// All present and former actors that are of this issuer.
     fn acting(&self, claims: &Map<String, Value>) -> Box<[KnownAs]> {
         let is_own = |act: &&Value| act.get("iss").is_none_or(|iss| claims.get("iss") == Some(iss));
         let subjects =
@@ -342,7 +343,7 @@ impl Mapping {
         subjects.map(|subject| KnownAs { issuer: Arc::clone(&self.name), subject: subject.into() }).collect()
     }
 
-    /// What a preset knows about the workload behind the token.
+    /// The workload behind the token, for presets that know it.
     fn workload(&self, subject: &str, claims: &Map<String, Value>) -> Result<Option<WorkloadIdentity>, TokenError> {
         let repository = |provider, name: &'static str| match claims.get(name) {
             Some(Value::String(id)) if !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_digit()) => {
@@ -368,31 +369,31 @@ impl Mapping {
     }
 }
 
-/// What there is at the first of these places where there is anything. `null` is nothing, there as for rules.
+/// The value at the first of these places that has one. `null` counts as absent, as in rules.
 fn first<'c>(paths: &[ClaimPath], claims: &'c Map<String, Value>) -> Option<&'c Value> {
     paths.iter().filter_map(|path| path.find(claims)).find(|found| !found.is_null())
 }
 
-/// On whose behalf one of Doorward's own tokens was issued.
+/// The person or webhook on whose behalf one of Doorward's own tokens was issued.
 pub fn on_behalf_of(claims: &Map<String, Value>) -> Option<Box<KnownAs>> {
     KnownAs::deserialize(claims.get("origin")?).ok().map(Box::new)
 }
 
-/// Who acts by one of Doorward's own tokens, and acted before, as their issuers know them.
+/// All present and former actors of one of Doorward's own tokens, as known to their issuers.
 pub fn acting(claims: &Map<String, Value>) -> Box<[KnownAs]> {
     let acting = claims.get(ACTING_CLAIM).and_then(Value::as_array).into_iter().flatten();
     acting.filter_map(|actor| KnownAs::deserialize(actor).ok()).collect()
 }
 
-/// An actor, and those within it.
+/// An actor and its nested actors.
 fn levels(act: &Value) -> impl Iterator<Item = &Value> {
     std::iter::successors(Some(act), |act| act.get("act"))
 }
 
-/// The pod and the runs that one of Doorward's own tokens lives as long as.
+/// The pod and the runs with whose end one of Doorward's own tokens ends.
 pub fn lives_with(claims: &Map<String, Value>) -> Box<[Arc<str>]> {
     let Some(run) = claims.get(RUN_CLAIM) else { return Box::default() };
-    // A token of an older version names none, and neither does what ends it.
+    // Tokens of older versions name no cluster, and their ends are keyed without one.
     let cluster = run.get("cluster").and_then(Value::as_str);
     let key = |uid: &str| cluster.map_or_else(|| uid.into(), |cluster| workload_key(cluster, uid).into());
     let named = ["task_run", "pod", "pipeline_run"].into_iter().filter_map(|of| run.get(of));
@@ -400,7 +401,7 @@ pub fn lives_with(claims: &Map<String, Value>) -> Box<[Arc<str>]> {
     named.chain(within).filter_map(|object| object.get("uid")?.as_str().map(key)).collect()
 }
 
-/// The scopes of a space separated text.
+/// Splits a space-separated list of scopes.
 pub fn split_scopes(scopes: &str) -> Vec<Arc<str>> {
     scopes.split(' ').filter(|scope| !scope.is_empty()).map(Into::into).collect()
 }
@@ -409,13 +410,13 @@ fn text<'c>(claims: &'c Map<String, Value>, name: &str) -> Option<&'c str> {
     claims.get(name)?.as_str().filter(|text| !text.is_empty() && text.len() <= 255)
 }
 
-/// Namespace and name of the service account that is the subject of a cluster's token.
+/// The namespace and name of the service account that is the subject of a cluster's token.
 pub(super) fn service_account(subject: &str) -> Option<(&str, &str)> {
     let (namespace, name) = subject.strip_prefix("system:serviceaccount:")?.split_once(':')?;
     (is_dns_name(namespace) && is_dns_name(name)).then_some((namespace, name))
 }
 
-/// A DNS subdomain (RFC 1123), the form of names in Kubernetes. It holds no `/`.
+/// Whether this is a DNS subdomain (RFC 1123), the form of names in Kubernetes. It has no `/`.
 fn is_dns_name(name: &str) -> bool {
     (1..=253).contains(&name.len())
         && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-' || byte == b'.')

@@ -1,4 +1,4 @@
-//! From what a person writes to [`Issuers`], with everything that is wrong reported.
+//! Resolves `issuers` of the configuration to [`Issuers`], and reports all problems.
 
 mod login_only;
 mod names;
@@ -43,19 +43,19 @@ use crate::{
 
 const MAX_SKEW: Duration = Duration::from_secs(60);
 
-/// What the time for one question or one fetch may be.
+/// The bounds of the time for one query or one fetch.
 const TIMEOUTS: RangeInclusive<Span> = Span::from_millis(50)..=Span::from_secs(10);
 
-/// How long the answer may be used that a token is not good.
+/// The bounds of the cache time for the answer that a token is not valid.
 const NEGATIVE_CACHES: RangeInclusive<Span> = Span::from_secs(1)..=Span::from_secs(60);
 
-/// How long an unknown key may be left alone: outside of this nothing would come of it.
+/// The bounds of the time for which an unknown key causes no further fetch; other values would have no effect.
 const UNKNOWN_KEYS: RangeInclusive<Span> = Span(COOL_DOWN)..=Span::from_secs(3_600);
 
 impl Issuers {
-    /// Resolves `issuers` of the configuration. Key sets, remembered answers and breakers of `previous` go on where
-    /// their settings are the same. What is wrong is reported; an issuer that cannot be built is left out, and the
-    /// configuration is refused by its report.
+    /// Resolves `issuers` of the configuration. Key sets, cached answers and breakers of `previous` are retained if
+    /// their settings are unchanged. Problems are reported; an issuer that cannot be built is left out, and its report
+    /// refuses the configuration.
     pub fn resolve(root: &raw::Root, resolver: &mut Resolver, previous: Option<&Self>, context: &Context) -> Self {
         let at = At::root().key("issuers");
         let mut list: Vec<Arc<Issuer>> = Vec::new();
@@ -115,14 +115,14 @@ impl Builder<'_> {
         let name: Arc<str> = raw.name.as_str().into();
         let identifier: Arc<str> = raw.issuer.as_str().into();
         if matches!(&*name, principal::ANONYMOUS | break_glass::ISSUER) {
-            self.error("name", format!("`{name}` is what Doorward itself calls those who come without an issuer"))
-                .help("give it another name: rules with that one in `who.issuers` would mean both");
+            self.error("name", format!("`{name}` is Doorward's own name for callers without an issuer"))
+                .help("give it another name: rules with this one in `who.issuers` would match both");
         }
         self.check_names();
         let tenants = self.tenants();
         let mapping = self.mapping(&defaults, &name, &identifier, tenants.as_ref());
         let checks = self.checks(&defaults, &identifier, tenants);
-        // A file that is missing has been reported, which refuses the whole; the rest is looked at all the same.
+        // A missing file has been reported and refuses the configuration; the rest is still checked.
         let ca = raw.ca.as_ref().and_then(|path| self.resolver.read(&self.at.key("ca"), path));
         let egress = self.egress(ca.as_deref())?;
         let (keys, fetches) = self.keys(&name, &identifier, &checks, ca.clone(), egress.clone())?;
@@ -165,7 +165,7 @@ impl Builder<'_> {
                 self.error("required_claims", format!("`{claim}` has no accepted value"));
             }
         }
-        // Who says where the client stands says that it is not in `client_id`.
+        // If the configuration names another claim for the client, `client_id` is not required.
         let left_out = |name: &&str| {
             presets::left_out(raw.preset).contains(name) || (*name == "client_id" && raw.claims.client.is_some())
         };
@@ -191,14 +191,15 @@ impl Builder<'_> {
         }
     }
 
-    /// An ID token of the login is for its client, and has the `typ` `JWT` or none: where both are accepted of access tokens, little tells
-    /// them apart, unless the provider itself does.
+    /// Warns if ID tokens could be mistaken for access tokens. An ID token of the login has the login's client as
+    /// audience, and the `typ` `JWT` or none. If access tokens may have both, only some providers mark the kind of a
+    /// token in its claims.
     fn check_id_tokens(&mut self, token_types: &[Box<str>]) {
         let raw = self.raw;
         let Some(login) = &raw.login else { return };
         let like_an_id_token = token_types.iter().any(|typ| matches!(&**typ, "" | "jwt"));
         if like_an_id_token && raw.audiences.contains(&login.client.id) && !presets::tells_kinds_apart(raw.preset) {
-            self.warning("token_types", "ID tokens of the login could pass for access tokens: both may have the same `typ`, for its client")
+            self.warning("token_types", "ID tokens of the login could pass for access tokens: both may have the same `typ` and audience")
                 .help("have the issuer give access tokens an audience of their own, or the `typ` `at+jwt`, and accept that alone");
         }
     }
@@ -216,7 +217,7 @@ impl Builder<'_> {
         let username = match raw.preset {
             Some(Preset::Doorward) => {
                 if raw.username.as_deref().is_some_and(|template| template != defaults.username) {
-                    self.error("username", "Doorward's own tokens say the whole user name").help("leave it out");
+                    self.error("username", "Doorward's own tokens contain the whole user name").help("leave it out");
                 }
                 Ok(UsernameTemplate::given())
             }
@@ -235,14 +236,11 @@ impl Builder<'_> {
             && one.overlap(other) != Overlap::None
         {
             self.error("username", "people of several tenants could have the same user name")
-                .help("put `{issuer}#` into the template: it stands for the issuer of their own tenant");
+                .help("put `{issuer}#` into the template: it is replaced by the issuer of their own tenant");
         }
         if raw.username.is_some() && username.as_ref().is_some_and(|username| !username.is_stable()) {
-            self.warning(
-                "username",
-                format!("`{template}` is made of a claim that can pass from one person to another"),
-            )
-            .help("prefer `{sub}`, which the issuer never uses again");
+            self.warning("username", format!("`{template}` uses a claim that can pass from one person to another"))
+                .help("prefer `{sub}`, which the issuer never reuses");
         }
         let mut clients = HashMap::new();
         for client in &raw.clients {
@@ -252,7 +250,7 @@ impl Builder<'_> {
             }
             let known = KnownClient { kind: client.kind, subject };
             if client.id.is_empty() || clients.insert(client.id.as_str().into(), known).is_some() {
-                self.error("clients", format!("client `{}` is empty or there twice", client.id));
+                self.error("clients", format!("client `{}` is empty or listed twice", client.id));
             }
         }
         if raw.listed_clients_only && raw.clients.is_empty() {
@@ -279,13 +277,14 @@ impl Builder<'_> {
         })
     }
 
-    /// Whoever logs in where nothing tells their kind is an agent, whom rules for people leave out. Nobody means that.
+    /// Reports a login without a `kind`: its people would be agents, whom rules for people leave out, which nobody
+    /// intends.
     fn check_kind_of_logins(&mut self, kind: Option<raw::Kind>) {
         let raw = self.raw;
         let Some(login) = raw.login.as_ref().filter(|_| kind.is_none()) else { return };
         if !raw.clients.iter().any(|client| client.id == login.client.id && client.kind.is_some()) {
-            self.error("login", "nothing says what they are who log in here, so rules would take them for agents")
-                .help("write `kind: human` into `login`, or into the issuer if its bearer tokens are people's too");
+            self.error("login", "nothing says the kind of those who log in here, so they would count as agents")
+                .help("write `kind: human` into `login`, or into the issuer if its bearer tokens are for people too");
         }
     }
 
@@ -309,7 +308,7 @@ impl Builder<'_> {
         span
     }
 
-    /// The `key` below `at`, which has to be within `bounds`; `help` says why.
+    /// Reports the `key` below `at` if it is not within `bounds`; `help` says why.
     fn bounded(&mut self, at: &At, key: &str, span: Span, bounds: RangeInclusive<Span>, help: &str) -> Duration {
         if let Some(problem) = self.resolver.report.bounded(at, key, span, bounds) {
             problem.help(help);
@@ -319,18 +318,18 @@ impl Builder<'_> {
 
     fn url(&mut self, at: &At, written: Option<&String>) -> Option<Url> {
         let text = written?;
-        // Not repeated: it may hold a password.
+        // The text is not repeated, as it may hold a password.
         secure_url(text).map_err(|why| _ = self.resolver.error(at, format!("this {why}"))).ok()
     }
 
-    /// The value of `Authorization` with the token of `source`, which stands at `at`.
+    /// The value of `Authorization` with the token of `source`, which is at `at`.
     fn bearer(&mut self, at: &At, source: &SecretSource) -> Option<HeaderValue> {
         let token = self.resolver.secret(at, source)?;
         let bearer = egress::bearer(token.expose());
         if bearer.is_none() {
             self.resolver
-                .error(at, format!("{source} holds characters that no header may have"))
-                .help("it must hold the token alone, on one line");
+                .error(at, format!("{source} has characters that are not allowed in a header"))
+                .help("it must contain only the token, on one line");
         }
         bearer
     }
@@ -361,11 +360,11 @@ impl Builder<'_> {
         if let Some(folder) = keep_in.as_deref().filter(|folder| is_here && folder.exists() && !folder.is_dir()) {
             self.resolver.error(&at.key("keep_in"), format!("{} is not a folder", folder.display()));
         }
-        let help = "a token with a key that is not known yet waits for up to four times as long, and 5s more where the disk of `keep_in` is slow";
+        let help =
+            "a token with an unknown key waits up to four times as long, and 5s more if the disk of `keep_in` is slow";
         let timeout = raw.keys.timeout.unwrap_or(defaults::KEYS_TIMEOUT);
         let timeout = self.bounded(&at, "timeout", timeout, TIMEOUTS, help);
-        let help =
-            "unknown keys have the set fetched once in 30s at most, and without them it is fetched within an hour";
+        let help = "unknown keys cause at most one fetch in 30s, and without them the set is fetched within an hour";
         let negative_for = raw.keys.negative_cache.unwrap_or(defaults::KEYS_NEGATIVE_CACHE);
         let negative_for = self.bounded(&at, "negative_cache", negative_for, UNKNOWN_KEYS, help);
         let fetches = Arc::new(FetchSettings { bearer, timeout, negative_for });
@@ -412,8 +411,8 @@ impl Builder<'_> {
         let endpoint = self.url(&at.key("endpoint"), raw.endpoint.as_ref());
         let client = ClientAuth::resolve(&raw.client, &checks.issuer, &at.key("client"), self.resolver)?;
         if client.is_public() {
-            self.resolver.error(&at.key("client"), "introspection needs a client that proves itself").help(
-                "give it a secret, a key or an assertion; without, everybody could ask about tokens (RFC 7662 section 2.1)",
+            self.resolver.error(&at.key("client"), "introspection needs a client with a credential").help(
+                "give it a secret, a key or an assertion; otherwise anybody could query tokens (RFC 7662 section 2.1)",
             );
         }
         let cache = raw.cache.unwrap_or(defaults::INTROSPECTION_CACHE).get();
@@ -468,7 +467,7 @@ impl Builder<'_> {
         if self.raw.preset != Some(Preset::Kubernetes) {
             self.resolver.error(&at, "only a Kubernetes cluster reviews tokens").help("set `preset: kubernetes`");
         }
-        // That it is there is checked with the configuration as a whole.
+        // A missing upstream is reported with the configuration as a whole.
         let mut upstreams = self.root.upstreams.iter().enumerate();
         let (index, upstream) = upstreams.find(|(_, upstream)| upstream.name == raw.upstream)?;
         let cache = raw.cache.unwrap_or(defaults::TOKEN_REVIEW_CACHE).get();
@@ -479,7 +478,7 @@ impl Builder<'_> {
         let timeout = raw.timeout.unwrap_or(defaults::TOKEN_REVIEW_TIMEOUT);
         let timeout = self.bounded(&at, "timeout", timeout, TIMEOUTS, "the caller waits for as long as this");
         let lookup = self.lookup_settings(&at, cache, raw.negative_cache, raw.circuit_breaker);
-        // What is wrong with it is told where it is an upstream, once.
+        // Problems of the upstream are reported once, as an upstream.
         let told = std::mem::take(&mut self.resolver.report);
         let access = Access::resolve(upstream, &At::root().key("upstreams").index(index), self.resolver);
         let authorities = access.as_ref().and_then(|access| access.tls()?.authorities.as_ref());
@@ -511,7 +510,7 @@ impl Builder<'_> {
         review.map_err(|why| _ = self.resolver.error(&at.key("upstream"), why)).ok().map(Arc::new)
     }
 
-    /// What is asked about tokens below `at`: how long it is used, and when nothing is asked for a while.
+    /// Reads the cache times and the circuit breaker of queries about tokens, below `at`.
     fn lookup_settings(
         &mut self,
         at: &At,
@@ -519,7 +518,7 @@ impl Builder<'_> {
         negative_cache: Option<Span>,
         circuit_breaker: CircuitBreaker,
     ) -> LookupSettings {
-        let help = "in less each request with a token that is not good is a question; for as long as this one that becomes good is refused";
+        let help = "with less, each request with an invalid token is a query; a token that becomes valid is refused for so long";
         let negative_for = negative_cache.unwrap_or(defaults::NEGATIVE_CACHE);
         let negative_for = self.bounded(at, "negative_cache", negative_for, NEGATIVE_CACHES, help);
         Breaker::check(circuit_breaker, LONGEST_ISSUER_PAUSE, &at.key("circuit_breaker"), &mut self.resolver.report);

@@ -1,4 +1,4 @@
-//! The signature of a token against the key set of its issuer.
+//! Verification of a token's signature with the key set of its issuer.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::authn::KeyId;
 
-/// By what a signature is good.
+/// The key set and key that verified a signature.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Signed {
     /// The generation of the key set.
@@ -19,7 +19,8 @@ pub(super) struct Signed {
 }
 
 impl KeyCache {
-    /// Checks the signature with the key that the header names, of this issuer's set alone, and tells which it was. Only a token that passes `check` makes a fetch for a key that is not in the set.
+    /// Verifies the signature with the key that the header names, from this issuer's set only, and returns which it
+    /// was. For a key that is not in the set, only a token that passes `check` causes a fetch.
     pub(super) async fn check_signature<T>(
         &self,
         token: &Unverified<'_>,

@@ -19,26 +19,26 @@ pub(super) const MEDIA_TYPE: &str = "application/token-introspection+jwt";
 /// The `typ` of the JWT; with `application/` it means the same (RFC 7515 section 4.1.9).
 const TYPE: &str = "token-introspection+jwt";
 
-/// The longest time between the signing of an answer and its reading, besides what clocks may differ: an answer of
-/// yesterday says nothing about today.
+/// The maximum age of a signed answer, besides the allowed clock difference: an old answer says nothing about the
+/// present.
 const FRESH: Duration = Duration::from_secs(60);
 
-/// What is asked of a signed answer.
+/// The verification of signed answers.
 #[derive(Debug)]
 pub(super) struct SignedAnswers {
     pub keys: Arc<KeyCache>,
     /// The issuer identifier.
     pub issuer: Arc<str>,
-    /// Whom an answer may be for: our client id, or an audience that means us.
+    /// The accepted audiences: our client id, and the audiences that mean Doorward.
     pub audiences: Box<[Box<str>]>,
     pub algorithms: Box<[Algorithm]>,
-    /// How far clocks may differ.
+    /// The allowed difference between clocks.
     pub skew: Duration,
     pub clock: Clock,
 }
 
 impl SignedAnswers {
-    /// Verifies an answer and gives what it says of the token. Waits at most for one fetch of keys.
+    /// Verifies an answer and returns its claims about the token. Waits at most for one fetch of keys.
     pub(super) async fn open(&self, answer: &str) -> Result<Map<String, Value>, TokenError> {
         let mut answer = Unverified::parse(answer)?;
         let typ = answer.header.typ.as_deref().unwrap_or_default();
@@ -66,6 +66,6 @@ impl SignedAnswers {
         if issued.as_ref().is_some_and(fresh) {
             return Ok(());
         }
-        Err(wrong("iat", claims.get("iat"), "a time a moment ago"))
+        Err(wrong("iat", claims.get("iat"), "a time less than a minute ago"))
     }
 }

@@ -1,4 +1,4 @@
-//! One call for many that ask the same at once.
+//! One shared call for concurrent callers with the same key.
 
 use std::{
     collections::HashMap,
@@ -9,10 +9,10 @@ use tokio::{runtime::Handle, sync::watch};
 
 use crate::lock::lock;
 
-/// The SHA-256 of what is asked.
+/// The SHA-256 of the subject of a call.
 pub type Key = [u8; 32];
 
-/// Calls under way. Each runs on the runtime given, so that whoever asked first may leave.
+/// Calls in progress. Each runs on the given runtime, so the first caller may be cancelled.
 #[derive(Debug)]
 pub struct SingleFlight<T> {
     calls: Arc<Mutex<HashMap<Key, watch::Receiver<Option<T>>>>>,
@@ -25,8 +25,8 @@ impl<T> Default for SingleFlight<T> {
 }
 
 impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
-    /// The outcome of the call for `key` that is under way, or of the one that `begin` makes. `begin` may refuse to
-    /// make one. `None`: the call came to no outcome, as its runtime shut down or it panicked.
+    /// Waits for the call in progress for `key`, or starts the one that `begin` returns. `begin` may refuse with an
+    /// error. `None`: the call had no outcome, as its runtime shut down or it panicked.
     pub async fn join<E, F>(
         &self,
         key: Key,
@@ -58,7 +58,7 @@ impl<T: Clone + Send + Sync + 'static> SingleFlight<T> {
     }
 }
 
-/// Ends the entry however the call ends.
+/// Removes the entry when the call ends in any way.
 struct Forget<T> {
     calls: Arc<Mutex<HashMap<Key, watch::Receiver<Option<T>>>>>,
     key: Key,

@@ -1,17 +1,17 @@
-//! JSON as security needs it: one value, every member once, bounded in depth.
+//! Strict JSON for security decisions: one value, each member once, bounded depth.
 //!
-//! `serde_json` keeps the last of two members of the same name. Two parsers that disagree on which one counts are how a
-//! token gets two subjects (RFC 8725 section 2.6), so a repeated member is an error here, an escaped one too.
+//! `serde_json` keeps the last of two members of the same name. If two parsers disagree about which one counts, a token
+//! has two subjects (RFC 8725 section 2.6), so a repeated member is an error here, even if it is escaped.
 
 use std::fmt;
 
 use serde::de::{self, DeserializeSeed, MapAccess, SeqAccess, Visitor};
 use serde_json::{Map, Number, Value, map::Entry};
 
-/// Objects and arrays may be nested this deep. Tokens and provider documents in use stay below ten.
+/// The maximum nesting of objects and arrays. Tokens and provider documents in use stay below ten.
 const MAX_DEPTH: u8 = 32;
 
-/// Why a text was refused. Holds no part of the text.
+/// Why a text was refused, without any part of the text.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum JsonError {
     #[error("is not valid JSON")]
@@ -26,7 +26,7 @@ pub enum JsonError {
 
 /// Reads one JSON object and nothing after it.
 pub fn object(text: &[u8]) -> Result<Map<String, Value>, JsonError> {
-    // Quicker for the whole than for each of its strings.
+    // One check of the whole is faster than one per string.
     let text = str::from_utf8(text).map_err(|_| JsonError::Syntax)?;
     let mut failure = None;
     let mut reader = serde_json::Deserializer::from_str(text);
@@ -46,7 +46,7 @@ pub fn object(text: &[u8]) -> Result<Map<String, Value>, JsonError> {
 
 struct Strict<'f> {
     depth: u8,
-    /// What went wrong, beside the parser's own error, which is text only.
+    /// The typed error; the parser's own error is only a text.
     failure: &'f mut Option<JsonError>,
 }
 

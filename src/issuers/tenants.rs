@@ -1,12 +1,13 @@
-//! Several tenants of Entra ID behind one address. Their discovery document calls its issuer by a template, each tenant's
-//! tokens name the tenant's own issuer, and who is not told apart there lets all organisations in the world in.
+//! Several tenants of Entra ID behind one address. The `issuer` of their discovery document is a template, and each
+//! tenant's tokens have the tenant's own issuer. Without a check of the tenant, all organisations in the world would be
+//! accepted.
 
 use uuid::Uuid;
 
-/// What Entra ID writes where the id of a tenant belongs.
+/// Entra ID's placeholder for the id of a tenant.
 const PLACE: &str = "{tenantid}";
 
-/// The tenants of one entry, by the ids of their directories.
+/// The tenants of one entry, by directory id.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tenants {
     before: Box<str>,
@@ -15,7 +16,7 @@ pub struct Tenants {
 }
 
 impl Tenants {
-    /// `issuer` is the address that stands for all tenants. `None` for one that does not.
+    /// `issuer` is the address of all tenants. `None` for any other address.
     pub fn new(issuer: &str, ids: &[String]) -> Option<Self> {
         let (before, after) = ["/organizations/", "/common/"].iter().find_map(|all| issuer.split_once(all))?;
         Some(Self {
@@ -25,7 +26,7 @@ impl Tenants {
         })
     }
 
-    /// Whether a text is the id of a directory, as it stands in tokens.
+    /// Whether a text is a directory id in the form that tokens use.
     pub fn is_id(text: &str) -> bool {
         Uuid::try_parse(text).is_ok_and(|id| id.hyphenated().to_string() == text)
     }
@@ -34,23 +35,24 @@ impl Tenants {
         self.ids.iter().map(|id| &**id)
     }
 
-    /// What the discovery document calls its issuer.
+    /// The `issuer` of the discovery document.
     pub fn template(&self) -> String {
         self.issuer_of(PLACE)
     }
 
-    /// What the tokens of the tenant `id` call their issuer.
+    /// The `iss` of tokens of the tenant `id`.
     pub fn issuer_of(&self, id: &str) -> String {
         [&*self.before, id, &*self.after].concat()
     }
 
-    /// The tenant whose tokens call their issuer so.
+    /// The listed tenant whose tokens have this `iss`.
     pub fn named(&self, issuer: &str) -> Option<&str> {
         let id = issuer.strip_prefix(&*self.before)?.strip_suffix(&*self.after)?;
         self.ids().find(|known| *known == id)
     }
 
-    /// Whether a key that says to be of `key` may sign for `token`: keys of one tenant alone stand among those of all.
+    /// Whether a key with the issuer `key` may sign tokens with the issuer `token`: the shared set also has keys of
+    /// single tenants.
     pub fn may_sign(&self, key: Option<&str>, token: Option<&str>) -> bool {
         key.is_none_or(|key| key == self.template() || Some(key) == token)
     }

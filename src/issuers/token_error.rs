@@ -1,4 +1,4 @@
-//! Why a token was refused: precise for operators and `explain`, modest for the caller.
+//! Why a token was refused: with details for operators and `explain`, without for the caller.
 
 use std::{
     fmt::{self, Write as _},
@@ -10,9 +10,9 @@ use serde_json::Value;
 
 use crate::error::{Reason, Rejection};
 
-/// A piece of a token, made fit to be read by people: escaped, and cut where it is long. Everything that a token says
-/// is the text of a stranger until its signature is checked. It is escaped without the backslash, which no `error_description` has (RFC
-/// 6749 section 5.2).
+/// A piece of a token for people: escaped, and cut if it is long. All text of a token is untrusted until its signature
+/// is checked. It is escaped without a backslash, which is not allowed in an `error_description` (RFC 6749 section
+/// 5.2).
 #[derive(Clone, PartialEq, Eq)]
 pub struct Quoted(String);
 
@@ -65,8 +65,8 @@ impl fmt::Debug for Quoted {
     }
 }
 
-/// Why a token was refused. `Display` says what was expected and what came; it goes to the log and to `explain`, not
-/// to an unauthenticated caller.
+/// Why a token was refused. `Display` has the expected and the actual value; it is for the log and `explain`, not for
+/// unauthenticated callers.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
     #[error("the token is not a JWT in compact form: {0}")]
@@ -85,7 +85,7 @@ pub enum TokenError {
     IssuerUnknown { came: Quoted, expected: Vec<String> },
     #[error("issuer `{issuer}` publishes no key {kid} for this algorithm")]
     KeyUnknown { issuer: Arc<str>, kid: Quoted },
-    #[error("the token names no key (`kid`) and issuer `{issuer}` has {fitting} that fit; exactly one would do")]
+    #[error("the token names no key (`kid`) and issuer `{issuer}` has {fitting} that match; exactly one must")]
     KeyAmbiguous { issuer: Arc<str>, fitting: usize },
     #[error("the signature is not by the key of issuer `{issuer}`")]
     Signature { issuer: Arc<str> },
@@ -144,8 +144,8 @@ impl TokenError {
         }
     }
 
-    /// The cause for the person whose own ID token it is, who may know what that says; none where it tells what the configuration
-    /// asks of people, or of our own trouble.
+    /// The cause for the person whose own ID token it is, who may know its content; `None` if it would disclose what
+    /// the configuration requires of people, or if the failure is not about the token.
     pub fn of_own_token(&self) -> Option<String> {
         match self {
             Self::RequiredClaim { .. } | Self::IssuerUnknown { .. } | Self::ClientNotListed { .. } => None,
@@ -154,24 +154,23 @@ impl TokenError {
         }
     }
 
-    /// As it is displayed, without whom the token names and whom the configuration lets in: for whoever has the token, and for the audit
-    /// trail, which has no pseudonyms for them.
+    /// The displayed text without the people that the token names or the configuration allows: for the holder of the
+    /// token, and for the audit trail, in which this text is not pseudonymised.
     pub fn without_people(&self) -> String {
         match self {
             Self::Claim { name, expected, .. } => format!("the claim `{name}` must be {expected}"),
-            Self::RequiredClaim { name, .. } => format!("the claim `{name}` has no value that is let in here"),
+            Self::RequiredClaim { name, .. } => format!("the claim `{name}` has no accepted value"),
             error => error.to_string(),
         }
     }
 
-    /// What the caller is told: a fixed sentence, so that nothing of the token and nothing of the configuration comes
-    /// back to a stranger.
+    /// The detail and fix for the caller: fixed sentences, which disclose nothing of the token or the configuration to
+    /// unauthenticated callers.
     fn public(&self) -> (&'static str, &'static str) {
         match self.reason() {
-            Reason::CredentialMalformed => (
-                "The bearer token is not one that can be read here.",
-                "Send the access token exactly as it was issued.",
-            ),
+            Reason::CredentialMalformed => {
+                ("The bearer token cannot be read here.", "Send the access token exactly as it was issued.")
+            }
             Reason::IssuerUnknown => (
                 "The issuer of the token is not accepted here.",
                 "Get a token from an issuer that this service is configured for.",
@@ -192,7 +191,7 @@ impl TokenError {
             }
             Reason::TokenInactive => ("The issuer says that the token is not active.", "Get a new token."),
             Reason::IssuerUnavailable => {
-                ("The issuer of the token cannot be asked right now.", "Try again in a moment; the token may be good.")
+                ("The issuer of the token cannot be asked right now.", "Try again in a moment; the token may be valid.")
             }
             Reason::Overloaded => ("Too many tokens are being checked right now.", "Try again in a moment."),
             _ => match self {
@@ -206,7 +205,7 @@ impl TokenError {
                 ),
                 Self::Lifetime { .. } => (
                     "The token lives longer than is accepted here.",
-                    "Get one that lives shorter; of a pod's token `expirationSeconds` of the projected `serviceAccountToken` says how long.",
+                    "Get one that expires sooner; for a token of a pod, set `expirationSeconds` of the projected `serviceAccountToken`.",
                 ),
                 _ => (
                     "The token is not an access token that is accepted here.",
@@ -248,7 +247,7 @@ mod tests {
 
     use super::*;
 
-    /// It was told to request an access token, which it had.
+    /// The caller was told to request an access token, which it had.
     #[test]
     fn who_comes_with_a_token_that_lives_too_long_is_told_what_makes_it_shorter() {
         let (came, limit) = (Duration::from_secs(7200), Duration::from_secs(3600));

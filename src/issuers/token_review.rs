@@ -1,5 +1,5 @@
-//! TokenReview (`authentication.k8s.io/v1`): asks the API server whether a token that it signed still stands for a pod
-//! and a service account that exist, which the signature cannot tell.
+//! TokenReview (`authentication.k8s.io/v1`): asks the API server whether the pod and the service account of a token
+//! that it signed still exist, which the signature does not show.
 
 use std::{sync::Arc, time::Duration};
 
@@ -24,10 +24,10 @@ use crate::{
 const MAX_ANSWER: usize = 256 << 10;
 const PATH: &str = "/apis/authentication.k8s.io/v1/tokenreviews";
 
-/// The claim under which the user information of the review is kept.
+/// The claim that stores the user information of the review.
 pub const REVIEW_CLAIM: &str = "authentication.kubernetes.io";
 
-/// What decides which reviews are remembered: while it stays the same, a reload keeps them.
+/// The settings that determine the cached reviews. A reload keeps the cache if they are unchanged.
 #[derive(Clone, Debug, PartialEq)]
 pub struct TokenReviewSettings {
     /// The address of the API server.
@@ -42,7 +42,7 @@ pub struct TokenReviewSettings {
     pub bearer: HeaderValue,
 }
 
-/// Reviews at one API server.
+/// Token reviews at one API server.
 #[derive(Debug)]
 pub struct TokenReview {
     asker: Arc<Asker>,
@@ -53,7 +53,7 @@ pub struct TokenReview {
 struct Asker {
     settings: TokenReviewSettings,
     egress: Egress,
-    /// Where reviews are made.
+    /// The endpoint for reviews.
     address: Uri,
 }
 
@@ -73,7 +73,7 @@ struct Status {
 }
 
 impl TokenReview {
-    /// Errors: there is no address to ask at.
+    /// Fails if the address of the server is not valid.
     pub(super) fn new(settings: TokenReviewSettings, egress: Egress, lookup: Lookup) -> Result<Self, String> {
         let address = address(&settings.server, PATH)?;
         Ok(Self { asker: Arc::new(Asker { settings, egress, address }), lookup })
@@ -83,13 +83,13 @@ impl TokenReview {
         &self.asker.settings
     }
 
-    /// The user information of the review; `None`: the token is good for nobody any more. The caller has verified
-    /// the token's signature.
+    /// Returns the user information of the review; `None`: the token is no longer valid. The caller has verified the
+    /// token's signature.
     pub async fn ask(&self, token: &str, key: Key) -> Result<Option<Arc<Answer>>, TokenError> {
         self.lookup.find(key, true, || Arc::clone(&self.asker).review(token.to_owned())).await
     }
 
-    /// Whether the API server lets `bearer` review tokens.
+    /// Whether the API server allows `bearer` to review tokens.
     pub async fn is_allowed(&self) -> Result<bool, String> {
         let access = Access {
             group: "authentication.k8s.io".into(),
@@ -134,8 +134,8 @@ fn address(server: &Url, path: &str) -> Result<Uri, String> {
     Uri::try_from(address.as_str()).map_err(|error| error.to_string())
 }
 
-/// An answer without audiences comes from a server that does not check them: the token is then only known to be good
-/// for the API server itself, so it is refused (`TokenReviewStatus.audiences` in the API types).
+/// Reads an answer. One without audiences is from a server that does not check them: the token is then only known to be
+/// valid for the API server itself, so it is refused (`TokenReviewStatus.audiences` in the API types).
 fn read(body: &[u8], ours: &[Box<str>]) -> Result<Told, String> {
     let Review { status } =
         serde_json::from_slice(body).map_err(|error| format!("the TokenReview cannot be read: {error}"))?;

@@ -1,7 +1,7 @@
-//! The template that makes a Kubernetes user name out of claims.
+//! Templates that build Kubernetes user names from claims.
 //!
-//! A template must be injective: two principals never share a name. It therefore has exactly one variable part, since
-//! with two, as in `{a}:{b}`, the pairs (`x`, `y:z`) and (`x:y`, `z`) give the same text.
+//! A template must be injective: no two principals may share a name. So it has exactly one variable part: with two, as
+//! in `{a}:{b}`, the pairs (`x`, `y:z`) and (`x:y`, `z`) would give the same text.
 
 use serde_json::{Map, Value};
 
@@ -23,19 +23,19 @@ enum Variable {
     Subject,
     /// `namespace/name` of a Kubernetes service account.
     ServiceAccount,
-    /// A name that Doorward gave before, of whoever its own token is about.
+    /// The complete user name in one of Doorward's own tokens.
     Given,
     Claim(ClaimPath),
 }
 
-/// How two templates of different issuers relate, the worst last.
+/// How two templates of different issuers overlap, in order of severity.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Overlap {
-    /// They never make the same name.
+    /// They never give the same name.
     None,
-    /// A value that the one issuer chooses could make a name of the other.
+    /// A value that one issuer chooses could give a name of the other.
     Possible,
-    /// The same value makes the same name.
+    /// The same value gives the same name.
     Same,
 }
 
@@ -51,7 +51,7 @@ pub enum NoUsername {
 }
 
 impl UsernameTemplate {
-    /// Reads a template for the issuer with the identifier `issuer`.
+    /// Parses a template for the issuer with the identifier `issuer`.
     pub fn parse(text: &str, issuer: &str, kubernetes: bool) -> Result<Self, String> {
         let mut fixed = [String::new(), String::new()];
         let mut variable = None;
@@ -103,22 +103,22 @@ impl UsernameTemplate {
         Ok(Self { prefix: prefix.into(), variable, suffix: suffix.into() })
     }
 
-    /// That of Doorward's own tokens, whose subject is a complete user name.
+    /// The template of Doorward's own tokens, whose subject is a complete user name.
     pub fn given() -> Self {
         Self { prefix: Box::default(), variable: Variable::Given, suffix: Box::default() }
     }
 
-    /// Whether the names are made of the issuer's own key for a principal, which never passes to somebody else.
+    /// Whether names are built from the issuer's own key for a principal, which is never reassigned.
     pub fn is_stable(&self) -> bool {
         !matches!(self.variable, Variable::Claim(_))
     }
 
-    /// How the names of `other`, a template of another issuer, relate to these.
+    /// How the names of `other`, a template of another issuer, overlap with these.
     pub fn overlap(&self, other: &Self) -> Overlap {
         if self == other {
             return Overlap::Same;
         }
-        // Its tokens say the name of somebody whom Doorward knows from another issuer.
+        // Doorward's own tokens repeat the name of a principal of another issuer, which is intended.
         if self.variable == Variable::Given || other.variable == Variable::Given {
             return Overlap::None;
         }
@@ -127,7 +127,7 @@ impl UsernameTemplate {
         if prefixes && suffixes { Overlap::Possible } else { Overlap::None }
     }
 
-    /// The claim that the names are made of, as it stands there; none where that is the subject.
+    /// The raw value of the claim that names are built from; `None` if that is the subject.
     pub fn claimed<'c>(&self, claims: &'c Map<String, Value>) -> Option<&'c str> {
         match &self.variable {
             Variable::Claim(path) => path.find(claims)?.as_str(),
@@ -158,7 +158,7 @@ impl UsernameTemplate {
                 path.find(claims).and_then(Value::as_str).ok_or(NoUsername::Missing)?
             }
         };
-        // The part must stand by itself: fixed text around it would hide that it is blank.
+        // Checked before the fixed text is added, which would hide that the value is blank.
         if value.trim().is_empty() {
             return Err(NoUsername::Invalid(InvalidName::Empty));
         }
@@ -168,8 +168,8 @@ impl UsernameTemplate {
     }
 }
 
-/// The user name that the principal of these claims has, as [`Mapping::principal`](super::principal::Mapping::principal) gives it, told
-/// from what is written of the issuer alone. The error says in plain words what is missing.
+/// The user name of the principal of these claims, as in [`Mapping::principal`](super::principal::Mapping::principal),
+/// from the raw configuration of the issuer alone. The error says what is missing.
 pub fn username(raw: &raw::Issuer, subject: &str, claims: &Map<String, Value>) -> Result<String, String> {
     let mut claims = claims.clone();
     claims.entry("sub").or_insert_with(|| subject.into());
@@ -190,7 +190,7 @@ pub fn username(raw: &raw::Issuer, subject: &str, claims: &Map<String, Value>) -
     };
     let account = if is_cluster { Some(service_account(subject)) } else { None };
     if account == Some(None) {
-        return Err("the subject is no service account (`system:serviceaccount:NAMESPACE:NAME`)".to_owned());
+        return Err("the subject is not a service account (`system:serviceaccount:NAMESPACE:NAME`)".to_owned());
     }
     template.render(subject, account.flatten(), &claims).map_err(|why| why.to_string())
 }

@@ -1,7 +1,7 @@
-//! Tokens that were verified, by their SHA-256: what makes a token that was seen cost a microsecond.
+//! The cache of verified tokens, by their SHA-256. A cached token costs a microsecond.
 //!
-//! An entry is facts. Each use checks the time, the route's issuers and audiences, and that the issuer still publishes
-//! the keys that the signature was checked with.
+//! Each use of an entry checks the time, the route's issuers and audiences, and that the issuer's key set is still the
+//! one that the signature was verified with.
 
 use std::{sync::Arc, time::Duration};
 
@@ -13,7 +13,7 @@ use crate::{
     clock::{Moment, Timestamp},
 };
 
-/// Room, in bytes of tokens, of what was told about them, and some overhead.
+/// The capacity in bytes: of tokens, answers about them, and some overhead.
 const WEIGHT: u64 = 64 << 20;
 
 /// A verified token.
@@ -21,13 +21,13 @@ const WEIGHT: u64 = 64 << 20;
 pub struct Verified {
     pub principal: Arc<Principal>,
     pub issuer: Arc<Issuer>,
-    /// The key set that the signature was checked with; `None` for a token that has no signature of its own.
+    /// The generation of the key set that verified the signature; `None` for an opaque token.
     pub generation: Option<u64>,
     pub not_before: Option<Timestamp>,
-    /// Until when the facts may be used without asking the issuer again.
+    /// The time until which the issuer need not be queried again.
     pub good_until: Moment,
     pub audiences: Vec<Box<str>>,
-    /// Bytes of the token and of the answers that its claims are from.
+    /// The bytes of the token and of the answers that its claims are from.
     pub size: u32,
 }
 
@@ -50,7 +50,7 @@ impl VerifiedTokens {
         self.0.insert(key, verified);
     }
 
-    /// The token, if everything that was true of it still is; otherwise it is to be verified anew, which also finds the
+    /// Returns the token if all its conditions still hold. Otherwise the caller verifies it again, which also finds the
     /// precise reason.
     pub fn get(&self, key: &Key, accepts: &Accepts, now: Moment) -> Option<Arc<Verified>> {
         self.0.get(key).filter(|verified| verified.holds(accepts, now))

@@ -1,5 +1,5 @@
-//! Ed25519 public keys of small order: the crypto library takes them, and then a signature that everybody can write down
-//! is good for every message, or for one in eight.
+//! Ed25519 public keys of small order. The crypto library accepts them, and anybody can then write down a signature
+//! that is valid for every message, or for one in eight.
 
 /// The `y` of all points whose order divides 8, little-endian without the sign of `x`, in every form that decodes to
 /// them (Chalkias, Garillot, Nikolaenko, "Taming the Many EdDSAs", 2020, table 1).

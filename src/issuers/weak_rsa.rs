@@ -1,6 +1,6 @@
-//! RSA public keys that verify correctly and prove nothing, as their private part can be had.
+//! RSA public keys that verify correctly but prove nothing, as their private key can be computed.
 
-/// Refuses a modulus or exponent that is too weak; both big-endian without leading zeros.
+/// Refuses a weak modulus or exponent; both are big-endian without leading zeros.
 pub fn check(modulus: &[u8], exponent: &[u8]) -> Result<(), String> {
     let bits = modulus.first().map_or(0, |first| modulus.len() * 8 - first.leading_zeros() as usize);
     if !(2048..=8192).contains(&bits) {
@@ -20,7 +20,7 @@ pub fn check(modulus: &[u8], exponent: &[u8]) -> Result<(), String> {
     Ok(())
 }
 
-/// Small primes for which 65537 generates few residues: a good modulus passes all by chance once in 2^27.
+/// Small primes for which 65537 generates few residues: a strong modulus matches all by chance once in 2^27.
 const ROCA_PRIMES: [u32; 17] = [11, 13, 17, 19, 37, 53, 61, 71, 73, 79, 97, 103, 107, 109, 127, 151, 157];
 
 /// The fingerprint of Nemec et al., "The Return of Coppersmith's Attack" (2017): the primes were made as

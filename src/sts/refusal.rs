@@ -256,7 +256,7 @@ mod tests {
         };
         let claim = TokenError::Claim { name: "act", came, expected: "an object with a `sub`" };
         for (error, said) in [
-            (required, "the claim `sub` has no value that"),
+            (required, "the claim `sub` has no accepted value"),
             (claim, "the claim `act` must be an object with a `sub`."),
         ] {
             let refusal = Refusal::of_token("subject_token", &error.clone().into());

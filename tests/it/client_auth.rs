@@ -216,7 +216,7 @@ async fn what_cannot_prove_doorward_is_told_before_it_starts() {
         ("assertion: {file: token}, secret: {file: secret}", 64, "one of `secret`, `key` and `assertion`"),
         ("assertion: {file: token}, method: basic", 64, "without `key` and `assertion`"),
         ("assertion: {file: own}", 64, "for the Kubernetes API server"),
-        ("assertion: {file: secret}", 64, "is no signed JWT"),
+        ("assertion: {file: secret}", 64, "is not a signed JWT"),
         ("assertion: {env: HOME}", 64, "could not be replaced as it expires"),
         ("assertion: {file: absent}", 64, "absent"),
     ] {

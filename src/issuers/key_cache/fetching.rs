@@ -1,5 +1,4 @@
-//! The task of a key cache: when it fetches, what it makes of answers, and what it keeps on disk for a start during an
-//! outage.
+//! The task of a key cache: schedules fetches, handles responses, and stores keys on disk for a start during an outage.
 
 use std::{ops::RangeInclusive, sync::Arc, time::Duration};
 
@@ -23,18 +22,18 @@ use crate::{
     lock::lock,
 };
 
-/// The life of a set: what its answer says, within these.
+/// The bounds of the lifetime of a set, which its response sets.
 const LIFE: RangeInclusive<Duration> = Duration::from_secs(60)..=Duration::from_secs(3_600);
 const DEFAULT_LIFE: Duration = Duration::from_secs(600);
-/// A set of which this time has passed since the last success is an alarm. Every set is due before.
+/// The age of a set at which there is an alarm. Every set is due before.
 const ALARM: Duration = *LIFE.end();
-/// The longest pause between two tries.
+/// The maximum back-off.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 
 /// Why a set is fetched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Cause {
-    /// It is time.
+    /// The periodic fetch is due.
     Due,
     /// A token names a key that is not in the set.
     UnknownKey,
@@ -60,17 +59,17 @@ impl Cause {
         matches!(self, Self::UnknownKey | Self::UnknownKeyWhenDue)
     }
 
-    /// As metrics have it.
+    /// The label for metrics.
     const fn label(self) -> &'static str {
         if self.is_demanded() { "unknown_key" } else { "periodic" }
     }
 }
 
-/// What came of a fetch.
+/// The result of a fetch.
 enum Fetched {
-    /// The document, with the headers that say how long it is fresh.
+    /// The document, with the headers for its lifetime.
     Whole(Response<Bytes>),
-    /// It is the one that we have; how long that one is fresh again.
+    /// The document has not changed; its new lifetime.
     Unchanged(Duration),
 }
 
@@ -91,27 +90,27 @@ impl Shared {
                 self.answered.send_modify(|count| *count += 1);
             }
             self.watch_age();
-            // Not longer than half a minute, so that a clock that was set ahead or a machine that slept is noticed.
+            // At most half a minute, so that a clock that was set ahead or a suspended machine is noticed.
             let until_due = self.clock.moment().until(self.due.load());
             let pause = until_due.clamp(Duration::from_millis(10), Duration::from_secs(30));
             let _ = tokio::time::timeout(pause, self.wake.notified()).await;
         }
     }
 
-    /// One try, with its effect on everything that requests see. Whoever makes up keys can have it fetched earlier, and puts
-    /// nothing off by that.
+    /// Makes one fetch and updates the state that requests see. Made-up keys can cause an earlier fetch, but never
+    /// delay the periodic one.
     async fn fetch(&self, cause: Cause) {
         let started = self.clock.moment();
         let (outcome, pause) = match self.try_fetch(started, cause).await {
             Ok(life) => {
                 let mut progress = lock(&self.progress);
                 progress.error = None;
-                // What one hiccup of the discovery document tells is told no longer than it lasts. Only what was due has asked for it.
+                // While the discovery document fails, retry sooner. Only a due fetch has requested it.
                 progress.failures = match progress.discovery_error {
                     Some(_) => progress.failures.saturating_add(cause.is_due().into()),
                     None => 0,
                 };
-                // A key that is not there any more is looked for once again.
+                // A removed key needs a second answer.
                 let second = self.keys.load().as_ref().is_some_and(|current| current.before.is_some());
                 let pause = if second { COOL_DOWN } else { renewal(life, jitter()) };
                 ("ok", if progress.failures == 0 { pause } else { pause_after(progress.failures).min(pause) })
@@ -130,7 +129,7 @@ impl Shared {
         self.due.store(if cause.is_due() { next } else { next.min(self.due.load()) });
     }
 
-    /// Tells once when the set is older than it should ever be, and once when it no longer is.
+    /// Logs once when the set becomes too old, and once when it is fresh again.
     fn watch_age(&self) {
         let now = self.clock.moment();
         let mut progress = lock(&self.progress);
@@ -147,14 +146,14 @@ impl Shared {
         self.metrics.keys_stale.get_or_create(&self.label()).set(i64::from(alarmed));
     }
 
-    /// Remembers what came of the discovery document, and tells once when it cannot be used any more, and once when it can again. The
-    /// document of before goes on being used, so that nothing fails that would tell it.
+    /// Records the result of fetching the discovery document, and logs once when it begins to fail, and once when it
+    /// works again. The previous document stays in use, so nothing else would show the failure.
     fn note_discovery(&self, error: Option<&String>) {
         let error = error.filter(|_| self.metadata.load().is_some());
         let mut progress = lock(&self.progress);
         match (error, &progress.discovery_error) {
             (Some(error), None) => {
-                tracing::warn!(issuer = %self.settings.name, %error, "the discovery document could not be fetched again; the one of before is used on");
+                tracing::warn!(issuer = %self.settings.name, %error, "could not refetch the discovery document; the old one is used");
             }
             (None, Some(_)) => {
                 tracing::info!(issuer = %self.settings.name, "the discovery document can be fetched again");
@@ -164,7 +163,7 @@ impl Shared {
         progress.discovery_error = error.cloned();
     }
 
-    /// How long the fetched set is fresh.
+    /// Fetches the set. Returns how long it is fresh.
     async fn try_fetch(&self, started: Moment, cause: Cause) -> Result<Duration, String> {
         let mut trouble = None;
         let mut discovery = None;
@@ -186,7 +185,7 @@ impl Shared {
             }
             (None, None) => return Err(trouble.unwrap_or_else(|| "there is no address of a key set".to_owned())),
         };
-        // For an unknown key the whole set is asked for: a stale copy on the way must not answer that nothing changed.
+        // For an unknown key the request is unconditional: a stale cache on the way must not answer 304.
         let validators = self.known().keys.clone().filter(|_| !cause.is_demanded());
         let fetched = self.get(&url, trusted, MAX_KEY_SET, validators).await.map_err(|why| format!("{url}: {why}"))?;
         let (life, jwks) = match fetched {
@@ -209,13 +208,13 @@ impl Shared {
         };
         self.keep(started.shown(), jwks, discovery).await;
         match trouble {
-            // The keys are fresh, but endpoints that others wait for are not known.
+            // The keys are fresh, but the endpoints of logins or introspection are not known.
             Some(error) if self.metadata.load().is_none() => Err(error),
             _ => Ok(life),
         }
     }
 
-    /// The document, if it is not the one that we have.
+    /// Fetches the discovery document; `None` if it has not changed.
     async fn fetch_metadata(&self) -> Result<Option<Bytes>, String> {
         let location = discovery::location(&self.settings.issuer);
         let told = |why: String| format!("{location}: {why}");
@@ -232,8 +231,8 @@ impl Shared {
         }
     }
 
-    /// Fetches what stands at `url`, unless it is what `validators` are of. `trusted`: the address is ours or the
-    /// issuer's own, so that our token may go there.
+    /// Fetches `url`, conditionally by `validators`. `trusted` says that the address is configured or on the issuer's
+    /// own origin, so that our token may be sent there.
     async fn get(
         &self,
         url: &Url,
@@ -264,7 +263,7 @@ impl Shared {
         }
     }
 
-    /// Keeps what is new of both documents beside what is known of the other, and the time.
+    /// Stores the new documents on disk, with the known version of one that has not changed, and the time.
     async fn keep(&self, fetched: Timestamp, jwks: Option<Bytes>, discovery: Option<Bytes>) {
         let Some(folder) = self.settings.keep_in.clone() else { return };
         let kept = {
@@ -278,11 +277,11 @@ impl Shared {
         let Some(kept) = kept else { return };
         let saved = tokio::task::spawn_blocking(move || kept.save(&folder));
         if let Ok(Err(error)) = saved.await {
-            tracing::warn!(issuer = %self.settings.name, %error, "the key set could not be kept on disk");
+            tracing::warn!(issuer = %self.settings.name, %error, "the key set could not be stored on disk");
         }
     }
 
-    /// Takes the set that was kept on disk, and tells whether there was one that can be used.
+    /// Installs the set that was stored on disk. Returns whether there was a usable one.
     async fn load_kept(&self) -> bool {
         let Some(folder) = self.settings.keep_in.clone() else { return false };
         let issuer = Arc::clone(&self.settings.issuer);
@@ -290,12 +289,12 @@ impl Shared {
         let kept = match loaded {
             Ok(Ok(Some(kept))) => kept,
             Ok(Err(error)) => {
-                tracing::warn!(issuer = %self.settings.name, %error, "the kept key set is not used");
+                tracing::warn!(issuer = %self.settings.name, %error, "the key set on disk is not used");
                 return false;
             }
             _ => return false,
         };
-        // A set from the future cannot be told fresh from stale.
+        // The age of a set from the future is unknown.
         let now = self.clock.moment();
         let age = now.shown().since(kept.fetched());
         if kept.fetched() > now.shown() || age >= self.settings.max_stale {
@@ -318,17 +317,18 @@ impl Shared {
     }
 }
 
-/// When a set that is fresh for `life` is fetched again: some time before, so that a try or two may fail. `jitter` is from 0 to 1.
+/// The time until a set with this lifetime is fetched again: early enough for a try or two to fail. `jitter` is from 0
+/// to 1.
 fn renewal(life: Duration, jitter: f64) -> Duration {
     life.mul_f64(0.8 + jitter * 0.1)
 }
 
-/// The pause after so many failures in a row: a second, and each time twice as long.
+/// The back-off after this many failures in a row: one second, doubled each time.
 fn pause_after(failures: u32) -> Duration {
     Duration::from_secs(1 << failures.saturating_sub(1).min(6)).min(MAX_PAUSE)
 }
 
-/// The life of an answer by its `Cache-Control: max-age`, within bounds; `None` if it says nothing.
+/// The lifetime of a response by its `Cache-Control: max-age`, within bounds; `None` if it has none.
 fn life(headers: &http::HeaderMap) -> Option<Duration> {
     headers
         .get_all(header::CACHE_CONTROL)
@@ -366,7 +366,8 @@ mod tests {
         }
     }
 
-    /// A provider that is down is not asked each second by every replica, and one that is up before its keys are old.
+    /// A provider that is down is not queried each second by every replica; one that is up is queried before its keys
+    /// are old.
     #[test]
     fn keys_are_fetched_again_before_they_are_old_and_after_failures_ever_later() {
         let pauses = [1, 2, 3, 4, 5, 6, 7, 8, u32::MAX].map(|failures| pause_after(failures).as_secs());

@@ -1,5 +1,5 @@
-//! GitHub as a place where people log in: what an entry for it must say, and what it cannot say, as GitHub signs no
-//! tokens for its users and knows little of what OpenID Connect lets a login ask for.
+//! Checks of an entry for GitHub, which signs no tokens for its users and supports few parameters of an OpenID Connect
+//! login.
 
 use url::Url;
 
@@ -8,7 +8,7 @@ use crate::config::{
     report::{At, Report},
 };
 
-/// Reports, for an entry with the preset `github_oauth`, what is missing and what would do nothing.
+/// Reports missing settings, and settings without effect, of an entry with the preset `github_oauth`.
 pub(super) fn check(raw: &raw::Issuer, at: &At, report: &mut Report) {
     if raw.preset != Some(Preset::GithubOauth) {
         return;
@@ -16,13 +16,13 @@ pub(super) fn check(raw: &raw::Issuer, at: &At, report: &mut Report) {
     if raw.tenant.as_deref().is_none_or(|tenant| tenant.trim().is_empty()) {
         report
             .error(&at.key("tenant"), "everybody who has an account at GitHub could sign in")
-            .help("name the organisation whose members may, or write its number, which never passes to another one");
+            .help("name the organisation whose members may, or write its number, which is never reused");
     }
     if Url::parse(&raw.issuer).is_ok_and(|url| url.path() != "/" || url.query().is_some()) || raw.issuer.ends_with('/')
     {
         report
             .error(&at.key("issuer"), format!("`{}` is not the address of a GitHub server alone", raw.issuer))
-            .help("write `https://HOST` without a path or a slash at its end; for github.com leave it out");
+            .help("write `https://HOST` without a path or a trailing slash; for github.com leave it out");
     }
     for (key, written) in [
         ("audiences", !raw.audiences.is_empty()),
@@ -43,7 +43,7 @@ pub(super) fn check(raw: &raw::Issuer, at: &At, report: &mut Report) {
     }
     let Some(login) = &raw.login else {
         report
-            .error(&at.key("login"), "people log in at GitHub, and there is no `login`")
+            .error(&at.key("login"), "an entry for GitHub needs a `login`")
             .help("write `login` with the client id and secret of an OAuth app or a GitHub App");
         return;
     };
@@ -57,13 +57,13 @@ pub(super) fn check(raw: &raw::Issuer, at: &At, report: &mut Report) {
     ] {
         if written {
             report
-                .error(&at.key(key), format!("GitHub does not know `{key}`, so it would do nothing"))
+                .error(&at.key(key), format!("GitHub does not support `{key}`, so it would have no effect"))
                 .help("leave it out; an organisation can require two factors and single sign-on of its members itself");
         }
     }
     if login.client.secret.is_none() {
         report
-            .error(&at.key("client"), "GitHub knows its applications by a secret alone")
+            .error(&at.key("client"), "GitHub authenticates applications by a secret only")
             .help("write `secret: {file: …}` with the client secret of the application");
     }
 }

@@ -1,4 +1,4 @@
-//! Which issuer an entry is of, of which of its customers, and for whom its tokens must be made out.
+//! Checks of an entry's issuer identifier, tenants and audiences.
 
 use super::{Builder, login_only};
 use crate::{
@@ -6,14 +6,14 @@ use crate::{
     issuers::{defaults, discovery::secure_url, presets, tenants::Tenants},
 };
 
-/// Issuers of which everybody in the world can be a customer, and the claims that tell customers apart.
+/// Issuers that anybody in the world can use, and the claims that distinguish their customers.
 const SHARED_ISSUERS: [(&str, &[&str]); 3] = [
     ("https://token.actions.githubusercontent.com", &["repository_id", "repository_owner_id", "enterprise_id"]),
     ("https://gitlab.com", &["project_id", "namespace_id"]),
     ("https://accounts.google.com", &["hd", "sub"]),
 ];
 
-/// Whether a token could name either as its issuer.
+/// Whether a token could belong to either entry by its `iss`.
 pub(super) fn share_a_name(one: &raw::Issuer, other: &raw::Issuer) -> bool {
     let names = |raw: &raw::Issuer, iss: &str| match Tenants::new(&raw.issuer, &raw.tenants) {
         Some(tenants) => tenants.named(iss).is_some(),
@@ -27,7 +27,7 @@ pub(super) fn share_a_name(one: &raw::Issuer, other: &raw::Issuer) -> bool {
 }
 
 impl Builder<'_> {
-    /// Reports an identifier that cannot be, audiences that prove nothing, and customers that nobody tells apart.
+    /// Reports an invalid identifier, audiences that prove nothing, and customers that are not distinguished.
     pub(super) fn check_names(&mut self) {
         self.check_identifier();
         login_only::check(self.raw, &self.at, &mut self.resolver.report);
@@ -41,21 +41,22 @@ impl Builder<'_> {
             let help = match raw.preset {
                 Some(Preset::Entra | Preset::Auth0 | Preset::Okta | Preset::Zitadel) => "write `tenant`, or `issuer`",
                 Some(Preset::Cognito) => "write `tenant` with the id of the pool (`REGION_ID`), or `issuer`",
-                _ => "write what stands in the `iss` of its tokens",
+                _ => "write the `iss` of its tokens",
             };
             self.error("issuer", "the issuer is not named").help(help);
             return;
         }
         match secure_url(&raw.issuer) {
-            // Not repeated: it may hold a password.
+            // The text is not repeated, as it may hold a password.
             Err(why) => _ = self.error("issuer", format!("this {why}")),
-            // Of these an address is made all the same, which is not the one that the text names.
+            // The URL parser accepts these, but for another address than the text has.
             Ok(_) if raw.issuer.contains(|c: char| c.is_whitespace() || c.is_control()) => {
-                self.error("issuer", "this has a blank or a line break").help("take it away: `iss` of tokens has none");
+                self.error("issuer", "this has white space or a control character")
+                    .help("remove it: `iss` of tokens has none");
             }
             Ok(url) if url.query().is_some() => {
                 self.error("issuer", "this has a query (`?`), which no issuer has")
-                    .help("write what stands in the `iss` of its tokens (OpenID Connect Discovery 1.0 section 3)");
+                    .help("write the `iss` of its tokens (OpenID Connect Discovery 1.0 section 3)");
             }
             Ok(url) => {
                 let misfit = raw.preset.and_then(|preset| {
@@ -70,7 +71,7 @@ impl Builder<'_> {
         let names_issuer = raw.preset != Some(Preset::GithubOauth);
         if names_issuer && raw.tenant.is_some() && of_tenant.as_ref() != Some(&raw.issuer) {
             let message = match of_tenant {
-                Some(_) => "`tenant` and `issuer` are both there, and say different things",
+                Some(_) => "`tenant` and `issuer` are both set, and name different issuers",
                 None => "no issuer is known from this `tenant` and `preset`",
             };
             self.error("tenant", message).help("write `issuer` alone");
@@ -79,10 +80,10 @@ impl Builder<'_> {
 
     fn check_audiences(&mut self) {
         let raw = self.raw;
-        // An issuer that only logs people in is given tokens for our client id, which the login checks itself.
+        // An issuer that is only for logins issues tokens for our client id, which the login checks itself.
         if raw.audiences.is_empty() && raw.login.is_none() {
             self.error("audiences", "there is no audience, so that no token could be accepted")
-                .help("name the value of `aud` in tokens that are meant for Doorward");
+                .help("write the value of `aud` in tokens that are meant for Doorward");
         }
         if raw.audiences.iter().any(String::is_empty) {
             self.error("audiences", "an audience is empty");
@@ -109,7 +110,7 @@ impl Builder<'_> {
         }
     }
 
-    /// With an issuer for the whole world, a claim must tell our tenants from everybody's.
+    /// For an issuer that anybody can use, `required_claims` must distinguish our tenants from others.
     fn check_customers(&mut self) {
         let raw = self.raw;
         let Some((_, claims)) = SHARED_ISSUERS.into_iter().find(|(issuer, _)| *issuer == raw.issuer) else { return };
@@ -122,7 +123,7 @@ impl Builder<'_> {
         }
     }
 
-    /// Those of `tenants`, if the entry has them. Reports what is wrong with them.
+    /// Resolves `tenants`, if the entry has them. Reports problems.
     pub(super) fn tenants(&mut self) -> Option<Tenants> {
         let raw = self.raw;
         if raw.tenants.is_empty() {
@@ -135,15 +136,15 @@ impl Builder<'_> {
         for (index, id) in raw.tenants.iter().enumerate() {
             let at = self.at.key("tenants").index(index);
             if !Tenants::is_id(id) {
-                let help = "the id of the directory, in small letters, which its tokens name; domains can change hands";
+                let help = "write the id of the directory in lower case, as in its tokens; domains can change hands";
                 self.resolver.error(&at, format!("`{id}` is not the id of a tenant")).help(help);
             } else if raw.tenants.iter().take(index).any(|other| other == id) {
-                self.resolver.error(&at, format!("`{id}` is there twice"));
+                self.resolver.error(&at, format!("`{id}` is listed twice"));
             }
         }
         let tenants = Tenants::new(&raw.issuer, &raw.tenants);
         if tenants.is_none() {
-            self.error("issuer", format!("`{}` does not stand for several tenants", raw.issuer))
+            self.error("issuer", format!("`{}` is not an address for several tenants", raw.issuer))
                 .help("leave `issuer` out; in another cloud write `https://HOST/organizations/v2.0`");
         }
         tenants

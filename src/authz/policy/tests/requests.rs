@@ -347,7 +347,7 @@ routes:
     }
     for (principal, why) in [
         ("{issuer: mail}", "the email address is not verified"),
-        ("{issuer: cluster}", "the subject is no service account"),
+        ("{issuer: cluster}", "the subject is not a service account"),
         ("{issuer: entra, claims: {oid: o}}", "the claim `tid` names no tenant of the issuer"),
     ] {
         let (passed, told) = decided("{id: r, who: {users: [x]}, do: deny}, {id: all, do: allow}", principal, web);
