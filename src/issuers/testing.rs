@@ -1,4 +1,4 @@
-//! Keys, tokens and a provider that does what a test tells it to.
+//! Keys, tokens and a scripted provider for tests.
 
 #![expect(clippy::needless_pass_by_value, reason = "`json!` arguments read better without a borrow")]
 
@@ -68,7 +68,7 @@ fn rsa() -> TestKey {
 }
 
 impl TestKey {
-    /// The public key, with a `kid` and whatever else is given.
+    /// The public key, with a `kid` and other members.
     pub fn jwk(&self, kid: &str, more: Value) -> Value {
         let mut jwk = match self {
             Self::Rsa(pair) => {
@@ -111,8 +111,8 @@ impl TestKey {
     }
 }
 
-/// The claims of a good access token of `issuer` for the audience `doorward`, changed by `changes`; a `null` there takes
-/// a claim away.
+/// The claims of a valid access token of `issuer` for the audience `doorward`, changed by `changes`; a `null` there
+/// removes a claim.
 pub fn claims(issuer: &str, changes: Value) -> String {
     let claims = json!({
         "iss": issuer, "sub": "alice", "aud": "doorward", "client_id": "cli", "jti": "t1",
@@ -121,7 +121,7 @@ pub fn claims(issuer: &str, changes: Value) -> String {
     changed(claims, &changes).to_string()
 }
 
-/// `value` with the members of `changes`; a `null` takes one away.
+/// `value` with the members of `changes`; a `null` removes one.
 pub fn changed(mut value: Value, changes: &Value) -> Value {
     for (name, change) in changes.as_object().unwrap() {
         match change {
@@ -132,20 +132,20 @@ pub fn changed(mut value: Value, changes: &Value) -> Value {
     value
 }
 
-/// What a provider does when it is asked.
+/// The response of a provider to a request.
 #[derive(Clone)]
 pub enum Reply {
     Answer(u16, &'static str, Bytes),
-    /// JSON with an entity tag, and 304 to whoever has it already.
+    /// JSON with an entity tag, and 304 if the client has it already.
     Versioned(&'static str, Bytes),
     Redirect(String),
-    /// Says nothing.
+    /// Sends nothing.
     Hang,
-    /// Sends the head and then a byte now and then.
+    /// Sends the head and then occasional bytes.
     Drip,
-    /// Sends without end and without a length.
+    /// Sends an endless body without a length.
     Endless,
-    /// Promises more than anybody wants.
+    /// Announces a length above any limit.
     Promise(u64),
 }
 
@@ -159,7 +159,7 @@ impl Reply {
     }
 }
 
-/// A request that a provider got.
+/// A request that a provider received.
 #[derive(Clone, Debug)]
 pub struct Got {
     pub path: String,
@@ -272,7 +272,7 @@ impl Provider {
     }
 }
 
-/// The same bytes again and again, with a pause between, and never an end.
+/// An endless body of the same bytes, with pauses.
 struct Trickle {
     bytes: Bytes,
     pause: Duration,
@@ -297,7 +297,7 @@ impl http_body::Body for Trickle {
     }
 }
 
-/// Waits until something is so.
+/// Waits until a condition holds.
 pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let waiting = async {
         while !holds() {
@@ -307,7 +307,7 @@ pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
     tokio::time::timeout(Duration::from_secs(20), waiting).await.unwrap_or_else(|_| panic!("never happened: {what}"));
 }
 
-/// A client that trusts an authority nobody has.
+/// A client that trusts only an unused authority.
 pub fn egress() -> Egress {
     static CLIENT_CA: LazyLock<tempfile::NamedTempFile> = LazyLock::new(|| {
         let authority = rcgen::generate_simple_self_signed(vec!["authority.test".to_owned()]).unwrap();
@@ -329,7 +329,7 @@ pub fn context() -> Context {
     }
 }
 
-/// Issuers of a configuration that must be good, and what a route without a list of issuers accepts.
+/// The issuers of a configuration that must be valid, and what a route without a list of issuers accepts.
 pub fn resolve(root: &Value, previous: Option<&Issuers>, context: &Context) -> (Issuers, Accepts) {
     let root: raw::Root = serde_json::from_value(root.clone()).unwrap();
     let mut resolver = Resolver::new(Path::new("/"));
@@ -340,14 +340,14 @@ pub fn resolve(root: &Value, previous: Option<&Issuers>, context: &Context) -> (
     (issuers, accepts)
 }
 
-/// Issuers whose keys are there.
+/// Issuers with fetched keys.
 pub async fn ready(root: &Value, context: &Context) -> (Issuers, Accepts) {
     let (issuers, accepts) = resolve(root, None, context);
     until("all keys are fetched", || issuers.iter().all(|issuer| issuer.keys().status().usable)).await;
     (issuers, accepts)
 }
 
-/// What becomes of a token at a route that accepts these.
+/// The outcome of a token at a route that accepts these.
 pub async fn outcome(issuers: &Issuers, token: &str, accepts: &Accepts) -> Result<(), Reason> {
     let outcome = issuers.authenticate(token, accepts, &nothing).await;
     outcome.map(|_| ()).map_err(|rejection| rejection.reason())

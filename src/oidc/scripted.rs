@@ -1,4 +1,4 @@
-//! An OpenID provider for tests: a real token endpoint on loopback whose answers a test writes.
+//! An OpenID provider for tests: a real token endpoint on loopback with scripted responses.
 
 use std::{
     collections::HashMap,
@@ -31,25 +31,25 @@ use crate::{
     issuers::{ClientAuth, LogoutToken, Quoted, TokenError, login_facts, presets::Logout},
 };
 
-/// What arrived at the token endpoint.
+/// A request at the token endpoint.
 #[derive(Clone, Debug)]
 pub struct Exchange {
     pub form: HashMap<String, String>,
     pub authorization: Option<String>,
 }
 
-/// What the next exchanges give.
+/// The responses to the next exchanges.
 #[derive(Clone, Debug)]
 pub struct Script {
     pub status: StatusCode,
-    /// The answer; `id_token` is added if there are claims for one.
+    /// The token response; `id_token` is added if there are claims for one.
     pub answer: Value,
     pub claims: Option<Value>,
-    /// Whether the ID token is signed by somebody else.
+    /// Whether the ID token is signed with another key.
     pub forged: bool,
-    /// Why no ID token can be verified, if so.
+    /// The refusal of all ID tokens, if any.
     pub unverifiable: Option<Reason>,
-    /// What the userinfo and the introspection endpoint answer to the access token.
+    /// The responses of the userinfo and introspection endpoints.
     pub user_info: (StatusCode, Value),
     pub introspection: (StatusCode, Value),
 }
@@ -75,9 +75,9 @@ pub struct ScriptedProvider {
     pub issuer: String,
     pub client: Client,
     pub metadata: Mutex<Option<Arc<Metadata>>>,
-    /// Whether its keys are there.
+    /// Whether its keys are available.
     pub has_keys: AtomicBool,
-    /// Claims that everybody who signs in must have just so.
+    /// The required claims of people who sign in.
     pub required: Map<String, Value>,
     pub script: Arc<Mutex<Script>>,
     pub exchanges: Arc<Mutex<Vec<Exchange>>>,
@@ -100,7 +100,7 @@ pub fn key_pair() -> (EncodingKey, DecodingKey) {
 }
 
 impl ScriptedProvider {
-    /// One without an endpoint, for tests of sessions.
+    /// A provider without endpoints, for tests of sessions.
     pub fn offline(name: &str) -> Self {
         let (_, key) = key_pair();
         Self {
@@ -127,7 +127,7 @@ impl ScriptedProvider {
         }
     }
 
-    /// One that answers on loopback.
+    /// A provider that listens on loopback.
     pub async fn start(name: &str, authentication: ClientAuth) -> Self {
         let mut provider = Self::offline(name);
         let (good, key) = key_pair();
@@ -190,7 +190,7 @@ async fn token(
     (script.status, Json(answer))
 }
 
-/// What arrived counts as an exchange too.
+/// The request is recorded as an exchange too.
 async fn user_info(State(endpoint): State<Endpoint>, headers: HeaderMap) -> impl IntoResponse {
     endpoint.note(&headers, HashMap::new());
     let (status, answer) = endpoint.script.lock().unwrap().user_info.clone();
@@ -234,7 +234,7 @@ impl Provider for ScriptedProvider {
         &self.egress
     }
 
-    /// The signature and `required_claims` alone, so that what the login checks by itself is seen to be checked.
+    /// Checks only the signature and `required_claims`, so that tests cover the checks of the login itself.
     fn verify_id_token<'a>(&'a self, token: &'a str) -> ProviderFuture<'a, Result<VerifiedIdToken, Rejection>> {
         Box::pin(async move {
             let refused = self.script.lock().unwrap().unverifiable;
@@ -252,7 +252,7 @@ impl Provider for ScriptedProvider {
         })
     }
 
-    /// The signature alone, as above.
+    /// Checks only the signature, as above.
     fn verify_logout_token<'a>(&'a self, token: &'a str) -> ProviderFuture<'a, Result<LogoutToken, Rejection>> {
         Box::pin(async move {
             let VerifiedIdToken { claims, .. } = self.verify_id_token(token).await?;

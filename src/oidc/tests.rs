@@ -25,7 +25,7 @@ use crate::{
     sessions::{CookieRequest, Origin, Session, tests::Fixture},
 };
 
-/// A browser at a Doorward with one provider, which runs for real.
+/// A browser at a Doorward with one scripted provider, which is a real server.
 struct Browser {
     fixture: Fixture,
     login: Login,
@@ -34,7 +34,7 @@ struct Browser {
     jar: Vec<(String, String)>,
 }
 
-/// What the browser was sent to the provider with.
+/// The authorization request.
 struct Sent {
     parameters: HashMap<String, String>,
     issuer: String,
@@ -118,7 +118,7 @@ impl Browser {
         self.ask(Method::GET, path, query, &[]).await
     }
 
-    /// Goes to the provider, which then is ready to answer well.
+    /// Goes to the provider, and scripts it to answer correctly.
     async fn depart(&mut self, return_to: &str) -> Sent {
         self.depart_from(&format!("/oauth2/start?rd={return_to}")).await
     }
@@ -128,7 +128,7 @@ impl Browser {
         self.sent_by(&response)
     }
 
-    /// The same for a browser that this answer sends there.
+    /// The same for a browser that this response redirects there.
     fn sent_by(&self, response: &Response<Bytes>) -> Sent {
         assert_eq!(response.status(), StatusCode::SEE_OTHER, "{}", body(response));
         let url = Url::parse(location(response)).unwrap();
@@ -235,7 +235,7 @@ async fn a_person_signs_in_and_comes_back_to_where_they_were() {
 
     let session = browser.session().await.unwrap();
     assert_eq!((&*session.principal.subject, &*session.principal.username), ("alice", "corp#alice"));
-    // Granted is what was asked for, as the answer names no scope; never what the ID token says.
+    // The requested scopes are granted, as the response names none; scopes in the ID token are ignored.
     assert_eq!(session.principal.scopes, ["openid", "groups"].map(Arc::<str>::from));
     assert_eq!(session.tokens().access, "a-1");
     assert_eq!(browser.metrics.count("corp", Outcome::success), 1);
@@ -253,7 +253,7 @@ async fn granted_scopes_are_those_of_the_answer() {
     }
 }
 
-/// Some providers leave the claim out for who is in no group. No session was asked about before.
+/// Some providers omit the claim for people without groups. No session was rechecked before.
 #[tokio::test]
 async fn a_group_of_the_id_token_that_userinfo_named_at_the_login_and_names_no_more_is_gone_at_the_first_refresh() {
     let authentication = ClientAuth::of_test("doorward", ClientAuthMethod::None, None);
@@ -269,7 +269,7 @@ async fn a_group_of_the_id_token_that_userinfo_named_at_the_login_and_names_no_m
     assert!(browser.session().await.unwrap().principal.groups.is_empty());
 }
 
-/// Some providers tell of groups at userinfo alone.
+/// Some providers return groups only at userinfo.
 #[tokio::test]
 async fn what_the_id_token_lacks_is_of_userinfo_where_it_is_asked() {
     let groups = |session: Option<Arc<Session>>| session.map(|session| session.principal.groups.clone());
@@ -410,7 +410,7 @@ async fn the_id_changes_with_each_login_and_the_old_session_ends() {
     browser.jar = old;
     assert!(browser.session().await.is_none());
     assert!(browser.fixture.shared.revocations.is_revoked(&old_session.principal).is_some());
-    // A cookie that somebody planted is not taken over.
+    // A planted session cookie is not adopted.
     browser.jar = vec![("__Host-doorward".to_owned(), "A".repeat(43))];
     browser.sign_in().await;
     assert_ne!(browser.jar[0].1, "A".repeat(43));

@@ -60,7 +60,7 @@ fn device_view<'a>(machine: &'a str, choices: &'a [Choice]) -> DeviceView<'a> {
     }
 }
 
-/// Every page, with the words of a good day.
+/// Every page, with ordinary values.
 fn pages() -> Vec<(&'static str, Page)> {
     let choices = [("Corporate account", "corp"), ("GitHub", "github"), ("Partners", "partners")].map(|(name, id)| {
         Choice { name: name.to_owned(), href: format!("/oauth2/start?issuer={id}&rd=%2F"), used_last: id == "corp" }
@@ -205,7 +205,7 @@ fn pages() -> Vec<(&'static str, Page)> {
     ]
 }
 
-/// Keeps the pages as files where `DOORWARD_PAGES` names a folder, to be looked at.
+/// Stores the pages as files in the folder `DOORWARD_PAGES`, if it is set.
 #[test]
 fn pages_have_landmarks_one_heading_and_no_script_but_the_one() {
     for (name, page) in pages() {
@@ -278,7 +278,7 @@ fn what_waits_for_an_approval_is_told_as_refused() {
     assert!(allows.contains("Allowed") && !allows.contains("no rule allows anything"), "{allows}");
 }
 
-/// `peers:D11`: text of an attacker is text, on every page that shows some.
+/// `peers:D11`: untrusted text is escaped on every page that shows it.
 #[test]
 fn whatever_is_shown_is_escaped() {
     let choices =

@@ -32,7 +32,7 @@ fn a_client_that_is_too_long_is_told_how_long_it_may_be() {
     }
 }
 
-/// Else a deny of a group would meet neither who has it nor who comes with no word of groups.
+/// Otherwise a deny of a group would match neither its members nor callers without any groups claim.
 #[test]
 fn a_place_with_null_is_passed_over_for_the_next() {
     let paths = |paths: [&str; 2]| paths.map(|path| ClaimPath::parse(path).unwrap()).into();

@@ -1,5 +1,5 @@
-//! Every row of the attack table for bearer JWTs (`oauth:1` to `oauth:28`), each beside a token that differs in one thing
-//! and passes. The bytes are made by hand.
+//! Every row of the attack table for bearer JWTs (`oauth:1` to `oauth:28`), each with a twin that differs in one
+//! respect and passes. The bytes are built by hand.
 
 use aws_lc_rs::{
     encoding::{AsDer, PublicKeyX509Der},
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 use super::super::{Issuers, testing::*, weak_rsa};
 use crate::error::Reason;
 
-/// One attack: the row, the token, and what it is refused with.
+/// One attack: the row, the token, and the expected reason.
 struct Attack {
     row: &'static str,
     token: String,
@@ -24,9 +24,9 @@ struct Attack {
 }
 
 enum Twin {
-    /// The good token of the test, from which the attack differs in one thing.
+    /// The valid token of the test, from which the attack differs in one respect.
     Standard,
-    /// One of its own.
+    /// Its own valid token.
     Own(String),
 }
 
@@ -39,12 +39,12 @@ struct Bench {
 
 const HEADER: &str = r#"{"alg":"RS256","kid":"rsa","typ":"at+jwt"}"#;
 
-/// A signature of ECDSA as a SEQUENCE of two INTEGERs (RFC 3279 section 2.2.3), as certificates have it.
+/// An ECDSA signature as a SEQUENCE of two INTEGERs (RFC 3279 section 2.2.3), as in certificates.
 fn asn1(signature: &[u8]) -> Vec<u8> {
     let tagged = |tag: u8, content: &[u8]| [&[tag, u8::try_from(content.len()).unwrap()], content].concat();
     let integer = |half: &[u8]| {
         let significant: Vec<u8> = half.iter().copied().skip_while(|byte| *byte == 0).collect();
-        // Else it would be negative.
+        // Otherwise it would be negative.
         let sign: &[u8] = if significant[0] < 0x80 { &[] } else { &[0] };
         tagged(2, &[sign, &significant].concat())
     };
@@ -88,7 +88,7 @@ impl Bench {
             weak("roca", weak_rsa::tests::roca_modulus(), &[1, 0, 1]),
             P384.jwk("p384", json!({})),
             ED25519.jwk("ed25519", json!({})),
-            // Its signatures are good for whoever takes it for a key of the other curve.
+            // Its signatures would be valid if it were used as a key of the other curve.
             ED25519.jwk("x25519", json!({"crv": "X25519"})),
             json!({"kty": "EC", "crv": "P-256", "kid": "off-curve", "x": b64([1; 32]), "y": b64([1; 32])}),
         ]
@@ -111,7 +111,7 @@ impl Bench {
         RSA.token(&header(changes), &self.payload(json!({})))
     }
 
-    /// A good token whose payload text is edited.
+    /// A valid token with an edited payload text.
     fn with_text(&self, from: &str, to: &str) -> String {
         let payload = self.payload(json!({}));
         assert!(payload.contains(from), "{from} is not in the payload");
@@ -147,7 +147,7 @@ impl Bench {
         };
         let ec = |changes| changed(json!({"alg": "ES256", "kid": "p256", "typ": "at+jwt"}), &changes).to_string();
         let ec_twin = || Twin::Own(P256.token(&ec(json!({})), &self.payload(json!({}))));
-        // A good token whose signature is wanted, and beside it the same signature in another form.
+        // A valid token whose signature is `wanted`, and the same signature in another form.
         let ec_as = |row, wanted: fn(&[u8]) -> bool, form: fn(&[u8]) -> Vec<u8>| {
             let signature = |token: &str| URL_SAFE_NO_PAD.decode(token.rsplit_once('.').unwrap().1).unwrap();
             let made = || P256.token(&ec(json!({})), &self.payload(json!({})));
@@ -425,7 +425,7 @@ impl Bench {
     }
 }
 
-/// A public key in the form of most of the attacks with one (RFC 7468).
+/// A public key in PEM (RFC 7468), the form that most attacks with one use.
 fn pem(spki: &[u8]) -> String {
     let text = STANDARD.encode(spki);
     let lines: Vec<_> = text.as_bytes().chunks(64).map(String::from_utf8_lossy).collect();
@@ -461,12 +461,12 @@ async fn every_row_is_refused_and_its_twin_passes() {
         let prefix = format!("oauth:{number} ");
         assert!(rows.iter().any(|attack| attack.row.starts_with(&prefix)), "row {number} is missing");
     }
-    // All unknown keys together made at most one fetch beside the first (`oauth:5`, `peers:D7`).
+    // All unknown keys together caused at most one fetch besides the first (`oauth:5`, `peers:D7`).
     assert!(bench.provider.hits("/jwks") <= 2, "{} fetches", bench.provider.hits("/jwks"));
     assert_eq!(bench.other.hits("/jwks"), 1);
 }
 
-/// oauth:8: pointers to keys are ignored; the token counts by the configured keys alone.
+/// oauth:8: references to keys are ignored; only the configured keys verify the token.
 #[tokio::test]
 async fn pointers_to_keys_are_never_followed() {
     let bench = Bench::new().await;
@@ -478,7 +478,7 @@ async fn pointers_to_keys_are_never_followed() {
     assert!(thief.got().is_empty());
 }
 
-/// oauth:6: a token without `kid` is good with exactly one fitting key.
+/// oauth:6: a token without `kid` is valid if exactly one key matches.
 #[tokio::test]
 async fn without_kid_exactly_one_key_must_fit() {
     for (keys, expected) in [
@@ -495,7 +495,7 @@ async fn without_kid_exactly_one_key_must_fit() {
     }
 }
 
-/// oauth:21: the high-s twin of an ECDSA signature may verify, so that a revocation goes by `jti`, never by the bytes.
+/// oauth:21: the high-s twin of an ECDSA signature may verify, so revocations use `jti`, never the bytes.
 #[tokio::test]
 async fn revocations_go_by_jti() {
     let bench = Bench::new().await;
@@ -512,7 +512,7 @@ async fn revocations_go_by_jti() {
     bench.issuers.authenticate(&other, &bench.accepts, &revocations).await.unwrap();
 }
 
-/// oauth:21: where there is no `jti`, it goes by what was signed.
+/// oauth:21: without a `jti`, revocations use the signed text.
 #[tokio::test]
 async fn the_high_s_twin_of_a_revoked_token_whose_jti_names_nothing_is_revoked_too() {
     let bench = Bench::new().await;
@@ -534,7 +534,7 @@ async fn the_high_s_twin_of_a_revoked_token_whose_jti_names_nothing_is_revoked_t
     known(&P256.token(&es256, &payload(json!({"unrelated": 1}))), &revocations).await.unwrap();
 }
 
-/// The token with the other good signature that whoever has it can make: `n - s` in place of `s`.
+/// The token with the other valid signature, which anybody can compute: `n - s` in place of `s`.
 fn twin_of(token: &str) -> String {
     /// The order of P-256 (FIPS 186-5, SP 800-186 section 3.2.1.3).
     const ORDER: [u8; 32] = [

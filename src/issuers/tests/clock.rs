@@ -1,5 +1,5 @@
-//! A clock that is set back by an hour, as that of a machine whose own was wrong until the network was there. What was to last for seconds
-//! lasted for an hour more.
+//! The clock is set back by an hour, for example when the network corrects it after boot. Before, cache entries of
+//! seconds lasted for another hour.
 
 use std::time::Duration;
 
@@ -33,7 +33,7 @@ impl Bench {
         bench
     }
 
-    /// What the issuer says of opaque tokens.
+    /// Sets the introspection answer.
     fn answer(&self, active: bool) {
         let answer = json!({"active": active, "sub": "alice", "aud": "doorward"});
         self.provider.on("/introspect", Reply::json(&answer));
@@ -47,7 +47,7 @@ impl Bench {
         self.context.clock.advance(Duration::from_secs(seconds));
     }
 
-    /// One that was issued before the time to which the clock is set.
+    /// A token that was issued before the time to which the clock is set back.
     fn token(&self, key: &TestKey, kid: &str) -> String {
         let changes = json!({"iat": START - 3_700, "exp": START + 80_000});
         key.token(

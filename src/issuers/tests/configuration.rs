@@ -1,4 +1,4 @@
-//! What is wrong with the issuers of a configuration is reported where it stands.
+//! Problems of configured issuers are reported at their places.
 
 use std::path::Path;
 

@@ -1,4 +1,4 @@
-//! ID tokens: the list of `oauth.md` section 2, line by line. What one login asks for, in lines 8 to 12, is in `oidc::id_token`.
+//! ID tokens: the rows of `oauth` section 2. Those about one particular login, 8 to 12, are in `oidc::id_token`.
 
 use serde_json::{Value, json};
 

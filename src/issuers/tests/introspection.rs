@@ -1,4 +1,4 @@
-//! What an introspection answer must say for its token to count, and what is made of what it says.
+//! The requirements on introspection answers, and the principals of their tokens.
 
 mod asking;
 
@@ -44,13 +44,13 @@ impl Bench {
         json!({"issuers": [changed(plain, issuer)]})
     }
 
-    /// Goes on with other settings of introspection.
+    /// Reloads with other settings of introspection.
     fn reload(&mut self, introspection: &Value) {
         let root = Self::root(&self.provider, self.secret.path(), introspection, &json!({}));
         (self.issuers, self.accepts) = resolve(&root, Some(&self.issuers), &self.context);
     }
 
-    /// A good answer with changes.
+    /// Sets a valid answer with changes.
     fn answer(&self, changes: Value) {
         let answer = json!({
             "active": true, "iss": self.provider.url, "sub": "alice", "aud": ["doorward"], "client_id": "cli",
@@ -110,8 +110,8 @@ async fn an_answer_counts_only_if_it_says_all_that_is_needed() {
     }
 }
 
-/// Spring Authorization Server says no more of a code or a refresh token than that it is active and whose client's; oidc-provider names the
-/// person of a refresh token too.
+/// For a code or a refresh token, Spring Authorization Server returns only `active` and the client; oidc-provider also
+/// returns the person of a refresh token.
 #[tokio::test]
 async fn codes_and_refresh_tokens_that_are_active_are_no_access_tokens() {
     let bench = Bench::new(json!({})).await;
@@ -137,7 +137,7 @@ async fn codes_and_refresh_tokens_that_are_active_are_no_access_tokens() {
     }
 }
 
-/// A short token weighed next to nothing, whatever was told of it, so that what is kept had no bound.
+/// A short token had almost no weight, whatever the answer, so the cache was unbounded.
 #[tokio::test]
 async fn a_token_weighs_what_was_told_of_it_as_well() {
     let groups: Vec<String> = (0..500).map(|number| format!("a-group-of-the-directory-{number}")).collect();
@@ -174,7 +174,7 @@ async fn an_opaque_token_lives_no_longer_than_max_lifetime() {
     }
 }
 
-/// django-oauth-toolkit names people by `username` alone: all would be their client, with what is given to it.
+/// django-oauth-toolkit names people only by `username`: all would be their client, with its rights.
 #[tokio::test]
 async fn a_person_of_whom_no_subject_is_told_is_not_taken_for_the_client() {
     let bench = Bench::new(json!({})).await;
@@ -191,7 +191,7 @@ async fn a_person_of_whom_no_subject_is_told_is_not_taken_for_the_client() {
     assert_eq!(&*principal.subject, "alice");
 }
 
-/// Doorkeeper tells no more than this of any token, a person's too: whoever signed in with the client was the client.
+/// Doorkeeper returns no more than this for any token, so people who signed in with the client counted as the client.
 #[tokio::test]
 async fn a_token_without_a_subject_is_the_clients_own_only_where_its_settings_name_the_subject() {
     let bench = Bench::new(json!({})).await;
@@ -204,7 +204,7 @@ async fn a_token_without_a_subject_is_the_clients_own_only_where_its_settings_na
     assert!(precise(&rejection).contains("`subject` of its client"), "{}", precise(&rejection));
     let own = ask("listed").await.unwrap();
     assert_eq!((&*own.subject, own.client.as_deref()), ("robot", Some("listed")));
-    // A stream is judged as a request is.
+    // A stream is rechecked in the same way.
     for (settings, subject) in [
         (json!({"id": "listed", "subject": "robot"}), Some("robot")),
         (json!({"id": "listed", "subject": "android"}), Some("android")),
@@ -251,7 +251,7 @@ async fn an_answer_must_have_the_claims_that_tokens_must_have() {
     }
 }
 
-/// A listed client vouches that its token is for us, and not for which of our audiences.
+/// Listing a client means that its tokens are for Doorward, but not for which audience.
 #[tokio::test]
 async fn a_token_without_an_audience_does_not_fit_a_route_that_wants_a_certain_one() {
     let bench = Bench::with(json!({}), json!({"audiences": ["a", "b"]})).await;
@@ -268,14 +268,14 @@ async fn a_token_without_an_audience_does_not_fit_a_route_that_wants_a_certain_o
         for (accepts, refused) in [(&bench.accepts, everywhere), (&narrow, at_b)] {
             let outcome = bench.issuers.authenticate(&format!("opaque-{number}"), accepts, &nothing).await;
             assert_eq!(outcome.as_ref().err().map(|rejection| rejection.reason()), refused, "{changes}");
-            // A stream is judged as a request is.
+            // A stream is rechecked in the same way.
             let known = outcome.ok().and_then(|known| narrow.judge_again(&known));
             assert_eq!(known.is_some(), at_b.is_none(), "{changes}");
         }
     }
 }
 
-/// RFC 9701: an answer counts only as a JWT of the issuer, for us, of this moment.
+/// RFC 9701: an answer must be a recent JWT of the issuer, for us.
 #[tokio::test]
 async fn a_signed_answer_is_believed_only_as_the_issuer_signed_it_for_us() {
     let bench = Bench::new(json!({"signed": true})).await;
@@ -294,7 +294,7 @@ async fn a_signed_answer_is_believed_only_as_the_issuer_signed_it_for_us() {
         let first = if signature.starts_with('A') { 'B' } else { 'A' };
         format!("{rest}.{first}{}", &signature[1..])
     };
-    // An algorithm that no key here may have is not looked for among the issuer's either.
+    // An algorithm that is not accepted causes no fetch of keys.
     let fetched = bench.provider.hits("/jwks");
     for (what, header, fetches) in [("algorithm", json!({"alg": "RS384"}), 0), ("key", json!({"kid": "another"}), 1)] {
         bench.provider.on("/introspect", signed(answer(header, json!({}))));
@@ -339,7 +339,7 @@ async fn a_signed_answer_is_believed_only_as_the_issuer_signed_it_for_us() {
     {
         bench.provider.on("/introspect", reply);
         assert_eq!(bench.ask(&format!("opaque-{number}")).await.err(), refused, "{what}");
-        // The twin, which also shows that the issuer is still asked.
+        // The twin, which also shows that the issuer is still queried.
         bench.provider.on("/introspect", signed(answer(json!({}), json!({}))));
         assert_eq!(bench.ask(&format!("twin-{number}")).await, Ok(()), "the twin of {what}");
     }

@@ -1,4 +1,4 @@
-//! When the keys of a provider are fetched, and which of them count, with a clock that the test moves.
+//! When keys are fetched and which are valid, with a manual clock.
 
 mod outages;
 
@@ -36,7 +36,7 @@ impl Bench {
     }
 
     fn token(&self, key: &TestKey, kid: &str, changes: Value) -> String {
-        // Long enough for every test that moves the clock.
+        // Valid for longer than any test moves the clock.
         let changes = changed(json!({"exp": START + 86_000}), &changes);
         key.token(
             &json!({"alg": "RS256", "kid": kid, "typ": "at+jwt"}).to_string(),
@@ -48,7 +48,7 @@ impl Bench {
         outcome(&self.issuers, token, &self.accepts).await
     }
 
-    /// The conditions that the fetches of `path` came with so far.
+    /// The `If-None-Match` of the fetches of `path` so far.
     fn conditions(&self, path: &str) -> Vec<Option<String>> {
         let fetches = self.provider.got().into_iter().filter(|got| got.path == path);
         fetches.map(|got| Some(got.headers.get("if-none-match")?.to_str().unwrap().to_owned())).collect()
@@ -62,7 +62,7 @@ impl Bench {
         self.issuers.get("main").unwrap().keys().generation_number(self.context.clock.moment())
     }
 
-    /// Moves the clock so that a refresh is due, and waits until it is done.
+    /// Advances the clock so that a refresh is due, and waits until it is done.
     async fn refresh(&self) {
         let fetches = self.provider.hits("/jwks");
         self.context.clock.advance(Duration::from_secs(3_600));
@@ -85,7 +85,7 @@ async fn a_rotated_key_is_fetched_once_for_all_who_wait() {
     assert_eq!(bench.provider.hits("/jwks"), 2);
 }
 
-/// However many issuers there are whose keys somebody makes up.
+/// The budget is shared, however many issuers an attacker makes up keys for.
 #[tokio::test]
 async fn unknown_keys_cause_only_so_many_fetches_at_all_issuers_together() {
     for (rate, fetches) in [(0, 2), (1, 3)] {
@@ -102,7 +102,7 @@ async fn unknown_keys_cause_only_so_many_fetches_at_all_issuers_together() {
     }
 }
 
-/// oauth:5, peers:D7: the cool-down counts from the last attempt, however that ended.
+/// oauth:5, peers:D7: the cool-down counts from the last attempt, successful or not.
 #[tokio::test]
 async fn unknown_keys_make_at_most_one_fetch_in_the_cool_down() {
     for broken in [false, true] {
@@ -117,7 +117,7 @@ async fn unknown_keys_make_at_most_one_fetch_in_the_cool_down() {
         let unknown = bench.context.metrics.unknown_kids.clone();
         let unknown = || unknown.get_or_create(&[("issuer", "main".into())]).get();
         assert_eq!(unknown(), 50, "each of them");
-        // The good key works all the while.
+        // The valid key works meanwhile.
         assert_eq!(bench.ask(&bench.token(&RSA, "a", json!({}))).await, Ok(()));
         assert_eq!(unknown(), 50);
         bench.context.clock.advance(COOL_DOWN);
@@ -125,7 +125,7 @@ async fn unknown_keys_make_at_most_one_fetch_in_the_cool_down() {
             assert_eq!(bench.ask(&bench.token(&OTHER_RSA, &format!("l{n}"), json!({}))).await, Err(Reason::KeyUnknown));
         }
         assert_eq!(bench.provider.hits("/jwks"), 3);
-        // One key that was looked for in vain makes no fetch of its own for a minute.
+        // A key that was not found causes no further fetch for a minute.
         bench.provider.on("/jwks", Reply::keys(&[RSA.jwk("a", json!({}))]));
         bench.context.clock.advance(COOL_DOWN);
         assert_eq!(bench.ask(&bench.token(&OTHER_RSA, "x", json!({}))).await, Err(Reason::KeyUnknown));
@@ -135,7 +135,7 @@ async fn unknown_keys_make_at_most_one_fetch_in_the_cool_down() {
     }
 }
 
-/// Only a fetch makes a key known as missing: asking for it again and again does not keep it so.
+/// Only a fetch marks a key as missing: further requests for it do not prolong that.
 #[tokio::test]
 async fn a_key_that_is_asked_for_all_the_time_is_found_once_it_is_published() {
     let bench = Bench::new(json!({})).await;
@@ -153,7 +153,7 @@ async fn a_key_that_is_asked_for_all_the_time_is_found_once_it_is_published() {
     }
 }
 
-/// A reload held for keys alone that were looked for after it.
+/// A reload applied only to keys that were requested after it.
 #[tokio::test]
 async fn how_long_a_key_that_was_looked_for_in_vain_causes_no_fetch_can_be_set_and_a_reload_takes_it_at_once() {
     let mut bench = Bench::new(json!({"keys": {"negative_cache": "2m"}})).await;
@@ -179,14 +179,14 @@ async fn how_long_a_key_that_was_looked_for_in_vain_causes_no_fetch_can_be_set_a
     }
 }
 
-/// Where fetches had little time, a disk that took its own for what they brought had a caller refused whose key was there right after.
+/// With a short fetch timeout, a slow disk caused the refusal of a caller whose key arrived right after.
 #[tokio::test(start_paused = true)]
 async fn whoever_waits_for_a_key_is_given_up_no_sooner_than_two_fetches_and_a_slow_disk_take() {
     let issuer =
         json!({"name": "main", "issuer": "https://idp.test", "audiences": ["doorward"], "keys": {"timeout": "100ms"}});
     let root: raw::Root = serde_json::from_value(json!({"issuers": [issuer]})).unwrap();
     let issuers = Issuers::resolve(&root, &mut Resolver::new(Path::new("/")), None, &context());
-    // Nothing fetches before the start.
+    // Nothing is fetched before the start.
     let started = tokio::time::Instant::now();
     assert!(!issuers.get("main").unwrap().keys().refetch(Some("new")).await);
     let waited = started.elapsed();
@@ -206,8 +206,8 @@ async fn a_key_that_was_first_asked_for_within_the_cool_down_is_fetched_after_it
     assert_eq!(bench.provider.hits("/jwks"), 3);
 }
 
-/// Made-up keys had the set fetched again and again, and each time its next renewal, and with that the one of the discovery document,
-/// was put off.
+/// Made-up keys caused fetches, each of which delayed the next periodic one, and with it that of the discovery
+/// document.
 #[tokio::test]
 async fn made_up_keys_put_off_no_renewal() {
     let bench = Bench::new(json!({})).await;
@@ -215,7 +215,7 @@ async fn made_up_keys_put_off_no_renewal() {
     let moved = changed(bench.provider.metadata(), &json!({"jwks_uri": format!("{}/jwks2", bench.provider.url)}));
     bench.provider.on(DISCOVERY, Reply::json(&moved));
     bench.provider.on("/jwks2", Reply::keys(&[RSA.jwk("a", json!({})), OTHER_RSA.jwk("b", json!({}))]));
-    // For a little more than the ten minutes that a set lives.
+    // For slightly longer than the ten-minute lifetime of a set.
     for minute in 0..11 {
         bench.context.clock.advance(Duration::from_secs(60));
         let _ = bench.ask(&bench.token(&OTHER_RSA, &format!("made-up-{minute}"), json!({}))).await;
@@ -229,7 +229,7 @@ async fn made_up_keys_put_off_no_renewal() {
     assert_eq!(bench.ask(&bench.token(&OTHER_RSA, "b", json!({}))).await, Ok(()));
 }
 
-/// What can be told without the key is told first, and costs the provider nothing.
+/// Checks that need no key are made first and cause no fetch.
 #[tokio::test]
 async fn a_token_that_is_bad_anyway_makes_no_fetch() {
     let bench = Bench::new(json!({})).await;
@@ -256,7 +256,7 @@ async fn a_key_that_left_the_set_is_dead_at_once_even_for_cached_tokens() {
     assert_eq!(bench.ask(&bench.token(&OTHER_RSA, "b", json!({}))).await, Ok(()));
 }
 
-/// Streams end with it, which a new set alone must not bring about.
+/// Streams end with their key, and must not end because of a new set alone.
 #[tokio::test]
 async fn the_key_of_a_caller_is_lost_once_it_has_left_the_set_and_by_nothing_else() {
     let (own, other) = (RSA.jwk("a", json!({})), OTHER_RSA.jwk("b", json!({})));
@@ -291,7 +291,7 @@ async fn the_key_of_a_caller_is_lost_once_it_has_left_the_set_and_by_nothing_els
     assert!(!bench.status().usable && !bench.issuers.have_lost_key_of(&caller), "too old to be used");
 }
 
-/// Nobody can have given an odd answer.
+/// Supplied keys need no second answer.
 #[tokio::test]
 async fn a_key_of_our_own_that_is_supplied_no_more_is_lost_at_once() {
     let bench = Bench::new(json!({})).await;
@@ -305,7 +305,7 @@ async fn a_key_of_our_own_that_is_supplied_no_more_is_lost_at_once() {
     assert!(bench.issuers.have_lost_key_of(&caller), "it is not there any more");
 }
 
-/// A cache on the way may be behind for a moment, and what it ends does not come back with the key.
+/// A proxy cache may briefly serve an old set, and streams that end do not come back with the key.
 #[tokio::test]
 async fn one_answer_without_a_key_ends_no_stream_and_another_is_asked_for_soon() {
     let bench = Bench::new(json!({})).await;
@@ -321,7 +321,7 @@ async fn one_answer_without_a_key_ends_no_stream_and_another_is_asked_for_soon()
     for (what, key, is_lost) in [("a slip", &RSA, false), ("withdrawn", &OTHER_RSA, true)] {
         bench.provider.on("/jwks", Reply::keys(&[OTHER_RSA.jwk("b", json!({}))]));
         bench.refresh().await;
-        // This has the set fetched at once, which tells no more than the first answer.
+        // This causes a fetch at once, which does not count as a second answer.
         assert_eq!(bench.ask(&token).await, Err(Reason::KeyUnknown), "{what}: requests are refused at once");
         assert!(!bench.issuers.have_lost_key_of(&caller), "{what}: by one answer alone");
         bench.provider.on("/jwks", Reply::keys(&[key.jwk("a", json!({})), OTHER_RSA.jwk("b", json!({}))]));
@@ -355,7 +355,7 @@ async fn the_generation_changes_with_the_usable_keys_only() {
     assert_eq!(number(), Some(2));
 }
 
-/// An answer of 304 is a success: the set is that of the issuer as of now.
+/// A 304 response is a success: the set is confirmed as of now.
 #[tokio::test]
 async fn a_set_that_has_not_changed_is_not_sent_again() {
     let bench = Bench::new(json!({"keys": {"max_stale": "2h"}})).await;
@@ -376,11 +376,11 @@ async fn a_set_that_has_not_changed_is_not_sent_again() {
     let number = bench.issuers.get("main").unwrap().keys().generation_number(bench.context.clock.moment());
     assert_eq!(number, Some(1));
 
-    // For an unknown key the whole set is asked for.
+    // For an unknown key the request is unconditional.
     assert_eq!(bench.ask(&bench.token(&OTHER_RSA, "b", json!({}))).await, Err(Reason::KeyUnknown));
     assert_eq!(bench.conditions("/jwks").last(), Some(&None));
 
-    // A new set comes whole, and the old key is dead.
+    // A new set replaces the old one, and the old key is refused.
     let keys = json!({"keys": [OTHER_RSA.jwk("b", json!({}))]}).to_string();
     bench.provider.on("/jwks", Reply::Versioned("\"2\"", keys.into()));
     bench.refresh().await;
@@ -388,7 +388,7 @@ async fn a_set_that_has_not_changed_is_not_sent_again() {
     assert_eq!(bench.ask(&bench.token(&OTHER_RSA, "b", json!({}))).await, Ok(()));
 }
 
-/// A tag is of one address: at another it may be that of other keys.
+/// An entity tag belongs to one address: at another it may belong to other keys.
 #[tokio::test]
 async fn a_set_at_another_place_is_asked_for_whole() {
     let set = |key: Value| Reply::Versioned("\"1\"", json!({"keys": [key]}).to_string().into());
@@ -406,7 +406,7 @@ async fn a_set_at_another_place_is_asked_for_whole() {
     }
 }
 
-/// Nothing was asked conditionally, so 304 says nothing.
+/// The request was not conditional, so 304 is not valid.
 #[tokio::test]
 async fn an_answer_of_304_to_a_plain_request_is_a_failure() {
     let bench = Bench::new(json!({})).await;
@@ -415,7 +415,7 @@ async fn an_answer_of_304_to_a_plain_request_is_a_failure() {
     assert!(bench.status().last_error.unwrap().contains("304"));
 }
 
-/// A discovery document may lead anywhere, and the token may open more than keys.
+/// A discovery document may name any address, and the token may have other rights than reading keys.
 #[tokio::test]
 async fn the_token_for_keys_goes_to_no_other_origin_that_discovery_names() {
     let token = tempfile::NamedTempFile::new().unwrap();
@@ -449,7 +449,7 @@ async fn a_reload_keeps_the_keys_of_an_issuer_whose_key_settings_stay() {
     let changed = Bench::root(&bench.provider, &json!({"audiences": ["renamed"]}));
     let (issuers, accepts) = resolve(&changed, Some(&bench.issuers), &bench.context);
     assert!(issuers.get("main").unwrap().keys().status().usable);
-    // What is kept are keys; a token is judged by the new settings.
+    // Only keys are retained; tokens are checked by the new settings.
     let rejection = issuers.authenticate(&token, &accepts, &nothing).await.unwrap_err();
     assert_eq!(rejection.reason(), Reason::AudienceMismatch);
     assert_eq!(bench.provider.hits("/jwks"), 1);
@@ -460,7 +460,7 @@ async fn a_reload_keeps_the_keys_of_an_issuer_whose_key_settings_stay() {
     assert_eq!(bench.provider.hits("/jwks"), 2);
 }
 
-/// Waits for all, which begin together.
+/// Runs all futures concurrently.
 pub async fn join_all<F: Future>(futures: impl Iterator<Item = F>) -> Vec<F::Output> {
     let mut pending: Vec<_> = futures.map(|future| (Box::pin(future), None)).collect();
     std::future::poll_fn(|context| {

@@ -31,7 +31,7 @@ impl Bench {
         Self::with(preset, review, json!({})).await
     }
 
-    /// With these settings of the review besides.
+    /// With additional settings of the review.
     async fn with(preset: &str, review: bool, more: Value) -> Self {
         let context = context();
         let provider = Provider::with_keys(&[RSA.jwk("rsa", json!({}))]).await;
@@ -88,7 +88,8 @@ async fn service_accounts_are_workloads_with_a_name_of_their_own() {
     }
 }
 
-/// Kubernetes lets a service account have 253 bytes and a namespace 63, and with more than 232 together the token was refused.
+/// Kubernetes allows 253 bytes for a service account and 63 for a namespace; with more than 232 together the token was
+/// refused.
 #[tokio::test]
 async fn the_longest_name_that_a_service_account_can_have_is_taken() {
     let bench = Bench::new("kubernetes", false).await;
@@ -182,7 +183,7 @@ async fn reviews_go_where_the_kubeconfig_of_the_upstream_leads() {
     assert!(ca.is_none() && name.is_none());
 }
 
-/// Each token was answered with 503 for it.
+/// Before, each token was answered with 503.
 #[tokio::test]
 async fn a_bearer_for_keys_or_reviews_that_no_header_may_have_is_told_at_its_place_before_anybody_comes() {
     let bearer = tempfile::NamedTempFile::new().unwrap();
@@ -204,7 +205,7 @@ async fn a_bearer_for_keys_or_reviews_that_no_header_may_have_is_told_at_its_pla
     }
 }
 
-/// kubernetes:C5: a dead token makes one review.
+/// kubernetes:C5: a dead token causes one review.
 #[tokio::test]
 async fn a_dead_token_does_not_hammer_the_api_server() {
     let bench = Bench::new("kubernetes", true).await;

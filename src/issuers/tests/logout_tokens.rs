@@ -1,4 +1,4 @@
-//! Logout tokens: OpenID Connect Back-Channel Logout 1.0 section 2.6, rule by rule, each with its twin.
+//! Logout tokens: the rules of OpenID Connect Back-Channel Logout 1.0 section 2.6, each with its twin.
 
 use serde_json::json;
 

@@ -1,4 +1,4 @@
-//! The token side against attacks, misbehaving providers and bad configuration.
+//! Tests of issuers: attacks, misbehaving providers and invalid configuration.
 
 #![expect(clippy::needless_pass_by_value, reason = "`json!` arguments read better without a borrow")]
 

@@ -1,4 +1,4 @@
-//! Each provider as it writes tokens (`oauth` section 14), and for each a twin that must not pass.
+//! The tokens of each provider (`oauth` section 14), each with a twin that must not pass.
 
 use std::sync::Arc;
 
@@ -25,7 +25,7 @@ impl Fixture {
     async fn new(settings: Value) -> Self {
         let context = context();
         let provider = Provider::with_keys(&[RSA.jwk("rsa", json!({}))]).await;
-        // The issuer of Auth0 ends with a slash, and the scripted document does not know.
+        // The issuer of Auth0 ends with a slash, which the scripted document does not have.
         let slash = if settings["preset"] == "auth0" { "/" } else { "" };
         let issuer = format!("{}{slash}", provider.url);
         let entry = json!({"name": "main", "issuer": issuer, "audiences": ["doorward"],
@@ -39,7 +39,7 @@ impl Fixture {
         RSA.token(&header.to_string(), &changed(changed(basis, &json!({"iss": self.issuer})), changes).to_string())
     }
 
-    /// Who logs in with this ID token.
+    /// The principal of a login with this ID token.
     async fn login(&self, changes: Value) -> Result<Principal, Rejection> {
         let basis = json!({"aud": CLIENT, "sub": "alice", "nonce": "n", "iat": START, "exp": START + 300});
         let token = self.sign(None, basis, &changes);
@@ -55,7 +55,7 @@ impl Fixture {
         })
     }
 
-    /// Who comes with this access token.
+    /// The principal of this access token.
     async fn bearer(&self, typ: Option<&str>, changes: Value) -> Result<Arc<Principal>, Rejection> {
         let basis = json!({"aud": "doorward", "sub": "alice", "iat": START, "exp": START + 300});
         self.issuers.authenticate(&self.sign(typ, basis, &changes), &self.accepts, &nothing).await
@@ -83,7 +83,7 @@ async fn okta_writes_no_type_and_scopes_as_a_list() {
     let bearer = at.bearer(None, json!({"scp": ["run", "read all"], "cid": "cli"})).await.unwrap();
     assert_eq!(bearer.scopes, ["run", "read all"].map(Arc::<str>::from));
     assert_eq!((bearer.client.as_deref(), bearer.kind), (Some("cli"), Kind::Agent), "nobody says that it is a person");
-    // The twins: an ID token of another application, and one that is brought as a bearer token.
+    // The twins: an ID token of another application, and one that is presented as a bearer token.
     assert_eq!(reason(at.login(json!({"aud": "other"})).await), Reason::AudienceMismatch);
     assert_eq!(reason(at.bearer(None, json!({"nonce": "n"})).await), Reason::TokenInvalid);
 }
@@ -94,10 +94,10 @@ async fn entra_names_people_by_oid_and_may_leave_their_groups_out() {
     let claims = json!({"oid": "0b-1", "tid": "t-1", "groups": ["7f3c"], "preferred_username": "alice@acme.example"});
     let alice = at.login(claims.clone()).await.unwrap();
     assert_eq!((&*alice.username, groups(&alice)), (&*format!("{}#0b-1", at.issuer), vec!["7f3c"]));
-    // In another application the same person has another `sub`; to Kubernetes it is the same person.
+    // In another application the same person has another `sub`, but the same user name in Kubernetes.
     let bearer = at.bearer(Some("JWT"), json!({"oid": "0b-1", "sub": "pairwise", "scp": "run", "azp": "cli"})).await;
     assert_eq!(bearer.unwrap().username, alice.username);
-    // An ID token that a refresh gave has neither a nonce nor a hash, nor a client.
+    // An ID token from a refresh has neither a nonce, nor a hash, nor a client.
     assert_eq!(reason(at.bearer(Some("JWT"), json!({"oid": "0b-1", "scp": null})).await), Reason::TokenInvalid);
     assert!(at.bearer(Some("JWT"), json!({"oid": "0b-1", "appid": "cli"})).await.is_ok(), "version 1.0");
     let overage = json!({"groups": null, "_claim_names": {"groups": "src1"},
@@ -158,7 +158,7 @@ async fn keycloak_says_in_the_payload_what_a_token_is() {
     assert_eq!(reason(at.login(json!({"azp": "other"})).await), Reason::TokenInvalid);
 }
 
-/// Keycloak leaves `groups` out for who is in no group, and writes realm roles into access tokens alone.
+/// Keycloak omits `groups` for people without groups, and writes realm roles only into access tokens.
 #[tokio::test]
 async fn who_has_lost_their_last_group_has_no_other_names_in_its_place() {
     for (preset, claims) in [
@@ -199,7 +199,7 @@ async fn dex_writes_access_tokens_like_id_tokens() {
     assert_eq!(reason(at.bearer(None, json!({"aud": CLIENT})).await), Reason::AudienceMismatch);
 }
 
-/// Rules and settings for clients met no token of Dex that a client has for itself.
+/// Rules and settings for clients did not match tokens of Dex that a client has for itself.
 #[tokio::test]
 async fn the_client_of_a_token_of_dex_is_its_one_audience() {
     let bot = json!({"clients": [{"id": "bot", "kind": "workload"}], "audiences": ["bot", "doorward"],
@@ -215,13 +215,13 @@ async fn the_client_of_a_token_of_dex_is_its_one_audience() {
     ] {
         assert_eq!(reason(at.bearer(None, claims).await), Reason::TokenInvalid, "{twin}");
     }
-    // People who sign in do so by the client whose tokens a bot has as well, and are no bots.
+    // People who sign in use the same client as the bot, but are not bots.
     let shared = json!({"clients": [{"id": CLIENT, "kind": "workload"}], "audiences": [CLIENT], "login": login()});
     let at = Fixture::new(changed(json!({"preset": "dex"}), &shared)).await;
     let alice = at.login(json!({})).await.unwrap();
     assert_eq!((alice.client, alice.kind), (None, Kind::Human));
     assert_eq!(at.bearer(None, json!({"aud": CLIENT})).await.unwrap().kind, Kind::Workload);
-    // Who says where the client stands means that place, and elsewhere an audience is no client.
+    // A configured claim for the client is the only one, and with other presets an audience is not a client.
     for settings in [json!({"preset": "dex", "claims": {"client": "cli"}}), json!({"preset": "okta"})] {
         let at = Fixture::new(changed(settings.clone(), &json!({"audiences": ["bot"]}))).await;
         assert_eq!(at.bearer(None, json!({"aud": "bot"})).await.unwrap().client, None, "{settings}");
@@ -236,12 +236,12 @@ async fn zitadel_writes_roles_as_the_names_of_members() {
     assert_eq!(groups(&at.login(json!({ (claim): roles })).await.unwrap()), ["dev", "release"]);
     assert_eq!(reason(at.login(json!({ (claim): "dev" })).await), Reason::TokenInvalid);
     assert_eq!(reason(at.login(json!({ (claim): {"system:masters": {}} })).await), Reason::IdentityRefused);
-    // Elsewhere an object is no list of groups.
+    // With other presets an object is not a list of groups.
     let other = Fixture::new(json!({"preset": "keycloak"})).await;
     assert_eq!(reason(other.login(json!({"groups": roles})).await), Reason::TokenInvalid);
 }
 
-/// It names the project and all clients of it as audiences, which no setting there changes.
+/// Its audiences are the project and all its clients, which no setting of Zitadel changes.
 #[tokio::test]
 async fn an_id_token_of_zitadel_for_the_whole_project_is_ours_if_it_was_issued_to_us() {
     let at = Fixture::new(json!({"preset": "zitadel"})).await;
@@ -255,7 +255,7 @@ async fn an_id_token_of_zitadel_for_the_whole_project_is_ours_if_it_was_issued_t
     ] {
         assert_eq!(reason(at.login(claims).await), expected, "{twin}");
     }
-    // It is no bearer token for that, and elsewhere a further audience is nobody whom we know.
+    // It is still not a bearer token, and with other presets an additional audience is refused.
     assert_eq!(reason(at.bearer(Some("JWT"), json!({"aud": project, "azp": CLIENT})).await), Reason::AudienceMismatch);
     for preset in ["keycloak", "okta"] {
         let other = Fixture::new(json!({"preset": preset})).await;
@@ -275,7 +275,7 @@ async fn ping_changes_the_type_of_its_tokens() {
     assert_eq!(reason(at.bearer(None, json!({"nonce": "n"})).await), Reason::TokenInvalid);
 }
 
-/// RFC 9068 asks for `client_id` and `jti`. Some providers have the client elsewhere, and whoever configures one can say so.
+/// RFC 9068 requires `client_id` and `jti`. Some providers have the client in another claim, which can be configured.
 #[tokio::test]
 async fn a_claim_that_a_provider_leaves_out_is_not_asked_of_its_tokens_alone() {
     let (azp, cid) = (json!({"azp": "cli", "jti": "1"}), json!({"cid": "cli", "jti": "1"}));
@@ -295,12 +295,12 @@ async fn a_claim_that_a_provider_leaves_out_is_not_asked_of_its_tokens_alone() {
         let came = at.bearer(Some("at+jwt"), claims).await;
         assert_eq!(came.is_ok(), is_good, "{row}: {came:?}");
     }
-    // One that does not say to be of that kind need not have them.
+    // A token of another `typ` need not have them.
     let at = Fixture::new(json!({"preset": "auth0"})).await;
     assert!(at.bearer(Some("JWT"), json!({})).await.is_ok());
 }
 
-/// Nothing but these is to be written: where, who we are, and what proves it.
+/// An entry needs only the address, the client id and the credential.
 #[tokio::test]
 async fn a_preset_needs_an_issuer_or_tenant_and_a_client() {
     let secret = tempfile::NamedTempFile::new().unwrap();
@@ -366,7 +366,7 @@ async fn a_preset_needs_an_issuer_or_tenant_and_a_client() {
     }
 }
 
-/// Values that `required_claims` asks for are asked of ID tokens too, or everybody with an account could log in.
+/// `required_claims` apply to ID tokens too, or everybody with an account could log in.
 #[tokio::test]
 async fn required_claims_are_required_of_logins() {
     let at = Fixture::new(json!({"required_claims": {"/org/id": [7]}})).await;
@@ -375,7 +375,7 @@ async fn required_claims_are_required_of_logins() {
     assert_eq!(reason(at.login(json!({})).await), Reason::TokenInvalid);
 }
 
-/// Okta, Clerk and others write into ID tokens what was asked for.
+/// Okta, Clerk and others write the requested scopes into ID tokens.
 #[tokio::test]
 async fn what_a_login_was_granted_is_never_read_from_the_id_token() {
     for settings in [json!({"preset": "okta"}), json!({"claims": {"scopes": "/granted"}})] {
@@ -385,7 +385,7 @@ async fn what_a_login_was_granted_is_never_read_from_the_id_token() {
     }
 }
 
-/// Everybody was refused who logged in, unless `clients` had the login's own client, from which no token was to come.
+/// All logins were refused, unless `clients` listed the login's own client, whose bearer tokens were not wanted.
 #[tokio::test]
 async fn a_login_is_of_our_own_client_where_only_listed_ones_are_accepted() {
     for settings in [json!({"listed_clients_only": true}), json!({"audiences": ["api://default"]})] {
@@ -400,7 +400,7 @@ async fn a_login_is_of_our_own_client_where_only_listed_ones_are_accepted() {
     }
 }
 
-/// A preset of a provider says that who logs in there is a person, and nothing of bearer tokens.
+/// The preset of a login provider makes people who log in human, and says nothing about bearer tokens.
 #[tokio::test]
 async fn attacks_z5_who_logs_in_is_what_the_settings_say_and_else_an_agent() {
     let human = changed(login(), &json!({"kind": "human"}));

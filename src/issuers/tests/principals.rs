@@ -1,4 +1,4 @@
-//! What a principal is made of.
+//! The principals of verified claims.
 
 use std::{sync::Arc, time::Duration};
 
@@ -70,7 +70,7 @@ async fn claims_become_facts() {
     assert_eq!(principal.workload, None);
 }
 
-/// oauth:25: exact, never split where the issuer did not.
+/// oauth:25: scopes are exact, and never split further than the issuer did.
 #[tokio::test]
 async fn scopes_are_taken_as_granted() {
     let bench = Bench::new(json!({})).await;
@@ -116,7 +116,7 @@ async fn groups() {
     }
 }
 
-/// kubernetes:S1, E1: names that Kubernetes reserves, and no name at all.
+/// kubernetes:S1, E1: reserved names, and missing names.
 #[tokio::test]
 async fn user_names() {
     let bench = Bench::new(json!({"username": "{claim:/name}"})).await;
@@ -136,7 +136,7 @@ async fn user_names() {
     }
 }
 
-/// kubernetes:S1, E1: the trail is to tell who tried it.
+/// kubernetes:S1, E1: the trail must show who tried it.
 #[tokio::test]
 async fn a_refusal_of_a_verified_token_says_whom_it_names() {
     let bench = Bench::new(json!({"username": "{claim:/name}"})).await;
@@ -155,7 +155,7 @@ async fn a_refusal_of_a_verified_token_says_whom_it_names() {
     assert_eq!(elsewhere.presented(), None, "it was not for us");
 }
 
-/// attacks:Z5: what nothing tells is an agent.
+/// attacks:Z5: a principal of unknown kind is an agent.
 #[tokio::test]
 async fn kinds() {
     for (row, settings, changes, expected) in [
@@ -206,8 +206,8 @@ async fn kinds() {
     }
 }
 
-/// To rules the person was an agent themselves: a scope alone let them in, a deny of people missed them, and a rule for who acts for
-/// people was met by nobody.
+/// Rules treated the person as an agent: a scope alone was enough, a deny for people did not match, and a rule for
+/// agents of people matched nobody.
 #[tokio::test]
 async fn a_person_for_whom_somebody_acts_stays_one_to_the_policy() {
     const POLICY: &str = "
@@ -266,7 +266,7 @@ async fn an_email_counts_only_if_it_is_verified() {
     }
 }
 
-/// attacks:Z2: a shared audience counts for listed clients only.
+/// attacks:Z2: a shared audience is accepted for listed clients only.
 #[tokio::test]
 async fn a_shared_audience_needs_a_listed_client() {
     let bench = Bench::new(json!({"audiences": ["api://default"], "clients": [{"id": "cli"}]})).await;
@@ -275,7 +275,7 @@ async fn a_shared_audience_needs_a_listed_client() {
     assert_eq!(other.reason(), Reason::TokenInvalid);
 }
 
-/// oauth:14: an ID token is no access token, even where its `typ` does not tell.
+/// oauth:14: an ID token is not an access token, even if its `typ` does not show it.
 #[tokio::test]
 async fn id_tokens_are_refused() {
     let bench = Bench::new(json!({})).await;
@@ -286,12 +286,13 @@ async fn id_tokens_are_refused() {
     }
 }
 
-/// That of a refresh at Spring Authorization Server has neither `typ` nor `nonce`, and the audience of its access tokens.
+/// An ID token from a refresh at Spring Authorization Server has neither `typ` nor `nonce`, and the audience of access
+/// tokens.
 #[tokio::test]
 async fn an_id_token_without_a_nonce_is_told_by_its_other_claims() {
     let none = Value::Null;
     for (preset, types) in [(none.clone(), json!([""])), ("okta".into(), none.clone()), ("dex".into(), none)] {
-        // Those of Dex look so.
+        // Access tokens of Dex look like this.
         let told = preset != "dex";
         let bench = Bench::new(json!({"preset": preset, "token_types": types})).await;
         for (what, changes, refused) in [
@@ -310,7 +311,7 @@ async fn an_id_token_without_a_nonce_is_told_by_its_other_claims() {
     }
 }
 
-/// What they name may stand in ID tokens too, or in no token of a person without a role.
+/// The configured claims may be in ID tokens too, or missing for people without a role.
 #[tokio::test]
 async fn where_client_and_scopes_are_read_does_not_decide_what_is_an_id_token() {
     let no_usual = json!({"client_id": null, "scope": null, "azp": "cli", "sid": "s-1"});
@@ -336,7 +337,7 @@ async fn where_client_and_scopes_are_read_does_not_decide_what_is_an_id_token() 
     }
 }
 
-/// RFC 9864 gives up the name `EdDSA`, which said no curve.
+/// RFC 9864 deprecates the name `EdDSA`, which does not name the curve.
 #[tokio::test]
 async fn ed25519_goes_by_either_of_its_names() {
     for [of_key, of_token, setting] in [
@@ -355,7 +356,7 @@ async fn ed25519_goes_by_either_of_its_names() {
     }
 }
 
-/// peers:D9: the same subject of two issuers is two users.
+/// peers:D9: the same subject at two issuers is two users.
 #[tokio::test]
 async fn one_subject_of_two_issuers_is_two_users() {
     let (first, second) = (Bench::new(json!({})).await, Bench::new(json!({})).await);
@@ -364,7 +365,7 @@ async fn one_subject_of_two_issuers_is_two_users() {
     assert_ne!(first.username, second.username);
 }
 
-/// What one route accepted is decided again for the next.
+/// A token that one route accepted is checked again for the next.
 #[tokio::test]
 async fn a_cached_token_is_checked_against_each_route() {
     let bench = Bench::new(json!({"audiences": ["a", "b"]})).await;
@@ -396,7 +397,7 @@ async fn a_cached_token_expires_and_is_one_principal() {
     assert!(precise(&rejection).contains("expired 30 s ago"), "{}", precise(&rejection));
 }
 
-/// Where a restart had taken the cluster away, or the namespace, no watch was left that would have ended them with their run.
+/// After a restart without the cluster, or the namespace, no watch would have ended these tokens with their run.
 #[tokio::test]
 async fn a_token_of_our_own_for_a_run_is_worth_nothing_where_nobody_sees_its_end() {
     let own = json!({"name": "own", "issuer": "https://door.example", "preset": "doorward", "audiences": ["doorward"]});

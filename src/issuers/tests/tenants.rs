@@ -1,5 +1,5 @@
-//! One entry for several tenants of Entra ID: the address of all, whose discovery document names no issuer but a template,
-//! and keys of which some are of one tenant alone.
+//! One entry for several tenants of Entra ID: the `issuer` of the common discovery document is a template, and some
+//! keys are of one tenant only.
 
 use std::sync::Arc;
 
@@ -61,7 +61,8 @@ async fn people_of_listed_tenants_come_in_by_the_name_that_one_entry_for_each_gi
     let at = Fixture::new().await;
     for tenant in [A, B] {
         let person = at.bearer(tenant, json!({})).await.unwrap();
-        // The same as with `tenant`, so that rights stay; and the same `oid` elsewhere is somebody else.
+        // The name is the same as with `tenant`, so rights are kept; the same `oid` in another tenant is another
+        // person.
         assert_eq!(*person.username, format!("{}/{tenant}/v2.0#0b-1", at.provider.url));
     }
     for (twin, tenant, changes, expected) in [

@@ -1,4 +1,4 @@
-//! Answers of a provider that must not sign anybody in.
+//! Responses of a provider that must not sign anybody in.
 
 use super::*;
 use crate::{
@@ -6,7 +6,7 @@ use crate::{
     store::{Backend as _, Table},
 };
 
-/// Callbacks that differ from the good one in one thing. None reaches the token endpoint, none gives a session, none
+/// Callbacks that differ from the valid one in one respect. None reaches the token endpoint, creates a session or
 /// redirects.
 #[tokio::test]
 async fn an_answer_that_is_not_ours_goes_nowhere() {
@@ -94,7 +94,7 @@ async fn only_get_is_an_answer() {
     assert_eq!(browser.get(&sent.good()).await.status(), StatusCode::SEE_OTHER);
 }
 
-/// `peers:T2`: an answer that belongs to a login of somebody else.
+/// `peers:T2`: a response that belongs to somebody else's login.
 #[tokio::test]
 async fn a_login_of_another_browser_is_not_completed_here() {
     let mut attacker = Browser::new().await;
@@ -103,15 +103,15 @@ async fn a_login_of_another_browser_is_not_completed_here() {
     let response = attacker.get(&sent.good()).await;
     assert_eq!(response.status(), StatusCode::FORBIDDEN, "peers:T2 no cookie");
     assert!(body(&response).contains("somebody may have sent you their own"), "{}", body(&response));
-    // A login of our own is under way.
+    // The victim has a login in progress.
     attacker.depart("/").await;
     let response = attacker.get(&sent.good()).await;
     assert_eq!(response.status(), StatusCode::FORBIDDEN, "peers:T2 another cookie");
-    // Our own cookie under the name that theirs has.
+    // The victim's cookie under the name of the attacker's.
     attacker.jar[0].0.clone_from(&theirs[0].0);
     let response = attacker.get(&sent.good()).await;
     assert_eq!(response.status(), StatusCode::FORBIDDEN, "peers:T2 a cookie moved");
-    // Theirs twice.
+    // The attacker's cookie twice.
     attacker.jar = vec![theirs[0].clone(), theirs[0].clone()];
     let response = attacker.get(&sent.good()).await;
     assert_eq!(response.status(), StatusCode::FORBIDDEN, "cookie twice");
@@ -125,7 +125,7 @@ async fn a_login_of_another_browser_is_not_completed_here() {
     assert_eq!(attacker.get(&sent.good()).await.status(), StatusCode::SEE_OTHER);
 }
 
-/// They read of an attack alone, and "Sign in again" led them to the same page for ever.
+/// They read only about an attack, and "Sign in again" always led to the same page.
 #[tokio::test]
 async fn whose_browser_keeps_no_cookie_reads_that_and_what_to_do() {
     for (origin, is_told_of_webkit) in
@@ -141,7 +141,7 @@ async fn whose_browser_keeps_no_cookie_reads_that_and_what_to_do() {
             assert!(body(&told).contains(part), "{part} in {}", body(&told));
         }
         assert_eq!(body(&told).contains("WebKit"), is_told_of_webkit, "{}", body(&told));
-        // One that kept another cookie of ours keeps them.
+        // A browser with another cookie of ours does store them.
         browser.jar = vec![("__Host-doorward-issuer".to_owned(), kept[0].1.clone())];
         let told = browser.get(&sent.good()).await;
         assert!(!body(&told).contains("did not keep"), "{}", body(&told));
@@ -163,7 +163,7 @@ async fn an_answer_counts_once_and_for_ten_minutes() {
     let sent = browser.depart("/").await;
     let jar = browser.jar.clone();
     assert_eq!(browser.get(&sent.good()).await.status(), StatusCode::SEE_OTHER);
-    // From the history of the browser, then with the cookie put back.
+    // From the browser's history, then with the cookie restored.
     for jar in [browser.jar.clone(), jar] {
         browser.jar = jar;
         let response = browser.get(&sent.good()).await;
@@ -217,14 +217,14 @@ async fn of_two_answers_at_once_one_counts() {
 }
 
 impl Browser {
-    /// Bytes that are kept of an answer.
+    /// The bytes stored for a response.
     async fn kept_of(&self, sent: &Sent) -> Option<usize> {
         let (key, now) = (sha256(&[sent.state().as_bytes()]), self.fixture.shared.clock.now());
         self.fixture.store.get(Table::Logins, &key, now).await.unwrap().map(|stored| stored.value.len())
     }
 }
 
-/// Each was kept with the address that it was to lead to, which whoever began it had chosen, for twenty minutes.
+/// Each was stored for twenty minutes with its return address, which the client had chosen.
 #[tokio::test]
 async fn an_answer_that_signs_nobody_in_does_not_fill_the_store() {
     let mut browser = Browser::new().await;
@@ -238,7 +238,7 @@ async fn an_answer_that_signs_nobody_in_does_not_fill_the_store() {
         assert_eq!(browser.kept_of(&sent).await, None, "{row}");
     }
 
-    // That a code came is kept, and nothing of what whoever sent it chose.
+    // Only the fact that a code came is stored, and nothing that the client chose.
     let sent = browser.depart("/runs").await;
     browser.script(|script| script.status = StatusCode::INTERNAL_SERVER_ERROR);
     assert_eq!(browser.get(&sent.good()).await.status(), StatusCode::BAD_GATEWAY);
@@ -251,7 +251,7 @@ async fn an_answer_that_signs_nobody_in_does_not_fill_the_store() {
     assert!(body(&again).contains("href=\"/runs\""), "{}", body(&again));
 }
 
-/// What the provider gives for the code, with one thing wrong. The state is used up and there is no session.
+/// Token responses with one fault. The state is used up and there is no session.
 #[tokio::test]
 async fn tokens_that_are_not_good_give_no_session() {
     type Row = (&'static str, fn(&mut Script), StatusCode);
@@ -340,7 +340,7 @@ async fn what_the_provider_says_is_shown_as_text_and_bounded() {
     assert!(!text.contains("<script>") && !text.contains(&"x".repeat(201)), "{text}");
 }
 
-/// "Sign in with another account" led to the provider, which sent the same person back without a question.
+/// "Sign in with another account" led to the provider, which returned the same person without asking.
 #[tokio::test]
 async fn whose_account_may_not_sign_in_is_led_to_where_they_can_choose_another() {
     let anew = "class=\"button\" href=\"/oauth2/start?prompt=login&amp;issuer=corp&amp;rd=%2Fruns\"";
@@ -361,7 +361,7 @@ async fn whose_account_may_not_sign_in_is_led_to_where_they_can_choose_another()
     assert_eq!(again.parameters["prompt"], "login");
 }
 
-/// It is a decision about the account, and no trouble with the provider.
+/// It is a decision about the account, not a failure of the provider.
 #[tokio::test]
 async fn an_account_that_required_claims_keep_out_is_told_so() {
     let secret = ClientAuth::of_test("doorward", ClientAuthMethod::Basic, Some("s"));

@@ -1,9 +1,9 @@
-//! Answers of one provider that are passed off as another's (RFC 9700 section 4.4), where there are several.
+//! Responses of one provider that are passed off as another's (RFC 9700 section 4.4).
 
 use super::*;
 use crate::config::raw::Redirect;
 
-/// What the two providers are like: whether each names itself in its answers, and what its entry says of the address.
+/// The two providers: whether each names itself in its responses, and its configured `redirect`.
 #[derive(Clone, Copy, Debug)]
 struct Setup {
     evil: (bool, Option<Redirect>),
@@ -12,7 +12,7 @@ struct Setup {
 
 const HONEST: &str = "https://honest.example";
 
-/// A browser where people can choose between `corp`, which is not honest, and `honest`.
+/// A browser with the choice between `corp`, which is dishonest, and `honest`.
 async fn between_two(Setup { evil, honest }: Setup) -> Browser {
     let secret = || ClientAuth::of_test("doorward", ClientAuthMethod::Basic, Some("s"));
     let mut first = ScriptedProvider::start("corp", secret()).await;
@@ -30,7 +30,7 @@ async fn between_two(Setup { evil, honest }: Setup) -> Browser {
 #[tokio::test]
 async fn the_code_of_an_honest_provider_never_reaches_another_one() {
     use Redirect::{Own, Shared};
-    // The address is any that is registered with the honest provider: its own one, or one that was left there.
+    // The address is one that is registered with the honest provider: its own, or an obsolete one.
     let (shared, own, others) = ("/oauth2/callback", "/oauth2/callback/honest", "/oauth2/callback/corp");
     let setup = |evil, honest| Setup { evil, honest };
     for (row, setup, address, names_itself, arrives) in [
@@ -43,7 +43,7 @@ async fn the_code_of_an_honest_provider_never_reaches_another_one() {
         ("rfc9700:4.4 the evil one shares", setup((false, Some(Shared)), (false, None)), own, false, false),
         ("rfc9700:4.4 both have their own", setup((true, Some(Own)), (true, Some(Own))), own, true, false),
         ("rfc9700:4.4 named, at the evil one's", setup((false, None), (true, None)), others, true, false),
-        // What the configuration has to ask for, and is warned of.
+        // Possible only by explicit configuration, with a warning.
         ("both share", setup((false, Some(Shared)), (false, Some(Shared))), shared, false, true),
     ] {
         let mut browser = between_two(setup).await;
@@ -89,7 +89,7 @@ async fn each_provider_has_the_address_that_tells_its_answers_apart() {
     }
 }
 
-/// What a provider announces can change while somebody is there.
+/// A provider's metadata can change while somebody is there.
 #[tokio::test]
 async fn a_provider_that_stops_to_name_itself_begins_anew_at_its_own_address() {
     let mut browser = between_two(Setup { evil: (true, None), honest: (true, None) }).await;
@@ -103,7 +103,7 @@ async fn a_provider_that_stops_to_name_itself_begins_anew_at_its_own_address() {
     assert_eq!(response.status(), StatusCode::SEE_OTHER, "{}", body(&response));
 }
 
-/// A reload can give a name to another issuer, which would be sent the code of the one before, and what proves that it is ours.
+/// A reload can give a name to another issuer, which would then receive the previous one's code, and our credential.
 #[tokio::test]
 async fn a_login_that_began_at_another_issuer_of_the_same_name_is_not_completed() {
     for (issuer, status) in
@@ -114,7 +114,7 @@ async fn a_login_that_began_at_another_issuer_of_the_same_name_is_not_completed(
         let authentication = ClientAuth::of_test("doorward", ClientAuthMethod::Basic, Some("s"));
         let mut provider = ScriptedProvider::start("corp", authentication).await;
         provider.issuer = issuer.to_owned();
-        // An answer that names nobody is of whoever is asked.
+        // A response without `iss` does not contradict the issuer.
         provider.change_metadata(|metadata| metadata.iss_parameter_supported = false);
         let mut script = browser.fixture.provider.script.lock().unwrap().clone();
         script.claims.as_mut().unwrap()["iss"] = issuer.into();

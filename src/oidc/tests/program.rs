@@ -1,4 +1,4 @@
-//! Programs that sign in, while the store fails, people think better of it, and others bring the same code.
+//! Programs that sign in while the store fails, people decline, or others use the same code.
 
 use futures_util::FutureExt as _;
 
@@ -11,7 +11,7 @@ use crate::{
 
 const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
 
-/// What a program waits with, or brings.
+/// The code that a program waits with or presents.
 enum Brought {
     Code(String),
     Device(Value),
@@ -24,7 +24,7 @@ impl Browser {
         (answer.status(), serde_json::from_slice(answer.body()).unwrap())
     }
 
-    /// As the browser sends a form of our own page.
+    /// Sends a form as the browser does from our own page.
     async fn press(&mut self, address: &str, form: &str) -> Response<Bytes> {
         let (path, query) = address.split_once('?').map_or((address, None), |(path, query)| (path, Some(query)));
         let ours = [("origin", "https://dash.example.com"), ("content-type", "application/x-www-form-urlencoded")];
@@ -38,7 +38,7 @@ impl Browser {
         told
     }
 
-    /// Goes to the provider to let that device in.
+    /// Goes to the provider to allow that device.
     async fn depart_for(&mut self, device: &Value) -> Sent {
         let form = format!("code={}", device["user_code"].as_str().unwrap());
         let away = self.press(&format!("{}?issuer=corp", program::DEVICE), &form).await;
@@ -69,7 +69,7 @@ impl Browser {
         Brought::Code(back.query_pairs().find(|(name, _)| name == "code").unwrap().1.into_owned())
     }
 
-    /// The page of somebody who may not sign in.
+    /// The page for a person who may not sign in.
     async fn refused_loopback(&mut self, subject: &str) -> String {
         let sent = self.depart_for_loopback().await;
         self.script(|script| script.claims.as_mut().unwrap()["sub"] = json!(subject));
@@ -82,7 +82,7 @@ impl Browser {
         if is_device { self.allowed_device().await } else { self.allowed_loopback().await }
     }
 
-    /// The program comes, when it may come again.
+    /// The program presents its code, after the interval between polls.
     async fn bring(&mut self, brought: &Brought) -> (StatusCode, Value) {
         self.fixture.shared.clock.advance(Duration::from_secs(2));
         let what = match brought {
@@ -130,7 +130,7 @@ async fn a_store_that_fails_while_a_program_comes_costs_nobody_the_login() {
             assert_eq!(status, StatusCode::OK, "{table:?}: {told}");
             assert!(browser.is_good(&told).await);
         }
-        // What fails after there is a handle is not the program's trouble; and a thief of the code is found out all the same.
+        // A failure after the handle exists does not affect the program, and a thief of the code is still detected.
         let mut browser = Browser::new().await;
         let brought = browser.allowed(is_device).await;
         browser.fill(Some(Table::Logins));
@@ -141,7 +141,7 @@ async fn a_store_that_fails_while_a_program_comes_costs_nobody_the_login() {
         refused(&browser.bring(&brought).await, "invalid_grant", "so its session has ended");
         assert!(!browser.is_good(&told).await);
 
-        // It says that something has ended when it has.
+        // It reports that the session has ended only when it has.
         let brought = browser.allowed(is_device).await;
         let (_, told) = browser.bring(&brought).await;
         browser.fixture.store.switch(true);
@@ -195,7 +195,7 @@ async fn of_two_who_bring_a_code_at_once_neither_keeps_what_it_gave() {
                 assert!(!browser.is_good(told).await, "{told}");
             }
         }
-        // The two devices: the second is told to slow down, and is found out when it comes again.
+        // With two devices, the second gets `slow_down`, and is detected at its next poll.
         if is_device {
             refused(&browser.bring(&brought).await, "invalid_grant", "so its session has ended");
         }
@@ -207,7 +207,7 @@ async fn of_two_who_bring_a_code_at_once_neither_keeps_what_it_gave() {
 async fn somebody_who_comes_between_the_session_and_the_note_of_it_is_found_out() {
     let mut browser = Browser::new().await;
     let brought = browser.allowed_device().await;
-    // The first has its session, and has not noted it yet.
+    // The first has its session, but the code is not marked as used yet.
     browser.fill(Some(Table::Logins));
     let (_, first) = browser.bring(&brought).await;
     let second = browser.bring(&brought).await;
@@ -225,18 +225,19 @@ async fn a_session_that_waits_for_its_program_is_out_of_reach_and_within_that_of
     let (status, told) = browser.bring(&brought).await;
     assert_eq!(status, StatusCode::OK, "{told}");
     let list = browser.fixture.sessions.list(&browser.fixture.provider.issuer, "alice").await.unwrap();
-    // What is known of the person is as old as their login, whenever the program came; and it ends as any other.
+    // The facts about the person are as old as the login, whenever the program collected the session, which ends like
+    // any other.
     assert_eq!((list[0].created, list[0].checked), (began, began));
     assert_eq!(list[0].ends, began + Duration::from_secs(24 * 3600));
     assert_eq!(list[0].browser, "doorward login on build-7");
 
-    // The provider ends its own session in between, as it names it.
+    // The provider ends the session in between by its `sid`.
     let issuer = browser.fixture.provider.issuer.clone();
     let brought = browser.allowed_device().await;
     assert_eq!(browser.fixture.sessions.end_by_provider(&issuer, None, Some("s-1")).await.unwrap(), 2);
     refused(&browser.bring(&brought).await, "access_denied", "ended before this program collected");
 
-    // So does the person, and whoever shuts them out.
+    // The person ends it, or an operator revokes them.
     let brought = browser.allowed_device().await;
     assert_eq!(browser.fixture.sessions.end_of(&issuer, "alice", None, Ended::revoked).await.unwrap(), 1);
     refused(&browser.bring(&brought).await, "access_denied", "ended before this program collected");
@@ -257,7 +258,7 @@ async fn nobody_comes_and_nothing_stays() {
         assert_eq!(browser.listed().await, [""; 0]);
         let (status, told) = browser.bring(&brought).await;
         assert_eq!(status, StatusCode::BAD_REQUEST, "{told}");
-        // Nor does it count among the sessions that a person may have.
+        // It does not count towards the maximum of sessions either.
         let key = crate::sha256::sha256(&[browser.fixture.provider.issuer.as_bytes(), b"\0", b"alice"]);
         let now = browser.fixture.shared.clock.now();
         assert_eq!(browser.fixture.store.get(Table::SessionIndex, &key, now).await.unwrap(), None);
@@ -275,10 +276,10 @@ async fn a_terminal_that_is_declined_while_somebody_lets_it_in_gets_nothing() {
     assert!(body(&back).contains("Your terminal does not wait any more"), "{}", body(&back));
     assert_eq!(browser.listed().await, [""; 0]);
 
-    // A session that cannot be told to its program ends at once.
+    // A session that its program cannot learn of ends at once.
     let device = browser.begin_device().await;
     let sent = browser.depart_for(&device).await;
-    // The store takes that the login was completed, and no more.
+    // The store accepts that the login was completed, but nothing after that.
     browser.fixture.store.spare.store(1, std::sync::atomic::Ordering::SeqCst);
     browser.fill(Some(Table::Logins));
     let back = browser.get(&sent.good()).await;
@@ -287,7 +288,8 @@ async fn a_terminal_that_is_declined_while_somebody_lets_it_in_gets_nothing() {
     assert_eq!(browser.listed().await, [""; 0]);
 }
 
-/// Declining made room for another at once, while the record stayed: without end, for whoever does both.
+/// Declining freed the place at once, while the record stayed, so anybody could fill the store by declining programs of
+/// their own.
 #[tokio::test]
 async fn nobody_fills_the_store_with_terminals_that_they_decline_themselves() {
     let mut browser = Browser::new().await;
@@ -300,7 +302,7 @@ async fn nobody_fills_the_store_with_terminals_that_they_decline_themselves() {
     let (status, told) = browser.program(program::DEVICE_REQUEST, &form).await;
     assert_eq!(status, StatusCode::TOO_MANY_REQUESTS, "{told}");
     browser.fixture.shared.clock.advance(Duration::from_secs(600));
-    // Twin: one that somebody had let in makes room.
+    // Twin: one that was allowed frees its place.
     for _ in 0..31 {
         let Brought::Device(device) = browser.allowed_device().await else { unreachable!() };
         let typed = format!("code={}", device["user_code"].as_str().unwrap());
@@ -308,7 +310,7 @@ async fn nobody_fills_the_store_with_terminals_that_they_decline_themselves() {
     }
 }
 
-/// The session was of no use to anybody, and stood among those of the person.
+/// The session was of no use, and stayed in the person's list.
 #[tokio::test]
 async fn a_terminal_is_declined_with_its_session_though_the_browser_leaves() {
     let mut browser = Browser::new().await;
@@ -322,7 +324,7 @@ async fn a_terminal_is_declined_with_its_session_though_the_browser_leaves() {
     refused(&browser.bring(&Brought::Device(device)).await, "access_denied", "the person declined");
 }
 
-/// The place was free again at once, while the store kept what it had been asked to: without end, for whoever leaves early.
+/// The place was freed at once, while the store kept the record, so clients that disconnect early could fill the store.
 #[tokio::test]
 async fn nobody_fills_the_store_with_programs_that_leave_before_they_have_a_code_or_that_it_does_not_answer() {
     let form = format!("code_challenge={}&machine=build-7", program::challenge(VERIFIER));
@@ -344,7 +346,7 @@ async fn nobody_fills_the_store_with_programs_that_leave_before_they_have_a_code
     }
 }
 
-/// Whoever tried again while the store was full took all the places of their network, and was shut out for ten minutes more.
+/// Retries while the store was full took all places of a network, which was then refused for ten more minutes.
 #[tokio::test]
 async fn a_store_that_was_full_leaves_no_place_taken() {
     let mut browser = Browser::new().await;
@@ -375,7 +377,7 @@ async fn whoever_may_not_sign_in_is_told_so_in_the_browser_and_may_come_with_ano
     assert_eq!(browser.bring(&brought).await.0, StatusCode::OK);
 }
 
-/// The program would wait for ten minutes.
+/// Otherwise the program would wait for ten minutes.
 #[tokio::test]
 async fn whoever_may_not_sign_in_can_tell_the_program_on_their_machine() {
     let cancel = "href=\"http://127.0.0.1:7000/?error=access_denied&amp;state=a-state-of-the-program\"";
@@ -384,7 +386,7 @@ async fn whoever_may_not_sign_in_can_tell_the_program_on_their_machine() {
     assert!(refused.contains("reserved prefix") && refused.contains("Try again"), "{refused}");
     assert!(refused.contains(cancel), "{refused}");
 
-    // With the same account it would be the same.
+    // The same account would get the same result.
     let mut browser = Browser::new().await;
     let until = browser.fixture.shared.clock.now() + Duration::from_secs(86_400);
     let person = Target::Principal { issuer: "corp", subject: "alice" };
@@ -424,7 +426,7 @@ async fn where_strangers_fill_the_house_it_says_for_how_long_and_lets_in_who_has
     assert_eq!(browser.press(program::DEVICE, &form).await.status(), StatusCode::OK);
 }
 
-/// Their page leads to no second try that asks for more than the first.
+/// Their page offers no second try with stronger parameters.
 #[tokio::test]
 async fn whoever_signs_a_program_in_for_what_is_needed_has_to_authenticate() {
     let mut browser = Browser::new().await;
@@ -437,7 +439,7 @@ async fn whoever_signs_a_program_in_for_what_is_needed_has_to_authenticate() {
         let away = browser.press(&page, "").await;
         let sent = browser.sent_by(&away);
         assert_eq!(sent.parameters.get("prompt").map(|prompt| &**prompt), prompt, "{needed}");
-        // The twin: the browser's own login for the same.
+        // The twin: the browser's own login with the same need.
         let sent = browser.depart_from(&format!("/oauth2/start?issuer=corp{needed}")).await;
         assert_eq!(sent.parameters.get("prompt").map(|prompt| &**prompt), None, "{needed}");
     }

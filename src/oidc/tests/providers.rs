@@ -1,4 +1,4 @@
-//! Several providers, what a login asks of one, and how each of them ends a session.
+//! The choice of providers, the parameters of a login, and step-up logins.
 
 use http::HeaderMap;
 
@@ -89,7 +89,7 @@ async fn the_choice_that_worked_is_remembered_and_can_be_changed() {
     let text = body(&page);
     assert!(text.find(">used last<").unwrap() < text.find("Partners").unwrap(), "{text}");
 
-    // One that is not offered any more, or that somebody made up, is none.
+    // A provider that is no longer offered, or made up, is ignored.
     for value in ["bm9ib2R5", "x y", "", "%%%"] {
         browser.jar = vec![("__Host-doorward-provider".to_owned(), value.to_owned())];
         assert!(!body(&browser.get("/oauth2/continue?rd=/runs").await).contains("data-next href"), "{value}");
@@ -138,7 +138,7 @@ async fn each_provider_is_asked_in_its_own_way_to_end_its_session() {
     }
 }
 
-/// RFC 9470 section 5: a login that the policy finds too weak, or too old, is made anew with what it lacks.
+/// RFC 9470 section 5: a login that is too weak, or too old, for the policy is repeated with what it lacks.
 #[tokio::test]
 async fn a_login_for_a_rule_asks_for_what_the_rule_needs_and_comes_back_only_with_that() {
     let mut browser = asking(|client| client.wishes.mfa_acr_values = vec!["two".to_owned()]).await;
@@ -175,7 +175,7 @@ async fn a_login_for_a_rule_asks_for_what_the_rule_needs_and_comes_back_only_wit
             assert_eq!(location(&response), "/deploy?to=production");
         }
     }
-    // Attack: session fixation. What somebody saw of the session before is worth nothing after.
+    // Attack: session fixation. The earlier session id is invalid afterwards.
     let after = std::mem::take(&mut browser.jar);
     let cookie = before[header::COOKIE].to_str().unwrap();
     browser.jar = vec![(
@@ -184,12 +184,12 @@ async fn a_login_for_a_rule_asks_for_what_the_rule_needs_and_comes_back_only_wit
     )];
     assert!(browser.session().await.is_none(), "the id did not change");
     browser.jar = after;
-    // Now there is nothing to ask for.
+    // Now nothing is missing.
     let page = browser.get(&way).await;
     assert_eq!(location(&page), "/deploy?to=production");
 }
 
-/// A provider that knows the person sends them back at once, where their login is young enough for `max_age`.
+/// A provider with a session of the person returns them at once if their login is recent enough for `max_age`.
 #[tokio::test]
 async fn who_lacks_a_factor_is_asked_for_it_though_their_login_is_young() {
     for (row, classes, prompt) in
@@ -210,12 +210,12 @@ async fn who_lacks_a_factor_is_asked_for_it_though_their_login_is_young() {
         });
         let refused = browser.get(&sent.good()).await;
         assert_eq!(refused.status(), StatusCode::FORBIDDEN, "{row}: {}", body(&refused));
-        // What is needed is not forgotten, and this time the person is asked.
+        // The need is preserved, and this time the person must authenticate.
         let again = "/oauth2/start?prompt=login&issuer=corp&mfa=900&rd=%2Fdeploy";
         assert!(body(&refused).contains(&again.replace('&', "&amp;")), "{row}: {}", body(&refused));
         let sent = browser.depart_from(again).await;
         assert_eq!((&*sent.parameters["prompt"], &*sent.parameters["max_age"]), ("login", "900"), "{row}");
-        // A login that needs nothing besides is as the configuration says.
+        // A login without additional needs uses the configured parameters.
         assert_eq!(browser.depart("/").await.parameters["prompt"], "select_account", "{row}");
     }
     let mut google = asking(|client| client.anew = Prompt::SelectAccount).await;
@@ -223,8 +223,8 @@ async fn who_lacks_a_factor_is_asked_for_it_though_their_login_is_young() {
     assert_eq!(sent.parameters["prompt"], "select_account", "Google takes no other");
 }
 
-/// Whoever writes the address of a login asks for more than one factor, and with that for no class that the configuration does
-/// not accept: a provider's own for more than one factor may be weaker than what it accepts.
+/// The address of a login can request more than one factor, but no class that the configuration does not accept: the
+/// provider's class for more than one factor may be weaker than the accepted ones.
 #[tokio::test]
 async fn asking_for_more_than_one_factor_accepts_no_class_besides() {
     let mut browser = asking(|client| {
@@ -253,7 +253,7 @@ async fn asking_for_more_than_one_factor_accepts_no_class_besides() {
     }
 }
 
-/// Whoever writes the address of a login asks for more than the configuration, never for less.
+/// The address of a login can require more than the configuration, never less.
 #[tokio::test]
 async fn a_query_does_not_switch_off_the_configured_classes() {
     let mut browser = asking(|client| client.wishes.acr_values = ["gold", "silver"].map(str::to_owned).to_vec()).await;

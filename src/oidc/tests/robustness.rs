@@ -1,4 +1,4 @@
-//! What keeps a login from being noticed: the place that is kept, tabs beside each other, and an end to going in circles.
+//! Return addresses, concurrent tabs, repeated or late responses, and the loop breaker.
 
 use std::sync::atomic::Ordering;
 
@@ -32,7 +32,7 @@ async fn path_query_and_fragment_survive() {
     let page = browser.get(&challenge).await;
     assert_eq!(page.status(), StatusCode::OK);
     assert!(page.headers()[header::CONTENT_SECURITY_POLICY].to_str().unwrap().contains("script-src 'sha256-"));
-    // The script adds the fragment at the very end of the link; without it, the refresh takes the same link.
+    // The script appends the fragment to the link; without it, the refresh uses the same link.
     let link = "/oauth2/start?issuer=corp&amp;rd=%2Fruns%3Fa%3Db%26c%3D%252F\"";
     for part in [
         format!("data-return data-next href=\"{link}"),
@@ -48,9 +48,9 @@ async fn path_query_and_fragment_survive() {
     let sent = browser.depart("%2Fruns%3Fa%3Db%23%2Fnamespaces%2Fci%3Fx%3D1").await;
     let response = browser.get(&sent.good()).await;
     assert_eq!(location(&response), "/runs?a=b#/namespaces/ci?x=1");
-    // Another tab was quicker.
+    // Another tab has signed in meanwhile.
     assert_eq!(location(&browser.get("/oauth2/continue?rd=%2Fother").await), "/other");
-    // The fragment stays here, as the browser takes it along to an address that has none.
+    // The fragment is kept, as the browser applies it to a redirect address without one.
     assert_eq!(location(&browser.get("/oauth2/continue?rd=%2F%2Fevil.com").await), "/#");
 }
 
@@ -103,20 +103,20 @@ async fn a_form_that_met_an_ended_session_is_told_of() {
         let page = browser.get(&address).await;
         assert_eq!(page.status(), StatusCode::OK, "{}", body(&page));
         assert!(body(&page).contains("<code>POST /deploy</code>") && body(&page).contains(back), "{}", body(&page));
-        // At another host, or changed, it says nothing.
+        // At another host, or modified, the notice is invalid.
         browser.origin = Origin::https("k8s.example.com").unwrap();
         assert_eq!(browser.get(&address).await.status(), StatusCode::BAD_REQUEST);
         browser.origin = Origin::https("dash.example.com").unwrap();
         assert_eq!(browser.get(&address.replace("notice=", "notice=A")).await.status(), StatusCode::BAD_REQUEST);
     }
     assert_eq!(browser.get("/oauth2/unsent").await.status(), StatusCode::BAD_REQUEST);
-    // The longest of each still fits into the cookie of a login.
+    // The maximum lengths still fit into the cookie of a login.
     let long = format!("/{}", "é".repeat(500));
     let referer = format!("https://dash.example.com/{}", "b".repeat(399));
     let challenge = browser.challenge(&Method::POST, &long, None, &form(&referer)).unwrap();
     let sent = browser.depart(challenge.split_once("rd=").unwrap().1).await;
     assert!(location(&browser.get(&sent.good()).await).starts_with("/oauth2/unsent?notice="));
-    // From elsewhere it is no form of ours.
+    // A form of another site gets no challenge.
     let foreign = [&NAVIGATION[..], &[("origin", "https://evil.example"), ("sec-fetch-site", "cross-site")]].concat();
     assert_eq!(browser.challenge(&Method::POST, "/deploy", None, &foreign), None);
 }
@@ -127,17 +127,17 @@ async fn going_in_circles_ends() {
     for round in 1..=5 {
         let sent = browser.depart("/runs").await;
         assert_eq!(location(&browser.get(&sent.good()).await), "/runs", "round {round}");
-        // The session does not last: its cookie is not sent back, or it is worth nothing.
+        // The session does not last: its cookie is not sent back, or is invalid.
         browser.jar.retain(|(name, _)| name != cookie::SESSION);
     }
     let stopped = browser.get("/oauth2/start?rd=/runs").await;
     assert_eq!(stopped.status(), StatusCode::LOOP_DETECTED);
     assert!(body(&stopped).contains("/oauth2/start?rd=%2Fruns"), "no way to try again");
     assert_eq!(browser.metrics.count("corp", Outcome::looping), 1);
-    // Whoever presses the button begins anew.
+    // The button resets the count.
     let sent = browser.depart("/runs").await;
     assert_eq!(location(&browser.get(&sent.good()).await), "/runs");
-    // Signing out ends a row as well.
+    // A sign-out resets the count too.
     for _ in 0..8 {
         browser.sign_in().await;
         let ours = [("origin", "https://dash.example.com")];
@@ -167,7 +167,7 @@ async fn an_answer_that_comes_twice_leads_on_where_the_first_one_led() {
     let again = browser.get(&sent.good()).await;
     assert_eq!(again.status(), StatusCode::BAD_REQUEST);
     assert!(body(&again).contains("class=\"button\" href=\"/runs\">Go on"), "{}", body(&again));
-    // In a browser that is not signed in there is only the way to sign in; where to, only the right keys tell.
+    // A browser that is not signed in gets only a link to sign in; the return address is sealed in the store.
     browser.jar.clear();
     let elsewhere = browser.get(&sent.good()).await;
     assert!(!body(&elsewhere).contains(">Go on"), "{}", body(&elsewhere));
@@ -208,7 +208,7 @@ async fn a_tab_that_was_given_up_for_others_leads_on_where_the_browser_is_signed
 
 #[tokio::test]
 async fn clocks_that_differ_are_named() {
-    // By the issuer's own measure where its tokens are verified.
+    // By the issuer's clock skew, if its verification fails.
     let mut browser = Browser::new().await;
     let sent = browser.depart("/runs").await;
     browser.script(|script| script.unverifiable = Some(Reason::TokenNotYetValid));
@@ -228,7 +228,8 @@ async fn clocks_that_differ_are_named() {
     }
 }
 
-/// Discovery came, and the keys not yet: somebody who was sent away then came back to a page that could not let them in.
+/// Discovery had succeeded, but there were no keys yet: people were sent to the provider and could not be signed in
+/// afterwards.
 #[tokio::test]
 async fn a_login_begins_once_its_answer_can_be_verified() {
     let mut browser = Browser::new().await;

@@ -1,4 +1,4 @@
-//! How sessions end.
+//! Sign-outs, back-channel logouts, and the page that replaces a session.
 
 use super::*;
 use crate::{issuers::presets::Logout, oidc::backchannel, store::Table};
@@ -63,7 +63,7 @@ async fn an_id_token_that_no_proxy_would_pass_on_is_left_out_of_the_way_to_the_p
     }
 }
 
-/// Each sign-out left a grant at the provider with which somebody who had the token could go on.
+/// Each sign-out left a grant at the provider that anybody with the token could continue to use.
 #[tokio::test]
 async fn signing_out_has_the_provider_take_back_a_grant_that_outlasts_its_session_and_no_other() {
     for (row, scope, logout, is_revoked) in [
@@ -121,7 +121,7 @@ async fn nobody_waits_for_a_grant_to_be_taken_back() {
     tokio::time::timeout(Duration::from_secs(5), silent.accept()).await.expect("the provider is told").unwrap();
 }
 
-/// Whoever tried again was told that they are signed out, while their sessions on other hosts and the one at the provider went on.
+/// A second attempt reported success, while the sessions on other hosts and at the provider continued.
 #[tokio::test]
 async fn whoever_signs_out_again_after_the_store_failed_half_way_is_out_everywhere() {
     let ours = [("origin", "https://dash.example.com")];
@@ -149,7 +149,7 @@ async fn whoever_signs_out_again_after_the_store_failed_half_way_is_out_everywhe
         assert_eq!(answer.status(), status, "{row}");
         *store.full.lock().unwrap() = None;
         if status == StatusCode::SERVICE_UNAVAILABLE {
-            // What nobody heard of is known here a moment later, and what was read of the session has to be read again.
+            // The unacknowledged write is visible after a refresh, and the cached session must be read again.
             browser.fixture.shared.revocations.refresh().await.unwrap();
             browser.fixture.shared.clock.advance(Duration::from_secs(2));
             answer = browser.ask(Method::POST, "/oauth2/sign_out", None, &ours).await;
@@ -161,7 +161,7 @@ async fn whoever_signs_out_again_after_the_store_failed_half_way_is_out_everywhe
     }
 }
 
-/// The session had ended, and the grant stayed good at the provider for as long as it lasts there.
+/// The session had ended, but the grant stayed valid at the provider.
 #[tokio::test]
 async fn a_browser_that_leaves_while_it_signs_out_is_signed_out_at_the_provider_too() {
     let mut browser = Browser::new().await;
@@ -173,7 +173,7 @@ async fn a_browser_that_leaves_while_it_signs_out_is_signed_out_at_the_provider_
     let (store, jar) = (Arc::clone(&browser.fixture.store), browser.jar.clone());
     let ours = [("origin", "https://dash.example.com")];
     store.leave_at(Table::Revocations, browser.ask(Method::POST, "/oauth2/sign_out", None, &ours)).await;
-    // As the end of the process does.
+    // As at the end of the process.
     browser.fixture.shared.drain.wait(Duration::from_secs(10)).await;
     assert_eq!(browser.jar, jar, "it has no answer");
     assert!(browser.session().await.is_none());
@@ -181,7 +181,7 @@ async fn a_browser_that_leaves_while_it_signs_out_is_signed_out_at_the_provider_
     assert_eq!(revoked.collect::<Vec<_>>(), ["r-1"]);
 }
 
-/// The token was good again, for whoever had seen it.
+/// The token could be used again by anybody who had seen it.
 #[tokio::test]
 async fn a_logout_by_a_provider_that_does_not_wait_for_the_answer_ends_the_session_and_is_good_once() {
     let mut browser = Browser::new().await;
@@ -200,13 +200,14 @@ async fn a_logout_by_a_provider_that_does_not_wait_for_the_answer_ends_the_sessi
     assert_eq!(again.status(), StatusCode::BAD_REQUEST, "{}", body(&again));
 }
 
-/// The token counted as used before anything had ended, so that the provider, which was asked to send it again, was refused.
+/// The token was marked as used before anything had ended, so the provider's retry, which Doorward had requested, was
+/// refused.
 #[tokio::test]
 async fn a_logout_by_the_provider_that_failed_half_way_has_ended_the_session_once_it_was_sent_again() {
     let kind = [("content-type", "application/x-www-form-urlencoded")];
     for (unheard, statuses) in [
         (Table::Revocations, [StatusCode::SERVICE_UNAVAILABLE, StatusCode::OK]),
-        // All was done, and it is good once.
+        // Everything was done, so the token cannot be used again.
         (Table::Sessions, [StatusCode::OK, StatusCode::BAD_REQUEST]),
         (Table::Logins, [StatusCode::SERVICE_UNAVAILABLE, StatusCode::BAD_REQUEST]),
     ] {
@@ -214,7 +215,7 @@ async fn a_logout_by_the_provider_that_failed_half_way_has_ended_the_session_onc
         let sent = browser.depart("/").await;
         browser.script(|script| script.claims.as_mut().unwrap()["jti"] = json!("j-1"));
         browser.get(&sent.good()).await;
-        // The scripted provider looks at nothing but its signature.
+        // The scripted provider checks only the signature.
         let logout_token = browser.session().await.unwrap().tokens().id.clone().unwrap();
         let form = format!("logout_token={logout_token}");
         *browser.fixture.store.unheard.lock().unwrap() = Some(unheard);
@@ -226,7 +227,7 @@ async fn a_logout_by_the_provider_that_failed_half_way_has_ended_the_session_onc
     }
 }
 
-/// Browsers send no cookie with a form of another site: nothing was there to be kept, and nothing to do anew.
+/// Browsers send no cookie with a form of another site, so it is not known whether there is a session.
 #[tokio::test]
 async fn a_sign_out_from_elsewhere_says_what_was_there() {
     let mut browser = Browser::new().await;
@@ -251,10 +252,10 @@ async fn the_sign_in_page_ends_the_session_that_it_replaces() {
     let away = [("sec-fetch-site", "cross-site")];
     browser.ask(Method::GET, "/oauth2/sign_in", None, &away).await;
     assert!(browser.session().await.is_some(), "another site ended the session");
-    // A picture of that address in a text that a page of this host shows, and a page that is fetched in case somebody goes there.
+    // An image with that address in content on a page of this host, and a prefetch.
     let picture = [("sec-fetch-site", "same-origin"), ("sec-fetch-mode", "no-cors"), ("sec-fetch-dest", "image")];
     let ahead = [("sec-fetch-site", "same-origin"), ("sec-purpose", "prefetch")];
-    // By a service worker, which has the site of its own page whoever led there.
+    // Passed on by a service worker, whose request has the site of its own page.
     let passed_on = [("sec-fetch-site", "same-origin"), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "empty")];
     for unseen in [&picture[..], &ahead, &passed_on] {
         browser.ask(Method::GET, "/oauth2/sign_in", None, unseen).await;
@@ -262,7 +263,7 @@ async fn the_sign_in_page_ends_the_session_that_it_replaces() {
     }
     let looks = [("sec-fetch-site", "none"), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")];
     let page = browser.ask(Method::GET, "/oauth2/sign_in", Some("rd=/runs"), &looks).await;
-    // The provider has its own session, and would send the same person back.
+    // The provider has its own session, and would return the same person.
     let anew = "href=\"/oauth2/start?prompt=login&amp;issuer=corp&amp;rd=%2Fruns\"";
     assert!(body(&page).contains(anew), "{}", body(&page));
     assert!(browser.jar.is_empty(), "peers:T14");

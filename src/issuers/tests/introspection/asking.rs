@@ -1,4 +1,4 @@
-//! How an issuer is asked about tokens: about which, as whom and how often, and what becomes of them where it gives no answer.
+//! Introspection calls: for which tokens, with which credential and how often, and failures.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -14,7 +14,7 @@ use crate::{
     },
 };
 
-/// It is a credential of ours, which opens every route that takes sessions.
+/// A session handle is a credential for every route that accepts sessions.
 #[tokio::test]
 async fn the_handle_of_a_session_is_sent_to_no_issuer() {
     let bench = Bench::new(json!({})).await;
@@ -57,7 +57,7 @@ async fn what_is_no_answer_is_our_trouble_and_is_not_remembered() {
     }
 }
 
-/// Facts live for seconds.
+/// Answers are cached for seconds.
 #[tokio::test]
 async fn answers_are_remembered_for_their_time() {
     let bench = Bench::new(json!({})).await;
@@ -88,17 +88,17 @@ async fn many_requests_make_one_call_which_survives_whoever_began_it() {
     assert_eq!(bench.calls(), 1);
 
     bench.provider.on("/introspect", Reply::Hang);
-    // The first to ask leaves while the call is under way.
+    // The first caller is cancelled while the call is in progress.
     let first = tokio::time::timeout(Duration::from_millis(20), bench.ask("other")).await;
     assert!(first.is_err());
     until("the call", || bench.calls() == 2).await;
     bench.answer(json!({}));
-    // The call goes on: its second try answers the one who came later.
+    // The call continues: its second try answers a later caller.
     assert_eq!(bench.ask("other").await, Ok(()));
     assert_eq!(bench.calls(), 3);
 }
 
-/// Strangers meet their bucket, and those who were seen get through.
+/// Unknown tokens are limited by their bucket, known ones are not.
 #[tokio::test]
 async fn a_flood_of_unknown_tokens_leaves_others_unaffected() {
     let bench = Bench::new(json!({})).await;
@@ -114,7 +114,7 @@ async fn a_flood_of_unknown_tokens_leaves_others_unaffected() {
     }
     assert!(bench.calls() <= 101, "attacks:Z34: {} calls", bench.calls());
     assert!(refused >= 9_899);
-    // In memory, and asked about again while the flood goes on.
+    // From the cache, and introspected again while the flood continues.
     assert_eq!(bench.ask("regular").await, Ok(()));
     bench.answer(json!({}));
     bench.context.clock.advance(Duration::from_secs(31));
@@ -149,7 +149,7 @@ async fn an_endpoint_that_fails_is_given_a_pause() {
     assert_eq!(bench.ask("next").await, Ok(()));
 }
 
-/// What was counted before a reload that changes them is counted anew.
+/// A reload that changes the breaker resets its count.
 #[tokio::test]
 async fn the_pause_of_an_endpoint_that_fails_can_be_set_and_a_reload_takes_it() {
     let mut bench = Bench::new(json!({"tries": 1, "circuit_breaker": {"failures": 2, "pause": "1m"}})).await;
@@ -215,7 +215,7 @@ async fn we_authenticate_as_a_client() {
     assert!(claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap() <= 300);
 }
 
-/// A refusal of our own client is trouble that only an operator can mend, who is told where.
+/// Only an operator can fix a refusal of our own client, so the error says where.
 #[tokio::test]
 async fn a_refusal_of_our_own_client_says_what_to_check() {
     let bench = Bench::new(json!({})).await;
@@ -227,7 +227,7 @@ async fn a_refusal_of_our_own_client_says_what_to_check() {
     }
 }
 
-/// oidc-provider refuses to be asked about any JWT, and says so here alone.
+/// oidc-provider refuses introspection of any JWT, and says so only here.
 #[tokio::test]
 async fn what_a_refusal_says_is_told_without_what_was_sent() {
     let bench = Bench::new(json!({})).await;
@@ -244,7 +244,7 @@ async fn what_a_refusal_says_is_told_without_what_was_sent() {
     }
 }
 
-/// django-oauth-toolkit announces none.
+/// django-oauth-toolkit announces no introspection endpoint.
 #[tokio::test]
 async fn an_endpoint_that_discovery_does_not_name_is_to_be_written() {
     let context = context();
@@ -268,14 +268,14 @@ async fn an_endpoint_that_discovery_does_not_name_is_to_be_written() {
     let written = changed(introspection, &json!({"endpoint": format!("{}/ask", provider.url)}));
     let (issuers, _) = ready(&json!({"issuers": [changed(entry, &json!({"introspection": written}))]}), &context).await;
     let issuer = issuers.get("main").unwrap();
-    // Nothing else is asked of discovery there, so it is not read.
+    // Discovery is not needed for anything else then, so it is not fetched.
     assert_eq!(
         issuer.introspection_trouble(&Metadata::parse(discovery.to_string().as_bytes(), &provider.url).unwrap()),
         None
     );
 }
 
-/// Nobody is asked about what is too long to be a token.
+/// No issuer is queried about a text that is too long for a token.
 #[tokio::test]
 async fn an_endless_token_is_refused_unasked() {
     let bench = Bench::new(json!({})).await;
@@ -304,7 +304,7 @@ async fn opaque_tokens_go_to_the_routes_issuer_alone() {
     assert_eq!((bench.calls(), plain.hits("/introspect")), (calls, 0));
 }
 
-/// `always`: the signature is checked, and the issuer asked as well.
+/// `always`: the signature is checked, and the issuer is queried as well.
 #[tokio::test]
 async fn jwts_are_introspected_where_configured() {
     let bench = Bench::new(json!({"mode": "always"})).await;

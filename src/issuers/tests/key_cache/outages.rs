@@ -1,4 +1,4 @@
-//! Keys whose provider is down, hangs or answers what is of no use: how long those that are there go on, who is told, and how it ends.
+//! Providers that are down, hang or return unusable answers: how long keys stay valid, what is reported, and recovery.
 
 use std::{path::Path, time::Duration};
 
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use super::{Bench, DISCOVERY};
 use crate::{error::Reason, issuers::testing::*};
 
-/// A provider that says nothing cannot hold a reload up for as long as a try may take.
+/// A provider that hangs must not delay a reload for the whole timeout of a fetch.
 #[tokio::test]
 async fn keys_are_waited_for_no_longer_than_patience_lasts() {
     let provider = Provider::with_keys(&[]).await;
@@ -18,7 +18,7 @@ async fn keys_are_waited_for_no_longer_than_patience_lasts() {
     assert!(!issuers.get("main").unwrap().keys().status().usable);
 }
 
-/// Whatever a provider answers, a good set stays until `max_stale`, and then tokens fail with 503, not 401.
+/// Whatever a provider answers, a valid set stays until `max_stale`; then tokens are refused with 503, not 401.
 #[tokio::test]
 async fn a_good_set_outlives_bad_answers_until_it_is_too_old() {
     let big = json!({"keys": [RSA.jwk("a", json!({})), {"pad": "x".repeat(600 << 10)}]});
@@ -47,7 +47,7 @@ async fn a_good_set_outlives_bad_answers_until_it_is_too_old() {
         bench.context.clock.advance(Duration::from_secs(1));
         assert_eq!(bench.ask(&token).await, Err(Reason::IssuerUnavailable), "{what}");
         assert!(!bench.status().usable);
-        // It comes back by itself.
+        // It recovers by itself.
         bench.provider.on("/jwks", Reply::keys(&[RSA.jwk("a", json!({}))]));
         bench.context.clock.advance(Duration::from_secs(60));
         let _ = bench.status();
@@ -91,7 +91,7 @@ async fn a_provider_that_hangs_delays_nobody_and_is_given_up() {
     until("the fetch is given up", || bench.status().last_error.is_some()).await;
 }
 
-/// Whoever gives a slow provider more time must not lose the keys that are there.
+/// A longer timeout for a slow provider must not discard the present keys.
 #[tokio::test]
 async fn the_time_for_a_fetch_can_be_set_and_a_reload_takes_it_and_keeps_the_keys() {
     for hangs in [DISCOVERY, "/jwks"] {
@@ -126,8 +126,8 @@ async fn discovery_of_another_issuer_gives_no_keys() {
     until("recovery", || status().usable).await;
 }
 
-/// It was told nowhere, as the old one stayed in use: logins and introspection went to endpoints that may be gone, and the next start
-/// had no keys.
+/// The failure was not reported, as the old document stayed in use: logins and introspection used endpoints that may be
+/// gone, and the next start had no keys.
 #[tokio::test]
 async fn a_discovery_document_that_cannot_be_used_any_more_is_told_though_the_keys_are_fresh() {
     let bench = Bench::new(json!({})).await;
@@ -141,7 +141,7 @@ async fn a_discovery_document_that_cannot_be_used_any_more_is_told_though_the_ke
         assert_eq!((status.usable, status.last_error.as_deref()), (true, None), "{what}");
         let doubt = status.doubt().unwrap();
         assert!(doubt.contains("discovery document") && doubt.contains(what), "{what}: {doubt}");
-        // What a made-up key has fetched says nothing of the document.
+        // A fetch for a made-up key does not affect the document.
         assert_eq!(bench.ask(&bench.token(&OTHER_RSA, kid, json!({}))).await, Err(Reason::KeyUnknown));
         assert_eq!(bench.status().doubt(), Some(doubt), "{what}");
         bench.provider.on(DISCOVERY, Reply::json(&good));
@@ -150,14 +150,15 @@ async fn a_discovery_document_that_cannot_be_used_any_more_is_told_though_the_ke
     }
 }
 
-/// It was tried again when the keys were due, for up to an hour, and as long it was told that endpoints may be gone.
+/// It was retried only when the keys were due, after up to an hour, and the doubt about endpoints was reported until
+/// then.
 #[tokio::test]
 async fn a_discovery_document_that_could_not_be_fetched_is_tried_again_after_the_pause_of_a_failure() {
     let bench = Bench::new(json!({})).await;
     bench.provider.on(DISCOVERY, Reply::Answer(503, "text/plain", "".into()));
     bench.refresh().await;
     assert!(bench.status().doubt().unwrap().contains("discovery document"));
-    // Twice as long each time, as after other failures.
+    // The back-off doubles each time, as after other failures.
     for (tries, pause) in [(3, 1), (4, 2)] {
         bench.context.clock.advance(Duration::from_secs(pause));
         let _ = bench.status();
@@ -170,7 +171,7 @@ async fn a_discovery_document_that_could_not_be_fetched_is_tried_again_after_the
     until("the document", || bench.status().doubt().is_none()).await;
 }
 
-/// An issuer that is down is 503 for its own tokens, and nothing to the others.
+/// An issuer that is down causes 503 for its own tokens only.
 #[tokio::test]
 async fn one_issuer_down_never_stops_another() {
     let down = Provider::start().await;
@@ -213,11 +214,11 @@ async fn the_set_on_disk_serves_a_start_during_an_outage() {
     let second = context();
     let (issuers, accepts) = ready(&Bench::root(&bench.provider, &settings), &second).await;
     issuers.authenticate(&token, &accepts, &nothing).await.unwrap();
-    // The endpoints of the discovery document are known as well.
+    // The endpoints of the discovery document are restored too.
     issuers.authenticate("opaque", &accepts, &nothing).await.unwrap();
     assert_eq!(bench.provider.hits("/introspect"), 1);
 
-    // Its age counts, and that of the endpoints with it.
+    // Its age is checked, and with it that of the endpoints.
     let third = context();
     third.clock.advance(Duration::from_secs(3_600));
     let (issuers, accepts) = resolve(&Bench::root(&bench.provider, &settings), None, &third);
@@ -229,7 +230,7 @@ async fn the_set_on_disk_serves_a_start_during_an_outage() {
     assert_eq!(bench.provider.hits("/introspect"), 1, "it is asked nowhere");
 }
 
-/// Its age cannot be told: it might be used for ever.
+/// Its age is unknown, so it might be used forever.
 #[tokio::test]
 async fn a_set_on_disk_from_the_future_is_not_used() {
     let folder = tempfile::tempdir().unwrap();
@@ -248,7 +249,7 @@ async fn a_set_on_disk_from_the_future_is_not_used() {
     bench.provider.on(DISCOVERY, Reply::Answer(503, "text/plain", "".into()));
     for (ahead, expected) in [(0, None), (1, Some(Reason::IssuerUnavailable))] {
         kept["fetched"] = ((START + ahead) * 1_000).into();
-        // A folder of its own, in which nobody who fetched the keys keeps them anew.
+        // A separate folder, in which no running cache stores its keys.
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join(path.file_name().unwrap()), kept.to_string()).unwrap();
         let (issuers, accepts) = resolve(&Bench::root(&bench.provider, &settings(folder.path())), None, &context());
@@ -259,8 +260,8 @@ async fn a_set_on_disk_from_the_future_is_not_used() {
     }
 }
 
-/// Tokens are checked with the keys, but whoever waits for an endpoint is told why it is not known, and it is asked for
-/// again soon.
+/// Tokens are verified with the keys, but callers that need an endpoint get the reason why it is unknown, and the
+/// document is soon requested again.
 #[tokio::test]
 async fn keys_without_the_discovery_document_that_is_wanted_are_half_a_success() {
     let secret = tempfile::NamedTempFile::new().unwrap();
