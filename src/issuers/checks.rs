@@ -448,7 +448,7 @@ pub fn audiences(claims: &Map<String, Value>) -> Result<Option<Vec<Box<str>>>, T
     }
 }
 
-/// Reads a NumericDate (RFC 7519 section 2): whole seconds, or a fraction, which is truncated to exact seconds.
+/// Reads a NumericDate (RFC 7519 section 2): whole seconds, or a fraction whose whole seconds are exact.
 pub fn numeric_date(claims: &Map<String, Value>, name: &'static str) -> Result<Option<Timestamp>, TokenError> {
     const EXACT: f64 = 9_007_199_254_740_992.0;
     let Some(value) = claims.get(name) else { return Ok(None) };

@@ -96,7 +96,7 @@ pub struct FetchSettings {
 pub enum KeySource {
     /// The keys are fetched from the issuer.
     Issuer,
-    /// The keys are Doorward's own, and are [supplied](KeyCache::supply).
+    /// The keys are Doorward's own, and are supplied to the cache.
     Own,
     /// There are none: the issuer signs no tokens, and people log in there in another way.
     Nowhere,

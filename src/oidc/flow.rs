@@ -1,7 +1,7 @@
 //! A login in progress. Its whole state travels with the browser, sealed: the `state` parameter proves that we began it
 //! and when; the cookie of the same login holds the rest and binds it to the browser. Nothing is stored for clients
-//! that are not logged in, so they cannot fill the store, except that a code has come, so that no login is completed
-//! twice.
+//! that are not logged in, so they cannot fill the store. The only exception is a mark that a code has come, so that no
+//! login is completed twice.
 
 use aws_lc_rs::digest::{SHA256, digest};
 use base64::{Engine, prelude::BASE64_URL_SAFE_NO_PAD};

@@ -148,9 +148,12 @@ impl Provider for LoginIssuer {
         // Checked again for each session: the configuration may require more than when the person signed in, and a
         // refresh may have changed the claims. A new login shows whether the person satisfies it now.
         self.check_required(identity.claims).map_err(|rejection| {
-            Rejection::new(Reason::SessionExpired, "the claims of this session do not satisfy what accounts need here")
-                .fix("sign in again, perhaps with another account")
-                .because(rejection)
+            Rejection::new(
+                Reason::SessionExpired,
+                "the claims of this session do not have what is required to sign in here",
+            )
+            .fix("sign in again, perhaps with another account")
+            .because(rejection)
         })?;
         // The token was issued to our client: the audience of the ID token proves it, or our own exchange of the access
         // token. Kinds are configured by client.

@@ -27,7 +27,7 @@ const WAITING: Bounds = Bounds { network: 30, site: 60, house: 1000 };
 /// There are 20^8 codes, about 2.6 * 10^10, of which at most a thousand are valid. So fifty thousand guesses find one
 /// with a probability of 50 000 * 1000 / (2.6 * 10^10), or 0.2 percent, and only while the maximum number of programs
 /// wait; with ten it is two in a hundred thousand. An attacker who finds one can decline it, or sign somebody's
-/// terminal in as themselves, but gets no access of anybody. Using up the total takes 2500 IPv4 addresses, or 500 IPv6
+/// terminal in as themselves, but gains nobody's access. Using up the total takes 2500 IPv4 addresses, or 500 IPv6
 /// networks of 2^80 addresses; browsers with a session may then type as many again, which doubles the probability.
 const MISTYPED: Bounds = Bounds { network: 20, site: 100, house: 50_000 };
 

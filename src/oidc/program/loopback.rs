@@ -1,6 +1,7 @@
 //! The login of a program whose browser is on its own machine (RFC 8252). The code is sent to 127.0.0.1 and nowhere
 //! else, since the program names only a port; a thief of the code lacks the verifier. A link that somebody else made
-//! leads only to the page that asks for consent, which shows a code that the person's own terminal does not show.
+//! leads only to the page that asks for consent: a button must be pressed in this browser, and the page shows a code
+//! that the person's own terminal does not.
 
 use std::{sync::Arc, time::Duration};
 

@@ -205,8 +205,8 @@ impl Login {
     }
 }
 
-/// Refuses requests of pages, even of our own: only programs may call these endpoints. The content type is checked
-/// because a page can send anything that browsers allow without a preflight.
+/// Refuses requests of pages, even of our own: only programs may call these endpoints, and a page could have its
+/// browser send such a form without a preflight.
 pub(super) fn from_program(request: LoginRequest<'_>) -> Result<(), Refusal> {
     if request.headers.contains_key(header::ORIGIN) || request.headers.contains_key("sec-fetch-site") {
         let status = StatusCode::FORBIDDEN;
