@@ -147,7 +147,7 @@ mod tests {
 
     /// When the probe got such an answer, all others were refused for another pause, though the endpoint had answered.
     #[test]
-    fn an_answer_that_shows_nothing_closes_an_open_circuit_and_leaves_that_one_failure_from_open() {
+    fn an_inconclusive_answer_closes_an_open_circuit_one_failure_from_open() {
         let settings = CircuitBreaker { failures: 2, pause: Span::from_secs(5) };
         let (breaker, now) = (Breaker::new(settings), clock().moment());
         breaker.answered();

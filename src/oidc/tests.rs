@@ -255,7 +255,7 @@ async fn granted_scopes_are_those_of_the_answer() {
 
 /// Some providers omit the claim for people without groups. No session was rechecked before.
 #[tokio::test]
-async fn a_group_of_the_id_token_that_userinfo_named_at_the_login_and_names_no_more_is_gone_at_the_first_refresh() {
+async fn userinfo_removes_a_group_of_the_id_token_at_the_first_refresh() {
     let authentication = ClientAuth::of_test("doorward", ClientAuthMethod::None, None);
     let mut provider = ScriptedProvider::start("corp", authentication).await;
     provider.client.asks_userinfo = true;

@@ -155,7 +155,7 @@ async fn a_key_that_is_asked_for_all_the_time_is_found_once_it_is_published() {
 
 /// A reload applied only to keys that were requested after it.
 #[tokio::test]
-async fn how_long_a_key_that_was_looked_for_in_vain_causes_no_fetch_can_be_set_and_a_reload_takes_it_at_once() {
+async fn the_negative_cache_for_keys_can_be_set_and_a_reload_applies_it_at_once() {
     let mut bench = Bench::new(json!({"keys": {"negative_cache": "2m"}})).await;
     let mut now = 0;
     for (at, fetches, reload) in [

@@ -185,7 +185,7 @@ async fn reviews_go_where_the_kubeconfig_of_the_upstream_leads() {
 
 /// Before, each token was answered with 503.
 #[tokio::test]
-async fn a_bearer_for_keys_or_reviews_that_no_header_may_have_is_told_at_its_place_before_anybody_comes() {
+async fn a_bearer_that_no_header_may_have_is_reported_at_its_place() {
     let bearer = tempfile::NamedTempFile::new().unwrap();
     let issuer = json!({"name": "main", "issuer": "https://kubernetes.test", "audiences": ["doorward"],
         "preset": "kubernetes", "keys": {"bearer": {"file": bearer.path()}},

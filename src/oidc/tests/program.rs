@@ -326,7 +326,7 @@ async fn a_terminal_is_declined_with_its_session_though_the_browser_leaves() {
 
 /// The place was freed at once, while the store kept the record, so clients that disconnect early could fill the store.
 #[tokio::test]
-async fn nobody_fills_the_store_with_programs_that_leave_before_they_have_a_code_or_that_it_does_not_answer() {
+async fn a_request_for_a_code_keeps_its_place_if_the_program_leaves_or_the_store_is_silent() {
     let form = format!("code_challenge={}&machine=build-7", program::challenge(VERIFIER));
     let kind = [("content-type", "application/x-www-form-urlencoded")];
     for leaves in [true, false] {

@@ -183,7 +183,7 @@ async fn a_browser_that_leaves_while_it_signs_out_is_signed_out_at_the_provider_
 
 /// The token could be used again by anybody who had seen it.
 #[tokio::test]
-async fn a_logout_by_a_provider_that_does_not_wait_for_the_answer_ends_the_session_and_is_good_once() {
+async fn a_back_channel_logout_completes_once_although_the_provider_disconnects() {
     let mut browser = Browser::new().await;
     let sent = browser.depart("/").await;
     browser.script(|script| script.claims.as_mut().unwrap()["jti"] = json!("j-1"));
@@ -203,7 +203,7 @@ async fn a_logout_by_a_provider_that_does_not_wait_for_the_answer_ends_the_sessi
 /// The token was marked as used before anything had ended, so the provider's retry, which Doorward had requested, was
 /// refused.
 #[tokio::test]
-async fn a_logout_by_the_provider_that_failed_half_way_has_ended_the_session_once_it_was_sent_again() {
+async fn a_back_channel_logout_that_failed_half_way_ends_the_session_when_repeated() {
     let kind = [("content-type", "application/x-www-form-urlencoded")];
     for (unheard, statuses) in [
         (Table::Revocations, [StatusCode::SERVICE_UNAVAILABLE, StatusCode::OK]),

@@ -153,7 +153,7 @@ async fn a_discovery_document_that_cannot_be_used_any_more_is_told_though_the_ke
 /// It was retried only when the keys were due, after up to an hour, and the doubt about endpoints was reported until
 /// then.
 #[tokio::test]
-async fn a_discovery_document_that_could_not_be_fetched_is_tried_again_after_the_pause_of_a_failure() {
+async fn a_discovery_document_that_failed_is_retried_after_the_back_off() {
     let bench = Bench::new(json!({})).await;
     bench.provider.on(DISCOVERY, Reply::Answer(503, "text/plain", "".into()));
     bench.refresh().await;
