@@ -177,7 +177,7 @@ impl Mapping {
         match first(&self.client, claims).or_else(audience) {
             None => Ok(None),
             Some(Value::String(client)) if self.reserves_accounts() && Actor::is_reserved(client) => {
-                Err(wrong("client_id", Some(&Value::from(client.as_str())), "a client that is no service account"))
+                Err(wrong("client_id", Some(&Value::from(client.as_str())), "a client that is not a service account"))
             }
             Some(Value::String(client)) if (1..=self.longest()).contains(&client.len()) => {
                 Ok(Some(client.as_str().into()))
@@ -321,7 +321,7 @@ impl Mapping {
             named.into_iter().any(Actor::is_reserved)
         };
         if self.reserves_accounts() && levels(act).any(is_account) {
-            return Err(wrong("act", Some(act), "actors that are no service accounts"));
+            return Err(wrong("act", Some(act), "actors that are not service accounts"));
         }
         // A task, whose service account Doorward has verified: the token was issued to it, under its name as an actor.
         // Only tokens of tasks have a run.

@@ -150,7 +150,7 @@ impl Builder<'_> {
             None => defaults.token_types.iter().map(|typ| typ.to_ascii_lowercase().into()).collect(),
         };
         if token_types.is_empty() {
-            self.error("token_types", "no `typ` is accepted").help("`\"\"` stands for an absent one");
+            self.error("token_types", "no `typ` is accepted").help("`\"\"` is an absent one");
         }
         self.check_id_tokens(&token_types);
         let skew = self.span("clock_skew", raw.clock_skew, defaults.clock_skew.get(), Some(MAX_SKEW));

@@ -307,7 +307,7 @@ impl Login {
             request_id = request.request_id,
             issuer = %issuer,
             origin = %request.origin,
-            "a browser signs in again and again: the sessions that it gets are not good a moment later"
+            "a browser signs in again and again: its sessions are invalid a moment later"
         );
         let mut failure = Failure::new(
             Outcome::looping,

@@ -52,7 +52,7 @@ impl Login {
                     .detail(refusal.detail().to_owned())
                     .titled(refusal.status(), "You are still signed in")
             } else {
-                Failure::new(Outcome::malformed, "Another page asked for it, and there is no session in what it sent.")
+                Failure::new(Outcome::malformed, "Another page sent the request, and without a session.")
                     .titled(refusal.status(), "Nobody was signed out")
             };
             failure.final_here()

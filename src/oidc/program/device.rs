@@ -304,7 +304,7 @@ impl Login {
                     ended.map_err(|error| store_failed(&error))?;
                     self.devices().free(&code.key());
                 }
-                let why = "you declined; whoever runs it is told so, and nothing else";
+                let why = "you declined; the terminal is told that and nothing else";
                 let view = ProgramDoneView { outcome: Err(why) };
                 return Ok(pages::html(StatusCode::OK, &pages::program_done(&view), &self.0.brand));
             }
