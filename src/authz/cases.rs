@@ -1,5 +1,5 @@
-//! What cases of a policy name that is not there. `doorward test` decides them; that such a case can never come out as it says is to be
-//! seen before.
+//! Names in the tests of a policy that do not exist. `doorward test` decides the tests; a test that can never pass
+//! because of such a name is reported earlier.
 
 use crate::{
     authn::break_glass,
@@ -10,8 +10,8 @@ use crate::{
     webhooks,
 };
 
-/// Warns of routes, issuers and rules that cases name and that are not there. A case is no reason to refuse a configuration: it decides
-/// nothing.
+/// Warns of routes, issuers and rules that tests name and that do not exist. These are only warnings: tests decide
+/// nothing about requests.
 pub fn check_cases(root: &raw::Root, report: &mut Report) {
     let at = At::root().key("tests");
     for (i, case) in root.tests.iter().enumerate() {

@@ -1,11 +1,12 @@
-//! Which claims a policy looks at, so that the audit trail keeps them and no others.
+//! The claims that a policy reads, so that the audit trail records those and no others.
 
 use std::{collections::BTreeSet, sync::Arc};
 
 use super::{cel, issuers::ClaimPath};
 use crate::config::raw::{Action, Root, Who};
 
-/// Names of top-level claims that rules and grants name, in conditions or in expressions; none if they name none.
+/// Returns the names of the top-level claims that rules and grants use, in conditions or in expressions; `None` if they
+/// use none.
 pub fn claims_named(root: &Root) -> Option<Arc<[Arc<str>]>> {
     let mut names = BTreeSet::new();
     let mut add = |who: &Who| {

@@ -1,4 +1,4 @@
-//! What the policy says of somebody, whatever they ask for: what they may be told of themselves.
+//! The rules that concern a caller, whatever they ask for, for a page that shows people their own access.
 
 use serde::Serialize;
 
@@ -8,24 +8,25 @@ use crate::{
     config::raw::{self, Scheme},
 };
 
-/// A rule that speaks of somebody.
+/// A rule that concerns a caller.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Concern<'a> {
     pub rule: &'a str,
     #[serde(rename = "do")]
     pub does: RuleAction,
-    /// Why it exists, in the words of the policy.
+    /// Why the rule exists, in the words of the policy.
     pub why: Option<&'a str>,
-    /// The routes where it can decide and that take `scheme`, in the order of the configuration.
+    /// The routes on which it can decide and that accept `scheme`, in the order of the configuration.
     pub routes: Vec<&'a str>,
-    /// Which requests there, in a few words each; none: all of them.
+    /// Which requests on them, in a few words each; empty: all of them.
     pub only: Vec<String>,
 }
 
 impl Policy {
-    /// The rules in force that can decide about requests of this principal with a credential of this kind: allows whose
-    /// `who` is met, and denies and approvals whose `who` may be. What they say of requests besides, by `on`, `when` and
-    /// `need`, is told in words and left open. In the order in which the policy decides: denies first.
+    /// Returns the enforced rules that can decide about requests of this principal with a credential of this kind:
+    /// allows whose `who` is met, and denies and approvals whose `who` may be met. Their further conditions on
+    /// requests, by `on`, `when` and `need`, are described in words and not evaluated. Rules are in the order of
+    /// precedence: denies first.
     pub fn concerns<'a>(&'a self, principal: &Principal, scheme: Scheme, root: &'a raw::Root) -> Vec<Concern<'a>> {
         let caller = Caller { principal, issuer: self.issuer(principal) };
         let takes = |route: &&raw::Route| route.schemes.contains(&scheme) && route.takes_issuer(&principal.issuer);
@@ -48,12 +49,12 @@ impl Policy {
     }
 }
 
-/// The group of Pods and Secrets has no name.
+/// The name of an API group; that of Pods and Secrets is empty.
 fn core(group: &str) -> &str {
     if group.is_empty() { "core" } else { group }
 }
 
-/// What narrows a rule, beside routes and people.
+/// Describes the conditions that narrow a rule, besides routes and people.
 fn only(rule: &raw::Rule) -> Vec<String> {
     let on = &rule.on;
     let kubernetes = on.kubernetes.clone().unwrap_or_default();

@@ -1,13 +1,13 @@
-//! What conditions of a rule have in common.
+//! What all conditions of a rule have in common.
 
 use std::fmt::Display;
 
-/// How a condition reads what is in doubt. Whatever the doubt, it is never resolved towards letting somebody through.
+/// How a condition treats doubt. Doubt is never resolved in favour of the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reading {
-    /// Of an allow, an approve and a grant: what is in doubt does not match.
+    /// For an allow, an approve and a grant: what is in doubt does not match.
     Strict,
-    /// Of a deny, and of an approve over an allow: what is in doubt matches.
+    /// For a deny, and for an approve where an allow matches: what is in doubt matches.
     Wide,
 }
 
@@ -16,8 +16,8 @@ pub(super) enum Reading {
 pub(super) enum Met {
     Yes,
     No,
-    /// Read wide, it counts as met: it asks for a claim that the issuer is configured to give and did not give, or of which nothing was
-    /// kept, or for a number that a delivery could have told and did not tell.
+    /// The condition asks for a claim that the issuer is configured to provide and did not, or whose value was not
+    /// stored, or for a number that a delivery could have carried and did not. Read wide, it counts as met.
     Withheld,
 }
 
@@ -32,9 +32,9 @@ impl From<bool> for Met {
 pub struct Condition {
     /// The key of the rule, such as `who.groups`.
     pub key: &'static str,
-    /// What it asks for.
+    /// What the condition asks for.
     pub needs: String,
-    /// What there is.
+    /// What the request or the principal has.
     pub found: String,
 }
 
@@ -45,7 +45,7 @@ impl Condition {
     }
 }
 
-/// Text for what may be absent.
+/// Text for an optional value.
 pub(super) fn or_none(text: Option<&str>) -> &str {
     text.unwrap_or("none")
 }

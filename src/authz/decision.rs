@@ -1,4 +1,4 @@
-//! What the policy says of a request.
+//! The decision of the policy on a request.
 
 use std::sync::Arc;
 
@@ -10,14 +10,14 @@ use crate::{
 
 use super::rule::Approval;
 
-/// What the policy says of a request, and which rule said it.
+/// The decision on a request, and the rule that made it.
 #[derive(Clone, Debug)]
 #[must_use]
 pub struct Decision {
     pub outcome: Outcome,
-    /// The rule that decided; `None` where none matched, or where Doorward itself refuses.
+    /// The rule that decided; `None` if none matched, or if Doorward itself refuses.
     pub rule: Option<Arc<str>>,
-    /// What rules in `mode: shadow` would have said, for the audit trail.
+    /// What rules in `mode: shadow` would have done, for the audit trail.
     pub shadow: Vec<Shadow>,
 }
 
@@ -26,32 +26,33 @@ pub struct Decision {
 pub enum Outcome {
     Allow,
     Deny(Denial),
-    /// Each of these must be given. There is no way to give one yet, so that the request is refused.
+    /// All of these approvals are required. Approvals are not implemented yet, so the request is refused.
     Approve(Vec<Arc<Approval>>),
-    /// An allow hit, and the login does not do.
+    /// An `allow` matches, but the login does not satisfy its `need`.
     StepUp {
-        /// All that the rule needs, for the next login: one that was asked for the missing part alone may lose the rest.
+        /// Everything that the rule needs, for the next login: a login that asks for the missing part alone may lose
+        /// the rest.
         need: Box<NeededLogin>,
-        /// What the login lacks of it.
+        /// The part of it that the current login lacks.
         missing: Box<NeededLogin>,
     },
     NoMatch {
-        /// A scope that would do, if a scope is all that is missing.
+        /// A scope that would suffice, if only a scope is missing.
         missing_scope: Option<Arc<str>>,
-        /// Then, what the token has of the scopes that rules of the route ask for. Clients ask for what they are told and for no more,
-        /// so that they would lose these.
+        /// In that case, those scopes of the token that rules of the route ask for. Clients request exactly the scopes
+        /// that they are told to, so they would otherwise lose these.
         kept_scopes: Vec<Arc<str>>,
     },
 }
 
-/// Why a rule denies, or Doorward itself, for the person whom it denies.
+/// The reason of a denial by a rule, or by Doorward itself, for the person who is denied.
 #[derive(Clone, Debug)]
 pub struct Denial {
-    /// From the rule: why it exists. Of Doorward itself: the whole reason, as a sentence.
+    /// From a rule: why it exists. From Doorward itself: the whole reason, as a sentence.
     pub why: Option<Arc<str>>,
-    /// From the rule: what the person can do. Doorward itself always says so.
+    /// From a rule: what the person can do. Always set if Doorward itself denies.
     pub fix: Option<Arc<str>>,
-    /// The rule has an expression without a value, which denies; or what Doorward itself has found. The text is for operators.
+    /// The error of an expression, which denies; or what Doorward itself found. The text is for operators.
     pub error: Option<String>,
 }
 
@@ -62,21 +63,21 @@ pub struct Shadow {
     pub would: Would,
 }
 
-/// What would have come of a rule that hit.
+/// What a rule that matched would have done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Would {
     Allow,
     Deny,
     Approve,
-    /// Its login would not have done.
+    /// Its `need` would not have been met.
     StepUp,
-    /// Its expression had no value.
+    /// Its expression would have failed.
     Error,
 }
 
 impl Outcome {
-    /// What comes of it, as people and the audit trail are told.
+    /// The effect, as people and the audit trail see it.
     pub fn effect(&self) -> Effect {
         match self {
             Self::Allow => Effect::Allow,
@@ -88,7 +89,7 @@ impl Outcome {
 }
 
 impl Decision {
-    /// A denial by Doorward itself, whatever rules say.
+    /// Creates a denial by Doorward itself, regardless of the rules.
     pub(super) fn denied(why: impl Into<Arc<str>>, fix: impl Into<Arc<str>>, error: Option<String>) -> Self {
         let denial = Denial { why: Some(why.into()), fix: Some(fix.into()), error };
         Self { outcome: Outcome::Deny(denial), rule: None, shadow: Vec::new() }
@@ -98,7 +99,8 @@ impl Decision {
         matches!(self.outcome, Outcome::Allow)
     }
 
-    /// Has stand in it too what rules in `mode: shadow` would have said of the same request, looked at in another way: each once.
+    /// Adds what rules in `mode: shadow` would have done when the same request was decided in another way, each rule
+    /// once.
     pub fn add_shadow(&mut self, more: impl IntoIterator<Item = Shadow>) {
         for shadow in more {
             if !self.shadow.iter().any(|own| own.rule == shadow.rule) {
@@ -107,7 +109,7 @@ impl Decision {
         }
     }
 
-    /// The refusal that goes with the decision; `None` if it allows.
+    /// The refusal that follows from the decision; `None` if it allows.
     pub fn rejection(&self) -> Option<Rejection> {
         let id = self.rule.as_deref().unwrap_or_default();
         let rejection = match &self.outcome {

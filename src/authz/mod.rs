@@ -1,26 +1,27 @@
-//! Authorization: what the policy says about a principal and a request.
+//! Authorization: what the policy decides about a principal and a request.
 //!
-//! Any deny wins, then approve, then allow, then step up, and no match is a denial; the order of rules means nothing.
-//! What is in doubt never lets anybody through: conditions of an allow are read strictly, those of a deny widely, and
-//! an expression without a value denies.
+//! Any deny wins, then approve, then allow, then step up; no match is a denial. The order of rules does not matter.
+//! Doubt never lets anybody through: conditions of an allow are read strictly, those of a deny widely, and an
+//! expression that fails to evaluate denies.
 //!
 //! | file | holds |
 //! |---|---|
-//! | `policy`, `rule` | the policy of a configuration and one rule of it, compiled |
-//! | `who` | whose requests a rule is about, and who gets a grant |
-//! | `on`, `condition` | on which requests a rule is, and what its conditions have in common |
-//! | `kubernetes`, `run`, `time_window` | conditions on attributes of Kubernetes, on what becomes of a run, on the time of the week |
-//! | `names`, `resources`, `resolvers` | patterns of names, names that nothing in Kubernetes has, and patterns of code that may come from anywhere |
+//! | `policy`, `rule` | the compiled policy of a configuration, and one compiled rule |
+//! | `who` | the callers that a rule applies to or that get a grant |
+//! | `on`, `condition` | the requests that a rule applies to, and what all conditions have in common |
+//! | `kubernetes`, `run`, `time_window` | conditions on Kubernetes attributes, on what happens to a run, on the time of the week |
+//! | `names`, `resources`, `resolvers` | patterns of names, names that nothing in Kubernetes has, patterns that leave the source of code open |
 //! | `cel` | expressions of rules |
-//! | `guarded` | what no rule allows in passing |
-//! | `decision`, `permit` | what the policy says of a request, and the proof that it was asked |
-//! | `explain` | why it decides as it does, and what would make a request pass |
-//! | `token`, `token_rules`, `token_explain` | which tokens Doorward gives to whom, and why not others |
-//! | `trigger`, `deliveries` | which Triggers a delivery may set off, and what no delivery can meet |
-//! | `starts` | who may start runs in a namespace, whatever is asked |
-//! | `concerns` | what the policy says of somebody, whatever they ask for |
-//! | `claims`, `issuers` | which claims a policy looks at, and what issuers tell of principals |
-//! | `scenario`, `cases` | a request that somebody wrote down, and tests of a policy made of such |
+//! | `guarded` | requests that only a rule that names them allows |
+//! | `decision`, `permit` | the decision on a request, and the proof that it was allowed |
+//! | `explain` | why the policy decides as it does, and what would make a request pass |
+//! | `token`, `token_rules`, `token_explain` | which tokens Doorward issues to whom, and why not others |
+//! | `trigger`, `deliveries` | which Triggers a delivery may set off, and conditions that no delivery can meet |
+//! | `starts` | who may start runs in a namespace |
+//! | `concerns` | which rules concern a caller |
+//! | `claims`, `issuers` | which claims a policy reads, and what issuers are expected to provide |
+//! | `validity` | how long a token may last under the rules that gave it |
+//! | `scenario`, `cases` | a principal and a request from a file, and the tests of a policy that consist of them |
 
 mod cases;
 mod cel;
@@ -81,9 +82,9 @@ pub(crate) use self::{
     trigger::{Trigger, TriggerLimits},
 };
 
-/// What a rule can see of a request. Borrowed, so that looking costs nothing; built again from kept parts when a
-/// stream is decided anew. The query is not among it, as no record holds it: of Kubernetes requests, what it says stands in
-/// the attributes.
+/// The request as rules see it. It borrows, so that a decision copies nothing, and is rebuilt from stored parts when a
+/// stream is decided again. The query is left out because no record contains it; the part of it that matters to
+/// Kubernetes is in the attributes.
 #[derive(Clone, Copy, Debug)]
 pub struct RequestView<'a> {
     /// The name of the route.
@@ -96,30 +97,30 @@ pub struct RequestView<'a> {
     pub method: &'a Method,
     /// Whether the request asks for another protocol (WebSocket, SPDY).
     pub upgrade: bool,
-    /// The client's address, as far as trusted proxies tell.
+    /// The client's address, according to the trusted proxies.
     pub address: IpAddr,
     /// The EventListener behind a webhook route.
     pub event_listener: Option<&'a EventListener>,
     /// On requests that go to a Kubernetes API server.
     pub kubernetes: Option<&'a Attributes>,
-    /// On requests that make, end or change runs of Tekton.
+    /// On requests that create, end or change Tekton runs.
     pub run: Option<&'a Run>,
     /// On verified webhook deliveries.
     pub delivery: Option<&'a Facts>,
-    /// The Trigger that a delivery is about to set off. `None` at the door.
+    /// The Trigger that a delivery is about to set off. `None` when the delivery arrives at Doorward.
     pub trigger: Option<Trigger<'a>>,
-    /// Where a token is asked for. Nothing but tokens is given then.
+    /// On requests for a token. Only tokens are given for these.
     pub token: Option<TokenView<'a>>,
     pub now: Timestamp,
 }
 
 impl RequestView<'_> {
-    /// Whether rules look at its body, and nobody has read that.
+    /// Whether rules look at the body of this request and it has not been read.
     pub fn is_unread(&self) -> bool {
         self.run.is_none() && self.kubernetes.is_some_and(|asked| tekton::concerns(asked).is_some())
     }
 
-    /// Whether it writes a sub-resource of a run, of which nobody reads the body.
+    /// Whether it writes a sub-resource of a run, whose body is never read.
     pub fn writes_part_of_run(&self) -> bool {
         self.kubernetes.is_some_and(tekton::writes_part)
     }

@@ -1,4 +1,4 @@
-//! The proof that a request was decided, and by what.
+//! The proof that a request was allowed, and by which decision.
 
 use std::sync::Arc;
 
@@ -20,10 +20,10 @@ use crate::{
     },
 };
 
-/// A request that the policy allows. It owns the request, so that it cannot carry another, and is consumed by what is
-/// done with it.
+/// Proof that the policy allows a request. It owns the request, so it cannot be used for another one, and using it
+/// consumes it.
 ///
-/// It can be passed on, but not made except by [`authorize`]: its field is private.
+/// It can be passed on, but only [`authorize`] can make it: its field is private.
 ///
 /// ```
 /// use doorward::{authn::Authenticated, authz::Permit};
@@ -39,7 +39,7 @@ use crate::{
 /// }
 /// ```
 ///
-/// It can be used once, but not twice: it is moved.
+/// It can be used once but not twice, because it is moved.
 ///
 /// ```
 /// use doorward::{authz::Permit, request::outbound::Outbound};
@@ -60,14 +60,14 @@ pub struct Permit {
     authenticated: Authenticated,
 }
 
-/// What the policy said, allowed or not.
+/// A decision, with the permit or the refusal that follows from it.
 #[derive(Debug)]
 pub struct Decided {
     pub decision: Decision,
     pub permit: Result<Permit, Rejection>,
 }
 
-/// Asks the policy.
+/// Decides a request by the policy.
 pub fn authorize(policy: &Policy, authenticated: Authenticated, now: Timestamp) -> Decided {
     let decision = policy.decide(authenticated.principal(), &authenticated.view(now));
     let permit = match decision.rejection() {
@@ -86,7 +86,8 @@ impl Permit {
         self.authenticated.view(now)
     }
 
-    /// Whether a record of the decision must be durable before the request is forwarded: writes, long-lived streams, break-glass.
+    /// Whether a record of the decision must be durable before the request is forwarded: writes, long-lived streams and
+    /// break-glass.
     pub fn is_recorded_first(&self) -> bool {
         self.is_write() || self.lifetime() != Lifetime::Short || self.principal().scheme == Scheme::BreakGlass
     }
@@ -98,12 +99,12 @@ impl Permit {
         }
     }
 
-    /// Whether the answer is of something in a cluster, be it a log that the Dashboard's back end fetches from elsewhere.
+    /// Whether the response comes from a cluster, including logs that the Dashboard's back end fetches from elsewhere.
     pub(crate) fn is_of_kubernetes(&self) -> bool {
         self.authenticated.kubernetes().is_some()
     }
 
-    /// Whether the answer may be of another server, behind the API server.
+    /// Whether the response may come from another server behind the API server.
     pub(crate) fn is_proxied(&self) -> bool {
         self.authenticated.kubernetes().is_some_and(|attributes| attributes.is_proxy())
     }
@@ -138,12 +139,12 @@ impl Permit {
         self.authenticated.request().target()
     }
 
-    /// The body of a request that changes a run of Tekton.
+    /// Takes the body of a request that changes a Tekton run.
     pub(crate) fn take_document(&mut self) -> Option<Box<Document>> {
         self.authenticated.take_document()
     }
 
-    /// What is sent, less what describes it.
+    /// Takes the headers, the body and the upgrade of the request.
     pub(crate) fn take_parts(&mut self) -> (HeaderMap, RequestBody, Option<OnUpgrade>) {
         self.authenticated.take_parts()
     }
@@ -158,8 +159,8 @@ impl Permit {
         }
     }
 
-    /// What the registry of streams keeps of a request that was decided at `now` and goes under these groups, if it is or
-    /// becomes a stream.
+    /// Returns the entry in the stream registry for a request that was decided at `now` and is sent under these groups,
+    /// if it is or becomes a stream.
     pub(crate) fn stream(&self, kind: StreamKind, groups: Arc<[Arc<str>]>, now: Moment) -> Stream {
         let max = self.route().max_stream;
         let stream = Stream::new(kind, Arc::clone(self.principal()), groups, self.authenticated.keep(), max, now);

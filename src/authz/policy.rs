@@ -37,17 +37,17 @@ use super::{
 pub use self::canonical::SAME_WITHOUT;
 use self::canonical::{canonical, scopes_of};
 
-/// All rules and grants, compiled. Immutable; shared by all requests of a generation.
+/// All rules and grants, compiled. Immutable, and shared by all requests of a generation.
 #[derive(Debug)]
 pub struct Policy {
-    /// By precedence, then by id: the order in which they are written means nothing.
+    /// Sorted by precedence, then by id: the order in the configuration does not matter.
     pub(super) rules: Vec<Rule>,
-    /// Which rules can hit on a route.
+    /// The rules that can match on a route.
     by_route: HashMap<Box<str>, Box<[usize]>>,
-    /// Routes on which a rule follows the clock.
+    /// Routes with a rule whose decision can change as time passes.
     by_the_clock: HashSet<Box<str>>,
     grants: Vec<Grant>,
-    /// What providers of tokens call scopes, by audience and by our names (`tokens.onward`).
+    /// The providers' names of scopes, by audience and by our names (`tokens.onward`).
     scopes_of: BTreeMap<String, BTreeMap<String, String>>,
     pub(super) issuers: Arc<[IssuerFacts]>,
     source: Arc<str>,
@@ -62,22 +62,23 @@ struct Grant {
     groups: Arc<[Arc<str>]>,
 }
 
-/// Kubernetes groups of a principal.
+/// The Kubernetes groups of a principal.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KubernetesGroups {
-    /// Each once, in the order of the grants. Shared, as all that a request leaves behind names them.
+    /// Each once, in the order of the grants. Shared, because everything that a request leaves behind contains them.
     pub groups: Arc<[Arc<str>]>,
     /// The grants that gave them.
     pub grants: Vec<Arc<str>>,
 }
 
 impl Policy {
-    /// Compiles `rules` and `grants` of a configuration. `None` if anything is wrong, and the report says what.
+    /// Compiles `rules` and `grants` of a configuration. `None` if anything is wrong, which the report then says.
     pub fn compile(root: &raw::Root, resolver: &mut Resolver) -> Option<Self> {
         Self::compile_with(root, scopes_of(root), resolver)
     }
 
-    /// Compiles them with what providers called scopes when they were in force, whatever `tokens.onward` says of it.
+    /// Compiles them with the providers' names of scopes at the time when they were in force, instead of those in
+    /// `tokens.onward`.
     pub fn compile_with(
         root: &raw::Root,
         scopes_of: BTreeMap<String, BTreeMap<String, String>>,
@@ -131,11 +132,13 @@ impl Policy {
         })
     }
 
-    /// Decides a request. Does not allocate where it allows, unless a rule has an expression.
+    /// Decides a request. Does not allocate if it allows, unless a rule has an expression.
     ///
-    /// Server-side apply is a patch that may be a create, and must be allowed as both; for that its attributes are copied.
+    /// Server-side apply is a patch that may be a create, and must be allowed as both; its attributes are copied for
+    /// that.
     ///
-    /// One whose body nobody has read is decided as if it said the worst, unless it is refused whatever it says.
+    /// A request whose body has not been read is decided as if the body contained the worst, unless the request is
+    /// refused whatever its body contains.
     pub fn decide(&self, principal: &Principal, request: &RequestView<'_>) -> Decision {
         if request.is_unread()
             && let Some(refusal) = self.refuses_any_body(principal, request)
@@ -151,7 +154,7 @@ impl Policy {
         decision
     }
 
-    /// Decides about the create that an apply may be.
+    /// Decides the create that an apply may be.
     pub(super) fn decide_as_create(&self, principal: &Principal, create: &RequestView<'_>) -> Decision {
         let refusal = if create.is_unread() { self.refuses_any_body(principal, create) } else { None };
         refusal.unwrap_or_else(|| self.decide_as_it_is(principal, create))
@@ -161,15 +164,15 @@ impl Policy {
         self.decide_by(principal, request, |_| true)
     }
 
-    /// Decides by those rules alone that `is_asked`.
+    /// Decides by only those rules for which `is_asked` holds.
     fn decide_by(
         &self,
         principal: &Principal,
         request: &RequestView<'_>,
         is_asked: impl Fn(&Rule) -> bool,
     ) -> Decision {
-        // The API server's authorizer sees no verb either, and what has none is not allowed. Of paths that are no resource the verb
-        // is the method, whatever it is.
+        // The API server's authorizer gets no verb either, and a request without one is not allowed. For non-resource
+        // paths the verb is the method, whatever it is.
         let has_no_verb =
             |asked: &Attributes| asked.verb.is_empty() || !(asked.is_resource || method::is_known(request.method));
         if request.kubernetes.is_some_and(has_no_verb) {
@@ -195,28 +198,30 @@ impl Policy {
         })
     }
 
-    /// Whether a request to change a run may be allowed, as far as can be told before anybody has read its body: some rule
-    /// would allow it with some body, perhaps with an approval, and none denies it with any.
+    /// Whether a request to change a run may be allowed, as far as is known before its body is read: some rule would
+    /// allow it with some body, perhaps after an approval, and no rule denies it with every body.
     pub fn may_allow(&self, principal: &Principal, request: &RequestView<'_>) -> bool {
         let case = Case::new(principal, self.issuer(principal), request);
         !self.enforced(request.route).any(|rule| rule.denies_any(&case))
             && self.enforced(request.route).any(|rule| rule.may_allow(&case))
     }
 
-    /// The refusal of a request that no body makes good, so that nobody need wait for one. `None` where some body may be allowed,
-    /// and where a rule in `mode: shadow` would allow some: which, its body tells.
+    /// The refusal of a request that no body would make acceptable, so that the body need not be read. `None` if some
+    /// body may be allowed, or if a rule in `mode: shadow` would allow some body: the body then has to be read to know
+    /// which.
     pub fn refuses_any_body(&self, principal: &Principal, request: &RequestView<'_>) -> Option<Decision> {
         let case = Case::new(principal, self.issuer(principal), request);
         let is_tried = |rule: &Rule| rule.shadow && rule.is_about_bodies() && rule.may_allow(&case);
         if self.may_allow(principal, request) || self.candidates(request.route).any(is_tried) {
             return None;
         }
-        // What a rule about bodies would say of this one is not known, and takes nothing from the refusal.
+        // What rules about bodies would say of this body is unknown, and does not change the refusal.
         let decision = self.decide_by(principal, request, |rule| !rule.is_about_bodies());
         (!decision.is_allow()).then_some(decision)
     }
 
-    /// What rules say of the Triggers that an allowed delivery may set off; `None` where none of its route says anything.
+    /// Returns what rules say about the Triggers that an allowed delivery may set off; `None` if no rule on its route
+    /// has `trigger`.
     pub fn trigger_limits(&self, principal: &Principal, request: &RequestView<'_>) -> Option<TriggerLimits> {
         if self.enforced(request.route).all(|rule| rule.trigger().is_none()) {
             return None;
@@ -238,13 +243,13 @@ impl Policy {
         Some(limits)
     }
 
-    /// The scopes that some allow of a route asks for, of those allows that may let somebody of these issuers.
+    /// Returns the scopes that allows on a route ask for, among the allows that may apply to callers of these issuers.
     pub fn scopes_on(&self, route: &str, is_meant: impl Fn(&str) -> bool) -> BTreeSet<&str> {
         let allows = self.enforced(route).filter(|rule| rule.is_allow());
         allows.filter(|rule| rule.is_of_issuer(&is_meant)).flat_map(Rule::scopes).collect()
     }
 
-    /// What a token has of the scopes that allows of a route ask for, each once.
+    /// Returns the scopes of a token that allows on a route ask for, each once.
     fn kept_scopes(&self, principal: &Principal, route: &str) -> Vec<Arc<str>> {
         let known = self.scopes_on(route, |issuer| *issuer == *principal.issuer);
         let mut kept: Vec<Arc<str>> =
@@ -254,24 +259,25 @@ impl Policy {
         kept
     }
 
-    /// The scopes of tokens for an audience that some rule names in full: those that somebody may get who asks for none by name.
+    /// Returns the scopes of tokens for an audience that some allow names in full. A caller who asks for no scope by
+    /// name may get these.
     pub fn token_scopes(&self, audience: &str) -> BTreeSet<&str> {
         let rules = self.candidates(TOKEN_ENDPOINT).filter(|rule| rule.is_allow());
         rules.flat_map(|rule| rule.token_scopes(audience)).collect()
     }
 
-    /// What the provider of an audience calls scopes, by our names.
+    /// The provider's names of the scopes of an audience, by our names.
     pub(super) fn scopes_of(&self, audience: &str) -> Option<&BTreeMap<String, String>> {
         self.scopes_of.get(audience)
     }
 
-    /// How long a token may last that these rules give.
+    /// The longest lifetime of a token that these rules give.
     pub fn token_lifetime(&self, rules: &[Arc<str>]) -> Option<Duration> {
         let given = self.candidates(TOKEN_ENDPOINT).filter(|rule| rules.contains(&rule.id));
         given.filter_map(Rule::token_lifetime).min()
     }
 
-    /// The Kubernetes groups that grants give a principal: mapped ones only.
+    /// Returns the Kubernetes groups that grants give a principal; groups that no grant maps are not among them.
     pub fn kubernetes_groups(&self, principal: &Principal) -> KubernetesGroups {
         let caller = Caller { principal, issuer: self.issuer(principal) };
         let is_met = |grant: &&Grant| grant.who.iter().all(|who| who.met(&caller, Reading::Strict) == Met::Yes);
@@ -283,7 +289,7 @@ impl Policy {
             grants.push(Arc::clone(&grant.id));
             others.extend(&*grant.groups);
         }
-        // Mostly it is one grant.
+        // Usually one grant matches.
         let groups = match others.is_empty() {
             true => Arc::clone(&first.groups),
             false => each_once(first.groups.iter().chain(others)),
@@ -291,22 +297,22 @@ impl Policy {
         KubernetesGroups { groups, grants }
     }
 
-    /// The next time at which a rule's window opens or closes, so that what was decided before may change.
+    /// The next time at which the window of a rule opens or closes, so that an earlier decision may change.
     pub fn next_change(&self, after: Timestamp) -> Option<Timestamp> {
         self.rules.iter().filter_map(|rule| rule.next_change(after)).min()
     }
 
-    /// Whether what it decides may also change at moments that nobody can tell beforehand.
+    /// Whether its decisions may also change at times that cannot be predicted.
     pub fn follows_the_clock(&self) -> bool {
         !self.by_the_clock.is_empty()
     }
 
-    /// Whether it may for requests on one route.
+    /// The same for requests on one route.
     pub fn follows_the_clock_on(&self, route: &str) -> bool {
         self.by_the_clock.contains(route)
     }
 
-    /// Names of parameters and labels of runs that rules look at.
+    /// Names of the parameters and labels of runs that rules look at.
     pub fn run_names(&self) -> impl Iterator<Item = &Arc<str>> {
         self.rules.iter().flat_map(Rule::run_names)
     }
@@ -321,8 +327,8 @@ impl Policy {
         &self.digest
     }
 
-    /// Rules and grants, and what providers call scopes of theirs, in canonical form: JSON that reads as a [`raw::PolicyFile`], with
-    /// sorted keys and ids and without what is not set.
+    /// Rules and grants, and the providers' names of their scopes, in canonical form: JSON that parses as a
+    /// [`raw::PolicyFile`], with sorted keys and ids and without unset keys.
     pub fn source(&self) -> &Arc<str> {
         &self.source
     }
@@ -331,53 +337,54 @@ impl Policy {
         self.issuers.iter().find(|issuer| issuer.name == principal.issuer)
     }
 
-    /// Rules that can hit on a route. On a route that the policy does not know none can, so that all is denied.
+    /// The rules that can match on a route. On a route that the policy does not know there are none, so everything is
+    /// denied.
     pub(super) fn candidates<'a>(&'a self, route: &str) -> impl Iterator<Item = &'a Rule> {
         self.candidate_places(route).iter().filter_map(|i| self.rules.get(*i))
     }
 
-    /// Those of them that decide. Rules in `mode: shadow` only leave a trace.
+    /// The candidates that decide. Rules in `mode: shadow` only leave a trace.
     pub(super) fn enforced<'a>(&'a self, route: &str) -> impl Iterator<Item = &'a Rule> {
         self.candidates(route).filter(|rule| !rule.shadow)
     }
 
-    /// Where the candidates are in [`Policy::rules`].
+    /// The indices of the candidates in [`Policy::rules`].
     pub(super) fn candidate_places(&self, route: &str) -> &[usize] {
         self.by_route.get(route).map(|indices| &**indices).unwrap_or_default()
     }
 }
 
-/// The create that server-side apply may be; none of any other request.
+/// The create that a server-side apply may be; `None` for any other request.
 pub(super) fn create_of(request: &RequestView<'_>) -> Option<Attributes> {
     let asked = request.kubernetes?;
-    // Records of older versions tell it of runs alone.
+    // Records of older versions have this only for runs.
     let is_apply = asked.apply || request.run.is_some_and(|run| run.intent == raw::RunIntent::Apply);
     is_apply.then(|| Attributes { verb: "create".to_owned(), ..asked.clone() })
 }
 
-/// Whether an apply is refused for the create that it may be. What is denied as a patch is said to be so, as it is where its body is
-/// not read.
+/// Whether an apply is refused because of the create that it may be. If it is denied as a patch, the patch is reported
+/// as the reason, as it is when the body is not read.
 pub(super) fn is_refused_as_create(patch: &Decision, create: &Decision) -> bool {
     !create.is_allow() && patch.outcome.effect() != raw::Effect::Deny
 }
 
-/// What the rules looked at so far say together.
+/// The combined result of the rules evaluated so far.
 #[derive(Default)]
 pub(super) struct Tally<'p> {
     deny: Option<(&'p Rule, Option<String>)>,
     failed: Option<(&'p Rule, String)>,
     approve: Vec<(&'p Rule, &'p Arc<Approval>)>,
-    /// Approves that hit only if what is in doubt is taken to be so.
+    /// Approves that match only if doubt is read wide.
     doubtful: Vec<(&'p Rule, &'p Arc<Approval>)>,
     allow: Option<&'p Rule>,
-    /// With what it needs, and what of that is missing.
+    /// With what the rule needs, and the part of it that is missing.
     step_up: Option<(&'p Rule, &'p NeededLogin, NeededLogin)>,
     shadow: Vec<Shadow>,
 }
 
 impl<'p> Tally<'p> {
     fn look(&mut self, rule: &'p Rule, case: &Case<'_>) {
-        // An allow that comes after another can only change the decision by failing.
+        // After one allow, another can change the decision only by failing.
         if !rule.shadow && (self.deny.is_some() || (self.allow.is_some() && !rule.can_fail())) {
             return;
         }
@@ -391,7 +398,7 @@ impl<'p> Tally<'p> {
         }
     }
 
-    /// Takes in what came of looking at a rule.
+    /// Adds the result of evaluating a rule.
     pub(super) fn count(&mut self, rule: &'p Rule, hit: &Hit) {
         if rule.shadow {
             let would = match hit {
@@ -425,7 +432,8 @@ impl<'p> Tally<'p> {
             Self { deny: Some((rule, error)), .. } => (Some(rule), denial(rule, error)),
             Self { failed: Some((rule, error)), .. } => (Some(rule), denial(rule, Some(error))),
             Self { mut approve, doubtful, allow, step_up, .. } => {
-                // A doubt takes an allow away; it does not open the way to an approval where nothing else does.
+                // Doubt takes an allow away; it does not offer an approval where nothing else would let the request
+                // through.
                 if !approve.is_empty() || allow.is_some() {
                     approve.extend(doubtful);
                 }
@@ -457,11 +465,11 @@ fn check_id<'a>(what: &str, id: &'a str, seen: &mut HashSet<&'a str>, at: &At, r
     } else if !seen.insert(id) {
         report
             .error(&at.key("id"), format!("another {what} has the id `{id}`"))
-            .help("an id names one in `explain` and in the audit trail");
+            .help("`explain` and the audit trail refer to it by its id");
     }
 }
 
-/// A role is bound to groups, so that it reaches everybody who has them, by whatever grant.
+/// A role is bound to groups, so it reaches everybody who has one of them, whichever grant gave it.
 fn check_roles(raw: &raw::Grant, at: &At, root: &raw::Root, report: &mut Report) {
     for (i, given) in raw.tekton_roles.iter().enumerate() {
         for group in &raw.kubernetes_groups {
@@ -481,13 +489,13 @@ fn check_roles(raw: &raw::Grant, at: &At, root: &raw::Root, report: &mut Report)
 
 fn compile_grant(raw: &raw::Grant, at: &At, root: &raw::Root, report: &mut Report) -> Grant {
     if raw.kubernetes_groups.is_empty() {
-        report.error(&at.key("kubernetes_groups"), "a grant of nothing");
+        report.error(&at.key("kubernetes_groups"), "a grant needs at least one Kubernetes group");
     }
     for (i, group) in raw.kubernetes_groups.iter().enumerate() {
         if let Err(why) = check_name(group) {
             report
                 .error(&at.key("kubernetes_groups").index(i), format!("the group `{}` {why}", group.escape_debug()))
-                .help("bind the ClusterRole that is meant to a group of your own");
+                .help("bind the intended ClusterRole to a group of your own");
         }
     }
     check_roles(raw, at, root, report);

@@ -1,4 +1,4 @@
-//! One rule, compiled: conditions that must all hold.
+//! One compiled rule: conditions that must all hold.
 
 use std::{sync::Arc, time::Duration};
 
@@ -29,7 +29,7 @@ use super::{
     who::{self, Caller, Purpose, Who},
 };
 
-/// A principal and what it asks for.
+/// A principal and its request.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Case<'a> {
     pub caller: Caller<'a>,
@@ -60,7 +60,7 @@ impl Action {
     }
 }
 
-/// The same in a word. The order is the order of precedence.
+/// The action of a rule without its details. The variants are in order of precedence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RuleAction {
@@ -79,10 +79,10 @@ impl RuleAction {
     }
 }
 
-/// That others must say yes.
+/// A required approval by other people.
 #[derive(Debug)]
 pub struct Approval {
-    /// The rule that asks for it.
+    /// The rule that requires it.
     pub rule: Arc<str>,
     /// How many different people must approve.
     pub count: u8,
@@ -92,12 +92,12 @@ pub struct Approval {
 #[derive(Debug)]
 pub(super) struct Rule {
     pub id: Arc<str>,
-    /// Its place among the rules of the configuration.
+    /// Its index in the rules of the configuration.
     place: usize,
     pub why: Option<Arc<str>>,
     pub fix: Option<Arc<str>>,
     pub action: Action,
-    /// It decides nothing.
+    /// Whether it is in `mode: shadow`, so that it decides nothing.
     pub shadow: bool,
     reading: Reading,
     on: Vec<On>,
@@ -105,21 +105,21 @@ pub(super) struct Rule {
     when: Option<Expression>,
 }
 
-/// What comes of looking at a rule.
+/// The result of evaluating a rule.
 #[derive(Debug)]
 pub(super) enum Hit {
     Miss,
     Yes,
-    /// An allow whose need is not met: what the login lacks of it.
+    /// An allow whose `need` is not met: what the login lacks.
     Unmet(NeededLogin),
-    /// All else holds and `when` has no value.
+    /// All other conditions hold and `when` fails to evaluate.
     Error(String),
 }
 
 const MAX_APPROVAL: u64 = 24 * 60 * 60;
 
 fn nothing_kept(claim: &str) -> String {
-    format!("of the claim `{claim}` nothing was kept")
+    format!("the value of the claim `{claim}` was not stored")
 }
 
 impl Rule {
@@ -143,7 +143,7 @@ impl Rule {
                     "which Triggers a delivery sets off is known only after its record is written, so that a rule about them \
                      leaves no trace in `mode: shadow`",
                 )
-                .help("leave `on.trigger` out to have recorded which deliveries it would hit, or write `mode: enforce`");
+                .help("leave `on.trigger` out to record which deliveries it would match, or write `mode: enforce`");
         }
         if !raw.need.is_empty() && purpose != Purpose::Allow {
             report
@@ -160,9 +160,9 @@ impl Rule {
             raw::Action::Approve(approve) => {
                 let at = at.key("do").key("approve");
                 if raw.mode == raw::Mode::Enforce {
-                    report.warning(&at, "approvals are not built yet: the rule refuses whatever it hits").help(
-                        "write a rule that allows or denies, or `mode: shadow` to have recorded what it would hit",
-                    );
+                    report
+                        .warning(&at, "approvals are not implemented yet: the rule refuses everything that it matches")
+                        .help("write a rule that allows or denies, or `mode: shadow` to record what it would match");
                 }
                 check_approval(approve, &at, root, report);
                 Action::Approve(Arc::new(Approval { rule: Arc::clone(&id), count: approve.count.unwrap_or(1) }))
@@ -187,7 +187,7 @@ impl Rule {
         rule
     }
 
-    /// The rule as it is written in the configuration that it was compiled from.
+    /// The rule as it is in the configuration that it was compiled from.
     pub(super) fn written<'r>(&self, root: &'r raw::Root) -> Option<&'r raw::Rule> {
         root.rules.get(self.place).filter(|raw| *raw.id == *self.id)
     }
@@ -200,7 +200,7 @@ impl Rule {
         matches!(self.action, Action::Deny)
     }
 
-    /// Names of parameters and labels of runs that it looks at.
+    /// Names of the parameters and labels of runs that it looks at.
     pub(super) fn run_names(&self) -> impl Iterator<Item = &Arc<str>> {
         self.of_runs().flat_map(RunCondition::names)
     }
@@ -214,12 +214,12 @@ impl Rule {
         self.on.iter().filter_map(|on| if let On::Run(run) = on { Some(run) } else { None })
     }
 
-    /// What it says of Triggers.
+    /// Its condition on Triggers.
     pub(super) fn trigger(&self) -> Option<&raw::OnTrigger> {
         self.on.iter().find_map(|on| if let On::Trigger(trigger) = on { Some(trigger) } else { None })
     }
 
-    /// Whether it would hit with some Trigger, or with none in question.
+    /// Whether it would match for some Trigger, or where no Trigger is in question.
     pub(super) fn may_hit(&self, case: &Case<'_>) -> bool {
         let on = || self.on.iter().filter(|on| !matches!(on, On::Trigger(_)));
         on().all(|on| on.holds(case.request, self.reading))
@@ -230,7 +230,7 @@ impl Rule {
             })
     }
 
-    /// Whether requests on a route can hit the rule at all.
+    /// Whether requests on a route can match the rule at all.
     pub(super) fn can_hit_on(&self, route: &raw::Route) -> bool {
         self.on.iter().all(|on| on.can_hold_on(route))
     }
@@ -240,19 +240,19 @@ impl Rule {
         self.who.iter().all(|who| who.met(caller, self.reading) != Met::No)
     }
 
-    /// Whether all that it says of requests may hold of one that starts a run so.
+    /// Whether all its conditions on requests may hold for a request that starts a run in this way.
     pub(super) fn may_be_on(&self, start: &Start<'_>) -> bool {
         self.on.iter().all(|on| on.may_hold(start, self.reading))
     }
 
-    /// Whether it can have a say in who gets a token: an allow must speak of tokens, and a deny of nothing that only
-    /// requests have.
+    /// Whether it can affect who gets a token: an allow must have `on.token`, and a deny must have no condition that
+    /// only requests can meet.
     pub(super) fn can_hit_on_tokens(&self) -> bool {
         let speaks = || self.on.iter().any(|on| matches!(on, On::Token(_)));
         (self.is_deny() || speaks()) && self.on.iter().all(On::can_hold_of_tokens)
     }
 
-    /// Whether it is about somebody of one of these issuers, as far as it names any.
+    /// Whether it may apply to callers of one of these issuers: it names one of them, or none.
     pub(super) fn is_of_issuer(&self, is_meant: impl Fn(&str) -> bool) -> bool {
         self.who.iter().all(|who| match who {
             Who::Issuers { names, .. } => names.iter().any(|name| is_meant(name)),
@@ -260,7 +260,7 @@ impl Rule {
         })
     }
 
-    /// The scopes of which it asks for one.
+    /// The scopes of which it requires one.
     pub(super) fn scopes(&self) -> impl Iterator<Item = &str> {
         self.who.iter().filter_map(Who::scopes).flat_map(Names::iter).map(|scope| &**scope)
     }
@@ -274,7 +274,7 @@ impl Rule {
         self.tokens().flat_map(TokenCondition::scope_patterns)
     }
 
-    /// How long a token that it gives may last.
+    /// The longest lifetime of a token that it gives.
     pub(super) fn token_lifetime(&self) -> Option<Duration> {
         self.tokens().find_map(|token| token.lifetime)
     }
@@ -283,7 +283,7 @@ impl Rule {
         self.on.iter().filter_map(|on| if let On::Token(token) = on { Some(token) } else { None })
     }
 
-    /// Whether the rule can fail, so that it must be looked at even if the decision is already known.
+    /// Whether evaluating it can fail, so that it must be evaluated even if the decision is already known.
     pub(super) fn can_fail(&self) -> bool {
         self.when.is_some()
     }
@@ -292,33 +292,33 @@ impl Rule {
         self.look_as(case, self.reading)
     }
 
-    /// Looks at an approve that does not hit as if it were a deny: what is in doubt must not pass without approval
+    /// Evaluates an approve that does not match as if it were a deny: a request in doubt must not pass without approval
     /// because another rule allows it.
     pub(super) fn look_doubting(&self, case: &Case<'_>) -> Hit {
         self.look_as(case, Reading::Wide)
     }
 
-    /// Looks at a token whatever its scope, which is left to [`Rule::takes_scope`].
+    /// Evaluates a request for a token without its scope, which is left to [`Rule::takes_scope`].
     pub(super) fn look_but_scope(&self, case: &Case<'_>) -> Hit {
         self.look_if(case, self.reading, |on| on.holds_but_scope(case.request, self.reading))
     }
 
-    /// Whether a scope of a token, or that it has none, keeps nothing from hitting.
+    /// Whether this scope of a token, or a token without any, can match.
     pub(super) fn takes_scope(&self, scope: Option<&str>) -> bool {
         self.tokens().all(|token| token.takes(scope, self.reading))
     }
 
-    /// Whether it looks at bodies.
+    /// Whether it looks at the bodies of requests.
     pub(super) fn is_about_bodies(&self) -> bool {
         self.of_runs().next().is_some()
     }
 
-    /// Whether it denies whatever the body is.
+    /// Whether it denies whatever the body contains.
     pub(super) fn denies_any(&self, case: &Case<'_>) -> bool {
         self.is_deny() && !self.is_about_bodies() && !matches!(self.look(case), Hit::Miss)
     }
 
-    /// Whether it would allow, perhaps with an approval or a fresh login, with some body.
+    /// Whether it would allow with some body, perhaps after an approval or a fresh login.
     pub(super) fn may_allow(&self, case: &Case<'_>) -> bool {
         let on = || self.on.iter().filter(|on| !matches!(on, On::Run(_)));
         !self.is_deny()
@@ -340,7 +340,7 @@ impl Rule {
         if !holds {
             return Hit::Miss;
         }
-        // To the expression it would be a claim that was not there, which an allow could ask for as well as a deny.
+        // To the expression, the claim would look absent, which an allow could test for as well as a deny.
         if let Some(name) = self.when.as_ref().and_then(|when| when.misses_of(case.caller.principal)) {
             return match reading {
                 Reading::Wide => Hit::Error(nothing_kept(name)),
@@ -361,19 +361,19 @@ impl Rule {
         }
     }
 
-    /// The scope that would do, if a scope is all that the rule misses.
+    /// The scope that would suffice, if only a scope is missing.
     pub(super) fn missing_scope(&self, case: &Case<'_>) -> Option<&Arc<str>> {
         let mut missing = None;
         for who in self.who.iter().filter(|who| who.met(&case.caller, self.reading) == Met::No) {
             missing = Some(who.scopes().filter(|_| missing.is_none())?);
         }
         let scope = missing?.iter().next()?;
-        // What nobody has read may be as the rule has it.
+        // A body that has not been read may be as the rule requires.
         let is_open = |on: &On| matches!(on, On::Run(_)) && case.request.is_unread();
         self.on.iter().all(|on| is_open(on) || on.holds(case.request, self.reading)).then_some(scope)
     }
 
-    /// The conditions that do not hold, in words.
+    /// Describes the conditions that do not hold.
     pub(super) fn misses(&self, case: &Case<'_>) -> Vec<Condition> {
         let on = self.on.iter().flat_map(|on| on.misses(case.request, self.reading));
         let who = self.who.iter().filter(|who| who.met(&case.caller, self.reading) == Met::No);
@@ -384,21 +384,21 @@ impl Rule {
                     (Some(name), _) => nothing_kept(name),
                     (None, Ok(true)) => return misses,
                     (None, Ok(false)) => "false".to_owned(),
-                    (None, Err(error)) => format!("no value: {error}"),
+                    (None, Err(error)) => format!("fails: {error}"),
                 };
             misses.push(Condition::new("when", when.source(), found));
         }
         misses
     }
 
-    /// The conditions that hold only read wide: what they ask for is in doubt.
+    /// Describes the conditions that hold only when read wide, because the value that they ask for is in doubt.
     pub(super) fn doubts(&self, case: &Case<'_>) -> Vec<Condition> {
         let on = self.on.iter().flat_map(|on| on.misses(case.request, Reading::Strict));
         let who = self.who.iter().filter(|who| who.met(&case.caller, Reading::Strict) == Met::No);
         on.chain(who.map(|who| who.describe(&case.caller))).collect()
     }
 
-    /// The next time at which a window of the rule opens or closes.
+    /// The next time at which one of its windows opens or closes.
     pub(super) fn next_change(&self, after: crate::clock::Timestamp) -> Option<crate::clock::Timestamp> {
         let windows = self.on.iter().filter_map(|on| match on {
             On::Time(window) => window.next_change(after),
@@ -407,7 +407,7 @@ impl Rule {
         windows.min()
     }
 
-    /// The next time at which a login has grown too old for it.
+    /// The next time at which a login becomes too old for it.
     pub(super) fn too_old(
         &self,
         login: &LoginFacts,
@@ -417,13 +417,13 @@ impl Rule {
         need.too_old(login).filter(|at| *at > after).min()
     }
 
-    /// Whether what it says may change at any moment, as a login grows old or an expression looks at the time.
+    /// Whether its result may change at any moment, because a login ages or an expression reads the time.
     pub(super) fn follows_the_clock(&self) -> bool {
         let ages = matches!(&self.action, Action::Allow(need) if need.max_age().is_some());
         !self.shadow && (ages || self.reads_time())
     }
 
-    /// Whether its expression looks at the time.
+    /// Whether its expression reads the time.
     pub(super) fn reads_time(&self) -> bool {
         self.when.as_ref().is_some_and(Expression::reads_time)
     }
@@ -437,7 +437,7 @@ fn check_need(need: &raw::Need, at: &At, root: &raw::Root, report: &mut Report) 
                 .help("a minute is the shortest that works");
         }
     }
-    // A login is asked only for classes that its issuer's `acr_values` have, and accepted only with one of them.
+    // A login asks only for classes that its issuer's `acr_values` contain, and is accepted only with one of them.
     let mut logins = root.issuers.iter().filter_map(|issuer| issuer.login.as_ref()).peekable();
     let can = |login: &raw::Login| {
         login.acr_values.is_empty() || need.acr.iter().any(|class| login.acr_values.contains(class))
@@ -446,7 +446,7 @@ fn check_need(need: &raw::Need, at: &At, root: &raw::Root, report: &mut Report) 
         report
             .warning(
                 &at.key("acr"),
-                "no login brings one of these classes: none is among the `acr_values` of a `login`",
+                "no login can have one of these classes: none is among the `acr_values` of a `login`",
             )
             .help("add them to `acr_values`");
     }
@@ -461,24 +461,24 @@ fn check_need(need: &raw::Need, at: &At, root: &raw::Root, report: &mut Report) 
         report
             .warning(
                 &at.key("mfa"),
-                "no provider is asked for more than one factor: of the `acr_values` of a `login`, none is among its \
+                "no provider is asked for more than one factor: no `login` has one of its `acr_values` among its \
                  `mfa_acr_values`",
             )
             .help(
-                "write in `mfa_acr_values` which of the `acr_values` take more than one factor, or add one that does",
+                "list in `mfa_acr_values` which of the `acr_values` require more than one factor, or add one that does",
             );
     }
 }
 
 fn check_approval(raw: &raw::Approve, at: &At, root: &raw::Root, report: &mut Report) {
     if raw.count == Some(0) {
-        report.error(&at.key("count"), "an approval by nobody is none").help("write a rule that allows");
+        report.error(&at.key("count"), "an approval needs at least one person").help("write a rule that allows");
     }
     for (key, span) in [("pending", raw.pending), ("grant", raw.grant)] {
         if let Some(span) = span.filter(|span| span.get().is_zero() || *span > Span::from_secs(MAX_APPROVAL)) {
             report.error(&at.key(key), format!("`{span}` is not between 1s and 24h"));
         }
     }
-    // Nobody can give one yet, so that only what is wrong with `by` is of interest.
+    // Approvals are not implemented, so only the errors in `by` matter.
     who::compile(&raw.by, Purpose::Approver, &at.key("by"), root, report);
 }

@@ -97,7 +97,7 @@ fn each_slip_is_told_at_its_place() {
             "",
             "grants: [{id: a, who: {issuers: [corp]}, kubernetes_groups: []}]",
             "/grants/0/kubernetes_groups",
-            "a grant of nothing",
+            "a grant needs at least one Kubernetes group",
         ),
         ("", "grants: [{id: a, who: {}, kubernetes_groups: [g]}]", "/grants/0/who", "nothing is said"),
         (
