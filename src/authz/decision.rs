@@ -45,7 +45,7 @@ pub enum Outcome {
     },
 }
 
-/// The reason of a denial by a rule, or by Doorward itself, for the person who is denied.
+/// The reason for a denial by a rule, or by Doorward itself, for the person who is denied.
 #[derive(Clone, Debug)]
 pub struct Denial {
     /// From a rule: why it exists. From Doorward itself: the whole reason, as a sentence.

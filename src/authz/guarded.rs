@@ -1,5 +1,5 @@
-//! What no rule allows in passing: requests that lead past the policy or to credentials that outlive it. A rule with
-//! wildcards, or without a word on Kubernetes, does not reach them; it must name them.
+//! Requests that no rule allows unless it names them: those that lead past the policy, or to credentials that outlive
+//! it. A rule with wildcards, or without `kubernetes`, does not cover them.
 
 use std::fmt;
 
@@ -7,16 +7,16 @@ use crate::{config::raw, kubernetes::Attributes, tekton};
 
 use super::{RequestView, condition::Reading, kubernetes::Resource, names::Names};
 
-/// Sub-resources that are guarded on every route: another server through the API server, a token for any service account,
-/// a container of one's own within somebody else's pod.
+/// Sub-resources that are guarded on every route: another server through the API server, a token for any service
+/// account, and a container of one's own within somebody else's pod.
 const SUBRESOURCES: [(&str, &str); 3] = [("*", "proxy"), ("serviceaccounts", "token"), ("pods", "ephemeralcontainers")];
 
-/// Sub-resources that are guarded where people browse: no page of a dashboard needs them, and a script that runs on its
-/// host would have all of them.
+/// Sub-resources that are guarded on routes for browsers: no page of a dashboard needs them, and a script injected on
+/// its host could use them all.
 const BROWSED: [&str; 3] = ["exec", "attach", "portforward"];
 
-/// Resources that are guarded on every route: credentials, and what gives rights. Secrets are among them because one of
-/// type `kubernetes.io/service-account-token` is a token without an end, and only its body tells.
+/// Resources that are guarded on every route: credentials, and objects that give rights. Secrets are among them because
+/// one of type `kubernetes.io/service-account-token` is a token that never expires, which only its body shows.
 const RESOURCES: [(&str, &str); 7] = [
     ("", "secrets"),
     ("certificates.k8s.io", "certificatesigningrequests"),
@@ -27,21 +27,21 @@ const RESOURCES: [(&str, &str); 7] = [
     ("rbac.authorization.k8s.io", "clusterrolebindings"),
 ];
 
-/// Guarded on every route against whoever writes it, beside sub-resources of runs: Tekton takes a request of the name that it would have
-/// given for its own, whoever made it and whatever it asks for, and runs what it holds (`CRDRequester.Submit`).
+/// Guarded on every route against writes, as are sub-resources of runs: Tekton accepts a request that has the name it
+/// would have given its own, whoever created it and whatever it asks for, and runs its content (`CRDRequester.Submit`).
 const FETCHED: (&str, &str) = ("resolution.tekton.dev", "resolutionrequests");
 
-/// The implied condition of each rule: that it names what is guarded.
+/// The implied condition of each rule: it must name what is guarded.
 #[derive(Debug)]
 pub(super) struct Guard {
-    /// Routes of dashboards, and others that take the cookie of a browser.
+    /// Routes of dashboards, and other routes that accept the session cookie of a browser.
     browsed: Names,
-    /// The rule says `proxy` among its verbs.
+    /// Whether `proxy` is among the verbs of the rule.
     verb_proxy: bool,
     named: Box<[Resource]>,
 }
 
-/// What must be named.
+/// A resource that must be named.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Guarded<'a> {
     resource: &'a str,
@@ -49,7 +49,7 @@ pub(super) struct Guarded<'a> {
 }
 
 impl Guard {
-    /// `raw` is what the rule says of Kubernetes. What cannot be read in it is reported elsewhere.
+    /// `raw` is the rule's condition on Kubernetes. Invalid parts of it are reported elsewhere.
     pub(super) fn new(raw: Option<&raw::OnKubernetes>, root: &raw::Root) -> Self {
         let browsed: Vec<String> = root
             .routes
@@ -65,7 +65,7 @@ impl Guard {
         }
     }
 
-    /// What a request asks for that the rule does not name. A deny need not name it.
+    /// Returns the guarded resource that a request asks for and the rule does not name. A deny need not name it.
     pub(super) fn missed<'a>(&self, view: &RequestView<'a>, reading: Reading) -> Option<Guarded<'a>> {
         if reading == Reading::Wide {
             return None;
@@ -78,7 +78,7 @@ impl Guard {
     }
 }
 
-/// The part of a request that must be named. `browsed`: it comes through the host of a dashboard.
+/// The part of a request that must be named. `browsed`: whether it comes by a route for browsers.
 fn guarded(a: &Attributes, browsed: impl Fn() -> bool) -> Option<Guarded<'_>> {
     if !a.is_resource {
         return None;

@@ -30,20 +30,20 @@ const VERBS: [&str; 15] = [
     "read",
     "write",
     "*",
-    // Of paths that are no resource: the method in lower case.
+    // For non-resource paths: the method in lower case.
     "post",
     "put",
     "head",
 ];
 
-/// Resources that are in no namespace, of Tekton, of the groups that come with the API server and of its metrics. A list of these is about no
-/// namespace; a list of any other without a namespace is about all of them.
+/// Cluster-scoped resources of Tekton, of the API groups that come with the API server, and of its metrics. A list of
+/// these is about no namespace; a list of any other resource without a namespace is about all of them.
 const CLUSTER_SCOPED: [(&str, &str); 37] = [
     ("", "namespaces"),
     ("", "nodes"),
     ("", "persistentvolumes"),
     ("", "componentstatuses"),
-    // Older Dashboards list them as they start.
+    // Older Dashboards list them at startup.
     ("tekton.dev", "clustertasks"),
     ("triggers.tekton.dev", "clusterinterceptors"),
     ("triggers.tekton.dev", "clustertriggerbindings"),
@@ -80,15 +80,15 @@ const CLUSTER_SCOPED: [(&str, &str); 37] = [
     ("metrics.k8s.io", "nodes"),
 ];
 
-/// The attributes that a rule is about.
+/// The condition of a rule on attributes.
 #[derive(Debug, Default)]
 pub(super) struct Kubernetes {
-    /// Verbs by name. Empty here and in each list that follows: all.
+    /// Verbs by name. Here and in the following lists, empty means all.
     verbs: Names,
     /// Whether `read` and `write` are among the verbs.
     read: bool,
     write: bool,
-    /// Whether any condition is on what only resources have.
+    /// Whether any condition is on something that only resources have.
     about_resources: bool,
     api_groups: Names,
     resources: Box<[Resource]>,
@@ -134,8 +134,8 @@ impl Resource {
         }
     }
 
-    /// Whether the pattern matches by what it names, not by a wildcard in that place. Without a sub-resource, only the
-    /// resource must be named.
+    /// Whether the pattern matches by name, not by a wildcard in that place. Without a sub-resource, only the resource
+    /// must be named.
     pub(super) fn names(&self, resource: &str, sub: &str) -> bool {
         match self {
             Self::All | Self::WithAnySub(_) => false,
@@ -164,7 +164,7 @@ impl Kubernetes {
                 if text.contains('*') && text != "*" {
                     report
                         .error(&at, format!("`{text}` is no name"))
-                        .help("names are compared exactly; `*` alone is all");
+                        .help("names are compared exactly; only `*` alone is a wildcard");
                 } else if text.is_empty() && key != "api_groups" {
                     report.error(&at, "an empty name matches nothing");
                 } else if key == "namespaces" {
@@ -238,7 +238,8 @@ impl Kubernetes {
             && self.name(a, reading)
     }
 
-    /// To a deny a request that names no object may be about any, and one that is passed on to an object is about that.
+    /// For a deny, a request that names no object may be about any, and a proxied request is about the object that it
+    /// is proxied to.
     fn name(&self, a: &Attributes, reading: Reading) -> bool {
         let is_passed_on = || a.is_proxy() && self.names.contains(proxied(&a.name));
         all_or(&self.names, &a.name) || (reading == Reading::Wide && (a.name.is_empty() || is_passed_on()))
@@ -252,9 +253,9 @@ impl Kubernetes {
         if (self.read || self.write) && (if a.is_write() { self.write } else { self.read }) {
             return true;
         }
-        // Who deletes a collection deletes each of it.
+        // Deleting a collection deletes each object in it.
         let deletes = a.verb == "deletecollection" && verbs.contains("delete");
-        // Of a path that is no resource the verb is the method, and HEAD tells what there is to get.
+        // For a non-resource path the verb is the method, and HEAD reveals what GET would return.
         let looks = a.verb == "head" && verbs.contains("get");
         if reading == Reading::Wide && (deletes || looks || verbs.contains(&a.verb)) {
             return true;
@@ -264,7 +265,7 @@ impl Kubernetes {
         verbs.contains(if a.is_tunnel() && reads { "create" } else { &a.verb })
     }
 
-    /// The attributes asked for, on one line.
+    /// The attributes that it asks for, on one line.
     pub(super) fn needs(&self) -> String {
         let mut text = String::new();
         let mut part = |name: &str, list: String| {
@@ -299,7 +300,7 @@ impl std::fmt::Display for Resource {
     }
 }
 
-/// Names, or none of them where `*` stands for all.
+/// The names, or an empty list if `*` is among them.
 fn unless_all(names: &[String]) -> Names {
     if names.iter().any(|name| name == "*") { Names::default() } else { Names::new(names) }
 }
@@ -308,7 +309,7 @@ fn all_or(names: &Names, name: &str) -> bool {
     names.is_empty() || names.contains(name)
 }
 
-/// A request about all namespaces reaches into each, so a deny of one holds for it.
+/// A request about all namespaces reaches into each, so a deny of one namespace matches it.
 pub(super) fn namespaces(names: &Names, a: &Attributes, reading: Reading) -> bool {
     let all_namespaces = || {
         a.namespace.is_empty()
@@ -318,7 +319,8 @@ pub(super) fn namespaces(names: &Names, a: &Attributes, reading: Reading) -> boo
     all_or(names, &a.namespace) || (reading == Reading::Wide && a.is_resource && all_namespaces())
 }
 
-/// What a request is passed on to: `NAME`, `NAME:PORT` or `SCHEME:NAME:PORT` (`SplitSchemeNamePort` of `k8s.io/apimachinery`).
+/// The object that a request is proxied to: `NAME`, `NAME:PORT` or `SCHEME:NAME:PORT` (`SplitSchemeNamePort` of
+/// `k8s.io/apimachinery`).
 fn proxied(name: &str) -> &str {
     let Some((first, rest)) = name.split_once(':') else { return name };
     rest.split_once(':').map_or(first, |(name, _)| name)

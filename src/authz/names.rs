@@ -14,7 +14,7 @@ use crate::request::{
 #[derive(Clone, Debug, Default)]
 pub(super) struct Names {
     sorted: Box<[Arc<str>]>,
-    /// The [`trait_of`] each name, as bits: most names that are not among these share none, and are not compared.
+    /// The [`trait_of`] each name, as bits. Most names that are not in the list share none, and are then not compared.
     traits: u64,
 }
 
@@ -34,7 +34,7 @@ impl Names {
         if self.traits & trait_of(name) == 0 {
             return false;
         }
-        // A scan beats the search on the short lists that people write.
+        // A scan beats a binary search on the short lists that people write.
         match self.sorted.len() {
             0..=8 => self.sorted.iter().any(|known| &**known == name),
             _ => self.sorted.binary_search_by(|known| (**known).cmp(name)).is_ok(),
@@ -56,13 +56,13 @@ impl fmt::Display for Names {
     }
 }
 
-/// One of 64 bits, by what is cheap to see of a name: its length and its ends.
+/// One of 64 bits, from what is cheap to read of a name: its length, its first and its last byte.
 fn trait_of(name: &str) -> u64 {
     let end = |byte: Option<&u8>| byte.copied().map_or(0, usize::from);
     1 << ((name.len() + 7 * end(name.as_bytes().first()) + 31 * end(name.as_bytes().last())) % 64)
 }
 
-/// An exact text, or a prefix where a `*` ends it.
+/// An exact text, or a prefix if it ends with `*`.
 #[derive(Clone, Debug)]
 pub(super) enum Prefix {
     Exact(Arc<str>),
@@ -86,13 +86,13 @@ impl Prefix {
         }
     }
 
-    /// Whether it is of what a resolver fetches: no name has a `?`.
+    /// Whether it is for code that a resolver fetches: no name contains a `?`.
     pub(super) fn is_of_resolver(&self) -> bool {
         let (Self::Exact(text) | Self::Starts(text)) = self;
         text.contains('?')
     }
 
-    /// Whether it matches some text that begins so.
+    /// Whether it matches some text that has this beginning.
     pub(super) fn may_match(&self, beginning: &str) -> bool {
         match self {
             Self::Exact(exact) => exact.starts_with(beginning),
@@ -110,7 +110,7 @@ impl fmt::Display for Prefix {
     }
 }
 
-/// A path, or all that lies at or below one.
+/// A path, or all paths at or below one.
 #[derive(Clone, Debug)]
 pub(super) enum PathPattern {
     Exact(Arc<str>),
@@ -135,7 +135,8 @@ impl PathPattern {
         }
     }
 
-    /// Whether it matches a path, read so. An allow takes it as it is written. To a deny `%3A` is `:`, as it is to most servers.
+    /// Whether it matches a path under a reading. An allow takes the path as it is written. For a deny, `%3A` equals
+    /// `:`, as it does for most servers.
     pub(super) fn holds(&self, path: &str, reading: Reading) -> bool {
         self.matches(path) || (reading == Reading::Wide && self.matches_decoded(path))
     }
@@ -171,7 +172,7 @@ impl fmt::Display for PathPattern {
     }
 }
 
-/// A host name, or any that has one label before a given domain.
+/// A host name, or all names that have one more label than a domain.
 #[derive(Clone, Debug)]
 pub(super) enum HostPattern {
     Exact(Arc<str>),
@@ -225,9 +226,10 @@ impl fmt::Display for HostPattern {
     }
 }
 
-/// Whether two user names are the same to a policy. To an allow a name in another case is somebody else: subjects differ by it
-/// (OpenID Connect Core 1.0 section 2), and so do branches of Git, of which those of CI jobs are made. A deny takes all that people take
-/// for the same name (NFKC, full case folding), so that nobody slips past it as `Alice` or `ａlice`.
+/// Whether two user names are the same to a policy. To an allow, a name in another case is a different name: subjects
+/// differ by case (OpenID Connect Core 1.0 section 2), and so do Git branches, which are part of the names of CI jobs.
+/// To a deny, all names are the same that people take for the same (NFKC, full case folding), so that nobody evades it
+/// as `Alice` or `ａlice`.
 pub(super) fn same_user(written: &str, given: &str, reading: Reading) -> bool {
     match reading {
         Reading::Strict => written == given,
@@ -236,7 +238,7 @@ pub(super) fn same_user(written: &str, given: &str, reading: Reading) -> bool {
     }
 }
 
-/// Upper case first, so that letters with several lower-case forms (`ſ`, `ς`, `ß`) meet.
+/// Upper case first, so that letters with several lower-case forms (`ſ`, `ς`, `ß`) become equal.
 fn wide(name: &str) -> impl Iterator<Item = char> {
     name.nfkc().flat_map(char::to_uppercase).flat_map(char::to_lowercase).nfkc()
 }

@@ -1,4 +1,4 @@
-//! On which requests a rule is.
+//! The requests that a rule applies to.
 
 use std::{fmt::Display, sync::Arc};
 
@@ -55,7 +55,7 @@ pub(super) enum On {
     Addresses(Box<[IpNet]>),
 }
 
-/// Compiles what a rule says of requests. What is cheap to look at comes first.
+/// Compiles `on`. Cheap conditions come first.
 pub(super) fn compile(raw: &raw::On, action: &raw::Action, at: &At, root: &raw::Root, report: &mut Report) -> Vec<On> {
     let mut on = Vec::new();
     check_reach(raw, at, root, report);
@@ -108,17 +108,18 @@ pub(super) fn compile(raw: &raw::On, action: &raw::Action, at: &At, root: &raw::
     on
 }
 
-/// A condition of a list that is written; an empty one is none.
+/// Returns the condition for a list; an empty list is no condition.
 fn listed<T>(list: Box<[T]>, condition: fn(Box<[T]>) -> On) -> Option<On> {
     (!list.is_empty()).then(|| condition(list))
 }
 
-/// As `listed`, for a list of names.
+/// The same for a list of names.
 fn named(names: &[String], condition: fn(Names) -> On) -> Option<On> {
     (!names.is_empty()).then(|| condition(Names::new(names)))
 }
 
-/// A known method, or another one that a route of the rule takes: others go on nowhere, so that a rule would never hit.
+/// Parses a known method, or another one that a route of the rule accepts. Others are never forwarded, so a rule on
+/// them would never match.
 fn method(text: &str, raw: &raw::On, root: &raw::Root) -> Result<Method, String> {
     if let Some(method) = KNOWN.into_iter().find(|known| known.as_str() == text) {
         return Ok(method);
@@ -158,7 +159,7 @@ fn check_reach(raw: &raw::On, at: &At, root: &raw::Root, report: &mut Report) {
         || raw.fork.or(raw.draft).is_some()
         || raw.trigger.is_some();
     if raw.pages == Some(true) && (raw.kubernetes.is_some() || raw.run.is_some()) {
-        let error = report.error(&at.key("pages"), "the pages of a dashboard ask nothing of the API server");
+        let error = report.error(&at.key("pages"), "requests for the pages of a dashboard do not go to the API server");
         error.help("leave `pages` out, or write two rules");
     }
     let of_kubernetes = [("kubernetes", raw.kubernetes.is_some()), ("run", raw.run.is_some())];
@@ -187,7 +188,7 @@ fn check_reach(raw: &raw::On, at: &At, root: &raw::Root, report: &mut Report) {
     }
 }
 
-/// Warns of a host that no route of the rule is for, and at which no token is asked for.
+/// Warns of a host that no route of the rule serves, and that does not serve the token endpoint.
 fn warn_of_hosts(raw: &raw::On, at: &At, root: &raw::Root, report: &mut Report) {
     let routes = root.routes.iter().filter(|route| raw.routes.is_empty() || raw.routes.contains(&route.name));
     let own = root.external_host.iter().filter(|_| raw.routes.is_empty());
@@ -200,14 +201,14 @@ fn warn_of_hosts(raw: &raw::On, at: &At, root: &raw::Root, report: &mut Report) 
         }
         let help = match nearest(text, known.iter().copied()) {
             Some(near) => format!("did you mean `{near}`?"),
-            None => "name one that stands in `hosts` of a route".to_owned(),
+            None => "name a host that is in `hosts` of a route".to_owned(),
         };
         report.warning(&at.index(i), format!("no route of this rule is for the host `{text}`")).help(help);
     }
 }
 
-/// Whoever lets people read a dashboard means its pages, which show nothing by themselves: what they ask of the API server goes by
-/// the same route.
+/// Warns of a rule that is probably meant for the pages of a dashboard. These show nothing by themselves: their
+/// requests to the API server use the same route.
 fn warn_of_more_than_pages(raw: &raw::On, at: &At, root: &raw::Root, report: &mut Report) {
     let is_api = |route: &&raw::Route| route.kind == RouteKind::Dashboard && route.reaches_kubernetes();
     let named = || root.routes.iter().filter(|route| raw.routes.contains(&route.name));
@@ -217,13 +218,13 @@ fn warn_of_more_than_pages(raw: &raw::On, at: &At, root: &raw::Root, report: &mu
         report
             .warning(
                 &at.key("routes"),
-                "this also allows to read whatever the pages ask of the API server, in all namespaces",
+                "this also allows reading everything that the pages request from the API server, in all namespaces",
             )
             .help("add `pages: true` for the pages alone, or say under `kubernetes` what may be read");
     }
 }
 
-/// Parses each of a list, and reports those that cannot be.
+/// Parses each text of a list, and reports those that are invalid.
 pub(super) fn parse_all<T, E: Display>(
     texts: &[String],
     at: &At,
@@ -262,7 +263,7 @@ impl On {
         }
     }
 
-    /// Whether somebody who asks for a token can meet the condition at all.
+    /// Whether a request for a token can meet the condition at all.
     pub(super) fn can_hold_of_tokens(&self) -> bool {
         matches!(
             self,
@@ -277,8 +278,8 @@ impl On {
         )
     }
 
-    /// Whether it may hold of a request that starts a run so: when it comes, from where, and what a delivery or a body says, is left
-    /// open.
+    /// Whether it may hold for a request that starts a run in this way. The time and the origin of the request, and
+    /// what a delivery or a body contains, are left open.
     pub(super) fn may_hold(&self, start: &Start<'_>, reading: Reading) -> bool {
         match self {
             Self::Hosts(own) => own.iter().any(|own| start.hosts.iter().any(|host| own.meets(host))),
@@ -302,7 +303,7 @@ impl On {
             Self::Routes(names) => names.contains(view.route),
             Self::Hosts(hosts) => hosts.iter().any(|host| host.matches(view.host)),
             Self::Paths(paths) => paths.iter().any(|path| path.holds(view.path, reading)),
-            // The answer to HEAD tells of what GET would give.
+            // The response to HEAD reveals what GET would return.
             Self::Methods(methods) => {
                 methods.contains(view.method)
                     || (reading == Reading::Wide && view.method == Method::HEAD && methods.contains(&Method::GET))
@@ -320,11 +321,12 @@ impl On {
             Self::Actions(names) => is_named(names, view, |facts| &facts.action, reading),
             Self::Fork(fork) => view.delivery.is_some_and(|facts| match facts.fork {
                 Some(known) => known == *fork,
-                // News of a build may be of a fork's, so that a deny of those holds.
+                // News of a build may be about a build of a fork, so a deny of forks matches.
                 None => *fork && facts.build && reading == Reading::Wide,
             }),
             Self::Draft(draft) => view.delivery.is_some_and(|facts| facts.draft == Some(*draft)),
-            // At the door an allow may still be met and a deny may still be missed: the interceptor decides.
+            // When the delivery arrives, an allow may still be met and a deny may still be missed: the interceptor
+            // decides.
             Self::Trigger(condition) => match &view.trigger {
                 Some(trigger) => trigger::matches(condition, trigger, reading),
                 None => reading == Reading::Strict,
@@ -335,9 +337,9 @@ impl On {
             }
             Self::Run(condition) => match view.run {
                 Some(run) => condition.holds(run, reading),
-                // Of one whose body nobody has read anything may be true.
+                // A body that has not been read may contain anything.
                 None if view.is_unread() => reading == Reading::Wide,
-                // A part of one is a change, of which no allow is met.
+                // Writing a sub-resource of a run is a change, which no allow matches.
                 None => {
                     reading == Reading::Wide
                         && view.writes_part_of_run()
@@ -353,7 +355,7 @@ impl On {
         }
     }
 
-    /// Whether it holds of a token, whatever its scope.
+    /// Whether it holds for a token, regardless of the scope.
     pub(super) fn holds_but_scope(&self, view: &RequestView<'_>, reading: Reading) -> bool {
         match (self, &view.token) {
             (Self::Token(condition), Some(token)) => condition.matches_but_scope(token, reading),
@@ -361,7 +363,7 @@ impl On {
         }
     }
 
-    /// What does not hold, in words.
+    /// Describes what does not hold.
     pub(super) fn misses(&self, view: &RequestView<'_>, reading: Reading) -> Vec<Condition> {
         match (self, &view.token) {
             (Self::Token(condition), Some(token)) => condition.misses(token, reading),
@@ -370,7 +372,7 @@ impl On {
         }
     }
 
-    /// The condition in words, beside what the request has.
+    /// Describes the condition and what the request has.
     fn describe(&self, view: &RequestView<'_>) -> Condition {
         let kubernetes = || view.kubernetes.map_or_else(|| "no Kubernetes request".to_owned(), Attributes::in_words);
         match self {
@@ -428,14 +430,14 @@ impl On {
     }
 }
 
-/// Whether it is for a page of a dashboard. What goes to the API server has that kind, by whichever route it came, and a log from
-/// outside of the cluster is decided as one from within.
+/// Whether the request is for a page of a dashboard. A request to the API server has attributes, whichever route it
+/// came by, and a log from outside the cluster is decided like one from within.
 fn is_page(view: &RequestView<'_>) -> bool {
     view.kind == RouteKind::Dashboard && view.kubernetes.is_none()
 }
 
-/// Whether a delivery tells one of these names. One with several elements of which not even the event is known may tell any of them, which
-/// a deny takes for granted.
+/// Whether a delivery has one of these names. A delivery with several elements, of which not even the event is known,
+/// may have any of them, so a deny matches.
 fn is_named<'a>(
     names: &Names,
     view: &RequestView<'a>,
@@ -452,7 +454,7 @@ fn fact<'a>(view: &RequestView<'a>, of: impl Fn(&'a webhooks::Facts) -> &'a Opti
     view.delivery.and_then(|facts| of(facts).as_deref())
 }
 
-/// Whether a name of a delivery is one of these. Where several refs changed, any may be, so that a deny holds.
+/// Whether a name of a delivery is one of these. If several refs changed, any of them may be, so a deny matches.
 fn one_of(
     names: &[Prefix],
     view: &RequestView<'_>,

@@ -1,4 +1,5 @@
-//! References by which a resolver of Tekton fetches code: patterns that leave to the caller where from, and what they may become.
+//! References to code that a Tekton resolver fetches: patterns that leave the source to the caller, and what a
+//! reference may become.
 
 use std::collections::BTreeSet;
 
@@ -11,9 +12,9 @@ use crate::config::{
     report::{At, Report},
 };
 
-/// The resolvers that come with Tekton, and the parameters by which each knows where to fetch from (`pkg/resolution/resolver` in
-/// tektoncd/pipeline). The resolver of the hub writes `version` into a path as it is, so that one with `../` in it leads to another
-/// catalog.
+/// The resolvers that come with Tekton, and the parameters that determine where each fetches from
+/// (`pkg/resolution/resolver` in tektoncd/pipeline). The resolver of the hub writes `version` into a path unescaped, so
+/// one with `../` in it leads to another catalog.
 const SOURCES: [(&str, &[&str]); 5] = [
     ("bundles", &["bundle"]),
     ("cluster", &["namespace"]),
@@ -22,15 +23,15 @@ const SOURCES: [(&str, &[&str]); 5] = [
     ("hub", &["catalog", "type", "url", "version"]),
 ];
 
-/// Reports the patterns of an allow that name more than a resolver, and not all of where it fetches from, and all of references by the
-/// field `bundle`, which are refused.
+/// Reports patterns of an allow that name more than a resolver but leave open where it fetches from. Warns of patterns
+/// for references by the field `bundle`, because such references are refused.
 pub(super) fn check(patterns: &[String], action: &raw::Action, at: &At, report: &mut Report) {
     let is_deny = matches!(action, raw::Action::Deny);
     for (index, text) in patterns.iter().enumerate() {
         let at = at.index(index);
         if text.starts_with("bundle?") {
             report
-                .warning(&at, format!("`{text}` is met by nothing, unless a resolver of your own is called `bundle`"))
+                .warning(&at, format!("`{text}` matches nothing, unless a resolver of your own is called `bundle`"))
                 .help("the resolver of Tekton is called `bundles`: write `bundles?bundle=…`");
         }
         let Some((resolver, open)) = open(text).filter(|(_, open)| !is_deny && !open.is_empty()) else { continue };
@@ -38,18 +39,18 @@ pub(super) fn check(patterns: &[String], action: &raw::Action, at: &At, report: 
         report
             .error(
                 &at,
-                format!("`{text}` leaves to the caller where the resolver `{resolver}` fetches from: `{open}`"),
+                format!("`{text}` lets the caller choose where the resolver `{resolver}` fetches from: `{open}`"),
             )
             .help(format!(
-                "write the whole reference, without the `*`; parameters are sorted by name, so that a `*` may stand only where none of \
-                 these can follow, and not within the value of one, but after the `:` or `@` of a bundle; `{resolver}?*` is all that the \
-                 resolver fetches"
+                "write the whole reference, without the `*`; parameters are sorted by name, so a `*` may come only \
+                 where none of these can follow, and not within the value of one, except after the `:` or `@` of a \
+                 bundle; `{resolver}?*` is everything that the resolver fetches"
             ));
     }
 }
 
-/// The resolver that a prefix names, and what of its source the prefix leaves open: parameters that can still follow, as a reference has
-/// them sorted, and one of which the value may go on.
+/// Returns the resolver that a prefix names, and those parameters of its source that the prefix leaves open: those that
+/// can still follow, as a reference has its parameters sorted, and one whose value may continue.
 fn open(pattern: &str) -> Option<(&'static str, Vec<&'static str>)> {
     let (resolver, params) = pattern.strip_suffix('*')?.split_once('?')?;
     let (resolver, sources) = SOURCES.into_iter().find(|(name, _)| *name == resolver)?;
@@ -67,19 +68,19 @@ fn open(pattern: &str) -> Option<(&'static str, Vec<&'static str>)> {
     Some((resolver, sources.iter().copied().filter(|name| may_follow(name)).collect()))
 }
 
-/// Whether the beginning of the name of an image has all of its repository: what goes on is a tag or a digest.
+/// Whether the beginning of an image name contains its whole repository, so that only a tag or a digest can follow.
 fn names_repository(begun: &str) -> bool {
     let decoded = percent_decode_str(begun).decode_utf8_lossy();
-    // Before the first slash stands the registry, with its port.
+    // The registry, with its port, is before the first slash.
     let Some((registry, repository)) = decoded.split_once('/') else { return false };
     let last = repository.rsplit('/').next().unwrap_or(repository);
     !registry.is_empty() && last.find([':', '@']).is_some_and(|at| at > 0)
 }
 
-/// `$(` within the parameters of a resolver, which stand in a reference encoded as in a query.
+/// `$(` in the parameters of a resolver, which are encoded as in a query.
 const PARAMETER: &str = "%24%28";
 
-/// Whether a reference may be to what matches, by another name or by what Tekton fills in later.
+/// Whether a reference may be to code that matches, under another name or after Tekton has filled in parameters.
 pub(super) fn may_be(reference: &str, patterns: &[Prefix]) -> bool {
     let matches = |name: String| match name.split_once("$(") {
         Some((beginning, _)) => patterns.iter().any(|own| !own.is_of_resolver() && own.may_match(beginning)),
@@ -88,8 +89,9 @@ pub(super) fn may_be(reference: &str, patterns: &[Prefix]) -> bool {
     may_become(reference, patterns) || names_in_cluster(reference).is_some_and(|names| names.into_iter().any(matches))
 }
 
-/// Other names of what runs: of what the resolver `cluster` fetches, those by which it is run elsewhere, and of a ClusterTask, as which
-/// a run that is there may name a task of its namespace, the task's.
+/// Other names of the code that runs: for code that the resolver `cluster` fetches, the names by which it is run
+/// elsewhere; for a ClusterTask, the name of the task, because an existing run can refer to a task of its namespace in
+/// that way.
 fn names_in_cluster(reference: &str) -> Option<Vec<String>> {
     const STEP_ACTION: &str = "stepaction";
     if let Some(name) = reference.strip_prefix("tekton.dev/ClusterTask/") {
@@ -111,8 +113,8 @@ fn names_in_cluster(reference: &str) -> Option<Vec<String>> {
     Some(names)
 }
 
-/// Whether a reference may become one that matches, as Tekton fills in parameters later (`$(params.x)`). A name may become any; of a
-/// resolver all that stands before the first parameter stays.
+/// Whether a reference may become one that matches when Tekton fills in parameters (`$(params.x)`). A name may become
+/// any name; in a reference to a resolver, everything before the first such parameter stays.
 fn may_become(reference: &str, patterns: &[Prefix]) -> bool {
     let begins = |(beginning, _): (&str, &str)| patterns.iter().any(|pattern| pattern.may_match(beginning));
     reference.contains("$(") || reference.split_once(PARAMETER).is_some_and(begins)

@@ -1,8 +1,9 @@
-//! Names that nothing in Kubernetes has. A rule that asks for one never holds, and a deny that never holds is as bad as none.
+//! Names that nothing in Kubernetes has. A rule that asks for one never matches, and a deny that never matches is as
+//! bad as none.
 
 use crate::config::report::{At, Report};
 
-/// Resources that come with the API server and with Tekton, in the plural in which requests name them.
+/// Resources of the API server and of Tekton, in the plural that requests use.
 const KNOWN: [&str; 41] = [
     "clusterinterceptors",
     "clusterrolebindings",
@@ -47,7 +48,7 @@ const KNOWN: [&str; 41] = [
     "triggertemplates",
 ];
 
-/// What people write for sub-resources of pods, and how those are called.
+/// Common mistakes in the names of sub-resources of pods, and the correct names.
 const SUBRESOURCES: [(&str, &str); 6] = [
     ("evict", "eviction"),
     ("evictions", "eviction"),
@@ -57,7 +58,7 @@ const SUBRESOURCES: [(&str, &str); 6] = [
     ("portforwards", "portforward"),
 ];
 
-/// Reports a name that is in upper case or has blanks, as none of `what` is.
+/// Reports a name that is in upper case or has blanks, as no `what` has.
 pub(super) fn check_spelling(text: &str, what: &str, at: &At, report: &mut Report) {
     let meant = text.trim().to_lowercase();
     if text == meant && !text.contains(char::is_whitespace) {
@@ -69,7 +70,7 @@ pub(super) fn check_spelling(text: &str, what: &str, at: &At, report: &mut Repor
     }
 }
 
-/// Reports an API group that is none.
+/// Reports an invalid API group.
 pub(super) fn check_group(text: &str, at: &At, report: &mut Report) {
     match text.split_once('/') {
         None => check_spelling(text, "API group", at, report),
@@ -85,15 +86,15 @@ pub(super) fn check_group(text: &str, at: &At, report: &mut Report) {
     }
 }
 
-/// Warns of a resource that is called otherwise. Anybody may define a resource of any name, so that only those that are known are
-/// told of.
+/// Warns of a resource that has another name. Anybody may define a resource of any name, so only those that are known
+/// to be wrong are reported.
 pub(super) fn check_resource(text: &str, at: &At, report: &mut Report) {
     let mark = report.mark();
     let lower = text.to_lowercase();
     if text.contains(char::is_whitespace) {
         check_spelling(text, "resource", at, report);
     } else if lower != text {
-        // Metrics are resources of any name.
+        // Metrics are resources of any name, so this is only a warning.
         report
             .warning(at, format!("`{text}` is in upper case, as no resource of Kubernetes or Tekton is"))
             .help(format!("did you mean `{lower}`?"));
@@ -108,11 +109,11 @@ pub(super) fn check_resource(text: &str, at: &At, report: &mut Report) {
     let (resource, sub) = (plural.unwrap_or(resource), renamed.unwrap_or(sub));
     let meant = if sub.is_empty() { resource.to_owned() } else { format!("{resource}/{sub}") };
     report
-        .warning(at, format!("the API server knows `{text}` as `{meant}`, so that this is about no request to it"))
+        .warning(at, format!("the API server knows `{text}` as `{meant}`, so this matches no request"))
         .help(format!("did you mean `{meant}`?"));
 }
 
-/// The singular of one of those that are known.
+/// The singular of a known resource.
 fn singular(plural: &str) -> String {
     match (plural.strip_suffix("ies"), plural.strip_suffix("sses")) {
         (Some(stem), _) => format!("{stem}y"),

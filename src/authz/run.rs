@@ -1,4 +1,4 @@
-//! The condition on what a request does to a run of Tekton.
+//! The condition on what a request does to a Tekton run.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -12,7 +12,7 @@ use crate::{
 
 use super::{condition::Reading, names::Prefix, on::parse_all, resolvers};
 
-/// What a rule says of runs. What is empty or none says nothing.
+/// The condition of a rule on runs. An empty list or `None` restricts nothing.
 #[derive(Debug)]
 pub(super) struct RunCondition {
     does: Box<[RunIntent]>,
@@ -31,22 +31,24 @@ type Named = Box<[(Arc<str>, Box<[Prefix]>)]>;
 impl RunCondition {
     pub(super) fn compile(raw: &raw::OnRun, action: &raw::Action, at: &At, report: &mut Report) -> Self {
         if *raw == raw::OnRun::default() {
-            report.error(at, "it asks for nothing of a run").help("say what the request `does`, or what it may bring");
+            report
+                .error(at, "the condition is empty")
+                .help("say what the request `does`, or what its body may contain");
         }
         resolvers::check(&raw.code, action, &at.key("code"), report);
         match action {
             raw::Action::Deny if raw.code.is_empty() => {
                 for (key, values, why) in [
-                    ("params", &raw.params, "its default may be such a value"),
-                    ("labels", &raw.labels, "the run gets the labels of that"),
+                    ("params", &raw.params, "the default may be one of these values"),
+                    ("labels", &raw.labels, "the run gets the labels of its pipeline or task"),
                 ] {
                     if !values.is_empty() {
                         report
                             .warning(
                                 &at.key(key),
-                                format!("it denies every run that leaves these out, of whatever pipeline: {why}"),
+                                format!("this denies every run that leaves these out, whatever its pipeline: {why}"),
                             )
-                            .help(format!("name in `code` what has these {key}"));
+                            .help(format!("name in `code` the pipelines and tasks that have these {key}"));
                     }
                 }
             }
@@ -59,13 +61,13 @@ impl RunCondition {
                     report
                         .warning(
                             at,
-                            "no request meets it: of one that does this to a run it is not asked what it brings",
+                            "no request meets it: the content of a request that does this to a run is not looked at",
                         )
                         .help("leave all but `does` out, or name `create` or `apply` there");
                 } else if is_code_meant && raw.service_accounts.is_empty() {
                     report.warning(at, "whoever starts this code chooses the service account that it runs as").help(
-                        "write those that they may choose into `service_accounts`, and `pod_template: false` and \
-                             `binds_secrets: false` where they are not to choose these",
+                        "list in `service_accounts` those that they may choose, and write `pod_template: false` and \
+                             `binds_secrets: false` if they must not choose these",
                     );
                 }
             }
@@ -79,7 +81,7 @@ impl RunCondition {
         };
         let (params, labels) = (named(&raw.params, &at.key("params")), named(&raw.labels, &at.key("labels")));
         for (key, values) in [("params", &raw.params), ("labels", &raw.labels)] {
-            // It would be met by no run, so that a deny would keep from nothing.
+            // No run would match it, so a deny would prevent nothing.
             for name in values.iter().filter(|(_, values)| values.is_empty()).map(|(name, _)| name) {
                 report.error(&at.key(key).key(name), "an empty list matches nothing");
             }
@@ -101,7 +103,7 @@ impl RunCondition {
         does && (self.says_only_what_it_does() || self.brings(run, reading))
     }
 
-    /// Whether it holds of requests that do this, whatever they bring.
+    /// Whether it holds for requests with this intent, whatever they contain.
     pub(super) fn does_hold(&self, intent: RunIntent, reading: Reading) -> bool {
         let does = |intent| self.does.contains(&intent);
         let either = |first, second| match reading {
@@ -113,8 +115,8 @@ impl RunCondition {
             || (intent == RunIntent::Apply && either(RunIntent::Create, RunIntent::Change))
     }
 
-    /// Whether what a request does to the status besides is among what it is about. An apply that leaves it out takes away the one
-    /// that the same manager set before, by which a run that waits starts.
+    /// Whether `does` contains what a request also does to the status. An apply without a status removes the one that
+    /// the same manager set before, which starts a run that waits.
     fn may_do(&self, run: &Run) -> bool {
         let leaves_it_out = run.intent == RunIntent::Apply && run.statuses.is_empty();
         let besides = run.statuses.iter().chain(leaves_it_out.then_some(&RunIntent::Start));
@@ -131,7 +133,7 @@ impl RunCondition {
             && flags.iter().all(Option::is_none)
     }
 
-    /// Whether what the request brings is such. A change may bring anything, a new status brings nothing.
+    /// Whether the content of the request matches. A change may contain anything; a new status contains nothing.
     fn brings(&self, run: &Run, reading: Reading) -> bool {
         if !run.intent.makes_a_run() {
             return reading == Reading::Wide && !run.intent.is_status();
@@ -140,12 +142,13 @@ impl RunCondition {
             let is_such = |patterns: &[Prefix], value: &Arc<str>| among(value, patterns, reading);
             wanted.iter().all(|(name, patterns)| given.get(name).map_or(left_out, |value| is_such(patterns, value)))
         };
-        // Nobody has read what runs. A parameter that is left out has the default of that, and so has a label, since Tekton copies those of
-        // a pipeline or a task to its run (`storePipelineSpecAndMergeMeta`), but not of code that the run itself brings.
+        // The code that runs has not been read. A parameter that is left out has the default from that code. So may a
+        // label, since Tekton copies the labels of a pipeline or a task to its run (`storePipelineSpecAndMergeMeta`),
+        // but not those of code in the run itself.
         let has_default = reading == Reading::Wide;
         let may_get_labels = has_default && !run.references.is_empty();
         let code = match reading {
-            // What is brought along is none of what is named.
+            // Inline code has none of the names.
             Reading::Strict => !(run.inline && self.inline.is_none()) && all_among(&run.references, &self.code),
             Reading::Wide => run
                 .references
@@ -199,12 +202,12 @@ impl RunCondition {
     }
 }
 
-/// Strictly: there are some, and all are such.
+/// Strict: there are names, and all match.
 fn all_among(names: &[Arc<str>], patterns: &[Prefix]) -> bool {
     !names.is_empty() && names.iter().all(|name| among(name, patterns, Reading::Strict))
 }
 
-/// Whether a name is such. One that Tekton fills in later (`$(params.x)`) may become any.
+/// Whether a name matches. One that Tekton fills in later (`$(params.x)`) may become any name.
 fn among(name: &str, patterns: &[Prefix], reading: Reading) -> bool {
     if name.contains("$(") {
         return reading == Reading::Wide;
@@ -212,7 +215,7 @@ fn among(name: &str, patterns: &[Prefix], reading: Reading) -> bool {
     patterns.iter().any(|pattern| pattern.matches(name))
 }
 
-/// What a request does to a run, in words.
+/// Describes what a request does to a run.
 pub(super) fn found(run: &Run) -> String {
     let mut parts = vec![run.intent.as_str().to_owned()];
     if run.intent.makes_a_run() {

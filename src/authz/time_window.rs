@@ -12,7 +12,7 @@ const DAY: i64 = 24 * 60;
 pub(super) struct TimeWindow {
     days: [bool; 7],
     from: i64,
-    /// At most `DAY`. Below `from`: on the next day.
+    /// At most `DAY`. If it is below `from`, it is on the next day.
     to: i64,
     /// Minutes east of UTC.
     offset: i64,

@@ -1,20 +1,22 @@
-//! How long what rules give goes on to be given: what lasts must not outlast the rules that gave it.
+//! How long rules would keep giving a token: no token must outlast the rules that gave it.
 
 use std::time::Duration;
 
 use super::{Policy, TOKEN_ENDPOINT, rule::Rule};
 use crate::{authn::LoginFacts, clock::Timestamp};
 
-/// How often what an expression says is looked at ahead, and how many times at most.
+/// The interval at which an expression is evaluated for times to come.
 const STEP: Duration = Duration::from_secs(60);
-/// A minute each, up to the twelve hours that a token of another provider may last.
+/// At most this many evaluations: one for each minute of the twelve hours that a token of another provider may last.
 const MAX_STEPS: u32 = 720;
 
 impl Policy {
-    /// Until when rules give a token that they give at `from`, up to `until`; `gives` tells whether they do at some moment.
+    /// Returns how long rules keep giving a token that they give at `from`, up to `until`. `gives` decides for a point
+    /// in time.
     ///
-    /// Hours of rules and ages of logins say themselves when they change. What an expression makes of the time is known of single
-    /// moments alone: it is asked each minute, or less often where that would be too much, and between two that differ for the second.
+    /// Windows and ages of logins have known times of change. An expression that reads the time can only be sampled:
+    /// every minute, or less often if that would be too many samples, and then to the second between two samples that
+    /// differ.
     pub fn token_given_until(
         &self,
         login: &LoginFacts,
@@ -36,12 +38,12 @@ impl Policy {
         self.read_until(from, until, gives)
     }
 
-    /// Until when rules give it, as far as expressions that read the time say.
+    /// Returns how long rules give it according to expressions that read the time.
     fn read_until(&self, from: Timestamp, until: Timestamp, gives: impl Fn(Timestamp) -> bool) -> Timestamp {
         if !self.enforced(TOKEN_ENDPOINT).any(Rule::reads_time) {
             return until;
         }
-        // Expressions know whole seconds.
+        // Expressions see whole seconds.
         let gives = |second| gives(Timestamp::from_secs(second));
         let last = Timestamp::from_millis(until.as_millis().saturating_sub(1)).as_secs();
         let steps = STEP.max(until.since(from) / MAX_STEPS).as_secs();

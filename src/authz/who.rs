@@ -1,4 +1,4 @@
-//! Whose requests a rule is about, and who gets a grant.
+//! The callers that a rule applies to, or that get a grant.
 
 mod compile;
 
@@ -32,18 +32,18 @@ pub(super) struct Caller<'a> {
 pub(super) enum Who {
     Anonymous,
     Authenticated {
-        /// Whether nothing else is said of who, so that the rule, read wide, is about everybody.
+        /// Whether `who` has no other key. Read wide, the rule then applies to everybody.
         everybody: bool,
     },
     /// Names of issuers, and of webhooks as `webhook:NAME`.
     Issuers {
         names: Names,
-        /// Whether the only issuer there is stands for itself. Read wide, others are meant as well.
+        /// Whether the only issuer is implied because the rule names none. Read wide, others match as well.
         implied: bool,
     },
     Kind {
         kind: Kind,
-        /// Whether the rule speaks of the person behind an actor as well.
+        /// Whether the rule also considers the person behind an actor.
         behalf: bool,
     },
     Groups {
@@ -51,8 +51,9 @@ pub(super) enum Who {
         names: Names,
     },
     Scopes(Names),
-    /// The implied condition of a scope that nothing else backs: it is not for people, nor for who acts for one (what a
-    /// client asks for is no right of the person). What rules gave, in a token of Doorward's own, is for whoever has it.
+    /// The implied condition of scopes that no other key backs: it excludes people and whoever acts for one, because
+    /// what a client asks for is no right of the person. Scopes in a token of Doorward's own were given by rules, and
+    /// count for whoever has the token.
     NoPerson,
     Subjects {
         key: &'static str,
@@ -69,7 +70,7 @@ pub(super) enum Who {
         values: Box<[Value]>,
     },
     Repositories(Box<[(Arc<str>, Arc<str>)]>),
-    /// Kinds and numbers of those who cause deliveries.
+    /// Kinds and numbers of the accounts that cause deliveries.
     Senders(Box<[(Arc<str>, Arc<str>)]>),
     /// Subjects, and prefixes of subjects that end in a colon.
     ServiceAccounts(Box<[Arc<str>]>),
@@ -77,7 +78,7 @@ pub(super) enum Who {
     ActedFor,
 }
 
-/// Whom a condition is about, where somebody acts for another.
+/// The party that a condition is about, if somebody acts for a person.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Party {
     Principal,
@@ -89,7 +90,8 @@ impl Who {
         let principal = caller.principal;
         let actor = principal.actor.as_ref();
         let wide = reading == Reading::Wide;
-        // Read wide, what an issuer should have said and did not say is as bad as the worst that it could have said.
+        // Read wide, a value that an issuer should have provided and did not counts as the worst that it could have
+        // been.
         let or_withheld = |met: bool, withheld: fn(&IssuerFacts, &Principal) -> bool| match met {
             true => Met::Yes,
             false if wide && caller.issuer.is_some_and(|issuer| withheld(issuer, principal)) => Met::Withheld,
@@ -124,7 +126,8 @@ impl Who {
                 let met = match (reading, of) {
                     (Reading::Wide, _) => asks || issued,
                     (Reading::Strict, Party::Actor) => asks,
-                    // Not for whomever it acts for: only where the token is its own besides.
+                    // A named actor alone does not open this to everybody it acts for: a named client must have got the
+                    // token, too.
                     (Reading::Strict, Party::Principal) => asks && issued,
                 };
                 or_withheld(met, IssuerFacts::withholds_client)
@@ -148,7 +151,7 @@ impl Who {
         }
     }
 
-    /// The scopes of which one is asked for, if it is scopes that are asked for.
+    /// The scopes of which it requires one, if it is a condition on scopes.
     pub(super) fn scopes(&self) -> Option<&Names> {
         match self {
             Self::Scopes(names) => Some(names),
@@ -156,14 +159,14 @@ impl Who {
         }
     }
 
-    /// The condition in words, beside what the principal has.
+    /// Describes the condition and what the principal has.
     pub(super) fn describe(&self, caller: &Caller<'_>) -> Condition {
         let principal = caller.principal;
         let actor = principal.actor.as_ref();
         match self {
             Self::Anonymous => Condition::new("who.anonymous", "no credential", &principal.issuer),
-            Self::Authenticated { .. } => Condition::new("who", "somebody who is authenticated", "no credential"),
-            // As the rule names them.
+            Self::Authenticated { .. } => Condition::new("who", "an authenticated caller", "no credential"),
+            // By the names that the rule uses.
             Self::Issuers { names, .. } if names.iter().all(|name| webhooks::of_issuer(name).is_some()) => {
                 let bare = |name: &str| webhooks::of_issuer(name).map(str::to_owned);
                 let needs: Vec<String> = names.iter().filter_map(|name| bare(name)).collect();
@@ -178,7 +181,9 @@ impl Who {
             }
             Self::Groups { key, names } => Condition::new(key, names, listed(&principal.groups)),
             Self::Scopes(names) => Condition::new("who.scopes", names, listed(&principal.scopes)),
-            Self::NoPerson => Condition::new("who.scopes", "no person, whom a scope alone gives nothing", "a person"),
+            Self::NoPerson => {
+                Condition::new("who.scopes", "no person, as a scope alone gives people nothing", "a person")
+            }
             Self::Subjects { key, names, of } => {
                 let found = match of {
                     Party::Principal => Some(&*principal.subject),
@@ -190,14 +195,14 @@ impl Who {
                 let given = &principal.username;
                 let looks_alike = |user: &&Arc<str>| same_user(user, given, Reading::Wide);
                 let found = match users.iter().find(looks_alike) {
-                    Some(user) if !users.contains(given) => format!("{given}, which only a deny takes for {user}"),
+                    Some(user) if !users.contains(given) => format!("{given}, which only a deny treats as {user}"),
                     _ => given.to_string(),
                 };
                 Condition::new("who.users", listed(users), found)
             }
             Self::Clients { names, .. } => {
                 let found = or_none(principal.requesting_client().map(|client| &**client));
-                let of = if actor.is_some() { " (of who acts)" } else { "" };
+                let of = if actor.is_some() { " (of the actor)" } else { "" };
                 Condition::new("who.clients", names, format!("{found}{of}"))
             }
             Self::Claim { path, values } => {
@@ -233,10 +238,10 @@ pub(super) fn is_anonymous(principal: &Principal) -> bool {
     principal.scheme == Scheme::Anonymous || &*principal.issuer == ANONYMOUS
 }
 
-/// What a principal stands for by a number, such as a repository.
+/// An identity that has a number, such as a repository.
 struct Numbered<'a> {
     kind: &'a str,
-    /// Of a delivery or a claim, where it was told.
+    /// From a delivery or a claim, if it is there.
     number: Option<Number<'a>>,
 }
 
@@ -247,7 +252,7 @@ enum Number<'a> {
 }
 
 impl Numbered<'_> {
-    /// Whether it is one of those named. Read wide, what was not told may be each of its kind.
+    /// Whether it is one of `named`. Read wide, a missing number may be any of its kind.
     fn met(&self, named: &[(Arc<str>, Arc<str>)], reading: Reading) -> Met {
         let mut of_kind = named.iter().filter(|(kind, _)| **kind == *self.kind);
         match self.number {
@@ -267,7 +272,7 @@ impl Numbered<'_> {
     }
 }
 
-/// The repository that a principal stands for.
+/// The repository of a delivery or a CI job.
 fn repository<'a>(caller: &Caller<'a>) -> Option<Numbered<'a>> {
     let principal = caller.principal;
     if let Some(facts) = &principal.delivery {
@@ -278,7 +283,7 @@ fn repository<'a>(caller: &Caller<'a>) -> Option<Numbered<'a>> {
     Some(Numbered { kind, number: told.map(Number::Json) })
 }
 
-/// Who caused the delivery that a principal stands for.
+/// The account that caused a delivery.
 fn sender(principal: &Principal) -> Option<Numbered<'_>> {
     let facts = principal.delivery.as_deref()?;
     Some(Numbered { kind: &facts.sender_kind, number: facts.actor_id.as_deref().map(Number::Text) })
@@ -293,7 +298,7 @@ fn is_number(number: Number<'_>, own: &str) -> bool {
     }
 }
 
-/// Whether nothing is said of who.
+/// Whether `who` has no key.
 pub(super) fn says_nothing(raw: &raw::Who) -> bool {
     *raw == raw::Who::default()
 }

@@ -338,8 +338,8 @@ fn the_client_that_is_told_is_the_one_that_asks() {
     let request: raw::RequestFacts = serde_saphyr::from_str("{route: web}").unwrap();
     for (facts, told) in [
         ("{client: web}", "has web"),
-        ("{client: planner, actor: {subject: bot, client: other}}", "has other (of who acts)"),
-        ("{client: planner, actor: {subject: bot}}", "has none (of who acts)"),
+        ("{client: planner, actor: {subject: bot, client: other}}", "has other (of the actor)"),
+        ("{client: planner, actor: {subject: bot}}", "has none (of the actor)"),
     ] {
         let facts: raw::PrincipalFacts = serde_saphyr::from_str(facts).unwrap();
         let scenario = Scenario::new(Some(&facts), &request, &root).unwrap();

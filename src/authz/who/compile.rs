@@ -1,4 +1,4 @@
-//! From what a person writes of a principal to conditions, and what is wrong with it.
+//! Compiles `who` into conditions, and reports its errors.
 
 use crate::{
     authn::{Kind, break_glass},
@@ -21,14 +21,14 @@ use super::{
     Party, Who, says_nothing,
 };
 
-/// What a `who` is for.
+/// The purpose of a `who`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) enum Purpose {
     Allow,
     Deny,
-    /// Whom an approve sends to somebody else.
+    /// The callers whose requests need an approval.
     Approve,
-    /// Who may approve.
+    /// The people who may approve.
     Approver,
     Grant,
 }
@@ -39,7 +39,7 @@ impl Purpose {
     }
 }
 
-/// Compiles conditions on a principal. What is cheap to look at and tells most apart comes first.
+/// Compiles conditions on a principal. Cheap and selective conditions come first.
 pub(in super::super) fn compile(
     raw: &raw::Who,
     purpose: Purpose,
@@ -109,7 +109,7 @@ pub(in super::super) fn compile(
     who
 }
 
-/// The first key that speaks of what an issuer says, which is worth what the issuer is worth.
+/// Returns the first key about facts that an issuer provides, which are only as trustworthy as the issuer.
 pub(in super::super) fn facts_of_an_issuer(raw: &raw::Who) -> Option<&'static str> {
     [
         ("groups", !raw.groups.is_empty()),
@@ -123,7 +123,7 @@ pub(in super::super) fn facts_of_an_issuer(raw: &raw::Who) -> Option<&'static st
     .find_map(|(key, is_set)| is_set.then_some(key))
 }
 
-/// Whether scopes are named and nothing that says whose they are.
+/// Whether there are scopes and no key that says whose they are.
 fn is_scope_alone(raw: &raw::Who) -> bool {
     !raw.scopes.is_empty()
         && raw.clients.is_empty()
@@ -142,16 +142,19 @@ fn check(raw: &raw::Who, purpose: Purpose, at: &At, root: &raw::Root, report: &m
     if raw.anonymous {
         if (raw::Who { anonymous: true, ..raw::Who::default() }) != *raw {
             report
-                .error(&at.key("anonymous"), "somebody without a credential meets no other condition")
+                .error(&at.key("anonymous"), "a caller without a credential can meet no other condition")
                 .help("write two rules");
         }
         if matches!(purpose, Purpose::Grant | Purpose::Approver) {
-            report.error(&at.key("anonymous"), "nobody can be held to account for what a stranger does with this");
+            report.error(
+                &at.key("anonymous"),
+                "this cannot be for anonymous callers, as nobody could be held to account",
+            );
         }
         return;
     }
     if matches!(purpose, Purpose::Grant | Purpose::Approver) && says_nothing(raw) {
-        report.error(at, "nothing is said of who").help("name groups, users, clients, or what else tells them apart");
+        report.error(at, "nobody is named").help("name groups, users, clients or others who are meant");
     }
     if !raw.webhooks.is_empty() {
         if !raw.issuers.is_empty() {
@@ -167,15 +170,14 @@ fn check(raw: &raw::Who, purpose: Purpose, at: &At, root: &raw::Root, report: &m
     } else if raw.issuers.is_empty() {
         match (facts_of_an_issuer(raw), root.issuers.len()) {
             (Some(key), 0) => {
-                report.error(&at.key(key), "no issuer is defined that could say so").help("add an entry to `issuers`");
+                report
+                    .error(&at.key(key), "no issuer is defined that could provide it")
+                    .help("add an entry to `issuers`");
             }
             (Some(key), 2..) => {
                 report
-                    .error(
-                        &at.key(key),
-                        format!("several issuers are defined, and each may give {key} that it chose itself"),
-                    )
-                    .help("name those that are trusted with them in `issuers`");
+                    .error(&at.key(key), format!("several issuers are defined, and each chooses its own {key}"))
+                    .help("name in `issuers` those that are trusted with them");
             }
             _ => {}
         }
@@ -194,7 +196,7 @@ fn check(raw: &raw::Who, purpose: Purpose, at: &At, root: &raw::Root, report: &m
         if !raw.groups.is_empty() {
             report
                 .error(&at.key("groups"), "beside `on_behalf_of` it is not clear whose groups these are")
-                .help("groups of the person stand in `on_behalf_of`");
+                .help("write the groups of the person in `on_behalf_of`");
         }
         if !raw.users.is_empty() {
             report
@@ -203,11 +205,12 @@ fn check(raw: &raw::Who, purpose: Purpose, at: &At, root: &raw::Root, report: &m
         }
     }
     if purpose == Purpose::Approver && matches!(raw.kind, Some(Kind::Agent | Kind::Workload)) {
-        report.error(&at.key("kind"), "only people approve");
+        report.error(&at.key("kind"), "only people can approve");
     }
 }
 
-/// Warns of a kind that nobody can be who comes with a token of Doorward's own: where those are given to tasks alone, somebody acts by each.
+/// Warns of a kind that no caller with a token of Doorward's own can have: if only tasks get such tokens, each has an
+/// actor.
 fn warn_of_kind(raw: &raw::Who, purpose: Purpose, at: &At, root: &raw::Root, report: &mut Report) {
     let Some(kind @ (Kind::Human | Kind::Workload)) = raw.kind.filter(|_| purpose != Purpose::Deny) else { return };
     let is_own = |name: &String| {
@@ -224,13 +227,15 @@ fn warn_of_kind(raw: &raw::Who, purpose: Purpose, at: &At, root: &raw::Root, rep
     report
         .warning(
             &at.key("kind"),
-            format!("a task acts by each token of this issuer, and meets `kind: {kind}` only beside `on_behalf_of`"),
+            format!(
+                "each token of this issuer has a task as actor, and meets `kind: {kind}` only beside `on_behalf_of`"
+            ),
         )
-        .help("write `kind: agent`, or add `on_behalf_of: {}` where it is the person's kind that counts");
+        .help("write `kind: agent`, or add `on_behalf_of: {}` if the person's kind is meant");
 }
 
-/// Warns of a scope that gives nothing to those for whom it is written: only in tokens of Doorward's own is it worth anything to who acts
-/// for a person.
+/// Warns of a scope that gives nothing to the callers for whom it is written: for an actor, scopes count only in tokens
+/// of Doorward's own.
 fn warn_of_scope(raw: &raw::Who, purpose: Purpose, at: &At, root: &raw::Root, report: &mut Report) {
     if purpose.reading() != Reading::Strict || raw.on_behalf_of.is_none() || !is_scope_alone(raw) {
         return;
@@ -240,7 +245,8 @@ fn warn_of_scope(raw: &raw::Who, purpose: Purpose, at: &At, root: &raw::Root, re
         report
             .warning(
                 &at.key("scopes"),
-                "a scope alone gives nothing to who acts for a person, but in a token of Doorward's own: any client can ask for it",
+                "a scope alone gives nothing to an actor, except in a token of Doorward's own: any client can ask for \
+                 it",
             )
             .help("name `clients`, or the groups or subjects of the person in `on_behalf_of`");
     }
@@ -251,7 +257,7 @@ fn check_names(raw: &raw::Who, reading: Reading, at: &At, root: &raw::Root, repo
     for (i, name) in raw.issuers.iter().enumerate() {
         let at = at.key("issuers").index(i);
         if !issuers().any(|known| known == name) {
-            // Nobody who misspelt another issuer is led to one that lets nobody in.
+            // Do not suggest `break-glass` for a misspelt issuer while it lets nobody in.
             let known = issuers().filter(|known| *known != break_glass::ISSUER || root.break_glass.is_some());
             report.unknown(&at, "issuer", name, known);
         } else if name == break_glass::ISSUER && root.break_glass.is_none() {
@@ -290,15 +296,15 @@ fn check_names(raw: &raw::Who, reading: Reading, at: &At, root: &raw::Root, repo
     ] {
         for (i, text) in list.iter().enumerate().filter(|(_, text)| text.contains('*')) {
             report
-                .warning(&at.index(i), format!("`{text}` is compared exactly: a `*` stands for nothing here"))
-                .help("write each out, or look at them in `when`");
+                .warning(&at.index(i), format!("`{text}` is compared exactly: `*` is no wildcard here"))
+                .help("write out each one, or use `when`");
         }
     }
     warn_of_users(raw, reading, &at.key("users"), root, report);
     for (path, values) in &raw.claims {
         if path.is_empty() || path == "/" {
             report
-                .error(&at.key("claims").key(path), "an empty name of a claim")
+                .error(&at.key("claims").key(path), "the name of the claim is empty")
                 .help("write a name, or a JSON pointer");
         }
         if values.is_empty() {
@@ -310,7 +316,7 @@ fn check_names(raw: &raw::Who, reading: Reading, at: &At, root: &raw::Root, repo
 /// Warns of a user name that no issuer can give, by the fixed text of their templates.
 fn warn_of_users(raw: &raw::Who, reading: Reading, at: &At, root: &raw::Root, report: &mut Report) {
     let is_meant = |name: &str| raw.issuers.is_empty() || raw.issuers.iter().any(|named| named == name);
-    // Theirs are made otherwise.
+    // The user names of webhooks and break-glass are made differently.
     let others = raw.issuers.is_empty() && !root.webhooks.is_empty() || !raw.webhooks.is_empty();
     if others || (root.break_glass.is_some() && is_meant(break_glass::ISSUER)) {
         return;
@@ -327,13 +333,13 @@ fn warn_of_users(raw: &raw::Who, reading: Reading, at: &At, root: &raw::Root, re
         report
             .warning(
                 &at.index(i),
-                format!("no issuer gives the user name `{user}`: they are made as `{}`", each.join("`, `")),
+                format!("no issuer gives the user name `{user}`: they have the form `{}`", each.join("`, `")),
             )
             .help("write the whole name, as `doorward explain` and the audit trail show it, or use `subjects`");
     }
 }
 
-/// Whether a name has the fixed text of a template in its order. What `{issuer}` stands for is not looked at.
+/// Whether a name contains the fixed text of a template, in order. Placeholders such as `{issuer}` are not checked.
 fn may_give(template: &str, user: &str, reading: Reading) -> bool {
     let compared = |text: &str| if reading == Reading::Wide { text.to_lowercase() } else { text.to_owned() };
     let (template, user) = (compared(template), compared(user));
@@ -355,12 +361,12 @@ fn is_number(text: &str) -> bool {
     !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
-/// Whether what a webhook calls a number may be text, such as a UUID.
+/// Whether the ids of a kind of webhook may be text, such as a UUID.
 fn has_text_ids(kind: &str, root: &raw::Root) -> bool {
     root.webhooks.iter().any(|webhook| webhooks::identity(webhook) == kind && webhooks::has_text_ids(webhook))
 }
 
-/// `kind:number` of those who cause deliveries.
+/// Parses `kind:number` of the accounts that cause deliveries.
 fn senders(
     raw: &raw::Who,
     at: &At,
@@ -382,14 +388,14 @@ fn senders(
             _ => {
                 report
                     .error(&at, format!("`{text}` is not of the form `github:7`"))
-                    .help("names of people can be taken over; use the number that the API of the host tells");
+                    .help("a user name can pass to somebody else; use the number from the host's API");
             }
         }
     }
     parsed.into()
 }
 
-/// `kind:number`, the number because names of repositories are given anew after a rename.
+/// Parses `kind:number`. The number is used because the name of a repository can be reused after a rename.
 fn repositories(
     raw: &raw::Who,
     at: &At,
@@ -420,7 +426,13 @@ fn repositories(
                 }
                 if of_issuers(kind) > 1 && raw.issuers.is_empty() {
                     report
-                        .error(&at, format!("several issuers give numbers of `{kind}` repositories, and the same number for different ones"))
+                        .error(
+                            &at,
+                            format!(
+                                "several issuers number `{kind}` repositories, and may use the same number for different \
+                                 ones"
+                            ),
+                        )
                         .help("name one in `issuers`");
                 }
                 parsed.push((kind.into(), id.into()));
@@ -428,14 +440,14 @@ fn repositories(
             _ => {
                 report
                     .error(&at, format!("`{text}` is not of the form `github:1234`"))
-                    .help("names of repositories can be taken over; use the number that the API of the host tells");
+                    .help("the name of a repository can pass to another; use the number from the host's API");
             }
         }
     }
     parsed.into()
 }
 
-/// `namespace/name` or `namespace/*`, as the subject that the cluster gives.
+/// Parses `namespace/name` or `namespace/*` into the subject that the cluster gives, or the prefix of such subjects.
 fn service_accounts(raw: &raw::Who, at: &At, root: &raw::Root, report: &mut Report) -> Box<[std::sync::Arc<str>]> {
     let at = at.key("service_accounts");
     let clusters = root

@@ -27,13 +27,13 @@ fn each_slip_is_told_at_its_place() {
             "",
             "rules: [{id: a, on: {pages: true, kubernetes: {verbs: [get]}}, do: allow}]",
             "/rules/0/on/pages",
-            "ask nothing",
+            "do not go to the API server",
         ),
         (
             "",
             "rules: [{id: a, on: {pages: true, run: {does: [cancel]}}, do: allow}]",
             "/rules/0/on/pages",
-            "ask nothing",
+            "do not go to the API server",
         ),
         (
             "",
@@ -99,7 +99,7 @@ fn each_slip_is_told_at_its_place() {
             "/grants/0/kubernetes_groups",
             "a grant needs at least one Kubernetes group",
         ),
-        ("", "grants: [{id: a, who: {}, kubernetes_groups: [g]}]", "/grants/0/who", "nothing is said"),
+        ("", "grants: [{id: a, who: {}, kubernetes_groups: [g]}]", "/grants/0/who", "nobody is named"),
         (
             "",
             "grants: [{id: a, who: {issuers: [corp]}, kubernetes_groups: [g]}, \
@@ -111,7 +111,7 @@ fn each_slip_is_told_at_its_place() {
             "",
             "grants: [{id: a, who: {anonymous: true}, kubernetes_groups: [g]}]",
             "/grants/0/who/anonymous",
-            "stranger",
+            "anonymous callers",
         ),
         (
             "",
@@ -167,7 +167,7 @@ fn each_slip_is_told_at_its_place() {
             "",
             "rules: [{id: a, do: {approve: {by: {kind: human}, count: 0}}}]",
             "/rules/0/do/approve/count",
-            "by nobody",
+            "at least one person",
         ),
         (
             "",
@@ -210,13 +210,13 @@ fn each_slip_is_told_at_its_place() {
             "",
             "rules: [{id: a, who: {issuers: [corp], claims: {'': [y]}}, do: allow}]",
             "/rules/0/who/claims/",
-            "an empty name",
+            "the name of the claim is empty",
         ),
         (
             "",
             "rules: [{id: a, who: {issuers: [corp], claims: {'/': [y]}}, do: allow}]",
             "/rules/0/who/claims/~1",
-            "an empty name",
+            "the name of the claim is empty",
         ),
         ("", "rules: [{id: a, on: {run: {params: {x: []}}}, do: deny}]", "/rules/0/on/run/params/x", "empty list"),
         ("", "rules: [{id: a, on: {run: {labels: {x: []}}}, do: deny}]", "/rules/0/on/run/labels/x", "empty list"),
@@ -283,7 +283,7 @@ fn what_is_right_is_taken() {
 fn what_an_issuer_says_is_asked_for_where_there_is_one() {
     let rule = "rules: [{id: a, who: {groups: [x]}, do: allow}]";
     assert_eq!(problems(ONE_ISSUER, rule), [""; 0]);
-    assert_eq!(problems("", rule), ["/rules/0/who/groups no issuer is defined that could say so"]);
+    assert_eq!(problems("", rule), ["/rules/0/who/groups no issuer is defined that could provide it"]);
 }
 
 /// They go into answers, annotations of Kubernetes, the audit trail and logs.

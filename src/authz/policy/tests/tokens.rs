@@ -142,8 +142,11 @@ issuers:
             let root = root(OWN, &format!("{tokens}\n{part}"));
             let mut resolver = Resolver::new(Path::new("/"));
             assert!(Policy::compile(&root, &mut resolver).is_some(), "{part}: {:?}", resolver.report.problems());
-            let told =
-                resolver.report.problems().iter().any(|found| found.message.contains("a task acts by each token"));
+            let told = resolver
+                .report
+                .problems()
+                .iter()
+                .any(|found| found.message.contains("each token of this issuer has a task as actor"));
             assert_eq!(told, is_told && !part.contains("deny"), "{tokens} {part}");
         }
     }

@@ -22,7 +22,8 @@ routes:
         let mut resolver = Resolver::new(Path::new("/"));
         assert!(Policy::compile(&root, &mut resolver).is_some(), "{:?}", resolver.report.problems());
         let told = resolver.report.problems();
-        let of_the_api = told.iter().filter(|problem| problem.message.contains("whatever the pages ask")).count();
+        let of_the_api =
+            told.iter().filter(|problem| problem.message.contains("everything that the pages request")).count();
         assert_eq!(of_the_api, expected, "{on} {action}: {told:?}");
     }
 }
@@ -79,7 +80,8 @@ fn a_rule_that_waits_for_approvals_warns_that_there_are_none() {
         let mut resolver = Resolver::new(Path::new("/"));
         assert!(Policy::compile(&root, &mut resolver).is_some(), "{:?}", resolver.report.problems());
         let told = resolver.report.problems();
-        let of_approvals: Vec<_> = told.iter().filter(|problem| problem.message.contains("not built yet")).collect();
+        let of_approvals: Vec<_> =
+            told.iter().filter(|problem| problem.message.contains("not implemented yet")).collect();
         assert_eq!(of_approvals.len(), expected, "{mode} {action}: {told:?}");
         assert!(of_approvals.iter().all(|problem| problem.at.to_string() == "/rules/0/do/approve"), "{told:?}");
     }
@@ -176,11 +178,11 @@ fn names_that_hardly_anything_has_are_told_of() {
         ("on: {kubernetes: {resources: ['*/logs']}}", "did you mean `*/log`?"),
         ("on: {kubernetes: {resources: [widget, widgets/logs, secrets, pods/log, '*']}}", ""),
         ("on: {hosts: [ap.example]}", "did you mean `api.example`?"),
-        ("on: {routes: [web], hosts: [elsewhere.test]}", "name one that stands in `hosts` of a route"),
+        ("on: {routes: [web], hosts: [elsewhere.test]}", "name a host that is in `hosts` of a route"),
         ("on: {hosts: [api.example, '*.example', WEB.example]}", ""),
-        ("who: {issuers: [corp], groups: ['dev*']}", "write each out"),
-        ("who: {issuers: [corp], subjects: ['*']}", "write each out"),
-        ("who: {issuers: [corp], on_behalf_of: {groups: ['dev*']}}", "write each out"),
+        ("who: {issuers: [corp], groups: ['dev*']}", "write out each one"),
+        ("who: {issuers: [corp], subjects: ['*']}", "write out each one"),
+        ("who: {issuers: [corp], on_behalf_of: {groups: ['dev*']}}", "write out each one"),
         ("who: {issuers: [corp], users: [alice@example.com]}", "write the whole name"),
         ("who: {issuers: [corp], users: ['https://corp.example#alice', 'corp#Alice']}", ""),
         ("who: {users: [alice@example.com]}", ""),
