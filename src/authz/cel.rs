@@ -1,5 +1,5 @@
-//! CEL expressions of rules. Compiled once, their names checked at load; evaluated over values that borrow from the
-//! request and the principal. An evaluation error is for the caller to turn into a denial.
+//! CEL expressions of rules. They are compiled once, with their names checked at load, and evaluated over values that
+//! borrow from the request and the principal. The caller must turn an evaluation error into a denial.
 
 mod check;
 mod patterns;
@@ -37,11 +37,11 @@ const MAX_NESTING: usize = 32;
 /// parser, on whatever stack loads the policy.
 const MAX_OPERATORS: usize = 200;
 
-/// The standard library of CEL, without optional values, and the functions on strings. Building it costs more than a
-/// hundred evaluations, so all share one. `matches` is not in it: see [`Patterns`].
+/// The standard library of CEL and its functions on strings, without optional values. Building it costs more than a
+/// hundred evaluations, so all expressions share one. `matches` is not in it: see [`Patterns`].
 static ENV: LazyLock<Arc<Env>> = LazyLock::new(|| {
     let mut env = Env::stdlib().with_optional_support(false);
-    // The extension is new to this environment, so that no name can be taken.
+    // The extension is new to this environment, so no name can be taken.
     let _ = env.add_extension(cel::extensions::strings);
     Arc::new(env)
 });
@@ -57,7 +57,7 @@ pub(super) struct Expression {
 }
 
 impl Expression {
-    /// Compiles an expression; what is wrong with it is reported with the offset in its text.
+    /// Compiles an expression. Errors are reported with the offset in its text.
     pub(super) fn compile(source: &str, at: &At, report: &mut Report) -> Option<Self> {
         if source.len() > MAX_LENGTH {
             report.error(at, format!("the expression is longer than {MAX_LENGTH} bytes"));
@@ -76,7 +76,7 @@ impl Expression {
             Ok(program) => program,
             Err(errors) => {
                 for error in errors.errors {
-                    // What the grammar could have gone on with is a list of all its tokens.
+                    // The message ends with a list of all tokens that the grammar accepts there.
                     let message = error.msg.trim().trim_start_matches("Syntax error: ");
                     let message = message.split(" expecting ").next().unwrap_or(message);
                     let message = message.replace("'<EOF>'", "the end");
@@ -116,12 +116,12 @@ impl Expression {
         &self.source
     }
 
-    /// Whether its value may change as time goes by.
+    /// Whether its value may change as time passes.
     pub(super) fn reads_time(&self) -> bool {
         self.reads_time
     }
 
-    /// A claim that it looks at, of which nothing was kept: to the expression it would be one that was not there.
+    /// A claim that it reads and whose value was not stored: to the expression it would look absent.
     pub(super) fn misses_of(&self, principal: &Principal) -> Option<&str> {
         self.claims.iter().find(|name| principal.may_have_had(name)).map(String::as_str)
     }
@@ -141,8 +141,8 @@ impl Expression {
         }
     }
 
-    /// CEL has no static types here, so that the type of the result is proved on samples: one request that has
-    /// everything, and one that has nothing.
+    /// CEL has no static types here, so the type of the result is tested on samples: one request that has everything,
+    /// and one that has nothing.
     fn try_on_samples(&self) -> Result<(), String> {
         let attributes = Attributes::default();
         let facts = full_facts();
@@ -173,12 +173,13 @@ impl Expression {
     }
 }
 
-/// The names of the claims that an expression looks at; none of one that does not parse, which no policy holds.
+/// Returns the names of the claims that an expression reads; none if it does not parse, as no policy has such an
+/// expression.
 pub(super) fn claims_read(source: &str) -> BTreeSet<String> {
     ENV.compile(source).map(|program| reads::reads(program.expression()).claims).unwrap_or_default()
 }
 
-/// Why an expression has no value. The text may quote values of the request and is for operators only.
+/// Why an expression failed. The text may quote values of the request, and is for operators only.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum EvaluationError {
     #[error("`{0}` is absent")]

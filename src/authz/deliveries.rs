@@ -1,4 +1,4 @@
-//! What a rule asks of deliveries and no delivery can meet. It is no error, since a host may change what it sends.
+//! Conditions on deliveries that no delivery can meet. They are not errors, since a host may change what it sends.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use crate::{
     webhooks,
 };
 
-/// Warns of what no delivery can be that the rule is about.
+/// Warns of conditions that no delivery to which the rule applies can meet.
 pub(super) fn warn(rule: &raw::Rule, at: &At, root: &raw::Root, report: &mut Report) {
     let senders = senders(rule, root);
     if !senders.is_empty() {
@@ -22,7 +22,7 @@ pub(super) fn warn(rule: &raw::Rule, at: &At, root: &raw::Root, report: &mut Rep
     }
 }
 
-/// The senders whose deliveries the rule is about.
+/// The senders to whose deliveries the rule applies.
 fn senders<'a>(rule: &raw::Rule, root: &'a raw::Root) -> Vec<&'a raw::Webhook> {
     let (on, who) = (&rule.on, &rule.who);
     let is_meant = |route: &&raw::Route| {
@@ -39,8 +39,8 @@ fn senders<'a>(rule: &raw::Rule, root: &'a raw::Root) -> Vec<&'a raw::Webhook> {
     root.webhooks.iter().filter(is_named).collect()
 }
 
-/// Warns of an event that no delivery of these can be of, as hosts call the same by names of their own, and of one whose deliveries
-/// no rule meets, as they are answered before.
+/// Warns of an event that no delivery of these senders has, as hosts use different names for the same event, and of an
+/// event whose deliveries are answered before any rule is evaluated.
 fn warn_of_events(events: &[String], senders: &[&raw::Webhook], at: &At, report: &mut Report) {
     let senders = || senders.iter().copied();
     for (i, event) in events.iter().enumerate() {
@@ -51,9 +51,9 @@ fn warn_of_events(events: &[String], senders: &[&raw::Webhook], at: &At, report:
             report
                 .warning(
                     &at.index(i),
-                    format!("the event `{event}` tries a hook and is answered before any rule is looked at"),
+                    format!("the event `{event}` tests a hook and is answered before any rule is evaluated"),
                 )
-                .help("take it out of the list, or the rule away if it names no other");
+                .help("remove it from the list, or remove the rule if it names no other event");
         }
     }
     let Some(known) = senders().map(webhooks::known_events).collect::<Option<Vec<_>>>() else { return };
@@ -65,26 +65,26 @@ fn warn_of_events(events: &[String], senders: &[&raw::Webhook], at: &At, report:
     }
     for (i, event) in events.iter().enumerate().filter(|(_, event)| !known.contains(&event.as_str())) {
         report
-            .warning(&at.index(i), format!("no delivery is known by its body as one of the event `{event}`"))
+            .warning(&at.index(i), format!("no delivery is recognised by its body as the event `{event}`"))
             .help(meant(event, &known));
     }
 }
 
-/// Warns of an event whose later deliveries are taken for the first one.
+/// Warns of an event whose later deliveries are taken for duplicates of the first.
 fn warn_of_repeats(events: &[String], senders: &[&raw::Webhook], at: &At, report: &mut Report) {
     for (i, event) in events.iter().enumerate() {
         let lost = senders.iter().find_map(|sender| Some((&sender.name, webhooks::loses(sender, event)?)));
         let Some((sender, what)) = lost else { continue };
         report
-            .warning(&at.index(i), format!("of `{sender}`, {what} is a duplicate, and no delivery: its body tells no time"))
+            .warning(&at.index(i), format!("of `{sender}`, {what} is taken for a duplicate: its body contains no time"))
             .help(
-                "write `unique_bodies: false` in its entry of `webhooks`, so that ids alone count, which whoever has seen a delivery can \
-                 make up; or `true`, if the first is enough",
+                "write `unique_bodies: false` in its entry of `webhooks`, so that only ids count, which anybody who \
+                 has seen a delivery can make up; or `true`, if the first delivery is enough",
             );
     }
 }
 
-/// Warns of an action that all these senders call otherwise.
+/// Warns of an action for which all these senders have another name.
 fn warn_of_actions(actions: &[String], senders: &[&raw::Webhook], at: &At, report: &mut Report) {
     for (i, action) in actions.iter().enumerate() {
         let own_action = |sender: &&raw::Webhook| webhooks::own_action(sender, action);
@@ -96,7 +96,7 @@ fn warn_of_actions(actions: &[String], senders: &[&raw::Webhook], at: &At, repor
     }
 }
 
-/// Warns of full refs, where all deliveries have bare names.
+/// Warns of full refs if all deliveries have bare names.
 fn warn_of_refs(on: &raw::On, senders: &[&raw::Webhook], at: &At, report: &mut Report) {
     if !senders.iter().all(|sender| webhooks::has_bare_names(sender)) {
         return;
@@ -105,13 +105,14 @@ fn warn_of_refs(on: &raw::On, senders: &[&raw::Webhook], at: &At, report: &mut R
         for (i, text) in texts.iter().enumerate() {
             let Some(name) = text.strip_prefix(prefix) else { continue };
             report
-                .warning(&at.key(key).index(i), format!("deliveries tell a {key} without `{prefix}`"))
+                .warning(&at.key(key).index(i), format!("deliveries name a {key} without `{prefix}`"))
                 .help(format!("write `{name}`"));
         }
     }
 }
 
-/// Warns of a number that no delivery tells. `kind` is the name in identities, `tells` whether a sender tells such numbers at all.
+/// Warns of a number that no delivery has. `kind` is the name in identities; `tells` says whether a sender provides
+/// such numbers at all.
 pub(super) fn warn_of_number(
     kind: &str,
     number: &str,
@@ -126,7 +127,7 @@ pub(super) fn warn_of_number(
     }
     if !senders().any(tells) {
         report
-            .warning(at, format!("no delivery of `{kind}` tells such a number"))
+            .warning(at, format!("no delivery of `{kind}` has such a number"))
             .help("name the sender in `webhooks`, and look at `delivery` in `when`");
     } else if number.len() > 1 && number.starts_with('0') && !senders().any(webhooks::has_text_ids) {
         let significant = number.trim_start_matches('0');
@@ -141,13 +142,13 @@ pub(super) fn warn_of_number(
     }
 }
 
-/// Whether it is such as `{673a6070-3421-46c9-9d48-90745f7bfe8e}`, in braces or not.
+/// Whether it is a GUID such as `{673a6070-3421-46c9-9d48-90745f7bfe8e}`, with or without braces.
 fn is_guid(text: &str) -> bool {
     let bare = text.strip_prefix('{').and_then(|text| text.strip_suffix('}')).unwrap_or(text);
     uuid::Uuid::try_parse(bare).is_ok() && bare.len() == uuid::fmt::Hyphenated::LENGTH
 }
 
-/// Reports a kind that nothing has. What `sender` calls a maker is not always what identities do.
+/// Reports an unknown kind. The name of a host in `sender` is not always the one in identities.
 pub(super) fn unknown_kind<'a>(
     what: &str,
     kind: &str,
@@ -226,7 +227,7 @@ routes:
             "on: {namespace: ci, event: [psuh]}",
             "on: {event: [psuh]}, who: {webhooks: [gh]}",
         ] {
-            warns(narrow, "/on/event/0", "as one of the event `psuh`", "`push`");
+            warns(narrow, "/on/event/0", "as the event `psuh`", "`push`");
         }
         for unknown in [
             "on: {event: [psuh]}",

@@ -14,7 +14,7 @@ use super::{
     who::WEBHOOKS,
 };
 
-/// What each rule says of a request, and what comes of it. Displays as text for a terminal, serialises as JSON.
+/// The result of every rule for a request, and the decision. Displays as text for a terminal, serialises as JSON.
 #[derive(Clone, Debug, Serialize)]
 pub struct Explanation {
     pub outcome: Effect,
@@ -26,22 +26,22 @@ pub struct Explanation {
     pub fixes: Vec<String>,
     pub principal: String,
     pub request: String,
-    /// What a delivery tells.
+    /// The facts of a delivery.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub delivery: Option<String>,
     pub kubernetes_groups: Arc<[Arc<str>]>,
     pub grants: Vec<Arc<str>>,
-    /// Each rule that can hit on the route, by precedence.
+    /// Every rule that can match on the route, by precedence.
     pub rules: Vec<RuleReport>,
     pub shadow: Vec<Shadow>,
-    /// What else is to be known about this answer.
+    /// Further remarks about this answer.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub notes: Vec<String>,
     /// The digest of the policy that decides.
     pub policy: Arc<str>,
 }
 
-/// What one rule says.
+/// The result of one rule.
 #[derive(Clone, Debug, Serialize)]
 pub struct RuleReport {
     pub rule: Arc<str>,
@@ -52,27 +52,27 @@ pub struct RuleReport {
     pub verdict: Verdict,
 }
 
-/// Whether a rule hits.
+/// Whether a rule matches.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(tag = "verdict", rename_all = "snake_case")]
 pub enum Verdict {
-    /// It hits. `in_doubt`: conditions that hold only because what is in doubt never lets anybody through.
+    /// It matches. `in_doubt`: conditions that hold only because doubt never lets anybody through.
     Hit { in_doubt: Vec<Condition> },
-    /// It would allow, and needs more of the login.
+    /// It would allow, but needs more of the login.
     Unmet { needs: String },
-    /// Its expression has no value, which denies.
+    /// Its expression fails, which denies.
     Error { error: String },
-    /// It does not hit, for all of these.
+    /// It does not match, for all of these reasons.
     Missed { misses: Vec<Condition> },
 }
 
-/// Said of server-side apply, which is decided as two requests.
-const APPLY: &str = "server-side apply may create the object as well as patch it, and must be allowed as both; the rules below are asked \
-                     about the {}";
+/// A remark on server-side apply, which is decided as two requests.
+const APPLY: &str = "server-side apply may create the object as well as patch it, and must be allowed as both; the \
+                     rules below are evaluated for the {}";
 
-/// Said of a request that the policy refuses before its body is there.
+/// A remark on a request that is refused before its body is read.
 const ANY_BODY: &str =
-    "it is refused whatever its body says, so that the body is not read, and no deny about runs is asked";
+    "it is refused whatever its body contains, so the body is not read, and denies about runs are not evaluated";
 
 impl Policy {
     /// Explains the decision on a request.
@@ -90,10 +90,10 @@ impl Policy {
             notes.push(APPLY.replace("{}", if refused.is_some() { "create" } else { "patch" }));
         }
         let decision = self.decide(principal, request);
-        // The request as what it was decided.
+        // The request as it was decided.
         let request = refused.unwrap_or(request);
         let case = Case::new(principal, self.issuer(principal), request);
-        // Then a deny about bodies is in doubt, and is not what refuses.
+        // In that case a deny about bodies is in doubt, and is not the reason for the refusal.
         let is_refused_unread = is_refused_unread(request);
         if is_refused_unread {
             notes.push(ANY_BODY.to_owned());
@@ -134,7 +134,7 @@ impl Policy {
         }
     }
 
-    /// What would make a request pass: which denies would have to go, and what the nearest allow misses.
+    /// Describes what would make a request pass: the denies that must not match, and what the nearest allow lacks.
     fn fixes(&self, decision: &Decision, rules: &[RuleReport]) -> Vec<String> {
         let mut fixes = Vec::new();
         let enforced = || rules.iter().filter(|report| !report.shadow);
@@ -144,16 +144,16 @@ impl Policy {
         for report in enforced() {
             match &report.verdict {
                 Verdict::Error { error } => {
-                    fixes.push(format!("the expression of `{}` must have a value; now: {error}", report.rule));
+                    fixes.push(format!("the expression of `{}` must not fail; now: {error}", report.rule));
                 }
                 Verdict::Hit { in_doubt } if report.action == RuleAction::Deny => {
                     let fix =
                         self.rules.iter().find(|rule| rule.id == report.rule).and_then(|rule| rule.fix.as_deref());
                     fixes.push(match (fix, in_doubt.as_slice()) {
-                        (Some(fix), _) => format!("`{}` must not hit: {fix}", report.rule),
-                        (None, []) => format!("`{}` must not hit", report.rule),
+                        (Some(fix), _) => format!("`{}` must not match: {fix}", report.rule),
+                        (None, []) => format!("`{}` must not match", report.rule),
                         (None, [first, ..]) => {
-                            format!("`{}` must not hit; it does because nothing rules it out: {first}", report.rule)
+                            format!("`{}` must not match; it does because nothing rules it out: {first}", report.rule)
                         }
                     });
                 }
@@ -169,8 +169,9 @@ impl Policy {
         {
             return fixes;
         }
-        // One that speaks of this very request and misses only the caller is nearer than one that speaks of another; and one that
-        // misses only something of what the body says is nearer than one that is about other requests. A sender never becomes another.
+        // An allow about this very request that only the caller misses is nearer than one about another request. One
+        // that misses only conditions on the body is nearer than one about other requests. A sender never becomes
+        // another one.
         let nearest = allows().min_by_key(|report| match &report.verdict {
             Verdict::Missed { misses } => {
                 let of = |is: fn(&str) -> bool| misses.iter().filter(|miss| is(miss.key)).count();
@@ -192,7 +193,7 @@ impl Policy {
 }
 
 impl RuleReport {
-    /// What stands before its line.
+    /// The mark before its line.
     fn mark(&self) -> &'static str {
         match (self.action, &self.verdict) {
             (_, Verdict::Missed { .. }) => " ",
@@ -239,7 +240,7 @@ fn describe_request(request: &RequestView<'_>) -> String {
     text
 }
 
-/// Its facts, as rules see them.
+/// Describes the facts of a delivery, as rules see them.
 fn describe_delivery(facts: &Facts) -> String {
     let [fork, draft] = [facts.fork, facts.draft].map(|flag| flag.map(|flag| flag.to_string()));
     let told = [
@@ -260,7 +261,7 @@ fn describe_delivery(facts: &Facts) -> String {
     ];
     let words = told.into_iter().filter_map(|(name, told)| Some(format!("{name} {}", told?).trim_start().to_owned()));
     let words: Vec<String> = words.collect();
-    if words.is_empty() { "tells nothing".to_owned() } else { words.join(", ") }
+    if words.is_empty() { "no facts".to_owned() } else { words.join(", ") }
 }
 
 impl fmt::Display for Condition {
@@ -294,14 +295,14 @@ impl fmt::Display for Explanation {
             write!(f, "{} {} ({}{shadow}): ", report.mark(), report.rule, report.action.as_str())?;
             match &report.verdict {
                 Verdict::Hit { in_doubt } => match in_doubt.first() {
-                    None => writeln!(f, "hits")?,
-                    Some(first) => writeln!(f, "hits, as nothing rules it out, {first}")?,
+                    None => writeln!(f, "matches")?,
+                    Some(first) => writeln!(f, "matches, as nothing rules it out: {first}")?,
                 },
-                Verdict::Unmet { needs } => writeln!(f, "would hit with {needs}")?,
+                Verdict::Unmet { needs } => writeln!(f, "would match with {needs}")?,
                 Verdict::Error { error } => writeln!(f, "fails, which denies: {}", terminal::line(error))?,
                 Verdict::Missed { misses } => {
                     let first = misses.first().map(ToString::to_string).unwrap_or_default();
-                    writeln!(f, "missed, {first}")?;
+                    writeln!(f, "no match: {first}")?;
                 }
             }
         }

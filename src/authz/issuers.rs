@@ -1,4 +1,4 @@
-//! What the configuration of the issuers tells about the principals that come from them.
+//! What the configuration of the issuers says about the principals that come from them.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -16,23 +16,23 @@ pub(super) struct IssuerFacts {
     client: bool,
     /// Claims without which its tokens are refused.
     required: Box<[ClaimPath]>,
-    /// The kind of its repositories and the claim that numbers them.
+    /// The kind of its repositories, and the claim that has their number.
     pub repositories: Option<(&'static str, &'static str)>,
     /// Whether its subjects are Kubernetes service accounts.
     pub service_accounts: bool,
-    /// Whether it is Doorward, whose rules say who gets which scope.
+    /// Whether it is Doorward itself, whose rules decide who gets which scope.
     pub gives_scopes_by_rules: bool,
 }
 
 impl IssuerFacts {
     pub(super) fn new(issuer: &raw::Issuer) -> Self {
         let claims = &issuer.claims;
-        // Where nothing else is said, facts are expected where they are looked for.
+        // Unless configured otherwise, facts are expected where they are looked up.
         let expected = |path: &Option<String>, defaults: &[&str]| match path {
             Some(path) => [ClaimPath::new(path)].into(),
             None => defaults.iter().map(|path| ClaimPath::new(path)).collect(),
         };
-        // Of a preset nobody has said that its tokens tell scopes and clients: those of a login tell neither.
+        // A preset does not promise that tokens contain scopes and the client: those of a login contain neither.
         let scopes: &[&str] = if issuer.preset.is_none() { &["scope", "scp"] } else { &[] };
         Self {
             name: issuer.name.as_str().into(),
@@ -74,12 +74,12 @@ impl IssuerFacts {
     }
 }
 
-/// Whether a fact is expected, and at none of the places where it may stand.
+/// Whether a fact is expected, and missing from all places where it may be.
 fn absent(paths: &[ClaimPath], principal: &Principal) -> bool {
     !paths.is_empty() && paths.iter().all(|path| path.find(&principal.claims).is_none())
 }
 
-/// Where a claim stands: its name, or a JSON pointer (RFC 6901).
+/// The place of a claim: its name, or a JSON pointer (RFC 6901).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct ClaimPath(Box<str>);
 
@@ -97,14 +97,14 @@ impl ClaimPath {
         claims.get(&*claim)?.pointer(rest).filter(|value| !value.is_null())
     }
 
-    /// The name of the claim that it leads into.
+    /// The name of the top-level claim that it leads into.
     pub(super) fn claim(&self) -> Cow<'_, str> {
         self.parts().0
     }
 
-    /// That name, and a pointer from there on.
+    /// That name, and a pointer relative to the claim.
     fn parts(&self) -> (Cow<'_, str>, &str) {
-        // Names of claims are often addresses (`https://example.com/groups`), so only a leading slash is a pointer.
+        // Names of claims are often URLs (`https://example.com/groups`), so only a leading slash makes a pointer.
         let Some(pointer) = self.0.strip_prefix('/') else { return (Cow::Borrowed(&*self.0), "") };
         let (first, rest) = pointer.split_at(pointer.find('/').unwrap_or(pointer.len()));
         (unescape(first), rest)
@@ -189,7 +189,7 @@ mod tests {
         }
     }
 
-    /// What `print-config` prints is to decide as what it was printed from.
+    /// The output of `print-config` must decide in the same way as the configuration that it was printed from.
     #[test]
     fn what_is_filled_in_for_who_reads_a_configuration_changes_no_decision() {
         for preset in PRESETS {

@@ -1,4 +1,4 @@
-//! A principal and a request that somebody wrote down, for tests of a policy and for `explain`.
+//! A principal and a request from a file, for tests of a policy and for `explain`.
 
 mod principal;
 
@@ -32,7 +32,7 @@ use crate::{
     webhooks::{self, Facts},
 };
 
-/// The time of a request that does not say when it is: Monday, 1 January 2024, 12:00 UTC.
+/// The time of a request that has none: Monday, 1 January 2024, 12:00 UTC.
 const NOON: Timestamp = Timestamp::from_secs(1_704_110_400);
 
 /// A principal and a request, complete.
@@ -54,12 +54,12 @@ pub struct Scenario {
     now: Timestamp,
 }
 
-/// Why no rule is asked.
+/// Why no rule is evaluated.
 #[derive(Debug)]
 pub enum Unasked {
-    /// What is written makes no request.
+    /// The facts do not make a request.
     Incomplete(String),
-    /// The proxy refuses such a request by itself.
+    /// The proxy itself refuses such a request.
     Refused(Rejection),
 }
 
@@ -87,7 +87,7 @@ impl From<Rejection> for Unasked {
 }
 
 impl Scenario {
-    /// Completes what is written from the configuration; the error says what cannot be.
+    /// Completes the facts from the configuration; the error says what is missing or wrong.
     pub fn new(
         principal: Option<&raw::PrincipalFacts>,
         request: &raw::RequestFacts,
@@ -109,7 +109,7 @@ impl Scenario {
         let document = match kubernetes.as_ref().and_then(|asked| Some((tekton::concerns(asked)?, asked))) {
             Some((kind, attributes)) => document(kind, attributes, request, default_account(&route, root))?,
             None if request.body.is_some() => {
-                return Err("only of requests that change runs the body is read".to_owned().into());
+                return Err("a body is read only for requests that change runs".to_owned().into());
             }
             None => None,
         };
@@ -141,12 +141,12 @@ impl Scenario {
         })
     }
 
-    /// Whether rules look at the body of such a request, and none is written.
+    /// Whether rules look at the body of such a request and the facts have none.
     pub fn lacks_body(&self) -> bool {
         self.request().is_unread()
     }
 
-    /// Whether it is a patch that is refused, whatever rules say, where the run that is there says otherwise.
+    /// Whether it is a patch that is refused, whatever rules say, if the existing run contradicts it.
     pub fn is_held_against_run(&self) -> bool {
         self.held_against_run
     }
@@ -186,11 +186,11 @@ impl Scenario {
     }
 }
 
-/// The route that is written, or what stands for one where a token is asked for.
+/// Returns the route of a request, or what stands for it if a token is requested.
 fn route_of(request: &raw::RequestFacts, root: &raw::Root) -> Result<raw::Route, String> {
     match &request.token {
         Some(_) if request.route.is_empty() => Ok(token_endpoint(root)),
-        Some(_) => Err("a token is asked for at no route; leave `route` out".to_owned()),
+        Some(_) => Err("tokens are not requested on a route; leave `route` out".to_owned()),
         None => {
             let mut routes = root.routes.iter();
             routes
@@ -201,7 +201,7 @@ fn route_of(request: &raw::RequestFacts, root: &raw::Root) -> Result<raw::Route,
     }
 }
 
-/// Where a request goes, and how.
+/// The destination of a request, and its method.
 struct Target<'a> {
     host: String,
     path: &'a str,
@@ -209,7 +209,8 @@ struct Target<'a> {
     method: Method,
 }
 
-/// What is written of that, completed from the route. What the proxy would refuse, or send elsewhere, is an error.
+/// Reads these facts, and completes them from the route. A request that the proxy would refuse, or send elsewhere, is
+/// an error.
 fn target_of<'a>(
     request: &'a raw::RequestFacts,
     route: &'a raw::Route,
@@ -223,7 +224,7 @@ fn target_of<'a>(
     let default_path = route.paths.first().map_or("/", |path| path.strip_suffix('*').unwrap_or(path));
     let target = request.path.as_deref().unwrap_or(default_path);
     let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
-    // As `request::sanitize` and the route do.
+    // As `request::sanitize` and the route do it.
     check_canonical(path).map_err(|why| format!("the path `{path}` {why}: it is refused before any rule is asked"))?;
     let host = match &request.host {
         Some(host) => host::normalise(host).ok_or_else(|| format!("`{host}` is no host"))?.into_owned(),
@@ -235,7 +236,7 @@ fn target_of<'a>(
     Ok(Target { host, path, query, method })
 }
 
-/// The delivery that comes with a request, or that caused the run of the task that asks for a token.
+/// Returns the delivery of a request, or the one that caused the run of the task that asks for a token.
 fn delivery_of(
     principal: Option<&raw::PrincipalFacts>,
     request: &raw::RequestFacts,
@@ -254,7 +255,7 @@ fn delivery_of(
     Ok(Some(Arc::new(delivery)))
 }
 
-/// What a request asks of Kubernetes, where it goes there.
+/// Returns the Kubernetes attributes of a request, if it goes to Kubernetes.
 fn attributes_of(
     route: &raw::Route,
     method: &Method,
@@ -270,7 +271,7 @@ fn attributes_of(
     }
 }
 
-/// Refuses a request that goes elsewhere than to the route that is written beside it: no rule is asked of it as one of that route.
+/// Refuses a request that goes elsewhere than to the given route: no rule would see it as a request on that route.
 fn check_arrival(root: &raw::Root, route: &raw::Route, host: &str, path: &str, method: &Method) -> Result<(), Unasked> {
     let elsewhere = match route::taker(root, host, path, method)? {
         Taker::Route(taker) if taker.name == route.name => return Ok(()),
@@ -280,7 +281,7 @@ fn check_arrival(root: &raw::Root, route: &raw::Route, host: &str, path: &str, m
     Err(format!("`{method} {path}` at `{host}` goes {elsewhere}, and not to the route `{}`", route.name).into())
 }
 
-/// What stands for the route of a token.
+/// Returns what stands for the route of a request for a token.
 fn token_endpoint(root: &raw::Root) -> raw::Route {
     raw::Route {
         name: TOKEN_ENDPOINT.to_owned(),
@@ -323,7 +324,7 @@ fn is_api(route: &raw::Route, path: &str) -> bool {
         || (route.kind == RouteKind::Dashboard && route.reaches_kubernetes() && of_dashboard())
 }
 
-/// A body that somebody wrote down, as it is read.
+/// Reads the body in the facts of a request.
 fn document(
     kind: tekton::RunKind,
     attributes: &Attributes,
@@ -370,8 +371,8 @@ fn attributes(written: &raw::KubernetesFacts, path: &str) -> Attributes {
     }
 }
 
-/// Whether it is a delivery of which nobody wrote whose it is, so that its sender comes with it. As nobody's it would be decided
-/// as no delivery ever is.
+/// Whether it is a delivery without a principal in the facts, so that its sender is taken. Without a principal it would
+/// be decided as no delivery ever is.
 fn comes_of_sender(request: &raw::RequestFacts, route: &raw::Route) -> bool {
     let is_delivery = request.token.is_none() && (request.delivery.is_some() || request.trigger.is_some());
     is_delivery && route.webhook.is_some()
@@ -398,7 +399,7 @@ fn cause_webhook<'a>(
     }
 }
 
-/// The error says of what event no delivery is.
+/// Returns the facts of a delivery, or an error if no delivery of the sender has its event.
 fn delivery(written: &raw::DeliveryFacts, name: &str, root: &raw::Root) -> Result<Facts, String> {
     let webhook = root.webhooks.iter().find(|webhook| webhook.name == name);
     let kind = webhook.map(webhooks::identity);
@@ -407,7 +408,8 @@ fn delivery(written: &raw::DeliveryFacts, name: &str, root: &raw::Root) -> Resul
         if !known.contains(&event.as_str()) {
             let near = nearest(event, known).map(|near| format!("did you mean `{near}`? If not, ")).unwrap_or_default();
             return Err(format!(
-                "no delivery of `{name}` is known by its body as one of the event `{event}`; {near}leave `event` out, as rules see such a delivery"
+                "no delivery of `{name}` is recognised by its body as the event `{event}`; {near}leave `event` out, as \
+                 rules see such a delivery"
             ));
         }
     }

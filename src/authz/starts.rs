@@ -1,6 +1,7 @@
-//! What the policy says of starting runs in a namespace, whoever asks. Conditions on people stay as they are written; those on
-//! requests are held against each request that can make a run there, and what only a body, a delivery or a clock decides counts as
-//! met. So a rule that is not among them lets nobody start a run, and one that is among them may.
+//! Which rules may decide about starting runs in a namespace, whoever asks. Conditions on callers are reported as they
+//! are written. Conditions on requests are checked against each request that can create a run there, and those on a
+//! body, a delivery or the time count as met. So a rule that is not in the result lets nobody start a run, and one that
+//! is in it may.
 
 use std::{net::Ipv4Addr, sync::Arc};
 
@@ -22,12 +23,12 @@ use crate::{
     webhooks,
 };
 
-/// A rule that has a say.
+/// A rule that may decide about starting runs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StartRule {
     pub rule: Arc<str>,
     pub does: RuleAction,
-    /// On which routes, in the order of the configuration.
+    /// The routes on which it does, in the order of the configuration.
     pub routes: Vec<StartRoute>,
 }
 
@@ -38,22 +39,22 @@ pub struct StartRoute {
     pub through: Through,
 }
 
-/// By whose right in the cluster.
+/// Whose rights in the cluster the run is started with.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Through {
-    /// That of the person, by the groups of grants.
+    /// Those of the person, by the groups of grants.
     Impersonation,
-    /// That of the Dashboard's back end, whoever the person is.
+    /// Those of the Dashboard's back end, whoever the person is.
     Dashboard,
-    /// That of the service account of the EventListener or of its Trigger. `None`: the configuration does not name the EventListener,
-    /// which may be in any namespace.
+    /// Those of the service account of the EventListener or of its Trigger. `None`: the configuration does not name the
+    /// EventListener, which may be in any namespace.
     EventListener(Option<EventListener>),
 }
 
 /// One kind of request by which a run can be started.
 pub(super) struct Start<'a> {
-    /// Its host and its path say nothing.
+    /// Its host and its path are not used.
     pub view: RequestView<'a>,
     pub hosts: &'a [HostPattern],
     pub paths: Vec<PathPattern>,
@@ -61,8 +62,9 @@ pub(super) struct Start<'a> {
 }
 
 impl Policy {
-    /// The rules that are in force and may decide about starting PipelineRuns or TaskRuns in a namespace: allows and approves that
-    /// may let somebody, and denies that may keep somebody from it. `root` is the configuration that the policy was compiled from.
+    /// Returns the enforced rules that may decide about starting PipelineRuns or TaskRuns in a namespace: allows and
+    /// approves that may let somebody do it, and denies that may keep somebody from it. `root` is the configuration
+    /// that the policy was compiled from.
     pub fn starts(&self, root: &raw::Root, namespace: &str) -> Vec<StartRule> {
         let mut starts = Vec::new();
         for rule in self.rules.iter().filter(|rule| !rule.shadow) {
@@ -81,7 +83,7 @@ impl Policy {
     }
 }
 
-/// Whether deliveries may meet a rule, as far as its routes, its hosts and its people tell.
+/// Whether deliveries may match a rule, judging by its routes, its hosts and `who`.
 pub fn may_be_of_deliveries(rule: &raw::Rule, root: &raw::Root) -> bool {
     let on = &rule.on;
     let is_of_others = on.kubernetes.is_some() || on.run.is_some() || on.token.is_some() || on.pages.is_some();
@@ -98,13 +100,13 @@ pub fn may_be_of_deliveries(rule: &raw::Rule, root: &raw::Root) -> bool {
         })
 }
 
-/// Whether anybody whom a route lets in can be one of these, as far as the kind of credential and its issuer tell.
+/// Whether a caller that a route accepts can match `who`, judging by the kind of credential and its issuer.
 fn fits_credentials(rule: &raw::Rule, route: &raw::Route, root: &raw::Root) -> bool {
     let who = &rule.who;
     if who.anonymous {
         return route.schemes.contains(&raw::Scheme::Anonymous);
     }
-    // A deny is read widely: of a fact that is withheld it holds too.
+    // A deny is read wide, so it also matches if a fact is withheld.
     let is_deny = matches!(rule.action, raw::Action::Deny);
     let named = |issuer: &str| who.issuers.is_empty() || who.issuers.iter().any(|named| named == issuer);
     let taken = |issuer: &&raw::Issuer| named(&issuer.name) && route.takes_issuer(&issuer.name);
@@ -119,12 +121,12 @@ fn fits_credentials(rule: &raw::Rule, route: &raw::Route, root: &raw::Root) -> b
             let mut logins = root.issuers.iter().filter(taken).filter_map(|issuer| issuer.login.as_ref());
             who.webhooks.is_empty() && by_login() && logins.any(|login| is_login(&login.client.id))
         }
-        // It has what its delivery tells, and no fact of an issuer.
+        // A delivery has its own facts, and none from an issuer.
         raw::Scheme::Webhook => {
             let is_sender = || route.webhook.as_ref().is_some_and(|sender| who.webhooks.contains(sender));
             (who.webhooks.is_empty() || is_sender()) && fits_deliveries(who, is_deny)
         }
-        // It tells groups and a name, and of no issuer that is only implied.
+        // It provides groups and a name, and does not come from an issuer that is only implied.
         raw::Scheme::BreakGlass => {
             let is_implied = who.issuers.is_empty() && facts_of_an_issuer(who).is_some();
             let may_be = by_login() && (is_deny || (who.clients.is_empty() && who.scopes.is_empty() && !is_implied));
@@ -134,7 +136,7 @@ fn fits_credentials(rule: &raw::Rule, route: &raw::Route, root: &raw::Root) -> b
     })
 }
 
-/// Whether a sender of deliveries can be one of these: it is an agent of which no issuer says anything.
+/// Whether a sender of deliveries can match: it is an agent about which no issuer says anything.
 fn fits_deliveries(who: &raw::Who, is_deny: bool) -> bool {
     let told_by_issuers = [&who.groups, &who.scopes, &who.clients, &who.service_accounts];
     let is_told = || {
@@ -152,7 +154,7 @@ fn through(rule: &Rule, raw: &raw::Rule, route: &raw::Route, namespace: &str) ->
     match route.kind {
         RouteKind::Webhook => {
             let listener = route.event_listener.as_ref();
-            // A Trigger makes its runs in its own namespace where nothing says otherwise.
+            // A Trigger creates its runs in its own namespace unless it says otherwise.
             let names_triggers_there = || {
                 let named = raw.on.trigger.iter().flat_map(|trigger| &trigger.names);
                 named.filter_map(|name| name.split_once('/')).any(|(of, _)| of == namespace)
@@ -178,13 +180,13 @@ fn delivery<'a>(route: &'a raw::Route, hosts: &'a [HostPattern]) -> Start<'a> {
     Start { view, hosts, paths, intent: RunIntent::Create }
 }
 
-/// A POST, or an apply, which must be allowed as a create too.
+/// Whether a rule may match a POST, or an apply, which must be allowed as a create too.
 fn may_be_on_requests(rule: &Rule, raw: &raw::Rule, route: &raw::Route, namespace: &str) -> bool {
     let hosts = patterns(&route.hosts, HostPattern::parse);
     let on_route = patterns(&route.paths, PathPattern::parse);
-    // The API of the cluster is there on any route of a dashboard that leads to one.
+    // A dashboard route that leads to a cluster serves the whole API.
     let is_whole = on_route.is_empty() || (route.kind == RouteKind::Dashboard && route.reaches_kubernetes());
-    // An apply names the run, of which a rule may speak.
+    // An apply names the run, and a rule may name runs.
     let named = raw.on.kubernetes.iter().flat_map(|on| &on.names).find(|name| *name != "*");
     let name = named.map_or("run", String::as_str);
     let requests = ["v1", "v1beta1"].into_iter().flat_map(|version| {
@@ -229,7 +231,7 @@ fn view<'a>(route: &'a raw::Route, method: &'a Method) -> RequestView<'a> {
     }
 }
 
-/// What cannot be read is no pattern, and was refused before.
+/// Invalid patterns are skipped: they were reported before.
 fn patterns<T, E>(texts: &[String], parse: impl Fn(&str) -> Result<T, E>) -> Vec<T> {
     texts.iter().filter_map(|text| parse(text).ok()).collect()
 }

@@ -1,4 +1,4 @@
-//! Which tokens Doorward gives to whom, in exchange for theirs.
+//! The tokens that Doorward issues in exchange for others, and who gets them.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -21,37 +21,37 @@ use super::{
     resolvers,
 };
 
-/// What stands for the route where a token is asked for. No route has this name, as no name of one has a slash.
+/// Stands for the route of a request for a token. No route has this name, because names of routes contain no slash.
 pub const TOKEN_ENDPOINT: &str = "/oauth2/token";
 
-/// The shortest life of tokens: what is renewed more often does nothing else.
+/// The shortest lifetime of a token: a shorter one would be renewed all the time.
 const SHORTEST: Duration = Duration::from_secs(60);
 
-/// A token that is asked for.
+/// A token that is requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TokenView<'a> {
-    /// For whom it would be (`aud`).
+    /// The audience that it would have (`aud`).
     pub audience: &'a str,
-    /// One scope that would be in it. `None`: it would have none.
+    /// One scope that it would have; `None`: no scope.
     pub scope: Option<&'a str>,
-    /// The task that asks, where it is one.
+    /// The task that asks, if it is a task.
     pub task: Option<&'a TaskView>,
 }
 
-/// A task that runs, as far as rules can tell it from others.
+/// A running task, as far as rules can tell it from others.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskView {
-    /// Its cluster, by the name of the issuer. Empty in records of older versions.
+    /// The name of its cluster's issuer. Empty in records of older versions.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub cluster: String,
     pub namespace: String,
     /// The service account of its pod.
     pub service_account: String,
-    /// The pipeline that it is a part of, by reference; `None` for one alone, and where the run brought its own code.
+    /// The pipeline that it is part of, by reference; `None` for a task on its own, or if the run contained the code.
     pub pipeline: Option<String>,
-    /// What the pipeline calls it.
+    /// The name of the task within the pipeline.
     pub pipeline_task: Option<String>,
-    /// The task, by reference; `None` where the run or the pipeline brought the code.
+    /// The task, by reference; `None` if the run or the pipeline contained the code.
     pub task: Option<String>,
 }
 
@@ -65,18 +65,19 @@ impl TaskView {
 /// A request for a token, as it was made.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AskedToken {
-    /// For whom it would be (`aud`).
+    /// The audience that it would have (`aud`).
     pub audience: String,
-    /// `None`: all that rules give.
+    /// `None`: every scope that rules give.
     pub scopes: Option<Vec<String>>,
-    /// Whether fewer scopes than were asked for will do. Else it is all of them or none.
+    /// Whether fewer scopes than requested are acceptable. If not, it is all of them or none.
     #[serde(default)]
     pub partly: bool,
-    /// The task that asks, where it is one and as soon as that is known.
+    /// The task that asks, if it is a task, once that is known.
     pub task: Option<TaskView>,
 }
 
-/// What a rule says of tokens, parsed once. An empty list is of all, but see [`TokenCondition::matches`].
+/// The condition of a rule on tokens, parsed once. An empty list matches everything, but see
+/// [`TokenCondition::matches`].
 #[derive(Debug)]
 pub(super) struct TokenCondition {
     audiences: Box<[Prefix]>,
@@ -86,12 +87,12 @@ pub(super) struct TokenCondition {
     pipelines: Box<[Prefix]>,
     pipeline_tasks: Box<[Prefix]>,
     tasks: Box<[Prefix]>,
-    /// How long a token that it gives may last.
+    /// The longest lifetime of a token that it gives.
     pub(super) lifetime: Option<Duration>,
 }
 
 impl TokenCondition {
-    /// Reports what no token can meet, and what would give more than it says.
+    /// Reports conditions that no token can meet, and those that would give more than they say.
     pub(super) fn compile(
         raw: &raw::On,
         token: &OnToken,
@@ -116,18 +117,19 @@ impl TokenCondition {
         }
     }
 
-    /// Whether a token is among those of the condition. A task is among those of an allow only if its service account is named.
+    /// Whether a token matches the condition. An allow matches a task only if it names the task's service account.
     pub(super) fn matches(&self, token: &TokenView<'_>, reading: Reading) -> bool {
         Part::ALL.into_iter().all(|part| self.holds(part, token, reading))
     }
 
-    /// Whether it is, whatever its scope.
+    /// Whether a token matches, regardless of its scope.
     pub(super) fn matches_but_scope(&self, token: &TokenView<'_>, reading: Reading) -> bool {
         let mut parts = Part::ALL.into_iter().filter(|part| !matches!(part, Part::Scopes));
         parts.all(|part| self.holds(part, token, reading))
     }
 
-    /// Whether it is, as far as its scope goes. Without a list of scopes an allow gives none, and a deny is of all.
+    /// Whether the scope of a token matches. Without a list of scopes, an allow matches only a token without scopes,
+    /// and a deny any.
     pub(super) fn takes(&self, scope: Option<&str>, reading: Reading) -> bool {
         match (scope, self.scopes.is_empty()) {
             (None, is_empty) => is_empty || reading == Reading::Wide,
@@ -169,7 +171,7 @@ impl TokenCondition {
         }
     }
 
-    /// Whether it speaks of tokens for an audience.
+    /// Whether it applies to tokens for an audience.
     pub(super) fn is_for(&self, audience: &str) -> bool {
         self.audiences.is_empty() || self.audiences.iter().any(|pattern| pattern.matches(audience))
     }
@@ -183,7 +185,7 @@ impl TokenCondition {
         self.scopes.iter().map(ToString::to_string)
     }
 
-    /// What a token misses, in words.
+    /// Describes the parts of a token that do not match.
     pub(super) fn misses(&self, token: &TokenView<'_>, reading: Reading) -> Vec<Condition> {
         let missed = Part::ALL.into_iter().filter(|part| !self.holds(*part, token, reading));
         missed.map(|part| Condition::new(part.key(), self.needs(part), part.found(token))).collect()
@@ -198,7 +200,7 @@ impl TokenCondition {
     }
 }
 
-/// What a condition looks at, what is cheap to look at first.
+/// The parts of the condition, in the order in which they are checked: the cheap ones first.
 #[derive(Clone, Copy, Debug)]
 enum Part {
     Audiences,
@@ -258,7 +260,7 @@ fn check(raw: &raw::On, token: &OnToken, action: &raw::Action, at: &At, root: &r
     let alone = raw::On { token: None, namespace: None, time: None, addresses: Vec::new(), ..raw.clone() };
     if alone != raw::On::default() {
         report
-            .error(at, "a token is asked for at no route, so only `namespace`, `time` and `addresses` go with it")
+            .error(at, "tokens are not requested on a route, so only `namespace`, `time` and `addresses` go with it")
             .help("write two rules");
     }
     match action {
@@ -266,7 +268,7 @@ fn check(raw: &raw::On, token: &OnToken, action: &raw::Action, at: &At, root: &r
             report.error(at, "no token waits for an approval").help("write an allow or a deny");
         }
         raw::Action::Allow if token.audiences.is_empty() => {
-            report.error(at, "a token for everybody is given to nobody").help("list in `audiences` for whom it may be");
+            report.error(at, "an allow must name the audiences of the token").help("list them in `audiences`");
         }
         _ => {}
     }
@@ -274,7 +276,7 @@ fn check(raw: &raw::On, token: &OnToken, action: &raw::Action, at: &At, root: &r
         let at = at.key("lifetime");
         let longest = root.tokens.as_ref().map(|tokens| tokens.lifetime.get());
         if !matches!(action, raw::Action::Allow) {
-            report.error(&at, "only an allow gives tokens that last").help("leave it out");
+            report.error(&at, "only an allow can have a `lifetime`").help("leave it out");
         } else if lifetime.get() < SHORTEST || longest.is_some_and(|longest| lifetime.get() > longest) {
             report.error(&at, "`lifetime` is not between 1m and that of all tokens").help("see `tokens.lifetime`");
         }
@@ -295,7 +297,7 @@ fn check(raw: &raw::On, token: &OnToken, action: &raw::Action, at: &At, root: &r
     if is_for_tasks && token.clusters.is_empty() && known.len() > 1 {
         report
             .error(at, "tasks of several clusters get tokens, and each cluster has accounts of any name")
-            .help(format!("list in `clusters` whose are meant: {}", known.join(", ")));
+            .help(format!("list those that are meant in `clusters`: {}", known.join(", ")));
     }
     for (index, account) in token.service_accounts.iter().enumerate().filter(|(_, text)| !text.contains('/')) {
         report
@@ -323,7 +325,7 @@ fn check_namespaces(token: &OnToken, at: &At, root: &raw::Root, report: &mut Rep
             report
                 .warning(
                     &at.key("service_accounts").index(index),
-                    format!("no task in namespace `{namespace}` gets tokens, so that this gives it none"),
+                    format!("no task in namespace `{namespace}` gets tokens, so this gives none"),
                 )
                 .help(
                     "list the namespace in `namespaces` of the cluster in `tokens.exchange`, or take the account out",
@@ -332,8 +334,8 @@ fn check_namespaces(token: &OnToken, at: &At, root: &raw::Root, report: &mut Rep
     }
 }
 
-/// Warns of an allow for people that nobody can meet: what is exchanged is a bearer token, of which `login.kind` says nothing. A task acts
-/// for who caused its run, who may have logged in.
+/// Warns of an allow for people that nobody can meet: only bearer tokens are exchanged, to which `login.kind` does not
+/// apply. A task acts for the person who caused its run, and that person may have logged in.
 pub(super) fn check_people(rule: &raw::Rule, at: &At, root: &raw::Root, report: &mut Report) {
     let Some(token) = &rule.on.token else { return };
     let is_for_people = rule.who.kind == Some(Kind::Human) && matches!(rule.action, raw::Action::Allow);
@@ -354,13 +356,14 @@ pub(super) fn check_people(rule: &raw::Rule, at: &At, root: &raw::Root, report: 
         report
             .warning(
                 &at.key("who").key("kind"),
-                "nobody meets it: what is exchanged are bearer tokens, and `kind` of a `login` says nothing of those",
+                "nobody meets it: only bearer tokens are exchanged, and `kind` of a `login` does not apply to them",
             )
             .help("write `kind: human` into the issuer, or at the client in its `clients`, if no program gets such a token");
     }
 }
 
-/// Warns of an allow for whom break-glass let in: nobody exchanges a certificate, and the tasks of runs that it started get nothing.
+/// Warns of an allow for callers that break-glass let in: nobody exchanges a certificate, and the tasks of runs that
+/// they start get no token.
 pub(super) fn check_break_glass(rule: &raw::Rule, at: &At, report: &mut Report) {
     if rule.on.token.is_none() || !matches!(rule.action, raw::Action::Allow) {
         return;
@@ -371,18 +374,19 @@ pub(super) fn check_break_glass(rule: &raw::Rule, at: &At, report: &mut Report) 
                 &at.key("who").key("issuers").index(index),
                 "nobody from `break-glass` gets a token, and neither do the tasks of runs that they start",
             )
-            .help("leave it out; what is done by break-glass is done without tokens of Doorward's");
+            .help("leave it out; there are no tokens of Doorward's for break-glass");
     }
 }
 
-/// The names of ours for a scope that goes by one that is its provider's alone.
+/// Returns our names for a scope whose given name is used by its provider only.
 pub(super) fn our_names<'n>(names: Option<&'n BTreeMap<String, String>>, scope: &str) -> Vec<&'n str> {
     let names = names.filter(|names| !names.contains_key(scope));
     let named = names.into_iter().flatten().filter(|(_, there)| there.eq_ignore_ascii_case(scope));
     named.map(|(ours, _)| ours.as_str()).collect()
 }
 
-/// The refusal of a scope by a name that is its provider's alone: rules go by ours, and what one of them denies so would be given.
+/// Refuses a scope whose given name is used by its provider only: rules use our names, so a scope that a rule denies
+/// would be given under the other name.
 pub(super) fn misnamed(names: Option<&BTreeMap<String, String>>, scope: Option<&str>) -> Option<Decision> {
     let scope = scope?;
     let ours = our_names(names, scope);
@@ -394,7 +398,7 @@ pub(super) fn misnamed(names: Option<&BTreeMap<String, String>>, scope: Option<&
     Some(Decision::denied(why, format!("Ask for {ours}, if a rule gives it."), None))
 }
 
-/// What is asked for, in words.
+/// Describes the request.
 pub(super) fn found(token: &TokenView<'_>) -> String {
     let mut text = format!("audience {}; scope {}", token.audience, or_none(token.scope));
     if let Some(task) = token.task {

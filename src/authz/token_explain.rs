@@ -1,4 +1,4 @@
-//! Which scopes rules give of those that are asked for, and why not others.
+//! Which of the requested scopes rules give, and why not the others.
 
 use std::{collections::BTreeSet, fmt};
 
@@ -8,7 +8,7 @@ use crate::{authn::Principal, config::raw::Effect, terminal};
 
 use super::{AskedToken, Explanation, Policy, RequestView, TokenView};
 
-/// What comes of asking for a token. Displays as text for a terminal, serialises as JSON.
+/// The result of a request for a token. Displays as text for a terminal, serialises as JSON.
 #[derive(Clone, Debug, Serialize)]
 pub struct TokenExplanation {
     /// `allow` if there would be a token.
@@ -16,15 +16,15 @@ pub struct TokenExplanation {
     pub asked: AskedToken,
     /// The scopes that would be in it.
     pub scopes: Vec<String>,
-    /// The decision on each scope that was asked for; where none was by name, on each that rules name, for a login also as a pattern, and
-    /// on none of them where they give none.
+    /// The decision on each scope that was requested. If none was requested by name: on each scope that rules name (for
+    /// a login also as a pattern), and on a token without scopes if they give none.
     pub decisions: Vec<ScopeExplanation>,
 }
 
 /// The decision on one scope.
 #[derive(Clone, Debug, Serialize)]
 pub struct ScopeExplanation {
-    /// `None`: a token without any.
+    /// `None`: a token without scopes.
     pub scope: Option<String>,
     #[serde(flatten)]
     pub explanation: Explanation,
@@ -37,7 +37,7 @@ impl ScopeExplanation {
 }
 
 impl Policy {
-    /// Explains what rules give of a token that is asked for. What `request` says of a token is replaced.
+    /// Explains what rules give to a request for a token. A token in `request` is replaced.
     pub fn explain_token(
         &self,
         principal: &Principal,
@@ -77,7 +77,8 @@ impl Policy {
 }
 
 impl AskedToken {
-    /// Whether it is the login of a client of a registry, which is let in wherever it may get any scope at all, and gets none.
+    /// Whether it is the login of a registry client, which succeeds if the client could get any scope at all, and gives
+    /// none.
     fn is_login(&self) -> bool {
         self.partly && self.scopes.as_ref().is_some_and(Vec::is_empty)
     }
@@ -85,7 +86,7 @@ impl AskedToken {
     fn scopes_in_words(&self) -> String {
         match &self.scopes {
             None => "all scopes that rules give".to_owned(),
-            Some(_) if self.is_login() => "no scope, by the login of a client".to_owned(),
+            Some(_) if self.is_login() => "no scope, for the login of a registry client".to_owned(),
             Some(scopes) if scopes.is_empty() => "no scope".to_owned(),
             Some(scopes) => format!("scope {}", scopes.join(" ")),
         }
@@ -107,7 +108,7 @@ impl fmt::Display for TokenExplanation {
         };
         let audience = terminal::line(&self.asked.audience);
         writeln!(f, "{}: a token for {audience}{}", self.outcome.as_str().to_uppercase(), terminal::line(&scopes))?;
-        // Where nobody asked for a scope by name, those that are not given are many and of little interest.
+        // If no scope was requested by name, those that are not given are many and of little interest.
         let is_open = self.asked.scopes.is_none() || self.asked.is_login();
         let is_short = |decision: &ScopeExplanation| is_open && !decision.is_allow();
         for ScopeExplanation { scope, explanation } in self.decisions.iter().filter(|one| is_short(one)) {

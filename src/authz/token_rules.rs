@@ -1,4 +1,5 @@
-//! What rules say of a token, whatever its scope: looked at once, as one request may be decided for each of many scopes.
+//! The rules that apply to a token regardless of its scope. They are evaluated once, as one request may be decided for
+//! many scopes.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,16 +12,16 @@ use super::{
     token::{misnamed, our_names},
 };
 
-/// The rules that hold of a token that somebody asks for, but for its scope.
+/// The rules that match a requested token, apart from its scope.
 #[derive(Debug)]
 pub struct TokenRules<'p> {
     rules: Vec<(&'p Rule, Hit)>,
-    /// What its provider calls scopes, by our names.
+    /// The provider's names of scopes, by our names.
     names: Option<&'p BTreeMap<String, String>>,
 }
 
 impl Policy {
-    /// Looks at all rules for tokens. What `request` says of a scope is left out.
+    /// Evaluates all rules about tokens. A scope in `request` is ignored.
     pub fn token_rules(&self, principal: &Principal, request: &RequestView<'_>) -> TokenRules<'_> {
         let case = Case::new(principal, self.issuer(principal), request);
         let looked = self.candidates(request.route).map(|rule| (rule, rule.look_but_scope(&case)));
@@ -32,8 +33,8 @@ impl Policy {
 }
 
 impl TokenRules<'_> {
-    /// Decides about one scope, as [`Policy::decide`] does; `None`: a token without any. Which scope of their own credential would
-    /// help is not told.
+    /// Decides one scope as [`Policy::decide`] does; `None`: a token without scopes. Does not say which scope of the
+    /// caller's own credential would help.
     pub fn decide(&self, scope: Option<&str>) -> Decision {
         if let Some(refusal) = misnamed(self.names, scope) {
             return refusal;
@@ -45,8 +46,8 @@ impl TokenRules<'_> {
         tally.decide(|| Outcome::NoMatch { missing_scope: None, kept_scopes: Vec::new() })
     }
 
-    /// The refusal of a scope that one of those that allow has by a name that is its provider's alone. Where no rule is for any of ours
-    /// either, who asks for that gets nothing, and it is the rule that has to name it.
+    /// Returns the refusal of a scope that a matching allow names as only its provider does. If no rule matches any of
+    /// our names for it either, the caller cannot get it by asking for those, and the rule has to be changed.
     pub fn misnamed(&self) -> Option<Decision> {
         let allows = self.rules.iter().filter(|(rule, _)| rule.is_allow() && !rule.shadow);
         let mut named = allows.flat_map(|(rule, _)| rule.token_scope_patterns().map(move |scope| (&rule.id, scope)));
@@ -57,14 +58,15 @@ impl TokenRules<'_> {
             if ours.iter().all(is_of_none)
                 && let Outcome::Deny(denial) = &mut refusal.outcome
             {
-                denial.fix = Some(format!("Have rule `{id}` name `{}`.", ours.join("` or `")).into());
+                denial.fix = Some(format!("Change rule `{id}` to name `{}`.", ours.join("` or `")).into());
             }
             Some(refusal)
         })
     }
 
-    /// The patterns of scopes in those that allow, as they are written. Where any scope is given, one of these is, taken for a scope:
-    /// a pattern is among those that it stands for, and whatever else hits it hits all of them.
+    /// Returns the patterns of scopes in matching allows, as they are written. If any scope is given, then so is one of
+    /// these patterns when it is taken for a scope: a pattern matches itself, and any other rule that matches it
+    /// matches every scope that it stands for.
     pub fn scope_patterns(&self) -> BTreeSet<String> {
         let allows = self.rules.iter().filter(|(rule, _)| rule.is_allow());
         allows.flat_map(|(rule, _)| rule.token_scope_patterns()).collect()

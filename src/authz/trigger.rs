@@ -1,6 +1,6 @@
-//! Which Triggers of an EventListener a delivery may set off. The door cannot tell: an EventListener chooses among its Triggers
-//! after it has the delivery. So what rules say of them goes with the delivery, signed, and the interceptor holds the
-//! EventListener to it.
+//! Which Triggers of an EventListener a delivery may set off. This is not known when the delivery arrives, because an
+//! EventListener chooses among its Triggers after it has received the delivery. So the conditions of rules on Triggers
+//! are sent along with the delivery, signed, and the interceptor enforces them on the EventListener.
 
 use std::sync::Arc;
 
@@ -18,22 +18,23 @@ use super::{condition::Reading, names::Prefix, on::parse_all};
 pub struct Trigger<'a> {
     pub namespace: &'a str,
     pub name: &'a str,
-    /// The service account that makes its runs; `None`: nobody has told.
+    /// The service account that creates its runs; `None` if unknown.
     pub service_account: Option<&'a str>,
-    /// The namespace of the EventListener; empty: its route names none.
+    /// The namespace of the EventListener; empty if its route does not name it.
     pub listener_namespace: &'a str,
 }
 
-/// What rules say of the Triggers of one delivery: any of `allow`, unless it is one of `deny`.
+/// The Triggers that rules permit for one delivery: any in `allow`, unless it is in `deny`.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct TriggerLimits {
     pub allow: Vec<OnTrigger>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deny: Vec<OnTrigger>,
-    /// The rules that `deny` is of, in its order, for the trail. Beside it, as replicas of before refuse what they do not know in it.
+    /// The rules that `deny` comes from, in its order, for the audit trail. They are a field of their own because older
+    /// replicas refuse unknown fields within `deny`.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub deny_rules: Vec<Arc<str>>,
-    /// The digest of the policy that says so, for the trail too.
+    /// The digest of the policy that these limits come from, for the audit trail too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub policy: Option<Arc<str>>,
 }
@@ -43,25 +44,25 @@ impl TriggerLimits {
         self.allow.iter().any(|allow| matches(allow, trigger, Reading::Strict)) && !self.denies(trigger)
     }
 
-    /// Whether a deny takes it away.
+    /// Whether a deny matches the Trigger.
     pub fn denies(&self, trigger: &Trigger<'_>) -> bool {
         self.deny.iter().any(|deny| matches(deny, trigger, Reading::Wide))
     }
 
-    /// The rule whose deny takes it away, as far as that is known.
+    /// The rule whose deny matches the Trigger, if it is known.
     pub fn denied_by(&self, trigger: &Trigger<'_>) -> Option<&Arc<str>> {
         let mut denies = self.deny.iter().zip(&self.deny_rules);
         denies.find(|(deny, _)| matches(deny, trigger, Reading::Wide)).map(|(_, rule)| rule)
     }
 
-    /// Whether anything depends on the service account of a Trigger.
+    /// Whether the limits depend on the service account of a Trigger.
     pub fn needs_account(&self) -> bool {
         self.allow.iter().chain(&self.deny).any(|limit| !limit.service_accounts.is_empty())
     }
 }
 
-/// Whether a Trigger is among those of a condition. An unknown service account is none of those that an allow lists, and may
-/// be any of those that a deny lists; so is a name without a namespace where that of the EventListener is unknown.
+/// Whether a Trigger matches a condition. An unknown service account matches none that an allow lists, and any that a
+/// deny lists. The same holds for a name without a namespace if the namespace of the EventListener is unknown.
 pub(super) fn matches(condition: &OnTrigger, trigger: &Trigger<'_>, reading: Reading) -> bool {
     let fits = |pattern: &str, text: &str| Prefix::parse(pattern).is_ok_and(|pattern| pattern.matches(text));
     let whole = format!("{}/{}", trigger.namespace, trigger.name);
@@ -82,10 +83,10 @@ pub(super) fn matches(condition: &OnTrigger, trigger: &Trigger<'_>, reading: Rea
     is_named && has_account
 }
 
-/// Reports what no Trigger can meet, or nobody would enforce.
+/// Reports conditions that no Trigger can meet, or that nothing would enforce.
 pub(super) fn check(raw: &OnTrigger, at: &At, root: &raw::Root, report: &mut Report) {
     if *raw == OnTrigger::default() {
-        report.error(at, "it asks for nothing of a Trigger").help("list `names` or `service_accounts`");
+        report.error(at, "the condition is empty").help("list `names` or `service_accounts`");
     }
     for (key, patterns) in [("names", &raw.names), ("service_accounts", &raw.service_accounts)] {
         parse_all(patterns, &at.key(key), report, Prefix::parse);
@@ -93,7 +94,7 @@ pub(super) fn check(raw: &OnTrigger, at: &At, root: &raw::Root, report: &mut Rep
     match &root.interceptor {
         None => {
             report
-                .error(at, "without the section `interceptor` nobody holds an EventListener to it")
+                .error(at, "without the section `interceptor` nothing enforces this on an EventListener")
                 .help("set `interceptor: {host: ...}` and name the ClusterInterceptor in the Triggers");
         }
         Some(interceptor) if interceptor.kubernetes.is_none() && !raw.service_accounts.is_empty() => {
@@ -105,8 +106,8 @@ pub(super) fn check(raw: &OnTrigger, at: &At, root: &raw::Root, report: &mut Rep
     }
 }
 
-/// Reports what cannot be told of Triggers on some of the `routes` of a rule: one that does not name its EventListener says
-/// neither in which namespace that is nor where the account of its Triggers could be read.
+/// Reports conditions that cannot be checked on some of the `routes` of a rule: a route that does not name its
+/// EventListener gives neither its namespace nor a place to read the service accounts of its Triggers from.
 pub(super) fn check_routes<'r>(
     raw: &OnTrigger,
     rule: &raw::Rule,
@@ -128,7 +129,7 @@ pub(super) fn check_routes<'r>(
     if !nameless.is_empty() {
         let routes = nameless.join("`, `");
         report
-            .error(at, format!("nobody can tell which Triggers these are on `{routes}`, which names no `event_listener`"))
+            .error(at, format!("these Triggers cannot be identified on `{routes}`, which names no `event_listener`"))
             .help(
                 "set `event_listener: {namespace: ..., name: ...}` there, or list other `routes` in the rule; names may also \
                  be written as `NAMESPACE/NAME`",

@@ -452,7 +452,8 @@ rules:
         for (issuer, said) in [
             (
                 "corp",
-                "`There` is the provider's name of `read`, and rules go by the latter alone. Have rule `several` name `read`.",
+                "`There` is the provider's name of `read`, and rules go by the latter alone. Change rule `several` to \
+                 name `read`.",
             ),
             ("gh", "no rule gives it"),
         ] {

@@ -151,14 +151,14 @@ fn what_nobody_would_enforce_or_bring_is_refused() {
         format!("  - {{name: {name}, identity: {name}, sender: aws_sns, sns: {{topics: {topics}}}}}\n")
     };
     for (row, trigger, more, refused) in [
-        ("attacks:Z20 no interceptor", "{names: [push]}", "", Some("nobody holds an EventListener to it")),
+        ("attacks:Z20 no interceptor", "{names: [push]}", "", Some("nothing enforces this on an EventListener")),
         (
             "attacks:Z20 an account that nobody reads",
             "{service_accounts: [builder]}",
             "interceptor: {host: door.svc}\n",
             Some("cannot read which service account a Trigger has"),
         ),
-        ("attacks:Z20 nothing", "{}", "interceptor: {host: door.svc}\n", Some("it asks for nothing of a Trigger")),
+        ("attacks:Z20 nothing", "{}", "interceptor: {host: door.svc}\n", Some("the condition is empty")),
         (
             "attacks:Z20 twin",
             "{names: [push], service_accounts: [builder]}",

@@ -1,5 +1,5 @@
-//! What is wrong with an expression, as far as it can be told before any request: unknown variables, fields and
-//! functions, comparisons that could never hold, loops that could take long.
+//! Finds errors in an expression that are visible before any request: unknown variables, fields and functions,
+//! comparisons that can never hold, and loops that could take long.
 
 use cel::{
     Program,
@@ -17,17 +17,17 @@ use crate::config::report::meant;
 pub(super) struct Problem {
     pub message: String,
     pub help: Option<String>,
-    /// Where, in characters.
+    /// The position, in characters.
     pub char: Option<usize>,
 }
 
-/// What a field is.
+/// The type of a field.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Type {
     Scalar,
     List,
     Fields(&'static [(&'static str, Self)]),
-    /// What only the issuer knows.
+    /// Known only to the issuer.
     Any,
 }
 
@@ -95,24 +95,24 @@ const ROOTS: [(&str, Type); 4] = [
     ),
 ];
 
-/// Functions that give a bool.
+/// Functions that return a bool.
 const PREDICATES: [&str; 4] = ["contains", "startsWith", "endsWith", MATCHES];
-/// Functions that give something else.
+/// Functions that return something else.
 const FUNCTIONS: [&str; 9] = ["size", "string", "int", "uint", "double", "lowerAscii", "upperAscii", "trim", "split"];
 const ARITHMETIC: [&str; 6] = ["_+_", "_-_", "_*_", "_/_", "_%_", "-_"];
 
 /// No expression may be a deeper tree: evaluation recurses, on the stack of a worker.
 const MAX_DEPTH: usize = 48;
 
-/// Where a value is used, which decides whether it may be a list of ours: such a list is made when it is looked at
-/// and does not compare with a literal.
+/// How a value is used, which decides whether it may be one of our lists: these are created when they are read, and do
+/// not compare with literals.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Use {
     Value,
     Collection,
 }
 
-/// Everything that is wrong with an expression.
+/// Returns all errors in an expression.
 pub(super) fn check(program: &Program) -> Vec<Problem> {
     let root = program.expression();
     let mut checker =
@@ -120,13 +120,17 @@ pub(super) fn check(program: &Program) -> Vec<Problem> {
     if let Expr::Call(call) = &root.expr
         && (ARITHMETIC.contains(&call.func_name.as_str()) || FUNCTIONS.contains(&call.func_name.as_str()))
     {
-        checker.problem(root, "the expression gives a value that is no bool", Some("compare it with something".into()));
+        checker.problem(
+            root,
+            "the expression gives a value that is not a bool",
+            Some("compare it with something".into()),
+        );
     }
     checker.visit(root, Use::Value);
     for at in reads(root).whole {
         checker.problem(
             at,
-            "the claims are asked for as a whole, so that the audit trail could not keep what decided",
+            "the claims are used as a whole, so the audit trail could not record which of them decided",
             Some("name the claim, such as `principal.claims.team` or `'team' in principal.claims`".into()),
         );
     }
@@ -135,7 +139,7 @@ pub(super) fn check(program: &Program) -> Vec<Problem> {
 
 struct Checker<'e> {
     info: &'e SourceInfo,
-    /// Variables of the loops around.
+    /// Variables of the enclosing loops.
     locals: Vec<&'e str>,
     in_loop: bool,
     depth: usize,
@@ -207,7 +211,7 @@ impl<'e> Checker<'e> {
                 self.locals.truncate(outer_locals);
                 self.in_loop = outer;
             }
-            Expr::Struct(_) | Expr::Unspecified => self.problem(expr, "messages are not known here", None),
+            Expr::Struct(_) | Expr::Unspecified => self.problem(expr, "messages are not supported", None),
         }
     }
 
@@ -225,7 +229,7 @@ impl<'e> Checker<'e> {
             match call.args.last().map(|arg| &arg.expr) {
                 Some(Expr::Literal(LiteralValue::String(pattern))) => {
                     if let Err(why) = try_pattern(pattern.inner()) {
-                        self.problem(at, format!("the pattern of `matches` is none: {why}"), None);
+                        self.problem(at, format!("the pattern of `matches` is invalid: {why}"), None);
                     }
                 }
                 _ => self.problem(at, "the pattern of `matches` must be written out", None),
@@ -233,7 +237,7 @@ impl<'e> Checker<'e> {
         }
     }
 
-    /// A variable and the fields selected on it.
+    /// Checks a variable and the fields selected on it.
     fn visit_path(&mut self, expr: &'e IdedExpr, used: Use) {
         let mut fields = Vec::new();
         let mut at = expr;
@@ -259,7 +263,9 @@ impl<'e> Checker<'e> {
         for (at, field) in fields.into_iter().rev() {
             kind = match kind {
                 Any => return,
-                Scalar | List => return self.problem(at, format!("`{field}` is asked of what has no fields"), None),
+                Scalar | List => {
+                    return self.problem(at, format!("`{field}` is selected on a value that has no fields"), None);
+                }
                 Fields(known) => match known.iter().find(|(name, _)| *name == field) {
                     Some((_, kind)) => *kind,
                     None => {
@@ -275,12 +281,16 @@ impl<'e> Checker<'e> {
             (List, Use::Value) => {
                 self.problem(
                     expr,
-                    "a list stands where one value must",
-                    Some("ask with `in`, `exists`, `all` or `size`".into()),
+                    "a list is used where a single value is required",
+                    Some("use `in`, `exists`, `all` or `size`".into()),
                 );
             }
             (Fields(_), _) | (Any, Use::Value) => {
-                self.problem(expr, "an object stands where one value must", Some("name one of its fields".into()));
+                self.problem(
+                    expr,
+                    "an object is used where a single value is required",
+                    Some("name one of its fields".into()),
+                );
             }
         }
     }

@@ -1,5 +1,5 @@
-//! The regular expressions of `matches`. They are written out in the expression, so that each is compiled once with it: the
-//! function of the library would compile its own at each call.
+//! The regular expressions of `matches`. They are literals in the expression, so each is compiled once with it; the
+//! function of the library would compile its pattern at each call.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -19,14 +19,15 @@ pub(super) const MATCHES: &str = "matches";
 pub(super) struct Patterns(BTreeMap<String, Regex>);
 
 impl Patterns {
-    /// `None` without any, which costs an evaluation nothing. One that does not compile was reported by `check`, and is none.
+    /// Returns `None` if there are none, so that evaluations are not slowed down. Invalid patterns are left out;
+    /// `check` reported them.
     pub(super) fn compile(patterns: &BTreeSet<&str>) -> Option<Arc<Self>> {
         let compiled = patterns.iter().filter_map(|pattern| Some(((*pattern).to_owned(), Regex::new(pattern).ok()?)));
         let compiled: BTreeMap<String, Regex> = compiled.collect();
         (!compiled.is_empty()).then(|| Arc::new(Self(compiled)))
     }
 
-    /// Adds `matches` with these.
+    /// Adds `matches` with these patterns.
     pub(super) fn add_to(self: &Arc<Self>, context: &mut Context<'_, '_>) -> Result<(), DeclarationError> {
         let patterns = Arc::clone(self);
         context.add_function(MATCHES, move |call: &FunctionContext<'_, '_>| patterns.matches(call))

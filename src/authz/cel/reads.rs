@@ -1,5 +1,5 @@
-//! What an expression looks at: which claims, so that the audit trail can keep them and the decision can be made again, and
-//! whether at the time, so that what lasts is decided again; and by which patterns, so that they are compiled once.
+//! What an expression reads: claims, so that the audit trail can record them and the decision can be made again; the
+//! time, so that long-lived streams are decided again; and patterns, so that they are compiled once.
 
 use std::collections::BTreeSet;
 
@@ -12,7 +12,7 @@ use super::patterns::MATCHES;
 pub(super) struct Reads<'e> {
     /// Names of top-level claims.
     pub claims: BTreeSet<String>,
-    /// Where the claims are used and none is named: in a loop, by a name that is computed, by their number.
+    /// Uses of all claims without a name: in a loop, by a computed name, or by their number.
     pub whole: Vec<&'e IdedExpr>,
     /// Patterns of `matches`.
     pub patterns: BTreeSet<&'e str>,
@@ -20,7 +20,7 @@ pub(super) struct Reads<'e> {
     pub time: bool,
 }
 
-/// Looks through the whole expression.
+/// Searches the whole expression.
 pub(super) fn reads(expression: &IdedExpr) -> Reads<'_> {
     let mut reads = Reads::default();
     reads.visit(expression);
@@ -33,7 +33,7 @@ impl<'e> Reads<'e> {
             Expr::Select(select) if is_claims(&select.operand) => {
                 self.claims.insert(select.field.clone());
             }
-            // What `Principal::verified_email` is made of.
+            // The claims that `Principal::verified_email` is made from.
             Expr::Select(select) if select.field == "email" && is_principal(&select.operand) => {
                 self.claims.extend(["email", "email_verified"].map(str::to_owned));
             }

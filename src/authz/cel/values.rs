@@ -1,4 +1,5 @@
-//! What an expression sees: values that borrow from the principal and the request, made when they are looked at.
+//! The values that an expression sees. They borrow from the principal and the request, and are created when they are
+//! read.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -37,7 +38,7 @@ pub(super) struct Scope<'a> {
 }
 
 impl<'a> Scope<'a> {
-    /// `claims`: the names of those that the expression looks at.
+    /// `claims`: the names of the claims that the expression reads.
     pub(super) fn new(principal: &'a Principal, claims: &'a BTreeSet<String>, request: &'a RequestView<'a>) -> Self {
         Self {
             principal: Object::Principal(Person::new(principal, claims)),
@@ -60,7 +61,7 @@ impl VariableResolver for Scope<'_> {
     }
 }
 
-/// Something with fields. A field that is absent is an error, and `has()` tells it from one that is there.
+/// A value with fields. An absent field is an error; `has()` tests for it.
 #[derive(Clone, Debug)]
 enum Object<'a> {
     Principal(Person<'a>),
@@ -131,7 +132,7 @@ impl<'a> Object<'a> {
     }
 }
 
-/// A principal, whose lists and claims are made once, however often a loop asks for them.
+/// A principal. Its lists and claims are converted once, however often a loop reads them.
 #[derive(Clone, Debug)]
 struct Person<'a> {
     principal: &'a Principal,
@@ -163,14 +164,14 @@ impl<'a> Person<'a> {
             "client" => text(principal.client.as_deref()?),
             "actor" => Some(CowVal::owned(Object::Actor(principal.actor.as_ref()?))),
             "claims" => Some(CowVal::Borrowed(&*self.claims)),
-            // With two of them, the end of an address says nothing of its domain (CVE-2026-40574).
+            // If an address has two `@`, its end does not reveal its domain (CVE-2026-40574).
             "email" => text(principal.email.as_deref().filter(|email| email.matches('@').count() == 1)?),
             _ => None,
         }
     }
 }
 
-/// Claims, each made a value of CEL once.
+/// Claims, each converted to a CEL value once.
 #[derive(Clone, Debug)]
 struct Claims<'a> {
     claims: &'a serde_json::Map<String, Json>,
@@ -202,7 +203,7 @@ fn address(address: IpAddr) -> CelString<'static> {
     CelString::from(address.to_canonical().to_string())
 }
 
-/// A claim. Lists and objects become CEL's own, so that they compare with literals.
+/// Converts a claim. Lists and objects become CEL's own, so that they compare with literals.
 fn json(value: &Json) -> Box<dyn Val + '_> {
     match value {
         Json::Null => Box::new(CelNull),
@@ -222,7 +223,7 @@ fn json(value: &Json) -> Box<dyn Val + '_> {
     }
 }
 
-/// The key of a field; only text is one.
+/// The key of a field, which must be text.
 pub(super) fn key<'k>(index: &'k (dyn Val + '_)) -> Result<&'k str, ExecutionError> {
     index.downcast_ref::<CelString<'_>>().map(CelString::inner).ok_or_else(|| ExecutionError::UnexpectedType {
         got: index.get_type().name().to_owned(),
@@ -281,7 +282,7 @@ impl Container for Object<'_> {
     }
 }
 
-/// A list of texts. Asking whether it holds one costs no allocation; going through it makes the values once.
+/// A list of texts. Testing whether it contains a text does not allocate; iterating creates the values once.
 #[derive(Clone, Debug)]
 struct Strings<'a> {
     list: &'a [Arc<str>],

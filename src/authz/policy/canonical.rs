@@ -1,4 +1,4 @@
-//! What the digest of a policy is of: one form, however the policy is written down.
+//! The canonical form of a policy, from which its digest is computed.
 
 use std::collections::BTreeMap;
 
@@ -6,13 +6,15 @@ use serde_json::Value;
 
 use crate::config::raw;
 
-/// What providers call scopes, by audience and by our names, where any has another name.
+/// Returns the providers' names of scopes, by audience and by our names, for audiences where any scope has another
+/// name.
 pub(super) fn scopes_of(root: &raw::Root) -> BTreeMap<String, BTreeMap<String, String>> {
     let onwards = root.onward().filter(|onward| !onward.scopes.is_empty());
     onwards.map(|onward| (onward.audience.clone(), onward.scopes.clone())).collect()
 }
 
-/// The canonical form of all that decides but what is known of issuers. Written down differently, the same policy has the same digest.
+/// Returns the canonical form of everything that decides, except facts about issuers. The same policy has the same
+/// digest, however it is written.
 pub(super) fn canonical(root: &raw::Root, scopes_of: &BTreeMap<String, BTreeMap<String, String>>) -> String {
     let mut file = raw::PolicyFile {
         grants: root.grants.clone(),
@@ -27,12 +29,12 @@ pub(super) fn canonical(root: &raw::Root, scopes_of: &BTreeMap<String, BTreeMap<
     value.to_string()
 }
 
-/// What means the same left out and written with nothing in it. Everywhere else an empty object is a condition: `kubernetes: {}`
-/// asks for a request of Kubernetes, `on_behalf_of: {}` for a person behind an agent.
+/// Keys that mean the same whether they are absent or empty. Everywhere else an empty object is a condition:
+/// `kubernetes: {}` asks for a Kubernetes request, `on_behalf_of: {}` for a person behind an agent.
 pub const SAME_WITHOUT: [&str; 5] = ["on", "who", "claims", "params", "labels"];
 
-/// Takes away what is not set. The values of claims stay as they are, and so do `false` and `{}` where they ask for something (`fork:
-/// false`, `run: {}`).
+/// Removes what is not set. Values of claims stay as they are, and so do `false` and `{}` where they are conditions
+/// (`fork: false`, `run: {}`).
 fn prune(value: &mut Value) {
     match value {
         Value::Object(map) => {

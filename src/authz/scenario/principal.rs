@@ -1,4 +1,4 @@
-//! Who somebody is that a test of a policy, or `explain`, writes down in part.
+//! The principal of a test of a policy, or of `explain`, completed from partial facts.
 
 use std::sync::Arc;
 
@@ -15,8 +15,8 @@ use crate::{
     webhooks::{self, Facts},
 };
 
-/// Completes what is written from the configuration and from what comes with the request; the error says what cannot be, or why
-/// nobody like that is let as far as the rules.
+/// Completes the facts from the configuration and the request; the error says what is missing or wrong, or why the
+/// proxy refuses such a principal before any rule.
 pub(super) fn complete(
     facts: &raw::PrincipalFacts,
     delivery: Option<Arc<Facts>>,
@@ -67,10 +67,10 @@ pub(super) fn complete(
         (None, Some(name), _) => name.to_owned(),
         (None, None, _) if issuer == break_glass::ISSUER => break_glass::username(subject),
         (None, None, Some(configured)) => or_any_name(issuers::username(configured, subject, &claims), root)?,
-        // Its sender is known, and not what it sent.
+        // The sender is known, but not what it sent.
         (None, None, None) => or_any_name(Err("no delivery is written".to_owned()), root)?,
     };
-    // At the token endpoint who acts may prove it by a token of their own, beside that of a person.
+    // At the token endpoint, the actor may prove itself by a token of its own, beside the person's.
     let is_acted_for = facts.actor.is_some() && token.is_none();
     let (kind, subject_kind) = Principal::kinds(facts.kind.unwrap_or(Kind::Agent), is_acted_for);
     Ok(Principal {
@@ -102,8 +102,8 @@ pub(super) fn complete(
     })
 }
 
-/// By which credential somebody of this issuer comes to a route, as the proxy decides before any rule: as a stranger, where it takes these
-/// and looks at nothing that they can have.
+/// Returns the credential that a principal of this issuer uses on a route, as the proxy decides before any rule: none,
+/// if the route allows anonymous requests and looks at no credential that the principal can have.
 fn scheme_of(issuer: &str, configured: Option<&raw::Issuer>, route: &raw::Route) -> Result<Scheme, Rejection> {
     let can_have = |scheme: &Scheme| match scheme {
         Scheme::Bearer => configured.is_some_and(|issuer| route.fits_tokens_of(issuer)),
@@ -113,8 +113,8 @@ fn scheme_of(issuer: &str, configured: Option<&raw::Issuer>, route: &raw::Route)
         Scheme::Anonymous => true,
     };
     let Some(scheme) = route.schemes.iter().copied().find(can_have) else {
-        let why = format!("this route takes {}, and nobody of `{issuer}` has one for it", wanted(&route.schemes));
-        let fix = "add the scheme by which they come to `schemes` of the route, or write somebody who can come to it";
+        let why = format!("this route accepts {}, and no principal of `{issuer}` has that", wanted(&route.schemes));
+        let fix = "add the scheme that they use to `schemes` of the route, or write a principal that can use it";
         return Err(Rejection::new(Reason::CredentialMissing, why).fix(fix));
     };
     let reason = match scheme {
@@ -125,16 +125,17 @@ fn scheme_of(issuer: &str, configured: Option<&raw::Issuer>, route: &raw::Route)
     if route.takes_issuer(issuer) {
         return Ok(scheme);
     }
-    let why = format!("this route takes nobody of the issuer `{issuer}`");
+    let why = format!("this route accepts no principal of the issuer `{issuer}`");
     Err(Rejection::new(reason, why)
-        .fix("list it in `issuers` of the route, or write somebody of an issuer that is listed there"))
+        .fix("list it in `issuers` of the route, or write a principal of an issuer that is listed there"))
 }
 
-/// The user name; where it cannot be told and nothing in the policy looks at user names, any will do.
+/// Returns the user name. If it is unknown and the policy does not look at user names, any name will do.
 fn or_any_name(told: Result<String, String>, root: &raw::Root) -> Result<String, String> {
     told.or_else(|why| match looks_at_usernames(root) {
         true => Err(format!(
-            "the user name of this principal, which the policy looks at, cannot be told: {why}; write `username`, or what is missing"
+            "the policy looks at the user name of this principal, which is unknown: {why}; write `username`, or what \
+             is missing"
         )),
         false => Ok("unknown".to_owned()),
     })
@@ -148,7 +149,7 @@ fn looks_at_usernames(root: &raw::Root) -> bool {
     of_rules || root.grants.iter().any(|grant| !grant.who.users.is_empty())
 }
 
-/// Puts a claim where it is looked for, unless it is there.
+/// Inserts a claim where it is looked up, unless it is there already.
 fn put(claims: &mut Map<String, Value>, path: &str, value: Value) {
     let Some(pointer) = path.strip_prefix('/') else {
         claims.entry(path).or_insert(value);
@@ -168,13 +169,13 @@ fn put(claims: &mut Map<String, Value>, path: &str, value: Value) {
     }
 }
 
-/// The cluster of a task: where it names none, the only one.
+/// The cluster of a task; if the task names none, the only one there is.
 pub(super) fn cluster<'a>(task: &'a raw::TaskFacts, root: &'a raw::Root) -> Option<&'a str> {
     let mut known = root.clusters().map(|of| of.issuer.as_str());
     task.cluster.as_deref().or_else(|| known.next().filter(|_| known.next().is_none()))
 }
 
-/// Refuses a task of no cluster, or of one of several.
+/// Refuses a task of an unknown cluster, and one that does not say which of several it is in.
 fn check_cluster(task: &raw::TaskFacts, root: &raw::Root) -> Result<(), String> {
     let known: Vec<&str> = root.clusters().map(|of| of.issuer.as_str()).collect();
     match &task.cluster {
@@ -182,13 +183,14 @@ fn check_cluster(task: &raw::TaskFacts, root: &raw::Root) -> Result<(), String> 
             Err(format!("`tokens.exchange` has no cluster `{cluster}`"))
         }
         None if known.len() > 1 => {
-            Err(format!("tasks of several clusters get tokens; say of which: {}", known.join(", ")))
+            Err(format!("tasks of several clusters get tokens; write one of them in `cluster`: {}", known.join(", ")))
         }
         _ => Ok(()),
     }
 }
 
-/// Refuses who gets no token whatever rules say: `issuer` is that of who asks or, of a task, of who caused its run.
+/// Refuses principals that get no token, whatever rules say. `issuer` is that of the caller, or for a task, that of
+/// whoever caused its run.
 pub(super) fn check_exchanged(issuer: &str, token: &raw::TokenFacts, root: &raw::Root) -> Result<(), Rejection> {
     let mut exchanged = root.exchanged();
     let Some(task) = &token.task else {

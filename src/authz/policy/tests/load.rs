@@ -427,7 +427,7 @@ fn a_rule_of_tokens_that_is_never_met_is_refused() {
         (TOKENS, "on: {namespace: ci, token: {audiences: [x]}}, do: deny", None),
         (TOKENS, "on: {addresses: [10.0.0.0/8], token: {audiences: [x]}}, do: deny", None),
         (TOKENS, "on: {token: {audiences: [x]}}, do: allow", None),
-        (TOKENS, "on: {token: {}}, do: allow", Some(("", "given to nobody"))),
+        (TOKENS, "on: {token: {}}, do: allow", Some(("", "must name the audiences"))),
         (TOKENS, "on: {token: {}}, do: deny", None),
         (
             TOKENS,

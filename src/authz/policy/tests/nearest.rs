@@ -98,5 +98,5 @@ rules:
     assert_eq!(explanation.fixes, [nearest]);
     let text = explanation.to_string();
     assert!(text.contains("delivery   push, tag release/1, actor ada\n"), "{text}");
-    assert!(text.contains("a-others (allow): missed, who.webhooks: needs gitlab, has github"), "{text}");
+    assert!(text.contains("a-others (allow): no match: who.webhooks: needs gitlab, has github"), "{text}");
 }

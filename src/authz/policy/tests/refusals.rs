@@ -113,7 +113,7 @@ fn whose_login_lacks_a_part_reads_of_that_and_is_to_sign_in_with_all_that_the_ru
         assert!(rejection.detail().ends_with(&format!("but it needs {missing}.")), "{}", rejection.detail());
         assert_eq!(rejection.needed_login().unwrap().options(), " --max-age 5m --acr gold", "{missing}");
         let explained = policy.explain(&scenario.principal, &scenario.request()).to_string();
-        assert!(explained.contains(&format!("would hit with {missing}\n")), "{explained}");
+        assert!(explained.contains(&format!("would match with {missing}\n")), "{explained}");
     }
 }
 
@@ -137,10 +137,10 @@ rules:
     let text = explanation.to_string();
     for part in [
         "DENY: The rule `never` denies this request.",
-        "to pass: `never` must not hit: Ask a person.",
+        "to pass: `never` must not match: Ask a person.",
         "to pass: `here` comes nearest to allowing it, and misses who.groups: needs ops, has dev",
-        "- never (deny): hits",
-        "  far (allow): missed, on.methods: needs POST, has GET",
+        "- never (deny): matches",
+        "  far (allow): no match: on.methods: needs POST, has GET",
     ] {
         assert!(text.contains(part), "{part}\n---\n{text}");
     }

@@ -191,13 +191,13 @@ rules:
         "to pass: `create` comes nearest to allowing it, and misses who.groups: needs ops, has dev",
         "note: server-side apply may create the object as well as patch it, and must be allowed as both; the rules below are \
          asked about the create",
-        "  patch (allow): missed, on.kubernetes: needs verb patch, has create pipelineruns.tekton.dev",
+        "  patch (allow): no match: on.kubernetes: needs verb patch, has create pipelineruns.tekton.dev",
     ] {
         assert!(refused.contains(part), "{part}\n---\n{refused}");
     }
     let denied = explained("[dev, ops]", "prod", apply);
     assert_eq!(denied.rule.as_deref(), Some("frozen"));
-    assert!(denied.to_string().contains("- frozen (deny): hits"), "{denied}");
+    assert!(denied.to_string().contains("- frozen (deny): matches"), "{denied}");
     let patch = explained("[ops]", "dev", apply);
     assert!(patch.to_string().contains("asked about the patch"), "{patch}");
     assert!(patch.fixes[0].contains("`patch` comes nearest"), "{patch}");
@@ -503,7 +503,7 @@ fn a_case_of_an_event_that_no_delivery_is_known_by_is_an_error() {
         ("watch", "leave `event` out"),
     ] {
         let unasked = told(&format!("route: gh, delivery: {{event: {event}}}")).unwrap_err();
-        let is_told = |told: &str| told.contains(&format!("of the event `{event}`")) && told.contains(why);
+        let is_told = |told: &str| told.contains(&format!("as the event `{event}`")) && told.contains(why);
         assert!(matches!(&unasked, Unasked::Incomplete(told) if is_told(told)), "{event}: {unasked}");
     }
 }

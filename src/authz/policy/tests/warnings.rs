@@ -54,8 +54,8 @@ routes:
         ("{routes: [bb], event: ['pullrequest:create']}", Some("did you mean `pullrequest:created`?")),
         ("{routes: [gh, bb], event: [pull_request, 'repo:push']}", None),
         ("{routes: [gh, lab], event: [merge_request]}", None),
-        ("{routes: [gh], event: [push, ping]}", Some("take it out of the list")),
-        ("{routes: [gh, bb], event: [ping]}", Some("take it out of the list")),
+        ("{routes: [gh], event: [push, ping]}", Some("remove it from the list")),
+        ("{routes: [gh, bb], event: [ping]}", Some("remove it from the list")),
         ("{routes: [gh, lab], event: [ping]}", None),
         ("{event: [merge_request]}", None),
     ] {
