@@ -1,4 +1,4 @@
-//! `doorward check`: everything that is wrong with a configuration, without starting.
+//! `doorward check`: all errors in a configuration, without starting.
 
 use std::io::{self, Write};
 
@@ -22,13 +22,13 @@ pub struct CheckArgs {
     #[arg(long, value_enum, default_value_t = Format::Human)]
     pub format: Format,
 
-    /// Look at none of the files, folders and variables that the configuration names, such as secrets and certificates: for CI, which
-    /// has none of them. Policy files are read, and all else is checked.
+    /// Do not read the files, folders and variables that the configuration names, such as secrets and certificates: for
+    /// CI, which has none of them. Policy files are read, and everything else is checked.
     #[arg(long)]
     pub without_files: bool,
 }
 
-/// Checks all that a start does, or what of it needs no files, and prints the result. Gives the exit status.
+/// Checks everything that a start does, or only what needs no files, and prints the result. Returns the exit status.
 pub fn run(args: &CheckArgs, colours: bool, out: &mut impl Write) -> Result<u8, Failure> {
     let (runtime, sources) = (control()?, args.config.sources());
     if args.without_files {
@@ -44,7 +44,7 @@ pub fn run(args: &CheckArgs, colours: bool, out: &mut impl Write) -> Result<u8, 
 }
 
 /// Checks the configuration and prints the result. `components` are the checks of a start, as [`config::load`] takes
-/// them. Gives the exit status: 0, or 64 if the configuration is refused.
+/// them. Returns the exit status: 0, or 64 if the configuration is refused.
 fn check<T>(
     sources: &Sources,
     format: Format,

@@ -1,5 +1,5 @@
-//! `doorward diff`: what a change of the configuration changes, in the policy and in what Kubernetes must allow, and for recorded
-//! requests.
+//! `doorward diff`: what a change of the configuration does to the policy, to the rights needed in Kubernetes, and to
+//! recorded requests.
 
 mod recorded;
 
@@ -23,14 +23,15 @@ use crate::{
 
 /// Show what a change of the configuration does to settings, rights and decisions.
 ///
-/// Shown are each setting with its defaults, and the RBAC objects that `doorward rbac` prints. With `--trail`, the requests recorded there are
-/// decided by both, each as one of the route that it took. The status is 0 if nothing does, else 1; 64 if one of them is refused.
+/// The output has every changed setting, including defaults, and the RBAC objects that `doorward rbac` prints. With
+/// `--trail`, the requests recorded there are decided by both, each on the route that it took. The exit status is 0 if
+/// nothing changes, else 1; 64 if one of them is refused.
 #[derive(Debug, Args)]
 pub struct DiffArgs {
     /// The configuration that is in force: a file, or a folder with a `doorward.yaml`.
     #[arg(value_name = "BEFORE")]
     before: PathBuf,
-    /// The one that is to be.
+    /// The new configuration.
     #[arg(value_name = "AFTER")]
     after: PathBuf,
     /// How impersonation is allowed, as for `doorward rbac`.
@@ -38,8 +39,8 @@ pub struct DiffArgs {
     form: Form,
     #[command(flatten)]
     accounts: AccountArgs,
-    /// A file of the audit trail, whose requests would be decided otherwise; full ones with a number beside it are read too. Give it
-    /// again for each replica.
+    /// A file of the audit trail. Shows those of its requests that would be decided differently. Full files with a
+    /// number beside it are read too. Repeat it for each replica.
     #[arg(long = "trail", value_name = "FILE")]
     trails: Vec<PathBuf>,
     /// How the result is printed.
@@ -81,7 +82,7 @@ pub fn run(args: &DiffArgs, out: &mut impl Write) -> Result<u8, Failure> {
     Ok(u8::from(!settings.is_empty() || !roles.is_empty() || is_recorded))
 }
 
-/// With the defaults, so that one that is written out is no change.
+/// Returns the settings with defaults, so that writing out a default is no change.
 fn effective(loaded: &Loaded) -> Result<serde_json::Value, Failure> {
     let mut root = loaded.raw.clone();
     fill_defaults(&mut root);
@@ -156,7 +157,7 @@ rules: [{id: look, on: {kubernetes: {verbs: [read]}}, who: {issuers: [a]}, do: a
         let lines: Vec<&str> = told.lines().collect();
         assert!(lines[0].starts_with("policy ") && lines[0].contains(" -> "), "{told}");
         assert_eq!(lines[1], "~ /grants/dev/kubernetes_groups +tekton:ops");
-        // By their old options: others bind another account, or undo the constrained form.
+        // With the options that were used before: other options bind another account, or undo the constrained form.
         assert!(lines[2].starts_with("Kubernetes roles") && lines[2].contains(PRINTS), "{told}");
         assert_eq!(lines[3..], ["+ ClusterRole doorward-impersonator: impersonate groups named tekton:ops"]);
 
@@ -221,17 +222,17 @@ rules: [{id: look, on: {kubernetes: {verbs: [read]}}, who: {issuers: [a]}, do: a
             .replace("verbs: [read]}}", "verbs: [read], resources: [pods]}}")
             .replace("rules: [", "rules: [{id: team, on: {kubernetes: {resources: [nodes]}}, who: {issuers: [a], claims: {team: [x]}}, do: allow}, ");
         let (status, told) = diff(&after, &trail);
-        let expected = "of 3 recorded requests 2 would be decided otherwise
+        let expected = "of 3 recorded requests 2 would be decided differently
 ~ 2 x get configmaps in namespace \"ci\" by route api as alice of a: allow by look -> deny, such as 01a2190c-3a51-77e1-9a33-000000000002
 1 line cannot be read; check the trail with `doorward audit verify`
-the records do not have the claims team, which are looked at only after the change, as if nobody had them
+the records do not have the claims team, which only the new policy reads; they count as absent
 ";
         assert!(status == 1 && told.ends_with(expected), "{told}");
 
         let (_, told) = diff(&after, &[&trail[..], &["--format", "json"]].concat());
         let told: serde_json::Value = serde_json::from_str(&told).unwrap();
         assert_eq!((&told["recorded"]["requests"], &told["recorded"]["changed"][0]["count"]), (&json!(3), &json!(2)));
-        let unchanged = "nothing changes\nof 3 recorded requests 0 would be decided otherwise\n";
+        let unchanged = "nothing changes\nof 3 recorded requests 0 would be decided differently\n";
         let (status, told) = diff(BEFORE, &trail);
         assert!(status == 0 && told.starts_with(unchanged), "{told}");
     }

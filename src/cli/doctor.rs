@@ -1,4 +1,4 @@
-//! `doorward doctor`: what is wrong around Doorward, and what to do about it.
+//! `doorward doctor`: what does not work around Doorward, and how to repair it.
 
 use std::{io::Write, path::PathBuf};
 
@@ -23,54 +23,58 @@ use crate::{
     upstream::{Pings, Pools},
 };
 
-/// What of a cluster is looked at, as `kubectl get` takes it: a blank would end it.
+/// The kinds of objects that are looked at in a cluster, as `kubectl get` takes them: without blanks, which would end
+/// the list.
 pub(super) const KINDS: &str = "clusterinterceptors,serviceaccounts,secrets,eventlisteners,triggers.triggers.tekton.dev,triggertemplates,\
                      triggerbindings,pipelines,tasks,pipelineruns,taskruns,clusterroles,clusterrolebindings,roles,rolebindings";
 
 /// Find what does not work around Doorward: issuers, upstreams, certificates, the store.
 ///
-/// Run it where Doorward runs, as the user that it runs as, beside it or before its start. It signs nobody in and changes nothing. One
-/// line for each thing that was looked at, with what to do about it. Ends with 1 if anything does not work, and with 64 if the
-/// configuration is refused.
+/// Run it where Doorward runs and as the same user, beside it or before it starts. It signs nobody in and changes
+/// nothing. It prints one line for each thing that it checks, with a remedy. The exit status is 1 if anything does not
+/// work, and 64 if the configuration is refused.
 #[derive(Clone, Debug, clap::Args)]
 pub struct DoctorArgs {
     /// The configuration: a file, or a folder with a `doorward.yaml`. `--outside` needs none.
     #[arg(value_name = "FILE|DIR", env = CONFIG, required_unless_present = "outside")]
     config: Option<PathBuf>,
 
-    /// Set one value, such as `audit.when_full=continue`. The value is YAML. Wins over the environment and the file.
+    /// Set one value, such as `audit.when_full=continue`. The value is YAML. Takes precedence over the environment and
+    /// the file.
     #[arg(long = "set", value_name = "PATH=VALUE", value_parser = super::setting)]
     settings: Vec<(String, String)>,
 
-    /// Look at this only. May be repeated.
+    /// Run only this check. May be repeated.
     #[arg(long, value_enum, value_name = "CHECK")]
     only: Vec<Check>,
 
-    /// The address by which browsers reach Doorward. Default: `https://` and `external_host`.
+    /// The address at which browsers reach Doorward. Default: `https://` and `external_host`.
     #[arg(long, value_name = "URL")]
     public: Option<String>,
 
-    /// Authorities of the certificate at that address, PEM. Default: those of the system.
+    /// A PEM file with the authorities to trust for the certificate at that address. Default: those of the system.
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
 
     #[arg(long, value_name = "FILE", help = format!(
-        "For `interceptor`, `credentials` and `past`: what `kubectl get {KINDS} -A -o json` writes; `-` is standard input. Kinds may be left \
-         out; without the last four nothing is said of `past`. Of Secrets only names, types and annotations are looked at"
+        "For `interceptor`, `credentials` and `past`: the output of `kubectl get {KINDS} -A -o json`; `-` is \
+         standard input. Kinds may be left out; without the last four, `past` is skipped. Of Secrets only \
+         names, types and annotations are looked at"
     ))]
     cluster: Option<PathBuf>,
 
-    /// For `past`: the service account that Doorward is in the cluster.
+    /// For `past`: Doorward's service account in the cluster.
     #[arg(long, value_name = "NAMESPACE/NAME", default_value = "doorward/doorward", value_parser = account)]
     service_account: Account,
 
-    /// For `past`: the namespace of Tekton's controllers, which may start runs. Its resolvers may be in that one with `-resolvers` added.
+    /// For `past`: the namespace of Tekton's controllers, which may start runs. Its resolvers may be in that namespace
+    /// with `-resolvers` appended.
     #[arg(long, value_name = "NAMESPACE", default_value = "tekton-pipelines")]
     tekton_namespace: String,
 
-    /// Look from elsewhere instead, such as a pod of another namespace: an EventListener, a Dashboard or another upstream at one of
-    /// these addresses that can be reached from there, past Doorward, is a fault. An address is `http://HOST:PORT`, `https://` likewise,
-    /// or `HOST:PORT`.
+    /// Check from elsewhere instead, such as a pod of another namespace: if an EventListener, a Dashboard or another
+    /// upstream at one of these addresses can be reached from there, past Doorward, that is a fault. An address is
+    /// `http://HOST:PORT`, `https://HOST:PORT` or `HOST:PORT`.
     #[arg(long, value_name = "ADDRESS", num_args = 1.., value_parser = Address::parse, conflicts_with_all = ["only", "public", "ca", "cluster", "service_account", "tekton_namespace", "settings"])]
     outside: Vec<Address>,
 
@@ -101,7 +105,7 @@ pub fn run(args: &DoctorArgs, colours: bool, out: &mut impl Write) -> Result<u8,
     Ok(u8::from(findings.iter().any(|finding| finding.state == State::Fault)))
 }
 
-/// Looks from where Doorward runs.
+/// Checks from where Doorward runs.
 fn from_here(
     args: &DoctorArgs,
     runtime: &Runtime,
@@ -129,7 +133,7 @@ fn print(findings: &[Finding], out: &mut impl Write) -> Result<(), Failure> {
     }
     let are = |state: State| findings.iter().filter(|finding| finding.state == state).count();
     let (faults, warnings) = (are(State::Fault), are(State::Warning));
-    writeln!(out, "{} looked at: {}, {}", findings.len(), count(faults, "fault"), count(warnings, "warning"))?;
+    writeln!(out, "{} checked: {}, {}", findings.len(), count(faults, "fault"), count(warnings, "warning"))?;
     Ok(())
 }
 
@@ -143,7 +147,7 @@ fn line(finding: &Finding) -> String {
     let check = finding.check.to_possible_value();
     let check = check.as_ref().map_or("", |value| value.get_name());
     let cure = if finding.cure.is_empty() { String::new() } else { format!(". {}", finding.cure) };
-    // What a server wrote may be a sentence with its dot.
+    // The text of a server may be a sentence with its full stop.
     let said = finding.said.trim_end_matches('.');
     terminal::line(&format!("{mark:<8} {check:<12} {}: {said}{cure}", finding.of))
 }

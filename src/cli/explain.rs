@@ -1,4 +1,4 @@
-//! `doorward explain`: which rules hit and missed, and what would make a request pass.
+//! `doorward explain`: which rules match a request, and what would make it pass.
 
 use std::{fmt, net::IpAddr, path::PathBuf};
 
@@ -17,23 +17,24 @@ use crate::{
 
 /// Explain which rules decide a request, and what would let it pass.
 ///
-/// Who asks comes from a token, from written facts, or from a record of the audit trail.
+/// The caller comes from a token, from written facts, or from a record of the audit trail.
 ///
-/// With `--audience`: which scopes a task, or whoever asks, would get in a token, and why no others.
+/// With `--audience`: which scopes a task, or another caller, would get in a token, and why no others.
 ///
-/// Files of secrets and certificates are read only where `--token-file` presents a token.
+/// Files of secrets and certificates are read only if `--token-file` presents a token.
 ///
-/// Exit status 0: the request would pass; 1: it would not; 2: that cannot be told; 64: the configuration is refused, or the command line
-/// not understood.
+/// Exit status 0: the request would pass; 1: it would not; 2: this could not be determined; 64: the configuration is
+/// refused, or the command line is not understood.
 #[derive(Args, Clone, Debug)]
 pub struct ExplainArgs {
-    /// The address that is asked for, such as `https://tekton.example.com/apis/tekton.dev/v1/pipelineruns`. With `DOORWARD_CONFIG` set,
-    /// it may stand alone
+    /// The address that is requested, such as `https://tekton.example.com/apis/tekton.dev/v1/pipelineruns`. With
+    /// `DOORWARD_CONFIG` set, it may be the only argument
     pub url: Option<String>,
     /// The method
     #[arg(short = 'X', long, default_value = "GET")]
     pub method: String,
-    /// A file with the token that is presented; `-` reads standard input. Arguments would show it to other users
+    /// A file with the token that is presented; `-` reads standard input. Other users could see a token in the
+    /// arguments
     #[arg(long, value_name = "FILE", conflicts_with_all = ["principal", "audit_id"])]
     pub token_file: Option<PathBuf>,
     /// A YAML file with the facts of a principal, as in tests of the policy
@@ -42,10 +43,11 @@ pub struct ExplainArgs {
     /// A record of the audit trail, whose inputs are evaluated under the recorded and the current policy
     #[arg(long, value_name = "ID", conflicts_with = "url")]
     pub audit_id: Option<String>,
-    /// Instead of an address: for whom a token would be. `--principal` says who asks, or who caused the run of the task that does
+    /// Instead of an address: the audience of a token. `--principal` is the caller, or whoever caused the run of the
+    /// task that asks
     #[arg(long, value_name = "AUDIENCE", requires = "principal", conflicts_with_all = ["url", "audit_id", "token_file", "body"])]
     pub audience: Option<String>,
-    /// The scopes that would be in the token, separated by blanks. Default: all that rules give
+    /// The scopes that would be in the token, separated by spaces. Default: all that rules give
     #[arg(long, value_name = "SCOPES", requires = "audience")]
     pub scope: Option<String>,
     /// The service account of the task that asks for a token, as `NAMESPACE/NAME`. Default: no task does
@@ -54,10 +56,10 @@ pub struct ExplainArgs {
     /// The cluster of the task, by the name of its issuer. Default: the only one whose tasks get tokens
     #[arg(long, value_name = "NAME", requires = "service_account")]
     pub cluster: Option<String>,
-    /// The pipeline that the task is a part of, by reference
+    /// The pipeline that the task is part of, by reference
     #[arg(long, value_name = "NAME", requires = "service_account")]
     pub pipeline: Option<String>,
-    /// What the pipeline calls the task
+    /// The name of the task within the pipeline
     #[arg(long, value_name = "NAME", requires = "pipeline")]
     pub pipeline_task: Option<String>,
     /// The task, by reference
@@ -66,20 +68,20 @@ pub struct ExplainArgs {
     /// A file with the body of a request that makes or changes a run of Tekton, in JSON or YAML
     #[arg(long, value_name = "FILE", conflicts_with = "audit_id")]
     pub body: Option<PathBuf>,
-    /// The type of the body. Default: `application/json`, of a patch `application/merge-patch+json`. A patch of
+    /// The type of the body. Default: `application/json`, and for a patch `application/merge-patch+json`. A patch of
     /// `application/apply-patch+yaml` must be allowed as a create too
     #[arg(long, value_name = "TYPE", conflicts_with = "audit_id")]
     pub content_type: Option<String>,
     /// The client's address
     #[arg(long, default_value = "192.0.2.1")]
     pub address: IpAddr,
-    /// The time of the request (RFC 3339), for the token as for the rules. Default: now
+    /// The time of the request (RFC 3339), for the token and for the rules. Default: now
     #[arg(long, value_name = "TIME")]
     pub at: Option<String>,
     /// How the answer is printed
     #[arg(long, value_enum, default_value_t = Format::Human)]
     format: Format,
-    /// `--format json` by an earlier name
+    /// An earlier name of `--format json`
     #[arg(long, hide = true, conflicts_with = "format")]
     json: bool,
 }
@@ -89,7 +91,8 @@ impl ExplainArgs {
         if self.json { Format::Json } else { self.format }
     }
 
-    /// An address that stands alone was read as the configuration, which comes first. It is none where a variable names that.
+    /// Takes a lone address, which clap has read as the configuration, for the address, if a variable names the
+    /// configuration.
     pub fn take_lone_address(&mut self, config: &mut PathBuf, named: Option<PathBuf>) {
         let is_lone = self.url.is_none() && self.audit_id.is_none() && self.audience.is_none();
         let address = config.to_str().filter(|text| text.starts_with("https://") || text.starts_with("http://"));
@@ -100,22 +103,22 @@ impl ExplainArgs {
     }
 }
 
-/// What can be said of a request.
+/// The answer to a question about a request.
 #[derive(Clone, Debug, Serialize)]
 #[serde(untagged)]
 pub enum Answer {
-    /// No request is let in that is written so, so that nobody is asked who they are, and no rule.
+    /// The proxy refuses such a request, so neither a credential nor a rule is looked at.
     Refused { outcome: &'static str, reason: &'static str, why: String, fix: String },
-    /// The credential proves nobody, so that no rule is asked.
+    /// The credential does not prove an identity, so no rule is evaluated.
     Unauthenticated { outcome: &'static str, why: String },
-    /// What the rules say.
+    /// The decision of the rules.
     Decided(Box<Explanation>),
-    /// What they say of a token.
+    /// The decision of the rules on a token.
     Token(Box<TokenExplanation>),
 }
 
-/// Explains a request. `principal` is whom its credential proves, or in plain words why it proves nobody: a wrong
-/// audience, an expired assertion, an unknown issuer or key.
+/// Explains a request. `principal` is the one that the credential proves, or the reason in plain words why it proves
+/// none: a wrong audience, an expired assertion, an unknown issuer or key.
 pub fn explain(policy: &Policy, principal: Result<&Principal, String>, request: &RequestView<'_>) -> Answer {
     match principal {
         Ok(principal) => Answer::Decided(Box::new(policy.explain(principal, request))),
@@ -135,7 +138,7 @@ impl From<Rejection> for Answer {
 }
 
 impl Answer {
-    /// The answer with one thing more to be known about it.
+    /// Adds a remark to the answer.
     #[must_use]
     pub fn with_note(mut self, note: &str) -> Self {
         if let Self::Decided(explanation) = &mut self {
@@ -163,7 +166,7 @@ impl fmt::Display for Answer {
             }
             Self::Unauthenticated { why, .. } => {
                 writeln!(f, "UNAUTHENTICATED: {}", terminal::line(why))?;
-                writeln!(f, "  no rule is asked before the credential is good")
+                writeln!(f, "  no rule is evaluated before the credential is accepted")
             }
             Self::Decided(explanation) => write!(f, "{explanation}"),
             Self::Token(explanation) => write!(f, "{explanation}"),

@@ -1,4 +1,4 @@
-//! How what the commands have found is printed.
+//! Prints the results of commands.
 
 use std::{
     fmt,
@@ -20,7 +20,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// Prints what people read as it is displayed.
+    /// Prints a result: for people, as its `Display`.
     pub fn print(self, told: &(impl fmt::Display + Serialize), out: &mut impl Write) -> io::Result<()> {
         match self {
             Self::Human => write!(out, "{told}"),
@@ -28,7 +28,7 @@ impl Format {
         }
     }
 
-    /// Prints what is wrong with a configuration.
+    /// Prints the errors in a configuration.
     pub fn print_diagnosis(self, diagnosis: &Diagnosis, colours: bool, out: &mut impl Write) -> io::Result<()> {
         match self {
             Self::Human => out.write_all(diagnosis.render(colours).as_bytes()),
@@ -42,7 +42,7 @@ pub fn print_json(told: &impl Serialize, out: &mut impl Write) -> io::Result<()>
     writeln!(out)
 }
 
-/// A number of things, each of which is called `what`.
+/// Returns a number of things, each of which is called `what`.
 pub fn count(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
 }

@@ -1,4 +1,4 @@
-//! `doorward interceptor`: the ClusterInterceptor that lets EventListeners ask this Doorward.
+//! `doorward interceptor`: the ClusterInterceptor by which EventListeners ask this Doorward.
 
 use std::{
     io::{self, Write},
@@ -14,10 +14,10 @@ use crate::config::resolve::is_label;
 
 /// Print the Tekton ClusterInterceptor that leads to a running Doorward.
 ///
-/// For `kubectl apply -f -`, where the configuration has `interceptor`.
+/// Pipe it to `kubectl apply -f -`. The configuration must have `interceptor`.
 #[derive(Debug, Args)]
 pub struct InterceptorArgs {
-    /// The Service in front of Doorward, which is the `host` of `interceptor` less its end `.NAMESPACE.svc`.
+    /// The Service in front of Doorward: `host` of `interceptor` without its ending `.NAMESPACE.svc`.
     #[arg(long, default_value = "doorward-interceptor", value_parser = label)]
     service: String,
     /// The namespace of the Service.
@@ -39,8 +39,8 @@ fn label(text: &str) -> Result<String, String> {
     }
 }
 
-/// Prints it. An object with the label of TLS and without good authorities would end every EventListener of the cluster,
-/// so the file is looked at first.
+/// Prints it. The file is checked first, because an object with the TLS label and without valid authorities would stop
+/// every EventListener of the cluster.
 pub fn run(args: &InterceptorArgs, out: &mut impl Write) -> io::Result<u8> {
     let pem = std::fs::read(&args.ca)
         .map_err(|error| io::Error::new(error.kind(), format!("{} cannot be read: {error}", args.ca.display())))?;
@@ -49,10 +49,11 @@ pub fn run(args: &InterceptorArgs, out: &mut impl Write) -> io::Result<u8> {
         let what = format!("{} holds no certificate in PEM", args.ca.display());
         return Err(io::Error::new(io::ErrorKind::InvalidData, what));
     }
-    // All of the file goes into the object, which every EventListener's account may read.
+    // The whole file goes into the object, which every EventListener's account may read.
     if memchr::memmem::find(&pem, b"PRIVATE KEY").is_some() {
         let what = format!(
-            "{} holds a private key, which everybody who may read ClusterInterceptors would read; name a file with certificates alone",
+            "{} holds a private key, which everybody who may read ClusterInterceptors could read; name a file with \
+             only certificates",
             args.ca.display()
         );
         return Err(io::Error::new(io::ErrorKind::InvalidData, what));

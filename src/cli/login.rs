@@ -1,4 +1,4 @@
-//! The commands of a person at a shell: sign in by way of the browser, and what goes with it.
+//! The commands of a person in a shell: signing in with the browser, and what goes with it.
 
 use std::{
     io::{self, Write},
@@ -15,42 +15,43 @@ use crate::{
     config::values::Span,
 };
 
-/// Sign in from a shell, by way of your browser, for kubectl and other programs.
+/// Sign in from a shell, with your browser, for kubectl and other programs.
 ///
-/// What is kept is the handle of a session of Doorward, in a file of your own: `$XDG_STATE_HOME/doorward/sessions.json`. It is
-/// shown and ended under "Your sessions", as those of your browsers are.
+/// The command stores the handle of a Doorward session in a file of your own: `$XDG_STATE_HOME/doorward/sessions.json`.
+/// Like the sessions of your browsers, it is shown under "Your sessions", where you can end it.
 #[derive(Clone, Debug, clap::Args)]
 pub struct LoginArgs {
-    /// The address of Doorward, such as https://k8s.example.com. The session is good there, and nowhere else.
+    /// The address of Doorward, such as https://k8s.example.com. The session is valid only there.
     #[arg(value_name = "URL")]
     pub url: Address,
-    /// Write a context with this name for kubectl, whose server is URL, and make it the current one.
+    /// Write a kubectl context with this name, whose server is URL, and make it the current one.
     #[arg(long, value_name = "NAME")]
     pub kubeconfig: Option<String>,
-    /// Trust the authorities in this PEM file there, instead of those of the system.
+    /// Trust the authorities in this PEM file for that address, instead of those of the system.
     #[arg(long, value_name = "FILE")]
     pub ca: Option<PathBuf>,
-    /// Open no browser; the address is printed in any case.
+    /// Do not open a browser; the address is printed in any case.
     #[arg(long)]
     pub no_browser: bool,
-    /// There is no browser on this machine: show a code, which you type in a browser of any machine (RFC 8628).
+    /// Use this if there is no browser on this machine: show a code, which you type in a browser on any machine (RFC
+    /// 8628).
     #[arg(long, conflicts_with = "no_browser")]
     pub device: bool,
-    /// Sign in with more than one factor, not longer ago than this, such as 15m, where a rule asks for that.
+    /// Sign in with more than one factor, no longer ago than this, such as 15m, if a rule asks for that.
     #[arg(long, value_name = "AGE")]
     pub mfa: Option<Span>,
-    /// Sign in not longer ago than this, such as 1h.
+    /// Sign in no longer ago than this, such as 1h.
     #[arg(long, value_name = "AGE")]
     pub max_age: Option<Span>,
-    /// Sign in in a way of this class (`acr`), or of another one that is given so.
+    /// Sign in with this class (`acr`), or with one of several if the option is repeated.
     #[arg(long, value_name = "CLASS")]
     pub acr: Vec<String>,
 }
 
-/// At which of the addresses where one is signed in.
+/// The address of the session that is meant.
 #[derive(Clone, Debug, clap::Args)]
 pub struct WhereArgs {
-    /// The address of Doorward; not needed where you are signed in at one only.
+    /// The address of Doorward; not needed if you are signed in at only one.
     #[arg(value_name = "URL")]
     pub url: Option<Address>,
 }
@@ -78,11 +79,11 @@ pub fn login(args: &LoginArgs, out: &mut impl Write) -> Result<u8, Failure> {
         acr: args.acr.iter().map(|acr| acr.as_str().into()).collect(),
         fresh: args.max_age.map(Span::get),
     };
-    // Not on standard output, which is for what a program reads.
+    // Not on standard output, which is reserved for what programs read.
     runtime()?.block_on(login::login(&args.url, ca, way, &needed, &mut io::stderr()))?;
     if let Some(name) = &args.kubeconfig {
         let file = login::write_context(name, &args.url, ca)?;
-        writeln!(out, "kubectl uses the context `{name}` now, in {}.", file.display())?;
+        writeln!(out, "kubectl now uses the context `{name}`, in {}.", file.display())?;
     }
     Ok(0)
 }

@@ -1,6 +1,6 @@
-//! The commands, one file each: their arguments and what they do, without the process around them.
+//! The commands, one file each: their arguments and their actions.
 //!
-//! Beside them, `explain_run` is how `explain` comes by a principal and a request, and `format` how what was found is printed.
+//! Besides these, `explain_run` finds the principal and the request for `explain`, and `format` prints results.
 
 mod audit;
 mod check;
@@ -41,10 +41,10 @@ use crate::{
     runtime::control,
 };
 
-/// The variable that names the configuration.
+/// The environment variable that names the configuration.
 const CONFIG: &str = "DOORWARD_CONFIG";
 
-/// The exit status for a configuration or arguments that are refused (`EX_USAGE` of sysexits.h).
+/// The exit status if a configuration or arguments are refused (`EX_USAGE` of sysexits.h).
 pub const EXIT_USAGE: u8 = 64;
 
 /// An identity-aware proxy for Tekton.
@@ -59,12 +59,12 @@ pub struct Cli {
 enum Command {
     /// Run the proxy.
     ///
-    /// SIGHUP or a changed file loads the configuration again. SIGTERM lets requests end, and then stops.
+    /// SIGHUP or a changed file reloads the configuration. SIGTERM waits for open requests to end, and then stops.
     Serve(ConfigArgs),
-    /// Run everything on loopback, to look at: Doorward, a provider and sample upstreams.
+    /// Run a demo on loopback: Doorward, an identity provider and sample upstreams.
     Demo(demo::DemoArgs),
     Check(check::CheckArgs),
-    /// Decide the test cases that stand beside the policy.
+    /// Run the test cases of the policy.
     Test {
         #[command(flatten)]
         config: ConfigArgs,
@@ -84,16 +84,16 @@ enum Command {
     Rbac(rbac::RbacArgs),
     Diff(diff::DiffArgs),
     Doctor(Box<doctor::DoctorArgs>),
-    /// Verify, trace and report the audit trail, and tell who may start runs.
+    /// Verify, trace and report on the audit trail, and show who may start runs.
     #[command(subcommand)]
     Audit(audit::AuditCommand),
-    /// Have a running Doorward load its configuration again, and say whether it did.
+    /// Make a running Doorward reload its configuration, and report the result.
     Reload(operator::OperatorArgs),
     /// Show the state of a running Doorward and of its parts.
     Status(operator::OperatorArgs),
     Revoke(operator::RevokeArgs),
     Login(login::LoginArgs),
-    /// Tell who you are where you signed in with `doorward login`.
+    /// Show who you are signed in as after `doorward login`.
     Whoami(login::WhereArgs),
     /// End the session that `doorward login` began.
     Logout(login::WhereArgs),
@@ -109,12 +109,12 @@ enum Command {
     Hooks(operator::HooksCommand),
     /// List the tokens and subjects that are revoked in a running Doorward.
     Revocations(operator::OperatorArgs),
-    /// Drop keys of tokens in the store that cannot be opened any more.
+    /// Drop signing keys of tokens in the store that can no longer be opened.
     #[command(subcommand)]
     TokenKeys(operator::TokenKeysCommand),
 }
 
-/// The commands as `doorward --help` shows them, since clap knows one heading for all of them.
+/// The groups of commands in `doorward --help`, since clap has one heading for all commands.
 const GROUPS: [(&str, &[&str]); 6] = [
     ("Run", &["serve", "demo"]),
     ("Configuration", &["check", "test", "explain", "print-config", "diff", "schema", "import"]),
@@ -124,13 +124,13 @@ const GROUPS: [(&str, &[&str]); 6] = [
     ("For people and steps", &["login", "whoami", "logout", "credential", "token"]),
 ];
 
-/// What `doorward --help` ends with.
+/// The end of `doorward --help`.
 const START: &str = "\
 Start here:
-  doorward demo            look at it, without a cluster
-  doorward check DIR       see whether a configuration is good
-  doorward doctor DIR      see why something does not work
-  doorward COMMAND --help  says more of a command
+  doorward demo            try it without a cluster
+  doorward check DIR       validate a configuration
+  doorward doctor DIR      find out why something does not work
+  doorward COMMAND --help  show help for a command
 
 Documentation: docs/install.md, from an empty cluster to a first login";
 
@@ -151,20 +151,21 @@ fn command() -> clap::Command {
     ))
 }
 
-/// Where the configuration is, as most commands take it.
+/// The configuration, as most commands take it.
 #[derive(Clone, Debug, clap::Args)]
 pub struct ConfigArgs {
     /// The configuration: a file, or a folder with a `doorward.yaml`.
     #[arg(value_name = "FILE|DIR", env = CONFIG)]
     pub config: PathBuf,
 
-    /// Set one value, such as `audit.when_full=continue`. The value is YAML. Wins over the environment and the file.
+    /// Set one value, such as `audit.when_full=continue`. The value is YAML. Takes precedence over the environment and
+    /// the file.
     #[arg(long = "set", value_name = "PATH=VALUE", value_parser = setting)]
     pub settings: Vec<(String, String)>,
 }
 
 impl ConfigArgs {
-    /// With the environment of this process.
+    /// Returns the sources, with the environment of this process.
     pub fn sources(&self) -> Sources {
         Sources::of_process(self.config.clone(), self.settings.clone())
     }
@@ -183,7 +184,7 @@ pub fn main() -> ExitCode {
     let cli = match parsed {
         Ok(cli) => cli,
         Err(message) => {
-            // Help and version are messages too, and no errors.
+            // Help and version are messages too, but not errors.
             let status = if message.use_stderr() { EXIT_USAGE } else { 0 };
             let _ = message.print();
             return ExitCode::from(status);
@@ -192,7 +193,7 @@ pub fn main() -> ExitCode {
     ExitCode::from(run(cli.command).unwrap_or_else(|error| complain(&error, 1)))
 }
 
-/// Prints an error, and gives the exit status that goes with it: `otherwise`, unless it is the configuration's.
+/// Prints an error, and returns the exit status: that of a refused configuration, or else `otherwise`.
 fn complain(error: &Failure, otherwise: u8) -> u8 {
     if is_closed_output(error) {
         return otherwise;
@@ -206,7 +207,7 @@ fn complain(error: &Failure, otherwise: u8) -> u8 {
     otherwise
 }
 
-/// Whoever closed our output, as `head` does, asks for no more.
+/// Whether the reader has closed our output, as `head` does.
 fn is_closed_output(error: &Failure) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
@@ -237,7 +238,7 @@ fn run(command: Command) -> Result<u8, Failure> {
             match explain_run::run(&config.sources(), &args, &mut out) {
                 Ok(allowed) => Ok(u8::from(!allowed)),
                 Err(error) if error.is::<explain_run::NothingAsked>() => Ok(complain(&error, EXIT_USAGE)),
-                // 1 says that the request would not pass.
+                // 1 means that the request would not pass.
                 Err(error) => Ok(complain(&error, 2)),
             }
         }
@@ -284,13 +285,13 @@ fn yaml<T: DeserializeOwned>(path: &Path) -> Result<T, String> {
     serde_saphyr::from_str(&text).map_err(|error| told(&error))
 }
 
-/// For commands that speak to others and do nothing besides.
+/// Creates a runtime for commands that do nothing but talk to others.
 fn runtime() -> io::Result<Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
-/// The policy of a configuration that a start would take, as far as that is told without files: secrets, certificates and providers
-/// are not looked at.
+/// Loads the policy of a configuration that a start would accept, as far as that can be checked without files: secrets,
+/// certificates and providers are not looked at.
 fn load_policy(sources: &Sources) -> Result<(config::Loaded, Policy), Failure> {
     let runtime = control()?;
     let mut resolve = app::check_elsewhere(&runtime)?;

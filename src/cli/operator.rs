@@ -14,40 +14,40 @@ use crate::{
     terminal,
 };
 
-/// How an operator speaks to a running Doorward.
+/// How to reach a running Doorward, and who does so.
 #[derive(Clone, Debug, clap::Args)]
 pub struct OperatorArgs {
     /// The operator socket: `admin.socket` of the configuration.
     #[arg(long, value_name = "PATH", env = "DOORWARD_SOCKET")]
     pub socket: PathBuf,
-    /// Who you are, for the audit trail. The user id of the process stands beside it.
+    /// Who you are, for the audit trail, which also records the user id of the process.
     #[arg(long, env = "USER", default_value = "unknown")]
     pub who: String,
-    /// Why, for the audit trail. It never reaches whom a command meets.
+    /// The reason, for the audit trail. The people affected never see it.
     #[arg(long, value_name = "REASON")]
     pub why: String,
 }
 
-/// Revoke a token, or everything of a person or a machine, open streams included.
+/// Revoke a token, or everything of a person or a machine, including open streams.
 ///
-/// It holds at once and on every route, for 30 days unless `--for` or `--until` says otherwise. What it meets is good again after that:
-/// disable whoever is to stay out where they sign in, too.
+/// It takes effect immediately on every route, for 30 days unless `--for` or `--until` says otherwise. After that the
+/// credential is valid again, so disable the account at the identity provider as well.
 ///
-/// A later word on the same token or subject replaces the earlier one: `--for 1s` takes a revocation back.
+/// A later revocation of the same token or subject replaces the earlier one: `--for 1s` lifts it.
 #[derive(Clone, Debug, clap::Args)]
 #[command(group = clap::ArgGroup::new("target").required(true))]
 pub struct RevokeArgs {
-    /// The issuer that vouches for them: its name in the configuration or its identifier, `webhook:NAME`, or
+    /// The issuer of the token or the subject: its name in the configuration or its identifier, `webhook:NAME`, or
     /// `break-glass`.
     #[arg(long, value_name = "NAME|URL")]
     pub issuer: String,
     /// Everything of this subject (`sub`): its tokens and its sessions.
     #[arg(long, value_name = "SUB", group = "target", allow_hyphen_values = true)]
     pub subject: Option<String>,
-    /// One token, by its `jti`; the audit trail shows it, and what stands for it where a token has none.
+    /// One token, by its `jti`. The audit trail shows it, or what is used in its place for a token without one.
     #[arg(long, value_name = "JTI", group = "target", allow_hyphen_values = true)]
     pub token_id: Option<String>,
-    /// How long. What is revoked is good again after that, unless it has ended by itself.
+    /// For how long. After that the credential is valid again, unless it has expired.
     #[arg(long = "for", value_name = "DURATION", default_value = "30d", conflicts_with = "until")]
     pub span: Span,
     /// Until when, such as 2026-01-31T18:00:00Z.
@@ -57,7 +57,7 @@ pub struct RevokeArgs {
     pub operator: OperatorArgs,
 }
 
-/// Revokes. Gives the exit status as [`run`].
+/// Revokes. Returns the exit status as [`run`] does.
 pub fn revoke(args: &RevokeArgs, out: &mut impl Write) -> io::Result<u8> {
     let span = args.until.is_none().then(|| args.span.to_string());
     let given = [("subject", &args.subject), ("token_id", &args.token_id), ("until", &args.until), ("for", &span)];
@@ -69,10 +69,10 @@ pub fn revoke(args: &RevokeArgs, out: &mut impl Write) -> io::Result<u8> {
 /// The browser sessions of a person.
 #[derive(Clone, Debug, clap::Subcommand)]
 pub enum SessionsCommand {
-    /// List them: where and when they began, when they were last used, when they end.
+    /// List them: where and when they began, when they were last used, and when they end.
     List(PersonArgs),
-    /// End them everywhere, open streams included. The person may sign in again; `doorward revoke` shuts them out for a
-    /// time.
+    /// End them everywhere, including open streams. The person may sign in again; `doorward revoke` shuts them out for
+    /// a time.
     End {
         #[command(flatten)]
         person: PersonArgs,
@@ -96,7 +96,7 @@ pub struct PersonArgs {
     pub operator: OperatorArgs,
 }
 
-/// Lists or ends sessions. Gives the exit status as [`run`].
+/// Lists or ends sessions. Returns the exit status as [`run`] does.
 pub fn sessions(asked: &SessionsCommand, out: &mut impl Write) -> io::Result<u8> {
     let (name, person, session) = match asked {
         SessionsCommand::List(person) => (CommandName::Sessions, person, None),
@@ -115,21 +115,21 @@ pub enum HooksCommand {
         /// Only those of this sender: its name in the configuration.
         #[arg(long, value_name = "NAME")]
         webhook: Option<String>,
-        /// Only those that are no longer tried.
+        /// Only those that are no longer retried.
         #[arg(long)]
         parked: bool,
         #[command(flatten)]
         operator: OperatorArgs,
     },
-    /// Show all that is known of one, but its body.
+    /// Show everything that is known about one, except its body.
     Show(HookArgs),
-    /// Have one tried at once, and for its whole time again.
+    /// Retry one immediately, and for its whole time again.
     #[command(group = clap::ArgGroup::new("target").required(true))]
     Retry {
-        /// Its id as `list` shows it, or what that begins with, 8 digits or more.
+        /// Its id as `list` shows it, or the beginning of that, 8 digits or more.
         #[arg(value_name = "ID", group = "target")]
         id: Option<String>,
-        /// All that are no longer tried.
+        /// All that are no longer retried.
         #[arg(long, group = "target")]
         parked: bool,
         /// Of these, only those of this sender.
@@ -138,17 +138,17 @@ pub enum HooksCommand {
         #[command(flatten)]
         operator: OperatorArgs,
     },
-    /// Drop one for ever, or all of a sender, such as those that came while somebody else had its secret. The sender's own tries of them
-    /// stay duplicates.
+    /// Drop one for good, or all of a sender, such as those that came while somebody else had its secret. If the sender
+    /// sends them again, they still count as duplicates.
     #[command(group = clap::ArgGroup::new("target").required(true))]
     Drop {
-        /// Its id as `list` shows it, or what that begins with, 8 digits or more.
+        /// Its id as `list` shows it, or the beginning of that, 8 digits or more.
         #[arg(value_name = "ID", group = "target")]
         id: Option<String>,
         /// All of this sender: its name in the configuration.
         #[arg(long, value_name = "NAME", group = "target")]
         webhook: Option<String>,
-        /// Of these, only those that are no longer tried.
+        /// Of these, only those that are no longer retried.
         #[arg(long, requires = "webhook")]
         parked: bool,
         #[command(flatten)]
@@ -156,26 +156,26 @@ pub enum HooksCommand {
     },
 }
 
-/// Which held delivery.
+/// The held delivery that is meant.
 #[derive(Clone, Debug, clap::Args)]
 pub struct HookArgs {
-    /// Its id as `list` shows it, or what that begins with.
+    /// Its id as `list` shows it, or the beginning of that.
     #[arg(value_name = "ID")]
     pub id: String,
     #[command(flatten)]
     pub operator: OperatorArgs,
 }
 
-/// The keys that Doorward makes itself to sign tokens.
+/// The signing keys of tokens that Doorward makes itself.
 #[derive(Clone, Debug, clap::Subcommand)]
 pub enum TokenKeysCommand {
-    /// Drop for good those in the store that the process which is asked cannot open, as it lacks the key of `sessions.keys` that sealed
-    /// them: look first whether that key can be put back, or is only not mounted yet. Others are made at once; tokens that the dropped
-    /// ones signed are refused. Keys that can be used stay.
+    /// Drop for good the keys in the store that the queried process cannot open, because it lacks the key of
+    /// `sessions.keys` that sealed them. First check whether that key can be put back, or is just not mounted yet. New
+    /// keys are made immediately; tokens that were signed with the dropped keys are refused. Usable keys stay.
     Drop(OperatorArgs),
 }
 
-/// Lists, shows, retries or drops held deliveries. Gives the exit status as [`run`].
+/// Lists, shows, retries or drops held deliveries. Returns the exit status as [`run`] does.
 pub fn hooks(asked: &HooksCommand, out: &mut impl Write) -> io::Result<u8> {
     let (name, arguments, operator) = match asked {
         HooksCommand::List { webhook, parked, operator } => {
@@ -194,7 +194,7 @@ pub fn hooks(asked: &HooksCommand, out: &mut impl Write) -> io::Result<u8> {
     command(name, arguments, operator, out)
 }
 
-/// Sends a command without arguments and prints the answer. Gives the exit status: 0, or 1 if it did not happen.
+/// Sends a command without arguments and prints the answer. Returns the exit status: 0, or 1 if the command failed.
 pub fn run(name: CommandName, args: &OperatorArgs, out: &mut impl Write) -> io::Result<u8> {
     command(name, Value::Null, args, out)
 }
@@ -206,7 +206,7 @@ fn command(name: CommandName, arguments: Value, args: &OperatorArgs, out: &mut i
     }
 }
 
-/// Sends a command and gives the answer. `None` if it did not happen, which is then told.
+/// Sends a command and returns the answer; `None` if the command failed, after printing why.
 pub(super) fn ask(name: CommandName, arguments: Value, args: &OperatorArgs) -> io::Result<Option<Value>> {
     let command =
         Command { command: name.as_str().to_owned(), who: args.who.clone(), why: args.why.clone(), arguments };
@@ -229,7 +229,7 @@ mod tests {
 
     use crate::cli::Cli;
 
-    /// The help asked for digits that nobody needs to look.
+    /// The help of `show` asked for a length that only changes need.
     #[test]
     fn the_help_asks_for_eight_digits_where_a_delivery_is_changed_alone() {
         let command = Cli::command();
@@ -242,7 +242,7 @@ mod tests {
         }
     }
 
-    /// Only the help had it, so that somebody who was shut out got in again after a month.
+    /// Only the help said so, and somebody who was shut out got in again after a month.
     #[test]
     fn each_page_that_says_how_somebody_is_shut_out_says_for_how_long() {
         let mut command = Cli::command();

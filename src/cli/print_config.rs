@@ -1,4 +1,4 @@
-//! `doorward print-config`: the configuration that is in force, and who set what.
+//! `doorward print-config`: the effective configuration, and where each value comes from.
 
 use std::io::{self, Write};
 
@@ -8,9 +8,9 @@ use crate::{
     snapshot::fill_defaults,
 };
 
-/// Print the configuration as it is in force, with all layers and defaults.
+/// Print the effective configuration, with all layers and defaults.
 ///
-/// Files of secrets and certificates are not looked at. Exit status 64: the configuration is refused.
+/// Files of secrets and certificates are not read. Exit status 64: the configuration is refused.
 #[derive(Clone, Debug, clap::Args)]
 pub struct PrintConfigArgs {
     #[command(flatten)]
@@ -18,7 +18,7 @@ pub struct PrintConfigArgs {
 }
 
 /// Prints the configuration, or to `errors` why it is refused. `components` are the checks of a start, as
-/// [`config::load`] takes them. Gives the exit status.
+/// [`config::load`] takes them. Returns the exit status.
 pub fn run<T>(
     sources: &Sources,
     colours: bool,
@@ -26,7 +26,7 @@ pub fn run<T>(
     out: &mut impl Write,
     errors: &mut impl Write,
 ) -> io::Result<u8> {
-    // What is printed is where secrets and certificates are, never what is in them.
+    // The output says where secrets and certificates are, never what they contain.
     let components = |root: &raw::Root, resolver: &mut Resolver| {
         resolver.elsewhere();
         components(root, resolver)

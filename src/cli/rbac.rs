@@ -1,4 +1,4 @@
-//! `doorward rbac`: what Kubernetes must allow for a configuration to work, and no more.
+//! `doorward rbac`: what Kubernetes must allow for a configuration to work, and nothing else.
 
 use std::{
     io::{self, Read as _, Write},
@@ -13,49 +13,50 @@ use crate::{
     rbac::{self, Account, Accounts, Form},
 };
 
-/// Print the roles in Kubernetes that the configuration needs, or check a cluster's.
+/// Print the Kubernetes roles that the configuration needs, or check those of a cluster.
 ///
-/// For `kubectl apply -f -`: the least right to impersonate, and the roles of Tekton that grants give.
+/// Pipe it to `kubectl apply -f -`: the minimum rights to impersonate, and the Tekton roles that grants give.
 #[derive(Debug, Args)]
 pub struct RbacArgs {
     #[command(flatten)]
     pub config: ConfigArgs,
-    /// How impersonation is allowed. Constrained needs Kubernetes 1.36; bind one of both, never the two. Default: classic; with `--check`
-    /// that of the cluster.
+    /// How impersonation is allowed. Constrained needs Kubernetes 1.36; bind one of the two forms, never both. Default:
+    /// classic; with `--check`, the form of the cluster.
     #[arg(long, value_enum)]
     form: Option<Form>,
     #[command(flatten)]
     accounts: AccountArgs,
-    /// Print nothing, and say what of it a cluster lacks, what it has of an earlier configuration, and what allows too much; the
-    /// status is 1 if there is any. The file (`-` is standard input) holds what
-    /// `kubectl get clusterroles,clusterrolebindings,roles,rolebindings -A -o json` writes.
+    /// Print no roles, but what a cluster lacks, what is left from an earlier configuration, and what allows too much;
+    /// the exit status is 1 if there is any of these. The file (`-` is standard input) holds the output of `kubectl get
+    /// clusterroles,clusterrolebindings,roles,rolebindings -A -o json`.
     #[arg(long, value_name = "FILE")]
     check: Option<PathBuf>,
 }
 
-/// Who Doorward is in the cluster.
+/// Doorward's accounts in the cluster.
 #[derive(Debug, Args)]
 pub(super) struct AccountArgs {
-    /// The service account whose token is the credential of the upstream. Of an upstream with `credential.service_account` the
-    /// configuration says it, and its token is asked for as the reader account.
+    /// The service account whose token is the credential of the upstream. For an upstream with
+    /// `credential.service_account` the configuration names it, and its token is requested with the reader account.
     #[arg(long, value_name = "NAMESPACE/NAME", default_value = "doorward/doorward", value_parser = account)]
     service_account: Account,
-    /// That of `token_review.bearer` and of the upstreams of `runs`, `tokens.exchange` and `interceptor`, where none of these is that of a
-    /// route. Default: the same.
+    /// The service account of `token_review.bearer` and of the upstreams of `runs`, `tokens.exchange` and
+    /// `interceptor`, if none of these is the upstream of a route. Default: the same.
     #[arg(long, value_name = "NAMESPACE/NAME", value_parser = account)]
     reader_account: Option<Account>,
 }
 
 impl AccountArgs {
-    /// The accounts, of which a configuration may have one alone.
+    /// Returns the accounts; some configurations can have only one.
     pub(super) fn of(&self, root: &config::raw::Root) -> Result<Accounts<'_>, Failure> {
         let impersonator = &self.service_account;
         let Some(reader) = &self.reader_account else { return Ok(Accounts { impersonator, reader: impersonator }) };
         match rbac::shared_upstream(root) {
             None => Ok(Accounts { impersonator, reader }),
             Some(shared) => Err(format!(
-                "upstream `{shared}` is used with impersonation and without, and has one credential, so that `--reader-account` \
-                 is nobody there; give `runs`, `tokens.exchange` and `interceptor` an upstream of their own"
+                "upstream `{shared}` is used with impersonation and without, and has one credential, so that \
+                 `--reader-account` would not be used there; give `runs`, `tokens.exchange` and `interceptor` an upstream \
+                 of their own"
             )
             .into()),
         }
@@ -90,7 +91,7 @@ pub fn run(args: &RbacArgs, out: &mut impl Write) -> Result<u8, Failure> {
     Ok(1)
 }
 
-/// The roles of a cluster are some megabytes at most.
+/// The roles of a cluster take some megabytes at most.
 const MAX_LIST: u64 = 256 << 20;
 
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
@@ -134,7 +135,8 @@ grants: [{id: dev, who: {issuers: [a], groups: [dev]}, kubernetes_groups: ['tekt
 rules: [{id: look, on: {kubernetes: {verbs: [read]}}, who: {issuers: [a]}, do: allow}]
 ";
 
-    /// Checking what the constrained form prints by the classic one called a bounded cluster too wide, and so led to undoing the bound.
+    /// Checking the output of the constrained form by the classic one reported a bounded cluster as too wide, and so
+    /// led people to undo the bound.
     #[test]
     fn a_cluster_is_checked_by_the_form_that_it_has() {
         let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! `doorward rollout`: whether a configuration or a policy has come into force.
+//! `doorward rollout`: whether a configuration or a policy is in force.
 
 use std::{
     io::{self, Write},
@@ -23,21 +23,23 @@ use crate::{
 /// Wait until every replica has a configuration, or decides by a policy.
 #[derive(Clone, Debug, clap::Subcommand)]
 pub enum RolloutCommand {
-    /// Print the digest of the policy of a configuration (its rules and grants, and `scopes` of `tokens.onward`), by which the audit trail
-    /// and the replicas name it.
+    /// Print the digest of the policy of a configuration (its rules and grants, and `scopes` of `tokens.onward`). The
+    /// audit trail and the replicas identify the policy by it.
     Digest {
-        /// That of all that is written in the main file and the files of the policy, with routes, issuers and the names of keys, by which the
-        /// replicas alone name it. What other files hold, such as secrets, is not in it, nor comments, nor what flags and the environment set.
+        /// Print the digest of the whole written configuration (main file and policy files) instead. It
+        /// contains neither the contents of other files, such as secrets, nor comments, nor values that flags or the
+        /// environment set. Only the replicas use it; the audit trail uses the digest of the policy.
         #[arg(long)]
         configuration: bool,
         #[command(flatten)]
         config: ConfigArgs,
     },
-    /// Wait until every replica has a configuration, or decides by a policy, and end with 0. If a replica refuses a configuration
-    /// meanwhile, some of the configuration takes a restart that nobody begins, or the time is out, say which replica has what, what
-    /// takes a restart, and what was refused, and end with 1.
+    /// Wait until every replica has a configuration, or decides by a policy, and exit with 0. If meanwhile a replica
+    /// refuses a configuration, part of it needs a restart that nobody begins, or the timeout passes, show which
+    /// replica has what, what needs a restart, and what was refused, and exit with 1.
     Status {
-        /// What `doorward rollout digest` prints: with `--configuration` of all, and without of the policy alone.
+        /// The output of `doorward rollout digest`: with `--configuration` for the whole configuration, without it for
+        /// the policy alone.
         #[arg(value_name = "DIGEST", value_parser = digest)]
         digest: String,
         /// How long to wait. A kubelet takes a minute or two to write a changed ConfigMap.
@@ -64,7 +66,7 @@ struct Told {
     replicas: Vec<Replica>,
 }
 
-/// Gives the exit status.
+/// Runs the command. Returns the exit status.
 pub fn run(asked: &RolloutCommand, out: &mut impl Write) -> Result<u8, Failure> {
     let (digest, timeout, operator) = match asked {
         RolloutCommand::Digest { configuration, config } => {
@@ -86,8 +88,8 @@ fn print(told: &Told, digest: &str, out: &mut impl Write) -> io::Result<()> {
     for replica in &told.replicas {
         let Replica { instance, policy, configuration, after_restart, generation, stopping, refused } = replica;
         let is_it = if replica.has(digest) { ", as asked for" } else { "" };
-        // A version that tells none may be among them.
-        let whole = if configuration.is_empty() { "not told" } else { &**configuration };
+        // Replicas of a version that does not report it may be among them.
+        let whole = if configuration.is_empty() { "not reported" } else { &**configuration };
         let stops = if *stopping { ", stopping" } else { "" };
         let line = format!("{instance}: generation {generation}, policy {policy}, configuration {whole}{is_it}{stops}");
         writeln!(out, "{}", terminal::line(&line))?;
@@ -104,9 +106,9 @@ fn print(told: &Told, digest: &str, out: &mut impl Write) -> io::Result<()> {
     match told.state {
         State::InForce => writeln!(out, "in force on every replica"),
         State::NeedsRestart => {
-            writeln!(out, "in force on every replica but for what takes a restart; restart those named, and ask again")
+            writeln!(out, "in force on every replica except what needs a restart; restart those named, and ask again")
         }
-        State::Refused => writeln!(out, "refused; what was in force before is kept"),
+        State::Refused => writeln!(out, "refused; the previous configuration stays in force"),
         State::Waits => writeln!(out, "not in force on every replica yet"),
     }
 }

@@ -1,4 +1,4 @@
-//! `doorward schema`: the JSON Schema of the configuration, for editors, and the same for people.
+//! `doorward schema`: the JSON Schema of the configuration for editors, and a reference for people.
 
 use std::io::{self, Write};
 
@@ -7,13 +7,13 @@ use crate::config;
 /// Print the JSON Schema of the configuration, for editors.
 #[derive(Clone, Copy, Debug, Default, clap::Args)]
 pub struct SchemaArgs {
-    /// Print the same for people: a reference of all settings, in Markdown.
+    /// Print a reference of all settings for people, in Markdown.
     #[arg(long)]
     markdown: bool,
 }
 
-/// Prints the JSON Schema, of which `config/schema.json` is the committed copy, or the reference, with which
-/// `docs/configuration.md` ends.
+/// Prints the JSON Schema, of which `config/schema.json` is the committed copy, or the reference at the end of
+/// `docs/configuration.md`.
 pub fn run(args: SchemaArgs, out: &mut impl Write) -> io::Result<()> {
     if args.markdown { out.write_all(config::reference().as_bytes()) } else { writeln!(out, "{:#}", config::schema()) }
 }
@@ -53,7 +53,7 @@ mod tests {
         );
     }
 
-    /// A key of a rule that is nowhere explained is found by those alone who read the reference.
+    /// Otherwise only people who read the reference would find such a key.
     #[test]
     fn the_page_about_the_policy_has_every_key_of_a_rule() {
         let (page, schema) = (committed("docs/policy.md"), config::schema());

@@ -1,4 +1,4 @@
-//! `doorward test`: decides the cases that stand beside the policy, and tells where the policy decides otherwise.
+//! `doorward test`: decides the tests of the policy, and shows those that are decided differently than expected.
 
 use std::{fmt, io::Write, path::PathBuf};
 
@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-/// Decide the cases that stand beside the policy.
+/// Run the test cases of the policy.
 #[derive(Args, Clone, Debug)]
 pub struct TestArgs {
     /// Further files with `tests`, such as `policy.test.yaml`
@@ -29,7 +29,7 @@ pub struct TestArgs {
     pub format: Format,
 }
 
-/// Decides the cases and prints what came of them. Gives the exit status.
+/// Decides the cases and prints the results. Returns the exit status.
 pub fn decide(sources: &Sources, args: &TestArgs, out: &mut impl Write) -> Result<u8, Failure> {
     let mut further = Vec::new();
     for path in &args.files {
@@ -41,17 +41,17 @@ pub fn decide(sources: &Sources, args: &TestArgs, out: &mut impl Write) -> Resul
     Ok(results.exit_code())
 }
 
-/// What came of one case.
+/// The result of one case.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct CaseResult {
     pub name: String,
     /// The decision, with its rule.
     pub decided: String,
-    /// What differs from what was expected; empty if nothing does.
+    /// How the decision differs from what was expected; empty if it does not.
     pub differences: Vec<String>,
 }
 
-/// What came of all cases. Displays as a table.
+/// The results of all cases. Displays as a table.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Results {
     pub cases: Vec<CaseResult>,
@@ -61,12 +61,13 @@ pub struct Results {
 }
 
 impl Results {
-    /// Whether every case is decided as expected. No case at all is no success: a lost file of tests must be seen.
+    /// Whether every case is decided as expected. Having no case at all is a failure, so that a lost file of tests is
+    /// noticed.
     pub fn passed(&self) -> bool {
         !self.cases.is_empty() && self.cases.iter().all(|case| case.differences.is_empty())
     }
 
-    /// 0, or 1 if a case is decided otherwise than expected or there is none.
+    /// 0, or 1 if a case is decided differently than expected or if there is none.
     pub fn exit_code(&self) -> u8 {
         u8::from(!self.passed())
     }
@@ -134,7 +135,7 @@ impl fmt::Display for Results {
         let failed = self.cases.iter().filter(|case| !case.differences.is_empty()).count();
         match self.cases.len() {
             0 if self.left_out > 0 => {
-                writeln!(f, "no case has a name that contains what `--only` says; there are {}", self.left_out)
+                writeln!(f, "no case has a name that contains the text of `--only`; there are {}", self.left_out)
             }
             0 => writeln!(f, "no cases; write some under `tests`"),
             all => writeln!(f, "{} of {all} cases are decided as expected", all - failed),

@@ -76,8 +76,8 @@ pub struct TokenArgs {
     pub command: Vec<String>,
 }
 
-/// A variable that is empty is as good as none: a StepAction sets those of its parameters that a step leaves out. So are `--cluster` and
-/// `--registry`, which have no variables.
+/// Treats an empty variable as unset: a StepAction sets the variables of parameters that a step leaves out. The same
+/// holds for `--cluster` and `--registry`, which have no variables.
 fn without_empty(argument: clap::Arg) -> clap::Arg {
     let is_empty = argument.get_env().and_then(std::env::var_os).is_some_and(|value| value.is_empty());
     if is_empty { argument.env(None::<&'static str>) } else { argument }
@@ -110,7 +110,7 @@ pub fn run(args: TokenArgs) -> Result<u8, Failure> {
             return Err(format!("`{operation}` is only for `--as git`; a command to run follows after `--`").into());
         }
         (Shape::Git, None) => {
-            return Err("git asks: set `credential.helper` to this command, with a `!` before it".into());
+            return Err("this form is for git: set `credential.helper` to this command, with a `!` before it".into());
         }
         (_, None) if !command.is_empty() => return runtime.block_on(token::run(wanted, &command)),
         (_, None) if keep => runtime.block_on(token::keep(wanted))?,

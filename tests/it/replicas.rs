@@ -250,7 +250,7 @@ async fn a_change_beside_the_policy_is_in_force_once_it_was_taken_and_never_wher
     doorward.change("limits: {", "workers: 9\nlimits: {");
     let (code, told) = status(&digest(&doorward, &["--configuration"]).await, "1m").await;
     assert!(code == Some(1) && told.contains("  /workers stays unset until a restart makes it 9\n"), "{told}");
-    assert!(told.contains("but for what takes a restart"), "{told}");
+    assert!(told.contains("except what needs a restart"), "{told}");
 
     // What is wrong with it is seen where its files are.
     doorward.change("file: client", "file: lost");

@@ -1,4 +1,4 @@
-//! Which requests of a trail two policies decide differently.
+//! The recorded requests that two policies decide differently.
 
 use std::{
     cmp::Reverse,
@@ -19,17 +19,17 @@ use crate::{
     terminal,
 };
 
-/// What comes of a request.
+/// The decision on a request.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 struct Decided {
     outcome: Effect,
-    /// The rule that decides. None of a token, of which each scope has one.
+    /// The rule that decides; `None` for a token, where each scope has one.
     rule: Option<String>,
-    /// Those of a token.
+    /// The scopes of a token.
     scopes: Vec<String>,
 }
 
-/// Who asked for what, and what comes of it by either policy.
+/// A caller and a request, and the decision of either policy.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 struct Case {
     principal: String,
@@ -43,21 +43,21 @@ struct Changed {
     #[serde(flatten)]
     case: Case,
     count: u64,
-    /// One of them, for `doorward explain --audit-id`.
+    /// The id of one of them, for `doorward explain --audit-id`.
     such_as: Uuid,
 }
 
-/// What a trail tells of a change of the policy.
+/// What recorded requests show about a change of the policy.
 #[derive(Debug, Default, Serialize)]
 pub(super) struct Recorded {
-    /// Of which rules were asked.
+    /// The requests about which rules were asked.
     requests: u64,
     /// The most frequent first.
     changed: Vec<Changed>,
-    /// Of which not all is recorded that was decided by.
+    /// Requests for which not everything was recorded that they were decided by.
     uncertain: u64,
     unreadable: usize,
-    /// That the policy to be looks at and the one in force does not, so that no record has them.
+    /// Claims that the new policy reads and the old one does not, so that no record has them.
     claims: Vec<String>,
 }
 
@@ -110,7 +110,7 @@ impl Decided {
     }
 }
 
-/// What is always recorded is not among them.
+/// Returns the claims that only the new policy reads, except those that are always recorded.
 fn new_claims(before: &Root, after: &Root) -> Vec<String> {
     let of = |root: &Root| -> BTreeSet<String> {
         claims_named(root).iter().flat_map(|names| names.iter()).map(ToString::to_string).collect()
@@ -119,7 +119,7 @@ fn new_claims(before: &Root, after: &Root) -> Vec<String> {
     after.difference(&before).filter(|claim| !CLAIMS.contains(&claim.as_str())).cloned().collect()
 }
 
-/// What was asked for, without the names of objects and pages, of which there are too many.
+/// Describes a request without the names of objects and pages, of which there are too many.
 fn in_words(inputs: &ReplayInputs) -> String {
     let what = match (&inputs.asked, &inputs.kubernetes, &inputs.delivery) {
         (Some(token), ..) => return token.to_string(),
@@ -144,7 +144,7 @@ impl fmt::Display for Decided {
 impl fmt::Display for Recorded {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let otherwise: u64 = self.changed.iter().map(|changed| changed.count).sum();
-        writeln!(f, "of {} recorded requests {otherwise} would be decided otherwise", self.requests)?;
+        writeln!(f, "of {} recorded requests {otherwise} would be decided differently", self.requests)?;
         for Changed { case: Case { principal, request, before, after }, count, such_as } in &self.changed {
             let (request, principal) = (terminal::line(request), terminal::line(principal));
             writeln!(f, "~ {count} x {request} as {principal}: {before} -> {after}, such as {such_as}")?;
@@ -152,7 +152,7 @@ impl fmt::Display for Recorded {
         if self.uncertain > 0 {
             writeln!(
                 f,
-                "of {} the record was cut or has a pseudonym, so that rules may decide otherwise",
+                "in {} records something was cut or is a pseudonym, so rules may decide differently",
                 self.uncertain
             )?;
         }
@@ -164,7 +164,7 @@ impl fmt::Display for Recorded {
             let claims = terminal::line(&self.claims.join(", "));
             writeln!(
                 f,
-                "the records do not have the claims {claims}, which are looked at only after the change, as if nobody had them"
+                "the records do not have the claims {claims}, which only the new policy reads; they count as absent"
             )?;
         }
         Ok(())
