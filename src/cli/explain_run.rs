@@ -1,4 +1,4 @@
-//! How `doorward explain` comes by a principal and a request.
+//! Finds the principal and the request that `doorward explain` explains.
 
 use std::{
     fmt,
@@ -39,29 +39,29 @@ use crate::{
     terminal,
 };
 
-/// The revocations are in the store, which a running Doorward holds.
-const NOT_REVOKED: &str = "whether the token, or who it is of, was revoked is not looked at";
+/// Revocations are in the store, which a running Doorward has open.
+const NOT_REVOKED: &str = "it is not checked whether the token or its subject was revoked";
 
-/// Rules that ask for something of the run miss without it, and it may be refused for itself.
-const NO_BODY: &str = "the request has no body, at which rules with `run` look where some body may be allowed; give the body with \
-                       `--body`";
+/// Without the body, rules that ask for something of the run do not match, and the body itself may be refused.
+const NO_BODY: &str = "the request has no body, which rules with `run` look at if some body may be allowed; give the \
+                       body with `--body`";
 
-/// Only the API server knows the run.
-const HELD_AGAINST_RUN: &str = "the patch is held against the run that is there: what it says of who asked for it, where it came from and \
-                                what owns it must be so there already";
+/// Only the API server has the run.
+const HELD_AGAINST_RUN: &str = "the patch is compared with the existing run: what it says about who asked for it, \
+                                where it came from and what owns it must already be so there";
 
-/// How long keys of issuers are waited for.
+/// How long the command waits for keys of issuers.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The command line asks for no explanation.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "give the configuration and an address, `--audience` or `--audit-id`; the configuration may be left out where `DOORWARD_CONFIG` \
-     names it"
+    "give the configuration and an address, `--audience` or `--audit-id`; the configuration may be left out if \
+     `DOORWARD_CONFIG` names it"
 )]
 pub(super) struct NothingAsked;
 
-/// Explains, prints, and tells whether the request would pass.
+/// Explains and prints. Returns whether the request would pass.
 pub fn run(sources: &Sources, args: &ExplainArgs, out: &mut impl Write) -> Result<bool, Failure> {
     let answer = match (&args.audit_id, &args.url) {
         (Some(id), _) => return from_trail(sources, id, args.format(), out),
@@ -78,13 +78,14 @@ pub fn run(sources: &Sources, args: &ExplainArgs, out: &mut impl Write) -> Resul
 fn from_request(sources: &Sources, args: &ExplainArgs, url: &str) -> Result<Answer, Failure> {
     let runtime = control()?;
     let now = time(args)?;
-    // Tokens expire by the same time by which the rules are asked.
+    // Tokens expire by the same time that rules are evaluated at.
     let mut check = app::check_at(&runtime, Clock::manual(now))?;
     let components = |root: &Root, resolver: &mut Resolver| {
         if args.token_file.is_some() {
             return check(root, resolver);
         }
-        // Secrets and certificates say nothing of a request that presents none: a checkout of the policy is enough.
+        // Secrets and certificates do not matter to a request that presents none, so a checkout of the policy is
+        // enough.
         resolver.elsewhere();
         check(&without_files(root), resolver)
     };
@@ -108,8 +109,8 @@ fn from_request(sources: &Sources, args: &ExplainArgs, url: &str) -> Result<Answ
     let answer = match &args.token_file {
         None if written.is_none() && !schemes.contains(&Scheme::Anonymous) => {
             let why = format!(
-                "This route takes {}, and none was given: name a token with `--token-file`, or write down who asks and \
-                 name that file with `--principal`",
+                "This route accepts {}, and none was given: name a token with `--token-file`, or write down the caller \
+                 and name that file with `--principal`",
                 wanted(schemes)
             );
             explain(policy, Err(why), &scenario.request())
@@ -119,8 +120,8 @@ fn from_request(sources: &Sources, args: &ExplainArgs, url: &str) -> Result<Answ
             let token = read_token(path)?;
             if sessions::is_handle(&token) {
                 return Err(
-                    "this is the handle of a session, which only the Doorward that gave it knows; write down who has \
-                            it and name that file with `--principal`"
+                    "this is the handle of a session, which only the Doorward that issued it knows; write down its \
+                     owner and name that file with `--principal`"
                         .into(),
                 );
             }
@@ -130,14 +131,14 @@ fn from_request(sources: &Sources, args: &ExplainArgs, url: &str) -> Result<Answ
             resolved.supply_token_keys();
             if has_keys_elsewhere(&resolved, &request.route, &token) {
                 return Err(
-                    "this is a token of Doorward's own, and the keys of those are in the store of the Doorward that runs; \
-                            write down who has it and name that file with `--principal`"
+                    "this is a token of Doorward's own, and the keys of those are in the store of the running \
+                     Doorward; write down its owner and name that file with `--principal`"
                         .into(),
                 );
             }
             match principal_of(&runtime, &resolved, &request.route, &token) {
                 Ok(principal) => explain(policy, Ok(&principal), &scenario.request()).with_note(NOT_REVOKED),
-                // That an issuer does not answer from here says nothing of the token.
+                // If an issuer does not answer from here, that says nothing about the token.
                 Err(rejection) if rejection.status().is_server_error() => return Err(in_plain_words(&rejection).into()),
                 Err(rejection) => explain(policy, Err(in_plain_words(&rejection)), &scenario.request()),
             }
@@ -150,7 +151,8 @@ fn from_request(sources: &Sources, args: &ExplainArgs, url: &str) -> Result<Answ
     })
 }
 
-/// The same, with upstreams that name no file. One whose files are not looked at is left out, and its routes with it.
+/// The configuration with upstreams that name no file. An upstream whose files are not looked at would be left out,
+/// with its routes.
 fn without_files(root: &Root) -> Root {
     let mut root = root.clone();
     for upstream in &mut root.upstreams {
@@ -162,13 +164,13 @@ fn without_files(root: &Root) -> Root {
     root
 }
 
-/// What a token is worth on a route that takes none and does not look at them.
+/// Explains a token on a route that accepts none and does not look at them.
 fn without_tokens(policy: &Policy, scenario: &Scenario, schemes: &[Scheme]) -> Answer {
     if schemes.contains(&Scheme::Anonymous) {
-        let note = "this route does not look at tokens: who comes with one and nothing else is anonymous";
+        let note = "this route does not look at tokens: a caller with nothing else is anonymous";
         return explain(policy, Ok(&scenario.principal), &scenario.request()).with_note(note);
     }
-    let why = format!("This route takes {}, and no bearer token", wanted(schemes));
+    let why = format!("This route accepts {}, and no bearer token", wanted(schemes));
     explain(policy, Err(why), &scenario.request())
 }
 
@@ -181,7 +183,7 @@ fn written_principal(args: &ExplainArgs) -> Result<Option<PrincipalFacts>, Failu
     Ok(args.principal.as_deref().map(config::read).transpose()?)
 }
 
-/// Which scopes somebody would get in a token.
+/// Explains which scopes a caller would get in a token.
 fn of_token(sources: &Sources, args: &ExplainArgs, audience: &str) -> Result<Answer, Failure> {
     let (loaded, policy) = load_policy(sources)?;
     let task = args.service_account.as_ref().map(|account| TaskFacts {
@@ -212,14 +214,14 @@ fn of_token(sources: &Sources, args: &ExplainArgs, audience: &str) -> Result<Ans
     Ok(Answer::Token(Box::new(policy.explain_token(&scenario.principal, &view, &asked))))
 }
 
-/// What a client would ask for at an address, as it is written there: [`Url`] makes another path of one that Doorward refuses.
+/// The target of a request as it is written in an address: [`Url`] would change the path of one that Doorward refuses.
 struct Target<'a> {
     path: &'a str,
     query: Option<&'a str>,
 }
 
 impl<'a> Target<'a> {
-    /// None where no host is written, which [`Url`] would look for in the path.
+    /// Returns `None` if no host is written, which [`Url`] would look for in the path.
     fn of(url: &'a str) -> Option<Self> {
         let (_, rest) = url.trim().split_once("://").filter(|(_, rest)| !rest.starts_with(['/', '\\', '?', '#']))?;
         // A backslash ends the host for `Url` too.
@@ -229,10 +231,10 @@ impl<'a> Target<'a> {
         Some(Self { path: if path.is_empty() { "/" } else { path }, query })
     }
 
-    /// Whether it would get as far as a route, as `request::sanitize` has it.
+    /// Whether it would get as far as a route, as `request::sanitize` decides.
     fn check(&self, method: &str) -> Result<(), Rejection> {
         check_canonical(self.path)?;
-        // What is no method at all is told of later.
+        // What is not a method at all is reported later.
         method.parse().map_or(Ok(()), |method| check_spelling(&method))?;
         Ok(())
     }
@@ -291,7 +293,8 @@ fn read_token(path: &std::path::Path) -> Result<String, Failure> {
     Ok(text.trim().trim_start_matches("Bearer ").to_owned())
 }
 
-/// Whether a token says to be one of our own on a route that takes those, and the configuration has no keys of them.
+/// Whether a token claims to be one of our own on a route that accepts those, and the configuration has no keys for
+/// them.
 fn has_keys_elsewhere(resolved: &Resolved, route: &str, token: &str) -> bool {
     let Some(route) = resolved.routes().by_name(route) else { return false };
     let Ok(token) = Unverified::parse(token) else { return false };
@@ -303,7 +306,7 @@ fn has_keys_elsewhere(resolved: &Resolved, route: &str, token: &str) -> bool {
     })
 }
 
-/// Whom the token proves on that route, by the issuers themselves: their keys are fetched for it.
+/// Returns the principal that the token proves on a route, after fetching the keys of the issuers.
 fn principal_of(runtime: &Runtime, resolved: &Resolved, route: &str, token: &str) -> Result<Arc<Principal>, Rejection> {
     let issuers = resolved.issuers();
     let Some(route) = resolved.routes().by_name(route) else {
@@ -315,7 +318,7 @@ fn principal_of(runtime: &Runtime, resolved: &Resolved, route: &str, token: &str
     })
 }
 
-/// What an operator may know of a refusal: the cause too, which names what was expected and what came.
+/// What an operator may know of a refusal: also the cause, which names what was expected and what was found.
 fn in_plain_words(rejection: &Rejection) -> String {
     match std::error::Error::source(rejection) {
         Some(cause) => format!("{} ({cause})", rejection.detail()),
@@ -323,13 +326,13 @@ fn in_plain_words(rejection: &Rejection) -> String {
     }
 }
 
-/// The recorded inputs under the recorded policy, where it is at hand, and under the current one.
+/// Explains the recorded inputs by the recorded policy, if it is stored, and by the current one.
 fn from_trail(sources: &Sources, id: &str, format: Format, out: &mut impl Write) -> Result<bool, Failure> {
     let id = id.parse().map_err(|_| format!("`{id}` is no request id"))?;
     let (loaded, current) = load_policy(sources)?;
     let AuditSink::File(file) = &loaded.raw.audit.sink else {
         return Err(
-            "the audit trail goes to standard output; give its lines to a file and name that in `audit.sink`".into()
+            "the audit trail goes to standard output; write its lines to a file and name that in `audit.sink`".into()
         );
     };
     let path = loaded.base().join(&file.path);
@@ -373,34 +376,35 @@ fn record_of(files: &Files, id: Uuid) -> Result<ReplayInputs, Failure> {
     .into())
 }
 
-/// What the trail tells of a request, and what its inputs lead to now.
+/// What the trail has about a request, and the decision on its inputs now.
 #[derive(Serialize)]
 struct FromTrail<'a> {
     recorded: Recorded<'a>,
-    /// Whether the policy that decided is at hand, or is the current one.
+    /// Whether the policy that decided is stored, or is the current one.
     policy_is_kept: bool,
-    /// None if that is the current policy, or not kept any more.
+    /// `None` if that is the current policy, or is no longer stored.
     under_recorded: Option<Answer>,
-    /// None if no rule was asked: nobody was authenticated, or no route matched.
+    /// `None` if no rule was evaluated: the caller was not authenticated, or no route matched.
     under_current: Option<Answer>,
-    /// Fields of the record that were cut, with which the decision made again may be another one.
+    /// Fields of the record that were cut, without which a new decision may differ.
     truncated: &'a [String],
-    /// The request whose delivery an EventListener asked about, where rules were asked of that one, or that came again.
+    /// The request whose delivery an EventListener asked about, if rules were evaluated for that one, or a repetition
+    /// of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     about: Option<Uuid>,
-    /// Whether a person stands in the record under a pseudonym, so that rules that name people may decide otherwise.
+    /// Whether the record has a pseudonym for a person, so that rules that name people may decide differently.
     pseudonymous: bool,
 }
 
-/// What was decided then.
+/// The decision that was recorded.
 #[derive(Serialize)]
 struct Recorded<'a> {
-    /// The token that was asked for, at the endpoint of tokens.
+    /// The token that was requested at the token endpoint.
     #[serde(skip_serializing_if = "Option::is_none")]
     asked: Option<&'a AskedToken>,
     outcome: Option<Effect>,
     rule: Option<&'a str>,
-    /// Why it was refused, whichever step did.
+    /// Why it was refused, by whichever step.
     reason: Option<&'a str>,
     detail: Option<&'a str>,
     policy: Option<&'a str>,
@@ -428,11 +432,11 @@ impl fmt::Display for FromTrail<'_> {
             writeln!(f, "asked for: {asked}")?;
         }
         match outcome {
-            // What an EventListener asked: a held delivery that came again is allowed.
+            // The question of an EventListener: a held delivery that came again is allowed.
             Some(Effect::Deny) if self.about.is_some() => {
                 let is_unnamed = rule.is_none() && *reason == Some(Reason::PolicyDenied.as_str());
                 let by = match is_unnamed {
-                    // By an earlier commit, or of an assertion of one.
+                    // A record of an earlier commit, or of an assertion made by one.
                     true => "a rule on the delivery that the record does not name".to_owned(),
                     false => format!("{} on the delivery", rule.unwrap_or("no rule")),
                 };
@@ -441,8 +445,8 @@ impl fmt::Display for FromTrail<'_> {
             Some(outcome) => {
                 write!(f, "recorded: {} by {}, policy {policy}", outcome.as_str(), rule.unwrap_or("no rule"))?;
             }
-            None if reason.is_some() => write!(f, "recorded: refused before any rule was asked, policy {policy}")?,
-            None => write!(f, "recorded: not refused, and no rule was asked, policy {policy}")?,
+            None if reason.is_some() => write!(f, "recorded: refused before any rule was evaluated, policy {policy}")?,
+            None => write!(f, "recorded: not refused, and no rule was evaluated, policy {policy}")?,
         }
         if let (Some(reason), Some(detail)) = (reason, detail) {
             write!(f, "\n  {reason}: {}", terminal::line(detail))?;
@@ -450,16 +454,17 @@ impl fmt::Display for FromTrail<'_> {
         writeln!(f)?;
         if !self.truncated.is_empty() {
             let cut = self.truncated.join(", ");
-            writeln!(f, "the record was too long and lost {cut}: decided again, it may come out otherwise")?;
+            writeln!(f, "the record was too long and lost {cut}: a new decision may differ")?;
         }
         if self.pseudonymous {
             writeln!(
                 f,
-                "a person has a pseudonym in the record: by rules that name people, or repositories of theirs, it may come out otherwise"
+                "the record has a pseudonym for a person: by rules that name people, or their repositories, a new \
+                 decision may differ"
             )?;
         }
         if !self.policy_is_kept {
-            writeln!(f, "recorded policy: not kept any more")?;
+            writeln!(f, "recorded policy: no longer stored")?;
         }
         if let Some(answer) = &self.under_recorded {
             write!(f, "\nunder the recorded policy:\n{answer}")?;
@@ -467,20 +472,20 @@ impl fmt::Display for FromTrail<'_> {
         match (&self.under_current, self.about) {
             (Some(answer), _) => write!(f, "\nunder the current policy:\n{answer}"),
             (None, Some(id)) => {
-                writeln!(f, "\nthe rules were asked when the delivery came: explain that with `--audit-id {id}`")
+                writeln!(f, "\nthe rules were evaluated when the delivery came: explain that with `--audit-id {id}`")
             }
-            (None, None) => writeln!(f, "\nno rule is asked before it is known who asks, and what for"),
+            (None, None) => writeln!(f, "\nno rule is evaluated before the caller and the request are known"),
         }
     }
 }
 
-/// A policy that was in force, from the folder where they are kept by digest.
+/// Reads a policy that was in force, from the folder where policies are stored by digest.
 fn kept_policy(loaded: &config::Loaded, digest: &str) -> Option<Policy> {
     let source = app::kept_policy(&loaded.base().join(&loaded.raw.store.path), digest)?;
     policy_of(&source, &loaded.raw)
 }
 
-/// A policy in canonical form; `raw` tells of the issuers.
+/// Compiles a policy in canonical form; `raw` has the issuers.
 fn policy_of(source: &str, raw: &Root) -> Option<Policy> {
     let kept: PolicyFile = serde_json::from_str(source).ok()?;
     let root = Root { rules: kept.rules, grants: kept.grants, ..raw.clone() };

@@ -545,5 +545,5 @@ async fn a_refusal_before_any_rule_can_be_explained_too() {
     assert!(json["recorded"]["detail"].is_string() && json["under_current"].is_null(), "{json}");
     assert_eq!(status, Some(1));
     let (said, _) = explain(&fixture, &["--audit-id", &id]).await;
-    assert!(said.contains("refused before any rule was asked"), "{said}");
+    assert!(said.contains("refused before any rule was evaluated"), "{said}");
 }

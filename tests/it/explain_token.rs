@@ -88,8 +88,8 @@ async fn an_exchange_is_explained_from_its_id() {
     let stranger = world.person("alice", &json!({"aud": "https://elsewhere.test"}));
     let (said, status) = explain_exchange(&world, &ask(&stranger, "plan").await).await;
     assert_eq!(status, Some(1), "{said}");
-    assert!(said.contains("scope plan\nrecorded: refused before any rule was asked"), "{said}");
-    assert!(said.contains("no rule is asked before it is known who asks"), "{said}");
+    assert!(said.contains("scope plan\nrecorded: refused before any rule was evaluated"), "{said}");
+    assert!(said.contains("no rule is evaluated before the caller and the request are known"), "{said}");
 }
 
 #[tokio::test]
@@ -146,7 +146,7 @@ rules:
   - {id: own, on: {routes: [web]}, who: {issuers: [own], kind: human}, do: allow}
 ";
     for (keys, status, told) in
-        [("\n  keys: [{file: key.pem}]\n", 0, "ALLOW: "), ("\n", 2, "the store of the Doorward")]
+        [("\n  keys: [{file: key.pem}]\n", 0, "ALLOW: "), ("\n", 2, "the store of the running Doorward")]
     {
         let change = |yaml: String| {
             yaml.change_first("\nrules:\n", rules).change_first("\ntokens:\n", &format!("\ntokens:{keys}"))

@@ -1,4 +1,4 @@
-//! `doorward audit`: commands that read the audit trail, or tell what one is asked by who reviews it.
+//! `doorward audit`: commands that read the audit trail, or answer questions of reviewers.
 
 mod pseudonym;
 mod report;
@@ -30,7 +30,7 @@ pub enum AuditCommand {
     WhoCan(who_can::WhoCanArgs),
 }
 
-/// Gives the exit status.
+/// Runs the command. Returns the exit status.
 pub fn run(command: &AuditCommand, out: &mut impl Write) -> Result<u8, Failure> {
     match command {
         AuditCommand::Verify(args) => Ok(verify::run(args, out)),
@@ -46,12 +46,13 @@ fn moment(text: &str) -> Result<Timestamp, String> {
         .ok_or_else(|| "write a day, such as `2026-01-01`, or a time, such as `2026-01-01T12:00:00Z`".to_owned())
 }
 
-/// The files of these trails, each once: full ones are read along with their trail, and a pattern of a shell names them too.
+/// Returns the files of these trails, each once. Full files are read along with their trail, and a shell pattern may
+/// name them too.
 pub(super) fn files_of(trails: &[PathBuf]) -> io::Result<Vec<PathBuf>> {
     let (mut files, mut known) = (Vec::new(), HashSet::new());
     for trail in trails {
         let of_trail = trail_files(trail).map_err(of_file(trail))?.into_iter();
-        // One that is not there is told of where it is read.
+        // A missing file is reported when it is read.
         files.extend(of_trail.filter(|file| known.insert(file.canonicalize().unwrap_or_else(|_| file.clone()))));
     }
     Ok(files)

@@ -1,13 +1,13 @@
-//! `doorward audit pseudonym`: under which names people stand in a trail without any.
+//! `doorward audit pseudonym`: the names of people in a trail without names.
 
 use std::{io::Write, path::PathBuf};
 
 use crate::{audit::PseudonymKey, cli::Failure};
 
-/// Tell by what pseudonym people stand in a trail that is written with `audit.pseudonym_key`.
+/// Show the pseudonyms of people in a trail that is written with `audit.pseudonym_key`.
 #[derive(Clone, Debug, clap::Args)]
 pub struct PseudonymArgs {
-    /// The key, base64: what `audit.pseudonym_key` names
+    /// The key, base64: the file that `audit.pseudonym_key` names
     #[arg(long, value_name = "FILE")]
     key: PathBuf,
     /// A subject, a user name, a login at a Git host

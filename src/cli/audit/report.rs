@@ -1,4 +1,4 @@
-//! `doorward audit report`: what reviewers of access controls ask for.
+//! `doorward audit report`: the figures that reviewers of access controls ask for.
 
 use std::{io::Write, path::PathBuf};
 
@@ -14,7 +14,8 @@ use crate::{
 
 /// Report on access in a period, as reviews for SOC 2 (CC6, CC7) and ISO 27001 (A.5.15 to A.5.18, A.8.15) ask for.
 ///
-/// Each figure stands with the command of `jq` that gives it. Whether the trail is whole: `doorward audit verify`.
+/// Each figure is shown with the command of `jq` that gives it. Use `doorward audit verify` to check whether the trail
+/// is complete.
 #[derive(Debug, clap::Args)]
 pub struct ReportArgs {
     /// The first moment of the period: a day, such as `2026-01-01` (UTC), or a time of RFC 3339.
@@ -23,20 +24,20 @@ pub struct ReportArgs {
     /// The first moment after the period, in the same form.
     #[arg(long, value_name = "TIME", value_parser = moment)]
     to: Timestamp,
-    /// A file of the audit trail; full ones with a number beside it are read too. Give it again for each replica.
+    /// A file of the audit trail; full files with a number beside it are read too. Repeat it for each replica.
     #[arg(long = "trail", value_name = "FILE", required = true)]
     trails: Vec<PathBuf>,
-    /// The configuration, for who has access, what of it was unused, and how old keys and secrets are. Without it, and without
-    /// `DOORWARD_CONFIG`, the report is of the trail alone.
+    /// The configuration, for who has access, which access was unused, and how old keys and secrets are. Without it,
+    /// and without `DOORWARD_CONFIG`, the report covers the trail alone.
     #[arg(long, value_name = "FILE|DIR", env = CONFIG)]
     config: Option<PathBuf>,
     /// How the report is printed.
     #[arg(long, value_enum, default_value_t = Form::Human)]
     format: Form,
-    /// `--format json` by an earlier name.
+    /// An earlier name of `--format json`.
     #[arg(long, hide = true, conflicts_with_all = ["html", "format"])]
     json: bool,
-    /// `--format html` by an earlier name.
+    /// An earlier name of `--format html`.
     #[arg(long, hide = true, conflicts_with = "format")]
     html: bool,
 }

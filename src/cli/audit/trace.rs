@@ -1,4 +1,4 @@
-//! `doorward audit trace`: who caused a run, what tokens its tasks got, and where these were used; or the way back.
+//! `doorward audit trace`: who caused a run, which tokens its tasks got, and where these were used; or the reverse.
 
 mod found;
 
@@ -19,21 +19,21 @@ use crate::{
     terminal,
 };
 
-/// Follow a delivery or a click to the run that it caused, to the tokens that the tasks of the run got and to each use of these,
-/// forwards and backwards. Exit code 1: a cause is not known, or a line cannot be read.
+/// Follow a delivery or a click to the run that it caused, to the tokens that the tasks of the run got and to each use
+/// of them, forwards and backwards. Exit status 1: a cause is not known, or a line cannot be read.
 ///
-/// `runs` in the configuration has runs linked to their causes as they appear.
+/// Set `runs` in the configuration to link runs to their causes as they appear.
 #[derive(Debug, clap::Args)]
 pub struct TraceArgs {
     #[arg(value_enum)]
     kind: Kind,
-    /// A run as NAMESPACE/NAME, all that ever had the name; a token by its `jti`; a request by its id; a delivery by the id that its
-    /// sender gave it; an event by the id that the EventListener gave it.
+    /// A run as NAMESPACE/NAME, which finds every run that ever had the name; a token by its `jti`; a request by its
+    /// id; a delivery by the id that its sender gave it; an event by the id that the EventListener gave it.
     what: String,
-    /// A file of the audit trail; full ones with a number beside it are read too. Give it again for each replica.
+    /// A file of the audit trail; full files with a number beside it are read too. Repeat it for each replica.
     #[arg(long = "trail", value_name = "FILE", required = true)]
     trails: Vec<PathBuf>,
-    /// How it is printed. Times in JSON are Unix time in milliseconds.
+    /// How the result is printed. Times in JSON are Unix time in milliseconds.
     #[arg(long, value_enum, default_value_t = Format::Human)]
     format: Format,
 }
@@ -44,10 +44,10 @@ enum Kind {
     PipelineRun,
     #[value(name = "taskrun")]
     TaskRun,
-    /// One that Doorward issued.
+    /// A token that Doorward issued.
     #[value(name = "token")]
     Token,
-    /// A request, or a delivery, by the id in its answer.
+    /// A request or a delivery, by the id in its response.
     #[value(name = "request")]
     Request,
     /// A delivery, such as by GitHub's `X-GitHub-Delivery`.
@@ -62,7 +62,7 @@ enum Kind {
 const NOT_LINKED: &str =
     "it was not made through Doorward, or `runs` of the configuration does not cover its namespace";
 
-/// The same of one that nothing else is known of. What Tekton makes for a PipelineRun is not written.
+/// The addition for a run about which nothing else is known. What Tekton creates for a PipelineRun is not recorded.
 const OR_A_PART: &str =
     ", or it is a part of a PipelineRun: trace that one, which its label `tekton.dev/pipelineRun` names";
 
@@ -89,7 +89,7 @@ pub fn run(args: &TraceArgs, out: &mut impl Write) -> Result<u8, Failure> {
         tracer.found.push(Found::Unreadable { lines: 1 + unreadable.len(), file, line });
     }
     match args.format {
-        // Names, ids and paths of strangers stand in all of it.
+        // All of it contains names, ids and paths from strangers.
         Format::Human => {
             let mut found = tracer.found.iter();
             found.try_for_each(|found| write!(out, "{}", terminal::block(&found.to_string())))?;
@@ -101,13 +101,13 @@ pub fn run(args: &TraceArgs, out: &mut impl Write) -> Result<u8, Failure> {
 
 struct Tracer<'a> {
     files: &'a Files,
-    /// In the order in which it is told.
+    /// In the order in which it is printed.
     found: Vec<Found>,
 }
 
 impl Tracer<'_> {
-    /// One that a person or a delivery made is in the trail itself, where `runs` is configured; those that Tekton made for a pipeline,
-    /// by their tokens.
+    /// Finds runs by name. A run that a person or a delivery created is in the trail itself, if `runs` is configured;
+    /// those that Tekton created for a pipeline are found by their tokens.
     fn runs(&mut self, kind: RunKind, (namespace, name): (&str, &str)) -> Result<(), Failure> {
         let runs = audit::trace(self.files, kind, namespace, name)?;
         if !runs.is_empty() {
@@ -162,7 +162,7 @@ impl Tracer<'_> {
         let given = audit::trace_tokens(self.files, Tokens::Request(id))?;
         self.tokens_with_cause(given)?;
         let runs = audit::trace_request(self.files, id)?;
-        // Those of runs that are not in the trail themselves.
+        // The tokens of runs that are not in the trail themselves.
         let mut tokens = audit::trace_tokens(self.files, Tokens::Cause(&audit::sent_for(self.files, id)?))?;
         tokens.retain(|token| !runs.iter().any(|run| is_within(token, run)));
         runs.into_iter().try_for_each(|run| self.run_with_tokens(run))?;
@@ -180,7 +180,7 @@ impl Tracer<'_> {
         Ok(())
     }
 
-    /// Those of one run stand together where they follow one another.
+    /// Adds tokens with their runs. Consecutive tokens of one run are printed together.
     fn tokens_with_cause(&mut self, tokens: Vec<TracedToken>) -> Result<(), Failure> {
         let mut last: Option<FoundRun> = None;
         for token in tokens {
@@ -202,22 +202,22 @@ impl Tracer<'_> {
         Ok(())
     }
 
-    /// The run of a task with its cause, which is the one that the exchange found: it has that by what Doorward itself noted, and not
-    /// by what the run says.
+    /// Returns the run of a task with the cause that the exchange found: the exchange uses what Doorward itself
+    /// recorded, not what the run says.
     fn task(&self, task: &TaskLine, cause: Option<Uuid>) -> Result<FoundRun, Failure> {
         let run = audit::trace_uid(self.files, &task.cluster, &task.root)?;
-        // A version that did not write the cause: what the run says must do.
+        // For a version that did not record the cause, the run's own word has to do.
         let Some(id) = cause else { return Ok(run.map_or_else(|| of_root(task), of_run)) };
         let Some(run) = run else { return Ok(FoundRun { cause: self.cause(id)?, ..of_root(task) }) };
         let warning = match &run.cause {
             Ok(cause) if cause.is_of(id) => return Ok(of_run(run)),
             Ok(Cause { request, .. }) => {
-                Some(format!("the run says of itself that request {} caused it; somebody changed that", request.id))
+                Some(format!("the run itself says that request {} caused it; somebody changed that", request.id))
             }
-            // It says the same, or what it says cannot be looked at in these files.
+            // It says the same, or what it says cannot be checked in these files.
             Err(NoCause::UnknownRequest(named) | NoCause::Forged(named)) if *named == id => None,
             Err(NoCause::UnknownEvent(_)) => None,
-            Err(none) => Some(format!("the run's own word does not say so: {none}")),
+            Err(none) => Some(format!("the run itself does not say so: {none}")),
         };
         Ok(FoundRun { cause: self.cause(id)?, warning, ..of_run(run) })
     }
@@ -237,7 +237,7 @@ impl Tracer<'_> {
     }
 }
 
-/// A run of which nothing but tokens is known.
+/// A run of which only tokens are known.
 fn of_root(task: &TaskLine) -> FoundRun {
     let (kind, name, uid) = task.root();
     FoundRun {
@@ -252,7 +252,7 @@ fn of_root(task: &TaskLine) -> FoundRun {
     }
 }
 
-/// A run by what it says itself.
+/// A run, according to what it says itself.
 fn of_run(run: TracedRun) -> FoundRun {
     let TracedRun { kind, namespace, name, uid, created, cause, .. } = run;
     let cause = match cause {
@@ -262,7 +262,7 @@ fn of_run(run: TracedRun) -> FoundRun {
     FoundRun { kind, namespace, name, uid, created, cause, warning: None, tokens: Vec::new() }
 }
 
-/// Whether two tokens are of tasks of one run, and their exchanges found the same cause.
+/// Whether two tokens belong to tasks of one run, and their exchanges found the same cause.
 fn are_of_one_run(one: &TracedToken, other: &TracedToken) -> bool {
     let of = |token: &TracedToken| {
         let task = token.issued.task.as_ref()?;
@@ -271,7 +271,7 @@ fn are_of_one_run(one: &TracedToken, other: &TracedToken) -> bool {
     of(one) == of(other)
 }
 
-/// Whether a token is of a task of this run.
+/// Whether a token belongs to a task of this run.
 fn is_within(token: &TracedToken, run: &TracedRun) -> bool {
     let is_here = |task: &TaskLine| run.cluster.as_ref().is_none_or(|cluster| *cluster == task.cluster);
     token.issued.task.as_ref().is_some_and(|task| task.root == run.uid && is_here(task))

@@ -1,4 +1,4 @@
-//! `doorward audit verify`: whether an audit trail is whole and unedited.
+//! `doorward audit verify`: whether an audit trail is complete and unedited.
 
 use std::{
     fs::File,
@@ -21,45 +21,47 @@ use crate::{
     clock::Timestamp,
 };
 
-/// Check an audit trail. Exit code 0: intact; 1: tampered with; 2: it cannot be checked.
+/// Check an audit trail. Exit status 0: intact; 1: tampered with; 2: it cannot be checked.
 #[derive(Clone, Debug, clap::Args)]
 pub struct VerifyArgs {
-    /// The files of the trail, the oldest first. Of a single file, the full ones with a number beside it are taken too. With
-    /// `--all`, files and folders with the trails of all replicas, and the copies of their checkpoints
+    /// The files of the trail, the oldest first. For a single file, the full files with a number beside it are
+    /// included. With `--all`: files and folders with the trails of all replicas, and the copies of their checkpoints
     #[arg(required = true, value_name = "FILE")]
     pub files: Vec<PathBuf>,
-    /// Check each trail among the files and folders given, and whether the chains that replicas of one shared store saw of each
-    /// other are there, and are the same
+    /// Check each trail among the given files and folders. Also check whether the chains that replicas with one shared
+    /// store have seen of each other are present and the same
     #[arg(long, conflicts_with_all = ["checkpoints", "part"])]
     pub all: bool,
-    /// With `--all`: chains that nobody saw since are not missed. A day in UTC, or a time of RFC 3339
+    /// With `--all`: chains that nobody has seen since then are not reported as missing. A day in UTC, or a time of RFC
+    /// 3339
     #[arg(long, value_name = "DAY", value_parser = moment, requires = "all")]
     pub since: Option<Timestamp>,
-    /// The key of the chain, base64: what `audit.chain_key` names, or `audit-chain.key` beside the store. Give it again
-    /// for each key that was in use
+    /// The key of the chain, base64: the file that `audit.chain_key` names, or `audit-chain.key` beside the store.
+    /// Repeat it for each key that was in use
     #[arg(long, value_name = "FILE")]
     pub key: Vec<PathBuf>,
-    /// The public key of checkpoints, PEM: `audit-checkpoint.pub.pem` beside the store. Without it their signatures are
-    /// not checked. Give it again for each key that was in use
+    /// The public key of checkpoints, PEM: `audit-checkpoint.pub.pem` beside the store. Without it, their signatures
+    /// are not checked. Repeat it for each key that was in use
     #[arg(long, value_name = "FILE")]
     pub checkpoint_key: Vec<PathBuf>,
-    /// The file that `audit.checkpoint_copy` names. Without it, lines cut off the end cannot be seen, and with it none that
-    /// were written after its last checkpoint
+    /// The file that `audit.checkpoint_copy` names. Without it, lines that were cut off the end cannot be detected, and
+    /// with it those that were written after its last checkpoint cannot
     #[arg(long, value_name = "FILE")]
     pub checkpoints: Option<PathBuf>,
     /// The lines were collected from standard output, where every start begins a new chain
     #[arg(long)]
     pub stdout: bool,
-    /// The files are a part of the trail. Without it, lines before the first are asked for unless the trail tells that they
-    /// were removed when their time was over (`keep` and `retain` of `audit.sink.file`)
+    /// The files are a part of the trail. Without this option, lines before the first one are expected, unless the
+    /// trail records that they were removed because of their age (`keep` and `retain` of `audit.sink.file`)
     #[arg(long)]
     pub part: bool,
-    /// How the result is printed. As JSON also with the problems, to standard output.
+    /// How the result is printed. JSON includes the problems, on standard output.
     #[arg(long, value_enum, default_value_t = Format::Human)]
     pub format: Format,
 }
 
-/// Checks and prints what was found: for people problems to standard error and the summary to standard output. Gives the exit status.
+/// Checks and prints the result: for people, problems on standard error and the summary on standard output. Returns the
+/// exit status.
 pub fn run(args: &VerifyArgs, out: &mut impl Write) -> u8 {
     check(args, out, &mut io::stderr().lock())
 }
@@ -82,7 +84,8 @@ fn check(args: &VerifyArgs, out: &mut impl Write, stderr: &mut impl Write) -> u8
             Format::Human => print(&findings, out, stderr),
             Format::Json => json(findings.is_intact(), &findings, out),
         })?;
-        // For who goes by the exit code. Where something is wrong, that line may have been edited, and a newer copy is no answer.
+        // For callers that look at the exit status alone. If something is wrong, that line may have been edited, and a
+        // newer copy is no remedy.
         if findings.summary.not_compared.is_some() && !args.part && findings.is_intact() {
             let _ = writeln!(
                 stderr,
@@ -101,7 +104,7 @@ fn check(args: &VerifyArgs, out: &mut impl Write, stderr: &mut impl Write) -> u8
     }
 }
 
-/// A terminal that went away changes nothing about the result; half a document for a program does.
+/// A terminal that went away does not change the result; half a document for a program does.
 fn printed(result: io::Result<()>) -> Result<(), Failure> {
     match result {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(error.into()),
@@ -144,7 +147,7 @@ fn print_all(all: &AllFindings, stdout: &mut impl Write, stderr: &mut impl Write
         writeln!(stdout)?;
     }
     for other in &all.others {
-        writeln!(stdout, "{}: neither a trail nor a copy of checkpoints, not looked at", other.display())?;
+        writeln!(stdout, "{}: neither a trail nor a copy of checkpoints, skipped", other.display())?;
     }
     for problem in &all.problems {
         writeln!(stderr, "{problem}")?;

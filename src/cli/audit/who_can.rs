@@ -1,4 +1,4 @@
-//! `doorward audit who-can`: who may start a run, by the policy, and in the cluster past it.
+//! `doorward audit who-can`: who may start a run, by the policy, and past it in the cluster.
 
 use std::{
     collections::HashMap,
@@ -27,8 +27,8 @@ use crate::{
     terminal,
 };
 
-/// Tell who may start a PipelineRun or a TaskRun in a namespace: by which rules and grants, and, with `--cluster`, who needs neither
-/// because Kubernetes lets them past Doorward.
+/// Show who may start a PipelineRun or a TaskRun in a namespace: by which rules and grants, and, with `--cluster`, who
+/// needs neither because Kubernetes lets them past Doorward.
 #[derive(Debug, clap::Args)]
 pub struct WhoCanArgs {
     /// What they may do.
@@ -40,14 +40,16 @@ pub struct WhoCanArgs {
     /// The configuration: a file, or a folder with a `doorward.yaml`.
     #[arg(long, value_name = "FILE|DIR", env = CONFIG)]
     config: PathBuf,
-    /// What `kubectl get clusterroles,clusterrolebindings,roles,rolebindings,serviceaccounts,eventlisteners,triggers.triggers.tekton.dev
-    /// -A -o json` writes; `-` is standard input. The last three kinds may be left out, and tell what accounts are for.
+    /// The output of `kubectl get
+    /// clusterroles,clusterrolebindings,roles,rolebindings,serviceaccounts,eventlisteners,triggers.triggers.tekton.dev
+    /// -A -o json`; `-` is standard input. The last three kinds may be left out; they show what accounts are for.
     #[arg(long, value_name = "FILE")]
     cluster: Option<PathBuf>,
-    /// The service account that Doorward is in the cluster.
+    /// Doorward's service account in the cluster.
     #[arg(long, value_name = "NAMESPACE/NAME", default_value = "doorward/doorward", value_parser = account)]
     service_account: Account,
-    /// The namespace of Tekton's controllers, which may start runs. Its resolvers may be in that one with `-resolvers` added.
+    /// The namespace of Tekton's controllers, which may start runs. Its resolvers may be in that namespace with
+    /// `-resolvers` appended.
     #[arg(long, value_name = "NAMESPACE", default_value = "tekton-pipelines")]
     tekton_namespace: String,
     /// How the answer is printed.
@@ -76,12 +78,11 @@ pub fn run(args: &WhoCanArgs, out: &mut impl Write) -> Result<u8, Failure> {
     let past = args.cluster.as_ref().map(|path| -> Result<Past, Failure> {
         let list = read(path)?;
         let installed = Installed { doorward: &args.service_account, tekton: &args.tekton_namespace };
-        let past = rbac::ways(&list, root, installed, &args.namespace)
-            .map_err(|error| no_list(path, &error))?;
+        let past = rbac::ways(&list, root, installed, &args.namespace).map_err(|error| no_list(path, &error))?;
         if !past.lacks.is_empty() {
             return Err(format!(
-                "{} has no {}, of which every cluster has some, so that it does not tell who may do what; get all kinds of all \
-                 namespaces: kubectl get clusterroles,clusterrolebindings,roles,rolebindings -A -o json",
+                "{} has no {}, although every cluster has some, so it cannot show who may do what; get all kinds of \
+                 all namespaces: kubectl get clusterroles,clusterrolebindings,roles,rolebindings -A -o json",
                 path.display(),
                 past.lacks.join(" and no ")
             )
@@ -100,22 +101,22 @@ struct Answer {
     namespace: String,
     /// The digest of the policy.
     policy: String,
-    /// That allow it, or would after an approval, which nobody can give yet.
+    /// Rules that allow it, or would after an approval, which nobody can give yet.
     rules: Vec<Told>,
-    /// That deny it, and win over all others.
+    /// Rules that deny it, and take precedence over all others.
     narrowed_by: Vec<Told>,
     grants: Vec<GrantTold>,
-    /// None if no list of the cluster was given.
+    /// `None` if no list of the cluster was given.
     cluster: Option<Past>,
 }
 
-/// A rule that has a say.
+/// A rule that may decide.
 #[derive(Debug, Serialize)]
 struct Told {
     id: String,
     does: RuleAction,
     routes: Vec<StartRoute>,
-    /// The members of the rule that are set, as they are written.
+    /// The keys of the rule that are set, as they are written.
     #[serde(flatten)]
     written: Map<String, Value>,
 }
@@ -128,13 +129,13 @@ struct GrantTold {
     #[serde(skip_serializing_if = "Option::is_none")]
     why: Option<String>,
     groups: Vec<String>,
-    /// Whether `tekton_roles` of the grant say that its groups may create runs there.
+    /// Whether `tekton_roles` of the grant let its groups create runs there.
     has_role: bool,
 }
 
 impl Answer {
     fn of(root: &raw::Root, policy: &Policy, namespace: &str, cluster: Option<Past>) -> serde_json::Result<Self> {
-        // Without what is not set.
+        // Without keys that are not set.
         let mut written: Value = serde_json::from_str(policy.source())?;
         let mut by_id = |kind: &str| -> HashMap<String, Map<String, Value>> {
             let all = written.get_mut(kind).and_then(Value::as_array_mut).into_iter().flatten();
@@ -147,7 +148,7 @@ impl Answer {
         let (mut of_rules, mut of_grants) = (by_id("rules"), by_id("grants"));
         let mut told = |StartRule { rule, does, routes }: StartRule| {
             let mut written = of_rules.remove(&*rule).unwrap_or_default();
-            // `do` says more than `does` only of an approval.
+            // `do` has more than `does` only for an approval.
             written.retain(|name, value| {
                 !(matches!(name.as_str(), "id" | "fix" | "mode") || (name == "do" && value.is_string()))
             });
@@ -181,7 +182,7 @@ impl Answer {
         })
     }
 
-    /// Whether somebody may start a run with the right of that person.
+    /// Whether some route needs the rights of the person to start a run.
     fn needs_groups(&self) -> bool {
         self.rules.iter().flat_map(|rule| &rule.routes).any(|route| route.through == Through::Impersonation)
     }
@@ -193,7 +194,7 @@ impl Answer {
         }
         writeln!(f, "\nKubernetes must allow it as well, by a group that a grant gives:")?;
         if grants.is_empty() {
-            writeln!(f, "  no grant gives any, so that Kubernetes decides by user names alone")?;
+            writeln!(f, "  no grant gives any, so Kubernetes decides by user names alone")?;
         }
         for grant in grants {
             writeln!(f, "  grant {} to {}", grant.id, terminal::line(&grant.who.to_string()))?;
@@ -209,7 +210,8 @@ impl Answer {
                         };
                         writeln!(
                             f,
-                            "    {group_told}: {what}; who has no other group is refused by Kubernetes, whatever a rule allows"
+                            "    {group_told}: {what}; without another group, Kubernetes refuses it whatever a rule \
+                             allows"
                         )?;
                     }
                     Some(ways) => {
@@ -226,7 +228,7 @@ impl Answer {
                     }
                     None => writeln!(
                         f,
-                        "    {group_told}: no role of the grant says so; `--cluster` tells what the cluster has"
+                        "    {group_told}: no role of the grant allows it; `--cluster` shows what the cluster allows"
                     )?,
                 }
             }
@@ -236,12 +238,12 @@ impl Answer {
 
     fn cluster(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Some(Past { past, dangling, .. }) = &self.cluster else {
-            return writeln!(f, "\nWho gets past Doorward is in the roles of the cluster: `--cluster`.");
+            return writeln!(f, "\nTo see who gets past Doorward by the roles of the cluster, use `--cluster`.");
         };
         let (expected, others): (Vec<&Way>, Vec<&Way>) = past.iter().partition(|way| way.expected.is_some());
         writeln!(f, "\nPast Doorward, by the roles of the cluster:")?;
         if others.is_empty() {
-            writeln!(f, "  nobody but who is expected")?;
+            writeln!(f, "  nobody unexpected")?;
         }
         for way in others {
             let note = way.note.as_ref().map(|note| format!("\n    {}", terminal::line(note))).unwrap_or_default();
@@ -255,7 +257,7 @@ impl Answer {
             writeln!(f, "  {}: {}\n    {why}", terminal::line(&way.subject.to_string()), told(way))?;
         }
         if !dangling.is_empty() {
-            writeln!(f, "Whoever makes one of these roles, which are not there, decides what they give:")?;
+            writeln!(f, "These roles do not exist; whoever creates one decides what it gives:")?;
         }
         for none in dangling {
             let subjects: Vec<String> = none.subjects.iter().map(ToString::to_string).collect();

@@ -271,7 +271,7 @@ async fn a_delivery_sets_off_only_triggers_that_its_rules_name() {
         .record(|record| record["unmapped"]["endpoint"] == "interceptor" && record["status_code"].is_null());
     let id = went_on.await["http_request"]["uid"].as_str().unwrap().to_owned();
     let (_, said) = fixture.doorward.told(&["explain", "doorward.yaml", "--audit-id", &id]).await;
-    assert!(said.starts_with("recorded: not refused, and no rule was asked"), "{said}");
+    assert!(said.starts_with("recorded: not refused, and no rule was evaluated"), "{said}");
     // Who comes with a token is let in by a rule that says nothing of Triggers.
     let token = bearer(&fixture.a.token("alice", &["dev"]));
     let lines = ["POST /github HTTP/1.1", "Host: hooks.test", "Content-Type: application/json", &token];

@@ -1,4 +1,4 @@
-//! What a trace comes upon, for people and for programs.
+//! The findings of a trace, for people and for programs.
 
 use std::{fmt, path::PathBuf};
 
@@ -10,18 +10,18 @@ use crate::{
     terminal,
 };
 
-/// One thing that a trace comes upon.
+/// One finding of a trace.
 #[derive(Debug, Serialize)]
 #[serde(tag = "found", rename_all = "snake_case")]
 pub enum Found {
     Request(Box<FoundRequest>),
     Run(Box<FoundRun>),
-    /// One that no task asked for.
+    /// A token that no task asked for.
     Token(Box<TracedToken>),
     Nothing {
         detail: String,
     },
-    /// Lines that may belong to it and cannot be read, and the first of them.
+    /// Lines that may belong to the trace and cannot be read, and the first of them.
     Unreadable {
         lines: usize,
         file: PathBuf,
@@ -29,7 +29,7 @@ pub enum Found {
     },
 }
 
-/// A request, and what became of it.
+/// A request and its results.
 #[derive(Debug, Serialize)]
 pub struct FoundRequest {
     #[serde(flatten, serialize_with = "request_json")]
@@ -49,13 +49,13 @@ pub struct FoundRun {
     pub created: Option<Timestamp>,
     #[serde(flatten)]
     pub cause: Known,
-    /// Somebody has changed what the run says of its cause.
+    /// Set if somebody has changed what the run says about its cause.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warning: Option<String>,
     pub tokens: Vec<TracedToken>,
 }
 
-/// What caused a run, or why nobody knows.
+/// The cause of a run, or why it is not known.
 #[derive(Debug, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Known {
@@ -68,7 +68,7 @@ fn millis<S: Serializer>(time: &Option<Timestamp>, serializer: S) -> Result<S::O
 }
 
 impl Found {
-    /// Whether something is not known that was asked for.
+    /// Whether something that was asked for is not known.
     pub fn is_unknown(&self) -> bool {
         match self {
             Self::Request(_) | Self::Token(_) => false,
@@ -101,8 +101,8 @@ impl fmt::Display for Found {
             Self::Nothing { detail } => writeln!(f, "{detail}"),
             Self::Unreadable { lines, file, line } => writeln!(
                 f,
-                "{lines} of the lines that were looked at cannot be read, the first is line {line} of {}; `doorward audit verify` \
-                 tells what was done to the trail",
+                "{lines} of the lines that were searched cannot be read, the first is line {line} of {}; `doorward \
+                 audit verify` shows what was done to the trail",
                 file.display()
             ),
         }
@@ -114,7 +114,7 @@ impl fmt::Display for FoundRun {
         let Self { kind, namespace, name, uid, created, cause, warning, tokens } = self;
         write!(f, "{kind} {namespace}/{name} {uid}")?;
         match created {
-            Some(created) => writeln!(f, ", made at {created}")?,
+            Some(created) => writeln!(f, ", created at {created}")?,
             None => writeln!(f)?,
         }
         match cause {
