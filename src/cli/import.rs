@@ -1,5 +1,5 @@
-//! `doorward import oauth2-proxy`: from its flags, its `oauth2-proxy.cfg` or its alpha YAML to a configuration of Doorward,
-//! with what could not be converted. Secrets that stand in the file are named, and never printed.
+//! `doorward import oauth2-proxy`: converts its flags, its `oauth2-proxy.cfg` or its alpha YAML to a configuration of
+//! Doorward, and lists what could not be converted. Secrets in these files are named but never printed.
 
 mod options;
 mod places;
@@ -29,20 +29,20 @@ pub struct ImportArgs {
     #[arg(value_name = "PROXY", value_parser = ["oauth2-proxy"])]
     proxy: String,
 
-    /// Its flags (a command line, or the `args` of a container), its `.cfg`, or its alpha `.yaml`. Of several, those that
-    /// come later win.
+    /// Its flags (a command line, or the `args` of a container), its `.cfg`, or its alpha `.yaml`. If there are
+    /// several, later ones take precedence.
     #[arg(value_name = "FILE", required = true)]
     files: Vec<PathBuf>,
 
-    /// The host that browsers use, where no `redirect_url` names it.
+    /// The host that browsers use, if no `redirect_url` names it.
     #[arg(long)]
     host: Option<String>,
 }
 
-/// Where a secret is expected that stood in the file itself.
+/// Where a secret is expected that was in the file itself.
 const CLIENT_SECRET: &str = "/etc/doorward/secrets/oidc-client-secret";
 
-/// Settings that need no counterpart, since they say what Doorward always does.
+/// Settings that need no counterpart, because Doorward always behaves in this way.
 const ALWAYS: [&str; 15] = [
     "code_challenge_method",
     "cookie_csrf_per_request",
@@ -90,17 +90,17 @@ const INSTEAD: [(&str, &str); 33] = [
         "an address is the claim `email`, if the provider says that it is verified; of another claim write \
          `principal.claims.CLAIM.lowerAscii().endsWith(\"@DOMAIN\")` into `when` of the rule",
     ),
-    ("pass_basic_auth", "the user goes on in `X-Forwarded-User`"),
-    ("htpasswd_file", "no passwords are kept; `break_glass` takes client certificates"),
+    ("pass_basic_auth", "the user is passed in `X-Forwarded-User`"),
+    ("htpasswd_file", "there are no passwords; `break_glass` accepts client certificates"),
     ("authenticated_emails_file", "write these people into `who` of a rule"),
     ("session_store_type", "name Redis under `store.redis`; docs/store.md tells how"),
     ("redis_connection_url", "name Redis under `store.redis`; docs/store.md tells how"),
-    ("insecure_oidc_allow_unverified_email", "an address that is not verified is none"),
+    ("insecure_oidc_allow_unverified_email", "an address that is not verified is ignored"),
     ("ssl_insecure_skip_verify", "name the authority of the certificate by `ca`"),
     (
         "user_id_claim",
-        "people are their issuer and `sub`, which never pass to somebody else; where they must have another name, write \
-         `username: '{claim:/CLAIM}'` into the issuer",
+        "people are identified by their issuer and `sub`, which never pass to somebody else; if they need another \
+         name, write `username: '{claim:/CLAIM}'` into the issuer",
     ),
     ("github_repo", "members of the organisation sign in; narrow the rule by `groups`, which are teams"),
     ("github_token", "members of the organisation sign in; nobody else does"),
@@ -113,8 +113,8 @@ const INSTEAD: [(&str, &str); 33] = [
     ("azure_tenant", "name it by `tenant` of the issuer, several by `tenants`"),
     ("entra_id_allowed_tenant", "name it by `tenant` of the issuer, several by `tenants`"),
     ("gitlab_group", "write these groups into `who` of the rule"),
-    ("gitlab_project", "no claim tells of projects: write groups or people into `who` of the rule"),
-    ("google_group", "Google tells of no groups: name these people in `who` of the rule"),
+    ("gitlab_project", "no claim has projects: write groups or people into `who` of the rule"),
+    ("google_group", "Google provides no groups: name these people in `who` of the rule"),
     ("keycloak_group", "write these groups into `who` of the rule, as the claim `groups` has them"),
 ];
 
@@ -125,7 +125,7 @@ struct Imported {
     notes: Vec<String>,
 }
 
-/// Runs the command. The exit status is 2 where something could not be converted.
+/// Runs the command. The exit status is 2 if something could not be converted.
 pub fn run(args: &ImportArgs, out: &mut impl Write, notes: &mut impl Write) -> io::Result<u8> {
     let mut options = Options::default();
     for path in &args.files {
@@ -158,7 +158,7 @@ fn import(mut options: Options, host: Option<&str>) -> Result<Imported, String> 
     let host = host
         .map(str::to_owned)
         .or(named)
-        .ok_or("no `redirect_url` names the host that browsers use: say it by `--host`")?;
+        .ok_or("no `redirect_url` names the host that browsers use: give it with `--host`")?;
     notes.extend(redirect.and_then(|url| elsewhere(&url, &host)));
     let provider = options.take("provider").unwrap_or_else(|| "google".to_owned());
     let mut emails = options.take_all("email_domain");
@@ -167,13 +167,13 @@ fn import(mut options: Options, host: Option<&str>) -> Result<Imported, String> 
     let issuer = issuer(&mut options, &provider, &emails, organisation.as_deref(), &mut notes)?;
     let Places { upstreams, routes, left_out, asked } = places(&mut options, &host, &mut notes);
     if routes.is_empty() {
-        return Err("there is no upstream with an http address, so there is nothing to stand in front of".to_owned());
+        return Err("there is no upstream with an http address, so there is nothing to protect".to_owned());
     }
     let mut sessions = Map::new();
     if let Some(expire) = options.take("cookie_expire") {
         match seconds(&expire) {
             Some(seconds @ 1..) => drop(sessions.insert("absolute".to_owned(), format!("{seconds}s").into())),
-            _ => notes.push(format!("`cookie_expire`: `{expire}` is no length of a session")),
+            _ => notes.push(format!("`cookie_expire`: `{expire}` is not a valid length of a session")),
         }
     }
     let listener = listener(&mut options, &mut notes);
@@ -185,8 +185,8 @@ fn import(mut options: Options, host: Option<&str>) -> Result<Imported, String> 
         rule.insert("mode".to_owned(), "shadow".into());
         rule.insert("why".to_owned(), "oauth2-proxy let some of these people do everything".into());
         notes.push(format!(
-            "`{RULE}`: the rule lets nobody in yet (`mode: shadow`), as it would let in more people than oauth2-proxy did: {missing} is not \
-             in it. Say in `who` and `when` who these people are, then take `mode` away"
+            "`{RULE}`: the rule lets nobody in yet (`mode: shadow`), as it would let in more people than oauth2-proxy \
+             did: {missing} is not in it. Say in `who` and `when` who these people are, then remove `mode`"
         ));
     }
     let mut rules = vec![Value::Object(rule)];
@@ -224,7 +224,7 @@ fn import(mut options: Options, host: Option<&str>) -> Result<Imported, String> 
     Ok(Imported { yaml, notes })
 }
 
-/// What to do where people came back to another place than they do here.
+/// What to do if people came back to another place than here.
 fn elsewhere(redirect: &Url, host: &str) -> Option<String> {
     let is_secure = redirect.scheme() == "https" || redirect.host_str() == Some("localhost");
     let is_ours = is_secure && ["/", "/oauth2/callback"].contains(&redirect.path());
@@ -235,7 +235,8 @@ fn elsewhere(redirect: &Url, host: &str) -> Option<String> {
     })
 }
 
-/// What becomes of people who were known by the domain of their address, at a provider that does not say whether it has verified one.
+/// What happens to people who were known by the domain of their address, at a provider that does not say whether it has
+/// verified one.
 fn unverified(emails: &[String]) -> Option<String> {
     let are_some = !emails.is_empty() && !lets_in_any(emails);
     are_some.then(|| {
@@ -272,7 +273,7 @@ fn issuer(
             drop(entry.insert("issuer".to_owned(), url.into()))
         }
         (_, Some("google")) => match emails {
-            // A leading dot stands for domains below, which have other tenants.
+            // A leading dot stands for subdomains, which have other tenants.
             [domain] if !domain.starts_with(['*', '.']) => {
                 entry.insert("tenant".to_owned(), domain.to_lowercase().into());
             }
@@ -299,7 +300,7 @@ fn issuer(
     }
     entry.insert("login".to_owned(), login(options, provider, preset.is_some(), notes)?);
     if let Some(claim) = options.take("oidc_groups_claim").filter(|claim| claim != "groups") {
-        // Its dots lead into objects, but for those of an address such as `https://example.com/groups`.
+        // Its dots lead into objects, except in addresses such as `https://example.com/groups`.
         let is_path = claim.contains('.') && !claim.contains([':', '/']);
         let claim = if is_path { format!("/{}", claim.replace('.', "/")) } else { claim };
         entry.insert("claims".to_owned(), json!({ "groups": claim }));
@@ -313,26 +314,26 @@ fn issuer(
     Ok(entry.into())
 }
 
-/// How people sign in there.
+/// How people sign in at the provider.
 fn login(options: &mut Options, provider: &str, has_preset: bool, notes: &mut Vec<String>) -> Result<Value, String> {
     let id = options.take("client_id").ok_or("there is no `client_id`")?;
     let file = options.take("client_secret_file");
     if options.take("client_secret").is_some() {
-        notes.push(format!("`client_secret`: write it to {CLIENT_SECRET}; no secret stands in a configuration here"));
+        notes.push(format!("`client_secret`: write it to {CLIENT_SECRET}; configurations here contain no secrets"));
     }
     let file = file.unwrap_or_else(|| CLIENT_SECRET.to_owned());
     let mut login = Map::new();
     login.insert("kind".to_owned(), "human".into());
     login.insert("client".to_owned(), json!({"id": id, "secret": {"file": file}}));
     if matches!(provider, "gitlab" | "login.gov") {
-        // The one tells of groups at userinfo alone, and the other was asked there for the address.
+        // One of them provides groups only at userinfo; at the other, oauth2-proxy asked there for the address.
         login.insert("userinfo".to_owned(), true.into());
     }
     if let Some(label) = options.take("provider_display_name") {
         login.insert("label".to_owned(), label.into());
     }
     let usual = match provider {
-        // The preset asks for as much.
+        // The preset asks for the same.
         _ if has_preset => "",
         "cidaas" => "openid email profile roles groups",
         "gitlab" | "login.gov" => "openid email",
@@ -360,7 +361,7 @@ fn listener(options: &mut Options, notes: &mut Vec<String>) -> Value {
     let mut text = |name: &str| options.take(name).filter(|value| !value.is_empty());
     let (chain, key) = (text("tls_cert_file"), text("tls_key_file"));
     let (clear, secure) = (text("http_address"), text("https_address"));
-    // A key that stands in the file has no option.
+    // A key in the file itself has no option.
     let is_inline = options.left().any(|name| name.to_ascii_lowercase().starts_with("server.tls."));
     let is_tls = chain.is_some() || key.is_some() || is_inline;
     let (setting, written) = match is_tls {
@@ -379,8 +380,8 @@ fn listener(options: &mut Options, notes: &mut Vec<String>) -> Value {
         listener.insert("address".to_owned(), address.into());
     } else {
         notes.push(format!(
-            "`{setting}`: `{written}` is no address and port; 127.0.0.1:4180 stands in its place, which the same machine alone \
-             reaches"
+            "`{setting}`: `{written}` is not an address and port; it is replaced by 127.0.0.1:4180, which only the \
+             same machine can reach"
         ));
         listener.insert("address".to_owned(), "127.0.0.1:4180".into());
     }
@@ -420,7 +421,8 @@ fn listener(options: &mut Options, notes: &mut Vec<String>) -> Value {
     listener.into()
 }
 
-/// Those of a duration as Go writes it, `168h0m0s`. One with a part of a second is no length of a session.
+/// Returns the seconds of a duration as Go writes it, `168h0m0s`. A duration with a fraction of a second is not a
+/// length of a session.
 fn seconds(text: &str) -> Option<u64> {
     go_duration(text).filter(|length| length.subsec_nanos() == 0).map(|length| length.as_secs())
 }

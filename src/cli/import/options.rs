@@ -1,4 +1,5 @@
-//! The options of oauth2-proxy in its three ways of writing them, under the names that they have in its `.cfg`.
+//! The options of oauth2-proxy in the three forms in which they can be written, under the names that they have in its
+//! `.cfg`.
 
 use std::collections::BTreeMap;
 
@@ -6,7 +7,7 @@ use serde_json::Value;
 
 use super::places::{Upstream, is_expression};
 
-/// Names with a plural in the `.cfg`, as flags are repeated instead.
+/// Names that are plural in the `.cfg`, where flags are repeated instead.
 const PLURAL: [(&str, &str); 16] = [
     ("email_domains", "email_domain"),
     ("upstreams", "upstream"),
@@ -26,7 +27,7 @@ const PLURAL: [(&str, &str); 16] = [
     ("keycloak_groups", "keycloak_group"),
 ];
 
-/// Where the alpha YAML says what an option says. Upper and lower case are the same there.
+/// The places in the alpha YAML that correspond to options. They are not case-sensitive.
 const ALPHA: [(&str, &str); 35] = [
     ("providers[0].provider", "provider"),
     ("providers[0].clientID", "client_id"),
@@ -65,8 +66,8 @@ const ALPHA: [(&str, &str); 35] = [
     ("server.TLS.Key.fromFile", "tls_key_file"),
 ];
 
-/// What the alpha YAML says where nothing was chosen, as its converter writes it. `false` is such a value too, except where it
-/// stands here otherwise.
+/// The values in the alpha YAML if nothing was chosen, as its converter writes them. `false` is such a value too,
+/// unless listed otherwise here.
 const DEFAULTS: [(&str, &str); 5] = [
     ("providers[0].oidcConfig.audienceClaims", "aud"),
     ("server.TLS.MinVersion", "TLS1.2"),
@@ -75,7 +76,7 @@ const DEFAULTS: [(&str, &str); 5] = [
     ("upstreamConfig.upstreams[].timeout", "30s"),
 ];
 
-/// The same of options, in whichever way they are written.
+/// The same for options, in whichever form they are written.
 const USUAL: [(&str, &str); 5] = [
     ("azure_tenant", "common"),
     ("oidc_email_claim", "email"),
@@ -84,7 +85,7 @@ const USUAL: [(&str, &str); 5] = [
     ("user_id_claim", "email"),
 ];
 
-/// Members of a provider that say nothing of who may sign in: how it is asked, and what its tokens are checked for besides.
+/// Keys of a provider that do not affect who may sign in: how it is queried, and what else its tokens are checked for.
 const HOW: [&str; 9] = [
     "additionalClaims",
     "ADFSConfig",
@@ -104,7 +105,7 @@ pub(super) struct Options {
 }
 
 impl Options {
-    /// Adds what a file says. What it names replaces what was named before.
+    /// Adds the options in a file. They replace those of the same name from earlier files.
     pub fn read(&mut self, text: &str) -> Result<(), String> {
         let lines = || text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
         let is_flags = lines().any(|line| {
@@ -146,52 +147,52 @@ impl Options {
         self.named.remove(name).unwrap_or_default()
     }
 
-    /// The last value.
+    /// Takes the last value.
     pub fn take(&mut self, name: &str) -> Option<String> {
         self.take_all(name).pop()
     }
 
-    /// Puts back what is of another option.
+    /// Puts back values that belong to another option.
     pub fn add(&mut self, name: &str, values: Vec<String>) {
         self.named.entry(name.to_owned()).or_default().extend(values);
     }
 
-    /// What nobody took.
+    /// The options that were not taken.
     pub fn left(&self) -> impl Iterator<Item = &str> {
         self.named.keys().map(String::as_str)
     }
 
-    /// Whether an option that nobody took says something.
+    /// Whether an option that was not taken has a value.
     pub fn says(&self, name: &str) -> bool {
         self.named.get(name).is_some_and(|values| values.iter().any(|value| !value.is_empty()))
     }
 
-    /// Whether one that nobody took is switched on.
+    /// Whether an option that was not taken is switched on.
     pub fn is_on(&self, name: &str) -> bool {
         let last = self.named.get(name).and_then(|values| values.last());
         last.is_some_and(|value| ["1", "t", "true"].iter().any(|on| on.eq_ignore_ascii_case(value)))
     }
 }
 
-/// Whether a value is how an option is switched off.
+/// Whether a value switches an option off.
 pub(super) fn is_off(value: &str) -> bool {
     ["", "0", "f", "false"].iter().any(|off| off.eq_ignore_ascii_case(value))
 }
 
-/// Whether a name of [`Options::left`] is one that a provider in the alpha YAML has for what nobody here knows, and that may say who
-/// signs in there.
+/// Whether a name of [`Options::left`] is an unknown key of a provider in the alpha YAML, and may affect who can sign
+/// in there.
 pub(super) fn may_say_who(name: &str) -> bool {
     let member = name.strip_prefix("providers[0].").map(|rest| rest.split(['.', '[']).next().unwrap_or_default());
     member.is_some_and(|member| !HOW.iter().any(|how| how.eq_ignore_ascii_case(member)))
 }
 
-/// Whether a line is a command that begins with the name of the program, which was another before version 6.
+/// Whether a line is a command that begins with the name of the program, which was a different one before version 6.
 fn names_program(line: &str) -> bool {
     let program = shell_words(line).into_iter().find(|word| word != "exec").unwrap_or_default();
     program.rsplit('/').next().is_some_and(|name| ["oauth2-proxy", "oauth2_proxy"].contains(&name))
 }
 
-/// Whether an option, by its name in the `.cfg` or as a flag, is given many values, between commas too.
+/// Whether an option, by its name in the `.cfg` or as a flag, takes many values, which may also be separated by commas.
 fn is_list(name: &str) -> bool {
     PLURAL.iter().any(|(plural, single)| [*plural, *single].contains(&name))
 }
@@ -213,7 +214,7 @@ fn flags(text: &str) -> Result<Found, String> {
             );
         }
         match entry {
-            // An entry of a list is one word, whatever it holds.
+            // An entry of a list is one word, whatever it contains.
             Some(entry) => words.extend(scalar(entry).map_err(|why| format!("line {number}: {why}"))?),
             None => words.extend(shell_words(line.trim_end_matches('\\'))),
         }
@@ -245,7 +246,7 @@ fn flags(text: &str) -> Result<Found, String> {
     if found.is_empty() { Err("there is no flag in it".to_owned()) } else { Ok(found) }
 }
 
-/// The values of a flag that is a list: between commas, of which those within quotes are part of a value.
+/// Splits the values of a flag that is a list at commas, except commas within quotes.
 fn fields(list: &str) -> Vec<String> {
     let mut is_quoted = false;
     let fields = list.split(|character| {
@@ -255,8 +256,9 @@ fn fields(list: &str) -> Vec<String> {
     fields.map(|field| field.trim_matches(['"', '\'']).to_owned()).collect()
 }
 
-/// An entry of a YAML list, without its quotes and what stands behind it as a comment, of which an entry may be all. What opens a quote
-/// and is no text is refused, as it would pass for no flag and be left out.
+/// Parses an entry of a YAML list without its quotes and without a comment after it; the entry may consist of a comment
+/// alone. An entry that opens a quote and is not a text is refused, because otherwise it would not be recognised as a
+/// flag and be left out.
 fn scalar(entry: &str) -> Result<Option<String>, &'static str> {
     match serde_saphyr::from_str(entry) {
         Ok(Value::String(text)) => Ok(Some(text)),
@@ -269,7 +271,7 @@ fn scalar(entry: &str) -> Result<Option<String>, &'static str> {
     }
 }
 
-/// The words of a line as a shell reads them, without its comment.
+/// Splits a line into words as a shell does, without its comment.
 fn shell_words(line: &str) -> Vec<String> {
     let mut words = Vec::new();
     let mut word: Option<String> = None;
@@ -292,7 +294,7 @@ fn shell_words(line: &str) -> Vec<String> {
 
 fn alpha(text: &str, upstreams: &mut Vec<Upstream>) -> Result<Found, String> {
     const NEITHER: &str = "it is neither flags, nor a `.cfg` (TOML), nor alpha YAML";
-    // A piece of the text may hold a secret.
+    // A snippet of the text may contain a secret.
     let root: Value =
         serde_saphyr::from_str(text).map_err(|error| format!("{NEITHER}: {}", error.without_snippet()))?;
     let Value::Object(root) = root else { return Err(NEITHER.to_owned()) };
@@ -351,8 +353,8 @@ fn upstream(upstream: &Value, found: &mut Found) -> Result<Upstream, String> {
     Ok(Upstream { is_rewritten: has_target || is_expression(&path), path, address, sees_own_host })
 }
 
-/// Everything that is said at a place of the alpha YAML and within: under the name of its option, or where there is none under its
-/// own, so that nothing is left out in silence.
+/// Adds everything at a place of the alpha YAML and below: under the name of its option, or if there is none under its
+/// own name, so that nothing is left out silently.
 fn leaves(place: &str, value: &Value, found: &mut Found) -> Result<(), String> {
     let is_here = |known: &str| known.eq_ignore_ascii_case(place);
     let option = ALPHA.iter().find(|(known, _)| is_here(known)).map(|(_, option)| *option);
@@ -371,14 +373,14 @@ fn leaves(place: &str, value: &Value, found: &mut Found) -> Result<(), String> {
     let name = option.unwrap_or(place);
     match values {
         Some(values) => found.entry(name.to_owned()).or_default().extend(values),
-        // A list of maps, of which only the name is told.
+        // A list of maps, of which only the name is reported.
         None if option.is_none() => drop(found.entry(name.to_owned()).or_default()),
         None => return Err(no_option(place)),
     }
     Ok(())
 }
 
-/// What an option is given; none if no option is given such a thing.
+/// Returns the values of an option; `None` if an option cannot have such a value.
 fn texts(value: &Value) -> Option<Vec<String>> {
     match value {
         Value::String(text) => Some(vec![text.clone()]),
@@ -388,7 +390,7 @@ fn texts(value: &Value) -> Option<Vec<String>> {
     }
 }
 
-/// Without what it is given, which may be a secret.
+/// Reports the name without the value, which may be a secret.
 fn no_option(name: &str) -> String {
-    format!("`{name}` has no value of an option")
+    format!("`{name}` has a value that no option can have")
 }

@@ -1,4 +1,4 @@
-//! Upstreams of oauth2-proxy, and the routes that lead to them here.
+//! The upstreams of oauth2-proxy, and the routes to them here.
 
 use std::borrow::Cow;
 
@@ -7,24 +7,24 @@ use url::Url;
 
 use super::options::{Options, is_off};
 
-/// Under which upstreams are noted whose requests get another path there, or are chosen by an expression.
+/// The note on upstreams whose requests get another path there, or are chosen by an expression.
 const REWRITTEN: &str = "upstreamConfig.rewriteTarget";
 
-/// An upstream of oauth2-proxy, which takes the requests of one path, or of all that begin with it if it ends with a slash. Of
-/// several the longest wins.
+/// An upstream of oauth2-proxy. It takes the requests for one path, or for all paths below it if it ends with a slash.
+/// If several match, the longest path wins.
 #[derive(Debug)]
 pub(super) struct Upstream {
     pub path: String,
-    /// Of a server, of files, or `static://` and a status.
+    /// The address of a server or of files, or `static://` and a status.
     pub address: String,
-    /// Whether the path is an expression, or is another one at the upstream.
+    /// Whether the path is an expression, or is replaced by another one at the upstream.
     pub is_rewritten: bool,
-    /// Whether it sees its own `Host` in place of the client's. None where an option says that of all.
+    /// Whether it sees its own `Host` instead of the client's. `None` if an option decides for all upstreams.
     pub sees_own_host: Option<bool>,
 }
 
 impl Upstream {
-    /// As flags and the `.cfg` name it: by an address, with the path that it takes.
+    /// Creates one as flags and the `.cfg` name it: by an address, with the path that it takes.
     pub fn of_address(address: &str) -> Self {
         let url = Url::parse(address).ok();
         let path = url.as_ref().and_then(|url| match url.scheme() {
@@ -33,12 +33,12 @@ impl Upstream {
             _ => None,
         });
         let path = path.unwrap_or("/").to_owned();
-        // A brace comes encoded.
+        // Braces are encoded.
         let is_rewritten = is_expression(&path) || path.contains("%7B");
         Self { path, address: address.to_owned(), is_rewritten, sees_own_host: None }
     }
 
-    /// The address of its server. None if requests cannot be sent there as they are.
+    /// The address of its server; `None` if requests cannot be sent there unchanged.
     fn server(&self) -> Option<Url> {
         let url = Url::parse(&self.address).ok().filter(|_| !self.is_rewritten)?;
         let mut server = Some(url).filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())?;
@@ -47,12 +47,12 @@ impl Upstream {
         Some(server)
     }
 
-    /// The address as it may be printed.
+    /// The address in a form that may be printed.
     fn shown(&self) -> Cow<'_, str> {
         if !self.address.contains(['@', '?']) {
             return self.address.as_str().into();
         }
-        // What cannot be read has its user and password somewhere.
+        // If it cannot be parsed, it may have a user and password anywhere.
         let Some(mut url) = Url::parse(&self.address).ok().filter(Url::has_host) else {
             return "(an address that cannot be read)".into();
         };
@@ -64,7 +64,7 @@ impl Upstream {
         Url::parse(&self.address).is_ok_and(|url| !url.username().is_empty() || url.password().is_some())
     }
 
-    /// The path as routes and rules name it. None if none of theirs is as narrow.
+    /// The path as routes and rules write it; `None` if none of their forms is as narrow.
     fn pattern(&self) -> Option<String> {
         if self.is_rewritten {
             return refusable(&self.path);
@@ -77,31 +77,31 @@ impl Upstream {
     }
 }
 
-/// oauth2-proxy sends nothing of these.
+/// Removes parts that oauth2-proxy never sends.
 fn without_secrets(url: &mut Url) {
-    // Only an address without a host takes neither, and has neither.
+    // This fails only for an address without a host, which has neither.
     let _ = url.set_username("");
     let _ = url.set_password(None);
     url.set_query(None);
     url.set_fragment(None);
 }
 
-/// Whether a path stands for others than those that begin with it, as one with variables does.
+/// Whether a path stands for other paths than those that begin with it, such as a path with variables.
 pub(super) fn is_expression(path: &str) -> bool {
     path.starts_with('^') || path.contains(['{', '*'])
 }
 
-/// What stands behind.
+/// The upstreams, and what leads to them.
 pub(super) struct Places {
     pub upstreams: Vec<Value>,
     pub routes: Vec<Value>,
-    /// Rules that refuse what would go to another upstream now.
+    /// Rules that refuse requests which would now go to another upstream.
     pub left_out: Vec<Value>,
-    /// Whether nothing does, as an ingress asks about each request and forwards it by itself.
+    /// Whether there is no upstream, because an ingress asks about each request and forwards it itself.
     pub asked: bool,
 }
 
-/// Upstreams, and for each the route that leads there: the path of its address, as oauth2-proxy reads it.
+/// Returns the upstreams, and a route to each: the path of its address, as oauth2-proxy reads it.
 pub(super) fn places(options: &mut Options, host: &str, notes: &mut Vec<String>) -> Places {
     let mut all = std::mem::take(&mut options.upstreams);
     let asked = !all.is_empty() && all.iter().all(|upstream| upstream.address.starts_with("static://2"));
@@ -155,12 +155,12 @@ pub(super) fn places(options: &mut Options, host: &str, notes: &mut Vec<String>)
         let mut note = format!("`{setting}`: the upstream `{address}` at the path `{path}` is left out, as {why}");
         match upstream.pattern().filter(|pattern| pattern != "/*") {
             None if *is_rewritten => note.push_str("; its requests go to other routes that have the path"),
-            // What no longer path takes has no route.
+            // Without a longer path there is no route for these requests.
             None => {}
             Some(pattern) => {
                 let id = format!("left-out-{}", places.left_out.len() + 1);
                 note.push_str(&format!(
-                    "; the rule `{id}` refuses all at `{pattern}`, which would go to another route now"
+                    "; the rule `{id}` refuses all at `{pattern}`, which would now go to another route"
                 ));
                 let is_below = |path: &str| pattern.strip_suffix('*').is_some_and(|start| path.starts_with(start));
                 for (_, name) in served.iter().filter(|(path, _)| is_below(path)) {
@@ -179,8 +179,8 @@ pub(super) fn places(options: &mut Options, host: &str, notes: &mut Vec<String>)
     places
 }
 
-/// What an expression for paths stands for as a rule can name it: one path, or all below the segments that it begins with.
-/// None of an expression with choices, or that begins with something else.
+/// Returns what an expression for paths matches, in a form that a rule can have: one path, or everything below the
+/// segments that it begins with. `None` for an expression with alternatives, or one that begins with something else.
 fn refusable(path: &str) -> Option<String> {
     let path = path.strip_prefix('^').unwrap_or(path);
     let is_plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '/' | '-' | '_');

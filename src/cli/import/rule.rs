@@ -1,4 +1,4 @@
-//! The rule that lets in whom oauth2-proxy let in.
+//! The rule that lets in the people whom oauth2-proxy let in.
 
 use serde_json::{Map, Value, json};
 use url::Url;
@@ -9,10 +9,10 @@ use crate::issuers::presets::is_entra;
 /// Its name.
 pub(super) const RULE: &str = "signed-in";
 
-/// Lets in whose address the provider calls unverified.
+/// Lets in people whose address the provider calls unverified.
 const UNVERIFIED: &str = "insecure_oidc_allow_unverified_email";
 
-/// Settings without a counterpart that say who may sign in: without them everybody of the provider could.
+/// Settings without a counterpart that say who may sign in. Without them, everybody at the provider could.
 const WHO: [&str; 9] = [
     "allowed_group",
     "allowed_role",
@@ -25,17 +25,17 @@ const WHO: [&str; 9] = [
     "keycloak_group",
 ];
 
-/// Who got in, as a rule: everybody whom both the groups and the addresses let in.
+/// Returns the rule for the people who got in: everybody whom both the groups and the addresses let in.
 pub(super) fn rule(
     options: &mut Options,
     provider: &str,
     emails: &[String],
     organisation: Option<&str>,
 ) -> Map<String, Value> {
-    // Each is a role of a group there, which no claim tells as one text.
+    // Each is a role of a group there, which no claim has as one text.
     let mut groups = if provider == "cidaas" { Vec::new() } else { options.take_all("allowed_group") };
     if provider == "keycloak-oidc" {
-        // Roles are among the groups there, and not here.
+        // Roles are among the groups there, but not here.
         let (roles, others): (Vec<_>, Vec<_>) = groups.into_iter().partition(|group| group.starts_with("role:"));
         options.add("allowed_role", roles);
         groups = others;
@@ -58,26 +58,26 @@ pub(super) fn rule(
         rule.insert("when".to_owned(), when.into());
     }
     if lets_in_any(emails) {
-        // The rule says it, or the provider is not asked.
+        // The rule says so, or the provider is not asked.
         options.take_all(UNVERIFIED);
     }
     rule
 }
 
-/// Whether every address does.
+/// Whether every address is let in.
 pub(super) fn lets_in_any(emails: &[String]) -> bool {
     emails.iter().any(|domain| domain == "*")
 }
 
-/// Whom their address lets in, as an expression. None if nobody's is asked for.
+/// Returns the expression for the people whom their address lets in; `None` if no address is asked for.
 fn when(options: &Options, provider: &str, emails: &[String]) -> Option<String> {
     if lets_in_any(emails) {
-        // Of everybody oauth2-proxy still refuses whose address is not verified.
+        // oauth2-proxy still refuses everybody whose address is not verified.
         return match provider {
             "github" | "google" | "login.gov" => Some("has(principal.email)".to_owned()),
             _ if options.is_on(UNVERIFIED) => None,
             "gitlab" => Some("has(principal.email)".to_owned()),
-            // Where the provider does not say whether it is, it counts as verified.
+            // If the provider does not say whether an address is verified, it counts as verified.
             _ => Some("!has(principal.claims.email_verified) || principal.claims.email_verified == true".to_owned()),
         };
     }
@@ -98,18 +98,18 @@ fn when(options: &Options, provider: &str, emails: &[String]) -> Option<String> 
     }
 }
 
-/// Whether the provider may say of an address that it has verified it: Entra ID and AD FS have no `email_verified`.
+/// Whether the provider may say that it has verified an address: Entra ID and AD FS have no `email_verified`.
 pub(super) fn verifies(provider: &str, issuer: &Value) -> bool {
     let address = issuer.get("issuer").and_then(Value::as_str).and_then(|text| Url::parse(text).ok());
     !matches!(provider, "adfs" | "azure" | "entra-id") && !address.is_some_and(|url| is_entra(&url))
 }
 
-/// What says who may sign in, and is in no rule.
+/// Names the settings that say who may sign in and are not in the rule.
 pub(super) fn missing(options: &Options, emails: &[String], notes: &mut Vec<String>) -> Option<String> {
     let mut missing: Vec<&str> =
         options.left().filter(|name| may_say_who(name) || (WHO.contains(name) && options.says(name))).collect();
     if emails.is_empty() {
-        // oauth2-proxy asks for one of both. Beside a domain, the file lets in others besides.
+        // oauth2-proxy requires one of the two. Beside a domain, the file lets in others as well.
         if options.says("authenticated_emails_file") {
             missing.push("authenticated_emails_file");
         } else {
@@ -123,7 +123,7 @@ pub(super) fn missing(options: &Options, emails: &[String], notes: &mut Vec<Stri
     (!named.is_empty()).then(|| named.join(", "))
 }
 
-/// A text of CEL.
+/// Quotes a text for CEL.
 fn quoted(text: &str) -> String {
     Value::from(text).to_string()
 }
