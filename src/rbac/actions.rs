@@ -1,5 +1,5 @@
-//! What may be done while impersonating (constrained impersonation): what the rules that allow can allow. RBAC knows nothing of
-//! bodies, times or people, so that this is wider than the policy, which decides first.
+//! What may be done while impersonating (constrained impersonation): everything that rules can allow. RBAC does not
+//! know bodies, times or people, so this is wider than the policy, which decides first.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -9,15 +9,15 @@ use crate::{config::raw, kubernetes::PolicyRule};
 const READ: [&str; 3] = ["get", "list", "watch"];
 const WRITE: [&str; 5] = ["create", "update", "patch", "delete", "deletecollection"];
 
-/// Sub-resources that a rule on `pods/*` and its like means; RBAC has no such pattern.
+/// The sub-resources that `pods/*` and similar patterns of rules stand for; RBAC has no such pattern.
 const OF_PODS: [&str; 10] =
     ["attach", "binding", "ephemeralcontainers", "eviction", "exec", "log", "portforward", "proxy", "resize", "status"];
 const OF_NAMESPACES: [&str; 2] = ["finalize", "status"];
 const OF_SIGNING_REQUESTS: [&str; 2] = ["approval", "status"];
 const OF_OTHERS: [&str; 3] = ["finalizers", "scale", "status"];
 
-/// Discovery, which every client asks for, and the questions of `kubectl auth`.
-/// What `system:discovery` gives everybody has to be allowed here too.
+/// Discovery, which every client requests, and the questions of `kubectl auth`. What `system:discovery` gives everybody
+/// must be allowed here too.
 const DISCOVERY: [&str; 11] = [
     "/api",
     "/api/*",
@@ -32,11 +32,11 @@ const DISCOVERY: [&str; 11] = [
     "/version/",
 ];
 
-/// The verbs of paths that are no resource: methods, of which these only read.
+/// The verbs of non-resource paths are methods; these only read.
 const READ_URLS: [&str; 3] = ["get", "head", "options"];
 const WRITE_URLS: [&str; 4] = ["post", "put", "patch", "delete"];
 
-/// What the roles are called. One of them is of the whole cluster.
+/// The name of the roles. One of them is for the whole cluster.
 pub(super) const NAME: &str = "doorward-impersonated-actions";
 
 pub(super) fn roles(root: &raw::Root) -> Vec<Bound<'_>> {
@@ -61,7 +61,7 @@ pub(super) fn roles(root: &raw::Root) -> Vec<Bound<'_>> {
     let allows = root.rules.iter().filter(|rule| !matches!(rule.action, raw::Action::Deny)).filter(leads_there);
     for rule in allows {
         let is_on_kubernetes_route = goes(rule, |route| route.kind == raw::RouteKind::Kubernetes);
-        // Where people browse, a rule must name tunnels.
+        // On routes for browsers, a rule must name tunnels.
         let opens_tunnels = goes(rule, |route| {
             route.kind == raw::RouteKind::Kubernetes && !route.schemes.contains(&raw::Scheme::Session)
         });
@@ -80,14 +80,15 @@ fn acting(verb: &str) -> String {
     format!("impersonate-on:user-info:{verb}")
 }
 
-/// The namespaces of a rule; `None` is all.
+/// The namespaces of a rule; `None` stands for all.
 fn namespaces(rule: &raw::Rule) -> Vec<Option<&str>> {
     let listed = rule.on.kubernetes.as_ref().map(|on| on.namespaces.as_slice()).unwrap_or_default();
     let all: Vec<&str> = rule.on.namespace.iter().chain(listed).map(String::as_str).collect();
     if all.is_empty() || all.contains(&"*") { vec![None] } else { all.into_iter().map(Some).collect() }
 }
 
-/// What a rule lets be done. Of a Dashboard's route only paths of resources come to the API server, and what [`DISCOVERY`] has.
+/// Returns what a rule allows. On a route of a Dashboard, only resource paths and those in [`DISCOVERY`] reach the API
+/// server.
 fn actions(rule: &raw::Rule, is_on_kubernetes_route: bool, opens_tunnels: bool) -> Vec<PolicyRule> {
     let all = raw::OnKubernetes::default();
     let runs = raw::OnKubernetes {
@@ -109,10 +110,10 @@ fn actions(rule: &raw::Rule, is_on_kubernetes_route: bool, opens_tunnels: bool) 
     let verbs = verbs(&on.verbs, &rule.on.methods);
     let names = if on.names.iter().any(|name| name == "*") { Vec::new() } else { on.names.clone() };
     let is_of_resources = !on.resources.is_empty() || on.non_resource_urls.is_empty();
-    // All of them are of pods, nodes or services, which the core group has, and none is of a run.
+    // All of them belong to pods, nodes or services, which are in the core group, and none to a run.
     let is_of_core = rule.on.run.is_none() && groups.iter().any(|group| group.is_empty() || group == "*");
     let is_of_tunnels = opens_tunnels && is_of_resources && is_of_core && plain.iter().any(|resource| resource == "*");
-    // To the policy they are a create whatever the method, and to a role each method has its verb.
+    // The policy takes them for a create, whatever the method; a role has a verb for each method.
     if is_of_tunnels && among(&on.verbs, &READ, &WRITE).any(|verb| verb == "create") {
         let needed = ["get", "create"].into_iter().filter(|verb| is_asked_by(verb, &rule.on.methods));
         if needed.map(acting).any(|verb| !verbs.contains(&verb)) {
@@ -129,8 +130,8 @@ fn actions(rule: &raw::Rule, is_on_kubernetes_route: bool, opens_tunnels: bool) 
         });
     }
     if !tunnels.is_empty() {
-        // A WebSocket is a GET, and SPDY a POST. From 1.35 a WebSocket must be allowed as a create too (kubernetes/kubernetes#133515), but
-        // that is asked of the person alone.
+        // A WebSocket is a GET, and SPDY a POST. From 1.35 on, a WebSocket must be allowed as a create too
+        // (kubernetes/kubernetes#133515), but that is checked for the person alone.
         let verbs = ["get", "create"].map(acting).to_vec();
         actions.push(PolicyRule { groups, resources: tunnels, resource_names: names, verbs, ..PolicyRule::default() });
     }
@@ -142,8 +143,8 @@ fn actions(rule: &raw::Rule, is_on_kubernetes_route: bool, opens_tunnels: bool) 
     actions
 }
 
-/// The paths that are no resource which a rule is about: those that it names, or all where it names nothing that only resources have.
-/// They are in no namespace.
+/// Returns the non-resource paths that a rule is about: those that it names, or all if it names nothing that only
+/// resources have. They are in no namespace.
 fn urls(rule: &raw::Rule, on: &raw::OnKubernetes) -> Vec<String> {
     let is_of_resources = rule.on.run.is_some()
         || rule.on.namespace.is_some()
@@ -151,7 +152,7 @@ fn urls(rule: &raw::Rule, on: &raw::OnKubernetes) -> Vec<String> {
     match (on.non_resource_urls.as_slice(), rule.on.paths.as_slice()) {
         ([], _) if is_of_resources => Vec::new(),
         ([], []) => vec!["*".to_owned()],
-        // A path with all below it is one path more to Kubernetes.
+        // To Kubernetes, a path is not among the paths below it.
         ([], paths) => {
             let above = paths.iter().filter_map(|path| path.strip_suffix("/*")).filter(|above| !above.is_empty());
             above.map(str::to_owned).chain(paths.iter().cloned()).collect()
@@ -160,7 +161,7 @@ fn urls(rule: &raw::Rule, on: &raw::OnKubernetes) -> Vec<String> {
     }
 }
 
-/// What the API server is asked for where runs are made, ended or changed.
+/// Returns what the API server is asked for when runs are created, ended or changed.
 fn of_runs(run: Option<&raw::OnRun>) -> Vec<String> {
     let does = run.map(|run| run.does.as_slice()).unwrap_or_default();
     let creates = does.is_empty() || does.iter().any(|intent| intent.makes_a_run());
@@ -192,7 +193,7 @@ fn url_verbs(named: &[String], methods: &[String]) -> Vec<String> {
     all.filter(|verb| is_asked(verb)).map(acting).collect()
 }
 
-/// Those of these verbs that a rule names, by themselves or as `read` and `write`.
+/// Returns those of these verbs that a rule names, by themselves or as `read` and `write`.
 fn among<'a>(
     named: &'a [String],
     reads: &'static [&'static str],
@@ -205,7 +206,7 @@ fn among<'a>(
     of(reads, "read").chain(of(writes, "write"))
 }
 
-/// Patterns of resources in the form of RBAC, which has `*` and `*/sub` alone.
+/// Returns patterns of resources in the form of RBAC, which has only `*` and `*/sub`.
 fn resources(named: &[String]) -> Vec<String> {
     if named.is_empty() {
         return vec!["*".to_owned()];

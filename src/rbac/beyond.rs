@@ -1,4 +1,5 @@
-//! Rights that nothing in the configuration needs. Whoever takes Doorward over has them too, so that one too many is worth a word.
+//! Rights that nothing in the configuration needs. Somebody who takes over Doorward has them too, so each is worth a
+//! warning.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,7 +13,8 @@ use crate::{
     kubernetes::{PolicyRule, access_review::Access},
 };
 
-/// What reaches far and may be allowed by an authorizer that lists no rules. Verb, API group, resource with its sub-resource, name.
+/// Far-reaching rights that may be allowed by an authorizer that lists no rules. Verb, API group, resource with its
+/// sub-resource, name.
 const FAR_REACHING: [(&str, &str, &str, &str); 14] = [
     ("*", "*", "*", ""),
     ("impersonate", "", "groups", "system:masters"),
@@ -30,11 +32,11 @@ const FAR_REACHING: [(&str, &str, &str, &str); 14] = [
     ("escalate", "rbac.authorization.k8s.io", "clusterroles", ""),
 ];
 
-/// In place of rights that nothing needs because of the classic form, as taking these away would leave the wide half.
+/// Replaces rights that nothing needs because the classic form is in use: removing those would leave the wide form.
 const UNDONE: &str = "act by roles of the constrained form, which the classic one undoes (apply what `doorward rbac --form constrained`, \
                       with its other options as before, prints, or delete these roles to stay with the classic form)";
 
-/// What reaches far and is not needed at the upstream `server`, to be asked for everywhere at once.
+/// Returns the far-reaching rights that are not needed at the upstream `server`, to be asked about everywhere at once.
 pub fn far_reaching(root: &raw::Root, server: &str, form: Form) -> Vec<Access> {
     let needed = needed(root, server, form);
     let all = FAR_REACHING.iter().map(|(verb, group, resource, name)| {
@@ -51,8 +53,8 @@ pub fn far_reaching(root: &raw::Root, server: &str, form: Form) -> Vec<Access> {
     all.filter(|far| !everywhere.include(&Right::from(far))).collect()
 }
 
-/// What Doorward may do and nothing needs at the upstream `server`, as people say it, each once and the widest alone: of the rules
-/// that the API server lists in each of [`namespaces`], and of what reaches far and it says yes to.
+/// Describes what Doorward may do and nothing needs at the upstream `server`, each right once and only the widest: from
+/// the rules that the API server lists in each of [`namespaces`], and from the far-reaching rights that it confirms.
 pub fn beyond(
     root: &raw::Root,
     server: &str,
@@ -91,7 +93,8 @@ pub fn beyond(
     undone.into_iter().chain(listed).chain(further).collect()
 }
 
-/// The namespaces in which it is worth to look for rights: those where Doorward needs some, and one that stands for all others.
+/// Returns the namespaces in which rights should be looked up: those where Doorward needs some, and one that represents
+/// all others.
 pub fn namespaces(root: &raw::Root, server: &str) -> Vec<String> {
     let needed = [Form::Classic, Form::Constrained].map(|form| needed(root, server, form));
     let named = needed.into_iter().flat_map(|needed| needed.within.into_keys());
@@ -114,7 +117,7 @@ fn needed(root: &raw::Root, server: &str, form: Form) -> Needed {
         };
         of.extend(role.rules.iter().flat_map(Right::of));
     }
-    // By the same account, where `token_review.bearer` is Doorward's own token.
+    // By the same account, if `token_review.bearer` is Doorward's own token.
     let mut reviews = root.issuers.iter().filter_map(|issuer| issuer.token_review.as_ref());
     if reviews.any(|review| review.upstream == server) {
         needed.everywhere.extend(Right::of(&PolicyRule::new(

@@ -1,4 +1,4 @@
-//! What a cluster has, held against what the configuration needs of it.
+//! Compares what a cluster has with what the configuration needs.
 
 use std::{collections::BTreeSet, fmt};
 
@@ -13,7 +13,7 @@ use crate::{
     kubernetes::{Named, listed::List},
 };
 
-/// What is not as the configuration needs it.
+/// A difference from what the configuration needs.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Difference {
     /// Something does not work.
@@ -47,7 +47,7 @@ impl Changes {
     }
 }
 
-/// From the objects that one configuration needs to those of another.
+/// Returns the difference between the objects that two configurations need.
 pub fn changes(
     before: &raw::Root,
     after: &raw::Root,
@@ -66,8 +66,9 @@ pub fn changes(
 }
 
 impl Form {
-    /// The form that a cluster has, from a list as [`compare`] takes. Where the classic one was applied over the constrained one, which
-    /// undoes it, a role is left that the classic one does not have: it is still the constrained one that is meant.
+    /// Returns the form that a cluster has, from a list as [`compare`] takes it. If the classic form was applied over
+    /// the constrained one, which undoes it, a role is left that the classic form does not have: the constrained form
+    /// is still the intended one.
     pub fn in_list(list: &[u8]) -> Result<Self, serde_json::Error> {
         let List::<Object> { items: there } = serde_json::from_slice(list)?;
         let acts =
@@ -76,8 +77,8 @@ impl Form {
     }
 }
 
-/// Compares with the roles and bindings of a cluster: a `v1` `List` in JSON, as `kubectl get` writes it. Objects of other kinds
-/// are passed over.
+/// Compares with the roles and bindings of a cluster: a `v1` `List` in JSON, as `kubectl get` writes it. Objects of
+/// other kinds are ignored.
 pub fn compare(
     root: &raw::Root,
     form: Form,
@@ -114,7 +115,8 @@ pub fn compare(
     Ok(differences)
 }
 
-/// A binding that the configuration does not need: what it gives an account of Doorward's, and whom it gives what is that account's alone.
+/// Reports a binding that the configuration does not need: what it gives to an account of Doorward's, and to whom it
+/// gives what only that account should have.
 fn foreign(
     other: &Object,
     role: &RoleRef,
@@ -168,7 +170,7 @@ fn bindings(need: &Object, found: &Object, differences: &mut Vec<Difference>) {
 }
 
 impl Object {
-    /// Whether it is the role of a binding.
+    /// Whether it is the role that a binding refers to.
     fn is_bound_by(&self, binding: &Self, role: &RoleRef) -> bool {
         self.kind == role.kind
             && self.metadata.name == role.name

@@ -1,4 +1,4 @@
-//! Whom Doorward may impersonate.
+//! The users and groups that Doorward may impersonate.
 
 use std::collections::BTreeMap;
 
@@ -8,8 +8,8 @@ use crate::{
     kubernetes::{PolicyRule, impersonation::EXTRAS},
 };
 
-/// Any user, and no group but those that grants give. User names come from the issuers' templates, which RBAC cannot describe;
-/// `system:` names are refused by Doorward itself.
+/// Allows any user, and only the groups that grants give. User names come from the templates of issuers, which RBAC
+/// cannot describe; Doorward itself refuses `system:` names.
 pub(super) fn role(root: &raw::Root, form: Form) -> Bound<'static> {
     let (core, verb) = match form {
         Form::Classic => ("", "impersonate"),
@@ -17,7 +17,7 @@ pub(super) fn role(root: &raw::Root, form: Form) -> Bound<'static> {
     };
     let mut rules = vec![PolicyRule::new(&[core], &["users"], &[verb])];
     let names: Vec<String> = groups(root).into_iter().map(str::to_owned).collect();
-    // An empty list of names would be all names.
+    // An empty list of names would mean all names.
     if !names.is_empty() {
         rules.push(PolicyRule { resource_names: names, ..PolicyRule::new(&[core], &["groups"], &[verb]) });
     }
@@ -26,8 +26,8 @@ pub(super) fn role(root: &raw::Root, form: Form) -> Bound<'static> {
     Bound::new("doorward-impersonator", None, rules)
 }
 
-/// What Doorward does as itself: it reviews tokens, reads Triggers, watches runs and pods, and asks for the tokens of accounts that
-/// impersonate, where the configuration says so.
+/// Returns the roles for what Doorward does as itself: it reviews tokens, reads Triggers, watches runs and pods, and
+/// requests tokens of accounts that impersonate, if the configuration says so.
 pub(super) fn as_itself(root: &raw::Root) -> Vec<Bound<'_>> {
     let mut rules = Vec::new();
     if root.issuers.iter().any(|issuer| issuer.token_review.is_some()) {
@@ -46,7 +46,7 @@ pub(super) fn as_itself(root: &raw::Root) -> Vec<Bound<'_>> {
     all.into_iter().chain(in_namespaces.into_iter().map(|(namespace, rules)| reader(Some(namespace), rules))).collect()
 }
 
-/// Where tasks get tokens: in each of the namespaces, or everywhere.
+/// Returns the roles for clusters whose tasks get tokens: in each of the namespaces, or everywhere.
 pub(super) fn lookers_up_of_tasks(exchanged: &raw::Exchanged) -> Vec<Bound<'_>> {
     let rules = vec![
         PolicyRule::new(&[""], &["pods"], &["get", "list", "watch"]),
@@ -55,7 +55,7 @@ pub(super) fn lookers_up_of_tasks(exchanged: &raw::Exchanged) -> Vec<Bound<'_>> 
     in_each(&exchanged.namespaces, &rules)
 }
 
-/// Where rules look at the service accounts of Triggers.
+/// Returns the role that is needed if rules look at the service accounts of Triggers.
 pub(super) fn trigger_reader(root: &raw::Root) -> Option<Bound<'_>> {
     let looks_at_accounts =
         |rule: &raw::Rule| rule.on.trigger.as_ref().is_some_and(|trigger| !trigger.service_accounts.is_empty());
@@ -63,7 +63,7 @@ pub(super) fn trigger_reader(root: &raw::Root) -> Option<Bound<'_>> {
     root.rules.iter().any(looks_at_accounts).then(|| reader(None, vec![rule]))
 }
 
-/// Where tokens of service accounts are asked for, each beside the upstream that is asked.
+/// Returns the roles for requesting tokens of service accounts, each with the upstream that is asked.
 pub(super) fn requesters(root: &raw::Root) -> Vec<(&str, Bound<'_>)> {
     let accounts = root.upstreams.iter().filter_map(raw::Upstream::requested_account);
     let requester = |account: &'_ raw::RequestedAccount| PolicyRule {
@@ -75,7 +75,7 @@ pub(super) fn requesters(root: &raw::Root) -> Vec<(&str, Bound<'_>)> {
         .collect()
 }
 
-/// In each of the namespaces, or everywhere.
+/// Returns the roles for watching runs: in each of the namespaces, or everywhere.
 pub(super) fn watchers_of_runs(runs: &raw::Runs) -> Vec<Bound<'_>> {
     let rule = PolicyRule::new(&["tekton.dev"], &["pipelineruns", "taskruns"], &["list", "watch"]);
     in_each(&runs.namespaces, &[rule])

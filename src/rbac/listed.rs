@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::{Account, RBAC};
 use crate::kubernetes::{Named, PolicyRule, access_review::Access, listed::Metadata};
 
-/// A role or a binding, as far as it counts here.
+/// The fields of a role or a binding that are used here.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(super) struct Object {
@@ -50,7 +50,7 @@ impl fmt::Display for Object {
 }
 
 impl PolicyRule {
-    /// Whether it lets this be done, with any name or with those that it lists (`evaluation_helpers.go` of Kubernetes).
+    /// Whether it allows this, with any name or with those that it lists (`evaluation_helpers.go` of Kubernetes).
     pub(super) fn allows(&self, access: &Access) -> bool {
         let has = |list: &[String], wanted: &str| list.iter().any(|entry| entry == "*" || entry == wanted);
         let resource = |entry: &String| match &*access.subresource {
@@ -66,7 +66,7 @@ impl PolicyRule {
     }
 }
 
-/// Whether a subject is this account: by its own name, or as one of those of a group that it is in.
+/// Whether a subject includes this account: by its own name, or as a group that it belongs to.
 pub(super) fn is_account(subject: &Named, account: &Account) -> bool {
     let Account { namespace, name } = account;
     match subject.kind.as_str() {
@@ -78,7 +78,7 @@ pub(super) fn is_account(subject: &Named, account: &Account) -> bool {
     }
 }
 
-/// Whether all accounts of a cluster are among those that a subject is.
+/// Whether a subject includes all accounts of a cluster.
 pub(super) fn is_of_everybody(subject: &Named) -> bool {
     subject.kind == "Group" && matches!(subject.name.as_str(), "system:authenticated" | "system:serviceaccounts")
 }

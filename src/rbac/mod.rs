@@ -1,19 +1,19 @@
-//! What Doorward's configuration needs of Kubernetes RBAC: the least right to impersonate, and the roles of Tekton that grants
-//! speak of.
+//! What Doorward's configuration needs from Kubernetes RBAC: the minimum rights to impersonate, and the Tekton roles
+//! that grants give.
 //!
 //! | file | holds |
 //! |---|---|
 //! | `impersonation` | who may be impersonated, in the classic and in the constrained form |
 //! | `actions` | what may be done while impersonating, from the rules (constrained form only) |
-//! | `own` | the same, and what Doorward reads, one right at a time, for questions to an API server |
+//! | `own` | these rights and what Doorward reads, one right at a time, as an API server can be asked |
 //! | `tekton` | the roles that people, bots and agents get by their groups |
-//! | `beyond` | what an API server lets Doorward do that nothing needs |
-//! | `right` | one verb on one thing, and whether another includes it |
+//! | `beyond` | rights that an API server gives Doorward and nothing needs |
+//! | `right` | one verb on one thing, and whether another right includes it |
 //! | `listed` | roles and bindings as a cluster lists them |
-//! | `compare` | what a cluster has, held against all that |
-//! | `who` | whom a cluster lets do something |
-//! | `start` | how somebody comes by a run, by those |
-//! | `past` | whom a cluster lets start runs, and who of them goes past Doorward |
+//! | `compare` | what a cluster has, compared with what is needed |
+//! | `who` | whom a cluster allows to do something |
+//! | `start` | the rights by which somebody can start a run |
+//! | `past` | whom a cluster allows to start runs, and who of them goes past Doorward |
 
 mod actions;
 mod beyond;
@@ -42,37 +42,39 @@ pub use self::{
 };
 use crate::{config::raw, kubernetes::PolicyRule};
 
-/// How messages name what is to be applied. Without its options the command prints the classic form, which undoes the constrained one
-/// where that is applied, and for the account `doorward/doorward`.
+/// How messages name the roles to apply. Without its earlier options, the command prints the classic form, which undoes
+/// an applied constrained form, and for the account `doorward/doorward`.
 pub const PRINTS: &str = "`doorward rbac`, with the same options as before (`--form` too), prints";
 
-/// How impersonation is allowed. Never both: the classic right is what an API server falls back to, and undoes the constraint.
+/// How impersonation is allowed. Never both: an API server falls back to the classic right, which undoes the
+/// constraint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
 pub enum Form {
     /// The verb `impersonate`, for all API servers.
     Classic,
-    /// Constrained impersonation (KEP-5284), on by default from Kubernetes 1.36: besides whom, it says what may be done as them.
+    /// Constrained impersonation (KEP-5284), on by default from Kubernetes 1.36: it limits not only who may be
+    /// impersonated, but also what may be done then.
     Constrained,
 }
 
-/// A service account, such as the one that Doorward is at the API server.
+/// A service account, such as Doorward's at the API server.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {
     pub namespace: String,
     pub name: String,
 }
 
-/// Who Doorward is at an API server, which may be one account.
+/// Doorward's accounts at an API server, which may be the same.
 #[derive(Clone, Copy, Debug)]
 pub struct Accounts<'a> {
-    /// At the upstreams to which it sends requests of people, but for those of which the configuration says it.
+    /// At upstreams to which it sends requests of people, unless the configuration names another account for one.
     pub impersonator: &'a Account,
-    /// At those where it looks for itself: at runs, pods and Triggers.
+    /// At upstreams where it reads on its own behalf: runs, pods and Triggers.
     pub reader: &'a Account,
 }
 
 impl Accounts<'_> {
-    /// All that impersonate, each once.
+    /// All accounts that impersonate, each once.
     fn impersonators(self, root: &raw::Root) -> Vec<Account> {
         let mut all = Vec::new();
         for server in own::servers(root) {
@@ -94,7 +96,7 @@ impl Accounts<'_> {
         all
     }
 
-    /// All of them, each once.
+    /// All accounts, each once.
     fn each(self, root: &raw::Root) -> Vec<Account> {
         let mut all = self.impersonators(root);
         if !all.contains(self.reader) {
@@ -104,14 +106,14 @@ impl Accounts<'_> {
     }
 }
 
-/// Who gets a role.
+/// A subject that gets a role.
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Subject<'a> {
     Account(&'a Account),
     Group(&'a str),
 }
 
-/// A role of an account of Doorward's own, bound in one namespace or everywhere.
+/// A role of one of Doorward's accounts, bound in one namespace or everywhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Bound<'a> {
     name: &'static str,
@@ -119,7 +121,7 @@ struct Bound<'a> {
     rules: Vec<PolicyRule>,
 }
 
-/// All objects, as YAML for `kubectl apply -f -`.
+/// Returns all objects, as YAML for `kubectl apply -f -`.
 pub fn manifest(root: &raw::Root, form: Form, accounts: Accounts<'_>) -> Result<String, serde_saphyr::ser::Error> {
     let mut yaml = String::new();
     for object in objects(root, form, accounts) {
@@ -168,7 +170,7 @@ struct Metadata {
     labels: Labels,
 }
 
-/// By these `kubectl apply --prune` finds what a later configuration no longer needs.
+/// `kubectl apply --prune` uses these to find what a later configuration no longer needs.
 #[derive(Debug, Serialize)]
 struct Labels {
     #[serde(rename = "app.kubernetes.io/managed-by")]
@@ -201,7 +203,7 @@ impl<'a> Bound<'a> {
         Self { name, namespace, rules: right::without_repeats(rules) }
     }
 
-    /// The role, and what binds it to those accounts.
+    /// Returns the role, and the binding to those accounts.
     fn objects(self, accounts: &[Account]) -> [Object; 2] {
         let Self { name, namespace, rules } = self;
         let kind = if namespace.is_some() { "Role" } else { "ClusterRole" };
@@ -214,7 +216,7 @@ fn role(kind: &'static str, name: &str, namespace: Option<&str>, rules: Vec<Poli
     Object { rules: Some(rules), ..object(kind, name, namespace) }
 }
 
-/// Binds a role of `kind`: everywhere, or in one namespace.
+/// Returns the binding of a role of `kind`: everywhere, or in one namespace.
 fn binding(kind: &'static str, role: &str, name: &str, namespace: Option<&str>, subjects: &[Subject<'_>]) -> Object {
     let binding = if namespace.is_some() { "RoleBinding" } else { "ClusterRoleBinding" };
     Object {

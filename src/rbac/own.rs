@@ -1,4 +1,4 @@
-//! What Doorward needs to be allowed as itself, one right at a time, as an API server can be asked.
+//! The rights that Doorward's own accounts need, one at a time, as an API server can be asked about them.
 
 use std::{
     collections::{BTreeSet, HashSet},
@@ -11,14 +11,14 @@ use crate::{
     kubernetes::{PolicyRule, access_review::Access},
 };
 
-/// A right, and at which upstream it is needed.
+/// A right, and the upstream at which it is needed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct OwnRight {
     pub upstream: String,
     pub access: Access,
 }
 
-/// All of them, each once. What token reviews need is not among them: they have a credential of their own.
+/// Returns all of them, each once. Those for token reviews are left out, because these have a credential of their own.
 pub fn own_rights(root: &raw::Root, form: Form) -> Vec<OwnRight> {
     let mut seen = HashSet::new();
     let mut rights: Vec<OwnRight> = Vec::new();
@@ -33,7 +33,7 @@ pub fn own_rights(root: &raw::Root, form: Form) -> Vec<OwnRight> {
     rights
 }
 
-/// Those of them to impersonate the groups that grants give.
+/// Returns those for impersonating the groups that grants give.
 pub fn group_rights(root: &raw::Root, form: Form) -> Vec<OwnRight> {
     let role = impersonation::role(root, form);
     let rules = role.rules.iter().filter(|rule| rule.resources.iter().any(|resource| resource == "groups"));
@@ -45,19 +45,20 @@ pub fn group_rights(root: &raw::Root, form: Form) -> Vec<OwnRight> {
     servers(root).into_iter().flat_map(at).collect()
 }
 
-/// The API servers at which Doorward impersonates.
+/// Returns the API servers at which Doorward impersonates.
 pub(super) fn servers(root: &raw::Root) -> BTreeSet<&str> {
     let reached = root.routes.iter().filter(|route| route.reaches_kubernetes());
     reached.map(|route| route.kubernetes.as_deref().unwrap_or(route.upstream.as_str())).collect()
 }
 
-/// The first upstream at which Doorward impersonates and looks for itself, so that it is one account for both.
+/// Returns the first upstream at which Doorward both impersonates and reads on its own behalf, so that it has one
+/// account for both.
 pub fn shared_upstream(root: &raw::Root) -> Option<&str> {
     let servers = servers(root);
     readers(root).into_iter().map(|(server, _)| server).find(|server| servers.contains(server))
 }
 
-/// Each of the roles that `doorward rbac` prints, beside the upstream that it is for.
+/// Returns each role that `doorward rbac` prints, with the upstream that it is for.
 pub(super) fn own_roles(root: &raw::Root, form: Form) -> Vec<(&str, Bound<'_>)> {
     let mut roles = Vec::new();
     for server in servers(root) {
@@ -70,7 +71,7 @@ pub(super) fn own_roles(root: &raw::Root, form: Form) -> Vec<(&str, Bound<'_>)> 
     roles
 }
 
-/// Those of them by which it looks for itself.
+/// Returns the roles by which it reads on its own behalf.
 fn readers(root: &raw::Root) -> Vec<(&str, Bound<'_>)> {
     let mut roles = Vec::new();
     if let Some(runs) = &root.runs {

@@ -1,4 +1,4 @@
-//! Whom a cluster lets start runs of Tekton in a namespace, and who of them goes past Doorward.
+//! Whom a cluster allows to start Tekton runs in a namespace, and who of them goes past Doorward.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -19,7 +19,7 @@ use crate::{
     tekton::{dashboard::is_subdomain, listener_accounts},
 };
 
-/// What one binding lets a subject do that leads to a run.
+/// Something that leads to a run and that one binding allows a subject to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Way {
     pub subject: Named,
@@ -27,58 +27,59 @@ pub struct Way {
     pub may: Vec<String>,
     pub binding: Named,
     pub role: Named,
-    /// Why it is as it should be. `None`: nothing in the configuration or in Tekton asks for it.
+    /// Why it is as it should be; `None` if nothing in the configuration or in Tekton requires it.
     pub expected: Option<String>,
-    /// What the name of the subject does not tell.
+    /// What the name of the subject does not say.
     pub note: Option<String>,
 }
 
-/// Whom a cluster lets start runs in a namespace.
+/// The subjects that a cluster allows to start runs in a namespace.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Past {
-    /// For each group that grants give, what lets its members create runs. Through Doorward they need it.
+    /// For each group that grants give, the ways in which its members may create runs. They need one to create runs
+    /// through Doorward.
     pub by_group: BTreeMap<String, Vec<Way>>,
-    /// Everybody else: they need no rule.
+    /// All other subjects: they need no rule.
     pub past: Vec<Way>,
-    /// Bindings there whose roles are not in the list.
+    /// Bindings in that namespace whose roles are not in the list.
     pub dangling: Vec<Dangling>,
-    /// Kinds of which the list has nothing, so that it is not whole.
+    /// Kinds that are missing from the list, which is therefore incomplete.
     pub lacks: Vec<&'static str>,
 }
 
-/// Of a way that is not asked about as the making of a run is.
+/// The note on a group that grants give, if the right is not that to create runs.
 const GRANTED: &str = "a group that grants give: through Doorward a rule must allow this too";
 
-/// Everybody who is not anonymous. Whom Doorward impersonates is among them.
+/// Everybody who is not anonymous, including the users that Doorward impersonates.
 const AUTHENTICATED: &str = "system:authenticated";
 
-/// Who in a cluster has to start runs whatever the configuration says.
+/// The installed parts that must be able to start runs in a cluster, whatever the configuration says.
 #[derive(Clone, Copy, Debug)]
 pub struct Installed<'a> {
-    /// The service account that Doorward is there.
+    /// Doorward's service account.
     pub doorward: &'a Account,
     /// The namespace of Tekton's controllers.
     pub tekton: &'a str,
 }
 
-/// Looks for them in a list of `kubectl get clusterroles,clusterrolebindings,roles,rolebindings -A -o json`. With ServiceAccounts,
-/// EventListeners and Triggers in it, it tells what accounts are for, and which are not there.
+/// Finds them in the output of `kubectl get clusterroles,clusterrolebindings,roles,rolebindings -A -o json`. With
+/// ServiceAccounts, EventListeners and Triggers in it, the result says what accounts are for, and which do not exist.
 pub fn ways(list: &[u8], root: &raw::Root, installed: Installed<'_>, namespace: &str) -> serde_json::Result<Past> {
     Ok(Search::read(list, root, installed)?.within(namespace))
 }
 
-/// Who may start runs and is not expected to, and in which of the namespaces where the list has something of Tekton's or the
-/// configuration speaks of.
+/// The subjects that may unexpectedly start runs, and in which namespaces. Namespaces are those where the list has
+/// objects of Tekton, and those that the configuration names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Strays {
     pub ways: Vec<(Way, Vec<String>)>,
-    /// Kinds of which the list has nothing, as in [`Past`].
+    /// Kinds that are missing from the list, as in [`Past`].
     pub lacks: Vec<&'static str>,
-    /// How many namespaces were looked at.
+    /// The number of namespaces that were examined.
     pub namespaces: usize,
 }
 
-/// [`ways`] for all namespaces that count.
+/// [`ways`] for all of these namespaces.
 pub fn strays(list: &[u8], root: &raw::Root, installed: Installed<'_>) -> serde_json::Result<Strays> {
     let search = Search::read(list, root, installed)?;
     let mut strays: Vec<(Way, Vec<String>)> = Vec::new();
@@ -114,9 +115,9 @@ struct Search<'a> {
     cluster: Cluster,
     others: Others,
     granted: BTreeSet<&'a str>,
-    /// Doorward's own.
+    /// Doorward's own accounts.
     accounts: Vec<(&'a str, &'a str)>,
-    /// The namespace of Tekton's.
+    /// The namespace of Tekton.
     tekton: &'a str,
 }
 
@@ -161,12 +162,12 @@ impl<'a> Search<'a> {
     }
 }
 
-/// What a list tells of accounts besides their rights.
+/// What a list says about accounts besides their rights.
 #[derive(Default)]
 struct Others {
-    /// All, if there are any in the list.
+    /// All accounts, if there are any in the list.
     accounts: BTreeSet<(String, String)>,
-    /// What an account makes runs for.
+    /// What an account creates runs for.
     uses: BTreeMap<(String, String), BTreeSet<Use>>,
     listening: Listening,
 }
@@ -175,7 +176,7 @@ struct Others {
 struct Use {
     /// `EventListener ci/build`
     of: Named,
-    /// Why its deliveries come through Doorward, as far as the configuration tells.
+    /// Why its deliveries come through Doorward, as far as the configuration shows.
     through: Option<String>,
 }
 
@@ -224,7 +225,7 @@ impl Others {
                 _ => {}
             }
         }
-        // Which of them selects a Trigger is not looked for.
+        // It is not determined which of them selects a Trigger.
         let is_each = !is_behind_route.is_empty() && is_behind_route.iter().all(|is_behind| *is_behind);
         let through = is_each.then(|| "set off by EventListeners that are all behind routes".to_owned());
         for (account, of) in of_triggers {
@@ -233,7 +234,7 @@ impl Others {
         Ok(others)
     }
 
-    /// Why a subject should have a right, and what else is to be known of it.
+    /// Returns why a subject should have a right, and what else is known about it.
     fn judge(
         &self,
         right: Right,
@@ -261,13 +262,13 @@ impl Others {
             return expected("a part of Kubernetes, as it is installed");
         }
         let Some((namespace, name)) = account_of(subject) else {
-            let what = "whoever has this name at the API server; who gets it through Doorward needs a rule too";
+            let what = "anybody who has this name at the API server; those who get it through Doorward need a rule too";
             let is_asked_here = !matches!(right, Right::BeAccount | Right::BePerson);
             return if is_asked_here { noted(what) } else { (None, None) };
         };
         if doorward.contains(&(namespace, name)) {
             return match right {
-                Right::BePerson => expected("Doorward itself, which acts as those whom it let in"),
+                Right::BePerson => expected("Doorward itself, which impersonates the people that it let in"),
                 _ => noted("Doorward itself, which needs no such right: see `doorward rbac --check`"),
             };
         }
@@ -298,7 +299,7 @@ impl Others {
     }
 }
 
-/// The service accounts of Tekton as it is installed, with what each is bound to and why.
+/// The service accounts of an installed Tekton, with what each is bound to and why.
 const TEKTON: [(&str, Right, &str); 10] = [
     ("tekton-pipelines-controller", Right::Create, "Tekton's own controller, which makes the runs of pipelines"),
     ("tekton-pipelines-controller", Right::UseAccount, "Tekton's own controller, which makes the pods of runs"),
@@ -323,28 +324,29 @@ const TEKTON: [(&str, Right, &str); 10] = [
     (
         "tekton-triggers-core-interceptors",
         Right::Define,
-        "Tekton's own interceptors, which tell their authority in their ClusterInterceptors",
+        "Tekton's own interceptors, which write their authority into their ClusterInterceptors",
     ),
-    (RESOLVERS, Right::UseAccount, "Tekton's own resolvers, which read the secrets of where tasks and pipelines are"),
+    (RESOLVERS, Right::UseAccount, "Tekton's own resolvers, which read the secrets for sources of tasks and pipelines"),
 ];
 
 const RESOLVERS: &str = "tekton-pipelines-resolvers";
 
-/// Why an account of Tekton's has a right by this binding. What somebody gave it besides is by a binding or a role of another name.
+/// Returns why an account of Tekton's has a right by this binding. Other rights that somebody gave it come from a
+/// binding or a role of another name.
 fn of_tekton(
     tekton: &str,
     (namespace, name): (&str, &str),
     right: Right,
     (binding, role): (&Named, &Named),
 ) -> Option<&'static str> {
-    // A release of Tekton has its resolvers in a namespace beside that of the others, and Tekton's operator puts all into one.
+    // A release of Tekton has its resolvers in a separate namespace, while Tekton's operator puts everything into one.
     let is_there = namespace == tekton || (name == RESOLVERS && namespace.strip_suffix("-resolvers") == Some(tekton));
     let is_its_own = is_there && [binding, role].iter().all(|named| named.name.starts_with("tekton-"));
     let mut known = TEKTON.iter().filter(|_| is_its_own);
     known.find(|(known, of, _)| *known == name && *of == right).map(|(.., why)| *why)
 }
 
-/// Whether it is one of the users and accounts that Kubernetes binds by itself to its own roles.
+/// Whether it is one of the users and accounts that Kubernetes itself binds to its own roles.
 fn is_kubernetes(subject: &Named, binding: &Named, role: &Named) -> bool {
     let of_its_own = match account_of(subject) {
         Some((namespace, _)) => namespace == "kube-system",
@@ -353,7 +355,8 @@ fn is_kubernetes(subject: &Named, binding: &Named, role: &Named) -> bool {
     of_its_own && [binding, role].iter().all(|named| named.name.starts_with("system:"))
 }
 
-/// The namespaces of whose Triggers an EventListener takes some: by its own selector, and by that of each of its groups.
+/// Returns the namespaces whose Triggers an EventListener selects: by its own selector, and by that of each of its
+/// groups.
 fn selected(spec: &Value) -> impl Iterator<Item = &str> {
     let groups = spec.get("triggerGroups").and_then(Value::as_array).into_iter().flatten();
     let of_groups = groups.filter_map(|group| group.pointer("/triggerSelector/namespaceSelector"));

@@ -1,4 +1,4 @@
-//! Rights of RBAC, one by one, so that they can be compared.
+//! Individual RBAC rights, so that they can be compared.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -8,14 +8,14 @@ use std::{
 
 use crate::kubernetes::{PolicyRule, access_review::Access};
 
-/// One verb on one thing. `*` is all of a kind, and an empty name all names.
+/// One verb on one thing. `*` stands for all of a kind, and an empty name for all names.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) enum Right {
     Resource { verb: String, group: String, resource: String, name: String },
     Url { verb: String, url: String },
 }
 
-/// What addresses begin with that tell of the API server itself.
+/// The beginnings of paths that describe the API server itself.
 const DISCOVERY: [&str; 8] = [
     "/api",
     "/healthz",
@@ -49,8 +49,8 @@ impl Right {
         rights
     }
 
-    /// Whether it is no more than Kubernetes and Tekton give everybody who has a credential of the cluster: discovery, what tells
-    /// somebody of themselves, and ConfigMaps by their names.
+    /// Whether it is among what Kubernetes and Tekton give everybody with a credential of the cluster: discovery,
+    /// reviews of one's own rights, and ConfigMaps by name.
     pub(super) fn is_everybodys(&self) -> bool {
         match self {
             Self::Url { verb, url } => verb == "get" && DISCOVERY.iter().any(|start| url.starts_with(start)),
@@ -64,13 +64,13 @@ impl Right {
         }
     }
 
-    /// Whether it says what may be done while impersonating, which the constrained form alone asks for.
+    /// Whether it says what may be done while impersonating, which only the constrained form needs.
     pub(super) fn is_acting(&self) -> bool {
         let (Self::Resource { verb, .. } | Self::Url { verb, .. }) = self;
         verb.starts_with("impersonate-on:")
     }
 
-    /// Whether what this allows includes the other.
+    /// Whether it includes the other right.
     pub(super) fn covers(&self, other: &Self) -> bool {
         let or_all = |ours: &str, theirs: &str| ours == "*" || ours == theirs;
         match (self, other) {
@@ -123,12 +123,12 @@ impl From<&Access> for Right {
     }
 }
 
-/// Rights, among which those that include one are looked up: a policy of thousands of rules gives tens of thousands.
+/// Rights in which those that include another can be looked up: a policy of thousands of rules gives tens of thousands.
 #[derive(Debug, Default)]
 pub(super) struct Rights<'a> {
     /// By verb, group, resource and name, how often each was added.
     resources: HashMap<[&'a str; 4], usize>,
-    /// Of these there are few.
+    /// There are few of these.
     urls: HashMap<&'a Right, usize>,
 }
 
@@ -148,7 +148,7 @@ impl<'a> Rights<'a> {
         }
     }
 
-    /// Takes away one that was added.
+    /// Removes one that was added.
     fn take(&mut self, right: &'a Right) {
         match right {
             Right::Resource { verb, group, resource, name } => {
@@ -189,7 +189,8 @@ fn take_one<K: Eq + Hash>(counts: &mut HashMap<K, usize>, key: K) {
     }
 }
 
-/// The rights on resources that [`Right::covers`] one: itself, and with all of a kind in place of each of its parts.
+/// Returns the rights on resources that [`Right::covers`] one: itself, and those with a wildcard in place of any of its
+/// parts.
 fn as_wide(right: [&str; 4]) -> impl Iterator<Item = [&str; 4]> {
     const ALL: [&str; 4] = ["*", "*", "*", ""];
     (0..1 << right.len()).map(move |parts: u8| {
@@ -203,7 +204,7 @@ fn as_wide(right: [&str; 4]) -> impl Iterator<Item = [&str; 4]> {
     })
 }
 
-/// Leaves out rules of which others give everything.
+/// Removes rules whose rights others give completely.
 pub(super) fn without_repeats(rules: Vec<PolicyRule>) -> Vec<PolicyRule> {
     let rights: Vec<Vec<Right>> = rules.iter().map(Right::of).collect();
     let mut given = Rights::of(rights.iter().flatten());
@@ -266,7 +267,7 @@ mod tests {
         }
     }
 
-    /// Held one against the other, a policy of 2,000 rules took minutes at each start.
+    /// Compared pairwise, a policy of 2,000 rules took minutes at each start.
     #[test]
     fn rules_that_repeat_others_are_left_out_as_by_holding_each_against_all_others() {
         let slowly = |mut kept: Vec<PolicyRule>| {

@@ -1,4 +1,4 @@
-//! How somebody comes by a run in a namespace, by the roles of a cluster.
+//! The rights by which somebody can start a run in a namespace, from the roles of a cluster.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -11,27 +11,27 @@ pub(super) enum Right {
     Create,
     /// As a service account that may create runs, by impersonation.
     BeAccount,
-    /// With the token of such an account: one that is made, or that of a pod.
+    /// With the token of such an account: a new one, or that of a pod.
     UseAccount,
-    /// As one of our people, with their groups, by impersonation.
+    /// As a person known to Doorward, with their groups, by impersonation.
     BePerson,
-    /// By an event of one's own, past the route to an EventListener.
+    /// With an event of one's own, sent to an EventListener past its route.
     SendEvent,
-    /// By what an event makes.
+    /// By changing what an event creates.
     Define,
-    /// By a role that gives more than its giver has.
+    /// By giving a role that has more rights than its giver.
     Give,
 }
 
 /// Administrators of the cluster.
 pub(super) const MASTERS: &str = "system:masters";
 
-/// What each subject may do, by which binding. The holders name no objects: what they may do says it.
+/// What each subject may do, and by which binding. The holders name no objects: the text of what they may do does.
 pub(super) type Found = BTreeMap<(Right, Holder), BTreeSet<String>>;
 
 const RUNS: [&str; 2] = ["pipelineruns", "taskruns"];
 
-/// What decides which run an event makes, and as which account. The last ones are in no namespace.
+/// What decides which run an event creates, and as which account. The last ones are cluster-scoped.
 const DEFINITIONS: [(&str, bool); 7] = [
     ("eventlisteners", true),
     ("triggers", true),
@@ -46,15 +46,16 @@ const MAKE: &[&str] = &["create"];
 const USE: &[&str] = &["get", "create"];
 const CHANGE: &[&str] = &["create", "update", "patch"];
 const READ: &[&str] = &["get", "list", "watch"];
-/// What is proxied is authorized by its method.
+/// A proxied request is authorized by its method.
 const PROXY: &[&str] = &["get", "create", "update", "patch", "delete"];
 
-/// How somebody comes by the token of an account: whoever makes one, starts a pod with one, by itself or by what makes pods, or gets
-/// into such a pod, and whoever reads the Secret of one that does not end. What it is called, verbs, API group, resource.
+/// How somebody gets the token of an account: by creating one, by starting a pod that has one (directly or by what
+/// creates pods), by getting into such a pod, or by reading the Secret of a token that does not expire. Name, verbs,
+/// API group, resource.
 const TOKENS: [(&str, &[&str], &str, &str); 14] = [
     ("create", MAKE, "", "serviceaccounts/token"),
     ("create", MAKE, "", "pods"),
-    // Another image in a pod that runs.
+    // Another image in a running pod.
     ("change", &["update", "patch"], "", "pods"),
     // A WebSocket is a GET.
     ("use", USE, "", "pods/exec"),
@@ -70,23 +71,25 @@ const TOKENS: [(&str, &[&str], &str, &str); 14] = [
     ("change", CHANGE, "batch", "jobs"),
 ];
 
-/// How somebody gets to the pods of EventListeners past Doorward: none of them looks at the method of a request. A port-forward comes by
-/// the kubelet, so that no NetworkPolicy stops it.
+/// How somebody reaches the pods of EventListeners past Doorward: none of these pods looks at the method of a request.
+/// A port-forward comes from the kubelet, so no NetworkPolicy stops it.
 const REACH: [(&[&str], &str); 3] = [(USE, "pods/portforward"), (PROXY, "pods/proxy"), (PROXY, "services/proxy")];
 
-/// EventListeners, and what makes their runs.
+/// EventListeners, and what creates their runs.
 #[derive(Debug, Default)]
 pub(super) struct Listening {
     /// The namespaces that have some.
     pub namespaces: BTreeSet<String>,
-    /// The namespace of one, and another of which it sets off Triggers too, or `*` (a `namespaceSelector`).
+    /// The namespace of an EventListener, and another one from which it selects Triggers too, or `*` (a
+    /// `namespaceSelector`).
     pub selected: BTreeSet<(String, String)>,
-    /// The accounts that Triggers name, each of the namespace of its Trigger.
+    /// The accounts that Triggers name, each in the namespace of its Trigger.
     pub of_triggers: BTreeSet<(String, String)>,
 }
 
 impl Listening {
-    /// The namespaces whose EventListeners may make runs with one of these accounts: one of their own, or of a Trigger elsewhere.
+    /// Returns the namespaces whose EventListeners may create runs with one of these accounts: one of their own, or
+    /// that of a Trigger elsewhere.
     fn makers<'a>(&'a self, accounts: &'a BTreeMap<String, BTreeSet<String>>) -> BTreeSet<&'a str> {
         let own = accounts.keys().filter(|of| self.namespaces.contains(*of));
         let makes = |of: &String, name: &String| accounts.get(of).is_some_and(|names| names.contains(name));
@@ -97,7 +100,7 @@ impl Listening {
     }
 }
 
-/// Everybody whom the roles let come by a run there.
+/// Finds all subjects that the roles allow to start a run in a namespace.
 pub(super) fn found(cluster: &Cluster, namespace: &str, listening: &Listening) -> Found {
     let mut found = Found::new();
     let accounts = creators(cluster, namespace, &mut found);
@@ -137,7 +140,7 @@ pub(super) fn found(cluster: &Cluster, namespace: &str, listening: &Listening) -
         }
     }
     if !accounts.is_empty() {
-        // The kubelet's own `exec`, in all pods of a node. Nodes are in no namespace.
+        // The kubelet's own `exec`, in all pods of a node. Nodes are cluster-scoped.
         for holder in USE.iter().flat_map(|verb| cluster.holders(&access(verb, "", "nodes/proxy", ""))) {
             let may = limited("use nodes/proxy".to_owned(), &holder.names);
             add(&mut found, Right::UseAccount, holder, may);
@@ -163,7 +166,7 @@ pub(super) fn found(cluster: &Cluster, namespace: &str, listening: &Listening) -
     found
 }
 
-/// Adds who may create runs. Returns the accounts among them, by namespace.
+/// Adds the subjects that may create runs. Returns the accounts among them, by namespace.
 fn creators(cluster: &Cluster, namespace: &str, found: &mut Found) -> BTreeMap<String, BTreeSet<String>> {
     let mut accounts: BTreeMap<String, BTreeSet<String>> = BTreeMap::new();
     for resource in RUNS {
@@ -173,7 +176,7 @@ fn creators(cluster: &Cluster, namespace: &str, found: &mut Found) -> BTreeMap<S
             }
             let may = match holder.names.is_empty() {
                 true => format!("create {resource}"),
-                // A POST names no object, yet an apply is a patch of a name, and authorized as a create of it too.
+                // A POST names no object, but an apply is a patch of a name, and authorized as a create of it too.
                 false => format!("create {resource} named {} by server-side apply", holder.names.join(", ")),
             };
             add(found, Right::Create, holder, may);
@@ -186,8 +189,8 @@ fn add(found: &mut Found, right: Right, holder: Holder, may: String) {
     found.entry((right, Holder { names: Vec::new(), ..holder })).or_default().insert(may);
 }
 
-/// Who may impersonate (a resource, in a namespace), and by which verb: the classic one, or where that does not let them, that of a
-/// mode of constrained impersonation (KEP-5284), which needs a second right besides, to make runs as somebody else.
+/// Returns who may impersonate (a resource, in a namespace), and by which verb: the classic one, or otherwise that of a
+/// mode of constrained impersonation (KEP-5284), which needs a second right to create runs as somebody else.
 fn impersonators(
     cluster: &Cluster,
     namespace: &str,
@@ -197,7 +200,7 @@ fn impersonators(
     let classic = cluster.holders(&access("impersonate", "", resource, of));
     let act = format!("impersonate-on:{mode}:create");
     let acting = RUNS.map(|runs| cluster.holders(&access(&act, "tekton.dev", runs, namespace)));
-    // Who is in a group cannot be told.
+    // The members of a group are unknown.
     let may_act = |who: &Named| {
         let is_of = |other: &Named| other == who || (other.kind == "Group" && other.name != MASTERS);
         acting.iter().flatten().any(|holder| is_of(&holder.subject))
@@ -223,7 +226,7 @@ fn limited(may: String, names: &[String]) -> String {
     if names.is_empty() { may } else { format!("{may} named {}", names.join(", ")) }
 }
 
-/// The account that a subject is, by either of its names.
+/// Returns the account that a subject is, by either of its names.
 pub(super) fn account_of(subject: &Named) -> Option<(&str, &str)> {
     match subject.kind.as_str() {
         "ServiceAccount" => Some((subject.namespace.as_deref()?, &subject.name)),

@@ -1,16 +1,16 @@
-//! The roles of Tekton that grants speak of, for the groups that they give.
+//! The Tekton roles that grants give, for their groups.
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Object, PolicyRule, Subject, binding, role};
 use crate::config::raw::{self, TektonRole};
 
-/// Each role has what the one before it has, and more.
+/// Each role includes the one before it.
 const ROLES: [TektonRole; 4] = [TektonRole::View, TektonRole::Cancel, TektonRole::Run, TektonRole::Admin];
 
 const RUNS: [&str; 3] = ["pipelineruns", "taskruns", "customruns"];
 
-/// What `kubectl apply` of somebody who defines them reads first, and the Dashboard shows to everybody.
+/// What `kubectl apply` reads first for somebody who defines them, and the Dashboard shows to everybody.
 const DEFINITIONS: [&str; 3] = ["pipelines", "tasks", "stepactions"];
 const TRIGGERS: [&str; 5] = ["eventlisteners", "triggers", "triggerbindings", "triggertemplates", "interceptors"];
 
@@ -47,8 +47,8 @@ fn name(role: TektonRole) -> String {
     format!("doorward-tekton-{role}")
 }
 
-/// What each role lets be done in a namespace. RBAC has no word for cancelling: it is a patch, and Doorward tells it from others
-/// (`on: {run: {does: [cancel]}}`).
+/// Returns what each role allows in a namespace. RBAC cannot express cancelling: it is a patch, and Doorward
+/// distinguishes it from others (`on: {run: {does: [cancel]}}`).
 fn rules(role: TektonRole) -> Vec<PolicyRule> {
     let read = ["get", "list", "watch"];
     let mut rules = vec![

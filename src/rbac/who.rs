@@ -1,6 +1,6 @@
-//! Whom RBAC lets do something, from the roles and bindings of a cluster.
+//! Whom RBAC allows to do something, from the roles and bindings of a cluster.
 //!
-//! It is what RBAC alone says: another authorizer of the API server may allow more, and each of them asks nobody about
+//! This covers RBAC alone: another authorizer of the API server may allow more, and no authorizer is asked about
 //! `system:masters`.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -10,19 +10,20 @@ use serde::Serialize;
 use super::listed::Object;
 use crate::kubernetes::{Named, PolicyRule, access_review::Access, listed::List};
 
-/// Somebody whom a binding lets do something.
+/// A subject that a binding allows to do something.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Holder {
     pub subject: Named,
-    /// One with a namespace holds in that namespace, and one without everywhere.
+    /// A binding with a namespace holds in that namespace, and one without everywhere.
     pub binding: Named,
     pub role: Named,
-    /// Names of objects to which it is limited; empty: all. A request that names none, as a POST does, is then refused.
+    /// The names of objects to which it is limited; empty: all. A request that names none, such as a POST, is then
+    /// refused.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub names: Vec<String>,
 }
 
-/// A binding of a role that is not in the list: it gives nothing, until somebody makes the role.
+/// A binding of a role that is not in the list: it gives nothing until somebody creates the role.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Dangling {
     pub binding: Named,
@@ -33,7 +34,7 @@ pub struct Dangling {
 /// The roles and bindings of a cluster.
 #[derive(Debug, Default)]
 pub struct Cluster {
-    /// What each role allows.
+    /// The rules of each role.
     roles: BTreeMap<Named, Vec<PolicyRule>>,
     bindings: Vec<Binding>,
 }
@@ -46,9 +47,9 @@ struct Binding {
 }
 
 impl Cluster {
-    /// Reads a `v1` `List` in JSON, as `kubectl get clusterroles,clusterrolebindings,roles,rolebindings -A -o json` writes it.
-    /// Objects of other kinds are passed over. The rules of ClusterRoles that are made of others are those that the API server
-    /// wrote there.
+    /// Reads a `v1` `List` in JSON, as `kubectl get clusterroles,clusterrolebindings,roles,rolebindings -A -o json`
+    /// writes it. Objects of other kinds are ignored. Aggregated ClusterRoles have the rules that the API server wrote
+    /// into them.
     pub fn read(list: &[u8]) -> serde_json::Result<Self> {
         let List::<Object> { items } = serde_json::from_slice(list)?;
         let mut cluster = Self::default();
@@ -62,7 +63,7 @@ impl Cluster {
                     let namespace = named.namespace.clone().filter(|_| role.kind == "Role");
                     let role = Named { kind: role.kind, namespace, name: role.name };
                     let mut subjects = object.subjects.unwrap_or_default();
-                    // In a RoleBinding an account without a namespace is one of that namespace.
+                    // In a RoleBinding, an account without a namespace is in the namespace of the binding.
                     for account in subjects.iter_mut().filter(|subject| subject.kind == "ServiceAccount") {
                         account.namespace = account.namespace.take().or_else(|| named.namespace.clone());
                     }
@@ -74,8 +75,8 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// Kinds of which the list has nothing, though every cluster with RBAC has some: it is not whole, and who may do something by
-    /// what is missing cannot be told.
+    /// Returns the kinds that are missing from the list although every cluster with RBAC has some. Such a list is
+    /// incomplete and cannot show who may do something.
     pub fn lacks(&self) -> Vec<&'static str> {
         let kinds: BTreeSet<&str> = self
             .roles
@@ -87,8 +88,9 @@ impl Cluster {
         all.into_iter().filter(|kind| !kinds.contains(kind)).collect()
     }
 
-    /// Everybody whom some binding lets do it, once for each binding. Without a namespace it is a question about all of them, or
-    /// about what is in none, and bindings of a namespace do not count. Without a name, what is allowed for some names counts too.
+    /// Returns everybody whom some binding allows this, once for each binding. Without a namespace, the question is
+    /// about all namespaces or a cluster-scoped resource, and bindings in a namespace do not count. Without a name,
+    /// what is allowed for some names counts too.
     pub fn holders(&self, access: &Access) -> Vec<Holder> {
         let mut holders = Vec::new();
         for binding in self.in_force(&access.namespace) {
@@ -104,8 +106,8 @@ impl Cluster {
         holders
     }
 
-    /// Bindings in force in a namespace whose roles are not in the list. To whom they are bound gets whatever somebody writes into
-    /// a role of that name.
+    /// Returns the bindings in force in a namespace whose roles are not in the list. Their subjects get whatever
+    /// somebody writes into a role of that name.
     pub fn dangling(&self, namespace: &str) -> Vec<Dangling> {
         let without = self.in_force(namespace).filter(|binding| !self.roles.contains_key(&binding.role));
         let mut dangling: Vec<Dangling> = without
@@ -126,7 +128,7 @@ impl Cluster {
     }
 }
 
-/// The names to which rules limit something that they allow; empty: all. `None`: they do not allow it.
+/// Returns the names to which rules limit what they allow; empty: all. `None` if they do not allow it.
 fn names(rules: &[PolicyRule], access: &Access) -> Option<Vec<String>> {
     let mut allowing = rules.iter().filter(|rule| rule.allows(access)).peekable();
     allowing.peek()?;
