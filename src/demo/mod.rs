@@ -1,4 +1,4 @@
-//! `doorward demo`: everything on loopback, to look at. Nothing here is reachable from any other command.
+//! `doorward demo`: everything on loopback, to try it out. Nothing here is reachable from any other command.
 
 mod page;
 pub mod provider;
@@ -88,7 +88,7 @@ pub fn run(args: &DemoArgs) -> Result<(), StartError> {
     let path = write(folder.path(), "doorward.yaml", &configuration)?;
     let sources = Sources { path: path.clone(), ..Sources::default() };
     app::run(&sources, || {
-        // A demo whose output nobody reads goes on all the same.
+        // A demo whose output nobody reads continues to run.
         let _ = write!(io::stdout().lock(), "{}", welcome(&origin, &issuer, &secret, &path));
     })
 }
@@ -97,15 +97,15 @@ fn cannot(what: &'static str) -> impl FnOnce(io::Error) -> StartError {
     move |error| StartError::Io { what: what.to_owned(), error }
 }
 
-/// What `localhost` may mean on this machine. Clients try one after the other, so that of a program that has our port at one of them alone
-/// some would take the answers for ours.
+/// Returns the addresses that `localhost` may mean on this machine. Clients try one after the other, so if another
+/// program had our port at only one of them, some clients would take its answers for ours.
 fn loopbacks() -> Vec<IpAddr> {
     let ipv6 = IpAddr::from(Ipv6Addr::LOCALHOST);
     let has_ipv6 = std::net::TcpListener::bind((ipv6, 0)).is_ok();
     std::iter::once(IpAddr::from(Ipv4Addr::LOCALHOST)).chain(has_ipv6.then_some(ipv6)).collect()
 }
 
-/// A listener at each of `loopbacks`, as the configuration has them.
+/// Returns a listener for each of `loopbacks`, as the configuration writes them.
 fn listeners(loopbacks: &[IpAddr], port: u16) -> String {
     let listener = |loopback: &IpAddr| {
         let name = if loopback.is_ipv6() { "public-ipv6" } else { "public" };
@@ -114,7 +114,7 @@ fn listeners(loopbacks: &[IpAddr], port: u16) -> String {
     loopbacks.iter().map(listener).collect::<Vec<_>>().join(", ")
 }
 
-/// Serves there. Port 0 lets the system choose.
+/// Serves at an address. Port 0 lets the system choose.
 fn serve(runtime: &Runtime, address: SocketAddr, router: Router) -> Result<SocketAddr, StartError> {
     let bound =
         runtime.block_on(TcpListener::bind(address)).and_then(|listener| Ok((listener.local_addr()?, listener)));
@@ -149,17 +149,17 @@ fn welcome(origin: &str, issuer: &str, secret: &str, configuration: &Path) -> St
     };
     format!(
         "
-Doorward runs. Open
+Doorward is running. Open
 
     {origin}/
 
-in Firefox or a browser of Chromium (Safari and other browsers of WebKit keep no cookie of http://localhost),
-and choose who you want to be. Alice is a developer, Bob releases, Carol only looks. Then try
+in Firefox or a Chromium browser (Safari and other WebKit browsers do not keep the cookies of http://localhost),
+and choose who you want to be. Alice is a developer, Bob makes releases, Carol is an auditor. Then try
 {origin}/apis/tekton.dev/v1/namespaces/prod/pipelineruns as each of them.
 
 Or paste these:
 
-# 1. A bot asks for what its rules do not allow: 403
+# 1. A bot requests what its rules do not allow: 403
 curl -i -H \"Authorization: Bearer {token}\" {runs}/prod/pipelineruns
 
 # 2. The same bot where it may: 200, and the API server sees who it is
@@ -171,7 +171,7 @@ curl -i -H \"Authorization: Bearer {token}\" {runs}/ci/pipelineruns
 # 4. A forged one: 401
 {}
 
-The configuration is {}, the audit trail stands beside it. Ctrl-C stops.
+The configuration is {}, and the audit trail is beside it. Ctrl-C stops the demo.
 
 ",
         delivery(&signature),
@@ -180,7 +180,7 @@ The configuration is {}, the audit trail stands beside it. Ctrl-C stops.
     )
 }
 
-/// A folder of the demo's own, which goes with it. Its secrets are for nobody else on this machine.
+/// Creates a folder for the demo, which is removed with it. Its secrets are for nobody else on this machine.
 fn folder() -> io::Result<TempDir> {
     tempfile::Builder::new().prefix("doorward-demo-").permissions(Permissions::from_mode(0o700)).tempdir()
 }

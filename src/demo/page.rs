@@ -35,7 +35,7 @@ fn page(title: &str, wide: bool, content: &Markup) -> Markup {
     }
 }
 
-/// Who do you want to be?
+/// Asks people who they want to be.
 pub fn people(fields: &[(&str, &str)]) -> Markup {
     page(
         "Development provider",
@@ -57,14 +57,14 @@ pub fn logged_out() -> Markup {
     page("Signed out", false, &html! { h1 { "Signed out" } p { "You are signed out of the development provider." } })
 }
 
-/// The sample Dashboard: what arrived.
+/// The page of the sample Dashboard: the request that arrived.
 pub fn arrived(arrived: &Value) -> Markup {
     let text = |value: &Value| match value {
         Value::String(text) => text.clone(),
         Value::Array(lines) => lines.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(", "),
         other => other.to_string(),
     };
-    // First what Doorward says of the person, then what the browser sent.
+    // First what Doorward says about the person, then what the browser sent.
     let says_who = |name: &str| name.starts_with("x-forwarded-") || name == "x-request-id";
     let headers = |who: bool| {
         let all = arrived["headers"].as_object().into_iter().flatten();

@@ -1,5 +1,5 @@
-//! A small OpenID provider for development: three people and one agent, all of whom anybody may be. It is reachable
-//! only from `doorward demo`, listens on loopback, and its keys live as long as the process.
+//! A small OpenID provider for development: three people and one agent, and anybody may choose to be any of them. It is
+//! reachable only from `doorward demo`, listens on loopback, and its keys live as long as the process.
 
 #![expect(clippy::result_large_err, reason = "a refusal is a response here, and nothing is hot")]
 
@@ -26,14 +26,14 @@ use serde_json::{Value, json};
 
 use crate::{clock::Clock, sessions::keyring::random_text};
 
-/// Somebody whom the provider knows.
+/// A person that the provider knows.
 #[derive(Clone, Copy, Debug)]
 pub struct Person {
     pub subject: &'static str,
     pub name: &'static str,
     pub what: &'static str,
     pub groups: &'static [&'static str],
-    /// Logs in with two factors.
+    /// Whether the person logs in with two factors.
     pub mfa: bool,
 }
 
@@ -62,16 +62,16 @@ pub const PEOPLE: [Person; 3] = [
     },
 ];
 
-/// The client that Doorward is at the provider.
+/// Doorward as a client of the provider.
 pub const DOORWARD_CLIENT: (&str, &str) = ("doorward", "doorward-demo-secret");
-/// The agent, which has client credentials.
+/// The agent, which uses client credentials.
 pub const AGENT_CLIENT: (&str, &str) = ("deploy-bot", "deploy-bot-demo-secret");
 /// The audience of access tokens.
 pub const AUDIENCE: &str = "https://doorward.demo";
 
 const KEY_ID: &str = "demo-1";
 const TOKEN_SECONDS: i64 = 600;
-/// Codes and refresh tokens kept at once; the oldest go first.
+/// The maximum number of codes, and of refresh tokens. When it is reached, all are dropped.
 const MAX_GRANTS: usize = 1000;
 
 /// The provider.
@@ -128,9 +128,9 @@ struct Authorize {
     code_challenge: String,
     #[serde(default)]
     code_challenge_method: String,
-    /// `none`: without a question.
+    /// `none`: without interaction.
     prompt: Option<String>,
-    /// Who signs in; the answer to the page.
+    /// The person who signs in; the answer to the page.
     person: Option<String>,
 }
 
@@ -147,7 +147,7 @@ struct TokenRequest {
 }
 
 impl Provider {
-    /// `issuer` is the address that it is reached at; `doorward` are the origins that may receive codes.
+    /// `issuer` is the address at which it is reached; `doorward` are the origins that may receive codes.
     pub fn new(issuer: String, doorward: &[String], clock: Clock) -> Result<Self, aws_lc_rs::error::Unspecified> {
         let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &rand::SystemRandom::new())?;
         let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, document.as_ref())
@@ -260,7 +260,7 @@ fn check(provider: &Provider, request: &Authorize) -> Result<(), Response> {
 
 async fn show_people(State(provider): State<Provider>, Query(request): Query<Authorize>) -> Response {
     match check(&provider, &request) {
-        // Nobody is signed in here without being asked (OpenID Connect Core 1.0 section 3.1.2.6).
+        // Nobody is signed in here without interaction (OpenID Connect Core 1.0 section 3.1.2.6).
         Ok(()) if request.prompt.as_deref() == Some("none") => {
             send_back(&provider, &request.redirect_uri, &request.state, ("error", "login_required"))
         }
@@ -306,7 +306,7 @@ async fn sign_in(State(provider): State<Provider>, Form(request): Form<Authorize
     send_back(&provider, &request.redirect_uri, &request.state, ("code", &code))
 }
 
-/// To the address that was checked, with a code or an error (RFC 6749 section 4.1.2).
+/// Redirects to the address that was checked, with a code or an error (RFC 6749 section 4.1.2).
 fn send_back(provider: &Provider, redirect_uri: &str, state: &str, (name, value): (&str, &str)) -> Response {
     let Ok(mut to) = url::Url::parse(redirect_uri) else {
         return (StatusCode::BAD_REQUEST, "redirect_uri is not an address").into_response();
@@ -359,7 +359,7 @@ fn issue(provider: &Provider, headers: &HeaderMap, request: TokenRequest) -> Res
     }
 }
 
-/// Client id and secret from Basic (form-urlencoded first, RFC 6749 section 2.3.1) or from the form.
+/// Returns the client id and secret from Basic (form-urlencoded first, RFC 6749 section 2.3.1) or from the form.
 fn client_of(headers: &HeaderMap, request: &TokenRequest) -> Option<(String, String)> {
     let Some(line) = headers.get(header::AUTHORIZATION) else {
         return Some((request.client_id.clone()?, request.client_secret.clone()?));
@@ -400,7 +400,7 @@ fn no_store(body: impl IntoResponse) -> Response {
     ([(header::CACHE_CONTROL, "no-store")], body).into_response()
 }
 
-/// The demo lives for hours at the most; a flood of logins drops all that are under way rather than growing.
+/// The demo lives for hours at most. A flood of logins drops all that are in progress instead of growing without limit.
 fn make_room(grants: &mut HashMap<String, Grant>) {
     if grants.len() >= MAX_GRANTS {
         grants.clear();

@@ -1,4 +1,4 @@
-//! Sample upstreams that stand for an EventListener, a Dashboard and a Kubernetes API, and show what arrived.
+//! Sample upstreams in place of an EventListener, a Dashboard and a Kubernetes API, which show what arrived.
 
 use axum::{
     Router,
@@ -26,7 +26,7 @@ impl Sample {
 
 async fn answer(State(sample): State<Sample>, method: Method, uri: Uri, headers: HeaderMap, body: Bytes) -> Response {
     let arrived = arrived(&method, &uri, &headers, &body);
-    // Where the real ones say that they are well, which `doorward doctor` asks.
+    // Where the real ones report their health, which `doorward doctor` checks.
     match (sample, uri.path()) {
         (Sample::EventListener, "/live") => return "ok".into_response(),
         (Sample::Kubernetes, "/version") => return Json(json!({"gitVersion": "v0.0.0-sample"})).into_response(),
@@ -49,7 +49,7 @@ async fn answer(State(sample): State<Sample>, method: Method, uri: Uri, headers:
             let body = json!({"status": {"resourceRules": [], "nonResourceRules": [], "incomplete": true}});
             (StatusCode::CREATED, Json(body)).into_response()
         }
-        // Indented, since people look at it.
+        // Indented for people who read it.
         Sample::Kubernetes => {
             let echo = json!({"kind": "Echo", "apiVersion": "demo.doorward.dev/v1", "arrived": arrived});
             ([(header::CONTENT_TYPE, "application/json")], format!("{echo:#}\n")).into_response()
@@ -63,8 +63,8 @@ async fn answer(State(sample): State<Sample>, method: Method, uri: Uri, headers:
     }
 }
 
-/// Whether a review asks for what Doorward itself may do: be others, but for those that belong to Kubernetes. People may do
-/// everything here.
+/// Whether a review is about what Doorward itself may do: impersonate others, except those that belong to Kubernetes.
+/// People may do everything here.
 fn is_doorwards(review: &[u8]) -> bool {
     let review: Value = serde_json::from_slice(review).unwrap_or_default();
     let asked = |name: &str| {

@@ -15,7 +15,7 @@ use crate::{
 /// A certificate that ends sooner should have been renewed.
 const SOON: Duration = Duration::from_secs(14 * 86_400);
 
-/// The certificates in files that the configuration names: of listeners, of clients, and authorities.
+/// Checks the certificates in files that the configuration names: of listeners, of clients, and authorities.
 pub(super) fn of_files(doctor: &Doctor<'_>) -> Vec<Finding> {
     let path = &doctor.loaded.path;
     let Ok(configured) = Configured::of(doctor.raw(), path.clone(), folder_of(path)) else { return Vec::new() };
@@ -26,7 +26,8 @@ pub(super) fn of_files(doctor: &Doctor<'_>) -> Vec<Finding> {
     findings.chain(of_authorities(&doctor.raw().listeners, folder_of(path))).collect()
 }
 
-/// Listeners whose certificate is an authority's own, which some clients take of a server, and Doorward's own programs do not.
+/// Reports listeners whose certificate is that of an authority, which some clients accept from a server and Doorward's
+/// own programs do not.
 fn of_authorities(listeners: &[raw::Listener], folder: &Path) -> Vec<Finding> {
     let mut findings = Vec::new();
     for listener in listeners {
@@ -34,9 +35,9 @@ fn of_authorities(listeners: &[raw::Listener], folder: &Path) -> Vec<Finding> {
             let file = folder.join(&files.chain);
             if read(&file).is_some_and(|chain| chain.first().is_some_and(is_authority)) {
                 let of = format!("listener {} ({})", listener.name, file.display());
-                let said =
-                    "it is an authority's own (`CA:TRUE`), so that `doorward login` and `doorward token` refuse it";
-                let cure = "make it with `-addext basicConstraints=critical,CA:FALSE`, or have an authority sign one";
+                let said = "it is the certificate of an authority (`CA:TRUE`), so `doorward login` and `doorward \
+                            token` refuse it";
+                let cure = "create it with `-addext basicConstraints=critical,CA:FALSE`, or have an authority sign one";
                 findings.push(Finding::warning(Check::Certificates, &of, said, cure));
             }
         }
@@ -44,21 +45,21 @@ fn of_authorities(listeners: &[raw::Listener], folder: &Path) -> Vec<Finding> {
     findings
 }
 
-/// What there is to say of a certificate that is valid from a moment until another.
+/// Returns the finding on a certificate, by the times between which it is valid.
 pub(super) fn finding(of: &str, (from, until): (Timestamp, Timestamp), clock: &Clock) -> Finding {
     let now = clock.now();
     let days = until.since(now).as_secs() / 86_400;
     if now < from {
-        let cure = "set the clock of this machine, or have the certificate issued anew";
+        let cure = "set the clock of this machine, or reissue the certificate";
         return Finding::fault(Check::Certificates, of, format!("it is not valid before {from}"), cure);
     }
     if until <= now {
-        let cure = "put a new one into its file, which is read again by itself, and look why it was not renewed";
+        let cure = "replace it in its file, which is reloaded automatically, and find out why it was not renewed";
         return Finding::fault(Check::Certificates, of, format!("it ended on {until}"), cure);
     }
     // Those that live for hours are renewed when a third of their time is left.
     if until.since(now) < SOON && until.since(now) < until.since(from) / 3 {
-        let cure = "have it renewed, and look whether anything does so by itself";
+        let cure = "renew it, and check whether something does so automatically";
         return Finding::warning(Check::Certificates, of, format!("it ends in {days} days, on {until}"), cure);
     }
     Finding::good(Check::Certificates, of, format!("valid for {days} days"))

@@ -1,4 +1,4 @@
-//! What a list of the cluster tells: static credentials, and who may start runs past Doorward.
+//! What a list of the cluster shows: static credentials, and who may start runs past Doorward.
 
 use super::{Check, Doctor, Finding};
 use crate::{
@@ -6,7 +6,7 @@ use crate::{
     tekton::standing,
 };
 
-pub(super) const UNKNOWN: &str = "without `--cluster` nothing of the cluster is known";
+pub(super) const UNKNOWN: &str = "without `--cluster`, nothing is known about the cluster";
 
 pub(super) fn credentials(doctor: &Doctor<'_>) -> Vec<Finding> {
     let Some((path, list)) = doctor.cluster else {
@@ -25,7 +25,7 @@ pub(super) fn credentials(doctor: &Doctor<'_>) -> Vec<Finding> {
     }
 }
 
-/// Every subject that may create runs directly, or come by one otherwise, and that nothing expects to.
+/// Reports every subject that may create runs, directly or by other rights, and is not expected to.
 pub(super) fn past(doctor: &Doctor<'_>) -> Vec<Finding> {
     let Some((path, list)) = doctor.cluster else {
         return vec![Finding::skipped(Check::Past, "cluster", UNKNOWN)];
@@ -36,7 +36,7 @@ pub(super) fn past(doctor: &Doctor<'_>) -> Vec<Finding> {
         Err(error) => return vec![no_list(Check::Past, &of, &error)],
     };
     if !lacks.is_empty() {
-        let said = format!("it has no {}, so that it does not tell who may start runs", lacks.join(" and no "));
+        let said = format!("it has no {}, so it cannot show who may start runs", lacks.join(" and no "));
         return vec![Finding::skipped(Check::Past, &of, said)];
     }
     if namespaces == 0 {
@@ -44,16 +44,16 @@ pub(super) fn past(doctor: &Doctor<'_>) -> Vec<Finding> {
         return vec![Finding::skipped(Check::Past, &of, said)];
     }
     if ways.is_empty() {
-        return vec![Finding::good(Check::Past, &of, "nobody but who is expected may start runs past Doorward")];
+        return vec![Finding::good(Check::Past, &of, "nobody unexpected may start runs past Doorward")];
     }
     let finding = |(Way { subject, may, binding, role, note, .. }, namespaces): &(Way, Vec<String>)| {
         let note = note.as_ref().map(|note| format!(" ({note})")).unwrap_or_default();
         let may = may.join(", ");
-        // A right may hold elsewhere than where it leads to runs.
+        // A right may be bound in another namespace than those where it leads to runs.
         let runs = namespaces.join(", ");
         let said = format!("{subject}{note} may {may} by {binding} and {role}, and so start runs in {runs}");
-        let cure = "take the right away, or have the cluster refuse runs that are made past Doorward, and EventListeners ask its \
-                    interceptor; `doorward audit who-can start-run NAMESPACE` tells more";
+        let cure = "remove the right, or make the cluster refuse runs that are created past Doorward and let \
+                    EventListeners ask its interceptor; `doorward audit who-can start-run NAMESPACE` shows more";
         Finding::warning(Check::Past, &of, said, cure)
     };
     ways.iter().map(finding).collect()

@@ -1,5 +1,5 @@
-//! Whether EventListeners would believe the interceptor: the authorities that a ClusterInterceptor holds, against the certificates
-//! of the listeners. An EventListener that does not believe it makes no run, and tells nobody but its log.
+//! Whether EventListeners trust the interceptor: compares the authorities in a ClusterInterceptor with the certificates
+//! of the listeners. An EventListener that does not trust it creates no run, and reports that only in its own log.
 
 use std::{path::Path, sync::Arc};
 
@@ -24,18 +24,18 @@ use crate::{
     },
 };
 
-const AGAIN: &str =
-    "`doorward interceptor --ca FILE | kubectl apply -f -` writes it, with the authorities of the certificate";
+const AGAIN: &str = "create it with `doorward interceptor --ca FILE | kubectl apply -f -`, FILE having the authorities \
+                     of the certificate";
 
-const RENEW: &str = "put a new one into the listener's file, and where it signs itself have `doorward interceptor` write its \
-                     `caBundle` anew";
+const RENEW: &str = "replace it in the listener's file, and if it is self-signed, write its `caBundle` again with \
+                     `doorward interceptor`";
 
-/// Why EventListeners do not believe a certificate.
+/// Why EventListeners do not trust a certificate.
 #[derive(Debug, PartialEq, Eq)]
 enum Doubt {
     /// It is not valid now.
     OfTime(String),
-    /// It is not proved by what the ClusterInterceptor holds.
+    /// What the ClusterInterceptor contains does not prove it.
     OfBundle(String),
 }
 
@@ -45,8 +45,8 @@ impl From<&str> for Doubt {
     }
 }
 
-/// Said also where the authority was made anew under its name.
-const UNKNOWN_AUTHORITY: &str = "its `caBundle` does not hold the authority of the certificate";
+/// Also reported if the authority was replaced by one with the same name.
+const UNKNOWN_AUTHORITY: &str = "its `caBundle` does not contain the authority of the certificate";
 
 #[derive(Deserialize)]
 struct Object {
@@ -80,7 +80,7 @@ struct Service {
 }
 
 impl ClientConfig {
-    /// The name by which EventListeners ask.
+    /// The name that EventListeners use for it.
     fn host(&self) -> Option<String> {
         match (&self.url, &self.service) {
             (Some(url), _) => url::Url::parse(url).ok()?.host_str().map(str::to_owned),
@@ -109,18 +109,18 @@ pub(super) fn examine(doctor: &Doctor<'_>) -> Vec<Finding> {
     let ours: Vec<_> =
         all.into_iter().filter(|object| object.spec.client_config.host().as_deref() == Some(host)).collect();
     if ours.is_empty() {
-        let said = "no ClusterInterceptor leads to it, so that no EventListener asks it";
+        let said = "no ClusterInterceptor points to it, so no EventListener asks it";
         return vec![Finding::warning(Check::Interceptor, &of, said, AGAIN)];
     }
     let chains = chains(doctor, interceptor.listener.as_deref());
     let finding = |object: &&Object| {
         let of = format!("ClusterInterceptor `{}`", object.metadata.name);
         let fault = |why, cure| {
-            let said = format!("EventListeners do not believe `{host}`: {why}");
+            let said = format!("EventListeners do not trust `{host}`: {why}");
             Finding::fault(Check::Interceptor, &of, said, cure)
         };
         match believed(&object.spec.client_config.ca_bundle, &chains, host, doctor.clock.now()) {
-            Ok(()) => Finding::good(Check::Interceptor, &of, format!("EventListeners believe `{host}`")),
+            Ok(()) => Finding::good(Check::Interceptor, &of, format!("EventListeners trust `{host}`")),
             Err(Doubt::OfTime(why)) => fault(why, RENEW),
             Err(Doubt::OfBundle(why)) => fault(why, AGAIN),
         }
@@ -128,7 +128,7 @@ pub(super) fn examine(doctor: &Doctor<'_>) -> Vec<Finding> {
     ours.iter().map(finding).collect()
 }
 
-/// The chains of the listeners on which it is asked.
+/// Returns the chains of the listeners on which it is reached.
 fn chains(doctor: &Doctor<'_>, asked_on: Option<&str>) -> Vec<Vec<CertificateDer<'static>>> {
     let folder = folder_of(&doctor.loaded.path);
     let listeners = doctor.raw().listeners.iter().filter(|listener| asked_on.is_none_or(|name| name == listener.name));
@@ -141,12 +141,12 @@ pub(super) fn read(file: &Path) -> Option<Vec<CertificateDer<'static>>> {
     (!chain.is_empty()).then_some(chain)
 }
 
-/// Whether one of the chains proves the name, as an EventListener looks at it: with the object's authorities alone, one of which
-/// may be the certificate itself.
+/// Whether one of the chains proves the name, as an EventListener checks it: only with the authorities in the object,
+/// one of which may be the certificate itself.
 fn believed(bundle: &str, chains: &[Vec<CertificateDer<'static>>], host: &str, now: Timestamp) -> Result<(), Doubt> {
     let name = ServerName::try_from(host.to_owned()).map_err(|_| "this is no name that a certificate could have")?;
     let pem = BASE64_STANDARD.decode(bundle).map_err(|_| "its `caBundle` is not base64")?;
-    // One that has ended proves nothing to EventListeners.
+    // EventListeners do not accept an expired authority.
     let is_valid = |der: &CertificateDer<'_>| validity(der).is_some_and(|(from, until)| from <= now && now < until);
     let authorities: Vec<CertificateDer<'_>> =
         CertificateDer::pem_slice_iter(&pem).filter_map(Result::ok).filter(is_valid).collect();
@@ -158,7 +158,7 @@ fn believed(bundle: &str, chains: &[Vec<CertificateDer<'static>>], host: &str, n
     };
     let chain = chains.iter().find(named).ok_or("no listener has a certificate for this name")?;
     let (leaf, rest) = chain.split_first().ok_or("no listener has a certificate for this name")?;
-    // Of one that is held itself nobody looks at anything else.
+    // If the certificate itself is in the bundle, nothing else about it is checked.
     match validity(leaf) {
         Some((from, _)) if now < from => {
             return Err(Doubt::OfTime(format!("its certificate is not valid before {from}")));
@@ -169,7 +169,8 @@ fn believed(bundle: &str, chains: &[Vec<CertificateDer<'static>>], host: &str, n
     if authorities.contains(leaf) {
         return Ok(());
     }
-    // As `openssl req -x509` makes it, unless it is told otherwise. The verifier takes none for a server's, and EventListeners do.
+    // As `openssl req -x509` creates it by default. The verifier does not accept it as a server's certificate, but
+    // EventListeners do.
     if is_authority(leaf) {
         let is_led = rest.iter().all(is_valid) && leads_to(chain, &authorities);
         return if is_led { Ok(()) } else { Err(UNKNOWN_AUTHORITY.into()) };
@@ -177,7 +178,7 @@ fn believed(bundle: &str, chains: &[Vec<CertificateDer<'static>>], host: &str, n
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
         .build()
-        .map_err(|_| "its `caBundle` holds no certificate")?;
+        .map_err(|_| "its `caBundle` contains no certificate")?;
     let seconds = u64::try_from(now.as_secs()).unwrap_or_default();
     let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(seconds));
     verifier.verify_server_cert(leaf, rest, &name, &[], now).map(drop).map_err(|error| match error {
@@ -192,7 +193,7 @@ pub(super) fn is_authority(certificate: &CertificateDer<'_>) -> bool {
     X509Certificate::from_der(certificate).is_ok_and(|(_, certificate)| certificate.is_ca())
 }
 
-/// Whether each of a chain is signed by the next, up to one that an authority has signed.
+/// Whether each certificate of a chain is signed by the next, up to one that an authority has signed.
 fn leads_to(chain: &[CertificateDer<'_>], authorities: &[CertificateDer<'_>]) -> bool {
     fn parsed<'a>(list: &'a [CertificateDer<'_>]) -> Vec<X509Certificate<'a>> {
         list.iter().map_while(|der| X509Certificate::from_der(der).ok()).map(|(_, certificate)| certificate).collect()
@@ -214,7 +215,7 @@ mod tests {
 
     const HOST: &str = "door.front.svc";
 
-    /// A certificate that signs itself, as `openssl req -x509` makes one.
+    /// A self-signed certificate, as `openssl req -x509` creates one.
     fn own(days: std::ops::Range<i64>) -> (CertificateDer<'static>, String) {
         let mut params = CertificateParams::new([HOST.to_owned()]).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);

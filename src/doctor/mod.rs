@@ -1,14 +1,15 @@
-//! `doorward doctor`: looks at everything around Doorward that its configuration speaks of, from where it runs, and says of each thing
-//! whether it is as it must be and what to do if it is not. It changes nothing anywhere, and signs nobody in.
+//! `doorward doctor`: checks everything around Doorward that its configuration names, from where Doorward runs. For
+//! each thing it reports whether it is in order, and what to do if it is not. It changes nothing anywhere, and signs
+//! nobody in.
 //!
-//! | file | looks at |
+//! | file | checks |
 //! |---|---|
-//! | `store`, `upstream`, `receivers` | the store, upstreams and what Kubernetes allows Doorward there, receivers of the trail |
-//! | `provider` | issuers: what they tell of themselves, and whether they know Doorward |
-//! | `public` | the address by which browsers reach Doorward |
-//! | `interceptor` | whether EventListeners would believe the interceptor |
+//! | `store`, `upstream`, `receivers` | the store; upstreams and Doorward's rights in Kubernetes; receivers of the audit trail |
+//! | `provider` | issuers: what they publish, and whether they know Doorward |
+//! | `public` | the address at which browsers reach Doorward |
+//! | `interceptor` | whether EventListeners trust the interceptor |
 //! | `cluster` | a list of the cluster: static credentials, and ways past Doorward |
-//! | `outside` | from elsewhere: whether somebody reaches what only Doorward may |
+//! | `outside` | from elsewhere: whether others reach what only Doorward may reach |
 //! | `certificates` | how long certificates are valid |
 
 mod certificates;
@@ -34,7 +35,7 @@ use crate::{
     snapshot::Resolved, upstream::Pools,
 };
 
-/// What is looked at.
+/// What is checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "snake_case")]
 pub enum Check {
@@ -48,7 +49,7 @@ pub enum Check {
     Clock,
     /// Providers know Doorward's redirect addresses.
     Redirect,
-    /// Issuers answer what they are asked about tokens.
+    /// Issuers answer questions about tokens.
     Introspection,
     /// Upstreams answer: API servers, EventListeners, Dashboards and others.
     Upstreams,
@@ -64,28 +65,28 @@ pub enum Check {
     Certificates,
     /// The store can be used.
     Store,
-    /// Receivers of the audit trail take what they are sent.
+    /// Receivers of the audit trail accept what they are sent.
     Receivers,
     /// EventListeners trust the interceptor's certificate.
     Interceptor,
-    /// What in the cluster still carries static credentials.
+    /// Static credentials in the cluster.
     Credentials,
     /// Who in the cluster may start runs past Doorward.
     Past,
-    /// Nobody but Doorward reaches its upstreams. Looked at with `--outside`.
+    /// Nobody but Doorward reaches its upstreams. Checked with `--outside`.
     Isolation,
 }
 
-/// What one look found.
+/// The result of one check.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Finding {
     pub check: Check,
-    /// What was looked at, such as ``issuer `corp` ``.
+    /// What was checked, such as ``issuer `corp` ``.
     pub of: String,
     pub state: State,
-    /// What it is like.
+    /// The state that was found.
     pub said: String,
-    /// What to do about it. Empty where nothing is to be done.
+    /// What to do about it. Empty if nothing needs to be done.
     #[serde(skip_serializing_if = "String::is_empty")]
     pub cure: String,
 }
@@ -94,9 +95,9 @@ pub struct Finding {
 #[serde(rename_all = "snake_case")]
 pub enum State {
     Good,
-    /// It could not be looked at, or there is nothing to look at.
+    /// It could not be checked, or there is nothing to check.
     Skipped,
-    /// It works, or may work, and is not as it should be.
+    /// It works, or may work, but is not as it should be.
     Warning,
     /// It does not work.
     Fault,
@@ -131,16 +132,16 @@ pub struct Doctor<'a> {
     pub resolved: &'a Resolved,
     pub clock: Clock,
     pub pools: Pools,
-    /// Where browsers reach Doorward; `None`: nobody has said.
+    /// Where browsers reach Doorward; `None` if unknown.
     pub public: Option<Public>,
-    /// What `kubectl get ... -o json` wrote of the cluster, and the name of the file.
+    /// The output of `kubectl get ... -o json` for the cluster, and the name of the file.
     pub cluster: Option<(&'a Path, &'a [u8])>,
-    /// Who in the cluster is expected to start runs.
+    /// The subjects in the cluster that are expected to start runs.
     pub installed: Installed<'a>,
 }
 
 impl Doctor<'_> {
-    /// Looks at everything of `only`, or at everything if that is empty. In the order of [`Check`].
+    /// Runs the checks in `only`, or all if it is empty. The result is in the order of [`Check`].
     pub async fn examine(&self, only: &[Check]) -> Vec<Finding> {
         let wants = |checks: &[Check]| only.is_empty() || checks.iter().any(|check| only.contains(check));
         let without_token = if wants(&[Check::Upstreams, Check::Rights]) {
@@ -200,7 +201,7 @@ impl Doctor<'_> {
         &self.loaded.raw
     }
 
-    /// Where browsers sign in.
+    /// The origins at which browsers sign in.
     fn origins(&self) -> Vec<Origin> {
         let signs_in = self.raw().routes.iter().filter(|route| route.schemes.contains(&raw::Scheme::Session));
         let hosts = signs_in.flat_map(|route| &route.hosts).filter(|host| !host.starts_with('*'));

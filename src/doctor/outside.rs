@@ -1,5 +1,5 @@
-//! Looked at from elsewhere: that nobody but Doorward reaches what it stands in front of. A NetworkPolicy says so, and only a network
-//! plug-in that heeds it makes it true.
+//! Checks from elsewhere that nobody but Doorward reaches what it protects. A NetworkPolicy says so, but only a network
+//! plug-in that enforces it makes it true.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -13,10 +13,10 @@ use url::Url;
 use super::{Check, Finding, State, upstream::What};
 use crate::config::raw;
 
-/// How long is tried. A policy drops what it does not allow, so that nothing comes back.
+/// How long a connection is tried. A policy drops what it does not allow, so nothing comes back.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Where something is that others should not reach.
+/// The address of something that others should not reach.
 #[derive(Clone, Debug)]
 pub struct Address {
     /// As it was written.
@@ -26,8 +26,8 @@ pub struct Address {
 }
 
 impl Address {
-    /// `http://HOST`, with or without a port, `https://` likewise, or `HOST:PORT`. Anything else would be looked at somewhere else
-    /// than was meant, or not at all.
+    /// Parses `http://HOST` or `https://HOST`, with or without a port, or `HOST:PORT`. Anything else would be checked
+    /// at another address than was meant, or not at all.
     pub fn parse(text: &str) -> Result<Self, String> {
         const FORM: &str = "write http://HOST:PORT or HOST:PORT, such as http://el-build.ci.svc:8080";
         let url = if text.contains("://") {
@@ -54,20 +54,20 @@ impl Address {
     }
 }
 
-/// Tries addresses of upstreams. Nothing is sent to them.
+/// Tries to connect to addresses of upstreams. Nothing is sent to them.
 pub async fn examine_outside(addresses: &[Address]) -> Vec<Finding> {
     join_all(addresses.iter().map(one)).await
 }
 
-/// What to do where this cannot be looked at from here.
+/// Returns what to do to check this, which is not possible from here.
 pub(super) fn advise(raw: &raw::Root) -> Finding {
-    // An API server asks by itself who somebody is.
+    // An API server authenticates its callers itself.
     let guarded = raw.upstreams.iter().filter(|upstream| What::of(raw, &upstream.name) != What::ApiServer);
     let addresses: Vec<&str> = guarded.filter_map(|upstream| upstream.url.as_deref()).collect();
     let (said, cure) = match addresses.as_slice() {
         [] => ("there is nothing but API servers", String::new()),
         addresses => (
-            "that others do not reach them is seen from elsewhere",
+            "whether others reach them can only be checked from elsewhere",
             format!("in a pod of another namespace run `doorward doctor --outside {}`", addresses.join(" ")),
         ),
     };
@@ -82,7 +82,7 @@ async fn one(Address { text: address, host, port }: &Address) -> Finding {
                 |_| "no answer".to_owned(),
                 |failed| failed.err().map(|error| error.to_string()).unwrap_or_default(),
             );
-            // That says nothing of who knows the address.
+            // That does not say whether others know the address.
             return Finding::skipped(Check::Isolation, address, format!("its name is not known here: {why}"));
         }
     };
@@ -91,15 +91,15 @@ async fn one(Address { text: address, host, port }: &Address) -> Finding {
             Check::Isolation,
             address,
             format!("it can be reached from here, past Doorward, at {at}"),
-            "let a NetworkPolicy keep all but Doorward from it, with a network plug-in that heeds it. Of an EventListener, until then \
-             only Triggers that ask Doorward's interceptor are safe",
+            "restrict it to Doorward with a NetworkPolicy, and use a network plug-in that enforces it. If it is an \
+             EventListener, until then only its Triggers that ask Doorward's interceptor are safe",
         ),
         Err(why) => Finding::good(Check::Isolation, address, format!("it cannot be reached from here: {why}")),
     }
 }
 
-/// The first of the addresses of a name that takes a connection, or why none does. All are tried at once: one that drops what comes
-/// would take the time of those after it.
+/// Returns the first address of a name that accepts a connection, or why none does. All are tried at once, because one
+/// that drops packets would use up the time of those after it.
 async fn reachable(known: &[SocketAddr]) -> Result<SocketAddr, String> {
     if known.is_empty() {
         return Err("its name has no address".to_owned());

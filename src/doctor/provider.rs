@@ -1,4 +1,4 @@
-//! Issuers: what they tell of themselves, whether it fits what is configured, and whether they know Doorward as a client.
+//! Issuers: what they publish, whether it agrees with the configuration, and whether they know Doorward as a client.
 
 use std::{sync::Arc, time::Duration};
 
@@ -23,16 +23,17 @@ use crate::{
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// `Date` counts whole seconds, and the answer was on its way.
+/// `Date` has whole seconds, and the answer took time to arrive.
 const UNSHARP: Duration = Duration::from_secs(2);
 
-/// A page of a provider.
+/// The maximum size of a page of a provider.
 const MAX_PAGE: usize = 1 << 20;
 
-/// As a browser asks for it.
+/// As a browser requests it.
 const PAGE_TYPES: &str = "text/html, application/json;q=0.5";
 
-/// What a provider answers that knows the client and the address, and nobody who is signed in (OpenID Connect Core 1.0 section 3.1.2.6).
+/// The errors of a provider that knows the client and the address, if nobody is signed in (OpenID Connect Core 1.0
+/// section 3.1.2.6).
 const NOBODY: [&str; 4] = ["login_required", "interaction_required", "consent_required", "account_selection_required"];
 
 pub(super) async fn examine(doctor: &Doctor<'_>, wants: impl Fn(Check) -> bool) -> Vec<Finding> {
@@ -49,12 +50,12 @@ pub(super) async fn examine(doctor: &Doctor<'_>, wants: impl Fn(Check) -> bool) 
     join_all(looks).await.concat()
 }
 
-/// A look at one issuer.
+/// The checks of one issuer.
 struct Look<'a> {
     issuer: &'a Issuer,
     clock: &'a Clock,
     asks_introspection: bool,
-    /// People sign in at others, too.
+    /// Whether people sign in at other issuers, too.
     several: bool,
     of: String,
     findings: Vec<Finding>,
@@ -76,7 +77,7 @@ impl Look<'_> {
             (Some(url), _) => self.keys(&url).await,
             (None, Some(github)) => self.api(github).await,
             (None, None) => {
-                let said = "its discovery document does not tell where its keys are";
+                let said = "its discovery document does not say where its keys are";
                 self.findings.push(Finding::skipped(Check::Algorithms, &self.of, said));
             }
         }
@@ -85,8 +86,8 @@ impl Look<'_> {
         }
         let asks_userinfo = client.is_some_and(|known| known.client.asks_userinfo);
         if asks_userinfo && metadata.as_ref().is_some_and(|metadata| metadata.userinfo_endpoint.is_none()) {
-            let said = "it announces no userinfo endpoint, which `login.userinfo` has each login ask";
-            let cure = "take `userinfo` away: until then nobody signs in there";
+            let said = "it announces no userinfo endpoint, which each login must query because of `login.userinfo`";
+            let cure = "remove `userinfo`: until then nobody can sign in there";
             self.findings.push(Finding::fault(Check::Discovery, &self.of, said, cure));
         }
         if let Some(LoginClient { client, .. }) = client {
@@ -99,15 +100,15 @@ impl Look<'_> {
                         self.redirect(&endpoint, client, &origin.url(&path)).await;
                     }
                     if !origins.is_empty() && redirect::is_at_risk(client, names_itself, self.several) {
-                        let said = "it shares its redirect address with other providers, and does not name itself in its \
-                                    answers: codes of another one could be taken for its own";
+                        let said = "it shares its redirect address with other providers, and does not name itself in \
+                                    its answers: codes of another provider could be taken for its own";
                         let own = redirect::path(self.issuer.name(), true);
-                        let cure = format!("take `redirect: shared` away, and register `https://HOST{own}` there");
+                        let cure = format!("remove `redirect: shared`, and register `https://HOST{own}` there");
                         self.findings.push(Finding::warning(Check::Redirect, &self.of, said, cure));
                     }
                 }
                 None => {
-                    let said = "its discovery document does not tell where people sign in";
+                    let said = "its discovery document does not say where people sign in";
                     self.findings.push(Finding::skipped(Check::Redirect, &self.of, said));
                 }
             }
@@ -120,7 +121,7 @@ impl Look<'_> {
         let location = discovery_location(&settings.issuer);
         let answer = match Url::parse(&location) {
             Ok(url) => self.get(&url, true, MAX_METADATA).await,
-            Err(error) => Err(format!("{location} is no address: {error}")),
+            Err(error) => Err(format!("{location} is not an address: {error}")),
         };
         let answer = match answer {
             Ok(answer) => answer,
@@ -144,7 +145,8 @@ impl Look<'_> {
                 let said = format!("it calls itself {called}, as the configuration does");
                 self.findings.push(Finding::good(Check::Issuer, &self.of, said));
                 if let Some(why) = self.issuer.introspection_trouble(&metadata) {
-                    let cure = "its manual says where it answers (RFC 7662); until then no token is asked about";
+                    let cure = "its manual says where it answers (RFC 7662); until that is configured, no token can be \
+                                introspected";
                     self.findings.push(Finding::fault(Check::Discovery, &self.of, why, cure));
                 }
                 Some(metadata)
@@ -156,14 +158,14 @@ impl Look<'_> {
         }
     }
 
-    /// What a cluster calls itself (`--service-account-issuer`) is mostly no address at which it could be asked; where its keys are,
-    /// it can be.
+    /// The name of a cluster (`--service-account-issuer`) is usually not an address at which it can be reached; the
+    /// place of its keys is.
     async fn cluster(&mut self, location: &Url) {
         let called = self.issuer.keys().settings().document_issuer();
         let answer = match self.get(location, true, MAX_METADATA).await {
             Ok(answer) => answer,
             Err(why) => {
-                let said = format!("what the cluster calls itself cannot be read: {why}");
+                let said = format!("the name of the cluster cannot be read: {why}");
                 self.findings.push(Finding::skipped(Check::Issuer, &self.of, said));
                 return;
             }
@@ -179,14 +181,15 @@ impl Look<'_> {
         self.findings.push(finding);
     }
 
-    /// Notes that the discovery document, or what stands for it, cannot be read.
+    /// Reports that the discovery document, or what is used in its place, cannot be read.
     fn unreadable(&mut self, why: String) {
-        let cure = "open that address from where Doorward runs: look at `issuer`, `ca`, the proxy and the network between, where in a \
-                    cluster the NetworkPolicy `doorward` needs an entry for it (docs/install.md, \"Where Doorward may go\")";
+        let cure = "open that address from where Doorward runs; check `issuer`, `ca`, the proxy and the network in \
+                    between: in a cluster the NetworkPolicy `doorward` needs an entry for it (docs/install.md, \"Where \
+                    Doorward may go\")";
         self.findings.push(Finding::fault(Check::Discovery, &self.of, why, cure));
     }
 
-    /// GitHub has no discovery document; whether it can be asked about people is what matters.
+    /// GitHub has no discovery document; what matters is whether it answers questions about people.
     async fn api(&mut self, github: &Github) {
         match self.get(github.probe(), false, MAX_PAGE).await {
             Ok(answer) => {
@@ -204,8 +207,9 @@ impl Look<'_> {
         let answer = match self.get(url, settings.url.is_some() || own, MAX_KEY_SET).await {
             Ok(answer) => answer,
             Err(why) => {
-                let cure = "open that address from where Doorward runs; look at `keys`, `ca` and the network between, where in a cluster \
-                            the NetworkPolicy `doorward` needs an entry for it (docs/install.md, \"Where Doorward may go\")";
+                let cure = "open that address from where Doorward runs; check `keys`, `ca` and the network in between: \
+                            in a cluster the NetworkPolicy `doorward` needs an entry for it (docs/install.md, \"Where \
+                            Doorward may go\")";
                 self.findings.push(Finding::fault(Check::Algorithms, &self.of, why, cure));
                 return;
             }
@@ -218,45 +222,52 @@ impl Look<'_> {
         let finding = match Keys::parse(answer.body(), &settings.algorithms) {
             Ok(keys) => {
                 let passed_over = keys.skipped().len();
-                let said = format!("{} keys for {accepted}, {passed_over} others are passed over", keys.count());
+                let said = format!("{} keys for {accepted}, {passed_over} others are ignored", keys.count());
                 Finding::good(Check::Algorithms, &self.of, said)
             }
             Err(why) => Finding::fault(
                 Check::Algorithms,
                 &self.of,
                 format!("{url}: {why}; accepted is {accepted}"),
-                "put the algorithm with which it signs into `algorithms` if that can stand there, or have it sign with one of those",
+                "add the algorithm with which it signs to `algorithms` if that is supported, or let it sign with one \
+                 of those",
             ),
         };
         self.findings.push(finding);
     }
 
-    /// Asks about a token that nobody has issued.
+    /// Queries a token that nobody has issued.
     async fn introspection(&mut self, metadata: Option<&Metadata>) {
         let Some(told) = self.issuer.probe_introspection(metadata).await else { return };
         self.findings.push(match told {
             Ok(Some(false)) => Finding::good(Check::Introspection, &self.of, "it says which tokens are active"),
             Ok(None) => {
-                let said = "it answers with something signed, which is opened only while Doorward runs";
+                let said = "it answers with a signed response, which is only verified while Doorward runs";
                 Finding::good(Check::Introspection, &self.of, said)
             }
             Ok(Some(true)) => {
-                let cure = "do not ask it: whatever somebody makes up would be taken for a token";
-                Finding::fault(Check::Introspection, &self.of, "it calls a token active that nobody has issued", cure)
+                let cure = "do not use it: anything that somebody makes up would be accepted as a token";
+                Finding::fault(
+                    Check::Introspection,
+                    &self.of,
+                    "it reports a token as active that nobody has issued",
+                    cure,
+                )
             }
             Err(why) => {
-                let cure = "look at `introspection.client` and `introspection.endpoint`, at what the client is allowed there, at `ca` and the \
-                            network between; until then tokens that are asked about get 503";
+                let cure = "check `introspection.client` and `introspection.endpoint`, what the client is allowed \
+                            there, `ca` and the network in between; until then requests with tokens that need \
+                            introspection get 503";
                 Finding::fault(Check::Introspection, &self.of, why, cure)
             }
         });
     }
 
-    /// How far the clock here is from that of an answer.
+    /// Compares the clock here with that of an answer.
     fn compare_clocks(&mut self, headers: &HeaderMap) {
         let now = self.clock.now();
         let Some(there) = date(headers) else {
-            let said = "it does not say what time it is there";
+            let said = "it does not report its time";
             self.findings.push(Finding::skipped(Check::Clock, &self.of, said));
             return;
         };
@@ -264,23 +275,24 @@ impl Look<'_> {
         let apart = ahead.max(behind);
         let which = if ahead > behind { "ahead of" } else { "behind" };
         let said = format!("the clock here is {} s {which} its own", apart.as_secs());
-        let cure = "have this machine, or theirs, take its time from NTP";
+        let cure = "synchronise this machine, or theirs, with NTP";
         self.findings.push(if apart <= UNSHARP {
             Finding::good(Check::Clock, &self.of, "the clocks agree")
         } else if apart <= self.issuer.skew() {
-            Finding::warning(Check::Clock, &self.of, format!("{said}, which is still forgiven"), cure)
+            Finding::warning(Check::Clock, &self.of, format!("{said}, which is still tolerated"), cure)
         } else {
             let skew = self.issuer.skew().as_secs();
             Finding::fault(
                 Check::Clock,
                 &self.of,
-                format!("{said}, and {skew} s are forgiven: good tokens are refused, or ended ones taken"),
+                format!("{said}, and {skew} s are tolerated: valid tokens are refused, or expired ones accepted"),
                 cure,
             )
         });
     }
 
-    /// Asks to sign in without a question (`prompt=none`): who knows client and address sends the browser back there, with an error.
+    /// Requests a sign-in without interaction (`prompt=none`): a provider that knows the client and the address sends
+    /// the browser back there with an error.
     async fn redirect(&mut self, endpoint: &Url, client: &Client, back: &str) {
         let mut url = endpoint.clone();
         let any = Uuid::new_v4().simple().to_string();
@@ -288,18 +300,18 @@ impl Look<'_> {
             .append_pair("response_type", "code")
             .append_pair("client_id", client.id())
             .append_pair("redirect_uri", back)
-            // The one that no login there goes without.
+            // No login there goes without this scope.
             .append_pair("scope", client.scopes.first().map_or("openid", |scope| scope))
             .append_pair("prompt", "none")
             .append_pair("state", &any)
             .append_pair("nonce", &any)
-            // Of no verifier: no code is ever redeemed.
+            // It belongs to no verifier, as no code is ever redeemed.
             .append_pair("code_challenge", "doorward-doctor-doorward-doctor-doorward-do")
             .append_pair("code_challenge_method", "S256");
         let finding = match send(self.issuer.keys().egress(), &url, PAGE_TYPES, None, MAX_PAGE).await {
             Ok(answer) => self.judge(&answer, &url, back, client.id()),
             Err(why) => {
-                let cure = "open that address from where Doorward runs; look at `ca` and the network between";
+                let cure = "open that address from where Doorward runs; check `ca` and the network in between";
                 Finding::fault(Check::Redirect, &self.of, why, cure)
             }
         };
@@ -310,14 +322,19 @@ impl Look<'_> {
         let status = answer.status();
         let unknown = |said: String| {
             let cure = format!("sign in once; if the provider complains, register {back} with the client `{client}`");
-            Finding::warning(Check::Redirect, &self.of, format!("{said}, which tells nothing of {back}"), cure)
+            Finding::warning(
+                Check::Redirect,
+                &self.of,
+                format!("{said}, which does not show whether it knows {back}"),
+                cure,
+            )
         };
         if status.is_client_error() {
             return Finding::fault(
                 Check::Redirect,
                 &self.of,
                 format!("it refuses {back} with {status}"),
-                format!("register that address at the provider, letter by letter, with the client `{client}`"),
+                format!("register exactly that address at the provider, with the client `{client}`"),
             );
         }
         if !status.is_redirection() {
@@ -326,7 +343,7 @@ impl Look<'_> {
         let to = answer.headers().get(header::LOCATION).and_then(|to| asked.join(to.to_str().ok()?).ok());
         let Some(to) = to else { return unknown(format!("it answers with {status} and no address")) };
         if to.as_str().split(['?', '#']).next() != Some(back) {
-            return unknown(format!("it leads to {}", Quoted::text(to.host_str().unwrap_or_default())));
+            return unknown(format!("it redirects to {}", Quoted::text(to.host_str().unwrap_or_default())));
         }
         let told = |name: &str| to.query_pairs().find(|(other, _)| other == name).map(|(_, text)| text.into_owned());
         let why = told("error_description").map(|text| format!(", {}", Quoted::text(&text))).unwrap_or_default();
@@ -335,13 +352,13 @@ impl Look<'_> {
                 Check::Redirect,
                 &self.of,
                 format!("it knows {back}, but refuses the request: {}{why}", Quoted::text(&error)),
-                format!("look what the client `{client}` is allowed there: code with PKCE, and the scope `openid`"),
+                format!("check what the client `{client}` is allowed there: code with PKCE, and the scope `openid`"),
             ),
             _ => Finding::good(Check::Redirect, &self.of, format!("it knows {back}")),
         }
     }
 
-    /// Presents the bearer of the keys only where it is meant to go.
+    /// Sends the bearer token for the keys only to trusted addresses.
     async fn get(&self, url: &Url, trusted: bool, max: usize) -> Result<Response<Bytes>, String> {
         let bearer = self.issuer.keys_bearer().filter(|_| trusted).cloned();
         let answer = send(self.issuer.keys().egress(), url, KEY_SET_TYPES, bearer, max).await?;
@@ -349,13 +366,14 @@ impl Look<'_> {
     }
 }
 
-const AS_IT_DOES: &str = "write `issuer` as it does, to the last slash; until then none of its tokens is taken";
+const AS_IT_DOES: &str = "write `issuer` exactly as it does, including a final slash; until then none of its tokens is \
+                          accepted";
 
 fn told_otherwise(named: &str, called: &str) -> String {
     format!("it calls itself {}, and the configuration {called}", Quoted::text(named))
 }
 
-/// Where an API server tells of itself, by where its keys are.
+/// Returns the address at which an API server describes itself, from the address of its keys.
 fn of_cluster(keys: &Url) -> Option<Url> {
     let base = keys.as_str().strip_suffix("/openid/v1/jwks")?;
     Url::parse(&format!("{base}/.well-known/openid-configuration")).ok()
@@ -370,7 +388,7 @@ async fn send(
 ) -> Result<Response<Bytes>, String> {
     let mut request = Request::get(url.as_str())
         .header(header::ACCEPT, types)
-        // GitHub refuses who sends none.
+        // GitHub refuses requests without one.
         .header(header::USER_AGENT, "doorward");
     if let Some(bearer) = bearer {
         request = request.header(header::AUTHORIZATION, bearer);
@@ -381,7 +399,8 @@ async fn send(
     egress.send(request, bounds).await.map_err(|error| format!("{place}: {error}"))
 }
 
-/// What time it is where an answer was made: `Date`, and `Age` where it waited in a cache (RFC 9110 section 6.6.1, RFC 9111 section 5.1).
+/// Returns the time at which an answer was made: `Date`, and `Age` if it waited in a cache (RFC 9110 section 6.6.1, RFC
+/// 9111 section 5.1).
 fn date(headers: &HeaderMap) -> Option<Timestamp> {
     let text = |name| headers.get(name)?.to_str().ok();
     let date = OffsetDateTime::parse(text(header::DATE)?, &Rfc2822).ok()?;

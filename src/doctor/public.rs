@@ -1,6 +1,7 @@
-//! The address by which browsers reach Doorward, through whatever stands in front of it: an ingress, a load balancer, nginx.
+//! The address at which browsers reach Doorward, through whatever is in front of it: an ingress, a load balancer,
+//! nginx.
 //!
-//! Doorward's page [`probe`] says what of a request arrived, which tells what was lost on the way.
+//! Doorward's page [`probe`] reports what arrived of a request, which shows what was lost on the way.
 
 use std::{net::IpAddr, path::PathBuf, sync::Arc, time::Duration};
 
@@ -28,30 +29,32 @@ use crate::{
     sessions::Origin,
 };
 
-/// For each of the requests, to the last byte of the answer.
+/// For each request, up to the last byte of the answer.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 const MAX_ANSWER: usize = 64 << 10;
 
-/// What a browser that visits several servers of one domain may send. nginx takes lines of 8 KiB unless it is told otherwise.
+/// The size of cookies that a browser may send if it visits several servers of one domain. nginx accepts lines of 8 KiB
+/// by default.
 const COOKIES: usize = 6 << 10;
 
-/// Where browsers reach Doorward.
+/// The address at which browsers reach Doorward.
 #[derive(Clone, Debug)]
 pub struct Public {
     origin: Origin,
     host: String,
     port: u16,
     is_tls: bool,
-    /// Authorities of the certificate there; the system's where there is none.
+    /// The authorities for the certificate there; `None`: those of the system.
     ca: Option<PathBuf>,
 }
 
 impl Public {
-    /// `address` is `https://HOST` or, on this machine, `http://HOST:PORT`.
+    /// Parses `https://HOST` or, on this machine, `http://HOST:PORT`.
     pub fn parse(address: &str, ca: Option<PathBuf>) -> Result<Self, String> {
-        let wrong =
-            || format!("`{address}` is no address of Doorward; write `https://` and the host by which people reach it");
+        let wrong = || {
+            format!("`{address}` is not an address of Doorward; write `https://` and the host at which people reach it")
+        };
         let url = Url::parse(address).map_err(|_| wrong())?;
         if !matches!(url.path(), "" | "/") || url.query().is_some() || url.fragment().is_some() {
             return Err(wrong());
@@ -71,7 +74,7 @@ impl Public {
         &self.origin
     }
 
-    /// Without the port.
+    /// The host, without the port.
     pub fn host(&self) -> &str {
         &self.host
     }
@@ -137,9 +140,9 @@ impl Public {
 /// The addresses of a connection.
 #[derive(Clone, Copy)]
 struct Ends {
-    /// From where the doctor asks.
+    /// The address of this machine.
     own: IpAddr,
-    /// To which the public name led.
+    /// The address that the public name resolved to.
     public: IpAddr,
 }
 
@@ -150,17 +153,17 @@ impl Ends {
     }
 }
 
-/// What one request told.
+/// The result of one request.
 struct Probed {
     ends: Ends,
-    /// From when until when the certificate is valid.
+    /// The times between which the certificate is valid.
     certificate: Option<(Timestamp, Timestamp)>,
     status: StatusCode,
     body: Bytes,
 }
 
 impl Probed {
-    /// What Doorward says, if it was Doorward that answered.
+    /// Returns what Doorward reports, if it was Doorward that answered.
     fn arrived(&self) -> Result<Arrived, Lost> {
         if self.status == StatusCode::OK
             && let Ok(arrived) = serde_json::from_slice(&self.body)
@@ -179,7 +182,7 @@ impl Probed {
     }
 }
 
-/// What is read of a refusal of Doorward's.
+/// The fields of a refusal by Doorward that are used here.
 #[derive(Deserialize)]
 struct Refused {
     reason: String,
@@ -187,11 +190,11 @@ struct Refused {
     fix: Option<String>,
 }
 
-/// Why nothing is known of what arrived.
+/// Why it is not known what arrived.
 #[derive(Debug)]
 struct Lost {
     why: String,
-    /// What Doorward itself says that is to be done.
+    /// The remedy that Doorward itself suggests.
     cure: Option<String>,
 }
 
@@ -202,7 +205,7 @@ impl From<String> for Lost {
 }
 
 impl Lost {
-    /// `before` is what was asked with, and `cure` what is usually to be done.
+    /// Returns the finding. `before` says what was requested, and `cure` is the usual remedy.
     fn fault(self, check: Check, of: &str, before: &str, cure: &str) -> Finding {
         Finding::fault(check, of, format!("{before}{}", self.why), self.cure.unwrap_or_else(|| cure.to_owned()))
     }
@@ -218,7 +221,7 @@ pub(super) fn validity(certificate: &CertificateDer<'_>) -> Option<(Timestamp, T
 pub(super) async fn examine(public: Option<&Public>, clock: &Clock) -> Vec<Finding> {
     let checks = [Check::Origin, Check::Upgrade, Check::Cookies];
     let Some(public) = public else {
-        let said = "neither `external_host` nor `--public` says by which address browsers reach Doorward";
+        let said = "neither `external_host` nor `--public` says at which address browsers reach Doorward";
         return checks.map(|check| Finding::skipped(check, "public address", said)).into();
     };
     let of = public.origin.as_str();
@@ -233,9 +236,9 @@ pub(super) async fn examine(public: Option<&Public>, clock: &Clock) -> Vec<Findi
     let plain = match public.probe(&[]).await {
         Ok(plain) => plain,
         Err(why) => {
-            let cure = "look whether Doorward runs, whether the name leads there, and at the certificate; `--ca` names its authorities. In a \
-                        cluster, where others do reach it, the NetworkPolicy `doorward` lacks an entry for the ingress (docs/install.md, \
-                        \"Where Doorward may go\")";
+            let cure = "check whether Doorward runs, whether the name leads there, and the certificate, for which \
+                        `--ca` names the authorities. In a cluster, if others can reach it, the NetworkPolicy \
+                        `doorward` lacks an entry for the ingress (docs/install.md, \"Where Doorward may go\")";
             let mut findings = vec![Finding::fault(Check::Origin, of, why, cure)];
             let others = [Check::Upgrade, Check::Cookies, Check::Certificates];
             findings.extend(others.map(|check| Finding::skipped(check, of, "it cannot be reached")));
@@ -265,43 +268,48 @@ fn judge_origin(of: &str, ends: Ends, arrived: Result<Arrived, Lost>) -> Finding
             if of.starts_with("https:") && origin.as_ref().is_none_or(|origin| origin.starts_with("http:")) =>
         {
             fault(
-                "Doorward does not know that it is https, so that nobody can sign in".to_owned(),
-                "have the proxy in front set `X-Forwarded-Proto: https`, and name its address in `trusted_proxies` of the listener",
+                "Doorward does not know that it is https, so nobody can sign in".to_owned(),
+                "let the proxy in front set `X-Forwarded-Proto: https`, and list its address in `trusted_proxies` of \
+                 the listener",
             )
         }
         Ok((origin, _)) => fault(
-            format!("Doorward sees it as {}, so that sign-ins lead there", origin.as_deref().unwrap_or("no origin")),
-            "have the proxy in front pass `Host` on as it came, with its port",
+            format!("Doorward sees it as {}, so sign-ins lead there", origin.as_deref().unwrap_or("no origin")),
+            "let the proxy in front pass `Host` on unchanged, with its port",
         ),
         Err(lost) => lost.fault(
             Check::Origin,
             of,
             "",
-            "have what stands in front send `/.doorward/` and `/oauth2/` of this host to Doorward, and look whether it is this version",
+            "let what is in front send `/.doorward/` and `/oauth2/` of this host to Doorward, and check that Doorward \
+             has this version",
         ),
     }
 }
 
-/// What browsers connect to is no client, unless the doctor asks from there, as it may behind a router that translates its address.
+/// The address that browsers connect to is not a client's, unless the doctor runs there or behind a router that
+/// translates to that address.
 fn judge_client(of: &str, ends: Ends, client: IpAddr) -> Finding {
     if client == ends.public && client != ends.own {
         let said = format!(
-            "Doorward takes {client}, to which this name leads, for the address of whoever asks. Unless this machine itself goes out by \
-             that address, limits and rules with `addresses` are about everybody at once"
+            "Doorward takes {client}, to which this name resolves, for the address of every client. Unless this \
+             machine itself uses that address for its connections, limits and rules with `addresses` apply to \
+             everybody at once"
         );
-        let cure = "ask from outside of that network first: where others come by their own addresses, nothing is wrong. Else have what \
-                    stands there name its client in `X-Forwarded-For` or keep the client's address; where it names itself \
-                    there too, as Google's load balancer does, add that address to `trusted_proxies` of the listener (docs/install.md, \
-                    \"A managed load balancer that speaks HTTP\")";
+        let cure = "ask from outside of that network first: if other clients appear with their own addresses, nothing \
+                    is wrong. Otherwise let what is at that address name its client in `X-Forwarded-For` or keep the \
+                    client's address; if it adds its own address there too, as Google's load balancer does, add that \
+                    address to `trusted_proxies` of the listener (docs/install.md, \"A managed load balancer that \
+                    speaks HTTP\")";
         return Finding::warning(Check::Origin, of, said, cure);
     }
-    Finding::good(Check::Origin, of, format!("Doorward sees it under this address, and whoever asks as {client}"))
+    Finding::good(Check::Origin, of, format!("Doorward sees it under this address, and this client as {client}"))
 }
 
-/// `is_known`: other requests arrive under the public address. Where they do not, that is told of them.
+/// `is_known`: other requests arrive under the public address. If they do not, that is reported for them.
 fn judge_upgrade(of: &str, is_known: bool, arrived: Result<Arrived, Lost>) -> Finding {
-    let cure = "have the proxy in front speak HTTP/1.1 and pass `Connection` and `Upgrade` on (deploy/examples/nginx.conf); without it \
-                logs, `kubectl exec` and live pages do not work";
+    let cure = "let the proxy in front speak HTTP/1.1 and pass `Connection` and `Upgrade` on \
+                (deploy/examples/nginx.conf); otherwise logs, `kubectl exec` and live pages do not work";
     match arrived {
         Ok(arrived) if !arrived.websocket => {
             Finding::fault(Check::Upgrade, of, "the upgrade to WebSocket is lost on the way", cure)
@@ -309,8 +317,8 @@ fn judge_upgrade(of: &str, is_known: bool, arrived: Result<Arrived, Lost>) -> Fi
         Ok(arrived) if is_known && arrived.origin.as_deref() != Some(of) => Finding::fault(
             Check::Upgrade,
             of,
-            "an upgrade to WebSocket arrives as another address or as clear text, so that nobody is signed in there",
-            "have the proxy in front set `Host` and `X-Forwarded-Proto` of upgrades as it does of other requests",
+            "an upgrade to WebSocket arrives under another address or as clear text, so nobody is signed in there",
+            "let the proxy in front set `Host` and `X-Forwarded-Proto` for upgrades as it does for other requests",
         ),
         Ok(_) => Finding::good(Check::Upgrade, of, "an upgrade to WebSocket gets through"),
         Err(lost) => lost.fault(Check::Upgrade, of, "with an upgrade to WebSocket ", cure),
@@ -319,7 +327,8 @@ fn judge_upgrade(of: &str, is_known: bool, arrived: Result<Arrived, Lost>) -> Fi
 
 fn judge_cookies(of: &str, arrived: Result<Arrived, Lost>) -> Finding {
     let size = COOKIES >> 10;
-    let cure = "let the proxy in front take larger headers (nginx: `large_client_header_buffers`), and look at `limits.header_bytes`";
+    let cure = "let the proxy in front accept larger headers (nginx: `large_client_header_buffers`), and check \
+                `limits.header_bytes`";
     match arrived.map(|arrived| arrived.cookies) {
         Ok(cookies) if cookies >= COOKIES => {
             Finding::good(Check::Cookies, of, format!("{size} KiB of cookies get through"))

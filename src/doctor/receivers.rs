@@ -11,19 +11,18 @@ pub(super) async fn examine(doctor: &Doctor<'_>) -> Vec<Finding> {
         let of = format!("receiver `{}`", export.name());
         let found = export.probe(doctor.clock.now()).await;
         match found {
-            Ok(()) => Finding::good(Check::Receivers, &of, "it takes what is sent"),
+            Ok(()) => Finding::good(Check::Receivers, &of, "it accepts what it is sent"),
             Err(Unfit::Unreachable(why)) => {
-                let cure = "look at its address and at `tls` or `ca`, and whether it can be reached from here: in a cluster the NetworkPolicy \
-                            `doorward` needs an entry with its port (docs/audit-export.md)";
+                let cure = "check its address, `tls` or `ca`, and whether it can be reached from here: in a cluster \
+                            the NetworkPolicy `doorward` needs an entry with its port (docs/audit-export.md)";
                 Finding::fault(Check::Receivers, &of, why, cure)
             }
             Err(Unfit::Refuses(why)) => {
-                let cure =
-                    "look at what it wants of us, a certificate (`tls.certificate`) or `headers`, and at its own log";
+                let cure = "check what it requires, a certificate (`tls.certificate`) or `headers`, and its own log";
                 Finding::fault(Check::Receivers, &of, why, cure)
             }
             Err(Unfit::Busy(why)) => {
-                let cure = "lines wait until it takes them; look at it if this lasts";
+                let cure = "lines wait until it accepts them; check it if this lasts";
                 Finding::warning(Check::Receivers, &of, why, cure)
             }
         }

@@ -25,17 +25,17 @@ async fn redis(redis: &Redis, holds: bool, clock: &Clock) -> Vec<Finding> {
     let durability = match redis.durability().await {
         Ok(durability) => durability,
         Err(error) => {
-            let cure = "look at `store.redis` and whether it can be reached from here; without it no session, delivery or revocation is \
-                        known, and all of them are refused";
+            let cure = "check `store.redis`, and whether it can be reached from here; without it no session, delivery \
+                        or revocation is known, and all of them are refused";
             return vec![Finding::fault(Check::Store, of, error.to_string(), cure)];
         }
     };
     if let Err(error) = redis.ping().await {
         let cure = match error {
             StoreError::Full(_) => "give Redis more memory (`maxmemory`), or find out what else fills it",
-            _ => "point `store.redis` at a server that takes writes: a master with room on its disk",
+            _ => "point `store.redis` at a server that accepts writes: a master with free disk space",
         };
-        let said = format!("it answers and takes no writes: {error}");
+        let said = format!("it answers but accepts no writes: {error}");
         return vec![Finding::fault(Check::Store, of, said, cure)];
     }
     let mut findings = match durability {
@@ -44,11 +44,11 @@ async fn redis(redis: &Redis, holds: bool, clock: &Clock) -> Vec<Finding> {
         }
         Durability::Lossy(_) | Durability::Synced => {
             let copied = if redis.has_replica() { "a replica follows it" } else { "no replica follows it" };
-            vec![Finding::good(Check::Store, of, format!("it answers and takes writes; {copied}"))]
+            vec![Finding::good(Check::Store, of, format!("it answers and accepts writes; {copied}"))]
         }
     };
     for warning in redis.warnings().await.unwrap_or_default() {
-        findings.push(Finding::warning(Check::Store, of, warning, "docs/store.md says more"));
+        findings.push(Finding::warning(Check::Store, of, warning, "see docs/store.md"));
     }
     if let Some(trouble) = redis.clock_ahead(clock).await.ok().and_then(clock_trouble) {
         findings.push(Finding::warning(Check::Store, of, trouble, "compare `date` here with `TIME` of Redis"));
@@ -59,14 +59,14 @@ async fn redis(redis: &Redis, holds: bool, clock: &Clock) -> Vec<Finding> {
 fn embedded(doctor: &Doctor<'_>) -> Finding {
     let path = folder_of(&doctor.loaded.path).join(&doctor.raw().store.path);
     let of = format!("store {}", path.display());
-    // One that is empty is filled by the first start.
+    // The first start fills an empty file.
     if std::fs::metadata(&path).map_or(true, |file| file.len() == 0) {
-        return Finding::good(Check::Store, &of, "it is not there yet; the first start makes it");
+        return Finding::good(Check::Store, &of, "it does not exist yet; the first start creates it");
     }
     match Embedded::examine(&path) {
         Ok(()) => Finding::good(Check::Store, &of, "it can be opened"),
         Err(OpenError::Locked(_)) => Finding::good(Check::Store, &of, "a running Doorward has it open"),
-        // It says what to do.
+        // The error says what to do.
         Err(error @ (OpenError::Corrupt { .. } | OpenError::Format { .. })) => {
             Finding::fault(Check::Store, &of, error.to_string(), "")
         }
@@ -74,7 +74,7 @@ fn embedded(doctor: &Doctor<'_>) -> Finding {
             Check::Store,
             &of,
             error.to_string(),
-            "run this as the user that Doorward runs as, and look at the file",
+            "run this as the user that Doorward runs as, and check the file",
         ),
     }
 }

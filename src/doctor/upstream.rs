@@ -1,4 +1,4 @@
-//! Upstreams: whether they are there, and what Kubernetes allows Doorward.
+//! Whether upstreams can be reached, and what Kubernetes allows Doorward.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::{
 
 const MAX_ANSWER: usize = 64 << 10;
 
-/// What an upstream is, as far as its routes say.
+/// The kind of an upstream, judging by its routes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum What {
     ApiServer,
@@ -52,7 +52,7 @@ impl What {
         }
     }
 
-    /// Where such a server says that it is well.
+    /// The path at which such a server reports its health.
     const fn path(self) -> &'static str {
         match self {
             Self::ApiServer => "/version",
@@ -63,7 +63,7 @@ impl What {
     }
 }
 
-/// Upstreams that are shown a token which there is none of, and why.
+/// Upstreams for which no token could be obtained, and why.
 pub(super) type WithoutToken = [(Arc<str>, Rejection)];
 
 pub(super) async fn examine(doctor: &Doctor<'_>, without: &WithoutToken) -> Vec<Finding> {
@@ -78,7 +78,7 @@ fn lacks(without: &WithoutToken, upstream: &str) -> bool {
     without.iter().any(|(name, _)| **name == *upstream)
 }
 
-/// What of its rights Doorward lacks at each API server, and which it has beyond them.
+/// Reports the rights that Doorward lacks at each API server, and those that it does not need.
 pub(super) async fn examine_rights(doctor: &Doctor<'_>, without: &WithoutToken) -> Vec<Finding> {
     let mut answers = rights::examine(&doctor.pools, doctor.raw(), doctor.resolved).await;
     answers.retain(|(name, _)| !lacks(without, name));
@@ -101,18 +101,19 @@ pub(super) async fn examine_rights(doctor: &Doctor<'_>, without: &WithoutToken) 
             Err(error) => Finding::fault(
                 Check::Rights,
                 &of,
-                format!("it cannot be asked: {error}"),
-                "see what is said of the upstream itself",
+                format!("it could not be queried: {error}"),
+                "see the finding on the upstream itself",
             ),
         }
     };
     answers.into_iter().map(finding).collect()
 }
 
-/// That Doorward gets no token of the service account that it is to be at an upstream.
+/// Reports that Doorward gets no token of the service account that it uses at an upstream.
 pub(super) fn without_token(check: Check, name: &str, error: &Rejection) -> Finding {
     let cure = format!(
-        "see that the account is there, that the upstream in its `credential` answers, and that what {PRINTS} is applied"
+        "make sure that the account exists, that the upstream in its `credential` answers, and that what {PRINTS} is \
+         applied"
     );
     Finding::fault(check, &format!("API server `{name}`"), error.detail(), cure)
 }
@@ -127,9 +128,9 @@ async fn one(doctor: &Doctor<'_>, upstream: &Arc<Upstream>) -> Finding {
         Err(error) => {
             let cure = match error.kind() {
                 UpstreamErrorKind::NotHttp1 => {
-                    "look at its `url`; if it speaks HTTP/2 alone, as gRPC servers do, set `protocol: http2`"
+                    "check its `url`; if it speaks only HTTP/2, as gRPC servers do, set `protocol: http2`"
                 }
-                _ => "look at its `url` and `tls`, and whether it can be reached from here",
+                _ => "check its `url` and `tls`, and whether it can be reached from here",
             };
             let said = Rejection::from(error).detail().to_owned();
             return Finding::fault(Check::Upstreams, &of, said, cure);
@@ -144,27 +145,28 @@ async fn one(doctor: &Doctor<'_>, upstream: &Arc<Upstream>) -> Finding {
             let version = body.and_then(|body| serde_json::from_slice::<Value>(&body).ok());
             match version.as_ref().and_then(|version| version["gitVersion"].as_str()) {
                 Some(version) => Finding::good(Check::Upstreams, &of, format!("Kubernetes {version}")),
-                None => fault("it is no API server; look at its `url`"),
+                None => fault("it is not an API server; check its `url`"),
             }
         }
         (What::ApiServer, StatusCode::UNAUTHORIZED) => fault(
-            "it does not take Doorward's own credential: look whether the token has ended or the certificate is of its authority",
+            "it rejects Doorward's own credential: check whether the token has expired, or the certificate is from its \
+             authority",
         ),
         (What::ApiServer, _) => {
-            fault("an API server answers with 200; look at its `url`, and at what is between it and here")
+            fault("an API server answers with 200; check its `url`, and what is between it and here")
         }
-        (What::Dashboard | What::EventListener, StatusCode::OK) => Finding::good(Check::Upstreams, &of, "it is well"),
-        (What::Dashboard, _) => {
-            fault("a Tekton Dashboard that is well answers with 200; look at its `url` and at the pod")
+        (What::Dashboard | What::EventListener, StatusCode::OK) => {
+            Finding::good(Check::Upstreams, &of, "it is healthy")
         }
-        (What::EventListener, _) if status.is_server_error() => fault("look at the pod of the EventListener"),
+        (What::Dashboard, _) => fault("a healthy Tekton Dashboard answers with 200; check its `url` and the pod"),
+        (What::EventListener, _) if status.is_server_error() => fault("check the pod of the EventListener"),
         (What::EventListener, _) => Finding::warning(
             Check::Upstreams,
             &of,
             said,
-            "an EventListener that is well answers with 200; if this is another receiver of webhooks, that is no trouble",
+            "a healthy EventListener answers with 200; if this is another receiver of webhooks, there is no problem",
         ),
-        (What::Other, _) if status.is_server_error() => fault("look at that server"),
+        (What::Other, _) if status.is_server_error() => fault("check that server"),
         (What::Other, _) => Finding::good(Check::Upstreams, &of, said),
     }
 }

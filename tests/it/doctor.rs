@@ -131,7 +131,7 @@ async fn a_provider_that_fits_is_good() {
 async fn a_provider_that_cannot_be_reached_is_told() {
     let dir = folder(&configuration(&somewhere(), &somewhere(), "http://localhost:1"));
     let said = doctor(dir.path(), &PROVIDER).await;
-    said.is("discovery", "fault", &["the connection failed", "look at `issuer`, `ca`", "the NetworkPolicy `doorward`"]);
+    said.is("discovery", "fault", &["the connection failed", "check `issuer`, `ca`", "the NetworkPolicy `doorward`"]);
     said.is("algorithms", "skipped", &[]);
     said.is("redirect", "skipped", &[]);
     assert_eq!(said.code, Some(1));
@@ -144,7 +144,7 @@ async fn an_issuer_that_is_spelt_otherwise_is_told_as_it_spells_itself() {
     let (provider, _, dir) = with_provider(spelt).await;
     let said = doctor(dir.path(), &PROVIDER).await;
     said.is("discovery", "good", &[]);
-    said.is("issuer", "fault", &[&provider.issuer, "write `issuer` as it does"]);
+    said.is("issuer", "fault", &[&provider.issuer, "write `issuer` exactly as it does"]);
 }
 
 #[tokio::test]
@@ -159,7 +159,7 @@ async fn a_cluster_that_calls_itself_otherwise_is_told_as_it_does() {
     })
     .await;
     for (issuer, keys, state, words) in [
-        ("https://kubernetes.default.svc", "", "fault", vec![own, "write `issuer` as it does"]),
+        ("https://kubernetes.default.svc", "", "fault", vec![own, "write `issuer` exactly as it does"]),
         (own, "", "good", vec!["issuer `cluster`"]),
         (own, "/elsewhere", "skipped", vec!["cannot be read", "404"]),
     ] {
@@ -184,7 +184,7 @@ async fn keys_for_other_algorithms_are_told() {
     let other = |_: &OidcProvider, yaml: String| yaml.replace("algorithms: [RS256]", "algorithms: [ES384]");
     let (_provider, _, dir) = with_provider(other).await;
     let said = doctor(dir.path(), &PROVIDER).await;
-    said.is("algorithms", "fault", &["no usable key", "accepted is ES384", "into `algorithms`"]);
+    said.is("algorithms", "fault", &["no usable key", "accepted is ES384", "to `algorithms`"]);
     said.is("discovery", "good", &[]);
 }
 
@@ -194,7 +194,7 @@ async fn a_clock_that_is_not_the_providers_is_told() {
     let environment = faults::environment(dir.path());
     faults::set_clock_ahead(dir.path(), 20);
     let said = doctor_with(dir.path(), &PROVIDER, &environment).await;
-    said.is("clock", "warning", &["ahead of its own", "still forgiven", "NTP"]);
+    said.is("clock", "warning", &["ahead of its own", "still tolerated", "NTP"]);
     faults::set_clock_ahead(dir.path(), 600);
     let said = doctor_with(dir.path(), &PROVIDER, &environment).await;
     said.is("clock", "fault", &["ahead of its own", "NTP"]);
@@ -210,7 +210,7 @@ async fn a_redirect_address_that_the_provider_does_not_know_is_told() {
     said.is(
         "redirect",
         "fault",
-        &[&format!("{elsewhere}/oauth2/callback"), "register that address", "client `doorward`"],
+        &[&format!("{elsewhere}/oauth2/callback"), "register exactly that address", "client `doorward`"],
     );
     said.is("issuer", "good", &[]);
 }
@@ -252,7 +252,7 @@ async fn whether_a_provider_knows_the_redirect_address_is_told_from_what_it_answ
         ),
         ("302 Found\r\nLocation: https://login.example/signin", "warning", "login.example"),
         ("200 OK", "warning", "a page"),
-        ("400 Bad Request", "fault", "register that address"),
+        ("400 Bad Request", "fault", "register exactly that address"),
     ] {
         let provider = provider_that_answers(answer).await;
         let dir = folder(&configuration("http://localhost:7", &provider.url(), "http://localhost:1"));
@@ -271,7 +271,7 @@ async fn issuers_are_asked_about_a_token_that_nobody_issued() {
         (200, "text/html", "<p>Sign in</p>", "fault", "not application/json"),
         (401, "application/json", r#"{"error": "invalid_client"}"#, "fault", "refuses our own client"),
         (404, "text/plain", "", "fault", "404"),
-        (200, jwt, "e30.e30.e30", "good", "something signed"),
+        (200, jwt, "e30.e30.e30", "good", "a signed response"),
     ] {
         let head = format!("HTTP/1.1 {status} X\r\nContent-Type: {media_type}\r\nContent-Length: {}", body.len());
         let provider = Upstream::scripted(move |_| Reply::Bytes(format!("{head}\r\n\r\n{body}").into_bytes())).await;
@@ -305,11 +305,11 @@ async fn upstreams_are_asked_whether_they_are_well() {
             "pod of the EventListener",
         ),
         ("dashboard, schemes: [bearer]", "/health", 200, "good", "Dashboard `it`"),
-        ("dashboard, schemes: [bearer]", "/health", 404, "fault", "look at its `url`"),
+        ("dashboard, schemes: [bearer]", "/health", 404, "fault", "check its `url`"),
         ("http, schemes: [bearer]", "/", 404, "good", "upstream `it`"),
-        ("http, schemes: [bearer]", "/", 502, "fault", "look at that server"),
-        ("kubernetes, schemes: [bearer]", "/version", 401, "fault", "does not take Doorward's own credential"),
-        ("kubernetes, schemes: [bearer]", "/version", 200, "fault", "no API server"),
+        ("http, schemes: [bearer]", "/", 502, "fault", "check that server"),
+        ("kubernetes, schemes: [bearer]", "/version", 401, "fault", "rejects Doorward's own credential"),
+        ("kubernetes, schemes: [bearer]", "/version", 200, "fault", "not an API server"),
     ] {
         let upstream = Upstream::scripted(move |request| {
             let asked = request.head.starts_with(&format!("GET {path} "));
@@ -345,7 +345,7 @@ audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
     assert_eq!(of, ["Dashboard `pages`", "API server `web`"]);
     let dir = folder(&configuration("http://localhost:7", "http://localhost:1", &somewhere()));
     let said = doctor(dir.path(), &["--only", "upstreams"]).await;
-    said.is("upstreams", "fault", &["upstream `web`", "look at its `url` and `tls`"]);
+    said.is("upstreams", "fault", &["upstream `web`", "check its `url` and `tls`"]);
 }
 
 /// nginx in front of a Doorward in clear text: what it does with a request stands in `location`.
@@ -412,7 +412,7 @@ async fn what_gets_lost_at_the_proxy_in_front_is_told() {
     }
     let nowhere = somewhere();
     let said = doctor(dir.path(), &["--only", "origin", "--only", "upgrade", "--public", &nowhere]).await;
-    said.is("origin", "fault", &["look whether Doorward runs", "the NetworkPolicy `doorward`"]);
+    said.is("origin", "fault", &["check whether Doorward runs", "the NetworkPolicy `doorward`"]);
     said.is("upgrade", "skipped", &[]);
     let said =
         doctor(dir.path(), &["--only", "origin", "--public", &upstream.url().replace("127.0.0.1", "localhost")]).await;
@@ -456,10 +456,10 @@ async fn days_of_certificates_are_told_in_files_and_at_the_public_address() {
 async fn a_store_that_cannot_be_used_is_told() {
     let dir = folder(&configuration("http://localhost:7", "http://localhost:1", "http://localhost:1"));
     let said = doctor(dir.path(), &["--only", "store"]).await;
-    said.is("store", "good", &["not there yet"]);
+    said.is("store", "good", &["does not exist yet"]);
     let file = dir.path().join("doorward.redb");
     std::fs::write(&file, "").unwrap();
-    doctor(dir.path(), &["--only", "store"]).await.is("store", "good", &["not there yet"]);
+    doctor(dir.path(), &["--only", "store"]).await.is("store", "good", &["does not exist yet"]);
     std::fs::write(&file, "no store").unwrap();
     let said = doctor(dir.path(), &["--only", "store"]).await;
     said.is("store", "fault", &["move it away"]);
@@ -495,7 +495,7 @@ async fn a_redis_that_is_away_or_could_lose_what_it_has_is_told() {
     );
     let _: String = redis.ask(&["CONFIG", "SET", "maxmemory-policy", "noeviction"]).await;
     let _: String = redis.ask(&["CONFIG", "SET", "maxmemory", "1"]).await;
-    doctor(dir.path(), &["--only", "store"]).await.is("store", "fault", &["takes no writes", "maxmemory"]);
+    doctor(dir.path(), &["--only", "store"]).await.is("store", "fault", &["accepts no writes", "maxmemory"]);
     redis.kill();
     let said = doctor(dir.path(), &["--only", "store"]).await;
     said.is("store", "fault", &["store.redis"]);
@@ -535,8 +535,8 @@ async fn receivers_of_the_trail_are_asked_whether_they_take_what_is_sent() {
     };
     let address = collector.address.to_string();
     for (status, state, words) in [
-        (200, "good", "it takes what is sent"),
-        (422, "good", "it takes what is sent"),
+        (200, "good", "it accepts what it is sent"),
+        (422, "good", "it accepts what it is sent"),
         (401, "fault", "`headers`"),
         (503, "warning", "lines wait"),
     ] {
@@ -587,11 +587,11 @@ async fn the_authorities_of_a_cluster_interceptor_must_be_those_of_the_listener(
     };
     let itself = std::fs::read_to_string(dir.path().join("tls/server.pem")).unwrap();
     for (namespace, bundle, state, words) in [
-        ("front", ours.pem(), "good", "EventListeners believe"),
-        ("front", itself, "good", "EventListeners believe"),
-        ("front", theirs.pem(), "fault", "does not hold the authority"),
-        ("front", "nothing".to_owned(), "fault", "holds no certificate"),
-        ("elsewhere", ours.pem(), "warning", "no ClusterInterceptor leads to it"),
+        ("front", ours.pem(), "good", "EventListeners trust"),
+        ("front", itself, "good", "EventListeners trust"),
+        ("front", theirs.pem(), "fault", "does not contain the authority"),
+        ("front", "nothing".to_owned(), "fault", "contains no certificate"),
+        ("elsewhere", ours.pem(), "warning", "no ClusterInterceptor points to it"),
     ] {
         list(namespace, &bundle);
         doctor(dir.path(), &asked).await.is(
@@ -641,7 +641,7 @@ async fn attacks_z52_who_may_start_runs_past_doorward_is_listed() {
     ));
     let list = |items: &[Value]| std::fs::write(dir.path().join("list"), json!({"items": items}).to_string()).unwrap();
     list(&items);
-    doctor(dir.path(), &asked).await.is("past", "good", &["nobody but who is expected"]);
+    doctor(dir.path(), &asked).await.is("past", "good", &["nobody unexpected"]);
     items.extend(bound("cron", create, account("ci", "cron")));
     list(&items);
     let said = doctor(dir.path(), &asked).await;

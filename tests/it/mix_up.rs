@@ -111,7 +111,7 @@ async fn the_doctor_tells_which_address_a_provider_wants_and_who_is_at_risk() {
         let of_evil = said.findings.iter().filter(|finding| finding["of"] == "issuer `evil`");
         let told = of_evil.map(|finding| format!("{finding}\n")).collect::<String>();
         assert!(told.contains(&format!("it knows {public}{address}\"")), "{told}");
-        assert_eq!(told.contains("codes of another one could be taken for its own"), at_risk, "{told}");
+        assert_eq!(told.contains("codes of another provider could be taken for its own"), at_risk, "{told}");
         assert_eq!(told.contains(r#""state":"warning""#), at_risk, "{told}");
     }
 }
