@@ -142,7 +142,7 @@ async fn the_story_goes_on_in_the_trail_and_in_the_configuration() {
     let (code, said) = told(&folder, &[&["audit", "verify", "audit.jsonl"], &keys[..]].concat()).await;
     assert_eq!(code, Some(0), "{said}");
 
-    // "Change it while the demo runs and watch it being taken."
+    // "Change it while the demo runs, and watch it being reloaded."
     let yaml = std::fs::read_to_string(&configuration).unwrap();
     let people = "who: {groups: [release-managers, auditors], kind: human}";
     std::fs::write(&configuration, yaml.change(people, "who: {groups: [release-managers, auditors, agents]}")).unwrap();
