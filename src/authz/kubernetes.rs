@@ -163,7 +163,7 @@ impl Kubernetes {
                 let at = at.key(key).index(i);
                 if text.contains('*') && text != "*" {
                     report
-                        .error(&at, format!("`{text}` is no name"))
+                        .error(&at, format!("`{text}` is not a name"))
                         .help("names are compared exactly; only `*` alone is a wildcard");
                 } else if text.is_empty() && key != "api_groups" {
                     report.error(&at, "an empty name matches nothing");

@@ -130,8 +130,9 @@ fn method(text: &str, raw: &raw::On, root: &raw::Root) -> Result<Method, String>
         return Ok(method);
     }
     Err(match nearest(&text.to_ascii_uppercase(), KNOWN.iter().map(Method::as_str).chain(named)) {
-        Some(near) => format!("is no HTTP method; did you mean `{near}`?"),
-        None => "is no HTTP method that a route of this rule takes; name it in `methods` of the route first".to_owned(),
+        Some(near) => format!("is not an HTTP method; did you mean `{near}`?"),
+        None => "is not an HTTP method that a route of this rule accepts; name it in `methods` of the route first"
+            .to_owned(),
     })
 }
 

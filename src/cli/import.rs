@@ -93,8 +93,8 @@ const INSTEAD: [(&str, &str); 33] = [
     ("pass_basic_auth", "the user is passed in `X-Forwarded-User`"),
     ("htpasswd_file", "there are no passwords; `break_glass` accepts client certificates"),
     ("authenticated_emails_file", "write these people into `who` of a rule"),
-    ("session_store_type", "name Redis under `store.redis`; docs/store.md tells how"),
-    ("redis_connection_url", "name Redis under `store.redis`; docs/store.md tells how"),
+    ("session_store_type", "name Redis under `store.redis`; see docs/store.md"),
+    ("redis_connection_url", "name Redis under `store.redis`; see docs/store.md"),
     ("insecure_oidc_allow_unverified_email", "an address that is not verified is ignored"),
     ("ssl_insecure_skip_verify", "name the authority of the certificate by `ca`"),
     (
