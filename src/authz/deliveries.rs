@@ -234,14 +234,14 @@ routes:
             "on: {event_listener: other, event: [psuh]}",
             "on: {event: [psuh]}, who: {webhooks: [gh, ci]}",
             "on: {event_listener: build, event: [push]}, who: {webhooks: [gh]}",
-            // It has no route, so that nothing is known of it.
+            // It has no route, so nothing is known about it.
             "on: {event: [psuh]}, who: {webhooks: [bb]}",
         ] {
             assert_eq!(warned(unknown), [], "{unknown}");
         }
     }
 
-    /// A preview was made, closed, opened again, and then there for ever.
+    /// A preview was created, closed, and reopened, and then never removed.
     #[test]
     fn what_gogs_tells_in_the_same_words_again_is_warned_of() {
         warns(
@@ -274,7 +274,7 @@ routes:
         }
     }
 
-    /// An allow never let a second push to a pull request of Gitea build, and a deny kept none out.
+    /// An allow never let a second push to a Gitea pull request build, and a deny prevented none.
     #[test]
     fn an_action_that_the_host_calls_otherwise_is_warned_of() {
         let at = "/on/action/1";
@@ -285,7 +285,7 @@ routes:
         for good in [
             "on: {routes: [gh], action: [opened, synchronize]}",
             "on: {routes: [tea], action: [opened, synchronized]}",
-            // One of the two calls it so.
+            // One of the two uses this name.
             "on: {routes: [gh, tea], action: [synchronize, synchronized]}",
             "on: {routes: [tea, ci], action: [synchronize]}",
         ] {
@@ -293,7 +293,7 @@ routes:
         }
     }
 
-    /// A deny that was written so did nothing.
+    /// A deny that was written in this way did nothing.
     #[test]
     fn an_id_in_capitals_is_warned_of_where_hosts_write_none() {
         const ID: &str = "azure-devops:278D5CD2-584D-4B63-824A-2BA458937249";

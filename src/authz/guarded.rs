@@ -143,7 +143,7 @@ mod tests {
                 "podcertificaterequests",
                 "'*'",
             ),
-            // Tekton runs what stands there, whatever the run refers to.
+            // Tekton runs the code in the status, whatever the run refers to.
             ("", "PATCH", &format!("{TEKTON}/pipelineruns/r/status"), "pipelineruns/status", "pipelineruns"),
             ("", "PUT", &format!("{TEKTON}/pipelineruns/r/status"), "'*/status'", "'pipelineruns/*'"),
             ("", "PATCH", &format!("{TEKTON}/taskruns/t/status"), "taskruns/status", "'*'"),

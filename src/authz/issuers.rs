@@ -151,7 +151,7 @@ mod tests {
         let (silent, empty) = (with(&json!({})), with(&json!({"groups": [], "scope": ""})));
         assert!(corp.withholds_groups(&silent) && corp.withholds_scopes(&silent) && corp.withholds_client(&silent));
         assert!(!corp.withholds_groups(&empty) && !corp.withholds_scopes(&empty));
-        // From the answer of a token endpoint, or of introspection.
+        // From the response of a token endpoint, or from introspection.
         let elsewhere = Principal {
             groups: ["dev".into()].into(),
             scopes: ["read".into()].into(),
@@ -168,7 +168,7 @@ mod tests {
     fn a_provider_where_people_log_in_withholds_groups_by_its_preset_as_by_what_is_written() {
         let silent = with(&json!({}));
         for preset in PRESETS {
-            // Nobody says of these that they tell groups.
+            // These are not expected to provide groups.
             let withholds = !matches!(
                 preset,
                 "google" | "github_oauth" | "github_actions" | "gitlab_ci" | "kubernetes" | "doorward"

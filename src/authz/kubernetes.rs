@@ -390,7 +390,7 @@ mod tests {
             ("", "{non_resource_urls: [/version]}", "GET", POD, false, false),
             ("", "{non_resource_urls: [/version], resources: [pods]}", "GET", POD, true, true),
             ("", "{verbs: [read]}", "GET", "/version", true, true),
-            // A deny of `get` was passed by HEAD.
+            // HEAD evaded a deny of `get`.
             ("", "{verbs: [get], non_resource_urls: [/version]}", "HEAD", "/version", false, true),
             ("", "{verbs: [update], non_resource_urls: [/version]}", "HEAD", "/version", false, false),
             ("", "{verbs: [get], resources: [pods]}", "HEAD", POD, true, true),
@@ -400,7 +400,7 @@ mod tests {
         }
     }
 
-    /// The API server takes scheme and port off the name, so that a deny of the name would be passed by writing them.
+    /// The API server removes scheme and port from the name, so writing them would evade a deny of the name.
     #[test]
     fn a_deny_of_a_name_holds_for_proxying_by_scheme_and_port() {
         const DENY: &str = "{names: [vault]}";

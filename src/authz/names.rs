@@ -317,7 +317,7 @@ mod tests {
             ("/@admin/*", "/%40admin/a", false, true),
             ("/a/!$&'()+,=:@", "/a/%21%24%26%27%28%29%2B%2C%3D%3A%40", false, true),
             ("/a%2A", "/a*", false, true),
-            // What comes encoded in no other way.
+            // Characters that can only be written encoded.
             ("/a%20b", "/a%20b", true, true),
             ("/a%20b", "/a+b", false, false),
             ("/a", "/a%3F", false, false),
@@ -328,7 +328,7 @@ mod tests {
         }
     }
 
-    /// A deny that names it would load and never hold.
+    /// A deny that names such a path would load and never match.
     #[test]
     fn a_path_that_no_request_can_have_is_no_pattern() {
         for bad in [
@@ -365,11 +365,11 @@ mod tests {
             let other = HostPattern::parse(other).unwrap();
             assert_eq!((pattern.meets(&other), other.meets(&pattern)), (meets, meets), "{other}");
         }
-        // One that matched another spelling than requests are routed by would let them past a deny.
+        // A pattern that matched another spelling than the one that requests are routed by would let them evade a deny.
         for spelling in ["[::1]", "[0:0:0:0:0:0:0:1]", "[::0001]"] {
             assert!(HostPattern::parse(spelling).unwrap().matches("[::1]"), "{spelling}");
         }
-        // What is meant for an address was told to have a port, or nothing of brackets.
+        // For an intended address, the error was about a port, or did not mention brackets.
         for (bad, is_address) in [
             ("https://a", false),
             ("https://a:80", false),

@@ -124,7 +124,7 @@ fn may_become(reference: &str, patterns: &[Prefix]) -> bool {
 mod tests {
     use super::*;
 
-    /// It read as if it did something, in a deny too.
+    /// Such a pattern looked as if it did something, in a deny too.
     #[test]
     fn a_pattern_of_bundles_by_their_field_is_told_to_be_met_by_nothing() {
         for (pattern, expected) in [
@@ -154,7 +154,7 @@ mod tests {
             ("git?revision=%24%28params.r%29&url=u", "bundles?*", false),
             ("git?revision=%24%28params.r%29&url=u", "release", false),
             ("git?revision=main&url=u", "git?revision=main&url=u", false),
-            // What was written so stands there encoded once more.
+            // The literal text `%24%28` is encoded once more.
             ("git?revision=%2524%2528&url=u", "git?revision=main&url=u", false),
             ("$(params.p)", "release", true),
         ] {
@@ -186,7 +186,7 @@ mod tests {
         }
     }
 
-    /// A run that was made past Doorward may call a task of its namespace so.
+    /// A run that was created past Doorward may refer to a task of its namespace in this way.
     #[test]
     fn what_says_that_it_is_a_cluster_task_has_the_name_of_the_task_to_a_deny() {
         for (reference, pattern, expected) in [
@@ -237,10 +237,10 @@ mod tests {
             ("http?*", &[]),
             ("http?http-username=a&*", &["url"]),
             ("http?url=https%3A%2F%2Fgit.example%2F*", &["url"]),
-            // All of a resolver, or more, is what it says.
+            // Everything of a resolver, or more, is what the pattern says.
             ("hub?*", &[]),
             ("git?*", &[]),
-            // What sorts before the end cannot follow.
+            // Parameters that sort before the end cannot follow.
             ("hub?kind=task&name=git-clone&version=0.9&*", &[]),
             ("git?pathInRepo=a&revision=main&url=https%3A%2F%2Fgit.example%2Fa&*", &[]),
             ("cluster?kind=task&namespace=ci&*", &[]),

@@ -253,7 +253,7 @@ mod tests {
         Run::read(RunKind::PipelineRun, RunIntent::Create, object.as_object().unwrap(), "default").unwrap()
     }
 
-    /// What an allow and a deny with the condition make of a run.
+    /// Whether an allow and a deny with the condition match a run.
     fn both(rule: &Value, run: &Run) -> (bool, bool) {
         let condition = condition(rule.clone());
         (condition.holds(run, Reading::Strict), condition.holds(run, Reading::Wide))
@@ -315,7 +315,7 @@ mod tests {
         }
     }
 
-    /// A deny of `env: prod` was passed by leaving it to a pipeline that has this for its default.
+    /// A run evaded a deny of `env: prod` by leaving it to a pipeline that has this as its default.
     #[test]
     fn a_parameter_that_is_left_to_its_default_may_have_what_is_denied() {
         let run = created(&json!({"pipelineRef": {"name": "deploy"}, "params": [{"name": "env", "value": "staging"}]}));
@@ -329,7 +329,7 @@ mod tests {
         }
     }
 
-    /// A deny of `tier: prod` was passed by leaving it to a pipeline that has this label.
+    /// A run evaded a deny of `tier: prod` by leaving it to a pipeline that has this label.
     #[test]
     fn a_label_that_is_left_out_may_be_that_of_the_pipeline_which_is_denied() {
         let run = created(&json!({"pipelineRef": {"name": "deploy"}}));
@@ -339,7 +339,7 @@ mod tests {
             (json!({"labels": {"tier": ["*"]}}), &run, (false, true)),
             (json!({"labels": {"tier": ["prod"], "team": ["b"]}}), &run, (false, false)),
             (json!({"code": ["other"], "labels": {"tier": ["prod"]}}), &run, (false, false)),
-            // It has those that it says.
+            // The run has only the labels that it names.
             (json!({"labels": {"tier": ["prod"]}}), &inline, (false, false)),
         ] {
             assert_eq!(both(&rule, run), expected, "{rule}");
@@ -368,7 +368,7 @@ mod tests {
         }
     }
 
-    /// It read as if the account had to be listed, and a run of the code could be of any.
+    /// The rule looked as if the account had to be listed, but a run of the code could have any account.
     #[test]
     fn an_allow_of_code_that_leaves_the_service_account_open_is_told() {
         for (rule, action, expected) in [
@@ -402,7 +402,7 @@ mod tests {
             (json!({"does": ["cancel"], "pod_template": false}), raw::Action::Allow, true),
             (json!({"does": ["cancel", "create"], "code": ["deploy"]}), raw::Action::Allow, false),
             (json!({"code": ["deploy"]}), raw::Action::Allow, false),
-            // It holds of a change, which may bring anything.
+            // It matches a change, which may contain anything.
             (json!({"does": ["change"], "code": ["deploy"]}), raw::Action::Deny, false),
         ] {
             let raw: raw::OnRun = serde_json::from_value(rule.clone()).unwrap();
@@ -421,7 +421,7 @@ mod tests {
         let cancel = json!({"does": ["cancel"]});
         assert_eq!(both(&cancel, &Run::only(RunIntent::Cancel)), (true, true));
         assert_eq!(both(&cancel, &Run::only(RunIntent::Change)), (false, false));
-        // Beside something else a status is still one to whoever denies it, and none to whoever allows it alone.
+        // A status beside something else still counts for a deny, and does not count for an allow of the status alone.
         for intent in [RunIntent::Change, RunIntent::Apply] {
             let besides = Run { statuses: vec![RunIntent::Cancel], ..Run::only(intent) };
             assert_eq!(both(&cancel, &besides), (false, true), "{intent:?}");

@@ -263,7 +263,7 @@ routes:
       event_listener: {namespace: prod, name: deploy}}
 ";
 
-    /// `DOES ROUTE,ROUTE` of the one rule.
+    /// Returns `DOES ROUTE,ROUTE` of the only rule.
     fn starts(rule: &str) -> String {
         starts_on(GROUND, rule)
     }
@@ -301,12 +301,12 @@ routes:
             ("do: allow, on: {kubernetes: {names: [nightly]}}", REQUESTS),
             ("do: allow, on: {kubernetes: {names: [nightly]}, methods: [POST]}", ""),
             ("do: allow, on: {kubernetes: {names: [nightly]}, methods: [PATCH]}", REQUESTS),
-            // By what becomes of the run.
+            // By what happens to the run.
             ("do: allow, on: {run: {does: [create], inline: false, params: {a: [b]}}}", REQUESTS),
             ("do: allow, on: {run: {does: [apply]}}", REQUESTS),
             ("do: allow, on: {run: {does: [cancel, pause, start, change]}}", ""),
             ("do: allow, on: {run: {code: [build]}}", REQUESTS),
-            // By the place.
+            // By the destination.
             ("do: allow, on: {namespace: ci}", "allow api,board,hooks"),
             ("do: allow, on: {namespace: prod}", ""),
             ("do: allow, on: {routes: [api]}", "allow api"),
@@ -317,7 +317,7 @@ routes:
             ("do: allow, on: {paths: [/apis/tekton.dev/v1/namespaces/ci/pipelineruns]}", "allow api,board,old"),
             ("do: allow, on: {paths: ['/api/*']}", ""),
             ("do: allow, on: {methods: [GET, DELETE]}", ""),
-            // What comes later is open.
+            // What is only known later is left open.
             (
                 "do: allow, on: {routes: [api], time: {from: '08:00', to: '09:00'}, addresses: [192.0.2.0/24]}",
                 "allow api",
@@ -335,7 +335,7 @@ routes:
             ("do: allow, on: {trigger: {names: [build]}}", "allow hooks"),
             ("do: allow, on: {trigger: {names: ['ci/build']}}", "allow hooks,far"),
             ("do: allow, on: {trigger: {service_accounts: [builder]}}", "allow hooks"),
-            // Who can come at all.
+            // Who can reach the route at all.
             ("do: allow, who: {webhooks: [gh]}", "allow hooks"),
             ("do: allow, who: {issuers: [partner]}", "allow board,old"),
             ("do: allow, who: {issuers: [corp], groups: [dev]}", "allow api,board,old"),
@@ -344,9 +344,9 @@ routes:
             ("do: allow, who: {repositories: ['github:7']}", "allow api,board,old,hooks"),
             ("do: deny, who: {issuers: [corp], claims: {a: [b]}}", "deny api,board,old"),
             ("do: allow, who: {anonymous: true}, on: {routes: [web]}", ""),
-            // Tokens are no requests.
+            // Requests for tokens start no runs.
             ("do: deny, on: {token: {audiences: [x]}}", ""),
-            // A deny is read widely.
+            // A deny is read wide.
             ("do: deny", "deny api,board,old,hooks"),
             ("do: deny, on: {kubernetes: {names: [nightly]}, methods: [POST]}", "deny api,board"),
             ("do: deny, on: {run: {does: [change]}}", "deny api,board"),
@@ -357,7 +357,7 @@ routes:
         }
     }
 
-    /// Who reads the list looks into each route of it.
+    /// Readers of the list look into each of its routes.
     #[test]
     fn a_route_on_which_a_rule_can_hit_nobody_is_not_told() {
         const DOORS: &str = "
@@ -386,7 +386,7 @@ routes:
             ("do: allow, who: {service_accounts: [ci/builder]}", "allow api"),
             ("do: allow, who: {webhooks: [gh]}", "allow hooks"),
             ("do: allow, who: {users: ['break-glass:alice']}", "allow board,glass,api,hooks"),
-            // A deny holds of a client that is not told, too.
+            // A deny also matches if the client is unknown.
             ("do: deny, who: {issuers: [corp], clients: [nightly-builds]}", "deny board,api"),
             ("do: deny, who: {issuers: [break-glass]}", "deny glass"),
         ] {
@@ -396,7 +396,7 @@ routes:
         assert_eq!(starts_on(&one, "do: allow, who: {groups: [sre]}"), "allow board,api", "of the one issuer");
         let login_alone = DOORS.replace("audiences: [door], ", "");
         assert_eq!(starts_on(&login_alone, "do: allow, who: {issuers: [corp]}"), "allow board", "of no token");
-        // Such a route was left out: its audience may stand beside that of the issuer in one token.
+        // Such a route was left out, but a token can have its audience beside that of the issuer.
         let narrow = DOORS.replace("schemes: [bearer], upstream", "schemes: [bearer], audiences: [other], upstream");
         assert_eq!(starts_on(&narrow, "do: allow, who: {issuers: [corp]}"), "allow board,api", "of two audiences");
         assert_eq!(starts_on(&narrow, "do: allow, who: {issuers: [pods]}"), "", "of an issuer without audiences");

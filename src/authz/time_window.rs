@@ -136,7 +136,7 @@ mod tests {
         TimeWindow::compile(&raw).map_err(|wrong| wrong.iter().map(|(key, _)| *key).collect::<Vec<_>>().join(" "))
     }
 
-    /// Monday, 1 January 2024, and some days and minutes on.
+    /// Returns a time after Monday, 1 January 2024, by days, hours and minutes.
     fn at(day: i64, hour: i64, minute: i64) -> Timestamp {
         Timestamp::from_secs(1_704_067_200 + ((day * 24 + hour) * 60 + minute) * 60)
     }

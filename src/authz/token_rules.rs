@@ -132,8 +132,9 @@ rules:
         }
     }
 
-    /// `explain` and `test` said that it is given, and the exchange refused it, together with what was given beside it where nobody had
-    /// asked for a scope by name. Then they passed over it, and told of the rule that has it alone to ask for it.
+    /// `explain` and `test` reported the scope as given, but the exchange refused it, and with it everything given
+    /// beside it if no scope was requested by name. Later they left it out, and told people to ask for it by the name
+    /// that only the rule has.
     #[test]
     fn a_scope_is_refused_by_a_name_that_is_its_providers_alone_and_left_out_where_none_is_asked_for() {
         let (root, policy) = policy(
@@ -180,7 +181,7 @@ rules:
         assert_eq!(Vec::from_iter(policy.token_scopes("y")), ["ELSE", "There"]);
     }
 
-    /// Else each scope would cost a walk through all rules, and each refusal one for each scope of all rules.
+    /// Otherwise each scope would cost a walk through all rules, and each refusal one for each scope of all rules.
     #[test]
     fn rules_of_others_and_for_others_are_not_looked_at_for_each_scope() {
         let (root, policy) = policy(POLICY);

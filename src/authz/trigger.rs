@@ -164,7 +164,7 @@ mod tests {
             ("ci", "test-unit", true),
             ("ci", "test-prod", false),
             ("ci", "deploy", false),
-            // Of the same name elsewhere.
+            // One with the same name elsewhere.
             ("other", "build", false),
             ("other", "x", true),
             ("ci", "x", false),

@@ -94,7 +94,7 @@ rules:
         Policy::compile(&root, &mut Resolver::default()).unwrap()
     }
 
-    /// How many seconds a token lasts that may last `most`, and how often rules were asked for that.
+    /// Returns how many seconds a token lasts that may last `most`, and how often rules were evaluated for that.
     fn lasts(rules: &str, most: u64) -> (u64, usize) {
         let policy = policy(rules);
         let login = LoginFacts { auth_time: Some(Timestamp::from_secs(NOW - 890)), acr: None, amr: vec!["mfa".into()] };
@@ -123,7 +123,7 @@ rules:
         let from = Timestamp::from_millis(NOW * 1000 + 250);
         assert!(gives(from), "{rules}");
         let until = policy.token_given_until(&alice.login, from, from + Duration::from_secs(most), gives);
-        // As the end of a token says it.
+        // As `exp` of a token is rounded.
         (u64::try_from(until.as_secs() - NOW).unwrap(), asked.get())
     }
 

@@ -177,7 +177,7 @@ rules: [{id: look, on: {kubernetes: {verbs: [read]}}, who: {issuers: [a]}, do: a
         assert!(told.contains("+ ClusterRole doorward-tekton-view"), "{told}");
     }
 
-    /// A line of a request of Alice, with the parts that a decision is made by.
+    /// A line for a request of Alice, with the parts that a decision uses.
     fn recorded(id: u8, code: &str, verb: &str, resource: &str) -> String {
         let line = json!({
             "metadata": {"event_code": code},

@@ -92,7 +92,7 @@ mod tests {
         assert_eq!(object["spec"]["clientConfig"]["caBundle"], STANDARD.encode(pem));
     }
 
-    /// It went into the object with the certificates.
+    /// The key went into the object with the certificates.
     #[test]
     fn a_private_key_beside_the_certificates_is_not_told_to_the_cluster() {
         let dir = tempfile::tempdir().unwrap();

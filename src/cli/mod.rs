@@ -322,7 +322,7 @@ mod tests {
         assert!(!is_closed_output(&io::Error::from(io::ErrorKind::NotFound).into()));
     }
 
-    /// They decided by a policy that no start would take.
+    /// These commands decided by a policy that no start would accept.
     #[test]
     fn the_commands_that_look_at_the_policy_alone_refuse_what_check_does() {
         for (text, why) in [
@@ -338,12 +338,12 @@ mod tests {
             let refused = load_policy(&sources).unwrap_err().to_string();
             assert!(refused.contains(why), "{text}: {refused}");
         }
-        // What is on another machine is not missed.
+        // Files on another machine are not needed.
         let shipped = Sources { path: SHIPPED.into(), ..Sources::default() };
         load_policy(&shipped).unwrap();
     }
 
-    /// The system chose one, and the demo told people to open port 0.
+    /// The system chose a port, and the demo told people to open port 0.
     #[test]
     fn the_demo_takes_no_port_that_it_could_not_print() {
         for option in ["--port", "--provider-port"] {
@@ -370,7 +370,7 @@ mod tests {
             let allowed = explain_run::run(&config.sources(), &args, &mut out);
             (allowed.map_err(|error| error.to_string()), String::from_utf8(out).unwrap())
         };
-        // An upstream that a kubeconfig describes is nothing without that file, but its route is there.
+        // An upstream that a kubeconfig describes is unusable without that file, but its route exists.
         for (config, host) in [(SHIPPED, "k8s.example.com"), (BY_KUBECONFIG, "production.example.com")] {
             let (allowed, said) = explained(config, host, "--principal");
             assert_eq!(allowed, Ok(false), "{config}: {said}");
@@ -381,7 +381,7 @@ mod tests {
         assert_eq!(explained(SHIPPED, "a..b", "--principal").0.unwrap_err(), "`a..b` is no host");
     }
 
-    /// It was explained as allowed, or the command failed.
+    /// Such a request was explained as allowed, or the command failed.
     #[test]
     fn what_the_proxy_refuses_whatever_the_rules_say_is_explained_so() {
         let (person, body) = (tempfile::NamedTempFile::new().unwrap(), tempfile::NamedTempFile::new().unwrap());
@@ -412,7 +412,7 @@ mod tests {
             let said = String::from_utf8(out).unwrap();
             assert!(said.starts_with(expected), "{method} {path}: {said}");
             assert_eq!(allowed, expected == "ALLOW", "{method} {path}");
-            // What is refused may say why of itself, and what is allowed may be refused for its body.
+            // A refusal may have its own reason, and a request that is allowed may still be refused for its body.
             assert_eq!(said.contains("the request has no body"), allowed && method != "GET", "{method} {path}: {said}");
             assert!(!said.contains("to pass: \n"), "{said}");
         }

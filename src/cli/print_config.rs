@@ -79,7 +79,7 @@ rules:
             insta::assert_snapshot!("print_config", text);
         });
 
-        // It is a configuration itself, the same one.
+        // The output is a configuration itself, the same one.
         let again = folder.path().join("again.yaml");
         std::fs::write(&again, &text).unwrap();
         let mut first = config::load(&sources, |_, _| ()).unwrap().0;

@@ -167,7 +167,7 @@ rules: [{id: look, on: {kubernetes: {verbs: [read]}}, who: {issuers: [a]}, do: a
         let (status, told) = check(&constrained, &["--form", "classic"]);
         assert_eq!(status, 1, "{told}");
 
-        // As `kubectl apply` of the classic form leaves it.
+        // The state that `kubectl apply` of the classic form leaves.
         let is_classic =
             |object: &Value| classic.iter().any(|other| other["metadata"]["name"] == object["metadata"]["name"]);
         let others: Vec<Value> = constrained.iter().filter(|object| !is_classic(object)).cloned().collect();

@@ -127,7 +127,7 @@ mod tests {
 
     use super::*;
 
-    /// It had no `--cluster`, so that the kubeconfig that it writes led to a host that takes no tokens.
+    /// The step had no `--cluster`, so the kubeconfig that it writes led to a host that accepts no tokens.
     #[test]
     fn the_step_that_is_shipped_passes_on_each_option_that_says_what_is_written() {
         let action: Value = serde_saphyr::from_str(include_str!("../../deploy/tekton/step-action.yaml")).unwrap();

@@ -69,7 +69,7 @@ pub(super) fn finding(of: &str, (from, until): (Timestamp, Timestamp), clock: &C
 mod tests {
     use super::{super::State, *};
 
-    /// It was called well, while `doorward login` refused it.
+    /// It was reported as valid, while `doorward login` refused it.
     #[test]
     fn a_listener_whose_certificate_is_an_authoritys_own_is_told() {
         let folder = tempfile::tempdir().unwrap();
@@ -104,7 +104,7 @@ mod tests {
         for (from, until, state) in [
             (now - 60 * day, now + 30 * day, State::Good),
             (now - 80 * day, now + 10 * day, State::Warning),
-            // One of a mesh.
+            // A certificate of a service mesh.
             (now - 3_600, now + 23 * 3_600, State::Good),
             (now - 20 * 3_600, now + 4 * 3_600, State::Warning),
             (now - 90 * day, now, State::Fault),

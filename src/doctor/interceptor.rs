@@ -230,7 +230,7 @@ mod tests {
         believed(bundle, &chains, HOST, Timestamp::from_secs(day * 86_400))
     }
 
-    /// The first was told as `Other(OtherError(CaUsedAsEndEntity))`, and the last as believed.
+    /// The first was reported as `Other(OtherError(CaUsedAsEndEntity))`, and the last as trusted.
     #[test]
     fn a_certificate_that_signs_itself_is_judged_as_event_listeners_do() {
         let ((old, old_bundle), (new, new_bundle)) = (own(0..10), own(5..20));

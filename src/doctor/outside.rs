@@ -118,10 +118,10 @@ mod tests {
 
     use super::*;
 
-    /// What does not come through to the first address was taken for the whole name being out of reach.
+    /// If packets to the first address were dropped, the whole name was taken for unreachable.
     #[tokio::test]
     async fn an_address_that_drops_what_comes_hides_none_that_answers() {
-        // A queue that is full: its length and one more.
+        // A full queue: its length and one more.
         let full = TcpSocket::new_v4().unwrap();
         full.bind(([127, 0, 0, 1], 0).into()).unwrap();
         let full = full.listen(1).unwrap();

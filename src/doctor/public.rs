@@ -374,7 +374,7 @@ mod tests {
         }
     }
 
-    /// One that told nothing of the client passed for no Doorward at all.
+    /// A version that does not report the client was taken for another server.
     #[test]
     fn an_earlier_doorward_that_does_not_tell_the_client_is_one_all_the_same() {
         let of = "https://door.example";
@@ -390,7 +390,8 @@ mod tests {
         assert!(judged.iter().all(|found| found.state == State::Good), "{judged:?}");
     }
 
-    /// Google's adds its own after the client's to `X-Forwarded-For`, and everything works but what goes by addresses.
+    /// Google's load balancer appends its own address after the client's in `X-Forwarded-For`; only what depends on
+    /// addresses fails.
     #[test]
     fn a_load_balancer_whose_own_address_passes_for_everybodys_is_told() {
         let of = "https://door.example";
@@ -401,7 +402,8 @@ mod tests {
         let found = judge("10.0.0.9", "203.0.113.2");
         assert_eq!(found.state, State::Warning);
         assert!(found.said.contains("203.0.113.2") && found.cure.contains("trusted_proxies"), "{found:?}");
-        // Trusted, a router that translates the doctor's own address would have all behind it say where they come from.
+        // If a router that translates the doctor's own address were trusted, everybody behind it could choose their
+        // address.
         let (asked, trusted) = (found.cure.find("ask from outside"), found.cure.find("trusted_proxies"));
         assert!(found.said.contains("Unless this machine") && asked.is_some() && asked < trusted, "{found:?}");
         let found = judge("10.0.0.9", "198.51.100.7");
@@ -410,7 +412,7 @@ mod tests {
         assert_eq!(judge("203.0.113.2", "203.0.113.2").state, State::Good, "asked from there");
     }
 
-    /// A proxy may write other headers for upgrades than for pages, which nothing but an upgrade shows.
+    /// A proxy may set other headers for upgrades than for pages, which only an upgrade shows.
     #[test]
     fn an_upgrade_that_arrives_as_clear_text_is_a_fault() {
         let of = "https://door.example";
@@ -425,7 +427,7 @@ mod tests {
         assert_eq!(state(true, None, false), State::Good, "what is wrong with all requests is told once");
     }
 
-    /// Without its name it was said of the server that it has no certificate.
+    /// Without the name of the file, the error seemed to say that the server has no certificate.
     #[tokio::test]
     async fn a_file_without_authorities_is_named() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -171,7 +171,7 @@ runs: {kubernetes: cluster, namespaces: [ci]}
         let runs = json!([{"apiGroups": ["tekton.dev"], "resources": ["pipelineruns", "taskruns"], "verbs": ["list", "watch"]}]);
         let listed = [("ci", and(classic(), runs.clone())), ("default", classic())];
         assert!(told(Form::Classic, &listed, &[]).is_empty());
-        // The same everywhere is not needed elsewhere.
+        // A right that is needed in one namespace is not needed everywhere.
         let all = [("ci", and(classic(), runs.clone())), ("default", and(classic(), runs))];
         assert_eq!(told(Form::Classic, &all, &[])[0], "list pipelineruns of tekton.dev in default");
     }
@@ -183,7 +183,7 @@ runs: {kubernetes: cluster, namespaces: [ci]}
         assert_eq!(told(Form::Classic, &listed, &[("list", "secrets")]), ["* * of *", "* *"]);
         let here = json!([{"apiGroups": [""], "resources": ["secrets"], "verbs": ["list"]}]);
         let listed = [("ci", and(classic(), here)), ("default", classic())];
-        // Asked for everywhere, it is allowed by somebody who lists no rules.
+        // It is confirmed everywhere, by an authorizer that lists no rules.
         let told = told(Form::Classic, &listed, &[("list", "secrets")]);
         assert_eq!(told, ["list secrets in ci", "list secrets"]);
     }
@@ -210,7 +210,7 @@ runs: {kubernetes: cluster, namespaces: [ci]}
         assert_eq!(told, ["impersonate groups named tekton:dev", "impersonate users"]);
     }
 
-    /// It was told to take away what bounds Doorward, each right for itself.
+    /// The advice was to remove each of the rights that limit Doorward.
     #[test]
     fn the_constrained_role_beside_the_classic_one_is_told_as_undone() {
         let act = json!([

@@ -242,7 +242,7 @@ rules: [{id: look, on: {kubernetes: {verbs: [read]}}, who: {issuers: [a]}, do: a
                 "doorward-impersonator",
                 &json!({"kind": "Group", "name": "system:authenticated"}),
             ));
-            // The twins: a role of that name which is another, and a role of Tekton's, which grants speak of.
+            // The counterparts: another role with that name, and a Tekton role that grants give.
             let mut another = bound("another", "doorward-impersonator", &mallory);
             another["kind"] = json!("RoleBinding");
             another["roleRef"]["kind"] = json!("Role");
@@ -326,7 +326,7 @@ rules: [{id: look, on: {kubernetes: {verbs: [read]}}, who: {issuers: [a]}, do: a
         ];
         assert_eq!(told, expected);
 
-        // No names are all names: nothing is missing, and `system:masters` is among them.
+        // No names mean all names: nothing is missing, and `system:masters` is among them.
         let told = differences(|items| {
             let at = role(items, "doorward-impersonator");
             items[at]["rules"][1].as_object_mut().unwrap().remove("resourceNames");

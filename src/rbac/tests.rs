@@ -135,7 +135,8 @@ runs: {kubernetes: other, namespaces: [ci]}
     );
 }
 
-/// The API server refuses what is not printed, of whoever it is, and the check against the cluster said that all was there.
+/// The API server refuses what is not printed, for everybody, although the check against the cluster found nothing
+/// missing.
 #[test]
 fn a_rule_about_everything_is_about_paths_that_are_no_resource_too() {
     let printed = |on: &str| -> String {
@@ -164,7 +165,7 @@ fn a_rule_about_everything_is_about_paths_that_are_no_resource_too() {
     }
 }
 
-/// A WebSocket is a GET, which a role that lets nothing but write does not have, and the API server refuses it.
+/// A WebSocket is a GET, which a role with only writing verbs lacks, so the API server refuses it.
 #[test]
 fn a_rule_that_lets_write_everywhere_has_the_right_to_open_tunnels_by_get() {
     let printed = |schemes: &str, on: &str| -> String {
@@ -197,10 +198,10 @@ fn a_rule_that_lets_write_everywhere_has_the_right_to_open_tunnels_by_get() {
             "{kubernetes: {verbs: [write], api_groups: [''], namespaces: [dev]}}",
             "get */exec in dev, create */exec in dev",
         ),
-        // Tunnels are of the core group, and of no run.
+        // Tunnels are in the core group, and belong to no run.
         (BEARER, "{kubernetes: {verbs: [write], api_groups: [tekton.dev], namespaces: [dev]}}", ""),
         (BEARER, "{run: {does: [create]}, kubernetes: {verbs: [write], namespaces: [dev]}}", ""),
-        // No rule opens one in passing where a browser's session counts.
+        // On routes that accept a browser's session, a rule must name tunnels.
         (
             "kubernetes, hosts: [api.test], schemes: [bearer, session]",
             "{kubernetes: {verbs: [write], namespaces: [dev]}}",
@@ -225,7 +226,7 @@ fn the_pattern_of_all_subresources_has_those_that_pods_and_namespaces_have() {
     assert!(!has("pipelineruns/finalize.") && has("pipelineruns/finalizers"));
 }
 
-/// `kubectl certificate approve` was 502, though the rule allowed it and all rights were said to be there.
+/// `kubectl certificate approve` got 502, although the rule allowed it and no right was reported as missing.
 #[test]
 fn the_pattern_of_all_subresources_of_signing_requests_has_their_approval() {
     let rules = "rules: [{id: a, on: {kubernetes: {verbs: [update], resources: [certificatesigningrequests, \
@@ -239,7 +240,7 @@ fn the_pattern_of_all_subresources_of_signing_requests_has_their_approval() {
     }
 }
 
-/// The configuration says which account impersonates, and the one that asks for its token may do that and no more.
+/// The configuration names the account that impersonates. The account that requests its token may do only that.
 #[test]
 fn the_account_that_impersonates_is_the_one_that_the_configuration_names() {
     let server = "url: 'https://kubernetes.default.svc'";
@@ -265,7 +266,7 @@ fn the_account_that_impersonates_is_the_one_that_the_configuration_names() {
         "resourceNames": ["proxy"], "verbs": ["create"]}]);
     assert_eq!(role["rules"], rule);
 
-    // Both are accounts of ours, of which nobody else's bindings are to give more.
+    // Both accounts are Doorward's, and bindings of others must not give them more.
     let bound = |namespace: &str, name: &str| {
         let extra = serde_json::json!({
             "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "oops"},
@@ -286,7 +287,7 @@ fn the_account_that_impersonates_is_the_one_that_the_configuration_names() {
     assert_eq!(rights, ["create serviceaccounts/token proxy in front"]);
 }
 
-/// The account that may become anybody has no other right where another one looks.
+/// The account that may impersonate anybody has no other right if another account reads.
 #[test]
 fn the_roles_to_read_are_those_of_the_account_that_reads() {
     let (impersonator, reader) = ("proxy", "reader");
@@ -324,7 +325,7 @@ fn the_roles_to_read_are_those_of_the_account_that_reads() {
         let too_wide = format!("too wide  ClusterRoleBinding oops gives doorward/{account} the ClusterRole edit");
         assert_eq!(told, if account == "another" { Vec::new() } else { vec![too_wide] });
     }
-    // Where it has one credential for both there is one account.
+    // With one credential for both there is one account.
     for shared in ["runs: {kubernetes: cluster}", "interceptor: {host: i.test, kubernetes: cluster}"] {
         let triggers = "  - {id: t, on: {trigger: {service_accounts: [builder]}}, who: {issuers: [a]}, do: allow}\n";
         assert_eq!(shared_upstream(&root(&format!("{CONFIGURATION}{triggers}{shared}\n"))), Some("cluster"));

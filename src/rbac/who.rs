@@ -233,12 +233,12 @@ mod tests {
             binding("ci/of-cluster", ("ClusterRole", "runner"), &someone("bob")),
             binding("ci/of-namespace", ("Role", "runner"), &someone("cat")),
             binding("ci/reads", ("Role", "reader"), &someone("dan")),
-            // The role of that name is in another namespace.
+            // The role with that name is in another namespace.
             binding("prod/none", ("Role", "runner"), &someone("eve")),
             binding("prod/of-cluster", ("ClusterRole", "runner"), &someone("fay")),
             binding("ci/empty", ("ClusterRole", "empty"), &someone("gil")),
             binding("ci/nobody", ("ClusterRole", "runner"), &Value::Null),
-            // Of another API group, which binds nothing in Kubernetes.
+            // From another API group, which binds nothing in Kubernetes.
             json!({"apiVersion": "authorization.openshift.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "other"},
                 "roleRef": {"kind": "ClusterRole", "name": "runner"}, "subjects": [{"kind": "User", "name": "hal"}]}),
         ];

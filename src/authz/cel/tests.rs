@@ -126,7 +126,7 @@ fn what_is_absent_or_of_another_type_has_no_value() {
     }
 }
 
-/// Else each call would compile its own.
+/// Otherwise each call would compile its own pattern.
 #[test]
 fn a_text_is_matched_with_what_was_compiled_at_load_alone() {
     let mut expression = compile("request.path.matches('^/api/') && request.path.matches('s$')");
@@ -135,7 +135,7 @@ fn a_text_is_matched_with_what_was_compiled_at_load_alone() {
     assert!(run(&expression, &principal()).is_err());
 }
 
-/// Else a loop over groups makes all of a list anew for each.
+/// Otherwise a loop over groups would create a whole list for each of them.
 #[test]
 fn a_claim_and_a_list_are_made_values_once_in_an_evaluation() {
     let attributes = Attributes::default();
@@ -157,7 +157,7 @@ fn a_claim_and_a_list_are_made_values_once_in_an_evaluation() {
     });
 }
 
-/// By `kind` alone a deny of people missed whoever came for one.
+/// By `kind` alone, a deny of people missed those who acted for one.
 #[test]
 fn a_person_for_whom_somebody_acts_is_one_to_an_expression() {
     const PERSON: &str = "principal.subject_kind == 'human'";
@@ -172,7 +172,7 @@ fn a_person_for_whom_somebody_acts_is_one_to_an_expression() {
         let told = ["principal.kind == 'human'", PERSON].map(|source| evaluate_for(source, &principal));
         assert_eq!(told, expected.map(Ok), "{subject:?} {is_acted_for}");
     }
-    // Where tokens are exchanged, the person stays one beside who acts.
+    // Where tokens are exchanged, the person remains a person beside the actor.
     assert_eq!(evaluate_for(PERSON, &Principal { kind: Kind::Human, ..principal() }), Ok(true));
 }
 

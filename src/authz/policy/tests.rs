@@ -52,7 +52,7 @@ pub(super) fn compile(root: &raw::Root) -> Result<Policy, Report> {
     Policy::compile(root, &mut resolver).ok_or(resolver.report)
 }
 
-/// Compiles a policy and decides the cases that stand beside it.
+/// Compiles a policy and decides its test cases.
 fn decide_all(ground: &str, policy: &str) {
     let root = root(ground, policy);
     let policy = compile(&root).unwrap_or_else(|report| panic!("{:#?}", report.problems()));
@@ -110,7 +110,7 @@ tests:
     );
 }
 
-/// All streams were decided again every few seconds where one rule, on whatever route, looked at the time.
+/// All streams were decided again every few seconds if one rule, on any route, looked at the time.
 #[test]
 fn only_routes_with_a_rule_that_follows_the_clock_are_decided_again_as_it_goes() {
     let policy = |rules: &str| compile(&root(GROUND, &format!("rules:\n{rules}"))).unwrap();
@@ -181,7 +181,7 @@ tests:
   - {name: the subject elsewhere, principal: {issuer: partner, subject: alice}, request: {route: web, path: /sub}, expect: {outcome: deny}}
 ",
     );
-    // With one issuer its name need not be written, and still only it is meant.
+    // With one issuer its name need not be written, and still only that issuer is meant.
     decide_all(
         &ONE_ISSUER.replace("anonymous", "break_glass"),
         "
@@ -288,7 +288,7 @@ tests:
     );
 }
 
-/// The token of whom an agent acts for may have been got by another client, which then asks for nothing.
+/// The token of the person for whom an agent acts may have been issued to another client, which asks for nothing here.
 #[test]
 fn where_somebody_acts_a_client_is_theirs_and_a_deny_is_of_both() {
     let policy = "
@@ -307,9 +307,9 @@ tests:
         ("web", "", &[]),
         ("planner", "{subject: bot, client: other}", &["/deny"]),
         ("planner", "{subject: bot}", &["/deny"]),
-        // It is that client itself.
+        // The actor is that client itself.
         ("planner", "{subject: planner}", &["/allow", "/behalf", "/deny"]),
-        // Its own rights are not for whomever it acts for.
+        // The actor's own rights do not extend to everybody it acts for.
         ("web", "{subject: bot, client: planner}", &["/behalf", "/deny"]),
         ("planner", "{subject: bot, client: planner}", &["/allow", "/behalf", "/deny"]),
         ("web", "{subject: planner}", &[]),
@@ -398,7 +398,7 @@ tests:
     );
 }
 
-/// As people come whose token says nothing of groups, though the preset of their provider asks for them.
+/// A principal whose token says nothing about groups, although the preset of the provider expects them.
 #[test]
 fn a_deny_over_groups_holds_where_a_provider_of_logins_withholds_them() {
     decide_all(

@@ -227,7 +227,8 @@ mod tests {
     use super::*;
     use crate::authz::Scenario;
 
-    /// Such a principal was decided by the rules, which the proxy does not ask: access that nobody has read as allowed.
+    /// Such a principal was decided by the rules, which the proxy does not evaluate for it, so access looked allowed
+    /// that nobody has.
     #[test]
     fn somebody_comes_by_a_credential_of_their_issuer_that_the_route_takes_or_not_at_all() {
         const LOGIN: &str = "login: {client: {id: door, secret: {env: SECRET}}}";
@@ -257,7 +258,7 @@ routes:
         .unwrap();
         let missing = Err(Reason::CredentialMissing);
         for (route, issuer, expected) in [
-            // It has no audiences, so that none of its tokens is for us.
+            // It has no audiences, so none of its tokens is for Doorward.
             ("prod", "company", Ok(Scheme::Session)),
             ("prod", "partner", Err(Reason::IssuerUnknown)),
             ("prod", "cluster", Err(Reason::IssuerUnknown)),
@@ -282,7 +283,7 @@ routes:
             ("glass", "company", missing),
             ("open", "company", Ok(Scheme::Anonymous)),
             ("open", "partner", Err(Reason::IssuerUnknown)),
-            // The certificate is not looked at.
+            // The certificate is not checked.
             ("open", "break-glass", Ok(Scheme::Anonymous)),
             ("hooks", "webhook:gh", Ok(Scheme::Webhook)),
             ("hooks", "webhook:gl", missing),

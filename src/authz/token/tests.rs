@@ -101,7 +101,7 @@ fn a_task_gets_what_its_service_account_pipeline_and_task_may_have() {
     assert!(!scoped.matches(&token("registry.example", None), Reading::Strict));
 }
 
-/// What the run has is told as it was written, before Tekton fills in parameters.
+/// The code of a run is reported as it was written, before Tekton fills in parameters.
 #[test]
 fn a_deny_of_code_holds_where_a_parameter_of_a_resolver_may_become_it() {
     let of = |pipeline: &str| TaskView { pipeline: Some(pipeline.to_owned()), ..task() };
@@ -259,7 +259,7 @@ fn an_allow_says_where_a_resolver_fetches_from_and_a_deny_need_not() {
     }
 }
 
-/// `test` and `explain` decide by the rules alone, and would show it as one that gives something.
+/// `test` and `explain` decide by the rules alone, and would show that it gives something.
 #[test]
 fn an_allow_of_tokens_for_whom_break_glass_let_in_is_warned_of() {
     for (on, action, at) in [

@@ -199,7 +199,7 @@ mod tests {
         ran(directory, Retention::default(), Clock::default())
     }
 
-    /// The trail after a process that went on with it, or began it.
+    /// Returns the trail after a process that continued or began it.
     fn ran(directory: &Path, retention: Retention, clock: Clock) -> PathBuf {
         let path = directory.join("audit.jsonl");
         let mut resolver = Resolver::new(directory);
@@ -244,7 +244,8 @@ mod tests {
         assert_eq!((status, &bad["intact"], &bad["problems"][0]["line"]), (1, &false.into(), &1.into()), "{bad}");
     }
 
-    /// All was said to be intact, without a word for who goes by the exit code; and of an edited line, that a newer copy would help.
+    /// The trail was reported as intact, with no hint for callers that look at the exit status; and for an edited line,
+    /// a newer copy was suggested.
     #[test]
     fn a_copy_of_checkpoints_that_nothing_was_compared_with_is_told_on_standard_error() {
         let directory = tempfile::tempdir().unwrap();
@@ -272,7 +273,7 @@ mod tests {
         let (status, summary, err) = told();
         assert_eq!((&summary["compared_to"], &summary["not_compared"]["seq"]), (&().into(), &3.into()), "{summary}");
         assert_eq!((status, &*err), (1, ""));
-        // A copy that is older than the time of its lines.
+        // A copy that is older than its lines may be.
         fs::write(&path, whole).unwrap();
         let copy = directory.path().join("checkpoints.jsonl");
         let old = fs::read(&copy).unwrap();

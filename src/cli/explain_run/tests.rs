@@ -1,8 +1,8 @@
-//! What an address means that is to be explained.
+//! How the address of an explained request is read.
 
 use super::*;
 
-/// What the proxy answers with 400 was explained as another request, or as allowed.
+/// Addresses that the proxy answers with 400 were explained as other requests, or as allowed.
 #[test]
 fn an_address_is_taken_as_it_is_written() {
     for (url, method, reason) in [
@@ -46,7 +46,7 @@ fn a_record_that_cannot_be_read_is_told_and_not_taken_for_none() {
     assert_eq!(said(other), format!("the trail has no request {other}"));
 }
 
-/// Records of earlier commits, and of what was asserted by one, were said to be of no rule.
+/// Records of earlier commits, and of assertions made by one, were reported as decided by no rule.
 #[test]
 fn a_stop_of_a_delivery_is_told_with_its_rule_or_that_there_was_one() {
     let told = |outcome, rule, reason| {
@@ -73,7 +73,7 @@ fn a_stop_of_a_delivery_is_told_with_its_rule_or_that_there_was_one() {
     }
 }
 
-/// It decided by the names that providers have for scopes today, and by none where the provider was taken out since.
+/// It decided by the current names of scopes at providers, and by none if the provider was removed since.
 #[test]
 fn a_kept_policy_decides_by_the_names_that_providers_had_for_scopes_then() {
     let written = |scopes: Option<&str>| -> Root {

@@ -88,15 +88,15 @@ fn durations_of_go_are_read() {
     }
 }
 
-/// Everybody who signs in, but for whose address the provider says that it is not verified.
+/// Everybody who signs in, except people whose address the provider reports as unverified.
 const ANYBODY: &str = "!has(principal.claims.email_verified) || principal.claims.email_verified == true";
-/// Those of one domain.
+/// The addresses of one domain.
 const OF_EXAMPLE: &str = r#"has(principal.email) && principal.email.lowerAscii().endsWith("@example.com")"#;
 
 const FLAGS: &str = "args:\n  - --provider=oidc\n  - --oidc-issuer-url=https://id.example.com\n  - --client-id=door\n  \
     - --client-secret-file=/s\n  - --upstream=http://a:1\n  - --email-domain=example.com\n";
 
-/// An alpha YAML with something more in its provider, beside the addresses of everybody.
+/// An alpha YAML with an addition to its provider, and addresses of everybody.
 fn alpha_with(more: &str) -> Imported {
     let alpha = format!(
         "upstreamConfig: {{upstreams: [{{id: a, path: /, uri: 'http://a:1'}}]}}\nproviders: [{{id: p, provider: keycloak-oidc, \
@@ -156,7 +156,7 @@ fn who_may_sign_in_by_a_cfg_and_was_not_converted_lets_nobody_in() {
         assert_eq!(parsed(&imported)["rules"][0]["mode"], "shadow", "{more}");
         assert_eq!(noted(&imported), noticed, "{more}");
     }
-    // The file lets in others besides, and an empty list nobody else.
+    // The file lets in additional people, but an empty list lets in nobody else.
     for more in [
         "email_domains = [\"a.b\"]\nauthenticated_emails_file = \"/emails\"",
         "email_domains = [\"*\"]\ngoogle_groups = []",
@@ -273,7 +273,7 @@ fn another_address_of_the_way_back_is_noted() {
     }
 }
 
-/// Without `reverse_proxy` it believes no header of anybody's.
+/// Without `reverse_proxy` it trusts no such header.
 #[test]
 fn proxies_are_trusted_only_behind_one() {
     for (behind, trusted, noticed) in [
@@ -292,7 +292,7 @@ fn proxies_are_trusted_only_behind_one() {
     }
 }
 
-/// With TLS it listens at `https_address` alone, and without it at `http_address` alone.
+/// With TLS it listens only at `https_address`, and without it only at `http_address`.
 #[test]
 fn the_listener_is_at_the_address_that_was_listened_at() {
     let tls = "  - --tls-cert-file=/c\n  - --tls-key-file=/k\n";

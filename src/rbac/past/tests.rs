@@ -181,7 +181,7 @@ fn who_is_expected_is_told_with_the_reason() {
     }
 }
 
-/// An EventListener makes runs for whoever reaches it, and of these rights alone nobody was told.
+/// An EventListener creates runs for anybody who reaches it, but these rights alone were not reported.
 #[test]
 fn who_reaches_an_event_listener_past_its_route_is_told() {
     let reach = |resource: &str, verb: &str| json!([{"apiGroups": [""], "resources": [resource], "verbs": [verb]}]);
@@ -206,14 +206,14 @@ fn who_reaches_an_event_listener_past_its_route_is_told() {
     assert_eq!(reaching(&items), expected);
 }
 
-/// Its own account may make none, and that of the Trigger is of another namespace.
+/// Its own account may create none, and that of the Trigger is in another namespace.
 #[test]
 fn who_reaches_an_event_listener_that_sets_off_triggers_of_another_namespace_is_told() {
     let forward = json!([{"apiGroups": [""], "resources": ["pods/portforward"], "verbs": ["create"]}]);
     let object = |kind: &str, namespace: &str, spec: &Value| json!({"kind": kind, "metadata": {"namespace": namespace, "name": "x"}, "spec": spec});
     let build = json!({"serviceAccountName": "build"});
     let own = |names: &[&str]| json!({"serviceAccountName": "hooks", "namespaceSelector": {"matchNames": names}});
-    // Selectors of groups were not read, so that nobody was told who reaches an EventListener with such.
+    // Selectors of groups were not read, so nobody who reaches such an EventListener was reported.
     let group = |names: &[&str]| json!({"name": "g", "triggerSelector": {"namespaceSelector": {"matchNames": names}}});
     let groups = |groups: &[Value]| json!({"serviceAccountName": "hooks", "triggerGroups": groups});
     for (what, listener, trigger, is_told) in [
@@ -237,7 +237,7 @@ fn who_reaches_an_event_listener_that_sets_off_triggers_of_another_namespace_is_
     }
 }
 
-/// What makes the pod has the account, and not what the EventListener says besides.
+/// What creates the pod determines the account, whatever else the EventListener says.
 #[test]
 fn an_event_listener_makes_runs_with_the_account_of_its_pod_where_that_is_known() {
     let deployer = json!({"spec": {"template": {"spec": {"serviceAccountName": "deployer"}}}});
@@ -255,7 +255,7 @@ fn an_event_listener_makes_runs_with_the_account_of_its_pod_where_that_is_known(
             json!({"resources": {"kubernetesResource": deployer}, "triggers": [{"serviceAccountName": "own"}, {}]}),
             &["deployer", "own"],
         ),
-        // What cannot be read.
+        // Names that cannot be read.
         (json!({"serviceAccountName": "build", "triggers": "all"}), &[]),
     ] {
         let makers = ["build", "default", "deployer", "own"].map(|name| account("ci", name));
@@ -308,7 +308,7 @@ fn ways_to_a_token_to_triggers_and_to_more_rights_are_told() {
     items.extend(bound("c", &rule("", &["pods"], &["create"], &[]), &[account("kube-system", "mallory")]));
     items.extend(bound("i", &rule("", &["pods"], &["patch"], &[]), &[account("ci", "image")]));
     items.extend(bound("n", &rule("", &["nodes/proxy"], &["get"], &[]), &[account("ci", "metrics")]));
-    // It is in no namespace, so that this one gives nothing.
+    // The resource is cluster-scoped, so this binding gives nothing.
     items.push(
         json!({"apiVersion": format!("{rbac}/v1"), "kind": "RoleBinding", "metadata": {"namespace": "ci", "name": "n"},
         "roleRef": {"kind": "ClusterRole", "name": "n"}, "subjects": [account("ci", "node")]}),
@@ -337,7 +337,7 @@ fn ways_to_a_token_to_triggers_and_to_more_rights_are_told() {
     assert_eq!(told(&past(&items).past), expected);
 }
 
-/// On a cluster with Tekton as it is installed the look is quiet, so that who is told is somebody.
+/// On a cluster with an unmodified Tekton nothing is reported, so that every report matters.
 #[test]
 fn what_tekton_binds_to_its_own_accounts_is_expected_and_no_more() {
     let rule = |group: &str, resources: &[&str], verbs: &[&str]| json!([{"apiGroups": [group], "resources": resources, "verbs": verbs}]);
@@ -378,7 +378,7 @@ fn what_tekton_binds_to_its_own_accounts_is_expected_and_no_more() {
     }
 }
 
-/// To take the rights of those away stops all runs of the cluster.
+/// Removing the rights of these accounts stops all runs of the cluster.
 #[test]
 fn tektons_own_accounts_are_expected_in_the_namespace_that_it_has() {
     let secrets = json!([{"apiGroups": [""], "resources": ["secrets"], "verbs": ["get"]}]);

@@ -1,4 +1,4 @@
-//! Who caused a run, as rules see them where a task of it asks for a token.
+//! The cause of a run, as rules see it when a task of the run asks for a token.
 
 use std::net::{IpAddr, Ipv4Addr};
 
@@ -15,7 +15,7 @@ use crate::{
 
 const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 
-/// The rule that decides of what somebody caused, and whether it gives the token.
+/// Returns the rule that decides a token for a given cause, and whether it gives the token.
 fn decided(rules: &str, caused: &Principal) -> (bool, Option<Arc<str>>) {
     decided_of(rules, &kept(rules, caused))
 }
@@ -24,7 +24,7 @@ fn with_rules(rules: &str) -> raw::Root {
     root(&format!("{GROUND}tokens: {{exchange: [{{issuer: cluster, kubernetes: api}}]}}\nrules:\n{rules}"), "")
 }
 
-/// What the store has of a cause that came while these rules were in force.
+/// Returns what the store has of a cause that came while these rules were in force.
 fn kept(rules: &str, caused: &Principal) -> Value {
     let claims = claims_named(&with_rules(rules)).unwrap_or_default();
     serde_json::to_value(Cause::new(caused, None, Uuid::nil(), NOW, &claims)).unwrap()
@@ -63,7 +63,7 @@ fn with(issuer: &str, claims: &Value) -> Principal {
     }
 }
 
-/// Nobody names the claim in which the number of a repository stands.
+/// No rule names the claim that has the number of a repository.
 #[test]
 fn the_repository_of_a_job_that_caused_a_run_is_known_to_rules() {
     let job = |id: &str| with("actions", &json!({"repository_id": id, "repository": "acme/app"}));
@@ -84,7 +84,7 @@ fn the_verified_address_of_who_caused_a_run_is_known_to_rules() {
     assert!(!decided(rule, &alice(false)).0);
 }
 
-/// What was kept does not tell who had the claim and who had not.
+/// What was stored does not show who had the claim and who had not.
 #[test]
 fn a_deny_by_a_claim_that_was_not_looked_for_when_a_run_was_caused_binds_its_tokens() {
     let all = "  - {id: all, on: {token: {audiences: [x]}}, who: {issuers: [corp]}, do: allow}\n";
@@ -107,7 +107,7 @@ fn a_deny_by_a_claim_that_was_not_looked_for_when_a_run_was_caused_binds_its_tok
     }
 }
 
-/// To its expression the claim was not there.
+/// To the expression, the claim looked absent.
 #[test]
 fn an_allow_that_asks_for_the_want_of_a_claim_gives_nothing_where_none_was_looked_for() {
     let visitor = with("corp", &json!({"team": "visitors"}));
@@ -123,7 +123,7 @@ fn an_allow_that_asks_for_the_want_of_a_claim_gives_nothing_where_none_was_looke
     );
 }
 
-/// A deny by groups is of who comes with no word of them, and not of who has none.
+/// A deny by groups matches callers whose groups are unknown, but not callers who are known to have none.
 #[test]
 fn a_word_of_no_groups_is_kept_of_who_caused_a_run() {
     let rules = "  - {id: all, on: {token: {audiences: [x]}}, who: {issuers: [corp]}, do: allow}\n  - {id: guests, who: {issuers: [corp], groups: [guests]}, do: deny}\n  - {id: scoped, who: {issuers: [corp], scopes: [little]}, do: deny}\n";
@@ -136,7 +136,7 @@ fn a_word_of_no_groups_is_kept_of_who_caused_a_run() {
     assert_eq!(decided(rules, &guest), (false, Some("guests".into())));
 }
 
-/// As the token endpoint asks rules, so that cases can test them.
+/// As the token endpoint evaluates rules, so that cases can test them.
 #[test]
 fn cases_tell_the_delivery_that_caused_the_run_of_a_task() {
     let exchange = "tokens: {exchange: [{issuer: cluster, kubernetes: api}]}\n";

@@ -1,4 +1,4 @@
-//! What a delivery tells decides, and what it does not tell.
+//! The facts of a delivery decide, and so do missing facts.
 
 use super::*;
 
@@ -38,7 +38,7 @@ tests:
     );
 }
 
-/// It was passed by every event that does not tell whose or of what it is.
+/// Every event that does not carry the number evaded such a deny.
 #[test]
 fn a_deny_of_numbers_holds_where_a_delivery_or_a_token_does_not_tell_its_number() {
     decide_all(
@@ -85,7 +85,7 @@ tests:
     );
 }
 
-/// As docs/webhooks.md says it.
+/// As docs/webhooks.md describes it.
 #[test]
 fn a_push_that_deletes_is_kept_out_by_the_commit_that_it_lacks() {
     decide_all(
@@ -100,7 +100,7 @@ tests:
     );
 }
 
-/// As nobody's it came out as denied, whatever the rules say, and a case that expects a deny passed.
+/// Without a principal, it was always denied, whatever the rules said, and a case that expects a deny passed.
 #[test]
 fn a_delivery_of_which_nobody_says_whose_it_is_is_its_senders() {
     decide_all(
@@ -126,7 +126,7 @@ tests:
     assert!(of("{route: web}").is_anonymous());
 }
 
-/// Some other allow may have let the delivery in.
+/// Another allow may have let the delivery in.
 #[test]
 fn an_allow_whose_need_is_not_met_names_no_trigger() {
     let ground = GROUND.replace("schemes: [webhook]", "schemes: [bearer, webhook]");

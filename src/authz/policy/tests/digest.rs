@@ -1,4 +1,4 @@
-//! What of a policy its digest is of.
+//! What the digest of a policy covers.
 
 use super::*;
 
@@ -18,7 +18,7 @@ fn the_digest_is_of_what_the_policy_means() {
     assert_eq!(compile(&again).unwrap().digest(), policy.digest());
 }
 
-/// A rule gives another scope by them, or none, and the trail told of both by one digest.
+/// With other names, a rule gives another scope or none, and the trail had one digest for both.
 #[test]
 fn what_providers_call_scopes_is_part_of_the_policy() {
     let digest = |scopes: &str| {
@@ -34,7 +34,7 @@ fn what_providers_call_scopes_is_part_of_the_policy() {
     assert_ne!(digest(", scopes: {read: There}"), digest(", scopes: {read: elsewhere}"));
 }
 
-/// A policy that is kept by its digest is decided by again, and must not have become wider.
+/// A policy that is stored by its digest is used for decisions again, and must not have become wider.
 #[test]
 fn what_is_asked_for_by_a_no_is_part_of_the_policy() {
     for asked in ["fork: false", "run: {inline: false}", "run: {does: [create], pod_template: false}"] {
@@ -45,10 +45,10 @@ fn what_is_asked_for_by_a_no_is_part_of_the_policy() {
     }
 }
 
-/// `kubernetes: {}` asks for a request of Kubernetes, and without it a rule is of every request.
+/// `kubernetes: {}` asks for a Kubernetes request; without it, a rule applies to every request.
 #[test]
 fn an_empty_condition_is_part_of_the_policy() {
-    // Of those that a configuration may not have, too: what is kept is read by versions to come.
+    // Includes those that a configuration may not have: later versions read what is stored.
     let kept = |rule: &str| {
         let written = root(GROUND, &format!("rules: [{{id: a, {rule}, do: allow}}]"));
         let source = canonical(&written, &scopes_of(&written));

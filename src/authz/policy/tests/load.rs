@@ -1,4 +1,4 @@
-//! Errors for which a policy is refused at load: all of them are told, and where they stand.
+//! Errors for which a policy is refused at load: all of them are reported, with their places.
 
 use super::*;
 use crate::config::report::Severity;
@@ -278,7 +278,7 @@ fn what_is_right_is_taken() {
     }
 }
 
-/// What a rule that names none means is the only one there is.
+/// A rule that names no issuer means the only one there is.
 #[test]
 fn what_an_issuer_says_is_asked_for_where_there_is_one() {
     let rule = "rules: [{id: a, who: {groups: [x]}, do: allow}]";
@@ -286,7 +286,7 @@ fn what_an_issuer_says_is_asked_for_where_there_is_one() {
     assert_eq!(problems("", rule), ["/rules/0/who/groups no issuer is defined that could provide it"]);
 }
 
-/// They go into answers, annotations of Kubernetes, the audit trail and logs.
+/// They go into responses, annotations in Kubernetes, the audit trail and logs.
 #[test]
 fn ids_are_short_and_of_plain_characters() {
     let (longest, too_long) = ("a".repeat(128), "a".repeat(129));
@@ -324,7 +324,7 @@ fn an_empty_list_is_refused_where_it_stands() {
     }
 }
 
-/// An allow that looks as if it needed something.
+/// Such an allow looks as if it needed something.
 #[test]
 fn an_empty_need_is_refused() {
     for need in ["{}", "{mfa: null}"] {
@@ -337,7 +337,7 @@ fn an_empty_need_is_refused() {
     assert_eq!(again, plain);
 }
 
-/// Such a deny never held, and such an allow was never met.
+/// Such a deny never matched, and neither did such an allow.
 #[test]
 fn a_rule_for_triggers_of_an_event_listener_that_its_route_does_not_name_is_refused() {
     const ROUTES: &str = "
@@ -359,7 +359,7 @@ routes:
         ("on: {trigger: {names: [deploy]}}, who: {webhooks: [gh]}, do: deny", false),
         ("on: {event_listener: build, trigger: {names: [deploy]}}, do: deny", false),
         ("on: {namespace: ci, trigger: {service_accounts: [deployer]}}, do: deny", false),
-        // What says its namespace itself needs none of the route.
+        // A name with a namespace needs none from the route.
         ("on: {trigger: {names: [ci/deploy]}}, do: deny", false),
     ] {
         let root = root(ROUTES, &format!("rules: [{{id: a, {rule}}}]"));
@@ -371,7 +371,8 @@ routes:
     }
 }
 
-/// In shadow mode it left no trace as a deny, and one of each delivery as an allow; and no EventListener waits for people.
+/// In shadow mode, it left no trace as a deny, and one for each delivery as an allow; and no EventListener waits for
+/// people.
 #[test]
 fn a_rule_for_triggers_in_shadow_mode_or_that_waits_for_an_approval_is_refused() {
     const ROUTES: &str = "
@@ -396,7 +397,7 @@ routes:
     }
 }
 
-/// Each stood beside a broad allow and never held, and nothing said so.
+/// Each of these was written beside a broad allow and never matched, without any warning.
 #[test]
 fn names_that_no_request_can_have_are_errors() {
     for (kubernetes, at, message) in [
@@ -414,7 +415,7 @@ fn names_that_no_request_can_have_are_errors() {
     assert!(found.len() == 1 && found[0].starts_with("/rules/0/on/namespace "), "{found:?}");
 }
 
-/// Such a deny would take nothing away, and such an allow would give nothing.
+/// Such a deny would prevent nothing, and such an allow would give nothing.
 #[test]
 fn a_rule_of_tokens_that_is_never_met_is_refused() {
     const TOKENS: &str = "tokens: {exchange: [{issuer: corp}]}\n";

@@ -1,8 +1,8 @@
-//! Which rule an explanation calls the nearest to allowing a request.
+//! Which rule an explanation names as the closest to allowing a request.
 
 use super::*;
 
-/// The first name won, though it was of a rule about quite other requests.
+/// The first by name was chosen, although it was about quite different requests.
 #[test]
 fn a_rule_that_misses_what_the_body_says_is_nearer_than_one_of_other_requests() {
     const RULES: &str = "
@@ -31,7 +31,7 @@ rules:
     }
 }
 
-/// A deny about bodies was in doubt of a body that nobody had read, and named for what it may have nothing to do with.
+/// A deny about bodies was in doubt for a body that was not read, and was named although it may not matter.
 #[test]
 fn a_body_is_wanted_of_those_alone_to_whom_it_may_make_a_difference() {
     const RULES: &str = "
@@ -71,7 +71,7 @@ rules:
     }
 }
 
-/// A sender never becomes another, however many conditions its own rule has besides.
+/// A sender never becomes another one, however many other conditions its own rule has.
 #[test]
 fn a_rule_of_another_sender_is_farther_than_one_whose_branch_is_missed() {
     const GROUND: &str = "

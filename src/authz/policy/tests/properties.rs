@@ -1,4 +1,4 @@
-//! What holds for every policy.
+//! Properties that hold for every policy.
 
 use proptest::{prelude::*, sample::subsequence};
 use serde_json::json;
@@ -6,7 +6,7 @@ use serde_json::json;
 use super::*;
 use crate::config::values::Span;
 
-/// An issuer that is configured to give all that the rules here ask for.
+/// An issuer that is configured to provide everything that the rules here ask for.
 const PROMISING: &str = "
 issuers:
   - name: corp
@@ -19,7 +19,7 @@ routes:
   - {name: hooks, kind: webhook, hosts: [hooks.example], schemes: [webhook], webhook: gh, upstream: web}
 ";
 
-/// Issuers whose tokens number a repository by a claim.
+/// Issuers whose tokens have the number of a repository in a claim.
 const JOBS: &str = "
 issuers:
   - {name: actions, issuer: 'https://actions.example', preset: github_actions}
@@ -160,18 +160,18 @@ prop_compose! {
     }
 }
 
-/// Whom a token without `act` would be of.
+/// Returns the principal of the same token without `act`.
 fn without_actor(facts: &raw::PrincipalFacts) -> raw::PrincipalFacts {
     raw::PrincipalFacts { actor: None, ..facts.clone() }
 }
 
-/// Whether a rule is about those who act for others.
+/// Whether a rule is about callers who act for others.
 fn speaks_of_agents(rule: &raw::Rule) -> bool {
     rule.who.on_behalf_of.is_some() || rule.who.kind == Some(raw::Kind::Agent)
 }
 
-/// Everything that takes one fact away. `act` is none of them: it says that somebody else has the token in hand, and takes
-/// rights away. What holds of it is below.
+/// Removes one fact at a time. `act` is not among them: it says that somebody else has the token, and takes rights
+/// away. Its own property is below.
 fn without_one(facts: &raw::PrincipalFacts) -> Vec<raw::PrincipalFacts> {
     vec![
         raw::PrincipalFacts { groups: None, ..facts.clone() },
@@ -231,7 +231,7 @@ proptest! {
         }
     }
 
-    /// Of a delivery it is what its event does not tell.
+    /// For a delivery, this is the number that its event does not carry.
     #[test]
     fn a_number_that_a_delivery_does_not_tell_never_turns_a_denial_into_an_allow(
         rules in rules(who_delivers()),
@@ -262,7 +262,8 @@ proptest! {
         }
     }
 
-    /// What no rule gives to agents is for nobody who acts for another: `act` alone never turns a denial into an allow.
+    /// Rights that no rule gives to agents are for nobody who acts for another: `act` alone never turns a denial into
+    /// an allow.
     #[test]
     fn who_acts_for_another_gets_nothing_by_it_that_no_rule_gives_to_agents(rules in rules(who()), facts in principal()) {
         let of_others = rules.into_iter().filter(|rule| rule.action == raw::Action::Deny || !speaks_of_agents(rule));
@@ -274,7 +275,7 @@ proptest! {
         }
     }
 
-    /// Whoever acts for another does not escape a rule that denies by leaving `act` out, unless the rule is about just that.
+    /// Nobody who acts for another can evade a deny by leaving `act` out, unless the rule is about exactly that.
     #[test]
     fn taking_the_actor_away_takes_no_denial_away(rules in rules(who()), facts in principal()) {
         let (root, policy) = compile_good(rules);
@@ -289,7 +290,7 @@ proptest! {
 
     #[test]
     fn without_denies_less_is_never_more(rules in rules(who()), facts in principal(), group in 0_usize..2) {
-        // Single groups and scopes too: where only allows speak, each fact only ever helps.
+        // Single groups and scopes too: if there are only allows, a fact can only help.
         let allows = rules.into_iter().filter(|rule| rule.action == raw::Action::Allow).collect();
         let (root, policy) = compile_good(allows);
         if !decide(&policy, &root, &facts).is_allow() {

@@ -1,4 +1,4 @@
-//! What somebody who is refused is told, and whoever asks why.
+//! What people are told who are refused, or who ask for the reason.
 
 use super::*;
 
@@ -49,7 +49,7 @@ rules:
     }
 }
 
-/// A client asks for what it is told and for no more (RFC 6750 section 3.1: what is necessary to access the resource).
+/// A client asks for exactly what it is told to (RFC 6750 section 3.1: what is necessary to access the resource).
 #[test]
 fn whoever_lacks_a_scope_is_told_to_keep_those_that_the_route_asks_for_too() {
     let root = root(
@@ -75,11 +75,11 @@ rules:
     assert_eq!(needed("'door:read', openid", "POST"), "door:write door:read");
     assert_eq!(needed("'door:write', kube, 'partner:use'", "GET"), "door:read door:write");
     assert_eq!(needed("", "GET"), "door:read");
-    // None would do.
+    // No scope would suffice.
     assert_eq!(needed("'door:read', 'door:write'", "PUT"), "");
 }
 
-/// A server refuses who asks it for a scope of another's.
+/// A server refuses a client that asks it for a scope of another server.
 #[test]
 fn the_scopes_of_a_route_are_those_of_rules_for_the_issuers_that_are_asked_about() {
     let rules = "
@@ -96,7 +96,8 @@ rules:
     );
 }
 
-/// A login for the missing part alone brought that and lost the rest: the person went to and fro, and their session was weaker after it.
+/// A login for the missing part alone got that part and lost the rest: the person went back and forth, and their
+/// session was weaker afterwards.
 #[test]
 fn whose_login_lacks_a_part_reads_of_that_and_is_to_sign_in_with_all_that_the_rule_needs() {
     let rule = "{id: all, who: {issuers: [corp]}, need: {acr: [gold], fresh_login: {max_age: 5m}}, do: allow}";

@@ -1,4 +1,4 @@
-//! What a request asks for decides: of Kubernetes, of a path.
+//! Requests decide by their Kubernetes attributes and their paths.
 
 use super::*;
 use crate::{authz::Unasked, error::Reason};
@@ -33,7 +33,8 @@ tests:
     );
 }
 
-/// A run that was allowed for what it refers to could be given other code there, and no deny about runs was met.
+/// A run that was allowed for what it refers to could be given other code in its status, and no deny about runs
+/// matched.
 #[test]
 fn a_deny_about_runs_holds_for_a_write_of_their_status() {
     decide_all(
@@ -106,7 +107,7 @@ tests:
     );
 }
 
-/// Such a case was decided by the rules, which the proxy does not ask.
+/// Such a case was decided by the rules, which the proxy does not evaluate for it.
 #[test]
 fn a_request_for_a_run_that_is_always_refused_is_an_error_of_its_case() {
     let root = root(GROUND, "rules: [{id: all, on: {routes: [api]}, who: {issuers: [corp]}, do: allow}]");
@@ -140,7 +141,7 @@ fn a_request_for_a_run_that_is_always_refused_is_an_error_of_its_case() {
     }
 }
 
-/// Only the API server knows whether such a one goes through.
+/// Only the API server knows whether such a patch is accepted.
 #[test]
 fn a_patch_that_is_held_against_the_run_is_told_from_others() {
     let root = root(GROUND, "rules: [{id: all, on: {routes: [api]}, who: {issuers: [corp]}, do: allow}]");
@@ -154,7 +155,7 @@ fn a_patch_that_is_held_against_the_run_is_told_from_others() {
     }
 }
 
-/// Somebody of these groups patches a run.
+/// Decides a patch of a run by a caller with these groups.
 fn patch(root: &raw::Root, groups: &str, namespace: &str, content_type: &str) -> Scenario {
     let request: raw::RequestFacts = serde_saphyr::from_str(&format!(
         "{{route: api, method: PATCH, path: /apis/tekton.dev/v1/namespaces/{namespace}/pipelineruns/a, \
@@ -166,7 +167,7 @@ fn patch(root: &raw::Root, groups: &str, namespace: &str, content_type: &str) ->
     Scenario::new(Some(&facts), &request, root).unwrap()
 }
 
-/// Apply must be allowed as the create that it may be, too; and what is explained is what decided.
+/// An apply must also be allowed as the create that it may be; the explanation is about what decided.
 #[test]
 fn what_refuses_an_apply_is_explained() {
     let rules = "
@@ -231,7 +232,7 @@ tests:
     );
 }
 
-/// It is decided as two requests, and the record is one.
+/// It is decided as two requests, but there is one record.
 #[test]
 fn what_shadow_rules_say_of_an_apply_as_the_create_that_it_may_be_is_recorded_too() {
     let rules = "
@@ -259,7 +260,7 @@ rules:
     }
 }
 
-/// A method that the route does not name goes nowhere, so that no deny need think of it.
+/// A method that the route does not name is never forwarded, so a deny need not consider it.
 #[test]
 fn rules_name_whatever_methods_their_routes_name() {
     const SHARE: &str = "
@@ -298,7 +299,7 @@ tests:
     }
 }
 
-/// Else a deny of a user would pass its table test, and let the user in.
+/// Otherwise a deny of a user would pass its test, and let the user in.
 #[test]
 fn who_names_no_user_name_has_that_of_the_issuers_template() {
     const ENTRA: &str = "https://login.microsoftonline.com";
@@ -352,7 +353,7 @@ routes:
     ] {
         let (passed, told) = decided("{id: r, who: {users: [x]}, do: deny}, {id: all, do: allow}", principal, web);
         assert!(!passed && told.contains(why) && told.contains("write `username`"), "{told}");
-        // Where no rule looks at user names, none need be told.
+        // If no rule looks at user names, they need not be known.
         let (passed, told) = decided("{id: all, do: allow}", principal, web);
         assert!(passed, "{told}");
     }
@@ -390,7 +391,7 @@ fn a_case_that_says_what_no_rule_sees_or_leaves_its_issuer_open_is_an_error() {
     }
 }
 
-/// The rule for the pages, which is everybody's, let everybody read each log that the back end fetches.
+/// The rule for the pages, which is for everybody, let everybody read each log that the back end fetches.
 #[test]
 fn a_log_from_outside_is_no_page_and_pages_are_of_dashboards_alone() {
     decide_all(
@@ -419,7 +420,7 @@ tests:
     );
 }
 
-/// Such a case was decided as if the request had come to the route that is written beside it.
+/// Such a case was decided as if the request had come to the route in the case.
 #[test]
 fn a_case_of_a_request_that_does_not_come_to_its_route_is_an_error() {
     const ROUTES: &str = "
@@ -478,7 +479,7 @@ routes:
     }
 }
 
-/// It was said to be allowed, and no delivery ever was.
+/// Such a case was decided as allowed, although no delivery ever was.
 #[test]
 fn a_case_of_an_event_that_no_delivery_is_known_by_is_an_error() {
     let webhooks = "\n  - {name: ci, sender: generic, signature: {header: x-a}, secrets: [{secret: {env: CI}}]}

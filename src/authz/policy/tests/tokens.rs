@@ -1,9 +1,9 @@
-//! Tokens of Doorward's own: which scopes of them are told, and who comes with one.
+//! Tokens of Doorward's own: which of their scopes are shown, and who presents them.
 
 use super::*;
 use crate::authz::{AskedToken, Unasked};
 
-/// Who asks for one audience has no use for what rules say of another.
+/// Whoever asks for one audience has no use for rules about another.
 #[test]
 fn without_a_scope_those_of_other_audiences_are_not_told() {
     let root = root(
@@ -33,7 +33,7 @@ rules:
     }
 }
 
-/// A client of a registry that only looks whether its password is good asks for no scope, and is let in where it may get any.
+/// A registry client that only checks whether its password is valid asks for no scope, and is let in if it may get any.
 #[test]
 fn a_login_at_a_registry_is_explained_as_it_is_decided() {
     const RULES: &str = "
@@ -55,7 +55,7 @@ rules:
         let facts: raw::PrincipalFacts =
             serde_saphyr::from_str(&format!("{{issuer: corp, groups: {groups}}}")).unwrap();
         let scenario = Scenario::new(Some(&facts), &request, &root).unwrap();
-        // A record has nothing of the token in its request.
+        // A record has nothing about the token in its request.
         let view = RequestView { token: None, ..scenario.request() };
         let explained = policy.explain_token(&scenario.principal, &view, &asked(partly));
         assert_eq!(explained.outcome, outcome, "{groups} {partly}: {explained}");
@@ -63,7 +63,7 @@ rules:
     }
 }
 
-/// The exchange asks no rule for them.
+/// The exchange evaluates no rule for them.
 #[test]
 fn who_gets_no_token_whatever_rules_say_is_refused_in_a_case_too() {
     let policy = "
@@ -108,13 +108,13 @@ fn a_case_of_a_task_says_of_which_cluster_it_is_unless_there_is_only_one() {
         (ONE, "cluster: east, ", ""),
         (ONE, "cluster: west, ", "`tokens.exchange` has no cluster `west`"),
         (BOTH, "cluster: west, ", ""),
-        (BOTH, "", "tasks of several clusters get tokens; say of which: east, west"),
+        (BOTH, "", "tasks of several clusters get tokens; write one of them in `cluster`: east, west"),
     ] {
         assert_eq!(told(clusters, task), problem, "{clusters} {task}");
     }
 }
 
-/// The token says `kind: human`, and the grant gave nothing without a word.
+/// The token says `kind: human`, and the grant gave nothing, without a warning.
 #[test]
 fn a_kind_that_nobody_is_who_comes_with_the_token_of_a_task_is_told() {
     const OWN: &str = "
@@ -131,7 +131,7 @@ issuers:
         (tasks, "{issuers: [own], kind: human, on_behalf_of: {}}", false),
         (tasks, "{issuers: [own], kind: agent, scopes: [x]}", false),
         (tasks, "{issuers: [corp, own], kind: human}", false),
-        // These come with tokens by which nobody else acts.
+        // These present tokens without an actor.
         (people, "{issuers: [own], kind: human, subjects: [x]}", false),
     ] {
         for part in [
@@ -152,7 +152,8 @@ issuers:
     }
 }
 
-/// What a client asks its provider for is no right of the person; what is in a token of Doorward's own, rules have given.
+/// What a client asks its provider for is no right of the person, but scopes in a token of Doorward's own were given by
+/// rules.
 #[test]
 fn a_scope_that_rules_gave_is_for_who_acts_for_a_person_and_one_of_a_provider_is_not() {
     const OWN: &str = "

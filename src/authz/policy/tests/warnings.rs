@@ -1,4 +1,4 @@
-//! A policy that is taken though it can hardly be meant so: what is told of it at load.
+//! Policies that are accepted although they are probably mistaken, and the warnings at load.
 
 use super::*;
 
@@ -28,7 +28,7 @@ routes:
     }
 }
 
-/// Such a deny never holds, and looks as if it did.
+/// Such a deny never matches, but looks as if it did.
 #[test]
 fn who_names_an_event_by_another_hosts_name_is_told() {
     const HOSTS: &str = "
@@ -69,7 +69,7 @@ routes:
     }
 }
 
-/// Nobody was told that such a rule only refuses.
+/// There was no warning that such a rule only refuses.
 #[test]
 fn a_rule_that_waits_for_approvals_warns_that_there_are_none() {
     const APPROVE: &str = "{approve: {by: {kind: human}}}";
@@ -87,7 +87,7 @@ fn a_rule_that_waits_for_approvals_warns_that_there_are_none() {
     }
 }
 
-/// Such a need is never met: a login is asked for the classes of its issuer alone.
+/// Such a need is never met: a login asks only for the classes of its issuer.
 #[test]
 fn a_class_that_no_login_brings_is_told() {
     for (login, acr, expected) in [
@@ -105,7 +105,7 @@ fn a_class_that_no_login_brings_is_told() {
     }
 }
 
-/// A login asks for no class beside its `acr_values`, so that such a need may never be met.
+/// A login asks only for the classes in its `acr_values`, so such a need may never be met.
 #[test]
 fn a_need_for_more_factors_that_no_provider_is_asked_for_is_told() {
     let okta = "issuers: [{name: corp, issuer: 'https://corp.example', preset: okta, login: {client: {id: doorward}, ";
@@ -124,7 +124,7 @@ fn a_need_for_more_factors_that_no_provider_is_asked_for_is_told() {
     }
 }
 
-/// `login.kind` is of those who log in, and nobody logs in at the token endpoint.
+/// `login.kind` applies to people who log in, and nobody logs in at the token endpoint.
 #[test]
 fn a_rule_for_people_whose_tokens_never_say_that_they_are_people_is_told() {
     let token = "token: {audiences: [x], scopes: [y]}";
@@ -163,7 +163,7 @@ tokens: {{exchange: [{{issuer: corp}}, {{issuer: cluster, kubernetes: api}}{}]}}
     }
 }
 
-/// They are no errors: somebody may have defined such a resource, and a `*` may be a part of a name.
+/// These are not errors: somebody may have defined such a resource, and a `*` may be part of a name.
 #[test]
 fn names_that_hardly_anything_has_are_told_of() {
     for (rule, told) in [

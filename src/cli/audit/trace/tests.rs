@@ -1,4 +1,4 @@
-//! What is said of trails that are written by hand.
+//! Traces of trails that are written by hand.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ const CAUSE: Uuid = Uuid::from_u128(1);
 const OTHER: Uuid = Uuid::from_u128(2);
 const EXCHANGE: Uuid = Uuid::from_u128(3);
 
-/// The record of a request of somebody, who made a run or asked for a token by it.
+/// The record of a request by which somebody created a run or asked for a token.
 fn request(id: Uuid, name: &str, more: &Value) -> String {
     let mut line = json!({
         "time": 1_000_000,
@@ -36,7 +36,7 @@ fn exchange() -> String {
     request(EXCHANGE, "alice", &json!({"issued": issued, "kubernetes": null, "run": null}))
 }
 
-/// What a run says of its cause.
+/// A run's own record of its cause.
 fn link(name: &str, cluster: Option<&str>, of: Uuid) -> String {
     let linked = json!({
         "kind": "PipelineRun", "namespace": "ci", "name": name, "uid": "r", "created": 1_001_000, "request": of,
@@ -45,7 +45,7 @@ fn link(name: &str, cluster: Option<&str>, of: Uuid) -> String {
     json!({"metadata": {"event_code": "run.linked"}, "unmapped": {"linked": linked}}).to_string()
 }
 
-/// Exit code and output, of a trail that has also what alice and bob have asked for.
+/// Returns the exit status and the output for a trail that also has requests of alice and bob.
 fn told(kind: Kind, what: &str, links: &[String]) -> (u8, String) {
     told_as(Format::Human, kind, what, links)
 }
@@ -85,7 +85,7 @@ fn what_the_run_says_adds_to_what_the_exchange_found_and_is_warned_of_where_it_d
     let (code, said) = told(Kind::Token, "jti", &[link("build", None, OTHER)]);
     assert!(code == 0 && said.contains("caused by  alice") && !said.contains("bob"), "{said}");
     assert!(said.contains(&format!("the run says of itself that request {OTHER} caused it")), "{said}");
-    // By whichever way one comes to the run.
+    // Whichever way leads to the run.
     let (code, said) = told(Kind::PipelineRun, "ci/build", &[link("build", None, OTHER)]);
     assert!(code == 0 && said.contains("caused by  alice") && said.contains("somebody changed that"), "{said}");
     let (code, said) = told(Kind::Token, "jti", &[link("build", None, Uuid::from_u128(9))]);
@@ -95,7 +95,7 @@ fn what_the_run_says_adds_to_what_the_exchange_found_and_is_warned_of_where_it_d
     );
 }
 
-/// It was said not to have been made through Doorward, and its namespace not to be watched.
+/// It was reported as created past Doorward, in a namespace that is not watched.
 #[test]
 fn of_a_task_run_that_is_not_there_is_said_that_it_may_be_a_part_of_a_pipeline_run() {
     let (code, said) = told(Kind::TaskRun, "ci/build-test", &[]);
@@ -103,7 +103,7 @@ fn of_a_task_run_that_is_not_there_is_said_that_it_may_be_a_part_of_a_pipeline_r
     assert!(said.contains("or it is a part of a PipelineRun: trace that one"), "{said}");
 }
 
-/// Files of another replica are missing, and nobody has changed anything.
+/// Files of another replica are missing, but nobody has changed anything.
 #[test]
 fn a_cause_that_is_not_in_these_files_is_no_sign_that_somebody_changed_it() {
     let file = tempfile::NamedTempFile::new().unwrap();
@@ -124,7 +124,7 @@ fn a_run_of_another_cluster_with_the_same_uid_is_another() {
     assert!(!said.contains("bob") && !said.contains("foreign") && !said.contains("warning"), "{said}");
     let (code, said) = told(Kind::PipelineRun, "ci/foreign", &links);
     assert!(code == 0 && said.contains("caused by  bob") && !said.contains("jti"), "{said}");
-    // Where the trail does not know the cluster, the uid must do.
+    // If the trail does not know the cluster, the uid has to suffice.
     let (_, said) = told(Kind::PipelineRun, "ci/old", &[link("old", None, OTHER)]);
     assert!(said.contains("jti"), "{said}");
 }
@@ -139,7 +139,7 @@ fn a_request_leads_to_the_token_that_it_got_and_to_those_of_the_runs_that_it_cau
     assert!(!said.contains("jti"), "{said}");
 }
 
-/// Whether somebody got a token or their agent did read letter for letter the same.
+/// The output was exactly the same whether a person got a token or their agent did.
 #[test]
 fn a_token_that_an_agent_asked_for_says_so_and_one_of_the_person_alone_does_not() {
     let told = |actor: Value| {
@@ -167,7 +167,7 @@ fn a_token_that_an_agent_asked_for_says_so_and_one_of_the_person_alone_does_not(
     }
 }
 
-/// Programs read what people do.
+/// Programs read the same as people.
 #[test]
 fn the_same_is_told_as_json() {
     let alice = json!({"username": "alice", "kind": "human", "issuer": "corp", "subject": "7"});
@@ -200,7 +200,7 @@ fn the_same_is_told_as_json() {
     );
 }
 
-/// One run with many tokens is told once.
+/// A run with many tokens is printed once.
 #[test]
 fn tokens_of_one_run_stand_below_it() {
     let second =
@@ -213,7 +213,7 @@ fn tokens_of_one_run_stand_below_it() {
     );
 }
 
-/// Whoever damages a line must not blind the trace of all else.
+/// A damaged line must not hide everything else from the trace.
 #[test]
 fn a_line_that_cannot_be_read_is_passed_over_and_told() {
     let damaged = request(Uuid::from_u128(5), "carol", &json!({})).replace("\"unmapped\":{", "\"unmapped\":[");
@@ -224,7 +224,7 @@ fn a_line_that_cannot_be_read_is_passed_over_and_told() {
     assert!(code == 1 && said.contains("no request") && said.contains("cannot be read"), "{said}");
 }
 
-/// A delivery that came to nothing must not look like one that is on its way.
+/// A delivery that led to nothing must not look like one in progress.
 #[test]
 fn a_request_tells_what_became_of_it() {
     let delivery = Uuid::from_u128(6);
@@ -257,7 +257,7 @@ fn a_request_tells_what_became_of_it() {
     assert_eq!(json["last_try"], json!({"time": 3_000, "status": 202, "event": "e-1"}), "{json}");
 }
 
-/// That it was answered tells nothing of a watch, which goes on from then.
+/// For a watch, which continues after its response began, the response says nothing about its end.
 #[test]
 fn a_watch_that_was_ended_tells_when_and_why() {
     let watch = Uuid::from_u128(9);
@@ -278,14 +278,14 @@ fn a_watch_that_was_ended_tells_when_and_why() {
     assert!(said.contains("  ended      1970-01-01T00:17:41.000Z: permission_lost\n"), "{said}");
     let json = &told_json(Kind::Request, &watch.to_string(), &[started.clone(), lost])[0];
     assert_eq!(json["answer"]["ended"], json!({"time": 1_061_000, "why": "permission_lost"}), "{json}");
-    // The twins: one that goes on, and one that came to its own end.
+    // The counterparts: one that continues, and one that ended by itself.
     for lines in [vec![started.clone()], vec![started, line("request.completed", &none)]] {
         let (_, said) = told(Kind::Request, &watch.to_string(), &lines);
         assert!(said.contains("  answered   200 at") && !said.contains("  ended "), "{said}");
     }
 }
 
-/// They came out as they are, and wiped or turned round what stands beside them.
+/// Control characters were printed unescaped, and erased or reversed the text beside them.
 #[test]
 fn what_a_stranger_asked_for_is_text_on_a_terminal() {
     // attacks:Z19

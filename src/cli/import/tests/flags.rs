@@ -1,4 +1,4 @@
-//! Flags, as a command line and as the arguments of a container, and variables that are written as flags.
+//! Flags on a command line and in the arguments of a container, and variables that are written as flags.
 
 use super::*;
 
@@ -16,8 +16,8 @@ fn flags_and_the_arguments_of_a_container_say_the_same() {
     assert_eq!(noted(&line), ["reverse_proxy"]);
 }
 
-/// By the command of the page on it, with the names that have a plural there. One was of GNU's `sed` alone, and an apostrophe made its
-/// entry no YAML.
+/// By the command in the documentation, with names that are plural there. One version worked only with GNU `sed`, and
+/// an apostrophe made its entry invalid YAML.
 #[test]
 fn variables_that_are_written_as_flags_say_the_same() {
     let page = include_str!("../../../../docs/migrate-from-oauth2-proxy.md");
@@ -74,12 +74,12 @@ fn lists_between_commas_are_lists() {
     let flags = FLAGS.replace("=example.com", "=example.com,a.test");
     let flags = parsed(&imported(&[&flags], Some("a.example.com")).unwrap());
     assert_eq!(flags["rules"][0]["when"], both);
-    // Everybody, as oauth2-proxy read it.
+    // Everybody, as oauth2-proxy understood it.
     let cfg = CFG.replace("email_domains = [\"example.com\", \".example.org\"]", "email_domains = \"example.com,*\"");
     assert_eq!(parsed(&imported(&[&cfg], Some("a.example.com")).unwrap())["rules"][0]["when"], ANYBODY);
 }
 
-/// What was taken out of use by a `#` let everybody in again.
+/// An entry that was disabled with `#` let everybody in again.
 #[test]
 fn what_a_comment_says_of_who_gets_in_is_left_out() {
     let when = OF_EXAMPLE;
@@ -115,7 +115,7 @@ fn flags_in_brackets_are_refused_and_not_left_out() {
     }
 }
 
-/// The flag was left out without a word, and the rule let in everybody of the domain.
+/// The flag was left out silently, and the rule let in everybody of the domain.
 #[test]
 fn an_entry_whose_quotes_do_not_fit_is_refused_and_not_left_out() {
     for entry in

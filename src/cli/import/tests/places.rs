@@ -1,4 +1,4 @@
-//! Which paths lead where.
+//! Which paths lead to which upstream.
 
 use super::*;
 
@@ -19,7 +19,7 @@ fn cfg(upstreams: &str) -> Imported {
     imported(&[&text], Some("a.example.com")).unwrap()
 }
 
-/// What each entry of a list says.
+/// Returns one field of each entry of a list.
 fn all(root: &Value, list: &str, key: &str) -> Vec<Value> {
     root[list].as_array().unwrap().iter().map(|entry| entry[key].clone()).collect()
 }
@@ -44,7 +44,7 @@ fn an_upstream_of_alpha_yaml_is_served_at_its_path_or_left_out_by_name() {
     }
 }
 
-/// It answered them itself, and the route of the shorter path would send them to the app now.
+/// oauth2-proxy answered these itself, and the route of the shorter path would now send them to the app.
 #[test]
 fn a_path_that_was_answered_without_a_server_stays_shut() {
     let imported = alpha(

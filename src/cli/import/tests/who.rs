@@ -1,4 +1,4 @@
-//! Whom the rule lets in.
+//! Whom the imported rule lets in.
 
 use std::path::Path;
 
@@ -9,7 +9,7 @@ use crate::{
     config::{raw::Root, resolver::Resolver},
 };
 
-/// What most of them share, beside provider and addresses.
+/// What most of these configurations share, besides provider and addresses.
 const BASE: &str = "oidc_issuer_url = \"https://id.example.com\"\nclient_id = \"a\"\nclient_secret_file = \"/s\"\n\
     upstreams = [\"http://a:1\"]\n";
 
@@ -49,7 +49,7 @@ fn an_address_that_is_not_verified_lets_nobody_in_where_every_domain_does() {
         let off = of(provider, &format!("{any}\ninsecure_oidc_allow_unverified_email = false"));
         decide(&off, &[(unverified, false)]);
     }
-    // These must say that it is.
+    // These must report an address as verified.
     for provider in ["gitlab", "login.gov"] {
         decide(&of(provider, any), &[("{email: a@b.example}", true), (unsaid.0, false), (unverified, false)]);
     }
@@ -89,7 +89,7 @@ fn domains_are_compared_in_any_case_and_by_their_whole_name() {
     }
 }
 
-/// `email_verified` is never among the claims there, and without it an address is none.
+/// `email_verified` is never among the claims there, and without it an address is ignored.
 #[test]
 fn a_domain_at_a_provider_that_verifies_no_address_is_noted() {
     let domain = "email_domains = [\"example.com\"]";
@@ -111,7 +111,7 @@ fn a_domain_at_a_provider_that_verifies_no_address_is_noted() {
     assert_eq!(noted(&of("keycloak-oidc", domain)), [""; 0], "twin: it tells");
 }
 
-/// Without a preset a login asks for `openid` alone, and an ID token has neither an address nor groups then.
+/// Without a preset a login requests only `openid`, and an ID token then has neither an address nor groups.
 #[test]
 fn a_login_asks_for_what_the_rule_looks_at() {
     for (provider, more, scopes) in [
