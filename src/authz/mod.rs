@@ -9,8 +9,9 @@
 //! | `policy`, `rule` | the compiled policy of a configuration, and one compiled rule |
 //! | `who` | the callers that a rule applies to or that get a grant |
 //! | `on`, `condition` | the requests that a rule applies to, and what all conditions have in common |
-//! | `kubernetes`, `run`, `time_window` | conditions on Kubernetes attributes, on what happens to a run, on the time of the week |
-//! | `names`, `resources`, `resolvers` | patterns of names, names that nothing in Kubernetes has, patterns that leave the source of code open |
+//! | `kubernetes`, `run`, `time_window` | conditions on Kubernetes attributes, on changes of runs, on the time of the week |
+//! | `names`, `resources` | patterns of names, and names that nothing in Kubernetes has |
+//! | `resolvers` | patterns of code that leave its source open |
 //! | `cel` | expressions of rules |
 //! | `guarded` | requests that only a rule that names them allows |
 //! | `decision`, `permit` | the decision on a request, and the proof that it was allowed |

@@ -14,17 +14,17 @@ use crate::client::{
 
 /// Exchange the pod's token for a short-lived token of Doorward, in the step of a task.
 ///
-/// Without further options the new token is printed. `--out` writes it to a file. A command after `--` is run with the token, which
-/// is renewed while the command runs and revoked when it ends: `doorward token --audience registry.example.com --scope
-/// push:acme/app --scope pull:acme/app --as docker -- crane push ...`
+/// Without further options the new token is printed. `--out` writes it to a file. A command after `--` is run with the
+/// token, which is renewed while the command runs and revoked when it ends: `doorward token --audience
+/// registry.example.com --scope push:acme/app --scope pull:acme/app --as docker -- crane push ...`
 #[derive(Clone, Debug, clap::Args)]
 #[command(mut_args(without_empty))]
 pub struct TokenArgs {
     /// The audience of the new token: the service that will receive it.
     #[arg(long, value_name = "AUDIENCE")]
     pub audience: String,
-    /// The scopes of the new token, separated by spaces; may be repeated. Default: every scope that the rules give by its full name.
-    /// A scope that they give by a pattern, such as `pull:acme/*`, must be named here.
+    /// The scopes of the new token, separated by spaces; may be repeated. Default: every scope that the rules give by
+    /// its full name. A scope that they give by a pattern, such as `pull:acme/*`, must be named here.
     #[arg(long, value_name = "SCOPES")]
     pub scope: Vec<String>,
     /// The address of Doorward.
@@ -32,8 +32,8 @@ pub struct TokenArgs {
     pub server: Address,
     /// The file with the pod's token: a projected `serviceAccountToken` whose audience is the address of Doorward.
     ///
-    /// If its folder is missing, or the file may not be read, the command fails at once. If the folder is there and the file is missing
-    /// or empty, the command waits three seconds for another container to write it.
+    /// If its folder is missing, or the file may not be read, the command fails at once. If the folder is there and the
+    /// file is missing or empty, the command waits three seconds for another container to write it.
     #[arg(
         long,
         value_name = "FILE",
@@ -46,18 +46,18 @@ pub struct TokenArgs {
     pub ca: Option<PathBuf>,
     /// The form of the output.
     ///
-    /// A `kubeconfig` that is written to a file does not hold the token. Its `tokenFile` names a second file beside it, with `.token`
-    /// after the same name, which kubectl reads again when it is renewed.
+    /// A `kubeconfig` that is written to a file does not hold the token. Its `tokenFile` names a second file beside it,
+    /// with `.token` after the same name, which kubectl reads again when it is renewed.
     #[arg(long = "as", value_name = "FORM", value_enum, default_value_t = Shape::Token)]
     pub shape: Shape,
-    /// Write the output to this file, readable by its owner only, instead of printing it. An existing path that is no regular file,
-    /// such as a symbolic link, is refused.
+    /// Write the output to this file, readable by its owner only, instead of printing it. An existing path that is no
+    /// regular file, such as a symbolic link, is refused.
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
     /// Keep running, and renew the file until SIGTERM.
     ///
-    /// If a renewal is refused, the old token stays in the file until it expires, and the renewal is tried again until then. When the run
-    /// has ended there are no more tokens, and the file is removed.
+    /// If a renewal is refused, the old token stays in the file until it expires, and the renewal is tried again until
+    /// then. When the run has ended there are no more tokens, and the file is removed.
     #[arg(long, requires = "out", conflicts_with = "command")]
     pub keep: bool,
     /// The address of the cluster in a kubeconfig. Default: the address of Doorward.

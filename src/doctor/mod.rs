@@ -4,7 +4,7 @@
 //!
 //! | file | checks |
 //! |---|---|
-//! | `store`, `upstream`, `receivers` | the store; upstreams and Doorward's rights in Kubernetes; receivers of the audit trail |
+//! | `store`, `upstream`, `receivers` | the store, upstreams and Doorward's rights there, receivers of the audit trail |
 //! | `provider` | issuers: what they publish, and whether they know Doorward |
 //! | `public` | the address at which browsers reach Doorward |
 //! | `interceptor` | whether EventListeners trust the interceptor |

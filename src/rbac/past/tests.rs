@@ -255,7 +255,7 @@ fn an_event_listener_makes_runs_with_the_account_of_its_pod_where_that_is_known(
             json!({"resources": {"kubernetesResource": deployer}, "triggers": [{"serviceAccountName": "own"}, {}]}),
             &["deployer", "own"],
         ),
-        // Names that cannot be read.
+        // Triggers that cannot be read.
         (json!({"serviceAccountName": "build", "triggers": "all"}), &[]),
     ] {
         let makers = ["build", "default", "deployer", "own"].map(|name| account("ci", name));
