@@ -485,7 +485,7 @@ async fn explain_asks_the_token_too_at_the_time_given() {
 async fn explain_without_a_credential_says_which_one_is_wanted() {
     let fixture = Fixture::start().await;
     let (said, status) = explain(&fixture, &[&format!("https://api.test{PATH}")]).await;
-    assert!(said.contains("UNAUTHENTICATED: This route takes a bearer token"), "{said}");
+    assert!(said.contains("UNAUTHENTICATED: This route accepts a bearer token"), "{said}");
     assert!(said.contains("--token-file") && said.contains("--principal"), "{said}");
     assert_eq!(status, Some(1));
 }
@@ -519,13 +519,13 @@ async fn explain_takes_no_token_where_the_route_takes_none() {
     std::fs::write(&file, fixture.a.token("alice", &["dev"])).unwrap();
     let told = async |url: &str| explain(&fixture, &[url, "--token-file", "presented"]).await;
     let (said, status) = told("https://web.test/").await;
-    assert!(said.contains("UNAUTHENTICATED: This route takes a signed-in browser, and no bearer token"), "{said}");
+    assert!(said.contains("UNAUTHENTICATED: This route accepts a signed-in browser, and no bearer token"), "{said}");
     assert_eq!(status, Some(1));
     let (said, status) = told("https://open.test/").await;
     assert!(said.contains("ALLOW") && said.contains("note: this route does not look at tokens"), "{said}");
     assert_eq!(status, Some(0));
     let (said, status) = told(&format!("https://api.test{PATH}")).await;
-    assert!(said.contains("ALLOW") && said.contains("was revoked is not looked at"), "{said}");
+    assert!(said.contains("ALLOW") && said.contains("whether the token or its subject was revoked"), "{said}");
     assert_eq!(status, Some(0));
 
     std::fs::write(&file, format!("dws_{}", "a".repeat(43))).unwrap();

@@ -676,7 +676,7 @@ async fn people_read_a_line_for_each_thing() {
     assert_eq!((code, lines.len()), (Some(1), 3), "{said}");
     assert!(lines[0].starts_with("FAULT    upstreams    upstream `web`: "), "{said}");
     assert!(lines[1].starts_with("ok       store        store "), "{said}");
-    assert_eq!(lines[2], "2 looked at: 1 fault, 0 warnings");
+    assert_eq!(lines[2], "2 checked: 1 fault, 0 warnings");
     std::fs::write(dir.path().join("bad.yaml"), "listeners: []").unwrap();
     let (code, said) = run("bad.yaml").await;
     assert!(code == Some(64) && said.contains("there is no listener"), "{said}");

@@ -212,7 +212,7 @@ fn slips_are_told_at_load_where_they_stand() {
         ("principal.subject", "not a bool", None),
         ("size(principal.groups)", "not a bool", None),
         ("'x'", "not a bool", None),
-        ("principal.claims.level + 1", "no bool", None),
+        ("principal.claims.level + 1", "not a bool", None),
         ("principal.subject > 3", "fails on a sample", None),
         // Each of them on one of the two samples.
         ("has(principal.email) && principal.email > 3", "fails on a sample", None),

@@ -26,7 +26,7 @@ fn cases_that_only_leaves_out_are_not_said_to_be_missing() {
     let tests = "tests: [{name: good, principal: {groups: [dev]}, request: {route: web}, expect: {outcome: allow}}]";
     let results = run(&policy, &root, &read_tests(tests).unwrap(), Some("goood"));
     assert_eq!(results.exit_code(), 1);
-    assert_eq!(results.to_string(), "no case has a name that contains what `--only` says; there are 1\n");
+    assert_eq!(results.to_string(), "no case has a name that contains the text of `--only`; there are 1\n");
     assert_eq!(run_cases("tests: []").to_string(), "no cases; write some under `tests`\n");
 }
 

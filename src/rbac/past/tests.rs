@@ -66,8 +66,8 @@ fn groups_of_grants_are_told_apart_from_who_needs_no_rule() {
     assert!(past.by_group["tekton:other"].is_empty());
     let expected = [
         "Group ops: create pipelineruns, create taskruns",
-        "User ann: create pipelineruns, create taskruns (whoever has this name at the API server; who gets it through \
-         Doorward needs a rule too)",
+        "User ann: create pipelineruns, create taskruns (anybody who has this name at the API server; those who get it \
+         through Doorward need a rule too)",
     ];
     assert_eq!(told(&past.past), expected);
 }
@@ -144,7 +144,7 @@ fn who_is_expected_is_told_with_the_reason() {
          impersonate serviceaccounts of tekton-pipelines (administrators of the cluster, whom no authorizer refuses anything)",
         "+Group system:masters: impersonate groups, impersonate users (administrators of the cluster, whom no authorizer refuses anything)",
         "ServiceAccount ci/build: impersonate groups, impersonate users",
-        "+ServiceAccount doorward/doorward: impersonate groups, impersonate users (Doorward itself, which acts as those whom it let in)",
+        "+ServiceAccount doorward/doorward: impersonate groups, impersonate users (Doorward itself, which impersonates the people that it let in)",
     ];
     let sorted = |mut lines: Vec<String>| {
         lines.sort_unstable();
@@ -200,8 +200,8 @@ fn who_reaches_an_event_listener_past_its_route_is_told() {
     let expected = [
         "Group tekton:dev: reach EventListeners by services/proxy of ci (a group that grants give: through Doorward a rule must allow this \
          too)",
-        "User ann: reach EventListeners by pods/portforward of ci (whoever has this name at the API server; who gets it through Doorward \
-         needs a rule too)",
+        "User ann: reach EventListeners by pods/portforward of ci (anybody who has this name at the API server; those who get it \
+         through Doorward need a rule too)",
     ];
     assert_eq!(reaching(&items), expected);
 }
@@ -329,8 +329,8 @@ fn ways_to_a_token_to_triggers_and_to_more_rights_are_told() {
         "ServiceAccount ci/vault: read secrets of ci",
         "+ServiceAccount kube-system/job-controller: create pods of ci (a part of Kubernetes, as it is installed)",
         "ServiceAccount kube-system/mallory: create pods of ci",
-        "User ann: create serviceaccounts/token of ci named build (whoever has this name at the API server; who gets it through \
-         Doorward needs a rule too)",
+        "User ann: create serviceaccounts/token of ci named build (anybody who has this name at the API server; those who get it \
+         through Doorward need a rule too)",
         "ServiceAccount ci/cd: change clusterinterceptors, change triggers",
         "ServiceAccount ci/cd: bind clusterroles named view",
     ];

@@ -127,5 +127,5 @@ async fn who_starts_runs_past_doorward_is_whom_the_api_server_lets_do_so() {
     let refused = who_can(ns, &kubectl, &part, &[]);
     let said = String::from_utf8(refused.stderr).unwrap();
     assert_eq!(refused.status.code(), Some(1), "{said}");
-    assert!(said.contains("has no ClusterRole and no ClusterRoleBinding, of which every cluster has some"), "{said}");
+    assert!(said.contains("has no ClusterRole and no ClusterRoleBinding, although every cluster has some"), "{said}");
 }

@@ -160,7 +160,7 @@ fn each_slip_is_told_at_its_place() {
         ("", "rules: [{id: a, on: {routes: [web], event: [push]}, do: deny}]", "/rules/0/on/routes", "webhook"),
         ("", "rules: [{id: a, need: {acr: [x]}, do: deny}]", "/rules/0/need", "only an allow"),
         ("", "rules: [{id: a, need: {mfa: {max_age: 0}}, do: allow}]", "/rules/0/need/mfa/max_age", "that fresh"),
-        ("", "rules: [{id: a, do: {approve: {by: {}}}}]", "/rules/0/do/approve/by", "nothing is said"),
+        ("", "rules: [{id: a, do: {approve: {by: {}}}}]", "/rules/0/do/approve/by", "nobody is named"),
         ("", "rules: [{id: a, do: {approve: {by: {kind: agent}}}}]", "/rules/0/do/approve/by/kind", "only people"),
         ("", "rules: [{id: a, do: {approve: {by: {kind: workload}}}}]", "/rules/0/do/approve/by/kind", "only people"),
         (

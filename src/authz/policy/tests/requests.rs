@@ -191,7 +191,7 @@ rules:
         "DENY",
         "to pass: `create` comes nearest to allowing it, and misses who.groups: needs ops, has dev",
         "note: server-side apply may create the object as well as patch it, and must be allowed as both; the rules below are \
-         asked about the create",
+         evaluated for the create",
         "  patch (allow): no match: on.kubernetes: needs verb patch, has create pipelineruns.tekton.dev",
     ] {
         assert!(refused.contains(part), "{part}\n---\n{refused}");
@@ -200,7 +200,7 @@ rules:
     assert_eq!(denied.rule.as_deref(), Some("frozen"));
     assert!(denied.to_string().contains("- frozen (deny): matches"), "{denied}");
     let patch = explained("[ops]", "dev", apply);
-    assert!(patch.to_string().contains("asked about the patch"), "{patch}");
+    assert!(patch.to_string().contains("evaluated for the patch"), "{patch}");
     assert!(patch.fixes[0].contains("`patch` comes nearest"), "{patch}");
     let both = explained("[dev, ops]", "dev", apply);
     assert_eq!((both.outcome, both.rule.as_deref(), both.notes.len()), (raw::Effect::Allow, Some("patch"), 1));
@@ -372,7 +372,7 @@ routes:
 fn a_case_that_says_what_no_rule_sees_or_leaves_its_issuer_open_is_an_error() {
     const RUNS: &str = "method: POST, path: /apis/tekton.dev/v1/namespaces/ci/pipelineruns";
     for (ground, principal, request, why) in [
-        (GROUND, "{issuer: corp}", "{route: web, body: {}}", Some("the body is read")),
+        (GROUND, "{issuer: corp}", "{route: web, body: {}}", Some("a body is read")),
         (GROUND, "{issuer: corp}", &format!("{{route: api, {RUNS}, body: {{}}}}"), None),
         (GROUND, "{issuer: corp}", "{route: web, token: {audience: x}}", Some("leave `route` out")),
         (GROUND, "{issuer: corp}", "{token: {audience: x}}", None),

@@ -81,18 +81,15 @@ fn a_token_is_traced_to_the_cause_that_its_exchange_found_where_no_runs_are_watc
 #[test]
 fn what_the_run_says_adds_to_what_the_exchange_found_and_is_warned_of_where_it_differs() {
     let (code, said) = told(Kind::Token, "jti", &[link("build", Some("east"), CAUSE)]);
-    assert!(code == 0 && said.contains("ci/build r, made at") && !said.contains("warning"), "{said}");
+    assert!(code == 0 && said.contains("ci/build r, created at") && !said.contains("warning"), "{said}");
     let (code, said) = told(Kind::Token, "jti", &[link("build", None, OTHER)]);
     assert!(code == 0 && said.contains("caused by  alice") && !said.contains("bob"), "{said}");
-    assert!(said.contains(&format!("the run says of itself that request {OTHER} caused it")), "{said}");
+    assert!(said.contains(&format!("the run itself says that request {OTHER} caused it")), "{said}");
     // Whichever way leads to the run.
     let (code, said) = told(Kind::PipelineRun, "ci/build", &[link("build", None, OTHER)]);
     assert!(code == 0 && said.contains("caused by  alice") && said.contains("somebody changed that"), "{said}");
     let (code, said) = told(Kind::Token, "jti", &[link("build", None, Uuid::from_u128(9))]);
-    assert!(
-        code == 0 && said.contains("  warning    the run's own word does not say so: it names the request"),
-        "{said}"
-    );
+    assert!(code == 0 && said.contains("  warning    the run itself does not say so: it names the request"), "{said}");
 }
 
 /// It was reported as created past Doorward, in a namespace that is not watched.
@@ -219,7 +216,7 @@ fn a_line_that_cannot_be_read_is_passed_over_and_told() {
     let damaged = request(Uuid::from_u128(5), "carol", &json!({})).replace("\"unmapped\":{", "\"unmapped\":[");
     let (code, said) = told(Kind::Token, "jti", std::slice::from_ref(&damaged));
     assert!(code == 1 && said.contains("caused by  alice"), "{said}");
-    assert!(said.contains("1 of the lines that were looked at cannot be read, the first is line 4 of "), "{said}");
+    assert!(said.contains("1 of the lines that were searched cannot be read, the first is line 4 of "), "{said}");
     let (code, said) = told(Kind::Request, &Uuid::from_u128(5).to_string(), &[damaged]);
     assert!(code == 1 && said.contains("no request") && said.contains("cannot be read"), "{said}");
 }
