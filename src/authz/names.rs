@@ -172,7 +172,7 @@ impl fmt::Display for PathPattern {
     }
 }
 
-/// A host name, or all names that have one more label than a domain.
+/// A host name, or all names that are one label below a given domain.
 #[derive(Clone, Debug)]
 pub(super) enum HostPattern {
     Exact(Arc<str>),

@@ -24,7 +24,7 @@ use crate::{
     },
 };
 
-const AGAIN: &str = "create it with `doorward interceptor --ca FILE | kubectl apply -f -`, FILE having the authorities \
+const AGAIN: &str = "write it with `doorward interceptor --ca FILE | kubectl apply -f -`, FILE having the authorities \
                      of the certificate";
 
 const RENEW: &str = "replace it in the listener's file, and if it is self-signed, write its `caBundle` again with \

@@ -206,7 +206,7 @@ impl Tracer<'_> {
     /// recorded, not what the run says.
     fn task(&self, task: &TaskLine, cause: Option<Uuid>) -> Result<FoundRun, Failure> {
         let run = audit::trace_uid(self.files, &task.cluster, &task.root)?;
-        // For a version that did not record the cause, the run's own word has to do.
+        // For a version that did not record the cause, what the run says is used.
         let Some(id) = cause else { return Ok(run.map_or_else(|| of_root(task), of_run)) };
         let Some(run) = run else { return Ok(FoundRun { cause: self.cause(id)?, ..of_root(task) }) };
         let warning = match &run.cause {

@@ -152,7 +152,7 @@ impl fmt::Display for Recorded {
         if self.uncertain > 0 {
             writeln!(
                 f,
-                "in {} records something was cut or is a pseudonym, so rules may decide differently",
+                "records with values that were cut, or with a pseudonym: {}; rules may decide these differently",
                 self.uncertain
             )?;
         }
