@@ -240,7 +240,7 @@ async fn what_is_to_be_revoked_again_after_a_restore_is_found_in_the_trails_of_a
     }
 
     let page = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/upkeep.md")).unwrap();
-    let (_, rest) = page.split_once("\n- Revocations since are gone").unwrap();
+    let (_, rest) = page.split_once("\n- Revocations made since then are gone").unwrap();
     let (command, _) = rest.split_once("```sh\n").unwrap().1.split_once("```").unwrap();
     // `scripts/test` installs jq.
     let output = Command::new("sh").args(["-c", command]).current_dir(folder.path()).output().unwrap();
