@@ -1,4 +1,4 @@
-//! Clusters whose tasks get tokens, and the upstreams by way of which runs are made there.
+//! Clusters whose tasks get tokens, and the upstreams through which runs are made there.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -14,19 +14,20 @@ use crate::{
     upstream::Upstream,
 };
 
-/// A cluster, where its pods are looked up.
+/// A cluster, with the API server where its pods are looked up.
 #[derive(Debug)]
 pub(super) struct Cluster {
     pub(super) server: Arc<Upstream>,
-    /// All upstreams that lead there, by name: the API server's, others at the same address, and those that are listed.
+    /// The names of all upstreams that lead there: the API server's, others at the same address, and those that are
+    /// listed.
     upstreams: BTreeSet<Arc<str>>,
 }
 
-/// By the names of their issuers.
+/// The clusters by the names of their issuers.
 #[derive(Debug, Default)]
 pub(super) struct Clusters {
     of: BTreeMap<Arc<str>, Cluster>,
-    /// Whether another API server is known, where runs are made that are of none of these.
+    /// Whether another API server is known, where runs are made that belong to none of these.
     has_others: bool,
 }
 
@@ -37,7 +38,7 @@ impl Cluster {
 }
 
 impl Clusters {
-    /// Adds that of an entry of `tokens.exchange` which names its API server. `at` is the place of the entry.
+    /// Adds the cluster of an entry of `tokens.exchange` that names its API server. `at` is the place of the entry.
     pub(super) fn add(
         &mut self,
         exchanged: &raw::Exchanged,
@@ -57,7 +58,7 @@ impl Clusters {
         }
         let Some(server) = &exchanged.kubernetes else { return };
         let Some(server) = upstreams.get(server.as_str()) else {
-            // What is wrong with one that is there is told where it is an upstream.
+            // Errors of an upstream that exists are reported at that upstream.
             if !is_there(root, server) {
                 resolver.unknown(&at.key("kubernetes"), "upstream", server, known());
             }
@@ -70,13 +71,14 @@ impl Clusters {
         self.of.insert(exchanged.issuer.as_str().into(), cluster);
     }
 
-    /// Finds out whether there are other API servers than those of the clusters, by which an event alone does not tell its cluster, and
-    /// warns of routes to them where runs are made, or may be. To be called once all are added.
+    /// Checks whether there are API servers other than those of the clusters, in which case an event alone does not
+    /// identify its cluster. Warns of routes to them through which runs are, or may be, made. To be called once all are
+    /// added.
     pub(super) fn find_others(&mut self, root: &raw::Root, resolver: &mut Resolver) {
         if self.of.is_empty() {
             return;
         }
-        // Of one that is not there at all the check of the configuration as a whole tells.
+        // An upstream that does not exist is reported by the check of the whole configuration.
         let is_other =
             |upstream: &str| is_there(root, upstream) && self.of.values().all(|cluster| !cluster.leads(&[upstream]));
         let mut warn = |at: &At, upstream: &str| {
@@ -96,7 +98,7 @@ impl Clusters {
                 warn(&at.key(key), server);
             }
         }
-        // Where nothing but tokens of accounts is asked for, no runs are known of.
+        // A server that is asked only for tokens of accounts shows nothing of runs.
         let mut servers = root.servers().filter(|(setting, _)| *setting != "credential.service_account");
         self.has_others = has_others || servers.any(|(_, server)| is_other(server));
         if self.takes_any_event() {
@@ -109,17 +111,18 @@ impl Clusters {
         }
     }
 
-    /// Whether all EventListeners are of the only cluster that there is.
+    /// Whether all EventListeners belong to the only cluster.
     fn takes_any_event(&self) -> bool {
         self.of.len() == 1 && !self.has_others
     }
 
-    /// Those in which a run is that was made by way of one of these upstreams. Two that are the same by two issuers are both.
+    /// The clusters of a run that was made through one of these upstreams. If two issuers share a cluster, both are
+    /// returned.
     pub(super) fn of_run<'a>(&'a self, upstreams: &'a [&str]) -> impl Iterator<Item = &'a Arc<str>> {
         self.of.iter().filter(move |(_, cluster)| cluster.leads(upstreams)).map(|(name, _)| name)
     }
 
-    /// Those in which the runs of an event are, of which one of these upstreams told.
+    /// The clusters of the runs of an event, which one of these upstreams reported.
     pub(super) fn of_event<'a>(&'a self, upstreams: &'a [&str]) -> impl Iterator<Item = &'a Arc<str>> {
         let is_any = self.takes_any_event();
         self.of.iter().filter(move |(_, cluster)| is_any || cluster.leads(upstreams)).map(|(name, _)| name)
@@ -208,7 +211,8 @@ tokens: {{exchange: [{exchange}]}}"
         assert!(both.of_event(&["hooks"]).next().is_none());
     }
 
-    /// What only asks for tokens of accounts took those of webhooks away, and no warning named it.
+    /// An API server that is asked only for tokens of accounts took tokens away from webhooks' runs, and no warning
+    /// named it.
     #[test]
     fn an_api_server_that_is_asked_about_something_else_than_requests_is_another_too_unless_for_tokens_of_accounts() {
         let account = "  - {name: x, url: 'https://10.0.0.1', credential: {service_account: {namespace: a, name: b, upstream: other}}}";

@@ -33,7 +33,7 @@ use crate::{
     upstream::Pools,
 };
 
-/// What one exchange works with.
+/// The context of one exchange.
 #[derive(Clone, Copy)]
 pub struct Exchanger<'a> {
     pub app: &'a App,
@@ -43,7 +43,7 @@ pub struct Exchanger<'a> {
     pub keys: &'a SigningKeys,
 }
 
-/// What was given.
+/// The token that was given.
 pub(super) enum Given {
     Ours {
         token: Zeroizing<String>,
@@ -51,7 +51,7 @@ pub(super) enum Given {
         /// Separated by spaces.
         scope: String,
     },
-    /// The answer with the token of another provider.
+    /// The response with the token of another provider.
     Onward(Response<Bytes>),
 }
 
@@ -77,7 +77,7 @@ impl<'a> Exchanger<'a> {
         let subject = self.authenticate("subject_token", &asked.subject_token).await?;
         let subject = if asked.actor_token.is_some() { self.as_themselves(subject) } else { subject };
         exchange.record().principal = Some(Arc::clone(&subject));
-        // What is a registry is for who has a credential.
+        // Only callers with a credential learn what is a registry.
         if self.own_issuer.settings.registries.contains_key(&asked.audience) {
             registry::check_scopes(asked.scopes.as_deref().unwrap_or_default())?;
         }
@@ -85,8 +85,8 @@ impl<'a> Exchanger<'a> {
             None => None,
             Some(actor) => Some(self.authenticate("actor_token", actor).await?),
         };
-        // Behind the proof of who asks, as keys may be waited for, so that strangers hold no room that requests need; and before the time
-        // is looked at.
+        // After the caller is authenticated, as that may wait for keys: strangers must not hold reservations that
+        // requests need. And before the time is read.
         exchange.reserve(2).await?;
         let now = self.app.clock.now();
         let party = match actor {
@@ -103,7 +103,7 @@ impl<'a> Exchanger<'a> {
                 "access_token": &*token,
                 "issued_token_type": ACCESS_TOKEN,
                 "token_type": "Bearer",
-                // It may have taken long to write down.
+                // Writing the record may have taken long.
                 "expires_in": expires.since(self.app.clock.now()).as_secs(),
                 "scope": scope,
             }),
@@ -112,7 +112,7 @@ impl<'a> Exchanger<'a> {
         Ok(answer(StatusCode::OK, &body))
     }
 
-    /// Notes who asks and what was decided.
+    /// Records who asks and what was decided.
     pub(super) fn record(&self, party: &Party, judged: Judged, exchange: &mut Exchange) -> Result<Granted, Refusal> {
         let record = exchange.record();
         record.principal = Some(Arc::clone(&party.principal));
@@ -125,7 +125,8 @@ impl<'a> Exchanger<'a> {
         judged.granted
     }
 
-    /// Gives what was granted: a token of ours or, for an audience that trusts another provider, one of that.
+    /// Issues what was granted: a token of Doorward's own or, for an audience that trusts another provider, one of that
+    /// provider.
     pub(super) async fn issue(
         &self,
         party: &Party,
@@ -139,7 +140,7 @@ impl<'a> Exchanger<'a> {
         let lifetime = registries.get(audience).copied().unwrap_or(self.own_issuer.settings.lifetime);
         let given_until = self.given_until(party, view, &granted);
         let expires = claims::expires(now, lifetime, party.ends, task).min(given_until);
-        // What lasts no second is of no use to anybody.
+        // A token that lasts less than a second is of no use.
         if expires.as_secs() <= now.as_secs() {
             return Err(out_of_time(party, now));
         }
@@ -192,8 +193,8 @@ impl<'a> Exchanger<'a> {
         Ok(Given::Ours { token, expires, scope })
     }
 
-    /// Writes down that a token was issued, before it is out of the house. One that cannot be written down is not given, nor is one to
-    /// whoever was revoked meanwhile.
+    /// Records that a token was issued, before it leaves Doorward. A token that cannot be recorded is not given, nor is
+    /// one to a caller who was revoked meanwhile.
     pub(super) async fn give(
         &self,
         party: &Party,
@@ -209,8 +210,9 @@ impl<'a> Exchanger<'a> {
         given
     }
 
-    /// Refuses whoever was revoked since they proved who they are, and a task where none gets tokens any more: the audit trail keeps
-    /// waiting while its disk stands still, and a token that was given all the same would outlast what it was given for.
+    /// Refuses callers who were revoked since they authenticated, and tasks where none gets tokens any more. The
+    /// request may have waited for the audit trail while its disk stalls, and a token given then would outlast its
+    /// grounds.
     pub(super) fn recheck(&self, party: &Party) -> Result<(), Refusal> {
         self.check_revocations()?;
         let snapshot = self.app.snapshot.load();
@@ -218,23 +220,24 @@ impl<'a> Exchanger<'a> {
         if let Some(&(parameter, _)) = party.shown.iter().find(|(_, principal)| is_out(principal)) {
             return Err(Refusal::of_token(parameter, &issuers::revoked()));
         }
-        // Of a task, who caused it and what it lives with. All others have shown who they are.
+        // For a task: who caused it, and the objects with which it ends. All others have presented their own token.
         match is_out(&party.principal) {
             true => Err(over(NO_OTHERS)),
             false => party.check_place(&snapshot.issuers),
         }
     }
 
-    /// Refuses while what is known of revocations is too old.
+    /// Refuses while the known revocations are too old.
     pub(super) fn check_revocations(&self) -> Result<(), Refusal> {
         if self.app.revocations.mirror_age() <= self.snapshot.max_mirror_age {
             return Ok(());
         }
-        let detail = "whether the token was revoked cannot be told at the moment; try again";
+        let detail = "Doorward cannot check at the moment whether the token was revoked; try again";
         Err(Refusal::unavailable(Reason::StoreUnavailable, detail))
     }
 
-    /// Who has the token that is to be exchanged. What it is good for elsewhere says nothing here.
+    /// Authenticates the holder of the token that is to be exchanged. What the token permits elsewhere does not matter
+    /// here.
     pub(super) async fn authenticate(&self, parameter: &'static str, token: &str) -> Result<Arc<Principal>, Refusal> {
         self.check_revocations()?;
         let accepts = &self.own_issuer.settings.accepts;
@@ -243,8 +246,8 @@ impl<'a> Exchanger<'a> {
     }
 }
 
-/// Everybody whose revocation ends a token for this principal. Who has one of ours, of the issuer `own`, is known by the name in it as
-/// well.
+/// Everybody whose revocation ends a token for this principal. The holder of a token of Doorward's own, of the issuer
+/// `own`, is also known by the name in it.
 fn parties(principal: &Principal, own: Option<&Arc<str>>) -> Vec<KnownAs> {
     let mut parties: Vec<KnownAs> = principal.parties().collect();
     if let Some(own) = own {
@@ -256,12 +259,13 @@ fn parties(principal: &Principal, own: Option<&Arc<str>>) -> Vec<KnownAs> {
     parties
 }
 
-/// Why a token would last no second. Of a task several clocks run out, of which it has no use in telling one from the other.
+/// The refusal of a token that would last less than a second. A task has several limits, and no use for knowing which
+/// one is reached.
 fn out_of_time(party: &Party, now: Timestamp) -> Refusal {
     if party.task().is_some() {
         return Refusal::subject("the time of the run, or of the token, is out");
     }
-    // A route takes it a little longer, for clocks that differ.
+    // A route accepts it a little longer, as clocks differ.
     if party.ends.as_secs() <= now.as_secs() {
         let expired = TokenError::Expired { by: now.since(party.ends), at: party.ends };
         return Refusal::of_token(party.parameter, &expired.into());
@@ -269,25 +273,25 @@ fn out_of_time(party: &Party, now: Timestamp) -> Refusal {
     Refusal::subject("the time for which rules give it ends within a second")
 }
 
-/// The client of a token for this principal, who has no name in it that only tasks have.
+/// The client id of a token for this principal, whose names must not be ones that only tasks have.
 fn client(principal: &Principal) -> Result<Arc<str>, Refusal> {
-    // Providers hear the names of tasks in `sub` too. What an older version kept of who caused a run may have such a user name.
+    // Providers also see the names of tasks in `sub`. A cause that an older version stored may have such a user name.
     if Actor::is_reserved(&principal.username) {
         return Err(Refusal::subject(format!(
-            "the user name `{}` of whom the token would be for is the name of a service account, which only a pod of a task has here",
+            "the token would be for the user name `{}`, which is the name of a service account, and only a task's pod can have one here",
             principal.username
         )));
     }
     claims::client(principal).ok_or_else(|| {
         let subject = &principal.subject;
         Refusal::subject(format!(
-            "subject_token: `{subject}` is the name of a service account, which only a pod of a task has here, and the token names no \
+            "subject_token: `{subject}` is the name of a service account, which only a task's pod can have here, and the token names no \
              client"
         ))
     })
 }
 
-/// A task as the audit trail knows it.
+/// The task, as the audit trail records it.
 fn issued_to(task: &Task) -> audit::IssuedTask {
     audit::IssuedTask {
         cluster: task.view.cluster.clone(),
@@ -312,7 +316,7 @@ mod tests {
         sts::{party::OfTask, task::Root},
     };
 
-    /// As a version kept it that let issuers give any user name.
+    /// A principal as stored by a version that let issuers give any user name.
     fn caused_by(username: &str) -> Principal {
         let kept = json!({"request": Uuid::nil(), "at": 0, "issuer": "corp", "subject": "7", "username": username, "kind": "human"});
         let cause: Cause = serde_json::from_value(kept).unwrap();
@@ -351,7 +355,8 @@ mod tests {
         assert!(told("subject_token", now + seconds(60)).description().contains("rules give it"));
     }
 
-    /// What an exchange noted after a reload had ended the tokens there was given, and stood until another look half a minute later.
+    /// An exchange recorded itself after a reload had ended the tokens there; its token was given, and lasted until
+    /// another check half a minute later.
     #[tokio::test]
     async fn a_task_is_refused_as_soon_as_none_gets_tokens_in_its_namespace_by_the_configuration_in_force() {
         let object = |name: &str| ObjectRef { name: name.to_owned(), uid: name.to_owned() };
@@ -387,7 +392,8 @@ mod tests {
         assert_eq!(refused(json!([])), why);
     }
 
-    /// A second time the same, or a name that no token of another provider has, would trace a token to a revocation which did not end it.
+    /// A second identical entry, or a name that no token of another provider has, would trace a token to a revocation
+    /// that did not end it.
     #[test]
     fn who_has_a_token_of_ours_is_known_by_the_name_in_it_once() {
         let own: Arc<str> = "own".into();

@@ -199,7 +199,7 @@ fn why(decision: &Decision, principal: &Principal) -> String {
                 return said;
             }
             let noted = match &principal.kept_claims {
-                Some(_) => " If it looks at a claim that it did not when the run was caused, start the run anew",
+                Some(_) => " If it looks at a claim that it did not when the run was caused, start the run again",
                 None => "",
             };
             format!("rule `{rule}` denies it. {said}{noted}")

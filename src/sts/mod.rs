@@ -1,5 +1,6 @@
-//! Doorward as an issuer of tokens: a task of a run, a bot or a person swaps their own token for one that opens one audience, with
-//! the scopes that rules give, for minutes (RFC 8693). That of a task says who caused the run, and is dead when the task is done.
+//! Doorward as a token issuer. A task of a run, a bot or a person exchanges their own token for one that is valid for
+//! one audience, with the scopes that rules give, for minutes (RFC 8693). A task's token names who caused the run, and
+//! is refused once the task is done.
 //!
 //! ```text
 //! form -> subject token: its issuer's keys, TokenReview -> pod, TaskRun, PipelineRun -> who caused it -> rules -> signature
@@ -7,23 +8,23 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `settings` | what the configuration says of all this |
-//! | `keys`, `configured`, `ring` | the keys that sign, from the configuration or made, and their replacement by the calendar |
+//! | `settings` | the settings of all this |
+//! | `keys`, `configured`, `ring` | the signing keys, configured or generated, and their scheduled rotation |
 //! | `key_metric` | which of them signs, as a metric |
-//! | `metadata` | what is published |
-//! | `form`, `refusal` | what is asked, and how it is refused |
+//! | `metadata` | the published metadata and keys |
+//! | `form`, `refusal` | the requests, and how they are refused |
 //! | `exchange` | one exchange, from the form to the token |
-//! | `cluster` | where tasks run that get tokens, and by which upstreams runs are made there |
-//! | `party` | for whom it is, and on whose behalf |
-//! | `pod_token`, `task` | from the token of a pod to the task in it |
+//! | `cluster` | the clusters whose tasks get tokens, and the upstreams through which runs are made there |
+//! | `party` | for whom a token is, and on whose behalf |
+//! | `pod_token`, `task` | from a pod's token to the task in the pod |
 //! | `look_up`, `objects` | where pods and runs are looked up, and what is read of them |
 //! | `grant` | what rules give |
-//! | `bearer` | who has tokens, and the end of one at the word of who has it |
-//! | `claims` | what a token says |
-//! | `introspect` | what resource servers hear of one |
-//! | `registry` | tokens for registries of containers, in their own protocol |
+//! | `bearer` | the record of who has tokens, and revocation by the holder |
+//! | `claims` | the claims of a token |
+//! | `introspect` | introspection by resource servers |
+//! | `registry` | tokens for container registries, in their own protocol |
 //! | `onward` | tokens of other providers, for audiences that trust those |
-//! | `ends` | the watch that ends tokens with their run, and tells what runs there are |
+//! | `ends` | the watches that end tokens with their run, and cache the runs that exist |
 
 mod bearer;
 mod claims;
@@ -84,13 +85,13 @@ use crate::{
     },
 };
 
-/// The longest that a token lasts.
+/// The longest lifetime of a token.
 const MAX_LIFETIME: Duration = Duration::from_secs(600);
 
 /// The shortest time for which a key signs.
 const MIN_ROTATE: Duration = Duration::from_secs(3600);
 
-/// Doorward as an issuer, as one generation of the configuration has it.
+/// Doorward as an issuer, as configured by one generation.
 #[derive(Debug)]
 pub struct OwnIssuer {
     settings: Settings,
@@ -112,8 +113,8 @@ impl OwnIssuer {
         self.settings.rotation()
     }
 
-    /// Has keys before this is in force in place of `former`, where Doorward makes them itself and did not before. Those that it had
-    /// from files stay published for a while: a token that they signed is good until its end.
+    /// Makes keys before this takes effect in place of `former`, if Doorward makes them itself and did not before. The
+    /// former keys, read from files, stay published for a while: a token that they signed is valid until its end.
     pub async fn take_over(&self, former: Option<&Self>, vault: Vault<'_>, now: Timestamp) -> Result<(), RingError> {
         let Some(period) = self.rotation() else { return Ok(()) };
         if former.is_some_and(|former| former.rotation().is_some()) {
@@ -121,7 +122,7 @@ impl OwnIssuer {
         }
         match self.kept.renew(vault, period, now).await {
             Ok(_) => {}
-            // No token is out that would become unknown, and the task of the keys goes on trying, as at a start.
+            // No token was issued that would become unknown, and the key task keeps retrying, as at a start.
             Err(error) if former.is_none() => {
                 tracing::error!(%error, "no token can be issued yet");
                 return Ok(());
@@ -134,10 +135,10 @@ impl OwnIssuer {
         Ok(())
     }
 
-    /// The keys in force. `None` until those that are kept have been read.
+    /// The keys in force. `None` until the stored keys have been read.
     pub fn keys(&self, now: Timestamp) -> Option<SigningKeys> {
         let keys = match (&self.settings.keys, self.kept.get()) {
-            // Those that were made before the configuration had any.
+            // Keys that were made before the configuration had any.
             (Some(own), Some(made)) => Some(own.followed_by(&made)),
             (Some(own), None) => Some(own.clone()),
             (None, _) => self.kept.with_former(),
@@ -145,7 +146,7 @@ impl OwnIssuer {
         keys.map(|keys| keys.at(now))
     }
 
-    /// Gives the keys to the entry of `issuers` that takes our tokens, if there is one.
+    /// Gives the keys to the entry of `issuers` that accepts Doorward's own tokens, if there is one.
     pub fn supply(&self, issuers: &Issuers) {
         // All are published, whichever signs.
         if let Some(keys) = self.keys(Timestamp::default()) {
@@ -153,19 +154,19 @@ impl OwnIssuer {
         }
     }
 
-    /// By what name tokens of ours are known here: that of the entry of `issuers` which takes them. Revocations outlive it
-    /// ([`crate::store::Revocations::know`]).
+    /// The name by which Doorward's own tokens are known here: that of the entry of `issuers` which accepts them.
+    /// Revocations outlive it ([`crate::store::Revocations::know`]).
     pub fn name<'a>(&'a self, issuers: &'a Issuers) -> &'a str {
         let own = issuers.iter().find(|issuer| issuer.keys().settings().source == KeySource::Own);
         own.map_or(&self.settings.issuer, |issuer| issuer.name())
     }
 
-    /// The clusters in which a run is that was made by way of these upstreams, by the names of their issuers.
+    /// The clusters, by the names of their issuers, of a run that was made through these upstreams.
     pub fn clusters_of_run<'a>(&'a self, upstreams: &'a [&str]) -> impl Iterator<Item = &'a Arc<str>> {
         self.settings.clusters.of_run(upstreams)
     }
 
-    /// Those in which the runs of an event are, of which one of these upstreams told.
+    /// The clusters of the runs of an event, which one of these upstreams reported.
     pub fn clusters_of_event<'a>(&'a self, upstreams: &'a [&str]) -> impl Iterator<Item = &'a Arc<str>> {
         self.settings.clusters.of_event(upstreams)
     }
@@ -187,7 +188,7 @@ fn supply(keys: &SigningKeys, issuers: &Issuers) {
     }
 }
 
-/// What tokens are issued with.
+/// Everything that is needed to issue tokens.
 #[derive(Clone, Copy, Debug)]
 pub struct Issuing<'a> {
     pub app: &'a App,
@@ -230,7 +231,7 @@ impl Issuing<'_> {
         }
     }
 
-    /// What comes of a form.
+    /// Answers a request to one of the form endpoints.
     async fn answer_form(
         self,
         form: FormEndpoint,
@@ -253,7 +254,7 @@ impl Issuing<'_> {
         }
     }
 
-    /// The keys that sign by now.
+    /// The keys in force now.
     fn keys(self) -> Result<SigningKeys, Rejection> {
         self.own_issuer.keys(self.app.clock.now()).ok_or_else(|| {
             Rejection::new(Reason::StoreUnavailable, "the keys of tokens have not been read from the store yet")
@@ -262,13 +263,13 @@ impl Issuing<'_> {
     }
 }
 
-/// Refuses in words that clients of OAuth read.
+/// Refuses in the form that OAuth clients expect.
 fn refuse(refusal: &Refusal, exchange: &mut Exchange) -> Response<Bytes> {
     refused(refusal, exchange);
     refusal.answer()
 }
 
-/// Notes that what was asked for was refused, and why.
+/// Records a refusal and its reason.
 fn refused(refusal: &Refusal, exchange: &mut Exchange) {
     let (id, why) = (exchange.record().id, refusal.logged());
     if refusal.status().is_server_error() {
@@ -281,7 +282,7 @@ fn refused(refusal: &Refusal, exchange: &mut Exchange) {
     record.presented = refusal.presented().cloned().map(Box::new);
 }
 
-/// What everybody may read, clients within pages of other origins among them.
+/// A response that everybody may read, including pages of other origins.
 fn public(body: Bytes, media: &'static str) -> Response<Bytes> {
     let mut response = Response::new(body);
     let headers = response.headers_mut();

@@ -1,4 +1,4 @@
-//! For whom a token is, and on whose behalf: of a task, who caused its run; of an agent, whom it acts for.
+//! For whom a token is, and on whose behalf: for a task, whoever caused its run; for an agent, the person it acts for.
 
 use std::{sync::Arc, time::Duration};
 
@@ -30,16 +30,16 @@ const MAX_ACTORS: usize = 4;
 
 /// For whom a token is, and on whose behalf.
 pub(super) struct Party {
-    /// The person or bot, with who acts for them now.
+    /// The person or bot, including who acts for them now.
     pub(super) principal: Arc<Principal>,
     /// When the token that is exchanged ends.
     pub(super) ends: Timestamp,
-    /// The parameter in which that came; of two, the one that ends first.
+    /// The parameter that had that token; of two, the one that ends first.
     pub(super) parameter: &'static str,
-    /// Who acts, and within it whoever acted before.
+    /// The actor, with earlier actors nested in it.
     pub(super) act: Option<Value>,
     pub(super) of: Option<OfTask>,
-    /// Whom the tokens are of that were shown, each with the parameter in which it came.
+    /// The principals of the tokens that were presented, each with its parameter.
     pub(super) shown: Vec<(&'static str, Arc<Principal>)>,
 }
 
@@ -53,7 +53,7 @@ pub(super) struct OfTask {
 }
 
 impl Exchanger<'_> {
-    /// Of the token of a pod, who caused the run in it.
+    /// The party of a token; for a pod's token, whoever caused the run in it.
     pub(super) async fn party(
         &self,
         parameter: &'static str,
@@ -103,7 +103,7 @@ impl Exchanger<'_> {
         Ok(Party { principal: Arc::new(principal), ends, parameter, act: Some(act), of: Some(of), shown })
     }
 
-    /// Refuses where the end of what is of these kinds would not be seen.
+    /// Refuses if the end of objects of these kinds would not be seen.
     fn seen(&self, cluster: &str, namespace: &str, kinds: &[ends::Kind]) -> Result<(), Refusal> {
         if self.app.ends.are_seen(cluster, namespace, kinds, self.app.clock.moment()) {
             return Ok(());
@@ -114,7 +114,7 @@ impl Exchanger<'_> {
         Err(Refusal::unavailable(Reason::UpstreamFailed, detail))
     }
 
-    /// Who caused the run of a task.
+    /// Finds who caused the run of a task.
     async fn cause_of(&self, task: &Task, cluster: &str, now: Timestamp) -> Result<Cause, Refusal> {
         let root = &task.root;
         let made: Vec<&ObjectRef> = task.made().collect();
@@ -127,12 +127,12 @@ impl Exchanger<'_> {
             within: &within,
         };
         let unknown = |error: CauseError| {
-            tracing::warn!(%error, run = root.uid, "who caused a run is not known");
+            tracing::warn!(%error, run = root.uid, "the cause of a run is not known");
             unknown(&error)
         };
         let causes = Causes { store: self.app.store(), keys: self.snapshot.sessions.keys() };
         let known = causes.of(asked, root.created, now).await.map_err(unknown)?;
-        // What somebody made through Doorward is not what the run made that lists it.
+        // A run that somebody made through Doorward was not made by the run that lists it.
         if let Some(run) = known.made.and_then(|place| made.get(place)) {
             let parent = task.pipeline_run().map_or("", |run| &run.name);
             return Err(made_by_somebody("run", &run.name, parent));
@@ -146,35 +146,37 @@ impl Exchanger<'_> {
         self.snapshot.issuers.get(issuer).map(|issuer| &**issuer.identifier())
     }
 
-    /// For whom an agent asks, as what they are themselves: that the agent has their token does not make them one.
+    /// The person for whom an agent asks, as they are by themselves: that the agent holds their token does not make
+    /// them an agent.
     pub(super) fn as_themselves(&self, subject: Arc<Principal>) -> Arc<Principal> {
         let is_of_people = self.snapshot.issuers.get(&subject.issuer).is_some_and(|issuer| issuer.is_of_people());
-        // Never the other way: of a person whose client says so nothing is taken.
+        // Never the reverse: the client's settings change nothing about a person.
         match subject.kind == Kind::Agent && is_of_people && !self.is_itself(&subject) {
             true => Arc::new(Principal { kind: Kind::Human, subject_kind: None, ..(*subject).clone() }),
             false => subject,
         }
     }
 
-    /// An agent that acts for somebody, who has said so: by `may_act` in their token (RFC 8693 section 4.4), or by having had it
-    /// issued to that agent. It proves itself by a token of its own: one that it has of a person shows that person.
+    /// The party of an agent that acts for somebody who permits it: by `may_act` in their token (RFC 8693 section 4.4),
+    /// or by having had it issued to that agent. The agent proves itself with a token of its own: one that it got for a
+    /// person proves that person.
     pub(super) fn delegated(&self, subject: &Arc<Principal>, actor: &Arc<Principal>) -> Result<Party, Refusal> {
         let is_pod = |principal: &Principal| self.own_issuer.settings.clusters.get(&principal.issuer).is_some();
         if is_pod(subject) || is_pod(actor) {
-            return Err(Refusal::malformed("a task acts for who caused its run; leave `actor_token` out"));
+            return Err(Refusal::malformed("a task acts for whoever caused its run; leave `actor_token` out"));
         }
         if actor.kind == Kind::Human {
             return Err(Refusal::subject("actor_token: it is a person's, and nobody acts for another but an agent"));
         }
-        // Whoever that is would act here, and what the subject says of its actor does not let them.
+        // The nested actor would act here, and what the subject permits its actor does not cover that one.
         if actor.actor.is_some() {
             return Err(Refusal::subject(
-                "actor_token: somebody else acts by it (`act`), and an agent proves itself by a token of its own; send one without `act`",
+                "actor_token: somebody else acts with it (`act`), and an agent must prove itself with a token of its own; send one without `act`",
             ));
         }
         if Actor::is_reserved(&actor.subject) {
             return Err(Refusal::subject(format!(
-                "actor_token: `{}` is the name of a service account, which only a pod of a task has here",
+                "actor_token: `{}` is the name of a service account, which only a task's pod can have here",
                 actor.subject
             )));
         }
@@ -186,12 +188,13 @@ impl Exchanger<'_> {
         let may_act = subject.claims.get("may_act");
         let is_let = match may_act {
             Some(may_act) => self.is_meant(may_act, subject, actor),
-            // Issuers name their clients without regard to each other.
+            // Issuers choose client names without regard to each other.
             None => subject.issuer == actor.issuer && subject.client.is_some() && subject.client == actor.client,
         };
         let is_named = may_act.is_some_and(|may_act| may_act.get("sub").is_some());
         if is_let && !is_named && !self.is_itself(actor) {
-            // Whose it is is not told: the trail has the refusal, and knows no pseudonym for who is not the principal.
+            // Its subject is not shown: the trail has the refusal, and knows no pseudonym for somebody who is not the
+            // principal.
             return Err(Refusal::subject(format!(
                 "actor_token: its subject is not its client `{}`, so that it may be a person's; send a token that the client has for \
                  itself (`client_credentials`). If this is one, write its subject into the configuration: `clients: [{{id: …, subject: \
@@ -228,13 +231,14 @@ impl Exchanger<'_> {
         Ok(Party { principal: Arc::new(principal), ends, parameter, act: Some(act), of: None, shown })
     }
 
-    /// Whether a token is its client's own, and stands for nobody else.
+    /// Whether a token is its client's own, and represents nobody else.
     fn is_itself(&self, of: &Principal) -> bool {
         let issuer = self.snapshot.issuers.get(&of.issuer);
         issuer.zip(of.client.as_deref()).is_some_and(|(issuer, client)| issuer.is_client(client, &of.subject))
     }
 
-    /// Whether `may_act` means this agent: all that it says must be true of it. Where it names no issuer, its own is meant.
+    /// Whether `may_act` means this agent: everything in it must be true of the agent. If it names no issuer, its own
+    /// is meant.
     fn is_meant(&self, may_act: &Value, subject: &Principal, actor: &Principal) -> bool {
         let identifier = self.identifier(&actor.issuer);
         let Some(said) = may_act.as_object() else { return false };
@@ -245,12 +249,12 @@ impl Exchanger<'_> {
                 "sub" => value.as_str() == Some(&*actor.subject),
                 "client_id" => value.as_str() == actor.client.as_deref(),
                 "iss" => value.as_str() == identifier,
-                // What is not understood might restrict it.
+                // An unknown member might be a restriction.
                 _ => false,
             })
     }
 
-    /// The person or bot that caused a run, if they may still cause anything.
+    /// The person or bot that caused a run, if they are not revoked.
     fn behind(&self, cause: &Cause) -> Result<Principal, Refusal> {
         let principal = caused_by(cause, |issuer| {
             let webhooks = &self.snapshot.raw.webhooks;
@@ -269,13 +273,13 @@ impl Party {
         self.of.as_ref().map(|of| &*of.task)
     }
 
-    /// Refuses a task where none gets tokens by the configuration of these issuers: nobody sees its end there, and whoever ends what a
-    /// reload has left may have done so before this one was noted.
+    /// Refuses a task where none gets tokens by the configuration of these issuers: nobody sees its end there, and the
+    /// sweep over what a reload has left may have run before this one was recorded.
     pub(super) fn check_place(&self, issuers: &Issuers) -> Result<(), Refusal> {
         self.of.as_ref().map_or(Ok(()), |of| check_place(issuers, &of.cluster, &of.task.view.namespace))
     }
 
-    /// On whose behalf it is, by their own issuer. A run that a task caused is of whoever caused the task.
+    /// On whose behalf it is, with their own issuer. A run that a task caused belongs to whoever caused the task.
     pub(super) fn origin(&self) -> Origin<'_> {
         let Principal { issuer, subject, on_behalf_of, .. } = &*self.principal;
         match on_behalf_of.as_deref() {
@@ -292,94 +296,95 @@ fn check_place(issuers: &Issuers, cluster: &str, namespace: &str) -> Result<(), 
     }
 }
 
-/// An actor in the form of `act` (RFC 8693 section 4.1), and within it who acted before.
+/// An actor in the form of `act` (RFC 8693 section 4.1), with the earlier actors nested in it.
 fn acts(issuer: Option<&str>, subject: &str, client: Option<&str>, before: Option<Value>) -> Value {
     let texts = [("iss", issuer), ("sub", Some(subject)), ("client_id", client)];
     let texts = texts.into_iter().filter_map(|(name, text)| Some((name.to_owned(), text?.into())));
     Value::Object(texts.chain(before.map(|before| ("act".to_owned(), before))).collect())
 }
 
-/// Who caused a run, as far as what was noted of them then says enough, and the configuration still knows them.
+/// The principal that caused a run, if the record of it says enough and the configuration still knows its issuer.
 fn caused_by(cause: &Cause, is_configured: impl Fn(&str) -> bool) -> Result<Principal, Refusal> {
     let principal = cause.principal();
     if principal.is_anonymous() {
         return Err(Refusal::subject("the run was caused by somebody who had no credential"));
     }
-    // What the door opened ends with it, and the certificate is no credential that an audience could know.
+    // What break-glass opened ends with it, and its certificate is not a credential that an audience could know.
     if *principal.issuer == *break_glass::ISSUER {
         return Err(Refusal::subject(
-            "the run was caused by break-glass, and the tasks of such a run get no tokens; once the provider is back, start it anew by \
+            "the run was caused by break-glass, and the tasks of such a run get no tokens; once the provider is back, start it again by \
              a login there",
         ));
     }
     check_known(&principal, is_configured)?;
     if cause.lacks_actors() {
         return Err(Refusal::subject(
-            "the run was caused by somebody for whom another acted, before an update of Doorward which asks who; start it anew",
+            "the run was caused by somebody for whom another acted, before an update of Doorward that records who acted; start it again",
         ));
     }
     Ok(principal)
 }
 
-/// Refuses whose issuer, or sender of deliveries, is not configured any more: theirs, and that of whom they act for.
+/// Refuses a principal whose issuer, or sender of deliveries, is no longer configured; the same for whoever they act
+/// for.
 fn check_known(principal: &Principal, is_configured: impl Fn(&str) -> bool) -> Result<(), Refusal> {
     let origin = principal.on_behalf_of.as_deref().map(|origin| &origin.issuer);
     match [&principal.issuer].into_iter().chain(origin).find(|issuer| !is_configured(issuer)) {
         None => Ok(()),
-        Some(issuer) => {
-            Err(Refusal::subject(format!("who caused the run is of `{issuer}`, which is not configured any more")))
-        }
+        Some(issuer) => Err(Refusal::subject(format!(
+            "the run was caused by somebody of `{issuer}`, which is no longer configured"
+        ))),
     }
 }
 
-/// What a task hears where nobody is known who caused its run, which was made then.
+/// The refusal of a task whose run, made at `created`, has no known cause.
 fn nobody(run: &str, Root { created, is_part, owner, .. }: &Root, now: Timestamp) -> Refusal {
     let is_over = |time: Duration| created.is_some_and(|created| created + time <= now);
-    // Doorward may still be about to note it.
+    // Doorward may still be about to record it.
     if created.is_some() && !is_over(SETTLING) {
-        let text = format!("nobody is known who caused run {run} yet; try again in a moment");
+        let text = format!("the cause of run {run} is not known yet; try again in a moment");
         return Refusal::unavailable(Reason::Overloaded, text);
     }
-    // A PipelineRun that a request made is known by its uid, and what is left once it was deleted by none.
-    // Of a delivery's run it is kept from the delivery on, which may have come so long before the run.
+    // A PipelineRun that a request made is known by its uid, and what is left once it was deleted is not. The cause of
+    // a delivery's run is stored from the delivery on, which may have come this much earlier than the run.
     let is_old = is_over(CAUSE_KEPT - EVENT_WINDOW - SKEW);
     if *is_part && !is_old {
         return match owner {
-            // Its controller copies the annotation of a request too.
+            // Its controller also copies the annotation of a request.
             Some(owner) => controlled(&format!("run {run}"), owner),
             None => over(&format!(
-                "nobody is known who caused run {run}, which is a part of a PipelineRun by its label `{MADE_BY}`, and none controls it; \
-                 start the whole anew"
+                "the cause of run {run} is not known: it is a part of a PipelineRun by its label `{MADE_BY}`, and none controls it; \
+                 start the whole again"
             )),
         };
     }
     let why = match is_old {
         true => {
-            "it was made about a week ago or earlier, and no run gets tokens for longer, however long it waited or goes on; start it anew"
+            "it was made about a week ago or earlier, and no run gets tokens for longer, however long it waited or runs; start it again"
         }
         false => {
             "it was made past Doorward, or by an upstream that `tokens.exchange` does not know as one of its cluster; start it through \
              Doorward, or by a delivery to it"
         }
     };
-    Refusal::subject(format!("nobody is known who caused run {run}: {why}"))
+    Refusal::subject(format!("the cause of run {run} is not known: {why}"))
 }
 
-/// What a task hears where it cannot be told who caused its run. What cannot be opened now never can be.
+/// The refusal of a task if its run's cause cannot be read. What cannot be opened now never can be.
 fn unknown(error: &CauseError) -> Refusal {
     match error {
         CauseError::Store(_) => Refusal::unavailable(
             Reason::StoreUnavailable,
-            "who caused the run cannot be looked up at the moment; try again",
+            "the cause of the run cannot be looked up at the moment; try again",
         ),
         CauseError::Sealed(_) | CauseError::Unreadable => Refusal::subject(
-            "who caused the run cannot be read any more: it was noted under a key that `sessions.keys` no longer has, or was damaged; \
-             start the run anew",
+            "the cause of the run can no longer be read: it was sealed with a key that `sessions.keys` no longer has, or was damaged; \
+             start the run again",
         ),
     }
 }
 
-/// Refuses a chain of actors that nobody can follow any more.
+/// Refuses a chain of actors that is too long to follow.
 fn check_depth(what: &str, act: &Value) -> Result<(), Refusal> {
     let actors = std::iter::successors(Some(act), |act| act.get("act")).count();
     match actors > MAX_ACTORS {
@@ -404,7 +409,8 @@ mod tests {
         Root { uid: "u".to_owned(), event: None, created, is_part, owner: None }
     }
 
-    /// A run that a task of another made is of whoever caused that one: when their issuer goes, both are refused.
+    /// A run that another's task made belongs to whoever caused that one: when their issuer is removed, both are
+    /// refused.
     #[test]
     fn a_run_that_a_task_made_is_refused_as_its_own_is_once_the_issuer_of_who_caused_it_is_gone() {
         let first = Principal::new(Scheme::Bearer, "company", "7", "alice");
@@ -415,12 +421,12 @@ mod tests {
         for (run, principal) in [("R1", first), ("R2", second)] {
             assert!(check_known(&principal, |issuer| ["company", "doorward"].contains(&issuer)).is_ok(), "{run}");
             let refusal = check_known(&principal, |issuer| issuer == "doorward").unwrap_err();
-            let why = "who caused the run is of `company`, which is not configured any more";
+            let why = "the run was caused by somebody of `company`, which is no longer configured";
             assert_eq!((refusal.reason(), refusal.description()), (Reason::TokenInvalid, why), "{run}");
         }
     }
 
-    /// Nobody would know any more who acted, nor could the actor be revoked.
+    /// Nobody would know who acted, nor could the actor be revoked.
     #[test]
     fn a_run_of_which_an_older_version_noted_no_actors_gets_no_token() {
         let kept = |more: Value| -> Cause {
@@ -438,7 +444,7 @@ mod tests {
         assert!(is_given(&kept(json!({}))).is_ok());
     }
 
-    /// Neither is an entry of `issuers`, so that both would be told of an issuer which is not configured any more.
+    /// Neither is an entry of `issuers`, so both would get the refusal about an issuer that is no longer configured.
     #[test]
     fn a_run_of_somebody_without_a_token_gets_none_and_is_told_why() {
         for (issuer, why) in [("anonymous", "who had no credential"), ("break-glass", "caused by break-glass")] {
@@ -450,12 +456,12 @@ mod tests {
         }
     }
 
-    /// It was told that it had perhaps been made past Doorward, though it went on for longer than who caused it is kept.
+    /// The refusal said that it had perhaps been made past Doorward, though it ran for longer than its cause is stored.
     #[test]
     fn a_run_that_is_too_old_for_tokens_is_told_so_and_to_be_started_anew() {
         let (made, second) = (Timestamp::from_secs(1_700_000_000), Duration::from_secs(1));
         let old = "about a week ago or earlier";
-        // Who caused a delivery's run is kept from the delivery on.
+        // The cause of a delivery's run is stored from the delivery on.
         let since_delivery = CAUSE_KEPT - EVENT_WINDOW - SKEW;
         for (created, now, status, why) in [
             (Some(made), made + SETTLING - second, 503, "yet; try again"),
@@ -471,7 +477,8 @@ mod tests {
         }
     }
 
-    /// It was told that it was made past Doorward, of which `doorward token` does not know that its tokens have ended.
+    /// The refusal said that it was made past Doorward, which `doorward token` does not recognise as the end of its
+    /// tokens.
     #[test]
     fn what_is_left_of_a_pipeline_run_that_a_request_made_is_told_that_its_tokens_have_ended() {
         let made = Timestamp::from_secs(1_700_000_000);
@@ -481,7 +488,7 @@ mod tests {
         assert_eq!(nobody("build", &part, made).status().as_u16(), 503, "it may be noted yet");
     }
 
-    /// The PipelineRun goes on, and `doorward token` in the task took the end for told.
+    /// The PipelineRun goes on, and `doorward token` in the task took the refusal for its end.
     #[test]
     fn what_a_custom_run_made_in_a_requested_pipeline_is_not_told_that_its_tokens_have_ended() {
         let made = Timestamp::from_secs(1_700_000_000);
@@ -501,7 +508,7 @@ mod tests {
         {
             let refusal = unknown(&error);
             assert_eq!(refusal.status(), never, "{error}");
-            for said in ["`sessions.keys`", "start the run anew"] {
+            for said in ["`sessions.keys`", "start the run again"] {
                 assert!(refusal.description().contains(said), "{}", refusal.description());
             }
         }

@@ -1,28 +1,28 @@
-//! What the token of a pod says, held against what the cluster says of the same token.
+//! The claims of a pod's token, compared with what the cluster says about the same token.
 
 use serde_json::{Map, Value};
 
 use super::refusal::Refusal;
 use crate::{issuers::REVIEW_CLAIM, kubernetes::ObjectRef, tekton::dashboard::is_subdomain};
 
-/// What a token says of its pod (KEP-1205, KEP-4193).
+/// What a token says about its pod (KEP-1205, KEP-4193).
 #[derive(Debug, PartialEq, Eq)]
 pub struct PodToken {
     pub(super) namespace: String,
     pub(super) service_account: String,
     pub(super) pod: ObjectRef,
     pub(super) node: Option<String>,
-    /// Servers before 1.32 name none.
+    /// Servers before 1.32 give none.
     pub(super) id: Option<String>,
 }
 
 impl PodToken {
-    /// From verified claims, with what the API server says of the same token. The error says what does not fit.
+    /// Reads verified claims and the API server's review of the same token. The error names what does not match.
     pub fn read(claims: &Map<String, Value>) -> Result<Self, Refusal> {
         let misfit = |why: &str| Refusal::subject(format!("subject_token: {why}"));
         let own = claims.get("kubernetes.io").and_then(Value::as_object);
         let own = own.ok_or_else(|| misfit("it has no claim `kubernetes.io`, so it is no service-account token"))?;
-        // Whoever else it is for could exchange it as the task does.
+        // Any other audience could exchange it as the task does.
         if claims.get("aud").and_then(Value::as_array).is_some_and(|audiences| audiences.len() > 1) {
             return Err(misfit(
                 "it is for others too (`aud`), each of whom could exchange it; project one whose `audience` is Doorward alone",
@@ -52,7 +52,7 @@ impl PodToken {
             let values = review.get("extra")?.get(format!("authentication.kubernetes.io/{name}"))?.as_array()?;
             values.first()?.as_str()
         };
-        // What an older server does not say is not compared, but for the pod.
+        // What an older server does not say is not compared, except for the pod.
         let agrees = |name: &str, ours: Option<&str>| match (said(name), ours) {
             (Some(theirs), Some(ours)) => theirs == ours,
             _ => true,

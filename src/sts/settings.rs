@@ -1,4 +1,4 @@
-//! What of the configuration is about tokens: `tokens`, and the entries of `issuers` that it speaks of.
+//! The settings of tokens: `tokens`, and the entries of `issuers` that it names.
 
 use std::{collections::BTreeMap, ops::RangeInclusive, sync::Arc, time::Duration};
 
@@ -24,28 +24,28 @@ use crate::{
     upstream::Upstream,
 };
 
-/// How long tokens may last.
+/// The range of token lifetimes.
 const LIFETIMES: RangeInclusive<Span> = Span::from_secs(60)..=Span(MAX_LIFETIME);
 
-/// What of the configuration is about tokens, before the process runs.
+/// The settings of tokens, before the process runs.
 #[derive(Debug)]
 pub struct Settings {
     pub(super) issuer: Arc<str>,
     pub(super) lifetime: Duration,
     pub(super) rotate: Duration,
     pub(super) keys: Option<SigningKeys>,
-    /// Whose tokens are exchanged.
+    /// The issuers whose tokens are exchanged.
     pub(super) accepts: Accepts,
     pub(super) resource_servers: Vec<ResourceServer>,
     pub(super) registries: Registries,
-    /// Where tasks run that get tokens.
+    /// The clusters whose tasks get tokens.
     pub(super) clusters: Clusters,
     /// Audiences that trust another provider.
     pub(super) onward: Onwards,
 }
 
 impl Settings {
-    /// From the configuration; `None` if it has no `tokens`, or what is wrong with them was reported.
+    /// Reads the configuration. Returns `None` if it has no `tokens`, or if they have errors, which are then reported.
     pub fn resolve(
         root: &raw::Root,
         issuers: &Issuers,
@@ -91,13 +91,13 @@ impl Settings {
             check_exchanged(exchanged, of, &issuer, &at, resolver);
             if raw.exchange.iter().take(index).any(|earlier| earlier.issuer == exchanged.issuer) {
                 resolver
-                    .error(&at.key("issuer"), format!("issuer `{}` stands here a second time", exchanged.issuer))
+                    .error(&at.key("issuer"), format!("issuer `{}` is listed twice", exchanged.issuer))
                     .help("list all `namespaces` in one entry");
             }
             clusters.add(exchanged, root, upstreams, &at, resolver);
         }
         clusters.find_others(root, resolver);
-        // What is unknown was told above.
+        // Unknown issuers were reported above.
         let known: Vec<String> = names.into_iter().filter(|name| issuers.get(name).is_some()).collect();
         if known.is_empty() {
             return None;
@@ -116,12 +116,13 @@ impl Settings {
         })
     }
 
-    /// How long a key that Doorward makes signs; `None` where the configuration has keys.
+    /// How long a key that Doorward makes signs; `None` if the configuration has keys.
     pub fn rotation(&self) -> Option<Duration> {
         self.keys.is_none().then_some(self.rotate)
     }
 
-    /// Gives the keys that the configuration has to the entry of `issuers` that takes our tokens, where nothing runs that knows others.
+    /// Gives the configured keys to the entry of `issuers` that accepts Doorward's own tokens, where no process runs
+    /// that knows others.
     pub fn supply(&self, issuers: &Issuers) {
         if let Some(keys) = &self.keys {
             super::supply(keys, issuers);
@@ -129,7 +130,7 @@ impl Settings {
     }
 }
 
-/// An entry of `issuers` for tokens of our own.
+/// Checks entries of `issuers` for Doorward's own tokens.
 fn check_own_issuers(root: &raw::Root, resolver: &mut Resolver) {
     let own = root.issuers.iter().enumerate().filter(|(_, issuer)| issuer.preset == Some(Preset::Doorward));
     for (index, issuer) in own {
@@ -162,7 +163,7 @@ fn check_exchanged(exchanged: &raw::Exchanged, of: &raw::Issuer, ours: &str, at:
     if !of.audiences.iter().any(|audience| audience == ours) {
         report
             .error(&at.key("issuer"), format!("`{ours}` is not among the audiences of `{}`", of.name))
-            .help("only tokens that are made out to Doorward as an issuer are exchanged; add it to `audiences`");
+            .help("only tokens with Doorward as an audience are exchanged; add it to `audiences`");
     }
     match (of.preset, &exchanged.kubernetes) {
         (Some(Preset::Doorward), _) => {

@@ -1,5 +1,5 @@
-//! From the token of a pod to the task that runs in it. Each step is held against what the cluster's own controllers write, since
-//! whoever may make pods or runs can put any label, annotation or owner reference into them:
+//! From a pod's token to the task that runs in the pod. Each step is checked against what the cluster's own controllers
+//! write, since whoever may make pods or runs can give them any label, annotation or owner reference:
 //!
 //! ```text
 //! token -> Pod           by name and uid; its account, its node, its phase
@@ -7,9 +7,9 @@
 //! TaskRun -> PipelineRun its owner reference, and back: status.childReferences
 //! ```
 //!
-//! The last step back is no proof: Tekton adopts a run that has the owner reference and the labels of one of its own, whoever made
-//! it. What was made through Doorward is told by its annotation, and by the cause that is kept of it; that nobody makes such a run
-//! past Doorward is for the admission policy `doorward-runs` to see to.
+//! The last step back is no proof: Tekton adopts a run that has the owner reference and the labels of one of its own,
+//! whoever made it. A run that was made through Doorward is recognised by its annotation and by its stored cause. The
+//! admission policy `doorward-runs` keeps others from making such a run past Doorward.
 
 use std::time::Duration;
 
@@ -22,59 +22,59 @@ use super::{
 };
 use crate::{authz::TaskView, clock::Timestamp, error::Reason, kubernetes::ObjectRef, tekton::MADE_BY};
 
-/// Runs within runs that are followed.
+/// The number of nested runs that are followed.
 const MAX_DEPTH: usize = 4;
 
-/// How long the controller may take to write down what it made, and Doorward who caused it.
+/// How long the controller may take to write what it made, and Doorward to record who caused it.
 pub(super) const SETTLING: Duration = Duration::from_secs(30);
 
-/// A task that runs, and what it is a part of.
+/// A running task and the runs that it is part of.
 #[derive(Clone, Debug)]
 pub struct Task {
     pub view: TaskView,
     pub pod: ObjectRef,
     pub task_run: ObjectRef,
-    /// The PipelineRuns that it is in, from the one that made it outwards.
+    /// The PipelineRuns that contain it, from the one that made it outwards.
     pub pipeline_runs: Vec<ObjectRef>,
     /// The outermost run, which somebody caused.
     pub root: Root,
-    /// When its time is out, if it has one.
+    /// When it times out, if it has a time-out.
     pub times_out: Option<Timestamp>,
     /// The id (`jti`) of the pod's token that is exchanged, if it has one.
     pub pod_token: Option<String>,
 }
 
-/// A run that no other made.
+/// A run that no other run made.
 #[derive(Clone, Debug)]
 pub struct Root {
     pub uid: String,
-    /// The event that it says it came of.
+    /// The event that it names as its origin.
     pub event: Option<String>,
     pub created: Option<Timestamp>,
-    /// Whether it has the label of what a PipelineRun made.
+    /// Whether it has the label of a run that a PipelineRun made.
     pub is_part: bool,
-    /// What controls it, which is no PipelineRun.
+    /// Its controller, which is not a PipelineRun.
     pub owner: Option<Owner>,
 }
 
 impl Task {
-    /// The run that made it, if it is a part of one.
+    /// The run that made it, if it is part of one.
     pub fn pipeline_run(&self) -> Option<&ObjectRef> {
         self.pipeline_runs.first()
     }
 
-    /// The runs that another has made: all but the outermost.
+    /// The runs that another run made: all but the outermost.
     pub fn made(&self) -> impl Iterator<Item = &ObjectRef> {
         std::iter::once(&self.task_run).chain(&self.pipeline_runs).take(self.pipeline_runs.len())
     }
 
-    /// With whose end it ends.
+    /// The objects with whose end it ends.
     pub fn lives_with(&self) -> impl Iterator<Item = (Kind, &ObjectRef)> {
         let runs = self.pipeline_runs.iter().map(|run| (Kind::PipelineRun, run));
         [(Kind::TaskRun, &self.task_run), (Kind::Pod, &self.pod)].into_iter().chain(runs)
     }
 
-    /// Refuses if the task, its pod or a run that it is in has ended since they were looked up.
+    /// Refuses if the task, its pod or a run that contains it has ended since they were looked up.
     pub async fn still_runs(&self, lookup: Lookup<'_>) -> Result<(), Refusal> {
         match self.runs_at(Place::Watched, lookup).await {
             Ok(()) => Ok(()),
@@ -104,12 +104,14 @@ impl Task {
         let pod = lookup.pod(place, namespace, &token.pod).await?;
         check_pod(&pod, token)?;
         let owner = pod.identity.owner_of_kind(Kind::TaskRun).ok_or_else(|| {
-            Refusal::subject(format!("pod {namespace}/{name} is none of a TaskRun, and only tasks get tokens here"))
+            Refusal::subject(format!(
+                "pod {namespace}/{name} does not belong to a TaskRun, and only tasks get tokens here"
+            ))
         })?;
         check_watched(&pod)?;
         let run = lookup.run(place, Kind::TaskRun, namespace, &owner.object).await?;
         if run.pod.is_empty() {
-            // One that is tried again is older than its pod.
+            // A TaskRun that is retried is older than its pod.
             return Err(run.identity.not_yet(Kind::TaskRun, "does not know its pod", pod.identity.created, now));
         }
         if run.pod != *name {
@@ -163,19 +165,19 @@ impl Task {
     }
 }
 
-/// The refusal of a run that names another as its owner, and was not made by that.
+/// The refusal of a run that names another as its owner, and was not made by it.
 pub(super) fn made_by_somebody(kind: &str, name: &str, parent: &str) -> Refusal {
     Refusal::subject(format!(
         "{kind} {name} was not made by PipelineRun {parent}, though that lists it: somebody made it, with an owner that it does not have"
     ))
 }
 
-/// The refusal of a part of a PipelineRun that something else controls. The PipelineRun may go on: these are not to be the words for
-/// an end.
+/// The refusal of a part of a PipelineRun that something else controls. The PipelineRun may go on, so the text must not
+/// be one for an end.
 pub(super) fn controlled(what: &str, Owner { kind, object }: &Owner) -> Refusal {
     Refusal::subject(format!(
         "{what} is a part of a PipelineRun by its label `{MADE_BY}`, and {kind} {} controls it: tasks of what a {kind} makes get no tokens, \
-         as no rule about the pipeline would meet them; have the pipeline itself run the task",
+         as no rule about the pipeline would match them; let the pipeline itself run the task",
         object.name
     ))
 }
@@ -218,9 +220,9 @@ impl Identity {
         Root { uid, event, created: self.created, is_part: self.is_part, owner }
     }
 
-    /// Refuses what an event made as a part of a PipelineRun that does not control it any more, as where that was deleted without it: it
-    /// would get tokens as a run by itself, past each rule about the pipeline. Whoever makes a run through Doorward can copy the label,
-    /// and theirs is known by its uid alone.
+    /// Refuses a run that an event made as part of a PipelineRun which no longer controls it, as when that was deleted
+    /// without it: it would get tokens as a run of its own, which no rule about the pipeline matches. Whoever makes a
+    /// run through Doorward can copy the label, so such a run is known by its uid alone.
     fn check_whole(&self, kind: Kind) -> Result<(), Refusal> {
         if !self.is_part || self.request.is_some() {
             return Ok(());
@@ -230,13 +232,13 @@ impl Identity {
             Some(owner) => controlled(&what, owner),
             None => Refusal::subject(format!(
                 "{what} is a part of a PipelineRun by its label `{MADE_BY}`, and none controls it: that has ended, or was deleted without \
-                 it, so start the whole anew; a run that is to stand by itself is made without the label"
+                 it, so start the whole again; make a run of its own without the label"
             )),
         })
     }
 
-    /// Refuses a run that says it came of another request, or event, than the run that lists it: the controller copies both to what
-    /// it makes.
+    /// Refuses a run that names another request or event as its origin than the run that lists it: the controller
+    /// copies both to the runs that it makes.
     fn check_maker(&self, kind: Kind, parent: &Self) -> Result<(), Refusal> {
         let differs = |own: &Option<String>, of_parent: &Option<String>| own.is_some() && own != of_parent;
         match differs(&self.request, &parent.request) || differs(&self.event, &parent.event) {
@@ -245,7 +247,7 @@ impl Identity {
         }
     }
 
-    /// What the controller has not written down it may still be about to, right after it `made` what that is about.
+    /// The refusal for something that the controller has not written, or may be about to write soon after `made`.
     fn not_yet(&self, kind: Kind, why: &str, made: Option<Timestamp>, now: Timestamp) -> Refusal {
         let text = format!("{} {} {why}", kind.name(), self.name);
         match made.is_some_and(|made| now < made + SETTLING) {
@@ -278,7 +280,7 @@ mod tests {
 
     const MADE: Timestamp = Timestamp::from_secs(1_767_225_600);
 
-    /// An object that was made then, and is owned by that one.
+    /// An object that was made at this time, with this owner.
     fn object(name: &str, made: Timestamp, owner: Option<(&str, &str)>, rest: &Value) -> Value {
         let owner = owner.map(|(kind, name)| {
             json!({"apiVersion": "tekton.dev/v1", "kind": kind, "name": name, "uid": name, "controller": true})
@@ -292,7 +294,7 @@ mod tests {
         object
     }
 
-    /// What is found of the task in the pod, where the watches tell of it and of these runs.
+    /// The task that is found in the pod, if the watches report the pod and these runs.
     async fn found(now: Timestamp, runs: Vec<(Kind, Value)>) -> Result<Task, Refusal> {
         let token = PodToken::read(&claims(|claims| {
             claims["kubernetes.io"]["pod"]["uid"] = json!("build-pod");
@@ -317,7 +319,7 @@ mod tests {
         Task::found(&token.unwrap(), lookup, Place::Watched, now).await
     }
 
-    /// By what Tekton writes a little after it has made a pod or a run, which a client that asks again soon finds.
+    /// Tekton writes this a little after it has made a pod or a run, so a client that soon asks again finds it.
     #[tokio::test]
     async fn what_tekton_may_be_about_to_write_is_waited_for_and_for_half_a_minute_alone() {
         let second = Duration::from_secs(1);
@@ -396,8 +398,8 @@ mod tests {
         }
     }
 
-    /// The garbage collector takes the owner off what is left of a PipelineRun that is deleted alone. Of a delivery, its task got tokens
-    /// as one of no pipeline, which a deny of that pipeline does not meet.
+    /// The garbage collector removes the owner from what is left of a PipelineRun that is deleted alone. If a delivery
+    /// caused it, its task got tokens as one of no pipeline, which a deny of that pipeline does not match.
     #[tokio::test]
     async fn what_is_left_of_a_pipeline_run_of_a_delivery_gets_no_tokens_as_a_run_by_itself() {
         let run = |owner, labels: Value, annotations: Value| {
@@ -415,19 +417,19 @@ mod tests {
         assert_eq!(alone.root.event.as_deref(), Some("e"));
         refused(found(MADE, vec![run(None, left(), json!({}))]).await, "TaskRun build ");
 
-        // So it is of a run within another.
+        // The same for a run within another.
         let made = json!({"kind": "TaskRun", "name": "build", "pipelineTaskName": "t"});
         let mut inner = object("inner", MADE, None, &json!({"status": {"childReferences": [made]}}));
         inner["metadata"]["labels"] = left();
         let task = run(Some(("PipelineRun", "inner")), json!({EVENT_ID: "e", MADE_BY: "inner"}), json!({}));
         refused(found(MADE, vec![task, (Kind::PipelineRun, inner)]).await, "PipelineRun inner ");
 
-        // One that somebody copied and made through Doorward is theirs.
+        // A run that somebody copied and made through Doorward belongs to them.
         let copied = found(MADE, vec![run(None, left(), json!({REQUEST_ID: "r"}))]).await.unwrap();
         assert_eq!(copied.root.event, None);
     }
 
-    /// It was told that its PipelineRun had ended, which `doorward token` took for the end of a run that goes on.
+    /// The refusal said that its PipelineRun had ended, which `doorward token` took for the end of a run that goes on.
     #[tokio::test]
     async fn what_a_custom_run_of_a_delivery_makes_gets_no_tokens_and_is_not_told_that_anything_has_ended() {
         let mut run = object("build", MADE, Some(("CustomRun", "loop")), &json!({"status": {"podName": "build-pod"}}));

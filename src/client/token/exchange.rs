@@ -462,7 +462,7 @@ mod tests {
             (&*revoked, true),
             ("TaskRun build runs in pod a, not in b", false),
             ("subject_token: the token has ended", false),
-            ("nobody is known who caused run build", false),
+            ("the cause of run build is not known", false),
         ] {
             assert_eq!(tells_the_end(description), ended, "{description}");
         }

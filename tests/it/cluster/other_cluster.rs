@@ -359,5 +359,5 @@ async fn an_api_server_that_answers_with_the_uid_of_another_clusters_run_gives_t
     tasks.world.doorward.wait_for_log_containing("no cluster of `tokens.exchange` names the upstream").await;
     let task = tasks.task_of(run).await;
     let here = tasks.pod_token(&task.pod, DOOR).await;
-    is_refused(&tasks, "a run past Doorward", &here, "nobody is known who caused run past").await;
+    is_refused(&tasks, "a run past Doorward", &here, "the cause of run past is not known").await;
 }

@@ -52,10 +52,10 @@ async fn who_caused_a_run_may_be_noted_in_a_moment_only_right_after_it_was_made(
         })
         .await
     };
-    let early = refused("nobody is known who caused run past yet").await;
+    let early = refused("the cause of run past is not known yet").await;
     assert_eq!((early.status, &early.json()["error"]), (503, &json!("temporarily_unavailable")), "{}", early.text());
     assert!(early.header("retry-after").is_some(), "{}", early.head);
     tasks.world.doorward.set_clock_ahead(31);
-    let late = refused("nobody is known who caused run past: it was made past Doorward").await;
+    let late = refused("the cause of run past is not known: it was made past Doorward").await;
     assert_eq!((late.status, &late.json()["error"]), (400, &json!("invalid_request")), "{}", late.text());
 }

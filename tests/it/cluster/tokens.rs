@@ -161,8 +161,8 @@ async fn who_is_not_what_it_says_gets_no_token() {
             "bound to a Secret",
         ),
         ("bound to nothing", tasks.token("builder", &json!({"audiences": [DOOR]})).await, "bound to no pod"),
-        ("kubernetes:6.4 pod without a TaskRun", tasks.pod_token(&plain, DOOR).await, "none of a TaskRun"),
-        ("kubernetes:6.4 forged label", tasks.pod_token(&labelled, DOOR).await, "none of a TaskRun"),
+        ("kubernetes:6.4 pod without a TaskRun", tasks.pod_token(&plain, DOOR).await, "does not belong to a TaskRun"),
+        ("kubernetes:6.4 forged label", tasks.pod_token(&labelled, DOOR).await, "does not belong to a TaskRun"),
         ("kubernetes:6.4 forged owner reference", tasks.pod_token(&owned, DOOR).await, "not in owned"),
         (
             "a pod whose end nobody watches",
@@ -172,7 +172,7 @@ async fn who_is_not_what_it_says_gets_no_token() {
         (
             "kubernetes:6.4 forged annotation",
             tasks.pod_token(&forged.pod, DOOR).await,
-            "nobody is known who caused run forged",
+            "the cause of run forged is not known",
         ),
         ("a forged owner of a run", tasks.pod_token(&child.pod, DOOR).await, "none that its PipelineRun has made"),
         ("no token at all", "e30.e30.e30".to_owned(), "subject_token"),

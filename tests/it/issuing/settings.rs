@@ -57,7 +57,7 @@ const ROWS: [(&str, &str, &str); 39] = [
     ("{file: key.pem}", "{from: '2026-01-31'}", "a key comes from exactly one place"),
     ("{issuer: people}", "{issuer: own}", "a token of ours is not exchanged for another"),
     ("{issuer: people}", "{issuer: poeple}", "people"),
-    ("{issuer: people}", "{issuer: people}, {issuer: people}", "issuer `people` stands here a second time"),
+    ("{issuer: people}", "{issuer: people}, {issuer: people}", "issuer `people` is listed twice"),
     ("{issuer: people}", "{issuer: people, kubernetes: api}", "only an issuer with `preset: kubernetes` has pods"),
     ("{issuer: people}", "{issuer: people, upstreams: [web]}", "only a cluster has upstreams"),
     (CLUSTER, "{issuer: cluster}", "the pods of this cluster cannot be looked up"),

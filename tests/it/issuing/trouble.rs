@@ -58,7 +58,7 @@ async fn who_is_refused_because_of_our_trouble_hears_when_to_come_again() {
         (exchanged.status == 503 && told.status == 503).then_some((exchanged, told))
     })
     .await;
-    let why = "whether the token was revoked cannot be told at the moment";
+    let why = "Doorward cannot check at the moment whether the token was revoked";
     assert_passes("nobody knows what was revoked", &exchanged, why);
     assert_passes("nobody knows what was revoked, a resource server asks", &told, why);
     world.doorward.break_disk(false);
