@@ -1,4 +1,4 @@
-//! Who has tokens, so that the end of a run ends them, and the end of one at the word of who has it.
+//! Records who has tokens, so that the end of a run ends them, and ends tokens at their holders' request.
 
 use std::{
     sync::{
@@ -33,33 +33,34 @@ use crate::{
     store::{Expect, Put, Revocations, Store, StoreError, Table, Target, WrittenAll},
 };
 
-/// How long after the last token of a run its record is kept at least.
+/// The minimum time that a record is kept after the last token of its run.
 const AFTER: Duration = Duration::from_secs(120);
 
-/// How much longer it is kept, so that not each token that a run gets writes it anew.
+/// How much longer it is kept, so that not every token of a run rewrites it.
 const FURTHER: Duration = Duration::from_secs(1800);
 
-/// The run itself may go on: a reload takes away its cluster, or an operator revokes who caused it. It begins as `doorward token` knows
-/// the end of a run, of which images of steps have older versions.
+/// The refusal after the end of a run. The run itself may go on: a reload removes its cluster, or an operator revokes
+/// whoever caused it. `doorward token` recognises the end of a run by the beginning of this text, also in older
+/// versions that images of steps contain.
 pub const OVER: &str = "the run has ended, or its tokens were ended";
-pub(super) const NO_OTHERS: &str = "it gets no others, and is to be started anew";
+pub(super) const NO_OTHERS: &str = "it gets no others; start it again";
 
 /// The refusal of a task whose tokens have ended for good.
 pub(super) fn over(why: &str) -> Refusal {
     Refusal::subject(format!("{OVER}: {why}"))
 }
 
-/// How often a record is written that others write at the same time.
+/// How often writing a record is tried while others write it too.
 const TRIES: usize = 20;
 
-/// Tokens that one holder may end before they end by themselves.
+/// The number of tokens that one holder may end before they expire.
 const MOST_HANDED_BACK: u32 = 1000;
 
-/// Holders that are counted at once. With more, those of whom least was heard are forgotten.
+/// The number of holders that are counted at once. Beyond that, the least recently seen are forgotten.
 const MAX_HOLDERS: u64 = 10_000;
 
-/// How many tokens each holder has ended. Until it would have ended by itself each takes room in the store and in the memory of every
-/// replica, and nothing else bounds how many one gets in exchange for one's own.
+/// The number of tokens that each holder has ended. Until its expiry, each ended token takes room in the store and in
+/// the memory of every replica, and nothing else bounds how many a holder gets in exchange for its own.
 #[derive(Clone, Debug)]
 pub struct HandedBack(Cache<String, Arc<AtomicU32>>);
 
@@ -70,7 +71,7 @@ impl Default for HandedBack {
 }
 
 impl HandedBack {
-    /// Counts one more of the holder of the token with these claims, and refuses what is too much.
+    /// Counts one more for the holder of the token with these claims, and refuses if there are too many.
     fn take(&self, claims: &Map<String, Value>) -> Result<(), Refusal> {
         if self.0.get_with(holder(claims), Arc::default).fetch_add(1, Ordering::Relaxed) < MOST_HANDED_BACK {
             return Ok(());
@@ -83,7 +84,8 @@ impl HandedBack {
         Err(Refusal::unavailable(Reason::Overloaded, detail))
     }
 
-    /// Ends a token at the word of its holder; whether that is new. Said again, it ends nothing more, and takes no more room.
+    /// Ends a token at its holder's request. Returns whether that is new; repeating it ends nothing more and takes no
+    /// more room.
     async fn end(
         &self,
         revocations: &Revocations,
@@ -100,28 +102,29 @@ impl HandedBack {
     }
 }
 
-/// Who has a token: the pod of a task, or a client on behalf of somebody.
+/// The holder of a token: the pod of a task, or a client on behalf of somebody.
 fn holder(claims: &Map<String, Value>) -> String {
     let pod = claims.get(RUN_CLAIM).and_then(|run| run.get("pod")?.get("uid"));
     json!([pod, claims.get("client_id"), claims.get("sub")]).to_string()
 }
 
-/// What the store has of a run or a pod that has tokens, by its cluster and uid ([`workload_key`]): enough to find it again there.
-/// Older versions have it by the uid alone.
+/// The stored record of a run or a pod that has tokens, by its cluster and uid ([`workload_key`]): enough to find it
+/// again there. Older versions use the uid alone as its key.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Bearer {
     /// The name of the cluster's issuer.
     pub cluster: Arc<str>,
-    /// The issuer of the token for which this was written last, by which it is known which Doorward gave it. Older versions have none.
+    /// The issuer of the token for which this was last written, which identifies the Doorward that gave it. Older
+    /// versions write none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub issuer: Option<Arc<str>>,
-    /// Those of its other tokens, also of such as have ended: several Doorwards on one store may stand before one cluster, and one may have
-    /// had another host.
+    /// The issuers of its other tokens, including tokens that have ended: several Doorwards on one store may be in
+    /// front of one cluster, and one may have had another host.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub others: Vec<Arc<str>>,
     pub kind: Kind,
     pub namespace: String,
-    /// Under another name than older versions have, which would look for the key as for an uid.
+    /// Older versions have another name, and would look up the key as a uid.
     #[serde(rename = "object", alias = "name")]
     pub name: String,
     /// Whether the end of its tokens is in the audit trail.
@@ -135,12 +138,12 @@ impl Bearer {
         self.issuers().any(|noted| **noted == *issuer)
     }
 
-    /// Of which issuers it has tokens, or has had some.
+    /// The issuers of which it has, or has had, tokens.
     pub(super) fn issuers(&self) -> impl Iterator<Item = &Arc<str>> {
         self.issuer.iter().chain(&self.others)
     }
 
-    /// This one, with all whose tokens it had before.
+    /// This record, with all issuers of the known one added.
     fn beside(mut self, known: Option<&Self>) -> Self {
         let before = known.into_iter().flat_map(Self::issuers);
         self.others = before.filter(|noted| Some(*noted) != self.issuer.as_ref()).cloned().collect();
@@ -148,16 +151,16 @@ impl Bearer {
     }
 }
 
-/// Whether a token was noted.
+/// Whether a token was recorded.
 #[derive(Debug, PartialEq, Eq)]
 enum Noted {
     Done,
-    /// One of those that have it has ended, and somebody has written that down.
+    /// An object with which the token ends has ended, and that has been recorded.
     Ended,
 }
 
-/// Notes in each record for how long it must be kept at least, for a token that lasts until `expires`. Others have tokens of the same
-/// run, some of which last longer: what they noted stays.
+/// Extends each record so that it is kept long enough for a token that lasts until `expires`. Others have tokens of the
+/// same run, some of which last longer: their entries are kept.
 async fn note(
     store: &Store,
     bearers: Vec<(String, Bearer)>,
@@ -173,7 +176,7 @@ async fn note(
             if known.as_ref().is_some_and(|known| known.is_told) {
                 return Ok(Noted::Ended);
             }
-            // One that others alone have noted would be left out where ends are looked for.
+            // A record that only others have written would be left out when ends are looked for.
             let own = bearer.issuer.as_deref();
             let is_ours = own.zip(known.as_ref()).is_some_and(|(own, known)| known.has_of(own));
             let lasts = stored.as_ref().map(|stored| stored.expires);
@@ -199,7 +202,7 @@ async fn note(
 }
 
 impl Exchanger<'_> {
-    /// Notes that a run has a token, so that its end ends it; refuses if it has ended meanwhile.
+    /// Records that a run has a token, so that its end ends it. Refuses if it has ended meanwhile.
     pub(super) async fn note_bearer(
         &self,
         party: &Party,
@@ -217,7 +220,8 @@ impl Exchanger<'_> {
         if let Noted::Ended = note(self.app.store(), bearers.collect(), expires, now).await? {
             return Err(over(NO_OTHERS));
         }
-        // Whoever looks for ends may not have found this one's until now. No provider is asked for what nobody would end there.
+        // The search for ends may have run before this was recorded. No provider is asked for a token that nobody would
+        // end there.
         party.check_place(&self.app.snapshot.load().issuers)?;
         task.still_runs(self.lookup(&of.cluster)?).await?;
         match self.app.revocations.is_revoked(&party.principal) {
@@ -226,7 +230,7 @@ impl Exchanger<'_> {
         }
     }
 
-    /// Where objects of a cluster are looked up, by the name of its issuer.
+    /// The look-up for a cluster, by the name of its issuer.
     pub(super) fn lookup<'a>(&'a self, cluster: &'a Arc<str>) -> Result<Lookup<'a>, Refusal> {
         let found = self.own_issuer.settings.clusters.get(cluster);
         let found = found.ok_or_else(|| Refusal::unavailable(Reason::Internal, "the cluster is not known"))?;
@@ -234,7 +238,7 @@ impl Exchanger<'_> {
         Ok(Lookup { ends, asking, clock, cluster, pools: self.pools, server: &found.server })
     }
 
-    /// Ends a token that its holder has done with (RFC 7009). One that is none of ours, or has ended, is no error.
+    /// Ends a token at its holder's request (RFC 7009). A token that is not Doorward's, or has ended, is not an error.
     pub async fn revoke(
         &self,
         request: &CleanRequest<()>,
@@ -247,7 +251,7 @@ impl Exchanger<'_> {
         if let Some(claims) = self.keys.verify(token)
             && let (Some(jti), Some(expires)) =
                 (claims.get("jti").and_then(Value::as_str), claims.get("exp").and_then(Value::as_i64))
-            // Routes take it a little longer, for clocks that differ.
+            // Routes accept it a little longer, as clocks differ.
             && Timestamp::from_secs(expires) + AFTER > now
         {
             exchange.reserve(2).await?;
@@ -255,7 +259,7 @@ impl Exchanger<'_> {
             let (issuer, id) = (self.own_issuer.name(&self.snapshot.issuers).to_owned(), jti.to_owned());
             let (revocations, handed_back) = (self.app.revocations.clone(), self.app.handed_back.clone());
             let mut lent = exchange.lend();
-            // A holder who leaves has ended it all the same, and the trail is to say who did.
+            // If the holder disconnects, the token is ended all the same, and the trail must say by whom.
             let ended = self.app.drain.finish_on(&self.app.control, async move {
                 let ending = async {
                     let token = Target::Token { issuer: &issuer, id: &id };
@@ -303,13 +307,13 @@ mod tests {
         let first = run(NOW).await;
         assert_eq!(noted("b", NOW + seconds(10), 300).await, Noted::Done);
         assert_eq!(run(NOW).await, first, "the record of the run is good for both");
-        // As long as a token of the run lasts there is a record of it.
+        // As long as a token of the run lasts, there is a record of it.
         let late = NOW + seconds(1795);
         assert_eq!(noted("a", late, 600).await, Noted::Done);
         assert!(run(late).await.expires >= late + seconds(600));
         assert!(store.get(Table::Tokens, b"b", late + seconds(600)).await.unwrap().is_none(), "it has none any more");
 
-        // An end that was told is not forgotten, and nothing is noted after it.
+        // An end that was recorded is not forgotten, and nothing is recorded after it.
         let (_, mut bearer) = bearers("a").pop().unwrap();
         bearer.is_told = true;
         let told = serde_json::to_vec(&bearer).unwrap();
@@ -318,8 +322,8 @@ mod tests {
         assert_eq!(run(late).await.value, told);
     }
 
-    /// Each took the place of the other in the record of a run, and the one that had noted last alone found that it had ended in a gap of
-    /// the watch.
+    /// Each replaced the other in the record of a run, and only the one that wrote last found that it had ended in a
+    /// gap of the watch.
     #[tokio::test]
     async fn a_run_with_tokens_of_two_doorwards_before_one_cluster_is_noted_as_of_both() {
         let folder = tempfile::tempdir().unwrap();
@@ -342,7 +346,7 @@ mod tests {
         assert!(longer.has_of(other) && longer.others.len() == 1, "{longer:?}");
     }
 
-    /// One step could fill the memory of every replica with what it got and ended.
+    /// One step could fill the memory of every replica with tokens that it got and ended.
     #[test]
     fn one_holder_ends_a_thousand_tokens_and_no_more_and_keeps_no_other_from_it() {
         let handed_back = HandedBack::default();
@@ -385,7 +389,7 @@ mod tests {
         let old = json!({"cluster": "east", "kind": "Pod", "namespace": "ci", "name": "push-pod"});
         let bearer: Bearer = serde_json::from_value(old).unwrap();
         assert_eq!((&*bearer.cluster, &*bearer.name, bearer.is_told), ("east", "push-pod", false));
-        // It would take the key for an uid that the cluster does not have, and end the tokens of a run that goes on.
+        // It would take the key for a uid that the cluster does not have, and end the tokens of a run that goes on.
         let new = serde_json::to_value(&bearer).unwrap();
         assert!(new.get("name").is_none(), "{new}");
         assert_eq!(serde_json::from_value::<Bearer>(new).unwrap().name, "push-pod");

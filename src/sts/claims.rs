@@ -1,4 +1,4 @@
-//! What a token of ours says (RFC 9068, RFC 8693 section 4.1).
+//! The claims of Doorward's own tokens (RFC 9068, RFC 8693 section 4.1).
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use crate::{
     kubernetes::ObjectRef,
 };
 
-/// In the claim with the run: the id (`jti`) of the pod's token for which ours was given.
+/// In the claim with the run: the id (`jti`) of the pod's token that was exchanged for this one.
 pub const POD_TOKEN: &str = "pod_token";
 
 /// The claims of an access token.
@@ -23,28 +23,29 @@ pub struct AccessToken<'a> {
     /// The Kubernetes user name of the person or bot on whose behalf it is.
     pub sub: &'a str,
     pub aud: &'a str,
-    /// Who asked for it: the service account of the task, or the client that the exchanged token was issued to.
+    /// The client that asked for it: the service account of the task, or the client that the exchanged token was issued
+    /// to.
     pub client_id: &'a str,
     pub iat: i64,
     pub exp: i64,
     pub jti: &'a str,
-    /// What `sub` is.
+    /// The kind of `sub`.
     pub kind: Kind,
-    /// By which issuer `sub` is known, and how that calls them.
+    /// The issuer that knows `sub`, and its name for them.
     pub origin: Origin<'a>,
     /// Separated by spaces (RFC 6749 section 3.3).
     #[serde(skip_serializing_if = "str::is_empty")]
     pub scope: &'a str,
-    /// For a registry of containers: what the scopes say, in its own words.
+    /// For a container registry: the scopes in the registry's own form.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub access: Option<Vec<Access>>,
-    /// Who acts, and within it who acted before.
+    /// The actor, with earlier actors nested in it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub act: Option<Value>,
-    /// The same, by the names that issuers have here: whoever is revoked takes the token with them.
+    /// The same actors by the names that issuers have here: revoking one ends the token too.
     #[serde(skip_serializing_if = "<[KnownAs]>::is_empty")]
     pub acting: &'a [KnownAs],
-    /// The run that it lives as long as.
+    /// The run with which it ends.
     #[serde(flatten)]
     pub run: Map<String, Value>,
 }
@@ -73,7 +74,7 @@ pub fn run(task: &Task) -> Map<String, Value> {
         task_run: &'a ObjectRef,
         #[serde(skip_serializing_if = "Option::is_none")]
         pipeline_run: Option<&'a ObjectRef>,
-        /// The runs that this one is in.
+        /// The runs that contain this one.
         #[serde(skip_serializing_if = "<[ObjectRef]>::is_empty")]
         within: &'a [ObjectRef],
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -103,14 +104,14 @@ pub fn run(task: &Task) -> Map<String, Value> {
     Map::from_iter([(RUN_CLAIM.to_owned(), run)])
 }
 
-/// Until when a token lasts: as long as allowed, and neither longer than what it was given for nor than the run may take.
+/// When a token expires: after the permitted lifetime, but not after the exchanged token or the time-out of the run.
 pub fn expires(now: Timestamp, lifetime: std::time::Duration, subject: Timestamp, task: Option<&Task>) -> Timestamp {
     let run = task.and_then(|task| task.times_out);
     run.into_iter().fold((now + lifetime).min(subject), Timestamp::min)
 }
 
-/// The client that asks. A task is one by the name that it has as an actor, and nobody else by such a name: `None` for who has no
-/// other.
+/// The client that asks. Only a task may have a reserved name, which it has as an actor: `None` for a principal that
+/// has no other name.
 pub fn client(principal: &Principal) -> Option<Arc<str>> {
     if let Some(actor) = &principal.actor {
         return Some(Arc::clone(actor.client.as_ref().unwrap_or(&actor.subject)));

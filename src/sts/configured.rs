@@ -1,4 +1,4 @@
-//! Keys that sign, from the configuration.
+//! Signing keys from the configuration.
 
 use std::sync::Arc;
 
@@ -11,8 +11,8 @@ use crate::{
     config::{raw, report::At, resolver::Resolver},
 };
 
-/// From the configuration. `None` if none is configured, or if one is wrong, which is then reported. `shared` says that
-/// several replicas issue, which then must do so with the same keys.
+/// Reads the configured keys. Returns `None` if there are none, or if one has errors, which are then reported. `shared`
+/// means that several replicas issue tokens, which must then use the same keys.
 pub fn signing_keys(
     raw: &raw::Tokens,
     shared: bool,
@@ -38,7 +38,7 @@ pub fn signing_keys(
         let Some(secret) = resolver.secret(&at, &source) else { continue };
         match SigningKey::from_pem(secret.expose()) {
             Some(key) if keys.iter().any(|(other, _)| other.id() == key.id()) => {
-                resolver.error(&at, format!("{source} is a key that stands there already"));
+                resolver.error(&at, format!("{source} is a key that is listed already"));
             }
             Some(key) => keys.extend(from.map(|from| (Arc::new(key), from))),
             None => {
@@ -49,8 +49,11 @@ pub fn signing_keys(
     }
     if raw.keys.len() == 1 {
         resolver
-            .warning(&at, "one key alone: whoever checks tokens knows no successor yet when it is replaced")
-            .help("list a second one behind it; docs/workload-identity.md tells how keys are replaced");
+            .warning(
+                &at,
+                "there is only one key: when it is replaced, those who check tokens do not know its successor yet",
+            )
+            .help("list a second one behind it; docs/workload-identity.md describes how keys are replaced");
     }
     if !keys.is_empty() && keys.iter().all(|(_, from)| *from > now) {
         resolver
@@ -75,7 +78,7 @@ pub fn signing_keys(
     SigningKeys::dated(keys)
 }
 
-/// From when on a key signs. `None` if that is no time, which is then reported.
+/// The time from which a key signs. `None` if it is malformed, which is then reported.
 fn from(key: &raw::TokenKey, now: Timestamp, resolver: &mut Resolver, at: &At) -> Option<Timestamp> {
     let Some(text) = &key.from else { return Some(Timestamp::default()) };
     let at = at.key("from");
@@ -85,10 +88,13 @@ fn from(key: &raw::TokenKey, now: Timestamp, resolver: &mut Resolver, at: &At) -
             .help("write `2026-01-31`, or `2026-01-31T08:00:00Z`");
         return None;
     };
-    // As long as the successor of a key that Doorward makes is published before at least.
+    // At least as long as the successor of a generated key is published in advance.
     if now < time && time < now + MIN_ROTATE {
         resolver
-            .warning(&at, "it signs in less than an hour, which is how long many who check tokens keep the set of keys")
+            .warning(
+                &at,
+                "it signs in less than an hour, and many who check tokens cache the set of keys for that long",
+            )
             .help("unless it has been listed for an hour by then, they refuse its first tokens; choose a later time");
     }
     Some(time)

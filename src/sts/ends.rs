@@ -1,8 +1,10 @@
-//! The end of tokens: watches TaskRuns, their pods and the PipelineRuns around them, and revokes what was given to them as soon as they have ended, however
-//! they did. Whatever ended while nobody watched is found when the watch begins anew, since it tells of all that there are.
+//! The end of tokens: watches TaskRuns, their pods and the PipelineRuns around them, and revokes their tokens as soon
+//! as they have ended, for whatever reason. What ended while nobody watched is found when the watch starts again with a
+//! list of everything.
 //!
-//! What has not ended is kept in memory, so that an exchange finds it there. An object is taken
-//! out before its tokens are ended: who has noted a token and still finds its run here can be sure that its end is to come.
+//! Objects that have not ended are cached in memory, where an exchange finds them. An object is removed before its
+//! tokens are ended: an exchange that has recorded a token and still finds its run here can be sure that the end is yet
+//! to come.
 
 mod ending;
 mod follow;
@@ -27,17 +29,17 @@ use self::given::Given;
 use super::objects::{Identity, Pod, Run};
 use crate::{clock::Moment, config::raw, lock::lock};
 
-/// How long tasks still get tokens after their ends can no longer be seen, and how long what was told is believed while nothing
-/// more is told. Tokens that they have end by themselves.
+/// How long tasks still get tokens after their ends can no longer be seen, and how long the cache is trusted while the
+/// watches are silent. Issued tokens end by themselves.
 const BLIND: Duration = Duration::from_secs(10);
 
-/// What the watches tell: whether the ends of runs are seen, and what has not ended. Cheap to clone.
+/// The state of the watches: whether the ends of runs are seen, and which objects have not ended. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Ends {
     watches: Arc<Mutex<HashMap<Watch, Watched>>>,
-    /// How many turns of watches have begun.
+    /// The number of turns of watches that have begun.
     turns: Arc<AtomicU64>,
-    /// The clusters that somebody [follows](follow), and where their tasks get tokens.
+    /// The clusters that are [followed](follow), and where their tasks get tokens.
     followed: Arc<Mutex<HashMap<Arc<str>, Sender<Given>>>>,
 }
 
@@ -46,7 +48,7 @@ pub struct Ends {
 struct Watch {
     cluster: Arc<str>,
     kind: Kind,
-    /// `None`: all.
+    /// `None` for all.
     namespace: Option<String>,
 }
 
@@ -55,10 +57,10 @@ struct Watched {
     state: State,
     /// By uid.
     live: HashMap<String, Object>,
-    /// Begins with the watch, and anew each time that it is lost. No other watch was ever in the same: a reload may take one away and bring
-    /// it back while what the first has told still waits.
+    /// Begins with the watch, and again each time that it is lost. Turns are unique among all watches: a reload may
+    /// remove a watch and bring it back while events of the first are still queued.
     turn: u64,
-    /// All that happened until then was told in this turn, and is done.
+    /// Everything that happened until then was reported in this turn, and has been processed.
     done: Option<Moment>,
 }
 
@@ -70,16 +72,16 @@ pub(super) enum Object {
 
 #[derive(Clone, Copy, Debug, Default)]
 enum State {
-    /// All that happened until then is told.
+    /// Everything that happened until then is reported.
     ToldAt(Moment),
-    /// Since then it tells nothing.
+    /// Silent since then.
     LostAt(Moment),
-    /// It has never told anything.
+    /// It has never reported anything.
     #[default]
     Never,
 }
 
-/// What a token lives as long as.
+/// A kind of object with which tokens end.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
 pub enum Kind {
     TaskRun,
@@ -88,8 +90,8 @@ pub enum Kind {
 }
 
 impl Ends {
-    /// Takes a configuration that is in force: who follows a cluster hears where its tasks get tokens now. Gives the clusters that
-    /// nobody follows yet, which somebody is to do from then on.
+    /// Applies a configuration in force: followers of a cluster learn where its tasks get tokens now. Returns the
+    /// clusters that nobody follows yet; the caller must start to follow them.
     pub fn configure(&self, root: &raw::Root) -> Vec<Arc<str>> {
         let mut followed = lock(&self.followed);
         let mut new = Vec::new();
@@ -106,12 +108,12 @@ impl Ends {
         new
     }
 
-    /// Where tasks of a cluster that somebody follows get tokens.
+    /// Where tasks of a followed cluster get tokens.
     fn given(&self, cluster: &str) -> Sender<Given> {
         lock(&self.followed).get(cluster).cloned().unwrap_or_default()
     }
 
-    /// Whether the end of what is of these kinds in this namespace would be seen.
+    /// Whether the end of objects of these kinds in this namespace would be seen.
     pub fn are_seen(&self, cluster: &str, namespace: &str, kinds: &[Kind], now: Moment) -> bool {
         let all = self.all();
         kinds.iter().all(|&kind| {
@@ -126,22 +128,22 @@ impl Ends {
         })
     }
 
-    /// An object that has not ended, as far as was told in the last moments. `None` if it has, or nothing was told.
+    /// An object that has not ended, as recently reported. `None` if it has ended, or nothing was reported recently.
     pub(super) fn find(&self, cluster: &str, kind: Kind, namespace: &str, uid: &str, now: Moment) -> Option<Object> {
         let all = self.all();
         let (_, watched) = all.iter().find(|(watch, _)| watch.covers(cluster, kind, namespace))?;
-        // A connection that is cut without a word is one of which nothing is heard.
+        // A connection that was cut silently delivers nothing.
         let is_told = matches!(watched.state, State::ToldAt(at) if now.since(at) < BLIND);
-        // An owner reference can name the uid of an object of another namespace.
+        // An owner reference can name the uid of an object in another namespace.
         watched.live.get(uid).filter(|object| is_told && object.identity().namespace == namespace).cloned()
     }
 
-    /// Whether every watch of a cluster tells.
+    /// Whether every watch of a cluster reports.
     fn all_tell(&self, cluster: &str) -> bool {
         of_cluster(&mut self.all(), cluster).all(|watched| matches!(watched.state, State::ToldAt(_)))
     }
 
-    /// Those of a cluster in which all watches have just told of these.
+    /// The state in which all watches of a cluster have just reported these objects.
     #[cfg(test)]
     pub(super) fn told(cluster: &str, objects: impl Iterator<Item = (Kind, serde_json::Value)>, now: Moment) -> Self {
         let ends = Self::default();
@@ -153,23 +155,23 @@ impl Ends {
         ends
     }
 
-    /// Forgets the watches of a cluster but for these: with those that a reload took away nobody goes on.
+    /// Forgets all watches of a cluster but these: nobody continues those that a reload removed.
     fn keep(&self, cluster: &str, watches: &HashSet<Watch>) {
         self.all().retain(|watch, _| *watch.cluster != *cluster || watches.contains(watch));
     }
 
-    /// Whether there is such a watch, whatever it tells.
+    /// Whether there is such a watch, in whatever state.
     fn has(&self, watch: &Watch) -> bool {
         self.all().contains_key(watch)
     }
 
-    /// A watch that has still to tell what there is. One that told before is lost since then.
+    /// Adds a watch that has not reported anything yet. One that reported before stays lost since then.
     fn begin(&self, watch: &Watch) {
         let turn = self.next_turn();
         self.all().entry(watch.clone()).or_insert_with(|| Watched { turn, ..Watched::default() });
     }
 
-    /// Nothing is told any more.
+    /// Marks a watch as silent.
     fn lose(&self, watch: &Watch, now: Moment) {
         let turn = self.next_turn();
         if let Some(watched) = self.all().get_mut(watch) {
@@ -179,14 +181,14 @@ impl Ends {
         }
     }
 
-    /// What a watch tells cannot be noted any more, of none of a cluster.
+    /// Marks all watches of a cluster as lost, since what they report cannot be recorded any more.
     fn stall(&self, cluster: &str, now: Moment) {
         for watched in of_cluster(&mut self.all(), cluster) {
             watched.lost(now);
         }
     }
 
-    /// It is noted again: the watches told all the while, but for those that were lost meanwhile.
+    /// Recording works again: the watches reported all the while, except for those that were lost meanwhile.
     fn resume(&self, cluster: &str) {
         for watched in of_cluster(&mut self.all(), cluster) {
             if let Some(at) = watched.done {
@@ -203,7 +205,7 @@ impl Ends {
         self.turns.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// All that happened until then is told, if the watch is still in the turn in which it said that.
+    /// Notes that everything up to `at` is reported, if the watch is still in the turn in which it said so.
     fn see(&self, watch: &Watch, turn: u64, at: Moment) {
         if let Some(watched) = self.all().get_mut(watch).filter(|watched| watched.turn == turn) {
             (watched.state, watched.done) = (State::ToldAt(at), Some(at));
@@ -220,7 +222,7 @@ impl Ends {
         }
     }
 
-    /// Notes what a watch tells of an object.
+    /// Notes what a watch reports about an object.
     fn tell(&self, watch: &Watch, object: &Object) {
         let mut all = self.all();
         let Some(watched) = all.get_mut(watch) else { return };
@@ -253,7 +255,7 @@ fn of_cluster<'a>(all: &'a mut HashMap<Watch, Watched>, cluster: &'a str) -> imp
 
 impl Watched {
     fn lost(&mut self, at: Moment) {
-        // Since the first failure, if it told anything before.
+        // Since the first failure, if it reported anything before.
         if matches!(self.state, State::ToldAt(_)) {
             self.state = State::LostAt(at);
         }
@@ -283,7 +285,7 @@ impl Object {
         }
     }
 
-    /// Why it has no tokens any more; `None` while it may have.
+    /// Why it has no tokens any more; `None` while it may have some.
     pub(super) fn end(&self) -> Option<&'static str> {
         match self {
             Self::Pod(pod) => pod.end,
@@ -368,7 +370,7 @@ mod tests {
         assert!(!are_seen());
     }
 
-    /// A watch that is lost for good would have been asked in place of the one that tells.
+    /// A watch that is lost for good would have been queried in place of the one that reports.
     #[test]
     fn of_watches_that_a_reload_took_away_nothing_is_left() {
         let now = Clock::manual(Timestamp::from_secs(1_700_000_000)).moment();
@@ -390,7 +392,7 @@ mod tests {
         assert_eq!([seen("c", "ci"), seen("c", "staging"), seen("d", "staging")], [true, false, true]);
         assert!(ends.has(&one) && !ends.has(&all));
 
-        // What is still to be noted of a watch that is taken away says nothing of one that a later reload begins.
+        // Queued work of a removed watch does not apply to one that a later reload begins.
         ends.begin(&all);
         let turn = ends.turn(&all);
         ends.keep("c", &HashSet::new());

@@ -1,4 +1,4 @@
-//! What is asked of the token endpoint (RFC 8693 section 2.1).
+//! Requests to the token endpoint (RFC 8693 section 2.1).
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 use super::refusal::Refusal;
 use crate::request::headers::is_form;
 
-/// Bytes of a form: a token, a few names.
+/// Maximum bytes of a form: a token, a few names.
 pub const MAX_BODY: usize = 64 << 10;
 
 /// More parameters than any client sends.
@@ -19,10 +19,11 @@ const MAX_PARAMETERS: usize = 32;
 /// More scopes than anybody needs at once.
 const MAX_SCOPES: usize = 32;
 
-/// Bytes of an audience.
+/// Maximum bytes of an audience.
 const MAX_AUDIENCE: usize = 512;
 
-/// Bytes of a scope. One that a rule gives by a pattern is as long as who asks makes it, and is kept with the token.
+/// Maximum bytes of a scope. The caller chooses the length of a scope that a rule gives by a pattern, and it is stored
+/// with the token.
 pub const MAX_SCOPE: usize = 512;
 
 pub const GRANT: &str = "urn:ietf:params:oauth:grant-type:token-exchange";
@@ -30,16 +31,16 @@ pub const ACCESS_TOKEN: &str = "urn:ietf:params:oauth:token-type:access_token";
 pub const JWT: &str = "urn:ietf:params:oauth:token-type:jwt";
 const ID_TOKEN: &str = "urn:ietf:params:oauth:token-type:id_token";
 
-/// Types of token that are exchanged. What one really is, its issuer's entry in the configuration says.
+/// The types of token that are exchanged. The entry of the issuer in the configuration says what a token really is.
 const TAKEN: [&str; 3] = [JWT, ACCESS_TOKEN, ID_TOKEN];
 
 /// A request to exchange a token.
 pub struct ExchangeRequest {
     pub subject_token: Zeroizing<String>,
-    /// The token of who is to act for the subject.
+    /// The token of the actor for the subject.
     pub actor_token: Option<Zeroizing<String>>,
     pub audience: String,
-    /// `None`: all that may be had.
+    /// `None`: everything that rules give.
     pub scopes: Option<Vec<String>>,
 }
 
@@ -47,7 +48,7 @@ pub struct ExchangeRequest {
 pub struct Form(Vec<(String, Zeroizing<String>)>);
 
 impl Form {
-    /// Parameters without a value count as left out (RFC 6749 section 3.2).
+    /// Parameters without a value count as omitted (RFC 6749 section 3.2).
     pub fn parse(headers: &HeaderMap, body: &[u8]) -> Result<Self, Refusal> {
         if !is_form(headers) {
             return Err(Refusal::malformed("send the parameters as a form (application/x-www-form-urlencoded)"));
@@ -82,7 +83,7 @@ impl Form {
         self.get(name).ok_or_else(|| missing(name))
     }
 
-    /// The value itself, which the form has no more.
+    /// Moves the value out of the form.
     fn take(&mut self, name: &str) -> Option<Zeroizing<String>> {
         let position = self.0.iter().position(|(known, _)| known == name)?;
         Some(self.0.swap_remove(position).1)
@@ -98,13 +99,17 @@ impl ExchangeRequest {
         let subject_token = form.take("subject_token").ok_or_else(|| missing("subject_token"))?;
         let kind = form.need("subject_token_type")?;
         if !TAKEN.contains(&kind) {
-            return Err(Refusal::malformed(format!("`subject_token_type` is none that is exchanged here; send {JWT}")));
+            return Err(Refusal::malformed(format!(
+                "tokens of this `subject_token_type` are not exchanged here; send {JWT}"
+            )));
         }
         let actor_token = match (form.take("actor_token"), form.get("actor_token_type")) {
             (None, None) => None,
             (Some(token), Some(kind)) if TAKEN.contains(&kind) => Some(token),
             (Some(_), Some(_)) => {
-                return Err(Refusal::malformed(format!("`actor_token_type` is none that is taken here; send {JWT}")));
+                return Err(Refusal::malformed(format!(
+                    "tokens of this `actor_token_type` are not accepted here; send {JWT}"
+                )));
             }
             _ => return Err(Refusal::malformed("`actor_token` and `actor_token_type` go together; one is missing")),
         };
@@ -138,19 +143,19 @@ fn missing(name: &str) -> Refusal {
     Refusal::malformed(format!("`{name}` is missing"))
 }
 
-/// What can be the audience of a token here.
+/// Whether a text can be the audience of a token here.
 pub fn is_audience(text: &str) -> bool {
     !text.is_empty() && text.len() <= MAX_AUDIENCE && !text.chars().any(char::is_control)
 }
 
-/// A `scope-token` (RFC 6749 section 3.3) that can be asked for here.
+/// Whether a text is a `scope-token` (RFC 6749 section 3.3) that can be requested here.
 pub fn is_scope(text: &str) -> bool {
     !text.is_empty()
         && text.len() <= MAX_SCOPE
         && text.bytes().all(|byte| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e))
 }
 
-/// What HTTP Basic (RFC 7617) brings: a name, a colon and a password.
+/// The content of an HTTP Basic credential (RFC 7617): a name, a colon and a password.
 pub fn basic(headers: &HeaderMap) -> Option<Zeroizing<String>> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let (Some(value), None) = (values.next(), values.next()) else { return None };
@@ -164,8 +169,8 @@ fn is_resource(text: &str) -> bool {
     url::Url::parse(text).is_ok_and(|url| url.fragment().is_none())
 }
 
-/// Scopes, each once. That in which they are asked for says nothing (RFC 6749 section 3.3), so that they have one order: what is held of
-/// a provider is for the set.
+/// Scopes, without duplicates. Their order has no meaning (RFC 6749 section 3.3), so they are sorted: tokens of
+/// providers are cached per set.
 fn scopes(text: &str) -> Result<Vec<String>, Refusal> {
     let mut scopes: BTreeSet<&str> = BTreeSet::new();
     for scope in text.split(' ').filter(|scope| !scope.is_empty()) {
@@ -240,7 +245,12 @@ mod tests {
         for (within, beyond, error, said) in [
             (text("\u{e9}".as_bytes()), text(b"\xe9"), "invalid_request", "not UTF-8"),
             (with(parameters(32 - own)), with(parameters(33 - own)), "invalid_request", "more than 32 parameters"),
-            (actor("jwt"), actor("saml2"), "invalid_request", "`actor_token_type` is none that is taken here"),
+            (
+                actor("jwt"),
+                actor("saml2"),
+                "invalid_request",
+                "tokens of this `actor_token_type` are not accepted here",
+            ),
             (for_audience(&"a".repeat(512)), for_audience(&"a".repeat(513)), "invalid_target", "longer than 512 bytes"),
             (for_audience("a%20b"), for_audience("a%0Ab"), "invalid_target", "control characters"),
             (

@@ -1,4 +1,4 @@
-//! What rules give of what is asked for.
+//! Evaluates what rules give for a request for a token.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -12,27 +12,27 @@ use crate::{
     request::sanitize::CleanRequest,
 };
 
-/// What rules give.
+/// The scopes that rules give, and these rules.
 #[derive(Clone, Default)]
 pub(super) struct Granted {
     pub(super) scopes: Vec<Arc<str>>,
     pub(super) rules: Vec<Arc<str>>,
 }
 
-/// What rules say of what is asked for, and what that gives.
+/// The decision of rules on a request, and what it grants.
 pub(super) struct Judged {
     pub(super) decision: Decision,
     pub(super) granted: Result<Granted, Refusal>,
 }
 
 impl Judged {
-    /// Given, but no scope of it.
+    /// Allowed, but without any scope.
     fn without_scopes(decision: Decision) -> Self {
         Self { decision, granted: Ok(Granted::default()) }
     }
 }
 
-/// The audience that is asked for.
+/// The requested audience.
 pub(super) fn audience<'a>(view: &RequestView<'a>) -> &'a str {
     view.token.map(|token| token.audience).unwrap_or_default()
 }
@@ -56,7 +56,7 @@ impl Party {
             event_listener: None,
             kubernetes: None,
             run: None,
-            // That which caused the run.
+            // The delivery that caused the run.
             delivery: self.principal.delivery.as_deref(),
             trigger: None,
             token: Some(TokenView { audience, scope: None, task: self.task().map(|task| &task.view) }),
@@ -66,7 +66,7 @@ impl Party {
 }
 
 impl Exchanger<'_> {
-    /// What rules give of what is asked for: all of it, or nothing. Who asks for no scope by name gets all that rules name.
+    /// Grants all of the requested scopes, or nothing. A caller that names no scope gets all that rules name.
     pub(super) fn decide(&self, party: &Party, view: &RequestView<'_>, asked: Option<&[String]>) -> Judged {
         let rules = self.snapshot.policy.token_rules(&party.principal, view);
         let found = match asked {
@@ -76,13 +76,13 @@ impl Exchanger<'_> {
         self.judge(party, view, &rules, found)
     }
 
-    /// What rules give of these scopes: as many as they give, but not none.
+    /// Grants as many of these scopes as rules give, but not none.
     pub(super) fn decide_some(&self, party: &Party, view: &RequestView<'_>, asked: &[String]) -> Judged {
         let rules = self.snapshot.policy.token_rules(&party.principal, view);
         self.judge(party, view, &rules, some_of(&rules, asked))
     }
 
-    /// Whether rules give any scope at all at this audience. Of those, nothing is given.
+    /// Checks whether rules give any scope at all at this audience, and grants none of them.
     pub(super) fn decide_any(&self, party: &Party, view: &RequestView<'_>) -> Judged {
         let rules = self.snapshot.policy.token_rules(&party.principal, view);
         let refused = match whatever(&rules, self.scopes(view)) {
@@ -96,12 +96,12 @@ impl Exchanger<'_> {
         }
     }
 
-    /// The scopes that somebody may get at the audience who asks for none by name.
+    /// The scopes at the audience that a caller who names none may get.
     fn scopes(&self, view: &RequestView<'_>) -> BTreeSet<&str> {
         self.snapshot.policy.token_scopes(audience(view))
     }
 
-    /// What was found, with a refusal in words.
+    /// The result, with a refusal in words.
     fn judge(&self, party: &Party, view: &RequestView<'_>, rules: &TokenRules<'_>, found: Found<'_>) -> Judged {
         match found {
             Ok((granted, decision)) => Judged { decision, granted: Ok(granted) },
@@ -111,15 +111,15 @@ impl Exchanger<'_> {
         }
     }
 
-    /// Until when rules give all of this, and no longer than one of them lets it last.
+    /// Until when rules give all of this, limited by the shortest `lifetime` among them.
     pub(super) fn given_until(&self, party: &Party, view: &RequestView<'_>, granted: &Granted) -> Timestamp {
         let policy = &self.snapshot.policy;
         let lifetime = policy.token_lifetime(&granted.rules).unwrap_or(MAX_LIFETIME);
         self.gives_until(party, view, granted, view.now + lifetime)
     }
 
-    /// Until when rules give all of this, up to `until`: to the end of their hours, as long as the login is as fresh as they need
-    /// it, and as an expression says by the time.
+    /// Until when rules give all of this, up to `until`: to the end of their hours, while the login is as fresh as they
+    /// need, and as long as time-dependent expressions hold.
     pub(super) fn gives_until(
         &self,
         party: &Party,
@@ -172,7 +172,7 @@ impl Exchanger<'_> {
     }
 }
 
-/// Of the audience that it cannot be had is said only where nothing is given for it.
+/// Refuses the audience only if nothing is given for it.
 fn refusal(rules: &TokenRules<'_>, audience: &str, scope: Option<&str>, why: &str, whom: &str) -> Refusal {
     let is_given = |scope: Option<&str>| rules.decide(scope).is_allow();
     let open = rules.scope_patterns().into_iter().find(|pattern| is_given(Some(pattern)));
@@ -206,7 +206,7 @@ fn why(decision: &Decision, principal: &Principal) -> String {
         }
         Outcome::StepUp { missing, .. } => {
             format!(
-                "the login of who is behind it is too old, or too weak: rule `{rule}` would give it, but it needs {missing}"
+                "the login of the person behind it is too old, or too weak: rule `{rule}` would give it, but it needs {missing}"
             )
         }
         Outcome::Approve(_) => "it waits for an approval, which no token does".to_owned(),
@@ -214,7 +214,7 @@ fn why(decision: &Decision, principal: &Principal) -> String {
     }
 }
 
-/// What rules give, or the scope that they refuse, with the decision. `None`: a token without any.
+/// What rules give, or the scope that they refuse, with the decision. A scope of `None` means a token without scopes.
 type Found<'s> = Result<(Granted, Decision), (Option<&'s str>, Decision)>;
 
 fn all_of<'s>(rules: &TokenRules<'_>, asked: &'s [String]) -> Found<'s> {
@@ -231,7 +231,7 @@ fn all_of<'s>(rules: &TokenRules<'_>, asked: &'s [String]) -> Found<'s> {
     first.map_or_else(|| without_scope(rules, Vec::new()), |first| Ok((granted, first)))
 }
 
-/// As many of these as there are, or else a token without a scope.
+/// As many of these as rules give, or else a token without a scope.
 fn whatever(rules: &TokenRules<'_>, scopes: BTreeSet<&str>) -> Found<'static> {
     let (mut granted, mut first, mut more) = (Granted::default(), None, Vec::new());
     for scope in scopes {
@@ -278,7 +278,7 @@ fn without_scope(rules: &TokenRules<'_>, more: Vec<Shadow>) -> Found<'static> {
     let mut decision = rules.decide(None);
     decision.add_shadow(more);
     if !decision.is_allow() {
-        // That no rule gives it says nothing to who has one that names such a scope.
+        // "No rule gives it" would not help if a rule names such a scope.
         if matches!(decision.outcome, Outcome::NoMatch { .. })
             && let Some(misnamed) = rules.misnamed()
         {
@@ -291,7 +291,8 @@ fn without_scope(rules: &TokenRules<'_>, more: Vec<Shadow>) -> Found<'static> {
     Ok((granted, decision))
 }
 
-/// One decision of those on several scopes: the first, with what rules in `mode: shadow` would have said of any of them.
+/// Merges decisions on several scopes into one: the first, with what rules in `mode: shadow` would have said about any
+/// of them.
 fn join(first: &mut Option<Decision>, decision: Decision) {
     match first {
         Some(first) => first.add_shadow(decision.shadow),
@@ -299,16 +300,17 @@ fn join(first: &mut Option<Decision>, decision: Decision) {
     }
 }
 
-/// Of a scope that is left out, which rules in `mode: shadow` would give it: what others would have refused was not given anyway.
+/// For a scope that is left out: which rules in `mode: shadow` would give it. What others would have refused was not
+/// given anyway.
 fn would_give(decision: Decision) -> impl Iterator<Item = Shadow> {
     decision.shadow.into_iter().filter(|shadow| shadow.would == Would::Allow)
 }
 
-/// Who asks for themselves, with what a rule for a job of CI would have to name.
+/// A caller that asks for itself, with what a rule for a CI job would have to name.
 fn caller(principal: &Principal) -> String {
     let Principal { username, issuer, claims, .. } = principal;
     if let Some(actor) = &principal.actor {
-        // By the names that `who: {subjects: […]}` and `who: {clients: […]}` take, and where they are of.
+        // The names that `who: {subjects: […]}` and `who: {clients: […]}` take, and their issuer.
         let outermost = principal.acting.first().filter(|known| known.subject == actor.subject);
         let of = outermost.map_or(issuer, |known| &known.issuer);
         let client = match principal.requesting_client() {
@@ -410,7 +412,7 @@ rules:
         assert_eq!(caller(&agent(Some("p-7"))), "agent planner with client p-7 of issuer bots, on behalf of alice");
     }
 
-    /// It heard that no rule gives anything for the audience, and looked for one to write.
+    /// The refusal said that no rule gives anything for the audience, so that one seemed to be missing.
     #[test]
     fn who_names_no_scope_hears_of_those_that_rules_give_by_a_pattern() {
         let repos = "{id: repos, on: {token: {audiences: [y], scopes: ['repo:*']}}, who: {issuers: [corp]}, do: allow}";
@@ -438,7 +440,8 @@ rules:
         }
     }
 
-    /// It heard that no rule gives any, though one that is for it names one; then, to ask for what no rule gives.
+    /// The refusal said that no rule gives any scope, though one that applies names one; then, to ask for what no rule
+    /// gives.
     #[test]
     fn who_names_no_scope_hears_that_the_rule_has_one_by_its_providers_name() {
         let onward = "{audience: y, provider: {jwt_bearer: {token_url: 'https://a'}}, assertion: {audience: a}, scopes: {read: There}}";
@@ -467,7 +470,7 @@ rules:
         }
     }
 
-    /// Else an allow that looks at it gives nothing, and to explain that finds another decision.
+    /// Otherwise an allow that looks at it gives nothing, and explaining it finds another decision.
     #[test]
     fn the_delivery_that_caused_a_run_is_known_to_rules_now_and_when_the_decision_is_made_again() {
         let root: raw::Root = serde_saphyr::from_str(POLICY).unwrap();

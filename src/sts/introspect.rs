@@ -1,4 +1,5 @@
-//! What resource servers hear of a token of ours (RFC 7662): whether it is good at this moment, which its signature cannot tell.
+//! Introspection by resource servers (RFC 7662): whether a token is valid at this moment, which its signature cannot
+//! say.
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use bytes::Bytes;
@@ -27,11 +28,11 @@ use crate::{
     sha256::sha256,
 };
 
-/// Members of an answer, but `active`: what a resource server may know of a token that is for it.
+/// Members of a response besides `active`: what a resource server may know about a token that is for it.
 const TOLD: [&str; 12] =
     ["scope", "client_id", "exp", "iat", "sub", "aud", "iss", "jti", "act", "kind", "origin", RUN_CLAIM];
 
-/// A server that may ask about the tokens that are for it.
+/// A server that may introspect the tokens that are for it.
 #[derive(Debug)]
 pub struct ResourceServer {
     id: String,
@@ -60,7 +61,7 @@ impl ResourceServer {
 
 fn check(raw: &raw::ResourceServer, is_taken: bool, at: &At, report: &mut Report) {
     if raw.id.is_empty() || raw.id.contains(':') || is_taken {
-        report.error(&at.key("id"), format!("`{}` is empty, has a colon, or is there twice", raw.id));
+        report.error(&at.key("id"), format!("`{}` is empty, has a colon, or is listed twice", raw.id));
     }
     if raw.audiences.is_empty() {
         report
@@ -77,7 +78,7 @@ impl Exchanger<'_> {
         exchange: &mut Exchange,
     ) -> Result<Response<Bytes>, Refusal> {
         let Some(server) = self.own_issuer.resource_server(request.headers()) else {
-            let detail = "whoever asks about tokens must be one of `tokens.resource_servers`".into();
+            let detail = "only servers in `tokens.resource_servers` may ask about tokens".into();
             exchange.record().refusal = Some(audit::Refusal { reason: Reason::CredentialMissing, detail });
             return Ok(unknown_client());
         };
@@ -99,14 +100,14 @@ impl Exchanger<'_> {
         Ok(answer(StatusCode::OK, &Value::Object(told)))
     }
 
-    /// Whether a token that we signed is for this server and good now.
+    /// Whether a token that Doorward signed is for this server and valid now.
     fn is_active(&self, claims: &Map<String, Value>, server: &ResourceServer) -> bool {
         let audience = claims.get("aud").and_then(Value::as_str);
         let is_for = audience.is_some_and(|audience| server.audiences.iter().any(|ours| *ours == audience));
         is_for && self.holder(claims).is_some()
     }
 
-    /// Who has a token that we signed, if it is good now.
+    /// The holder of a token that Doorward signed, if it is valid now.
     pub(super) fn holder(&self, claims: &Map<String, Value>) -> Option<Principal> {
         let text = |name: &str| claims.get(name).and_then(Value::as_str);
         let expires = Timestamp::from_secs(claims.get("exp").and_then(Value::as_i64)?);
@@ -135,7 +136,7 @@ impl OwnIssuer {
     }
 }
 
-/// What a client sent. The standard has it form-encoded, and most clients send it as it is.
+/// A value that a client sent. The standard requires form encoding, but most clients send it unencoded.
 #[cfg_attr(test, derive(Debug, PartialEq, Eq))]
 struct Sent {
     plain: String,
@@ -144,16 +145,16 @@ struct Sent {
 
 impl Sent {
     fn new(text: &str) -> Self {
-        // All of it is one name, whatever stands in it.
+        // All of it is one name, whatever characters it has.
         let name = text.replace('&', "%26").replace('=', "%3D");
         let decoded = form_urlencoded::parse(name.as_bytes()).next().map(|(name, _)| name.into_owned());
         Self { plain: text.to_owned(), decoded: decoded.unwrap_or_default() }
     }
 
-    /// Whether it is this secret in either form.
+    /// Whether it is this secret in either form. Both are compared in constant time.
     fn is(&self, secret: &[u8]) -> bool {
         let ours = sha256(&[secret]);
-        // Of equal length, so that the comparison tells nothing of that.
+        // Hashes have equal length, so the comparison does not reveal that of the secret.
         let fits = |text: &str| verify_slices_are_equal(&ours, &sha256(&[text.as_bytes()])).is_ok();
         fits(&self.plain) | fits(&self.decoded)
     }

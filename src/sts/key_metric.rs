@@ -1,5 +1,5 @@
-//! Which key signs tokens, and which others are published: replicas whose clocks or files differ sign by different keys, and a
-//! rotation is seen to have come about.
+//! Shows which key signs tokens, and which others are published: replicas whose clocks or files differ sign with
+//! different keys, and a rotation becomes visible.
 
 use std::fmt;
 
@@ -11,7 +11,7 @@ use prometheus_client::{
 
 use super::SigningKeys;
 
-/// Told by the keys in force when it is asked for, as which of them signs changes with time alone.
+/// Evaluated on each scrape, as which key signs changes with time alone.
 pub struct KeyMetric<F>(pub F);
 
 impl<F: Fn() -> Option<SigningKeys> + Send + Sync + 'static> Collector for KeyMetric<F> {

@@ -1,6 +1,6 @@
-//! The keys that sign tokens: P-256 (ES256, RFC 7518 section 3.4), or RSA (RS256, section 3.3) for who takes nothing else. At
-//! least two of them are published at any time where Doorward makes them itself, so that a successor is known to everybody long
-//! before it signs.
+//! The keys that sign tokens: P-256 (ES256, RFC 7518 section 3.4), or RSA (RS256, section 3.3) for verifiers that
+//! accept nothing else. Where Doorward makes keys itself, at least two are published at any time, so that verifiers
+//! know a successor long before it signs.
 
 use std::sync::Arc;
 
@@ -23,15 +23,15 @@ use crate::{clock::Timestamp, config::raw::SigningAlgorithm, sha256::sha256};
 /// The `typ` of an access token (RFC 9068 section 2.1).
 const TYPE: &str = "at+jwt";
 
-/// The `typ` of an assertion for another provider (RFC 7523 section 3). It is none of an access token, so that no route of ours
-/// takes one.
+/// The `typ` of an assertion for another provider (RFC 7523 section 3). It differs from that of an access token, so no
+/// Doorward route accepts one.
 const ASSERTION_TYPE: &str = "JWT";
 
-/// A key that signs.
+/// A signing key.
 pub struct SigningKey {
     /// The thumbprint of the public key (RFC 7638 section 3).
     id: Arc<str>,
-    /// The JOSE header of access tokens, and of assertions, encoded.
+    /// The encoded JOSE headers of access tokens and of assertions.
     header: String,
     assertion_header: String,
     /// The public key, as a JWK (RFC 7517).
@@ -44,25 +44,25 @@ enum Pair {
     Rsa(RsaKeyPair),
 }
 
-/// Keys of which one signs and all are published. Cheap to clone.
+/// Keys, one of which signs and all of which are published. Cheap to clone.
 #[derive(Clone)]
 pub struct SigningKeys {
     published: Arc<Published>,
-    /// The time by which it is told which signs.
+    /// The time that determines which key signs.
     now: Timestamp,
 }
 
-/// A key, and from when on it signs.
+/// A key, and the time from which it signs.
 type Dated = (Arc<SigningKey>, Timestamp);
 
 struct Published {
     keys: Vec<Dated>,
-    /// The key set (RFC 7517 section 5), as it is served.
+    /// The key set (RFC 7517 section 5), as served.
     set: Bytes,
 }
 
 impl SigningKey {
-    /// A new P-256 key, and its private part (PKCS #8). `None`: the system has no random bytes.
+    /// Makes a new P-256 key. Returns it with its private part (PKCS #8), or `None` if the system has no random bytes.
     pub fn generate() -> Option<(Self, Vec<u8>)> {
         let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).ok()?;
         let der = pair.to_pkcs8v1().ok()?.as_ref().to_vec();
@@ -74,7 +74,7 @@ impl SigningKey {
         &self.id
     }
 
-    /// From its private part (PKCS #8): P-256, or RSA of 2048 to 8192 bits.
+    /// Reads a key from its private part (PKCS #8): P-256, or RSA of 2048 to 8192 bits.
     pub fn from_der(der: &[u8]) -> Option<Self> {
         let pair = match EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der) {
             Ok(pair) => Pair::Ec(pair),
@@ -83,14 +83,14 @@ impl SigningKey {
         Self::new(pair)
     }
 
-    /// A key in PEM.
+    /// Reads a key in PEM.
     pub fn from_pem(pem: &[u8]) -> Option<Self> {
         Self::from_der(PrivatePkcs8KeyDer::from_pem_slice(pem).ok()?.secret_pkcs8_der())
     }
 
     fn new(pair: Pair) -> Option<Self> {
         let (mut public, algorithm) = pair.public()?;
-        // The members that name the key and nothing else, in their order (RFC 7638 section 3.2).
+        // The members that identify the key and nothing else, in their order (RFC 7638 section 3.2).
         let id = BASE64_URL_SAFE_NO_PAD.encode(sha256(&[public.to_string().as_bytes()]));
         let header =
             |kind: &str| BASE64_URL_SAFE_NO_PAD.encode(json!({"alg": algorithm, "kid": id, "typ": kind}).to_string());
@@ -100,7 +100,7 @@ impl SigningKey {
         Some(Self { id: id.into(), header, assertion_header, public, pair })
     }
 
-    /// How it signs.
+    /// The algorithm with which it signs.
     pub fn algorithm(&self) -> SigningAlgorithm {
         match self.pair {
             Pair::Ec(_) => SigningAlgorithm::Es256,
@@ -110,7 +110,7 @@ impl SigningKey {
 }
 
 impl Pair {
-    /// The public key as a JWK of those members that are required, and how it signs.
+    /// The public key as a JWK with the required members only, and its algorithm.
     fn public(&self) -> Option<(Value, SigningAlgorithm)> {
         let encode = |bytes: &[u8]| BASE64_URL_SAFE_NO_PAD.encode(bytes);
         match self {
@@ -127,7 +127,7 @@ impl Pair {
         }
     }
 
-    /// `None`: the system has no random bytes.
+    /// `None` if the system has no random bytes.
     fn sign(&self, message: &[u8]) -> Option<Vec<u8>> {
         let random = SystemRandom::new();
         match self {
@@ -164,8 +164,8 @@ impl SigningKeys {
         Self::dated(keys.into_iter().map(|key| (key, Timestamp::default())).collect())
     }
 
-    /// Of those of one algorithm the newest key signs whose time has come ([`Self::at`]), and of several the first. `keys` must not be
-    /// empty.
+    /// Among keys of one algorithm, the newest whose time has come signs ([`Self::at`]); of equal ones, the first.
+    /// `keys` must not be empty.
     pub fn dated(keys: Vec<Dated>) -> Option<Self> {
         keys.first()?;
         let public: Vec<_> = keys.iter().map(|(key, _)| &key.public).collect();
@@ -173,12 +173,12 @@ impl SigningKeys {
         Some(Self { published: Arc::new(Published { keys, set: set.into() }), now: Timestamp::default() })
     }
 
-    /// The keys, of which those sign whose time has come by then.
+    /// The keys as of `now`, which determines which of them signs.
     pub fn at(self, now: Timestamp) -> Self {
         Self { now, ..self }
     }
 
-    /// These, and after them others that sign nothing any more.
+    /// These keys, followed by others that no longer sign.
     pub fn followed_by(&self, others: &Self) -> Self {
         let own = &self.published.keys;
         let is_new = |key: &&Dated| !own.iter().any(|(own, _)| own.id == key.0.id);
@@ -187,9 +187,9 @@ impl SigningKeys {
         Self::dated(all.collect()).unwrap_or_else(|| self.clone()).at(self.now)
     }
 
-    /// The key that signs so, and where nobody asks how, as the first key of all does whose algorithm has begun: who checks tokens may
-    /// take nothing else, whenever the time of a key further behind comes. Before the time of any of them, it is the one that begins
-    /// first.
+    /// The key that signs with this algorithm. Without one, the algorithm is that of the first key in the list whose
+    /// algorithm has a key in force: verifiers may accept nothing else, whenever the time of a key further back comes.
+    /// Before the time of all of them, the key that begins first signs.
     fn signer(&self, algorithm: Option<SigningAlgorithm>) -> Option<&SigningKey> {
         let keys = &self.published.keys;
         let has_begun = |algorithm: &SigningAlgorithm| {
@@ -198,12 +198,12 @@ impl SigningKeys {
         let in_order = || keys.iter().map(|(key, _)| key.algorithm());
         let algorithm = algorithm.or_else(|| in_order().find(has_begun)).or_else(|| in_order().next())?;
         let all = || keys.iter().filter(|(key, _)| key.algorithm() == algorithm);
-        // Of equal ones the last is the maximum.
+        // `max_by_key` returns the last of equal ones.
         let begun = all().rev().filter(|(_, from)| *from <= self.now).max_by_key(|(_, from)| *from);
         begun.or_else(|| all().min_by_key(|(_, from)| *from)).map(|(key, _)| &**key)
     }
 
-    /// The names of all that are published, and whether each is the one that signs access tokens.
+    /// The names of all published keys, and whether each is the one that signs access tokens.
     pub fn names(&self) -> impl Iterator<Item = (&str, bool)> {
         let signer = self.signer(None).map(SigningKey::id);
         self.published.keys.iter().map(move |(key, _)| (key.id(), signer == Some(key.id())))
@@ -214,11 +214,11 @@ impl SigningKeys {
         &self.published.set
     }
 
-    /// The claims of a token that one of these keys has signed, whatever they say of time and audience.
+    /// The claims of a token that one of these keys has signed. Their time and audience are not checked.
     pub fn verify(&self, token: &str) -> Option<Map<String, Value>> {
         let (message, signature) = token.rsplit_once('.')?;
         let (header, claims) = message.split_once('.')?;
-        // Its header is, byte for byte, what this key writes: there is nothing to interpret in it.
+        // The header must equal, byte for byte, what this key writes: there is nothing to interpret in it.
         let (key, _) = self.published.keys.iter().find(|(key, _)| key.header == header)?;
         let signature = BASE64_URL_SAFE_NO_PAD.decode(signature).ok()?;
         if !key.pair.verify(message.as_bytes(), &signature) {
@@ -227,32 +227,32 @@ impl SigningKeys {
         serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(claims).ok()?).ok()
     }
 
-    /// An access token: a JWS in its compact form (RFC 7515 section 7.1). `None`: the system has no random bytes, or `claims` are
-    /// no JSON.
+    /// Signs an access token: a JWS in compact form (RFC 7515 section 7.1). Returns `None` if the system has no random
+    /// bytes, or `claims` cannot be serialised.
     pub fn sign<T: Serialize>(&self, claims: &T) -> Option<String> {
         let key = self.signer(None)?;
         key.sign(&key.header, claims)
     }
 
-    /// Signs claims for another provider, which make no access token of ours, by the key of those that sign so; by that of access tokens
-    /// where that does not matter.
+    /// Signs claims for another provider, which are no access token of Doorward's, with a key of this algorithm;
+    /// without one, with the key of access tokens.
     pub fn sign_assertion<T: Serialize>(&self, algorithm: Option<SigningAlgorithm>, claims: &T) -> Option<String> {
         let key = self.signer(algorithm)?;
         key.sign(&key.assertion_header, claims)
     }
 
-    /// How assertions are signed where nobody asks how.
+    /// The default algorithm of assertions.
     pub fn algorithm(&self) -> Option<SigningAlgorithm> {
         self.signer(None).map(SigningKey::algorithm)
     }
 
-    /// How tokens may be signed, now or by a key that is published to sign later.
+    /// The algorithms of all published keys, including those that sign later.
     pub fn algorithms(&self) -> Vec<SigningAlgorithm> {
         let all = [SigningAlgorithm::Es256, SigningAlgorithm::Rs256];
         all.into_iter().filter(|algorithm| self.can_sign(*algorithm)).collect()
     }
 
-    /// Whether one of them signs so.
+    /// Whether one of them has this algorithm.
     pub fn can_sign(&self, algorithm: SigningAlgorithm) -> bool {
         self.published.keys.iter().any(|(key, _)| key.algorithm() == algorithm)
     }
@@ -289,7 +289,7 @@ mod tests {
         Arc::new(SigningKey::generate().unwrap().0)
     }
 
-    /// Another library's reading of what was signed, by the published set alone.
+    /// Another library's reading of a signed token, with the published set alone.
     fn read(set: &[u8], token: &str, algorithm: Algorithm, kind: &str) -> Option<Value> {
         let set: JwkSet = serde_json::from_slice(set).unwrap();
         let header = jsonwebtoken::decode_header(token).unwrap();
@@ -394,12 +394,13 @@ mod tests {
         }
         assert_eq!(signer(&dated(&[(&second, 200), (&first, 100)]), 50), first.id, "before the time of any");
         assert_eq!(signer(&dated(&[(&second, 100), (&first, 100)]), 100), second.id, "of two at a time the first");
-        // What was made before the configuration had keys signs nothing.
+        // Keys made before the configuration had keys sign nothing.
         let made = SigningKeys::new(vec![key()]).unwrap();
         assert_eq!(signer(&dated(&[(&first, 100)]).followed_by(&made), 50), first.id);
     }
 
-    /// From the time of a new RSA key on it signed all access tokens, which registries and others that take ES256 alone refused.
+    /// From the time of a new RSA key on, it signed all access tokens, which registries and others that accept only
+    /// ES256 refused.
     #[test]
     fn the_time_of_a_key_of_another_algorithm_changes_nothing_for_who_checks_access_tokens() {
         let at = Timestamp::from_secs;
@@ -419,13 +420,13 @@ mod tests {
             let token = keys.sign(&json!({"sub": "alice"})).unwrap();
             assert!(read_ours(keys.set(), &token).is_some(), "{now}");
         }
-        // Also before its time, where there is no other.
+        // Also before its time, if there is no other.
         let keys = SigningKeys::dated(vec![(first, at(0)), (new, at(100))]).unwrap().at(at(50));
         let assertion = keys.sign_assertion(Some(SigningAlgorithm::Rs256), &json!({})).unwrap();
         assert!(read(keys.set(), &assertion, Algorithm::RS256, "JWT").is_some());
     }
 
-    /// It signed from the moment on at which it stood in front, before those who check tokens had read the set with it.
+    /// It signed from the moment it was listed first, before verifiers had read the set with it.
     #[test]
     fn a_first_key_of_another_algorithm_signs_nothing_before_its_time() {
         let at = Timestamp::from_secs;

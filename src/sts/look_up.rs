@@ -1,4 +1,4 @@
-//! Where pods and runs are looked up: at what the watches tell, which costs nothing, or at the API server.
+//! Looks up pods and runs: in what the watches report, which costs nothing, or at the API server.
 
 use std::{
     collections::HashMap,
@@ -23,7 +23,7 @@ use crate::{
     upstream::{GetError, Pools, Upstream},
 };
 
-/// The largest object of a run: etcd takes none beyond.
+/// The largest object of a run; etcd stores none larger.
 const MAX_OBJECT: usize = 3 << 20;
 
 /// Looks up objects of one cluster.
@@ -35,20 +35,20 @@ pub struct Lookup<'a> {
     /// The name of its issuer.
     pub cluster: &'a Arc<str>,
     pub pools: &'a Pools,
-    /// The API server, which is asked with Doorward's own credential.
+    /// The API server, which is queried with Doorward's own credential.
     pub server: &'a Arc<Upstream>,
 }
 
 /// Where a [`Lookup`] looks.
 #[derive(Clone, Copy, Debug)]
 pub enum Place {
-    /// A moment behind, and without what has ended: good to find what there is, not to refuse.
+    /// Slightly stale, and without objects that have ended: good enough to find an object, but not to refuse one.
     Watched,
     Server,
 }
 
 impl Lookup<'_> {
-    /// The pod that this name and uid mean, unless it has ended.
+    /// The pod with this name and uid, unless it has ended.
     pub async fn pod(self, place: Place, namespace: &str, meant: &ObjectRef) -> Result<Arc<Pod>, Refusal> {
         match self.object(place, Kind::Pod, namespace, meant).await? {
             Object::Pod(pod) => Ok(pod),
@@ -56,7 +56,7 @@ impl Lookup<'_> {
         }
     }
 
-    /// The TaskRun or PipelineRun that this name and uid mean, unless it has ended.
+    /// The TaskRun or PipelineRun with this name and uid, unless it has ended.
     pub async fn run(self, place: Place, kind: Kind, namespace: &str, meant: &ObjectRef) -> Result<Arc<Run>, Refusal> {
         match self.object(place, kind, namespace, meant).await? {
             Object::Run(run) => Ok(run),
@@ -64,7 +64,7 @@ impl Lookup<'_> {
         }
     }
 
-    /// As [`Self::pod`] and [`Self::run`], whatever it is.
+    /// As [`Self::pod`] and [`Self::run`], for any kind.
     pub(super) async fn object(
         self,
         place: Place,
@@ -85,7 +85,7 @@ impl Lookup<'_> {
         Ok(object)
     }
 
-    /// As it is at this moment, or a little later. `None` if there is none.
+    /// Its state at the time of the call or later. `None` if it does not exist.
     async fn get(self, kind: Kind, path: String) -> Result<Option<Object>, Refusal> {
         let turn = self.asking.turn(self.cluster, &path);
         let look = async { Ok(self.look(&path).await?.map(|object| Object::read(kind, object))) };
@@ -95,12 +95,12 @@ impl Lookup<'_> {
     async fn look(self, path: &str) -> Result<Option<DynamicObject>, Refusal> {
         let failed = |why: String| {
             tracing::warn!(path, why, "a run cannot be looked up for the exchange of a token");
-            let detail = "who asks cannot be looked up in the cluster at the moment; try again";
+            let detail = "the caller cannot be looked up in the cluster at the moment; try again";
             Refusal::unavailable(Reason::UpstreamFailed, detail)
         };
         self.pools.get_json(self.server, path, MAX_OBJECT).await.map_err(|error| match error {
             GetError::Upstream(error) => failed(Rejection::from(error).detail().to_owned()),
-            // 401 too: who asks for a token can do nothing about it, and hears the same whatever failed.
+            // 401 too: the caller can do nothing about it, and gets the same refusal whatever failed.
             GetError::Status(status) => failed(format!(
                 "status {status}; the credential of the upstream must be allowed to get pods, taskruns and pipelineruns"
             )),
@@ -109,8 +109,8 @@ impl Lookup<'_> {
     }
 }
 
-/// Look-ups under way at API servers: of an object, however many ask, there is one at a time. Whoever has asked after it began waits
-/// for the next, since what they go by may have changed in between.
+/// Coalesces look-ups at API servers: there is one at a time per object, however many callers ask. A caller that asks
+/// after a look-up began waits for the next, since the object may have changed in between.
 #[derive(Clone, Debug, Default)]
 pub struct Asking(Arc<Mutex<Turns>>);
 
@@ -121,13 +121,13 @@ type Found = Result<Option<Object>, Refusal>;
 
 #[derive(Debug, Default)]
 struct Turn {
-    /// Numbers who asks, and what begins.
+    /// Numbers both callers and look-ups.
     next: AtomicU64,
-    /// The last that was found, and the number with which that look-up began.
+    /// The last result, and the number with which its look-up began.
     last: tokio::sync::Mutex<Option<(u64, Found)>>,
 }
 
-/// One's place among those who ask for an object.
+/// A caller's place in the queue for an object.
 struct Asker {
     asking: Asking,
     key: (Arc<str>, String),
@@ -155,7 +155,7 @@ impl Turn {
 }
 
 impl Asker {
-    /// What a look-up found that began after one has asked: somebody else's, or one's own.
+    /// The result of a look-up that began after this caller asked: another caller's, or its own.
     async fn take(self, look: impl Future<Output = Found>) -> Found {
         let mut last = self.turn.last.lock().await;
         if let Some((began, found)) = &*last
@@ -173,7 +173,7 @@ impl Asker {
 impl Drop for Asker {
     fn drop(&mut self) {
         let mut turns = self.asking.turns();
-        // Under the lock, so that of two who end at the same moment one sees that nobody is left but the map.
+        // Under the lock, so that of two callers that end at the same moment one sees that only the map is left.
         drop(std::mem::take(&mut self.turn));
         if turns.get(&self.key).is_some_and(|turn| Arc::strong_count(turn) == 1) {
             turns.remove(&self.key);
@@ -181,7 +181,7 @@ impl Drop for Asker {
     }
 }
 
-/// What people read of it.
+/// The name of a kind in messages.
 fn called(kind: Kind) -> &'static str {
     if kind == Kind::Pod { "pod" } else { kind.name() }
 }
@@ -190,7 +190,7 @@ fn gone(kind: &str, name: &str) -> Refusal {
     Refusal::subject(format!("{kind} {name}: {GONE}"))
 }
 
-/// Refuses what is another object, or has ended.
+/// Refuses if another object was found, or one that has ended.
 pub(super) fn still_is(found: &Identity, end: Option<&str>, kind: &str, meant: &ObjectRef) -> Result<(), Refusal> {
     let ObjectRef { name, uid } = meant;
     let refuse = |why: &str| Err(Refusal::subject(format!("{kind} {name}: {why}")));
@@ -229,13 +229,13 @@ mod tests {
         };
         let mut first = Box::pin(ask("pod"));
         assert!(futures_util::poll!(&mut first).is_pending());
-        // They ask while it is under way, so that it may not tell what they know.
+        // They ask while a look-up is in progress, whose result may be older than what they know.
         let mut others: Vec<_> = (0..100).map(|_| Box::pin(ask("pod"))).collect();
         for other in &mut others {
             assert!(futures_util::poll!(other).is_pending());
         }
         assert_eq!(looks.load(Ordering::SeqCst), 1);
-        // Whoever looks may leave, and the next goes on in their place.
+        // The caller that looks may leave, and the next takes its place.
         drop(first);
         let second = others.remove(0);
         may_end.add_permits(1);
@@ -249,7 +249,7 @@ mod tests {
         assert!(asking.turns().is_empty());
     }
 
-    /// Each took the other for one who still asks, and what was found of the object stayed for ever.
+    /// Each took the other for a caller that still asks, and the result was cached for ever.
     #[test]
     fn nothing_is_kept_where_the_last_two_end_at_the_same_moment() {
         let (asking, cluster) = (Asking::default(), Arc::from("c"));

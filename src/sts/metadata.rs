@@ -1,5 +1,5 @@
-//! What Doorward tells of itself as an authorization server (RFC 8414, OpenID Connect Discovery 1.0). It logs nobody in, so
-//! there is no authorization endpoint.
+//! Doorward's metadata as an authorization server (RFC 8414, OpenID Connect Discovery 1.0). It logs nobody in, so there
+//! is no authorization endpoint.
 
 use http::Method;
 use serde_json::{Value, json};
@@ -10,13 +10,13 @@ use super::{form::GRANT, keys::SigningKeys};
 pub const TOKEN: &str = "/oauth2/token";
 pub const REVOKE: &str = "/oauth2/revoke";
 pub const INTROSPECT: &str = "/oauth2/introspect";
-/// Where clients of registries ask, in the words of the registries' own protocol.
+/// Where registry clients ask, in the registries' own protocol.
 pub const REGISTRY: &str = "/oauth2/registry";
 pub const KEYS: &str = "/oauth2/jwks";
 pub const OPENID: &str = "/.well-known/openid-configuration";
 pub const OAUTH: &str = "/.well-known/oauth-authorization-server";
 
-/// An endpoint of ours.
+/// An endpoint of the issuer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Endpoint {
     Form(FormEndpoint),
@@ -25,7 +25,7 @@ pub enum Endpoint {
     Metadata,
 }
 
-/// One that is sent a form.
+/// An endpoint that receives a form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum FormEndpoint {
     Token,
@@ -34,7 +34,7 @@ pub enum FormEndpoint {
 }
 
 impl Endpoint {
-    /// The one at a path of the external host.
+    /// The endpoint at a path of the external host.
     pub fn at(path: &str) -> Option<Self> {
         Some(match path {
             TOKEN => Self::Form(FormEndpoint::Token),
@@ -47,7 +47,7 @@ impl Endpoint {
         })
     }
 
-    /// As the audit trail has it.
+    /// The name in the audit trail.
     pub fn name(self) -> &'static str {
         match self {
             Self::Form(FormEndpoint::Token) => "token",
@@ -58,18 +58,18 @@ impl Endpoint {
         }
     }
 
-    /// What it takes.
+    /// The methods that it accepts.
     pub fn methods(self) -> &'static [Method] {
         match self {
             Self::Form(_) => &[Method::POST],
             Self::Registry => &[Method::GET, Method::HEAD],
-            // Clients within pages of other origins read these, and may send a header of their own.
+            // Pages of other origins read these, and may send a header of their own.
             Self::Keys | Self::Metadata => &[Method::GET, Method::HEAD, Method::OPTIONS],
         }
     }
 }
 
-/// Both documents: the one has members that the other does not know, and ignores.
+/// Serves as both documents: each has members that the other does not define, and readers ignore.
 pub fn document(issuer: &str, keys: &SigningKeys) -> Value {
     json!({
         "issuer": issuer,
@@ -78,11 +78,11 @@ pub fn document(issuer: &str, keys: &SigningKeys) -> Value {
         "introspection_endpoint": format!("{issuer}{INTROSPECT}"),
         "jwks_uri": format!("{issuer}{KEYS}"),
         "grant_types_supported": [GRANT],
-        // Must be there, and must not be empty; so say others who only sign tokens.
+        // Required and must not be empty; others who only sign tokens have the same.
         "response_types_supported": ["id_token"],
         "subject_types_supported": ["public"],
         "id_token_signing_alg_values_supported": keys.algorithms(),
-        // Whoever has the token that is exchanged needs nothing else.
+        // The exchanged token is the only credential.
         "token_endpoint_auth_methods_supported": ["none"],
         "revocation_endpoint_auth_methods_supported": ["none"],
         "introspection_endpoint_auth_methods_supported": ["client_secret_basic"],

@@ -1,6 +1,6 @@
-//! Pods and runs: as much of them as tells whether a task still runs, and what it is a part of.
+//! Pods and runs: the fields that say whether a task still runs, and what it is part of.
 //!
-//! Whatever is not what it should be counts as missing, so that no object can stop the watch of all others.
+//! Malformed fields count as missing, so that no object can stop the watch of all others.
 
 use kube::{api::DynamicObject, core::ObjectMeta};
 use serde_json::Value;
@@ -16,7 +16,7 @@ use crate::{
 /// The label that Tekton writes on all pods that it makes, by which they are watched.
 pub(super) const TASK_RUN: &str = "tekton.dev/taskRun";
 
-/// What a PipelineRun has made.
+/// An object that a PipelineRun has made.
 #[derive(Debug)]
 pub struct Child {
     pub kind: String,
@@ -24,20 +24,20 @@ pub struct Child {
     pub pipeline_task_name: String,
 }
 
-/// What all of them have.
+/// The metadata that all kinds have.
 #[derive(Debug)]
 pub struct Identity {
     pub namespace: String,
     pub name: String,
     pub uid: String,
-    /// The run of Tekton that controls it.
+    /// The Tekton run that controls it.
     pub owner: Option<Owner>,
     pub created: Option<Timestamp>,
-    /// The event that it says it came of.
+    /// The event that it names as its origin.
     pub event: Option<String>,
-    /// The request of ours that it says it was made by. Of what is made through Doorward it says the truth.
+    /// The request to Doorward that it says it was made by. For objects that are made through Doorward, this is true.
     pub request: Option<String>,
-    /// Whether it says that a PipelineRun has made it, as Tekton writes on whatever one makes.
+    /// Whether it says that a PipelineRun made it, as Tekton writes on everything that a PipelineRun makes.
     pub is_part: bool,
 }
 
@@ -55,7 +55,7 @@ pub struct Pod {
     pub phase: String,
     /// Whether it has the label by which pods are watched.
     pub is_watched: bool,
-    /// Why it has no tokens any more; `None` while it may have.
+    /// Why it has no tokens any more; `None` while it may have some.
     pub end: Option<&'static str>,
 }
 
@@ -67,9 +67,9 @@ pub struct Run {
     /// The pod of a TaskRun; empty until it has one.
     pub pod: String,
     pub children: Vec<Child>,
-    /// When its time is out, if it has one.
+    /// When it times out, if it has a time-out.
     pub times_out: Option<Timestamp>,
-    /// Why it has no tokens any more; `None` while it may have.
+    /// Why it has no tokens any more; `None` while it may have some.
     pub end: Option<&'static str>,
 }
 
@@ -118,7 +118,7 @@ impl Pod {
 }
 
 impl Run {
-    /// A TaskRun or a PipelineRun.
+    /// Reads a TaskRun or a PipelineRun.
     pub fn read(kind: Kind, object: DynamicObject) -> Self {
         let DynamicObject { metadata, data, .. } = object;
         let list = |pointer: &str| data.pointer(pointer).and_then(Value::as_array).into_iter().flatten();
@@ -128,7 +128,7 @@ impl Run {
         let end = match text(&data, "/spec/status") {
             _ if metadata.deletion_timestamp.is_some() => Some(DELETED),
             _ if is_done || text(&data, "/status/completionTime").is_some() => Some(ENDED),
-            // Those that run `finally` tasks first are ended by the status of each task.
+            // Runs that run `finally` tasks first are ended by the status of each task.
             Some("TaskRunCancelled" | "Cancelled") => Some(CANCELLED),
             _ => None,
         };
@@ -161,7 +161,7 @@ const CANCELLED: &str = "it is cancelled";
 pub const GONE: &str = "it does not exist any more";
 pub const REPLACED: &str = "it is another one than is meant, under the same name";
 
-/// Why a run, or a pod, has no tokens any more, in the words of refusals.
+/// The reasons why a run or a pod has no tokens any more, as worded in refusals.
 pub const ENDS: [&str; 5] = [DELETED, ENDED, CANCELLED, GONE, REPLACED];
 
 fn reference(value: &Value) -> Option<String> {
@@ -259,7 +259,7 @@ mod tests {
         assert_eq!(inline.reference, None, "what it brings along has no name");
     }
 
-    /// A deny by its name was passed by what stood beside it.
+    /// Fields beside the name passed it by a deny of that name.
     #[test]
     fn a_task_is_named_by_what_tekton_runs_whatever_else_its_reference_says() {
         for reference in [

@@ -1,5 +1,5 @@
-//! How a request for a token is refused (RFC 6749 section 5.2, RFC 8693 section 2.2.2): a JSON object with `error`, and with an
-//! `error_description` that says what to change.
+//! Refusals of requests for tokens (RFC 6749 section 5.2, RFC 8693 section 2.2.2): a JSON object with `error`, and with
+//! an `error_description` that says what to change.
 
 use std::{error::Error as _, time::Duration};
 
@@ -13,28 +13,29 @@ use crate::{
     store::StoreError,
 };
 
-/// Seconds after which it may work, where the trouble is ours.
+/// Seconds after which a retry may succeed, if the cause is on Doorward's side.
 const RETRY_AFTER: u16 = 2;
 
-/// The most, where a provider is left alone, and what is told where it refused: it may have meant it, and has limits of its own.
+/// The maximum, for a provider whose circuit breaker is open. Also used after a provider's refusal, which may be
+/// intended, and providers have limits of their own.
 const LONGEST_RETRY_AFTER: u16 = 10;
 
-/// A refusal. What it says is for who asked, who has the token that it is about.
+/// A refusal. Its text is for the caller, who holds the token that it is about.
 #[derive(Clone, Debug)]
 pub struct Refusal {
     status: StatusCode,
     error: &'static str,
-    /// For the audit trail too.
+    /// Also for the audit trail.
     description: String,
-    /// What the log says in its place.
+    /// What the log says instead.
     logged: Option<Box<str>>,
     /// For the audit trail and metrics.
     reason: Reason,
     /// For the audit trail.
     presented: Option<Box<PresentedIdentity>>,
-    /// The methods that are taken, where that of the request is not.
+    /// The permitted methods, if that of the request is not one of them.
     allow: Option<HeaderValue>,
-    /// Told with 503, in seconds.
+    /// Sent with 503, in seconds.
     retry_after: u16,
 }
 
@@ -58,7 +59,7 @@ impl Refusal {
         Self::new("invalid_request", Reason::BadRequest, description)
     }
 
-    /// The token that is to be exchanged is worth nothing here, or no more.
+    /// The token that is to be exchanged is not, or no longer, valid here.
     pub fn subject(description: impl Into<String>) -> Self {
         Self::new("invalid_request", Reason::TokenInvalid, description)
     }
@@ -73,12 +74,12 @@ impl Refusal {
         Self::new("invalid_scope", Reason::PolicyDenied, description)
     }
 
-    /// The audience is none that rules are asked about.
+    /// The audience is malformed or unknown, so rules are not evaluated.
     pub fn bad_target(description: impl Into<String>) -> Self {
         Self::new("invalid_target", Reason::BadRequest, description)
     }
 
-    /// The scope is none that rules are asked about.
+    /// The scope is malformed or unknown, so rules are not evaluated.
     pub fn bad_scope(description: impl Into<String>) -> Self {
         Self::new("invalid_scope", Reason::BadRequest, description)
     }
@@ -88,7 +89,7 @@ impl Refusal {
         Self::new("unsupported_grant_type", Reason::BadRequest, description)
     }
 
-    /// Our trouble, or that of the API server, which may pass.
+    /// A failure of Doorward or of the API server, which may pass.
     pub fn unavailable(reason: Reason, description: impl Into<String>) -> Self {
         Self { status: StatusCode::SERVICE_UNAVAILABLE, ..Self::new("temporarily_unavailable", reason, description) }
     }
@@ -98,20 +99,20 @@ impl Refusal {
         Self { retry_after: LONGEST_RETRY_AFTER, ..Self::unavailable(Reason::UpstreamFailed, description) }
     }
 
-    /// Has who asks come again after so long, within bounds.
+    /// Tells the caller to come again after this long, within bounds.
     pub fn again_after(self, wait: Duration) -> Self {
         let seconds = u16::try_from(wait.as_millis().div_ceil(1_000)).unwrap_or(u16::MAX);
         Self { retry_after: seconds.clamp(RETRY_AFTER, LONGEST_RETRY_AFTER), ..self }
     }
 
-    /// A provider gave what is not passed on.
+    /// A provider gave a token that is not passed on.
     pub fn gateway(description: impl Into<String>) -> Self {
         let new = Self::new("server_error", Reason::UpstreamProtocol, description);
         Self { status: StatusCode::BAD_GATEWAY, ..new }
     }
 
-    /// A provider refused with an error of its own. What that says of its client or its grant is about us and not about who asks
-    /// here, for whom it means that the audience cannot be had (RFC 8693 section 2.2.2).
+    /// A provider refused with an error of its own. Errors about its client or its grant concern Doorward and not the
+    /// caller, for whom they mean that the audience cannot be had (RFC 8693 section 2.2.2).
     pub fn of_provider(error: &str, description: impl Into<String>) -> Self {
         let known = if error == "invalid_scope" { "invalid_scope" } else { "invalid_target" };
         Self::new(known, Reason::UpstreamFailed, description)
@@ -125,7 +126,7 @@ impl Refusal {
         self.reason
     }
 
-    /// Whom the token names, where it was verified and gives no identity that can be used.
+    /// The identity in the token, if it was verified but cannot be used.
     pub fn presented(&self) -> Option<&PresentedIdentity> {
         self.presented.as_deref()
     }
@@ -139,7 +140,7 @@ impl Refusal {
         self.logged.as_deref().unwrap_or(&self.description)
     }
 
-    /// When to come again, where that may help: the value of `Retry-After`.
+    /// The value of `Retry-After`, if retrying may help.
     pub fn retry_after(&self) -> Option<HeaderValue> {
         (self.status == StatusCode::SERVICE_UNAVAILABLE).then(|| self.retry_after.into())
     }
@@ -158,7 +159,8 @@ impl Refusal {
 }
 
 impl Refusal {
-    /// Who presents a token may hear precisely what is wrong with it, and nothing of people. `parameter` is where it stood.
+    /// The refusal of a token. Its holder may learn precisely what is wrong with it, but nothing about people.
+    /// `parameter` is where the token was sent.
     pub fn of_token(parameter: &'static str, rejection: &Rejection) -> Self {
         let reason = rejection.reason();
         let error = rejection.source().and_then(|source| source.downcast_ref::<TokenError>());
@@ -176,7 +178,7 @@ impl Refusal {
     }
 }
 
-/// What is refused before anybody has looked at a token: a client of OAuth reads it all the same.
+/// A rejection before any token was checked, in the form for OAuth clients.
 impl From<Rejection> for Refusal {
     fn from(rejection: Rejection) -> Self {
         let status = rejection.status();
@@ -195,12 +197,12 @@ impl From<StoreError> for Refusal {
         tracing::warn!(%error, "no token can be given");
         Self::unavailable(
             Reason::StoreUnavailable,
-            "what must be written down for it cannot be at the moment; try again",
+            "the token cannot be recorded in the store at the moment; try again",
         )
     }
 }
 
-/// An answer of the token endpoint, which no cache keeps (RFC 6749 section 5.1).
+/// A response of the token endpoint, which must not be cached (RFC 6749 section 5.1).
 pub fn answer(status: StatusCode, body: &Value) -> Response<Bytes> {
     let mut response = Response::new(Bytes::from(body.to_string()));
     *response.status_mut() = status;
@@ -211,7 +213,7 @@ pub fn answer(status: StatusCode, body: &Value) -> Response<Bytes> {
     response
 }
 
-/// The characters that a description may have (RFC 6749 section 5.2), all of which may stand between quotes in a header.
+/// The characters that a description may have (RFC 6749 section 5.2), all of which may be within quotes in a header.
 pub(crate) fn printable(text: &str) -> String {
     let plain = |character| match character {
         '"' => '\'',
@@ -245,7 +247,8 @@ mod tests {
         assert!(refusal.answer().headers().contains_key(header::RETRY_AFTER));
     }
 
-    /// Whoever had a token read who is let in, and the trail had them and whose token it was, where people have pseudonyms in it.
+    /// Holders of a token could read who is accepted, and the trail had them and the token's owner, though it has
+    /// pseudonyms for people.
     #[test]
     fn whom_a_token_names_and_whom_the_configuration_lets_in_is_for_the_log_alone() {
         let came = Quoted::text("mallory");
@@ -304,7 +307,7 @@ mod tests {
         assert!(said.contains("(`aud`) is `https://kubernetes.default.svc`;"), "{said}");
     }
 
-    /// Each step came every two seconds for all of a pause of minutes, to hear the same.
+    /// Each step retried every two seconds for all of a pause of minutes, with the same result.
     #[test]
     fn who_asks_of_a_provider_that_is_left_alone_comes_again_once_it_is_asked_or_in_ten_seconds() {
         for (left, told) in [(1, "2"), (2_000, "2"), (2_001, "3"), (9_500, "10"), (300_000, "10")] {

@@ -1,8 +1,8 @@
-//! Tokens for registries of containers, in the protocol that docker, podman, kaniko, crane and the others speak
-//! (distribution.github.io/distribution/spec/auth/token, scope and jwt): the client brings its credential as a password to the
-//! address that the registry names, says what it wants to do, and gets a token with `access` for it.
+//! Tokens for container registries, in the protocol of docker, podman, kaniko, crane and others
+//! (distribution.github.io/distribution/spec/auth/token, scope and jwt): the client sends its credential as a password
+//! to the address that the registry names, says what it wants to do, and gets a token with `access` for it.
 //!
-//! To rules an action on a repository is a scope, `push:acme/app`.
+//! In rules, an action on a repository is a scope: `push:acme/app`.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -33,22 +33,22 @@ use crate::{
     request::{exchange::Exchange, sanitize::CleanRequest},
 };
 
-/// How long a token lasts where the configuration says nothing. No registry asks whether it was revoked.
+/// The default lifetime of a token. No registry checks whether it was revoked.
 const LIFETIME: Duration = Duration::from_secs(300);
-/// Clients reckon with at least so long.
+/// Clients assume at least this.
 const MIN_LIFETIME: Duration = Duration::from_secs(60);
 /// What one client may ask for at once: the actions on all repositories of an image with its base images.
 const MAX_SCOPES: usize = 32;
-/// What can be done with a repository (distribution's token scope, `action`).
+/// The actions on a repository (distribution's token scope, `action`).
 const ACTIONS: [&str; 3] = ["delete", "pull", "push"];
 /// The longest name of a repository.
 const MAX_NAME: usize = 255;
 const MAX_QUERY: usize = 8 << 10;
 
-/// The registries that trust Doorward's tokens, by `service`, and how long a token for each lasts.
+/// The registries that trust Doorward's tokens, by `service`, with the lifetime of their tokens.
 pub type Registries = BTreeMap<String, Duration>;
 
-/// `longest` is how long any token lasts at most.
+/// Reads the configuration. `longest` is the maximum lifetime of any token.
 pub fn resolve(raw: &[raw::Registry], longest: Duration, at: &At, report: &mut Report) -> Registries {
     let mut registries = Registries::new();
     for (index, raw) in raw.iter().enumerate() {
@@ -64,13 +64,13 @@ pub fn resolve(raw: &[raw::Registry], longest: Duration, at: &At, report: &mut R
                 .error(&at.key("service"), "`service` is empty, too long, or has control characters")
                 .help("write what the registry has as `auth.token.service`");
         } else if registries.insert(raw.service.clone(), lifetime).is_some() {
-            report.error(&at.key("service"), format!("`{}` is there twice", raw.service));
+            report.error(&at.key("service"), format!("`{}` is listed twice", raw.service));
         }
     }
     registries
 }
 
-/// What a token opens at a registry, as that reads it.
+/// What a token permits at a registry, in the registry's form.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct Access {
     #[serde(rename = "type")]
@@ -79,7 +79,7 @@ pub struct Access {
     actions: Vec<String>,
 }
 
-/// The claim `access` for scopes of the form `push:acme/app`. Others open nothing at a registry.
+/// The claim `access` for scopes of the form `push:acme/app`. Other scopes have no effect at a registry.
 pub fn access(scopes: &[Arc<str>]) -> Vec<Access> {
     let mut access: Vec<Access> = Vec::new();
     for (action, name) in scopes.iter().filter_map(|scope| action_on(scope)) {
@@ -93,11 +93,12 @@ pub fn access(scopes: &[Arc<str>]) -> Vec<Access> {
     access
 }
 
-/// Refuses what no registry knows, though a pattern of a rule be met by it: `pull:acme/*` by `pull:acme/../x`.
+/// Refuses scopes that no registry knows, even if a rule's pattern matches them, as `pull:acme/*` matches
+/// `pull:acme/../x`.
 pub fn check_scopes(scopes: &[String]) -> Result<(), Refusal> {
     match scopes.iter().find(|scope| action_on(scope).is_none()) {
         Some(scope) => Err(Refusal::bad_scope(format!(
-            "`{}` is no action on a repository, which is all that a registry knows; ask for one action, a colon and a name in lower \
+            "`{}` is no action on a repository, and a registry knows nothing else; ask for one action, a colon and a name in lower \
              case without a tag, such as `pull:acme/app`, and for each action by a scope of its own",
             short(scope)
         ))),
@@ -105,17 +106,17 @@ pub fn check_scopes(scopes: &[String]) -> Result<(), Refusal> {
     }
 }
 
-/// Action and repository of a scope as rules name them.
+/// The action and the repository of a scope as rules name them.
 fn action_on(scope: &str) -> Option<(&str, &str)> {
     scope.split_once(':').filter(|(action, name)| is_action(action) && is_name(name))
 }
 
-/// All of them at once (`*`) is none that a token has: a deny that names one of them would not be met.
+/// All actions at once (`*`) is not one that a token has: a deny that names one of them would not match it.
 fn is_action(action: &str) -> bool {
     !action.is_empty() && action.bytes().all(|byte| byte.is_ascii_lowercase())
 }
 
-/// A repository, perhaps behind a host with its port (distribution's token scope, `resourcename`).
+/// Whether this is a repository, optionally behind a host with its port (distribution's token scope, `resourcename`).
 fn is_name(name: &str) -> bool {
     let is_plain = |part: &str| part.bytes().all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-'));
     let is_part = |part: &str| !part.is_empty() && part != "." && part != ".." && is_plain(part);
@@ -127,11 +128,11 @@ fn is_name(name: &str) -> bool {
     name.len() <= MAX_NAME && path.split('/').all(is_part)
 }
 
-/// What a client asks for.
+/// The request of a client.
 #[derive(Debug, PartialEq, Eq)]
 struct Asked {
     service: String,
-    /// As rules name them. Empty for one that only looks whether its password is good.
+    /// As rules name them. Empty if the client only checks whether its password is valid.
     scopes: Vec<String>,
 }
 
@@ -156,7 +157,7 @@ impl Asked {
                         }
                     }
                 }
-                // `account`, `client_id` and `offline_token` say nothing that the password does not.
+                // `account`, `client_id` and `offline_token` add nothing to the password.
                 _ => {}
             }
         }
@@ -168,15 +169,16 @@ impl Asked {
             return Err(Refusal::malformed(format!("more than {MAX_SCOPES} actions are asked for at once")));
         }
         match unknown {
-            Some(resource) if scopes.is_empty() => Err(Refusal::bad_scope(format!(
-                "`{resource}` is nothing that is given here; ask for `repository:NAME:pull,push`"
-            ))),
+            Some(resource) if scopes.is_empty() => {
+                Err(Refusal::bad_scope(format!("`{resource}` is not given here; ask for `repository:NAME:pull,push`")))
+            }
             _ => Ok(Self { service, scopes }),
         }
     }
 }
 
-/// The scopes of `repository:acme/app:pull,push`; none if it is of another kind, or malformed. Who deletes may ask for `*` (skopeo).
+/// The scopes of `repository:acme/app:pull,push`; `None` if it is of another kind, or malformed. Clients that delete
+/// may ask for `*` (skopeo).
 fn actions(resource: &str) -> Option<Vec<String>> {
     let (name, actions) = resource.strip_prefix("repository:")?.rsplit_once(':')?;
     let actions = actions.split(',').flat_map(|action| if action == "*" { ACTIONS.to_vec() } else { vec![action] });
@@ -210,13 +212,13 @@ impl Exchanger<'_> {
                 task: None,
             }));
         }
-        // What is wrong with a request is for who has a credential.
+        // Errors in a request are shown only to callers with a credential.
         let asked = asked.and_then(|asked| self.known(asked));
         let password = password(request.headers()).ok_or_else(|| {
             Refusal::subject("a registry's token is given for a password; `docker login` with a token")
         })?;
         if let Some(claims) = self.keys.verify(&password) {
-            // One that has ended proves nothing. It is looked at once more when there is room in the trail.
+            // An ended token proves nothing. It is checked once more when there is room in the trail.
             self.held(&claims)?;
             exchange.reserve(1).await?;
             return self.hand_back(&password, asked, &claims, self.app.clock.now(), exchange);
@@ -224,13 +226,13 @@ impl Exchanger<'_> {
         let subject = self.authenticate("password", &password).await?;
         exchange.record().principal = Some(Arc::clone(&subject));
         let asked = asked?;
-        // Behind the proof of who asks, as in an exchange.
+        // After the caller is authenticated, as in an exchange.
         exchange.reserve(2).await?;
         let now = self.app.clock.now();
         let party = self.party("password", subject, now).await?;
         self.recheck(&party)?;
         let view = party.view(request, &asked.service, now);
-        // `docker login` asks for no scope, to see whether the password is good: it is for whom a rule gives something there.
+        // `docker login` asks for no scope, to check the password: it succeeds if a rule gives something there.
         let judged = match asked.scopes.as_slice() {
             [] => self.decide_any(&party, &view),
             scopes => self.decide_some(&party, &view, scopes),
@@ -242,7 +244,7 @@ impl Exchanger<'_> {
         }
     }
 
-    /// What is asked for, at a registry that is known.
+    /// The request, if its registry is known.
     fn known(&self, asked: Asked) -> Result<Asked, Refusal> {
         if self.own_issuer.settings.registries.contains_key(&asked.service) {
             return Ok(asked);
@@ -253,7 +255,7 @@ impl Exchanger<'_> {
         ))
     }
 
-    /// Who has a token of ours that came as a password.
+    /// The holder of a Doorward token that was sent as a password.
     fn held(&self, claims: &Map<String, Value>) -> Result<Principal, Refusal> {
         self.check_revocations()?;
         self.holder(claims).ok_or_else(|| {
@@ -261,7 +263,7 @@ impl Exchanger<'_> {
         })
     }
 
-    /// A token of ours for this registry is what would be given for it: rules were asked when it was issued.
+    /// Returns a Doorward token for this registry as it is: rules were evaluated when it was issued.
     fn hand_back(
         &self,
         token: &str,
@@ -284,7 +286,7 @@ impl Exchanger<'_> {
     }
 }
 
-/// The password of a basic credential; the name before it says nothing.
+/// The password of a basic credential; the user name is ignored.
 fn password(headers: &HeaderMap) -> Option<Zeroizing<String>> {
     let plain = basic(headers)?;
     let (_, password) = plain.split_once(':')?;
@@ -302,7 +304,7 @@ fn given(token: &str, now: Timestamp, expires: Timestamp) -> Response<Bytes> {
     super::refusal::answer(StatusCode::OK, &body)
 }
 
-/// A refusal in the form that clients of registries show (distribution's API, "Errors").
+/// A refusal in the form that registry clients show (distribution's API, "Errors").
 fn refused(refusal: &Refusal, issuer: &str) -> Response<Bytes> {
     let is_decision = refusal.reason() == Reason::PolicyDenied;
     let (status, code) = match refusal.reason() {
@@ -359,15 +361,15 @@ mod tests {
             ("", "`service` is missing"),
             ("service=&scope=repository:a:pull", "`service` is missing"),
             ("service=r&service=s", "more than once"),
-            ("service=r&scope=registry:catalog:*", "`registry:catalog:*` is nothing that is given here"),
-            ("service=r&scope=repository:../a:pull", "is nothing that is given here"),
-            ("service=r&scope=repository:a//b:pull", "is nothing that is given here"),
-            ("service=r&scope=repository:a/b:latest:pull", "is nothing that is given here"),
-            ("service=r&scope=repository:A:pull", "is nothing that is given here"),
-            ("service=r&scope=repository:a:PULL", "is nothing that is given here"),
-            ("service=r&scope=repository:a:", "is nothing that is given here"),
-            ("service=r&scope=repository:a:pull,", "is nothing that is given here"),
-            ("service=r&scope=repository:a:pu*", "is nothing that is given here"),
+            ("service=r&scope=registry:catalog:*", "`registry:catalog:*` is not given here"),
+            ("service=r&scope=repository:../a:pull", "is not given here"),
+            ("service=r&scope=repository:a//b:pull", "is not given here"),
+            ("service=r&scope=repository:a/b:latest:pull", "is not given here"),
+            ("service=r&scope=repository:A:pull", "is not given here"),
+            ("service=r&scope=repository:a:PULL", "is not given here"),
+            ("service=r&scope=repository:a:", "is not given here"),
+            ("service=r&scope=repository:a:pull,", "is not given here"),
+            ("service=r&scope=repository:a:pu*", "is not given here"),
         ] {
             let why = asked(query).unwrap_err();
             assert!(why.contains(said), "{query}: {why}");

@@ -1,8 +1,8 @@
-//! Keys that Doorward makes itself: kept in the store, sealed, and replaced by the calendar.
+//! Keys that Doorward makes itself: stored sealed, and replaced on a schedule.
 //!
-//! Two are there at any time, one that signs and its successor, which everybody has read for a whole period before it signs. One
-//! that has signed stays published until its last token has ended. So no token is refused for a key that a verifier does not
-//! know, however long that keeps the set (RFC 7517 says nothing of it; an hour is common).
+//! There are two at any time: one that signs, and its successor, which is published for a whole period before it signs.
+//! A key that has signed stays published until its last token has ended. So no token is refused for an unknown key,
+//! however long a verifier caches the set (RFC 7517 does not say; an hour is common).
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,10 +19,11 @@ use crate::{
     store::{Expect, Store, StoreError, Stored, Table, Written},
 };
 
-/// How long a key that no longer signs is published: longer than any token that it signed, with room for clocks.
+/// How long a key that no longer signs stays published: longer than any token that it signed, with room for clock
+/// differences.
 const AFTERGLOW: Duration = Duration::from_secs(1800);
 
-/// How often keys are made anew while other replicas do the same.
+/// How often making keys is tried while other replicas do the same.
 const TRIES: u32 = 5;
 
 /// The one record.
@@ -31,7 +32,7 @@ const RECORD: &[u8] = b"ring";
 /// How long the record is kept after it was last written, which is at each change of keys.
 const KEPT: Duration = Duration::from_secs(10 * 366 * 86_400);
 
-/// The keys in force, of all generations of the configuration. Cheap to clone.
+/// The keys in force, across all generations of the configuration. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Kept(Arc<Inner>);
 
@@ -41,7 +42,7 @@ struct Inner {
     former: ArcSwapOption<Former>,
 }
 
-/// The keys of a configuration that had any before.
+/// The keys of a former configuration.
 #[derive(Debug)]
 struct Former {
     keys: SigningKeys,
@@ -49,7 +50,7 @@ struct Former {
     until: Timestamp,
 }
 
-/// Where the keys are kept, sealed, and where each change of them is written down.
+/// The sealed storage of the keys, and the trail that records each change of them.
 #[derive(Clone, Copy, Debug)]
 pub struct Vault<'a> {
     pub store: &'a Store,
@@ -60,7 +61,7 @@ pub struct Vault<'a> {
 /// Why there are no keys.
 #[derive(Debug, thiserror::Error)]
 pub enum RingError {
-    #[error("the keys of tokens cannot be kept: {0}")]
+    #[error("the keys of tokens cannot be stored: {0}")]
     Store(#[from] StoreError),
     #[error(
         "the keys of tokens in the store cannot be opened: they were sealed with a key that `sessions.keys` no longer has; put it \
@@ -75,7 +76,7 @@ pub enum RingError {
     Contended,
 }
 
-/// What is kept.
+/// The stored record.
 #[derive(Serialize, Deserialize)]
 struct Ring(Vec<Entry>);
 
@@ -83,7 +84,7 @@ struct Ring(Vec<Entry>);
 struct Entry {
     /// PKCS #8, base64.
     key: String,
-    /// From when on it signs, in seconds.
+    /// The time from which it signs, in seconds.
     signs_from: i64,
 }
 
@@ -93,7 +94,7 @@ impl Kept {
         self.0.made.load_full()
     }
 
-    /// The keys that were made, and after them those that a configuration had until lately.
+    /// The generated keys, followed by those that the configuration had until recently.
     pub fn with_former(&self) -> Option<SigningKeys> {
         let made = self.get()?;
         Some(match &*self.0.former.load() {
@@ -102,20 +103,20 @@ impl Kept {
         })
     }
 
-    /// Keeps the keys of a configuration published that has none any more, until the last token that they signed has ended.
+    /// Keeps keys that the configuration no longer has published, until the last token that they signed has ended.
     pub fn follow(&self, former: SigningKeys, now: Timestamp) {
         self.0.former.store(Some(Arc::new(Former { keys: former, until: now + AFTERGLOW })));
     }
 
-    /// Lets those go whose time is over.
+    /// Removes former keys whose time is over.
     pub fn forget(&self, now: Timestamp) {
         if self.0.former.load().as_ref().is_some_and(|former| former.until <= now) {
             self.0.former.store(None);
         }
     }
 
-    /// Reads the keys, and makes those that are missing at `now`. Tells when the next change is due. What was made and removed stands
-    /// in the trail, since nothing else tells how old a key is.
+    /// Reads the keys, and makes those that are missing at `now`. Returns when the next change is due. The trail
+    /// records what was made and removed, since nothing else says how old a key is.
     pub async fn renew_once(
         &self,
         Vault { store, seal, trail }: Vault<'_>,
@@ -128,7 +129,7 @@ impl Kept {
             Some(stored) => (Ring::open(seal, &stored.value)?, Expect::Version(stored.version)),
         };
         let changes = ring.advance(period, now)?;
-        // As it is while the configuration has keys: one that has none any more is to keep these.
+        // The record expires soon while the configuration has keys; without them, it must be kept.
         let is_retired = |stored: &Stored| stored.expires < now + KEPT / 2;
         let is_to_write = |stored: &Stored| !seal.is_current(&stored.value) || is_retired(stored);
         if !changes.is_empty() || stored.as_ref().is_some_and(is_to_write) {
@@ -145,8 +146,8 @@ impl Kept {
         Ok(ring.next_change(now))
     }
 
-    /// [`Self::renew_once`], tried again where another replica takes the same configuration at this moment: what it made is read
-    /// then.
+    /// [`Self::renew_once`], retried if another replica takes the same configuration at the same time: then its keys
+    /// are read.
     pub async fn renew(&self, vault: Vault<'_>, period: Duration, now: Timestamp) -> Result<Timestamp, RingError> {
         for _ in 0..TRIES {
             match self.renew_once(vault, period, now).await {
@@ -157,8 +158,8 @@ impl Kept {
         self.renew_once(vault, period, now).await
     }
 
-    /// Keeps what was made published where the configuration has keys now, until the last token that it signed has ended. After that
-    /// the store forgets it by itself, also what cannot be opened.
+    /// Keeps generated keys published after the configuration got its own, until the last token that they signed has
+    /// ended. After that the record expires from the store, even if it cannot be opened.
     pub async fn retire(&self, Vault { store, seal, .. }: Vault<'_>, now: Timestamp) -> Result<(), RingError> {
         let Some(stored) = store.get(Table::TokenKeys, RECORD, now).await? else {
             self.0.made.store(None);
@@ -178,14 +179,14 @@ impl Kept {
 }
 
 impl Vault<'_> {
-    /// Removes keys that cannot be opened or read, so that [`Kept::renew_once`] makes others. Tells whether there were such; keys that can
-    /// be used stay.
+    /// Removes keys that cannot be opened or read, so that [`Kept::renew_once`] makes others. Returns whether there
+    /// were any; usable keys stay.
     pub async fn drop_unusable(self, now: Timestamp) -> Result<bool, RingError> {
         let Some(stored) = self.store.get(Table::TokenKeys, RECORD, now).await? else { return Ok(false) };
         if Ring::open(self.seal, &stored.value).and_then(|ring| ring.keys(now)).is_ok() {
             return Ok(false);
         }
-        // Its time has come, which removes it.
+        // Expires at once, which removes it.
         let expect = Expect::Version(stored.version);
         match self.store.put(Table::TokenKeys, RECORD, Vec::new(), now, expect, now).await? {
             Written::Done(_) => Ok(true),
@@ -218,17 +219,18 @@ impl Ring {
         seal.seal(Purpose::TokenKeys, RECORD, &plain).ok_or(RingError::Random)
     }
 
-    /// Takes away what nobody needs any more, and adds successors, so that one key signs and one will. Tells what it did, by the names
-    /// of the keys.
+    /// Removes keys that are no longer needed, and adds successors, so that one key signs and one will. Returns the
+    /// changes, by the names of the keys.
     fn advance(&mut self, period: Duration, now: Timestamp) -> Result<Vec<(String, KeyChange)>, RingError> {
         let mut changes = Vec::new();
-        // A key has served when its successor has signed for a while.
+        // A key is no longer needed once its successor has signed for a while.
         while self.successor_signs_from().is_some_and(|from| from + AFTERGLOW <= now) {
             let removed = self.0.remove(0).read().ok_or(RingError::Unreadable)?;
             changes.push((removed.id().to_owned(), KeyChange::Removed));
         }
         while self.0.last().is_none_or(|last| Timestamp::from_secs(last.signs_from) <= now) {
-            // After a long stop the calendar begins anew: what would have signed meanwhile has signed nothing.
+            // After a long stop the schedule starts again: the keys that would have signed meanwhile have signed
+            // nothing.
             let from = if self.0.is_empty() { now } else { now + period };
             let (key, der) = SigningKey::generate().ok_or(RingError::Random)?;
             let der = Zeroizing::new(der);
@@ -329,7 +331,7 @@ mod tests {
             let first = ids.first().cloned();
             if first != signer {
                 signers += 1;
-                // Whoever read the set before knows the new signer, and still needs the one before it.
+                // Verifiers that read the set before know the new signer, and still need the previous one.
                 assert!(signer.is_none() || published.contains(first.as_ref().unwrap()), "{now}");
                 assert!(signer.is_none_or(|signer| ids.contains(&signer)), "{now}");
             }
@@ -342,7 +344,7 @@ mod tests {
         let other = Kept::default();
         other.renew_once(place.vault(&seal), PERIOD, now - Duration::from_secs(1)).await.unwrap();
         assert_eq!(ids(&other.get().unwrap()), published);
-        // What is published now was made and not removed, and nothing else.
+        // The keys published now were made and not removed, and no others.
         place.trail.shutdown();
         let lines = std::fs::read_to_string(place.folder.path().join("audit.jsonl")).unwrap();
         let mut known: Vec<String> = Vec::new();
@@ -367,12 +369,12 @@ mod tests {
         kept.renew_once(place.vault(&seal), PERIOD, START).await.unwrap();
         let made = ids(&kept.get().unwrap());
         for after in [0, 60, 1799] {
-            // Also by a process that begins meanwhile.
+            // Also by a process that starts meanwhile.
             let kept = Kept::default();
             kept.retire(place.vault(&seal), START + Duration::from_secs(after)).await.unwrap();
             assert_eq!(ids(&kept.get().unwrap()), made, "{after}");
         }
-        // Back to those that are made, for good.
+        // Back to generated keys, for good.
         kept.renew_once(place.vault(&seal), PERIOD, START + Duration::from_secs(1799)).await.unwrap();
         kept.renew_once(place.vault(&seal), PERIOD, START + Duration::from_secs(3600)).await.unwrap();
         assert_eq!(ids(&kept.get().unwrap()), made);
@@ -421,7 +423,7 @@ mod tests {
         let before = ids(&kept.get().unwrap());
         let error = kept.renew_once(place.vault(&KeyRing::of(&[[8; 32]])), PERIOD, START).await.unwrap_err();
         assert!(matches!(error, RingError::Sealed));
-        // The key of the seal is replaced: what the old one sealed is sealed anew, and the old one can go.
+        // The sealing key is replaced: the record is sealed again, and the old key can be removed.
         kept.renew_once(place.vault(&KeyRing::of(&[[8; 32], [7; 32]])), PERIOD, START).await.unwrap();
         kept.renew_once(place.vault(&KeyRing::of(&[[8; 32]])), PERIOD, START).await.unwrap();
         assert_eq!(ids(&kept.get().unwrap()), before);
@@ -441,13 +443,13 @@ mod tests {
         kept.renew_once(place.vault(&seal), PERIOD, START).await.unwrap();
         let after = ids(&kept.get().unwrap());
         assert!(after.len() == 2 && !after.iter().any(|id| before.contains(id)), "{before:?} {after:?}");
-        // What is no ring is as useless.
+        // A malformed record is as useless.
         let garbage = seal.seal(Purpose::TokenKeys, RECORD, b"nothing").unwrap();
         place.store.put(Table::TokenKeys, RECORD, garbage, START + KEPT, Expect::Any, START).await.unwrap();
         assert!(place.vault(&seal).drop_unusable(START).await.unwrap());
     }
 
-    /// They stayed for ten years behind those of the configuration, and were in the way of others once that had none any more.
+    /// They stayed for ten years beside those of the configuration, and blocked others once that had none any more.
     #[tokio::test]
     async fn keys_that_nobody_can_open_go_by_themselves_where_the_configuration_has_keys() {
         let place = place();

@@ -1,4 +1,4 @@
-//! What is done in the store and the trail when something has ended.
+//! Records in the store and the trail that something has ended.
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
@@ -25,14 +25,14 @@ pub(super) const SKEW: Duration = Duration::from_secs(120);
 /// Records that are read at once.
 const PAGE: usize = 1000;
 
-/// Objects that are asked for at once, and whose tokens end at once.
+/// Objects that are looked up at once, and whose tokens end at once.
 const BATCH: usize = 64;
 
-/// Why tokens end whose run is not there any more.
+/// The reason if a run does not exist any more.
 pub(super) const GONE: &str = "it was deleted";
 
-/// Why tokens end whose run nobody watches any more.
-const NOT_CONFIGURED: &str = "its cluster, or its namespace there, is not configured to have tokens any more";
+/// The reason if nobody watches a run any more.
+const NOT_CONFIGURED: &str = "its cluster, or its namespace there, is no longer configured to have tokens";
 
 /// An object whose tokens are to end.
 #[derive(Clone)]
@@ -43,7 +43,7 @@ pub(super) struct Over {
     pub(super) why: &'static str,
 }
 
-/// An object with tokens that are to end, by one of the names that it is known by.
+/// An object with tokens that are to end, under one of the names that it is known by.
 struct Ending<'a> {
     over: &'a Over,
     key: &'a str,
@@ -53,7 +53,7 @@ struct Ending<'a> {
 }
 
 impl Follower {
-    /// What has tokens and has ended, or is not there any more, by all that a watch has told.
+    /// The objects with tokens that have ended, or no longer exist, according to the complete list of a watch.
     pub(super) async fn over(&self, watch: &Watch, present: &Present) -> Result<Vec<Over>, EndsError> {
         let (mut over, mut missing, mut after) = (Vec::new(), Vec::new(), 0);
         loop {
@@ -102,25 +102,27 @@ impl Follower {
         Ok(found.is_some_and(|object| goes_on(&Object::read(bearer.kind, object), uid)))
     }
 
-    /// Revokes the tokens of objects that have any. Those of many are revoked at once, as each time costs a write to the store and a
-    /// look at all streams.
+    /// Revokes the tokens of objects that have any. Many are revoked at once, as each batch costs a write to the store
+    /// and a sweep over all streams.
     pub(super) async fn end(&self, mut over: Vec<Over>) -> Result<(), EndsError> {
-        // What has ended is told of several times in a row, and may be known by both of its names: it is ended once.
+        // Objects that have ended are reported several times in a row, and may be known by both of their names: each is
+        // ended once.
         let mut ending = HashSet::new();
         over.retain(|over| ending.insert((Arc::clone(&over.cluster), over.uid.clone())));
         for over in over.chunks(BATCH) {
             let known: Vec<(&Over, String)> =
                 over.iter().flat_map(|over| known_by(&over.cluster, &over.uid).map(|key| (over, key))).collect();
             let ended = self.end_own(&known).await;
-            // After the revocation: a call that is under way looks for that once its token is held.
+            // After the revocation: a call in progress checks for that once it has cached its token.
             self.end_onward(known.iter().map(|(_, key)| key));
             ended?;
         }
         Ok(())
     }
 
-    /// Ends what this process had from providers for objects that are known by these names. Where a reload has taken `tokens` away as a whole
-    /// there is no key by which to ask for it: they end with their run if another brings it back, else by themselves.
+    /// Ends the tokens that this process got from providers for objects with these names. After a reload that removed
+    /// `tokens` as a whole there is no key with which to ask for that: they end with their run if another reload brings
+    /// it back, else by themselves.
     fn end_onward<K: AsRef<str>>(&self, known: impl Iterator<Item = K>) {
         let snapshot = self.app.snapshot.load();
         let Some(own) = &snapshot.own_issuer else { return };
@@ -137,7 +139,7 @@ impl Follower {
         let ending = known.iter().zip(found).filter_map(|((over, key), stored)| {
             let stored = stored?;
             let bearer = serde_json::from_slice::<Bearer>(&stored.value).ok()?;
-            // As long as there is a record to find, so that it is ended once.
+            // While there is a record to find, so that it is ended once.
             let until = stored.expires.max(now + MAX_LIFETIME + SKEW);
             (bearer.cluster == over.cluster).then_some(Ending { over, key, stored, bearer, until })
         });
@@ -154,13 +156,13 @@ impl Follower {
                 tracing::info!(cluster, kind, namespace, name, why, "tokens have ended");
             }
             if streams > 0 {
-                tracing::info!(streams, "streams have ended with their tokens");
+                tracing::info!(streams, "closed streams whose tokens ended");
             }
         }
         stream::iter(ending.into_iter().map(Ok)).try_for_each_concurrent(BATCH, |ending| self.tell(ending)).await
     }
 
-    /// Writes the end down, unless that was done: whoever was to do it may not have come to it.
+    /// Records the end in the trail, unless that was done: the replica that revoked it may have stopped before.
     async fn tell(&self, Ending { over, key, stored, bearer, until }: Ending<'_>) -> Result<(), EndsError> {
         if bearer.is_told {
             return Ok(());
@@ -178,7 +180,7 @@ impl Follower {
         self.note_told(key, (stored, bearer), until).await
     }
 
-    /// Notes that the end is in the trail. Whoever writes the record at the same time may keep it for longer.
+    /// Marks the end as recorded in the trail. A concurrent writer of the record may extend its expiry.
     async fn note_told(
         &self,
         key: &str,
@@ -206,11 +208,13 @@ impl Follower {
             let page = self.app.store().changes(Table::Tokens, after, PAGE, self.app.clock.now()).await?;
             let Some(last) = page.last().map(|change| change.version) else { return Ok(()) };
             let mut left: Vec<(Bearer, String)> = page.iter().filter_map(bearer_of).collect();
-            // Asked anew each time, as a reload may bring a namespace back meanwhile.
+            // Checked again for each page, as a reload may bring a namespace back meanwhile.
             left.retain(|(bearer, _)| bearer.cluster == self.cluster && given.borrow().is_left(&bearer.namespace));
-            // Of all, as each process has its own from providers, whoever else has ended the rest or goes on giving some.
+            // For all of them, as each process has its own tokens from providers, whoever else has ended the rest or
+            // continues to give some.
             self.end_onward(left.iter().flat_map(|(bearer, uid)| known_by(&bearer.cluster, uid)));
-            // What has tokens of several Doorwards has one end for all, and another may go on giving it some.
+            // An object with tokens of several Doorwards has one end for all of them, and another Doorward may continue
+            // to give it tokens.
             let own = self.own();
             left.retain(|(bearer, _)| !bearer.is_told && !is_also_of_others(own.as_deref(), bearer));
             let over = left.into_iter().map(|(Bearer { cluster, kind, .. }, uid)| Over {
@@ -224,41 +228,42 @@ impl Follower {
         }
     }
 
-    /// The issuer of our tokens, unless a reload has taken `tokens` away as a whole.
+    /// The issuer of Doorward's own tokens, unless a reload has removed `tokens` as a whole.
     fn own(&self) -> Option<Arc<str>> {
         self.app.snapshot.load().own_issuer.as_ref().map(|own| Arc::clone(own.issuer()))
     }
 }
 
-/// Whether a watch tells of the object of a record.
+/// Whether a watch reports the object of a record.
 fn is_watched(watch: &Watch, own: Option<&str>, bearer: &Bearer) -> bool {
     watch.covers(&bearer.cluster, bearer.kind, &bearer.namespace) && !is_of_others(own, bearer)
 }
 
-/// Whether other Doorwards on the same store alone gave the tokens. Their cluster is another one, though it may be called the same.
-/// Versions that note no issuer are taken for our own.
+/// Whether only other Doorwards on the same store gave the tokens. Their cluster is a different one, though it may have
+/// the same name. Records of versions that note no issuer count as our own.
 fn is_of_others(own: Option<&str>, bearer: &Bearer) -> bool {
     bearer.issuer.is_some() && own.is_none_or(|own| !bearer.has_of(own))
 }
 
-/// Whether other Doorwards on the same store gave some of the tokens, or all. Where a reload has taken `tokens` away as a whole nobody here
-/// takes our own, which are not told from those of others any more.
+/// Whether other Doorwards on the same store gave some of the tokens, or all. After a reload that removed `tokens` as a
+/// whole no route here accepts our own, which then count as those of others.
 fn is_also_of_others(own: Option<&str>, bearer: &Bearer) -> bool {
     bearer.issuers().any(|noted| own != Some(&**noted))
 }
 
-/// The names by which the store and others know what has tokens. Older versions know it by the uid alone.
+/// The names by which the store and others know an object with tokens. Older versions use the uid alone.
 fn known_by(cluster: &str, uid: &str) -> [String; 2] {
     [workload_key(cluster, uid), uid.to_owned()]
 }
 
-/// Whether what was found is what has tokens, has not ended, and would be seen to end: a pod whose label was taken off is watched no more.
+/// Whether the object found is the one with tokens, has not ended, and would be seen to end: a pod whose label was
+/// removed is no longer watched.
 fn goes_on(object: &Object, uid: &str) -> bool {
     let is_seen = !matches!(object, Object::Pod(pod) if !pod.is_watched);
     object.identity().uid == uid && object.end().is_none() && is_seen
 }
 
-/// What has tokens by a record, and its uid.
+/// The object with tokens in a record, and its uid.
 fn bearer_of(change: &Change) -> Option<(Bearer, String)> {
     let bearer: Bearer = serde_json::from_slice(&change.stored.as_ref().ok()?.value).ok()?;
     let key = str::from_utf8(&change.key).ok()?;
@@ -272,12 +277,12 @@ mod tests {
 
     use super::*;
 
-    /// Each list, and a reload that took a cluster away, ended all tokens of another Doorward's cluster that was called the same; and such a
-    /// reload those that another gave to a run of the same cluster, which went on.
+    /// Each list, and a reload that removed a cluster, ended all tokens of another Doorward's cluster with the same
+    /// name; and such a reload ended those that another gave to a run of the same cluster, which went on.
     #[test]
     fn tokens_of_another_doorward_on_the_same_store_are_left() {
         let (own, other) = (Some("https://east.example"), Some("https://west.example"));
-        // Whether all are, and whether some are.
+        // Whether all are of others, and whether some are.
         for (own, noted, beside, expected) in [
             (own, other, None, (true, true)),
             (own, own, None, (false, false)),
@@ -309,7 +314,7 @@ mod tests {
         }
     }
 
-    /// Of what the list of a watch that begins anew does not name.
+    /// For objects that the list of a restarted watch does not contain.
     #[test]
     fn a_pod_that_lost_its_label_while_nobody_watched_has_no_tokens_though_it_runs() {
         let pod = |change: fn(&mut Value)| {

@@ -1,7 +1,7 @@
-//! What is done about what the watches of one cluster tell.
+//! Acts on what the watches of one cluster report.
 //!
-//! It is read at once, whatever the store does: this process refuses the tokens of a run as soon as it has ended. What is
-//! to be done in the store and the trail besides waits in a queue, in the order in which it was told, and is tried until it is done.
+//! Events are read at once, whatever the state of the store: this process refuses the tokens of a run as soon as it has
+//! ended. The remaining work in the store and the trail waits in a queue, in order, and is retried until it succeeds.
 
 use std::{collections::HashMap, mem, sync::Arc};
 
@@ -36,17 +36,17 @@ use crate::{
 /// Events that are taken at once.
 const BATCH: usize = 64;
 
-/// What may be left to do in the store and the trail while they are away, before all is listed anew.
+/// Capacity for work in the store and the trail while they are away. Beyond that, everything is listed again.
 const BACKLOG: usize = 10_000;
 
-/// Why the watches begin anew.
+/// Why the watches start again.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum EndsError {
     #[error("runs that have tokens cannot be looked up: {0}")]
     Store(#[from] StoreError),
     #[error("the end of tokens cannot be written into the audit trail: {0}")]
     Trail(#[from] AuditUnavailable),
-    #[error("whether a run that has tokens is still there cannot be asked: {0}")]
+    #[error("cannot check whether a run that has tokens still exists: {0}")]
     Cluster(#[from] kube::Error),
     #[error("the watch has ended")]
     Ended,
@@ -54,8 +54,8 @@ pub(super) enum EndsError {
     Behind,
 }
 
-/// Watches the runs of one cluster until `stop`, wherever the configuration in force has its tasks get tokens. The pools are those of the
-/// client, and of nobody else.
+/// Watches the runs of one cluster until `stop`, wherever the configuration in force gives its tasks tokens. The pools
+/// must belong to this client alone.
 pub async fn follow(app: Arc<App>, (client, pools): (Client, Pools), cluster: Arc<str>, stop: CancellationToken) {
     let health = app.health.component(format!("ends/{cluster}"), Gate::Report);
     let follower = Follower { app, client, pools, health, cluster };
@@ -74,28 +74,28 @@ pub(super) struct Follower {
     pub(super) cluster: Arc<str>,
 }
 
-/// What a watch has told since it began anew: by uid, and why it has ended if it has.
+/// The objects that a watch has reported since it started again: the uid, and why it has ended if it has.
 pub(super) type Present = HashMap<String, Option<&'static str>>;
 
-/// What is left to do of what a watch has told.
+/// The work that is left for an event of a watch.
 enum Work {
     End(Over),
-    /// All that there was at first.
+    /// The initial list is complete.
     All(Watch, Present, Mark),
-    /// All that happened until then is told before.
+    /// Everything that happened until then was queued before.
     UpTo(Watch, Mark),
 }
 
-/// Up to when a watch has told all, and the turn in which it did.
+/// Up to when a watch has reported everything, and the turn in which it did.
 #[derive(Clone, Copy)]
 struct Mark {
     at: Moment,
     turn: u64,
 }
 
-/// Puts work into the queue, unless there is no room for it.
+/// Queues work, unless there is no room for it.
 fn line_up(queue: &mpsc::Sender<Work>, work: Work) -> Result<(), EndsError> {
-    // The next one says it again, while the room is for what is said once.
+    // The next one says it again, while the room is needed for work that comes once.
     if matches!(work, Work::UpTo(..)) && queue.capacity() < BACKLOG / 2 {
         return Ok(());
     }
@@ -103,13 +103,13 @@ fn line_up(queue: &mpsc::Sender<Work>, work: Work) -> Result<(), EndsError> {
 }
 
 impl Follower {
-    /// Watches where the configuration in force has tasks get tokens, and ends those that they have where it has them get none any more.
+    /// Watches where the configuration in force gives tasks tokens, and ends their tokens where it no longer does.
     async fn run(&self) {
         let given = self.app.ends.given(&self.cluster);
         tokio::join!(self.watch(given.subscribe()), self.end_left(&given));
     }
 
-    /// Ends the tokens of tasks where a reload has it that they get none any more.
+    /// Ends the tokens of tasks where a reload no longer gives them any.
     async fn end_left(&self, given: &Sender<Given>) {
         let (cluster, mut is_failing) = (&*self.cluster, false);
         let told = |ended: &Result<(), EndsError>| {
@@ -119,11 +119,11 @@ impl Follower {
                 tracing::warn!(
                     %error,
                     cluster,
-                    "tokens of tasks whose cluster, or namespace there, is not configured any more have not ended yet; it is tried again"
+                    "tokens of tasks whose cluster, or namespace there, is no longer configured have not ended yet; will retry"
                 );
             }
             is_failing = ended.is_err();
-            // Of one that is watched this tells how the watches are.
+            // For a watched cluster the health shows the state of the watches.
             match ended {
                 _ if given.borrow().exchanged.is_some() => {}
                 Ok(()) => self.health.ok(),
@@ -133,12 +133,12 @@ impl Follower {
         end_left(given, || self.end_all_left(given), told).await;
     }
 
-    /// Watches again and again, wherever the configuration in force has tasks get tokens.
+    /// Watches again and again, wherever the configuration in force gives tasks tokens.
     async fn watch(&self, mut given: Receiver<Given>) {
         loop {
             let exchanged = given.borrow_and_update().exchanged.clone();
             let Some(exchanged) = exchanged else {
-                // Nothing is to be seen there meanwhile, and so nothing fails.
+                // There is nothing to watch meanwhile, so nothing fails.
                 _ = given.changed().await;
                 continue;
             };
@@ -149,15 +149,15 @@ impl Follower {
             };
             if let Err(error) = watched {
                 let cluster = &*self.cluster;
-                tracing::warn!(%error, cluster, "the ends of runs are not seen, so tasks get no tokens; it is tried again");
+                tracing::warn!(%error, cluster, "the ends of runs are not seen, so tasks get no tokens; will retry");
                 self.health.failed(error.to_string());
                 tokio::time::sleep(MAX_RETRY).await;
             }
         }
     }
 
-    /// Reads what watches tell, in its order, and waits for nothing else, until something fails or a reload has another upstream asked,
-    /// or none.
+    /// Reads what watches report, in order, and waits for nothing else, until something fails or a reload changes or
+    /// removes the upstream.
     async fn read(
         &self,
         given: &mut Receiver<Given>,
@@ -169,7 +169,7 @@ impl Follower {
         let mut events = stream::select_all(watches.change(&exchanged.namespaces)).ready_chunks(BATCH);
         loop {
             let batch = tokio::select! {
-                // First, as what is not configured any more cannot be watched either.
+                // First, as what is no longer configured cannot be watched either.
                 biased;
                 _ = given.changed() => {
                     let now = given.borrow_and_update().exchanged.clone();
@@ -191,7 +191,7 @@ impl Follower {
         }
     }
 
-    /// Takes what a watch tells. Gives what is left to do.
+    /// Processes an event of a watch. Returns the work that is left.
     fn take(
         &self,
         watch: Watch,
@@ -233,7 +233,8 @@ impl Follower {
             }
             Err(error) => {
                 ends.lose(&watch, self.app.clock.moment());
-                // Connections for lists that are kept may be cut as silently, and the next list would wait for an answer on one.
+                // Idle connections for lists may have been cut as silently, and the next list would wait for a response
+                // on one.
                 if matches!(error, WatchError::Silent) {
                     self.pools.retain(&[]);
                 }
@@ -247,8 +248,8 @@ impl Follower {
         }
     }
 
-    /// Does what is left to do, in its order, much at once. What fails is tried again: tokens of what has ended meanwhile are refused
-    /// here already.
+    /// Does the queued work, in order and in batches. What fails is retried: tokens of what has ended meanwhile are
+    /// refused here already.
     async fn work(&self, mut queue: mpsc::Receiver<Work>) -> EndsError {
         let mut batch = Vec::new();
         while queue.recv_many(&mut batch, BATCH).await > 0 {
@@ -258,7 +259,7 @@ impl Follower {
                 self.app.ends.stall(&self.cluster, self.app.clock.moment());
                 tracing::warn!(
                     error = root_cause(&error),
-                    "the ends of runs are refused here and cannot be noted, so tasks get no tokens; it is tried again"
+                    "tokens of ended runs are refused here, but the ends cannot be recorded, so tasks get no tokens; will retry"
                 );
                 self.health.failed(error.to_string());
                 tokio::time::sleep(MAX_RETRY).await;
@@ -283,7 +284,7 @@ impl Follower {
         for work in batch {
             match work {
                 Work::End(one) => over.push(one.clone()),
-                // Of one that a reload has taken away meanwhile nobody may be allowed to ask any more.
+                // If a reload has removed the watch meanwhile, there may be no permission to query any more.
                 Work::All(watch, present, _) if self.app.ends.has(watch) => {
                     over.extend(self.over(watch, present).await?);
                 }
@@ -293,19 +294,19 @@ impl Follower {
         self.end(over).await
     }
 
-    /// Ends the tokens of what has ended in this process, before the store is asked, which may be away: until it is there again no
-    /// other process hears of it.
+    /// Ends the tokens of ended objects in this process, before the store is involved, which may be away: until it is
+    /// back no other process learns of it.
     fn end_here(&self, batch: &[(Watch, Result<Told, WatchError>)]) {
         let ended = batch.iter().filter_map(|(watch, told)| {
             let (object, why) = match told.as_ref().ok()? {
-                // After trouble of the store all is listed anew, so that an end may be told so.
+                // After trouble with the store everything is listed again, so the list may report an end.
                 Told::Changed(object) | Told::Present(object) => (object, object.end()?),
                 Told::Gone(object) => (object, GONE),
                 _ => return None,
             };
             Some((workload_key(&watch.cluster, &object.identity().uid), why))
         });
-        // Whatever has a token by now is out of it then.
+        // Every token issued so far has expired by then.
         if self.app.revocations.end_here(ended, self.app.clock.now() + MAX_LIFETIME + SKEW) {
             self.app.close_revoked_streams();
         }
@@ -322,11 +323,7 @@ impl Follower {
                  watch taskruns, pods and pipelineruns"
             ),
             false => {
-                tracing::warn!(
-                    why,
-                    cluster,
-                    "the ends of runs are not seen, so tasks get no tokens; it is tried again"
-                );
+                tracing::warn!(why, cluster, "the ends of runs are not seen, so tasks get no tokens; will retry");
             }
         }
         self.health.failed(why);
@@ -337,7 +334,7 @@ impl Follower {
 mod tests {
     use super::{super::Kind, *};
 
-    /// In an outage of the store that lasts, what watches say every few seconds must not take the room of what they say once.
+    /// In a long outage of the store, what watches say every few seconds must not take the room of what they say once.
     #[test]
     fn how_far_a_watch_has_come_takes_half_of_the_queue_at_most() {
         let (queue, _work) = mpsc::channel(BACKLOG);

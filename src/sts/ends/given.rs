@@ -1,4 +1,4 @@
-//! Where tasks of a cluster get tokens, and the end of those that they have where a reload has it that they get none any more.
+//! Where tasks of a cluster get tokens, and the end of their tokens where a reload no longer gives them any.
 
 use std::{collections::BTreeSet, mem};
 
@@ -7,16 +7,17 @@ use tokio::{sync::watch::Sender, time::timeout};
 use super::{follow::EndsError, watching::MAX_RETRY};
 use crate::config::raw;
 
-/// Where tasks of a cluster get tokens by the configuration in force, and where those that they got before are still to be ended.
+/// Where tasks of a cluster get tokens by the configuration in force, and where tokens from before are still to be
+/// ended.
 #[derive(Debug, Default)]
 pub(super) struct Given {
-    /// `None`: nowhere.
+    /// `None` for nowhere.
     pub(super) exchanged: Option<raw::Exchanged>,
     left: Left,
 }
 
-/// Where reloads have taken tokens away, until those there have ended: only while the store is away are there those of several reloads.
-/// Where a later one gives them again, nothing is left.
+/// Where reloads have taken tokens away, until the tokens there have ended. Only while the store is away can several
+/// reloads add up. What a later reload gives again is removed.
 #[derive(Debug)]
 enum Left {
     /// In all namespaces.
@@ -31,7 +32,7 @@ impl Default for Left {
 }
 
 impl Given {
-    /// Takes what the configuration in force says, and tells whether it said something else before.
+    /// Applies the configuration in force. Returns whether it has changed.
     pub(super) fn change(&mut self, exchanged: Option<&raw::Exchanged>) -> bool {
         if self.exchanged.as_ref() == exchanged {
             return false;
@@ -70,7 +71,7 @@ impl Left {
     fn take_out(&mut self, given: &raw::Exchanged) {
         match self {
             _ if given.namespaces.is_empty() => *self = Self::default(),
-            // But for those that are given now.
+            // Except where tokens are given now.
             Self::All => {}
             Self::In(names) => {
                 for namespace in &given.namespaces {
@@ -81,8 +82,8 @@ impl Left {
     }
 }
 
-/// Ends what each reload leaves, again and again until that succeeds. What comes of each time is `told`. What an exchange notes later is
-/// not given any more, as it is looked at once more whether tokens are given there.
+/// Ends what each reload leaves, retrying until that succeeds. `told` receives the result of each attempt. An exchange
+/// that records itself later gives no token, as it checks again whether tokens are given there.
 pub(super) async fn end_left<F: Future<Output = Result<(), EndsError>>>(
     given: &Sender<Given>,
     end: impl Fn() -> F,
@@ -131,8 +132,8 @@ mod tests {
         }
     }
 
-    /// What was given before the process began, or to another replica alone, is none of it; and what a reload brought back was ended for as
-    /// long as the process went on, wherever another replica gave tokens there.
+    /// It ignored tokens from before the process began, and those of other replicas; and it kept ending what a reload
+    /// brought back while the process ran, even where another replica gave tokens.
     #[test]
     fn tokens_are_left_where_reloads_took_them_away_and_the_last_one_does_not_give_them() {
         let (all, both, one) = (given(&[]), given(&["ci", "staging"]), given(&["ci"]));
@@ -159,7 +160,7 @@ mod tests {
         }
     }
 
-    /// Each round asked whether the configuration was another one by then, and heard nothing of what came and went in between.
+    /// Each round asked whether the configuration had changed by then, and missed what came and went in between.
     #[test]
     fn who_follows_a_cluster_hears_of_each_reload_and_a_cluster_is_new_once() {
         let configuration = |exchange: serde_json::Value| raw::Root {
@@ -186,7 +187,7 @@ mod tests {
         assert!(given.borrow().leaves_none());
     }
 
-    /// It was ended every half a minute for as long as the process went on.
+    /// It was ended every half a minute while the process ran.
     #[tokio::test(start_paused = true)]
     async fn what_a_reload_leaves_is_ended_until_that_succeeds_and_is_then_forgotten() {
         let sender = Sender::<Given>::default();
@@ -223,7 +224,7 @@ mod tests {
         }
     }
 
-    /// The round had begun before, and knew nothing of it.
+    /// The round had begun before, and did not cover it.
     #[tokio::test(start_paused = true)]
     async fn what_a_reload_leaves_during_a_round_is_ended_as_well() {
         let sender = Sender::<Given>::default();

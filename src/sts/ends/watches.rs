@@ -1,4 +1,4 @@
-//! The watches of one cluster, which come and go with the namespaces in which its tasks get tokens.
+//! The watches of one cluster, which follow the namespaces in which its tasks get tokens.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -16,7 +16,7 @@ use super::{
 };
 use crate::clock::Clock;
 
-/// Watches that tell nothing any more once this is gone, whichever way their follower has ended.
+/// The running watches. Dropping this marks them as lost, however their follower has ended.
 pub(super) struct Watches {
     ends: Ends,
     clock: Clock,
@@ -26,16 +26,16 @@ pub(super) struct Watches {
     going: HashMap<Watch, Going>,
 }
 
-/// A watch that goes on, until this is dropped.
+/// A running watch; dropping this stops it.
 pub(super) struct Going {
     _end: DropGuard,
-    /// What it has told, until it has told all.
+    /// The objects it has reported, until its list is complete.
     pub(super) present: Present,
-    /// Why it cannot watch, as it was said last.
+    /// The last logged reason why it cannot watch.
     pub(super) trouble: Option<String>,
 }
 
-/// What one of several watches tells.
+/// The events of a watch.
 type Events = BoxStream<'static, (Watch, Result<Told, WatchError>)>;
 
 impl Watches {
@@ -47,7 +47,8 @@ impl Watches {
         self.going.get_mut(watch)
     }
 
-    /// Begins the watches that these namespaces take beside those that go on, and ends those that they do not take. None: all namespaces.
+    /// Starts the watches that these namespaces need in addition, and stops those that they do not need. An empty list
+    /// means all namespaces.
     pub(super) fn change(&mut self, namespaces: &[String]) -> Vec<Events> {
         let wanted: HashSet<Watch> = match namespaces {
             [] => self.of_namespace(None).into(),
@@ -105,7 +106,7 @@ mod tests {
     use super::{super::BLIND, *};
     use crate::clock::Timestamp;
 
-    /// No watches yet, of a cluster whose API server answers nothing.
+    /// No watches yet, of a cluster whose API server never responds.
     fn watches() -> (Ends, Clock, Watches) {
         let silent = tower::service_fn(|_: Request<Body>| pending::<Result<Response<Body>, Infallible>>());
         let (ends, clock) = (Ends::default(), Clock::manual(Timestamp::from_secs(1_700_000_000)));
@@ -113,7 +114,8 @@ mod tests {
         (ends, clock, watches)
     }
 
-    /// Otherwise tasks would get tokens whose ends nobody sees, until the watches of the next follower failed or told all.
+    /// Otherwise tasks would get tokens whose ends nobody sees, until the watches of the next follower failed or
+    /// completed their lists.
     #[tokio::test]
     async fn watches_whose_follower_has_ended_are_lost() {
         let (ends, clock, mut watches) = watches();
@@ -130,14 +132,15 @@ mod tests {
         assert!(!are_seen());
     }
 
-    /// All began anew with each reload that named one more, and until they had listed all, tasks got tokens nowhere in the cluster.
+    /// All were restarted by each reload that named one more, and until they had listed everything, tasks got tokens
+    /// nowhere in the cluster.
     #[tokio::test]
     async fn watches_of_namespaces_that_stay_go_on_while_others_come_and_go() {
         let (ends, clock, mut watches) = watches();
         let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<String>>();
         let kinds = [Kind::TaskRun, Kind::Pod, Kind::PipelineRun];
         let are_seen = |namespace| ends.are_seen("c", namespace, &kinds, clock.moment());
-        // Each has told all, as far as this goes.
+        // Marks each list as complete.
         let begin = async |begun: &mut Vec<Events>, namespace: &str| {
             assert_eq!(begun.len(), 3);
             for events in begun {

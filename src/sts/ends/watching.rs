@@ -1,7 +1,7 @@
-//! One watch, from the list of all that there is onwards, and up to when it has told all.
+//! A single watch: the initial list, then events, and up to when it has reported everything.
 //!
-//! The watcher of `kube` tells of objects alone. Where nothing happens it says nothing, so that a watch that goes on cannot be told
-//! from one that is cut. This one also passes on what the API server says of how far it has come.
+//! The watcher of `kube` reports objects alone. Without events it is silent, so a running watch cannot be distinguished
+//! from one that was cut. This one also passes on how far the API server says that it has come.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -18,42 +18,42 @@ use crate::{
     sts::objects::TASK_RUN,
 };
 
-/// How long a watch waits before it begins anew, at first.
+/// The initial pause before a watch starts again.
 const FIRST_RETRY: Duration = Duration::from_millis(250);
 
-/// The longest that it waits: once the API server is there again, what has ended meanwhile must be dead in two seconds.
+/// The longest pause: once the API server is back, tokens of what ended meanwhile must be refused within two seconds.
 pub(super) const MAX_RETRY: Duration = Duration::from_millis(500);
 
-/// How long it waits where all was listed so often and no watch of it lasted: the API server is there and answers late, and lists are what
-/// it can do without.
+/// The pause after several lists in a row whose watches did not last: the API server is there but slow, and lists would
+/// add to its load.
 const LATE_RETRY: Duration = Duration::from_secs(5);
 const LATE: u32 = 3;
 
-/// How long the API server is to let one watch last, in seconds. It says how far it has come two seconds before, and the end says
-/// it too, so that what is told does not grow older than [`BLIND`](super::BLIND) while all is well.
+/// The requested duration of a watch, in seconds. The API server sends a bookmark two seconds before its end, and the
+/// end counts as one too, so reports do not grow older than [`BLIND`](super::BLIND) in normal operation.
 const WATCH: u32 = 4;
 
-/// One that says nothing for so long after that, or before it begins, is cut without a word. Over HTTP/2 a [ping](crate::upstream::Pings)
-/// tells sooner, unless something between answers it.
+/// A watch that is silent for this long after that, or before it begins, was cut silently. Over HTTP/2 a
+/// [ping](crate::upstream::Pings) detects that sooner, unless something in between answers it.
 const SILENT: Duration = Duration::from_secs(4);
 
-/// How long a page of a list may take.
+/// The deadline for a page of a list.
 const LIST: Duration = Duration::from_secs(30);
 
-/// Objects of one page of a list.
+/// Objects per page of a list.
 const PAGE: u32 = 500;
 
-/// What a watch tells, in order.
+/// An event of a watch, in order.
 #[derive(Debug)]
 pub(super) enum Told {
-    /// All that there is follows.
+    /// A complete list follows.
     Begins,
     Present(Object),
-    /// That was all, as of this moment.
+    /// The list is complete, as of this moment.
     All(Moment),
     Changed(Object),
     Gone(Object),
-    /// All that happened until then is told.
+    /// Everything that happened until then is reported.
     UpTo(Moment),
 }
 
@@ -61,7 +61,7 @@ pub(super) enum Told {
 pub(super) enum WatchError {
     #[error(transparent)]
     Server(#[from] kube::Error),
-    #[error("the API server said no version of what it told")]
+    #[error("the API server sent no resource version")]
     NoVersion,
     #[error("the API server says nothing")]
     Silent,
@@ -69,18 +69,18 @@ pub(super) enum WatchError {
 
 enum State {
     New,
-    /// A list that was asked for then.
+    /// A list that was requested at `asked`.
     Listing {
         asked: Moment,
         rest: VecDeque<DynamicObject>,
         next: Next,
     },
-    /// All is told up to this version.
+    /// Everything up to this resource version is reported.
     At(String),
     Watching(Watching),
 }
 
-/// What comes after the objects of a page.
+/// What follows the objects of a page.
 enum Next {
     Page(Option<String>),
     Version(String),
@@ -88,13 +88,13 @@ enum Next {
 
 struct Watching {
     version: String,
-    /// When it was asked for. What had happened by then comes first, so whatever marks a place further on says that it is told.
+    /// When it was requested. What had happened by then comes first, so any later bookmark proves that it is reported.
     asked: Moment,
     began: Instant,
     events: BoxStream<'static, kube::Result<WatchEvent<DynamicObject>>>,
 }
 
-/// What the watch of a kind of objects tells. After an error it begins anew with all that there is.
+/// The events of the watch of a kind of objects. After an error it starts again with a complete list.
 pub(super) fn watch(api: Api<DynamicObject>, kind: Kind, clock: Clock) -> BoxStream<'static, Result<Told, WatchError>> {
     let watcher = Watcher { api, kind, clock };
     let begin = (watcher, State::New, Duration::ZERO, FIRST_RETRY, 0);
@@ -109,9 +109,9 @@ pub(super) fn watch(api: Api<DynamicObject>, kind: Kind, clock: Clock) -> BoxStr
         };
         let (wait, next, lists) = match &told {
             Err(_) if lists >= LATE && !lists_now => (LATE_RETRY, next, lists),
-            // One that does not list either is not late but away.
+            // A server that does not list either is not slow but away.
             Err(_) => (next, (next * 2).min(MAX_RETRY), if lists_now { 0 } else { lists }),
-            // A list that is told says nothing of the watch that follows.
+            // A reported list does not prove that the watch after it works.
             Ok(Told::UpTo(_) | Told::Changed(_) | Told::Gone(_)) => (Duration::ZERO, FIRST_RETRY, 0),
             Ok(Told::All(_)) => (Duration::ZERO, next, lists + 1),
             Ok(_) => (Duration::ZERO, next, lists),
@@ -177,13 +177,14 @@ impl Watcher {
         Ok((list.items.into(), next))
     }
 
-    /// The next thing that a watch says.
+    /// The next event of a watch.
     async fn step(&self, mut watching: Watching) -> Result<(Option<Told>, State), WatchError> {
         let silent = Duration::from_secs(WATCH.into()) + SILENT;
         let event = tokio::time::timeout(silent, watching.events.next()).await.map_err(|_| WatchError::Silent)?;
         let asked = watching.asked;
         let told = match event.transpose()? {
-            // It ends by itself when its time is out. One that the API server ends sooner may have been too slow, and have missed some.
+            // It ends by itself when its time is up. A watch that the API server ends earlier may have been too slow,
+            // and have missed events.
             None => {
                 let is_whole = watching.began.elapsed() >= Duration::from_secs(WATCH.into());
                 if !is_whole {
@@ -214,7 +215,7 @@ impl Watcher {
 
     fn selector(&self) -> Option<String> {
         match self.kind {
-            // Tekton writes it on all that it makes.
+            // Tekton writes it on all pods that it makes.
             Kind::Pod => Some(TASK_RUN.to_owned()),
             Kind::TaskRun | Kind::PipelineRun => None,
         }
@@ -245,14 +246,14 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 
-    /// What the API server says to one watch, and how long it goes on without a word before it ends. `None`: for ever.
+    /// What the API server sends to one watch, and how long the watch stays silent before it ends. `None` for ever.
     type Script = (Vec<serde_json::Value>, Option<u64>);
 
     struct World {
         clock: Clock,
         asked: Arc<Mutex<Vec<String>>>,
         told: BoxStream<'static, Result<Told, WatchError>>,
-        /// Whether it lists nothing at the moment.
+        /// Whether it fails to list at the moment.
         is_away: Arc<AtomicBool>,
         /// Requests whose query contains this are never answered.
         unanswered: Arc<Mutex<Option<&'static str>>>,
@@ -314,7 +315,7 @@ mod tests {
         World { told: watch(api, Kind::Pod, clock.clone()), clock, asked, is_away, unanswered }
     }
 
-    /// What is told, until there is an error or nothing within some seconds.
+    /// The events, until there is an error or silence for some seconds.
     async fn told(world: &mut World, seconds: u64) -> Vec<String> {
         let mut all = Vec::new();
         let until = Instant::now() + Duration::from_secs(seconds);
@@ -328,7 +329,7 @@ mod tests {
                 Ok(Told::UpTo(at)) => format!("up to {}", at.shown().as_secs() - NOW.as_secs()),
                 Err(error) => format!("error: {error}"),
             });
-            // As the clock of who watches goes on with time.
+            // As the watcher's clock advances with time.
             world.clock.advance(Duration::from_secs(1));
         }
         all
@@ -340,7 +341,7 @@ mod tests {
         let mut world = world(vec![quiet(), (vec![], Some(4)), (vec![], None)]);
         assert_eq!(
             told(&mut world, 9).await,
-            // As of when each was asked for, by a clock that goes on by a second with all that is told.
+            // As of when each was requested, by a clock that advances by a second with each event.
             ["begins", "present a", "all at 0", "up to 3", "up to 3", "up to 5"]
         );
         let asked = world.asked.lock().unwrap();
@@ -365,8 +366,8 @@ mod tests {
         assert_eq!(asked.iter().filter(|query| query.contains("resourceVersion=9")).count(), 1, "{asked:?}");
     }
 
-    /// An API server, or a proxy before it, that takes a request and never answers would stop the watch for good, while
-    /// ends of runs would count as seen.
+    /// An API server, or a proxy in front of it, that accepts a request and never answers would stop the watch for
+    /// good, while ends of runs would count as seen.
     #[tokio::test(start_paused = true)]
     async fn a_list_or_a_watch_that_is_never_answered_is_given_up() {
         const SILENCE: &str = "error: the API server says nothing";
@@ -381,7 +382,7 @@ mod tests {
         }
     }
 
-    /// An API server that ends each watch at once would be asked as fast as it answers.
+    /// An API server that ends each watch at once would be queried as fast as it responds.
     #[tokio::test(start_paused = true)]
     async fn a_watch_that_is_ended_at_once_is_asked_for_again_after_a_pause() {
         let mut world = world((0..40).map(|_| (vec![], Some(0))).collect());
@@ -391,14 +392,14 @@ mod tests {
         assert!((7..=10).contains(&watches), "{watches}");
     }
 
-    /// The network, TLS and the API server take their part of it too.
+    /// The network, TLS and the API server take part of that time.
     #[test]
     fn a_cut_is_noticed_and_the_next_try_begun_in_less_than_the_two_seconds_that_are_promised() {
         let longest = Pings::EAGER.notice() + MAX_RETRY;
         assert!(longest <= Duration::from_millis(1750), "{longest:?}");
     }
 
-    /// Each was listed anew every second, for as long as the API server answered late.
+    /// Everything was listed again every second, for as long as the API server was slow.
     #[tokio::test(start_paused = true)]
     async fn where_no_watch_lasts_after_a_list_the_next_lists_wait() {
         let mut world = world((0..20).map(|_| (vec![refused()], Some(0))).collect());
@@ -407,7 +408,7 @@ mod tests {
         assert!((4..=8).contains(&lists), "{told:?}");
     }
 
-    /// One that was away after it had been late was asked every five seconds as well.
+    /// A server that was away after it had been slow was queried only every five seconds as well.
     #[tokio::test(start_paused = true)]
     async fn an_api_server_that_lists_nothing_is_asked_soon_again() {
         let mut world = world((0..20).map(|_| (vec![refused()], Some(0))).collect());

@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// Why tokens have ended, in the line of the log that tells so of each object.
-const NOT_CONFIGURED: &str = "is not configured to have tokens any more";
+const NOT_CONFIGURED: &str = "is no longer configured to have tokens";
 
 const ASKED: [(&str, &str); 2] = [("audience", TARGET), ("scope", "push")];
 

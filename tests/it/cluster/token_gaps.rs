@@ -211,7 +211,8 @@ async fn a_run_that_ends_while_the_store_is_away_has_no_tokens_soon_after_it_is_
     // Whoever sees the end refuses its tokens without the store.
     dead_soon(&tasks, &own).await;
     tasks.until_ended(&task).await;
-    let tried = "the ends of runs are refused here and cannot be noted, so tasks get no tokens; it is tried again";
+    let tried =
+        "tokens of ended runs are refused here, but the ends cannot be recorded, so tasks get no tokens; will retry";
     until(async || tasks.world.doorward.log().iter().filter(|line| line["message"] == tried).count() >= 4).await;
     redis.restart();
     dead_soon(&tasks, &own).await;

@@ -50,7 +50,7 @@ const ROWS: [(&str, &str, &str); 39] = [
     ("  keys: [{file: key.pem}]\n", "  lifetime: 11m\n", "`lifetime` is not between 1m and 10m"),
     ("  keys: [{file: key.pem}]\n", "  lifetime: 59s\n", "`lifetime` is not between 1m and 10m"),
     ("  keys: [{file: key.pem}]\n", "  rotate: 59m\n", "`rotate` is less than 1h"),
-    ("{file: key.pem}", "{file: key.pem}, {file: key.pem}", "is a key that stands there already"),
+    ("{file: key.pem}", "{file: key.pem}, {file: key.pem}", "is a key that is listed already"),
     ("{file: key.pem}", "{file: token}", "in PEM"),
     ("{file: key.pem}", "{file: key.pem, from: soon}", "neither a day nor a time of RFC 3339"),
     ("{file: key.pem}", "{file: key.pem, env: KEY}", "a key comes from exactly one place"),
@@ -97,7 +97,7 @@ const ROWS: [(&str, &str, &str); 39] = [
         "tokens:\n  registries: [{service: \"a\\nb\"}]\n",
         "`service` is empty, too long, or has control characters",
     ),
-    ("tokens:\n", "tokens:\n  registries: [{service: r}, {service: r}]\n", "`r` is there twice"),
+    ("tokens:\n", "tokens:\n  registries: [{service: r}, {service: r}]\n", "`r` is listed twice"),
     (
         "tokens:\n",
         "tokens:\n  resource_servers: [{id: a, secret: {file: seal}, audiences: [x]}, {id: b, secret: {file: seal}, audiences: [x]}]\n",
@@ -111,17 +111,17 @@ const ROWS: [(&str, &str, &str); 39] = [
     (
         "tokens:\n",
         "tokens:\n  resource_servers: [{id: '', secret: {file: seal}, audiences: [x]}]\n",
-        "is empty, has a colon, or is there twice",
+        "is empty, has a colon, or is listed twice",
     ),
     (
         "tokens:\n",
         "tokens:\n  resource_servers: [{id: 'a:b', secret: {file: seal}, audiences: [x]}]\n",
-        "is empty, has a colon, or is there twice",
+        "is empty, has a colon, or is listed twice",
     ),
     (
         "tokens:\n",
         "tokens:\n  resource_servers: [{id: a, secret: {file: seal}, audiences: [x]}, {id: a, secret: {file: seal}, audiences: [x]}]\n",
-        "is empty, has a colon, or is there twice",
+        "is empty, has a colon, or is listed twice",
     ),
     (
         "tokens:\n",
