@@ -1,4 +1,4 @@
-//! What a provider answers, and whether it may be passed on.
+//! The responses of providers, and whether they may be passed on.
 
 use std::time::Duration;
 
@@ -15,47 +15,48 @@ use crate::{
     sts::form::{ACCESS_TOKEN, JWT},
 };
 
-/// Bytes of an answer. A larger one is none.
+/// Maximum bytes of a response. A larger one is a failure.
 pub const MAX_ANSWER: usize = 64 << 10;
 
-/// Characters of what a provider says that are passed on.
+/// Characters of a provider's message that are passed on.
 const MAX_SAID: usize = 200;
 
-/// How far its clock may differ from ours, where it tells a time and not a span: seconds.
+/// How many seconds its clock may differ from ours, if it states a time rather than a duration.
 const SKEW: i64 = 60;
 
-/// A token of a provider, of which nothing else is passed on: no refresh token, no ID token.
+/// A token of a provider. Nothing else is passed on: no refresh token, no ID token.
 #[derive(Clone)]
 pub struct Given {
     pub token: Zeroizing<String>,
     pub form: GivenForm,
     pub expires: Timestamp,
-    /// The scopes that the provider names; `None`: those that were asked for (RFC 6749 section 5.1).
+    /// The scopes that the provider names; `None` for those that were asked for (RFC 6749 section 5.1).
     pub scopes: Option<Vec<String>>,
 }
 
-/// What a token of a provider is.
+/// The form of a provider's token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum GivenForm {
     Bearer,
-    /// JSON as `credential_process` of AWS answers it.
+    /// JSON in the form that `credential_process` of AWS returns.
     AwsCredentials,
 }
 
-/// Why there is none.
+/// Why there is no token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Failure {
-    /// The provider cannot be reached, or is in trouble: it may pass.
+    /// The provider cannot be reached, or is in trouble, which may pass.
     Away(String),
-    /// It was in trouble a moment ago, and is not asked for so long.
+    /// It failed a moment ago, and its circuit breaker is open for this long.
     LeftAlone(Duration),
-    /// The provider refused, in its words. `passes`: as it does at times with what is in order.
+    /// The provider refused, with its own message. `passes`: providers also refuse in this way temporarily when
+    /// everything is in order.
     Refused { error: String, said: Option<String>, passes: bool },
-    /// What came cannot be passed on.
+    /// The response cannot be passed on.
     Unfit(String),
 }
 
-/// What a token must be.
+/// The requirements on a token.
 #[derive(Debug)]
 pub struct Expected<'a> {
     pub reads: Reads,
@@ -68,7 +69,7 @@ pub struct Expected<'a> {
 }
 
 impl Expected<'_> {
-    /// The token in an answer.
+    /// The token in a response.
     pub fn read(&self, answer: &Response<Bytes>) -> Result<Given, Failure> {
         let body = success(self.reads, answer)?;
         match self.reads {
@@ -87,7 +88,7 @@ impl Expected<'_> {
             other => return Err(unfit(format!("its `token_type` is {}, where `Bearer` is expected", told(other)))),
         }
         let claims = jwt(&token);
-        // One that is bound to a certificate has the type `Bearer` all the same (RFC 8705 section 3).
+        // A token that is bound to a certificate has the type `Bearer` all the same (RFC 8705 section 3).
         if claims.as_ref().is_some_and(|claims| claims.contains_key("cnf")) {
             return Err(unfit(
                 "the token is bound to a key or a certificate (`cnf`), without which it is worth nothing to a task; switch that off for \
@@ -128,7 +129,7 @@ impl Expected<'_> {
             (Some(lasts), own) => {
                 self.check_lifetime(lasts, 0)?;
                 let end = self.now.as_secs().saturating_add(lasts);
-                // Whoever is shown it goes by what it says itself.
+                // Whoever receives the token goes by its own `exp`.
                 Timestamp::from_secs(own.map_or(end, |own| own.min(end)))
             }
             (None, Some(end)) => Timestamp::from_secs(end),
@@ -137,7 +138,7 @@ impl Expected<'_> {
         Ok(Given { token, form: GivenForm::Bearer, expires, scopes })
     }
 
-    /// The answer of `generateAccessToken` of Google.
+    /// The response of Google's `generateAccessToken`.
     pub fn service_account(&self, answer: &Response<Bytes>) -> Result<Given, Failure> {
         let body = success(self.reads, answer)?;
         let token = token(body.get("accessToken"))?;
@@ -172,8 +173,9 @@ impl Expected<'_> {
         Ok(Given { token: Zeroizing::new(process.to_string()), form: GivenForm::AwsCredentials, expires, scopes: None })
     }
 
-    /// The scopes that a JWT says of itself: `scope` (RFC 9068 section 2.2.3), or `scp`, which is text at some providers and a list at
-    /// others. Entra ID leaves there the resource out, which is in the audience, so that its names are told as they were asked for.
+    /// The scopes that a JWT claims: `scope` (RFC 9068 section 2.2.3), or `scp`, which is text at some providers and a
+    /// list at others. Entra ID omits the resource there, since it is in the audience, so its names are returned as
+    /// they were asked for.
     fn jwt_scopes(&self, claims: &Map<String, Value>) -> Result<Vec<String>, Failure> {
         let mut scopes = Vec::new();
         for name in ["scope", "scp"] {
@@ -190,7 +192,8 @@ impl Expected<'_> {
         Ok(scopes)
     }
 
-    /// `https://vault.azure.net/.default` asks for all that there is at a resource, and `api://app/Deploy` for one scope of it.
+    /// `https://vault.azure.net/.default` asks for everything at a resource, and `api://app/Deploy` for one scope of
+    /// it.
     fn as_asked(&self, scope: String) -> String {
         let ends = |asked: &&String| {
             let last = asked.rsplit_once('/').map(|(_, last)| last);
@@ -199,7 +202,7 @@ impl Expected<'_> {
         self.asked.iter().find(ends).cloned().unwrap_or(scope)
     }
 
-    /// Refuses what was not asked for.
+    /// Refuses scopes that were not asked for.
     fn check_scopes(&self, named: &[String]) -> Result<(), Failure> {
         let wider: Vec<&str> = named
             .iter()
@@ -217,15 +220,16 @@ impl Expected<'_> {
         )))
     }
 
-    /// Refuses a token of which nothing says what scopes it has. `told`: the answer does, or the token is a JWT.
+    /// Refuses a token whose scopes are not stated. `told`: the response states them, or the token is a JWT.
     fn check_told(&self, told: bool) -> Result<(), Failure> {
-        // Of itself a server gives what it likes where nothing is asked for (RFC 6749 section 3.3), and a JWT alone shows what that is.
+        // If no scope is asked for, a server gives what it chooses (RFC 6749 section 3.3), and only a JWT shows what
+        // that is.
         if told || !self.asked.is_empty() || !self.default_scopes.is_empty() {
             return Ok(());
         }
         Err(unfit(
-            "no scope was asked for, and neither `scope` of the answer nor the token says which it has, so that it may have any; name \
-             `scopes` in the rule, or list in `default_scopes` what the provider gives of itself",
+            "no scope was asked for, and neither `scope` of the answer nor the token says which it has, so it may have any; name \
+             `scopes` in the rule, or list in `default_scopes` what the provider gives by default",
         ))
     }
 
@@ -244,7 +248,7 @@ impl Expected<'_> {
     }
 }
 
-/// The object in an answer that gives something.
+/// The object in a successful response.
 fn success(reads: Reads, answer: &Response<Bytes>) -> Result<Map<String, Value>, Failure> {
     let status = answer.status();
     if status.is_success() {
@@ -271,13 +275,13 @@ fn success(reads: Reads, answer: &Response<Bytes>) -> Result<Map<String, Value>,
     Err(Failure::Refused { error, said, passes })
 }
 
-/// Whether a refusal is one that the provider gives at times though all is in order, and asks to try again after. It may be meant as
-/// well: nothing tells one from the other.
+/// Whether a refusal is one that the provider also gives temporarily when everything is in order, and after which it
+/// asks for a retry. It may be permanent as well: the two cannot be distinguished.
 fn passes(reads: Reads, error: &str, said: &str) -> bool {
     match reads {
-        // It could not fetch our keys, perhaps.
+        // It may have failed to fetch our keys.
         Reads::Aws => error == "InvalidIdentityToken",
-        // Of Entra ID: not all that answer there know a federated credential at once, and some could not fetch our keys.
+        // Entra ID: not all of its servers know a new federated credential at once, and some could not fetch our keys.
         Reads::OAuth { .. } => {
             let codes = ["70021", "700211", "700212", "700213", "50166", "501661"];
             let code = said.strip_prefix("AADSTS").and_then(|said| said.split_once(':'));
@@ -286,7 +290,7 @@ fn passes(reads: Reads, error: &str, said: &str) -> bool {
     }
 }
 
-/// What an answer says went wrong: RFC 6749 section 5.2, or as AWS and Google do.
+/// The error in a response: RFC 6749 section 5.2, or in the form of AWS or Google.
 fn refusal(body: &[u8]) -> (Option<String>, Option<String>) {
     let Ok(body) = parse_strict_object(body) else { return (None, None) };
     let text = |value: Option<&Value>| value.and_then(Value::as_str).map(clean).filter(|text| !text.is_empty());
@@ -298,7 +302,7 @@ fn refusal(body: &[u8]) -> (Option<String>, Option<String>) {
     (text(error), text(said))
 }
 
-/// A token that can stand in a header and in a file.
+/// A token that can be in a header and in a file.
 fn token(value: Option<&Value>) -> Result<Zeroizing<String>, Failure> {
     let token = value.and_then(Value::as_str).unwrap_or_default();
     if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -307,8 +311,8 @@ fn token(value: Option<&Value>) -> Result<Zeroizing<String>, Failure> {
     Ok(Zeroizing::new(token.to_owned()))
 }
 
-/// What a token says of itself, if it is a JWT. Nobody has checked its signature, and it is not believed where that would
-/// widen anything.
+/// The claims of a token, if it is a JWT. Its signature is not verified, and it is not trusted where that would widen
+/// anything.
 fn jwt(token: &str) -> Option<Map<String, Value>> {
     let [_, claims, _] = token.split('.').collect::<Vec<_>>()[..] else { return None };
     serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(claims).ok()?).ok()
@@ -327,10 +331,11 @@ fn plain(value: &Value) -> String {
     value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
-/// What a provider says, fit to be passed on: short, without control characters, and without a token that it may have repeated.
+/// A provider's message, fit to be passed on: short, without control characters, and without a token that it may
+/// repeat.
 pub fn clean(text: &str) -> String {
     let printed: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
-    // Each JWT, and each part of one that says anything, begins like this.
+    // Each JWT, and each of its parts that has content, begins like this.
     let words = printed.split_whitespace().map(|word| if word.contains("eyJ") { "(a token)" } else { word });
     words.collect::<Vec<_>>().join(" ").chars().take(MAX_SAID).collect()
 }
@@ -340,7 +345,7 @@ fn unfit(why: impl Into<String>) -> Failure {
 }
 
 impl Given {
-    /// How many bytes it holds, about.
+    /// Its approximate size in bytes.
     pub fn size(&self) -> usize {
         self.token.len() + self.scopes.iter().flatten().map(String::len).sum::<usize>()
     }

@@ -1,5 +1,5 @@
-//! Tokens of providers that are held while they are good, and the calls under way. What is held is a fact: whether somebody may
-//! have it, rules, revocations and the end of the run say each time anew.
+//! A cache of providers' tokens, and calls in flight. The cache holds facts only: whether somebody may have a token
+//! depends on rules, revocations and the end of the run, which are checked each time.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -32,17 +32,17 @@ use crate::{
     sts::keys::SigningKeys,
 };
 
-/// Tokens that are held, and their bytes.
+/// The maximum number of cached tokens, and their bytes.
 const MAX_CACHED: usize = 4096;
 const MAX_BYTES: usize = 16 << 20;
 
-/// A token is used again until so long before its end, or a fifth of its life if that is more.
+/// A token is used until this long before its end, or until a fifth of its life is left if that is more.
 const SPARE: Duration = Duration::from_secs(60);
 
-/// How long an assertion is good, at most.
+/// The maximum lifetime of an assertion.
 const ASSERTION_LIFE: Duration = Duration::from_secs(300);
 
-/// What is held. Cheap to clone; clones share it, over all generations.
+/// The cache. Cheap to clone; clones share it, across all generations.
 #[derive(Clone, Debug)]
 pub struct ProviderTokens(Arc<Inner>);
 
@@ -60,18 +60,18 @@ struct Inner {
     revocations: Revocations,
     metrics: Metrics,
     flights: SingleFlight<Result<Arc<Gained>, Failure>>,
-    /// By audience. Another entry of `tokens.onward` for it begins anew.
+    /// By audience. A changed entry of `tokens.onward` gets a new breaker.
     breakers: Mutex<HashMap<Arc<str>, OfEntry>>,
     tokens: Mutex<Cached>,
 }
 
-/// One map would do but for the end of a run, which must find its tokens at once; both change together.
+/// One map would do, except that the end of a run must find its tokens at once. Both change together.
 #[derive(Debug, Default)]
 struct Cached {
     by_key: HashMap<Key, Arc<Gained>>,
     /// By the uid of a TaskRun or a pod.
     by_run: HashMap<Arc<str>, HashSet<Key>>,
-    /// Those whose successor is given out by now, and that a provider can end with their run.
+    /// Tokens whose successor has been given, and that a provider can revoke with their run.
     superseded: Vec<Arc<Gained>>,
     bytes: usize,
 }
@@ -84,27 +84,27 @@ pub struct Gained {
     pub assertion: String,
     /// The SHA-256 of the token, in hexadecimal.
     pub digest: String,
-    /// When it has lasted for as long as the provider said.
+    /// The end of the lifetime that the provider stated.
     pub(super) ends: Moment,
     use_until: Moment,
     asked: TokenRequest,
-    /// In bytes, about.
+    /// Approximate, in bytes.
     size: usize,
 }
 
-/// What is wanted of a provider, and for whom.
+/// A request to a provider, and for whom.
 #[derive(Clone, Debug)]
 pub struct TokenRequest {
     pub onward: Arc<Onward>,
-    /// What the assertion says, but when and as which.
+    /// The claims of the assertion, without `iat`, `exp` and `jti`.
     pub claims: Map<String, Value>,
-    /// Who it says that the client is, where a further assertion does.
+    /// The subject of a client assertion, if one is needed.
     pub client: Arc<str>,
     /// As the provider calls them.
     pub scopes: Vec<String>,
-    /// What a session of AWS is called.
+    /// The name of an AWS session.
     pub session: String,
-    /// The TaskRun and the pod with whose end it ends, by uid.
+    /// The uids of the TaskRun and the pod with whose end it ends.
     pub lives_with: Box<[Arc<str>]>,
 }
 
@@ -114,8 +114,8 @@ impl ProviderTokens {
         Self(Arc::new(Inner { clock, control, revocations, metrics, flights, breakers, tokens }))
     }
 
-    /// The token that is held for exactly this, or a new one: however many ask at once, the provider is asked once. The assertion is
-    /// signed by `keys`, is called `jti` and ends at `ends` or sooner.
+    /// Returns the token that is cached for exactly this request, or a new one: however many ask at once, the provider
+    /// is asked once. The assertion is signed by `keys`, has the id `jti` and ends at `ends` or sooner.
     pub async fn obtain(
         &self,
         wanted: TokenRequest,
@@ -142,7 +142,7 @@ impl ProviderTokens {
         }
     }
 
-    /// Asks the provider. Runs on the control runtime, whoever still waits for it.
+    /// Asks the provider. Runs on the control runtime, even if nobody waits for it any more.
     async fn gain(
         &self,
         key: Key,
@@ -162,7 +162,7 @@ impl ProviderTokens {
         let outcome = wanted.call(keys, &jti, ends, &inner.clock).await;
         match &outcome {
             Err(Failure::Away(_)) => breaker.failed(inner.clock.moment()),
-            // It may be another word for the same trouble.
+            // It may be another form of the same trouble.
             Err(Failure::Refused { passes: true, .. }) => breaker.answered(),
             _ => breaker.succeeded(),
         }
@@ -180,7 +180,7 @@ impl ProviderTokens {
         })?;
         let gained = Arc::new(Gained::new(jti, given, wanted, now));
         lock(&inner.tokens).insert(key, &gained, now);
-        // The run may have ended in the meantime, when nothing was held for it yet.
+        // The run may have ended meanwhile, before anything was cached for it.
         for uid in &gained.asked.lives_with {
             if inner.revocations.workload(uid).is_some() {
                 self.end(uid, None, Some(keys));
@@ -189,8 +189,9 @@ impl ProviderTokens {
         Ok(gained)
     }
 
-    /// Forgets the tokens of a TaskRun or a pod that has ended, and has the providers end them. `onwards` say who we are there by
-    /// now: a secret may have been replaced since. `keys` prove who asks for it.
+    /// Drops the tokens of a TaskRun or a pod that has ended, and revokes them at the providers. `onwards` are the
+    /// current client settings there: a secret may have been replaced since. `keys` sign the assertion that
+    /// authenticates the request.
     pub fn end(&self, uid: &str, onwards: Option<&Onwards>, keys: Option<&SigningKeys>) {
         let ended = lock(&self.0.tokens).take(uid);
         for gained in ended.into_iter().filter(|gained| gained.asked.onward.revocation_url.is_some()) {
@@ -213,7 +214,7 @@ impl ProviderTokens {
                         token = gained.digest,
                         why,
                         until = %gained.expires(inner.clock.moment()),
-                        "a provider was asked to end a token of a run that has ended, and did not; it ends by itself"
+                        "a provider did not end the token of an ended run when asked; it expires by itself"
                     ),
                 }
             });
@@ -241,7 +242,7 @@ impl Inner {
 
 impl Cached {
     fn insert(&mut self, key: Key, gained: &Arc<Gained>, now: Moment) {
-        // One that is forgotten is not ended with its run.
+        // A token that is forgotten is not revoked with its run.
         let past: Vec<Key> =
             self.by_key.iter().filter(|(_, gained)| now.is_surely_past(gained.ends)).map(|(key, _)| *key).collect();
         past.iter().for_each(|key| drop(self.remove(key)));
@@ -290,7 +291,7 @@ impl Cached {
         Some(gained)
     }
 
-    /// All of a TaskRun or a pod.
+    /// All tokens of a TaskRun or a pod.
     fn take(&mut self, uid: &str) -> Vec<Arc<Gained>> {
         let keys = self.by_run.get(uid).cloned().unwrap_or_default();
         let superseded = self.drop_superseded(|old| old.asked.lives_with.iter().any(|own| **own == *uid));
@@ -313,32 +314,32 @@ impl Gained {
         }
     }
 
-    /// When it ends by what the wall clock shows now, which may have been set since it came.
+    /// When it expires by the current wall clock, which may have been set since the token was received.
     pub(super) fn expires(&self, now: Moment) -> Timestamp {
         now.shown() + now.until(self.ends)
     }
 }
 
 impl TokenRequest {
-    /// How many bytes it holds, about. What the assertion says, and the scopes, are as long as who asks made them.
+    /// Its approximate size in bytes. The caller determines the length of the claims and the scopes.
     fn size(&self) -> usize {
         let claims = serde_json::to_vec(&self.claims).map_or(0, |claims| claims.len());
         2048 + claims + self.scopes.iter().map(String::len).sum::<usize>()
     }
 
-    /// Differs for all that differs in what is asked.
+    /// Differs for every difference in the request.
     fn key(&self) -> Key {
         let claims = Value::Object(self.claims.clone()).to_string();
         let runs = self.lives_with.join("\n");
         let scopes = self.scopes.join(" ");
-        // Each has a length before it by its own digest, so that no two lists join to the same.
+        // Each part is hashed on its own, which fixes its length, so that no two lists join to the same.
         let parts =
             [claims.as_bytes(), runs.as_bytes(), scopes.as_bytes(), self.client.as_bytes(), self.session.as_bytes()];
         let digests = parts.map(|part| sha256(&[part]));
         sha256(&[&self.onward.fingerprint, digests.as_flattened()])
     }
 
-    /// A fresh assertion, with the subject given or that of the claims.
+    /// Signs a new assertion, with this subject or that of the claims.
     fn sign(
         &self,
         keys: &SigningKeys,
@@ -352,14 +353,14 @@ impl TokenRequest {
         claims.insert("jti".to_owned(), jti.into());
         let issued = now.as_secs() - ISSUED_BEFORE;
         claims.insert("iat".to_owned(), issued.into());
-        // A longer life than five minutes by what it says itself is refused at some.
+        // Some providers refuse an assertion whose stated lifetime is longer than five minutes.
         let ends = ends.min(Timestamp::from_secs(issued) + ASSERTION_LIFE);
         claims.insert("exp".to_owned(), ends.as_secs().into());
         let signed = keys.sign_assertion(self.onward.algorithm, &claims);
         signed.map(Zeroizing::new).ok_or_else(|| "the assertion cannot be signed".to_owned())
     }
 
-    /// Has the provider end the token that it gave for this (RFC 7009).
+    /// Revokes the token at the provider (RFC 7009).
     async fn revoke(&self, token: &str, keys: Option<&SigningKeys>, clock: &Clock) -> Result<(), String> {
         let (now, onward) = (clock.now(), &self.onward);
         let Some(url) = &onward.revocation_url else { return Ok(()) };
@@ -416,7 +417,7 @@ impl TokenRequest {
         let answer = send(request).await?;
         match &onward.protocol.next {
             None => expected.read(&answer),
-            // How long that of the pool lasts is of no matter: it goes nowhere else.
+            // The lifetime of the pool's token does not matter: it is sent nowhere else.
             Some(next) => {
                 let pool = Expected { max_lifetime: i64::MAX, ..expected }.read(&answer)?;
                 let request = next.request(&pool.token, &self.scopes, onward.max_lifetime).map_err(Failure::Away)?;
@@ -426,7 +427,7 @@ impl TokenRequest {
     }
 }
 
-/// Counts what came of asking providers. Labels come from the configuration.
+/// Counts the results of asking providers. Labels come from the configuration.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     outcomes: Family<Labels, Counter>,

@@ -1,13 +1,14 @@
-//! Tokens of other providers, for audiences that trust those and not us: Doorward signs an assertion that says what a token of its
-//! own would, swaps it for the provider's token (RFC 8693, RFC 7523), and passes on that. Rules have decided before.
+//! Tokens of other providers, for audiences that trust those and not Doorward. After rules have decided, Doorward signs
+//! an assertion with the content of its own token, exchanges it for the provider's token (RFC 8693, RFC 7523), and
+//! passes on that token.
 //!
 //! | file | holds |
 //! |---|---|
-//! | `protocol` | what is sent, as a table of parameters for each kind of provider |
-//! | `answer` | what comes, and whether it may be passed on |
-//! | `cache` | tokens that are held while they are good, and the calls under way |
-//! | `swap` | from what rules gave to the answer for the caller |
-//! | `rules` | rules about an audience whose provider does not do what they say |
+//! | `protocol` | the requests, as a table of parameters for each kind of provider |
+//! | `answer` | the responses, and whether they may be passed on |
+//! | `cache` | cached tokens, and calls in flight |
+//! | `swap` | from what rules gave to the response for the caller |
+//! | `rules` | checks of rules about an audience whose provider does not do what they say |
 
 mod answer;
 mod cache;
@@ -37,30 +38,30 @@ use crate::{
     sha256::sha256,
 };
 
-/// The longest time for one call.
+/// The maximum timeout of one call.
 const MAX_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// The longest pause of a provider, some of which count over minutes what they are asked.
+/// The maximum pause for a provider; some count requests over minutes.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 
-/// What `max_lifetime` may be; for a session of AWS no shorter than the last.
+/// The bounds of `max_lifetime`. `MIN_SESSION` is the minimum for a session of AWS.
 const MAX_LIFETIMES: RangeInclusive<Span> = Span::from_secs(60)..=Span::from_secs(12 * 3600);
 const MIN_SESSION: Span = Span::from_secs(900);
 
-/// How the audiences begin that assertions have for Entra ID, in whichever of its clouds.
+/// The beginning of audiences of assertions for Entra ID, in all of its clouds.
 const ENTRA: &str = "api://AzureADTokenExchange";
 
 /// An audience that trusts another provider.
 #[derive(Debug)]
 pub struct Onward {
     audience: Arc<str>,
-    /// Tells its configuration from another.
+    /// Identifies this configuration.
     fingerprint: [u8; 32],
     protocol: Protocol,
     /// The audience of assertions.
     assertion_audience: String,
     subject: OnwardSubject,
-    /// How assertions are signed; `None`: as the first key does.
+    /// The algorithm of assertions; `None` for that of the first key.
     algorithm: Option<SigningAlgorithm>,
     scopes: BTreeMap<String, String>,
     default_scopes: Vec<String>,
@@ -76,7 +77,8 @@ pub struct Onward {
 pub type Onwards = BTreeMap<Arc<str>, Arc<Onward>>;
 
 impl Onward {
-    /// All of the configuration. `ours` is the identifier of our issuer; `keys` are those of files, if there are any.
+    /// Reads the configuration. `ours` is the identifier of Doorward as an issuer; `keys` are those from files, if
+    /// there are any.
     pub fn resolve_all(
         root: &raw::Root,
         (ours, keys): (&str, Option<&SigningKeys>),
@@ -113,11 +115,11 @@ impl Onward {
         let egress = egress.resolve(raw.ca.as_deref(), &at.key("ca"), resolver);
         let protocol = protocol?;
         if revocation_url.is_some() && matches!(protocol.kind, Kind::Aws | Kind::Google) {
-            resolver.error(&at.key("revocation_url"), "this kind of provider ends no token before its time");
+            resolver.error(&at.key("revocation_url"), "this kind of provider cannot revoke tokens");
         }
         let Some(assertion_audience) = written.map(str::to_owned).or_else(|| protocol.default_audience.clone()) else {
             resolver
-                .error(&at.key("assertion"), "the assertion would be for nobody")
+                .error(&at.key("assertion"), "the assertion has no audience")
                 .help("set `audience` in `assertion` to what the provider expects, such as its issuer identifier");
             return None;
         };
@@ -138,7 +140,7 @@ impl Onward {
         });
         Some(Self {
             audience: raw.audience.as_str().into(),
-            // With what files say that it names: a policy that was narrowed gives another token.
+            // Includes the content of files that it names: a policy that was narrowed gives another token.
             fingerprint: sha256(&[
                 &serde_json::to_vec(&(raw, protocol.url.as_str(), &protocol.fixed)).unwrap_or_default()
             ]),
@@ -156,15 +158,15 @@ impl Onward {
         })
     }
 
-    /// Whether the provider takes us for the client that got the tokens of `former`, so that it ends them at our word. Another one must
-    /// not hear of them.
+    /// Whether the provider knows Doorward as the client that got the tokens of `former`, and so lets it revoke them.
+    /// Another provider must not see them.
     fn ends_tokens_of(&self, former: &Self) -> bool {
         self.protocol.url == former.protocol.url
             && self.revocation_url == former.revocation_url
             && self.protocol.client_id() == former.protocol.client_id()
     }
 
-    /// What the provider calls these scopes, each once.
+    /// The provider's names of these scopes, without duplicates.
     fn named_there(&self, scopes: &[Arc<str>]) -> Vec<String> {
         let mut named: Vec<String> = Vec::with_capacity(scopes.len());
         for scope in scopes {
@@ -180,7 +182,7 @@ impl Onward {
         self.scopes.get(scope).map_or(scope, String::as_str)
     }
 
-    /// The provider, for people.
+    /// The name of the provider in messages.
     fn name(&self) -> String {
         let host = self.protocol.url.host_str().unwrap_or_default();
         format!("the provider of `{}` ({} at {host})", self.audience, self.protocol.kind.as_str())
@@ -201,19 +203,19 @@ fn check_audience(raw: &raw::Onward, root: &raw::Root, ours: &str, at: &At, reso
     let is_registry = registries.any(|registry| registry.service == raw.audience);
     if is_own || is_served || is_registry {
         let by = match (is_own, is_served) {
-            (true, _) => "routes of Doorward take",
+            (true, _) => "routes of Doorward accept",
             (_, true) => "a resource server asks about",
-            _ => "a registry of `tokens.registries` takes",
+            _ => "a registry of `tokens.registries` accepts",
         };
         report
-            .error(&at, format!("`{}` is for tokens of ours, which {by}", raw.audience))
-            .help("an audience has tokens of one kind: ours, or the provider's; choose another name for one of them");
+            .error(&at, format!("`{}` is an audience of Doorward's own tokens, which {by}", raw.audience))
+            .help("an audience has tokens of one kind: Doorward's own, or the provider's; choose another name for one of them");
     }
 }
 
 fn check_algorithm(raw: &raw::Onward, root: &raw::Root, keys: Option<&SigningKeys>, at: &At, resolver: &mut Resolver) {
     let is_for_entra = raw.assertion.audience.as_deref().is_some_and(|audience| audience.starts_with(ENTRA));
-    // Those that Doorward makes itself are P-256. Files that are wrong were told of.
+    // Keys that Doorward makes itself are P-256. Errors in files were reported before.
     let has_files = root.tokens.iter().any(|tokens| !tokens.keys.is_empty());
     let signs = match (raw.assertion.algorithm, keys) {
         (Some(algorithm), _) => Some(algorithm),
@@ -224,9 +226,9 @@ fn check_algorithm(raw: &raw::Onward, root: &raw::Root, keys: Option<&SigningKey
         resolver
             .warning(
                 &at.key("assertion"),
-                "Entra ID documents RS256 alone for such issuers, and this may be signed otherwise",
+                "Entra ID documents only RS256 for such issuers, and the assertion may be signed with another algorithm",
             )
-            .help("set `algorithm: RS256`, with an RSA key in `tokens.keys` behind the one that signs all else");
+            .help("set `algorithm: RS256`, with an RSA key in `tokens.keys` behind the one that signs everything else");
     }
     let Some(algorithm) = raw.assertion.algorithm else { return };
     let can_sign = match keys {

@@ -1,4 +1,4 @@
-//! What is sent to a provider: one table of parameters a kind, and what is read from the answer.
+//! The requests to a provider: one table of parameters per kind, and how the response is read.
 
 use bytes::Bytes;
 use http::{Request, header};
@@ -17,23 +17,24 @@ use crate::{
     sts::form::{ACCESS_TOKEN, GRANT, JWT},
 };
 
-/// The grant whose assertion is ours (RFC 7523 section 2.1).
+/// The grant with our assertion (RFC 7523 section 2.1).
 const JWT_BEARER: &str = "urn:ietf:params:oauth:grant-type:jwt-bearer";
 
-/// Where Google exchanges tokens, and makes those of service accounts.
+/// Google's addresses for exchanging tokens, and for making those of service accounts.
 const GOOGLE: &str = "https://sts.googleapis.com/v1/token";
 const IAM_CREDENTIALS: &str = "https://iamcredentials.googleapis.com/";
 
-/// All that the token of the pool may do where a service account's is wanted: make that.
+/// The only scope of the pool's token if a service account's is wanted: making that one.
 pub const IAM_SCOPE: &str = "https://www.googleapis.com/auth/iam";
 
 const AWS: &str = "https://sts.amazonaws.com/";
 
-/// Characters of a session policy, and of the name of a session (AssumeRoleWithWebIdentity, `Policy`, `RoleSessionName`).
+/// The maximum length of a session policy and of a session name, in characters (AssumeRoleWithWebIdentity, `Policy`,
+/// `RoleSessionName`).
 const MAX_POLICY: usize = 2048;
 const MAX_SESSION: usize = 64;
 
-/// How one provider is asked.
+/// How a provider is asked.
 #[derive(Debug)]
 pub struct Protocol {
     pub kind: Kind,
@@ -42,7 +43,7 @@ pub struct Protocol {
     pub fixed: Vec<(&'static str, String)>,
     client: Client,
     pub next: Option<ServiceAccount>,
-    /// The audience of assertions where none is configured.
+    /// The audience of assertions if none is configured.
     pub default_audience: Option<String>,
 }
 
@@ -57,7 +58,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    /// As the configuration calls it.
+    /// The name in the configuration.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::TokenExchange => "token_exchange",
@@ -78,7 +79,7 @@ impl Kind {
         }
     }
 
-    /// In which form it gives a token.
+    /// The form of its response.
     pub const fn reads(self) -> Reads {
         match self {
             Self::TokenExchange | Self::Google => Reads::OAuth { exchanged: true },
@@ -88,16 +89,16 @@ impl Kind {
     }
 }
 
-/// Who we are as a client, beside the assertion.
+/// How Doorward authenticates as a client, beside the assertion.
 #[derive(Debug)]
 enum Client {
     None,
     Known(ClientAuth),
-    /// A further assertion says so, with an id where the provider wants it.
+    /// By a further assertion, with an id if the provider requires it.
     Assertion(Option<String>),
 }
 
-/// In which form a token comes.
+/// The form of a token response.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Reads {
     /// RFC 6749 section 5.1; `exchanged`: with the members of RFC 8693 section 2.2.1.
@@ -106,28 +107,28 @@ pub enum Reads {
     Aws,
 }
 
-/// A service account of Google whose token is given in place of the pool's own.
+/// A Google service account whose token is given in place of the pool's own.
 #[derive(Debug)]
 pub struct ServiceAccount {
     /// The address of `generateAccessToken`.
     pub url: Url,
 }
 
-/// What one call says.
+/// The variable parts of a call.
 #[derive(Debug)]
 pub struct Sent<'a> {
     pub assertion: &'a str,
-    /// Where [`Protocol::wants_client_assertion`].
+    /// Present if [`Protocol::wants_client_assertion`].
     pub client_assertion: Option<&'a str>,
     /// As the provider calls them.
     pub scopes: &'a [String],
-    /// What a session of AWS is called.
+    /// The name of an AWS session.
     pub session: &'a str,
 }
 
 impl Protocol {
-    /// `audience` is that of assertions as configured, `lasts` how many seconds a token may last. Reports every problem at its
-    /// place; `None` if there is one.
+    /// Reads the configuration. `audience` is that of assertions as configured, `lasts` the maximum lifetime of a token
+    /// in seconds. Reports every problem at its place; returns `None` if there is one.
     pub fn resolve(
         raw: &OnwardProvider,
         audience: Option<&str>,
@@ -208,11 +209,11 @@ impl Protocol {
     fn google(raw: &raw::OnwardGoogle, at: &At, resolver: &mut Resolver) -> Option<Self> {
         let known = "//iam.googleapis.com/";
         if !raw.pool_provider.starts_with(known) || !raw.pool_provider.contains("/providers/") {
-            resolver.error(&at.key("pool_provider"), format!("`{}` is no provider of a pool", raw.pool_provider)).help(
-                format!(
+            resolver
+                .error(&at.key("pool_provider"), format!("`{}` is not a provider of a pool", raw.pool_provider))
+                .help(format!(
                     "write `{known}projects/NUMBER/locations/global/workloadIdentityPools/POOL/providers/PROVIDER`"
-                ),
-            );
+                ));
         }
         let fixed = vec![
             ("grant_type", GRANT.to_owned()),
@@ -231,7 +232,7 @@ impl Protocol {
                 }
                 let base = raw.iam_credentials_url.as_deref().unwrap_or(IAM_CREDENTIALS);
                 let mut url = address(base, &at.key("iam_credentials_url"), resolver)?;
-                // A proxy may have it below a path of its own.
+                // A proxy may serve it under a path of its own.
                 let below = url.path().trim_end_matches('/').to_owned();
                 url.set_path(&format!("{below}/v1/projects/-/serviceAccounts/{account}:generateAccessToken"));
                 Some(ServiceAccount { url })
@@ -275,12 +276,12 @@ impl Protocol {
         matches!(self.client, Client::Assertion(_))
     }
 
-    /// Whether the assertion itself stands for a client (RFC 7523 section 2.2).
+    /// Whether the assertion itself proves a client (RFC 7523 section 2.2).
     pub fn is_client(&self) -> bool {
         self.kind == Kind::ClientCredentials
     }
 
-    /// As whom the provider knows us, where it is told.
+    /// The client id that the provider knows, if one is sent.
     pub fn client_id(&self) -> Option<&str> {
         match &self.client {
             Client::Known(client) => Some(client.client_id()),
@@ -306,7 +307,7 @@ impl Protocol {
         self.finish(&self.url, form, sent.client_assertion, now)
     }
 
-    /// The request that ends a token (RFC 7009).
+    /// The request that revokes a token (RFC 7009).
     pub fn revocation(
         &self,
         url: &Url,
@@ -325,7 +326,7 @@ impl Protocol {
         self.finish(url, form, client_assertion, now)
     }
 
-    /// Adds what proves the client.
+    /// Adds the client authentication.
     fn finish(
         &self,
         url: &Url,
@@ -349,7 +350,7 @@ impl Protocol {
 }
 
 impl ServiceAccount {
-    /// The request for its token, with that of the pool. The error says why it cannot be made.
+    /// The request for the service account's token, with that of the pool. The error says why it cannot be made.
     pub fn request(&self, pool_token: &str, scopes: &[String], lasts: u64) -> Result<Request<Bytes>, String> {
         let bearer =
             egress::bearer(pool_token.as_bytes()).ok_or("the pool's token has characters that no header may have")?;
@@ -363,9 +364,9 @@ impl ServiceAccount {
     }
 }
 
-/// An address that tokens may travel to.
+/// Parses an address that tokens may be sent to.
 pub fn address(text: &str, at: &At, resolver: &mut Resolver) -> Option<Url> {
-    // Not repeated: it may hold a password.
+    // Not repeated: it may contain a password.
     secure_url(text).map_err(|why| _ = resolver.error(at, format!("this {why}"))).ok()
 }
 
@@ -374,7 +375,8 @@ fn targets(fixed: &mut Vec<(&'static str, String)>, audience: Option<&String>, r
     fixed.extend(resource.cloned().map(|resource| ("resource", resource)));
 }
 
-/// A name of a session of AWS: 2 to 64 characters of its own set. Of a longer text the end, which tells one run from another.
+/// A name for an AWS session: 2 to 64 permitted characters. Only the end of a longer text is used, which distinguishes
+/// runs.
 pub fn session_name(text: &str) -> String {
     let fits = |character: char| character.is_ascii_alphanumeric() || "_+=,.@-".contains(character);
     let plain: Vec<char> = text.chars().map(|character| if fits(character) { character } else { '-' }).collect();

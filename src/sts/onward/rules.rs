@@ -1,4 +1,4 @@
-//! Rules about an audience whose provider does not do what they say, and names of scopes that are one there.
+//! Checks of rules about an audience whose provider does not do what they say, and of names that are one scope there.
 
 use std::collections::BTreeMap;
 
@@ -8,17 +8,17 @@ use crate::config::{
     resolver::Resolver,
 };
 
-/// What is wrong with a rule, and what to do about it.
+/// A problem of a rule, and what to do about it.
 struct Fault {
     why: String,
-    /// Where the audience is named in full and nothing but a refusal can come of the rule.
+    /// If the audience is named in full and the rule can only lead to refusals.
     if_error: Option<&'static str>,
-    /// Where a pattern means the audience, or what it does is no more than odd.
+    /// If a pattern matches the audience, or the effect is merely odd.
     if_warning: &'static str,
 }
 
-/// Reports rules that would give what the provider cannot, or that know a scope by a name that none is asked for by. One that means
-/// the audience by a pattern may be for others as well.
+/// Reports rules that give what the provider cannot, or that use a name of a scope by which none is requested. A rule
+/// whose pattern matches the audience may be meant for others as well.
 pub(super) fn check(raw: &raw::Onward, root: &raw::Root, at: &At, resolver: &mut Resolver) {
     let at = at.key("audience");
     for rule in &root.rules {
@@ -42,14 +42,14 @@ fn fault(raw: &raw::Onward, rule: &raw::Rule, token: &OnToken) -> Option<Fault> 
         OnwardProvider::Aws(_) if is_allow && !scopes.is_empty() => Some(Fault {
             why: format!("rule `{}` gives scopes for it, and AWS knows none", rule.id),
             if_error: Some("leave `scopes` out of the rule; what the role and `session_policy` let it do is all that it may"),
-            if_warning: "who gets a scope by it is refused there; have its `audiences` leave this one out",
+            if_warning: "callers that get a scope by it are refused there; exclude this audience from its `audiences`",
         }),
         OnwardProvider::Google(_) if is_allow && scopes.is_empty() => Some(Fault {
             why: format!("rule `{}` gives no scopes, and Google gives no token without one", rule.id),
             if_error: Some("name `scopes` in the rule"),
-            if_warning: "who gets nothing else there is refused by Google; name `scopes` in a rule for this audience",
+            if_warning: "callers that get no other scope there are refused by Google; name `scopes` in a rule for this audience",
         }),
-        // Whatever it is asked for by `audience` or `resource`: of scopes that says nothing (RFC 6749 section 3.3).
+        // Whatever `audience` or `resource` it is asked for: they do not determine scopes (RFC 6749 section 3.3).
         OnwardProvider::TokenExchange(_) | OnwardProvider::JwtBearer(_) | OnwardProvider::ClientCredentials(_)
             if is_allow && scopes.is_empty() && raw.default_scopes.is_empty() =>
         {
@@ -59,17 +59,17 @@ fn fault(raw: &raw::Onward, rule: &raw::Rule, token: &OnToken) -> Option<Fault> 
                     rule.id
                 ),
                 if_error: None,
-                if_warning: "name `scopes` in the rule, or say in `default_scopes` what the provider gives of itself",
+                if_warning: "name `scopes` in the rule, or list in `default_scopes` what the provider gives by default",
             })
         }
         _ => scopes.iter().find_map(|scope| {
             let (ours, there) = meant_there(raw, scope, scopes, is_allow)?;
-            // A scope that `scopes` does not list is called the same there, and given.
+            // A scope that `scopes` does not list has the same name there, and is given.
             let is_nothing = |scope: &String| !scope.ends_with('*') && meant_there(raw, scope, scopes, is_allow).is_some();
             let opens_nothing = token.audiences.len() == 1 && scopes.iter().all(is_nothing);
             Some(Fault {
                 why: format!("rule `{}` has scope `{scope}`, and `{there}` is what the provider calls `{ours}`", rule.id),
-                // A deny is to open nothing, and either may be right for other audiences.
+                // A deny is not meant to give anything, and either name may be right for other audiences.
                 if_error: (is_allow && opens_nothing).then_some(
                     "rules go by the names on the left of `scopes`, and none is given by the other: name that in the rule",
                 ),
@@ -79,9 +79,9 @@ fn fault(raw: &raw::Onward, rule: &raw::Rule, token: &OnToken) -> Option<Fault> 
     }
 }
 
-/// The scope that an entry of a rule means by its provider's name alone. One that names it in full is what the policy refuses
-/// (`our_names` of `authz`): change both. One that means names of ours too may be meant for those, and what a deny denies by ours as
-/// well is denied.
+/// The scope that an entry of a rule names by its provider's name only. The policy refuses an entry that names it in
+/// full (`our_names` of `authz`): change both together. An entry that also matches our names may be meant for those,
+/// and a scope that a deny also denies by our name is denied.
 fn meant_there<'r>(
     raw: &'r raw::Onward,
     named: &str,
@@ -96,12 +96,12 @@ fn meant_there<'r>(
     raw.scopes.iter().find(|(ours, there)| is_meant(there) && !is_denied(ours))
 }
 
-/// Whether an entry of a rule means a scope by our name of it.
+/// Whether an entry of a rule matches one of our names of scopes.
 fn names_ours(raw: &raw::Onward, named: &str) -> bool {
     raw.scopes.keys().any(|ours| OnToken::means(named, ours))
 }
 
-/// Reports names that are one scope there, so that a rule about one of them says nothing of what the other gives.
+/// Reports names that are one scope there, so that a rule about one does not cover the other.
 pub(super) fn check_names(raw: &raw::Onward, at: &At, resolver: &mut Resolver) {
     let mut known: BTreeMap<String, (&str, &str)> = BTreeMap::new();
     for (ours, there) in &raw.scopes {
@@ -110,12 +110,12 @@ pub(super) fn check_names(raw: &raw::Onward, at: &At, resolver: &mut Resolver) {
         };
         let which = match former == there {
             true => format!("are one scope there, `{there}`"),
-            // Some providers tell no case apart.
+            // Some providers ignore case.
             false => format!("may be one scope there: `{former}` and `{there}`"),
         };
         resolver
             .warning(&at.key("scopes").key(ours), format!("`{other}` and `{ours}` {which}"))
-            .help("who is denied one scope by its one name gets the same token by the other: have one name for it, or deny both");
+            .help("a caller that is denied the scope by one name gets the same token by the other: use one name for it, or deny both");
     }
 }
 

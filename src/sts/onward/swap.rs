@@ -29,12 +29,13 @@ use crate::{
     },
 };
 
-/// The type of what `credential_process` of AWS reads.
+/// The token type of what AWS's `credential_process` reads.
 const AWS_CREDENTIALS: &str = "https://doorward.dev/token-type/aws-credentials";
 
 impl Exchanger<'_> {
-    /// The provider's token in place of one of ours. `claims` are what ours would say, `issued` what the trail would; both have been
-    /// decided. `gives_until` tells up to when rules give it, of a time that it may last until.
+    /// Gives the provider's token in place of one of our own. `claims` are those that our own would have, and `issued`
+    /// what the trail would record; both have been decided. `gives_until` returns until when rules give the token, at
+    /// most until its argument.
     pub(in crate::sts) async fn pass_on(
         &self,
         onward: &Arc<Onward>,
@@ -47,20 +48,20 @@ impl Exchanger<'_> {
         let gained = self.gain(onward, claims, party, &issued).await?;
         let (given, now) = (&gained.given, self.app.clock.moment());
         let expires = gained.expires(now);
-        // It may last longer than the assertion for which the run was noted, and ends with the run all the same.
+        // It may outlast the assertion for which the run was recorded, and ends with the run all the same.
         if let Some(of) = &party.of {
             self.note_bearer(party, of, expires, now.shown()).await?;
         }
-        // Whoever has waited may have lost meanwhile what was decided before.
+        // While the caller waited, the grounds of the decision may have gone.
         if self.app.revocations.is_revoked(&party.principal).is_some() {
-            return Err(Refusal::subject("the run has ended, or who asks was revoked, while the provider was asked"));
+            return Err(Refusal::subject("the run has ended, or the caller was revoked, while the provider was asked"));
         }
         let by_rules = gives_until(expires);
         if by_rules < expires {
             return Err(Refusal::target(format!(
-                "the token of {} lasts until {expires}, and rules give it until {by_rules} alone, by their hours (`time`), how old the login \
-                 may be (`need`), or `request.time` in `when`; it can be had until it lasts longer than they go on, for which the provider, \
-                 and `max_lifetime`, must let it last shorter",
+                "the token of {} lasts until {expires}, and rules give it only until {by_rules}, by their hours (`time`), how old the login \
+                 may be (`need`), or `request.time` in `when`; it is given only while it ends before that; let the provider, \
+                 and `max_lifetime`, make it shorter",
                 onward.name()
             )));
         }
@@ -99,7 +100,7 @@ impl Exchanger<'_> {
         Ok(answer(StatusCode::OK, &body))
     }
 
-    /// What the provider gives for an assertion of what was decided.
+    /// Obtains the provider's token for an assertion of what was decided.
     async fn gain(
         &self,
         onward: &Arc<Onward>,
@@ -110,7 +111,7 @@ impl Exchanger<'_> {
         let scopes = onward.named_there(&issued.scopes);
         if onward.protocol.kind == Kind::Aws && !scopes.is_empty() {
             return Err(Refusal::scope(format!(
-                "AWS knows no scopes, so none can be had for `{}`; ask for none, by a rule without `scopes`",
+                "AWS knows no scopes, so none can be given for `{}`; ask for none, with a rule without `scopes`",
                 onward.audience
             )));
         }
@@ -151,7 +152,7 @@ impl Exchanger<'_> {
             Failure::Unfit(why) => Refusal::gateway(format!("what {name} gives is not passed on: {why}")),
             Failure::Refused { error, said, passes } => {
                 let said = said.map(|said| format!(" ({said})")).unwrap_or_default();
-                // At the front: of a long text a step shows the beginning alone.
+                // At the front, as a step shows only the beginning of a long text.
                 let passing = if passes { ", as it does at times though all is in order, so try again" } else { "" };
                 let issuer = self.own_issuer.issuer();
                 let description = format!(
@@ -169,8 +170,9 @@ impl Exchanger<'_> {
     }
 }
 
-/// What an assertion says: as a token of ours, to another audience and perhaps of another subject; when, is said when it is signed.
-/// The provider's token is for whoever asks for the same in the pod, by whichever token of that.
+/// The claims of an assertion: those of our own token, with another audience and possibly another subject. The times
+/// are added when it is signed. The provider's token is for every caller in the pod that asks for the same, whichever
+/// token of the pod it uses.
 fn assertion(claims: &AccessToken<'_>, audience: &str, subject: &str) -> Result<Map<String, Value>, Refusal> {
     let unsigned = || Refusal::unavailable(Reason::Internal, "the assertion cannot be made");
     let Ok(Value::Object(mut said)) = serde_json::to_value(claims) else { return Err(unsigned()) };

@@ -13,7 +13,7 @@ use crate::{
 
 const OURS: &str = "https://door.test";
 
-/// What is found wrong, by place, and what resolves.
+/// The problems by place, and what resolves.
 pub(super) fn resolve(onward: &str, rest: &str) -> (Onwards, Vec<(String, String)>) {
     let yaml = format!("tokens: {{exchange: [], onward: [{onward}]{rest}");
     let root: raw::Root = serde_saphyr::from_str(&yaml).unwrap_or_else(|error| panic!("{yaml}: {error}"));
@@ -92,7 +92,7 @@ fn what_cannot_be_is_told_at_its_place() {
     }
 }
 
-/// It was said of it that it is not one.
+/// It was reported as not being a scope.
 #[test]
 fn a_scope_that_is_longer_than_can_be_asked_for_is_told_to_be_long() {
     let vault = "provider: {jwt_bearer: {token_url: 'https://a'}}, assertion: {audience: x}";
@@ -105,7 +105,7 @@ fn a_scope_that_is_longer_than_can_be_asked_for_is_told_to_be_long() {
     }
 }
 
-/// The guide had it so, and Entra ID takes none that is signed by the keys which Doorward makes.
+/// The guide had this, and Entra ID accepts none that is signed by the keys that Doorward makes.
 #[test]
 fn an_assertion_for_entra_id_that_is_not_signed_as_that_documents_is_warned_of() {
     let p256 = || Arc::new(SigningKey::generate().unwrap().0);
@@ -113,7 +113,7 @@ fn an_assertion_for_entra_id_that_is_not_signed_as_that_documents_is_warned_of()
     let rsa = || Arc::new(SigningKey::from_pem(rsa.as_bytes()).unwrap());
     let both = SigningKeys::new(vec![p256(), rsa()]).unwrap();
     let alone = SigningKeys::new(vec![rsa()]).unwrap();
-    // The first says how, with another behind it.
+    // The first decides, with another behind it.
     let first = SigningKeys::new(vec![rsa(), p256()]).unwrap();
     let file = "keys: [{file: absent.pem}], ";
     for (audience, algorithm, files, keys, is_told) in [
@@ -123,7 +123,7 @@ fn an_assertion_for_entra_id_that_is_not_signed_as_that_documents_is_warned_of()
         ("api://AzureADTokenExchange", ", algorithm: RS256", file, Some(&both), false),
         ("api://AzureADTokenExchange", "", file, Some(&alone), false),
         ("api://AzureADTokenExchange", "", file, Some(&first), false),
-        // It was told of that it cannot be read.
+        // It was reported as unreadable.
         ("api://AzureADTokenExchange", "", file, None, false),
         ("https://sso.test", "", "", None, false),
     ] {
@@ -158,7 +158,7 @@ fn who_is_meant_and_for_whom_follows_from_the_kind() {
     }
 }
 
-/// Tokens that are held, and a provider that tells what it was asked.
+/// A cache, and a provider that reports its calls.
 struct World {
     held: ProviderTokens,
     onward: Arc<Onward>,
@@ -293,7 +293,7 @@ async fn the_end_of_a_run_ends_its_tokens_there_and_here() {
     assert_eq!(world.asked(), ["/token"]);
 }
 
-/// It was given until the clock had caught up, which the provider took it for no more.
+/// It was given until the clock had caught up, when the provider no longer accepted it.
 #[tokio::test]
 async fn a_token_is_held_no_longer_though_the_clock_is_set_back() {
     let world = World::start("").await;
@@ -305,7 +305,7 @@ async fn a_token_is_held_no_longer_though_the_clock_is_set_back() {
     assert_ne!(world.obtain(world.wanted("alice", &["run", "pod"])).await, first);
 }
 
-/// Rules and the trail had its end by the clock of before, by which it was refused for as long as that had been ahead.
+/// Rules and the trail had its end by the former clock, and it was refused for as long as that had been ahead.
 #[tokio::test]
 async fn the_end_of_a_token_is_told_by_the_clock_that_was_set_since_it_came() {
     let world = World::start("").await;
@@ -317,7 +317,7 @@ async fn the_end_of_a_token_is_told_by_the_clock_that_was_set_since_it_came() {
     assert_eq!(gained.expires(world.clock.moment()), world.clock.now() + Duration::from_secs(3000));
 }
 
-/// Its task may use the one from before until that ends by itself.
+/// Its task may use the previous one until that expires.
 #[tokio::test]
 async fn the_end_of_a_run_ends_a_token_that_has_a_successor_as_well() {
     let mut world = World::start("").await;
@@ -339,7 +339,7 @@ async fn the_end_of_a_run_ends_a_token_that_has_a_successor_as_well() {
     assert_eq!(ended, both);
 }
 
-/// All that was held had been forgotten, and was good at the provider until it ended by itself.
+/// The cache had been emptied, and the tokens were valid at the provider until they expired.
 #[tokio::test]
 async fn the_end_of_a_run_ends_its_token_though_the_clock_was_ahead_when_another_came() {
     let mut world = World::start("").await;
@@ -399,7 +399,7 @@ async fn a_run_that_ends_while_its_token_is_on_its_way_has_it_ended_too() {
     assert_eq!((path, form["token"].as_str()), ("/revoke", given.as_str()));
 }
 
-/// It is a moment old, as one that is ahead of the provider's clock is refused there.
+/// It is issued a moment in the past, as the provider refuses one that is ahead of its clock.
 #[tokio::test]
 async fn an_assertion_lives_five_minutes_and_a_token_is_held_for_four_fifths_of_its_life() {
     let mut world = World::start("").await;
@@ -442,7 +442,7 @@ async fn a_provider_in_trouble_is_left_alone_for_a_while_and_others_are_not() {
             counter.fetch_add(1, Ordering::SeqCst);
         }
     });
-    // As of reloads that change the figures, and back: what was counted for an entry ends with it.
+    // As with reloads that change the numbers, and back: counts of an entry end with it.
     for (more, failures, pause) in [("", 5, 5), (", circuit_breaker: {failures: 2, pause: 1m}", 2, 60), ("", 5, 5)] {
         let (onwards, _) = resolve(
             &format!(
@@ -478,7 +478,7 @@ async fn a_provider_in_trouble_is_left_alone_for_a_while_and_others_are_not() {
     }
 }
 
-/// One that has too much to do says so at times alone, and was taken for well in between, so that it was asked all the more.
+/// An overloaded one says so only at times, and counted as healthy in between, so it was asked all the more.
 #[tokio::test]
 async fn a_refusal_that_may_pass_does_not_show_that_a_provider_is_well() {
     let world = World::start("").await;
@@ -508,7 +508,7 @@ async fn a_refusal_that_may_pass_does_not_show_that_a_provider_is_well() {
         (0, "refused"),
         (0, "answers 429"),
         (0, "left alone"),
-        // As the probe, it must not keep all others out for another pause.
+        // As a probe, it must not keep all others out for another pause.
         (5, "refused"),
         (0, "answers 429"),
         (0, "left alone"),

@@ -54,6 +54,6 @@ async fn who_is_revoked_while_a_provider_is_asked_gets_no_token_of_it() {
     };
     let (answer, ()) = tokio::join!(ask(&world, &alice, "vault", "read"), meanwhile);
     assert_eq!((answer.status, &answer.json()["error"]), (400, &json!("invalid_request")), "{}", answer.text());
-    assert!(answer.text().contains("who asks was revoked, while the provider was asked"), "{}", answer.text());
+    assert!(answer.text().contains("the caller was revoked, while the provider was asked"), "{}", answer.text());
     assert!(!answer.text().contains("too-late"), "{}", answer.text());
 }

@@ -63,7 +63,7 @@ fn a_token_of_the_standard_is_taken_as_it_is() {
     assert!(expected(Reads::OAuth { exchanged: false }).read(&answer(200, &plain)).is_ok());
 }
 
-/// The provider chose its scopes then, and caller and trail were told of none.
+/// The provider chose its scopes then, and neither caller nor trail learned of them.
 #[test]
 fn a_token_without_a_scope_asked_for_is_passed_on_only_if_something_says_what_it_has() {
     let ends = json!({"exp": NOW + 9});
@@ -221,7 +221,7 @@ fn a_refusal_that_a_provider_says_to_try_again_after_is_one_that_passes() {
         (Reads::OAuth { exchanged }, entra("AADSTS700213"), true),
         (Reads::OAuth { exchanged }, entra("AADSTS50166"), true),
         (Reads::OAuth { exchanged }, entra("AADSTS501661"), true),
-        // It differs in upper and lower case alone, and stays so.
+        // Means that the subject differs only in case, which is permanent.
         (Reads::OAuth { exchanged }, entra("AADSTS7002138"), false),
         (Reads::OAuth { exchanged }, aws("InvalidIdentityToken"), false),
         (Reads::Aws, aws("InvalidIdentityToken"), true),

@@ -1,7 +1,7 @@
 use super::super::{answer::GivenForm, tests::resolve};
 use super::*;
 
-/// It was counted as a token alone, so that who asked for long scopes filled the memory.
+/// Only the token was counted, so callers that asked for long scopes filled the memory.
 #[test]
 fn what_an_assertion_said_counts_to_what_is_held() {
     let entry = "{audience: v, provider: {jwt_bearer: {token_url: 'https://a.test'}}, assertion: {audience: x}}";

@@ -7,7 +7,7 @@ use crate::{
     egress::Egress,
 };
 
-/// Problems of this provider under this rule.
+/// The problems of this provider under this rule.
 fn problems_of(onward: &str, rule: &str) -> Vec<Problem> {
     let yaml = format!(
         "tokens: {{exchange: [], onward: [{{audience: v, {onward}}}]}}\nrules: [{{id: r, on: {{token: {{{rule}}}]"
@@ -29,7 +29,7 @@ fn told_of(onward: &str, rule: &str) -> Vec<(String, bool)> {
     problems.iter().map(|problem| (problem.at.as_str().to_owned(), problem.severity == Severity::Error)).collect()
 }
 
-/// It gives a configuration that is in force more words, and stops none.
+/// It adds a warning to a configuration in force, and stops none.
 #[test]
 fn a_rule_that_means_aws_by_a_pattern_and_gives_scopes_is_warned_of() {
     let aws = "provider: {aws: {role: 'arn:aws:iam::1:role/a'}}";
@@ -41,7 +41,8 @@ fn a_rule_that_means_aws_by_a_pattern_and_gives_scopes_is_warned_of() {
     }
 }
 
-/// A provider that is asked for no scope gives what it likes, or nothing: `check` was content, and each exchange was refused.
+/// A provider that is asked for no scope gives what it chooses, or nothing: `check` accepted it, and each exchange was
+/// refused.
 #[test]
 fn a_rule_without_scopes_is_told_of_where_the_provider_needs_one_or_chooses() {
     let google = "provider: {google: {pool_provider: '//iam.googleapis.com/p/providers/q'}}";
@@ -58,9 +59,9 @@ fn a_rule_without_scopes_is_told_of_where_the_provider_needs_one_or_chooses() {
         (standard, "audiences: ['*']}}, do: allow", Some(false)),
         (standard, "audiences: [v], scopes: [a]}}, do: allow", None),
         (standard, "audiences: [v]}}, do: deny", None),
-        // To whom it is says nothing of its scopes, and what comes is refused all the same.
+        // The audience does not determine its scopes, and what is given is refused all the same.
         (client, "audiences: [v]}}, do: allow", Some(false)),
-        // It is told of where it stands.
+        // It is reported where it is written.
         (standard, "}}, do: allow", None),
         (&*default, "audiences: [v]}}, do: allow", None),
     ] {
@@ -69,8 +70,8 @@ fn a_rule_without_scopes_is_told_of_where_the_provider_needs_one_or_chooses() {
     }
 }
 
-/// Who was denied such a scope by its one name got it by the other. A deny opens nothing, and an allow may need the name at another
-/// audience, or give something beside it: of these is warned alone.
+/// A caller that was denied such a scope by one name got it by the other. A deny gives nothing, and an allow may need
+/// the name at another audience, or give something beside it: these only get a warning.
 #[test]
 fn a_name_of_a_scope_that_rules_do_not_go_by_is_told_of() {
     for (scopes, rule, told) in [
@@ -105,7 +106,7 @@ fn a_name_of_a_scope_that_rules_do_not_go_by_is_told_of() {
     }
 }
 
-/// Two that differ in case were said to be one, though scopes are told apart by it (RFC 6749 section 3.3).
+/// Two that differ in case were reported as one, though scopes are case-sensitive (RFC 6749 section 3.3).
 #[test]
 fn names_that_differ_in_case_are_said_to_be_perhaps_one_scope_there() {
     for (scopes, said) in [
