@@ -1,5 +1,5 @@
-//! Cookies, read strictly. Names are compared as bytes, only the blanks of RFC 6265 are trimmed, and our own name twice
-//! is refused rather than guessed at: a sibling domain can add a cookie, and whoever picks one lets it choose.
+//! Cookies, read strictly. Names are compared as bytes, only the blanks of RFC 6265 are trimmed, and two cookies with
+//! our own name are refused: a sibling domain can add a cookie, and choosing one of them would let it win.
 
 use std::time::Duration;
 
@@ -7,27 +7,27 @@ use bytes::Bytes;
 use cookie::{Cookie, SameSite};
 use http::{HeaderMap, HeaderValue, header};
 
-/// The cookie of a session. The prefix makes browsers refuse it from other hosts and from clear text
-/// (RFC 6265bis section 4.1.3.2).
+/// The session cookie. The prefix makes browsers refuse it from other hosts and over clear text (RFC 6265bis section
+/// 4.1.3.2).
 pub const SESSION: &str = "__Host-doorward";
 
-/// What all our cookies begin with, so that none reaches an upstream and none is set by one.
+/// The prefix of all Doorward cookies: none is sent to an upstream, and no upstream can set one.
 pub const PREFIX: &str = "__Host-doorward";
 
-/// Our cookie is there more than once.
+/// Doorward's cookie was sent more than once.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the cookie `{SESSION}` was sent more than once")]
 pub struct Duplicate;
 
-/// The value of a cookie, as the bytes that were sent.
+/// The value of a cookie, as raw bytes.
 pub fn find<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a [u8]>, Duplicate> {
     let mut values = pairs(headers).filter(|(found, _)| *found == name.as_bytes()).map(|(_, value)| value);
     let value = values.next();
     if values.next().is_some() { Err(Duplicate) } else { Ok(value) }
 }
 
-/// Names and values in the order in which the browser sent them, that is the oldest first (RFC 6265 section 5.4).
-/// HTTP/2 may split the header (RFC 9113 section 8.2.3).
+/// Names and values in the order in which the browser sent them, oldest first (RFC 6265 section 5.4). HTTP/2 may split
+/// the header (RFC 9113 section 8.2.3).
 pub fn pairs(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
     headers.get_all(header::COOKIE).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b';')).filter_map(
         |pair| {
@@ -38,7 +38,7 @@ pub fn pairs(headers: &HeaderMap) -> impl Iterator<Item = (&[u8], &[u8])> {
     )
 }
 
-/// The cookies of a `Cookie` line that are not ours, if there are any: what an upstream may see.
+/// The cookies of a `Cookie` line that an upstream may see: all but Doorward's own. `None` if none is left.
 pub fn without_ours(line: &HeaderValue) -> Option<HeaderValue> {
     let ours = |pair: &&[u8]| trim(pair).starts_with(PREFIX.as_bytes());
     let pairs = || line.as_bytes().split(|byte| *byte == b';');
@@ -49,8 +49,8 @@ pub fn without_ours(line: &HeaderValue) -> Option<HeaderValue> {
     if others.is_empty() { None } else { HeaderValue::from_bytes(&others.join(&b"; "[..])).ok() }
 }
 
-/// The one `Cookie` line for an upstream: what a client sent less ours. What HTTP/2 split goes on in one piece, which is all that
-/// HTTP/1.1 knows (RFC 9113 section 8.2.3).
+/// The single `Cookie` line for an upstream, without Doorward's own. Lines that HTTP/2 split are joined, as HTTP/1.1
+/// knows only one (RFC 9113 section 8.2.3).
 pub fn for_upstream(headers: &HeaderMap) -> Option<HeaderValue> {
     let mut lines = headers.get_all(header::COOKIE).iter().filter_map(without_ours).filter(|line| !line.is_empty());
     let first = lines.next()?;
@@ -70,7 +70,7 @@ fn trim(mut bytes: &[u8]) -> &[u8] {
     bytes
 }
 
-/// The `Set-Cookie` line of a cookie of ours. Without `lasts` it ends with the browser.
+/// The `Set-Cookie` line of one of Doorward's cookies. Without `lasts` it ends with the browser session.
 pub fn set(name: &str, value: &str, lasts: Option<Duration>) -> HeaderValue {
     let mut cookie = Cookie::build((name, value)).path("/").secure(true).http_only(true).same_site(SameSite::Lax);
     if let Some(lasts) = lasts {
@@ -80,14 +80,14 @@ pub fn set(name: &str, value: &str, lasts: Option<Duration>) -> HeaderValue {
     line(&cookie.build())
 }
 
-/// The `Set-Cookie` line that deletes it, with the same attributes: a browser ignores a `__Host-` cookie without them,
-/// and then keeps the old one.
+/// The `Set-Cookie` line that deletes a cookie, with the same attributes: without them a browser ignores a `__Host-`
+/// cookie and keeps the old one.
 pub fn delete(name: &str) -> HeaderValue {
     set(name, "", Some(Duration::ZERO))
 }
 
 fn line(cookie: &Cookie<'_>) -> HeaderValue {
-    // Names and values are base64url and hex of our own making, which every header can carry.
+    // Names and values are base64url and hex of our own making, valid in every header.
     HeaderValue::try_from(cookie.to_string()).unwrap_or_else(|_| HeaderValue::from_static(""))
 }
 

@@ -1,5 +1,5 @@
-//! What a request that carries a cookie must show besides. A browser adds the cookie whoever made it send the request,
-//! so whatever changes something or opens a stream must prove that one of our own pages asked for it.
+//! CSRF checks of requests with a cookie. A browser adds the cookie whoever made it send the request, so a request that
+//! changes something or opens a stream must prove that one of Doorward's own pages sent it.
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 
@@ -18,7 +18,7 @@ static UPGRADE_INSECURE_REQUESTS: HeaderName = HeaderName::from_static("upgrade-
 static X_REQUESTED_WITH: HeaderName = HeaderName::from_static("x-requested-with");
 
 /// Refuses a request with a cookie that changes something, or upgrades, unless it comes from our own origin. SameSite
-/// does not do: a sibling domain is the same site, and WebSockets are not bound by CORS at all.
+/// is not sufficient: a sibling domain is the same site, and WebSockets are not bound by CORS at all.
 pub fn check(method: &Method, headers: &HeaderMap, upgrade: bool, origin: &Origin) -> Result<(), Rejection> {
     if !upgrade && matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS) {
         return Ok(());
@@ -26,9 +26,10 @@ pub fn check(method: &Method, headers: &HeaderMap, upgrade: bool, origin: &Origi
     let site = single(headers, &SEC_FETCH_SITE);
     let ours = match (single(headers, &header::ORIGIN), site) {
         (Single::Twice, _) | (_, Single::Twice) => false,
-        // A form of a page with `Referrer-Policy: no-referrer` has this origin (Fetch section 3.2). The site says whose it is: that of a
-        // sandboxed frame is another one, whatever its host. What a service worker passes on is left out, as not all browsers say
-        // there where it began. WebKit has told a wrong site, as of a form that is sent again; it does not tell that a person sent it.
+        // A form of a page with `Referrer-Policy: no-referrer` has this origin (Fetch section 3.2). `Sec-Fetch-Site`
+        // says whose it is: a sandboxed frame counts as another site, whatever its host. Requests that a service worker
+        // passes on are excluded, as not all browsers say there where they began. WebKit has sent a wrong site, as for
+        // a form that is sent again; it does not send `Sec-Fetch-User`.
         (Single::One("null"), Single::One("same-origin")) => {
             !upgrade && is_of_no_script(headers) && matches!(single(headers, &SEC_FETCH_USER), Single::One("?1"))
         }
@@ -49,10 +50,10 @@ pub fn check(method: &Method, headers: &HeaderMap, upgrade: bool, origin: &Origi
     .fix("a program sends `Authorization: Bearer` instead of a cookie; a page must be of this very host"))
 }
 
-/// Whether somebody is looking at a page: only then does a redirect to the login help. A fetch, an upgrade or a
-/// program gets 401, which it can read.
+/// Whether a person is looking at a page: only then does a redirect to the login help. A fetch, an upgrade or a program
+/// gets 401, which it can read.
 pub fn is_navigation(method: &Method, headers: &HeaderMap) -> bool {
-    // In this order, as the first two tell most requests that are none, for which no other header is looked up then.
+    // In this order, as the first two exclude most other requests, for which no other header is then looked up.
     *method == Method::GET
         && is_looked_at(headers).unwrap_or_else(|| accepts_html(headers))
         && !headers.contains_key(header::UPGRADE)
@@ -60,8 +61,8 @@ pub fn is_navigation(method: &Method, headers: &HeaderMap) -> bool {
         && !headers.contains_key(&SEC_PURPOSE)
 }
 
-/// Whether somebody sent a form and looks at what comes of it: a refusal is then a page. A script that sends the same
-/// gets what a program can read.
+/// Whether a person sent a form and looks at the response: a refusal is then a page. A script that sends the same gets
+/// a response that programs can read.
 pub fn is_submission(method: &Method, headers: &HeaderMap) -> bool {
     if matches!(*method, Method::GET | Method::HEAD | Method::OPTIONS)
         || headers.contains_key(header::UPGRADE)
@@ -72,21 +73,21 @@ pub fn is_submission(method: &Method, headers: &HeaderMap) -> bool {
     is_looked_at(headers).unwrap_or_else(|| accepts_html(headers) && has_form(headers))
 }
 
-/// Whether a page of another host sent a form, as the browser says. Browsers leave the session cookie out of what another site
-/// sends, so that nobody can tell whether the person is signed in.
+/// Whether a page of another host sent a form, according to the browser. Browsers omit the session cookie from
+/// cross-site requests, so it is unknown whether the person is signed in.
 pub fn is_form_of_another_host(method: &Method, headers: &HeaderMap) -> bool {
     is_submission(method, headers)
         && matches!(single(headers, &SEC_FETCH_SITE), Single::One("cross-site" | "same-site"))
 }
 
-/// Whether somebody looks at what comes back; `None` of a browser that says nothing of what it asks for.
+/// Whether a person looks at the response; `None` if the browser does not say what it asks for.
 fn is_looked_at(headers: &HeaderMap) -> Option<bool> {
     Some(match (single(headers, &SEC_FETCH_MODE), single(headers, &SEC_FETCH_DEST)) {
         (Single::None, Single::None) => return None,
-        // `empty` is of a service worker that passes on what it got: no script can ask in this mode (Fetch section 5.4). That may be of
-        // a frame, in which no page of ours is shown.
+        // `empty` comes from a service worker that passes on its request: no script can ask in this mode (Fetch section
+        // 5.4). It may be for a frame, in which none of our pages is shown.
         (Single::One("navigate"), Single::One("document" | "empty")) => true,
-        // So it is in Firefox, which keeps two headers that a script does not have by itself.
+        // Firefox sends this for such a navigation, and keeps two headers that a script does not send by default.
         (Single::One("same-origin"), Single::One("empty")) => {
             accepts_html(headers) && matches!(single(headers, &UPGRADE_INSECURE_REQUESTS), Single::One("1"))
         }
@@ -94,13 +95,13 @@ fn is_looked_at(headers: &HeaderMap) -> Option<bool> {
     })
 }
 
-/// Whether the browser itself sends it for a page or a frame, and no script or service worker does.
+/// Whether the browser itself sends it for a page or a frame, and not a script or service worker.
 fn is_of_no_script(headers: &HeaderMap) -> bool {
     let (mode, destination) = (single(headers, &SEC_FETCH_MODE), single(headers, &SEC_FETCH_DEST));
     matches!((mode, destination), (Single::One("navigate"), Single::One(destination)) if destination != "empty")
 }
 
-/// Whether the body is what a form of HTML sends.
+/// Whether the body has a media type of an HTML form.
 fn has_form(headers: &HeaderMap) -> bool {
     let media = media_type(headers);
     ["application/x-www-form-urlencoded", "multipart/form-data", "text/plain"]
@@ -108,8 +109,8 @@ fn has_form(headers: &HeaderMap) -> bool {
         .any(|form| media.eq_ignore_ascii_case(form))
 }
 
-/// Whether it is the question that a browser asks before a request to another origin (Fetch section 4.8). It never
-/// carries a credential, so it is answered here, without any `Access-Control-Allow-*`, and never sent on.
+/// Whether it is a CORS preflight request (Fetch section 4.8). It never carries a credential, so it is answered here,
+/// without any `Access-Control-Allow-*`, and never forwarded.
 pub fn is_preflight(method: &Method, headers: &HeaderMap) -> bool {
     *method == Method::OPTIONS
         && headers.contains_key(header::ORIGIN)
@@ -130,7 +131,7 @@ enum Single<'a> {
     Twice,
 }
 
-/// The value of a header that must not come twice. One that is not text counts as something else than any text.
+/// The value of a header that must not be repeated. A value that is not text differs from every text.
 fn single<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Single<'a> {
     let mut values = headers.get_all(name).iter().map(HeaderValue::to_str);
     match (values.next(), values.next()) {
@@ -162,7 +163,7 @@ mod tests {
     const FRAME: (&str, &str) = ("sec-fetch-dest", "iframe");
     const EMPTY: (&str, &str) = ("sec-fetch-dest", "empty");
     const PERSON: (&str, &str) = ("sec-fetch-user", "?1");
-    /// What Firefox sends with each navigation.
+    /// Firefox sends this with each navigation.
     const SECURE: (&str, &str) = ("upgrade-insecure-requests", "1");
 
     #[test]

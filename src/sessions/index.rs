@@ -1,4 +1,4 @@
-//! Which sessions a person has: what "end all of them" goes by, on every host of ours.
+//! The index of a person's sessions, by which all of them are ended, on all hosts of Doorward.
 
 use std::time::Duration;
 
@@ -14,10 +14,10 @@ use crate::{
     store::{Backend, Expect, StoreError, Table, Written},
 };
 
-/// Tries against others who write the same person's index.
+/// Attempts to write an index that others write too.
 const TRIES: usize = 64;
 
-/// How long a session may take from its place in the index to its record.
+/// How long a session may take from its entry in the index to its record.
 const BEGINNING: Duration = Duration::from_secs(60);
 
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -25,7 +25,7 @@ pub(super) struct Entry {
     hash: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     sid: Option<String>,
-    /// None of an older version has it.
+    /// Entries of an older version lack it.
     #[serde(with = "millis", default)]
     began: Timestamp,
     #[serde(with = "millis")]
@@ -46,18 +46,18 @@ impl Entry {
         SessionHash::parse(&self.hash)
     }
 
-    /// What it stands for, and when that ends.
+    /// The session of this entry, and when it ends.
     pub fn session(&self) -> Option<(SessionHash, Timestamp)> {
         Some((self.hash()?, self.ends))
     }
 
-    /// Whether it may belong to the provider's own session `sid`: where the provider named none, nobody can tell.
+    /// Whether it may belong to the provider's own session `sid`; if the provider named none, it may.
     pub fn is_of(&self, sid: &str) -> bool {
         self.sid.as_deref().is_none_or(|own| own == sid)
     }
 
-    /// Whether it belongs to the same login at the provider: the same session there, or, where the provider names
-    /// none, the same person.
+    /// Whether it belongs to the same login at the provider: the same session there or, if the provider names none, the
+    /// same person.
     pub fn same_login(&self, record: &Record) -> bool {
         match (&self.sid, record.provider_session()) {
             (Some(sid), Some(other)) => sid == other,
@@ -82,7 +82,7 @@ impl<'a> Index<'a> {
         Ok(self.read(now).await?.0)
     }
 
-    /// Whose the provider's own session `sid` is.
+    /// The subject of the provider's own session `sid`.
     pub async fn subject_of(
         store: &dyn Backend,
         keys: &KeyRing,
@@ -95,7 +95,7 @@ impl<'a> Index<'a> {
         Ok(stored.and_then(|stored| String::from_utf8(keys.open(Purpose::Index, &key, &stored.value).ok()?).ok()))
     }
 
-    /// Writes down whose the provider's own session is, where it names one.
+    /// Records the subject of the provider's own session, if the provider names one.
     async fn note_sid(&self, record: &Record, now: Timestamp) -> Result<(), StoreError> {
         let Some(sid) = record.provider_session() else { return Ok(()) };
         let key = sid_key(&record.issuer_url, sid);
@@ -103,8 +103,8 @@ impl<'a> Index<'a> {
         self.store.put(Table::SessionIndex, &key, sealed, record.ends, Expect::Any, now).await.map(drop)
     }
 
-    /// Adds a session. Gives those that must end so that there are at most `max`, the oldest first; they stay listed until
-    /// they have ended. `has_ended` tells it of one whose record the store did not take away.
+    /// Adds a session. Returns those that must end to leave at most `max`, the oldest first; they stay listed until
+    /// they have ended. `has_ended` says whether a session has ended although its record is still in the store.
     pub async fn add(
         &self,
         (hash, record): (&SessionHash, &Record),
@@ -123,8 +123,8 @@ impl<'a> Index<'a> {
         .await
     }
 
-    /// Where there is no room for another of `max`, takes out those that ended since they were not used, or when the store failed:
-    /// nobody else does, and they would push out one that is in use.
+    /// If there is no room for another within `max`, removes entries of sessions that ended because they were unused,
+    /// or when the store failed: nothing else removes them, and they would push out one that is in use.
     async fn forget_gone(
         &self,
         max: usize,
@@ -145,14 +145,15 @@ impl<'a> Index<'a> {
         if gone.is_empty() { Ok(()) } else { self.remove(&gone, now).await }
     }
 
-    /// Whether a session has ended by itself because it was not used, or was never stored because the store failed.
+    /// Whether a session has ended by itself because it was unused, or was never stored because the store failed.
     async fn is_gone(&self, entry: &Entry, now: Timestamp) -> Result<bool, StoreError> {
         let Some(hash) = entry.hash() else { return Ok(false) };
         let has_begun = entry.began + BEGINNING <= now;
         Ok(has_begun && self.store.get(Table::Sessions, hash.as_bytes(), now).await?.is_none())
     }
 
-    /// Leaves out the sessions that have ended by themselves. Where the store does not answer, a session counts as one that goes on.
+    /// Omits the sessions that have ended by themselves. If the store does not respond, a session counts as one that goes
+    /// on.
     pub async fn without_gone(&self, entries: Vec<Entry>, now: Timestamp) -> Vec<Entry> {
         let mut going_on = Vec::with_capacity(entries.len());
         for entry in entries {
@@ -163,7 +164,7 @@ impl<'a> Index<'a> {
         going_on
     }
 
-    /// Writes it anew, with this session in it, and with its end as it is now.
+    /// Writes the index again, with this session in it and its current end.
     pub async fn keep(&self, hash: &SessionHash, record: &Record, now: Timestamp) -> Result<(), StoreError> {
         let entry = Entry::of(hash, record);
         self.note_sid(record, now).await?;
@@ -183,7 +184,7 @@ impl<'a> Index<'a> {
         let Some(stored) = self.store.get(Table::SessionIndex, &self.key, now).await? else {
             return Ok((Vec::new(), Expect::Absent));
         };
-        // One that was sealed with a key that is gone lists sessions that are gone with it.
+        // An index that was sealed with a removed key lists sessions that are lost with it.
         let plain = self.keys.open(Purpose::Index, &self.key, &stored.value).unwrap_or_default();
         let mut entries: Vec<Entry> = serde_json::from_slice(&plain).unwrap_or_default();
         entries.retain(|entry| entry.ends > now);
@@ -195,7 +196,7 @@ impl<'a> Index<'a> {
             let (mut entries, expect) = self.read(now).await?;
             let outcome = change(&mut entries);
             let Some(expires) = entries.iter().map(|entry| entry.ends).max() else {
-                // An empty index may stay until it ends by itself if somebody has added to it meanwhile.
+                // An empty index may stay until it expires if somebody has added to it meanwhile.
                 if let Expect::Version(_) = expect {
                     match self.store.put(Table::SessionIndex, &self.key, Vec::new(), now, expect, now).await? {
                         Written::Done(_) => return Ok(outcome),
@@ -217,7 +218,7 @@ impl<'a> Index<'a> {
     }
 }
 
-/// No key of a person: an issuer identifier is a URL.
+/// Cannot collide with the key of a person, as an issuer identifier is a URL.
 fn sid_key(issuer: &str, sid: &str) -> [u8; 32] {
     sha256(&[b"sid\0", issuer.as_bytes(), b"\0", sid.as_bytes()])
 }

@@ -1,4 +1,4 @@
-//! The keys that seal what is kept at rest or handed to a browser: AES-256-GCM, the first key seals, all open.
+//! The keys that seal data at rest or handed to a browser: AES-256-GCM. The first key seals, all of them open.
 
 use std::{io, path::Path, sync::Arc};
 
@@ -15,14 +15,14 @@ use crate::{
     sha256::sha256,
 };
 
-/// The file of the key that Doorward makes itself has the name of the store with this.
+/// The extension of the file with the key that Doorward makes itself, beside the store.
 pub const KEY_EXTENSION: &str = "session.key";
 
 const KEY_LEN: usize = 32;
 const KEY_ID_LEN: usize = 4;
 const TAG_LEN: usize = 16;
 
-/// What is sealed, so that one kind never passes for another.
+/// The purpose of sealed data, so that one kind never passes for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
     /// A session record; bound to the hash of the session's id.
@@ -31,28 +31,28 @@ pub enum Purpose {
     Index,
     /// The `state` parameter of a login.
     State,
-    /// The cookie of a login under way; bound to its state.
+    /// The cookie of a login in progress; bound to its state.
     Login,
-    /// Where a login that was completed led to; bound to its state.
+    /// The redirect target of a completed login; bound to its state.
     Completed,
-    /// What was not sent on because a session had ended.
+    /// A request that was not sent because a session had ended.
     Unsent,
-    /// What a login found out for a program; bound to the hash of its code.
+    /// The result of a login for a program; bound to the hash of its code.
     Code,
     /// The keys that sign tokens.
     TokenKeys,
-    /// Who caused a run; bound to the run.
+    /// The cause of a run; bound to the run.
     Cause,
-    /// What is known of a held delivery; bound to the delivery.
+    /// The record of a held delivery; bound to the delivery.
     Held,
     /// The request of a held delivery; bound to the delivery.
     HeldRequest,
 }
 
-/// Why something sealed cannot be opened.
+/// Why sealed data cannot be opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum OpenError {
-    #[error("it was sealed with a key that is not configured any more")]
+    #[error("it was sealed with a key that is no longer configured")]
     UnknownKey,
     #[error("it was damaged, or made by somebody else")]
     Broken,
@@ -68,8 +68,8 @@ struct Key {
 }
 
 impl KeyRing {
-    /// From the configuration: 32 bytes each, as base64. `None` if none is configured, or if one is wrong, which is
-    /// then reported.
+    /// Reads the configured keys: 32 bytes each, as base64. Returns `None` if none is configured, or if one has errors,
+    /// which are then reported.
     pub fn resolve(sources: &[SecretSource], resolver: &mut Resolver, at: &At) -> Option<Self> {
         let mut keys = Vec::with_capacity(sources.len());
         for (index, source) in sources.iter().enumerate() {
@@ -87,7 +87,7 @@ impl KeyRing {
         (!keys.is_empty() && keys.len() == sources.len()).then(|| Self(keys.into()))
     }
 
-    /// The key kept in `path`, made and written for its owner only if there is none.
+    /// The key stored in `path`. If there is none, one is made and written, readable for its owner only.
     pub fn kept_in(path: &Path) -> io::Result<Self> {
         let text =
             kept::read_or_make(path, || Ok(Zeroizing::new(BASE64_STANDARD.encode(random::<KEY_LEN>()).into_bytes())))?;
@@ -100,12 +100,13 @@ impl KeyRing {
         Self(keys.iter().map(|bytes| Key::new(bytes).unwrap()).collect())
     }
 
-    /// Seals with the first key. What is opened must name the same purpose and context.
+    /// Seals with the first key. Opening requires the same purpose and context.
     pub fn seal(&self, purpose: Purpose, context: &[u8], plain: &[u8]) -> Option<Vec<u8>> {
         self.seal_behind(&[], purpose, context, &[plain])
     }
 
-    /// As [`KeyRing::seal`], of these parts as one and behind a mark in clear, without a copy in between.
+    /// As [`KeyRing::seal`], for parts that are sealed as one behind a mark in clear text, without an intermediate
+    /// copy.
     pub fn seal_behind(&self, mark: &[u8], purpose: Purpose, context: &[u8], parts: &[&[u8]]) -> Option<Vec<u8>> {
         let key = self.0.first()?;
         let begin = mark.len() + KEY_ID_LEN + NONCE_LEN;
@@ -122,12 +123,12 @@ impl KeyRing {
         Some(sealed)
     }
 
-    /// Whether something sealed was sealed with the first key.
+    /// Whether data is sealed with the first key.
     pub fn is_current(&self, sealed: &[u8]) -> bool {
         self.0.first().is_some_and(|key| sealed.starts_with(&key.id))
     }
 
-    /// Opens with whichever key sealed.
+    /// Opens with the key that sealed.
     pub fn open(&self, purpose: Purpose, context: &[u8], sealed: &[u8]) -> Result<Vec<u8>, OpenError> {
         let (id, rest) = sealed.split_first_chunk::<KEY_ID_LEN>().ok_or(OpenError::Broken)?;
         let (nonce, bytes) = rest.split_first_chunk::<NONCE_LEN>().ok_or(OpenError::Broken)?;
@@ -160,7 +161,7 @@ impl Key {
     }
 }
 
-/// Random bytes of the system's generator. Without them nothing here is safe, so the process ends.
+/// Random bytes of the system's generator. Nothing is safe without them, so a failure aborts the process.
 pub(crate) fn random<const LEN: usize>() -> [u8; LEN] {
     let mut bytes = [0; LEN];
     if aws_lc_rs::rand::fill(&mut bytes).is_err() {
@@ -170,7 +171,7 @@ pub(crate) fn random<const LEN: usize>() -> [u8; LEN] {
     bytes
 }
 
-/// 256 random bits as base64url: what nobody guesses, and a verifier of PKCE (RFC 7636 section 4.1).
+/// 256 random bits as base64url: unguessable, and a valid PKCE verifier (RFC 7636 section 4.1).
 pub(crate) fn random_text() -> String {
     BASE64_URL_SAFE_NO_PAD.encode(random::<32>())
 }

@@ -1,4 +1,4 @@
-//! Counts sessions: those in use, begun and ended, and why.
+//! Session metrics: sessions in use, begun and ended, and why.
 
 use std::{fmt, time::Duration};
 
@@ -23,16 +23,16 @@ pub enum Ended {
     replaced,
     /// The person had too many.
     surplus,
-    /// An operator ended it, or its login was somebody else's too: a code that came twice.
+    /// An operator ended it, or its login code was used twice, so that its login may be somebody else's.
     revoked,
     /// The provider ended it: the grant is gone, or it logged the person out.
     provider,
-    /// A program was let in that did not wait any more.
+    /// The program that it was approved for had stopped waiting.
     uncollected,
 }
 
 impl Ended {
-    /// The word for it, in the audit trail as in the metric.
+    /// Its name in the audit trail and in the metric.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::signed_out => "signed_out",
@@ -82,7 +82,7 @@ impl SessionMetrics {
     }
 }
 
-/// Counted when it is asked for, as sessions fall idle without any event.
+/// Counted on each scrape, as sessions become idle without any event.
 struct Active(Cache<SessionHash, ()>);
 
 impl Collector for Active {

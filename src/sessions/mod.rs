@@ -1,20 +1,20 @@
-//! Sessions of people: an opaque id, held by a browser in a `__Host-` cookie or by a program as a bearer token, the record
-//! behind it sealed in the store.
+//! Sessions of people. A browser holds an opaque id in a `__Host-` cookie, or a program holds it as a bearer token; the
+//! record behind it is sealed in the store.
 //!
-//! A record is kept in memory for at most a second after it was read, so that a page of forty requests costs one
-//! read. Whether it has expired or was revoked is looked at on every request all the same.
+//! A record is cached in memory for at most a second after it was read, so that a page of forty requests costs one
+//! read. Its expiry and revocation are still checked on every request.
 //!
 //! | file | holds |
 //! |---|---|
 //! | `settings` | `sessions` of the configuration |
-//! | `session`, `record` | a session as a request sees it, and what is kept of it |
-//! | `keyring` | the keys that seal what is kept |
-//! | `cookie`, `csrf`, `origin` | how a browser shows one, what it must show besides, and under which origin |
+//! | `session`, `record` | a session as a request sees it, and its stored record |
+//! | `keyring` | the keys that seal stored data |
+//! | `cookie`, `csrf`, `origin` | the session cookie, its CSRF checks, and the origin that it is bound to |
 //! | `program` | sessions that a program holds |
-//! | `refresh`, `userinfo` | asking the provider again whether a person may still sign in, and what it tells of them besides |
-//! | `index`, `people` | which sessions a person has, listed and ended |
+//! | `refresh`, `userinfo` | rechecking at the provider that a person may still sign in, and claims from userinfo |
+//! | `index`, `people` | the sessions of a person, listed and ended |
 //! | `seen` | where a session is used |
-//! | `metrics` | what sessions count |
+//! | `metrics` | session metrics |
 
 pub mod cookie;
 pub mod csrf;
@@ -73,13 +73,13 @@ use crate::{
     store::{Expect, Revocations, Store, StoreError, Table, Written},
 };
 
-/// How long a record is used without asking the store.
+/// How long a cached record is used without asking the store.
 const FRESH: Duration = Duration::from_secs(1);
 
-/// Records in memory.
+/// The number of cached records.
 const CACHED: u64 = 10_000;
 
-/// The sessions, as one generation of the configuration sees them. Cheap to clone.
+/// The sessions, as configured by one generation. Cheap to clone.
 #[derive(Clone)]
 pub struct Sessions(Arc<Inner>);
 
@@ -91,26 +91,27 @@ struct Inner {
     cache: Cache<SessionHash, Arc<Session>>,
 }
 
-/// What outlives a generation.
+/// State that outlives a generation.
 #[derive(Clone)]
 pub struct Shared {
     pub store: Store,
     pub revocations: Revocations,
     pub clock: Clock,
-    /// Where all is done that nobody need wait for.
+    /// The runtime for work that nobody waits for.
     pub control: Handle,
-    /// The end of the process.
+    /// Delays the end of the process.
     pub drain: Drain,
     pub metrics: SessionMetrics,
     pub refreshes: Refreshes,
-    /// The programs that wait for a person.
+    /// Programs that wait for a person to sign in.
     pub devices: Devices,
-    /// Where the end of a session is noted.
+    /// Records the end of sessions.
     pub trail: Trail,
 }
 
 impl Shared {
-    /// As [`Drain::finish_on`]: what a client asked for and what must not stay half done when they leave, or the process is to end.
+    /// As [`Drain::finish_on`]: for work that a client asked for and that must not stay half done if the client
+    /// disconnects or the process shuts down.
     pub(crate) fn finish<F>(&self, work: F) -> JoinHandle<F::Output>
     where
         F: Future + Send + 'static,
@@ -126,13 +127,13 @@ impl fmt::Debug for Shared {
     }
 }
 
-/// A request as far as a session needs to know it.
+/// The parts of a request that sessions need.
 #[derive(Clone, Copy, Debug)]
 pub struct CookieRequest<'a> {
     /// The origin at which it arrived.
     pub origin: &'a Origin,
     pub method: &'a Method,
-    /// As they were received, `Cookie`, `Origin` and `Sec-Fetch-*` included.
+    /// As received, including `Cookie`, `Origin` and `Sec-Fetch-*`.
     pub headers: &'a HeaderMap,
     /// Whether it asks for another protocol.
     pub upgrade: bool,
@@ -140,15 +141,15 @@ pub struct CookieRequest<'a> {
     pub address: IpAddr,
 }
 
-/// What a login found out.
+/// The result of a login.
 #[derive(Debug)]
 pub struct NewSession<'a> {
     pub origin: &'a Origin,
     pub provider: &'a dyn Provider,
     pub claims: Arc<Map<String, Value>>,
-    /// Names of those claims that the userinfo endpoint told.
+    /// Names of the claims that came from the userinfo endpoint.
     pub told: BTreeSet<String>,
-    /// Names of what both that and the ID token told.
+    /// Names of the claims that both userinfo and the ID token have.
     pub named: BTreeSet<String>,
     /// The scopes that were granted.
     pub scopes: Vec<Arc<str>>,
@@ -158,7 +159,7 @@ pub struct NewSession<'a> {
 
 impl Sessions {
     pub fn new(settings: Settings, keys: KeyRing, providers: &[Arc<dyn Provider>], shared: Shared) -> Self {
-        // The time to live only evicts: `FRESH` is judged by the clock.
+        // The cache's TTL only evicts: `FRESH` is checked by the clock.
         let cache = Cache::builder().max_capacity(CACHED).time_to_live(FRESH * 2).build();
         let providers = providers.iter().map(|provider| (Arc::clone(provider.name()), Arc::clone(provider))).collect();
         Self(Arc::new(Inner { settings, keys, providers, shared, cache }))
@@ -173,7 +174,7 @@ impl Sessions {
         &self.0.shared
     }
 
-    /// When the provider is asked about a session again at the latest.
+    /// The latest time at which the provider is asked about a session again.
     pub fn rechecked_by(&self, session: &Session) -> Timestamp {
         session.record.checked + self.0.settings.recheck
     }
@@ -186,10 +187,10 @@ impl Sessions {
         self.0.shared.clock.moment()
     }
 
-    /// Whose session the cookie of a request is.
+    /// Authenticates a request by its session cookie.
     ///
-    /// A request that changes something or upgrades must come from our own pages ([`csrf::check`]), else it is
-    /// refused with 403. Without the store it is 503, and the cookie stays as it is.
+    /// A request that changes something or upgrades must come from Doorward's own pages ([`csrf::check`]), else it is
+    /// refused with 403. Without the store it is refused with 503, and the cookie stays as it is.
     pub async fn authenticate(&self, request: CookieRequest<'_>) -> Presented<Arc<Session>> {
         let value = match cookie::find(request.headers, cookie::SESSION) {
             Ok(Some(value)) => value,
@@ -215,7 +216,7 @@ impl Sessions {
         }
     }
 
-    /// The session, rechecked at its provider first if what is known of it is too old.
+    /// The session, rechecked at its provider first if its facts are stale.
     async fn find_rechecked(
         &self,
         hash: SessionHash,
@@ -230,15 +231,15 @@ impl Sessions {
         }
     }
 
-    /// The session that this browser holds, if it is good; asked at a login or a logout, where nothing is refused for
+    /// The session that this browser holds, if it is valid. Used by logins and logouts, where nothing is refused for
     /// the lack of one.
     pub async fn held_by(&self, headers: &HeaderMap, origin: &Origin) -> Result<Option<Arc<Session>>, Rejection> {
         let Some(id) = SessionId::of_browser(headers) else { return Ok(None) };
         if_good(self.find(id.hash(), Holder::Browser, origin, None).await)
     }
 
-    /// As [`Sessions::held_by`], for pages that tell of the session or act for it: rechecked at its provider first if what is
-    /// known of it is too old, as for any other request.
+    /// As [`Sessions::held_by`], for pages that show the session or act for it: rechecked at its provider first if its
+    /// facts are stale, as for any other request.
     pub async fn held_rechecked_by(
         &self,
         headers: &HeaderMap,
@@ -249,7 +250,7 @@ impl Sessions {
         if_good(self.find_rechecked(id.hash(), Holder::Browser, origin, address).await)
     }
 
-    /// Begins a session. Gives the line that hands its id to the browser.
+    /// Begins a session. Returns the `Set-Cookie` line with its id.
     pub async fn create(&self, new: NewSession<'_>) -> Result<(HeaderValue, Arc<Session>), Rejection> {
         let (id, session) = self.create_for(new, None).await?;
         Ok((cookie::set(cookie::SESSION, &id.to_cookie(), None), session))
@@ -303,7 +304,7 @@ impl Sessions {
                 return Err(Rejection::new(Reason::Internal, "a session id was drawn twice"));
             }
             Err(error) => {
-                // A session that nobody has is not to count; where that fails too, it does until it would end.
+                // A session that nobody holds must not count. If this fails too, it counts until it would end.
                 drop(index.remove(&[hash], now).await);
                 return Err(unavailable(error));
             }
@@ -311,7 +312,7 @@ impl Sessions {
         let surplus = surplus.iter().filter_map(Entry::session).collect();
         let Record { issuer_url, subject, .. } = &session.record;
         if let Err(error) = self.end_all(issuer_url, subject, surplus, Ended::surplus).await {
-            // Nobody gets its id.
+            // Its id was never handed out.
             drop(store.delete(Table::Sessions, hash.as_bytes()).await);
             drop(index.remove(&[hash], now).await);
             return Err(unavailable(error));
@@ -356,7 +357,7 @@ impl Sessions {
         }
     }
 
-    /// Whether a session, or all of whom it is of, was revoked.
+    /// Refuses if the session, or all access of its person, was revoked.
     fn check_revoked(&self, principal: &Principal) -> Result<(), Rejection> {
         let revocations = &self.0.shared.revocations;
         revocations.check_read()?;
@@ -369,8 +370,8 @@ impl Sessions {
         }
     }
 
-    /// What the record alone says against a session, before whom it is of is looked at: what a session is worth elsewhere is
-    /// not told.
+    /// Checks what the record alone shows, before the person is checked, so that the response does not reveal what a
+    /// session is worth elsewhere.
     fn check_record(
         &self,
         record: &Record,
@@ -414,8 +415,8 @@ impl Sessions {
         Ok(session)
     }
 
-    /// The provider of a session, while it is in use. An entry that has kept its name and changed its URL is another
-    /// provider, which is never to see what that one gave.
+    /// The provider of a session, if it is still configured. An entry that kept its name but changed its URL is another
+    /// provider, which must never see what the former one gave.
     fn provider_of(&self, record: &Record) -> Option<&Arc<dyn Provider>> {
         self.0.providers.get(&record.issuer).filter(|provider| provider.issuer() == record.issuer_url)
     }
@@ -453,7 +454,7 @@ impl Sessions {
         })
     }
 
-    /// Tells the store that a session is in use, and from where, without anybody waiting for it: at most once a minute, unless replicas whose
+    /// Records in the background that a session is in use, and from where: at most once a minute, unless replicas whose
     /// clocks are further apart take turns.
     fn touch(&self, session: &Session, address: Option<IpAddr>, now: Timestamp) {
         let last_seen = session.record.last_seen;
@@ -466,11 +467,11 @@ impl Sessions {
         let (hash, version, current) = (session.hash, session.version, session.current_key);
         let sessions = self.clone();
         self.0.shared.control.spawn(async move {
-            // Where it is not written, somebody else has just written, or the session has ended.
+            // If it is not written, another writer came first, or the session has ended.
             match sessions.write(hash, &record, version).await {
                 Ok(is_written) => {
                     sessions.0.cache.invalidate(&hash);
-                    // The index goes over to the new key with its sessions, or it would be lost with the old key.
+                    // The index moves to the new key with its sessions; otherwise it would be lost with the old key.
                     if !current && is_written {
                         let kept = sessions.index(&record).keep(&hash, &record, now).await;
                         kept.unwrap_or_else(|error| tracing::warn!(%error, "an index of sessions keeps its old key"));
@@ -490,7 +491,7 @@ impl fmt::Debug for Sessions {
 
 const SIGN_IN: &str = "sign in again";
 
-/// A session that is not good is none; that this cannot be told is another thing.
+/// Treats a session that is not valid as none, unless the store could not tell.
 fn if_good(found: Result<Arc<Session>, Rejection>) -> Result<Option<Arc<Session>>, Rejection> {
     match found {
         Ok(session) => Ok(Some(session)),
@@ -507,8 +508,8 @@ fn provider_gone() -> Rejection {
     expired("the provider of this session is not in use any more")
 }
 
-/// All that somebody has is revoked, which another login does not change. The reason is for operators and the audit trail, not for
-/// whom it meets.
+/// The rejection if all access of a person is revoked, which another login does not change. The reason is for operators
+/// and the audit trail, not for the person.
 pub fn access_revoked() -> Rejection {
     Rejection::new(Reason::TokenRevoked, "your access was revoked").fix("ask whoever runs Doorward")
 }

@@ -11,13 +11,13 @@ use url::Url;
 pub struct Origin(Arc<str>);
 
 impl Origin {
-    /// `https://` and the host, with its port if that is not 443. `None` if it is no host.
+    /// `https://` and the host, with its port unless that is 443. `None` if it is not a host.
     pub fn https(authority: &str) -> Option<Self> {
         Self::parse("https", authority)
     }
 
-    /// `http://`, for a host of this machine only. Browsers treat such origins as secure (W3C Secure Contexts
-    /// section 3.1) and, but for those of WebKit, keep `__Host-` cookies for them, so development needs no weaker cookie.
+    /// `http://`, for a host of this machine only. Browsers treat such origins as secure (W3C Secure Contexts section
+    /// 3.1) and, except for those of WebKit, keep `__Host-` cookies for them, so development needs no weaker cookie.
     pub fn loopback(authority: &str) -> Option<Self> {
         let host = authority.parse::<Authority>().ok()?.host().trim_matches(['[', ']']).to_ascii_lowercase();
         let here = host == "localhost"
@@ -47,19 +47,19 @@ impl Origin {
         &self.0
     }
 
-    /// The host, with its port where that is not the scheme's own.
+    /// The host, with its port if that is not the scheme's default.
     pub fn authority(&self) -> &str {
         self.0.split_once("://").map_or("", |(_, authority)| authority)
     }
 
-    /// An address of this origin; `path` begins with a slash.
+    /// A URL of this origin; `path` begins with a slash.
     pub fn url(&self, path: &str) -> String {
         format!("{}{path}", self.0)
     }
 }
 
-/// Whether an authority is for certain what its serialization would be, as nearly all are: each request needs it, and reading a
-/// URL costs more than all else that is asked of a session.
+/// Whether an authority certainly equals its serialization, as nearly all do: each request needs it, and parsing a URL
+/// costs more than all other checks of a session.
 fn is_serialized(scheme: &str, authority: &str) -> bool {
     let (host, port) = authority.split_once(':').map_or((authority, None), |(host, port)| (host, Some(port)));
     let default = if scheme == "https" { "443" } else { "80" };
@@ -69,7 +69,8 @@ fn is_serialized(scheme: &str, authority: &str) -> bool {
             && port.bytes().all(|byte| byte.is_ascii_digit())
             && port != default
     };
-    // A last label with a letter other than of a hexadecimal number is no address; `--` may be an encoded name.
+    // A last label with a letter other than a hexadecimal digit or `x` cannot be an IP address; `--` may be an encoded
+    // name.
     let last = host.rsplit('.').next().unwrap_or_default();
     let is_name = last.bytes().any(|byte| matches!(byte, b'g'..=b'w' | b'y'..=b'z'))
         && host.len() <= 200
@@ -125,7 +126,7 @@ mod tests {
         }
     }
 
-    /// What is taken as it is must be what reading it as a URL gives.
+    /// An authority that is taken as it is must equal its parsed form.
     #[test]
     fn an_authority_that_needs_no_reading_reads_the_same() {
         let hosts = [

@@ -1,4 +1,4 @@
-//! The sessions of one person: listed and ended by their own word, an operator's or their provider's.
+//! The sessions of one person: listed, and ended by the person, an operator or the provider.
 
 use std::{iter, net::IpAddr, sync::Arc};
 
@@ -19,27 +19,27 @@ use crate::{
     store::{StoreError, Table, Target},
 };
 
-/// A session, for a list of them. Times are RFC 3339.
+/// A session in a list. Times are RFC 3339.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Listed {
     /// The hash of its id, as in the audit trail.
     pub session: String,
-    /// Where it began, and only there it is worth anything.
+    /// The origin where it began, the only one where it is valid.
     pub origin: String,
-    /// The browser or program that holds it, as that called itself.
+    /// The browser or program that holds it, by its own description.
     pub browser: String,
-    /// From where it was last seen.
+    /// The address from which it was last used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub address: Option<IpAddr>,
     #[serde(serialize_with = "rfc3339")]
     pub created: Timestamp,
-    /// To the minute.
+    /// Accurate to a minute.
     #[serde(serialize_with = "rfc3339")]
     pub last_seen: Timestamp,
-    /// When the provider last vouched for it.
+    /// When the provider last confirmed it.
     #[serde(serialize_with = "rfc3339")]
     pub checked: Timestamp,
-    /// The end if it is not used any more.
+    /// The end if it is not used again.
     #[serde(serialize_with = "rfc3339")]
     pub ends_if_unused: Timestamp,
     #[serde(serialize_with = "rfc3339")]
@@ -49,9 +49,9 @@ pub struct Listed {
 /// Which of their own sessions a person ends.
 #[derive(Clone, Copy, Debug)]
 pub enum Which<'a> {
-    /// This one, as it is listed.
+    /// The listed session with this name.
     One(&'a str),
-    /// All but the one that asks.
+    /// All but the current one.
     Others,
 }
 
@@ -62,7 +62,7 @@ impl Sessions {
         for entry in self.index_of(issuer, subject).entries(self.now()).await? {
             let Some(hash) = entry.hash() else { continue };
             let session = hash.to_string();
-            // One that was ended, and whose record the store did not take away.
+            // A session that was ended, but whose record is still in the store.
             if self.0.shared.revocations.end_of(&session).is_some() {
                 continue;
             }
@@ -93,7 +93,7 @@ impl Sessions {
         self.list(&session.record.issuer_url, &session.record.subject).await
     }
 
-    /// Ends sessions of the person whose session this is, with their streams. Gives how many were ended.
+    /// Ends sessions of the person whose session this is, with their streams. Returns how many were ended.
     pub async fn end_own(&self, session: &Session, which: Which<'_>) -> Result<usize, StoreError> {
         let wanted = |entry: &Entry| {
             entry.hash().is_some_and(|hash| match which {
@@ -104,7 +104,7 @@ impl Sessions {
         self.end_where(&session.record.issuer_url, &session.record.subject, Ended::signed_out, wanted).await
     }
 
-    /// Ends the sessions of a person, or the one that is named, with their streams. Gives how many were ended.
+    /// Ends the sessions of a person, or the named one, with their streams. Returns how many were ended.
     pub async fn end_of(
         &self,
         issuer: &str,
@@ -118,15 +118,15 @@ impl Sessions {
         .await
     }
 
-    /// Ends the session with this name, whoever's it is. Gives whether it had not ended before.
+    /// Ends the session with this name, whoever it belongs to. Returns whether it had not ended before.
     pub(crate) async fn end_named(&self, name: &str, reason: Ended) -> Result<bool, StoreError> {
         let Some(hash) = SessionHash::parse(name) else { return Ok(false) };
         let Some((record, _)) = self.read(hash).await? else { return Ok(false) };
         Ok(self.end_all(&record.issuer_url, &record.subject, vec![(hash, record.ends)], reason).await? > 0)
     }
 
-    /// As [`Sessions::held_by`], and a session that was signed out whose record is still there: nobody heard that the store had taken
-    /// it, and the browser comes again to end it at the provider too.
+    /// As [`Sessions::held_by`], but also returns a session that was signed out and whose record is still there: the
+    /// response of the store was lost, and the browser comes again to end it at the provider too.
     pub async fn held_to_sign_out(
         &self,
         headers: &HeaderMap,
@@ -149,8 +149,8 @@ impl Sessions {
         self.end_all(&record.issuer_url, &record.subject, vec![(*hash, record.ends)], reason).await.map(drop)
     }
 
-    /// Ends all sessions of the same login, on every host: those of the same session at the provider, or, where it
-    /// names none, all of the person's. Gives how many were ended.
+    /// Ends all sessions of the same login, on every host: those of the same session at the provider or, if it names
+    /// none, all of the person's. Returns how many were ended.
     pub async fn end_login(&self, session: &Session, reason: Ended) -> Result<usize, StoreError> {
         let Session { hash, record, .. } = session;
         let index = self.index(record);
@@ -162,12 +162,13 @@ impl Sessions {
         self.end_all(&record.issuer_url, &record.subject, all, reason).await
     }
 
-    /// Ends these sessions of one person, each with the end of its record, and gives how many. All are revoked in one write, and with
-    /// it they have ended: what fails after it would have whoever tries again find nothing to end, at their provider neither. All is done
-    /// also where whoever asked for it leaves.
+    /// Ends these sessions of one person, each with the end of its record, and returns how many. All are revoked in one
+    /// write, by which they have ended: if a later step fails, a retry would find nothing left to end, neither here nor
+    /// at the provider. The work completes even if the client disconnects.
     ///
-    /// One that has ended, and whose record the store did not take away, ends for no other reason: it would stand twice in the trail. For
-    /// the same it does, as whoever tries again may not have heard that the store took the first, of which the trail does not tell.
+    /// A session that has ended, but whose record is still in the store, is not ended again with another reason: it
+    /// would be in the trail twice. With the same reason it is, since the response of the store to the first attempt
+    /// may have been lost, and then the trail does not have it.
     pub(super) async fn end_all(
         &self,
         issuer: &str,
@@ -201,7 +202,7 @@ impl Sessions {
         if count > 0 {
             let targets: Vec<_> =
                 ending.iter().map(|(_, name, ends)| (Target::Session(name), reason.as_str(), *ends)).collect();
-            // The revocations first: they are what streams and other processes look at.
+            // The revocations first: streams and other processes check those.
             shared.revocations.revoke_all(&targets).await?;
         }
         for (hash, name, _) in ending {
@@ -216,14 +217,15 @@ impl Sessions {
                 break;
             }
         }
-        // What only lists them makes room when it is needed.
+        // Entries that remain in the index are removed when room is needed.
         if let Err(error) = index.remove(&all, self.now()).await {
             tracing::warn!(%error, "sessions that have ended stay listed until others need their room");
         }
         Ok(count)
     }
 
-    /// Ends what a provider says has ended: its session `sid`, or all of the person `subject`. Gives how many were ended.
+    /// Ends the sessions that a provider says have ended: its session `sid`, or all of the person `subject`. Returns
+    /// how many were ended.
     pub async fn end_by_provider(
         &self,
         issuer: &str,
@@ -237,7 +239,7 @@ impl Sessions {
             }
             (None, None) => None,
         };
-        // A session that nobody here has is no error: it may have ended already.
+        // A session that nobody has here is not an error: it may have ended already.
         let Some(subject) = found else { return Ok(0) };
         let of_sid = |entry: &Entry| sid.is_none_or(|sid| entry.is_of(sid));
         self.end_where(issuer, &subject, Ended::provider, of_sid).await

@@ -1,5 +1,6 @@
-//! Sessions that a program holds (`doorward login`): their id comes as a bearer token with a prefix of its own. No browser
-//! adds it by itself, so what binds cookies to our own pages has no say; all else is as with a browser's session.
+//! Sessions that a program holds (`doorward login`): the id is a bearer token with a prefix of its own. No browser adds
+//! it automatically, so the checks that bind cookies to our own pages do not apply; everything else is as with a
+//! browser's session.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -18,26 +19,26 @@ use crate::{
 
 const SIGN_IN: &str = "run `doorward login` again";
 
-/// Whether a bearer token is the handle of a program's session, good or not.
+/// Whether a bearer token is the handle of a program's session, valid or not.
 pub fn is_handle(token: &str) -> bool {
     token.starts_with(HANDLE)
 }
 
-/// What a program finds that comes for its session.
+/// The result when a program collects its session.
 #[derive(Debug)]
 pub enum Collected {
-    /// It is the first.
+    /// This is the first time.
     Now(Arc<Session>),
-    /// Somebody was here before.
+    /// It was collected before.
     Before,
     /// It has ended.
     Ended,
 }
 
 impl Sessions {
-    /// Begins a session for a program, which comes for it until then. It is listed, counted and ended as any other from now
-    /// on, as the person may think better of it at once; and it is good for nothing before it is collected. Gives its
-    /// handle.
+    /// Begins a session for a program, which must collect it before `until`. From now on it is listed, counted and
+    /// ended like any other, as the person may change their mind at once. It is not valid before it is collected.
+    /// Returns its handle.
     pub async fn create_for_program(
         &self,
         new: NewSession<'_>,
@@ -48,7 +49,7 @@ impl Sessions {
         Ok((id.to_handle(), session))
     }
 
-    /// Makes a session that of the program which came for it: once, whoever comes besides. An error leaves it as it was.
+    /// Hands a session over to the program that collects it: once, whoever else tries. An error leaves it unchanged.
     pub async fn collect(&self, handle: &str, origin: &Origin, address: IpAddr) -> Result<Collected, Rejection> {
         let inner = &*self.0;
         let Some(hash) = SessionId::parse_handle(handle).map(|id| id.hash()) else { return Ok(Collected::Ended) };
@@ -64,14 +65,14 @@ impl Sessions {
         let record = Record { uncollected: None, last_seen: now, address: Some(address), ..record };
         let session = self.session(&**provider, hash, record.clone(), version, now)?;
         self.check_revoked(&session.principal)?;
-        // The index first, as everywhere: what is not in it until it ends could not be ended with others.
+        // The index first, as everywhere: a session that is not in it until it ends could not be ended with others.
         let index = self.index(&record);
         index.keep(&hash, &record, now).await.map_err(unavailable)?;
         if self.write(hash, &record, version).await.map_err(unavailable)? {
             inner.shared.metrics.seen(hash);
             return Ok(Collected::Now(Arc::new(session)));
         }
-        // Somebody else collected it in this moment, or ended it.
+        // Somebody else collected it at the same moment, or ended it.
         if self.read(hash).await.map_err(unavailable)?.is_some() {
             return Ok(Collected::Before);
         }
@@ -79,7 +80,7 @@ impl Sessions {
         Ok(Collected::Ended)
     }
 
-    /// Whose session a handle is.
+    /// Authenticates a session handle.
     pub async fn authenticate_handle(
         &self,
         handle: &str,

@@ -1,4 +1,4 @@
-//! What is kept of a session, and the id that a browser holds for it.
+//! The stored record of a session, and the id that a browser holds for it.
 
 use std::{collections::BTreeSet, fmt, net::IpAddr, sync::Arc, time::Duration};
 
@@ -19,8 +19,8 @@ use crate::{
     sha256::sha256,
 };
 
-/// What a browser holds: 256 random bits that mean nothing. The store knows only their hash, so that who reads the
-/// store cannot use a session.
+/// The id that a browser holds: 256 random bits without meaning. The store has only its hash, so that reading the store
+/// does not let anybody use a session.
 pub(super) struct SessionId([u8; 32]);
 
 impl SessionId {
@@ -28,12 +28,12 @@ impl SessionId {
         Self(random())
     }
 
-    /// From the value of the cookie, in its one form.
+    /// Parses the value of the cookie, in its one form.
     pub fn parse(value: &[u8]) -> Option<Self> {
         Some(Self(BASE64_URL_SAFE_NO_PAD.decode(value).ok()?.try_into().ok()?))
     }
 
-    /// The one in a browser's cookie. `None` also where there are two such cookies.
+    /// The id in a browser's cookie. `None` also if there are two such cookies.
     pub fn of_browser(headers: &HeaderMap) -> Option<Self> {
         Self::parse(cookie::find(headers, cookie::SESSION).ok()??)
     }
@@ -42,7 +42,7 @@ impl SessionId {
         BASE64_URL_SAFE_NO_PAD.encode(self.0)
     }
 
-    /// From what a program presents, in its one form.
+    /// Parses the handle that a program presents, in its one form.
     pub fn parse_handle(handle: &str) -> Option<Self> {
         Self::parse(handle.strip_prefix(HANDLE)?.as_bytes())
     }
@@ -56,7 +56,7 @@ impl SessionId {
     }
 }
 
-/// What the handle of a program's session begins with, so that whoever finds one knows what it is.
+/// The prefix of the handle of a program's session, so that anybody who finds one knows what it is.
 pub const HANDLE: &str = "dws_";
 
 impl Drop for SessionId {
@@ -91,13 +91,13 @@ impl fmt::Debug for SessionHash {
     }
 }
 
-/// What the provider gave at a login. Never printed.
+/// The tokens that the provider gave at a login. Never printed.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Tokens {
     pub access: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refresh: Option<String>,
-    /// The ID token, as the hint of a later logout, where the provider has such.
+    /// The ID token, as the hint of a later logout, if the provider issues ID tokens.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
 }
@@ -116,51 +116,51 @@ impl Drop for Tokens {
     }
 }
 
-/// A session as it is kept: facts only. Who the person is to Kubernetes is worked out anew by whichever
-/// configuration reads it.
+/// The stored record of a session: facts only. The Kubernetes identity is derived again by each configuration that
+/// reads it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Record {
-    /// The origin where it began. It is worth nothing elsewhere.
+    /// The origin where it began. It is not valid elsewhere.
     pub origin: String,
     /// The name of the issuer in the configuration.
     pub issuer: Arc<str>,
-    /// The issuer's own identifier, so that a name that is given to another issuer does not carry sessions along.
+    /// The issuer's own identifier, so that sessions do not carry over when another issuer gets the name.
     pub issuer_url: String,
     pub subject: Arc<str>,
     pub claims: Arc<Map<String, Value>>,
-    /// Names of claims that the userinfo endpoint has told: what it does not tell any more is gone.
+    /// Names of claims that came from the userinfo endpoint: those that it no longer returns are removed.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub told: BTreeSet<String>,
-    /// Names of those that an ID token had when the userinfo endpoint told of them. Where it names one no more and there is no new ID
-    /// token, that one is gone too.
+    /// Names of claims that an ID token had when userinfo had them too. If userinfo no longer has one and there is no
+    /// new ID token, it is removed as well.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub named: BTreeSet<String>,
     pub scopes: Vec<Arc<str>>,
     pub tokens: Tokens,
-    /// The machine of the program that holds it; `None` for a browser's. What the one holds is worth nothing with the
-    /// other: a cookie stands for the checks that only browsers pass.
+    /// The machine of the program that holds it; `None` if a browser does. A session of one kind of holder is not valid
+    /// for the other: a cookie implies checks that only browsers pass.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub machine: Option<String>,
-    /// The `User-Agent` that it began with.
+    /// The `User-Agent` of the login.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub agent: Option<String>,
-    /// From where it was last seen.
+    /// The address from which it was last used.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub address: Option<IpAddr>,
     #[serde(with = "millis")]
     pub created: Timestamp,
     #[serde(with = "millis")]
     pub last_seen: Timestamp,
-    /// When the provider last vouched for it.
+    /// When the provider last confirmed it.
     #[serde(with = "millis")]
     pub checked: Timestamp,
-    /// Since when the provider answers and does not vouch for it, or does not tell of the person what it is asked for.
+    /// Since when the provider responds without confirming it, or without the claims that it is asked for.
     #[serde(default, with = "optional_millis", skip_serializing_if = "Option::is_none")]
     pub refused: Option<Timestamp>,
-    /// Until when the program that it is for may come for it; `None` once somebody holds it.
+    /// Until when its program may collect it; `None` once it has a holder.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub uncollected: Option<Uncollected>,
-    /// Who asks the provider at the moment.
+    /// The replica that asks the provider at the moment.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lease: Option<Lease>,
     /// The end, however much it is used.
@@ -169,7 +169,7 @@ pub(super) struct Record {
 }
 
 impl Record {
-    /// The provider's own session, where it names one (OpenID Connect Front-Channel Logout 1.0 section 3, `sid`).
+    /// The provider's own session, if it names one (OpenID Connect Front-Channel Logout 1.0 section 3, `sid`).
     pub fn provider_session(&self) -> Option<&str> {
         self.claims.get("sid").and_then(Value::as_str)
     }
@@ -178,13 +178,13 @@ impl Record {
         if self.machine.is_some() { Holder::Program } else { Holder::Browser }
     }
 
-    /// When it ends if it is not used any more, or not collected. A shorter lifetime in the configuration holds at once.
+    /// When it ends if it is not used again, or not collected. A shorter lifetime in the configuration applies at once.
     pub fn expires(&self, settings: &Settings) -> Timestamp {
         let absolute = self.latest_end().min(self.created + settings.absolute);
         absolute.min(self.last_seen + settings.idle)
     }
 
-    /// The end, however much it is used, as things stand.
+    /// The currently latest end, however much it is used.
     pub fn latest_end(&self) -> Timestamp {
         self.uncollected.as_ref().map_or(self.ends, |uncollected| self.ends.min(uncollected.until))
     }
@@ -201,14 +201,14 @@ impl Record {
     }
 }
 
-/// A person let a program in, which has not come for its session yet.
+/// A program's session that a person has approved and the program has not collected yet.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Uncollected {
     #[serde(with = "millis")]
     pub until: Timestamp,
 }
 
-/// Who holds a session's id.
+/// The holder of a session's id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Holder {
     /// In a cookie.
@@ -217,7 +217,7 @@ pub(super) enum Holder {
     Program,
 }
 
-/// How often at most the store learns that a session is in use.
+/// How often at most the use of a session is written to the store.
 pub(super) fn touch_every(settings: &Settings) -> Duration {
     Duration::from_secs(60).min(settings.idle / 4)
 }
@@ -234,7 +234,7 @@ mod tests {
         assert_eq!(SessionId::parse(text.as_bytes()).unwrap().hash(), id.hash());
         assert_ne!(SessionId::new().hash(), id.hash());
         assert_eq!(SessionHash::parse(&id.hash().to_string()), Some(id.hash()));
-        // The last letter carries two bits that must be zero: no second spelling of an id.
+        // The last letter has two bits that must be zero, so an id has no second spelling.
         for bad in ["", "a", &text[..42], &format!("{text}="), &format!("{text}A"), &text.replace(&text[..1], "\"")] {
             assert!(SessionId::parse(bad.as_bytes()).is_none(), "{bad:?}");
         }

@@ -1,11 +1,13 @@
-//! Keeping sessions true: before a session's facts are older than `sessions.recheck`, its provider is asked, with the
-//! refresh token or, where there is none, the access token, whether the person may still sign in there, and which groups
-//! they have now. A session about which nothing can be asked ends then. One whose provider gives no answer goes on; one whose provider
-//! answers that something is wrong, and not that the person is gone, goes on for as long as a directory behind it may be away.
+//! Rechecks of sessions. Before a session's facts are older than `sessions.recheck`, its provider is asked, with the
+//! refresh token or, without one, the access token, whether the person may still sign in and which groups they have
+//! now. If there is no token to ask with, the session ends then. If the provider does not respond, the session goes on.
+//! If the provider responds with an error, but does not say that the person is gone, the session goes on for as long as
+//! a directory behind the provider may be away.
 //!
-//! A refresh token that rotates may be used once, and a second use revokes the grant (RFC 9700 section 4.14.2). So one
-//! refresh of a session runs in this process, whoever needs it, and one among all replicas: who refreshes first writes
-//! a lease into the record, longer than the provider may take, and writes what came of it only if the lease still stands.
+//! A rotating refresh token may be used once, and a second use revokes the grant (RFC 9700 section 4.14.2). So a
+//! session has one refresh at a time in this process, whoever needs it, and among all replicas: a refresh first writes
+//! a lease into the record, longer than the provider may take, and writes its result only if the lease is still its
+//! own.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -31,26 +33,26 @@ use crate::{
     store::{Expect, StoreError, Table, Written},
 };
 
-/// How long one refresh keeps the others off. Longer than a call to the provider may take, with the writes around it.
+/// The duration of a lease. Longer than a call to the provider may take, including the writes around it.
 const LEASE: Duration = Duration::from_secs(45);
 
-/// How long a session is left alone after its provider gave no answer.
+/// How long a session is not rechecked after its provider did not respond.
 const PAUSE: Duration = Duration::from_secs(30);
 
-/// For how many times `sessions.recheck` a provider may answer without vouching for a session: an hour by the defaults. Dex tells of
-/// somebody who is gone with the same words as of a directory that is away.
+/// The number of `sessions.recheck` periods for which a provider may respond without confirming a session: an hour by
+/// default. Dex uses the same message for a person who is gone and for a directory that is away.
 const REFUSALS: u32 = 12;
 
-/// By how much the clock of another replica may be ahead of ours.
+/// How far the clock of another replica may be ahead of ours.
 const AHEAD: Duration = Duration::from_secs(30);
 
-/// How long a lease keeps others off that seems to begin in the future. Longer than most calls to a provider.
+/// How long a lease is respected that seems to begin in the future. Longer than most calls to a provider.
 const AT_WORK: Duration = Duration::from_secs(5);
 
-/// How often is looked whether another replica is done.
+/// The polling interval while another replica holds the lease.
 pub(super) const POLL: Duration = Duration::from_millis(100);
 
-/// Who is refreshing a session.
+/// The lease of a refresh.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Lease {
     pub(super) id: [u8; 16],
@@ -59,15 +61,16 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    /// Whether it keeps others off at `now`, who know it since `since`. Of one that seems to begin in the future nobody can tell whether it
-    /// was left behind before the clock was set back, or its replica is ahead of this one and at work.
+    /// Whether it excludes others at `now`, who know it since `since`. If it seems to begin in the future, either the
+    /// clock was set back after it was left behind, or its replica is ahead of this one and working; the two cannot be
+    /// distinguished.
     fn stands(&self, now: Moment, since: Moment) -> bool {
         let is_ahead = is_to_come(self.until - LEASE, now.shown());
         self.until > now.shown() && (!is_ahead || now.is_before(since + AT_WORK))
     }
 }
 
-/// From how many flights on those that are over are cleared away.
+/// The minimum number of flights before finished ones are removed.
 const SWEEP_FROM: usize = 1024;
 
 /// The refreshes of this process.
@@ -77,20 +80,20 @@ pub struct Refreshes(Arc<Mutex<Flights>>);
 #[derive(Debug, Default)]
 struct Flights {
     of: HashMap<SessionHash, Flight>,
-    /// Those that are over are cleared away once there are so many.
+    /// The number of entries at which finished ones are removed next.
     sweep_at: usize,
-    /// When a userinfo endpoint last named a claim that the session in question had. The next who lost that claim was asked about for
-    /// the first time, perhaps, and would keep it.
+    /// When a userinfo endpoint last named a claim that the session in question had. Another person who lost that claim
+    /// may be asked about for the first time, and would otherwise keep it.
     named: HashMap<Grant, HashMap<String, Timestamp>>,
 }
 
-/// An issuer, and the scopes that it granted: of an access token with others its userinfo endpoint tells other claims.
+/// An issuer, and the scopes that it granted: userinfo returns other claims for an access token with other scopes.
 type Grant = (Arc<str>, BTreeSet<Arc<str>>);
 
 impl Flights {
-    /// Notes what userinfo of the record's issuer told of an access token with `scopes`, and gives which claims it has named for such
-    /// ones since the session began, of whomever. What it named earlier counts for nothing: a provider may be set to name a claim in the
-    /// ID token alone.
+    /// Records the claims that userinfo of the record's issuer returned for an access token with `scopes`. Returns the
+    /// claims that it has named for such tokens since the session began, of any person. Earlier ones do not count: a
+    /// provider may be changed to name a claim in the ID token only.
     fn named_since(
         &mut self,
         record: &Record,
@@ -123,18 +126,18 @@ enum Flight {
     Paused(Moment),
 }
 
-/// What a refresh came to.
+/// The result of a refresh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Done {
-    /// The record says what the provider says, or the session is gone.
+    /// The record is up to date with the provider, or the session is gone.
     Settled,
-    /// The provider or the store gave no answer.
+    /// The provider or the store did not respond.
     Later,
 }
 
 impl Sessions {
-    /// The session as it may be used at `now`: one whose facts are nearly too old is refreshed beside the request, one
-    /// whose facts are too old before it. A provider that gives no answer costs nobody the session.
+    /// The session as it may be used at `now`. If its facts are nearly stale, a refresh runs beside the request; if
+    /// they are stale, the request waits for it. A provider that does not respond ends no session.
     pub(super) async fn recheck_if_due(&self, session: Arc<Session>, now: Timestamp) -> Option<Arc<Session>> {
         if !self.is_due(&session, now) {
             return Some(session);
@@ -151,8 +154,8 @@ impl Sessions {
         Some(session)
     }
 
-    /// Who the session with this name is of now, for the streams that it opened: it is refreshed when that is due, and
-    /// does not count as used. `None` if it has ended.
+    /// The current principal of the session with this name, for the streams that it opened. It is refreshed when that
+    /// is due, and does not count as used. `None` if it has ended.
     pub async fn current(&self, name: &str) -> Result<Option<Arc<Principal>>, StoreError> {
         let Some(hash) = SessionHash::parse(name) else { return Ok(None) };
         let Some((record, version)) = self.read(hash).await? else { return Ok(None) };
@@ -168,15 +171,17 @@ impl Sessions {
         Ok(Some(session.principal))
     }
 
-    /// Early enough that nobody waits for an answer; where nothing can be asked, the session has all its time.
+    /// Whether a recheck is due: early enough that nobody waits for it, unless nothing can be asked; then the session
+    /// lasts its full time.
     pub(super) fn is_due(&self, session: &Session, now: Timestamp) -> bool {
         let (record, recheck) = (&session.record, self.0.settings.recheck);
         let age = self.age(record, now);
         age >= recheck || (age >= recheck / 4 * 3 && self.can_ask(record))
     }
 
-    /// How old at `now` is what is known of a session. What was found out at a time that is still to come is of any age; but where nothing
-    /// can be asked, the session ends by that, which a clock that is a little behind must not do. It lasts for twice `recheck` at most.
+    /// The age of a session's facts at `now`. Facts dated in the future count as stale. But where nothing can be asked,
+    /// that would end the session, which a clock that is slightly behind must not do: then only facts dated more than
+    /// `recheck` ahead are stale, and the session lasts for twice `recheck` at most.
     fn age(&self, record: &Record, now: Timestamp) -> Duration {
         let is_of_any_age =
             is_to_come(record.checked, now) && (record.checked > now + self.0.settings.recheck || self.can_ask(record));
@@ -187,7 +192,7 @@ impl Sessions {
         self.provider_of(record).is_some_and(|provider| oidc::can_ask(&**provider, &record.tokens))
     }
 
-    /// Begins a refresh, or joins the one that runs; `None` while the session is left alone.
+    /// Begins a refresh, or joins the one in progress; `None` during the pause after a failure.
     fn refresh(&self, session: &Session) -> Option<watch::Receiver<()>> {
         let shared = &self.0.shared;
         let now = self.moment();
@@ -214,7 +219,7 @@ impl Sessions {
                 Done::Later => drop(flights.of.insert(hash, Flight::Paused(shared.clock.moment() + PAUSE))),
             }
             drop(flights);
-            // Last, so that whoever waited finds what came of it.
+            // Last, so that waiters find the result.
             drop(running);
         });
         Some(over)
@@ -243,11 +248,11 @@ impl Sessions {
                     continue;
                 }
             }
-            // From now on: the wait for another's was long, perhaps, and the call is not.
+            // From now on: the wait for another's lease may have been long, but the call is not.
             let lease = Lease { id: random(), until: now.shown() + LEASE };
             let leased = Record { lease: Some(lease.clone()), ..record };
-            // The end of the process waits from here on, as a token that was used and whose successor was not kept is lost. What begins when
-            // nobody waits any more is left to others.
+            // From here on the end of the process waits for this: a token that was used and whose successor was not
+            // stored is lost. If the process is already closing, this is left to other replicas.
             let Some(unfinished) = inner.shared.drain.begin_task_unless_closing() else { return Ok(Done::Later) };
             if self.write(hash, &leased, version).await? {
                 break (leased, lease, unfinished);
@@ -262,7 +267,7 @@ impl Sessions {
         match &refreshed.unvouched {
             Some(RefreshError::Gone(why)) => return self.end_refused(hash, &record, &lease, why).await,
             Some(RefreshError::Later(why)) => {
-                tracing::warn!(session = %hash, issuer = %record.issuer, %why, "nobody vouched for a session yet");
+                tracing::warn!(session = %hash, issuer = %record.issuer, %why, "could not recheck a session at its provider; will retry");
             }
             Some(RefreshError::Refused(_)) | None => {}
         }
@@ -273,7 +278,7 @@ impl Sessions {
             }
             tracing::warn!(
                 session = %hash, issuer = %record.issuer, %why, %end,
-                "the provider does not vouch for a session, or tells nothing of its person, and it ends unless that is over before `end`"
+                "the provider rejected the recheck of a session; it will end at `end` unless a recheck succeeds before"
             );
         }
         let scopes = refreshed.scopes.as_deref().unwrap_or(&record.scopes);
@@ -288,13 +293,13 @@ impl Sessions {
         if !is_there && refreshed.refresh.is_some() {
             tracing::warn!(
                 session = %hash, issuer = %record.issuer,
-                "a session ended while it was refreshed: its new refresh token stays good at the provider"
+                "a session ended while it was refreshed: its new refresh token stays valid at the provider"
             );
         }
         Ok(if refreshed.unvouched.is_none() { Done::Settled } else { Done::Later })
     }
 
-    /// Ends a session for which its provider does not vouch any more.
+    /// Ends a session that its provider no longer confirms.
     async fn end_refused(
         &self,
         hash: SessionHash,
@@ -302,10 +307,10 @@ impl Sessions {
         lease: &Lease,
         why: &str,
     ) -> Result<Done, StoreError> {
-        // Who has the lease by now has used the refresh token, perhaps, and knows more.
+        // The current holder of the lease may have used the refresh token, and knows more.
         let Some((standing, _)) = self.read(hash).await? else { return Ok(Done::Settled) };
         if standing.lease.as_ref() != Some(lease) {
-            tracing::warn!(session = %hash, %why, "a refresh took longer than its lease, and came to nothing");
+            tracing::warn!(session = %hash, %why, "a refresh took longer than its lease and failed");
             return Ok(Done::Settled);
         }
         tracing::info!(session = %hash, issuer = %record.issuer, %why, "the provider ended a session");
@@ -313,8 +318,8 @@ impl Sessions {
         Ok(Done::Settled)
     }
 
-    /// Writes what a refresh changed, if its lease still stands. A store that is away is tried until `give_up`, as
-    /// a token that rotated and was not kept is lost. Gives whether the session has not ended.
+    /// Writes the result of a refresh, if its lease is still in force. If the store is away, this is retried until
+    /// `give_up`, as a token that rotated and was not stored is lost. Returns whether the session still exists.
     pub(super) async fn settle(
         &self,
         hash: SessionHash,
@@ -337,21 +342,21 @@ impl Sessions {
                 Ok(None) => {}
                 Err(error) if !self.moment().is_before(give_up) => return Err(error),
                 Err(error) => {
-                    tracing::warn!(session = %hash, %error, "the store does not take a refreshed session yet");
+                    tracing::warn!(session = %hash, %error, "a refreshed session cannot be stored yet");
                     tokio::time::sleep(POLL).await;
                 }
             }
         }
     }
 
-    /// The record as the store has it; `None` if it is gone or cannot be read.
+    /// The stored record; `None` if it is gone or cannot be read.
     pub(super) async fn read(&self, hash: SessionHash) -> Result<Option<(Record, u64)>, StoreError> {
         let shared = &self.0.shared;
         let stored = shared.store.get(Table::Sessions, hash.as_bytes(), shared.clock.now()).await?;
         Ok(stored.and_then(|stored| Some((Record::open(&self.0.keys, &hash, &stored.value).ok()?, stored.version))))
     }
 
-    /// Whether it was written: not if somebody else wrote since `version`.
+    /// Writes the record. Returns `false` if somebody else has written since `version`.
     pub(super) async fn write(&self, hash: SessionHash, record: &Record, version: u64) -> Result<bool, StoreError> {
         let inner = &*self.0;
         let sealed = record
@@ -364,27 +369,29 @@ impl Sessions {
     }
 }
 
-/// Whether what a record says to have happened at `time` is still to come at `now`, whichever replica wrote it: the clock was set back
-/// since, and nobody can tell how long ago that was.
+/// Whether a time in a record is still in the future at `now`, whichever replica wrote it: the clock was set back
+/// since, so how long ago it was is unknown.
 pub(super) fn is_to_come(time: Timestamp, now: Timestamp) -> bool {
     time > now + AHEAD
 }
 
-/// Since when the provider has not vouched for a session for which it does not at `now`.
+/// Since when the provider has not confirmed a session that it does not confirm at `now`.
 fn since_refused(record: &Record, now: Timestamp) -> Timestamp {
-    // Where that is still to come, the clock was set back, and the time that such a session has begins anew.
+    // If that is in the future, the clock was set back, and the session's remaining time starts again.
     record.refused.map_or(now, |since| since.min(now))
 }
 
-/// What a login found out and a refresh need not tell again (OpenID Connect Core 1.0 section 12.2).
+/// Claims of the login that a refresh need not repeat (OpenID Connect Core 1.0 section 12.2).
 const KEPT: [&str; 2] = ["sid", "nonce"];
 
-/// When and how the person authenticated for this session. A refresh changes nothing of it: Keycloak tells there of the last login of
-/// the person at any of its applications, so that a session, be it a stolen one, would look younger and stronger than it is.
+/// When and how the person authenticated for this session. A refresh does not change them: Keycloak returns those of
+/// the person's last login at any of its applications, which would make a session, possibly a stolen one, look younger
+/// and stronger than it is.
 const OF_LOGIN: [&str; 3] = ["auth_time", "acr", "amr"];
 
 impl Refreshed {
-    /// Why the session ends if that goes on: the provider answers, and does not vouch for the person, or tells nothing of them.
+    /// Why the session ends if this continues: the provider responds without confirming the person, or without any of
+    /// their claims.
     fn refusal(&self) -> Option<&str> {
         match (&self.unvouched, &self.lacks) {
             (Some(RefreshError::Refused(why)), _) | (None, Some(why)) => Some(why),
@@ -392,7 +399,8 @@ impl Refreshed {
         }
     }
 
-    /// `named` are claims that userinfo of this provider has named of others with the same scopes.
+    /// Applies the refresh to a record. `named` are claims that userinfo of this provider has named for others with the
+    /// same scopes.
     fn apply(self, record: &mut Record, named: &BTreeSet<String>, now: Timestamp, asks_userinfo: bool) {
         let is_refused = self.refusal().is_some();
         if let Some(access) = self.access {

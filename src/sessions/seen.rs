@@ -1,16 +1,16 @@
-//! Where a session is used, as the person whose it is would know it again.
+//! Where a session is used, in a form that its person recognises.
 
 use std::net::IpAddr;
 
 use http::{HeaderMap, header};
 
-/// Bytes of a `User-Agent` that are kept.
+/// The number of characters of a `User-Agent` that are stored.
 const MAX_AGENT: usize = 256;
 
-/// Which browser, and from where.
+/// The browser and the address.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Seen {
-    /// The `User-Agent`, cut.
+    /// The `User-Agent`, truncated.
     pub agent: Option<String>,
     pub address: Option<IpAddr>,
 }
@@ -22,8 +22,8 @@ impl Seen {
     }
 }
 
-/// A browser in a few words, such as `Firefox on Linux`. Browsers name others that they want to pass for, so the order
-/// counts.
+/// A short description of a browser, such as `Firefox on Linux`. Browsers also name others for compatibility, so the
+/// order matters.
 pub fn browser(agent: &str) -> String {
     const BROWSERS: [(&str, &str); 10] = [
         ("Edg", "Edge"),

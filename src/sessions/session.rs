@@ -8,12 +8,12 @@ use super::{
 };
 use crate::{authn::Principal, clock::Timestamp};
 
-/// A session that is good.
+/// A valid session.
 #[derive(Debug)]
 pub struct Session {
     pub principal: Arc<Principal>,
     pub created: Timestamp,
-    /// The end if it is not used any more.
+    /// The end if it is not used again.
     pub idle_end: Timestamp,
     /// The end in any case.
     pub end: Timestamp,
@@ -21,7 +21,7 @@ pub struct Session {
     pub(super) record: Record,
     pub(super) version: u64,
     pub(super) read: Timestamp,
-    /// Whether the key that seals sessions now sealed it.
+    /// Whether it is sealed with the current sealing key.
     pub(super) current_key: bool,
 }
 
@@ -35,7 +35,7 @@ impl Session {
         &self.record.tokens
     }
 
-    /// Whether a program holds it, and no browser.
+    /// Whether a program holds it, and not a browser.
     pub fn is_of_program(&self) -> bool {
         self.record.holder() == Holder::Program
     }

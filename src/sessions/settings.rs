@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::keyring::KeyRing;
 use crate::config::{raw, report::At, resolver::Resolver};
 
-/// The sessions of one person are written down in one record, which is read and written at each login.
+/// The sessions of a person are in one index record, which is read and written at each login.
 const MAX_PER_PERSON: usize = 256;
 
 /// The settings of browser sessions.
@@ -15,16 +15,16 @@ pub struct Settings {
     pub idle: Duration,
     /// How long a session lasts at most.
     pub absolute: Duration,
-    /// How old what is known of a person may be before the provider is asked.
+    /// How stale a person's facts may be before the provider is asked.
     pub recheck: Duration,
-    /// Sessions that one person may have.
+    /// The maximum number of sessions per person.
     pub max_per_person: usize,
     /// The keys, if any are configured.
     pub keys: Option<KeyRing>,
 }
 
 impl Settings {
-    /// Reports every problem at its place; `None` if there is one.
+    /// Reads the configuration. Reports every problem at its place; returns `None` if there is one.
     pub fn resolve(raw: &raw::Sessions, resolver: &mut Resolver, at: &At) -> Option<Self> {
         let (idle, absolute, recheck) = (raw.idle.get(), raw.absolute.get(), raw.recheck.get());
         let minute = Duration::from_secs(60);

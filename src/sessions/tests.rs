@@ -54,7 +54,7 @@ async fn a_session_names_its_person() {
     assert_eq!(get(&at.sessions, &HeaderMap::new(), &dash()).await.unwrap_err(), Reason::CredentialMissing);
 }
 
-/// Rows that differ in one thing from the good request.
+/// Rows that differ in one thing from the valid request.
 #[tokio::test]
 async fn a_cookie_that_is_not_just_so_is_refused() {
     let at = Fixture::offline();
@@ -93,7 +93,7 @@ async fn sessions_end_when_unused_and_in_any_case() {
     for hour in 1..24 {
         at.shared.clock.advance(HOUR);
         assert!(get(&at.sessions, &used, &dash()).await.is_ok(), "hour {hour}");
-        // The store learns of the use beside the request.
+        // The use is written to the store beside the request.
         loop {
             at.sessions.0.cache.invalidate_all();
             if get(&at.sessions, &used, &dash()).await.unwrap().record.last_seen == at.shared.clock.now() {
@@ -153,7 +153,7 @@ async fn an_ended_session_is_over_at_once_and_in_other_processes() {
     let session = get(&at.sessions, &first, &dash()).await.unwrap();
     assert!(get(&elsewhere, &first, &dash()).await.is_ok());
     at.sessions.end(&session, Ended::signed_out).await.unwrap();
-    // The other one has it in memory still, and must not use it.
+    // The other one still has it in its cache, and must not use it.
     for sessions in [&at.sessions, &elsewhere] {
         assert!(matches!(
             get(sessions, &first, &dash()).await.unwrap_err(),
@@ -166,7 +166,7 @@ async fn an_ended_session_is_over_at_once_and_in_other_processes() {
     assert!(stored.is_none(), "what is over is not kept");
 }
 
-/// A record whose claims are those of somebody else, as a fault of ours would leave it.
+/// A record whose claims are those of another person, as a bug of ours would leave it.
 #[tokio::test]
 async fn a_session_whose_claims_name_another_person_is_worth_nothing() {
     let at = Fixture::offline();
@@ -193,7 +193,7 @@ async fn a_session_that_was_just_used_is_not_written_again() {
     for (pass, more) in [(Duration::from_secs(2), 0), (record::touch_every(&settings()), 1)] {
         at.shared.clock.advance(pass);
         get(&at.sessions, &cookie, &dash()).await.unwrap();
-        // What is spawned on this one thread asks the store when it is first polled.
+        // Work that is spawned on this single thread queries the store when it is first polled.
         for _ in 0..10 {
             tokio::task::yield_now().await;
         }
@@ -201,7 +201,7 @@ async fn a_session_that_was_just_used_is_not_written_again() {
     }
 }
 
-/// No use was noted until the clock had caught up, and a session that nobody used any more was good for as much longer.
+/// No use was recorded until the clock had caught up, and an unused session stayed valid for as much longer.
 #[tokio::test]
 async fn the_use_of_a_session_is_noted_though_the_clock_is_set_back() {
     let at = Fixture::offline();
@@ -249,7 +249,7 @@ async fn each_end_of_a_session_stands_in_the_trail_with_why() {
     let at = Fixture::offline();
     let issuer = at.provider.issuer.clone();
     let mut expected = Vec::new();
-    // Its streams are told the same.
+    // Its streams get the same reason.
     let of_streams = |session: &Session| at.shared.revocations.end_of_session(&session.principal).unwrap().reason;
     for why in [Ended::signed_out, Ended::replaced] {
         let session = get(&at.sessions, &at.create("alice", &dash()).await, &dash()).await.unwrap();
@@ -278,7 +278,7 @@ async fn each_end_of_a_session_stands_in_the_trail_with_why() {
     assert_eq!(ended, expected);
 }
 
-/// What a back-channel logout names.
+/// As a back-channel logout names it.
 #[tokio::test]
 async fn a_provider_ends_its_own_session_by_name_alone() {
     let at = Fixture::offline();
@@ -314,7 +314,7 @@ async fn keys_rotate_without_a_logout_and_a_removed_key_ends_its_sessions() {
     let rotated = generation(&[[2; 32], [1; 32]]);
     let unused = at.create("bob", &dash()).await;
     let session = get(&rotated, &old, &dash()).await.unwrap();
-    // Its use is what takes it over to the new key, and the index with it.
+    // Its use moves it to the new key, and the index with it.
     let only_new = generation(&[[2; 32]]);
     while get(&only_new, &old, &dash()).await.is_err() || only_new.entries_of(&session).await.is_empty() {
         tokio::task::yield_now().await;
@@ -353,7 +353,7 @@ async fn a_person_who_is_revoked_is_out_and_cannot_come_in() {
     at.shared.revocations.revoke(target, "left the company", at.shared.clock.now() + HOUR).await.unwrap();
     assert_eq!(get(&at.sessions, &alice, &dash()).await.unwrap_err(), Reason::TokenRevoked);
     assert_eq!(at.try_create(json!({"sub": "alice"}), &dash()).await, Err(Reason::TokenRevoked));
-    // Another login would not help them; whose session alone was ended, it does.
+    // Another login would not help bob; it does help people whose session alone was ended.
     let session = get(&at.sessions, &bob, &dash()).await.unwrap();
     let told = |principal| at.sessions.check_revoked(principal).unwrap_err().in_words();
     let left = Principal { subject: "alice".into(), ..session.principal.as_ref().clone() };
@@ -366,7 +366,8 @@ async fn a_person_who_is_revoked_is_out_and_cannot_come_in() {
     assert!(at.try_create(json!({"sub": "bob"}), &dash()).await.is_ok());
 }
 
-/// From when the store was back until its revocations were read, a replica that had started without it let in who was revoked.
+/// From when the store was back until its revocations were read, a replica that had started without it accepted revoked
+/// people.
 #[tokio::test]
 async fn no_session_is_good_before_it_was_read_who_is_revoked() {
     let at = Fixture::offline();
@@ -400,7 +401,7 @@ async fn nothing_of_a_session_can_be_read_from_the_store() {
     }
 }
 
-/// Who comes for it has not proven before that they are who began.
+/// The program that collects it has not proven before that it is the one that began.
 #[tokio::test]
 async fn a_session_of_a_program_is_good_for_nothing_before_it_is_collected() {
     let at = Fixture::offline();

@@ -1,12 +1,12 @@
-//! What the userinfo endpoint of a provider tells (OpenID Connect Core 1.0 section 5.3), among the claims of a session.
+//! Claims from a provider's userinfo endpoint (OpenID Connect Core 1.0 section 5.3), among those of a session.
 //!
-//! A session remembers the names of claims that came from there, as what is not told any more is gone.
+//! A session remembers the names of these claims, so that those that are no longer returned are removed.
 
 use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
-/// Claims that are about a token, or about the login, and not about the person.
+/// Claims about a token or the login, not about the person.
 const PROTOCOL: [&str; 20] = [
     "iss",
     "sub",
@@ -30,13 +30,13 @@ const PROTOCOL: [&str; 20] = [
     "cnf",
 ];
 
-/// Takes what the userinfo endpoint tells and the ID token does not, in place of what it told before.
+/// Adds the claims of the userinfo endpoint that the ID token lacks, replacing those that it returned before.
 pub fn complete(claims: &mut Map<String, Value>, names: &mut BTreeSet<String>, told: &Map<String, Value>) {
     for name in std::mem::take(names) {
         claims.remove(&name);
     }
     if told.contains_key("email") && !claims.contains_key("email") {
-        // Whose address it is says whether it is verified.
+        // `email_verified` belongs to the address from the same source.
         claims.remove("email_verified");
     }
     let is_another_address = claims.get("email").is_some_and(|ours| Some(ours) != told.get("email"));
@@ -50,14 +50,14 @@ pub fn complete(claims: &mut Map<String, Value>, names: &mut BTreeSet<String>, t
     }
 }
 
-/// The names of what the userinfo endpoint tells and the claims have as well.
+/// The names of claims that both the userinfo endpoint and the ID token have.
 pub fn known<'a>(claims: &Map<String, Value>, told: &'a Map<String, Value>) -> impl Iterator<Item = &'a String> {
     told.keys().filter(move |name| !PROTOCOL.contains(&name.as_str()) && claims.contains_key(*name))
 }
 
-/// Takes from what the userinfo endpoint tells only what the login knew as well: a claim from elsewhere never stands for one that policy
-/// was written for. What it told before, by `names` or as it has `named` it elsewhere, and does not tell any more is gone; many tell only
-/// in the ID token what groups there are.
+/// Updates from the userinfo endpoint only claims that the login had as well: a claim from another source never
+/// replaces one that the policy was written for. Claims that it returned before, according to `names` or, for other
+/// people, `named`, are removed if it no longer returns them. Many providers have groups in the ID token only.
 pub(super) fn follow(
     claims: &mut Map<String, Value>,
     names: &mut BTreeSet<String>,
@@ -73,7 +73,7 @@ pub(super) fn follow(
             None => drop(claims.remove(name)),
         }
     }
-    // The login said so of another address.
+    // The login had this for another address.
     if claims.get("email") != email.as_ref() && !told.contains_key("email_verified") {
         claims.remove("email_verified");
     }
@@ -101,7 +101,7 @@ mod tests {
         }
     }
 
-    /// Both `groups` of the login and those of others were told; the session was not asked about in between.
+    /// `groups` were returned both for the login and for others; the session was not rechecked in between.
     #[test]
     fn what_userinfo_has_named_and_names_no_more_is_gone_and_comes_back_when_it_is_named_again() {
         let told = |told: Value| told.as_object().unwrap().clone();

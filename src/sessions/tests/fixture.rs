@@ -20,19 +20,19 @@ pub(crate) struct Fixture {
 pub(crate) struct Switched {
     inner: Embedded,
     pub away: std::sync::atomic::AtomicBool,
-    /// Whether it is one that replicas share, which says that it is full.
+    /// Whether the store is one that replicas share, which says that it is full.
     pub is_shared: std::sync::atomic::AtomicBool,
-    /// A table that takes nothing.
+    /// A table that accepts no writes.
     pub full: std::sync::Mutex<Option<Table>>,
-    /// But for so many writes.
+    /// Except for this many writes.
     pub spare: std::sync::atomic::AtomicUsize,
-    /// A table of which the next write or removal happens, and its answer does not come.
+    /// A table whose next write or removal happens, but whose response is lost.
     pub unheard: std::sync::Mutex<Option<Table>>,
-    /// A table of which the next write or removal happens, and its answer comes when two have met a second time.
+    /// A table whose next write or removal happens, but whose response waits until two have met a second time.
     pub late: std::sync::Mutex<Option<(Table, Arc<Barrier>)>>,
     /// A table from which nothing is removed.
     pub(super) stays: std::sync::Mutex<Option<Table>>,
-    /// How often something was written.
+    /// The number of writes.
     pub(super) puts: std::sync::atomic::AtomicUsize,
 }
 
@@ -44,7 +44,7 @@ impl Switched {
         call
     }
 
-    /// The call, or what comes of it where its answer is late, or nobody hears it.
+    /// The call, or its result if the response is late or lost.
     fn write<'a, T: Send + 'a>(&self, call: StoreFuture<'a, T>, table: impl Fn(Table) -> bool) -> StoreFuture<'a, T> {
         let call = self.call(call);
         let late = self.late.lock().unwrap().take_if(|(late, _)| table(*late));
@@ -62,7 +62,7 @@ impl Switched {
         })
     }
 
-    /// Leaves what does the next write of this table, or its next removal, once that has happened; then lets its answer come.
+    /// Drops `asked` once its next write or removal in this table has happened; then lets the response arrive.
     pub async fn leave_at<T>(&self, at: Table, asked: impl Future<Output = T>) {
         let met = Arc::new(Barrier::new(2));
         *self.late.lock().unwrap() = Some((at, Arc::clone(&met)));
@@ -205,7 +205,7 @@ impl Fixture {
         created.map(|(line, _)| sent_back(&line)).map_err(|rejection| rejection.reason())
     }
 
-    /// What a login at the provider would have found out.
+    /// The result that a login at the provider would have had.
     pub(super) fn new_session<'a>(
         &'a self,
         claims: Value,

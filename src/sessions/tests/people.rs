@@ -15,7 +15,7 @@ async fn one_person_has_so_many_sessions_and_no_more() {
     assert!(get(&at.sessions, &newest, &dash()).await.is_ok());
 }
 
-/// They counted until they would have ended in any case, and the one that was in use all the time had to go.
+/// They counted until they would have ended in any case, and pushed out the one that was in use all the time.
 #[tokio::test]
 async fn sessions_that_ended_unused_push_out_none_that_is_in_use() {
     let at = Fixture::offline();
@@ -51,7 +51,8 @@ async fn a_session_that_is_over_is_in_the_index_no_more_though_others_are() {
     assert_eq!(at.sessions.entries_of(&session).await.len(), 1);
 }
 
-/// A login stands in the index before it is kept, and nobody but a failure can be between the two for a minute.
+/// A login is in the index before its record is stored, and only a failure can leave it there without a record for a
+/// minute.
 #[tokio::test]
 async fn a_session_that_is_just_being_made_stays_listed_where_there_is_no_room() {
     for (seconds, listed, surplus) in [(59, 3, 1), (60, 2, 0)] {
@@ -87,7 +88,7 @@ async fn a_login_that_cannot_be_kept_leaves_the_other_sessions_where_they_can_be
     assert!(get(&at.sessions, &oldest, &dash()).await.is_err());
 }
 
-/// It was in use by nobody, and counted against those that are.
+/// Nobody used it, and it counted against sessions in use.
 #[tokio::test]
 async fn a_login_that_cannot_end_the_surplus_leaves_no_session_behind() {
     let at = Fixture::offline();
@@ -102,12 +103,12 @@ async fn a_login_that_cannot_end_the_surplus_leaves_no_session_behind() {
     assert_eq!(at.sessions.entries_of(&session).await.len(), settings().max_per_person);
 }
 
-/// The trail never told of them, and those whose record stayed were listed as good ones.
+/// The trail never had them, and those whose record remained were listed as valid.
 #[tokio::test]
 async fn sessions_whose_records_stay_have_ended_with_the_write_that_revokes_them() {
     let at = Fixture::offline();
     let (here, there) = (at.create("alice", &dash()).await, at.create("alice", &dash()).await);
-    // A shorter lifetime of the moment is no end of what a longer one brings back.
+    // A shorter lifetime at the moment is not the end of a session that a longer one brings back.
     let short = Settings { absolute: HOUR, ..settings() };
     let shorter = Fixture::generation(&at.provider, &at.shared, short, &[[1; 32]]);
     let session = get(&shorter, &here, &dash()).await.unwrap();
@@ -117,7 +118,7 @@ async fn sessions_whose_records_stay_have_ended_with_the_write_that_revokes_them
     assert_eq!(shorter.end_login(&session, Ended::signed_out).await.unwrap(), 2);
     assert_eq!(at.sessions.entries_of(&session).await.len(), 2, "it is still known which there were");
     assert!(at.sessions.list_own(&session).await.unwrap().is_empty());
-    // They push out nobody who signs in, and end no second time.
+    // They push out nobody who signs in, and do not end a second time.
     *at.store.full.lock().unwrap() = None;
     for _ in 0..4 {
         at.create("alice", &dash()).await;
@@ -132,7 +133,7 @@ async fn sessions_whose_records_stay_have_ended_with_the_write_that_revokes_them
     assert_eq!(ended.count(), 2);
 }
 
-/// An operator was told of sessions that ended which their list does not have, and the trail of two ends of one.
+/// An operator was told of ended sessions that their list did not have, and the trail had two ends of one.
 #[tokio::test]
 async fn a_session_that_ended_while_the_store_failed_ends_no_second_time_for_another_reason() {
     let at = Fixture::offline();
@@ -144,7 +145,7 @@ async fn a_session_that_ended_while_the_store_failed_ends_no_second_time_for_ano
     assert_eq!(at.sessions.end_of(&at.provider.issuer, "alice", None, Ended::revoked).await.unwrap(), 0);
     assert!(!at.sessions.end_named(&session.name(), Ended::revoked).await.unwrap());
     assert_eq!(&*at.shared.revocations.end_of(&session.name()).unwrap().reason, "signed_out");
-    // Twin: whoever tries again may not have heard of the first end.
+    // Twin: the response to the first attempt may have been lost.
     assert_eq!(at.sessions.end_login(&session, Ended::signed_out).await.unwrap(), 1);
     at.shared.trail.shutdown();
     let lines = std::fs::read_to_string(at.folder.path().join("audit.jsonl")).unwrap();
@@ -172,7 +173,7 @@ async fn a_session_that_ended_unused_is_not_ended_again() {
     }
 }
 
-/// The trail never told of it, and what was kept of the session stayed.
+/// The trail never had it, and the record of the session remained.
 #[tokio::test]
 async fn an_end_is_brought_to_its_end_though_whoever_asked_for_it_leaves() {
     let at = Fixture::offline();
@@ -196,7 +197,7 @@ async fn a_person_sees_where_they_are_signed_in_and_ends_what_they_want() {
     let listed = at.sessions.list_own(&session).await.unwrap();
     assert_eq!(listed.len(), 3);
     assert_eq!(listed[0].session, session.name());
-    // Bob's is not hers to end.
+    // Bob's session is not hers to end.
     let bobs = get(&at.sessions, &of_bob, &dash()).await.unwrap().name();
     assert_eq!(at.sessions.end_own(&session, Which::One(&bobs)).await.unwrap(), 0);
     assert_eq!(at.sessions.end_own(&session, Which::One("nothing")).await.unwrap(), 0);

@@ -1,4 +1,4 @@
-//! Sessions kept true by their refresh token, and by what the provider tells besides.
+//! Rechecks of sessions by their refresh token, and claims that the provider returns besides.
 
 mod unvouched;
 mod userinfo;
@@ -20,7 +20,7 @@ use crate::{config::raw::ClientAuthMethod, issuers::ClientAuth, oidc::scripted::
 
 const LEASE: Duration = Duration::from_secs(45);
 
-/// A session of Alice with the refresh token `r-1`, at a provider that gives `r-2` and other groups for it.
+/// A session of Alice with the refresh token `r-1`, at a provider that returns `r-2` and other groups for it.
 struct World {
     at: Fixture,
     cookie: HeaderMap,
@@ -45,7 +45,7 @@ async fn world_at(provider: ScriptedProvider) -> World {
 }
 
 impl World {
-    /// What the provider says from now on, to the clock as it stands then.
+    /// Changes the provider's responses from now on, relative to the current clock.
     fn script(&self, change: impl FnOnce(&mut Script)) {
         let now = self.at.shared.clock.now().as_secs();
         let mut script = Script {
@@ -71,13 +71,13 @@ impl World {
         get(&self.at.sessions, &self.cookie, &dash()).await
     }
 
-    /// The refresh tokens that the provider was shown.
+    /// The refresh tokens that the provider has seen.
     fn used(&self) -> Vec<String> {
         let exchanges = self.at.provider.exchanges.lock().unwrap();
         exchanges.iter().map(|exchange| exchange.form["refresh_token"].clone()).collect()
     }
 
-    /// Another replica begins a refresh of a session, for so many seconds.
+    /// Lets another replica begin a refresh of a session, for so many seconds.
     async fn lease(&self, hash: SessionHash, seconds: u64) {
         let (record, version) = self.at.sessions.read(hash).await.unwrap().unwrap();
         let until = self.at.shared.clock.now() + Duration::from_secs(seconds);
@@ -139,7 +139,7 @@ async fn whoever_asks_and_wherever_a_refresh_token_is_used_once() {
     assert_eq!(world.used(), ["r-1"], "peers:D15");
 }
 
-/// Who was shut out at the provider stayed in until the clock had caught up.
+/// A person who was shut out at the provider stayed in until the clock had caught up.
 #[tokio::test]
 async fn a_session_is_refreshed_though_the_clock_is_set_back() {
     let world = world().await;
@@ -157,7 +157,7 @@ async fn a_session_is_refreshed_though_the_clock_is_set_back() {
     assert_eq!(world.used(), ["r-1"]);
 }
 
-/// Requests waited for it, and then went on with what had been known, until the clock had caught up.
+/// Requests waited for it and then went on with the old facts, until the clock had caught up.
 #[tokio::test]
 async fn a_lease_that_was_left_behind_before_the_clock_was_set_back_keeps_others_off_for_seconds_alone() {
     let world = world().await;
@@ -180,7 +180,7 @@ async fn a_lease_that_was_left_behind_before_the_clock_was_set_back_keeps_others
     assert_eq!(world.used(), ["r-1"]);
 }
 
-/// Both showed the provider the same refresh token, which may end all that came of the login.
+/// Both used the same refresh token, which may end everything that came of the login.
 #[tokio::test]
 async fn a_replica_that_is_behind_waits_for_one_that_is_ahead_and_at_its_call() {
     let world = world().await;
@@ -191,13 +191,13 @@ async fn a_replica_that_is_behind_waits_for_one_that_is_ahead_and_at_its_call() 
     world.script(|_| {});
     let (sessions, cookie) = (world.at.sessions.clone(), world.cookie.clone());
     let ask = tokio::spawn(async move { get(&sessions, &cookie, &dash()).await });
-    // Whoever took the lease for one that was left behind would have taken it over by then.
+    // A replica that took the lease for one that was left behind would have taken it over by then.
     tokio::time::sleep(POLL * 2).await;
     loop {
         let (record, version) = world.at.sessions.read(hash).await.unwrap().unwrap();
         assert_eq!(record.lease.as_ref().map(|lease| lease.id), Some([7; 16]));
         let done = Record { lease: None, checked: clock.now(), ..record };
-        // The request notes its use of the session beside this.
+        // The request writes its use of the session concurrently.
         if world.at.sessions.write(hash, &done, version).await.unwrap() {
             break;
         }
@@ -206,7 +206,7 @@ async fn a_replica_that_is_behind_waits_for_one_that_is_ahead_and_at_its_call() 
     assert_eq!(world.used(), [""; 0]);
 }
 
-/// It was tried until the clock had caught up, ten times a second and with a line in the log each time.
+/// It was retried until the clock had caught up, ten times a second and with a log line each time.
 #[tokio::test]
 async fn a_store_that_is_away_is_tried_for_no_longer_than_a_lease_though_the_clock_is_set_back() {
     let world = world().await;
@@ -236,7 +236,8 @@ async fn a_provider_that_gave_no_answer_is_asked_after_the_pause_though_the_cloc
     assert_eq!(world.get().await.unwrap().principal.groups, [Arc::<str>::from("release")]);
 }
 
-/// A replica that stopped in a refresh left its lease behind. Who waits for that has one of its own from when it begins.
+/// A replica that stopped during a refresh left its lease behind. One that waits for that has a lease of its own from
+/// when it begins.
 #[tokio::test]
 async fn a_refresh_that_waited_for_anothers_lease_keeps_others_off_for_as_long_as_any() {
     let world = world().await;
@@ -252,7 +253,7 @@ async fn a_refresh_that_waited_for_anothers_lease_keeps_others_off_for_as_long_a
     let here = ask(world.at.sessions.clone());
     tokio::time::sleep(Duration::from_millis(250)).await;
     assert_eq!(world.used(), [""; 0], "another has the lease");
-    // The lease will be written, and what came of the refresh not.
+    // The lease will be written, and the result of the refresh will not.
     world.at.store.spare.store(1, Ordering::SeqCst);
     *world.at.store.full.lock().unwrap() = Some(Table::Sessions);
     world.advance(21, |_| {});
@@ -274,7 +275,7 @@ async fn a_refresh_that_waited_for_anothers_lease_keeps_others_off_for_as_long_a
     assert_eq!(world.used(), ["r-1"]);
 }
 
-/// Has the provider answer a refresh like this, after another replica has taken the lease of the session meanwhile.
+/// Lets the provider answer a refresh like this, after another replica has taken the lease of the session.
 async fn answer_once_another_has_the_lease(world: &World, hash: SessionHash, status: StatusCode, answer: Value) {
     let other = Lease { id: [7; 16], until: world.at.shared.clock.now() + LEASE };
     let sessions = world.at.sessions.clone();
@@ -295,7 +296,7 @@ async fn answer_once_another_has_the_lease(world: &World, hash: SessionHash, sta
     world.at.provider.change_metadata(|metadata| metadata.token_endpoint.set_port(Some(port)).unwrap());
 }
 
-/// The provider takes the refresh token no more because the other replica has used it.
+/// The other replica has used the refresh token, which is why the provider no longer accepts it.
 #[tokio::test]
 async fn a_refresh_that_came_to_nothing_after_its_lease_ends_no_session() {
     let world = world().await;
@@ -309,7 +310,8 @@ async fn a_refresh_that_came_to_nothing_after_its_lease_ends_no_session() {
     assert_eq!(record.lease.map(|lease| lease.id), Some([7; 16]), "it goes on with whoever has it");
 }
 
-/// The next refresh would use a refresh token that was used before, for which a provider may revoke the grant (RFC 9700 section 4.14.2).
+/// The next refresh would use a refresh token again, for which a provider may revoke the grant (RFC 9700 section
+/// 4.14.2).
 #[tokio::test]
 async fn a_refresh_that_outlasted_its_lease_replaces_nothing_of_the_replica_that_has_the_lease() {
     let world = world().await;
@@ -323,7 +325,7 @@ async fn a_refresh_that_outlasted_its_lease_replaces_nothing_of_the_replica_that
     assert_eq!(record.tokens.refresh.as_deref(), Some("r-1"));
 }
 
-/// The process ended between the answer of the provider and the write of it: the token that had rotated was lost, and the next refresh
+/// The process ended between the provider's response and its write: the rotated token was lost, and the next refresh
 /// ended the session.
 #[tokio::test]
 async fn the_end_of_the_process_waits_for_a_refresh_under_way_and_none_begins_once_the_door_is_closed() {
@@ -353,7 +355,7 @@ async fn the_end_of_the_process_waits_for_a_refresh_under_way_and_none_begins_on
     tokio::time::timeout(patience, asked.notified()).await.unwrap();
     drain.close();
     assert_eq!(drain.unfinished(), 1);
-    // It ends once the provider has answered and the store has it.
+    // It ends once the provider has responded and the store has the result.
     goes_on.notify_one();
     drain.wait(patience).await;
     assert_eq!(drain.unfinished(), 0);
@@ -366,7 +368,7 @@ async fn the_end_of_the_process_waits_for_a_refresh_under_way_and_none_begins_on
     assert!(asked.notified().now_or_never().is_none(), "the provider was asked");
 }
 
-/// What a provider answers that does not vouch for the person any more.
+/// The response of a provider that no longer confirms the person.
 #[tokio::test]
 async fn a_session_whose_grant_is_gone_ends_everywhere() {
     type Change = fn(&mut Script);
@@ -396,7 +398,7 @@ async fn a_session_whose_grant_is_gone_ends_everywhere() {
     }
 }
 
-/// Keycloak has one time of the login for all applications of a realm: it ended all other sessions of the person.
+/// Keycloak has one login time for all applications of a realm: it ended all other sessions of the person.
 #[tokio::test]
 async fn a_login_of_the_person_elsewhere_ends_no_session_and_makes_none_younger_or_stronger() {
     let world = world().await;
@@ -467,7 +469,7 @@ async fn a_stream_keeps_its_session_true_without_using_it() {
     assert!(world.at.sessions.current(name).await.unwrap().is_none(), "it was not used for too long");
 }
 
-/// A reload that lets an entry keep its name and changes its URL makes it another provider.
+/// A reload that keeps the name of an entry but changes its URL makes it another provider.
 #[tokio::test]
 async fn the_tokens_of_a_session_never_go_to_another_provider_of_the_same_name() {
     let world = world().await;
@@ -487,8 +489,8 @@ async fn the_tokens_of_a_session_never_go_to_another_provider_of_the_same_name()
     assert!(world.at.sessions.current(name).await.unwrap().is_some(), "twin: at its own provider it goes on");
 }
 
-/// A claim that must be so is asked of a session as of a login: `required_claims` of a new configuration, and claims that
-/// the provider tells anew.
+/// Required claims are checked for a session as for a login: `required_claims` of a new configuration, and claims that
+/// the provider returns anew.
 #[tokio::test]
 async fn a_session_without_the_required_claims_is_refused() {
     for (required, refused) in [("acme.example", None), ("other.example", Some(Reason::SessionExpired))] {
@@ -501,7 +503,7 @@ async fn a_session_without_the_required_claims_is_refused() {
         let reloaded = Fixture::generation(&Arc::new(provider), &at.shared, settings(), &[[1; 32]]);
         assert_eq!(get(&reloaded, &cookie, &dash()).await.err(), refused, "{required}");
         assert_eq!(reloaded.current(name).await.unwrap().is_none(), refused.is_some(), "{required}: its streams");
-        // Elsewhere nothing is told of whom it is of.
+        // Elsewhere nothing is revealed about its person.
         let elsewhere = Origin::https("other.example").unwrap();
         assert_eq!(get(&reloaded, &cookie, &elsewhere).await.err(), Some(Reason::SessionExpired), "{required}");
     }

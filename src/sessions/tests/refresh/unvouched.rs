@@ -1,15 +1,15 @@
-//! Providers that do not vouch for a person, for now or for good.
+//! Providers that do not confirm a person, temporarily or for good.
 
 use super::*;
 
-/// What Dex says of somebody who is gone from its directory, and of all while that cannot be asked.
+/// Dex's response for a person who is gone from its directory, and for everybody while the directory is away.
 fn refuses(script: &mut Script) {
     script.status = StatusCode::INTERNAL_SERVER_ERROR;
     script.answer = json!({"error": "invalid_request"});
     script.claims = None;
 }
 
-/// It went on for as long as any session, for who was shut out there.
+/// It went on for as long as any session, though the person was shut out at the provider.
 #[tokio::test]
 async fn a_provider_that_answers_without_vouching_ends_a_session_in_the_end_and_not_in_a_short_outage() {
     let world = world().await;
@@ -46,7 +46,8 @@ async fn a_session_for_which_nobody_vouches_ends_within_the_hour_though_the_cloc
     assert!(world.get().await.is_err());
 }
 
-/// The page of a portal, or what a provider says of an organisation that is gone. It was tried again until the session was over by itself.
+/// The page of a captive portal, or a provider's response about an organisation that is gone. It was retried until the
+/// session expired.
 #[tokio::test]
 async fn a_refusal_in_another_form_than_oauths_ends_a_session_in_the_end_too() {
     for (row, status, answer, lives) in [
@@ -75,8 +76,8 @@ async fn a_refusal_in_another_form_than_oauths_ends_a_session_in_the_end_too() {
     }
 }
 
-/// While the keys rotate and cannot be fetched, new tokens come that nobody can check yet; and the refresh token before is
-/// used up.
+/// While the keys rotate and cannot be fetched, new tokens arrive that cannot be verified yet; and the former refresh
+/// token is used up.
 #[tokio::test]
 async fn a_key_that_cannot_be_fetched_costs_neither_the_session_nor_the_token_that_rotated() {
     for (reason, lives) in [
@@ -134,7 +135,7 @@ async fn clocks_that_differ_cost_neither_the_session_nor_the_token_that_rotated_
     }
 }
 
-/// Their access and refresh token were kept in the session, as its times were all that was looked at of the ID token.
+/// Their access and refresh tokens were stored in the session, as only the times of the ID token were checked.
 #[tokio::test]
 async fn tokens_of_another_end_a_session_whatever_the_clocks() {
     for (name, value) in [("sub", json!("bob")), ("aud", json!("another-client")), ("azp", json!("another-client"))] {
@@ -151,7 +152,7 @@ async fn tokens_of_another_end_a_session_whatever_the_clocks() {
     }
 }
 
-/// What it gave could not be verified, and a token that rotates is good once.
+/// Its response could not be verified, and a rotating token can be used only once.
 #[tokio::test]
 async fn a_refresh_token_is_not_used_up_while_the_keys_of_its_provider_are_away() {
     let world = world().await;

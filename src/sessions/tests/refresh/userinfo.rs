@@ -1,9 +1,9 @@
-//! What the access token is good for: userinfo, and introspection where there is no refresh token.
+//! Uses of the access token: userinfo, and introspection if there is no refresh token.
 
 use super::*;
 use crate::oidc::{Github, Protocol};
 
-/// A session without a refresh token, at a provider that says this of the access token.
+/// A session without a refresh token, at a provider with these responses for the access token.
 async fn without_refresh_token(change: impl FnOnce(&mut Script)) -> World {
     let world = world().await;
     let tokens = Tokens { access: "a-1".to_owned(), refresh: None, id: Some("i-1".to_owned()) };
@@ -51,7 +51,7 @@ async fn without_a_refresh_token_the_access_token_is_asked_about() {
     }
 }
 
-/// The page of a portal in front of the provider, or a client secret that was changed there, ended all such sessions at once.
+/// The page of a portal in front of the provider, or a changed client secret, ended all such sessions at once.
 #[tokio::test]
 async fn an_answer_that_tells_nothing_of_an_access_token_ends_a_session_in_the_end_and_not_at_once() {
     let nothing = || answers(404, Value::Null);
@@ -86,7 +86,8 @@ async fn a_provider_that_can_tell_nothing_has_short_sessions() {
     assert!(world.at.provider.exchanges.lock().unwrap().is_empty());
 }
 
-/// It was over after three quarters of that where it was used: the refresh that could ask nothing began as early as any.
+/// It was over after three quarters of that where it was used: the refresh that could ask nothing began as early as
+/// any.
 #[tokio::test]
 async fn a_session_about_which_nothing_can_be_asked_lasts_as_long_as_the_recheck() {
     async fn due(at: &Fixture, cookie: &HeaderMap) -> Option<u64> {
@@ -163,7 +164,8 @@ async fn an_address_that_userinfo_changes_is_verified_only_if_it_says_so() {
     }
 }
 
-/// Many providers tell groups in the ID token alone, so that userinfo without them says nothing, until it has told them once.
+/// Many providers return groups in the ID token only, so userinfo without them means nothing until it has returned them
+/// once.
 #[tokio::test]
 async fn a_claim_that_userinfo_does_not_tell_any_more_is_gone_and_others_stay() {
     let world = without_refresh_token(|_| {}).await;
@@ -192,7 +194,7 @@ async fn a_claim_that_userinfo_does_not_tell_any_more_is_gone_and_others_stay() 
     }
 }
 
-/// Who was taken out of the last group before the first refresh would have kept it until the session ends.
+/// A person who was removed from the last group before the first refresh would have kept it until the session ends.
 #[tokio::test]
 async fn a_group_that_userinfo_names_for_others_alone_is_gone_at_the_first_refresh() {
     let world = without_refresh_token(|script| {
@@ -216,13 +218,13 @@ async fn a_group_that_userinfo_names_for_others_alone_is_gone_at_the_first_refre
     assert!(groups(&removed).await.is_empty());
     world.script(|script| script.user_info = answers(200, json!({"sub": "dan"})));
     assert_eq!(groups(&of_other_scopes).await, ["dev"], "what is named for some scopes says nothing of others");
-    // The provider has ceased to name groups there, for all that is known: what it named before a session says nothing of it.
+    // The provider may have stopped naming groups there: names from before a session do not apply to it.
     let later = create("carol").await;
     world.advance(301, |script| script.user_info = answers(200, json!({"sub": "carol"})));
     assert_eq!(groups(&later).await, ["dev"]);
 }
 
-/// Some providers tell of groups at userinfo alone.
+/// Some providers return groups from userinfo only.
 #[tokio::test]
 async fn what_the_id_token_lacks_is_of_userinfo_where_it_is_asked() {
     let mut provider = provider().await;
@@ -269,7 +271,8 @@ async fn what_the_id_token_lacks_is_of_userinfo_where_it_is_asked() {
     assert!(world.get().await.is_err(), "of another");
 }
 
-/// A scope that was taken from the client would leave people what userinfo told of them once, for as long as a session lasts.
+/// If a scope was removed from the client, people would keep what userinfo returned once, for as long as a session
+/// lasts.
 #[tokio::test]
 async fn a_session_ends_of_which_userinfo_tells_nothing_for_an_hour_though_it_answers() {
     for (row, status, stays) in [("it answers", 403, false), ("it has trouble", 503, true)] {
@@ -285,7 +288,7 @@ async fn a_session_ends_of_which_userinfo_tells_nothing_for_an_hour_though_it_an
     }
 }
 
-/// The grant stands, and nothing was told of the groups: they stayed as they were at the login for as long as it did.
+/// The grant was valid, but the groups were not returned, and stayed as at the login for as long as the session.
 #[tokio::test]
 async fn a_refresh_without_an_id_token_has_userinfo_tell() {
     let (told, nothing) = (json!({"sub": "alice", "groups": ["release"]}), || answers(404, Value::Null));
@@ -305,7 +308,8 @@ async fn a_refresh_without_an_id_token_has_userinfo_tell() {
             "{row}"
         );
     }
-    // Trouble there undoes no refresh: what rotated is kept, and nobody waits or asks again before the next one is due.
+    // Trouble there undoes no refresh: what rotated is stored, and nobody waits or asks again before the next one is
+    // due.
     let world = world().await;
     world.advance(301, |script| (script.claims, script.user_info) = (None, answers(503, Value::Null)));
     let session = world.get().await.unwrap();
