@@ -1,4 +1,5 @@
-//! What runs on the caller's machine and talks to a Doorward elsewhere: a person's shell, or the step of a task.
+//! Commands that run on the caller's machine and talk to a Doorward elsewhere: in a person's shell, or in the step of a
+//! task.
 
 pub mod login;
 pub mod token;
@@ -12,7 +13,7 @@ use crate::egress::{Egress, EgressError, Proxy, is_of_authority};
 
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// What calls a Doorward. Trusts the authorities in `ca`, or else those of the system.
+/// The HTTP client for a Doorward. Trusts the authorities in `ca`, or else those of the system.
 fn egress(server: &Address, ca: Option<&Path>) -> Result<Egress, String> {
     let proxy = if server.as_str().starts_with("https") { Proxy::of_person()? } else { Proxy::default() };
     let egress = Egress::new(proxy)?;
@@ -26,21 +27,21 @@ fn egress(server: &Address, ca: Option<&Path>) -> Result<Egress, String> {
     }
 }
 
-/// What is wrong with the certificate of the server, where a call failed for that.
+/// The fault of the server's certificate that made a call fail.
 #[derive(Clone, Copy, Debug)]
 enum CertificateFault {
-    /// It is not valid yet, or no more.
+    /// It is not yet valid, or has expired.
     Time,
     /// It does not have the name that was called.
     Name,
-    /// It is an authority's own.
+    /// It is a certificate authority's own certificate.
     NoServers,
-    /// Nobody vouches for it whom this machine trusts.
+    /// No authority that this machine trusts has signed it.
     Authority,
 }
 
-/// What to do about [`CertificateFault::Time`].
-const RENEW: &str = "whoever runs Doorward is to renew its certificate, unless the clock of this machine is wrong";
+/// The remedy for [`CertificateFault::Time`].
+const RENEW: &str = "the operator of Doorward must renew its certificate, unless the clock of this machine is wrong";
 
 impl CertificateFault {
     fn of(error: &EgressError) -> Option<Self> {

@@ -359,7 +359,7 @@ async fn a_token_that_is_not_renewed_is_taken_away_when_it_has_ended() {
     let script = "while [ -e $DOORWARD_TOKEN_FILE ]; do sleep 0.01; done; echo gone";
     let output = step.run(&["--audience", "a", "--out", "token", "--", "sh", "-c", script]).await;
     assert_eq!(text(&output.stdout), "gone\n", "{}", text(&output.stderr));
-    assert!(text(&output.stderr).contains("the file is taken away"), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("the file was removed"), "{}", text(&output.stderr));
     assert!(asked.load(Ordering::SeqCst) > 1);
 }
 
@@ -399,7 +399,7 @@ async fn a_refusal_of_the_next_token_does_not_take_away_one_that_is_good() {
     assert!(line.contains("no rule gives it"), "{line}");
     assert_eq!(fs::read_to_string(step.path("token")).unwrap(), "second", "the rule came back");
     // With its end it is gone, and then a refusal is the last word.
-    hear(&mut told, "the file is taken away").await;
+    hear(&mut told, "the file was removed").await;
     let line = hear(&mut told, "the token is not renewed").await;
     assert!(line.contains("no rule gives it"), "{line}");
     assert_eq!(within(child.wait()).await.unwrap().code(), Some(1));

@@ -10,13 +10,13 @@ use super::{
 };
 use crate::{authn::NeededLogin, oidc::program::challenge, sessions::keyring::random_text};
 
-/// By how much a program slows down that is told to (RFC 8628 section 3.5).
+/// By how much a program slows down when it is told to (RFC 8628 section 3.5).
 const SLOWER: Duration = Duration::from_secs(5);
 
-/// The longest wait between two questions while Doorward cannot be reached.
+/// The longest pause between two polls while Doorward cannot be reached.
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// Signs in with a code that the person types in some browser (RFC 8628 section 3).
+/// Signs in with a code that the person types in any browser (RFC 8628 section 3).
 pub async fn sign_in(server: &Server, needed: &NeededLogin, out: &mut (dyn Write + Send)) -> Result<SignedIn, Failure> {
     let verifier = random_text();
     let begun = server.begin_device(&challenge(&verifier), &machine(), needed).await;
@@ -36,7 +36,8 @@ pub async fn sign_in(server: &Server, needed: &NeededLogin, out: &mut (dyn Write
                 "access_denied" => return Err(why.into()),
                 _ => return Err(format!("{why}; run `doorward login --device` again").into()),
             },
-            // A network that fails for a moment costs nobody the code that they are typing (RFC 8628 section 3.5).
+            // A network that fails for a moment must not invalidate the code that the person is typing (RFC 8628
+            // section 3.5).
             Err(_) => trouble = later(interval, trouble),
         }
     }

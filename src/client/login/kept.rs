@@ -1,4 +1,4 @@
-//! The handles that this person has, by the address where each is good: one file, which nobody else may read.
+//! The session handles of this person, by the address where each is valid: one file, readable by nobody else.
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +16,7 @@ use crate::{
     kept::{could_replace, replace},
 };
 
-/// Nobody but its owner reads a file with a credential, or with the way to one.
+/// The mode of files with a credential, or with a reference to one: readable by their owner only.
 pub(crate) const MODE: u32 = 0o600;
 
 /// A session of a program. Never printed.
@@ -32,7 +32,7 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// One that cannot be read has passed.
+    /// When it ends. An end that cannot be parsed counts as past.
     pub fn ends(&self) -> Timestamp {
         Timestamp::from_rfc3339(&self.expires).unwrap_or_default()
     }
@@ -62,7 +62,7 @@ impl Kept {
             )
             .into());
         }
-        // As a full disk or a fall of the system may leave it.
+        // As a full disk or a system crash may leave it.
         if text.trim().is_empty() {
             return Ok(Self::default());
         }
@@ -76,22 +76,22 @@ impl Kept {
         })
     }
 
-    /// Changes the file: whole, and one process after the other. Gives what `change` gives.
+    /// Changes the file atomically, one process at a time. Returns the result of `change`.
     pub fn change<T>(change: impl FnOnce(&mut Self) -> T) -> Result<T, Failure> {
         Self::change_in(&state_folder()?, change)
     }
 
-    /// Whether [`Self::change`] would do it, as things stand.
+    /// Whether [`Self::change`] would currently succeed.
     pub fn check() -> Result<(), Failure> {
         Self::check_in(&state_folder()?)
     }
 
     fn check_in(folder: &Path) -> Result<(), Failure> {
-        let told = |error: io::Error| format!("sessions cannot be kept in {}: {error}", folder.display());
+        let told = |error: io::Error| format!("sessions cannot be stored in {}: {error}", folder.display());
         let _lock = lock(folder).map_err(told)?;
         let path = file(folder);
         Self::of(&path)?;
-        Ok(could_replace(&path, MODE).map_err(|error| format!("sessions cannot be kept: {error}"))?)
+        Ok(could_replace(&path, MODE).map_err(|error| format!("sessions cannot be stored: {error}"))?)
     }
 
     fn change_in<T>(folder: &Path, change: impl FnOnce(&mut Self) -> T) -> Result<T, Failure> {
@@ -103,7 +103,7 @@ impl Kept {
         Ok(given)
     }
 
-    /// Gives what was there before.
+    /// Returns the former entry.
     pub fn put(&mut self, address: &Address, entry: Entry) -> Option<Entry> {
         self.sessions.insert(address.to_string(), entry)
     }
@@ -116,7 +116,7 @@ impl Kept {
         self.sessions.get(address.as_str())
     }
 
-    /// The only one.
+    /// The only entry.
     pub fn only(self) -> Result<(Address, Entry), Failure> {
         let mut sessions = self.sessions.into_iter();
         match (sessions.next(), sessions.next()) {
@@ -129,7 +129,7 @@ impl Kept {
     }
 }
 
-/// Keeps other processes from the file, for as long as this is held.
+/// Locks the file against other processes while this is held.
 fn lock(folder: &Path) -> io::Result<File> {
     DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
     let lock = OpenOptions::new().write(true).create(true).truncate(false).mode(MODE).open(folder.join("lock"))?;
@@ -141,7 +141,7 @@ fn file(folder: &Path) -> PathBuf {
     folder.join("sessions.json")
 }
 
-/// What stands at a place instead of a file.
+/// The kind of a path that is not a regular file.
 pub fn not_a_file(found: &fs::Metadata) -> Option<&'static str> {
     match found.file_type() {
         found if found.is_file() => None,
@@ -185,7 +185,7 @@ mod tests {
 
         Kept::change_in(&folder, |kept| kept.remove(&one)).unwrap();
         assert!(Kept::of(&file(&folder)).unwrap().get(&one).is_none());
-        // A file that others could read is not trusted to be a secret any more.
+        // A file that others could read no longer counts as secret.
         fs::set_permissions(file(&folder), fs::Permissions::from_mode(0o640)).unwrap();
         assert!(Kept::of(&file(&folder)).err().unwrap().to_string().contains("chmod 600"));
     }
@@ -220,6 +220,6 @@ mod tests {
         fs::remove_dir_all(&folder).unwrap();
         fs::write(&folder, "").unwrap();
         let told = Kept::check_in(&folder).unwrap_err().to_string();
-        assert!(told.starts_with(&format!("sessions cannot be kept in {}: ", folder.display())), "{told}");
+        assert!(told.starts_with(&format!("sessions cannot be stored in {}: ", folder.display())), "{told}");
     }
 }

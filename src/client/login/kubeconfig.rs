@@ -1,4 +1,4 @@
-//! A context for kubectl, whose credential this program gives (client-go credential plugins).
+//! A kubectl context whose credential comes from this program (client-go credential plugins).
 
 use std::{
     env, fmt,
@@ -15,33 +15,33 @@ use super::{
 };
 use crate::kept::{could_replace, replace};
 
-/// Links that lead to one another, as in Linux.
+/// The maximum length of a chain of links, as in Linux.
 const MAX_LINKS: usize = 40;
 
-/// What kubectl is to know.
+/// The settings of the context.
 #[derive(Debug)]
 pub struct Context<'a> {
-    /// Of the context, its cluster and its user.
+    /// The name of the context, its cluster and its user.
     pub name: &'a str,
     /// The address of the Kubernetes route.
     pub server: &'a str,
     /// A file with the authorities that are trusted there.
     pub ca: Option<String>,
-    /// This program.
+    /// The path of this program.
     pub program: String,
 }
 
 /// The files that kubectl reads as one.
 #[derive(Debug)]
 pub struct Files {
-    /// The one that is written.
+    /// The file that is written.
     pub first: PathBuf,
-    /// What is of a name in the first hides what is of that name here.
+    /// Entries in the first file hide entries of the same name in these.
     others: Vec<PathBuf>,
 }
 
 impl Files {
-    /// Those of `KUBECONFIG`, else the one in the person's home.
+    /// The files of `KUBECONFIG`, else the one in the person's home.
     pub fn from_environment() -> Result<Self, Failure> {
         let named = env::var_os("KUBECONFIG").unwrap_or_default();
         let mut named = env::split_paths(&named).filter(|path| !path.as_os_str().is_empty());
@@ -50,8 +50,8 @@ impl Files {
         Ok(Self { first, others: named.collect() })
     }
 
-    /// Writes the context into the first file and makes it the current one. All else in the file stays; one of this name that is
-    /// not of this program's making is not overwritten, nor hidden where it stands in another file.
+    /// Writes the context into the first file and makes it the current one. Everything else in the file stays. An entry
+    /// of this name that this program did not make is not overwritten, nor hidden if it is in another file.
     pub fn write(&self, context: &Context<'_>) -> Result<(), Failure> {
         let (target, _lock) = self.begin()?;
         let config = self.with(context)?;
@@ -59,20 +59,20 @@ impl Files {
         Ok(())
     }
 
-    /// Whether [`Self::write`] would do it, as things stand: asked before a person goes through a login for it.
+    /// Whether [`Self::write`] would currently succeed: checked before a person goes through a login for it.
     pub fn check(&self, context: &Context<'_>) -> Result<(), Failure> {
         let (target, _lock) = self.begin()?;
         self.with(context)?;
-        // Where the lock is, a file can be made; the target of a link may be elsewhere.
+        // A file can be created where the lock is; the target of a link may be elsewhere.
         could_replace(&target, MODE)?;
         Ok(())
     }
 
-    /// What is written in the end, and the lock for it.
+    /// The file that is finally written, and the lock for it.
     fn begin(&self) -> Result<(PathBuf, Lock), Failure> {
-        // What a link leads to is the file, wherever its owner keeps it.
+        // The target of a link is the file, wherever its owner keeps it.
         let target = target(&self.first).map_err(told(&self.first))?;
-        // A device would be replaced by a file, for all programs of the machine; from a pipe nothing may ever come.
+        // A device would be replaced by a file, for all programs of the machine; a pipe may never deliver anything.
         if let Some(what) = fs::metadata(&target).ok().as_ref().and_then(not_a_file) {
             let why = format!("{what}, which no context can be written to; have `KUBECONFIG` name a file");
             return Err(format!("{} is {why}", self.first.display()).into());
@@ -86,7 +86,7 @@ impl Files {
     /// The configuration in the first file, with the context.
     fn with(&self, context: &Context<'_>) -> Result<Value, String> {
         for other in &self.others {
-            // kubectl passes over what is not there, and what a pipe brings it brings once.
+            // kubectl skips files that do not exist, and a pipe can be read only once.
             if other.is_file() {
                 let known = read(other).map_err(told(other))?;
                 known.as_object().map_or(Ok(()), |known| of_others(known, context.name)).map_err(told(other))?;
@@ -98,12 +98,12 @@ impl Files {
     }
 }
 
-/// An error with the file that it is about.
+/// Prefixes an error with its file.
 fn told<E: fmt::Display>(file: &Path) -> impl Fn(E) -> String {
     move |error| format!("{}: {error}", file.display())
 }
 
-/// The configuration in a file; an empty one if it is not there.
+/// The configuration in a file; empty if the file does not exist.
 fn read(file: &Path) -> Result<Value, String> {
     match fs::read_to_string(file) {
         Ok(text) if text.trim().is_empty() => Ok(json!({})),
@@ -115,12 +115,12 @@ fn read(file: &Path) -> Result<Value, String> {
 
 type Entries = serde_json::Map<String, Value>;
 
-/// What a configuration has of a name in a list.
+/// The entry with a name in a list of a configuration.
 fn known<'a>(config: &'a Entries, list: &str, name: &str) -> Option<&'a Value> {
     config.get(list)?.as_array()?.iter().find(|entry| entry.get("name").and_then(Value::as_str) == Some(name))
 }
 
-/// Refuses a name that a configuration has for something that is not of this program's making.
+/// Refuses a name that a configuration has for something that this program did not make.
 fn of_others(config: &Entries, name: &str) -> Result<(), String> {
     let command = known(config, "users", name).and_then(|entry| entry.pointer("/user/exec/args/0"));
     let ours = command.is_some_and(|command| command == "credential");
@@ -130,12 +130,12 @@ fn of_others(config: &Entries, name: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// What the file is in the end, whether it is there yet or not.
+/// The file that a chain of links leads to, whether it exists or not.
 fn target(file: &Path) -> io::Result<PathBuf> {
     let mut file = std::path::absolute(file)?;
     for _ in 0..MAX_LINKS {
         match fs::read_link(&file) {
-            // It is relative to its folder, if not absolute.
+            // Relative to its folder, unless it is absolute.
             Ok(to) => file = file.with_file_name(to),
             Err(error) if matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::NotFound) => {
                 return Ok(file);
@@ -268,7 +268,7 @@ mod tests {
         std::os::unix::fs::symlink(&real, &middle).unwrap();
         let files = Files { first: file.clone(), others: Vec::new() };
         let context = plain();
-        // The target need not be there yet.
+        // The target need not exist yet.
         for _ in 0..2 {
             files.check(&context).unwrap();
             files.write(&context).unwrap();
@@ -305,7 +305,7 @@ mod tests {
             assert!(not_a_file(&fs::metadata(&first).unwrap()).is_some(), "{} is as it was", first.display());
         }
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2, "no lock stays");
-        // As another file it is for kubectl alone.
+        // Any file but the first is only read by kubectl.
         let files = Files { first: dir.path().join("config"), others: vec![socket, "/dev/null".into()] };
         files.write(&plain()).unwrap();
     }
@@ -324,7 +324,7 @@ mod tests {
             }
         }
         assert!(!files.first.exists(), "nothing was written");
-        // One of our own may be there from before, and others have other names.
+        // An entry of this program may exist from before, and others have other names.
         fs::remove_file(&other).unwrap();
         Files { first: other.clone(), others: Vec::new() }.write(&plain()).unwrap();
         files.write(&plain()).unwrap();

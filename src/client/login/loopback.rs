@@ -1,4 +1,5 @@
-//! Where the browser brings the code: 127.0.0.1, at a port of the system's choice, for one login (RFC 8252 section 7.3).
+//! Receives the code from the browser: 127.0.0.1, at a port that the system chooses, for one login (RFC 8252 section
+//! 7.3).
 
 use std::{
     collections::HashMap,
@@ -28,10 +29,10 @@ use crate::{
     sessions::keyring::random_text,
 };
 
-/// Connections at once: a browser opens a few, and whoever else is on this machine gets no more.
+/// Connections at once: a browser opens a few, and other programs on this machine get no more.
 const MAX_CONNECTIONS: usize = 16;
 
-/// How long a request may take to arrive, and the last answer to leave.
+/// The deadline for a request to arrive, and for the last response to leave.
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 pub struct Loopback {
@@ -40,12 +41,13 @@ pub struct Loopback {
     state: String,
 }
 
-/// What came of the login, in the browser: the code or the error; and where to say who is signed in, or why nobody is.
+/// The result of the login in the browser: the code or the error, and the channel for who is signed in, or why nobody
+/// is.
 type Came = (Result<String, String>, oneshot::Sender<Result<String, String>>);
 
-/// The login as each connection sees it.
+/// The expected login, as each connection sees it.
 struct Expected {
-    /// The `Host` that a browser sends here; another name for this address is somebody's trick (DNS rebinding).
+    /// The `Host` that a browser sends here. Another name for this address is a DNS rebinding attack.
     host: String,
     state: String,
     came: mpsc::Sender<Came>,
@@ -62,13 +64,13 @@ impl Loopback {
         self.port
     }
 
-    /// By what the answer is known to belong to this login.
+    /// Identifies the response to this login.
     pub fn state(&self) -> &str {
         &self.state
     }
 
-    /// Waits for the browser, and tells it what `redeem` made of what it brought. Whatever else comes is turned away and
-    /// ends nothing.
+    /// Waits for the browser, and shows it the result of `redeem` for its code. Other requests are rejected and end
+    /// nothing.
     pub async fn answer(
         self,
         redeem: impl AsyncFnOnce(Result<String, String>) -> Result<String, String>,
@@ -91,17 +93,17 @@ impl Loopback {
                 });
             }
         });
-        let (brought, tell) = comes.recv().await.ok_or("the browser cannot be waited for")?;
+        let (brought, tell) = comes.recv().await.ok_or("the browser's answer cannot be received")?;
         let outcome = redeem(brought).await;
         let _ = tell.send(outcome.clone());
-        // The page is on its way; without it the login is none the worse.
+        // The page is on its way; the login succeeds without it as well.
         let _ = tokio::time::timeout(TIMEOUT, leaves.recv()).await;
         accepting.abort();
         outcome.map_err(Into::into)
     }
 }
 
-/// Serves one connection. Gives whether what was waited for came on it.
+/// Serves one connection. Returns whether it delivered the expected response.
 async fn serve(stream: TcpStream, expected: Arc<Expected>) -> bool {
     let came = Arc::new(AtomicBool::new(false));
     let service = service_fn(|request: Request<Incoming>| {
@@ -109,7 +111,7 @@ async fn serve(stream: TcpStream, expected: Arc<Expected>) -> bool {
         async move {
             let Some(brought) = expected.brought(&request) else { return Ok(nothing()) };
             let (tell, told) = oneshot::channel();
-            // A second one finds the first under way, or the door closed.
+            // A second request finds the first in progress, or the channel closed.
             if expected.came.try_send((brought, tell)).is_err() {
                 return Ok(nothing());
             }
@@ -128,14 +130,14 @@ async fn serve(stream: TcpStream, expected: Arc<Expected>) -> bool {
 }
 
 fn nothing() -> Response<Full<Bytes>> {
-    let mut response = Response::new(Full::new(Bytes::from_static(b"Nothing is waited for here.\n")));
+    let mut response = Response::new(Full::new(Bytes::from_static(b"Nothing is expected here.\n")));
     *response.status_mut() = StatusCode::NOT_FOUND;
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
 }
 
 impl Expected {
-    /// The code or error that a request brings, if it is the answer to this login.
+    /// The code or error in a request, if it is the response to this login.
     fn brought<B>(&self, request: &Request<B>) -> Option<Result<String, String>> {
         let host = request.headers().get(header::HOST).map(HeaderValue::as_bytes);
         if request.method() != Method::GET || request.uri().path() != "/" || host != Some(self.host.as_bytes()) {

@@ -1,11 +1,11 @@
-//! `doorward login`, `whoami`, `logout` and kubectl's exec plugin: a session of the program's own, by way of the
-//! browser ([`oidc::program`](crate::oidc::program) is the other side), kept for later commands and for kubectl.
+//! `doorward login`, `whoami`, `logout` and kubectl's exec plugin: a session of the program's own, obtained through the
+//! browser ([`oidc::program`](crate::oidc::program) is the server side) and stored for later commands and for kubectl.
 //!
 //! | file | holds |
 //! |---|---|
 //! | `server` | the Doorward at which a program signs in |
-//! | `loopback`, `device` | where the browser brings the code, and the way without a browser on this machine |
-//! | `kept` | the handles that this person has |
+//! | `loopback`, `device` | receiving the code from the browser, and the login without a browser on this machine |
+//! | `kept` | the stored handles of this person |
 //! | `kubeconfig` | a context for kubectl |
 
 mod device;
@@ -46,10 +46,10 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// The API of kubectl's exec plugins (client-go credential plugins).
 pub(super) const EXEC_API: &str = "client.authentication.k8s.io/v1";
 
-/// The one before, in which the answer is the same. Who asks takes none but its own.
+/// The version before, whose response is the same. A caller accepts only its own version.
 const EARLIER_EXEC_API: &str = "client.authentication.k8s.io/v1beta1";
 
-/// The address of a Doorward: an origin, for which alone a handle is good.
+/// The address of a Doorward: an origin. A handle is valid for it alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address(Origin);
 
@@ -83,7 +83,7 @@ impl FromStr for Address {
     }
 }
 
-/// How a person comes to the page that asks them.
+/// How a person reaches the page for the login.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Way {
     /// A browser of this machine is opened.
@@ -94,7 +94,7 @@ pub enum Way {
     Device,
 }
 
-/// Signs in at `address`, with a login that brings what is `needed`, and keeps the handle.
+/// Signs in at `address`, with a login that satisfies `needed`, and stores the handle.
 pub async fn login(
     address: &Address,
     ca: Option<&Path>,
@@ -102,7 +102,7 @@ pub async fn login(
     needed: &NeededLogin,
     out: &mut (dyn Write + Send),
 ) -> Result<(), Failure> {
-    // A login that cannot be kept is told before anybody signs in.
+    // Before anybody signs in for a login that cannot be stored.
     Kept::check()?;
     let server = Server::new(address, absolute(ca)?.as_deref())?;
     let SignedIn { username, former } = match way {
@@ -110,23 +110,23 @@ pub async fn login(
         Way::OpenBrowser | Way::PrintAddress => by_loopback(&server, way == Way::OpenBrowser, needed, out).await?,
     };
     writeln!(out, "Signed in as {}.", terminal::line(&username))?;
-    // Nobody holds it any more, and in the list of sessions it would look like one in use.
+    // Nobody holds it any more, but it would look used in the list of sessions.
     if let Some(former) = former
         && let Err(refused) = server.end(&former.handle).await
     {
-        writeln!(out, "The session that you had before goes on: {refused}. {address}/.doorward/sessions ends it.")?;
+        writeln!(out, "Your previous session could not be ended: {refused}. {address}/.doorward/sessions ends it.")?;
     }
     Ok(())
 }
 
-/// What came of a login.
+/// The result of a login.
 struct SignedIn {
     username: String,
-    /// What was kept for the address before.
+    /// The previous entry for the address.
     former: Option<Entry>,
 }
 
-/// `open` opens an address in a browser.
+/// `open`: whether to open the address in a browser.
 async fn by_loopback(
     server: &Server,
     open: bool,
@@ -138,7 +138,7 @@ async fn by_loopback(
     let challenge = challenge(&verifier);
     let url = server.page(loopback.port(), loopback.state(), &challenge, &machine(), needed);
     let code = confirmation(&challenge);
-    // A wrong address, or a certificate that is not trusted, would be told only when the person has signed in.
+    // Otherwise a wrong address, or an untrusted certificate, would show only after the person has signed in.
     server.has_page(&url, &code).await.map_err(|refused| refused.to_string())?;
     writeln!(out, "Sign in with your browser, at\n\n  {url}\n\nAllow it if the page shows the code {code}.")?;
     if open && !open_browser(&url) {
@@ -164,15 +164,15 @@ async fn by_loopback(
     Ok(SignedIn { username, former })
 }
 
-/// Keeps a session. One that cannot be kept is ended, as nobody holds it.
+/// Stores a session. If that fails, the session is ended, as nobody holds it.
 async fn keep(server: &Server, entry: Entry) -> Result<SignedIn, Failure> {
     let (username, handle) = (entry.username.clone(), entry.handle.clone());
     match Kept::change(|kept| kept.put(&server.address, entry)) {
         Ok(former) => Ok(SignedIn { username, former }),
         Err(error) => match server.end(&handle).await {
-            Ok(()) => Err(format!("the session cannot be kept, and was ended: {error}").into()),
+            Ok(()) => Err(format!("the session cannot be stored, and was ended: {error}").into()),
             Err(refused) => Err(format!(
-                "the session cannot be kept: {error}; it goes on: {refused}. {}/.doorward/sessions ends it",
+                "the session cannot be stored: {error}; it could not be ended either: {refused}. {}/.doorward/sessions ends it",
                 server.address
             )
             .into()),
@@ -180,7 +180,7 @@ async fn keep(server: &Server, entry: Entry) -> Result<SignedIn, Failure> {
     }
 }
 
-/// Who one is at `address`, or at the only one that is known.
+/// Shows who is signed in at `address`, or at the only known one.
 pub async fn whoami(address: Option<&Address>, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
     let (address, entry) = kept(address)?;
     let told = server(&address, &entry)?.who_am_i(&entry.handle).await;
@@ -195,7 +195,7 @@ pub async fn logout(address: Option<&Address>, out: &mut (dyn Write + Send)) -> 
     if let Some(ca) = lost_ca(&entry) {
         Kept::change(|kept| kept.remove(&address))?;
         return Err(format!(
-            "{} is not there any more, so Doorward cannot be told: the session is forgotten here and goes on there; \
+            "{} no longer exists, so Doorward cannot be reached: the session was removed here and goes on there; \
              {address}/.doorward/sessions ends it",
             ca.display()
         )
@@ -208,15 +208,16 @@ pub async fn logout(address: Option<&Address>, out: &mut (dyn Write + Send)) -> 
     Ok(())
 }
 
-/// What kubectl asks its exec plugin for. It is told why where the session is over, as kubectl itself says no more than that
-/// one must sign in.
+/// Answers kubectl's exec plugin. If the session is over, the error says why, as kubectl itself only says that one must
+/// sign in.
 pub async fn credential(address: &Address, out: &mut dyn Write) -> Result<(), Failure> {
     let api = exec_api()?;
     let (_, entry) = kept(Some(address))?;
     let is_over = entry.ends() <= Timestamp::from(SystemTime::now())
         || match server(address, &entry) {
             Ok(server) => server.has_ended(&entry.handle).await,
-            // Nobody can be asked from here. kubectl may get there all the same, and tells of the trouble itself where it does not.
+            // The server cannot be queried from here. kubectl may reach it all the same, and reports the trouble itself
+            // if it does not.
             Err(_) => false,
         };
     if is_over {
@@ -233,30 +234,31 @@ pub async fn credential(address: &Address, out: &mut dyn Write) -> Result<(), Fa
     Ok(())
 }
 
-/// The version in which an exec plugin is to answer who asks it.
+/// The version in which an exec plugin must answer its caller.
 pub(super) fn exec_api() -> Result<&'static str, Failure> {
     exec_api_of(env::var("KUBERNETES_EXEC_INFO").ok().as_deref())
 }
 
-/// The same, by what the program says that asks. Some say nothing.
+/// The same, from what the calling program says. Some say nothing.
 fn exec_api_of(info: Option<&str>) -> Result<&'static str, Failure> {
     let Some(info) = info else { return Ok(EXEC_API) };
     let info: Value = serde_json::from_str(info).map_err(|error| format!("`KUBERNETES_EXEC_INFO`: {error}"))?;
     let asked = info.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
     [EXEC_API, EARLIER_EXEC_API].into_iter().find(|api| *api == asked).ok_or_else(|| {
         let asked = asked.escape_debug();
-        format!("the program asks by `{asked}`; write `apiVersion: {EXEC_API}` under `exec` in its kubeconfig").into()
+        format!("the program asks for version `{asked}`; write `apiVersion: {EXEC_API}` under `exec` in its kubeconfig")
+            .into()
     })
 }
 
-/// Writes the context `name` for kubectl, in which it asks this program for its credential. Gives the file.
+/// Writes the context `name` for kubectl, in which it asks this program for its credential. Returns the file.
 pub fn write_context(name: &str, address: &Address, ca: Option<&Path>) -> Result<PathBuf, Failure> {
     let files = kubeconfig::Files::from_environment()?;
     files.write(&context(name, address, ca)?)?;
     Ok(files.first)
 }
 
-/// Whether [`write_context`] would do it, as things stand.
+/// Whether [`write_context`] would currently succeed.
 pub fn check_context(name: &str, address: &Address, ca: Option<&Path>) -> Result<(), Failure> {
     kubeconfig::Files::from_environment()?.check(&context(name, address, ca)?)
 }
@@ -266,13 +268,13 @@ fn context<'a>(name: &'a str, address: &'a Address, ca: Option<&Path>) -> Result
     Ok(kubeconfig::Context { name, server: address.as_str(), ca, program })
 }
 
-/// The path of a file with authorities from wherever one stands, as it is kept: in a text.
+/// The absolute path of a file with authorities, in a form that can be stored as text.
 fn absolute(ca: Option<&Path>) -> Result<Option<PathBuf>, Failure> {
     let ca = ca.map(std::path::absolute).transpose()?;
     ca.map(|ca| Ok(text(ca)?.into())).transpose()
 }
 
-/// A path as a text, which is all that JSON and YAML know.
+/// A path as text, since JSON and YAML have no other form.
 fn text(path: PathBuf) -> Result<String, Failure> {
     path.into_os_string().into_string().map_err(|path| {
         let why =
@@ -281,7 +283,7 @@ fn text(path: PathBuf) -> Result<String, Failure> {
     })
 }
 
-/// The command that signs in again, trusting what was trusted, which a shell is to read as it stands.
+/// The command that signs in again with the same trust, quoted for a shell.
 fn again(address: &Address, ca: Option<&Path>) -> String {
     let Some(ca) = ca else { return format!("doorward login {address}") };
     let ca = terminal::line(&ca.display().to_string());
@@ -290,7 +292,7 @@ fn again(address: &Address, ca: Option<&Path>) -> String {
     format!("doorward login {address} --ca {ca}")
 }
 
-/// The Doorward of a session that was kept.
+/// The Doorward of a stored session.
 fn server(address: &Address, entry: &Entry) -> Result<Server, Failure> {
     Server::new(address, entry.ca.as_deref()).map_err(|why| match lost_ca(entry) {
         Some(_) => format!("{why}; say where it is now: `doorward login {address} --ca FILE`").into(),
@@ -298,7 +300,7 @@ fn server(address: &Address, entry: &Entry) -> Result<Server, Failure> {
     })
 }
 
-/// The file with the authorities of a session's Doorward, if somebody took it away.
+/// The file with the authorities of a session's Doorward, if it was removed.
 fn lost_ca(entry: &Entry) -> Option<&Path> {
     entry.ca.as_deref().filter(|ca| matches!(ca.try_exists(), Ok(false)))
 }
@@ -315,7 +317,7 @@ fn kept(address: Option<&Address>) -> Result<(Address, Entry), Failure> {
     }
 }
 
-/// How this machine calls itself, with nothing in it but what such names have.
+/// The name of this machine, reduced to characters of host names.
 fn machine() -> String {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok().or_else(|| env::var("HOSTNAME").ok());
     let name = name.unwrap_or_default();
@@ -324,7 +326,7 @@ fn machine() -> String {
     if name.is_empty() { "this-machine".to_owned() } else { name }
 }
 
-/// Whether a browser was started: the one that `BROWSER` names, else the desktop's.
+/// Starts a browser: the one in `BROWSER`, else the desktop's. Returns whether it was started.
 fn open_browser(url: &str) -> bool {
     let desktop = if cfg!(target_os = "macos") { "open" } else { "xdg-open" };
     let program = env::var("BROWSER").ok().filter(|program| !program.is_empty());
@@ -376,7 +378,7 @@ mod tests {
         assert_eq!(absolute(Some(Path::new("/etc/ca.pem"))).unwrap(), Some("/etc/ca.pem".into()));
     }
 
-    /// Older programs were told to ask by a version that they do not know.
+    /// Older programs were told to use a version that they do not know.
     #[test]
     fn a_program_is_answered_in_the_version_that_it_asks_by() {
         let asks = |api: &str| json!({"apiVersion": api, "kind": "ExecCredential"}).to_string();

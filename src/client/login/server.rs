@@ -1,4 +1,4 @@
-//! The Doorward at which a program signs in, as seen from the machine of the person.
+//! The Doorward at which a program signs in, as seen from the person's machine.
 
 use std::{
     path::{Path, PathBuf},
@@ -21,20 +21,20 @@ use crate::{
     terminal,
 };
 
-/// What a call may cost. Doorward may wait for a provider itself.
+/// The bounds of a call. Doorward may wait for a provider itself.
 const BOUNDS: Bounds = Bounds { timeout: Duration::from_secs(40), max_body: 256 << 10 };
 
-/// What it may cost to learn that a session goes on, while somebody waits for another program.
+/// The bounds of a check that a session goes on, while another program waits.
 const GLANCE: Bounds = Bounds { timeout: Duration::from_secs(3), max_body: 256 << 10 };
 
-/// What it may cost to look at the page that a person will be sent to.
+/// The bounds of a check of the page that a person will be sent to.
 const PAGE_BOUNDS: Bounds = Bounds { timeout: Duration::from_secs(15), max_body: 1 << 20 };
 
-/// Between two questions whether a person has decided, whatever Doorward asks for.
+/// The bounds of the polling interval, whatever Doorward asks for.
 const SHORTEST: Duration = Duration::from_secs(1);
 const LONGEST: Duration = Duration::from_secs(60);
 
-/// What a program sends there is a form, even an empty one.
+/// Requests of programs are forms, even empty ones.
 const FORM: &str = "application/x-www-form-urlencoded";
 
 /// The Doorward at an address.
@@ -45,21 +45,21 @@ pub struct Server {
     egress: Egress,
 }
 
-/// Why a call did not do what it should.
+/// Why a call failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Refused {
     /// 401: the session is over.
     #[error("{0}")]
     Ended(String),
-    /// An error of RFC 6749 section 5.2 or RFC 8628 section 3.5, by its name and in words.
+    /// An error of RFC 6749 section 5.2 or RFC 8628 section 3.5, by its code and in words.
     #[error("{1}")]
     Told(String, String),
-    /// No answer, or one that is not Doorward's.
+    /// No response, or one that is not Doorward's.
     #[error("{0}")]
     Other(String),
 }
 
-/// What a machine without a browser waits with (RFC 8628 section 3.2).
+/// The device authorization response (RFC 8628 section 3.2).
 pub struct Waiting {
     pub code: String,
     pub user_code: UserCode,
@@ -68,7 +68,7 @@ pub struct Waiting {
 }
 
 impl Refused {
-    /// With what to do, where the authorities in `ca` are trusted.
+    /// The message with a remedy, if the authorities in `ca` are trusted.
     pub fn advise(self, address: &Address, ca: Option<&Path>) -> String {
         match self {
             Self::Ended(why) => format!("{why}; run `{}`", again(address, ca)),
@@ -93,7 +93,7 @@ impl Server {
         format!("{}{}?{}", self.address, program::PAGE, query.finish())
     }
 
-    /// Whether the page is there and is Doorward's, which shows this code: asked before a person is sent there.
+    /// Checks that the page exists and is Doorward's, which shows this code, before a person is sent there.
     pub async fn has_page(&self, page: &str, confirmation: &str) -> Result<(), Refused> {
         let request = Request::get(page).header(header::ACCEPT, "application/json").body(Bytes::new());
         let answer = self.ask(request, PAGE_BOUNDS).await?;
@@ -104,13 +104,13 @@ impl Server {
         }
     }
 
-    /// The session for a code.
+    /// Redeems a code for a session.
     pub async fn redeem(&self, code: &str, verifier: &str) -> Result<Entry, Refused> {
         let form = [("grant_type", "authorization_code"), ("code", code), ("code_verifier", verifier)];
         self.entry(&self.submit(program::TOKEN, &form).await?)
     }
 
-    /// A code for a person to type at [`Self::device_page`].
+    /// Requests a code for a person to type at [`Self::device_page`].
     pub async fn begin_device(&self, challenge: &str, machine: &str, needed: &NeededLogin) -> Result<Waiting, Refused> {
         let needed = needed.parameters();
         let mut form = vec![("code_challenge", challenge), ("machine", machine)];
@@ -132,13 +132,13 @@ impl Server {
         format!("{}{}", self.address, program::DEVICE)
     }
 
-    /// The session of a program whose code was typed.
+    /// Redeems the typed code of a program for its session.
     pub async fn redeem_device(&self, code: &str, verifier: &str) -> Result<Entry, Refused> {
         let form = [("grant_type", program::DEVICE_GRANT), ("device_code", code), ("code_verifier", verifier)];
         self.entry(&self.submit(program::TOKEN, &form).await?)
     }
 
-    /// What is kept of an answer with a session.
+    /// The entry for a response with a session.
     fn entry(&self, told: &Value) -> Result<Entry, Refused> {
         let text = |name: &str| told.get(name).and_then(Value::as_str).map(str::to_owned);
         let entry = || {
@@ -162,14 +162,14 @@ impl Server {
         self.call(Method::GET, WHO_AM_I, handle, BOUNDS).await
     }
 
-    /// Whether the session of this handle is over for certain: not where nobody can be asked.
+    /// Whether the session of this handle has certainly ended: `false` if the server cannot be reached.
     pub async fn has_ended(&self, handle: &str) -> bool {
         matches!(self.call(Method::GET, WHO_AM_I, handle, GLANCE).await, Err(Refused::Ended(_)))
     }
 
     pub async fn end(&self, handle: &str) -> Result<(), Refused> {
         match self.call(Method::POST, program::END, handle, BOUNDS).await {
-            // One that has ended already is what was wanted.
+            // If it has ended already, nothing is left to do.
             Ok(_) | Err(Refused::Ended(_)) => Ok(()),
             Err(refused) => Err(refused),
         }
@@ -204,11 +204,11 @@ impl Server {
         })
     }
 
-    /// What to do where there was no answer.
+    /// What to do if there was no response.
     fn advice(&self, error: &EgressError) -> Option<String> {
         match (CertificateFault::of(error), error.of_tls(), error) {
             (Some(CertificateFault::Time), ..) => Some(RENEW.to_owned()),
-            (Some(CertificateFault::Name), ..) => Some("use a name that stands in its certificate".to_owned()),
+            (Some(CertificateFault::Name), ..) => Some("use a name that is in its certificate".to_owned()),
             (Some(CertificateFault::NoServers), ..) => Some(NO_SERVERS.to_owned()),
             (Some(CertificateFault::Authority), ..) => Some(format!(
                 "name the file with the authority that signed its certificate: `doorward login {} --ca FILE`",
@@ -222,13 +222,13 @@ impl Server {
         }
     }
 
-    /// A server that speaks TLS ends such a connection, or answers with an error.
+    /// A server that speaks TLS closes such a connection, or answers with an error.
     fn may_be_tls(&self) -> Option<String> {
         let rest = self.address.as_str().strip_prefix("http://")?;
         Some(format!("if it speaks TLS, write `https://{rest}`"))
     }
 
-    /// Why an answer is not what was asked for.
+    /// Why a response is not the expected one.
     fn refusal(&self, answer: &Response<Bytes>) -> Refused {
         let (status, told) = (answer.status(), serde_json::from_slice::<Value>(answer.body()));
         let text = |name: &str| {
@@ -266,7 +266,7 @@ mod tests {
 
     const PAGE: &str = "HTTP/1.1 200 OK\r\nContent-Length: 24\r\n\r\n<p>BCDF-GHJK</p>        ";
 
-    /// What `has_page` says where each connection is served so.
+    /// The result of `has_page` if each connection is served in this way.
     async fn said<F: Future<Output = ()>>(scheme: &str, ca: Option<&Path>, serve: impl Fn(TcpStream) -> F) -> String {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address: Address =
@@ -285,7 +285,7 @@ mod tests {
         outcome.map_or_else(|refused| refused.to_string(), |()| "good".to_owned())
     }
 
-    /// It failed at once as it was written, for want of the authority.
+    /// It failed at once when run as written, since the authority was missing.
     #[test]
     fn the_command_to_sign_in_again_trusts_what_was_trusted() {
         let address = "https://door.test".parse().unwrap();
@@ -347,8 +347,8 @@ mod tests {
         assert_eq!(said("https", Some(&good), over(&tls)).await, "good");
         for (ca, tls, advice) in [
             (&elsewhere, &tls, " --ca FILE`"),
-            (&elsewhere, &elsewheres, "use a name that stands in its certificate"),
-            // What is named by `--ca` is known, and of no use.
+            (&elsewhere, &elsewheres, "use a name that is in its certificate"),
+            // The file named by `--ca` is known, and of no use.
             (&authority, &authoritys, "make it with `-addext basicConstraints=critical,CA:FALSE`"),
         ] {
             let told = said("https", Some(ca), over(tls)).await;

@@ -1,4 +1,4 @@
-//! Swaps the token of the pod for one of Doorward's (RFC 8693), and ends that (RFC 7009).
+//! Exchanges the pod's token for one of Doorward's (RFC 8693), and revokes that (RFC 7009).
 
 use std::{
     fs::File,
@@ -26,13 +26,13 @@ use crate::{
 
 const BOUNDS: Bounds = Bounds { timeout: Duration::from_secs(15), max_body: 64 << 10 };
 
-/// How long a token that is on its way at the end is waited for.
+/// How long a token request in flight is waited for at the end.
 const LAST: Duration = Duration::from_secs(5);
 
-/// The largest token of a pod that is sent.
+/// The largest pod token that is sent.
 const MAX_SUBJECT: u64 = 32 << 10;
 
-/// Where tokens are swapped, and for what.
+/// Where tokens are exchanged, and for what.
 #[derive(Debug)]
 pub struct Swap {
     server: Address,
@@ -42,17 +42,19 @@ pub struct Swap {
     wish: Wish,
 }
 
-/// What is asked for.
+/// The kind of token to request.
 #[derive(Debug)]
 pub enum Wish {
-    /// A token with these scopes, or with all that rules give by name. `or_other`: or what is given in place of one, as credentials of
-    /// AWS are.
+    /// A token with these scopes, or with all that rules give by name. `or_other`: or what is given instead of a token,
+    /// such as AWS credentials.
     Token { scope: Option<String>, or_other: bool },
-    /// Whether a registry's clients get anything for the pod's token. They name the scopes, some of which rules may give by a pattern.
+    /// Only whether a registry's clients get anything for the pod's token. They name the scopes, some of which rules
+    /// may give by a pattern.
     Login,
 }
 
-/// Swaps, one after the other. One whose answer nobody waits for any more is not broken off, since its token could not be ended then.
+/// Exchanges, one after the other. An exchange that nobody waits for any more is not aborted, since its token could not
+/// be revoked then.
 pub struct Swaps<'a> {
     swap: &'a Swap,
     under_way: Option<LocalBoxFuture<'a, Result<Issued, NoToken>>>,
@@ -65,35 +67,36 @@ pub struct Issued {
     /// By this machine's clock.
     pub ends: Timestamp,
     pub lasts: Duration,
-    /// What it is good for, as the answer says.
+    /// Its scopes, according to the response.
     pub scope: String,
 }
 
-/// Why there is none.
+/// Why there is no token.
 #[derive(Debug, thiserror::Error)]
 pub enum NoToken {
-    /// It may work later; perhaps after so long.
+    /// It may work later; after this long, if given.
     #[error("{0}")]
     Passing(String, Option<Duration>),
-    /// The pod's token is not there, or is empty. The kubelet fills a volume before any container starts and replaces what it holds in
-    /// one step, so that this passes only where something else writes the file.
+    /// The pod's token is missing or empty. The kubelet fills a volume before any container starts and replaces its
+    /// content atomically, so this passes only if something else writes the file.
     #[error("{0}")]
     NoSubject(String),
-    /// Whoever answers there has no certificate that is trusted for the address. It stays so until somebody changes one of them.
+    /// The server has no certificate that is trusted for the address. This persists until somebody changes one of them.
     #[error("{0}")]
     Untrusted(String),
-    /// What was asked for is not given. Asking again changes nothing, unless somebody changes rules or configuration.
+    /// The request is not granted. Retrying is useless unless somebody changes rules or configuration.
     #[error("{0}")]
     Refused(String),
-    /// The pod's token is worth nothing there. Those that were given for it may have ended too.
+    /// The pod's token is not valid there. Tokens that were given for it may have ended too.
     #[error("{0}")]
     BadSubject(String),
-    /// There will be no token any more, and those that were given are good for nothing: the run has ended, or they were ended.
+    /// There will be no more tokens, and those that were given are no longer valid: the run has ended, or they were
+    /// revoked.
     #[error("{}", over(.0))]
     Over(String),
 }
 
-/// That it is over, unless that was `said`.
+/// Adds that it is over, unless `said` contains that.
 fn over(said: &str) -> String {
     match said.contains(sts::OVER) {
         true => said.to_owned(),
@@ -127,7 +130,7 @@ impl Swap {
         &self.audience
     }
 
-    /// Asks for a token. The pod's is read each time, since the kubelet replaces it.
+    /// Requests a token. The pod's token is read each time, since the kubelet replaces it.
     pub async fn token(&self) -> Result<Issued, NoToken> {
         let subject = self.read_subject()?;
         let now = now();
@@ -141,16 +144,17 @@ impl Swap {
         self.issued(answer.body(), now)
     }
 
-    /// The token in an answer to what was asked at `now`.
+    /// The token in a response to a request of `now`.
     fn issued(&self, body: &[u8], now: Timestamp) -> Result<Issued, NoToken> {
-        let unfit =
-            || NoToken::Refused(format!("{} answered with something that is no token: is it a Doorward?", self.server));
+        let unfit = || {
+            NoToken::Refused(format!("{} answered with something that is not a token: is it a Doorward?", self.server))
+        };
         let answer: Answer = serde_json::from_slice(body).map_err(|_| unfit())?;
         // RFC 8693 section 2.2.1. Programs would send it to another host as a token.
         if answer.token_type.eq_ignore_ascii_case("N_A") && !matches!(self.wish, Wish::Token { or_other: true, .. }) {
             return Err(NoToken::Refused(format!(
-                "for {} there are credentials and no token, which this form cannot hold; leave `--as` out (in the step action, `form`), and \
-                 have them read by a `credential_process` of AWS",
+                "{} gives credentials and not a token, and this form cannot hold those; leave `--as` out (in the step action, `form`), and \
+                 let a `credential_process` of AWS read them",
                 self.audience
             )));
         }
@@ -185,14 +189,14 @@ impl Swap {
         self.send(request.header(header::AUTHORIZATION, basic), Bytes::new()).await
     }
 
-    /// Ends a token that nobody needs any more.
+    /// Revokes a token that nobody needs any more.
     pub async fn revoke(&self, token: &str) -> Result<(), NoToken> {
         let answer =
             self.post("/oauth2/revoke", Serializer::new(String::new()).append_pair("token", token).finish()).await?;
         if answer.status() == StatusCode::OK { Ok(()) } else { Err(self.refused(&answer)) }
     }
 
-    /// The pod's own token.
+    /// Reads the pod's own token.
     pub fn read_subject(&self) -> Result<Zeroizing<String>, NoToken> {
         let told = |error: &dyn std::fmt::Display| {
             format!(
@@ -221,7 +225,8 @@ impl Swap {
         }
     }
 
-    /// The folder of the pod's token, if there is none. A volume is mounted before a container starts, and stays as long as that runs.
+    /// The folder of the pod's token, if it does not exist. A volume is mounted before a container starts, and stays as
+    /// long as that runs.
     fn missing_folder(&self) -> Option<&Path> {
         let folder = self.subject.parent().filter(|folder| !folder.as_os_str().is_empty())?;
         (!folder.exists()).then_some(folder)
@@ -254,14 +259,14 @@ impl Swap {
         // In the form of OAuth, or in that of registries.
         let error = text("/error").or_else(|| text("/errors/0/code"));
         let description = text("/error_description").or_else(|| text("/errors/0/message"));
-        // In place of the token endpoint a route of Doorward's may have answered, or none.
+        // The response may come from a route of Doorward's, or from another server, instead of the token endpoint.
         let elsewhere = match status {
             StatusCode::UNAUTHORIZED
             | StatusCode::FORBIDDEN
             | StatusCode::NOT_FOUND
             | StatusCode::METHOD_NOT_ALLOWED
             | StatusCode::MISDIRECTED_REQUEST => {
-                "; `--server` is to be the address that its configuration has as `external_host`"
+                "; `--server` must be the address that its configuration has as `external_host`"
             }
             _ => "",
         };
@@ -289,7 +294,7 @@ impl<'a> Swaps<'a> {
         Self { swap, under_way: None }
     }
 
-    /// Asks for a token. Dropped before the answer has come, it leaves the swap to [`last`](Self::last).
+    /// Requests a token. If this is dropped before the response arrives, [`last`](Self::last) takes over.
     pub async fn token(&mut self) -> Result<Issued, NoToken> {
         let swap = self.swap;
         let answer = self.under_way.get_or_insert_with(|| swap.token().boxed_local()).await;
@@ -297,13 +302,13 @@ impl<'a> Swaps<'a> {
         answer
     }
 
-    /// The token of a swap that is still under way, if it comes soon.
+    /// The token of a request in flight, if it arrives soon.
     pub async fn last(self) -> Option<Issued> {
         match tokio::time::timeout(LAST, self.under_way?).await {
             Ok(answer) => answer.ok(),
             Err(_) => {
                 eprintln!(
-                    "doorward: a token was still asked for at the end, and {} did not answer within {LAST:?}; if it gives one, that ends by \
+                    "doorward: a token request was still in flight at the end, and {} did not answer within {LAST:?}; if it gives a token, that expires by \
                      itself",
                     self.swap.server
                 );
@@ -317,7 +322,7 @@ impl<'a> Swaps<'a> {
 fn untrusted(error: &EgressError) -> Option<&'static str> {
     Some(match CertificateFault::of(error)? {
         CertificateFault::Time => RENEW,
-        CertificateFault::Name => "`--server` is to have a name that stands in its certificate",
+        CertificateFault::Name => "`--server` must be a name in its certificate",
         CertificateFault::NoServers => NO_SERVERS,
         CertificateFault::Authority => {
             "name the file with the authority that signed its certificate by `--ca`, or DOORWARD_CA_FILE"
@@ -325,8 +330,8 @@ fn untrusted(error: &EgressError) -> Option<&'static str> {
     })
 }
 
-/// Whether what is wrong with the subject token (`invalid_request`, RFC 8693 section 2.2.2) is that its run has ended, in the words
-/// of [`sts`](crate::sts), or that it was revoked. The standard has no code for either.
+/// Whether the problem of the subject token (`invalid_request`, RFC 8693 section 2.2.2) is that its run has ended, as
+/// worded by [`sts`](crate::sts), or that it was revoked. The standard has no code for either.
 fn tells_the_end(description: &str) -> bool {
     let of = ["the run ", "pod ", "TaskRun ", "PipelineRun "];
     let said = |end: &&str| description.contains(end.trim_start_matches("it "));
@@ -375,7 +380,7 @@ mod tests {
         }
     }
 
-    /// It was asked again for a minute, in each call.
+    /// It was retried for a minute, in each call.
     #[tokio::test]
     async fn a_certificate_that_is_not_trusted_is_told_at_once_with_what_to_do() {
         let key = rcgen::KeyPair::generate().unwrap();
@@ -418,7 +423,7 @@ mod tests {
         }
     }
 
-    /// Keys of AWS were sent to another host as a password or a token.
+    /// AWS keys were sent to another host as a password or a token.
     #[test]
     fn credentials_that_are_no_token_are_taken_for_none() {
         let body = br#"{"access_token":"{\"SecretAccessKey\":\"s\"}","token_type":"N_A","expires_in":900}"#;

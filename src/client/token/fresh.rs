@@ -1,4 +1,4 @@
-//! A file that always has a token that is good.
+//! A file that always has a valid token.
 
 use std::{
     fs::{self, Permissions},
@@ -23,14 +23,14 @@ use crate::{
     kept::replace,
 };
 
-/// Writes a file for its owner alone, in one step for whoever reads it.
+/// Writes a file atomically, readable for its owner only.
 pub fn write(file: &Path, text: &str) -> Result<(), Failure> {
     check(file)?;
     Ok(replace(file, text.as_bytes(), MODE)?)
 }
 
-/// Refuses a place where something else is than a file. A link is not followed: who else may write in its folder would say where the
-/// token goes, and which file it replaces.
+/// Refuses a path that has something other than a regular file. A link is not followed: anybody else who may write in
+/// its folder could choose where the token goes, and which file it replaces.
 pub fn check(file: &Path) -> Result<(), Failure> {
     let found = match fs::symlink_metadata(file) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -39,20 +39,20 @@ pub fn check(file: &Path) -> Result<(), Failure> {
     let Some(what) = not_a_file(&found) else { return Ok(()) };
     let file = file.display();
     Err(format!(
-        "{file} is {what}, which no token takes the place of; name a file, or leave `--out` away to have it printed"
+        "{file} is {what}, which a token does not replace; name a file, or leave `--out` out to print the token"
     )
     .into())
 }
 
-/// Takes a file away that [`write`] wrote.
+/// Removes a file that [`write`] wrote.
 pub fn remove(file: &Path) {
     if check(file).is_ok() {
-        // What is gone already is what was wanted.
+        // If it is gone already, nothing is left to do.
         let _ = fs::remove_file(file);
     }
 }
 
-/// Keeps `file` fresh until `end`, and takes the file and the token away then.
+/// Keeps `file` fresh until `end`, then removes it and revokes the token.
 pub async fn keep(delivery: &Delivery, file: &Path, end: impl Future<Output = ()>) -> Result<(), Failure> {
     let mut end = std::pin::pin!(end);
     let (mut issued, mut swaps) = (Vec::new(), Swaps::new(&delivery.swap));
@@ -75,7 +75,7 @@ pub async fn keep(delivery: &Delivery, file: &Path, end: impl Future<Output = ()
 /// Runs `command` with a fresh token in `file`, or in a folder of its own.
 pub async fn run(delivery: &Delivery, file: Option<PathBuf>, command: &[String]) -> Result<u8, Failure> {
     let (program, arguments) = command.split_first().ok_or("there is no command")?;
-    // Nobody else may read it, and in the end it is gone.
+    // Nobody else may read it, and it is removed at the end.
     let folder = match file {
         Some(_) => None,
         None => Some(Builder::new().prefix("doorward-").permissions(Permissions::from_mode(0o700)).tempdir()?),
@@ -88,7 +88,7 @@ pub async fn run(delivery: &Delivery, file: Option<PathBuf>, command: &[String])
     if delivery.shape.is_of_docker() && file.file_name().is_none_or(|name| name != "config.json") {
         return Err("docker looks for `config.json` in a folder; give `--out` that name".into());
     }
-    // Before a token is on its way, and before there is a command that would not hear of them.
+    // Before a token is requested, and before there is a command that would miss signals.
     let mut signals = Signals::take()?;
     let (mut issued, mut swaps) = (Vec::new(), Swaps::new(&delivery.swap));
     let first = tokio::select! {
@@ -103,7 +103,7 @@ pub async fn run(delivery: &Delivery, file: Option<PathBuf>, command: &[String])
             done
         }
         Err(kind) => {
-            eprintln!("doorward: it was told to end before it had a token, and `{program}` was not run");
+            eprintln!("doorward: it received a signal before it had a token, and `{program}` was not run");
             Ok(ended_by(kind.as_raw_value()))
         }
     };
@@ -111,7 +111,7 @@ pub async fn run(delivery: &Delivery, file: Option<PathBuf>, command: &[String])
     done
 }
 
-/// Runs the command while the file is kept fresh, and gives what it says of its end.
+/// Runs the command while the file is kept fresh, and returns its exit status.
 async fn attend(
     delivery: &Delivery,
     file: &Path,
@@ -140,7 +140,7 @@ async fn attend(
         let mut work = std::pin::pin!(signals.pass_on(&mut child, group));
         tokio::select! {
             status = &mut work => status,
-            // The command goes on without a token; what it asks for then is refused, and it says so itself.
+            // The command goes on without a token; what it requests then is refused, and it reports that itself.
             failed = refresh(delivery, file, issued, swaps) => {
                 if let Err(error) = failed {
                     eprintln!("doorward: {error}");
@@ -152,12 +152,12 @@ async fn attend(
     Ok(code(status?))
 }
 
-/// What a shell says where there was nothing to run, or nothing that can be.
+/// The exit status of a shell for a command that is missing or cannot be run.
 fn not_run(error: &io::Error) -> u8 {
     if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 }
 }
 
-/// What a shell says of an end.
+/// The exit status of a shell for this end.
 fn code(status: ExitStatus) -> u8 {
     match status.code() {
         Some(code) => u8::try_from(code).unwrap_or(1),
@@ -165,13 +165,13 @@ fn code(status: ExitStatus) -> u8 {
     }
 }
 
-/// What a shell says of an end by a signal.
+/// The exit status of a shell for an end by a signal.
 fn ended_by(signal: i32) -> u8 {
     u8::try_from(signal).map_or(1, |signal| signal.saturating_add(128))
 }
 
-/// Swaps again and again, each time before the token ends. Returns where no further one is to be had: the run has ended, or the
-/// token has and another is refused.
+/// Renews the token again and again, each time before it ends. Returns when no further one can be had: the run has
+/// ended, or the token has ended and another is refused.
 async fn refresh(
     delivery: &Delivery,
     file: &Path,
@@ -206,15 +206,15 @@ async fn refresh(
             eprintln!("doorward: the token could not be renewed: {failed}{before}; trying again");
             let wait = after.unwrap_or(pause).max(FIRST_PAUSE);
             pause = (pause * 2).min(MAX_PAUSE);
-            // Not beyond the end of what stands in the file.
+            // Not beyond the end of the token in the file.
             tokio::time::sleep(if taken { wait } else { wait.min(ends.since(now())) }).await;
             if now() >= ends && !taken {
                 taken = true;
                 delivery.remove(file);
-                eprintln!("doorward: the token in {} has ended, and the file is taken away", file.display());
+                eprintln!("doorward: the token in {} has ended, and the file was removed", file.display());
             }
         };
-        // What was read from the file before may still be in use.
+        // A token that was read from the file before may still be in use.
         issued.retain(|issued| now() < issued.ends);
         issued.push(next);
         if let Err(error) = write_last(delivery, file, issued) {
@@ -232,17 +232,18 @@ fn write_last(delivery: &Delivery, file: &Path, issued: &[Issued]) -> Result<(),
     }
 }
 
-/// At about two thirds of its life, not all at once.
+/// At about two thirds of its life, with jitter.
 fn until_refresh(lasts: Duration) -> Duration {
     lasts.mul_f64(0.6 + 0.1 * jitter())
 }
 
-/// What nobody needs any more is nobody's to find: all that have not ended by themselves, and the one that is on its way.
+/// Revokes all tokens that have not expired, and one in flight, so that nobody can find a token that is no longer
+/// needed.
 async fn finish(delivery: &Delivery, mut issued: Vec<Issued>, swaps: Swaps<'_>) {
     issued.extend(swaps.last().await);
     for issued in issued.iter().filter(|issued| now() < issued.ends) {
         if let Err(error) = delivery.swap.revoke(&issued.token).await {
-            eprintln!("doorward: a token could not be ended, and ends by itself: {error}");
+            eprintln!("doorward: a token could not be revoked, and expires by itself: {error}");
         }
     }
 }
@@ -267,7 +268,7 @@ mod tests {
     use super::*;
     use crate::client::token::{Shape, Wanted};
 
-    /// Gives `token-0` and so on.
+    /// Issues `token-0` and so on.
     #[derive(Default)]
     struct Issuer {
         swaps: AtomicUsize,
@@ -277,7 +278,7 @@ mod tests {
     }
 
     impl Issuer {
-        /// The swap that is `held` is answered after the end, and its token alone lasts.
+        /// The exchange numbered `held` is answered after the end, and only its token is still valid.
         async fn answer(&self, request: Request<Incoming>, held: usize) -> String {
             let is_revocation = request.uri().path() == "/oauth2/revoke";
             let body = request.into_body().collect().await.unwrap().to_bytes();
@@ -295,7 +296,7 @@ mod tests {
         }
     }
 
-    /// Nobody had it, and it was good for all its life.
+    /// Nobody had it, and it was valid for all its life.
     #[tokio::test]
     async fn a_token_that_is_on_its_way_at_the_end_is_ended_too() {
         for held in [0, 1] {

@@ -1,6 +1,6 @@
-//! `doorward token`. Runs on the caller's machine, the pod of a task: swaps the pod's own token for a short one of Doorward's, in
-//! the form that a program wants, and keeps a file fresh with it for as long as the step needs it. The other side is
-//! [`sts`](crate::sts).
+//! `doorward token`. Runs on the caller's machine, the pod of a task: exchanges the pod's own token for a short-lived
+//! one of Doorward's, in the form that a program requires, and keeps a file fresh with it for as long as the step needs
+//! it. The server side is [`sts`](crate::sts).
 
 mod exchange;
 mod fresh;
@@ -26,22 +26,22 @@ use super::{
 };
 use crate::kept::could_replace;
 
-/// How long an answer is waited for where the trouble may pass, before there has been any token.
+/// How long temporary failures are retried before the first token.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How long a pod's token that is not there is waited for.
+/// How long a missing pod token is waited for.
 const PATIENCE_FOR_SUBJECT: Duration = Duration::from_secs(3);
 
-/// Between two tries, at first.
+/// The first pause between two attempts.
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 
-/// The longest between two tries.
+/// The longest pause between two attempts.
 const MAX_PAUSE: Duration = Duration::from_secs(15);
 
-/// The largest question that git asks.
+/// The largest request of git.
 const MAX_QUESTION: u64 = 64 << 10;
 
-/// What is wanted.
+/// The options of the command.
 #[derive(Debug)]
 pub struct Wanted {
     pub server: Address,
@@ -59,7 +59,7 @@ pub struct Wanted {
     pub registry: Option<String>,
 }
 
-/// A token in its form, and where it goes.
+/// A token in its form, and its target.
 struct Delivery {
     swap: Swap,
     shape: Shape,
@@ -75,7 +75,7 @@ impl Delivery {
     fn new(wanted: Wanted) -> Result<(Self, Option<PathBuf>), Failure> {
         let Wanted { server, ca, subject, audience, scope, shape, out, cluster, registry } = wanted;
         if registry.is_some() && !shape.is_of_docker() {
-            return Err("`--registry` is for the forms of docker alone".into());
+            return Err("`--registry` is only for the forms of docker".into());
         }
         // Before a token is issued that could not be written.
         if let Some(out) = &out {
@@ -116,14 +116,14 @@ impl Delivery {
         self.shape.write(issued, to)
     }
 
-    /// Writes the token to `file`, or to one beside it that `file` names.
+    /// Writes the token to `file`, or to a file beside it that `file` refers to.
     fn write(&self, file: &Path, issued: &Issued) -> Result<(), Failure> {
         let Some(beside) = self.shape.token_file(file) else { return fresh::write(file, &self.text(issued)?) };
         fresh::write(&beside, &issued.token)?;
         fresh::write(file, &shape::kubeconfig_beside(&beside, &self.cluster, self.authorities.as_deref())?)
     }
 
-    /// Takes away what [`write`](Self::write) wrote.
+    /// Removes what [`write`](Self::write) wrote.
     fn remove(&self, file: &Path) {
         fresh::remove(file);
         if let Some(beside) = self.shape.token_file(file) {
@@ -131,7 +131,8 @@ impl Delivery {
         }
     }
 
-    /// Tells of a token that a registry will refuse to who pushes. With `docker-login` the program asks for what it needs itself.
+    /// Warns of a token that a registry will refuse for a push. With `docker-login` the program requests what it needs
+    /// itself.
     fn warn(&self, issued: &Issued) {
         if self.shape != Shape::Docker {
             return;
@@ -139,13 +140,13 @@ impl Delivery {
         for name in shape::pushes_alone(&issued.scope) {
             let name = name.escape_debug();
             eprintln!(
-                "doorward: the token may push to {name} and not pull from it, as who pushes does first; ask for both: `--scope push:{name} \
+                "doorward: the token may push to {name} but not pull from it, which a push does first; ask for both: `--scope push:{name} \
                  --scope pull:{name}`"
             );
         }
     }
 
-    /// The first token. Trouble that may pass is waited for: a pod runs before its controller has written that down.
+    /// The first token. Temporary trouble is waited for: a pod runs before its controller has recorded that.
     async fn first(&self, swaps: &mut Swaps<'_>) -> Result<Issued, Failure> {
         let start = tokio::time::Instant::now();
         let mut pause = FIRST_PAUSE;
@@ -175,7 +176,7 @@ impl Delivery {
     }
 }
 
-/// Swaps once, and writes the token to `out`, or to its file.
+/// Exchanges once, and writes the token to `out`, or to its file.
 pub async fn once(wanted: Wanted, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
     let (delivery, file) = Delivery::new(wanted)?;
     let issued = delivery.first(&mut Swaps::new(&delivery.swap)).await?;
@@ -186,9 +187,9 @@ pub async fn once(wanted: Wanted, out: &mut (dyn Write + Send)) -> Result<(), Fa
     Ok(())
 }
 
-/// Answers git's question, which stands on standard input: with nothing where it asks for another host.
+/// Answers git's request on standard input: with nothing if it asks for another host.
 pub async fn answer_git(wanted: Wanted, operation: &str, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
-    // What git wants kept or forgotten is not ours to keep.
+    // What git wants stored or erased is not stored here.
     if operation != "get" {
         return Ok(());
     }
@@ -207,7 +208,7 @@ pub async fn keep(wanted: Wanted) -> Result<(), Failure> {
     fresh::keep(&delivery, &file, signals::until_told()?).await
 }
 
-/// Runs a command with a fresh token at hand, and gives its exit status.
+/// Runs a command with a fresh token, and returns its exit status.
 pub async fn run(wanted: Wanted, command: &[String]) -> Result<u8, Failure> {
     let (delivery, file) = Delivery::new(wanted)?;
     let is_unset = |name: &&str| std::env::var_os(name).is_none_or(|value| value.is_empty());

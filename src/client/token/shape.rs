@@ -1,4 +1,4 @@
-//! The forms in which programs want a token.
+//! The forms in which programs need a token.
 
 use std::path::{Path, PathBuf};
 
@@ -31,13 +31,13 @@ pub enum Shape {
 /// Where a token is used.
 #[derive(Clone, Copy, Debug)]
 pub struct Target<'a> {
-    /// For whom it is.
+    /// The audience of the token.
     pub audience: &'a str,
-    /// The host of the registry, where the audience is not called so.
+    /// The host of the registry, if the audience has another name.
     pub registry: Option<&'a str>,
     /// Where kubectl finds the cluster.
     pub server: &'a str,
-    /// With these authorities (PEM).
+    /// The authorities that are trusted there (PEM).
     pub ca: Option<&'a str>,
     /// The pod's own token.
     pub subject: &'a str,
@@ -46,8 +46,8 @@ pub struct Target<'a> {
 }
 
 impl Target<'_> {
-    /// A `config.json` of docker with this for the registry. Programs look for the host as an image has it, with the port of `https` or
-    /// without.
+    /// A docker `config.json` with this entry for the registry. Programs look up the host as an image names it, with or
+    /// without the port of `https`.
     fn config(&self, entry: &Value) -> Result<String, Failure> {
         let host = host(self.registry.unwrap_or(self.audience))?;
         let short = host.strip_suffix(DEFAULT_PORT).map(str::to_owned);
@@ -57,7 +57,7 @@ impl Target<'_> {
 }
 
 impl Shape {
-    /// The file that holds it, where a command is run with it.
+    /// The name of its file, if a command is run with it.
     pub fn file(self) -> &'static str {
         match self {
             Self::Docker | Self::DockerLogin => "config.json",
@@ -67,7 +67,7 @@ impl Shape {
         }
     }
 
-    /// By which variable a command finds it, and whether that names the folder.
+    /// The variable by which a command finds it, and whether that names the folder.
     pub fn variable(self) -> (&'static str, bool) {
         match self {
             Self::Docker | Self::DockerLogin => ("DOCKER_CONFIG", true),
@@ -77,18 +77,18 @@ impl Shape {
         }
     }
 
-    /// The variable without which a command makes nothing of it.
+    /// Another variable without which a command cannot use it.
     pub fn needs(self) -> Option<&'static str> {
         (self == Self::Aws).then_some("AWS_ROLE_ARN")
     }
 
-    /// Whether it is read as docker's.
+    /// Whether docker reads it.
     pub fn is_of_docker(self) -> bool {
         matches!(self, Self::Docker | Self::DockerLogin)
     }
 
-    /// The file beside `file` that has the token, where `file` only names it: kubectl reads a `tokenFile` again and again, and a
-    /// kubeconfig once.
+    /// The file beside `file` that has the token, if `file` only refers to it: kubectl re-reads a `tokenFile`, but
+    /// reads a kubeconfig once.
     pub fn token_file(self, file: &Path) -> Option<PathBuf> {
         if self != Self::Kubeconfig {
             return None;
@@ -102,7 +102,8 @@ impl Shape {
         let (token, Target { server, ca, .. }) = (issued.token.as_str(), to);
         Ok(match self {
             Self::Token | Self::Aws => token.to_owned(),
-            // The first for clients that ask the address which the registry names, the other for those that send it as it is.
+            // The first for clients that ask the address which the registry names, the second for those that send it as
+            // it is.
             Self::Docker => to.config(&json!({"auth": password(token), "registrytoken": token}))?,
             Self::DockerLogin => to.config(&json!({"auth": password(to.subject)}))?,
             Self::Kubeconfig => pretty(&kubeconfig(&json!({"token": token}), server, ca)),
@@ -111,7 +112,8 @@ impl Shape {
                 "kind": "ExecCredential",
                 "status": {"token": token, "expirationTimestamp": issued.ends.to_string()},
             })),
-            // One that another helper has kept is passed over after that end, where that helper keeps the end too, as git's `cache` does.
+            // Another helper that has stored it ignores it after that end, if it stores the end too, as git's `cache`
+            // does.
             Self::Git => {
                 let ends = issued.ends.as_secs();
                 format!("username=oauth2\npassword={token}\npassword_expiry_utc={ends}\n")
@@ -120,14 +122,14 @@ impl Shape {
     }
 }
 
-/// The repositories that a token opens for pushing alone. Who pushes looks first which layers are there, which is to pull.
+/// The repositories that a token permits to push to only. A push first checks which layers exist, which is a pull.
 pub fn pushes_alone(scope: &str) -> Vec<&str> {
     let pulls = |name: &str| scope.split(' ').any(|scope| scope.strip_prefix("pull:") == Some(name));
     let pushed = scope.split(' ').filter_map(|scope| scope.strip_prefix("push:"));
     pushed.filter(|name| !pulls(name)).collect()
 }
 
-/// Name and password as docker keeps them. The name says nothing.
+/// Name and password in docker's form. The name has no meaning.
 pub fn password(token: &str) -> String {
     BASE64_STANDARD.encode(format!("doorward:{token}"))
 }
@@ -136,7 +138,7 @@ fn pretty(value: &Value) -> String {
     format!("{value:#}\n")
 }
 
-/// A kubeconfig whose token is in the file of that name in the same folder, where kubectl looks for one that is no whole path.
+/// A kubeconfig whose token is in a file in the same folder, where kubectl resolves a relative path.
 pub fn kubeconfig_beside(token_file: &Path, server: &str, ca: Option<&str>) -> Result<String, Failure> {
     let name = token_file.file_name().and_then(|name| name.to_str());
     let name = name.ok_or_else(|| format!("{}: a kubeconfig cannot have this name", token_file.display()))?;
@@ -158,11 +160,11 @@ fn kubeconfig(user: &Value, server: &str, ca: Option<&str>) -> Value {
     })
 }
 
-/// The port of `https`, as it stands behind a host.
+/// The port of `https`, as written behind a host.
 const DEFAULT_PORT: &str = ":443";
 
-/// The host of an audience or a registry, with its port: `registry.example.com`, or that of an address. That of `https` is kept where it
-/// is written, as the name of an image may have it.
+/// The host of an audience or a registry, with its port: `registry.example.com`, or that of a URL. The port of `https`
+/// is kept if it is written, as the name of an image may have it.
 fn host(audience: &str) -> Result<String, Failure> {
     let plain = !audience.contains('/') && !audience.contains("://");
     let url = if plain { Url::parse(&format!("https://{audience}")) } else { Url::parse(audience) };
@@ -183,12 +185,13 @@ fn host(audience: &str) -> Result<String, Failure> {
     })
 }
 
-/// Whether git asks for the host of the audience over TLS (`git help credential`, input format). To no other is the token given.
+/// Whether git asks for the host of the audience over TLS (`git help credential`, input format). The token is given to
+/// no other.
 pub fn is_asked_for(question: &str, audience: &str) -> Result<bool, Failure> {
     let value =
         |name: &str| question.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')).map(str::to_owned);
     let (host, asked) = (host(audience)?, value("host").unwrap_or_default());
-    // git names the port of `https` where the address of the repository does.
+    // git names the port of `https` if the address of the repository does.
     let [host, asked] = [&host, &asked].map(|host| host.strip_suffix(DEFAULT_PORT).unwrap_or(host));
     Ok(value("protocol").as_deref() == Some("https") && host == asked)
 }
@@ -275,7 +278,7 @@ mod tests {
         }
     }
 
-    /// It had the file alone for AWS, of which no tool makes anything.
+    /// For AWS it had the file alone, which no tool uses.
     #[test]
     fn the_guide_and_the_step_action_name_each_variable_that_a_command_needs() {
         let (_, guide) = include_str!("../../../docs/workload-identity.md").split_once("## Forms").unwrap();
@@ -285,7 +288,7 @@ mod tests {
             let name = shape.to_possible_value().unwrap();
             let row = guide.lines().find(|line| line.starts_with(&format!("| `{}`", name.get_name()))).unwrap();
             assert!(shape.needs().is_none_or(|needed| row.contains(needed)), "{row}");
-            // Where another step runs the command, nobody looks whether it has them.
+            // If another step runs the command, nobody checks whether it has them.
             assert!(shape.needs().is_none_or(|needed| form.contains(needed)), "{form}");
         }
         assert!(Shape::Aws.needs().is_some());

@@ -8,31 +8,31 @@ use tokio::{
     signal::unix::{SignalKind, signal},
 };
 
-/// What Tekton runs each step by.
+/// The program with which Tekton runs each step.
 const ENTRYPOINT: &[u8] = b"/tekton/bin/entrypoint";
 
 /// The process group of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Group {
-    /// Its own. Who stops a step may send the signal to the whole group that they started, as Tekton's entrypoint does; in another one
-    /// the command hears of it once, from here.
+    /// Its own. A step may be stopped by a signal to the whole group that was started, as Tekton's entrypoint does; in
+    /// another group the command receives it once, from here.
     Own,
-    /// The one of this process, at a terminal, which lets no other read, and tells all of this one what is typed.
+    /// The one of this process, at a terminal: other groups cannot read from it, and it signals all of this one.
     Terminal,
-    /// The one of this process: who kills that means all of it.
+    /// The one of this process: a signal to the group is meant for all of it.
     Shared,
 }
 
 impl Group {
     pub(super) fn find() -> Self {
-        // It can be asked, as for a passphrase, whatever the descriptors are.
+        // It can be opened, as for a passphrase, whatever the descriptors are.
         match fs::File::open("/dev/tty") {
             Ok(_) => Self::Terminal,
             Err(_) => Self::led_by(getpgrp(), Path::new("/proc")),
         }
     }
 
-    /// By what started the leader of this group: a shell may have started this process within it.
+    /// Decides by what started the leader of this group: a shell may have started this process within it.
     fn led_by(leader: Pid, processes: &Path) -> Self {
         let told = |pid: &str, what: &str| fs::read(processes.join(pid).join(what)).ok();
         let stat = told(&leader.as_raw_nonzero().to_string(), "stat").unwrap_or_default();
@@ -41,9 +41,10 @@ impl Group {
         Self::below(&above.unwrap_or_default())
     }
 
-    /// By the command line (`/proc/PID/cmdline`) of what started the leader of this group. Where that is Tekton's entrypoint, the
-    /// container ends with it, and the command does not outlive a step that is killed. Below anything else that may have ended, or go on
-    /// for long, process 1 among them, whoever kills the group is to reach the command.
+    /// Decides by the command line (`/proc/PID/cmdline`) of what started the leader of this group. Below Tekton's
+    /// entrypoint, the container ends with it, so the command does not outlive a step that is killed. Anything else,
+    /// including process 1, may have ended or may go on for long, so a signal that kills the group must reach the
+    /// command.
     fn below(command_line: &[u8]) -> Self {
         let program = command_line.split(|byte| *byte == 0).next();
         if program == Some(ENTRYPOINT) { Self::Own } else { Self::Shared }
@@ -57,7 +58,7 @@ impl Group {
     }
 }
 
-/// Signals that end a process which does nothing about them: a command is to hear of them, and no token to be left behind.
+/// Signals that end a process by default: the command must receive them, and no token must be left behind.
 pub(super) struct Signals(Vec<(SignalKind, tokio::signal::unix::Signal)>);
 
 impl Signals {
@@ -71,13 +72,13 @@ impl Signals {
             SignalKind::user_defined1(),
             SignalKind::user_defined2(),
         ];
-        // Whoever started this may have it go on through the others, as `nohup` has through a hang-up.
+        // The parent may have this process ignore the others, as `nohup` does with a hang-up.
         let ignored = fs::read_to_string("/proc/self/status").map_or(0, |status| ignored(&status));
         let is_heard = |kind: &SignalKind| *kind == SignalKind::terminate() || !is_among(ignored, *kind);
         kinds.into_iter().filter(is_heard).map(|kind| Ok((kind, signal(kind)?))).collect::<io::Result<_>>().map(Self)
     }
 
-    /// The next that comes.
+    /// The next signal.
     pub(super) async fn next(&mut self) -> SignalKind {
         let each = self.0.iter_mut().map(|(kind, signal)| {
             Box::pin(async move {
@@ -88,7 +89,7 @@ impl Signals {
         futures_util::future::select_all(each).await.0
     }
 
-    /// Waits for the command, which hears of those that come here, as does what it started where it has a group of its own.
+    /// Waits for the command and forwards signals to it; if it has a group of its own, to the whole group.
     pub(super) async fn pass_on(mut self, child: &mut Child, group: Group) -> io::Result<ExitStatus> {
         loop {
             let kind = tokio::select! {
@@ -97,7 +98,7 @@ impl Signals {
             };
             let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).and_then(Pid::from_raw);
             if let (Some(pid), Some(signal)) = (pid, Signal::from_named_raw(kind.as_raw_value())) {
-                // One that has ended meanwhile hears nothing.
+                // If it has ended meanwhile, there is nobody to signal.
                 let _ = match group {
                     Group::Own => kill_process_group(pid, signal),
                     Group::Terminal if [Signal::INT, Signal::QUIT].contains(&signal) => Ok(()),
@@ -108,13 +109,13 @@ impl Signals {
     }
 }
 
-/// The parent of a process, by what `/proc/PID/stat` says of it.
+/// The parent of a process, from `/proc/PID/stat`.
 fn parent(stat: &str) -> Option<&str> {
-    // A name may have brackets and spaces in it; after that come the state and the parent.
+    // A name may contain brackets and spaces; the state and the parent follow it.
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)
 }
 
-/// The signals that a process ignores, a bit for each, by `/proc/PID/status`.
+/// The signals that a process ignores, one bit each, from `/proc/PID/status`.
 fn ignored(status: &str) -> u64 {
     let set = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     set.and_then(|set| u64::from_str_radix(set.trim(), 16).ok()).unwrap_or(0)
@@ -125,7 +126,7 @@ fn is_among(set: u64, kind: SignalKind) -> bool {
     bit.and_then(|bit| set.checked_shr(bit)).is_some_and(|rest| rest & 1 == 1)
 }
 
-/// Resolves with a signal that is to end this process.
+/// Resolves on a signal that must end this process.
 pub(super) fn until_told() -> io::Result<impl Future<Output = ()>> {
     let mut signals = Signals::take()?;
     Ok(async move {
@@ -142,7 +143,7 @@ mod tests {
 
     use super::*;
 
-    /// A hang-up took away what `nohup doorward token --keep` kept.
+    /// A hang-up removed what `nohup doorward token --keep` kept.
     #[test]
     fn signals_that_are_ignored_from_the_start_are_known() {
         let (hangup, interrupt, quit) = (SignalKind::hangup(), SignalKind::interrupt(), SignalKind::quit());
@@ -157,8 +158,8 @@ mod tests {
         }
     }
 
-    /// The command outlived whoever killed the group that it had been started in: anywhere, and later where process 1 had taken over what
-    /// was left behind.
+    /// The command outlived a signal to the group that it had been started in: anywhere, and later where process 1 had
+    /// adopted it.
     #[test]
     fn a_command_has_a_group_of_its_own_below_the_entrypoint_of_tekton_alone() {
         for (above, group) in [
@@ -214,7 +215,7 @@ mod tests {
         assert_eq!(getpgid(Some(pid)).unwrap(), pid);
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         assert_eq!(lines.next_line().await.unwrap().as_deref(), Some("ready"));
-        // Nothing else here waits for this one.
+        // Nothing else in this test process waits for this signal.
         kill_process(getpid(), Signal::ALARM).unwrap();
         assert_eq!(signals.pass_on(&mut child, Group::Own).await.unwrap().code(), Some(3));
         assert_eq!(lines.next_line().await.unwrap().as_deref(), Some("told"));

@@ -241,7 +241,7 @@ async fn an_agent_gets_a_token_for_a_person_who_let_it() {
             "an actor by whose token another acts",
             world.person("alice", &json!({"may_act": {"sub": "planner-account"}})),
             &world.person("planner-account", &json!({"client_id": "planner", "act": {"sub": "bot"}})),
-            "by a token of its own",
+            "with a token of its own",
         ),
         (
             "a person, whom she lets act",

@@ -51,7 +51,7 @@ async fn a_resource_server_hears_whether_a_token_for_it_is_good_now() {
         assert_eq!((answer.status, &answer.json()["error"]), (401, &json!("invalid_client")), "{what}");
         assert!(answer.header("www-authenticate").is_some_and(|challenge| challenge.starts_with("Basic")), "{what}");
     }
-    world.doorward.record(|line| line.to_string().contains("must be one of `tokens.resource_servers`")).await;
+    world.doorward.record(|line| line.to_string().contains("only servers in `tokens.resource_servers`")).await;
     // Each use of it at a server that asked is in the trail, and leads back to it.
     until(async || {
         let told = world.doorward.trace("token", jti).await.1;

@@ -105,7 +105,7 @@ async fn a_session_that_cannot_be_kept_is_told_before_anybody_signs_in_or_else_e
     while let Some(line) = within(lines.next_line()).await.unwrap() {
         said.push_str(&line);
     }
-    assert!(said.contains("cannot be kept, and was ended"), "{said}");
+    assert!(said.contains("cannot be stored, and was ended"), "{said}");
     let (_, said) = world.sessions("list").await;
     assert_eq!(said.matches("doorward login on").count(), 1, "the first alone: {said}");
     assert_eq!(world.status_of(&first).await, 200);
