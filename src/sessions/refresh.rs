@@ -468,7 +468,7 @@ mod tests {
     use crate::clock::Clock;
 
     #[test]
-    fn flights_that_are_over_are_cleared_away_once_there_are_twice_as_many_and_not_at_each_that_begins() {
+    fn finished_flights_are_removed_when_their_number_has_doubled() {
         let session = |number: usize| {
             let mut hash = [0; 32];
             hash[..8].copy_from_slice(&number.to_be_bytes());

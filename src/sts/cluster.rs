@@ -176,7 +176,7 @@ tokens: {{exchange: [{exchange}]}}"
     }
 
     #[test]
-    fn another_api_server_makes_no_run_of_the_only_cluster_and_its_hooks_count_where_they_are_listed() {
+    fn runs_made_through_another_api_server_are_not_of_the_only_cluster() {
         const HERE: &str = "{name: a, kind: kubernetes, hosts: [a.test], schemes: [bearer], upstream: again}";
         const THERE: &str = "{name: b, kind: kubernetes, hosts: [b.test], schemes: [bearer], upstream: other}";
         const BOARD: &str =
@@ -214,7 +214,7 @@ tokens: {{exchange: [{exchange}]}}"
     /// An API server that is asked only for tokens of accounts took tokens away from webhooks' runs, and no warning
     /// named it.
     #[test]
-    fn an_api_server_that_is_asked_about_something_else_than_requests_is_another_too_unless_for_tokens_of_accounts() {
+    fn any_other_api_server_counts_unless_it_is_only_asked_for_account_tokens() {
         let account = "  - {name: x, url: 'https://10.0.0.1', credential: {service_account: {namespace: a, name: b, upstream: other}}}";
         for (user, is_other) in [
             ("", false),

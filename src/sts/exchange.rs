@@ -358,7 +358,7 @@ mod tests {
     /// An exchange recorded itself after a reload had ended the tokens there; its token was given, and lasted until
     /// another check half a minute later.
     #[tokio::test]
-    async fn a_task_is_refused_as_soon_as_none_gets_tokens_in_its_namespace_by_the_configuration_in_force() {
+    async fn a_task_is_refused_as_soon_as_the_configuration_gives_its_namespace_no_tokens() {
         let object = |name: &str| ObjectRef { name: name.to_owned(), uid: name.to_owned() };
         let view = TaskView {
             cluster: "east".to_owned(),

@@ -211,7 +211,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn of_an_object_there_is_one_look_up_at_a_time_and_nobody_gets_an_older_one_than_they_asked_for() {
+    async fn an_object_has_one_look_up_at_a_time_and_no_caller_gets_an_older_result() {
         let (asking, cluster) = (Asking::default(), Arc::from("c"));
         let (looks, may_end) = (AtomicUsize::new(0), Semaphore::new(0));
         let ask = |path: &'static str| {

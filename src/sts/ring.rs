@@ -362,7 +362,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_was_made_is_published_until_its_last_token_has_ended_where_the_configuration_has_keys_now() {
+    async fn generated_keys_stay_published_until_their_last_token_ends_after_keys_are_configured() {
         let place = place();
         let seal = KeyRing::of(&[[7; 32]]);
         let kept = Kept::default();

@@ -431,7 +431,7 @@ mod tests {
 
     /// The refusal said that its PipelineRun had ended, which `doorward token` took for the end of a run that goes on.
     #[tokio::test]
-    async fn what_a_custom_run_of_a_delivery_makes_gets_no_tokens_and_is_not_told_that_anything_has_ended() {
+    async fn runs_of_a_custom_run_get_no_tokens_and_are_not_said_to_have_ended() {
         let mut run = object("build", MADE, Some(("CustomRun", "loop")), &json!({"status": {"podName": "build-pod"}}));
         run["metadata"]["labels"] = json!({EVENT_ID: "e", MADE_BY: "release"});
         let refusal = found(MADE, vec![(Kind::TaskRun, run)]).await.unwrap_err();

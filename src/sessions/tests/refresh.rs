@@ -159,7 +159,7 @@ async fn a_session_is_refreshed_though_the_clock_is_set_back() {
 
 /// Requests waited for it and then went on with the old facts, until the clock had caught up.
 #[tokio::test]
-async fn a_lease_that_was_left_behind_before_the_clock_was_set_back_keeps_others_off_for_seconds_alone() {
+async fn a_lease_left_behind_before_the_clock_was_set_back_excludes_others_for_seconds_only() {
     let world = world().await;
     let hash = world.get().await.unwrap().hash;
     world.lease(hash, 45).await;
@@ -328,7 +328,7 @@ async fn a_refresh_that_outlasted_its_lease_replaces_nothing_of_the_replica_that
 /// The process ended between the provider's response and its write: the rotated token was lost, and the next refresh
 /// ended the session.
 #[tokio::test]
-async fn the_end_of_the_process_waits_for_a_refresh_under_way_and_none_begins_once_the_door_is_closed() {
+async fn shutdown_waits_for_a_refresh_in_flight_and_none_begins_while_closing() {
     let world = world().await;
     let (asked, goes_on) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
     let token = {

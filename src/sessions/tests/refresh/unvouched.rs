@@ -11,7 +11,7 @@ fn refuses(script: &mut Script) {
 
 /// It went on for as long as any session, though the person was shut out at the provider.
 #[tokio::test]
-async fn a_provider_that_answers_without_vouching_ends_a_session_in_the_end_and_not_in_a_short_outage() {
+async fn a_provider_that_does_not_confirm_ends_a_session_but_not_in_a_short_outage() {
     let world = world().await;
     let session = world.get().await.unwrap();
     // Unused until then: the outage counts from when the provider was asked.
@@ -108,7 +108,7 @@ async fn a_key_that_cannot_be_fetched_costs_neither_the_session_nor_the_token_th
 
 /// A clock that was wrong for a moment signed everybody out, as if the provider had.
 #[tokio::test]
-async fn clocks_that_differ_cost_neither_the_session_nor_the_token_that_rotated_unless_they_do_so_for_long() {
+async fn clock_differences_cost_neither_session_nor_rotated_token_unless_they_last() {
     type Change = fn(&mut Script);
     let rows: [(&str, Change); 5] = [
         ("not valid yet", |script| script.unverifiable = Some(Reason::TokenNotYetValid)),
