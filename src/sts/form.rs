@@ -122,7 +122,7 @@ impl ExchangeRequest {
             (Some(audience), None) => audience,
             (None, Some(resource)) if is_resource(resource) => resource,
             (None, Some(_)) => return Err(Refusal::bad_target("`resource` is no absolute URI without a fragment")),
-            (None, None) => return Err(Refusal::malformed("`audience` is missing: say for whom the token is to be")),
+            (None, None) => return Err(Refusal::malformed("`audience` is missing: name the audience of the token")),
             (Some(_), Some(_)) => {
                 return Err(Refusal::bad_target(
                     "send `audience` or `resource`, not both; a token is for one audience",

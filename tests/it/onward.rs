@@ -445,7 +445,7 @@ async fn what_a_provider_does_wrong_is_told_and_not_passed_on() {
     assert_eq!((answer.status, answer.header("retry-after")), (503, Some("10")), "{}", answer.text());
     assert!(answer.text().contains("refused with `InvalidIdentityToken`"), "{}", answer.text());
     // A step shows no more than the beginning.
-    let told = answer.json()["error_description"].as_str().unwrap().find("though all is in order");
+    let told = answer.json()["error_description"].as_str().unwrap().find("which can be temporary");
     assert!(told.is_some_and(|at| at < 200), "{}", answer.text());
     let aws = ask(&world, &alice, "aws", "read").await;
     assert_eq!((aws.status, &aws.json()["error"]), (400, &json!("invalid_scope")), "{}", aws.text());

@@ -147,13 +147,13 @@ impl Exchanger<'_> {
             Failure::Away(why) => away(&why),
             Failure::LeftAlone(left) => {
                 let pause = onward.circuit_breaker.pause;
-                away(&format!("its last calls failed, so that it is left alone for {pause}")).again_after(left)
+                away(&format!("its last calls failed, so it is not asked again for {pause}")).again_after(left)
             }
             Failure::Unfit(why) => Refusal::gateway(format!("what {name} gives is not passed on: {why}")),
             Failure::Refused { error, said, passes } => {
                 let said = said.map(|said| format!(" ({said})")).unwrap_or_default();
                 // At the front, as a step shows only the beginning of a long text.
-                let passing = if passes { ", as it does at times though all is in order, so try again" } else { "" };
+                let passing = if passes { ", which can be temporary, so try again" } else { "" };
                 let issuer = self.own_issuer.issuer();
                 let description = format!(
                     "{name} refused with `{error}`{passing}{said}. It was shown issuer `{issuer}`, subject `{subject}`, audience `{}`: it must \
