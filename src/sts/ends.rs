@@ -171,7 +171,7 @@ impl Ends {
         self.all().entry(watch.clone()).or_insert_with(|| Watched { turn, ..Watched::default() });
     }
 
-    /// Marks a watch as silent.
+    /// Marks a watch as lost, and drops its objects.
     fn lose(&self, watch: &Watch, now: Moment) {
         let turn = self.next_turn();
         if let Some(watched) = self.all().get_mut(watch) {

@@ -334,7 +334,7 @@ mod tests {
         assert!(first.verify(&format!("{token}A")).is_none());
     }
 
-    /// Of 1024 bits, and made for this test.
+    /// A key of 1024 bits, made for this test.
     const SHORT: &str = "\
         MIICdwIBADANBgkqhkiG9w0BAQEFAASCAmEwggJdAgEAAoGBALerYK1c6NfZ6JmqZbvHCsKgqfLUzzDbOA5e3npnGVcKWjmOV6BSSH44O6aeDc+e\
         AGp511eal8WHLABupkqYElaR6wL1xgJ2c/76wyPgXcA/5+/fZ5ZAfNBFlQTLuoNUKPBOa+CIb8DujKNlcSYPuaQf/RY3KYg41tpNlxKIcOBbAgMB\

@@ -103,7 +103,7 @@ impl Kept {
         })
     }
 
-    /// Keeps keys that the configuration no longer has published, until the last token that they signed has ended.
+    /// Keeps former keys of the configuration published until the last token that they signed has ended.
     pub fn follow(&self, former: SigningKeys, now: Timestamp) {
         self.0.former.store(Some(Arc::new(Former { keys: former, until: now + AFTERGLOW })));
     }
