@@ -1,8 +1,8 @@
-//! The token of a service account, by which Doorward is that account at an API server: asked for with another credential
-//! (TokenRequest, `authentication.k8s.io/v1`), short, and in memory alone.
+//! Short-lived service account tokens that Doorward presents to an API server. They are requested with another
+//! credential (TokenRequest, `authentication.k8s.io/v1`) and stored in memory only.
 //!
-//! Whoever sends what people ask for is to be able to impersonate and nothing else, and the token of a pod is always that of the
-//! account for all that the pod does.
+//! This separates rights: requests on behalf of callers use an account that can impersonate and nothing else, while a
+//! pod's own token always belongs to the account for everything that the pod does.
 
 use std::{
     fmt,
@@ -28,30 +28,30 @@ use crate::{
     rbac::PRINTS,
 };
 
-/// The shortest that an API server gives.
+/// The shortest lifetime that an API server grants.
 const LIFETIME: Duration = Duration::from_secs(600);
 
-/// A token has some 1 KiB.
+/// Tokens have about 1 KiB.
 const MAX_ANSWER: usize = 64 << 10;
 
-/// How long an API server has to answer.
+/// How long the API server may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Who Doorward is at an upstream, and the token by which it is.
+/// The service account that Doorward uses at an upstream, and its current token.
 pub(crate) struct AccountToken {
     namespace: Box<str>,
     name: Box<str>,
-    /// The upstream at which it is asked for, by name.
+    /// The name of the upstream that issues the token.
     asked_at: Box<str>,
     held: ArcSwapOption<Held>,
-    /// The API server did not take the one that is held.
+    /// The API server rejected the current token.
     is_refused: AtomicBool,
 }
 
-/// A token, and when it ends.
+/// A token and its lifetime.
 struct Held {
     authorization: HeaderValue,
-    /// As the clock counts what has passed.
+    /// When it was requested, by the monotonic clock ([`Clock::passed`]).
     asked: Duration,
     lifetime: Duration,
 }
@@ -67,27 +67,28 @@ impl AccountToken {
         }
     }
 
-    /// The upstream at which it is asked for, by name.
+    /// The name of the upstream that issues the token.
     pub(crate) fn asked_at(&self) -> &str {
         &self.asked_at
     }
 
-    /// The value of `Authorization`; none while there is no token. One that has ended is refused where it is shown.
+    /// The value of `Authorization`; `None` while there is no token. An expired one is still returned, and the API
+    /// server rejects it.
     pub(super) fn authorization(&self) -> Option<HeaderValue> {
         self.held.load().as_ref().map(|held| held.authorization.clone())
     }
 
-    /// Notes that the token was not taken, so that another is asked for: its account may have been made anew.
+    /// Records that the token was rejected, so that a new one is requested: the account may have been recreated.
     pub(super) fn refused(&self) {
         self.is_refused.store(true, Ordering::Relaxed);
     }
 
-    /// Whether another is of the same account, and asked for at the same upstream.
+    /// Whether `other` is for the same account and from the same upstream.
     pub(crate) fn is_same(&self, other: &Self) -> bool {
         (&self.namespace, &self.name, &self.asked_at) == (&other.namespace, &other.name, &other.asked_at)
     }
 
-    /// Goes on with what the generation before holds, where that is for the same account.
+    /// Takes over the token of the previous configuration if it is for the same account.
     pub(super) fn keep(&self, before: &Self) {
         if self.is_same(before) {
             self.held.store(before.held.load_full());
@@ -95,26 +96,26 @@ impl AccountToken {
         }
     }
 
-    /// Whether there is a token that has not ended.
+    /// Whether there is a token that has not expired.
     pub(crate) fn is_held(&self, clock: &Clock) -> bool {
         self.held.load().as_ref().is_some_and(|held| held.age(clock) < held.lifetime)
     }
 
-    /// Whether one is to be asked for: half of the time of the last is over, or it was not taken.
+    /// Whether a token must be requested: half of the last one's lifetime has passed, or it was rejected.
     pub(crate) fn is_due(&self, clock: &Clock) -> bool {
         let held = self.held.load();
         let Some(held) = held.as_ref() else { return true };
         held.age(clock) >= held.lifetime / 2 || self.is_refused.load(Ordering::Relaxed)
     }
 
-    /// Asks for a token and holds it.
+    /// Requests a token and stores it.
     pub(crate) async fn renew(&self, pools: &Pools, server: &Arc<Upstream>, clock: &Clock) -> Result<(), Rejection> {
         let asked = clock.passed();
         let answer = tokio::time::timeout(PATIENCE, self.request(pools, server)).await;
         let answer = answer.unwrap_or_else(|_| Err(self.failed("the API server does not answer")))?;
         let token = Zeroizing::new(answer.status.token);
         let authorization =
-            bearer_line(token.as_bytes()).ok_or_else(|| self.failed("what the API server gives is no token"))?;
+            bearer_line(token.as_bytes()).ok_or_else(|| self.failed("the API server's answer has no valid token"))?;
         let lifetime = Duration::from_secs(answer.spec.expiration_seconds);
         self.held.store(Some(Arc::new(Held { authorization, asked, lifetime })));
         self.is_refused.store(false, Ordering::Relaxed);
@@ -130,7 +131,7 @@ impl AccountToken {
         let mut request = Request::new(RequestBody::Buffered(body.to_string().into()));
         *request.method_mut() = Method::POST;
         let path = format!("/api/v1/namespaces/{}/serviceaccounts/{}/token", self.namespace, self.name);
-        *request.uri_mut() = path.parse().map_err(|_| self.failed("its name is none"))?;
+        *request.uri_mut() = path.parse().map_err(|_| self.failed("its name is not valid"))?;
         let json = HeaderValue::from_static("application/json");
         request.headers_mut().insert(header::ACCEPT, json.clone());
         request.headers_mut().insert(header::CONTENT_TYPE, json);
@@ -147,12 +148,12 @@ impl AccountToken {
                 return Err(self.failed(&why).with_upstream_status(StatusCode::FORBIDDEN));
             }
             StatusCode::NOT_FOUND => {
-                return Err(self.failed("there is no such one").with_upstream_status(StatusCode::NOT_FOUND));
+                return Err(self.failed("it does not exist").with_upstream_status(StatusCode::NOT_FOUND));
             }
             status => return Err(self.failed(&format!("the API server answers {status}"))),
         }
         let body = collect(response.into_body(), MAX_ANSWER).await.unwrap_or_default();
-        // Not why: it may show a part of the token.
+        // The cause is left out: it may show a part of the token.
         serde_json::from_slice(&body).map_err(|_| self.failed("the answer of the API server cannot be read"))
     }
 
@@ -185,7 +186,7 @@ struct TokenRequest {
     status: Status,
 }
 
-/// An API server may give another lifetime than was asked for, and says so here.
+/// An API server may grant another lifetime than was requested, and says so here.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Spec {
@@ -227,7 +228,7 @@ mod tests {
         answer("201 Created", &body.to_string())
     }
 
-    /// The address of a server that gives these answers, one after the other, and the heads that it got.
+    /// The address of a server that gives these responses in turn, and the request heads that it received.
     async fn answering(answers: Vec<String>) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
         let heads: Arc<Mutex<Vec<String>>> = Arc::default();
         let (seen, answers) = (Arc::clone(&heads), Arc::new(Mutex::new(answers.into_iter())));
@@ -275,7 +276,7 @@ mod tests {
         assert!(asked.lock().unwrap().iter().all(|head| head.starts_with(line)));
     }
 
-    /// Where an apply is looked for first, the refusal had nothing replaced.
+    /// When an apply was looked up first, its refusal did not replace the token.
     #[tokio::test]
     async fn a_token_that_is_not_taken_is_replaced_wherever_that_is_answered() {
         let clock = Clock::manual(Timestamp::from_secs(1_000_000));
@@ -327,13 +328,13 @@ mod tests {
                 answer("403 Forbidden", "{}"),
                 "apply what `doorward rbac`, with the same options as before (`--form` too), prints",
             ),
-            (answer("404 Not Found", "{}"), "there is no such one"),
+            (answer("404 Not Found", "{}"), "it does not exist"),
             (answer("401 Unauthorized", "{}"), "did not accept Doorward's own credential"),
             (answer("500 Oops", "{}"), "the API server answers 500"),
             (answer("201 Created", "{}"), "cannot be read"),
             (answer("201 Created", "secret"), "cannot be read"),
-            (made("two words", 600), "is no token"),
-            (made("", 600), "is no token"),
+            (made("two words", 600), "no valid token"),
+            (made("", 600), "no valid token"),
         ] {
             let (server, _) = answering(vec![given]).await;
             let refused = token.renew(&pools(), &upstream(server), &clock).await.unwrap_err();

@@ -1,5 +1,5 @@
-//! Request bodies that are read whole before anything is decided about them: within a size, a time and a memory that
-//! all of them share.
+//! Request bodies that are read whole before anything is decided about them, within limits on size, time and shared
+//! memory.
 
 mod budget;
 
@@ -25,17 +25,17 @@ use crate::{
     lock::lock,
 };
 
-/// The first room that is made for a body whose length nobody tells.
+/// The initial capacity for a body of unknown length.
 const FIRST_ROOM: usize = 8 << 10;
 
-/// What a buffered body may cost.
+/// Limits on a buffered body.
 #[derive(Clone, Copy, Debug)]
 pub struct BufferLimits {
-    /// Bytes. Beyond: 413.
+    /// Size in bytes. Larger bodies are refused with 413.
     pub max: usize,
-    /// How long it may take, besides the time that `min_rate` gives.
+    /// How long it may take, in addition to the time that `min_rate` gives.
     pub timeout: Duration,
-    /// The slowest that it may come, in bytes a second; zero gives no time.
+    /// The slowest accepted rate in bytes per second. Zero: bytes give no additional time.
     pub min_rate: u64,
 }
 
@@ -44,7 +44,7 @@ impl BufferLimits {
         Self { max, timeout: limits.body_timeout.get(), min_rate: limits.body_min_rate.0 }
     }
 
-    /// For senders that have little time themselves: `timeout` is all of it.
+    /// For senders with little time: `timeout` is the total time.
     pub fn whole(limits: &raw::Limits, max: usize) -> Self {
         Self { min_rate: 0, ..Self::new(limits, max) }
     }
@@ -57,11 +57,11 @@ impl BufferLimits {
     }
 }
 
-/// Reads a body whole. Nothing of it is asked for before the call, so that a client which waits for `100 Continue`
-/// sends nothing until then. Trailers are dropped.
+/// Reads a body whole. The body is not polled before the call, so that a client which waits for `100 Continue` sends
+/// nothing until then. Trailers are dropped.
 ///
-/// Fails with 413 beyond the limit (at once where the length is declared), 408 when it comes too slowly, 503 when the
-/// budget has no room for this share, 400 when the client breaks off.
+/// Fails with 413 beyond the size limit (at once if the length is declared), 408 when it arrives too slowly, 503 when
+/// the budget has no room for this share, and 400 when the client aborts.
 pub async fn read<B>(body: B, limits: BufferLimits, budget: &ByteBudget, share: Share) -> Result<Bytes, Rejection>
 where
     B: Body<Data = Bytes> + Unpin,
@@ -71,7 +71,7 @@ where
     Ok(counted(bytes, reservation))
 }
 
-/// As [`read`], of a body that is to prove who sends it.
+/// As [`read`], for a body that is still to prove who sent it.
 pub async fn read_unproven<B>(
     body: B,
     limits: BufferLimits,
@@ -87,7 +87,7 @@ where
     Ok(Unproven { bytes: counted(bytes, Arc::clone(&reservation)), reservation })
 }
 
-/// A body that does not prove yet who sent it.
+/// A body that has not proved yet who sent it.
 #[derive(Debug)]
 pub struct Unproven {
     bytes: Bytes,
@@ -99,7 +99,7 @@ impl Unproven {
         &self.bytes
     }
 
-    /// The body of somebody who is known by now, as which it is counted from here on.
+    /// The body, now that its sender is known, as which it is counted from here on.
     pub fn proven(self) -> Bytes {
         lock(&self.reservation).prove();
         self.bytes
@@ -144,7 +144,7 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let mut next = pin!(poll_fn(|cx| Pin::new(&mut *body).poll_frame(cx)));
-    // Most frames are there already; only one that is not costs a timer.
+    // Most frames have already arrived; only waiting for one costs a timer.
     let frame = match poll_fn(|cx| Poll::Ready(next.as_mut().poll(cx))).await {
         Poll::Ready(frame) => frame,
         Poll::Pending => {
@@ -158,7 +158,7 @@ where
     };
     frame.transpose().map_err(|error| {
         let error = error.into();
-        // The route may take no more of it than is read here, and then it is the first to say so.
+        // The route's own limit may be smaller than this one, and is then exceeded first.
         let rejection = match find::<BodyError>(&*error) {
             Some(BodyError::TooLarge(max)) => Rejection::body_too_large(*max),
             _ => Rejection::new(Reason::BadRequest, "the body broke off before its end").fix("send the whole body"),
@@ -167,7 +167,7 @@ where
     })
 }
 
-/// Doubles the room as bytes come in, so that what a client only declares costs nothing.
+/// Doubles the capacity as bytes arrive, so that a merely declared length costs nothing.
 fn make_room(
     bytes: &mut Vec<u8>,
     more: usize,
@@ -181,7 +181,7 @@ fn make_room(
     }
     let ceiling = if declared > 0 { declared } else { max };
     let capacity = needed.max((bytes.capacity() * 2).max(FIRST_ROOM).min(ceiling));
-    // Both are there until the bytes have moved.
+    // Both buffers exist until the bytes are moved.
     let moving = if reservation.grow_to(capacity) { reservation.beside(bytes.capacity()) } else { None };
     let Some(_moving) = moving else {
         return Err(
@@ -301,7 +301,7 @@ mod tests {
         assert_eq!(budget.used(), 0);
     }
 
-    /// It was 503 though there was room for it, as it had grown while another of its address was under way.
+    /// It was refused with 503 although there was room, as it grew while another body from its address was being read.
     #[tokio::test(start_paused = true)]
     async fn a_large_body_is_read_while_a_small_one_of_its_address_is_under_way() {
         let budget = ByteBudget::new(500_000);
@@ -316,10 +316,10 @@ mod tests {
         assert_eq!(small.unwrap_err().status(), StatusCode::REQUEST_TIMEOUT);
     }
 
-    /// Found by a ceiling that was passed: for a moment a body that grows is there twice.
+    /// While a body grows, it exists twice for a moment; that had exceeded the limit.
     #[tokio::test]
     async fn a_body_that_grows_takes_both_rooms_of_the_budget() {
-        // Of which three eighths are kept for others.
+        // Three eighths of it are reserved for others.
         for (budget, refused) in [(191_992, Some(StatusCode::SERVICE_UNAVAILABLE)), (192_000, None)] {
             let budget = ByteBudget::new(budget);
             let outcome = read(&mut script(vec![40_000, 40_000]), LIMITS, &budget, Share::Known).await;
@@ -348,7 +348,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_slow_body_has_the_time_that_the_slowest_rate_gives() {
         let budget = ByteBudget::new(1 << 20);
-        // 40 s for 40 KiB: 1 KiB a second, and 30 s besides.
+        // 40 s for 40 KiB: 1 KiB per second, and 30 s in addition.
         let mut enough = script(vec![1024; 40]);
         enough.pause = Duration::from_secs(1);
         assert_eq!(read(&mut enough, LIMITS, &budget, Share::Known).await.unwrap().len(), 40 << 10);
@@ -358,7 +358,7 @@ mod tests {
         assert_eq!(error.status(), StatusCode::REQUEST_TIMEOUT);
     }
 
-    /// Its bytes gave it time to hold them without sending another.
+    /// Its bytes had earned it time to occupy memory without sending more.
     #[tokio::test(start_paused = true)]
     async fn a_body_that_came_fast_and_stands_still_has_no_more_time_than_another() {
         let budget = ByteBudget::new(1 << 20);

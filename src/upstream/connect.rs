@@ -1,5 +1,4 @@
-//! From the address of an upstream to a connection: names are looked up each time, all addresses are tried, and TLS
-//! is set up where the URL says so.
+//! Opens connections: names are resolved each time, all addresses are tried, and TLS is set up if the URL asks for it.
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
@@ -16,24 +15,27 @@ use super::{
 };
 use crate::keepalive::set_keepalive;
 
-/// How long an address may keep us waiting before the next one is tried beside it (RFC 8305 section 5).
+/// How long to wait for an address before the next one is tried in parallel (RFC 8305 section 5).
 const STAGGER: Duration = Duration::from_millis(250);
 
-/// How long all addresses may keep us waiting before one is tried anew beside. The kernel repeats what nobody answered after one second,
-/// then two, then four, which is long where a network is there again; and behind one address there may be several peers.
+/// How long to wait for all addresses before one is tried again in parallel. The kernel retransmits after one second,
+/// then two, then four, which is long when a network has just come back; and one address may have several peers behind
+/// it.
 const PATIENCE: Duration = Duration::from_millis(500);
 
-/// Sent data that nobody acknowledges for this long means a dead peer (RFC 5482).
+/// A peer that does not acknowledge sent data for this long is dead (RFC 5482).
 pub(crate) const USER_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What musl, the libc of a static program, reads of a line of `/etc/resolv.conf`, without its end. Of longer ones it takes no notice.
+/// How many bytes of a line of `/etc/resolv.conf` are read by musl, the libc of static builds, without the line end. It
+/// ignores longer lines.
 const RESOLVER_LINE: usize = 254;
 
 /// What to do about [`search_list_trouble`].
-pub(crate) const SEARCH_LIST_CURE: &str = "give the pod the domains of the cluster alone, by `dnsPolicy: None` and `dnsConfig` \
+pub(crate) const SEARCH_LIST_CURE: &str = "give the pod only the domains of the cluster, by `dnsPolicy: None` and `dnsConfig` \
                                            (docs/install.md, \"Where clusters differ\")";
 
-/// Why names are not found that need the domains of `search`, where that is so for this program: those of a cluster, which others find.
+/// Why this program does not resolve names that need the domains of `search`, such as those of a cluster, although
+/// other programs do.
 pub(crate) fn search_list_trouble() -> Option<String> {
     if !cfg!(target_env = "musl") {
         return None;
@@ -44,13 +46,13 @@ pub(crate) fn search_list_trouble() -> Option<String> {
 fn unread_search_list(resolver: &str) -> Option<String> {
     let unread = resolver.lines().find(|line| line.starts_with("search") && line.len() > RESOLVER_LINE)?;
     Some(format!(
-        "the `search` line of /etc/resolv.conf has {} bytes, and of one with more than {RESOLVER_LINE} this program takes no notice: \
+        "the `search` line of /etc/resolv.conf has {} bytes, and this program ignores one of more than {RESOLVER_LINE}: \
          names such as `kubernetes.default.svc` are not found",
         unread.len()
     ))
 }
 
-/// An open connection: in clear text on the left, by TLS on the right.
+/// An open connection: clear text on the left, TLS on the right.
 pub(super) type Transport = Either<TcpStream, Box<TlsStream<TcpStream>>>;
 
 /// Whether TLS negotiated HTTP/2.
@@ -61,7 +63,7 @@ pub(super) fn is_http2(transport: &Transport) -> bool {
     }
 }
 
-/// Opens a connection. `tls` is one of the two configurations of the upstream. The caller bounds the time.
+/// Opens a connection. `tls` is one of the two TLS configurations of the upstream. The caller limits the time.
 pub(super) async fn connect(upstream: &Upstream, tls: Option<&Arc<ClientConfig>>) -> Result<Transport, UpstreamError> {
     let unreachable = |error: io::Error| {
         UpstreamError::new(UpstreamErrorKind::Unreachable, upstream.name()).because(error).nothing_sent()
@@ -78,12 +80,12 @@ pub(super) async fn connect(upstream: &Upstream, tls: Option<&Arc<ClientConfig>>
         Err(error) if is_of_tls(&error) => {
             Err(UpstreamError::new(UpstreamErrorKind::Tls, upstream.name()).because(error))
         }
-        // It broke off, as that of a server does which is being replaced.
+        // The connection broke during the handshake, as when a server is being replaced.
         Err(error) => Err(unreachable(error)),
     }
 }
 
-/// Whether a handshake failed by what was said in it, and not by its connection.
+/// Whether a handshake failed because of its content, and not because of its connection.
 fn is_of_tls(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<rustls::Error>())
 }
@@ -104,7 +106,7 @@ async fn addresses(identity: &Identity) -> io::Result<Vec<SocketAddr>> {
     }
 }
 
-/// Alternates the address families, so that one that is broken costs little (RFC 8305 section 4).
+/// Alternates the address families, so that a broken one costs little time (RFC 8305 section 4).
 fn interleave(first: Vec<SocketAddr>, second: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let mut merged = Vec::with_capacity(first.len() + second.len());
     let (mut first, mut second) = (first.into_iter(), second.into_iter());
@@ -118,7 +120,7 @@ fn interleave(first: Vec<SocketAddr>, second: Vec<SocketAddr>) -> Vec<SocketAddr
     }
 }
 
-/// The first of these that answers, each asked with `connect`. The caller bounds the time.
+/// Returns the first connection that succeeds, opened with `connect`. The caller limits the time.
 async fn dial<T, F>(addresses: Vec<SocketAddr>, connect: impl Fn(SocketAddr) -> F) -> io::Result<T>
 where
     T: Send + 'static,
@@ -148,8 +150,8 @@ where
     }
 }
 
-/// Sets a connection up so that a peer that is gone is noticed: within [`USER_TIMEOUT`] if something was sent, and else soon after the
-/// connection was `quiet` for so long.
+/// Sets up a connection so that a dead peer is detected: within [`USER_TIMEOUT`] if data was sent, otherwise soon after
+/// the connection has been quiet for `quiet`.
 pub(crate) fn keep_alive(stream: &TcpStream, quiet: Duration) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let socket = SockRef::from(stream);
@@ -186,7 +188,8 @@ mod tests {
         assert_eq!(dial(Vec::new(), TcpStream::connect).await.unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 
-    /// Nothing was tried beside the only address, so that a network that was there again was noticed when the kernel asked again.
+    /// A single address was not tried again in parallel, so that a network that had come back was noticed only at the
+    /// kernel's next retransmission.
     #[tokio::test(start_paused = true)]
     async fn an_address_that_keeps_us_waiting_is_tried_anew_beside() {
         let began = Instant::now();
@@ -201,7 +204,7 @@ mod tests {
         let address = SocketAddr::from(([127, 0, 0, 1], 1));
         assert_eq!(dial(vec![address], answered_at(4)).await.unwrap(), 4);
         assert_eq!(began.elapsed(), PATIENCE * 3);
-        // Each of several first.
+        // Each of several is tried once first.
         tries.store(0, Ordering::SeqCst);
         let began = Instant::now();
         assert_eq!(dial(vec![address; 2], answered_at(3)).await.unwrap(), 3);
@@ -218,13 +221,13 @@ mod tests {
             let Transport::Left(stream) = connect(&upstream, None).await.unwrap() else { panic!("it is by TLS") };
             let socket = SockRef::from(&stream);
             assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(seconds));
-            // Else what was sent is tried again for a quarter of an hour.
+            // The default retransmits for a quarter of an hour.
             #[cfg(target_os = "linux")]
             assert_eq!(socket.tcp_user_timeout().unwrap(), Some(USER_TIMEOUT));
         }
     }
 
-    /// All names of the shipped configuration need it, and other programs on the same node find them.
+    /// All names of the shipped configuration need it, and other programs on the same node resolve them.
     #[test]
     fn a_search_list_that_is_too_long_for_a_static_program_is_told() {
         let of = |length: usize| {

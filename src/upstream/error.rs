@@ -1,4 +1,4 @@
-//! Why an upstream gave no answer.
+//! Errors of upstreams.
 
 use std::{fmt, io, sync::Arc};
 
@@ -9,9 +9,9 @@ use crate::{
     error::{Reason, Rejection},
 };
 
-/// What the head of an answer may have: bytes, and over HTTP/1.1 headers. Over HTTP/2 each counts as 32 bytes more (RFC 9113
-/// section 6.5.2), which bounds their number. For more than 100 the HTTP library allocates with each answer, so that this is
-/// well above what servers send, and no more.
+/// Limits on the head of a response: bytes, and for HTTP/1.1 the number of headers. In HTTP/2 each header counts as 32
+/// bytes more (RFC 9113 section 6.5.2), which bounds their number. The header limit is well above what servers send,
+/// but not higher: above 100 the HTTP library allocates for each response.
 pub(super) const MAX_RESPONSE_HEAD: u32 = 64 << 10;
 pub(super) const MAX_RESPONSE_HEADERS: usize = 256;
 
@@ -20,7 +20,7 @@ type Source = Box<dyn std::error::Error + Send + Sync>;
 /// What went wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum UpstreamErrorKind {
-    /// Its name has no address, or no address takes a connection.
+    /// Its name has no address, or no address accepts a connection.
     Unreachable,
     /// No connection within the connect timeout, TLS included.
     ConnectTimeout,
@@ -28,50 +28,50 @@ pub enum UpstreamErrorKind {
     Tls,
     /// All connections that it may have are in use.
     Exhausted,
-    /// There is no token of ours that it could be shown.
+    /// Doorward holds no token for it.
     NoCredential,
-    /// The request was sent, and no head of a response came in time.
+    /// The request was sent, but no head of a response arrived in time.
     ResponseTimeout,
-    /// It closed the connection, or ended the request, before it answered.
+    /// It closed the connection or reset the stream before it responded.
     Closed,
-    /// The same, and it is known that it did nothing of what was asked.
+    /// As `Closed`, but it is known that the request was not processed.
     NotTaken,
-    /// It answered what no HTTP peer may answer.
+    /// Its response is not valid HTTP.
     Protocol,
-    /// What it answered over HTTP/1.1 is no head of an answer.
+    /// Its response is not HTTP/1.1.
     NotHttp1,
-    /// The head of its answer is larger than is taken over HTTP/1.1.
+    /// The head of its response exceeds the HTTP/1.1 limits.
     HeadTooLarge,
-    /// It answered a request to switch protocols with a status that neither switches nor refuses.
+    /// It answered an upgrade request with a status that neither switches protocols nor refuses.
     NotSwitched(StatusCode),
-    /// The client's own body stopped, so that there was no whole request to answer.
+    /// The client's own body ended early, so that there was no complete request.
     RequestBody,
-    /// The same, because what the client sent is no body.
+    /// As `RequestBody`, because the body is malformed.
     RequestBodyMalformed,
-    /// The same, because the client sent nothing for too long.
+    /// As `RequestBody`, because the client sent nothing for too long.
     RequestBodyTimeout,
-    /// The same, because it has more than so many bytes, which is what the route takes.
+    /// As `RequestBody`, because the body exceeds this limit of the route, in bytes.
     RequestBodyTooLarge(u64),
 }
 
 impl UpstreamErrorKind {
-    /// Of a body that broke off at the client.
+    /// For a body that failed at the client.
     pub(crate) fn of_body(error: &BodyError) -> Self {
-        // As hyper tells of chunks that it cannot read; of a connection that ends it says `UnexpectedEof`.
+        // These are hyper's kinds for unreadable chunks; a connection that ends gives `UnexpectedEof`.
         let is_malformed = find::<io::Error>(error)
             .is_some_and(|error| matches!(error.kind(), io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData));
         if is_malformed { Self::RequestBodyMalformed } else { Self::RequestBody }
     }
 }
 
-/// No answer from an upstream. Its text names the upstream as the configuration does, never by its address; the
-/// cause goes to the log only.
+/// An upstream gave no response. The text names the upstream as in the configuration, never by its address; the cause
+/// is only logged.
 #[derive(Debug)]
 pub struct UpstreamError {
     kind: UpstreamErrorKind,
     upstream: Arc<str>,
     retryable: bool,
-    /// What it had answered before the client's body failed, of which nothing went on.
+    /// The status with which it had responded before the client's body failed. Nothing of that response was sent on.
     answered: Option<StatusCode>,
     source: Option<Source>,
 }
@@ -87,14 +87,14 @@ impl UpstreamError {
         self
     }
 
-    /// Marks it as having happened before a byte of the request was sent.
+    /// Marks that the error occurred before a byte of the request was sent.
     #[must_use]
     pub(crate) fn nothing_sent(mut self) -> Self {
         self.retryable = true;
         self
     }
 
-    /// The same, or the peer says that it did not look at the request.
+    /// As [`Self::nothing_sent`], or the peer says that it did not process the request.
     #[must_use]
     pub(crate) fn not_taken(mut self) -> Self {
         if self.kind == UpstreamErrorKind::Closed {
@@ -103,21 +103,21 @@ impl UpstreamError {
         self.nothing_sent()
     }
 
-    /// It had answered with `status`, which went no further.
+    /// Records that it had responded with `status`, which was not sent on.
     #[must_use]
     pub(super) fn after_answer(mut self, status: StatusCode) -> Self {
         self.answered = Some(status);
         self
     }
 
-    /// Tells what hyper's error means. `nothing_sent` and `not_taken` are for the caller to add, who knows whether hyper
-    /// gave the request back.
+    /// Classifies hyper's error. The caller adds `nothing_sent` or `not_taken`, as it knows whether hyper returned the
+    /// request.
     pub(crate) fn from_hyper(upstream: &Arc<str>, error: hyper::Error) -> Self {
         let kind = match find::<BodyError>(&error) {
             Some(BodyError::TooLarge(limit)) => UpstreamErrorKind::RequestBodyTooLarge(*limit),
             Some(error) => UpstreamErrorKind::of_body(error),
             None if error.is_parse_too_large() => UpstreamErrorKind::HeadTooLarge,
-            // Of HTTP/2 hyper parses nothing.
+            // hyper itself parses nothing of HTTP/2.
             None if error.is_parse() => UpstreamErrorKind::NotHttp1,
             None if error.is_user() => UpstreamErrorKind::Protocol,
             None => UpstreamErrorKind::Closed,
@@ -129,8 +129,8 @@ impl UpstreamError {
         self.kind
     }
 
-    /// Whether another attempt is safe whatever the method: nothing of the request was sent, or the peer said that
-    /// it did not look at it.
+    /// Whether a retry is safe for any method: nothing of the request was sent, or the peer said that it did not
+    /// process it.
     pub fn is_retryable(&self) -> bool {
         self.retryable
     }
@@ -140,13 +140,13 @@ impl fmt::Display for UpstreamError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let what = match self.kind {
             UpstreamErrorKind::Unreachable => "cannot be reached",
-            UpstreamErrorKind::ConnectTimeout => "did not take a connection in time",
+            UpstreamErrorKind::ConnectTimeout => "did not accept a connection in time",
             UpstreamErrorKind::Tls => "could not be verified by TLS",
             UpstreamErrorKind::Exhausted => "is busy: all connections to it are in use",
-            UpstreamErrorKind::NoCredential => "was not asked, as Doorward has no token for it",
+            UpstreamErrorKind::NoCredential => "was not called, as Doorward has no token for it",
             UpstreamErrorKind::ResponseTimeout => "did not answer in time",
-            UpstreamErrorKind::Closed => "broke off before it answered",
-            UpstreamErrorKind::NotTaken => "did not take the request",
+            UpstreamErrorKind::Closed => "aborted the request before it answered",
+            UpstreamErrorKind::NotTaken => "did not accept the request",
             UpstreamErrorKind::Protocol => "gave an answer that is not valid HTTP for this request",
             UpstreamErrorKind::NotHttp1 => "gave an answer that is not valid HTTP/1.1",
             UpstreamErrorKind::HeadTooLarge => {
@@ -188,12 +188,13 @@ impl std::error::Error for UpstreamError {
 impl From<UpstreamError> for Rejection {
     fn from(error: UpstreamError) -> Self {
         let (reason, fix) = match error.kind {
-            UpstreamErrorKind::Unreachable => {
-                (Reason::UpstreamUnreachable, "try again; if it lasts, an operator should look whether it is running")
-            }
+            UpstreamErrorKind::Unreachable => (
+                Reason::UpstreamUnreachable,
+                "try again; if this persists, an operator should check whether it is running",
+            ),
             UpstreamErrorKind::ConnectTimeout | UpstreamErrorKind::ResponseTimeout => (
                 Reason::UpstreamTimeout,
-                "try again; if the request was to change something, look first whether it did",
+                "try again; if the request was to change something, check first whether it did",
             ),
             UpstreamErrorKind::Tls => {
                 (Reason::UpstreamUnreachable, "an operator should compare its certificate with `tls` of this upstream")
@@ -201,30 +202,30 @@ impl From<UpstreamError> for Rejection {
             UpstreamErrorKind::Exhausted => (Reason::Overloaded, "try again in a moment"),
             UpstreamErrorKind::NoCredential => (
                 Reason::UpstreamCredential,
-                "try again in a moment; if it lasts, an operator should look at `credential/` in `/readyz`",
+                "try again in a moment; if this persists, an operator should check `credential/` in `/readyz`",
             ),
             UpstreamErrorKind::NotTaken => (Reason::Overloaded, "nothing was done: send it again in a moment"),
             UpstreamErrorKind::Closed | UpstreamErrorKind::Protocol => (
                 Reason::UpstreamProtocol,
-                "try again; if the request was to change something, look first whether it did",
+                "try again; if the request was to change something, check first whether it did",
             ),
             UpstreamErrorKind::NotHttp1 => (
                 Reason::UpstreamProtocol,
                 "an operator should set `protocol: http2` of this upstream if it speaks HTTP/2 alone, as gRPC servers do; if the request \
-                 was to change something, look first whether it did",
+                 was to change something, check first whether it did",
             ),
             UpstreamErrorKind::HeadTooLarge => (
                 Reason::UpstreamProtocol,
-                "an operator should have it answer with fewer or shorter headers; if the request was to change something, look first \
+                "an operator should make it answer with fewer or shorter headers; if the request was to change something, check first \
                  whether it did",
             ),
             UpstreamErrorKind::NotSwitched(_) => (
                 Reason::UpstreamProtocol,
-                "ask for an address of it that speaks this protocol; an operator should look whether it does",
+                "use an address that supports this protocol; an operator should check whether the upstream does",
             ),
             UpstreamErrorKind::RequestBody => (Reason::BadRequest, "send the whole body"),
             UpstreamErrorKind::RequestBodyMalformed => {
-                (Reason::BadRequest, "send the body in chunks as RFC 9112 section 7.1 has them, or with its length")
+                (Reason::BadRequest, "send the body chunked as in RFC 9112 section 7.1, or with its length")
             }
             UpstreamErrorKind::RequestBodyTimeout => (Reason::BodyTimeout, "send the body without long pauses"),
             UpstreamErrorKind::RequestBodyTooLarge(_) => (Reason::BodyTooLarge, "send a smaller body"),
@@ -232,13 +233,13 @@ impl From<UpstreamError> for Rejection {
         let rejection = Self::new(reason, error.to_string());
         let rejection = match error.answered {
             Some(status) => {
-                // After 408 clients send it again by themselves (RFC 9110 section 15.5.9).
+                // On a 408, clients send the request again by themselves (RFC 9110 section 15.5.9).
                 let rejection = match error.kind {
                     UpstreamErrorKind::RequestBodyTimeout => rejection.with_status(StatusCode::BAD_REQUEST),
                     _ => rejection,
                 };
                 rejection.with_upstream_status(status).fix(format!(
-                    "look first whether it did what was asked, as it had answered with status {}; else {fix}",
+                    "check first whether it did what was asked, as it had answered with status {}; else {fix}",
                     status.as_u16()
                 ))
             }

@@ -1,4 +1,4 @@
-//! Objects that Doorward reads at an API server with its own credential.
+//! Reads objects from an API server with Doorward's own credential.
 
 use std::sync::Arc;
 
@@ -11,21 +11,21 @@ use crate::body::{RequestBody, collect};
 /// Why an object could not be read.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum GetError {
-    #[error("this is no address")]
+    #[error("the path is not valid")]
     Path,
     #[error("{0}")]
     Upstream(UpstreamError),
-    /// What that means is for who asked: of 401 and 403 they know which right is lacking.
+    /// Left to the caller, which knows the missing right after a 401 or 403.
     #[error("status {0}")]
     Status(StatusCode),
-    #[error("the answer has no end, or is too long")]
+    #[error("the answer is incomplete or too long")]
     Body,
     #[error("{0}")]
     Json(serde_json::Error),
 }
 
 impl Pools {
-    /// Reads the object at `path`, of `max` bytes at most. `None` if there is none.
+    /// Reads the object at `path`, of at most `max` bytes. `None` if it does not exist.
     pub(crate) async fn get_json<T: DeserializeOwned>(
         &self,
         server: &Arc<Upstream>,

@@ -1,4 +1,4 @@
-//! What the pools count, by upstream.
+//! The metrics of the connection pools, by upstream.
 
 use std::sync::Arc;
 

@@ -1,24 +1,25 @@
 //! Upstreams and their connection pools.
 //!
-//! `Pools::send` sends a prepared request and returns the streamed response. Connections are pooled per worker and per upstream
-//! identity (address, TLS, credential; see `settings`), never per caller: the caller's identity is in the headers of each request.
+//! `Pools::send` sends a prepared request and returns the streamed response. Connections are pooled per worker and per
+//! upstream identity (address, TLS, credential; see `settings`), never per caller: the caller's identity is in the
+//! headers of each request.
 //!
-//! Short requests share connections, HTTP/1.1 one after the other and HTTP/2 concurrently. Watches and followed logs
-//! ([`Lane::Long`]) have a connection each, as a few clients that do not read would otherwise fill the window of a shared one and
-//! block everybody. So have [upgrades](upgrade).
+//! Short requests share connections, HTTP/1.1 one after the other and HTTP/2 concurrently. Watches, followed logs
+//! ([`Lane::Long`]) and [upgrades](upgrade) have a connection each: on a shared one, a few clients that do not read
+//! would fill its window and block everybody.
 //!
 //! | file | holds |
 //! |---|---|
-//! | `settings` | an upstream as the program runs on it |
-//! | `account_token` | the short token of a service account that Doorward is there, where it asks for one |
-//! | `pool`, `connect` | connections that wait for their next request, and new ones |
-//! | `response` | the body that comes back |
-//! | `get` | objects that Doorward reads at an API server for itself |
+//! | `settings` | an upstream as resolved from the configuration |
+//! | `account_token` | the short-lived service account token that Doorward requests and presents to an API server |
+//! | `pool`, `connect` | idle connections, and new ones |
+//! | `response` | the response body |
+//! | `get` | objects that Doorward itself reads from an API server |
 //! | `buffered` | request bodies that are read whole |
 //! | `progress` | time limits without timers |
-//! | `upgrade`, `websocket`, `splice` | other protocols: what may ask for one, its frames, and the bytes of both sides |
-//! | `streams` | what lasts, and ends with its credential or its permission |
-//! | `error`, `metrics` | why there is no answer, and what the pools count |
+//! | `upgrade`, `websocket`, `splice` | upgrades to other protocols: handshake, WebSocket frames, copying both ways |
+//! | `streams` | long-lived streams, which are closed when their credential or permission ends |
+//! | `error`, `metrics` | upstream errors, and the metrics of the pools |
 
 mod account_token;
 pub mod buffered;
@@ -75,16 +76,16 @@ use crate::{body::RequestBody, lock::lock};
 /// The kind of connection that a request is sent on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Lane {
-    /// Answered soon; shares connections.
+    /// Is answered soon; shares connections.
     Short,
-    /// Lasts (a watch, a followed log); has a connection of its own.
+    /// A watch or a followed log; has a connection of its own.
     Long,
 }
 
-/// How long the exchange with the upstream will last.
+/// How long an exchange with the upstream lasts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lifetime {
-    /// Answered soon.
+    /// Is answered soon.
     Short,
     /// A watch or a followed log.
     Long,
@@ -92,12 +93,12 @@ pub enum Lifetime {
     Upgrade(UpgradeProtocol),
 }
 
-/// How a quiet connection of HTTP/2 that has streams is asked whether its peer is there (RFC 9113 section 6.7).
+/// When to ping a quiet HTTP/2 connection that has streams, to detect a dead peer (RFC 9113 section 6.7).
 #[derive(Clone, Copy, Debug)]
 pub struct Pings {
-    /// After so long without a frame.
+    /// The time without a frame before a ping is sent.
     quiet: Duration,
-    /// How long the answer may take, before all streams of the connection fail.
+    /// How long the answer to a ping may take before all streams of the connection fail.
     within: Duration,
 }
 
@@ -105,17 +106,18 @@ impl Pings {
     /// For requests.
     pub const NORMAL: Self = Self { quiet: Duration::from_secs(20), within: Duration::from_secs(10) };
 
-    /// For watches by which tokens end: one that is cut without a word must be noticed, and all be listed anew, within two seconds.
+    /// For the watches by which tokens end. If one is cut off silently, it must be noticed and everything listed again
+    /// within two seconds.
     pub const EAGER: Self = Self { quiet: Duration::from_millis(300), within: Duration::from_millis(900) };
 
-    /// When it is noticed at the latest that the peer is gone.
+    /// The longest that it takes to notice a dead peer.
     #[cfg(test)]
     pub(crate) fn notice(self) -> Duration {
         self.quiet + self.within
     }
 }
 
-/// The connections of one worker. Made once a worker and used from its runtime.
+/// The connections of one worker. Created once per worker and used from its runtime.
 #[derive(Clone, Debug)]
 pub struct Pools {
     shared: Arc<Shared>,
@@ -135,14 +137,14 @@ impl Pools {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Sends a request and waits for the head of the response. Of the URI only path and query are used. `Host`, where
-    /// it is absent, is the upstream's; `Authorization` is the upstream's credential, if it has one, whatever stood
-    /// there; the framing headers are made from the body.
+    /// Sends a request and waits for the head of the response. Only the path and query of the URI are used. A missing
+    /// `Host` is set to the upstream's. If the upstream has a credential, it replaces any `Authorization`. Framing
+    /// headers are made from the body.
     ///
-    /// A request is sent again at most once, and only if nothing of it was sent, if the peer says that it did not
-    /// look at it, or if it was idempotent and a pooled connection turned out to be closed.
+    /// A request is retried at most once, and only if nothing of it was sent, if the peer says that it did not process
+    /// it, or if it is idempotent and a pooled connection turned out to be closed.
     ///
-    /// Takes the request out of `request`, which is a loan only so that the future need not hold it twice.
+    /// Takes the request out of `request`. It is passed by reference only so that the future does not store it twice.
     pub(crate) async fn send(
         &self,
         upstream: &Arc<Upstream>,
@@ -188,8 +190,8 @@ impl Pools {
         }
     }
 
-    /// Closes the connections to upstreams that are not among `live`, as soon as they are free. Called for each worker
-    /// when another configuration takes over; connections whose settings did not change stay.
+    /// Closes connections to upstreams that are not among `live` as soon as they are free. Called for each worker when
+    /// a new configuration takes effect; connections whose settings did not change stay.
     pub fn retain(&self, live: &[Arc<Upstream>]) {
         let mut gone = Vec::new();
         self.nodes().retain(|identity, node| {
@@ -219,9 +221,9 @@ impl Pools {
     }
 }
 
-/// Gives the request what every request to this upstream has.
+/// Adds what every request to this upstream has.
 fn prepare(upstream: &Upstream, request: &mut Request<RequestBody>) -> Result<(), UpstreamError> {
-    // RFC 9110 section 8.6: a method that anticipates content says that there is none.
+    // RFC 9110 section 8.6: an empty body is declared for methods that anticipate content.
     let says_empty = matches!(request.body(), RequestBody::Empty)
         && matches!(*request.method(), Method::POST | Method::PUT | Method::PATCH);
     let headers = request.headers_mut();
@@ -231,7 +233,7 @@ fn prepare(upstream: &Upstream, request: &mut Request<RequestBody>) -> Result<()
     if !headers.contains_key(header::HOST) {
         headers.insert(header::HOST, upstream.authority.host.clone());
     }
-    // How the client framed the body says nothing about how we do, and Expect was answered by us.
+    // The client's framing does not apply to this connection, and Doorward has answered Expect itself.
     headers.remove(header::TRANSFER_ENCODING);
     headers.remove(header::CONTENT_LENGTH);
     headers.remove(header::EXPECT);
@@ -244,10 +246,10 @@ fn prepare(upstream: &Upstream, request: &mut Request<RequestBody>) -> Result<()
     Ok(())
 }
 
-/// A second copy of a request.
+/// A copy of a request, for a retry.
 struct Replay {
     request: Request<RequestBody>,
-    /// It is idempotent, and the connection was there before: the peer may have closed it before it saw the request.
+    /// The request is idempotent and the connection was reused: the peer may have closed it before it saw the request.
     may_be_stale: bool,
 }
 
@@ -257,13 +259,13 @@ impl Replay {
     }
 }
 
-/// Keeps a copy where a second attempt could be right: the connection was there before, so that the peer may have
-/// closed it meanwhile, and nothing of the body is lost by sending it.
+/// Copies a request that may be retried: its connection was reused, so that the peer may have closed it meanwhile, and
+/// its body can be sent again.
 fn replay(lease: &Lease, request: &Request<RequestBody>) -> Option<Box<Replay>> {
     let is_idempotent = request.method().is_idempotent();
     let (may_be_stale, is_wanted) = match lease {
         Lease::Http1(lease) => (lease.reused && is_idempotent, lease.reused && is_idempotent),
-        // Here the peer can also say of any request that it did not look at it (RFC 9113 section 8.7).
+        // An HTTP/2 peer can also say of any request that it did not process it (RFC 9113 section 8.7).
         Lease::Http2(lease) => (lease.reused && is_idempotent, true),
     };
     if !is_wanted {
@@ -288,25 +290,25 @@ impl From<UpstreamError> for Failure {
     }
 }
 
-/// Whether the body is a stream of messages, which may come at any time. Such speak HTTP/2, where one that stands still holds no
-/// connection of the upstream.
+/// Whether the body is a stream of messages, which may arrive at any time. These streams use HTTP/2, where an idle one
+/// does not occupy a connection to the upstream.
 pub(crate) fn is_of_messages(headers: &HeaderMap, is_http2: bool) -> bool {
     let kind = headers.get(header::CONTENT_TYPE).map_or(&b""[..], HeaderValue::as_bytes);
     is_http2 && (kind.starts_with(b"application/grpc") || kind.starts_with(b"application/connect+"))
 }
 
-/// Whether a response is a stream of events (HTML section 9.2), which comes where nobody knew that one would.
+/// Whether a response is a stream of events (HTML section 9.2), which the request did not announce.
 pub(crate) fn is_event_stream(headers: &HeaderMap) -> bool {
     headers.get(header::CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"text/event-stream"))
 }
 
-/// Has the answer go on in our version of HTTP and gives the peer's (RFC 9110 section 2.5). In HTTP/1.0 what is cut looks
-/// as if it were whole.
+/// Changes the response to HTTP/1.1 and returns the peer's version (RFC 9110 section 2.5). In HTTP/1.0, a truncated
+/// response would look complete.
 fn in_our_version<B>(response: &mut Response<B>) -> Version {
     std::mem::replace(response.version_mut(), Version::HTTP_11)
 }
 
-/// Whether the peer closes the connection after its answer, and with that takes no more of the request.
+/// Whether the peer closes the connection after this response, and so reads no more of the request.
 fn closes(headers: &HeaderMap) -> bool {
     let mut lines = headers.get_all(header::CONNECTION).iter();
     lines.any(|line| {
@@ -314,7 +316,8 @@ fn closes(headers: &HeaderMap) -> bool {
     })
 }
 
-/// Marks a request whose client may send nothing of its body once it has an answer, so that no answer waits for the body.
+/// Marks a request whose client may send no more of its body once it has a response, so that the response must not wait
+/// for the body.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct WaitsForAnswer;
 
@@ -330,7 +333,7 @@ async fn exchange(
     let is_http2 = matches!(lease, Lease::Http2(_));
     let waits_for_answer = request.extensions().get::<WaitsForAnswer>().is_some();
     let is_of_messages = is_of_messages(request.headers(), is_http2);
-    // While the client still sends, it is the client that must not stall.
+    // While the client still sends, the stall limit applies to the client.
     progress.begin(match is_streaming {
         true if is_of_messages => upstream.long_idle_timeout,
         true => upstream.stream_idle_timeout,
@@ -366,42 +369,43 @@ async fn exchange(
     let is_last = closes(response.headers());
     let is_persistent = in_our_version(&mut response) >= Version::HTTP_11 && !is_last;
     if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-        // Nobody asked. What follows on this connection is not HTTP.
+        // No upgrade was requested, and what follows on this connection is not HTTP.
         return Err(UpstreamError::new(UpstreamErrorKind::Protocol, upstream.name())
             .because("status 101, although no upgrade was asked for")
             .into());
     }
     let mut holds = false;
     if let Lease::Http1(lease) = &mut lease {
-        // It would hold its place among the open ones until the peer has closed it.
+        // In the pool it would count as an open connection until the peer closes it.
         lease.reusable &= !is_last;
         if progress.is_request_open() {
-            // Answered before the end of the request. With the end of an answer the rest of an upload is lost, so that of one that
-            // takes it waits for it.
+            // Answered before the end of the request. The end of the response would cut off an upload that the upstream
+            // still accepts, so the response waits for it.
             holds = lane == Lane::Short && is_persistent && response.status().is_success() && !waits_for_answer;
-            // What of others is still to come must not run into the next one.
+            // In all other cases, the rest of the request must not run into the next one.
             lease.reusable = holds;
         }
     }
-    // Silence says as little about a stream of events or messages as about a watch.
+    // Silence on a stream of events or messages is as normal as on a watch.
     let limit = match lane {
         Lane::Short if !is_of_messages && !is_event_stream(response.headers()) => upstream.stream_idle_timeout,
         Lane::Short | Lane::Long => upstream.long_idle_timeout,
     };
     progress.answered(limit);
     if holds && response.body().is_end_stream() {
-        // Its head is its end.
+        // The head is the whole response.
         let status = response.status();
         let failed = |kind| UpstreamError::new(kind, upstream.name()).after_answer(status);
         poll_fn(|cx| progress.poll_handed_over(cx)).await.map_err(failed)?;
         holds = false;
     }
-    // The lease ends here where the answer has no body, and keeps the record for the next exchange if it has the last of it.
+    // A response without a body ends the lease here. The lease stores `progress` for the next exchange if it has the
+    // last reference.
     drop(progress);
     Ok(response.map(|body| UpstreamBody::new(body, lease, holds)))
 }
 
-/// Waits for the head of a response, as long as the exchange may take.
+/// Waits for the head of a response, within the time limit of the exchange.
 async fn wait(
     upstream: &Arc<Upstream>,
     progress: &Progress,
@@ -427,7 +431,7 @@ async fn wait(
             }
             Err(Failure { error, unsent })
         }
-        // The sweep closes the connection and wakes us; which of the two shows first is a matter of chance.
+        // The sweep closes the connection and wakes this task. Either may be noticed first.
         _ => {
             let kind = if progress.is_stalled_by_client() {
                 UpstreamErrorKind::RequestBodyTimeout
@@ -439,7 +443,7 @@ async fn wait(
     }
 }
 
-/// What the client's own body did, where that is why there is no answer: hyper does not tell it over HTTP/2.
+/// How the client's own body failed, if that is why there is no response: hyper does not report it over HTTP/2.
 fn fault_of_client(progress: &Progress, cause: &hyper::Error) -> Option<UpstreamErrorKind> {
     if let Some(limit) = progress.exceeded() {
         return Some(UpstreamErrorKind::RequestBodyTooLarge(limit));
@@ -455,7 +459,7 @@ impl Failure {
             && error::find::<h2::Error>(&self.error).is_none_or(|error| !error.is_reset())
     }
 
-    /// Takes back what was done to a request for HTTP/2, as the next attempt may go by HTTP/1.1.
+    /// Undoes what was changed for HTTP/2, as the retry may use HTTP/1.1.
     fn restore(mut self, was_http2: bool) -> Self {
         if was_http2 && let Some(unsent) = &mut self.unsent {
             if let Some(authority) = unsent.uri().authority()
@@ -471,7 +475,7 @@ impl Failure {
     }
 }
 
-/// Whether the peer says that it did not look at the request (RFC 9113 sections 6.8 and 8.7).
+/// Whether the peer says that it did not process the request (RFC 9113 sections 6.8 and 8.7).
 fn is_refusal(error: &h2::Error) -> bool {
     error.is_remote()
         && match error.reason() {

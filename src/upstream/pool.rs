@@ -1,9 +1,9 @@
-//! Connections to upstreams that wait for their next request. Each worker has pools of its own, so that taking and
-//! giving back a connection never waits for another worker.
+//! Idle connections to upstreams. Each worker has its own pools, so that taking and returning a connection never waits
+//! for another worker.
 //!
-//! A connection comes back only when its response has ended and its request was handed over whole. Everything else
-//! (an answer before the end of the request, a body that was dropped, bytes behind the end of a response) closes it,
-//! so that nothing of one exchange can show up in the next.
+//! A connection returns to the pool only when its response has ended and its request was handed over completely.
+//! Otherwise (a response before the end of the request, a dropped body, bytes after the end of a response) it is
+//! closed, so that nothing of one exchange can appear in the next.
 
 mod connection;
 mod lease;
@@ -29,12 +29,12 @@ use super::{
 };
 use crate::lock::lock;
 
-/// Which connection an exchange takes.
+/// Which connection an exchange uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pick {
-    /// One that waits, if there is one.
+    /// An idle one, if there is one.
     Pooled,
-    /// A new one: the peer may have closed all those that wait. A stream of a shared one does too.
+    /// A new one, as the peer may have closed all idle ones; or a stream of a shared one.
     Fresh,
 }
 
@@ -49,26 +49,26 @@ pub(super) struct Node {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The one used last is taken first, so that those not needed grow old.
+    /// The most recently used one is taken first, so that unneeded ones age out.
     idle: Vec<Http1>,
     shared: Vec<Arc<Http2>>,
     open: u32,
-    /// How many may be open. One number for all, that of the generation of who last came to wait: could each go by its own, one that has
-    /// no room by its own would hold back all those behind.
+    /// How many connections may be open, according to the configuration of the last request that had to wait. It is one
+    /// number for all: with a limit each, a request without room under its own limit would block all those behind it.
     max_connections: u32,
-    /// How many of the open connections belong to exchanges that last.
+    /// How many of the open connections belong to long-lived exchanges.
     long: u32,
     waiting: Queues,
-    /// A connection is being opened that others could share, so that a burst opens one and not many.
+    /// A connection that can be shared is being opened, so that a burst opens one and not many.
     opening: bool,
-    /// No longer wanted: nothing is kept.
+    /// The upstream was removed: no connection is stored any more.
     drained: bool,
-    /// TLS negotiated HTTP/1.1 the last time.
+    /// TLS negotiated HTTP/1.1 last time.
     negotiated_http1: bool,
-    /// This and `max_age` are those of the generation whose request came last.
+    /// This and `max_age` are from the configuration of the last request.
     idle_timeout: Ticks,
     max_age: Ticks,
-    /// Counted here and added to the shared counters by the sweep.
+    /// Counted here; the sweep adds it to the shared counters.
     reused: u64,
     reported_idle: i64,
 }
@@ -80,7 +80,7 @@ impl Node {
         node
     }
 
-    /// A connection for one short exchange.
+    /// Gets a connection for one short exchange.
     pub(super) async fn checkout(self: &Arc<Self>, upstream: &Upstream, pick: Pick) -> Result<Lease, UpstreamError> {
         match self.reuse(upstream, pick, Ticket::LAST) {
             Some(lease) => Ok(lease),
@@ -119,7 +119,7 @@ impl Node {
         Ok(Lease::Http1(Http1Lease::first(self, connection)))
     }
 
-    /// A connection that nobody shares and that is closed afterwards: HTTP/1.1, unless the upstream speaks HTTP/2
+    /// Opens a connection that is not shared and is closed afterwards: HTTP/1.1, unless the upstream speaks HTTP/2
     /// only.
     pub(super) async fn own(self: &Arc<Self>, upstream: &Upstream) -> Result<Lease, UpstreamError> {
         let slot = self.exclusive_slot(upstream).await?;
@@ -134,7 +134,7 @@ impl Node {
         Ok(Lease::Http1(Http1Lease::exclusive(self, connection)))
     }
 
-    /// A connection of its own for a request that asks for another protocol.
+    /// Opens a connection for a request that asks for another protocol.
     pub(super) async fn upgradable(self: &Arc<Self>, upstream: &Upstream) -> Result<Http1Lease, UpstreamError> {
         let slot = self.exclusive_slot(upstream).await?;
         let deadline = Instant::now() + upstream.connect_timeout;
@@ -145,19 +145,19 @@ impl Node {
         Ok(lease)
     }
 
-    /// Keeps nothing any more; exchanges under way end as they would.
+    /// Stops storing connections. Exchanges in progress end normally.
     pub(super) fn drain(&self) {
         let (idle, shared) = {
             let mut state = self.state();
             state.drained = true;
             (std::mem::take(&mut state.idle), std::mem::take(&mut state.shared))
         };
-        // Outside of the lock, as closing a connection comes back for it.
+        // Outside the lock, as closing a connection takes it again.
         drop((idle, shared));
         self.tidy(self.sweep.now());
     }
 
-    /// Closes what is too old and brings the counters up to date.
+    /// Closes connections that are too old and updates the counters.
     pub(super) fn tidy(&self, now: u32) {
         let mut gone = Vec::new();
         let mut gone_shared = Vec::new();
@@ -182,7 +182,8 @@ impl Node {
                 connection.look_at_settings();
             }
         }
-        // Some may have been given back while the last of an upload was still written, of which nobody tells when that is done.
+        // A connection may have been returned while the end of an upload was still being written; its completion is not
+        // signalled.
         let wake = !state.waiting.is_empty() && state.has_ready();
         drop(state);
         drop((gone, gone_shared));
@@ -191,7 +192,7 @@ impl Node {
         }
     }
 
-    /// Whether a connection is idle that can take a request.
+    /// Whether there is an idle connection that can take a request.
     #[cfg(test)]
     pub(super) fn has_ready(&self) -> bool {
         self.state().has_ready()
@@ -201,7 +202,7 @@ impl Node {
         lock(&self.state)
     }
 
-    /// A connection or a stream that is free, and that nobody who came before `ticket` is to have.
+    /// Returns a free connection or stream, unless a request that came before `ticket` is waiting for it.
     fn reuse(self: &Arc<Self>, upstream: &Upstream, pick: Pick, ticket: Ticket) -> Option<Lease> {
         let now = self.sweep.now();
         let mut state = self.state();
@@ -225,7 +226,7 @@ impl Node {
             .find(|connection| connection.has_room() && !max_age.is_over(connection.born, now))
             .cloned()?;
         state.reused += 1;
-        // While the lock is held, so that two requests cannot take the same last stream.
+        // Under the lock, so that two requests cannot take the same last stream.
         let lease = self.stream(&shared, true);
         drop(state);
         Some(Lease::Http2(lease))
@@ -258,7 +259,7 @@ impl Node {
         }
     }
 
-    /// Wakes the first of each lane: which of them can use what is free shows when they look.
+    /// Wakes the first waiter of each lane; each checks whether it can use what is free.
     fn free(&self) {
         let first = self.state().waiting.first_ones();
         for woken in first.into_iter().flatten() {
@@ -266,8 +267,9 @@ impl Node {
         }
     }
 
-    /// Waits for room for another connection, or for one that became free meanwhile. As long as it may take to connect, which has a
-    /// time of its own: the rest of this would be too short for those that waited longest, and all that they were given lost on them.
+    /// Waits for room for another connection, or for one that became free meanwhile, for at most the connect timeout.
+    /// Connecting has a timeout of its own: with only the rest of this one, the requests that waited longest would fail
+    /// after all.
     async fn room(self: &Arc<Self>, upstream: &Upstream, pick: Pick) -> Result<Room, UpstreamError> {
         let waiting = Waiting::new(self, upstream, Lane::Short);
         let mut is_over = false;
@@ -285,7 +287,7 @@ impl Node {
         }
     }
 
-    /// Waits for room for a connection that one exchange keeps for itself.
+    /// Waits for room for a connection that a single exchange uses.
     async fn exclusive_slot(self: &Arc<Self>, upstream: &Upstream) -> Result<Slot, UpstreamError> {
         let waiting = Waiting::new(self, upstream, Lane::Long);
         let mut is_over = false;
@@ -300,8 +302,8 @@ impl Node {
         }
     }
 
-    /// For a fresh one, a connection that nobody uses is closed where there is no room otherwise. Those of exchanges that last leave room for
-    /// others: one caller's watches must not keep everybody from the upstream.
+    /// Reserves room for a connection. For a fresh one, an unused connection is closed if there is no room otherwise.
+    /// Long-lived exchanges leave room for others: one caller's watches must not keep everybody from the upstream.
     fn try_slot(
         self: &Arc<Self>,
         upstream: &Upstream,
@@ -337,7 +339,7 @@ impl Node {
     }
 }
 
-/// How many connections may be held by exchanges that last, of so many.
+/// How many of `connections` may be used by long-lived exchanges.
 fn most_long(connections: u32) -> u32 {
     (connections - connections.div_ceil(4)).max(1)
 }
@@ -351,7 +353,8 @@ impl State {
         }
     }
 
-    /// Whether somebody waits for longer than who has `ticket`, in any lane, who could take a connection or room for one.
+    /// Whether a request in any lane that has waited longer than the holder of `ticket` could take a connection, or
+    /// room for one.
     fn is_for_others(&self, lane: Lane, ticket: Ticket) -> bool {
         let (other, could_take) = match lane {
             Lane::Short => (Lane::Long, self.long < most_long(self.max_connections)),
@@ -360,8 +363,8 @@ impl State {
         self.waiting.has_before(lane, ticket) || (could_take && self.waiting.has_before(other, ticket))
     }
 
-    /// A connection that can be closed for another, which one that is closed already makes no room for. Of those that are shared
-    /// the last, as requests take the first that has room: it is the least likely to be needed soon.
+    /// Removes a connection that can be closed to make room. A connection that is already closed makes none. Of the
+    /// shared ones, takes the last: requests use the first with room, so the last is least likely to be needed soon.
     fn take_unused(&mut self) -> (Option<Http1>, Option<Arc<Http2>>) {
         if let Some(at) = self.idle.iter().position(|connection| !connection.sender.is_closed()) {
             return (Some(self.idle.remove(at)), None);
@@ -378,7 +381,7 @@ impl State {
     fn take_idle(&mut self, now: u32) -> Option<Http1> {
         let max_age = self.max_age;
         let at = self.idle.iter().rposition(|connection| {
-            // One that is not ready still winds up its last exchange; it is left where it is.
+            // One that is not ready is still finishing its last exchange.
             connection.sender.is_ready() && !max_age.is_over(connection.born, now)
         })?;
         Some(self.idle.remove(at))
@@ -390,7 +393,7 @@ enum Room {
     Lease(Lease),
 }
 
-/// The place of an open connection among those that its upstream may have. Held by the task that drives it.
+/// The slot of an open connection among those that its upstream may have. Held by the task that drives the connection.
 #[derive(Debug)]
 struct Slot {
     node: Arc<Node>,
@@ -408,7 +411,7 @@ impl Drop for Slot {
     }
 }
 
-/// Held while a connection is opened that others could share.
+/// Held while a connection that can be shared is being opened.
 struct Opening(Arc<Node>);
 
 impl Drop for Opening {

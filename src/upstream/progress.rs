@@ -1,6 +1,6 @@
-//! Time limits of exchanges without a timer each. An exchange notes when it last got on; one sweep a worker looks at
-//! all of them every [`TICK`] and ends those that stood still for too long. Limits are therefore kept to within a
-//! tick or two, and cost a request some stores to memory.
+//! Time limits for exchanges without a timer for each. An exchange records when it last made progress. One sweep per
+//! worker checks all exchanges every [`TICK`] and ends those that stalled for too long. Limits are therefore accurate
+//! to a tick or two, and cost a request a few stores to memory.
 
 use std::{
     sync::{
@@ -17,23 +17,23 @@ use tokio::{task::AbortHandle, time::Instant};
 use super::{UpstreamErrorKind, pool::Node};
 use crate::{clock::every, lock::lock};
 
-/// How often the sweep looks.
+/// How often the sweep runs.
 pub(super) const TICK: Duration = Duration::from_millis(100);
 
 const TICKS_A_SECOND: u64 = 1000 / TICK.as_millis() as u64;
 
-/// A sweep that is so many ticks late did not run, and nothing else of its worker either.
+/// If the sweep is this many ticks late, its whole worker was stalled.
 const STOOD_STILL: u32 = 10;
 
-/// A limit that no body can go beyond.
+/// No limit on the body was exceeded.
 const NOT_EXCEEDED: u64 = u64::MAX;
 
-/// A time limit as the sweep counts it.
+/// A time limit in ticks of the sweep.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Ticks(u32);
 
 impl Ticks {
-    /// Whole ticks, at least one, that cover `span`.
+    /// The number of whole ticks that cover `span`, at least one.
     pub(super) fn covering(span: Duration) -> Self {
         Self(u32::try_from(span.as_millis().div_ceil(TICK.as_millis())).unwrap_or(u32::MAX).max(1))
     }
@@ -42,54 +42,54 @@ impl Ticks {
         TICK * self.0
     }
 
-    /// Whether the limit is over for what has lasted from `since` to `now`.
+    /// Whether what began at `since` has exceeded the limit at `now`.
     pub(super) fn is_over(self, since: u32, now: u32) -> bool {
         now.wrapping_sub(since) > self.0
     }
 }
 
-/// How slowly a client may send the body of a request: it may let us wait for so long, and for the time that what it has
-/// sent takes at the slowest rate.
+/// How slowly a client may send the body of a request. Doorward waits for `patience`, plus the time that the bytes
+/// received so far take at the slowest `rate`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Pace {
     patience: Ticks,
-    /// Bytes a second.
+    /// Bytes per second.
     rate: u32,
 }
 
 impl Pace {
-    /// `rate` is in bytes a second.
+    /// `rate` is in bytes per second.
     pub(super) fn new(patience: Duration, rate: u64) -> Self {
         Self { patience: Ticks::covering(patience), rate: u32::try_from(rate).unwrap_or(u32::MAX) }
     }
 }
 
-/// How far one exchange has got. Belongs to a connection on HTTP/1.1 and to a stream on HTTP/2.
+/// The progress of one exchange. Belongs to a connection on HTTP/1.1 and to a stream on HTTP/2.
 #[derive(Debug)]
 pub(crate) struct Progress {
     clock: Arc<CoarseClock>,
     last: AtomicU32,
-    /// In ticks; zero while nobody waits.
+    /// In ticks; zero while nothing is awaited.
     limit: AtomicU32,
     expired: AtomicBool,
-    /// Whether a part of the request's body is not yet handed to the socket.
+    /// Whether a part of the request body has not been handed to the socket yet.
     request_open: AtomicBool,
-    /// Whether nobody takes what is left of it any more.
+    /// Whether the rest of the request body will never be read.
     request_lost: AtomicBool,
-    /// Whether the end of the answer is held back until the request is handed over.
+    /// Whether the end of the response is held back until the request is handed over.
     holds: AtomicBool,
-    /// Whether the head of the response is there.
+    /// Whether the head of the response has arrived.
     answered: AtomicBool,
-    /// Whether the client's body is what the exchange waits for.
+    /// Whether the exchange is waiting for the client's body.
     client_stalls: AtomicBool,
-    /// Whether the client's body broke off.
+    /// Whether the client's body ended early.
     client_failed: AtomicBool,
-    /// The limit that it went beyond.
+    /// The size limit that the client's body exceeded.
     exceeded: AtomicU64,
-    /// What is asked of the client's body: patience in ticks, zero if nothing is, and bytes a second.
+    /// The pace required of the client's body: patience in ticks (zero: none required) and bytes per second.
     patience: AtomicU32,
     rate: AtomicU32,
-    /// Bytes that came of it, and for how many looks of the sweep it was waited for.
+    /// Bytes of the client's body received, and for how many sweeps the client was waited for.
     received: AtomicU64,
     waited: AtomicU32,
     waker: AtomicWaker,
@@ -97,7 +97,7 @@ pub(crate) struct Progress {
 }
 
 impl Progress {
-    /// Begins to wait for an answer, for at most `limit` without progress.
+    /// Starts waiting for a response, for at most `limit` without progress.
     pub(super) fn begin(&self, limit: Ticks) {
         self.expired.store(false, Ordering::Relaxed);
         self.request_lost.store(false, Ordering::Relaxed);
@@ -110,7 +110,8 @@ impl Progress {
         self.wait(limit);
     }
 
-    /// Asks of the client that its body come at this pace, until the answer begins, and while the end of that is held back.
+    /// Requires this pace of the client's body until the response begins, and while the end of the response is held
+    /// back.
     pub(super) fn keep_pace(&self, pace: Pace) {
         self.received.store(0, Ordering::Relaxed);
         self.waited.store(0, Ordering::Relaxed);
@@ -118,9 +119,8 @@ impl Progress {
         self.patience.store(pace.patience.0, Ordering::Release);
     }
 
-    /// Whether the client has been waited for longer than what came of its body pays for. One look of the sweep counts for
-    /// the tick since the last, and only while it is the client that nothing comes from: an upstream that is slow to take the
-    /// body is not the client's fault.
+    /// Whether the client was waited for longer than its bytes allow. A sweep counts as one tick, and only while the
+    /// exchange waits for the client: an upstream that reads slowly is not the client's fault.
     fn is_too_slow(&self) -> bool {
         let patience = self.patience.load(Ordering::Acquire);
         let nobody_waits = self.answered.load(Ordering::Relaxed) && !self.holds.load(Ordering::Relaxed);
@@ -133,7 +133,7 @@ impl Progress {
         u64::from(waited) > u64::from(patience) + paid
     }
 
-    /// The head of the answer is there; its body may stand still for `limit`.
+    /// Records that the head of the response has arrived. Its body may stall for `limit`.
     pub(super) fn answered(&self, limit: Ticks) {
         self.answered.store(true, Ordering::Relaxed);
         self.wait(limit);
@@ -144,18 +144,18 @@ impl Progress {
         self.limit.store(limit.0, Ordering::Release);
     }
 
-    /// Notes that something moved.
+    /// Records progress.
     pub(crate) fn touch(&self) {
         self.last.store(self.clock.now(), Ordering::Relaxed);
     }
 
-    /// Notes that so many bytes of the client's body came.
+    /// Records that `bytes` of the client's body arrived.
     pub(crate) fn received(&self, bytes: u64) {
         self.received.fetch_add(bytes, Ordering::Relaxed);
         self.touch();
     }
 
-    /// Nobody waits any more.
+    /// Stops the time limit.
     pub(super) fn rest(&self) {
         self.limit.store(0, Ordering::Relaxed);
         drop(self.waker.take());
@@ -165,13 +165,13 @@ impl Progress {
         self.request_open.store(true, Ordering::Relaxed);
     }
 
-    /// The request is handed over whole.
+    /// Records that the request is completely handed over.
     pub(crate) fn close_request(&self) {
         self.request_open.store(false, Ordering::SeqCst);
         self.release();
     }
 
-    /// The request is over, and if it is open still, it will not be handed over.
+    /// Records that the request has ended. What was not handed over never will be.
     pub(crate) fn lose_request(&self) {
         self.request_lost.store(true, Ordering::SeqCst);
         self.release();
@@ -183,10 +183,10 @@ impl Progress {
         }
     }
 
-    /// Ready once what follows the request may end: it is handed over, or nobody takes the rest of it. An error if that is the
-    /// client's fault.
+    /// Ready once the response may end: the request is handed over, or the rest of it will never be read. An error if
+    /// that is the client's fault.
     pub(super) fn poll_handed_over(&self, cx: &Context<'_>) -> Poll<Result<(), UpstreamErrorKind>> {
-        // Before the look at the request, which looks for it after its end.
+        // Set before the request is checked: a request that ends later reads it.
         self.holds.store(true, Ordering::SeqCst);
         let expired = self.poll_expired(cx).is_ready();
         if !self.request_open.load(Ordering::SeqCst) {
@@ -204,8 +204,7 @@ impl Progress {
         if expired || self.request_lost.load(Ordering::SeqCst) { Poll::Ready(Ok(())) } else { Poll::Pending }
     }
 
-    /// As [`Progress::close_request`]; what counts from here is the answer, which may take `limit`, unless it is
-    /// there already.
+    /// As [`Progress::close_request`]; from here on the response may take `limit`, unless it has already begun.
     pub(crate) fn await_answer(&self, limit: Ticks) {
         self.close_request();
         self.client_stalls.store(false, Ordering::Relaxed);
@@ -234,7 +233,7 @@ impl Progress {
         self.client_failed.load(Ordering::Acquire)
     }
 
-    /// The client's body has more than so many bytes, so that no more of it is taken.
+    /// Records that the client's body exceeds `limit` bytes, so that no more of it is read.
     pub(crate) fn exceeds(&self, limit: u64) {
         self.exceeded.store(limit, Ordering::Release);
     }
@@ -250,13 +249,13 @@ impl Progress {
         self.expired.load(Ordering::Acquire)
     }
 
-    /// Ready once the limit is over; the task is woken then.
+    /// Ready once the time limit has passed; wakes the task then.
     pub(super) fn poll_expired(&self, cx: &Context<'_>) -> Poll<()> {
         if self.is_expired() {
             return Poll::Ready(());
         }
         self.waker.register(cx.waker());
-        // Again, as the sweep may have looked for a waker before there was one.
+        // Checked again, as the sweep may have run before the waker was registered.
         if self.is_expired() { Poll::Ready(()) } else { Poll::Pending }
     }
 
@@ -265,18 +264,18 @@ impl Progress {
         let _ = self.connection.set(task);
     }
 
-    /// Closes the connection at once, whatever is under way on it.
+    /// Closes the connection at once, whatever is in progress on it.
     pub(super) fn abort(&self) {
         if let Some(task) = self.connection.get() {
             task.abort();
         }
     }
 
-    /// Takes so many ticks before `now` off what it has stood still for. Nothing where it has moved since.
+    /// Deducts `ticks` before `now` from the time without progress. Does nothing if there was progress since.
     fn excuse(&self, ticks: u32, now: u32) {
         let last = self.last.load(Ordering::Relaxed);
         if now.wrapping_sub(last) > ticks {
-            // If that fails, it has just moved.
+            // If that fails, there was progress just now.
             let _ = self.last.compare_exchange(last, last.wrapping_add(ticks), Ordering::Relaxed, Ordering::Relaxed);
         }
     }
@@ -297,7 +296,7 @@ impl Progress {
     }
 }
 
-/// Ticks since the pools were made, as the sweep last saw them.
+/// Ticks since the pools were created, as of the last sweep.
 #[derive(Debug)]
 struct CoarseClock {
     start: Instant,
@@ -316,7 +315,7 @@ impl CoarseClock {
     }
 }
 
-/// The sweep of one worker. Runs while there are connections.
+/// The sweep of one worker. It runs while there are connections.
 #[derive(Debug)]
 pub(super) struct Sweep {
     clock: Arc<CoarseClock>,
@@ -344,7 +343,7 @@ impl Sweep {
         self.watched().nodes.push(Arc::downgrade(node));
     }
 
-    /// Makes the record of a new exchange and sees to it that somebody looks at it.
+    /// Creates the progress record of a new exchange and starts the sweep if it does not run.
     pub(super) fn watch(self: &Arc<Self>) -> Arc<Progress> {
         let progress = Arc::new(Progress {
             clock: Arc::clone(&self.clock),
@@ -380,11 +379,12 @@ impl Sweep {
         lock(&self.watched)
     }
 
-    /// Looks at everything once; false when there is nothing left to look at.
+    /// Checks everything once. Returns false when nothing is left to check.
     fn turn(&self) -> bool {
         let before = self.clock.now();
         let now = self.clock.read();
-        // What came meanwhile is still to be read, and what begins before this look began by the time of the last.
+        // Data that arrived meanwhile is still unread, and exchanges that began before this sweep have the time of the
+        // previous one.
         let missed = now.wrapping_sub(before).saturating_sub(1);
         let excused = (missed >= STOOD_STILL).then_some(missed);
         let mut nodes = Vec::new();
@@ -432,7 +432,7 @@ async fn run(sweep: Weak<Sweep>) {
 mod tests {
     use super::*;
 
-    /// How many looks of the sweep it takes until the exchange is given up, of at most 100.
+    /// How many sweeps it takes until the exchange is given up, of at most 100.
     fn looks(sweep: &Arc<Sweep>, progress: &Progress) -> Option<u32> {
         (1..=100).find(|_| {
             sweep.turn();
@@ -474,12 +474,12 @@ mod tests {
         assert_eq!(looks(&sweep, &progress), None, "the next exchange of the connection has no such limit");
     }
 
-    /// All exchanges of a worker that had stood still for longer than they may take were given up when it went on, also those that
-    /// began only then.
+    /// Exchanges of a worker that had stalled for longer than their limit were given up when it continued, even those
+    /// that had just begun.
     #[tokio::test(start_paused = true)]
     async fn the_time_for_which_a_worker_stood_still_counts_for_no_exchange() {
         let sweep = Sweep::new();
-        // It looks when this test says so.
+        // The test itself calls the sweep.
         sweep.watched().running = true;
         let begin = || {
             let progress = sweep.watch();

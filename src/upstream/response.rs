@@ -1,4 +1,4 @@
-//! The body of an upstream's response, tied to the connection that it comes on.
+//! The body of an upstream's response, tied to its connection.
 
 use std::{
     pin::Pin,
@@ -13,9 +13,9 @@ use hyper::body::Incoming;
 use super::{UpstreamErrorKind, pool::Lease};
 use crate::body::BodyError;
 
-/// What an upstream sends. When it has ended, its connection is free for the next request; when it is dropped before,
-/// its connection is closed (HTTP/1.1) or its stream reset (HTTP/2), once the body of the request has ended too: hyper goes
-/// on to send that. Trailers come from HTTP/2 only.
+/// The body of a response. When it has ended, its connection is free for the next request. If it is dropped before, the
+/// connection is closed (HTTP/1.1) or the stream is reset (HTTP/2), the latter once the request body has ended too, as
+/// hyper continues to send that. Only HTTP/2 trailers are passed on.
 #[derive(Debug)]
 pub struct UpstreamBody {
     incoming: Incoming,
@@ -23,18 +23,18 @@ pub struct UpstreamBody {
     end: End,
 }
 
-/// What becomes of the end of an answer.
+/// What happens at the end of the response.
 #[derive(Debug)]
 enum End {
     Passes,
-    /// Is to be held back until the request is handed over: with it the client would send no more.
+    /// The end will be held back until the request is handed over: the client would stop sending when it sees it.
     Waits,
-    /// Is held back, with the last that the answer holds.
+    /// The end is being held back, along with the last data of the response.
     Held(Option<Bytes>),
 }
 
 impl UpstreamBody {
-    /// `holds`: the end of the answer waits until the request is handed over.
+    /// `holds`: hold back the end of the response until the request is handed over.
     pub(super) fn new(incoming: Incoming, lease: Lease, holds: bool) -> Self {
         let end = if holds { End::Waits } else { End::Passes };
         let mut body = Self { incoming, lease: Some(lease), end };
@@ -98,14 +98,15 @@ impl Body for UpstreamBody {
             Poll::Ready(Some(Err(error))) => {
                 let error = match lease.progress().exceeded() {
                     _ if lease.progress().is_expired() => BodyError::Idle,
-                    // The HTTP library ends the answer with the upload, and tells it as the upstream's doing.
+                    // The HTTP library fails the response along with the upload, as if the upstream had done so.
                     Some(limit) => BodyError::TooLarge(limit),
                     None => BodyError::Upstream(error),
                 };
                 this.lease = None;
                 Poll::Ready(Some(Err(error)))
             }
-            // hyper takes RST_STREAM with NO_ERROR for an end. It is one only of an answer that is whole (RFC 9113 section 8.1).
+            // hyper treats RST_STREAM with NO_ERROR as an end, but it is one only for a complete response (RFC 9113
+            // section 8.1).
             Poll::Ready(None) if matches!(lease, Lease::Http2(_)) && !this.incoming.is_end_stream() => {
                 this.lease = None;
                 Poll::Ready(Some(Err(BodyError::Unfinished)))

@@ -1,5 +1,4 @@
-//! An upstream as the program runs on it: address, TLS, credential and bounds, all decided when the configuration is
-//! loaded.
+//! An upstream as resolved from the configuration: address, TLS, credential and limits.
 
 mod access;
 mod kubeconfig;
@@ -30,7 +29,7 @@ use crate::{
     rbac::PRINTS,
 };
 
-/// Where requests go, and how.
+/// Where requests are sent, and how.
 pub struct Upstream {
     name: Arc<str>,
     pub(super) identity: Arc<Identity>,
@@ -39,7 +38,7 @@ pub struct Upstream {
     credential: Option<Credential>,
     default_service_account: Arc<str>,
     host: Option<raw::UpstreamHost>,
-    /// To connect, TLS included.
+    /// Time to connect, including TLS.
     pub(super) connect_timeout: Duration,
     /// From the end of the request to the head of the response.
     pub(super) response_timeout: Ticks,
@@ -61,9 +60,9 @@ pub struct Upstream {
     pub(super) tcp_keepalive: Duration,
 }
 
-/// What makes two connections interchangeable: the same entry of the configuration, whose bounds they keep, and the same peer, seen by
-/// it as the same client, verified in the same way. Connections are pooled by it, so that a connection that was opened with one client
-/// certificate never carries a request that is to go with another.
+/// The key of the connection pools: connections with the same identity are interchangeable. It covers the configuration
+/// entry, whose limits apply to the pool, the peer, how it is verified, and the client certificate. So a connection
+/// that was opened with one client certificate never carries a request that must use another.
 #[derive(Debug)]
 pub(super) struct Identity {
     hash: u64,
@@ -74,16 +73,16 @@ pub(super) struct Identity {
     tls: Option<TlsIdentity>,
 }
 
-/// How an upstream is spoken to.
+/// The HTTP version that is spoken to an upstream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Protocol {
-    /// What TLS negotiates; HTTP/1.1 in clear text.
+    /// As negotiated by TLS; HTTP/1.1 in clear text.
     Negotiated,
     Http1,
     Http2,
 }
 
-/// Where an upstream is, whatever becomes of the credentials that it is asked with.
+/// Where an upstream is, regardless of its credentials.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Place {
     name: Arc<str>,
@@ -91,15 +90,15 @@ pub struct Place {
 }
 
 impl Place {
-    /// By its name in the configuration, and scheme, host and port of its address.
+    /// `name` is its name in the configuration; `origin` is the scheme, host and port of its address.
     pub fn new(name: impl Into<Arc<str>>, origin: HeaderValue) -> Self {
         Self { name: name.into(), origin }
     }
 }
 
 impl Upstream {
-    /// Checks an entry of `upstreams`. Files are read through `resolver`; all problems are reported, and any gives
-    /// `None`. `at` is the place of the entry.
+    /// Resolves an entry of `upstreams`. Files are read through `resolver`. All problems are reported, and any of them
+    /// gives `None`. `at` is the place of the entry.
     pub fn resolve(raw: &raw::Upstream, limits: &raw::Limits, at: &At, resolver: &mut Resolver) -> Option<Arc<Self>> {
         let access = Access::resolve(raw, at, resolver);
         let protocol = match raw.protocol {
@@ -158,17 +157,17 @@ impl Upstream {
         })
     }
 
-    /// Its own origin, for what a page of ours opens there.
+    /// The upstream's own origin, for requests that a page served by Doorward makes to it.
     pub fn origin(&self) -> &HeaderValue {
         &self.authority.origin
     }
 
-    /// Where it is.
+    /// Its name and address.
     pub fn place(&self) -> Place {
         Place::new(Arc::clone(&self.name), self.authority.origin.clone())
     }
 
-    /// Whether another is the same server, whatever it is asked with: at the same address, under the same name.
+    /// Whether `other` is the same server, at the same address and under the same TLS name, whatever its credential.
     pub fn is_at_place_of(&self, other: &Self) -> bool {
         let (own, its) = (&self.identity, &other.identity);
         let name = |identity: &Identity| identity.tls.as_ref().map(|tls| tls.server_name.clone());
@@ -180,7 +179,7 @@ impl Upstream {
         &self.name
     }
 
-    /// The value of `Authorization` that every request to it carries, if it has a credential of our own.
+    /// The value of `Authorization` of every request to it, if Doorward has a credential for it.
     pub fn authorization(&self) -> Result<Option<HeaderValue>, UpstreamError> {
         match &self.credential {
             None => Ok(None),
@@ -192,7 +191,7 @@ impl Upstream {
         }
     }
 
-    /// The token of a service account by which it knows us, where it is one that we ask for.
+    /// The service account token that it is called with, if Doorward requests one.
     pub(crate) fn account_token(&self) -> Option<&AccountToken> {
         match &self.credential {
             Some(Credential::Requested(token)) => Some(token),
@@ -200,7 +199,8 @@ impl Upstream {
         }
     }
 
-    /// Goes on with the token that the same upstream of the generation before holds, if that is still what it is to show.
+    /// Continues with the token that the same upstream held in the previous configuration, if it is still for the same
+    /// account.
     pub(crate) fn keep_token_of(&self, before: &Self) {
         if self.place() == before.place()
             && let (Some(token), Some(held)) = (self.account_token(), before.account_token())
@@ -209,16 +209,17 @@ impl Upstream {
         }
     }
 
-    /// The service account of runs of Tekton there that name none.
+    /// The service account of Tekton runs there that do not name one.
     pub fn default_service_account(&self) -> &str {
         &self.default_service_account
     }
 
-    /// Whether requests of routes of this kind name it as its address does, whatever host the client named.
+    /// Whether requests on routes of this kind have the host of the upstream's address, rather than the host that the
+    /// client used.
     pub fn sees_own_host(&self, kind: raw::RouteKind) -> bool {
         let usual = match kind {
             raw::RouteKind::Kubernetes => return true,
-            // It reads the name nowhere, and an ingress or a mesh in front of it finds it by its own.
+            // An EventListener does not read the host, and an ingress or a mesh in front of it routes by its own name.
             raw::RouteKind::Webhook => raw::UpstreamHost::Own,
             raw::RouteKind::Dashboard | raw::RouteKind::Http => raw::UpstreamHost::Client,
         };
@@ -230,12 +231,13 @@ impl Upstream {
         self.response_timeout.span()
     }
 
-    /// Whether requests to it carry a credential of our own: a token, or the certificate of the connection.
+    /// Whether requests to it carry a credential of Doorward's own: a token, or a client certificate.
     pub fn knows_us(&self) -> bool {
         self.credential.is_some() || self.identity.tls.as_ref().is_some_and(TlsIdentity::has_certificate)
     }
 
-    /// The refusal for a 401 of this upstream to our own credential, which another token takes the place of where one can be asked for.
+    /// The refusal when this upstream answers Doorward's own credential with 401. If that is a requested token,
+    /// requests a new one.
     pub fn credential_refused(&self) -> Rejection {
         if let Some(token) = self.account_token() {
             token.refused();
@@ -243,8 +245,8 @@ impl Upstream {
         self.unauthorized()
     }
 
-    /// The refusal for a 401 to our own credential, from wherever it came: the caller's is not at fault, so that it must
-    /// not see a 401 (and a client not throw its good token away).
+    /// The refusal when Doorward's own credential got a 401, wherever that came from. The caller's credential is not at
+    /// fault, so the caller must not see a 401, on which clients discard good tokens.
     pub(crate) fn unauthorized(&self) -> Rejection {
         Rejection::new(
             Reason::UpstreamCredential,
@@ -254,14 +256,14 @@ impl Upstream {
         .with_upstream_status(StatusCode::UNAUTHORIZED)
     }
 
-    /// The refusal for a 403 of this API server to our asking as the caller, who has no part in what Doorward's own account may do.
-    /// `said` is for the log, as it names that account.
+    /// The refusal when this API server does not let Doorward impersonate the caller (403). The caller has no influence
+    /// on the rights of Doorward's own account. `said` is for the log only, as it names that account.
     pub fn impersonation_refused(&self, said: String) -> Rejection {
         Rejection::new(
             Reason::UpstreamCredential,
             format!("the upstream `{}` does not let Doorward's own account make this request for you", self.name),
         )
-        .fix(format!("an operator should see what `doorward rbac --check` says, and apply the roles that {PRINTS}"))
+        .fix(format!("an operator should run `doorward rbac --check`, and apply the roles that {PRINTS}"))
         .with_upstream_status(StatusCode::FORBIDDEN)
         .because(said)
     }
@@ -380,8 +382,8 @@ mod tests {
         );
     }
 
-    /// What is in front of an EventListener may know it by the name that senders call, as an ingress does whose `url` leads to its
-    /// controller. It could be found by that name no more.
+    /// An ingress whose controller `url` points to may route by the name that senders use. It could not be reached by
+    /// that name any more.
     #[test]
     fn the_host_that_an_upstream_sees_is_its_own_on_routes_of_webhooks_unless_it_is_to_be_the_clients() {
         use raw::{

@@ -1,5 +1,5 @@
-//! Two connections joined after an upgrade: bytes are copied both ways until both have ended, nothing moves, or the
-//! stream must end. Memory is two buffers, whatever either side sends.
+//! Joins two connections after an upgrade: bytes are copied both ways until both have ended, nothing moves for too
+//! long, or the stream is cut. Memory is two buffers, whatever either side sends.
 
 use std::{
     future::poll_fn,
@@ -20,10 +20,10 @@ use super::{
 };
 use crate::body::EndedBy;
 
-/// Bytes on their way in each direction.
+/// The size of the buffer of each direction.
 const BUFFER: usize = 16 << 10;
 
-/// How long a WebSocket that is cut may take to end its frame, and its client to take the close frame.
+/// How long a cut WebSocket may take to end its current frame, and its client to receive the close frame.
 const GOODBYE: Duration = Duration::from_secs(1);
 
 /// How an upgraded connection ended.
@@ -37,13 +37,13 @@ pub struct SpliceEnd {
 /// One direction.
 struct Direction {
     buffer: Box<[u8]>,
-    /// What of the buffer is read and not yet written.
+    /// The part of the buffer that is read and not yet written: from `start` to `end`.
     start: usize,
     end: usize,
     has_ended: bool,
     is_done: bool,
     bytes: u64,
-    /// Of what is written, where frames matter.
+    /// Tracks what is written, where frames matter.
     frames: Option<FrameTracker>,
 }
 
@@ -58,7 +58,7 @@ impl Direction {
         Self { buffer, start: 0, end: 0, has_ended: false, is_done: false, bytes: 0, frames }
     }
 
-    /// Copies as much as goes. Ready when the reader has ended and the writer was told so, or on an error.
+    /// Copies as much as possible. Ready when the reader has ended and the writer is shut down, or on an error.
     fn poll_copy<R, W>(
         &mut self,
         cx: &mut Context<'_>,
@@ -84,7 +84,7 @@ impl Direction {
                         *moved = true;
                     }
                     Poll::Pending => {
-                        // Nothing may stay behind in a TLS record while we wait.
+                        // Nothing may stay behind in a TLS record while this waits.
                         ready!(Pin::new(&mut *writer).poll_flush(cx)).map_err(|_| Fault::Write)?;
                         return Poll::Pending;
                     }
@@ -120,7 +120,7 @@ impl Direction {
         self.bytes += written as u64;
     }
 
-    /// Goes on to the end of the frame that has begun, and no further.
+    /// Copies up to the end of the current frame, and no further.
     async fn finish_frame<R, W>(&mut self, reader: &mut R, writer: &mut W) -> io::Result<()>
     where
         R: AsyncRead + Unpin,
@@ -148,8 +148,8 @@ impl Direction {
     }
 }
 
-/// Joins `client` and `upstream` until they end or `handle` says so. With `is_websocket`, a client that is cut gets a
-/// close frame that tells why.
+/// Joins `client` and `upstream` until they end or `handle` is cut. With `is_websocket`, a cut client gets a close
+/// frame with the reason.
 pub(super) async fn splice<C, U>(
     mut client: C,
     mut upstream: U,
@@ -166,7 +166,7 @@ where
     let mut last = Instant::now();
     let outcome = {
         let mut timer = pin!(sleep_until(last + idle));
-        // Each side is reader of one direction and writer of the other, in turns.
+        // Each connection is the reader of one direction and the writer of the other.
         poll_fn(|cx| {
             if let Poll::Ready(reason) = handle.poll_cut(cx) {
                 return Poll::Ready(EndedBy::Cut(reason));
@@ -190,7 +190,7 @@ where
             if moved {
                 last = Instant::now();
             }
-            // Moved only when it fires, not with each byte.
+            // Reset only when it fires, not with each byte.
             while timer.as_mut().poll(cx).is_ready() {
                 if last + idle <= Instant::now() {
                     return Poll::Ready(EndedBy::Cut(CutReason::Idle));
@@ -204,7 +204,7 @@ where
     if let EndedBy::Cut(reason) = outcome {
         handle.end(reason);
         if is_websocket && !to_client.is_done {
-            // A client that does not read keeps nobody waiting.
+            // Bounded by a timeout, as the client may not read.
             let _ = timeout(GOODBYE, say_goodbye(&mut to_client, &mut client, &mut upstream, reason)).await;
         }
     }
@@ -299,7 +299,7 @@ mod tests {
             let mut got = vec![0; 4];
             client.read_exact(&mut got).await.unwrap();
             registry.close_matching(|_| true, CutReason::Revoked);
-            // The frame that has begun ends; the next one does not begin.
+            // The current frame is completed; the next one is not started.
             let _ = upstream.write_all(b"llo\x82\x03bye").await;
             let read = async {
                 client.read_to_end(&mut got).await.unwrap();

@@ -1,7 +1,7 @@
-//! The streams that last: watches, followed logs, WebSockets, exec sessions, downloads, and uploads and answers that may last:
-//! those of which nobody said how long they are, and uploads that are not small. Each is registered with who opened it and what
-//! was asked, so that it ends when its credential ends, when somebody signs out or is revoked, and when a new policy no longer
-//! allows it. What is kept is owned: a stream never holds on to a configuration.
+//! Long-lived streams: watches, followed logs, WebSockets, exec sessions and downloads; also uploads and responses that
+//! may last, because their length is not known or the upload is not small. Each is registered with its principal and
+//! its request, so that it is closed when its credential ends, when its user signs out or is revoked, and when a new
+//! policy no longer allows it. A stream owns its data and never holds on to a configuration.
 
 mod deadlines;
 mod kinds;
@@ -35,21 +35,21 @@ use crate::{
 use futures_util::task::AtomicWaker;
 use http::{Method, uri::PathAndQuery};
 
-/// How often deadlines are looked at.
+/// How often deadlines are checked.
 const DEADLINE_TICK: Duration = Duration::from_secs(1);
 
-/// How long a stream that is cut may take to end by itself, before the work on it is.
+/// How long a cut stream may take to end by itself before its task is aborted.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// How many streams are decided again in one go. A policy of thousands of rules takes milliseconds for each.
+/// How many streams are rechecked before other tasks get a turn. With thousands of rules each takes milliseconds.
 const AT_ONCE: usize = 16;
 
-/// What was asked, kept so that it can be decided again. All of it is shared or small, since every request keeps it: one
-/// whose answer turns out to be a stream is known only when the answer comes.
+/// The request of a stream, stored so that it can be decided again. Its fields are shared or small, because every
+/// request stores them: whether a response is a stream is known only when it arrives.
 #[derive(Clone, Debug)]
 pub struct StreamRequest {
     pub route: Arc<str>,
-    /// Where it was sent.
+    /// Where the request was sent.
     pub upstream: Place,
     pub kind: RouteKind,
     pub host: Arc<str>,
@@ -61,11 +61,11 @@ pub struct StreamRequest {
     pub kubernetes: Option<Arc<Attributes>>,
 }
 
-/// A token about which its issuer is asked again while a stream lasts that it opened.
+/// A token that opened a stream, and about which its issuer is queried again while the stream lasts.
 #[derive(Debug)]
 pub struct VouchedToken {
     text: Arc<Secret>,
-    /// When its issuer last said that it is good.
+    /// When the issuer last confirmed the token.
     vouched: AtomicMoment,
 }
 
@@ -82,7 +82,7 @@ impl VouchedToken {
         self.vouched.load()
     }
 
-    /// Notes that its issuer says now that it is good.
+    /// Records that the issuer has confirmed the token at `now`.
     pub fn vouched_again(&self, now: Moment) {
         self.vouched.store(now);
     }
@@ -93,18 +93,18 @@ impl VouchedToken {
 pub struct Stream {
     pub kind: StreamKind,
     pub principal: Arc<Principal>,
-    /// The groups that it was sent under, with the name of the principal.
+    /// The groups that the request was sent with, along with the principal's name.
     pub groups: Arc<[Arc<str>]>,
-    /// The token that it was opened with, if its issuer is asked about it.
+    /// The token that opened the stream, if its issuer is queried about it.
     pub token: Option<VouchedToken>,
     pub request: StreamRequest,
     pub began: Moment,
-    /// When it ends at the latest, by what its route allowed when it began.
+    /// When the stream ends at the latest, as its route allowed when it began.
     pub deadline: Moment,
 }
 
 impl Stream {
-    /// `max` is what the route allows. The deadline is the earlier of it and the end of the credential.
+    /// `max` is what the route allows. The deadline is `now + max` or the end of the credential, whichever is earlier.
     pub fn new(
         kind: StreamKind,
         principal: Arc<Principal>,
@@ -117,12 +117,12 @@ impl Stream {
         Self { kind, principal, groups, token: None, request, began: now, deadline }
     }
 
-    /// Whether it goes on until somebody ends it, as far as is known.
+    /// Whether it is expected to continue until somebody ends it.
     fn lasts(&self) -> bool {
         !matches!(self.kind, StreamKind::Upload | StreamKind::Unsized)
     }
 
-    /// Whether its client begins another by itself where it ended, so that nothing is lost by its end.
+    /// Whether its client reopens it by itself where it ended, so that nothing is lost by closing it.
     fn is_begun_again(&self) -> bool {
         self.kind == StreamKind::Watch
     }
@@ -140,7 +140,7 @@ impl Stream {
             address: request.address,
             event_listener: request.event_listener.as_deref(),
             kubernetes: request.kubernetes.as_deref(),
-            // Nothing that is read whole is a stream.
+            // A request whose body is read whole is never a stream.
             run: None,
             delivery: self.principal.delivery.as_deref(),
             trigger: None,
@@ -160,7 +160,7 @@ pub struct Registry {
 struct Shared {
     clock: Clock,
     metrics: Metrics,
-    /// Grows with every look at all streams.
+    /// The number of sweeps over all streams.
     epoch: AtomicU64,
     open: Mutex<Open>,
 }
@@ -170,9 +170,9 @@ struct Open {
     next: u64,
     streams: HashMap<u64, Entry>,
     deadlines: Deadlines,
-    /// Those that were cut and may not have ended yet, the first first.
+    /// Streams that were cut and may not have ended yet, oldest first.
     ending: VecDeque<(Instant, u64, Arc<Cut>)>,
-    /// Doorward stops: nothing that lasts begins any more.
+    /// Doorward is shutting down: no more long-lived streams may begin.
     draining: bool,
 }
 
@@ -183,24 +183,23 @@ struct Entry {
     cut: Arc<Cut>,
 }
 
-/// What a stream and the registry share: whether, and why, it is to end.
+/// State shared by a stream and the registry: whether the stream must end, and why.
 #[derive(Debug, Default)]
 struct Cut {
     reason: OnceLock<CutReason>,
     waker: AtomicWaker,
-    /// Of the task that sends what the client still sends.
+    /// For the task that sends the client's upload.
     sender: AtomicWaker,
-    /// The stream of the answer, where that was joined to what the client still sends: of the two it is what a client may leave where
-    /// it is.
+    /// The id of the response stream, if it was joined to an upload. A client may leave the response unread.
     answer: OnceLock<u64>,
-    /// Ends the work on the exchange, where that does not ask whether it is to end while it waits for its client.
+    /// Aborts the task of the exchange, which does not poll for a cut while it waits for its client.
     abort: OnceLock<Abort>,
-    /// The same of what the client still sends, and of the upstream.
+    /// Aborts the task that sends the upload, which likewise may wait for the upstream.
     sending: OnceLock<Abort>,
 }
 
 impl Cut {
-    /// False if it was cut before; the first reason stays.
+    /// Returns false if the stream was already cut; the first reason stays.
     fn set(&self, reason: CutReason) -> bool {
         let first = self.reason.set(reason).is_ok();
         if first {
@@ -219,12 +218,12 @@ impl Cut {
             return Poll::Ready(reason);
         }
         waker.register(cx.waker());
-        // Again, for a cut that came before it was registered.
+        // Checked again, for a cut that happened before the registration.
         self.get().map_or(Poll::Pending, Poll::Ready)
     }
 }
 
-/// Belongs to the stream: tells it when to end, and takes it out of the registry when dropped.
+/// A stream's own handle: it reports when to end, and unregisters the stream when dropped.
 #[derive(Debug)]
 pub struct StreamHandle {
     epoch: u64,
@@ -238,16 +237,16 @@ impl StreamHandle {
         self.entry.cut.poll(&self.entry.cut.waker, cx)
     }
 
-    /// The same for the task that sends what the client still sends, which is another.
+    /// [`Self::poll_cut`] for the task that sends the upload, which is a separate one.
     pub(crate) fn poll_sender_cut(&self, cx: &Context<'_>) -> Poll<CutReason> {
         self.entry.cut.poll(&self.entry.cut.sender, cx)
     }
 
-    /// Has both end at once and for one reason: what a client sends, which is `other`, and its answer.
+    /// Makes an upload, `other`, and its response end together and for the same reason.
     #[must_use]
     pub(crate) fn joined(mut self, other: &Self) -> Self {
         let own = std::mem::replace(&mut self.entry.cut, Arc::clone(&other.entry.cut));
-        // Joined once.
+        // Only ever joined once.
         let _ = self.entry.cut.answer.set(self.entry.id);
         let mut open = self.shared.open();
         open.streams.insert(self.entry.id, self.entry.clone());
@@ -271,8 +270,9 @@ impl StreamHandle {
         self.entry.cut.get()
     }
 
-    /// Whether somebody looked at all streams between `since` (from [`Registry::epoch`], taken before the generation
-    /// that decided the request) and the registration. Such a look missed this stream: decide again before it begins.
+    /// Whether a sweep took place between `since` (from [`Registry::epoch`], read before the configuration snapshot)
+    /// and the registration. That sweep missed this stream, so the request must be decided again before the stream
+    /// begins.
     pub fn missed(&self, since: u64) -> bool {
         self.epoch != since
     }
@@ -281,22 +281,22 @@ impl StreamHandle {
         &self.entry.stream
     }
 
-    /// Has the work within which this is called ended, if it has not a moment after the stream was cut.
+    /// Marks the current task to be aborted if it has not ended shortly after the stream was cut.
     pub(crate) fn ends_this_work(&self) {
         let _ = self.entry.cut.abort.set(Abort::of_this_work());
     }
 
-    /// The same of the work that sends what the client still sends, which is a task of its own.
+    /// The same for the task that sends the upload, which is a separate one.
     pub(crate) fn sent_by_this_work(&self) {
         let _ = self.entry.cut.sending.get_or_init(Abort::of_this_work);
     }
 
-    /// Has it end by `latest`, if that is before its deadline.
+    /// Makes the stream end by `latest` if that is before its deadline.
     pub(crate) fn end_by(&self, latest: Moment) {
         self.shared.end_by(&self.entry, latest);
     }
 
-    /// Ends the stream from the inside, for reasons that it sees itself.
+    /// Ends the stream for a reason that it detects itself.
     pub(crate) fn end(&self, reason: CutReason) {
         self.shared.cut(&self.entry, reason);
     }
@@ -318,25 +318,27 @@ impl Registry {
         Self { shared: Arc::new(shared) }
     }
 
-    /// Begins the end, as Doorward stops: watches end, whose clients go on elsewhere, and so does from here on what is still on its
-    /// way to become a stream that lasts. A shell or a download that is broken off is lost, so that those have until
+    /// Begins the shutdown. Closes watches, whose clients reopen them elsewhere; long-lived streams that register from
+    /// now on are cut at once. Cutting a shell or a download loses work, so these may run until
     /// [`Registry::end_lasting`].
     pub fn drain(&self) -> usize {
         self.shared.open().draining = true;
         self.close_matching(Stream::is_begun_again, CutReason::Draining)
     }
 
-    /// Ends all that lasts, as Doorward stops. Uploads and answers that are only without a length may end by themselves.
+    /// Ends all long-lived streams at shutdown. Uploads, and responses that merely have no known length, may end by
+    /// themselves.
     pub fn end_lasting(&self) -> usize {
         self.close_matching(Stream::lasts, CutReason::Draining)
     }
 
-    /// Which look at all streams was the last. See [`StreamHandle::missed`].
+    /// The number of sweeps over all streams so far. See [`StreamHandle::missed`].
     pub fn epoch(&self) -> u64 {
         self.shared.epoch.load(Ordering::Acquire)
     }
 
-    /// Adds a stream. One whose deadline is over is cut at once, and one that lasts while Doorward stops.
+    /// Registers a stream. It is cut at once if its deadline has passed, or if it is long-lived and Doorward is
+    /// shutting down.
     pub fn register(&self, stream: Stream) -> StreamHandle {
         let (stream, cut) = (Arc::new(stream), Arc::<Cut>::default());
         let deadline = stream.deadline;
@@ -347,7 +349,7 @@ impl Registry {
             open.next += 1;
             open.streams.insert(entry.id, entry.clone());
             open.deadlines.insert(deadline, entry.id);
-            // Under the lock: a look that begins later finds the stream, one that began earlier shows in the epoch.
+            // Under the lock: a later sweep finds the stream, and an earlier one shows in the epoch.
             (entry, self.epoch(), open.draining)
         };
         if draining && entry.stream.lasts() {
@@ -360,19 +362,19 @@ impl Registry {
         StreamHandle { epoch, entry, shared: Arc::clone(&self.shared) }
     }
 
-    /// Ends the streams that `matches`, and tells how many.
+    /// Ends the streams that `matches` selects, and returns how many.
     pub fn close_matching(&self, mut matches: impl FnMut(&Stream) -> bool, reason: CutReason) -> usize {
         self.each(|entry| matches(&entry.stream) && self.shared.cut(entry, reason))
     }
 
-    /// The streams of tokens about which their issuers are asked.
+    /// The streams whose tokens are checked with their issuers.
     pub fn asked(&self) -> Vec<Asked> {
         let open = self.shared.open();
         let asked = open.streams.values().filter(|entry| entry.stream.token.is_some() && entry.cut.get().is_none());
         asked.map(|entry| self.ask_about(entry)).collect()
     }
 
-    /// The streams of sessions, by the name of the session.
+    /// The streams of sessions, by session name.
     pub fn by_session(&self) -> HashMap<Arc<str>, Vec<Asked>> {
         let open = self.shared.open();
         let mut sessions: HashMap<Arc<str>, Vec<Asked>> = HashMap::new();
@@ -388,13 +390,13 @@ impl Registry {
         Asked { entry: entry.clone(), shared: Arc::clone(&self.shared) }
     }
 
-    /// Looks at every stream again and ends those that may not go on. `refuses` is not called under a lock.
+    /// Sweeps over all streams and ends those that may not continue. `refuses` is not called under a lock.
     pub fn recheck(&self, mut refuses: impl FnMut(&Stream) -> Option<CutReason>) -> usize {
         self.each(|entry| self.refuse(entry, &mut refuses))
     }
 
-    /// The same for looks that take long, as after a reload and at the time boundaries of rules: other tasks go on meanwhile, such as
-    /// the one that ends what is revoked.
+    /// [`Self::recheck`] for slow sweeps, such as after a reload and at the time boundaries of rules. Other tasks get a
+    /// turn in between, such as the one that ends revoked streams.
     pub async fn recheck_in_parts(&self, mut refuses: impl FnMut(&Stream) -> Option<CutReason>) -> usize {
         let mut ended = 0;
         for part in self.all().chunks(AT_ONCE) {
@@ -408,7 +410,7 @@ impl Registry {
         entry.cut.get().is_none() && refuses(&entry.stream).is_some_and(|why| self.shared.cut(entry, why))
     }
 
-    /// Has those end earlier for which `latest` gives a time before their deadline.
+    /// Shortens the deadline of each stream for which `latest` gives an earlier time.
     pub fn end_by(&self, latest: impl Fn(&Stream) -> Option<Moment>) {
         for entry in self.all() {
             if let Some(latest) = latest(&entry.stream) {
@@ -417,7 +419,7 @@ impl Registry {
         }
     }
 
-    /// Ends the streams whose deadline is over, and tells how many.
+    /// Ends the streams whose deadline has passed, and returns how many.
     pub fn cut_expired(&self) -> usize {
         let now = self.shared.clock.moment();
         let over: Vec<Entry> = {
@@ -431,10 +433,10 @@ impl Registry {
         over.iter().filter(|entry| self.shared.expire(entry, now.shown())).count()
     }
 
-    /// Ends the work on exchanges whose streams were cut a while ago and may not have ended, since their client, or the upstream of
-    /// what that sends, takes nothing. Tells how much work it told to end.
+    /// Aborts the tasks of streams that were cut a while ago and may still run because their client, or the upstream of
+    /// an upload, reads nothing. Returns how many tasks it aborted.
     pub fn abort_stuck(&self) -> usize {
-        // What is left of them is dropped without the lock, as it may hold others.
+        // Dropped without the lock, as the last reference may hold others.
         let stuck: Vec<(Arc<Cut>, bool)> = {
             let mut open = self.shared.open();
             let mut stuck = Vec::new();
@@ -446,13 +448,13 @@ impl Registry {
             stuck
         };
         let told = stuck.iter().flat_map(|(cut, is_there)| {
-            // The work of an answer that has ended may be on the next exchange of its connection.
+            // If the response stream has ended, its task may already serve the next exchange of the connection.
             cut.sending.get().into_iter().chain(cut.abort.get().filter(|_| *is_there))
         });
         told.map(Abort::abort).count()
     }
 
-    /// Ends streams at their deadlines, and those that do not end, for ever. One task of the control runtime runs it.
+    /// Ends streams at their deadlines and aborts stuck ones, forever. Run by one task of the control runtime.
     pub async fn enforce_deadlines(self) {
         let mut tick = every(DEADLINE_TICK);
         loop {
@@ -474,7 +476,7 @@ impl Registry {
         self.all().iter().filter(|entry| cut(entry)).count()
     }
 
-    /// All streams, for a look at them that those which begin later notice.
+    /// All streams, for a sweep. Increments the epoch, so that streams that register later notice the sweep.
     fn all(&self) -> Vec<Entry> {
         let open = self.shared.open();
         self.shared.epoch.fetch_add(1, Ordering::AcqRel);
@@ -482,7 +484,7 @@ impl Registry {
     }
 }
 
-/// A stream whose token or session is asked about. It may end meanwhile.
+/// A stream whose token or session is being checked. It may end meanwhile.
 #[derive(Debug)]
 pub struct Asked {
     entry: Entry,
@@ -504,7 +506,7 @@ impl Shared {
         lock(&self.open)
     }
 
-    /// An earlier deadline stands beside the first one, and goes when it is over, be the stream there or not.
+    /// An earlier deadline is added beside the original. It is removed when it passes, even if the stream has ended.
     fn end_by(&self, entry: &Entry, latest: Moment) {
         let deadline = entry.stream.deadline.min(latest);
         if deadline != entry.stream.deadline {
@@ -512,7 +514,7 @@ impl Shared {
         }
     }
 
-    /// Ends one whose deadline is over.
+    /// Ends a stream whose deadline has passed.
     fn expire(&self, entry: &Entry, now: Timestamp) -> bool {
         let is_good = entry.stream.principal.ends() > now;
         self.cut(entry, if is_good { CutReason::Overlong } else { CutReason::Expired })
@@ -522,7 +524,7 @@ impl Shared {
         let first = entry.cut.set(reason);
         if first {
             let mut open = self.open();
-            // Under the lock, as joining is.
+            // Under the lock, like joining.
             let id = entry.cut.answer.get().copied().unwrap_or(entry.id);
             open.ending.push_back((Instant::now(), id, Arc::clone(&entry.cut)));
             drop(open);

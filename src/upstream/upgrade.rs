@@ -1,9 +1,9 @@
-//! Upgrades to WebSocket and SPDY/3.1, which Kubernetes uses for exec, attach, port-forward and watches of a browser.
+//! Upgrades to WebSocket and SPDY/3.1, which Kubernetes uses for exec, attach, port-forward and watches from a browser.
 //!
-//! What an upgrade can smuggle has a history (CVE-2018-1002105, CVE-2020-8559, golang/go#80416), so nothing is guessed:
-//! only these two protocols, asked for by exact tokens, without a body, on a connection of their own. Bytes of the
-//! client pass only after the upstream has said 101 for that very protocol. After any other answer both connections
-//! are closed, so that nothing else can follow on them.
+//! Upgrades have a history of smuggling attacks (CVE-2018-1002105, CVE-2020-8559, golang/go#80416), so nothing is
+//! guessed: only these two protocols are accepted, requested by exact tokens, without a body, each on a connection of
+//! its own. The client's bytes pass only after the upstream has answered 101 for that very protocol. After any other
+//! response both connections are closed, so that nothing can follow on them.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 
@@ -26,15 +26,15 @@ use crate::{
     error::{Reason, Rejection},
 };
 
-/// How long a client may take to get the 101 before its bytes are waited for no more.
+/// How long the client may take to receive the 101 before the upgrade is given up.
 const HANDOVER: Duration = Duration::from_secs(10);
 
-/// A protocol that a connection may change to.
+/// A protocol that a connection can be upgraded to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum UpgradeProtocol {
     /// RFC 6455.
     WebSocket,
-    /// What kubectl speaks where WebSockets fail (KEP-4006).
+    /// The fallback of kubectl where WebSockets fail (KEP-4006).
     Spdy31,
 }
 
@@ -50,19 +50,21 @@ impl UpgradeProtocol {
         [Self::WebSocket, Self::Spdy31].into_iter().find(|protocol| protocol.token().eq_ignore_ascii_case(token))
     }
 
-    /// Says in a head that the connection is to change to this protocol.
+    /// Adds the headers that switch the connection to this protocol.
     pub(crate) fn announce(self, headers: &mut HeaderMap) {
         headers.insert(header::CONNECTION, HeaderValue::from_static("Upgrade"));
         headers.insert(header::UPGRADE, HeaderValue::from_static(self.token()));
     }
 }
 
-/// Which protocol a client's request asks for, by its unaltered headers; `None` for a plain request. Whatever is not
-/// exactly a request for one of the known protocols is a 400, never a plain request: the upstream might read it
-/// otherwise. Only an offer of HTTP/2 or of TLS is left alone, which some clients make with each request in clear text: nothing
-/// of it goes on, and the connection ends with the answer. `Connection: upgrade` without anything of a handshake names no
-/// protocol and is left alone too, as nginx sends it with all that it brings where it is set up by the first example of its
-/// own page on WebSockets.
+/// Returns the protocol that a client asks for, judging by its unaltered headers; `None` for a plain request. Anything
+/// that is not exactly a request for a known protocol is refused with 400. It is never treated as a plain request, as
+/// the upstream might read it differently.
+///
+/// There are two exceptions, both treated as plain requests. Some clients offer HTTP/2 or TLS with each request in
+/// clear text: nothing of the offer is sent on, and the connection ends with the response. `Connection: upgrade`
+/// without any header of a handshake names no protocol: nginx sends it with every request when set up by the first
+/// example on its page about WebSockets.
 pub fn requested<B>(request: &Request<B>) -> Result<Option<UpgradeProtocol>, Rejection> {
     let headers = request.headers();
     let refuse = |detail: &'static str| {
@@ -77,11 +79,11 @@ pub fn requested<B>(request: &Request<B>) -> Result<Option<UpgradeProtocol>, Rej
         (Tokens::Upgrade, None) if !headers.keys().any(is_of_handshake) => return Ok(None),
         (Tokens::Upgrade, Some(_)) => {}
         (Tokens::Odd, _) => return Err(refuse("`Connection` contains something that resembles `upgrade`")),
-        (Tokens::Upgrade, None) => return Err(refuse("a handshake stands without `Upgrade`")),
-        (Tokens::Plain, Some(_)) => return Err(refuse("`Upgrade` stands without `Connection: upgrade`")),
+        (Tokens::Upgrade, None) => return Err(refuse("the request has headers of a handshake, but no `Upgrade`")),
+        (Tokens::Plain, Some(_)) => return Err(refuse("the request has `Upgrade` without `Connection: upgrade`")),
     }
     let token = first.filter(|_| second.is_none()).and_then(|value| value.to_str().ok());
-    // RFC 9110 section 7.8: who does not take an offer answers as if there were none.
+    // RFC 9110 section 7.8: a server that does not accept an offer ignores it.
     if token.is_some_and(is_mere_offer) {
         return Ok(None);
     }
@@ -116,8 +118,8 @@ fn is_of_handshake(name: &HeaderName) -> bool {
     name.as_str().starts_with("sec-websocket-") || name == "x-stream-protocol-version" || name == "http2-settings"
 }
 
-/// Whether it is one that a client makes beside a plain request: `h2c`, or TLS in some version (RFC 2817 section 3.1), as Apache
-/// HttpClient does unasked.
+/// Whether the token is an offer that clients make beside a plain request: `h2c`, or a version of TLS (RFC 2817 section
+/// 3.1), as Apache HttpClient does by default.
 fn is_mere_offer(token: &str) -> bool {
     let is_version = |rest: &str| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
     token.eq_ignore_ascii_case("h2c")
@@ -145,13 +147,13 @@ fn connection_tokens(headers: &HeaderMap) -> Option<Tokens> {
     Some(found)
 }
 
-/// What an upstream says to an upgrade.
+/// The upstream's response to an upgrade request.
 #[derive(Debug)]
 pub(crate) enum UpgradeAnswer {
-    /// 101: send this head to the client, then run the splice with the client's side.
+    /// 101: send this head to the client, then run the splice with the client's connection.
     Switched(Response<()>, Splice),
-    /// An error, to be relayed. It carries `Connection: close`, which must stay, so that the client's connection ends
-    /// with it; the upstream's does by itself.
+    /// An error to be relayed. Its `Connection: close` must stay, so that the client's connection ends with it; the
+    /// upstream's ends by itself.
     Refused(Response<UpstreamBody>),
 }
 
@@ -165,8 +167,8 @@ pub(crate) struct Splice {
 }
 
 impl Pools {
-    /// Asks an upstream for an upgrade. The request is as for [`Pools::send`]; `Connection` and `Upgrade` are set
-    /// here. An answer that is neither 101 for this protocol nor an error is refused.
+    /// Asks an upstream for an upgrade. The request is as for [`Pools::send`]; `Connection` and `Upgrade` are set here.
+    /// A response that is neither 101 for this protocol nor an error is an error of the upstream.
     pub(crate) async fn upgrade(
         &self,
         upstream: &Arc<Upstream>,
@@ -202,7 +204,7 @@ impl Pools {
                 return Err(UpstreamError::new(UpstreamErrorKind::Protocol, upstream.name())
                     .because("status 101 for another protocol than the one asked for"));
             }
-            // From here on the splice keeps the time.
+            // From here on the splice enforces the time limit.
             progress.rest();
             let on_upgrade = hyper::upgrade::on(&mut response);
             let splice = Splice { upstream: on_upgrade, protocol, idle: upstream.upgrade_idle_timeout, lease };
@@ -219,8 +221,8 @@ impl Pools {
 }
 
 impl Splice {
-    /// Copies between the client, whose side comes free once the 101 is written, and the upstream, until they end or
-    /// `handle` says so.
+    /// Copies between the client and the upstream until both end or `handle` is cut. The client's connection becomes
+    /// available once the 101 is written.
     pub(crate) async fn run(self, client: OnUpgrade, handle: StreamHandle) -> SpliceEnd {
         let Self { upstream, protocol, idle, lease } = self;
         let end = |outcome| SpliceEnd { outcome, bytes_to_client: 0, bytes_to_upstream: 0 };
@@ -239,7 +241,7 @@ impl Splice {
         };
         let is_websocket = protocol == UpgradeProtocol::WebSocket;
         let end = splice(TokioIo::new(client), TokioIo::new(upstream), is_websocket, idle, &handle).await;
-        // Held until here: the connection counts among those of its upstream.
+        // Held until here, as the connection counts among those of its upstream.
         drop(lease);
         end
     }
@@ -305,7 +307,7 @@ mod tests {
         }
     }
 
-    /// Every page was refused behind an nginx that has `proxy_set_header Connection "upgrade"` for all requests.
+    /// Every page was refused behind an nginx with `proxy_set_header Connection "upgrade"` for all requests.
     #[test]
     fn connection_upgrade_with_nothing_of_a_handshake_is_a_plain_request() {
         let ask = |headers: &[(&str, &str)]| requested(&request(Method::POST, Version::HTTP_11, headers));

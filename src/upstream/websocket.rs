@@ -1,9 +1,9 @@
-//! Where the frames of a WebSocket begin and end (RFC 6455 section 5.2), so that a close frame of ours never lands
-//! within one.
+//! Tracks where WebSocket frames begin and end (RFC 6455 section 5.2), so that Doorward's own close frame never lands
+//! within another frame.
 
 use super::streams::CutReason;
 
-/// Follows the frames of one direction. Reads only their headers.
+/// Tracks the frames of one direction. Reads only their headers.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct FrameTracker {
     state: State,
@@ -27,7 +27,7 @@ impl FrameTracker {
         matches!(self.state, State::Header { have: 0, .. })
     }
 
-    /// How many of `bytes`, which come next, belong to the frame that has begun: none between frames.
+    /// How many of `bytes`, which come next, belong to the current frame: none between frames.
     pub(super) fn rest_of_frame(&self, bytes: &[u8]) -> usize {
         let mut probe = *self;
         let mut used = 0;
@@ -37,7 +37,7 @@ impl FrameTracker {
         used
     }
 
-    /// Follows `bytes`.
+    /// Advances by `bytes`.
     pub(super) fn advance(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             let used = self.step(bytes);
@@ -45,7 +45,7 @@ impl FrameTracker {
         }
     }
 
-    /// Takes a header byte, or as much of a payload as there is.
+    /// Consumes a header byte, or as much of the payload as there is.
     fn step(&mut self, bytes: &[u8]) -> usize {
         match &mut self.state {
             State::Header { bytes: header, have } => {
@@ -69,7 +69,7 @@ impl FrameTracker {
     }
 }
 
-/// Bytes that follow a header, its masking key counted with the payload; `None` while the header is not whole.
+/// The number of bytes after a header, counting the masking key as payload; `None` while the header is incomplete.
 fn payload_length(header: &[u8]) -> Option<u64> {
     let second = *header.get(1)?;
     let key = if second & 0x80 != 0 { 4 } else { 0 };
@@ -81,7 +81,7 @@ fn payload_length(header: &[u8]) -> Option<u64> {
     Some(length.saturating_add(key))
 }
 
-/// An unmasked close frame, as a server sends it, that tells why (RFC 6455 sections 5.5.1 and 7.4.1).
+/// An unmasked close frame, as a server sends it, with the reason (RFC 6455 sections 5.5.1 and 7.4.1).
 pub(super) fn close_frame(reason: CutReason) -> Vec<u8> {
     let code: u16 = match reason {
         CutReason::Idle => 1001,
@@ -90,7 +90,7 @@ pub(super) fn close_frame(reason: CutReason) -> Vec<u8> {
         | CutReason::SignedOut
         | CutReason::Revoked
         | CutReason::PermissionLost => 1008,
-        // Registered with IANA: the service restarts, come again.
+        // Registered with IANA as "Service Restart": the client should reconnect.
         CutReason::Draining => 1012,
     };
     let text = reason.as_str().as_bytes();

@@ -1,4 +1,4 @@
-//! The memory that buffered bodies share, and what each kind of them has of it whatever the others do.
+//! The memory budget that buffered bodies share, and the guaranteed part of each kind of body.
 
 use std::{
     collections::HashMap,
@@ -10,30 +10,31 @@ use bytes::Bytes;
 
 use crate::lock::lock;
 
-/// The part of the memory, as a divisor, that each kind of bodies has for itself, and beyond which one client or sender has one more
-/// body at most.
+/// The part of the budget, as a divisor, that is guaranteed to each kind of body. A client or sender that has more than
+/// this may have only one body beyond it.
 const PART: usize = 8;
 
-/// Whose a body is.
+/// Whose memory a body counts as.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Share {
-    /// Of somebody of whom nothing is proven yet: at this address, where that is of one client alone.
+    /// Of a sender not yet proved, at this address if it belongs to a single client.
     Unproven(Option<IpAddr>),
-    /// Of somebody who is known.
+    /// Of a known caller.
     Known,
-    /// Held, of this sender, and brought now.
+    /// A held delivery of this sender that is being delivered now.
     Held(Arc<str>),
-    /// What an EventListener asks the interceptor, or anybody at this address, where that is of one client alone.
+    /// A request to the interceptor, by an EventListener or anybody else at this address, if it belongs to a single
+    /// client.
     Question(Option<IpAddr>),
 }
 
 impl Share {
-    /// Whether it is of one among many of its kind.
+    /// Whether it is counted for a single client or sender.
     fn is_of_one(&self) -> bool {
         matches!(self, Self::Unproven(Some(_)) | Self::Held(_) | Self::Question(Some(_)))
     }
 
-    /// The same kind, of nobody in particular where it is counted by address.
+    /// The same kind without the address, where it is counted by address.
     fn of_nobody(&self) -> Self {
         match self {
             Self::Unproven(_) => Self::Unproven(None),
@@ -43,19 +44,19 @@ impl Share {
     }
 }
 
-/// Memory for buffered bodies, of the whole process. Clones share it.
+/// The memory for buffered bodies of the whole process. Clones share it.
 #[derive(Clone, Debug)]
 pub struct ByteBudget {
     shared: Arc<Mutex<Used>>,
 }
 
 impl ByteBudget {
-    /// `limit` in bytes.
+    /// `limit` is in bytes.
     pub fn new(limit: usize) -> Self {
         Self { shared: Arc::new(Mutex::new(Used { limit, ..Used::default() })) }
     }
 
-    /// Another limit, from the next reservation on.
+    /// Sets another limit, which applies from the next reservation on.
     pub fn set_limit(&self, limit: usize) {
         lock(&self.shared).limit = limit;
     }
@@ -66,12 +67,12 @@ impl ByteBudget {
         lock(&self.shared).by_kind().iter().sum()
     }
 
-    /// Counts a body of somebody known that was read from elsewhere, as long as anybody has it; `None` if there is no room.
+    /// Counts a known caller's body that was read elsewhere for as long as the body lives; `None` if there is no room.
     pub fn hold(&self, body: Bytes) -> Option<Bytes> {
         self.room(Share::Known, 0)?.fill(body)
     }
 
-    /// Takes room for `bytes` that are about to be read from elsewhere; `None` if there is none.
+    /// Reserves `bytes` that are about to be read elsewhere; `None` if there is no room.
     pub fn room(&self, share: Share, bytes: usize) -> Option<Room> {
         let mut reservation = self.reservation(share);
         reservation.grow_to(bytes).then_some(Room(reservation))
@@ -82,7 +83,7 @@ impl ByteBudget {
     }
 }
 
-/// Bytes in use, of what there is.
+/// The bytes in use.
 #[derive(Debug, Default)]
 struct Used {
     limit: usize,
@@ -90,17 +91,17 @@ struct Used {
     known: usize,
     held: usize,
     questions: usize,
-    /// Of each client and each sender that has any.
+    /// By client and sender, for those that use any.
     by_one: HashMap<Share, OfOne>,
-    /// How many bodies of one among many there were.
+    /// The number of bodies so far that were counted for a single client or sender.
     bodies: u64,
 }
 
-/// What one client or sender has.
+/// The use of one client or sender.
 #[derive(Clone, Copy, Debug, Default)]
 struct OfOne {
     bytes: usize,
-    /// The one of its bodies by which that is more than a part of the memory.
+    /// The one body that is allowed beyond the client's part of the budget.
     beyond: Option<u64>,
 }
 
@@ -127,21 +128,21 @@ impl Used {
         others.saturating_add(of_kind).saturating_add(more) <= self.limit
     }
 
-    /// Takes `more` bytes for a body; false if there is no room.
+    /// Reserves `more` bytes for a body; false if there is no room.
     fn take(&mut self, share: &Share, body: u64, more: usize) -> bool {
         let part = self.limit / PART;
         let mut of_one = self.by_one.get(share).copied().unwrap_or_default();
         let mut left = 0;
         if share.is_of_one() {
             of_one.bytes = of_one.bytes.saturating_add(more);
-            // A part may be smaller than the largest body that is taken, so one of them may be beyond it. An EventListener asks of all its
-            // Triggers at once, with the whole body each time.
+            // The largest accepted body may be larger than a part, so one body may go beyond it. An EventListener asks
+            // about all its Triggers at once, each time with the whole body.
             let is_bound = !matches!(share, Share::Question(_));
             if is_bound && of_one.bytes > part && *of_one.beyond.get_or_insert(body) != body {
                 return false;
             }
-            // Beyond the part of the kind itself whoever has much leaves room for those who have less: else some few addresses keep all
-            // others out.
+            // Beyond the part of its kind, a client that uses much must leave room for those that use less: otherwise a
+            // few addresses would lock out all others.
             if self.of_kind(share).saturating_add(more) > part {
                 left = of_one.bytes.saturating_mul(PART).min(part);
             }
@@ -156,7 +157,7 @@ impl Used {
         has_room
     }
 
-    /// Gives back `bytes` of a body, which grows no more.
+    /// Releases `bytes` of a body, which does not grow any more.
     fn subtract(&mut self, share: &Share, body: u64, bytes: usize) {
         *self.of_kind(share) -= bytes;
         let part = self.limit / PART;
@@ -172,13 +173,14 @@ impl Used {
     }
 }
 
-/// Room for bytes that are about to be read. Given back when it is dropped, or nobody has the bytes any more.
+/// A reservation for bytes that are about to be read. It is released when dropped, or when the last reference to the
+/// bytes is.
 #[derive(Debug)]
 pub struct Room(Reservation);
 
 impl Room {
-    /// Counts the bytes that were read, as long as anybody has them; `None` if there are more than room was taken for, and the
-    /// budget has no more.
+    /// Counts the bytes that were read for as long as they live; `None` if they exceed both the reservation and the
+    /// budget.
     pub fn fill<B: AsRef<[u8]> + Send + 'static>(mut self, bytes: B) -> Option<Bytes> {
         let length = bytes.as_ref().len();
         if !self.0.grow_to(length) {
@@ -189,19 +191,19 @@ impl Room {
     }
 }
 
-/// A part of the budget, given back when dropped.
+/// A part of the budget, released when dropped.
 #[derive(Debug)]
 pub(super) struct Reservation {
     budget: Arc<Mutex<Used>>,
     share: Share,
-    /// Which body it is of, where it is of one among many.
+    /// The number of the body, if it is counted for a single client or sender.
     body: u64,
     bytes: usize,
 }
 
 impl Reservation {
     fn new(budget: Arc<Mutex<Used>>, share: Share) -> Self {
-        // That of nobody in particular is never told from another.
+        // Bodies that are not counted for a single client need no number.
         let body = match share.is_of_one() {
             true => {
                 let mut used = lock(&budget);
@@ -213,7 +215,7 @@ impl Reservation {
         Self { budget, share, body, bytes: 0 }
     }
 
-    /// Makes it `bytes` large; false if the budget has no room.
+    /// Grows it to `bytes`; false if the budget has no room.
     pub(super) fn grow_to(&mut self, bytes: usize) -> bool {
         let more = bytes.saturating_sub(self.bytes);
         let has_room = more == 0 || lock(&self.budget).take(&self.share, self.body, more);
@@ -223,21 +225,21 @@ impl Reservation {
         has_room
     }
 
-    /// Room of this kind for `bytes` that are there for a moment besides, and take nothing of what a client may have that is counted by its
-    /// address.
+    /// Reserves `bytes` of the same kind for a moment. They do not count towards the limit of a client that is counted
+    /// by its address.
     pub(super) fn beside(&self, bytes: usize) -> Option<Self> {
         let mut beside = Self::new(Arc::clone(&self.budget), self.share.of_nobody());
         beside.grow_to(bytes).then_some(beside)
     }
 
-    /// Gives back what is beyond `bytes`.
+    /// Releases what exceeds `bytes`.
     fn shrink_to(&mut self, bytes: usize) {
         let less = self.bytes.saturating_sub(bytes);
         lock(&self.budget).subtract(&self.share, self.body, less);
         self.bytes -= less;
     }
 
-    /// Counts it as that of somebody who is known from now on.
+    /// Counts it as a known caller's from now on.
     pub(super) fn prove(&mut self) {
         let mut used = lock(&self.budget);
         used.subtract(&self.share, self.body, self.bytes);
@@ -252,7 +254,7 @@ impl Drop for Reservation {
     }
 }
 
-/// Bytes with their part of the budget, which lives as long as anybody has them.
+/// Bytes with their part of the budget, which is released with the last reference to them.
 pub(super) fn counted<B, R>(bytes: B, reservation: R) -> Bytes
 where
     B: AsRef<[u8]> + Send + 'static,
@@ -287,7 +289,7 @@ mod tests {
         Share::Held(sender.into())
     }
 
-    /// All the room that there is, in small pieces.
+    /// Reserves all the room there is, in small pieces.
     fn fill(budget: &ByteBudget, share: &Share) -> Vec<Room> {
         std::iter::from_fn(|| budget.room(share.clone(), 10)).collect()
     }
@@ -296,18 +298,18 @@ mod tests {
         Share::Question(Some([192, 0, 2, last].into()))
     }
 
-    /// Ten connections of a stranger closed the door for the deliveries of everybody, and for the questions of EventListeners.
+    /// Ten connections of a stranger blocked everybody's deliveries and the requests of EventListeners.
     #[test]
     fn what_one_client_or_sender_has_leaves_room_for_others() {
         for (one, other) in [(at(1), at(2)), (of("hub"), of("lab"))] {
             let budget = ByteBudget::new(800);
             let filled = fill(&budget, &one);
-            // One body is beyond the part.
+            // One body is beyond its part.
             assert_eq!((filled.len(), budget.used()), (11, 110), "{one:?}");
             assert!(budget.room(other.clone(), 100).is_some(), "{one:?}");
             drop(filled);
             assert_eq!(budget.used(), 0);
-            // No body is refused whoever sends it, only because it is large.
+            // No body is refused merely because it is large.
             let large = budget.room(one.clone(), 300).unwrap();
             assert!(budget.room(one.clone(), 1).is_none(), "{one:?}: one alone");
             assert!(budget.room(other, 100).is_some(), "{one:?}");
@@ -316,7 +318,8 @@ mod tests {
         }
     }
 
-    /// The third of an EventListener's Triggers made no run of a large delivery, as it asked from the address of the first two.
+    /// The third of an EventListener's Triggers created no run for a large delivery, as its request came from the same
+    /// address as the first two.
     #[test]
     fn an_event_listener_asks_of_as_many_triggers_as_leave_room_for_others() {
         let budget = ByteBudget::new(800);
@@ -327,7 +330,7 @@ mod tests {
         assert!(lock(&budget.shared).by_one.is_empty());
     }
 
-    /// Six addresses closed the door with a large body each, and then with several.
+    /// Six addresses blocked everybody with a large body each, and then with several.
     #[test]
     fn some_few_addresses_that_have_much_leave_room_for_others() {
         for each in [300, 100] {
@@ -340,7 +343,7 @@ mod tests {
         }
     }
 
-    /// It was refused as soon as any other of its address was under way, and which of them came first was no matter.
+    /// It was refused whenever another body from its address was in flight, whichever came first.
     #[test]
     fn of_one_client_the_body_that_is_beyond_its_part_first_goes_on() {
         let budget = ByteBudget::new(8000);
@@ -355,14 +358,14 @@ mod tests {
         assert!(lock(&budget.shared).by_one.is_empty());
     }
 
-    /// An EventListener heard 503 of the interceptor, which it asks once, while strangers sent bodies of other kinds that they never
-    /// ended.
+    /// An EventListener got a 503 from the interceptor, which it does not retry, while strangers sent bodies of other
+    /// kinds that never ended.
     #[test]
     fn no_kind_of_bodies_takes_the_part_of_another() {
         let kinds = [Share::Unproven(None), Share::Known, of("hub"), Share::Question(None)];
         for kind in &kinds {
             let budget = ByteBudget::new(800);
-            // A sender has a part of its kind's, and leaves some to others.
+            // A sender has a part of its kind's part, and leaves some to others.
             let (many, most): (Vec<Share>, usize) = match kind {
                 Share::Held(_) => (["a", "b", "c", "d", "e", "f", "g", "h"].map(of).to_vec(), 420),
                 kind => (vec![kind.clone()], 500),

@@ -1,4 +1,4 @@
-//! Opening connections: the handshakes of HTTP/1.1 and HTTP/2, with the bounds that ours have.
+//! Opens connections: the HTTP/1.1 and HTTP/2 handshakes, with Doorward's limits.
 
 use std::{
     future::poll_fn,
@@ -32,17 +32,17 @@ use crate::{
     },
 };
 
-/// Streams of one HTTP/2 connection, even if the peer takes more.
+/// The most streams on one HTTP/2 connection, even if the peer accepts more.
 const MAX_STREAMS: usize = 100;
 
-/// HTTP/2 windows. The connection's is larger than those of all its streams together: streams whose clients do not
-/// read can never block the others. It is larger still since h2 ends a connection on which many small frames wait to be read,
-/// and counts as many as half of that window has room for, with what each takes besides. One byte a frame, four streams that
-/// nobody reads come so far, and then take some 80 MB.
+/// HTTP/2 windows. The connection's window is larger than those of all its streams together, so that streams whose
+/// clients do not read can never block the others. It is much larger because h2 ends a connection on which too many
+/// small frames wait to be read. Its limit is the number that fit into half of this window, counting the overhead of
+/// each. At one byte per frame, four unread streams reach it, and then use about 80 MB.
 const STREAM_WINDOW: u32 = 128 << 10;
 const CONNECTION_WINDOW: u32 = 256 << 20;
 
-/// How often a new HTTP/2 connection is asked whether the peer's settings have come.
+/// How often a new HTTP/2 connection is checked for the peer's settings.
 const SETTINGS_LOOK: Duration = Duration::from_millis(1);
 
 /// An HTTP/1.1 connection.
@@ -59,18 +59,18 @@ pub(in crate::upstream) struct Http1 {
 pub(in crate::upstream) struct Http2 {
     pub(in crate::upstream) sender: http2::SendRequest<RequestBody>,
     streams: AtomicUsize,
-    /// Streams that the peer takes at once.
+    /// How many concurrent streams the peer accepts.
     limit: watch::Receiver<usize>,
-    /// Has the peer's settings looked at again.
+    /// Triggers another check of the peer's settings.
     look: Arc<AtomicWaker>,
-    /// The peer sends it away, or it failed.
+    /// The peer is shutting the connection down, or it failed.
     retired: AtomicBool,
     pub(super) born: u32,
     /// When its last stream ended.
     unused_since: AtomicU32,
-    /// Records of exchanges that ended, for the next ones.
+    /// Progress records of finished exchanges, for reuse.
     spare: Mutex<Vec<Arc<Progress>>>,
-    /// The sweep runs as long as there is a record, and without it nobody closes this.
+    /// Keeps the sweep running, which closes this connection: it runs as long as there is a progress record.
     _watched: Arc<Progress>,
 }
 
@@ -107,8 +107,8 @@ impl Node {
         Ok(self.run_http1(sender, connection, Some(slot)))
     }
 
-    /// An HTTP/1.1 connection that may change to another protocol. It counts as open as long as its lease lives, not
-    /// only until hyper hands it over.
+    /// Opens an HTTP/1.1 connection that may change to another protocol. It counts as open as long as its lease lives,
+    /// not only until hyper hands it over.
     pub(super) async fn upgradable_http1(
         &self,
         upstream: &Upstream,
@@ -133,7 +133,8 @@ impl Node {
         Http1 { sender, progress, born, unused_since: born }
     }
 
-    /// Waits for the peer's settings too: they tell how many streams it takes, and that it speaks HTTP/2 at all.
+    /// Opens an HTTP/2 connection. Waits for the peer's settings too, which show that it speaks HTTP/2 and how many
+    /// streams it accepts.
     pub(super) async fn http2(
         &self,
         upstream: &Upstream,
@@ -155,7 +156,8 @@ impl Node {
         let (publish, mut limit) = watch::channel(0);
         let look = Arc::<AtomicWaker>::default();
         let (looks, node) = (Arc::clone(&look), Arc::clone(&slot.node));
-        // hyper reads the settings in a task of its own and tells nobody, so until they are there we look often.
+        // hyper reads the settings in a task of its own without a notification, so they are polled often until they
+        // arrive.
         let mut often = Some(every(SETTINGS_LOOK));
         let connection = poll_fn(move |cx| {
             looks.register(cx.waker());
@@ -163,7 +165,7 @@ impl Node {
             let now = connection.current_max_send_streams();
             let before = *publish.borrow();
             publish.send_if_modified(|limit| std::mem::replace(limit, now) != now);
-            // Of the first settings whoever opens it tells.
+            // The first settings are announced by the task that opens the connection.
             if often.is_none() && now > before {
                 node.free();
             }
@@ -184,7 +186,7 @@ impl Node {
             }
             Err(_) => return Err(UpstreamError::new(UpstreamErrorKind::ConnectTimeout, upstream.name()).nothing_sent()),
         }
-        // Before the clock is looked at, which stands without a record.
+        // Before the clock is read, which stands still without a progress record.
         let watched = self.sweep.watch();
         let born = self.sweep.now();
         Ok(Http2 {
@@ -211,7 +213,8 @@ impl Http2 {
         self.streams.fetch_sub(1, Ordering::Release);
     }
 
-    /// Since when it has had no stream, if it has none. True as long as the lock of its pool is held, without which none begins.
+    /// Since when it has had no stream, if it has none. Stays true while the lock of its pool is held, as no stream
+    /// begins without it.
     pub(super) fn unused_since(&self) -> Option<u32> {
         (self.streams.load(Ordering::Acquire) == 0).then(|| self.unused_since.load(Ordering::Relaxed))
     }
@@ -229,7 +232,7 @@ impl Http2 {
         self.is_open() && self.streams.load(Ordering::Relaxed) < limit
     }
 
-    /// Has those who wait told where the peer takes more streams than it did.
+    /// Makes the connection notify those who wait if the peer now accepts more streams.
     pub(super) fn look_at_settings(&self) {
         self.look.wake();
     }

@@ -1,4 +1,4 @@
-//! A connection while it serves an exchange.
+//! A connection in use by an exchange.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{body::RequestBody, upstream::progress::Progress};
 
-/// A connection, or a stream of one, for one exchange. Dropping it before [`Lease::finish`] ends the exchange.
+/// A connection, or a stream of one, for one exchange. Dropping it before [`Lease::finish`] aborts the exchange.
 #[derive(Debug)]
 pub(in crate::upstream) enum Lease {
     Http1(Http1Lease),
@@ -26,7 +26,7 @@ pub(in crate::upstream) struct Http1Lease {
     pub(in crate::upstream) reused: bool,
     /// Whether it may serve another one.
     pub(in crate::upstream) reusable: bool,
-    /// Where the connection may outlive the task that drives it, which otherwise holds the place.
+    /// Set if the connection may outlive the task that drives it, which otherwise holds the slot.
     pub(super) slot: Option<Slot>,
 }
 
@@ -34,7 +34,7 @@ pub(in crate::upstream) struct Http1Lease {
 pub(in crate::upstream) struct Http2Lease {
     pub(in crate::upstream) connection: Arc<Http2>,
     pub(in crate::upstream) progress: Arc<Progress>,
-    /// Whether the connection was there before, so that the peer may just have closed it.
+    /// Whether the connection was already open, so that the peer may just have closed it.
     pub(in crate::upstream) reused: bool,
     pub(super) node: Arc<Node>,
 }
@@ -47,7 +47,7 @@ impl Lease {
         }
     }
 
-    /// The response has ended: an HTTP/1.1 connection goes back if it can take another request.
+    /// Called when the response has ended: returns an HTTP/1.1 connection to the pool if it can take another request.
     pub(in crate::upstream) fn finish(self) {
         match self {
             Self::Http1(mut lease) => {
@@ -64,21 +64,21 @@ impl Lease {
 }
 
 impl Http1Lease {
-    /// Of a connection that was opened for this exchange, and may serve others.
+    /// For a connection that was opened for this exchange and may serve others.
     pub(super) fn first(node: &Arc<Node>, connection: Http1) -> Self {
         let progress = Arc::clone(&connection.progress);
         let node = Arc::clone(node);
         Self { connection: Some(connection), node, progress, reused: false, reusable: true, slot: None }
     }
 
-    /// Of a connection that has waited for its next exchange.
+    /// For a connection from the pool.
     pub(super) fn reused(node: &Arc<Node>, connection: Http1) -> Self {
         let mut lease = Self::first(node, connection);
         lease.reused = true;
         lease
     }
 
-    /// Of a connection that no other exchange gets.
+    /// For a connection that no other exchange will use.
     pub(super) fn exclusive(node: &Arc<Node>, connection: Http1) -> Self {
         let mut lease = Self::first(node, connection);
         lease.reusable = false;
@@ -93,14 +93,14 @@ impl Http1Lease {
 impl Drop for Http1Lease {
     fn drop(&mut self) {
         if self.connection.take().is_some() {
-            // Not left to hyper, which would go on to send the request's body.
+            // hyper alone would continue to send the request body.
             self.progress.abort();
         }
     }
 }
 
 impl Http2Lease {
-    /// The connection takes no more requests.
+    /// Makes the connection take no more requests.
     pub(in crate::upstream) fn retire(&self) {
         self.connection.retire();
     }
@@ -109,7 +109,7 @@ impl Http2Lease {
 impl Drop for Http2Lease {
     fn drop(&mut self) {
         self.progress.rest();
-        // A request body that is still being sent keeps its record.
+        // A request body that is still being sent keeps its progress record.
         if Arc::strong_count(&self.progress) == 1 {
             self.connection.spare().push(Arc::clone(&self.progress));
         }

@@ -1,8 +1,8 @@
-//! Those that wait for a connection, in the order in which they came. What becomes free is theirs: if whoever comes next could
-//! have it, they would wait in vain under load.
+//! The queue of requests that wait for a connection, first come first served. If a new request could take a connection
+//! that becomes free, the waiting ones would starve under load.
 //!
-//! Only the first of a lane is woken, and whoever leaves wakes the next: what one did not take, or gave up, is looked at by
-//! those behind it.
+//! Only the first of a lane is woken. A waiter that leaves wakes the next, which then checks what the first did not
+//! take or gave up.
 
 use std::{collections::VecDeque, sync::Arc};
 
@@ -18,16 +18,16 @@ use crate::upstream::{
     settings::Upstream,
 };
 
-/// The place in the order of all that wait, whatever their lane.
+/// A position in the order of all waiters of all lanes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Ticket(u64);
 
 impl Ticket {
-    /// Of somebody who has only just come.
+    /// For a request that has just arrived.
     pub(super) const LAST: Self = Self(u64::MAX);
 }
 
-/// A queue for each lane: those that last may have all that they may have, while there is room for others.
+/// One queue per lane: long-lived exchanges may have used up their share while there is still room for others.
 #[derive(Debug, Default)]
 pub(super) struct Queues {
     short: VecDeque<Waiter>,
@@ -46,7 +46,7 @@ impl Queues {
         self.short.is_empty() && self.long.is_empty()
     }
 
-    /// Whether somebody waits in this lane for longer than who has `ticket`.
+    /// Whether a request in this lane has waited longer than the holder of `ticket`.
     pub(super) fn has_before(&self, lane: Lane, ticket: Ticket) -> bool {
         let queue = match lane {
             Lane::Short => &self.short,
@@ -55,7 +55,7 @@ impl Queues {
         queue.front().is_some_and(|first| first.ticket < ticket)
     }
 
-    /// What wakes the first of each lane.
+    /// The notifiers of the first waiter of each lane.
     pub(super) fn first_ones(&self) -> [Option<Arc<Notify>>; 2] {
         [&self.short, &self.long].map(|queue| queue.front().map(|first| Arc::clone(&first.woken)))
     }
@@ -82,7 +82,7 @@ impl Queues {
     }
 }
 
-/// Somebody in the queue of a lane. Made before the first look, so that what is freed after it is not missed.
+/// A waiter in the queue of a lane. Created before the first check, so that what is freed after it is not missed.
 #[derive(Debug)]
 pub(super) struct Waiting<'a> {
     node: &'a Node,
@@ -109,15 +109,16 @@ impl<'a> Waiting<'a> {
         self.waiter.ticket
     }
 
-    /// Until there may be something for it; false once its time is over. It is to look then too: not of all is told at once.
+    /// Waits until something may be free; false once the deadline has passed. The caller must check then too, as not
+    /// every change is notified.
     pub(super) async fn woken(&self) -> bool {
         timeout_at(self.deadline, self.waiter.woken.notified()).await.is_ok()
     }
 
-    /// Why it got nothing.
+    /// The error for a wait that timed out.
     pub(super) fn in_vain(&self, upstream: &Upstream) -> UpstreamError {
         let state = self.node.state();
-        // Not for want of room, but for a connection that another opens to be shared.
+        // It did not wait for room, but for another request to open a connection that can be shared.
         if self.lane == Lane::Short && state.opening && state.may_share(upstream) {
             return UpstreamError::new(UpstreamErrorKind::ConnectTimeout, upstream.name()).nothing_sent();
         }

@@ -1,8 +1,8 @@
-//! A connection that is read to its end after it takes no more.
+//! A connection that is read to its end after writing has failed.
 //!
-//! A server that refuses an upload may answer and close without reading the rest, which is a reset. hyper gives up at the write
-//! that fails, and with it the answer that is there already. So what cannot be written any more counts as taken, and the side
-//! that reads says how it ends: with the answer, or, where the bytes end, with the failure of the write.
+//! A server that refuses an upload may respond and close without reading the rest, which resets the connection. hyper
+//! gives up at the failed write, and loses the response that has already arrived. Here, a failed write counts as
+//! successful, and the reading side reports the outcome: the response or, where the bytes end, the error of the write.
 
 use std::{
     io::{self, IoSlice},
@@ -12,11 +12,11 @@ use std::{
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Reads on after the peer has closed its side.
+/// Continues to read after the peer has closed its side.
 #[derive(Debug)]
 pub(super) struct ReadOn<T> {
     inner: T,
-    /// How writing failed.
+    /// The error with which writing failed.
     lost: Option<io::ErrorKind>,
 }
 
@@ -25,7 +25,7 @@ impl<T> ReadOn<T> {
         Self { inner, lost: None }
     }
 
-    /// What a write came to; `taken` where the peer is gone.
+    /// The result of a write; `taken` if the peer has closed the connection.
     fn written<V>(&mut self, polled: Poll<io::Result<V>>, taken: V) -> Poll<io::Result<V>> {
         match polled {
             Poll::Ready(Err(error)) if is_gone(error.kind()) => {
@@ -37,7 +37,7 @@ impl<T> ReadOn<T> {
     }
 }
 
-/// Whether a failure to write says that the peer has closed the connection. Reading ends then too.
+/// Whether a write error means that the peer has closed the connection. Reading ends then too.
 fn is_gone(kind: io::ErrorKind) -> bool {
     matches!(kind, io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
 }
@@ -48,7 +48,8 @@ impl<T: AsyncRead + Unpin> AsyncRead for ReadOn<T> {
         let before = buffer.remaining();
         ready!(Pin::new(&mut this.inner).poll_read(cx, buffer))?;
         match this.lost {
-            // Not an end like any other: of an answer that ends with its connection it would be taken for the whole.
+            // This must not look like a normal end, by which a response that ends with its connection would look
+            // complete.
             Some(kind) if before > 0 && buffer.remaining() == before => Poll::Ready(Err(kind.into())),
             _ => Poll::Ready(Ok(())),
         }
@@ -112,7 +113,8 @@ mod tests {
 
     use super::*;
 
-    /// A peer that takes the head of a request, has answered by the time that more comes, and is gone then.
+    /// A peer that reads the head of a request, has responded by the time that more arrives, and has then closed the
+    /// connection.
     #[derive(Debug)]
     struct Refuses {
         answer: io::Cursor<&'static [u8]>,
@@ -151,7 +153,7 @@ mod tests {
         }
     }
 
-    /// What comes of an upload: the status, and the body if the whole of it came; `None` without an answer.
+    /// The outcome of an upload: the status, and the body if it is complete; `None` without a response.
     async fn upload(answer: &'static [u8]) -> Option<(StatusCode, Option<Bytes>)> {
         let peer = Refuses { answer: io::Cursor::new(answer), taken: 0, is_gone: false, reader: None };
         let io = TokioIo::new(ReadOn::new(peer));
@@ -171,7 +173,7 @@ mod tests {
             upload(b"HTTP/1.1 413 Too Large\r\nContent-Length: 2\r\n\r\nno").await,
             Some((large, Some(Bytes::from_static(b"no"))))
         );
-        // How much of it is missing nobody knows.
+        // How much of it is missing is unknown.
         assert_eq!(upload(b"HTTP/1.1 413 Too Large\r\n\r\nno").await, Some((large, None)));
         assert_eq!(upload(b"HTTP/1.1 413 Too").await, None);
         assert_eq!(upload(b"").await, None);

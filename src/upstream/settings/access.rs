@@ -1,4 +1,5 @@
-//! Where an upstream is, how it proves itself and who we are there: as `url`, `tls` and `credential` tell, or a kubeconfig.
+//! Where an upstream is, how it is verified and how Doorward authenticates to it: from `url`, `tls` and `credential`,
+//! or from a kubeconfig.
 
 use std::{borrow::Cow, fmt};
 
@@ -12,24 +13,24 @@ use crate::config::{
     resolver::{Resolver, Secret},
 };
 
-/// What an entry of `upstreams` says of its peer.
+/// The address, TLS settings and credential of an entry of `upstreams`.
 pub(crate) struct Access {
     pub(super) target: Target,
-    /// `None`: in clear text.
+    /// `None` for clear text.
     pub(super) tls: Option<Material>,
     pub(super) credential: Option<Credential>,
 }
 
-/// Who we are there, unless by a certificate.
+/// Doorward's credential there, other than a certificate.
 pub(super) enum Credential {
-    /// What stands in the configuration, as the value of `Authorization`.
+    /// The value of `Authorization` from the configuration.
     Written(HeaderValue),
     Requested(AccountToken),
 }
 
 impl Access {
-    /// Reads what the entry at `at` names through `resolver`, certificates apart. All problems are reported, and any gives
-    /// `None`.
+    /// Reads what the entry at `at` names through `resolver`, except certificates. All problems are reported, and any
+    /// of them gives `None`.
     pub(crate) fn resolve(raw: &raw::Upstream, at: &At, resolver: &mut Resolver) -> Option<Self> {
         match &raw.kubeconfig {
             Some(kubeconfig) => kubeconfig::read(kubeconfig, &at.key("kubeconfig"), resolver),
@@ -37,7 +38,8 @@ impl Access {
         }
     }
 
-    /// Reports what is wrong with the address in the entry at `at`, and with what stands beside it, as far as no file tells.
+    /// Reports problems of the address in the entry at `at` and of the fields beside it, as far as no file must be
+    /// read.
     pub(crate) fn check_address(raw: &raw::Upstream, at: &At, report: &mut Report) {
         Target::written(raw, at, report);
     }
@@ -47,13 +49,13 @@ impl Access {
         &self.target.url
     }
 
-    /// What TLS is set up from, where it is spoken.
+    /// The TLS settings, if TLS is used.
     pub(crate) fn tls(&self) -> Option<&Material> {
         self.tls.as_ref()
     }
 
     fn written(raw: &raw::Upstream, at: &At, resolver: &mut Resolver) -> Option<Self> {
-        // What is wrong with it is told by the check of the configuration as a whole.
+        // Problems of the address are reported by the check of the whole configuration.
         let target = Target::written(raw, at, &mut Report::default());
         let credential = raw.credential.as_ref().map(|credential| match credential {
             raw::UpstreamCredential::Bearer(source) => {
@@ -92,7 +94,7 @@ pub(in crate::upstream) struct Authority {
 }
 
 impl Target {
-    /// That of an entry of `upstreams`, unless what stands beside it does not go with it. All problems are reported.
+    /// The target of an entry of `upstreams`, unless other fields conflict with it. All problems are reported.
     fn written(raw: &raw::Upstream, at: &At, report: &mut Report) -> Option<Self> {
         let target = match Self::parse(raw.url.as_ref()?) {
             Ok(target) => target,
@@ -104,7 +106,9 @@ impl Target {
         let is_clear = !target.is_secure();
         let has_tls = is_clear && raw.tls.is_some();
         if has_tls {
-            report.error(&at.key("tls"), "`tls` is of no use with an `http` address").help("write `https://` in `url`");
+            report
+                .error(&at.key("tls"), "`tls` cannot be used with an `http` address")
+                .help("write `https://` in `url`");
         }
         let shows_credential = is_clear && raw.credential.is_some() && !target.is_loopback();
         if shows_credential {
@@ -115,7 +119,7 @@ impl Target {
         (!has_tls && !shows_credential).then_some(target)
     }
 
-    /// What is wrong is said without the text, which may hold a password.
+    /// The error does not quote the text, which may contain a password.
     pub(super) fn parse(text: &str) -> Result<Self, Cow<'static, str>> {
         let url = Url::parse(text).map_err(|error| format!("is not a URL: {error}"))?;
         let scheme = match url.scheme() {
@@ -124,15 +128,15 @@ impl Target {
             _ => return Err("is neither `http` nor `https`".into()),
         };
         if !url.username().is_empty() || url.password().is_some() {
-            return Err("has a user or a password, which are no credential of an upstream".into());
+            return Err("has a user or a password, which cannot be an upstream's credential".into());
         }
         if url.path() != "/" {
-            return Err("has a path, though requests keep their own".into());
+            return Err("has a path, but requests have their own".into());
         }
         if url.query().is_some() || url.fragment().is_some() {
             return Err("has a query or a fragment".into());
         }
-        // Of both schemes, there is no URL without a host.
+        // A URL with either scheme always has a host.
         let (Some(host), Some(port @ 1..)) = (url.host().map(|host| host.to_owned()), url.port_or_known_default())
         else {
             return Err("has port 0, which cannot be connected to".into());
@@ -160,7 +164,7 @@ impl Target {
     }
 }
 
-/// The value of `Authorization`. `named` is what the token is called in messages.
+/// The value of `Authorization`. `named` is how messages call the token.
 pub(super) fn bearer(
     token: &Secret,
     named: impl fmt::Display,
@@ -176,9 +180,9 @@ pub(super) fn bearer(
     line
 }
 
-/// The same of a token; `None` if it has characters that none can have.
+/// The same for a plain token; `None` if it has characters that no token can have.
 pub(in crate::upstream) fn bearer_line(token: &[u8]) -> Option<HeaderValue> {
-    // The token68 form of RFC 6750 section 2.1, which is what makes it one word on the wire.
+    // The token68 form of RFC 6750 section 2.1, which cannot be split on the wire.
     if token.is_empty() || !token.iter().all(|byte| byte.is_ascii_alphanumeric() || b"-._~+/=".contains(byte)) {
         return None;
     }

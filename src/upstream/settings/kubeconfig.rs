@@ -1,8 +1,8 @@
-//! A kubeconfig, as the description of an API server and of who we are there.
+//! Reads a kubeconfig, which describes an API server and Doorward's credential for it.
 //!
-//! What of it would make kubectl connect or sign in otherwise than Doorward can is refused, and so is what kubectl does not
-//! know: left out, it would be another connection than the one that is described. No message quotes what stands in the
-//! file but names of its contexts, clusters and users.
+//! Fields that would make kubectl connect or authenticate in a way that Doorward does not support are refused, and so
+//! are unknown fields: ignoring them would give a different connection than described. Messages quote nothing from the
+//! file except the names of its contexts, clusters and users.
 
 use std::path::PathBuf;
 
@@ -22,7 +22,7 @@ use crate::config::{
     values::SecretSource,
 };
 
-/// The fields of a part that are followed, and those that change nothing of a connection.
+/// The fields of a part that are supported, and those that do not affect the connection.
 fn known(part: &str) -> &'static [&'static str] {
     match part {
         "context" => &["cluster", "user", "namespace", "extensions"],
@@ -46,27 +46,29 @@ fn known(part: &str) -> &'static [&'static str] {
     }
 }
 
-/// What to do instead of a field that kubectl follows and Doorward does not.
+/// What to do instead of a field that kubectl supports and Doorward does not.
 fn instead_of(field: &str) -> Option<&'static str> {
     Some(match field {
         "insecure-skip-tls-verify" => {
-            "anybody could be the server; put the authority of its certificate into `certificate-authority-data`, and a \
-             name that stands in it into `tls-server-name`"
+            "any server would be accepted; put the CA certificate into `certificate-authority-data`, and a \
+             name from the server's certificate into `tls-server-name`"
         }
-        "proxy-url" => "upstreams are connected to directly; write an address into `server` that can be reached so",
+        "proxy-url" => {
+            "upstreams are connected to directly; use an address in `server` that is reachable without a proxy"
+        }
         "exec" | "auth-provider" => {
-            "Doorward runs no program for a credential; have the token written to a file by what renews it, and name \
+            "Doorward runs no programs to get credentials; let the program write the token to a file, and name \
              that in `tokenFile`, or use a client certificate"
         }
-        "username" | "password" => "API servers take no passwords any more; use a token or a client certificate",
+        "username" | "password" => "API servers no longer accept passwords; use a token or a client certificate",
         "as" | "as-uid" | "as-groups" | "as-user-extra" => {
-            "Doorward impersonates whoever calls, and can be nobody else before; use a credential of its own account"
+            "Doorward itself impersonates its callers; use a credential of Doorward's own account"
         }
         _ => return None,
     })
 }
 
-/// Reads the kubeconfig that is named at `at`. All problems are reported, and any gives `None`.
+/// Reads the kubeconfig that is named at `at`. All problems are reported, and any of them gives `None`.
 pub(super) fn read(raw: &raw::Kubeconfig, at: &At, resolver: &mut Resolver) -> Option<Access> {
     let path = resolver.path(&raw.file).display().to_string();
     let mut reader = Reader { raw, at: at.key("file"), path, resolver, refused: false };
@@ -75,7 +77,7 @@ pub(super) fn read(raw: &raw::Kubeconfig, at: &At, resolver: &mut Resolver) -> O
         (Some(name), _) => (name.as_str(), at.key("context")),
         (None, Some(Value::String(name))) if !name.is_empty() => (name.as_str(), at.key("file")),
         _ => {
-            reader.refuse("has no `current-context`", "set `context` to the one that is meant");
+            reader.refuse("has no `current-context`", "set `context` to the one to use");
             return None;
         }
     };
@@ -106,7 +108,7 @@ pub(super) fn read(raw: &raw::Kubeconfig, at: &At, resolver: &mut Resolver) -> O
     let is_tls =
         authorities.is_some() || certificate.is_some() || cluster.fields.get("tls-server-name").is_some_and(is_set);
     if !target.is_secure() && is_tls {
-        reader.refuse(&format!("says how to speak TLS, but the `server` in {cluster} is not https"), HTTPS);
+        reader.refuse(&format!("has TLS settings, but the `server` in {cluster} is not https"), HTTPS);
     }
     let tls = target.is_secure().then_some(Material { at, server_name, authorities, certificate });
     (!reader.refused).then_some(Access { target, tls, credential })
@@ -131,14 +133,14 @@ struct Reader<'a> {
     raw: &'a raw::Kubeconfig,
     /// Where the configuration names the file.
     at: At,
-    /// The file as messages name it.
+    /// The path of the file as it appears in messages.
     path: String,
     resolver: &'a mut Resolver,
     refused: bool,
 }
 
 impl Reader<'_> {
-    /// `why` goes on from the name of the file.
+    /// `why` continues the sentence that begins with the name of the file.
     fn refuse(&mut self, why: &str, help: &str) {
         self.refused = true;
         self.resolver.error(&self.at, format!("{} {why}", self.path)).help(help);
@@ -146,22 +148,21 @@ impl Reader<'_> {
 
     fn document(&mut self) -> Option<Map<String, Value>> {
         let bytes = Zeroizing::new(self.resolver.read(&self.at, &self.raw.file)?);
-        // The words of the YAML reader could quote what stands there.
+        // The YAML parser's message could quote the content.
         let document = std::str::from_utf8(&bytes).ok().and_then(|text| parse_yaml(text).ok());
         let Some(document) = document else {
-            let help =
-                "what stands in it is not shown here; `kubectl config view --kubeconfig FILE` says where it is broken";
-            self.refuse("is no YAML that can be read, or says a key twice", help);
+            let help = "its content is not shown here; `kubectl config view --kubeconfig FILE` says where it is broken";
+            self.refuse("is not valid YAML, or has a duplicate key", help);
             return None;
         };
         if document.get("kind") != Some(&"Config".into()) || document.get("apiVersion") != Some(&"v1".into()) {
-            self.refuse("is no kubeconfig", "a kubeconfig says `apiVersion: v1` and `kind: Config`");
+            self.refuse("is not a kubeconfig", "a kubeconfig has `apiVersion: v1` and `kind: Config`");
             return None;
         }
         Some(document)
     }
 
-    /// The entry of a list with this name. `at` is where the name stands.
+    /// The entry with this name in a list. `at` is the place of the name.
     fn part<'d>(
         &mut self,
         document: &'d Map<String, Value>,
@@ -182,7 +183,7 @@ impl Reader<'_> {
             return None;
         }
         let Some(fields) = entry.get(what).and_then(Value::as_object) else {
-            self.refuse(&format!("says nothing of the {what} `{name}`"), "compare it with `kubectl config view`");
+            self.refuse(&format!("has nothing for the {what} `{name}`"), "compare it with `kubectl config view`");
             return None;
         };
         let part = Part { what, name, fields };
@@ -190,30 +191,30 @@ impl Reader<'_> {
         Some(part)
     }
 
-    /// Refuses what of a part cannot be followed. A field that nobody knows is not named: it may be a slipped token.
+    /// Refuses unsupported fields of a part. An unknown field is not named, as it may be a misplaced token.
     fn check(&mut self, part: &Part<'_>) {
         for (key, value) in part.fields {
             let known = known(part.what);
             match instead_of(key) {
                 _ if known.contains(&key.as_str()) => {}
                 Some(_) if !is_set(value) => {}
-                Some(help) => self.refuse(&format!("has `{key}` in {part}, which Doorward does not follow"), help),
+                Some(help) => self.refuse(&format!("has `{key}` in {part}, which Doorward does not support"), help),
                 None => {
                     let near = nearest(key, known.iter().copied()).map(|near| format!("did you mean `{near}`?"));
                     let help = near.unwrap_or_else(|| format!("known there: {}", known.join(", ")));
-                    self.refuse(&format!("has a field that is none of a kubeconfig in {part}"), &help);
+                    self.refuse(&format!("has an unknown field in {part}"), &help);
                 }
             }
         }
     }
 
-    /// A field that is text; as for kubectl, an empty one is not there.
+    /// A text field. As in kubectl, an empty one counts as missing.
     fn text<'d>(&mut self, part: &Part<'d>, key: &str) -> Option<&'d str> {
         match part.fields.get(key)? {
             Value::Null => None,
             Value::String(text) => Some(text.as_str()).filter(|text| !text.is_empty()),
             _ => {
-                self.refuse(&format!("has other than text in `{key}` of {part}"), "put it in quotes");
+                self.refuse(&format!("has a value that is not text in `{key}` of {part}"), "put it in quotes");
                 None
             }
         }
@@ -239,24 +240,24 @@ impl Reader<'_> {
         let given = self.text(cluster, "tls-server-name");
         let name = server_name(given, &target.host);
         if name.is_none() {
-            let help = "write the name that stands in the certificate of the server into `tls-server-name`";
-            self.refuse(&format!("has no name for {cluster} that could stand in a certificate"), help);
+            let help = "put a name from the server's certificate into `tls-server-name`";
+            self.refuse(&format!("has no name for {cluster} that a certificate could have"), help);
         }
         name
     }
 
-    /// What stands in the file itself, or in one that it names: never both, as kubectl has it.
+    /// PEM data in the file itself, or in one that it names; both at once are refused.
     fn pem(&mut self, part: &Part<'_>, key: &str) -> Option<Pem> {
         let data_key = format!("{key}-data");
         match (self.file(part, key), self.text(part, &data_key)) {
             (None, None) => None,
             (Some(path), None) => Some(Pem::file(path, self.at.clone())),
             (None, Some(data)) => {
-                // Lines may be broken in it.
+                // It may contain line breaks.
                 let data: Zeroizing<String> = Zeroizing::new(data.split(['\r', '\n']).collect());
                 let Ok(text) = BASE64_STANDARD.decode(data.as_bytes()) else {
                     let help = "it must hold a PEM file in base64, as `base64 -w0 FILE` prints it";
-                    self.refuse(&format!("has other than base64 in `{data_key}` of {part}"), help);
+                    self.refuse(&format!("has a value that is not base64 in `{data_key}` of {part}"), help);
                     return None;
                 };
                 let called = format!("`{data_key}` of {part} in {}", self.path);
@@ -270,7 +271,7 @@ impl Reader<'_> {
     }
 
     fn token(&mut self, user: &Part<'_>) -> Option<HeaderValue> {
-        // As for kubectl, the file wins.
+        // As in kubectl, the file wins.
         let (token, called) = match (self.file(user, "tokenFile"), self.text(user, "token")) {
             (Some(path), _) => {
                 let source = SecretSource::File(path);
@@ -284,19 +285,19 @@ impl Reader<'_> {
         value
     }
 
-    /// A file that is named, relative to the folder of the kubeconfig.
+    /// A file named by the kubeconfig, relative to its folder.
     fn file(&mut self, part: &Part<'_>, key: &str) -> Option<PathBuf> {
         let path = self.text(part, key)?;
-        // Paths are told in messages; what stands there in place of one is not.
+        // Messages show paths, but must not show anything that is not a path.
         if path.contains(char::is_control) || path.split('/').any(|name| name.len() > 255) {
-            self.refuse(&format!("has other than a path in `{key}` of {part}"), "write the path of a file");
+            self.refuse(&format!("has a value that is not a path in `{key}` of {part}"), "write the path of a file");
             return None;
         }
         Some(self.raw.file.with_file_name(path))
     }
 }
 
-/// Whether a field says anything.
+/// Whether a field has a value.
 fn is_set(value: &Value) -> bool {
     match value {
         Value::Null | Value::Bool(false) => false,

@@ -1,4 +1,4 @@
-//! TLS towards an upstream.
+//! TLS for upstream connections.
 
 use std::{fmt, path::PathBuf, sync::Arc};
 
@@ -20,7 +20,7 @@ use crate::{
     sha256::Sha256,
 };
 
-/// PEM text, and where it comes from.
+/// PEM text and its source.
 #[derive(Debug)]
 pub(crate) struct Pem {
     at: At,
@@ -30,12 +30,12 @@ pub(crate) struct Pem {
 #[derive(Debug)]
 enum Source {
     File(PathBuf),
-    /// With what it is called in messages.
+    /// The text, and how messages call it.
     Text(Secret, String),
 }
 
 impl Pem {
-    /// In a file. `at` is where the configuration names it.
+    /// PEM text in a file. `at` is where the configuration names it.
     pub(super) fn file(path: PathBuf, at: At) -> Self {
         Self { at, source: Source::File(path) }
     }
@@ -44,12 +44,12 @@ impl Pem {
         Self { at, source: Source::Text(text, called) }
     }
 
-    /// Whether it is a file of its own.
+    /// Whether it is in a separate file.
     pub(crate) fn is_file(&self) -> bool {
         matches!(self.source, Source::File(_))
     }
 
-    /// A file that cannot be read is reported.
+    /// Reads the text. A file that cannot be read is reported.
     pub(crate) fn read(&self, resolver: &mut Resolver) -> Option<Secret> {
         match &self.source {
             Source::File(path) => resolver.read(&self.at, path).map(Secret::new),
@@ -67,26 +67,26 @@ impl fmt::Display for Pem {
     }
 }
 
-/// What TLS towards a server is set up from.
+/// The TLS settings for a server.
 #[derive(Debug)]
 pub(crate) struct Material {
     pub(super) at: At,
-    /// `None`: it is no name, which has been reported.
+    /// `None` if the name is not valid, which has been reported.
     pub(crate) server_name: Option<ServerName<'static>>,
-    /// `None`: the system's.
+    /// `None` for the system's.
     pub(crate) authorities: Option<Pem>,
-    /// Our chain and its key.
+    /// Doorward's certificate chain and its key.
     pub(crate) certificate: Option<(Pem, Pem)>,
 }
 
 impl Material {
-    /// As `tls` tells. `host` is what is connected to.
+    /// From `tls`. `host` is the host that is connected to.
     pub(super) fn written(raw: &raw::ClientTls, host: &Host<String>, at: &At, resolver: &mut Resolver) -> Self {
         let server_name = server_name(raw.server_name.as_deref(), host);
         if server_name.is_none() {
             resolver
                 .error(&at.key("server_name"), "`server_name` is neither a DNS name nor an IP address")
-                .help("write the name that stands in the certificate of the server");
+                .help("write a name from the server's certificate");
         }
         let certificate = raw.certificate.as_ref().map(|files| {
             let at = at.key("certificate");
@@ -97,7 +97,7 @@ impl Material {
     }
 }
 
-/// The name that the certificate of a server must have: the one given, else the host.
+/// The name that the server's certificate must have: `given`, or the host by default.
 pub(super) fn server_name(given: Option<&str>, host: &Host<String>) -> Option<ServerName<'static>> {
     match (given, host) {
         (Some(name), _) => ServerName::try_from(name.to_owned()).ok(),
@@ -107,24 +107,24 @@ pub(super) fn server_name(given: Option<&str>, host: &Host<String>) -> Option<Se
     }
 }
 
-/// What of TLS tells connections apart.
+/// The part of the TLS settings by which connections are distinguished.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct TlsIdentity {
     pub(crate) server_name: ServerName<'static>,
-    /// SHA-256 of the authorities' file; `None`: the system's.
+    /// SHA-256 of the file of authorities; `None` for the system's.
     authorities: Option<[u8; 32]>,
-    /// SHA-256 of our certificate and key.
+    /// SHA-256 of Doorward's certificate and key.
     client: Option<[u8; 32]>,
 }
 
 impl TlsIdentity {
-    /// Whether we show a certificate there.
+    /// Whether Doorward presents a certificate there.
     pub(super) fn has_certificate(&self) -> bool {
         self.client.is_some()
     }
 }
 
-/// The TLS client of an upstream. The two configurations differ in ALPN alone and share their session tickets.
+/// The TLS client of an upstream. The two configurations differ only in ALPN and share their session tickets.
 pub(in crate::upstream) struct Tls {
     pub(in crate::upstream) server_name: ServerName<'static>,
     /// For requests that may share a connection.
@@ -133,7 +133,7 @@ pub(in crate::upstream) struct Tls {
     pub(in crate::upstream) http1: Arc<ClientConfig>,
 }
 
-/// What TLS towards a server needs, without ALPN.
+/// The TLS client configuration for a server, without ALPN.
 #[derive(Debug)]
 pub(crate) struct TlsClient {
     pub(crate) config: ClientConfig,
@@ -141,7 +141,7 @@ pub(crate) struct TlsClient {
 }
 
 impl TlsClient {
-    /// `host` is what is connected to.
+    /// `host` is the host that is connected to.
     pub(crate) fn resolve(raw: &raw::ClientTls, host: &Host<String>, at: &At, resolver: &mut Resolver) -> Option<Self> {
         Self::new(&Material::written(raw, host, at, resolver), resolver)
     }
@@ -169,7 +169,7 @@ impl TlsClient {
             .ok()?;
         let (builder, authorities) = match authorities {
             Some((roots, digest)) => (builder.with_root_certificates(roots), Some(digest)),
-            // There may be none, and nobody is called.
+            // The check is for another machine: this one may have no authorities, and no connection is made.
             None if is_elsewhere => (builder.with_root_certificates(RootCertStore::empty()), None),
             None => {
                 let builder = builder

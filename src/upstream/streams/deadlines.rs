@@ -1,10 +1,10 @@
-//! In which order streams end.
+//! The order in which streams end.
 
 use std::collections::BTreeSet;
 
 use crate::clock::{Moment, Timestamp};
 
-/// When streams end, the soonest first, by each clock of a [`Moment`].
+/// The deadlines of streams, earliest first, by each clock of a [`Moment`].
 #[derive(Debug, Default)]
 pub(super) struct Deadlines([BTreeSet<(Timestamp, u64)>; 2]);
 
@@ -21,7 +21,7 @@ impl Deadlines {
         }
     }
 
-    /// Takes out one that is over.
+    /// Removes and returns a stream whose deadline has passed.
     pub(super) fn pop(&mut self, now: Moment) -> Option<u64> {
         for (ends, now) in self.0.iter_mut().zip(now.by_clock()) {
             if ends.first().is_some_and(|(end, _)| *end <= now) {

@@ -1,4 +1,4 @@
-//! What streams are, why they end, and how they are counted.
+//! The kinds of streams, the reasons why they are cut, and their metrics.
 
 use std::fmt;
 
@@ -6,7 +6,7 @@ use prometheus_client::metrics::{counter::Counter, family::Family, gauge::Gauge}
 
 use crate::admin::metrics::Labels;
 
-/// What a stream is.
+/// The kind of a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum StreamKind {
     Watch,
@@ -14,9 +14,9 @@ pub enum StreamKind {
     Download,
     WebSocket,
     Spdy,
-    /// What a client sends, for as long as it likes.
+    /// A request body that may last.
     Upload,
-    /// An answer without a length: mostly over at once, but it may be a gRPC stream or lines of JSON without end.
+    /// A response without a known length. Most end at once, but it may be a gRPC stream or endless lines of JSON.
     Unsized,
 }
 
@@ -35,18 +35,18 @@ impl StreamKind {
     }
 }
 
-/// Why a stream was ended by us.
+/// Why Doorward ended a stream.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum CutReason {
-    /// Its credential or its session is over.
+    /// Its credential or session has ended.
     Expired,
-    /// The time that its route allows is over, and its credential is good still.
+    /// The time that its route allows has passed; its credential is still valid.
     Overlong,
     SignedOut,
     Revoked,
-    /// The policy no longer allows what was asked.
+    /// The policy no longer allows the request.
     PermissionLost,
-    /// Doorward stops.
+    /// Doorward is shutting down.
     Draining,
     /// Nothing moved for too long.
     Idle,
@@ -57,7 +57,8 @@ impl CutReason {
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Expired => "expired",
-            // What sets it, and no word about a credential: who hears it over a WebSocket comes again with the same one.
+            // Names the setting and not a credential: a WebSocket client that sees it may reconnect with the same
+            // credential.
             Self::Overlong => "max_stream",
             Self::SignedOut => "signed_out",
             Self::Revoked => "revoked",
@@ -74,7 +75,7 @@ impl fmt::Display for CutReason {
     }
 }
 
-/// Streams by kind, and those that we ended by why.
+/// Open streams by kind, and cut streams by kind and reason.
 #[derive(Clone, Debug, Default)]
 pub struct Metrics {
     open: Family<Labels<&'static str>, Gauge>,

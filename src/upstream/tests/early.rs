@@ -104,7 +104,7 @@ async fn an_answer_that_is_given_up_with_the_upload_is_told_of() {
         assert_eq!(rejection.status(), expected);
         assert_eq!(rejection.upstream_status(), Some(StatusCode::ACCEPTED), "{expected}");
         let fix = rejection.fix_text().unwrap();
-        assert!(fix.contains("look first whether it did what was asked") && fix.contains("202"), "{fix}");
+        assert!(fix.contains("check first whether it did what was asked") && fix.contains("202"), "{fix}");
     }
 }
 

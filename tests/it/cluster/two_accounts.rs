@@ -56,7 +56,7 @@ async fn people_are_impersonated_by_an_account_that_can_do_nothing_else() {
         said.findings.iter().filter(|finding| finding["of"] == "API server `cluster`").collect();
     assert_eq!((of_cluster.len(), &of_cluster[0]["state"]), (1, &json!("fault")), "{:?}", said.findings);
     assert!(of_cluster[0]["said"].as_str().unwrap().contains("there is no token of the service account"));
-    assert!(refused.text().contains("was not asked, as Doorward has no token for it"), "{}", refused.text());
+    assert!(refused.text().contains("was not called, as Doorward has no token for it"), "{}", refused.text());
 
     proxy(&world).await;
     until(async || looks(&world).await == 200).await;

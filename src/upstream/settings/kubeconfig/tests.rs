@@ -4,7 +4,7 @@ use serde_json::json;
 
 use super::{super::Upstream, *};
 
-/// Stands wherever a secret does.
+/// Appears wherever a secret would.
 const SECRET: &str = "hunter2";
 
 struct Bench {
@@ -26,7 +26,7 @@ fn encoded(text: &str) -> String {
 }
 
 impl Bench {
-    /// As kubectl writes it.
+    /// A kubeconfig as kubectl writes it.
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
         fs::create_dir(folder.path().join("kube")).unwrap();
@@ -55,7 +55,7 @@ impl Bench {
         self
     }
 
-    /// Puts a value where a pointer leads; null takes it away.
+    /// Sets the value at a pointer; null removes it.
     fn set(&mut self, pointer: &str, value: Value) -> &mut Self {
         let (parent, key) = pointer.rsplit_once('/').unwrap();
         let parent = self.document.pointer_mut(parent).unwrap().as_object_mut().unwrap();
@@ -83,7 +83,7 @@ impl Bench {
         upstream.unwrap_or_else(|| panic!("{:?}", resolver.report))
     }
 
-    /// The problems, each as place, message and cure; none of them tells a secret.
+    /// The problems, each as place, message and help; none of them may show a secret.
     fn problems(&self) -> Vec<String> {
         Self::told(&self.resolve().1)
     }
@@ -138,7 +138,7 @@ fn the_file_of_a_token_wins_and_stands_in_the_folder_of_the_kubeconfig() {
     fs::write(elsewhere.path(), "absolute").unwrap();
     bench.set("/users/0/user/tokenFile", json!(elsewhere.path()));
     assert_eq!(bench.good().authorization().unwrap().unwrap(), "Bearer absolute");
-    // The token beside it is an old one.
+    // The token beside it is old.
     bench.set("/users/0/user/tokenFile", json!("gone"));
     let problems = bench.problems();
     assert!(problems[0].contains("kube/gone cannot be read"), "{problems:?}");
@@ -166,7 +166,7 @@ fn data_and_files_make_the_same_connection_and_another_certificate_another() {
     let written = Upstream::resolve(&written, &raw::Limits::default(), &At::root(), &mut resolver).unwrap();
     assert_eq!(by_files.identity, written.identity);
 
-    // In lines, as `base64` breaks them.
+    // With line breaks, as `base64` prints it.
     let folded: Vec<String> =
         encoded(&ca).as_bytes().chunks(76).map(|line| String::from_utf8_lossy(line).into()).collect();
     bench.set("/clusters/0/cluster/certificate-authority", json!(""));
@@ -220,19 +220,19 @@ fn what_cannot_be_followed_is_refused_with_a_cure() {
         ("auth provider", user("auth-provider"), json!({"name": "gcp"}), "has `auth-provider`", "`tokenFile`"),
         ("username", user("username"), json!(SECRET), "has `username`", "use a token"),
         ("password", user("password"), json!(SECRET), "has `password`", "use a token"),
-        ("as", user("as"), json!("admin"), "has `as` in the user `u`", "impersonates whoever calls"),
-        ("as-uid", user("as-uid"), json!("1"), "has `as-uid`", "impersonates whoever calls"),
-        ("as-groups", user("as-groups"), json!(["system:masters"]), "has `as-groups`", "impersonates whoever calls"),
+        ("as", user("as"), json!("admin"), "has `as` in the user `u`", "impersonates its callers"),
+        ("as-uid", user("as-uid"), json!("1"), "has `as-uid`", "impersonates its callers"),
+        ("as-groups", user("as-groups"), json!(["system:masters"]), "has `as-groups`", "impersonates its callers"),
         (
             "as-user-extra",
             user("as-user-extra"),
             json!({"a": ["b"]}),
             "has `as-user-extra`",
-            "impersonates whoever calls",
+            "impersonates its callers",
         ),
         ("no credential", USER_AT.to_owned(), json!({}), "has no credential in the user `u`", "`client-certificate`"),
         ("an empty token", user("token"), json!(""), "has no credential", "`tokenFile`"),
-        ("a number for a token", user("token"), json!(4711), "other than text in `token`", "quotes"),
+        ("a number for a token", user("token"), json!(4711), "not text in `token`", "quotes"),
         ("a token of two words", user("token"), json!(format!("{SECRET} x")), "`token` of the user `u`", "on one line"),
         (
             "no verification",
@@ -246,7 +246,7 @@ fn what_cannot_be_followed_is_refused_with_a_cure() {
             cluster("insecure-skip-tls-verify"),
             json!("yes"),
             "has `insecure-skip-tls-verify`",
-            "anybody could",
+            "any server",
         ),
         ("a proxy", cluster("proxy-url"), json!(format!("http://u:{SECRET}@p:3128")), "has `proxy-url`", "directly"),
         ("no server", cluster("server"), Value::Null, "has no `server` in the cluster `c`", "`https://host:port`"),
@@ -280,7 +280,7 @@ fn what_cannot_be_followed_is_refused_with_a_cure() {
             "no base64",
             cluster("certificate-authority-data"),
             json!(SECRET),
-            "other than base64 in `certificate-authority-data`",
+            "not base64 in `certificate-authority-data`",
             "`base64 -w0",
         ),
         (
@@ -294,28 +294,22 @@ fn what_cannot_be_followed_is_refused_with_a_cure() {
             "a misspelt field",
             user("token-file"),
             json!(SECRET),
-            "a field that is none of a kubeconfig in the user `u`",
+            "an unknown field in the user `u`",
             "did you mean `tokenFile`?",
         ),
-        (
-            "a token for a field",
-            user(SECRET),
-            json!(""),
-            "a field that is none of a kubeconfig",
-            "known there: token, tokenFile",
-        ),
+        ("a token for a field", user(SECRET), json!(""), "an unknown field", "known there: token, tokenFile"),
         (
             "a token for its file",
             user("tokenFile"),
             json!(SECRET.repeat(50)),
-            "other than a path in `tokenFile`",
+            "not a path in `tokenFile`",
             "path of a file",
         ),
         (
             "a key for its file",
             user("client-key"),
             json!(format!("-----\n{SECRET}")),
-            "other than a path in `client-key`",
+            "not a path in `client-key`",
             "path",
         ),
         (
@@ -326,9 +320,9 @@ fn what_cannot_be_followed_is_refused_with_a_cure() {
             "`client-key`",
         ),
         ("the other half", user("client-key-data"), json!(data), "has half of a client certificate", "`client-key`"),
-        ("no kind", "/kind".to_owned(), Value::Null, "is no kubeconfig", "`kind: Config`"),
-        ("another kind", "/kind".to_owned(), json!("Secret"), "is no kubeconfig", "`kind: Config`"),
-        ("another version", "/apiVersion".to_owned(), json!("v2"), "is no kubeconfig", "`apiVersion: v1`"),
+        ("no kind", "/kind".to_owned(), Value::Null, "is not a kubeconfig", "`kind: Config`"),
+        ("another kind", "/kind".to_owned(), json!("Secret"), "is not a kubeconfig", "`kind: Config`"),
+        ("another version", "/apiVersion".to_owned(), json!("v2"), "is not a kubeconfig", "`apiVersion: v1`"),
         ("no context", "/current-context".to_owned(), json!(""), "has no `current-context`", "set `context`"),
         (
             "an unknown context",
@@ -360,7 +354,7 @@ fn what_cannot_be_followed_is_refused_with_a_cure() {
             "set-context",
         ),
         ("two of one name", "/users/1/name".to_owned(), json!("u"), "has the user `u` twice", "rename"),
-        ("an empty entry", USER_AT.to_owned(), Value::Null, "says nothing of the user `u`", "kubectl config view"),
+        ("an empty entry", USER_AT.to_owned(), Value::Null, "has nothing for the user `u`", "kubectl config view"),
     ];
     for (row, pointer, value, message, help) in rows {
         let mut bench = Bench::new();
@@ -404,7 +398,7 @@ fn a_file_that_is_broken_is_not_quoted() {
     ] {
         fs::write(bench.folder.path().join("kube/config"), text).unwrap();
         let problems = Bench::told(&bench.resolve_as_it_stands().1);
-        assert!(problems.len() == 1 && problems[0].contains("is no YAML that can be read"), "{problems:?}");
+        assert!(problems.len() == 1 && problems[0].contains("is not valid YAML"), "{problems:?}");
     }
     fs::write(bench.folder.path().join("kube/config"), vec![b'#'; 5 << 20]).unwrap();
     let problems = Bench::told(&bench.resolve_as_it_stands().1);
