@@ -4,11 +4,12 @@ use http::{HeaderMap, HeaderValue, header};
 
 use crate::sessions::cookie::{PREFIX, SESSION, find, for_upstream, pairs, without_ours};
 
-/// `Cookie` lines.
+/// Checks of `Cookie` lines:
 ///
-/// - Ours is what has its exact name, once, and nothing else.
-/// - What goes on has no cookie of ours, all others with their values and in their order, and is a fixed point.
-/// - To an upstream goes one line with all that goes on.
+/// - Doorward's cookie is recognised only by its exact name, and only if sent once.
+/// - Forwarded cookies contain none of Doorward's, and all others with their values and in order. Filtering them again
+///   changes nothing.
+/// - An upstream gets them in a single line.
 pub fn cookie(bytes: &[u8]) {
     let mut headers = HeaderMap::new();
     for line in bytes.split(|byte| *byte == b'\n') {
@@ -45,7 +46,7 @@ pub fn cookie(bytes: &[u8]) {
     assert!(pairs(&kept).all(|(name, _)| !name.starts_with(PREFIX.as_bytes())));
 }
 
-/// The pieces between semicolons, without the blanks of RFC 6265 around them.
+/// The parts between semicolons, without the surrounding blanks of RFC 6265.
 fn split(line: &HeaderValue) -> impl Iterator<Item = &[u8]> {
     line.as_bytes().split(|byte| *byte == b';').map(blanks_off)
 }

@@ -19,13 +19,13 @@ use crate::{
     upstream::Lifetime,
 };
 
-/// How the request comes: by which version, and whether by a proxy that is believed.
+/// How the request arrives: its HTTP version, and whether from a trusted proxy.
 const ARRIVALS: [(Version, bool); 3] = [(Version::HTTP_11, false), (Version::HTTP_11, true), (Version::HTTP_2, false)];
 
 const KINDS: [RouteKind; 4] = [RouteKind::Webhook, RouteKind::Dashboard, RouteKind::Kubernetes, RouteKind::Http];
 
-/// What belongs to one connection (RFC 9110 section 7.6.1), and what says who somebody is or where they come from.
-/// Written down once more, so that a name that is lost from the lists of `request::headers` is missed here.
+/// Hop-by-hop headers (RFC 9110 section 7.6.1), and headers that claim an identity or an address. Listed again here, so
+/// that a name that is lost from the lists of `request::headers` is noticed.
 const NEVER_OF_A_CLIENT: [&str; 14] = [
     "connection",
     "keep-alive",
@@ -46,13 +46,14 @@ const NEVER_OF_A_CLIENT: [&str; 14] = [
 const IMPERSONATED_ACTOR: &str = "impersonate-extra-doorward.dev%2factor";
 const IMPERSONATED_CLIENT: &str = "impersonate-extra-doorward.dev%2fclient";
 
-/// Header fields of a request, and the answer of an upstream with the same ones.
+/// Checks of the header fields of a request, and of a response with the same ones:
 ///
-/// - Whatever the kind of route, nothing goes on that asks to be somebody, that another program would take for our
-///   word, or that belongs to the client's connection; our own words stand there once and are ours.
-/// - What goes on is what was sent: no value is made up or changed.
-/// - The same holds of the trailers of a request.
-/// - An upstream's answer loses what belongs to its connection, and every cookie of ours.
+/// - On any kind of route, no header is forwarded that asks to impersonate, that another program would take for
+///   Doorward's own, or that belongs to the client's connection. Doorward's own headers are present once, with
+///   Doorward's values.
+/// - Forwarded values are what was sent: none is made up or changed.
+/// - The same holds for the trailers of a request.
+/// - A response loses what belongs to the upstream's connection, and every cookie of Doorward's.
 pub fn headers(bytes: &[u8]) {
     let (sent, _) = fields(bytes);
     for (version, trusted) in ARRIVALS {
@@ -172,7 +173,7 @@ fn check_outbound(kind: RouteKind, sent: &HeaderMap, clean: &CleanRequest<()>) {
         .collect();
     for name in built.keys() {
         if *name == header::TE {
-            // Our own word, for gRPC, and nothing else that a client says there.
+            // Set by Doorward for gRPC; nothing else of the client's `TE` is forwarded.
             let is_ours = kind == RouteKind::Http && clean.meta().accepts_trailers;
             assert!(is_ours && all("te") == ["trailers"], "{kind:?}: te");
             continue;

@@ -1,7 +1,7 @@
-//! The bodies of the fuzz targets: functions that take any bytes and panic when what they state does not hold.
+//! The bodies of the fuzz targets: functions that accept any bytes and panic when a property does not hold.
 //!
-//! They are here for tests and for the crate `fuzz/`, never in the program. Each has a folder of inputs,
-//! `fuzz/corpus/NAME`, all of which the tests below run; `fuzz/README.md` says how to look for more.
+//! They are compiled for tests and for the crate `fuzz/` only. Each has a folder of inputs, `fuzz/corpus/NAME`, all of
+//! which the tests below run; `fuzz/README.md` describes how to search for more.
 
 #![expect(clippy::indexing_slicing, clippy::unwrap_used, reason = "what does not hold here is a finding")]
 
@@ -17,7 +17,7 @@ pub use crate::{
     webhooks::fuzz::webhook,
 };
 
-/// `name: value` lines up to an empty line, as fields, and the rest. A line that is no field is left out.
+/// Parses `name: value` lines up to an empty line as fields, and returns them and the rest. Invalid lines are skipped.
 pub(crate) fn fields(bytes: &[u8]) -> (http::HeaderMap, &[u8]) {
     let mut headers = http::HeaderMap::new();
     let mut rest = bytes;
@@ -37,7 +37,7 @@ pub(crate) fn fields(bytes: &[u8]) -> (http::HeaderMap, &[u8]) {
     (headers, rest)
 }
 
-/// The inputs of a target, for tests that something is stated of them: a body that refuses all of them holds as well.
+/// The inputs of a target, for tests that a body checks something for them: it also holds if it rejects all inputs.
 #[cfg(test)]
 pub(crate) fn corpus(name: &str) -> Vec<Vec<u8>> {
     let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus").join(name);
@@ -69,7 +69,7 @@ mod tests {
         entries.map(|entry| entry.unwrap().path().file_stem().unwrap().to_str().unwrap().to_owned()).collect()
     }
 
-    /// Runs a body over all that stands in its folder.
+    /// Runs a body on all files in its folder.
     fn run(name: &str) {
         let (_, body) = TARGETS.into_iter().find(|(target, _)| *target == name).unwrap();
         run_over(body, &Path::new("fuzz/corpus").join(name));
@@ -78,7 +78,7 @@ mod tests {
         }
     }
 
-    /// Names the input at which a body panics.
+    /// Prints the name of the input on which a body panics.
     fn run_over(body: Body, folder: &Path) {
         let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join(folder);
         let paths = fs::read_dir(&folder).unwrap().map(|entry| entry.unwrap().path());

@@ -12,12 +12,12 @@ use crate::{
     },
 };
 
-/// A request target. If its path is accepted,
+/// Checks of a request target. If its path is accepted,
 ///
-/// - a URL parser leaves it as it is, so it has one form;
-/// - decoding gives as many segments as there are, none of them `.` or `..`, and nothing that a file system or a
-///   string of C would cut at;
-/// - what is routed, decided and forwarded is what was sent, byte for byte;
+/// - a URL parser does not change it, so it has only one form;
+/// - decoding gives the same number of segments, none of them `.` or `..`, and no character at which a file system or a
+///   C string would be cut;
+/// - routing, decision and forwarding use what was sent, byte for byte;
 /// - Kubernetes attributes are read from the same segments.
 pub fn path(bytes: &[u8]) {
     let Ok(target) = str::from_utf8(bytes) else { return };

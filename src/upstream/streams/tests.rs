@@ -53,7 +53,7 @@ fn the_deadline_is_the_earlier_of_credential_and_route() {
     }
 }
 
-/// What a request may still do, its answer may still tell.
+/// As long as requests are accepted, their responses may continue.
 #[test]
 fn a_stream_lasts_as_long_as_its_credential_is_taken() {
     let (registry, clock) = registry();
@@ -68,7 +68,7 @@ fn a_stream_lasts_as_long_as_its_credential_is_taken() {
     assert_eq!((handle.stream().deadline.shown(), handle.reason()), (ended.ends(), None));
     clock.advance(seconds(25));
     assert_eq!((registry.cut_expired(), handle.reason()), (1, Some(CutReason::Expired)));
-    // Of sessions and break-glass nothing is taken beyond the end.
+    // Sessions and break-glass are not accepted beyond their end.
     let exact = registry.register(of((*principal("bob", now)).clone()));
     assert_eq!((exact.stream().deadline.shown(), exact.reason()), (now, Some(CutReason::Expired)));
 }
@@ -85,7 +85,7 @@ async fn kubernetes_t1_a_stream_ends_with_its_credential_and_not_before() {
     assert_eq!((handle.cut().await, other.reason()), (CutReason::Expired, None));
 }
 
-/// Clients were told of a good token that it is worth nothing any more, and went for another.
+/// Clients were told that a valid token was invalid, and requested another.
 #[test]
 fn a_stream_that_its_route_ends_is_told_from_one_whose_credential_is_over() {
     let (registry, clock) = registry();
@@ -121,7 +121,7 @@ fn a_stream_lasts_no_longer_than_its_route_allows_though_the_clock_is_set_back()
     assert!(registry.shared.open().deadlines.is_empty());
 }
 
-/// Of the two it is the answer that a client may leave where it is, so that is looked for whichever was cut first.
+/// Of the two, a client may leave the response unread, so its stream is checked, whichever was cut first.
 #[test]
 fn what_is_sent_and_its_answer_end_for_one_reason_whether_it_came_before_they_were_joined_or_after() {
     let (registry, clock) = registry();
@@ -158,7 +158,7 @@ fn what_is_sent_and_its_answer_end_for_one_reason_whether_it_came_before_they_we
     }
 }
 
-/// A reload may leave a route less time, and never gives a stream more than it began with.
+/// A reload may shorten a route's time, but never gives a stream more than it began with.
 #[test]
 fn a_stream_ends_by_an_earlier_time_that_is_set_later() {
     let (registry, clock) = registry();
@@ -173,14 +173,14 @@ fn a_stream_ends_by_an_earlier_time_that_is_set_later() {
     assert_eq!((registry.cut_expired(), first.reason(), second.reason()), (1, None, Some(CutReason::Overlong)));
     clock.advance(seconds(30));
     assert_eq!((registry.cut_expired(), first.reason()), (1, Some(CutReason::Overlong)));
-    // What is left over of one that ended is of nobody.
+    // The leftover deadlines of an ended stream belong to no stream.
     drop((first, second));
     clock.advance(seconds(7200));
     assert_eq!(registry.cut_expired(), 0);
     assert!(registry.shared.open().deadlines.is_empty());
 }
 
-/// A shorter `max_stream` of a reload counted by the wall clock alone, also where the credential ends before it.
+/// A shorter `max_stream` after a reload used the wall clock only, even if the credential ended before it.
 #[test]
 fn a_stream_ends_by_an_earlier_time_that_is_set_later_though_the_clock_is_set_back() {
     for lasts in [600, 7200] {
@@ -240,7 +240,7 @@ fn a_recheck_sees_the_request_as_it_was_and_cuts_what_is_no_longer_allowed() {
     assert_eq!(handle.reason(), Some(CutReason::PermissionLost));
 }
 
-/// Decided again in one go, thousands of streams kept one that was revoked open for as long as that took.
+/// Rechecked in one go, thousands of streams kept a revoked one open until all were done.
 #[tokio::test]
 async fn what_is_revoked_ends_while_streams_are_decided_again() {
     let (registry, clock) = registry();
@@ -260,7 +260,7 @@ async fn what_is_revoked_ends_while_streams_are_decided_again() {
     let (ended, before) = tokio::join!(recheck, revoke);
     assert_eq!(before, AT_ONCE as u64, "one part came first");
     assert!(streams.iter().all(|stream| stream.reason() == Some(CutReason::PermissionLost)));
-    // Which of them are in the first part is not known.
+    // Which of them are in the first part is unspecified.
     let of_revoked = usize::from(revoked.reason() == Some(CutReason::PermissionLost));
     assert_eq!(ended, streams.len() + of_revoked);
 }
@@ -296,12 +296,12 @@ fn an_answer_that_is_only_without_a_length_may_end_by_itself_when_doorward_stops
     let (shell, shell_late) = (registry.register(shell()), shell());
     assert_eq!(registry.drain(), 1);
     assert_eq!((long.reason(), answer.reason()), (Some(CutReason::Draining), None));
-    // Nobody begins a shell again where it was; one that begins only now does so elsewhere at once.
+    // A shell cannot be resumed elsewhere, so it stays open; a new one is cut at once and begins elsewhere.
     assert_eq!(shell.reason(), None);
     assert_eq!(registry.register(shell_late).reason(), Some(CutReason::Draining));
     assert_eq!(registry.end_lasting(), 1);
     assert_eq!((shell.reason(), answer.reason()), (Some(CutReason::Draining), None));
-    // What was on its way to be a stream then, ends as it begins.
+    // A stream that registers from now on ends at once.
     let late = registry.register(watch("bob", Timestamp::MAX, clock.moment()));
     let answer_late = Stream { kind: StreamKind::Unsized, ..watch("bob", Timestamp::MAX, clock.moment()) };
     let answer_late = registry.register(answer_late);

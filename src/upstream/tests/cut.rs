@@ -1,4 +1,4 @@
-//! How the bodies of responses end, as a client sees it on the wire and as the audit trail hears of it.
+//! How response bodies end, as seen by a client on the wire and by the audit trail.
 
 use tokio::sync::mpsc;
 
@@ -16,7 +16,7 @@ struct Front {
     ends: mpsc::UnboundedReceiver<BodyEnd>,
 }
 
-/// Proxies to `upstream` every request as a stream that lasts a minute and is cut in the way that `style` tells.
+/// Proxies every request to `upstream` as a stream with a limit of one minute that is cut according to `style`.
 async fn front(upstream: Arc<Upstream>, style: CutStyle) -> Front {
     let (registry, clock) = streams::registry();
     let (ended, ends) = mpsc::unbounded_channel();
@@ -85,7 +85,7 @@ async fn kubernetes_t1_a_watch_ends_cleanly_and_a_log_never_looks_complete() {
         (CutStyle::End(Events::LINES), HALF, "1\r\n{\r\n", ""),
         (CutStyle::Abort, EVENT, "3\r\n{}\n\r\n", ""),
         (CutStyle::End(Events::FRAMES), FRAME, "5\r\n\0\0\0\x01p\r\n", "0\r\n\r\n"),
-        // Its first byte is a newline, and more was to come.
+        // Its first byte is a newline, and it was not complete.
         (CutStyle::End(Events::FRAMES), HALF_FRAME, "5\r\n\0\0\0\x02\n\r\n", ""),
     ] {
         let (upstream, mut closed) = upstream_that_sends(sent).await;
@@ -108,7 +108,7 @@ async fn kubernetes_t1_a_watch_ends_cleanly_and_a_log_never_looks_complete() {
     }
 }
 
-/// They took the reset for a fault of the server (INTERNAL), which many do not try again.
+/// gRPC clients took the reset for a server fault (INTERNAL), which many do not retry.
 #[tokio::test]
 async fn clients_of_grpc_hear_why_their_stream_was_ended() {
     for (reason, status) in [(CutReason::Revoked, "16"), (CutReason::PermissionLost, "7"), (CutReason::Draining, "14")]
@@ -129,7 +129,8 @@ async fn clients_of_grpc_hear_why_their_stream_was_ended() {
 
 type Sending = mpsc::UnboundedSender<Result<Frame<Bytes>, Infallible>>;
 
-/// An upstream of HTTP/2 that takes no more than `window` at once, and hands over what it is sent, with what feeds its answer.
+/// An HTTP/2 upstream with a receive window of `window`. Returns the request bodies it gets, each with a sender for its
+/// response.
 async fn http2_upstream(window: u32) -> (Arc<Upstream>, mpsc::UnboundedReceiver<(Incoming, Sending)>) {
     let (hand_over, handed_over) = mpsc::unbounded_channel::<(Incoming, Sending)>();
     let (address, _) = scripted(move |_, stream| {
@@ -150,8 +151,8 @@ async fn http2_upstream(window: u32) -> (Arc<Upstream>, mpsc::UnboundedReceiver<
     (upstream_with(address, |entry| entry.protocol = Some(raw::UpstreamProtocol::Http2)), handed_over)
 }
 
-/// Whoever was told of the end of a call in trailers, or had the whole of an answer, went on to send to the upstream under a
-/// credential that was revoked.
+/// Clients that had the trailers of a call, or a complete response, continued to send to the upstream with a revoked
+/// credential.
 #[tokio::test]
 async fn what_a_client_sends_over_http2_ends_with_the_cut_beside_its_answer_and_after_it() {
     for answer_is_over in [false, true] {
@@ -186,7 +187,7 @@ async fn what_a_client_sends_over_http2_ends_with_the_cut_beside_its_answer_and_
     }
 }
 
-/// With something in hand for which the upstream gave no room, nobody asked for more, and so whether it was cut.
+/// With data in hand for which the upstream gave no window, the sender polled nothing more, and missed the cut.
 #[tokio::test]
 async fn what_a_client_sends_over_http2_ends_after_the_cut_though_its_upstream_takes_nothing() {
     let (upstream, mut handed_over) = http2_upstream(1).await;
@@ -206,7 +207,7 @@ async fn what_a_client_sends_over_http2_ends_after_the_cut_though_its_upstream_t
             .cut_by(register().joined(&upload), CutStyle::Status);
         drop(upload);
         let (unread, answer) = handed_over.recv().await.unwrap();
-        // The connection has the first, of which it may send a byte; the second is in hand.
+        // The connection holds the first piece, of which it may send one byte; the second is in hand.
         until(|| received.bytes() == 5).await;
         feed.send(Ok(Frame::data(Bytes::from_static(b"second")))).unwrap();
         until(|| received.bytes() == 11).await;

@@ -1,4 +1,4 @@
-//! Answers that come before the end of an upload.
+//! Responses that arrive before the end of an upload.
 
 use futures_util::FutureExt as _;
 use http::StatusCode;
@@ -35,7 +35,7 @@ async fn an_upload_that_ends_after_the_answer_began_leaves_the_answer_its_time()
     assert_eq!(text(response).await, "ok");
 }
 
-/// The usual server of Node answers before it has read the request, and reads on.
+/// A typical Node server responds before it has read the request, and continues to read.
 #[tokio::test]
 async fn an_upload_that_is_answered_early_arrives_whole() {
     const BODIES: [&str; 3] = [
@@ -78,8 +78,8 @@ async fn an_upload_that_is_answered_early_arrives_whole() {
     }
 }
 
-/// Where the answer has no content, the client hears of its body alone, though the upstream may have done what was asked. After 408 it
-/// would ask again without a look.
+/// If the response has no content, the client sees only the error about its body, though the upstream may have done
+/// what was asked. After a 408 it would retry without checking.
 #[tokio::test]
 async fn an_answer_that_is_given_up_with_the_upload_is_told_of() {
     let (address, _) = scripted(|_, mut stream| async move {
@@ -129,7 +129,7 @@ async fn an_answer_that_ends_with_an_upload_that_is_too_large_is_not_blamed_on_t
     assert_eq!(ended.recv().await.unwrap().outcome, EndedBy::ClientAborted);
 }
 
-/// As of one that is whole: here the HTTP library ends it with the upload.
+/// As for a complete response: here the HTTP library ends it along with the upload.
 #[tokio::test]
 async fn an_answer_under_way_that_ends_with_an_upload_that_is_too_large_is_not_blamed_on_the_upstream() {
     let (half, _) = scripted(|_, mut stream| async move {
@@ -165,7 +165,7 @@ async fn an_answer_under_way_that_ends_with_an_upload_that_is_too_large_is_not_b
     }
 }
 
-/// The client may keep its body for itself once it is answered (RFC 9110 section 10.1.1).
+/// Once it has a response, the client need not send its body (RFC 9110 section 10.1.1).
 #[tokio::test]
 async fn an_answer_waits_for_no_body_of_a_client_that_waits_for_the_answer() {
     for body in ["Content-Length: 0\r\n\r\n", "Content-Length: 2\r\n\r\nok"] {
@@ -185,7 +185,7 @@ async fn an_answer_waits_for_no_body_of_a_client_that_waits_for_the_answer() {
     }
 }
 
-/// Nothing more of it is waited for, though nothing came.
+/// There is nothing more to wait for, although no data arrived.
 #[tokio::test]
 async fn an_empty_body_that_has_ended_is_not_awaited() {
     let received = Arc::new(Received::default());
@@ -198,7 +198,7 @@ async fn an_empty_body_that_has_ended_is_not_awaited() {
     assert_eq!(received.awaited(), Awaited::NotYet);
 }
 
-/// With the connection goes the rest of the upload, whoever waits.
+/// The rest of the upload is lost with the connection, whether or not the response waits.
 #[tokio::test]
 async fn an_upstream_that_takes_no_more_of_an_upload_keeps_no_answer_back() {
     for close in ["Connection: keep-alive, Close\r\n", ""] {

@@ -153,7 +153,7 @@ async fn attacks_z38_a_101_that_nobody_asked_for_is_refused_and_its_connection_c
     }
 }
 
-/// gRPC servers begin with the settings of HTTP/2, whatever they are asked.
+/// gRPC servers begin with HTTP/2 settings, whatever the request.
 #[tokio::test]
 async fn of_a_peer_that_speaks_http2_alone_the_fix_says_which_setting_mends_it() {
     let (address, _) = scripted(|_, mut stream| async move {
@@ -179,7 +179,7 @@ async fn informational_responses_are_skipped() {
     assert_eq!(fetch(&pools(), &upstream(address), get()).await.unwrap(), "ok");
 }
 
-/// The first connection answers once and is closed when the second request comes.
+/// The first connection answers once and is closed when the second request arrives.
 async fn stale_after_one() -> (SocketAddr, Arc<AtomicUsize>) {
     scripted(|number, mut stream| async move {
         read_head(&mut stream).await;
@@ -322,7 +322,7 @@ async fn a_body_that_stalls_breaks_off() {
     assert!(matches!(error, BodyError::Idle), "{error:?}");
 }
 
-/// An agent listens for hours at a server that has nothing to tell.
+/// An agent listens for hours to a server that has nothing to send.
 #[tokio::test]
 async fn a_stream_of_events_may_be_silent_as_long_as_a_watch() {
     for (media, is_cut) in
@@ -333,7 +333,7 @@ async fn a_stream_of_events_may_be_silent_as_long_as_a_watch() {
             let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {media}\r\nContent-Length: 2\r\n\r\no");
             stream.write_all(head.as_bytes()).await.unwrap();
             tokio::time::sleep(Duration::from_millis(900)).await;
-            // Where it was cut nobody takes it.
+            // Fails if the stream was cut.
             let _ = stream.write_all(b"k").await;
         })
         .await;
@@ -369,7 +369,7 @@ async fn a_client_that_stalls_or_breaks_off_is_told_so() {
     assert_eq!(Rejection::from(error).status(), StatusCode::BAD_REQUEST);
 }
 
-/// Without a length and without chunks a client takes an answer that is cut for the whole.
+/// Without a length or chunks, a client takes a truncated response for a complete one.
 #[tokio::test]
 async fn an_answer_of_http_1_0_goes_on_in_our_own_version() {
     let (address, _) = scripted(|_, mut stream| async move {

@@ -74,7 +74,7 @@ async fn the_host_travels_as_the_authority() {
     assert_eq!(fetch(&pools, &upstream, named).await.unwrap(), "http://tekton.example.com/path?query");
 }
 
-/// What the client said of trailers goes on where the connection has such, and nowhere else.
+/// The client's acceptance of trailers is forwarded only on connections that support them.
 #[tokio::test]
 async fn te_goes_on_over_http2_alone() {
     let (heads, mut seen) = mpsc::unbounded_channel();
@@ -139,7 +139,7 @@ async fn another_connection_is_opened_at_the_peers_stream_limit() {
     assert_eq!(accepted.load(Ordering::SeqCst), 3);
     release.notify_waiters();
     assert_eq!(tasks.join_all().await, ["ok"; 6]);
-    // Streams that ended make room.
+    // Streams that have ended make room.
     let again = tokio::spawn(async move { fetch(&pools, &upstream, get()).await.unwrap() });
     until(|| started.load(Ordering::SeqCst) == 7).await;
     release.notify_waiters();
@@ -173,7 +173,7 @@ async fn a_peer_that_says_goodbye_costs_no_request() {
     })
     .await;
     let (pools, upstream) = (pools(), http2_upstream(address));
-    // A method that may not be repeated, to show that nothing is lost on the way.
+    // A method that must not be repeated, to show that nothing is lost on the way.
     let post = || {
         let mut request = as_user("alice");
         *request.method_mut() = http::Method::POST;
@@ -187,7 +187,7 @@ async fn a_peer_that_says_goodbye_costs_no_request() {
         goodbye.notify_waiters();
         until(|| ended.load(Ordering::SeqCst) == round).await;
     }
-    // At the very moment of the goodbye too.
+    // Also at the very moment of the GOAWAY.
     fetch(&pools, &upstream, post()).await.unwrap();
     goodbye.notify_waiters();
     for _ in 0..20 {
@@ -231,7 +231,7 @@ async fn a_request_that_the_peer_did_not_look_at_is_sent_again_whatever_its_meth
     }
 }
 
-/// Of a body that goes through as it comes nothing is kept, and it is for the client to send it again.
+/// A streamed body is not stored, so that only the client can send it again.
 #[tokio::test]
 async fn who_streams_a_body_that_the_peer_did_not_look_at_hears_that_nothing_was_done() {
     for (reason, kind, status) in [
@@ -249,7 +249,8 @@ async fn who_streams_a_body_that_the_peer_did_not_look_at_hears_that_nothing_was
     }
 }
 
-/// RFC 9113 section 8.1: a server may say so that it needs no more of a request which it has answered whole.
+/// RFC 9113 section 8.1: this tells the client that the server has responded completely and needs no more of the
+/// request.
 #[tokio::test]
 async fn an_answer_that_no_error_cuts_is_not_whole() {
     for is_whole in [true, false] {
@@ -259,7 +260,7 @@ async fn an_answer_that_no_error_cuts_is_not_whole() {
                 let mut body = respond.send_response(Response::new(()), false).unwrap();
                 tokio::spawn(async move {
                     body.send_data(Bytes::from_static(b"part"), is_whole).unwrap();
-                    // By then the frame is gone, which a reset would take back.
+                    // By now the frame is sent; a reset would discard it otherwise.
                     tokio::time::sleep(Duration::from_millis(200)).await;
                     body.send_reset(h2::Reason::NO_ERROR);
                 });
@@ -272,7 +273,7 @@ async fn an_answer_that_no_error_cuts_is_not_whole() {
         let body = RequestBody::streaming(incoming(Frames(body)).await, Trailers::Drop);
         let (pools, upstream) = (pools(), http2_upstream(address));
         let response = pools.send(&upstream, &mut request("POST", body), Lane::Short).await.unwrap();
-        // What is left to read is read after the reset.
+        // The rest is read after the reset.
         tokio::time::sleep(Duration::from_millis(400)).await;
         let whole = response.into_body().collect().await;
         match whole {
@@ -282,7 +283,7 @@ async fn an_answer_that_no_error_cuts_is_not_whole() {
     }
 }
 
-/// What ends a connection that is new, the request may have done: sent again, it would do it again.
+/// A request may be what ends a new connection; a retry would do it again.
 #[tokio::test]
 async fn a_request_is_sent_again_after_a_connection_closed_only_if_that_was_there_before() {
     for (served_before, is_sent_again) in [(0, false), (1, true)] {
@@ -295,7 +296,7 @@ async fn a_request_is_sent_again_after_a_connection_closed_only_if_that_was_ther
                 let mut served = 0;
                 while let Some(Ok((_, mut respond))) = connection.accept().await {
                     count.fetch_add(1, Ordering::SeqCst);
-                    // The first connection is closed under the request, without a word.
+                    // The first connection is closed silently during the request.
                     if number == 0 && served == served_before {
                         return;
                     }
@@ -338,7 +339,8 @@ async fn a_client_that_breaks_off_ends_its_own_stream_alone() {
     assert_eq!(accepted.load(Ordering::SeqCst), 1);
 }
 
-/// Over HTTP/2 it was said that the upstream had closed the connection, and of a body that is read before that it had broken off.
+/// Over HTTP/2, the error said that the upstream had closed the connection, and for a buffered body that the client had
+/// aborted.
 #[tokio::test]
 async fn a_body_beyond_what_its_route_takes_is_too_large_however_it_travels() {
     let large = async || {
@@ -363,7 +365,7 @@ async fn a_body_beyond_what_its_route_takes_is_too_large_however_it_travels() {
         assert_eq!(error.kind(), UpstreamErrorKind::RequestBodyTooLarge(8), "{protocol:?}");
         assert_eq!(fetch(&pools, &upstream, get()).await.unwrap(), "whole", "{protocol:?}: the next one");
     }
-    // Whichever of the two is reached first is named.
+    // The limit that is reached first is reported.
     for (buffered, least) in [(1000, 8), (4, 4)] {
         let limits = BufferLimits::new(&raw::Limits::default(), buffered);
         let refused = buffered::read(large().await, limits, &ByteBudget::new(1 << 20), Share::Known).await.unwrap_err();
@@ -411,8 +413,8 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
 
-/// They ended the connection with all streams on it, though the window of theirs had room. A library would mix the frames of streams:
-/// here all small ones are there before the second answer.
+/// They ended the connection with all its streams, although its window had room. The frames are written by hand because
+/// a library would interleave the streams: here all small ones arrive before the second response.
 #[tokio::test]
 async fn small_pieces_of_an_answer_that_nobody_reads_end_no_stream_beside_it() {
     const DATA: u8 = 0;
@@ -495,7 +497,7 @@ fn only_what_comes_over_http2_may_call_itself_messages() {
     }
 }
 
-/// A call that streams to its server may be silent for longer than an upload.
+/// A call that streams messages to its server may be silent for longer than an upload.
 #[tokio::test]
 async fn messages_may_come_at_any_time_and_another_body_keeps_its_pace() {
     let (address, _) = scripted(|_, stream| {
@@ -520,7 +522,7 @@ async fn messages_may_come_at_any_time_and_another_body_keeps_its_pace() {
         frames.send(Ok(Frame::data(Bytes::from_static(b"begin")))).unwrap();
         tokio::spawn(async move {
             tokio::time::sleep(Duration::from_secs(2)).await;
-            // Nobody takes it where the request is given up by then.
+            // Fails if the request has been given up by then.
             let _ = frames.send(Ok(Frame::data(Bytes::from_static(b"end"))));
         });
         let mut call = request("POST", RequestBody::streaming(incoming(Frames(body)).await, Trailers::Drop));
@@ -530,7 +532,7 @@ async fn messages_may_come_at_any_time_and_another_body_keeps_its_pace() {
     }
 }
 
-/// One that is gone without a word sends no frame either, and its requests would wait for as long as they may.
+/// A peer that disappears silently sends no frame either, and its requests would wait until their time limits.
 #[tokio::test(start_paused = true)]
 async fn an_upstream_that_does_not_answer_to_a_ping_is_given_up() {
     const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];

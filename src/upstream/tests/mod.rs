@@ -1,4 +1,4 @@
-//! Pools, retries, upgrades and cuts against real servers: hyper's, and scripted sockets where bytes matter.
+//! Tests of pools, retries, upgrades and cuts against real servers: hyper's, and scripted sockets where bytes matter.
 
 mod cut;
 mod early;
@@ -39,7 +39,7 @@ use crate::{
     downstream::Protocol,
 };
 
-/// A hook of any kind.
+/// Any end-of-body hook.
 type EndHook = Box<dyn FnOnce(BodyEnd) + Send>;
 
 impl<F: FnOnce(BodyEnd) + Send + Unpin> OnEnd for F {
@@ -97,7 +97,7 @@ pub(super) async fn fetch(
     Ok(text(pools.send(upstream, &mut request, Lane::Short).await?).await)
 }
 
-/// Waits until `done`.
+/// Waits until `done` returns true.
 pub(super) async fn until(mut done: impl FnMut() -> bool) {
     let wait = async {
         while !done() {
@@ -107,7 +107,7 @@ pub(super) async fn until(mut done: impl FnMut() -> bool) {
     tokio::time::timeout(Duration::from_secs(10), wait).await.expect("the condition never came true");
 }
 
-/// A server that runs `script` on each connection, which it also counts.
+/// A server that runs `script` on each connection, and counts the connections.
 pub(super) async fn scripted<F>(
     script: impl Fn(usize, TcpStream) -> F + Send + 'static,
 ) -> (SocketAddr, Arc<AtomicUsize>)
@@ -137,7 +137,7 @@ pub(super) async fn read_head(stream: &mut TcpStream) -> Option<String> {
     Some(String::from_utf8(head).unwrap())
 }
 
-/// Reads until the peer closes, and says whether it did so without sending anything.
+/// Reads until the peer closes; whether it did so without sending anything.
 pub(super) async fn is_closed_silently(stream: &mut TcpStream) -> bool {
     let mut rest = Vec::new();
     let _ = stream.read_to_end(&mut rest).await;
@@ -167,8 +167,7 @@ where
         .await;
 }
 
-/// Names that the trailers of a client may have: the first is a plain one, all others would be a forgery, or our own word,
-/// in the head.
+/// Names in the trailers of a client: the first is harmless; in the head, all others would be forged or Doorward's own.
 pub(super) const TRAILERS: [&str; 9] = [
     "x-t",
     "impersonate-group",

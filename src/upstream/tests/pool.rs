@@ -1,4 +1,4 @@
-//! Which connection a request gets, and when one ends.
+//! Which connection a request uses, and when connections are closed.
 
 use http::StatusCode;
 use tokio::sync::mpsc;
@@ -35,7 +35,7 @@ async fn a_connection_that_was_closed_while_idle_is_not_used() {
     }
 }
 
-/// As nginx announces it after `keepalive_requests`: no request meets the moment of the close, whatever its method.
+/// As announced by nginx after `keepalive_requests`: no request of any method runs into the close.
 #[tokio::test]
 async fn a_connection_whose_end_was_announced_takes_no_further_request() {
     let (closed, mut was_closed) = mpsc::unbounded_channel();
@@ -82,7 +82,7 @@ async fn a_response_that_nobody_reads_to_its_end_closes_its_connection() {
     }
 }
 
-/// Answers every request on every connection, in the protocol that the client speaks, and tells when one has ended.
+/// Answers every request on every connection, in the client's protocol, and signals when a connection has ended.
 async fn ending(status: StatusCode) -> (SocketAddr, Arc<AtomicUsize>, mpsc::UnboundedReceiver<()>) {
     let (closed, was_closed) = mpsc::unbounded_channel();
     let service = hyper::service::service_fn(move |_: Request<Incoming>| async move {
@@ -104,8 +104,8 @@ async fn ending(status: StatusCode) -> (SocketAddr, Arc<AtomicUsize>, mpsc::Unbo
     (address, accepted, was_closed)
 }
 
-/// Those of HTTP/2 were kept for all of their age, and balancers close them long before. After an answer without a body nobody looked
-/// at them any more.
+/// HTTP/2 connections were kept for their maximum age, although balancers close them long before. After a response
+/// without a body they were not checked any more.
 #[tokio::test]
 async fn a_connection_is_kept_for_its_idle_time_and_no_older_than_its_age() {
     type Change = fn(&mut raw::Upstream);
@@ -133,7 +133,7 @@ async fn a_connection_is_kept_for_its_idle_time_and_no_older_than_its_age() {
     }
 }
 
-/// The clock stands where there is no connection, and the first one after that was as old as the quiet had lasted.
+/// The clock stands still without connections, and the first one after that seemed as old as the pause.
 #[tokio::test]
 async fn a_connection_is_young_however_long_there_was_none_before() {
     for protocol in [raw::UpstreamProtocol::Http1, raw::UpstreamProtocol::Http2] {
@@ -155,7 +155,7 @@ async fn a_connection_is_young_however_long_there_was_none_before() {
     }
 }
 
-/// Shared connections that nobody used held all places, for as long as they may grow old.
+/// Unused shared connections occupied all slots, up to their maximum age.
 #[tokio::test]
 async fn a_stream_of_its_own_takes_the_place_of_a_shared_connection_that_nobody_uses() {
     let (address, accepted, _ended) = ending(StatusCode::OK).await;
@@ -196,18 +196,18 @@ async fn no_more_connections_are_opened_than_allowed() {
     text(held).await;
     assert_eq!(fetch(&pools, &upstream, get()).await.unwrap(), "ok");
 
-    // One that waits gets the connection of one that ends.
+    // A waiter gets the connection of an exchange that ends.
     let upstream = upstream_with(address, |entry| entry.max_connections = 1);
     let slow = || Request::get("/slow").body(RequestBody::Empty).unwrap();
     let (a, b) = tokio::join!(fetch(&pools, &upstream, slow()), fetch(&pools, &upstream, slow()));
     assert_eq!((a.unwrap(), b.unwrap()), ("ok".to_owned(), "ok".to_owned()));
     assert_eq!(accepted.load(Ordering::SeqCst), 1);
-    // A stream of its own takes the place of an idle connection.
+    // A long-lived exchange takes the slot of an idle connection.
     assert_eq!(text(pools.send(&upstream, &mut get(), Lane::Long).await.unwrap()).await, "ok");
     assert_eq!(accepted.load(Ordering::SeqCst), 2);
 }
 
-/// The limit of both was that of whose request came last.
+/// Both used the limit of the last request's entry.
 #[tokio::test]
 async fn entries_with_one_address_have_a_limit_of_connections_each() {
     let (address, accepted) = scripted(answer_all).await;
@@ -229,7 +229,7 @@ async fn entries_with_one_address_have_a_limit_of_connections_each() {
     }
 }
 
-/// One caller's watches took every connection, and everybody else got 503.
+/// One caller's watches took every connection, and everybody else got a 503.
 #[tokio::test]
 async fn exchanges_that_last_leave_a_quarter_of_the_connections_to_others() {
     let (address, accepted) = scripted(answer_all).await;
@@ -239,7 +239,7 @@ async fn exchanges_that_last_leave_a_quarter_of_the_connections_to_others() {
         entry.connect_timeout = Span::from_millis(100);
     });
     let pools = pools();
-    // Idle ones first, so that those that last have to take their place.
+    // Idle connections first, so that the long-lived ones must replace them.
     let short = async || pools.send(&upstream, &mut get(), Lane::Short).await.unwrap();
     for response in [short().await, short().await, short().await, short().await] {
         text(response).await;
@@ -254,7 +254,7 @@ async fn exchanges_that_last_leave_a_quarter_of_the_connections_to_others() {
         assert_eq!(fetch(&pools, &upstream, get()).await.unwrap(), "ok", "of somebody else");
     }
     assert_eq!(accepted.load(Ordering::SeqCst), 7, "the last one is idle between requests, and left alone");
-    // One that ends makes room for one that waits, though what is free was for others before.
+    // A watch that ends makes room for a waiting one, although the rest is reserved for other exchanges.
     let mut request = get();
     let (waiting, ()) = tokio::join!(pools.send(&upstream, &mut request, Lane::Long), async {
         fetch(&pools, &upstream, get()).await.unwrap();
@@ -281,7 +281,7 @@ async fn connections_survive_a_reload_that_leaves_their_settings_alone() {
     fetch(&pools, &same, get()).await.unwrap();
     assert_eq!(accepted.load(Ordering::SeqCst), 1);
 
-    // An exchange under way ends as it would, and its connection with it.
+    // An exchange in progress ends normally, and its connection with it.
     let under_way = pools.send(&same, &mut get(), Lane::Short).await.unwrap();
     pools.retain(&[upstream_with(address, |entry| entry.protocol = Some(raw::UpstreamProtocol::Http1))]);
     assert_eq!(text(under_way).await, "ok");

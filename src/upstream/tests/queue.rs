@@ -1,4 +1,4 @@
-//! Those that wait for a connection: in which order they get one, and what they hear where they do not.
+//! The order in which waiters get a connection, and the error when they get none.
 
 use tokio::sync::Notify;
 
@@ -12,7 +12,7 @@ async fn is_pending(future: &mut (impl Future + Unpin)) -> bool {
     std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut *future).poll(cx).is_pending())).await
 }
 
-/// The kinds of those that wait.
+/// The kinds of waiters.
 const KINDS: [(Lane, Pick); 3] = [(Lane::Short, Pick::Pooled), (Lane::Short, Pick::Fresh), (Lane::Long, Pick::Fresh)];
 
 async fn take(node: &Arc<Node>, upstream: &Upstream, (lane, pick): (Lane, Pick)) -> Result<Lease, UpstreamError> {
@@ -22,11 +22,11 @@ async fn take(node: &Arc<Node>, upstream: &Upstream, (lane, pick): (Lane, Pick))
     }
 }
 
-/// Under load what became free went to whoever came next, and those that waited for it got 503 in the end.
+/// Under load, free connections went to new requests, and the waiting ones finally got a 503.
 #[tokio::test]
 async fn who_waits_for_a_connection_is_not_overtaken() {
     const LAST: &[u8] = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok";
-    // What becomes free is a connection, or room for a new one.
+    // Either a connection becomes free, or room for a new one.
     for answer in [OK, LAST] {
         let body_follows = Arc::new(Notify::new());
         let follows = Arc::clone(&body_follows);
@@ -34,7 +34,7 @@ async fn who_waits_for_a_connection_is_not_overtaken() {
             let follows = Arc::clone(&follows);
             async move {
                 while read_head(&mut stream).await.is_some() {
-                    // The end of the answer alone gives back what it holds.
+                    // The connection is returned only at the end of the response.
                     let (head, body) = answer.split_at(answer.len() - 2);
                     stream.write_all(head).await.unwrap();
                     follows.notified().await;
@@ -64,7 +64,7 @@ async fn who_waits_for_a_connection_is_not_overtaken() {
     }
 }
 
-/// A new watch took the place that became free for one that waited, or for a short request, and a second attempt that of all.
+/// A new watch took the slot of a waiter or of a short request, and a retry took that of anybody.
 #[tokio::test]
 async fn nobody_is_overtaken_whatever_they_wait_for() {
     for (first, second) in KINDS.into_iter().flat_map(|first| KINDS.map(|second| (first, second))) {
@@ -80,7 +80,7 @@ async fn nobody_is_overtaken_whatever_they_wait_for() {
         assert!(is_pending(&mut earlier).await);
         drop(held);
         until(|| metrics.of(upstream.name()).open.get() == 0).await;
-        // It was woken for what is free, which others are to hear of now.
+        // It was woken, so that dropping it must wake the next.
         drop(gives_up);
         let mut later = Box::pin(take(&node, &upstream, second));
         assert!(is_pending(&mut later).await, "{second:?} came after {first:?}");
@@ -91,7 +91,7 @@ async fn nobody_is_overtaken_whatever_they_wait_for() {
     }
 }
 
-/// A peer of HTTP/2 that takes one stream a connection, and says nothing on the second.
+/// An HTTP/2 peer that allows one stream per connection, and does not answer on the second connection.
 async fn of_one_stream() -> (SocketAddr, Arc<AtomicUsize>) {
     let service = hyper::service::service_fn(|_: Request<Incoming>| async {
         Ok::<_, Infallible>(Response::<Full<Bytes>>::new(Full::from("ok")))
@@ -109,7 +109,7 @@ async fn of_one_stream() -> (SocketAddr, Arc<AtomicUsize>) {
     .await
 }
 
-/// Those behind the first of them heard of no stream that became free, and whoever came next took it.
+/// Waiters behind the first did not learn of free streams, and new requests took them.
 #[tokio::test]
 async fn who_waits_for_a_stream_is_not_overtaken() {
     let (address, accepted) = of_one_stream().await;
@@ -135,7 +135,7 @@ async fn who_waits_for_a_stream_is_not_overtaken() {
     assert_eq!(accepted.load(Ordering::SeqCst), 1);
 }
 
-/// All waited for a new connection that did not come about, beside streams that nobody used.
+/// All waited for a new connection that never opened, although streams were free.
 #[tokio::test]
 async fn who_waits_for_a_connection_that_another_opens_gets_a_stream_that_became_free() {
     let (address, accepted) = of_one_stream().await;
@@ -148,7 +148,7 @@ async fn who_waits_for_a_connection_that_another_opens_gets_a_stream_that_became
     assert!(is_pending(&mut opens).await && is_pending(&mut waits).await);
     held.finish();
     let _held = waits.await.unwrap();
-    // Where whoever opens one gives up, the next does.
+    // If the one that opens a connection gives up, the next does it.
     tokio::select! {
         _ = &mut opens => panic!("it hears nothing of its peer"),
         () = until(|| accepted.load(Ordering::SeqCst) == 2) => {}
@@ -160,7 +160,7 @@ async fn who_waits_for_a_connection_that_another_opens_gets_a_stream_that_became
     assert_eq!(accepted.load(Ordering::SeqCst), 3);
 }
 
-/// As after an answer that came before the last of its upload was written.
+/// As after a response that arrived before the end of its upload was written.
 #[tokio::test]
 async fn who_waits_gets_a_connection_that_was_given_back_before_it_was_ready() {
     let (address, accepted) = scripted(|_, mut stream| async move {
@@ -184,7 +184,7 @@ async fn who_waits_gets_a_connection_that_was_given_back_before_it_was_ready() {
     assert_eq!(accepted.load(Ordering::SeqCst), 1);
 }
 
-/// One of them each tenth of a second got one, and the others waited beside connections that nobody used.
+/// Only one of them got a connection every tenth of a second; the others waited although connections were free.
 #[tokio::test]
 async fn all_who_wait_get_connections_that_became_ready_together() {
     const COUNT: usize = 30;
@@ -192,7 +192,7 @@ async fn all_who_wait_get_connections_that_became_ready_together() {
         read_head(&mut stream).await;
         tokio::time::sleep(Duration::from_millis(300)).await;
         stream.write_all(OK).await.unwrap();
-        // None of them is given back before the last one has waited in vain.
+        // None is returned before the last waiter has found nothing.
         read_head(&mut stream).await;
         tokio::time::sleep(Duration::from_secs(2)).await;
         stream.write_all(OK).await.unwrap();
@@ -220,7 +220,8 @@ async fn all_who_wait_get_connections_that_became_ready_together() {
     assert_eq!(accepted.load(Ordering::SeqCst), COUNT);
 }
 
-/// One that could not go by the limit of its own configuration held back all those behind, which could by theirs, until it gave up.
+/// A request blocked by its own configuration's limit held back all those behind, which were within theirs, until it
+/// gave up.
 #[tokio::test]
 async fn who_waits_goes_by_the_limit_of_the_configuration_that_came_last() {
     for kind in KINDS {
@@ -238,7 +239,7 @@ async fn who_waits_goes_by_the_limit_of_the_configuration_that_came_last() {
     }
 }
 
-/// Nobody told them, nor looked, as long as no stream ended.
+/// Waiters were not notified, and did not check, as long as no stream ended.
 #[tokio::test]
 async fn who_waits_gets_a_stream_once_the_peer_takes_more() {
     /// SETTINGS with SETTINGS_MAX_CONCURRENT_STREAMS.
@@ -273,8 +274,8 @@ async fn who_waits_gets_a_stream_once_the_peer_takes_more() {
     assert_eq!(accepted.load(Ordering::SeqCst), 1);
 }
 
-/// Of a connection that becomes ready after it was given back nobody tells at once, and those whose time ended before heard that all are
-/// in use.
+/// If a connection becomes ready after it was returned, that is not notified at once, and waiters that timed out before
+/// got the error that all are in use.
 #[tokio::test]
 async fn who_waits_looks_once_more_at_the_end() {
     let answer = Arc::new(Notify::new());
@@ -295,7 +296,7 @@ async fn who_waits_looks_once_more_at_the_end() {
             entry.connect_timeout = connect_timeout;
         })
     };
-    // Less than a tick of the sweep, which tells.
+    // Less than a tick of the sweep, which notifies.
     let (patient, hasty) = (within(Span::from_secs(3600)), within(Span::from_millis(50)));
     let pools = pools();
     let node = pools.node(&patient);
@@ -308,7 +309,7 @@ async fn who_waits_looks_once_more_at_the_end() {
     let mut waits = Box::pin(node.checkout(&hasty, Pick::Pooled));
     assert!(is_pending(&mut waits).await);
     answer.notify_one();
-    // No time passes so.
+    // Paused time does not advance here.
     while !node.has_ready() {
         tokio::task::yield_now().await;
     }
@@ -317,7 +318,7 @@ async fn who_waits_looks_once_more_at_the_end() {
     assert_eq!(accepted.load(Ordering::SeqCst), 1);
 }
 
-/// Those that had waited longest had next to no time to connect, and lost the place that they were given.
+/// Those that had waited longest had almost no time left to connect, and lost their slot.
 #[tokio::test(start_paused = true)]
 async fn who_has_waited_for_a_place_has_the_whole_time_to_connect() {
     const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
@@ -344,7 +345,7 @@ async fn who_has_waited_for_a_place_has_the_whole_time_to_connect() {
     }
 }
 
-/// It closed one that was closed already, which made no room, and nobody told it to look again.
+/// It closed a connection that was already closed, which made no room, and was not woken to check again.
 #[tokio::test(start_paused = true)]
 async fn who_needs_a_place_closes_a_connection_that_has_one() {
     let close = Arc::new(Notify::new());
@@ -375,7 +376,7 @@ async fn who_needs_a_place_closes_a_connection_that_has_one() {
     let unused = node.checkout(&upstream, Pick::Pooled).await.unwrap();
     let closed = node.checkout(&upstream, Pick::Pooled).await.unwrap();
     close.notify_one();
-    // No time passes so, and the sweep takes it out at its next tick.
+    // Paused time does not advance here; the sweep removes it at its next tick.
     while metrics.of(upstream.name()).open.get() == 2 {
         tokio::task::yield_now().await;
     }
@@ -417,7 +418,7 @@ async fn who_waits_in_vain_for_a_stream_hears_whether_the_upstream_is_full_or_si
     assert_eq!(kind(node.checkout(&hasty, Pick::Pooled).await), UpstreamErrorKind::ConnectTimeout);
 }
 
-/// A place that became free at the last moment, and was another's by then, made it a 504.
+/// If a slot became free at the last moment but went to another, the error was a 504.
 #[tokio::test]
 async fn who_waits_in_vain_for_a_place_hears_that_the_upstream_is_full() {
     let (address, _) = scripted(answer_all).await;

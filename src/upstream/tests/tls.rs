@@ -40,8 +40,8 @@ impl Authority {
     }
 }
 
-/// A TLS server on 127.0.0.1 that asks for client certificates and answers with the one that it got, by a short
-/// fingerprint, and the protocol that was negotiated.
+/// A TLS server on 127.0.0.1 that asks for client certificates. It answers with a short fingerprint of the one it got,
+/// and with the negotiated protocol.
 async fn server(authority: &Authority, protocols: &[&str]) -> (SocketAddr, Arc<AtomicUsize>) {
     let acceptor = acceptor(authority, protocols);
     scripted(move |_, stream| answer_who(acceptor.clone(), stream)).await
@@ -148,7 +148,7 @@ async fn a_certificate_of_another_authority_or_name_is_refused() {
     }
 }
 
-/// Those that waited to share a connection waited for one another after it had turned out that there is none to share.
+/// Requests that waited to share a connection waited for one another even after none could be shared.
 #[tokio::test]
 async fn a_burst_to_an_upstream_that_speaks_http1_over_tls_is_connected_side_by_side() {
     let (dir, authority) = (tempfile::tempdir().unwrap(), authority());
@@ -162,7 +162,7 @@ async fn a_burst_to_an_upstream_that_speaks_http1_over_tls_is_connected_side_by_
             if number == 0 {
                 first.notified().await;
             } else {
-                // No handshake of these ends before all of them have begun.
+                // None of these handshakes ends before all have begun.
                 others.wait().await;
             }
             answer_who(acceptor, stream).await;
@@ -172,7 +172,7 @@ async fn a_burst_to_an_upstream_that_speaks_http1_over_tls_is_connected_side_by_
     let (pools, upstream) = (pools(), tls_upstream(address, dir.path(), None));
     let ask = |_| {
         let (pools, upstream) = (pools.clone(), Arc::clone(&upstream));
-        // Not read, so that no connection becomes free for another.
+        // Not read, so that its connection does not become free.
         tokio::spawn(async move { pools.send(&upstream, &mut get(), Lane::Short).await })
     };
     let asking: Vec<_> = (0..4).map(ask).collect();
@@ -186,13 +186,13 @@ async fn a_burst_to_an_upstream_that_speaks_http1_over_tls_is_connected_side_by_
     assert_eq!(accepted.load(Ordering::SeqCst), 4);
 }
 
-/// It was called a certificate that could not be verified, and nobody tried again.
+/// The error was reported as a certificate that could not be verified, and was not retried.
 #[tokio::test]
 async fn a_handshake_that_breaks_off_is_tried_again() {
     let (dir, authority) = (tempfile::tempdir().unwrap(), authority());
     std::fs::write(dir.path().join("ca.crt"), &authority.pem).unwrap();
     let acceptor = acceptor(&authority, &["http/1.1"]);
-    // The first connections are broken off: so many, and in this way.
+    // How many of the first connections are aborted, whether by a reset, and whether the request succeeds.
     for (broken, resets, answered) in [(1, true, true), (1, false, true), (2, true, false)] {
         let acceptor = acceptor.clone();
         let (address, accepted) = scripted(move |number, mut stream| {
@@ -201,7 +201,7 @@ async fn a_handshake_that_breaks_off_is_tried_again() {
                 if number >= broken {
                     return answer_who(acceptor, stream).await;
                 }
-                // The greeting has come; what closes now does so within the handshake.
+                // The ClientHello has arrived; closing now breaks the handshake.
                 assert_ne!(stream.read(&mut [0; 16 << 10]).await.unwrap(), 0);
                 if resets {
                     socket2::SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();

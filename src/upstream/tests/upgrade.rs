@@ -1,4 +1,4 @@
-//! Upgrades end to end: a raw client, hyper's server in front as the listener has it, a scripted upstream.
+//! Upgrades end to end: a raw client, hyper's server in front as in the listener, and a scripted upstream.
 
 use http::{StatusCode, header};
 use http_body_util::combinators::UnsyncBoxBody;
@@ -83,7 +83,7 @@ const SPDY: &str =
     "POST /exec HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\nContent-Length: 0\r\n\r\n";
 const SECOND: &str = "GET /second HTTP/1.1\r\nHost: x\r\n\r\n";
 
-/// An upstream that gives `answer` to the first head on each connection, and then records what else comes.
+/// An upstream that sends `answer` to the first head on each connection, and then records what else arrives.
 async fn upstream_that(answer: String) -> (Arc<Upstream>, mpsc::UnboundedReceiver<(String, Vec<u8>)>) {
     let (report, reports) = mpsc::unbounded_channel();
     let (address, _) = scripted(move |_, mut stream| {
