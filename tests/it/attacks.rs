@@ -1,4 +1,4 @@
-//! Attacks and slips that the other tables miss (`attacks.md`), and what belongs to the edges of the program.
+//! Attacks that no other module covers: the rows `attacks:*` of `rows.txt`.
 
 use crate::{
     fixture::{Change, Fixture, bearer},
@@ -25,7 +25,7 @@ async fn the_admin_listener_tells_strangers_nothing() {
 #[tokio::test]
 async fn html_in_a_log_is_text() {
     let script = |request: &Recorded| {
-        // Of several types a browser takes the last.
+        // If there are several types, browsers use the last.
         let lines = match request.line() {
             line if line.contains("/line/") => "Content-Type: application/json, text/html",
             line if line.contains("/lines/") => "Content-Type: application/json\r\nContent-Type: text/html",
@@ -52,7 +52,7 @@ async fn html_in_a_log_is_text() {
     }
 }
 
-/// kubectl keeps what discovery said and asks whether it changed; what a 304 says is written over what it kept.
+/// kubectl caches discovery and revalidates it; the headers of a 304 replace those in its cache.
 #[tokio::test]
 async fn an_answer_that_nothing_changed_says_nothing_of_the_type() {
     let unchanged = b"HTTP/1.1 304 Not Modified\r\nEtag: \"1\"\r\nCache-Control: public\r\n\r\n";
@@ -84,7 +84,7 @@ async fn preflights_and_other_hosts_never_reach_an_upstream() {
     assert!(fixture.upstream.take().is_empty());
 }
 
-/// The laxer of two routes must not take the requests of the stricter one because it stands before it.
+/// A lax route for all methods must not get the requests of a stricter one because it comes first.
 #[tokio::test]
 async fn a_route_for_some_methods_takes_them_though_one_for_all_stands_before_it() {
     let both = "routes:\n  - {name: read, kind: http, hosts: [both.test], schemes: [anonymous], upstream: web}\n  \
@@ -114,7 +114,7 @@ async fn a_method_that_no_route_of_a_path_takes_is_answered_with_those_of_all_of
     assert!(fixture.upstream.take().is_empty());
 }
 
-/// What a client asks to be is never ignored, not even where nothing goes on.
+/// A client's request to impersonate is never ignored, even where nothing is forwarded.
 #[tokio::test]
 async fn the_pages_of_doorward_itself_refuse_whoever_asks_to_be_somebody_else() {
     let fixture = Fixture::start().await;
@@ -127,7 +127,7 @@ async fn the_pages_of_doorward_itself_refuse_whoever_asks_to_be_somebody_else() 
     assert_ne!(twin.reason(), "impersonation_refused", "the twin: {}", twin.text());
 }
 
-/// Of a caller, of a delivery, and where there is nobody; of plain requests and of those that change the protocol.
+/// For callers, deliveries and anonymous requests, both plain and upgrades.
 #[tokio::test]
 async fn every_kind_of_route_says_who_calls_in_our_words_alone() {
     let fixture = Fixture::answering(|request| match request.has("upgrade") {
@@ -158,7 +158,7 @@ async fn every_kind_of_route_says_who_calls_in_our_words_alone() {
         &["X-Auth_Request_User: forged"],
         &["X-Forwarded-Groups: forged"],
         &["Authorization: Bearer forged"],
-        // The twin.
+        // The counterpart.
         &[],
     ];
     let nobody: &[&str] = &[];
@@ -194,7 +194,7 @@ async fn every_kind_of_route_says_who_calls_in_our_words_alone() {
     }
 }
 
-/// In rules as people write them, as an import of oauth2-proxy does, and turned round in a deny.
+/// In rules as people write them, as the import from oauth2-proxy writes them, and inverted in a deny.
 #[tokio::test]
 async fn peers_t13_an_address_of_two_domains_is_of_neither() {
     let change = |yaml: String| {

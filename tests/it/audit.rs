@@ -1,4 +1,4 @@
-//! The trail of the whole program: what a crash leaves, a full disk, and tampering.
+//! The audit trail of the whole program: after a crash, on a full disk, and under tampering.
 
 use std::{collections::BTreeSet, process::Command};
 
@@ -29,14 +29,14 @@ async fn a_kill_between_decision_and_answer_leaves_the_decision() {
     assert_eq!(decided.len(), 1);
     assert_eq!(decided[0]["http_request"]["http_method"], "POST");
     assert!(decided[0].to_string().contains("\"alice\""));
-    // The chain goes on after the crash, and says so.
+    // The chain continues after the crash, and records it.
     doorward.wait_for_keys_at("api.test", &a).await;
     assert_eq!(doorward.get(PATH, &["Host: api.test", &bearer(&a.token("alice", &["dev"]))]).await.status, 200);
     let (code, text) = doorward.verify("audit.jsonl").await;
     assert_eq!(code, Some(0), "{text}");
 }
 
-/// Somebody who tries out paths shows by what they tried. The query may hold a code or a token, and is never written.
+/// Paths that somebody tried are evidence. The query may contain a code or a token, and is never written.
 #[tokio::test]
 async fn a_request_that_was_refused_before_it_was_understood_is_recorded_as_it_was_sent() {
     let fixture = Fixture::start().await;
@@ -97,7 +97,7 @@ async fn what_was_edited_or_taken_out_is_found() {
     }
 }
 
-/// Of a body that nobody reads whole, the digest is known at its end.
+/// The digest of a streamed body is known only at its end.
 #[tokio::test]
 async fn the_body_of_a_write_that_is_passed_on_as_it_comes_is_on_the_record() {
     let fixture = Fixture::start().await;
@@ -128,7 +128,7 @@ async fn the_body_of_a_write_that_is_passed_on_as_it_comes_is_on_the_record() {
     }
 }
 
-/// Each held its place in the queue to the last byte, which is the client's to take.
+/// Each occupied its place in the queue until the last byte, and when that is read is up to the client.
 #[tokio::test]
 async fn who_takes_answers_slowly_leaves_room_in_the_trail_for_others() {
     let fixture = Fixture::with(
@@ -170,7 +170,7 @@ async fn a_full_disk_refuses_or_goes_on_as_configured_and_never_crashes() {
             |yaml: String| change(yaml).change("full/audit.jsonl", &small.join("audit.jsonl").display().to_string());
         let mut fixture = Fixture::with(change, |_| Reply::json(200, "{}")).await;
         let alice = fixture.alice();
-        // Fills the disk, with records and with something else.
+        // Fills the disk, with records and other data.
         std::fs::write(small.join("ballast"), vec![0; 200 << 10]).ok();
         let (mut last, mut served, mut reached) = (0, BTreeSet::new(), 0);
         for _ in 0..2000 {
@@ -180,7 +180,7 @@ async fn a_full_disk_refuses_or_goes_on_as_configured_and_never_crashes() {
             if last == 503 {
                 assert_eq!(answer.reason(), "audit_unavailable", "{}", answer.text());
                 assert!(seen.is_empty(), "what is not recorded does not happen");
-                // What is refused first may be ahead of what readiness tells.
+                // Requests may be refused before readiness reports it.
                 if fixture.doorward.admin("/readyz").await.status != 200 {
                     break;
                 }
@@ -189,14 +189,14 @@ async fn a_full_disk_refuses_or_goes_on_as_configured_and_never_crashes() {
             served.insert(seen[0].one("audit-id").to_owned());
         }
         assert_eq!((last, reached), (status, served.len()), "{when_full}");
-        // Who goes on takes requests, though it says what it cannot do.
+        // With `continue` it keeps serving, but reports what it cannot do.
         let ready = if when_full == "refuse" { 503 } else { 200 };
         until(async || {
             let told = fixture.doorward.admin("/readyz").await;
             told.status == ready && told.text().contains("audit failed")
         })
         .await;
-        // Room again: it mends itself.
+        // With free space again, it recovers by itself.
         std::fs::remove_file(small.join("ballast")).unwrap();
         until(async || fixture.api(PATH, &[&alice]).await.0.status == 200).await;
         until(async || {
@@ -206,8 +206,8 @@ async fn a_full_disk_refuses_or_goes_on_as_configured_and_never_crashes() {
         .await;
         fixture.doorward.signal("TERM");
         assert!(fixture.doorward.ended().await.success());
-        // The chain is whole. Of what was served nothing is lost where that is the policy, and else the trail says how
-        // much.
+        // The chain is intact. With `refuse`, nothing that was served is missing; otherwise the trail says how many
+        // records are.
         let path = small.join("audit.jsonl");
         let (code, text) = fixture.doorward.verify(path.to_str().unwrap()).await;
         assert_eq!(code, Some(0), "{when_full}: {text}");
@@ -249,7 +249,8 @@ async fn a_decision_can_be_explained_from_its_id() {
     assert!(said.contains("under the current policy") && said.contains("dev"), "{said}");
 }
 
-/// Who comes with a word of no groups is in none of them; of who comes with no word nobody can tell, and a deny by groups holds.
+/// A token with an empty groups claim is in no group. Without the claim the groups are unknown, and a deny by groups
+/// applies.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_a_deny_by_groups_let_through_is_explained_so() {
     const RULES: &str = "- {id: no-contractors, on: {routes: [api]}, who: {issuers: [a], groups: [contractors]}, do: deny}\n  \
@@ -270,7 +271,7 @@ async fn what_a_deny_by_groups_let_through_is_explained_so() {
     }
 }
 
-/// What `doorward explain` says of a request as JSON, once the trail has it.
+/// The JSON output of `doorward explain` for a request, once the trail has it, and the exit status.
 async fn explained_again(fixture: &Fixture, id: &str) -> (Value, Option<i32>) {
     found(async || {
         let (said, status) = explain(fixture, &["--audit-id", id, "--format", "json"]).await;
@@ -279,7 +280,7 @@ async fn explained_again(fixture: &Fixture, id: &str) -> (Value, Option<i32>) {
     .await
 }
 
-/// Between the request and the question the policy was changed: what was let through is refused now, and the reverse.
+/// The policy was changed between the request and the query: what was allowed is now denied, and vice versa.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_request_is_explained_by_the_policy_that_decided_and_by_the_one_of_now() {
     const DEV: &str =
@@ -310,7 +311,7 @@ async fn a_request_is_explained_by_the_policy_that_decided_and_by_the_one_of_now
         assert_eq!(answer.status, status, "{}", answer.text());
         asked.push(answer.header("x-request-id").unwrap().to_owned());
     }
-    // Before the change both are the same, which is said once.
+    // Before the change both results are the same, which is reported once.
     let (same, _) = explained_again(&fixture, &asked[0]).await;
     assert!(same["under_recorded"].is_null(), "{same}");
     assert_eq!(
@@ -344,7 +345,7 @@ async fn a_request_is_explained_by_the_policy_that_decided_and_by_the_one_of_now
     }
 }
 
-/// A second place that goes away costs no request, and is told wherever somebody may look.
+/// An unavailable second location costs no request, but is reported everywhere an operator may look.
 #[tokio::test]
 async fn checkpoints_that_cannot_be_copied_are_an_alarm_until_they_can_be() {
     let mut fixture = Fixture::with(
@@ -364,8 +365,7 @@ async fn checkpoints_that_cannot_be_copied_are_an_alarm_until_they_can_be() {
     };
     let copy = fixture.doorward.dir().join("elsewhere.jsonl");
     ready("audit-checkpoint-copy ok").await;
-    // What stands there now takes no line.
-    // It may be written anew in between.
+    // A directory in its place accepts no lines. The file may be recreated in between.
     while std::fs::create_dir(&copy).is_err() {
         let _ = std::fs::remove_file(&copy);
     }
@@ -387,7 +387,7 @@ async fn checkpoints_that_cannot_be_copied_are_an_alarm_until_they_can_be() {
     assert_eq!(told.count(), 1, "once, however many there were");
 }
 
-/// One that is made elsewhere and mounted, so that who has the trail's folder cannot sign.
+/// The key is created elsewhere and mounted, so that access to the trail's folder is not enough to sign.
 #[tokio::test]
 async fn checkpoints_are_signed_by_the_key_that_is_configured() {
     let elsewhere = tempfile::tempdir().unwrap();
@@ -452,14 +452,14 @@ async fn explain_tells_what_is_wrong_with_a_token_in_plain_words() {
         }
         assert_eq!(status, Some(exit), "{said}");
     }
-    // That nobody answers says nothing of the token.
+    // An unreachable issuer says nothing about the token.
     fixture.a.set_fault(Fault::Error);
     let (said, status) = told(unique()).await;
     assert!(said.contains("cannot be asked right now") && !said.contains("UNAUTHENTICATED"), "{said}");
     assert_eq!(status, Some(2), "{said}");
 }
 
-/// What `doorward explain` says, both outputs, and its exit status.
+/// The output of `doorward explain`, both streams, and its exit status.
 async fn explain(fixture: &Fixture, options: &[&str]) -> (String, Option<i32>) {
     let (code, said) = fixture.doorward.told(&[&["explain", "doorward.yaml"], options].concat()).await;
     (said, code)
@@ -504,7 +504,7 @@ async fn explain_says_that_what_no_route_takes_is_refused() {
     }
 }
 
-/// Nobody who comes with a token is let through where none is taken.
+/// A token gives no access where none is accepted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn explain_takes_no_token_where_the_route_takes_none() {
     let login = "kind: human, login: {client: {id: doorward, secret: {file: client}}}}";

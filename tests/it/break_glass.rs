@@ -1,4 +1,5 @@
-//! Access for the day when the provider is down: named certificates, on a route of their own, for a while, and loudly.
+//! Emergency access while the identity provider is down: listed certificates, on a route of their own, for a limited
+//! time, and with alarms.
 
 use doorward::clock::Timestamp;
 use serde_json::Value;
@@ -50,7 +51,7 @@ struct World {
     upstream: Upstream,
     authority: Authority,
     alice: Pair,
-    /// Of the same authority and the same name, and not named in the configuration.
+    /// From the same authority and with the same name, but not listed in the configuration.
     other: Pair,
     yaml: String,
     issuer: Issuer,
@@ -85,7 +86,7 @@ impl World {
         watch
     }
 
-    /// Its alarms, once there are as many.
+    /// The alarms, once there are `count`.
     async fn alarms(&self, count: usize) -> Vec<Value> {
         self.doorward.records(count, |record| record["metadata"]["event_code"] == "alarm").await
     }
@@ -99,7 +100,7 @@ async fn named_certificates_get_in_on_their_route_and_an_alarm_says_so() {
     let seen = world.upstream.only();
     assert_eq!((seen.one("impersonate-user"), seen.all("impersonate-group")), ("break-glass:alice", vec!["admins"]));
 
-    // The same person with a token has another name, and nobody gets that one with a token.
+    // With a token the same person has another name, and no token gives the break-glass name.
     let _ = world.upstream.take();
     for (subject, status) in [("alice", 200), ("break-glass:alice", 403)] {
         let token = format!("Authorization: Bearer {}", world.issuer.token(subject, &["sre"]));
@@ -122,7 +123,7 @@ async fn named_certificates_get_in_on_their_route_and_an_alarm_says_so() {
     }
     // Without TLS there is no certificate.
     assert_eq!(world.doorward.get(PATH, &["Host: glass.test"]).await.status, 401);
-    // Of another authority: not even a connection.
+    // From another authority: the connection itself fails.
     let stranger = Authority::new().issue(&["alice"]);
     let config = world.authority.client(&[], Some(&stranger));
     if let Ok(stream) = connect_tls(world.doorward.address("tls"), &config, "glass.test").await {
@@ -131,26 +132,26 @@ async fn named_certificates_get_in_on_their_route_and_an_alarm_says_so() {
         assert_eq!(raw.rest().await, b"");
     }
 
-    // On the record: each request with the certificate, and that the door stands open.
+    // The trail has each request with its certificate, and that break-glass is open.
     let alarm = world.alarms(1).await[0].to_string();
     assert!(alarm.contains("break_glass") && alarm.contains("alice"), "{alarm}");
     let print = world.alice.sha256();
     let requests = world.doorward.audit().into_iter().filter(|record| record.to_string().contains(&print));
     let requests: Vec<Value> = requests.filter(|record| record["http_response"]["code"] == 200).collect();
     assert_eq!(requests.len(), 1);
-    // The name that the authority of the tests gives everybody.
+    // The name that the test authority puts into every certificate.
     assert_eq!(requests[0]["tls"]["certificate"]["subject"], "CN=rcgen self signed cert");
     world.doorward.wait_for_log("component raises an alarm").await;
     assert!(world.doorward.metrics().await.contains("doorward_break_glass_open 1"));
 
-    // Whoever has it can be locked out like everybody else.
+    // Its holder can be locked out like anybody else.
     let revoke = ["revoke", "--issuer", "break-glass", "--subject", "alice", "--why", "the card was lost"];
     let (code, said) = world.doorward.operator(&revoke).await;
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(world.get("glass.test", Some(&world.alice)).await.status, 401);
 }
 
-/// Others go on unrecorded where that is configured; of what is done by way of this door each thing is on the record, or is not done.
+/// Other requests may go unrecorded if configured so; every break-glass request is recorded or refused.
 #[tokio::test]
 async fn nothing_goes_through_unrecorded_also_where_the_trail_may_lose_records() {
     let mut world = world().await;
@@ -163,7 +164,7 @@ async fn nothing_goes_through_unrecorded_also_where_the_trail_may_lose_records()
     let _ = world.upstream.take();
 
     world.doorward.break_trail(true);
-    // The first finds out that nothing is written, others know it by then.
+    // The first request finds out that writing fails; the others are refused because of it.
     for _ in 0..2 {
         let refused = world.get("glass.test", Some(&world.alice)).await;
         assert_eq!((refused.status, refused.reason()), (503, "audit_unavailable".to_owned()), "{}", refused.text());
@@ -176,7 +177,7 @@ async fn nothing_goes_through_unrecorded_also_where_the_trail_may_lose_records()
     until(async || world.get("glass.test", Some(&world.alice)).await.status == 200).await;
 }
 
-/// It went on with all that the groups of then may do, until the door closed.
+/// The stream kept the rights of the old groups until break-glass closed.
 #[tokio::test]
 async fn a_stream_ends_when_a_reload_takes_the_groups_of_its_certificate() {
     let world = world().await;
@@ -186,7 +187,7 @@ async fn a_stream_ends_when_a_reload_takes_the_groups_of_its_certificate() {
     let rest = watch.rest().await;
     assert!(rest.ends_with(b"0\r\n\r\n"), "{}", String::from_utf8_lossy(&rest));
     assert_eq!(world.get("glass.test", Some(&world.alice)).await.status, 403);
-    // Before the generation that lets them in so, and not at some moment later.
+    // This happens before the new configuration admits anybody, not some time later.
     world.alarms(2).await;
     let is_told =
         |record: &Value| ["alarm", "policy.loaded"].contains(&record["metadata"]["event_code"].as_str().unwrap_or(""));
@@ -212,7 +213,7 @@ async fn when_the_time_is_over_the_door_closes_and_so_does_what_is_open() {
 #[tokio::test]
 async fn taking_the_section_away_closes_it_at_once_and_it_is_open_for_an_hour_at_most() {
     let mut world = world().await;
-    // The section alone: route, grant and rule stay.
+    // Only the section is removed; route, grant and rule stay.
     let closed = {
         let (head, _) = world.yaml.split_once("break_glass:\n").unwrap();
         let (_, tail) = world.yaml.split_once("routes:\n").unwrap();
@@ -227,7 +228,7 @@ async fn taking_the_section_away_closes_it_at_once_and_it_is_open_for_an_hour_at
     assert!(said.contains("so this route admits nobody") && said.contains("nobody comes from `break-glass`"), "{said}");
     let (code, said) = check(&closed.change("issuers: [a, break-glass]", "issuers: [a, break-glas]")).await;
     assert_eq!(code, Some(64), "{said}");
-    // Prepared for the day: nothing to look at.
+    // Prepared in advance: nothing to report.
     let (code, said) = check(&configuration(&world.issuer, &world.upstream, &world.alice, now() - 60)).await;
     assert_eq!((code, said.contains("warning")), (Some(0), false), "{said}");
     let far = configuration(&world.issuer, &world.upstream, &world.alice, now() + 3700);
@@ -249,7 +250,7 @@ async fn taking_the_section_away_closes_it_at_once_and_it_is_open_for_an_hour_at
     let rest = watch.rest().await;
     assert!(rest.ends_with(b"0\r\n\r\n"), "{}", String::from_utf8_lossy(&rest));
 
-    // Prepared again: the log alone tells that it is closed.
+    // Prepared again: only the log says that it is closed.
     let prepared = configuration(&world.issuer, &world.upstream, &world.alice, now() - 60);
     std::fs::write(world.doorward.dir().join("doorward.yaml"), prepared).unwrap();
     world.doorward.wait_for_log("break-glass is closed: its `until` has passed").await;

@@ -1,4 +1,4 @@
-//! `doorward check`: what it refuses, and with `--without-files` what can be checked on a machine that has neither secrets nor
+//! `doorward check`: what it refuses, and what it can check with `--without-files` on a machine without secrets and
 //! certificates.
 
 use std::{
@@ -26,7 +26,7 @@ fn every_example_is_good_where_none_of_its_files_are() {
     }
 }
 
-/// Each names a file or a variable that is nowhere.
+/// Each names a file or a variable that does not exist.
 const CONFIGURATION: &str = "
 external_host: doorward.test
 listeners:
@@ -85,7 +85,7 @@ fn what_needs_no_file_is_found_all_the_same() {
     }
 }
 
-/// As CI has it in a bare image.
+/// As in CI, with a bare image.
 #[test]
 fn what_looks_at_a_policy_alone_needs_neither_authorities_nor_a_proxy() {
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples/dashboard.yaml");
@@ -106,7 +106,7 @@ fn what_looks_at_a_policy_alone_needs_neither_authorities_nor_a_proxy() {
     assert!(code != Some(0) && said.contains("authorities of the system"), "{said}");
 }
 
-/// With `hold` it would be written to the store as well.
+/// With `hold` it would also be written to the store.
 #[test]
 fn the_secret_of_a_sender_and_what_no_signature_covers_can_not_be_passed_on() {
     let dir = tempfile::tempdir().unwrap();

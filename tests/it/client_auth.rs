@@ -1,5 +1,5 @@
-//! How Doorward proves itself at the certified provider: with a secret, with a key of its own, and with assertions that somebody
-//! else signs and replaces. Each changes in its file while Doorward runs.
+//! How Doorward authenticates to the certified provider: with a secret, with a key of its own, and with assertions that
+//! another party signs and renews. Each changes in its file while Doorward runs.
 
 use std::path::Path;
 
@@ -19,7 +19,7 @@ struct World {
     host: String,
 }
 
-/// `client` says what proves Doorward, with files of `dir`; `further` are options of the provider.
+/// `client` configures the credential, with files of `dir`; `further` are options of the provider.
 async fn world(dir: TempDir, client: &str, further: &Value) -> World {
     let login = format!("login: {{client: {{id: doorward, {client}}}}}");
     let introspection = format!("introspection: {{mode: opaque, cache: 1s, client: {{id: doorward, {client}}}}}");
@@ -36,7 +36,7 @@ async fn world(dir: TempDir, client: &str, further: &Value) -> World {
 }
 
 impl World {
-    /// What the callback answers to Alice.
+    /// The response to Alice's login callback.
     async fn sign_in(&self) -> Answer {
         let away = self.doorward.get("/oauth2/start?rd=/page", &[&format!("Host: {}", self.host)]).await;
         let back = self.provider.sign_in(away.header("location").unwrap(), "alice").await;
@@ -45,13 +45,13 @@ impl World {
         self.doorward.get(path, &[&format!("Host: {}", self.host), &format!("Cookie: {cookie}")]).await
     }
 
-    /// The status of a request with a token that nobody has issued: 401 where the provider was asked, 503 where it could not be.
+    /// The status of a request with an unknown token: 401 if the provider answered, 503 if it could not be asked.
     async fn ask_about(&self, token: &str) -> u16 {
         let lines = [format!("Host: {}", self.host), format!("Authorization: Bearer {token}")];
         self.doorward.get("/page", &[&lines[0], &lines[1]]).await.status
     }
 
-    /// Puts another file in the place of one, as a kubelet does.
+    /// Replaces a file, as a kubelet does.
     fn replace(&self, name: &str, content: &str) {
         replace_file(&self.doorward.dir().join(name), content);
     }
@@ -73,7 +73,7 @@ fn assert_signed_in(answer: &Answer) {
     assert_eq!((answer.status, answer.header("location")), (303, Some("/page")), "{}", answer.text());
 }
 
-/// Both at the token endpoint and at the introspection endpoint, the provider refuses who we were.
+/// The provider refuses the old credential, both at the token endpoint and at the introspection endpoint.
 async fn assert_refused(world: &World, token: &str) {
     let refused = world.sign_in().await;
     assert_eq!(refused.status, 502, "{}", refused.text());
@@ -103,7 +103,7 @@ async fn another_secret_in_the_file_is_used_without_a_restart() {
     world.has_not_told(&["the-first-secret", "the-second-secret"]);
 }
 
-/// A key and its public half for the provider.
+/// A private key, and its public half for the provider.
 fn key() -> (String, Value) {
     let pair = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256).unwrap();
     let point = pair.der_bytes();
@@ -119,7 +119,7 @@ async fn another_key_in_the_file_signs_without_a_restart() {
     let mut world = world(folder("key", &first), "key: {file: key}", &options).await;
     assert_signed_in(&world.sign_in().await);
     assert_eq!(world.ask_about("a-token-of-nobody").await, 401);
-    // As it is done: both are registered, the file changes, the former goes.
+    // The usual rotation: both keys are registered, the file changes, and the old key is removed.
     world.provider.change_client(&client(json!([first_public, second_public]))).await;
     assert_signed_in(&world.sign_in().await);
     world.provider.change_client(&client(json!([second_public]))).await;
@@ -134,7 +134,7 @@ async fn another_key_in_the_file_signs_without_a_restart() {
 const SUBJECT: &str = "system:serviceaccount:doorward:doorward";
 const AUDIENCE: &str = "api://AzureADTokenExchange";
 
-/// What a kubelet projects for Doorward.
+/// A token as a kubelet projects it for Doorward.
 fn projected(cluster: &Issuer, kid: &str, subject: &str, lasts: u64) -> String {
     let claims = json!({
         "iss": cluster.url(), "sub": subject, "aud": [AUDIENCE], "iat": now(), "exp": now() + lasts,
@@ -152,7 +152,7 @@ async fn an_assertion_of_the_cluster_proves_doorward_and_is_read_anew() {
     assert_signed_in(&world.sign_in().await);
     assert_eq!(world.ask_about("a-token-of-nobody").await, 401);
 
-    // The cluster has another key, so that the former assertion is worth nothing any more.
+    // The cluster now has another key, so that the former assertion is no longer valid.
     cluster.rotate("key-2");
     assert_refused(&world, "another-token-of-nobody").await;
     let other = projected(&cluster, "key-2", "system:serviceaccount:default:default", 3600);
@@ -174,7 +174,7 @@ async fn without_a_good_assertion_nothing_is_sent() {
     let token = projected(&cluster, "key-1", SUBJECT, 600);
     let mut world = world(folder("token", &token), "assertion: {file: token}", &options).await;
     assert_signed_in(&world.sign_in().await);
-    // While there is no other, the last one stays, to its end.
+    // As long as there is no other, the last one is used, until it expires.
     std::fs::remove_file(world.doorward.dir().join("token")).unwrap();
     world.doorward.wait_for_log_containing("the configuration was refused").await;
     assert_signed_in(&world.sign_in().await);
@@ -186,7 +186,7 @@ async fn without_a_good_assertion_nothing_is_sent() {
     world.has_not_told(&[&token]);
 }
 
-/// What `doorward check` says of a client, with the folder of the files.
+/// The output of `doorward check` for a client, with the files in `dir`.
 async fn check(dir: &Path, client: &str) -> (Option<i32>, String) {
     let yaml = format!(
         "

@@ -1,5 +1,5 @@
-//! The route of the Dashboard: what its pages offer is made for each person, logs from outside of the cluster go to those who may
-//! read them, and nothing else of its back end answers.
+//! The Dashboard route: its pages offer what each person may do, logs from outside the cluster are shown to those who
+//! may read them, and no other part of its back end answers.
 
 use serde_json::{Value, json};
 
@@ -8,7 +8,7 @@ use crate::{
     harness::{Answer, HANDSHAKE, Recorded, Reply},
 };
 
-/// The API server lets people do what `allowed` says: `VERB RESOURCE NAMESPACE`.
+/// An API server that allows what `allowed` lists as `VERB RESOURCE NAMESPACE`.
 fn reviewed(allowed: &'static [&'static str]) -> impl Fn(&Recorded) -> Reply + Send + Sync + 'static {
     move |request| {
         if request.line().starts_with("POST /apis/authorization.k8s.io/v1/selfsubjectaccessreviews ") {
@@ -45,7 +45,7 @@ async fn get_with(fixture: &Fixture, token: &str, path: &str, more: &[&str]) -> 
     (answer, fixture.upstream.take())
 }
 
-/// What arrived besides the reviews.
+/// What the upstream received other than the reviews.
 fn forwarded(seen: &[Recorded]) -> Vec<&Recorded> {
     seen.iter().filter(|request| !request.line().contains("selfsubjectaccessreviews")).collect()
 }
@@ -70,12 +70,12 @@ async fn pages_offer_each_person_what_that_person_may_do() {
         assert_eq!(review.one("authorization"), "Bearer upstream-token");
         assert!(!String::from_utf8_lossy(&review.body).contains("prod"), "the policy denies it already");
     }
-    // Asked a moment ago.
+    // It was asked a moment ago.
     let (answer, seen) = get_with(&fixture, &token, "/v1/properties", &[]).await;
     assert_eq!((answer.json(), seen.len()), (expected, 1));
 }
 
-/// They were asked about the path of the properties.
+/// Rules were evaluated for the path of the properties.
 #[tokio::test]
 async fn pages_offer_what_rules_allow_by_path() {
     let change = |yaml: String| {
@@ -121,7 +121,7 @@ async fn attacks_z54_properties_are_fetched_anew_and_whole() {
         let (answer, _) = get(&fixture.await, "/v1/properties", &[]).await;
         assert_eq!((answer.status, answer.reason()), (502, "upstream_protocol".to_owned()), "attacks:Z54 {body}");
     }
-    // Who may do what cannot be asked: nothing is offered.
+    // If the API server cannot be asked, nothing is offered.
     let fixture = dashboard(|request| match request.line().contains("selfsubjectaccessreviews") {
         true => Reply::json(500, "{}"),
         false => Reply::json(200, "{}"),
@@ -155,7 +155,7 @@ async fn a_log_from_outside_needs_the_right_to_read_logs_there() {
     assert!(record.to_string().contains("team-b"), "{record}");
 }
 
-/// The back end copies what the log server says of it, or guesses a type from what a stranger wrote.
+/// The back end copies the type that the log server declares, or guesses one from what a stranger wrote.
 #[tokio::test]
 async fn html_in_a_log_from_outside_is_text() {
     let review = reviewed(&["get pods/log team-a"]);
@@ -194,14 +194,14 @@ async fn the_back_end_of_a_dashboard_is_only_read() {
         assert_eq!((answer.status, answer.header("allow")), (405, Some("GET, HEAD")), "{lines:?}");
         assert!(fixture.upstream.take().is_empty(), "{lines:?}");
     }
-    // Its twin with the scheme of the pages.
+    // The counterpart with the scheme of the pages.
     let (answer, seen) = get(&fixture, "/", &[]).await;
     assert_eq!((answer.status, seen.len()), (200, 1));
     let (answer, seen) = get(&fixture, "/apis/tekton.dev/v1/namespaces/team-a/pipelineruns/", &[]).await;
     assert_eq!((answer.status, seen[0].one("impersonate-user")), (200, "alice"));
 }
 
-/// Who may read its pages has no tunnel to what serves them.
+/// Access to its pages gives no tunnel to their server.
 #[tokio::test]
 async fn the_back_end_of_a_dashboard_has_no_sockets() {
     let fixture = dashboard(reviewed(&[])).await;

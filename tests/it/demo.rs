@@ -1,4 +1,4 @@
-//! `doorward demo`, as a newcomer meets it.
+//! `doorward demo`, as a newcomer uses it.
 
 use std::{
     io::{BufRead, BufReader, Read},
@@ -22,7 +22,7 @@ struct Demo {
     said: String,
     port: u16,
     provider: u16,
-    /// Where it makes its folder.
+    /// Where the demo creates its folder.
     temporary: TempDir,
 }
 
@@ -39,7 +39,7 @@ impl Demo {
         Self { child, said, port, provider, temporary }
     }
 
-    /// The commands that it prints, by their number.
+    /// The command that it prints under this number.
     fn pasted(&self, number: usize) -> String {
         let from = self.said.find(&format!("# {number}.")).unwrap();
         let rest = self.said[from..].split_once('\n').unwrap().1;
@@ -53,7 +53,7 @@ impl Demo {
         (configuration.parent().unwrap().to_owned(), configuration)
     }
 
-    /// Presses Ctrl-C and waits for the end, after which nothing of it is left.
+    /// Presses Ctrl-C and waits until the demo has ended and nothing of it is left.
     fn interrupt(mut self) {
         Command::new("kill").arg("-INT").arg(self.child.id().to_string()).status().unwrap();
         assert!(self.child.wait().unwrap().success());
@@ -92,7 +92,7 @@ fn the_four_lines_work_as_they_are_pasted_and_ctrl_c_stops() {
     demo.interrupt();
 }
 
-/// What a pasted command answers, once the keys of the provider have come to Doorward.
+/// The output of a pasted command, once Doorward has the provider's keys.
 fn paste(demo: &Demo, number: usize) -> String {
     let until = Instant::now() + Duration::from_secs(90);
     loop {
@@ -104,8 +104,8 @@ fn paste(demo: &Demo, number: usize) -> String {
     }
 }
 
-/// A delivery that was held is brought, the trail tells of everybody and holds, and what is changed in the configuration
-/// holds from then on.
+/// The held delivery is delivered, the trail names everybody and verifies, and changes to the configuration take
+/// effect.
 #[tokio::test]
 async fn the_story_goes_on_in_the_trail_and_in_the_configuration() {
     let demo = Demo::start();
@@ -165,13 +165,13 @@ fn a_port_in_use_is_told_with_what_to_do() {
         assert!(said.contains(&format!("`doorward` (process {})", demo.child.id())), "who has it: {said}");
     }
     let mut own = String::new();
-    // The first goes on.
+    // The first demo still runs.
     let answer = Command::new("bash").arg("-c").arg(demo.pasted(4)).output().unwrap();
     answer.stdout.as_slice().read_to_string(&mut own).unwrap();
     assert!(own.starts_with("HTTP/1.1 401"), "{own}");
 }
 
-/// `localhost` is both, and whoever tried the other one first met the other program.
+/// `localhost` is both addresses, and clients that tried the other one first reached the other program.
 #[test]
 fn a_port_that_another_program_has_at_one_loopback_alone_is_in_use() {
     for loopback in loopbacks() {
@@ -179,7 +179,7 @@ fn a_port_that_another_program_has_at_one_loopback_alone_is_in_use() {
         for taken in [port, provider] {
             let _other = TcpListener::bind((loopback, taken)).unwrap();
             let mut child = command(port, provider).spawn().unwrap();
-            // It says nothing here unless it runs.
+            // It prints nothing unless it runs.
             let runs = child.stdout.as_mut().unwrap().read(&mut [0]).unwrap() > 0;
             let _ = child.kill();
             let output = child.wait_with_output().unwrap();
@@ -204,7 +204,7 @@ fn doorward_and_the_provider_need_a_port_each() {
 async fn one_click_signs_in() {
     let demo = Demo::start();
     let url = format!("http://localhost:{}", demo.port);
-    // What it says to try as each of them.
+    // What it suggests to try as each user.
     assert!(demo.said.contains("/apis/tekton.dev/v1/namespaces/prod/pipelineruns as each of them"), "{}", demo.said);
     for (person, prod, part) in
         [("alice", 403, "no_rule_matched"), ("bob", 200, "tekton:prod-runners"), ("carol", 200, "tekton:viewers")]

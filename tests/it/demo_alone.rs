@@ -1,4 +1,4 @@
-//! The development provider signs everybody in who clicks. `doorward demo` has it, and nothing that is configured can.
+//! The development provider signs in everybody who clicks. Only `doorward demo` starts it; no configuration can.
 
 use std::{
     collections::BTreeSet,
@@ -10,7 +10,7 @@ use serde_json::Value;
 
 use crate::{fixture::Fixture, harness::Doorward};
 
-/// What a section for it could be called.
+/// Possible names of a setting for it.
 const NAMES: [&str; 6] = ["demo", "development", "development_provider", "dev_provider", "provider", "samples"];
 
 const CONFIGURATION: &str = "
@@ -28,7 +28,7 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr)
 }
 
-/// The names of all settings of a schema, and the words that any of them can have as its value.
+/// The names of all settings in a schema, and their possible values.
 fn words(schema: &Value, found: &mut BTreeSet<String>) {
     match schema {
         Value::Object(object) => {
@@ -59,7 +59,7 @@ fn no_setting_and_no_value_of_one_names_it() {
     assert!(suspicious.is_empty(), "{suspicious:?}");
 }
 
-/// The schema tells the truth: what it lacks is refused, in whichever layer it stands.
+/// The schema is complete: a name that it lacks is refused in every layer.
 #[test]
 fn no_layer_takes_a_name_for_it() {
     let dir = tempfile::tempdir().unwrap();
@@ -137,7 +137,7 @@ async fn a_doorward_that_serves_listens_where_it_was_told_to_and_nowhere_else() 
     }
 }
 
-/// What keeps it so: nothing but the command reaches the module.
+/// Only the demo command uses the module.
 #[test]
 fn nothing_but_the_command_knows_the_module() {
     fn look(folder: &Path, found: &mut Vec<String>) {

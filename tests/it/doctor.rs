@@ -1,4 +1,4 @@
-//! `doorward doctor`: each thing that it looks at, broken and whole, with the real parts.
+//! `doorward doctor`: each check, failing and passing, against real parts.
 
 use std::{path::Path, time::Duration};
 
@@ -17,14 +17,14 @@ use crate::{
     },
 };
 
-/// What a doctor said, and with which exit status.
+/// The output of a doctor, and its exit status.
 pub struct Said {
     pub code: Option<i32>,
     pub findings: Vec<Value>,
 }
 
 impl Said {
-    /// The state of what was said of a check, and the words.
+    /// The state of a check, and its text.
     fn of(&self, check: &str) -> (&str, String) {
         let mut found = self.findings.iter().filter(|finding| finding["check"] == check);
         let finding = found.next().unwrap_or_else(|| panic!("nothing was said of {check}: {:#?}", self.findings));
@@ -43,12 +43,12 @@ impl Said {
     }
 }
 
-/// Examines the configuration in a folder, with these arguments.
+/// Runs the doctor with these arguments on the configuration in `dir`.
 pub async fn doctor(dir: &Path, arguments: &[&str]) -> Said {
     doctor_with(dir, arguments, &[]).await
 }
 
-/// Looks from elsewhere at these addresses.
+/// Runs the doctor from outside, on these addresses.
 pub async fn outside(addresses: &[&str]) -> Said {
     let mut command = Command::new(env!("CARGO_BIN_EXE_doorward"));
     command.args(["doctor", "--format", "json", "--outside"]).args(addresses);
@@ -70,12 +70,12 @@ async fn said(mut command: Command) -> Said {
     Said { code: output.status.code(), findings }
 }
 
-/// A folder with this configuration and files.
+/// A folder with this configuration and its files.
 fn folder(yaml: &str) -> TempDir {
     folder_with(&[("client", "doorward-secret-of-the-tests"), ("token", "upstream-token"), ("doorward.yaml", yaml)])
 }
 
-/// One where people sign in at `origin` with a provider.
+/// A configuration whose users sign in at `origin` with a provider.
 fn configuration(origin: &str, issuer: &str, upstream: &str) -> String {
     let (_, port) = origin.rsplit_once(':').unwrap();
     format!(
@@ -105,7 +105,7 @@ fn somewhere() -> String {
 const PROVIDER: [&str; 10] =
     ["--only", "discovery", "--only", "issuer", "--only", "algorithms", "--only", "clock", "--only", "redirect"];
 
-/// The real provider, which knows the origin, and a folder with a configuration for both.
+/// The real provider, which knows the origin, and a folder with a configuration for it.
 async fn with_provider(change: impl FnOnce(&OidcProvider, String) -> String) -> (OidcProvider, String, TempDir) {
     let origin = somewhere();
     let provider = OidcProvider::start(&origin).await;
@@ -123,7 +123,7 @@ async fn a_provider_that_fits_is_good() {
     }
     assert_eq!((said.code, said.findings.len()), (Some(0), 5));
     assert!(!dir.path().join("doorward.redb").exists(), "it makes nothing");
-    // On this machine, where browsers come is known without a word.
+    // On this machine, the origin is known without a setting.
     doctor(dir.path(), &["--only", "redirect"]).await.is("redirect", "good", &[&format!("it knows {origin}/")]);
 }
 
@@ -215,7 +215,7 @@ async fn a_redirect_address_that_the_provider_does_not_know_is_told() {
     said.is("issuer", "good", &[]);
 }
 
-/// A fake, for what only other providers answer.
+/// A fake provider, for responses that the real one does not give.
 async fn provider_that_answers(authorize: &'static str) -> Upstream {
     Upstream::scripted(move |request| {
         let url = format!("http://{}", request.one("host"));
@@ -331,7 +331,7 @@ audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
         let said = doctor(dir.path(), &["--only", "upstreams"]).await;
         said.is("upstreams", state, &[words]);
     }
-    // The API server behind a Dashboard is one too.
+    // The API server of a Dashboard route counts as one too.
     let dashboard = Upstream::start().await;
     let yaml = configuration("http://localhost:7", "http://localhost:1", &dashboard.url());
     let more = ", credential: {bearer: {file: token}}}, {name: pages, url: 'http://localhost:1'}]";
@@ -348,7 +348,7 @@ audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
     said.is("upstreams", "fault", &["upstream `web`", "check its `url` and `tls`"]);
 }
 
-/// nginx in front of a Doorward in clear text: what it does with a request stands in `location`.
+/// nginx in front of a Doorward in clear text; `location` says what it does with a request.
 async fn in_front_of(doorward: u16, dir: &Path, server: &str, location: &str) -> Nginx {
     let file = |name: &str| dir.join(name).display().to_string();
     Nginx::start(|address| {
@@ -446,7 +446,7 @@ async fn days_of_certificates_are_told_in_files_and_at_the_public_address() {
         let said = doctor_with(dir.path(), &asked, &faults::environment(dir.path())).await;
         let states: Vec<_> =
             said.findings.iter().map(|finding| (finding["of"].as_str(), finding["state"].as_str())).collect();
-        // One that has ended is not even connected to.
+        // An expired certificate is not even connected to.
         let at_public = if state == "fault" { "skipped" } else { state };
         assert_eq!(states, [(Some(&*public), Some(at_public)), (Some(&*file), Some(state))], "{:#?}", said.findings);
     }
@@ -463,7 +463,7 @@ async fn a_store_that_cannot_be_used_is_told() {
     std::fs::write(&file, "no store").unwrap();
     let said = doctor(dir.path(), &["--only", "store"]).await;
     said.is("store", "fault", &["move it away"]);
-    // After a start and an end, in good order and without.
+    // After a start, and after an end with and without a proper shutdown.
     std::fs::remove_file(&file).unwrap();
     let (yaml, port) = (std::fs::read_to_string(dir.path().join("doorward.yaml")).unwrap(), free_port());
     std::fs::write(dir.path().join("doorward.yaml"), yaml.replace(":7'", &format!(":{port}'"))).unwrap();
@@ -522,7 +522,7 @@ async fn receivers_of_the_trail_are_asked_whether_they_take_what_is_sent() {
     };
     let address = siem.address.to_string();
     ask("siem", syslog(&address, certificate)).await.is("receivers", "good", &["receiver `siem`"]);
-    // The handshake succeeds, and the server says no after it.
+    // The handshake succeeds, and the server refuses afterwards.
     let said = ask("siem", syslog(&address, "")).await;
     said.is("receivers", "fault", &["CertificateRequired", "`tls.certificate`"]);
     assert_eq!(said.code, Some(1));
@@ -682,7 +682,7 @@ async fn people_read_a_line_for_each_thing() {
     assert!(code == Some(64) && said.contains("there is no listener"), "{said}");
 }
 
-/// A pod elsewhere has no configuration.
+/// A pod elsewhere does not have the configuration.
 #[tokio::test]
 async fn what_can_be_reached_past_doorward_is_told_from_elsewhere() {
     let (there, nothing) = (Upstream::start().await, somewhere());

@@ -1,5 +1,5 @@
-//! SIGTERM: not ready at once, still serving while others notice, then no more connections, what is under way ends, and
-//! what does not end is cut at the deadline.
+//! SIGTERM: unready at once, but still serving while others notice; then no new connections, work in progress ends, and
+//! the rest is cut at the deadline.
 
 use std::sync::Arc;
 
@@ -18,7 +18,7 @@ use crate::{
 
 const SLOW: &str = "/slow";
 
-/// Pauses so long that only what the test does ends them.
+/// Sets pauses so long that only the test ends them.
 fn with_drain(drain: &'static str) -> impl FnOnce(String) -> String {
     move |yaml| yaml.change("drain_accept: 0", drain)
 }
@@ -59,17 +59,17 @@ async fn nothing_that_is_under_way_is_lost() {
     assert_eq!(ready.status, 503, "{}", ready.text());
     assert!(ready.text().contains("drain"), "{}", ready.text());
     assert_eq!(fixture.doorward.admin("/healthz").await.status, 200, "it is alive");
-    // Who has not noticed yet is served, and asked to go elsewhere next time.
+    // Clients that have not noticed yet are served, and asked to reconnect elsewhere.
     let late = fixture.doorward.get("/x", &["Host: open.test"]).await;
     assert_eq!(late.status, 200);
     assert_eq!(late.header("connection"), Some("close"), "{}", late.head);
     idle.send("GET /x HTTP/1.1\r\nHost: open.test\r\n\r\n").await;
     let answer = idle.answer().await;
     assert_eq!((answer.status, answer.header("connection")), (200, Some("close")), "{}", answer.head);
-    // GOAWAY, after which the connection ends in good order.
+    // GOAWAY, after which the connection closes cleanly.
     within(http2).await.unwrap().unwrap();
 
-    // Whoever asks again will not wait for the others to notice.
+    // A second signal skips the wait for others to notice.
     fixture.doorward.signal("TERM");
     streams.have_ended(1012, "draining").await;
     fixture.doorward.until_closed().await;
@@ -84,14 +84,14 @@ async fn nothing_that_is_under_way_is_lost() {
     assert!(slow.count() >= 1, "the request that ended last is on the record");
 }
 
-/// Nobody else knows who caused the run, so that it is noted though nobody waits for the answer any more.
+/// Nobody else knows who caused the run, so that it is recorded even if its client has left.
 #[tokio::test]
 async fn a_run_that_is_being_made_is_waited_for_though_its_client_has_left() {
     const RUNS: &str = "/apis/tekton.dev/v1/namespaces/ci/pipelineruns";
     let told = Arc::new(Notify::new());
     let script = {
         let told = told.clone();
-        // That no object is named is told where it would be noted.
+        // That the response names no object is logged where the cause of the run would be recorded.
         let made = b"HTTP/1.1 201 Created\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{}".to_vec();
         move |request: &crate::harness::Recorded| match request.line().contains(RUNS) {
             true => Reply::Later(told.clone(), made.clone()),
@@ -122,7 +122,7 @@ async fn a_run_that_is_being_made_is_waited_for_though_its_client_has_left() {
     assert!(fixture.doorward.ended().await.success());
 }
 
-/// Somebody who works in a shell, or copies out of a pod, has the whole time for it. A watch is begun again elsewhere at once.
+/// An exec session or a copy out of a pod may use all of the drain time. A watch is reopened elsewhere at once.
 #[tokio::test]
 async fn a_shell_goes_on_after_the_door_has_closed_and_a_watch_does_not() {
     let mut fixture = Fixture::with(with_drain("drain_accept: 0s, drain: 20m"), streaming).await;
@@ -132,13 +132,13 @@ async fn a_shell_goes_on_after_the_door_has_closed_and_a_watch_does_not() {
     streams.watches_have_ended("draining").await;
     fixture.doorward.until_closed().await;
     streams.are_open().await;
-    // Whoever asks again wants the end.
+    // A second signal asks for the end.
     fixture.doorward.signal("TERM");
     streams.have_ended(1012, "draining").await;
     assert!(fixture.doorward.ended().await.success());
 }
 
-/// A part of the time is theirs, so that they are told before connections are cut.
+/// Part of the drain time is reserved for them, so that they are told before connections are cut.
 #[tokio::test]
 async fn what_lasts_is_told_of_the_end_before_the_deadline() {
     let mut fixture = Fixture::with(with_drain("drain_accept: 0s, drain: 8s"), streaming).await;
@@ -159,7 +159,7 @@ async fn what_does_not_end_is_cut_at_the_deadline() {
     let mut slow = fixture.doorward.raw().await;
     slow.send(format!("GET {SLOW} HTTP/1.1\r\nHost: open.test\r\n\r\n")).await;
     fixture.upstream.wait_for_path(SLOW).await;
-    // A client that says nothing at all holds nothing up either.
+    // A client that sends nothing at all does not delay the end either.
     let mut silent: Raw = fixture.doorward.raw().await;
     fixture.doorward.signal("TERM");
     assert!(fixture.doorward.ended().await.success());

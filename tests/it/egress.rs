@@ -26,7 +26,7 @@ audit: {sink: {file: {path: audit.jsonl}}}
 limits: {drain_accept: 0}
 ";
 
-/// An issuer that only a proxy leads to, and that proxy.
+/// An issuer that is reachable only through a proxy, and that proxy.
 async fn behind_proxy(refusal: Option<&'static str>) -> (Issuer, ConnectProxy, tempfile::TempDir) {
     let issuer = Issuer::start_as(Some("https://id.test")).await;
     let authority = Authority::new();

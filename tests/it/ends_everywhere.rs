@@ -1,5 +1,5 @@
-//! What ends a session at one of two replicas ends it at the other one within 2 s, with everything that is open there. That
-//! is a promise in seconds, so seconds are counted: from the answer of the one, until the other has kept it.
+//! A session that ends at one of two replicas ends at the other one within 2 s, with everything that is open there. The
+//! time is measured from the response of the first replica to the end at the second.
 
 use std::{
     future::Future,
@@ -36,15 +36,15 @@ impl Replicas {
         Self { here, there, _redis: redis }
     }
 
-    /// Opens a stream of each kind at the other replica, has `end` end the session here, and asserts that there it is over
-    /// within the promised time, and that the streams say `why`.
+    /// Opens a stream of each kind at the other replica, ends the session here with `end`, and asserts that the session
+    /// ends there in time and that the streams are closed with the reason `why`.
     async fn end_in_time(&self, (way, why): (&str, &str), cookie: &str, end: impl Future<Output = ()>) {
-        // As a browser sees it, for which both are one.
+        // As a browser sees them: both are one host.
         let (host, origin) = (format!("Host: {}", self.here.host), format!("Origin: {}", self.here.origin()));
         let lines = [host.as_str(), &origin, cookie];
         let mut streams = Streams::open(&self.there, &lines).await;
         streams.are_open().await;
-        // The worst moment: what the store said has just been read.
+        // The worst moment: the other replica has just read the session.
         assert_eq!(self.there.get(PAGE, &lines).await.status, 200, "{way}");
         end.await;
         let ended = Instant::now();
@@ -62,7 +62,7 @@ impl Replicas {
         assert_eq!(self.status(cookie).await, 401, "{way}");
     }
 
-    /// The status of a page here.
+    /// The status of a page at this replica.
     async fn status(&self, cookie: &str) -> u16 {
         self.here.get(PAGE, &[cookie]).await.status
     }
@@ -87,7 +87,7 @@ async fn a_session_that_is_ended_at_one_replica_is_over_at_the_other_one_within_
         let lines = [&*origin, &cookie, "Content-Length: 0"];
         assert_eq!(replicas.here.post("/oauth2/sign_out", &lines, "").await.status, 303);
     };
-    // Where the provider names no session of its own, a logout is of the person.
+    // If the provider names no session of its own, a logout ends all sessions of the person.
     replicas.end_in_time(("signed out", "signed_out"), &cookie, sign_out).await;
     assert_eq!(replicas.status(&other).await, 401);
 
@@ -115,7 +115,7 @@ async fn a_session_that_is_ended_at_one_replica_is_over_at_the_other_one_within_
     replicas.end_in_time(("shut out at the provider", "signed_out"), &cookie, shut_out).await;
 }
 
-/// The certified provider, which knows nothing of the refresh token any more.
+/// The certified provider no longer knows the refresh token.
 #[tokio::test]
 async fn a_session_whose_refresh_is_refused_at_one_replica_is_over_at_the_other_one_within_two_seconds() {
     let port = free_port();

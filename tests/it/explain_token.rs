@@ -1,4 +1,4 @@
-//! `doorward explain` of tokens: of an exchange that was, and of one that might be.
+//! `doorward explain` for tokens: of a past exchange, and of a hypothetical one.
 
 use std::time::{Duration, Instant};
 
@@ -30,13 +30,13 @@ rules:
     .await
 }
 
-/// What `doorward explain` prints, and its exit status.
+/// The output of `doorward explain`, and its exit status.
 async fn explain(world: &World, options: &[&str]) -> (String, Option<i32>) {
     let (code, said) = world.doorward.told(&[&["explain", "doorward.yaml"], options].concat()).await;
     (said, code)
 }
 
-/// Of an exchange, once the trail has it.
+/// For an exchange, once the trail has it.
 async fn explain_exchange(world: &World, answer: &Answer) -> (String, Option<i32>) {
     let id = answer.header("x-request-id").unwrap().to_owned();
     found(async || Some(explain(world, &["--audit-id", &id]).await).filter(|told| told.0.contains("recorded: "))).await
@@ -79,12 +79,12 @@ async fn an_exchange_is_explained_from_its_id() {
         assert!(said.contains(part), "{part} in {said}");
     }
 
-    // One scope of two is given by a rule, and so none.
+    // A rule grants only one of the two scopes, so none is given.
     let (said, status) = explain_exchange(&world, &ask(&alice, "plan deploy").await).await;
     assert_eq!(status, Some(1), "{said}");
     assert!(said.contains("+ people-plan (allow): matches") && said.contains("scope deploy:"), "{said}");
 
-    // Before it is known who asks, no rule is asked.
+    // No rule is evaluated before the caller is known.
     let stranger = world.person("alice", &json!({"aud": "https://elsewhere.test"}));
     let (said, status) = explain_exchange(&world, &ask(&stranger, "plan").await).await;
     assert_eq!(status, Some(1), "{said}");
@@ -117,7 +117,7 @@ async fn which_scopes_a_task_would_get_is_told_without_any_exchange() {
     assert_eq!(outcomes, [&json!("allow"), &json!("deny")], "{json:#}");
     assert_eq!(json["asked"]["task"]["pipeline_task"], "push");
 
-    // Without a task it is the person who asks.
+    // Without a task, the caller is the person.
     let (said, status) = explain(&world, &["--audience", TARGET, "--principal", "dev.yaml"]).await;
     assert_eq!(status, Some(0), "{said}");
     assert!(said.contains("with scope plan\n"), "{said}");
@@ -135,7 +135,7 @@ async fn which_scopes_a_task_would_get_is_told_without_any_exchange() {
     }
 }
 
-/// It waited ten seconds for keys that nobody fetches, and took the token for a bad one.
+/// It waited ten seconds for keys that nothing fetches, and then treated the token as invalid.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_of_our_own_is_judged_by_the_keys_of_the_configuration_or_not_at_all() {
     let der = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap().to_pkcs8v1().unwrap();

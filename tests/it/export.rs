@@ -1,4 +1,4 @@
-//! The audit trail at its receivers: every line, in order, whatever happens on the way.
+//! Audit exports: the receivers get every line, in order, despite any fault on the way.
 
 use std::{
     io::ErrorKind,
@@ -21,9 +21,9 @@ use crate::{
 
 const PATH: &str = "/apis/tekton.dev/v1/namespaces/ci/taskruns";
 
-/// The lines of the file of the trail.
+/// The lines of the trail's file.
 fn written(doorward: &Doorward) -> Vec<String> {
-    // There is none for a moment while a full one is put aside.
+    // The file is missing for a moment while a full one is rotated.
     let end = Instant::now() + Duration::from_secs(30);
     let text = loop {
         match std::fs::read_to_string(doorward.audit_path()) {
@@ -31,12 +31,12 @@ fn written(doorward: &Doorward) -> Vec<String> {
             text => break text.unwrap(),
         }
     };
-    // The last may be on its way into the file.
+    // The last line may still be in the process of being written.
     let (whole, _) = text.rsplit_once('\n').unwrap_or_default();
     whole.lines().map(str::to_owned).collect()
 }
 
-/// Whether what a receiver has is the trail from its first line on, by the program itself.
+/// Whether a receiver has the whole trail from its first line on, as verified by the program itself.
 async fn assert_whole(doorward: &Doorward, lines: &[String]) {
     std::fs::write(doorward.dir().join("received.jsonl"), lines.join("\n") + "\n").unwrap();
     let (code, said) = doorward.verify("received.jsonl").await;
@@ -48,7 +48,7 @@ async fn start(export: &str) -> Fixture {
     start_with(export, "").await
 }
 
-/// With an export and further settings of the sink's file.
+/// With an export, and further settings of the file sink.
 async fn start_with(export: &str, file: &str) -> Fixture {
     let (export, file) = (export.to_owned(), file.to_owned());
     let change = move |yaml: String| {
@@ -75,7 +75,7 @@ async fn wait_for_metric(doorward: &Doorward, name: &str, reached: impl Fn(f64) 
     .await;
 }
 
-/// Waits until the trail has so many lines: on a busy machine it is far behind the requests.
+/// Waits until the trail has `lines` lines: on a busy machine it lags far behind the requests.
 async fn has_written(doorward: &Doorward, lines: u32) {
     wait_for_metric(doorward, "doorward_audit_records_written_total", |written| written >= f64::from(lines)).await;
 }
@@ -122,7 +122,7 @@ async fn a_syslog_server_has_the_whole_trail_over_tcp_and_tls() {
         wait_for_metric(&fixture.doorward, success, |at| at > 1_600_000_000.0).await;
         fixture.doorward.signal("TERM");
         assert!(fixture.doorward.ended().await.success());
-        // The end of the trail is there too, and nothing came twice.
+        // The end of the trail has arrived too, and nothing arrived twice.
         let lines = written(&fixture.doorward);
         server.arrived.wait_for(&lines).await;
         assert_eq!(server.arrived.all(), lines);
@@ -134,7 +134,7 @@ async fn a_syslog_server_has_the_whole_trail_over_tcp_and_tls() {
         let checkpoint = &heads[last - 1];
         let end = format!(" doorward - trail.checkpoint [meta sequenceId=\"{last}\"] ");
         assert!(checkpoint.starts_with("<110>1 2") && checkpoint.ends_with(&end), "{checkpoint}");
-        // After an end in good order, nothing is sent again.
+        // After a clean shutdown, nothing is sent again.
         let mut doorward = fixture.doorward.kill_and_restart().await;
         doorward.signal("TERM");
         assert!(doorward.ended().await.success());
@@ -162,7 +162,8 @@ async fn nobody_else_gets_the_trail_in_the_name_of_the_server() {
     }
 }
 
-/// With TLS 1.3 the server sees the certificate of a client last: by then the handshake is over here, and lines are on their way.
+/// In TLS 1.3 the server checks the client certificate last: by then the client's handshake is complete and lines may
+/// have been sent.
 #[tokio::test]
 async fn a_server_that_refuses_us_after_the_handshake_never_counts_as_reached() {
     let authority = Authority::new();
@@ -187,7 +188,7 @@ async fn an_outage_of_the_receiver_and_a_crash_leave_no_gap() {
     let export = format!("{{name: siem, syslog: {{address: '{address}'}}}}");
     let fixture = start_with(&export, ", max_size: 64KiB, keep: 1").await;
     let alice = fixture.alice();
-    // Files are full and more than are to be kept, and all of them are still needed.
+    // There are more full files than the limit, and all of them are still needed.
     let files = || {
         let entries = std::fs::read_dir(fixture.doorward.dir()).unwrap().filter_map(Result::ok);
         entries.filter(|entry| entry.file_name().to_string_lossy().starts_with("audit.jsonl.")).count()
@@ -208,7 +209,7 @@ async fn an_outage_of_the_receiver_and_a_crash_leave_no_gap() {
     let server = SyslogServer::start_at(address, None).await;
     doorward.wait_for_keys_at("api.test", &a).await;
     server.arrived.wait_for(&written(&doorward)).await;
-    // Killed while it sends, and after it sent.
+    // Killed both while it sends and after it has sent.
     let mut doorward = doorward;
     for _ in 0..3 {
         for _ in 0..20 {
@@ -225,7 +226,7 @@ async fn an_outage_of_the_receiver_and_a_crash_leave_no_gap() {
     drop(upstream);
 }
 
-/// An agent's name that makes a record long.
+/// A user agent that makes a record long.
 fn long() -> String {
     format!("User-Agent: {}", "x".repeat(250))
 }
@@ -255,7 +256,7 @@ async fn a_receiver_that_stops_reading_stops_requests_where_nothing_may_be_lost(
     until(async || fixture.doorward.admin("/readyz").await.status != 200).await;
     let text = fixture.doorward.metrics().await;
     assert!(metric(&text, "doorward_audit_export_behind_bytes{export=\"siem\"}") > f64::from(1 << 20), "{text}");
-    // It reads again: all mends itself, and nothing was lost.
+    // It reads again: the export recovers by itself, and nothing was lost.
     server.read(true);
     until(async || fixture.api(PATH, &[&alice]).await.0.status == 200).await;
     fixture.doorward.signal("TERM");
@@ -274,18 +275,18 @@ async fn a_receiver_that_stops_reading_loses_lines_where_requests_matter_more() 
         let lost = "doorward_audit_export_lost_total{export=\"siem\"}";
         server.read(false);
         let mut requests = 0;
-        // Of a file that goes while it is read, lines are counted that arrive all the same: a batch of them at most.
+        // If a file is removed while it is read, up to a batch of lines may be counted as lost although they arrive.
         while metric(&fixture.doorward.metrics().await, lost) <= 512.0 {
             for _ in 0..50 {
                 assert_eq!(fixture.api(PATH, &[&alice, &long()]).await.0.status, 200);
             }
             requests += 50;
             assert!(requests < 6000, "no line was lost");
-            // What waits for its line yet would take files along once the receiver reads.
+            // Otherwise lines that are still to be written would rotate files away once the receiver reads.
             has_written(&fixture.doorward, requests).await;
         }
         if is_cut {
-            // What was on its way is gone too, and so are its files.
+            // The lines in flight are lost too, and so are their files.
             server.cut();
             let failures = "doorward_audit_export_failures_total{export=\"siem\",cause=\"connection\"}";
             wait_for_metric(&fixture.doorward, failures, |failures| failures > 0.0).await;
@@ -295,7 +296,7 @@ async fn a_receiver_that_stops_reading_loses_lines_where_requests_matter_more() 
         let the_last = found(async || {
             let files = std::fs::read_dir(fixture.doorward.dir()).unwrap().map(|entry| entry.unwrap().path());
             let files = files.filter(|path| path.to_string_lossy().contains("/audit.jsonl"));
-            // One may be put aside just now.
+            // One may just be being rotated.
             let text: String = files.filter_map(|path| std::fs::read_to_string(path).ok()).collect();
             text.split_inclusive('\n')
                 .find(|line| line.contains("/the-last") && line.ends_with('\n'))
@@ -312,7 +313,7 @@ async fn a_receiver_that_stops_reading_loses_lines_where_requests_matter_more() 
         numbers.sort_unstable();
         let last = numbers[numbers.len() - 1];
         let missing = last - numbers.len() as u64;
-        // What is not known to be there counts, so that it may be there all the same; never the other way round.
+        // Lines that may not have arrived are counted as lost, so the count may be too high but never too low.
         let counted = metric(&fixture.doorward.metrics().await, lost) as u64;
         assert!(
             missing > 0 && (missing..last).contains(&counted),

@@ -1,4 +1,4 @@
-//! What the README and `docs/performance.md` say of the cost of Doorward is what was measured.
+//! The costs stated in the README and in `docs/performance.md` are the measured ones.
 
 #[path = "../../benches/compare/report.rs"]
 mod report;

@@ -2,7 +2,7 @@
 
 use crate::harness::{Answer, Doorward, Issuer, Recorded, Reply, Upstream, folder_with};
 
-/// Doorward between two issuers and an upstream that writes down what reaches it.
+/// Doorward between two issuers and an upstream that records its requests.
 pub struct Fixture {
     pub doorward: Doorward,
     pub a: Issuer,
@@ -17,12 +17,12 @@ impl Fixture {
         Self::answering(|_| Reply::json(200, r#"{"ok":true}"#)).await
     }
 
-    /// `script` is what the upstream answers.
+    /// `script` gives the upstream's responses.
     pub async fn answering(script: impl Fn(&Recorded) -> Reply + Send + Sync + 'static) -> Self {
         Self::with(|yaml| yaml, script).await
     }
 
-    /// `change` edits the configuration; `script` is what the upstream answers.
+    /// `change` edits the configuration; `script` gives the upstream's responses.
     pub async fn with(
         change: impl FnOnce(String) -> String,
         script: impl Fn(&Recorded) -> Reply + Send + Sync + 'static,
@@ -67,7 +67,7 @@ impl Fixture {
         bearer(&self.a.token("alice", &["dev"]))
     }
 
-    /// Sends a request to the API server's host and gives the answer with what reached the upstream by it.
+    /// Sends a request to the API server's host. Returns the response and what reached the upstream.
     pub async fn api(&self, path: &str, headers: &[&str]) -> (Answer, Vec<Recorded>) {
         let _ = self.upstream.take();
         let mut lines = vec!["Host: api.test"];
@@ -77,11 +77,11 @@ impl Fixture {
     }
 }
 
-/// Edits of a configuration that do not miss: a test of a change that was none would show nothing.
+/// Edits of a configuration that panic if they change nothing: the test would prove nothing.
 pub trait Change {
-    /// Puts `here` in each place of `there`.
+    /// Replaces `there` by `here` everywhere.
     fn change(&self, there: &str, here: &str) -> String;
-    /// The same in its first place alone.
+    /// The same in the first place only.
     fn change_first(&self, there: &str, here: &str) -> String;
 }
 

@@ -1,6 +1,6 @@
-//! Whatever a client, an issuer or an upstream sends, and however much of it, memory stays bounded. Each flood states the
-//! most that Doorward may have had resident after it (the debug build has some 70 MiB without any) or how much more than
-//! before, sends more than that, and ends with a request that is served as ever.
+//! Memory stays bounded, whatever clients, issuers and upstreams send, and however much. Each flood states the most
+//! resident memory that Doorward may use afterwards (the debug build uses about 70 MiB idle), or how much more than
+//! before. It sends more than that, and ends with a request that is served normally.
 
 use std::time::Duration;
 
@@ -20,8 +20,8 @@ use crate::{
 
 const PATH: &str = "/apis/tekton.dev/v1/namespaces/ci/taskruns";
 
-/// Asserts the ceiling, and that somebody who does nothing wrong is served. They come from an address of their own: one
-/// that floods is turned away for a while.
+/// Asserts the ceiling, and that a well-behaved client is served. It has an address of its own, as one that floods is
+/// rejected for a while.
 async fn survives(fixture: &Fixture, ceiling: u64, flood: &str) {
     fixture.doorward.stays_below(ceiling, flood);
     let _ = fixture.upstream.take();
@@ -32,7 +32,7 @@ async fn survives(fixture: &Fixture, ceiling: u64, flood: &str) {
     assert_eq!((answer.status, hits), (200, 1), "{flood}: {}", answer.text());
 }
 
-/// Runs one future for each number at the same time.
+/// Runs `count` futures at the same time.
 async fn at_once<F: Future<Output = ()> + Send + 'static>(count: usize, each: impl Fn(usize) -> F) {
     let mut running: JoinSet<()> = (0..count).map(each).collect();
     while let Some(ended) = running.join_next().await {
@@ -51,7 +51,7 @@ async fn heads_without_end() {
             raw.send(format!("X-{number}: {}\r\n", "a".repeat(16 << 10))).await;
         }
         let rest = String::from_utf8_lossy(&raw.rest().await).into_owned();
-        // The connection may be reset with what was not read.
+        // The connection may be reset with unread data.
         assert!(rest.is_empty() || rest.starts_with("HTTP/1.1 431 "), "{rest}");
     })
     .await;
@@ -59,7 +59,7 @@ async fn heads_without_end() {
     survives(&fixture, 100, "200 heads of 1 MiB").await;
 }
 
-/// A byte now and then keeps no connection beyond the time for a head.
+/// An occasional byte does not extend the time limit for a head.
 #[tokio::test]
 async fn heads_that_come_byte_by_byte() {
     const EXPIRED: &str = "doorward_downstream_connections_expired_total{phase=\"head\"}";
@@ -106,7 +106,7 @@ async fn http2_bodies_of_nothing_end_their_connection() {
     survives(&fixture, 100, "empty DATA frames without end").await;
 }
 
-/// It stood in the trail like one whose client had gone.
+/// The record said that the client had gone.
 #[tokio::test]
 async fn a_stream_of_a_connection_that_a_flood_ended_is_recorded_so() {
     let fixture = Fixture::answering(streaming).await;
@@ -117,8 +117,8 @@ async fn a_stream_of_a_connection_that_a_flood_ended_is_recorded_so() {
     assert_eq!(records[0]["unmapped"]["ended"], "flood", "{records:#?}");
 }
 
-/// Each is answered before the next is read, so whoever takes no answers is read no further; neither counts as a sign of
-/// life, so the connection ends when its first request is due.
+/// Each frame is answered before the next is read, so that a client that reads no answers is not read from either.
+/// Neither counts as activity, so the connection ends when its first request is due.
 #[tokio::test]
 async fn http2_settings_and_pings_without_a_request_end_with_the_time_for_one() {
     const EXPIRED: &str = "doorward_downstream_connections_expired_total{phase=\"head\"}";
@@ -157,11 +157,11 @@ async fn deliveries_that_are_read_whole_share_a_budget() {
     })
     .await;
     assert!(fixture.upstream.take().is_empty());
-    // Besides the budget itself the allocator keeps what a body that grows leaves behind.
+    // In addition to the budget, the allocator retains memory freed by bodies that grew.
     survives(&fixture, 180, "40 deliveries of 8 MiB that nobody signed").await;
 }
 
-/// Ten connections of a stranger closed the door for the deliveries of everybody, which most hosts send once.
+/// Ten connections of a stranger blocked everybody's deliveries, which most Git hosts send only once.
 #[tokio::test]
 async fn bodies_that_one_address_never_ends_keep_out_no_delivery_of_another() {
     let change = |yaml: String| {
@@ -182,7 +182,7 @@ async fn bodies_that_one_address_never_ends_keep_out_no_delivery_of_another() {
         raw.send(unsigned(8192) + &" ".repeat(8191)).await;
         idle.push(raw);
     }
-    // Once what they sent is read, there is no room for a body of their address.
+    // Once their data is read, there is no room for another body from their address.
     until(async || {
         let mut raw = fixture.doorward.raw().await;
         raw.send(unsigned(2) + "{}").await;
@@ -220,7 +220,7 @@ async fn bodies_go_through_without_being_kept() {
     })
     .await;
     assert_eq!(fixture.upstream.take().iter().map(|seen| seen.body.len()).sum::<usize>(), 6 * SIZE);
-    // Whoever reads nothing holds back what is sent to it.
+    // A client that reads nothing slows its own responses.
     let mut idle = Vec::new();
     for _ in 0..6 {
         let mut raw = Raw::connect(address).await;
@@ -230,14 +230,16 @@ async fn bodies_go_through_without_being_kept() {
     survives(&fixture, 100, "bodies of 96 MiB both ways").await;
 }
 
-/// The most, in MiB, that the resident memory may grow in a flood once it is warm: it grows by 1 to 2, and each kind of request sends 7.
+/// The most, in MiB, that the resident memory of a warm Doorward may grow in a flood: it grows by 1 to 2, and each kind
+/// of request sends 7.
 const GROWTH: u64 = 4;
 
-/// The requests until it is warm: threads, connections and what is kept of so many strangers have their memory then.
+/// The number of requests until it is warm: memory for threads, connections and the state of many strangers is
+/// allocated by then.
 const WARM_UP: u32 = 400;
 
-/// Sends this many requests of strangers to one that is warm, which may add next to nothing to its metrics. Gives the most, in MiB, that
-/// may have been resident after them.
+/// Sends `requests` requests of strangers to a warm Doorward, which may add almost nothing to its metrics. Returns the
+/// most resident memory, in MiB, that is allowed afterwards.
 async fn flood(doorward: &Doorward, requests: u32, mut send: impl AsyncFnMut(u32)) -> u64 {
     let before = doorward.metrics().await.len();
     let mut ceiling = 0;
@@ -259,7 +261,7 @@ async fn credentials_that_nobody_gave_leave_nothing_behind() {
     let filler = "a".repeat(15_000);
     let ceiling = flood(&fixture.doorward, 1000, async |number: u32| {
         let credential = match number % 2 {
-            // A token of an issuer, signed with a key that it does not have, and almost as long as one may be.
+            // A token signed with a key that the issuer does not have, almost as long as allowed.
             0 => {
                 let header = json!({"alg": "ES256", "typ": "at+jwt", "kid": unique()});
                 let mut claims = fixture.a.claims(&unique(), &["dev"]);
@@ -272,7 +274,7 @@ async fn credentials_that_nobody_gave_leave_nothing_behind() {
         raw.send(format!("GET {path} HTTP/1.1\r\nHost: api.test\r\n{credential}\r\n\r\n")).await;
         let status = raw.answer().await.status;
         assert!(matches!(status, 400 | 401 | 429 | 503), "{status}");
-        // These are short: they would show in the metrics.
+        // These are short: otherwise they would appear in the metrics.
         if number.is_multiple_of(4) {
             raw.send(format!("M{number} {path} HTTP/1.1\r\nHost: {number}.test\r\n\r\n")).await;
             let status = raw.answer().await.status;
@@ -284,7 +286,7 @@ async fn credentials_that_nobody_gave_leave_nothing_behind() {
     survives(&fixture, ceiling, "1000 credentials of some 15 kB").await;
 }
 
-/// The store is asked for each that is well formed, and who comes for a login is sent to one.
+/// The store is queried for each well-formed handle, and requests for a login are redirected.
 #[tokio::test]
 async fn sessions_that_nobody_has_and_logins_that_nobody_ends_leave_nothing_behind() {
     let limits = ("drain_accept: 0", "drain_accept: 0, refusals_per_address: 2000");
@@ -355,7 +357,7 @@ async fn connections_that_say_nothing_are_cheap() {
     survives(&fixture, 120, "500 connections kept").await;
 }
 
-/// Anybody may be refused as often, and with as long a path, as they like: each leaves a line.
+/// Anybody may be refused any number of times, with paths of any length: each refusal leaves a line.
 #[tokio::test]
 async fn refusals_that_cannot_be_recorded() {
     let fixture = Fixture::with_faults(|yaml| yaml, |_| Reply::json(200, "{}")).await;

@@ -1,4 +1,4 @@
-//! A proxy that people have already asks Doorward about each request: a real nginx, and what Traefik and Envoy send.
+//! An existing proxy asks Doorward about each request: a real nginx, and requests as Traefik and Envoy send them.
 
 mod envoy;
 
@@ -32,20 +32,20 @@ rules:
 }
 
 impl LoginWorld {
-    /// Asks as a proxy does that passes on `headers` of its client.
+    /// Asks as a proxy that passes on its client's `headers`.
     async fn ask(&self, line: &str, headers: &[&str]) -> Answer {
         self.doorward.send(&[&[line], headers].concat(), b"").await
     }
 }
 
-/// What the tests run is what people are told to write.
+/// The tested configuration is the documented one.
 #[test]
 fn the_recipe_for_nginx_is_the_one_that_is_tested() {
     let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
     let guide = include_str!("../../docs/migrate-from-oauth2-proxy.md");
     let tested = include_str!("forward_auth/nginx.conf");
     let tested = tested.replace("{upstream}", "http://app").replace("{doorward}", "doorward:8080");
-    // It listens at a port that an address names.
+    // The test listens at a port that is part of the address.
     let tested = tested.replace("$host:$server_port", "$host");
     let recipes: Vec<&str> = guide.split("```nginx\n").skip(1).map(|rest| rest.split("```").next().unwrap()).collect();
     assert_eq!(recipes.len(), 2);
@@ -54,7 +54,7 @@ fn the_recipe_for_nginx_is_the_one_that_is_tested() {
     }
 }
 
-/// nginx in front of the upstream, which asks Doorward.
+/// nginx in front of the upstream, which asks Doorward about each request.
 async fn nginx(world: &LoginWorld) -> Nginx {
     let (doorward, upstream) = (world.doorward.address("public").to_string(), world.upstream.url());
     let config = |address: &str| {
@@ -72,7 +72,8 @@ async fn ask(nginx: &Nginx, lines: &[&str]) -> Answer {
     raw.answer().await
 }
 
-/// nginx chooses its `server` by the request line where that names a host, and `$http_host` is what the header says all the same.
+/// nginx selects its `server` by the host in the request line, if there is one, but `$http_host` is always that of the
+/// header.
 #[tokio::test]
 async fn a_request_line_that_names_another_host_than_the_header_borrows_no_policy() {
     let world = world("forward_auth: nginx").await;
@@ -89,7 +90,7 @@ async fn a_request_line_that_names_another_host_than_the_header_borrows_no_polic
     }
 }
 
-/// peers:T10: a program that says to be a health check of a cloud or of the kubelet is let through nowhere.
+/// peers:T10: a program that claims to be a health check of a cloud or of the kubelet gets no access.
 #[tokio::test]
 async fn a_health_check_by_its_word_is_nobody() {
     let world = world("forward_auth: nginx").await;
@@ -147,7 +148,7 @@ async fn nginx_lets_through_what_the_policy_allows() {
     assert!(!came.head.contains("root"), "{}", came.head);
     world.upstream.take();
 
-    // Nor does the app get what the person signed in with, beside which other cookies stay.
+    // The app does not get the session cookie; other cookies stay.
     let session = cookie.strip_prefix("Cookie: ").unwrap();
     for (sent, passed) in [
         (format!("a=1; {session}; b=2"), vec!["a=1; b=2"]),
@@ -160,10 +161,10 @@ async fn nginx_lets_through_what_the_policy_allows() {
         world.upstream.take();
     }
 
-    // The policy knows the method, whatever the client says that it is.
+    // The policy sees the real method, whatever the client claims.
     let other = [&["DELETE /page HTTP/1.1", &host_line, &origin, &cookie], &forged[..]].concat();
     assert_eq!(ask(&nginx, &other).await.status, 403);
-    // A page of another origin opens no stream with the cookie, though nginx does not pass on `Upgrade`.
+    // A page of another origin opens no stream with the cookie, although nginx does not pass on `Upgrade`.
     let handshake = &HANDSHAKE[2..];
     let stream = [&["GET /page HTTP/1.1", &host_line, "Origin: http://evil.localhost", &cookie], handshake].concat();
     assert_eq!(ask(&nginx, &stream).await.status, 403);
@@ -171,11 +172,11 @@ async fn nginx_lets_through_what_the_policy_allows() {
     assert_eq!(ask(&nginx, &stream).await.status, 200, "the twin");
     world.upstream.take();
 
-    // nginx sends on what came, with what stands behind a `#`; it is not decided what came before that.
+    // nginx forwards the path as received, including what follows a `#`; such a path is not decided by its first part.
     let cut = ask(&nginx, &["GET /page#/../secret HTTP/1.1", &host_line, &cookie]).await;
     assert_eq!((cut.status, world.upstream.take().len()), (403, 0), "{}", cut.text());
 
-    // ingress-nginx says it in one address. nginx understands 401 and 403, whatever is wrong with it.
+    // ingress-nginx sends it as one address. nginx understands only 401 and 403 as refusals.
     let about = |address: &str| format!("X-Original-URL: {address}");
     let (page, method) = (about(&format!("http://{host}/page")), "X-Original-Method: GET");
     for (row, further, status) in [
@@ -257,7 +258,7 @@ async fn traefik_says_what_is_asked_about_or_gets_nothing() {
         if status == 303 {
             assert_eq!(answer.header("location"), Some("/oauth2/continue?rd=%2Fpage"));
         }
-        // Without one of the three words nothing passes.
+        // Without any one of the three headers nothing passes.
         for left_out in [&method, &host, &uri] {
             let headers: Vec<&str> = headers.iter().copied().filter(|line| line != left_out).collect();
             let answer = world.ask("GET /oauth2/auth HTTP/1.1", &headers).await;
@@ -266,7 +267,7 @@ async fn traefik_says_what_is_asked_about_or_gets_nothing() {
     }
     assert!(world.upstream.requests().iter().all(|request| !request.head.contains("oauth2")));
 
-    // Who is no trusted proxy asks nothing.
+    // Only a trusted proxy may ask.
     let [method, host, uri] = about("GET", "localhost", "/page");
     let mut stranger = Raw::connect_from([127, 0, 0, 2].into(), world.doorward.address("public")).await;
     let lines = ["GET /oauth2/auth HTTP/1.1", "Host: localhost", &method, &host, &uri, &cookie];
@@ -286,8 +287,8 @@ async fn envoy_sends_the_request_itself_below_a_path() {
     assert_eq!(world.ask("GET /oauth2/auth HTTP/1.1", &lines).await.status, 403, "about nothing");
 }
 
-/// What proxies ask in the shapes in which they ask it: each passes on the client's headers, without those of the connection.
-/// `asked` is a method, a host and a path.
+/// The requests of proxies, in the form of each: with the client's headers except hop-by-hop ones. `asked` is a method,
+/// a host and a path.
 fn question(proxy: &str, asked: &str, more: &[&str]) -> Vec<String> {
     let [method, host, uri] = asked.split(' ').collect::<Vec<_>>()[..] else { panic!("{asked}") };
     let mut lines = match proxy {
@@ -321,7 +322,7 @@ fn question(proxy: &str, asked: &str, more: &[&str]) -> Vec<String> {
     lines
 }
 
-/// In each of them another program finds `/public/`.
+/// Another program could read each of them as `/public/`.
 #[tokio::test]
 async fn a_path_is_open_by_its_own_bytes_alone_whichever_proxy_asks() {
     let attacks = [
@@ -345,7 +346,7 @@ async fn a_path_is_open_by_its_own_bytes_alone_whichever_proxy_asks() {
     {
         let world = world(&format!("forward_auth: {setting}")).await;
         let cookie = log_in(&world.doorward, "public.localhost", "/oauth2/start?rd=%2Fpublic%2Fx").await;
-        // nginx knows no other refusals.
+        // nginx understands no other refusals.
         let refused: &[u16] = if setting == "nginx" { &[401, 403] } else { &[400, 401, 403] };
         for proxy in proxies {
             let credentials: [&[&str]; 2] = [&[], &[&cookie]];
@@ -355,7 +356,7 @@ async fn a_path_is_open_by_its_own_bytes_alone_whichever_proxy_asks() {
                     world.doorward.send(&lines.iter().map(String::as_str).collect::<Vec<_>>(), b"").await
                 };
                 for (row, uri) in attacks {
-                    // Envoy writes it behind a path, where it is no question.
+                    // Envoy appends it to a path, which makes it another request.
                     if *proxy == "envoy" && !uri.starts_with('/') {
                         continue;
                     }
@@ -375,7 +376,7 @@ async fn a_path_is_open_by_its_own_bytes_alone_whichever_proxy_asks() {
     }
 }
 
-/// An upstream that signs in whoever the header names had a user `anonymous` for everybody who came without a credential.
+/// An upstream that signs in the user in the header had a user `anonymous` for all requests without a credential.
 #[tokio::test]
 async fn who_comes_without_a_credential_passes_as_nobody() {
     for proxy in ["traefik", "envoy"] {
@@ -385,7 +386,7 @@ async fn who_comes_without_a_credential_passes_as_nobody() {
             let lines = question(proxy, "GET open.localhost /page", &more);
             let answer = world.doorward.send(&lines.iter().map(String::as_str).collect::<Vec<_>>(), b"").await;
             assert_eq!(answer.status, 200, "{proxy}: {}{}", answer.head, answer.text());
-            // There even if empty: they are copied over what the client sent.
+            // Present even if empty: they overwrite what the client sent.
             for name in ["x-auth-request-user", "x-auth-request-preferred-username"] {
                 assert_eq!(answer.header(name), Some(user), "{proxy}: {}", answer.head);
             }
@@ -420,7 +421,7 @@ async fn hosts_forms_and_streams_are_asked_about_as_they_would_be_sent() {
                 403,
             ),
             ("a form, nobody signed in", "POST localhost /save", vec![own], 401),
-            // A link, which changes nothing, and whose answer no other origin reads.
+            // A link, which changes nothing, and whose response no other origin can read.
             ("a link on another origin", "GET localhost /page", vec![&cookie, "Sec-Fetch-Site: cross-site"], 200),
             ("a stream", "GET localhost /page", stream(own), 200),
             ("a stream of another origin", "GET localhost /page", stream(evil), 403),
@@ -442,7 +443,8 @@ async fn hosts_forms_and_streams_are_asked_about_as_they_would_be_sent() {
             assert_eq!(answer.status, status, "{proxy}, {row}: {}{}", answer.head, answer.text());
             assert_eq!(answer.header("x-auth-request-user"), (status == 200).then_some("alice"), "{proxy}, {row}");
         }
-        // What the proxy forwards with `Upgrade` to Doorward itself, if it is told to, is still a question.
+        // A request with `Upgrade` that the proxy is told to forward to Doorward itself is still a forward-auth
+        // request.
         let upgrade = question(proxy, "GET localhost /page", &stream(own));
         let upgrade = upgrade.iter().map(String::as_str).chain(HANDSHAKE[..2].iter().copied());
         let answer = world.doorward.send(&upgrade.collect::<Vec<_>>(), b"").await;
@@ -451,7 +453,7 @@ async fn hosts_forms_and_streams_are_asked_about_as_they_would_be_sent() {
     }
 }
 
-/// The proxy sends on what it got 200 for, whatever becomes of Doorward then.
+/// After a 200 the proxy forwards the request, whatever happens to Doorward afterwards.
 #[tokio::test]
 async fn what_may_change_something_or_lasts_is_in_the_trail_before_the_proxy_is_answered() {
     let world = world("forward_auth: traefik").await;

@@ -1,4 +1,4 @@
-//! Rows of the attack tables that only the whole front door shows: trusted proxies and open paths.
+//! Rows of the attack tables that need the whole program: trusted proxies and open paths.
 
 use serde_json::{Value, json};
 
@@ -38,7 +38,7 @@ async fn a_path_is_open_by_its_own_bytes_alone() {
     }
 }
 
-/// Those headers are what a proxy that asks about a request says of it, and nothing in a request that it passes on.
+/// These headers describe a request only in forward-auth, not in a proxied request.
 #[tokio::test]
 async fn a_trusted_proxy_puts_no_path_method_or_host_in_the_place_of_the_real_one() {
     const NO: &[u16] = &[401, 403];
@@ -88,7 +88,7 @@ async fn the_host_that_is_decided_is_the_host_that_is_forwarded() {
     assert!(fixture.upstream.take().is_empty());
 }
 
-/// What leads by the name, such as an ingress in front of it, knows that of the outside nowhere.
+/// An ingress in front of the upstream, which routes by name, does not know the external name.
 #[tokio::test]
 async fn an_upstream_sees_its_own_host_where_it_is_to_and_an_event_listener_does_unless_host_says_client() {
     for (setting, of_client, of_sender) in
@@ -127,7 +127,7 @@ async fn a_trusted_proxy_names_the_client_and_not_the_request() {
     }
     assert_ne!(ids[0], ids[1], "attacks:Z31");
     assert!(!ids.contains(&"of-the-client".to_owned()), "attacks:Z31");
-    // What the client wrote stands left of what the proxy saw.
+    // The client's own entries are to the left of what the proxy saw.
     for (forwarded, status) in [
         ("10.1.1.1, 203.0.113.9", 403),
         ("203.0.113.9", 403),
@@ -144,7 +144,7 @@ async fn a_trusted_proxy_names_the_client_and_not_the_request() {
     }
 }
 
-/// The proxy's own address is one that the rule lets in.
+/// The proxy's own address is one that the rule allows.
 #[tokio::test]
 async fn a_client_does_not_pass_for_the_proxy_by_what_it_writes_into_the_line() {
     let own = |yaml: String| trusting(&yaml).change("addresses: [10.0.0.0/8]", "addresses: [127.0.0.0/8]");
@@ -187,7 +187,7 @@ async fn every_answer_carries_our_id_of_the_request_and_no_other() {
         })
         .await;
     let (alice, exec) = (fixture.alice(), "/api/v1/namespaces/ci/pods/p/exec");
-    // Host, path, headers, status, and under which name the upstream was told the id.
+    // Host, path, headers, status, and the header in which the upstream gets the id.
     type Case<'a> = (&'a str, &'a str, &'a [&'a str], u16, Option<&'a str>);
     let cases: [Case<'_>; 7] = [
         ("api.test", TASKRUNS, &[&alice], 200, Some("audit-id")),
@@ -211,7 +211,7 @@ async fn every_answer_carries_our_id_of_the_request_and_no_other() {
     }
 }
 
-/// A bot has no session, and whoever set it up wants to know who it is here.
+/// A bot has no session, but its owner may want to know who it is here.
 #[tokio::test]
 async fn who_am_i_takes_the_bearer_tokens_that_the_routes_of_its_host_take() {
     let two = ["a", "b"].map(|issuer| {
@@ -240,7 +240,7 @@ async fn who_am_i_takes_the_bearer_tokens_that_the_routes_of_its_host_take() {
     let is_told = |record: &Value| ["whoami", "alice"].iter().all(|text| record.to_string().contains(text));
     fixture.doorward.records(3, is_told).await;
 
-    // What no route of the host takes opens nothing there, and why is told.
+    // A token that no route of the host accepts opens nothing here, and the reason is given.
     let bob = bearer(&fixture.b.token("bob", &[]));
     assert_eq!(ask("api.test", &[&bob]).await.status, 200, "the twin");
     let mut other = fixture.a.claims("alice", &["dev"]);
@@ -264,7 +264,7 @@ async fn who_am_i_takes_the_bearer_tokens_that_the_routes_of_its_host_take() {
         assert_eq!((answer.status, answer.reason().as_str()), (401, reason), "{what}: {}", answer.text());
         assert!(answer.header("www-authenticate").is_some_and(|value| value.starts_with("Bearer")), "{}", answer.head);
     }
-    // Where no route takes tokens none is looked at.
+    // Where no route accepts tokens, none is checked.
     assert_eq!(ask("open.test", &[&alice]).await.status, 401);
     let revoke = ["revoke", "--issuer", "a", "--subject", "alice", "--why", "test"];
     let (code, said) = fixture.doorward.operator(&revoke).await;
@@ -273,7 +273,7 @@ async fn who_am_i_takes_the_bearer_tokens_that_the_routes_of_its_host_take() {
     assert!(fixture.upstream.take().is_empty());
 }
 
-/// EventListeners and what stands behind them fetch the keys of assertions there, whichever hosts people use.
+/// EventListeners and the programs behind them fetch the assertion keys there, whichever hosts people use.
 #[tokio::test]
 async fn the_keys_of_assertions_are_at_the_external_host_though_no_route_has_it() {
     let change = |yaml: String| yaml.change("external_host: api.test", "external_host: door.test");
@@ -286,7 +286,7 @@ async fn the_keys_of_assertions_are_at_the_external_host_though_no_route_has_it(
     assert!(fixture.upstream.take().is_empty());
 }
 
-/// Browsers send each cookie in a field of its own over HTTP/2 (RFC 9113 section 8.2.3).
+/// Over HTTP/2, browsers send each cookie in a field of its own (RFC 9113 section 8.2.3).
 #[tokio::test]
 async fn the_cookies_that_http2_splits_are_one_header_here_and_one_line_at_an_upstream_of_http1() {
     let fixture = Fixture::start().await;

@@ -1,5 +1,5 @@
-//! Logins at GitHub, against a server with the ways of the real one; and for each thing that lets somebody in, a twin that
-//! keeps them out.
+//! Logins at GitHub, against a server that behaves like the real one. Each case that lets somebody in has a counterpart
+//! that keeps them out.
 
 use serde_json::{Value, json};
 
@@ -57,7 +57,7 @@ impl World {
         self.doorward.get(path, &[&[format!("Host: {}", self.host).as_str()], more].concat()).await
     }
 
-    /// Goes to GitHub, which lets the person in, and gives the way back, with the cookies for it.
+    /// Goes to GitHub, which approves the login. Returns the callback address and the cookies for it.
     async fn depart(&self) -> (String, String) {
         let away = self.get("/oauth2/start?rd=/page", &[]).await;
         let location = away.header("location").unwrap_or_else(|| panic!("{}", away.text())).to_owned();
@@ -74,7 +74,7 @@ impl World {
         self.get(&path, &[&cookie]).await
     }
 
-    /// The `Cookie` line of somebody who signed in.
+    /// The `Cookie` line of a new session.
     async fn session(&self) -> String {
         let back = self.sign_in().await;
         assert_eq!((back.status, back.header("location")), (303, Some("/page")), "{}", back.text());
@@ -87,7 +87,7 @@ impl World {
         answer.json()
     }
 
-    /// What the page answers once the session's facts are to be asked for anew.
+    /// The status of a page once `seconds` have passed and the session must be rechecked.
     async fn after(&self, seconds: u64, cookie: &str) -> u16 {
         self.doorward.set_clock_ahead(seconds);
         self.get("/page", &[cookie]).await.status
@@ -110,7 +110,7 @@ async fn a_member_is_their_number_with_the_teams_of_the_organisation_and_a_verif
     assert_eq!(me["kind"], "human", "{me}");
     assert_eq!(me["scopes"], json!(["read:org", "user:email"]), "{me}");
     assert_eq!(world.get("/page", &[&cookie]).await.status, 200);
-    // GitHub has no logout: the session ends here.
+    // GitHub has no logout, so only the session here ends.
     let origin = format!("Origin: http://{}", world.host);
     let lines = ["POST /oauth2/sign_out HTTP/1.1", &format!("Host: {}", world.host), &origin, &cookie];
     let out = world.doorward.send(&lines, b"").await;
@@ -118,7 +118,7 @@ async fn a_member_is_their_number_with_the_teams_of_the_organisation_and_a_verif
     assert_eq!(world.get("/page", &[&cookie]).await.status, 401);
 }
 
-/// GitHub names itself in its answers (RFC 9207), by another name than its address.
+/// GitHub names itself in its responses (RFC 9207), with a name other than its address.
 #[tokio::test]
 async fn an_answer_that_names_github_signs_in_and_one_that_names_another_does_not() {
     let world = world().await;
@@ -231,7 +231,7 @@ async fn an_application_that_may_not_read_addresses_lets_people_in_without_one()
     assert_eq!(me["email"], Value::Null, "{me}");
 }
 
-/// Anybody can write the address of somebody else into their account, and make it the first one.
+/// Anybody can add a foreign address to their account, and make it the primary one.
 #[tokio::test]
 async fn an_address_that_github_has_not_verified_is_nobodys() {
     let world = world().await;
@@ -245,7 +245,7 @@ async fn an_address_that_github_has_not_verified_is_nobodys() {
     }
 }
 
-/// Attack Z45: GitHub tells nobody that somebody left.
+/// Attack Z45: GitHub notifies nobody when a member leaves.
 #[tokio::test]
 async fn who_leaves_the_organisation_or_takes_the_application_away_is_out_at_the_next_recheck() {
     for (row, leave) in [
@@ -256,7 +256,7 @@ async fn who_leaves_the_organisation_or_takes_the_application_away_is_out_at_the
         let world = world().await;
         let cookie = world.session().await;
         assert_eq!(world.after(301, &cookie).await, 200, "{row}: a member still");
-        // A limit of GitHub's costs nobody the session.
+        // A rate limit of GitHub ends no session.
         world.github.people().refusal = Some((429, "0", json!({"message": "API rate limit exceeded"})));
         assert_eq!(world.after(602, &cookie).await, 200, "{row}");
         world.github.people().refusal = None;
@@ -283,7 +283,8 @@ async fn tokens_that_end_are_renewed_and_who_cannot_renew_is_out() {
         world.github.people().tokens.clear();
         assert_eq!(world.after(ahead, &cookie).await, 200);
     }
-    // A new token that could not be asked about is kept, and the session is no truer for it: it is asked about soon.
+    // A new token that could not be verified is stored, but the session does not count as rechecked: it is rechecked
+    // soon.
     world.github.people().tokens.clear();
     world.github.people().refuse_new_tokens = true;
     assert_eq!(world.after(903, &cookie).await, 200);

@@ -1,5 +1,5 @@
-//! Calls of gRPC in both directions at once, with HTTP/2 on both sides: how long they may be silent, and how each side hears of
-//! their end.
+//! Bidirectional gRPC calls over HTTP/2 on both sides: how long they may be silent, and how each side learns of their
+//! end.
 
 use std::{convert::Infallible, net::SocketAddr};
 
@@ -34,10 +34,10 @@ fn data(text: &'static str) -> Result<Frame<Bytes>, Infallible> {
     Ok(Frame::data(Bytes::from_static(text.as_bytes())))
 }
 
-/// What an upstream has of a call: what the client sends, and what feeds the answer.
+/// A call at the upstream: the client's messages, and a sender for the response.
 type Taken = (Incoming, Feed);
 
-/// An upstream that begins its answers at once, but at `/waits`.
+/// An upstream that begins its responses at once, except at `/waits`.
 async fn upstream() -> (SocketAddr, mpsc::UnboundedReceiver<Taken>) {
     let (take, taken) = mpsc::unbounded_channel();
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -64,7 +64,7 @@ async fn upstream() -> (SocketAddr, mpsc::UnboundedReceiver<Taken>) {
     (address, taken)
 }
 
-/// Doorward with that upstream behind `web.test`, where nothing but a call may be silent for longer than 300 ms.
+/// Doorward with that upstream as `web.test`, where only a call may be silent for longer than 300 ms.
 async fn door(address: SocketAddr) -> Fixture {
     let upstream = format!("upstreams:\n  - {{name: grpc, url: 'http://{address}', protocol: http2}}\n");
     let change = |yaml: String| {
@@ -87,7 +87,7 @@ async fn client(fixture: &Fixture) -> SendRequest<Fed> {
     client
 }
 
-/// A call that has sent a first message; `te` is what the client says of trailers.
+/// A call that has sent a first message; `te` is the client's `TE` header.
 fn call(fixture: &Fixture, path: &str, te: Option<&'static str>) -> (Feed, http::Request<Fed>) {
     let mut claims = fixture.a.claims("alice", &["dev"]);
     claims["jti"] = json!("leaked");
@@ -106,7 +106,7 @@ async fn next(body: &mut Incoming) -> Bytes {
     within(body.frame()).await.unwrap().unwrap().into_data().unwrap()
 }
 
-/// What the client sends goes nowhere any more: its upstream sees it broken off, and the client that nobody takes it.
+/// The client's messages are no longer forwarded: the upstream sees an abort, and the client sees that nobody reads.
 async fn is_broken_off(mut sent: Incoming, feed: Feed, what: &str) {
     assert!(within(sent.frame()).await.unwrap().is_err(), "{what}");
     within(feed.closed()).await;
@@ -125,7 +125,7 @@ async fn calls_may_be_silent_and_what_is_sent_ends_with_a_revocation_before_and_
         assert_eq!(next(&mut sent).await, "first");
         calls.push((feed, sent, answering, answer));
     }
-    // Answers that stand still are broken off meanwhile, one after the other.
+    // Meanwhile other stalled responses are aborted, one after the other.
     for _ in 0..3 {
         let half = fixture.doorward.get("/half", &["Host: open.test"]).await;
         assert_eq!((half.status, half.text().as_str()), (200, "half"), "{}", half.head);

@@ -1,4 +1,4 @@
-//! `doorward import`: what it prints is a configuration that passes `doorward check`.
+//! `doorward import`: its output is a configuration that passes `doorward check`.
 
 use std::process::{Command, Output};
 

@@ -1,5 +1,5 @@
-//! Codes and cookies that change hands, at the certified provider: whoever brings somebody else's code, or plants a cookie
-//! before a login, gets nothing and gives nothing (RFC 9700 sections 2.1.1 and 4.5, session fixation).
+//! Code injection and session fixation at the certified provider: a foreign code, or a cookie planted before a login,
+//! gives no access (RFC 9700 sections 2.1.1 and 4.5).
 
 use serde_json::json;
 
@@ -19,7 +19,7 @@ async fn world() -> World {
 }
 
 impl World {
-    /// A login of somebody that the provider has answered, and that is not completed yet.
+    /// A login that the provider has answered, and that is not completed yet.
     async fn answered(&self, person: &str) -> Answered {
         Answered::begin(&self.at.doorward, &self.at.host, &self.provider, person).await
     }
@@ -28,14 +28,14 @@ impl World {
         self.at.get(path, &[cookies]).await
     }
 
-    /// A session of somebody, as a `Cookie` line.
+    /// A new session, as a `Cookie` line.
     async fn log_in(&self, person: &str) -> String {
         let answered = self.answered(person).await;
         let back = self.get(&answered.callback, &answered.cookies).await;
         session(&back).unwrap_or_else(|| panic!("{}{}", back.head, back.text()))
     }
 
-    /// Who a session is of; `None` if it is none.
+    /// The user of a session; `None` without one.
     async fn who(&self, cookie: &str) -> Option<String> {
         let answer = self.get("/oauth2/userinfo", cookie).await;
         (answer.status == 200).then(|| answer.json()["user"].as_str().unwrap().to_owned())
@@ -58,15 +58,15 @@ fn refused(answer: &Answer, status: u16, title: &str) {
 #[tokio::test]
 async fn a_code_of_somebody_elses_login_gives_no_session() {
     let mut world = world().await;
-    // The attacker's own code in the victim's login would sign the victim in as the attacker; a code that was stolen from the
-    // victim in the attacker's login would sign the attacker in as the victim. The provider tells both by PKCE.
+    // The attacker's code in the victim's login would sign the victim in as the attacker; a stolen code of the victim
+    // in the attacker's login would sign the attacker in as the victim. The provider detects both by PKCE.
     for (whose_login, whose_code) in [("alice", "mallory"), ("mallory", "alice")] {
         let (login, stolen) = (world.answered(whose_login).await, world.answered(whose_code).await);
         let back = world.get(&with_code_of(&login.callback, &stolen.callback), &login.cookies).await;
         refused(&back, 502, "The answer of the provider is not valid");
-        // The login is over, with whichever code.
+        // The login is over, with either code.
         refused(&world.get(&login.callback, &login.cookies).await, 400, "This sign-in was already completed");
-        // The code was not used up for Doorward, whatever the provider makes of that.
+        // For Doorward the code was not used, whatever the provider decides.
         let late = world.get(&stolen.callback, &stolen.cookies).await;
         match session(&late) {
             Some(cookie) => assert_eq!(world.who(&cookie).await.as_deref(), Some(whose_code)),
@@ -76,10 +76,10 @@ async fn a_code_of_somebody_elses_login_gives_no_session() {
     let cause = world.at.doorward.wait_for_log("a code gave no tokens").await.to_string();
     assert!(cause.contains("invalid_grant"), "the provider refused it: {cause}");
 
-    // The answer as a whole, in a browser that did not begin it, which is a login CSRF.
+    // The whole callback in a browser that did not begin the login, which is a login CSRF.
     let (attackers, victims) = (world.answered("mallory").await, world.answered("alice").await);
     refused(&world.get(&attackers.callback, &victims.cookies).await, 403, "This sign-in began somewhere else");
-    // The twin: each of them is good where it belongs.
+    // The counterpart: each of them works where it belongs.
     for (answered, person) in [(victims, "alice"), (attackers, "mallory")] {
         let back = world.get(&answered.callback, &answered.cookies).await;
         assert_eq!(world.who(&session(&back).expect("a session")).await.as_deref(), Some(person));
@@ -92,7 +92,7 @@ async fn an_answer_that_is_brought_again_gives_no_second_session_and_ends_none()
     let answered = world.answered("alice").await;
     let first = world.get(&answered.callback, &answered.cookies).await;
     let cookie = session(&first).expect("a session");
-    // By the victim, as from the history of the browser; and by who has copied all that it sent.
+    // By the victim, as from the browser's history, and by somebody who has copied all that it sent.
     for cookies in [format!("{}; {}", answered.cookies, cookie.trim_start_matches("Cookie: ")), answered.cookies] {
         refused(&world.get(&answered.callback, &cookies).await, 400, "This sign-in was already completed");
     }
@@ -101,7 +101,7 @@ async fn an_answer_that_is_brought_again_gives_no_second_session_and_ends_none()
         Some("alice"),
         "it did not reach the provider, which would end the grant"
     );
-    // Nor is a code good twice in a login of its own.
+    // Nor does a code work twice in a login of its own.
     let another = world.answered("alice").await;
     let back = world.get(&with_code_of(&another.callback, &answered.callback), &another.cookies).await;
     refused(&back, 502, "The answer of the provider is not valid");
@@ -124,7 +124,7 @@ async fn a_cookie_that_somebody_had_before_the_login_is_worth_nothing_after_it()
         assert_eq!(world.who(&after).await.as_deref(), Some("alice"), "{row}");
         assert_eq!(world.who(&before).await, None, "{row}");
         assert_eq!(world.get("/page", &before).await.status, 401, "{row}");
-        // The cookies of the login, which whoever began it may have planted, are none of a session.
+        // The login cookies, which an attacker may have planted, are never those of a session.
         assert_eq!(world.who(&answered.cookies).await, None, "{row}");
     }
 }

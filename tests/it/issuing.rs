@@ -1,5 +1,5 @@
-//! Doorward as an issuer of tokens, where no cluster is needed: what it publishes, whose tokens it exchanges but those of pods,
-//! and how it refuses. Tasks get theirs in `cluster/tokens.rs`.
+//! Doorward as a token issuer, as far as no cluster is needed: what it publishes, which tokens other than those of pods
+//! it exchanges, and how it refuses. Tokens for tasks are tested in `cluster/tokens.rs`.
 
 mod agents;
 mod clocks;
@@ -29,7 +29,7 @@ use crate::{
 const DOOR: &str = "https://doorward.test";
 const TARGET: &str = "https://target.test";
 
-/// Doorward with an issuer of people, one of CI jobs, and an upstream that takes tokens of its own.
+/// Doorward with an issuer of people, one of CI jobs, and an upstream that accepts Doorward's own tokens.
 pub struct World {
     pub doorward: Doorward,
     pub people: Issuer,
@@ -66,7 +66,7 @@ impl World {
         Self::with_files(change, &[]).await
     }
 
-    /// `change` edits the configuration; with these files beside it.
+    /// `change` edits the configuration; `files` are placed beside it.
     pub async fn with_files(change: impl FnOnce(String) -> String, files: &[(&str, &str)]) -> Self {
         let (people, ci, upstream) = (Issuer::start().await, Issuer::start().await, Upstream::start().await);
         let yaml = format!(
@@ -111,7 +111,7 @@ limits: {{drain_accept: 0}}
         world
     }
 
-    /// Until the keys of both issuers are there.
+    /// Waits until the keys of both issuers are fetched.
     async fn wait_for_keys(&self) {
         let audience = json!({"aud": format!("https://{}", self.host)});
         for token in [self.person("alice", &audience), self.job(&audience)] {
@@ -119,7 +119,7 @@ limits: {{drain_accept: 0}}
         }
     }
 
-    /// What a person is called here.
+    /// The user name of a person here.
     pub fn username(&self, subject: &str) -> String {
         format!("{}#{subject}", self.people.url())
     }
@@ -131,7 +131,7 @@ limits: {{drain_accept: 0}}
         self.people.sign(&claims)
     }
 
-    /// The token of a job of CI, with further claims.
+    /// The token of a CI job, with further claims.
     pub fn job(&self, more: &Value) -> String {
         let mut claims = self.ci.claims("repo:acme/app:environment:prod", &[]);
         let own =
@@ -156,7 +156,7 @@ limits: {{drain_accept: 0}}
     }
 }
 
-/// The names of the keys that are published.
+/// The ids of the published keys.
 fn kids(answer: &Answer) -> Vec<String> {
     assert_eq!(answer.status, 200, "{}", answer.text());
     let keys = answer.json()["keys"].as_array().unwrap().clone();
@@ -168,7 +168,7 @@ fn secret(of: &str) -> String {
     format!("the secret of {of}")
 }
 
-/// What a resource server hears of a token.
+/// The introspection response that a resource server gets for a token.
 async fn introspected(world: &World, server: &str, token: &str) -> Value {
     let secret: String = form_urlencoded::byte_serialize(secret(server).as_bytes()).collect();
     let basic = format!("Authorization: Basic {}", BASE64_STANDARD.encode(format!("{server}:{secret}")));
@@ -192,7 +192,7 @@ async fn what_is_published_is_what_the_standards_say_and_the_keys_outlive_a_rest
         assert_eq!((answer.status, answer.header("content-type")), (200, Some("application/json")));
         assert_eq!(answer.header("access-control-allow-origin"), Some("*"), "{path}");
         let document = answer.json();
-        // All of it: what is not there, such as a way to log in, is not offered.
+        // The whole document: what is not there, such as a way to log in, is not offered.
         assert_eq!(
             document,
             json!({
@@ -211,7 +211,7 @@ async fn what_is_published_is_what_the_standards_say_and_the_keys_outlive_a_rest
             }),
             "{path}"
         );
-        // Not where the applications are.
+        // Not on the hosts of the applications.
         assert_ne!(world.doorward.get(path, &["Host: localhost"]).await.status, 200, "{path}");
     }
     let kids = world.kids().await;
@@ -249,7 +249,7 @@ async fn a_job_of_ci_gets_a_token_on_the_conditions_of_its_rule() {
         let answer = world.exchange(&world.job(&more), "deploy").await;
         assert_eq!((answer.status, &answer.json()["error"]), (400, &json!("invalid_target")), "{what}");
     }
-    // Never longer than what it was given for.
+    // Never longer than the token it was given for.
     let soon = world.ci.claims("", &[])["iat"].as_u64().unwrap() + 100;
     let answer = world.exchange(&world.job(&json!({"exp": soon})), "deploy").await;
     assert!(answer.json()["expires_in"].as_i64().unwrap() <= 100, "{}", answer.text());
@@ -368,7 +368,7 @@ async fn the_command_for_steps_gets_its_token_here() {
     let own = String::from_utf8(output.stdout).unwrap();
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     assert_eq!(part(&own, 1)["scope"], "deploy");
-    // It was ended with the command.
+    // It ended with the command.
     let bearer = format!("Authorization: Bearer {own}");
     let answer = world.doorward.get("/", &["Host: localhost", &bearer]).await;
     assert_eq!((answer.status, answer.reason()), (401, "token_revoked".to_owned()), "{}", answer.text());
@@ -403,7 +403,7 @@ async fn the_examples_decide_as_their_tests_say() {
 
 #[tokio::test]
 async fn each_route_that_takes_tokens_says_whose_and_a_challenge_leads_there() {
-    // Signs nothing, so that no token could come from there.
+    // Signs nothing, so that no token could come from it.
     const GITHUB: &str =
         "  - {name: github, preset: github_oauth, tenant: acme, login: {client: {id: door, secret: {file: target}}}}\n";
     let more = "
@@ -438,9 +438,9 @@ rules:";
     }
     let whole = metadata("doorward.test", "").await.json();
     assert_eq!(whole["authorization_servers"], json!([world.people.url()]), "{whole:#}");
-    // Where no token is taken, the path is the upstream's own.
+    // Where no token is accepted, the path belongs to the upstream.
     assert_eq!(metadata("pages.localhost", "").await.status, 403);
-    // Clients refuse what names another address than the one that they use (RFC 9728 section 3.3).
+    // Clients refuse metadata that names another address than the one they use (RFC 9728 section 3.3).
     for (path, leads) in [("/", ""), ("/api/v1", "/api")] {
         for (scheme, authority) in
             [("https", "localhost"), ("https", "localhost:8443"), ("http", "localhost:8080"), ("http", "localhost")]

@@ -1,5 +1,5 @@
-//! The rows of `kubernetes.md` section 2, over raw sockets, against the whole program. A row is data; what may reach the
-//! API server is counted, and what does reach it carries one identity: ours.
+//! The rows `kubernetes:*` of `rows.txt`, over raw sockets, against the whole program. A row is data. The tests count
+//! what may reach the API server, and check that it carries only Doorward's identity headers.
 
 mod identity;
 mod paths;
@@ -15,12 +15,12 @@ use crate::{
 
 const TASKRUNS: &str = "/apis/tekton.dev/v1/namespaces/ci/taskruns";
 
-/// What must come of a request.
+/// The expected result of a request.
 #[derive(Clone, Copy, Debug)]
 enum Expect {
     /// One of these statuses, and nothing reaches the upstream.
     Refused(&'static [u16]),
-    /// 200, and one request reaches the upstream, as Alice and with nothing of the client's own say.
+    /// 200, and one request reaches the upstream, as Alice and without any identity header of the client.
     Clean,
 }
 
@@ -33,7 +33,7 @@ async fn scripted(script: impl Fn(&Recorded) -> Reply + Send + Sync + 'static) -
     logging("info", script).await
 }
 
-/// The same with this filter of the log.
+/// The same with this log filter.
 async fn logging(filter: &str, script: impl Fn(&Recorded) -> Reply + Send + Sync + 'static) -> Fixture {
     let change = |yaml: String| {
         let yaml = format!("{yaml}log: {{filter: {filter}}}\n");
@@ -63,7 +63,7 @@ async fn logging(filter: &str, script: impl Fn(&Recorded) -> Reply + Send + Sync
     Fixture::with(change, script).await
 }
 
-/// Sends these lines and asserts what came of them.
+/// Sends these lines and asserts the result.
 async fn check(fixture: &Fixture, row: &str, lines: &[&str], body: &[u8], expect: Expect) -> Answer {
     let _ = fixture.upstream.take();
     let answer = fixture.doorward.send(lines, body).await;
@@ -82,7 +82,7 @@ async fn check(fixture: &Fixture, row: &str, lines: &[&str], body: &[u8], expect
     answer
 }
 
-/// Exactly the identity that Doorward gives, and Doorward's own credential.
+/// Exactly the identity that Doorward assigns, and Doorward's own credential.
 fn assert_clean(row: &str, seen: &Recorded, user: &str) {
     let what = format!("{row}:\n{}", seen.head);
     assert_eq!(seen.all("impersonate-user"), [user], "{what}");
@@ -91,7 +91,7 @@ fn assert_clean(row: &str, seen: &Recorded, user: &str) {
     assert_eq!(seen.all("x-forwarded-for"), ["127.0.0.1"], "{what}");
     let id = seen.one("audit-id");
     assert_eq!(id.len(), 36, "{what}");
-    // Of a run that is made, and of nothing else.
+    // Only for a run that is created.
     assert!(seen.all("impersonate-extra-doorward.dev%2frequest-id").iter().all(|named| *named == id), "{what}");
     let known = [
         "host",
@@ -114,7 +114,7 @@ fn assert_clean(row: &str, seen: &Recorded, user: &str) {
     }
 }
 
-/// A request of Alice's with further lines.
+/// A request of Alice with further lines.
 async fn alice(fixture: &Fixture, row: &str, request: &str, more: &[&str], expect: Expect) -> Answer {
     let token = fixture.alice();
     let line = format!("{request} HTTP/1.1");

@@ -21,8 +21,7 @@ routes: [{name: web, kind: http, hosts: [open.test], schemes: [anonymous], upstr
 rules: [{id: open, who: {anonymous: true}, do: allow}]
 ";
 
-/// Every limit with its default and another value. The defaults are those of the field, each chosen for the edge of a
-/// network.
+/// Every limit with its default and another value. The defaults are common for programs at the edge of a network.
 const LIMITS: &[(&str, &str, &str)] = &[
     ("/limits/header_bytes", "32KiB", "16KiB"),
     ("/limits/uri_bytes", "8KiB", "4KiB"),
@@ -69,7 +68,7 @@ const LIMITS: &[(&str, &str, &str)] = &[
     ("/sessions/absolute", "1d", "2d"),
 ];
 
-/// What `print-config` says of a configuration.
+/// The output of `print-config` for a configuration.
 fn printed(yaml: &str, arguments: &[String]) -> (String, Value) {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("doorward.yaml");
@@ -120,7 +119,7 @@ fn each_limit_has_its_default_and_can_be_set() {
     assert!(text.contains("header_bytes: 16KiB  # flag --set limits.header_bytes"), "{text}");
 }
 
-/// What `doorward check` says of the configuration with this after it, and its exit status.
+/// The output of `doorward check` for the configuration with `more` appended, and its exit status.
 async fn checked(more: &str) -> (Option<i32>, String) {
     crate::harness::checked(&format!("{CONFIGURATION}{more}\n")).await
 }
@@ -157,7 +156,7 @@ fn ok(_: &crate::harness::Recorded) -> Reply {
     Reply::json(200, "{}")
 }
 
-/// Streams that the client resets before anybody looked at them.
+/// Streams that the client resets before they were accepted.
 #[tokio::test]
 async fn how_many_resets_may_wait_can_be_set() {
     for (limits, expected) in
@@ -183,7 +182,7 @@ async fn how_many_streams_a_client_may_open_and_how_much_it_may_send_unasked_can
     assert_eq!(told(limits).await, other);
 }
 
-/// The rest is what the kernel holds, on either side.
+/// The rest is held by the kernel, on either side.
 #[tokio::test]
 async fn how_much_is_held_for_a_client_that_does_not_read_can_be_set() {
     let held = async |limits: &'static str| {
@@ -197,7 +196,7 @@ async fn how_much_is_held_for_a_client_that_does_not_read_can_be_set() {
     assert!(much > little + (8 << 20), "{little} and {much} bytes");
 }
 
-/// Requests that are no requests, each of which is answered with a reset.
+/// Malformed requests, each of which is answered with a reset.
 #[tokio::test]
 async fn how_many_errors_of_a_client_are_answered_with_a_reset_can_be_set() {
     let fields = |more: &[(&str, &str)]| -> Vec<(String, String)> {
@@ -238,7 +237,7 @@ async fn the_shares_of_memory_at_which_something_is_shed_can_be_set() {
     assert_eq!(again().await, 503);
 }
 
-/// One question to an issuer that never answers.
+/// A single question to an issuer that never answers.
 #[tokio::test]
 async fn how_often_and_how_long_an_issuer_is_asked_about_a_token_can_be_set() {
     for (settings, tries) in
@@ -274,7 +273,7 @@ async fn how_large_a_delivery_may_be_can_be_set() {
     assert!(fixture.upstream.take().is_empty());
 }
 
-/// All bodies that are read whole share one memory, and the slowest may take its time.
+/// All buffered bodies share one memory, and the slowest may take its time.
 #[tokio::test]
 async fn no_body_is_waited_for_of_whom_the_policy_refuses_whatever_it_says() {
     let rules = "rules:\n  - {id: no-code, on: {run: {inline: true}}, do: deny}\n  \
@@ -302,15 +301,14 @@ async fn no_body_is_waited_for_of_whom_the_policy_refuses_whatever_it_says() {
             let answer = raw.answer().await;
             (answer.status, answer.reason())
         };
-        // Not `no-code`, which may not be about this body at all.
+        // Not `no-code`, as that rule may depend on the body.
         assert_eq!(status(refused).await, (403, "no_rule_matched".to_owned()), "{host}{path}");
         assert_eq!(status(allowed).await, (408, "body_timeout".to_owned()), "{host}{path}, its twin");
     }
     assert!(fixture.upstream.take().is_empty());
 }
 
-/// A body that is passed on as it comes must come at the same rate as one that is read whole. The messages of gRPC may come at any
-/// time.
+/// A streamed body must have the same minimum rate as a buffered one. gRPC messages may arrive at any time.
 #[tokio::test]
 async fn a_body_that_drips_is_given_up_and_one_that_flows_is_not() {
     let fixture = Fixture::start().await;
@@ -322,7 +320,7 @@ async fn a_body_that_drips_is_given_up_and_one_that_flows_is_not() {
     };
     let (mut drips, mut flows) = (begin().await, begin().await);
     let refused = found(async || {
-        // A byte, and a quarter of a kilobyte, each time that nothing was heard for a moment.
+        // A byte, or a quarter of a kilobyte, whenever nothing was received for a moment.
         if let Ok(answer) = tokio::time::timeout(Duration::from_millis(50), drips.some()).await {
             return Some(answer);
         }
@@ -336,7 +334,7 @@ async fn a_body_that_drips_is_given_up_and_one_that_flows_is_not() {
     assert_eq!(flows.answer().await.status, 200, "one that flows");
 }
 
-/// It was told to be only a part, and to send the whole of it.
+/// The client was told that the body was incomplete, and to send all of it.
 #[tokio::test]
 async fn a_body_in_chunks_that_are_none_is_told_so() {
     let fixture = Fixture::start().await;

@@ -1,5 +1,4 @@
-//! The listeners from outside: who may speak for whom (PROXY protocol), TLS, HTTP/2, how many may come, and ports that
-//! somebody has.
+//! The listeners from outside: whose PROXY protocol is trusted, TLS, HTTP/2, connection limits, and ports in use.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},
@@ -25,13 +24,13 @@ const STRANGER: IpAddr = IpAddr::V4(Ipv4Addr::new(127, 0, 0, 3));
 const GET: &str = "GET /x HTTP/1.1\r\nHost: open.test\r\nConnection: close\r\n\r\n";
 
 /// A version 2 header for TCP over IPv4 (`proxy-protocol.txt` section 2.2). `command` is 1 for PROXY, 0 for LOCAL, and
-/// `transport` 0x11 for TCP over IPv4.
+/// `transport` is 0x11 for TCP over IPv4.
 fn version2(command: u8, transport: u8, source: [u8; 4]) -> Vec<u8> {
     let addresses = [&source[..], &[127, 0, 0, 1], &[0, 7, 0, 9]].concat();
     [b"\r\n\r\n\0\r\nQUIT\n", &[0x20 | command, transport, 0, 12][..], &addresses].concat()
 }
 
-/// What the connection gives: the status of its answer, or 0 if it is closed without one.
+/// The status of the response on a connection, or 0 if it is closed without one.
 async fn outcome(address: SocketAddr, from: IpAddr, first: &[u8]) -> u16 {
     let mut raw = Raw::connect_from(from, address).await;
     raw.send([first, GET.as_bytes()].concat()).await;
@@ -39,7 +38,8 @@ async fn outcome(address: SocketAddr, from: IpAddr, first: &[u8]) -> u16 {
     if answer.is_empty() { 0 } else { answer.split(' ').nth(1).unwrap().parse().unwrap() }
 }
 
-/// The rule of the open route is for clients in 10.0.0.0/8 alone, so that the status tells who Doorward thinks it is.
+/// The rule of the open route is for clients in 10.0.0.0/8 only, so that the status shows which client address Doorward
+/// assumes.
 fn behind_a_balancer(yaml: &str) -> String {
     yaml.change("address: 127.0.0.1:0}]", "address: 127.0.0.1:0, proxy_protocol_from: [127.0.0.2/32]}]")
         .change("on: {routes: [open]}", "on: {routes: [open], addresses: [10.0.0.0/8]}")
@@ -77,7 +77,7 @@ async fn a_balancer_says_who_comes_and_nobody_else_may() {
     assert_eq!(sources, ["10.1.2.3"; 2]);
 }
 
-/// Such a listener sees an IPv4 peer as `::ffff:127.0.0.2`, by which no network of IPv4 would know it.
+/// Such a listener sees an IPv4 peer as `::ffff:127.0.0.2`, which matches no IPv4 network.
 #[tokio::test]
 async fn a_balancer_of_ipv4_is_known_at_a_listener_for_all_addresses() {
     if let Err(error) = std::net::TcpListener::bind("[::]:0") {
@@ -120,14 +120,14 @@ async fn an_address_has_its_share_of_the_connections_and_an_ingress_speaks_for_m
         kept.extend(served.then_some(raw));
     }
     assert!(open(IpAddr::from([127, 0, 0, 4])).await.1, "another address has a share of its own");
-    // All clients of the ingress come from its address.
+    // All clients of the ingress have its address.
     let mut ingress = Vec::new();
     for number in 1..=20 {
         let (raw, served) = open(BALANCER).await;
         assert!(served, "connection {number} of the ingress");
         ingress.push(raw);
     }
-    // One goes and another may come.
+    // If one leaves, another may come.
     kept.pop();
     until(async || open(STRANGER).await.1).await;
     assert!(
@@ -275,11 +275,11 @@ async fn certificates_are_read_again_and_a_broken_one_changes_nothing() {
     };
     let before = leaf(&world, "one.test").await;
     assert_ne!(leaf(&world, "other.test").await, before, "the certificate is chosen by name");
-    // A connection that is open meanwhile.
+    // A connection that stays open meanwhile.
     let mut open = Raw::over(connect_tls(world.doorward.address("public"), &config, "one.test").await.unwrap());
 
     let renewed = world.authority.issue(&["one.test", "two.test"]);
-    // First the key alone, as half of a renewal: refused, and the old pair serves on.
+    // First only the key, as in half of a renewal: it is refused, and the old pair continues to serve.
     std::fs::write(world.dir().join("server.key"), &renewed.key).unwrap();
     world.doorward.wait_for_log_containing("does not belong to the certificate").await;
     assert_eq!(leaf(&world, "one.test").await, before);
@@ -296,7 +296,7 @@ async fn a_session_is_resumed_only_where_no_client_certificate_is_asked_for() {
     let kind = async |world: &World, listener: &str, config: &Arc<rustls::ClientConfig>| {
         let stream = connect_tls(world.doorward.address(listener), config, "two.test").await?;
         let kind = stream.get_ref().1.handshake_kind();
-        // To the end of an answer, so that tickets and a refusal of the certificate have arrived.
+        // Until the end of the response, so that tickets and a refused certificate have arrived.
         let mut raw = Raw::over(stream);
         raw.send("GET /x HTTP/1.1\r\nHost: two.test\r\nConnection: close\r\n\r\n").await;
         let answer = String::from_utf8_lossy(&raw.rest().await).into_owned();
@@ -306,13 +306,13 @@ async fn a_session_is_resumed_only_where_no_client_certificate_is_asked_for() {
     assert_eq!(kind(&world, "public", &nobody).await.unwrap(), (HandshakeKind::Full, "401".to_owned()));
     let (resumed, _) = kind(&world, "public", &nobody).await.unwrap();
     assert_eq!(resumed, HandshakeKind::Resumed, "the twin: here it may be");
-    // attacks:Z9: the ticket of the one is no good at the other, which asks for a certificate.
+    // attacks:Z9: a ticket of one listener is not accepted by the other, which asks for a certificate.
     assert_eq!(kind(&world, "certified", &nobody).await.unwrap(), (HandshakeKind::Full, "401".to_owned()));
     for _ in 0..2 {
         let full = (HandshakeKind::Full, "200".to_owned());
         assert_eq!(kind(&world, "certified", &alice).await.unwrap(), full, "attacks:Z9");
     }
-    // attacks:Z9: the authority goes, and with it everything that it ever vouched for.
+    // attacks:Z9: the authority is removed, and with it all certificates that it issued.
     let other = Authority::new();
     std::fs::write(world.dir().join("ca.pem"), other.pem()).unwrap();
     world.doorward.wait_for_generation(2).await;
@@ -339,10 +339,10 @@ async fn http2_says_its_limits_and_offers_no_connect() {
             (u16::from_be_bytes([entry[0], entry[1]]), value)
         })
         .collect();
-    // RFC 9113 section 6.5.2: MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX_HEADER_LIST_SIZE.
-    // Of the size, 32 bytes more a field are counted there (RFC 9113 section 6.5.2), and hyper has some room of its own.
+    // RFC 9113 section 6.5.2: MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE, MAX_HEADER_LIST_SIZE. The size counts 32
+    // additional bytes per field, and hyper adds some room of its own.
     assert_eq!((settings[&3], settings[&6] >> 10), (100, 32 + 12), "{settings:?}");
-    // What equals the default of the protocol need not be said.
+    // Values equal to the protocol's default may be left out.
     assert_eq!(settings.get(&4).copied().unwrap_or(65_535).div_ceil(1 << 10), 64, "{settings:?}");
     // RFC 8441: with it, browsers would open WebSockets on HTTP/2.
     assert_ne!(settings.get(&8), Some(&1), "{settings:?}");
@@ -350,7 +350,7 @@ async fn http2_says_its_limits_and_offers_no_connect() {
     assert_eq!((tunnel.status, tunnel.header("allow")), (405, Some("")));
 }
 
-/// Starts a Doorward that cannot start, in a folder of its own. Gives its exit status and what it says.
+/// Starts a Doorward that cannot start, in a folder of its own. Returns its exit status and output.
 async fn fails_to_start(address: SocketAddr, admin: &str) -> (Option<i32>, String) {
     let dir = tempfile::tempdir().unwrap();
     let yaml = format!(
@@ -372,7 +372,7 @@ admin: {{address: '{admin}'}}
 async fn a_port_that_somebody_has_is_told_with_who_it_is() {
     let fixture = Fixture::start().await;
     let (public, admin) = (fixture.doorward.address("public"), fixture.doorward.address("admin"));
-    // A second Doorward: with SO_REUSEPORT alone it would share the port in silence.
+    // A second Doorward: with SO_REUSEPORT alone it would silently share the port.
     let (code, said) = fails_to_start(public, "127.0.0.1:0").await;
     let owner = format!("port {} is in use by `doorward` (process {})", public.port(), fixture.doorward.pid());
     assert_eq!(code, Some(1), "{said}");
@@ -389,7 +389,7 @@ async fn a_port_that_somebody_has_is_told_with_who_it_is() {
     let (code, said) = fails_to_start("127.0.0.1:0".parse().unwrap(), &admin.to_string()).await;
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains(&admin.to_string()) && said.contains("in use"), "{said}");
-    // The same folder: its store has one process.
+    // The same folder: only one process may use its store.
     let (code, said) = fixture.doorward.told(&["serve", "doorward.yaml"]).await;
     assert_eq!(code, Some(1), "{said}");
     assert!(said.contains("doorward.redb") && said.contains("in use by another Doorward"), "{said}");

@@ -1,4 +1,4 @@
-//! What strangers write stays within its line of the log in text, and is no label of the metrics.
+//! What strangers write stays within its line of the text log, and becomes no label of a metric.
 
 use serde_json::{Value, json};
 
@@ -9,10 +9,10 @@ use crate::{
 
 const PATH: &str = "/apis/tekton.dev/v1/namespaces/ci/taskruns";
 
-/// It would begin a line of its own, and wipe the terminal of who reads it.
+/// It would begin a line of its own, and clear the reader's terminal.
 const FORGED: &str = "x\r\ninjected \u{1b}[2J";
 
-/// kubernetes:L1 and oauth:6, in the form of the log in which a line could be forged.
+/// kubernetes:L1 and oauth:6, in the log format in which a line could be forged.
 #[tokio::test]
 async fn nothing_that_a_stranger_wrote_begins_a_line_of_the_log() {
     let change = |yaml: String| format!("{yaml}log: {{format: text, filter: trace}}\n");
@@ -38,7 +38,7 @@ async fn nothing_that_a_stranger_wrote_begins_a_line_of_the_log() {
     tokens.push(("introspection", opaque));
     for (name, token) in &tokens {
         let (answer, seen) = fixture.api(PATH, &[&bearer(token)]).await;
-        // What is not looked at, or sent on encoded, is no reason to refuse.
+        // Values that are ignored or forwarded in encoded form are no reason to refuse.
         if ["kid", "alg", "typ", "iss", "sub", "aud", "groups", "introspection"].contains(name) {
             assert!(matches!(answer.status, 401 | 403), "{name}: {}", answer.text());
             assert!(seen.is_empty(), "{name}");
@@ -52,7 +52,7 @@ async fn nothing_that_a_stranger_wrote_begins_a_line_of_the_log() {
     let answer = Push::of(&body, &unique(), WEBHOOK_SECRET).send(&fixture.doorward, &[]).await;
     assert_ne!(answer.status, 200, "{}", answer.text());
 
-    // The twin: the refusals are in the log, with what was written.
+    // The counterpart: the refusals are in the log, with what was written.
     for text in ["key_unknown", "identity_refused", "injected"] {
         fixture.doorward.wait_for_log_containing(text).await;
     }

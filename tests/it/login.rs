@@ -1,4 +1,4 @@
-//! `doorward login`: a program's own session, by way of the browser; and what others try with it.
+//! `doorward login`: a program's own session, obtained through the browser, and attempts to abuse it.
 
 mod device;
 mod replicas;
@@ -24,7 +24,7 @@ use crate::{
     pages::screenshots,
 };
 
-/// What tells that a page of somebody else posts a form.
+/// Signs that a page of another site posts a form.
 const FORGED: [(&str, &[&str]); 4] = [
     ("no origin", &[]),
     ("another origin", &["Origin: http://evil.example"]),
@@ -34,7 +34,7 @@ const FORGED: [(&str, &[&str]); 4] = [
 
 const STATE: &str = "a-state-of-the-program";
 
-/// There is another host.
+/// Adds another host.
 const HOSTS: Changes<'_> = &[
     (
         "rules:\n",
@@ -52,14 +52,14 @@ async fn certified() -> (LoginWorld, OidcProvider) {
 }
 
 impl LoginWorld {
-    /// Presses the button of the page, as a browser that comes from this origin, and gives what the callback answers.
+    /// Presses the button of the page, as a browser with this origin, and returns the callback's response.
     async fn allow(&self, page: &str) -> Answer {
         let away = self.post(&format!("{page}&issuer=a"), &[&format!("Origin: {}", self.origin())], "").await;
         assert_eq!(away.status, 303, "{}{}", away.head, away.text());
         self.come_back(&away).await
     }
 
-    /// A code for a program that waits at a port where nobody is.
+    /// A code for a program on a port where nothing listens.
     async fn code(&self) -> String {
         let back = self.allow(&page(&[])).await;
         let location = back.header("location").unwrap();
@@ -78,13 +78,13 @@ impl LoginWorld {
         answer.json()["access_token"].as_str().unwrap().to_owned()
     }
 
-    /// What a page answers to a program with this handle.
+    /// The status of a page for a program with this handle.
     async fn status_of(&self, handle: &str) -> u16 {
         self.status(&format!("Authorization: Bearer {handle}")).await
     }
 }
 
-/// The address of the page that asks, with other values for some of its parameters.
+/// The address of the consent page, with some of its parameters changed.
 fn page(changed: &[(&str, &str)]) -> String {
     let parameters = [("port", "7000"), ("state", STATE), ("code_challenge", CHALLENGE), ("machine", "laptop")];
     let value = |name: &str, value: &'static str| {
@@ -96,7 +96,7 @@ fn page(changed: &[(&str, &str)]) -> String {
     format!("/.doorward/login?{}", all.join("&"))
 }
 
-/// A person's shell, with a home of its own.
+/// A person's shell, with a home directory of its own.
 pub struct Shell(TempDir);
 
 impl Shell {
@@ -124,13 +124,13 @@ impl Shell {
         self.0.path().join(".local/state/doorward/sessions.json")
     }
 
-    /// Exit code, and all that it said.
+    /// The exit code, and the output.
     async fn run(&self, arguments: &[&str]) -> (Option<i32>, String) {
         let output = within(self.command(arguments).output()).await.unwrap();
         (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
     }
 
-    /// Starts a login. Gives the address that it wants opened, and the code that the page must show.
+    /// Starts a login. Returns the address to open, and the code that the page must show.
     pub async fn login(&self, arguments: &[&str]) -> (Child, Lines<BufReader<ChildStderr>>, String, String) {
         let mut command = self.command(&[&["login", "--no-browser"], arguments].concat());
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
@@ -168,7 +168,7 @@ async fn a_shell_signs_in_by_way_of_the_browser_and_has_a_session_of_its_own() {
     let (status, who) = shell.run(&["whoami"]).await;
     assert_eq!(status, Some(0), "{who}");
     assert!(who.contains("alice"), "{who}");
-    // What kubectl does with the context.
+    // The same as kubectl does with the context.
     let config: Value = {
         let text = fs::read_to_string(shell.0.path().join(".kube/config")).unwrap();
         serde_saphyr::from_str(&text).unwrap()
@@ -192,7 +192,7 @@ async fn a_shell_signs_in_by_way_of_the_browser_and_has_a_session_of_its_own() {
     assert!(said.contains("run `doorward login"), "{said}");
 }
 
-/// Of the requests that no rule decides, too.
+/// Also for requests that no rule decides.
 #[tokio::test]
 async fn the_trail_says_who_signed_in_and_out_and_looked_at_what_is_theirs() {
     let (world, _issuer) = world().await;
@@ -230,7 +230,7 @@ async fn the_trail_says_who_signed_in_and_out_and_looked_at_what_is_theirs() {
     }
     assert_eq!(nobody["actor"], Value::Null, "{nobody}");
 
-    // A program's session: who let it in, who came for it, and who ended it.
+    // A program's session: who approved it, which program fetched it, and who ended it.
     let handle = world.handle().await;
     let ended = world.submit("/.doorward/login/end", &[&format!("Authorization: Bearer {handle}")], "").await;
     assert_eq!(ended.status, 200, "{}", ended.text());
@@ -263,7 +263,7 @@ async fn a_person_who_cancels_signs_in_nothing() {
 #[tokio::test]
 async fn a_code_goes_to_this_machine_only_and_only_where_the_person_pressed_the_button() {
     let (world, _issuer) = world().await;
-    // The challenge stands in addresses as it came.
+    // The challenge appears in addresses unchanged.
     let challenge = |last: &str| format!("{}{last}", CHALLENGE.split_at(42).0);
     for changed in [
         ("redirect_uri", "http://evil.example/"),
@@ -307,12 +307,12 @@ async fn a_code_is_good_once_for_a_minute_and_for_its_program() {
         assert_eq!(told["error"], "invalid_grant");
         assert!(told["error_description"].as_str().unwrap().contains(why), "{told}");
     };
-    // Stolen on its way, and brought by somebody who lacks the verifier: it is used up.
+    // Stolen on its way and presented without the verifier: it is used up.
     let stolen = world.code().await;
     refused(&world.redeem(&stolen, &VERIFIER.replace('d', "e")).await, "bound to another program");
     refused(&world.redeem(&stolen, VERIFIER).await, "used before");
 
-    // Brought twice: what the first got ends, since one of the two stole it.
+    // Presented twice: the first session ends, as one of the two stole the code.
     let code = world.code().await;
     let first = world.redeem(&code, VERIFIER).await.json();
     let handle = first["access_token"].as_str().unwrap();
@@ -322,7 +322,7 @@ async fn a_code_is_good_once_for_a_minute_and_for_its_program() {
     assert_eq!(world.status_of(handle).await, 401);
 
     refused(&world.redeem("none-of-ours", VERIFIER).await, "not known");
-    // What is no question has no answer, and uses nothing up.
+    // A malformed request gets no answer, and uses nothing up.
     let code = world.code().await;
     let (line, kind) = ("POST /.doorward/login/token HTTP/1.1", "Content-Type: application/x-www-form-urlencoded");
     let (own, other) = (format!("Host: {}", world.host), format!("Host: other.{}", world.host));
@@ -346,7 +346,7 @@ async fn a_code_is_good_once_for_a_minute_and_for_its_program() {
     assert_eq!(answer.status, 200, "{}", answer.text());
     let code = world.code().await;
     refused(&world.redeem(&code, &"a".repeat(128)).await, "bound to another program");
-    // For the host where it began, and no other.
+    // Only for the host where it began.
     let form = format!("grant_type=authorization_code&code={}&code_verifier={VERIFIER}", world.code().await);
     refused(&world.doorward.send(&[line, &other, kind], form.as_bytes()).await, "another host");
 
@@ -360,7 +360,7 @@ async fn a_handle_is_worth_what_a_session_is_and_nothing_as_a_cookie() {
     let (world, _issuer) = world().await;
     let handle = world.handle().await;
     assert_eq!(world.status_of(&handle).await, 200);
-    // Neither kind of session passes for the other, nor on another host.
+    // Neither kind of session is accepted as the other, nor on another host.
     let id = handle.strip_prefix("dws_").unwrap();
     let as_cookie = world.get("/page", &[&format!("Cookie: __Host-doorward={id}")]).await;
     assert_eq!(as_cookie.status, 401, "attacks:Z44");
@@ -373,7 +373,7 @@ async fn a_handle_is_worth_what_a_session_is_and_nothing_as_a_cookie() {
     for damaged in ["dws_", "dws_x", &handle[..handle.len() - 1], &format!("{handle}x"), &handle.to_uppercase()] {
         assert_eq!(world.status_of(damaged).await, 401, "{damaged}");
     }
-    // The person sees it beside their browsers, and ends it there.
+    // The person sees it in the list with their browsers, and ends it there.
     let listed = world.get("/.doorward/sessions", &[&cookie, "Accept: application/json"]).await;
     let sessions = listed.json();
     let text = sessions.to_string();

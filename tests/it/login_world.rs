@@ -1,4 +1,4 @@
-//! Doorward where people sign in, for tests of logins and sessions.
+//! Doorward with user logins, for tests of logins and sessions.
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::Value;
@@ -9,7 +9,7 @@ use crate::{
     harness::{Answer, Authority, Doorward, Issuer, OidcProvider, Raw, Upstream, call_back, free_port, log_in, until},
 };
 
-/// Doorward between a provider and an upstream that writes down what reaches it.
+/// Doorward between a provider and an upstream that records its requests.
 pub struct LoginWorld {
     pub doorward: Doorward,
     pub upstream: Upstream,
@@ -17,31 +17,31 @@ pub struct LoginWorld {
     pub host: String,
 }
 
-/// What of the configuration is something else, and what it is. Panics where it is not there.
+/// Replacements in the configuration: old and new text. Panics if the old text is missing.
 pub type Changes<'a> = &'a [(&'a str, &'a str)];
 
-/// A verifier of PKCE (RFC 7636 appendix B) and its challenge.
+/// A PKCE verifier (RFC 7636 appendix B) and its challenge.
 pub const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
 pub const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
 
 impl LoginWorld {
-    /// At the scripted issuer, where everybody is Alice.
+    /// With the scripted issuer, where everybody is Alice.
     pub async fn scripted(changes: Changes<'_>) -> (Self, Issuer) {
         Self::scripted_with(Upstream::start().await, changes).await
     }
 
-    /// The same before this upstream.
+    /// The same with this upstream.
     pub async fn scripted_with(upstream: Upstream, changes: Changes<'_>) -> (Self, Issuer) {
         let issuer = Issuer::start().await;
         (Self::at(issuer.url(), 0, upstream, folder(), changes).await, issuer)
     }
 
-    /// At the certified provider, which has these further options: `{origin}` in them is where Doorward is reached.
+    /// With the certified provider and these further options for it, in which `{origin}` is Doorward's origin.
     pub async fn certified(further: &Value, changes: Changes<'_>) -> (Self, OidcProvider) {
         Self::certified_with(further, Upstream::start().await, folder(), changes).await
     }
 
-    /// The same before this upstream and with a folder that has files already.
+    /// The same with this upstream, and with a folder that already has files.
     pub async fn certified_with(
         further: &Value,
         upstream: Upstream,
@@ -55,14 +55,14 @@ impl LoginWorld {
         (Self::at(&provider.issuer, port, upstream, dir, changes).await, provider)
     }
 
-    /// At any issuer, once people can sign in there. Listens at this port; 0 for any.
+    /// With any issuer, once people can sign in. Listens at this port; 0 for any.
     pub async fn at(issuer: &str, port: u16, upstream: Upstream, dir: TempDir, changes: Changes<'_>) -> Self {
         let world = Self::start(issuer, port, upstream, dir, changes).await;
         world.doorward.until_people_can_sign_in(&world.host).await;
         world
     }
 
-    /// The same, and waits for nobody.
+    /// The same without waiting.
     pub async fn start(issuer: &str, port: u16, upstream: Upstream, dir: TempDir, changes: Changes<'_>) -> Self {
         for (name, text) in [
             ("client", "doorward-secret-of-the-tests"),
@@ -109,33 +109,33 @@ impl LoginWorld {
         log_in(&self.doorward, &self.host, "/page").await
     }
 
-    /// What the callback answers to a browser that `away` sent to the scripted issuer.
+    /// The callback's response to a browser that `away` sent to the scripted issuer.
     pub async fn call_back(&self, away: &Answer) -> Answer {
         let location = away.header("location").unwrap_or_else(|| panic!("{}{}", away.head, away.text()));
         let lines = [&*format!("Host: {}", self.host), "Accept: text/html"];
         call_back(&self.doorward, &lines, away, location).await
     }
 
-    /// The same, where it is no refusal.
+    /// The same, if it is not refused.
     pub async fn come_back(&self, away: &Answer) -> Answer {
         let back = self.call_back(away).await;
         assert!((300..400).contains(&back.status), "{}{}", back.head, back.text());
         back
     }
 
-    /// What `doorward sessions` says of Alice: `verb` is `list` or `end`.
+    /// The output of `doorward sessions` for Alice: `verb` is `list` or `end`.
     pub async fn sessions(&self, verb: &str) -> (Option<i32>, String) {
         let person = ["--issuer", "a", "--subject", "alice", "--why", "laptop lost"];
         self.doorward.operator(&[&["sessions", verb], &person[..]].concat()).await
     }
 
-    /// What a page answers to who brings this session.
+    /// The status of a page with this session.
     pub async fn status(&self, cookie: &str) -> u16 {
         self.get("/page", &[cookie]).await.status
     }
 }
 
-/// Another provider beside the one of the configuration, before whose `upstreams` it goes.
+/// Another provider, to be inserted before `upstreams` in the configuration.
 pub fn provider(name: &str, issuer: &str, login: &str) -> String {
     format!(
         "  - {{name: {name}, issuer: '{issuer}', username: '{name}#{{sub}}', kind: human, login: {{client: {{id: doorward, \
@@ -147,7 +147,7 @@ fn folder() -> TempDir {
     tempfile::tempdir().unwrap()
 }
 
-/// Waits until browsers at this host, which has a certificate of the authority, are sent to the provider.
+/// Waits until browsers at this host, which has a certificate from the authority, are redirected to the provider.
 pub async fn until_people_can_sign_in_over_tls(doorward: &Doorward, authority: &Authority, host: &str) {
     let name = host.split(':').next().unwrap();
     until(async || {
@@ -158,15 +158,15 @@ pub async fn until_people_can_sign_in_over_tls(doorward: &Doorward, authority: &
     .await;
 }
 
-/// Where its sessions are.
+/// Where sessions are stored.
 pub const STORE: &str = "store: {path: doorward.redb}";
 
-/// The same of replicas on one Redis: `redis` says how to reach it.
+/// The same for replicas on one Redis: `redis` says how to reach it.
 pub fn on_redis(redis: &str) -> String {
     format!("sessions: {{keys: [{{file: key}}]}}\nstore: {{path: doorward.redb, redis: {{{redis}}}}}")
 }
 
-/// The route and the rule of the configuration, for changes of them.
+/// The route and the rule of the configuration, to be changed by tests.
 pub const ROUTE: &str = "{name: web, kind: http, hosts: [localhost], schemes: [session], upstream: web}";
 pub const RULE: &str = "{id: people, on: {routes: [web]}, who: {users: [alice]}, do: allow}";
 

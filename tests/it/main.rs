@@ -1,4 +1,5 @@
-//! Black-box tests: the built binary in front of real and scripted peers. One binary, since linking is what costs.
+//! Black-box tests: the built binary with real and scripted peers. One test binary, because linking takes most of the
+//! time.
 
 #![allow(
     clippy::unwrap_used,

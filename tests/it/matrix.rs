@@ -1,5 +1,5 @@
-//! Every kind of route with every kind of credential, enumerated from the enums themselves. Each combination that a
-//! configuration can have meets a request that must not pass, and its twin, which differs in one thing and passes.
+//! Every kind of route with every kind of credential, enumerated from the enums themselves. Each combination that can
+//! be configured gets a request that must not pass, and a counterpart that differs in one thing and passes.
 
 use doorward::config::raw::{RouteKind, Scheme};
 use serde::de::DeserializeOwned;
@@ -12,7 +12,7 @@ use crate::{
     },
 };
 
-/// All variants of an enum, by what it says when it is asked for one that it does not have.
+/// All variants of an enum, taken from the error message for an unknown one.
 fn all<T: DeserializeOwned + std::fmt::Debug>() -> Vec<(String, T)> {
     let error = serde_json::from_value::<T>("?".into()).unwrap_err().to_string();
     let names = error.split('`').skip(3).step_by(2);
@@ -21,7 +21,7 @@ fn all<T: DeserializeOwned + std::fmt::Debug>() -> Vec<(String, T)> {
     variants
 }
 
-/// Whether a route of this kind can take this scheme. What this says is compared with `doorward check`.
+/// Whether a route of this kind can have this scheme; compared with `doorward check`.
 fn is_possible(kind: RouteKind, scheme: Scheme) -> bool {
     match (kind, scheme) {
         (RouteKind::Webhook, Scheme::Webhook) => true,
@@ -42,7 +42,7 @@ async fn request(authority: &Authority, doorward: &Doorward, client: &Pair, head
     raw.answer().await.status
 }
 
-/// A folder with all files that the configuration names.
+/// A folder with all files named in the configuration.
 fn folder(authority: &Authority, server: &Pair) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     for (name, text) in [
@@ -68,13 +68,13 @@ fn route(kind: &str, scheme: &str) -> String {
     )
 }
 
-/// Who Doorward stands among.
+/// The peers of Doorward.
 struct Peers {
     issuer: Issuer,
     /// A cluster, whose service accounts have tokens, and its API server.
     cluster: Issuer,
     api_server: Upstream,
-    /// What that says of them.
+    /// Its reviews of these tokens.
     reviews: Reviews,
     upstream: Upstream,
 }
@@ -142,18 +142,18 @@ limits: {{drain_accept: 0}}
     )
 }
 
-/// For whom tokens of Doorward's own are taken here, and for whom they are not.
+/// An audience of Doorward's own tokens that is accepted here, and one that is not.
 const TARGET: &str = "https://target.test";
 const ELSEWHERE: &str = "https://elsewhere.test";
 
-/// A token that Doorward issued to Alice itself, for this audience.
+/// A token for this audience that Doorward issued to Alice.
 async fn own_token(doorward: &Doorward, peers: &Peers, audience: &str) -> String {
     let alice = peers.issuer.token("alice", &[]);
     let form = exchange_form(&[("subject_token", &alice), ("audience", audience), ("scope", "use")]);
     settled(async || doorward.send(&EXCHANGE, form.as_bytes()).await).await.token()
 }
 
-/// Each way in which one is none that counts.
+/// Each way in which such a token is not valid.
 async fn own_cases(doorward: &Doorward, peers: &Peers, stranger: &Issuer) -> Vec<Case> {
     let ended = own_token(doorward, peers, TARGET).await;
     let answer = doorward.submit("/oauth2/revoke", &[], &format!("token={ended}")).await;
@@ -163,7 +163,7 @@ async fn own_cases(doorward: &Doorward, peers: &Peers, stranger: &Issuer) -> Vec
         reason: Some(reason),
         ..Case::of(form, vec![bearer(refused)], vec![bearer(&good)], Some("alice"))
     };
-    // The same but for the signature, also the name of the key.
+    // The same except for the signature, even with the key id.
     let forged = stranger.sign_with(&part(&good, 0), &part(&good, 1));
     let elsewhere = own_token(doorward, peers, ELSEWHERE).await;
     vec![
@@ -180,7 +180,7 @@ async fn wait_for_keys(doorward: &Doorward, peers: &Peers) {
     }
 }
 
-/// The request as it was sent, as the one who was authenticated, and nothing that proved it.
+/// The request as it was sent, as the authenticated user, and without the credential.
 fn check_forwarded(kind: RouteKind, scheme: Scheme, user: Option<&str>, seen: &Recorded, first: &str, body: &str) {
     let what = format!("{kind:?} {scheme:?}: {}", seen.head);
     assert_eq!(seen.line(), format!("{first} HTTP/1.1"), "{what}");
@@ -194,7 +194,7 @@ fn check_forwarded(kind: RouteKind, scheme: Scheme, user: Option<&str>, seen: &R
     assert_eq!((seen.all(name), seen.all(other)), (users, none.to_vec()), "{what}");
     assert_eq!(seen.all("authorization"), credential, "{what}");
     assert!(!seen.has("cookie"), "{what}");
-    // A name that somebody added to the lists without a thought would show here.
+    // Would show a name that somebody added to the lists without thinking.
     let names =
         seen.head.lines().skip(1).filter_map(|line| line.split_once(':')).map(|(name, _)| name.to_ascii_lowercase());
     let passes = |name: &str| match (kind, scheme) {
@@ -232,12 +232,12 @@ fn check_forwarded(kind: RouteKind, scheme: Scheme, user: Option<&str>, seen: &R
 /// One form of a credential, and how a request with it ends.
 struct Case {
     form: &'static str,
-    /// The lines of a request that must not pass, and those of its twin, which differs in one thing.
+    /// The header lines of a request that must not pass, and those of its counterpart, which differs in one thing.
     refused: Vec<String>,
     passes: Vec<String>,
-    /// As whom the twin passes.
+    /// The user name of the counterpart.
     user: Option<String>,
-    /// Why the other one is refused, where that is not plain from its form.
+    /// Why the first is refused, where that does not follow from its form.
     reason: Option<&'static str>,
 }
 
@@ -309,7 +309,7 @@ async fn every_kind_of_route_refuses_each_scheme_done_wrong_and_takes_it_done_ri
     }
     let yaml = configuration(&peers, &print, &routes, &paths.join(", "));
 
-    // What is said to be impossible is refused by `doorward check`, each on its own; all the others start below.
+    // Combinations declared impossible are refused by `doorward check`, one by one; all others start below.
     for route in &impossible {
         let dir = folder();
         let yaml = configuration(&peers, &print, &format!("{routes}{route}"), &paths.join(", "));
@@ -326,7 +326,7 @@ async fn every_kind_of_route_refuses_each_scheme_done_wrong_and_takes_it_done_ri
     let upstream = &peers.upstream;
     for (index, (kind, scheme, path)) in pairs.iter().enumerate() {
         let method = if *kind == RouteKind::Webhook { "POST" } else { "GET" };
-        // An EventListener takes JSON, whoever sends it.
+        // An EventListener accepts only JSON.
         let json = if *kind == RouteKind::Webhook { "Content-Type: application/json\r\n" } else { "" };
         let host = format!("Host: {host}");
         let cases: Vec<Case> = match scheme {
@@ -360,7 +360,7 @@ async fn every_kind_of_route_refuses_each_scheme_done_wrong_and_takes_it_done_ri
                 check_forwarded(*kind, *scheme, Some("break-glass:alice"), &seen[0], &format!("{method} {path}"), "");
                 continue;
             }
-            // Nobody may do only what a rule lets everybody do.
+            // Anonymous requests may only do what a rule allows to everybody.
             Scheme::Anonymous => vec![Case::of("nothing", Vec::new(), Vec::new(), None)],
         };
         let body = if *scheme == Scheme::Webhook { Push::BODY } else { "" };
@@ -389,7 +389,7 @@ async fn every_kind_of_route_refuses_each_scheme_done_wrong_and_takes_it_done_ri
     }
 }
 
-/// `kubernetes:W6`, `attacks:Z39`: a browser says from where a page opens a socket; another place than ours may not.
+/// `kubernetes:W6`, `attacks:Z39`: a browser says which origin opens a socket; only Doorward's own may.
 #[tokio::test]
 async fn an_upgrade_with_a_cookie_comes_from_our_own_pages_only() {
     let upstream = Upstream::scripted(|request| match request.has("upgrade") {

@@ -1,4 +1,4 @@
-//! Doorward's own answers by method: what an address does not take, and of what it takes by HEAD the head alone.
+//! Doorward's own endpoints by method: which methods each accepts, and that HEAD gets only the head.
 
 use http_body_util::{BodyExt, Empty};
 use serde_json::Value;
@@ -8,7 +8,7 @@ use crate::{
     harness::{Raw, Reply, request, streams::http2, within},
 };
 
-/// What tells of the API and of its issuer, to pages of other origins too.
+/// Metadata of the API and of its issuer, also for pages of other origins.
 const METADATA: [&str; 5] = [
     "/.well-known/oauth-protected-resource",
     "/.well-known/oauth-protected-resource/api/v1",
@@ -17,8 +17,8 @@ const METADATA: [&str; 5] = [
     "/oauth2/jwks",
 ];
 
-/// Every endpoint, by its host. The address of back-channel logouts is none of them: all that is no logout is 400 there, as its
-/// specification has it.
+/// Every endpoint, with its host. The back-channel logout endpoint is missing: its specification demands 400 for
+/// anything that is not a logout.
 const ENDPOINTS: &[(&str, &str, &[&str])] = &[
     ("localhost", "GET", &["/oauth2/start", "/oauth2/callback"]),
     (
@@ -48,7 +48,7 @@ const ENDPOINTS: &[(&str, &str, &[&str])] = &[
     ("door.door.svc", "POST", &["/", "/interceptor"]),
 ];
 
-/// With an issuer of tokens, an interceptor, and people who sign in; a proxy asks about what it forwards itself.
+/// With a token issuer, an interceptor and logins, and a proxy that uses forward-auth.
 fn with_all_endpoints(yaml: &str) -> String {
     let with = [
         ("address: 127.0.0.1:0}]", "address: 127.0.0.1:0, trusted_proxies: [127.0.0.1/32]}]\nforward_auth: traefik"),
@@ -83,7 +83,7 @@ async fn every_answer_that_a_method_is_not_allowed_says_which_are() {
         let answer = raw.answer().await;
         assert_eq!((answer.status, answer.header("allow")), (405, Some("GET,HEAD")), "{path}");
     }
-    // A proxy passes on what it is answered.
+    // A proxy passes on the response that it gets.
     for (method, allow) in [("DELETE", "GET, PUT"), ("TRACE", "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS")] {
         let method = format!("X-Forwarded-Method: {method}");
         let about = [&*method, "Host: localhost", "X-Forwarded-Host: localhost", "X-Forwarded-Uri: /page"];
@@ -95,8 +95,8 @@ async fn every_answer_that_a_method_is_not_allowed_says_which_are() {
     assert!(fixture.upstream.take().is_empty());
 }
 
-/// A page that sends the version of MCP along, as its libraries do, could not read where to get a token, and neither what its issuer
-/// says.
+/// A page that sends the MCP version, as its libraries do, could read neither where to get a token nor the metadata of
+/// the issuer.
 #[tokio::test]
 async fn a_page_of_another_origin_may_ask_for_metadata_with_a_header_of_its_own() {
     let fixture = Fixture::with(|yaml| with_all_endpoints(&yaml), |_| Reply::json(200, "{}")).await;
@@ -113,7 +113,8 @@ async fn a_page_of_another_origin_may_ask_for_metadata_with_a_header_of_its_own(
     assert!(fixture.upstream.take().is_empty());
 }
 
-/// A deny that lists methods beside a broad allow was passed by `delete`, which some servers take for DELETE, and by PROPFIND.
+/// A deny that lists methods beside a broad allow was bypassed by `delete`, which some servers treat as DELETE, and by
+/// PROPFIND.
 #[tokio::test]
 async fn no_method_passes_that_a_deny_of_methods_cannot_have_meant() {
     let deny = "rules:\n  - {id: ro, on: {routes: [open], methods: [POST, PUT, PATCH, DELETE]}, do: deny}\n";
@@ -141,7 +142,7 @@ async fn no_method_passes_that_a_deny_of_methods_cannot_have_meant() {
 async fn the_answer_to_head_has_the_head_of_that_to_get_and_nobody_left_before_its_end() {
     let fixture = Fixture::start().await;
     for (path, status) in [("/api/v1/pods", 401), ("/.well-known/jwks.json", 200)] {
-        // A 401 is the last answer of its connection.
+        // A 401 is the last response on its connection.
         let mut over_http2 = http2(&fixture.doorward).await;
         let ask = async |method: &str| {
             let mut raw = fixture.doorward.raw().await;

@@ -1,4 +1,5 @@
-//! Two providers, of which one is not honest: it sends browsers on to the other, and waits for the code (RFC 9700 section 4.4).
+//! Two providers, one of them dishonest: it redirects browsers to the other, and waits for the code (RFC 9700 section
+//! 4.4).
 
 use crate::{
     doctor::doctor,
@@ -43,17 +44,18 @@ async fn world(login: &str) -> World {
 }
 
 impl World {
-    /// The answer to who chose this provider.
+    /// The response to somebody who chose this provider.
     async fn begin(&self, name: &str) -> Answer {
         self.at.get(&format!("/oauth2/start?issuer={name}&rd=/page"), &[]).await
     }
 
-    /// What Doorward answers to a browser that comes back with the cookies of `away`.
+    /// The response to a browser that returns with the cookies of `away`.
     async fn come_back(&self, away: &Answer, path: &str) -> Answer {
         self.at.get(path, &[&cookies(away)]).await
     }
 
-    /// Where the honest provider sends a browser with a code, for a redirect address that it knows: it does not name itself.
+    /// Where the honest provider redirects a browser with a code, for a redirect address that it knows: it does not
+    /// name itself.
     async fn code_of_honest(&self, redirect: &str, state: &str) -> String {
         let mut raw = Raw::connect(self.honest.address()).await;
         let query = format!("redirect_uri=http://{}{redirect}&state={state}&nonce=of-the-honest", self.at.host);
@@ -80,7 +82,7 @@ async fn a_provider_cannot_pass_off_the_code_of_another_one_as_its_own() {
             "rfc9700:4.4 the code was sent"
         );
     }
-    // Nobody is kept out by that.
+    // This keeps nobody out.
     let away = world.begin("honest").await;
     let location = away.header("location").unwrap();
     assert!(asked(location, "redirect_uri").ends_with("/oauth2/callback/honest"), "{location}");
@@ -89,7 +91,7 @@ async fn a_provider_cannot_pass_off_the_code_of_another_one_as_its_own() {
     assert_eq!((signed_in.status, signed_in.header("location")), (303, Some("/page")), "{}", signed_in.text());
 }
 
-/// The twin: with one address for both, which the configuration has to ask for, the attack succeeds.
+/// The counterpart: with one address for both, which must be configured explicitly, the attack succeeds.
 #[tokio::test]
 async fn with_one_address_for_both_it_could() {
     let world = world("redirect: shared").await;

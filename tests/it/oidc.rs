@@ -10,7 +10,7 @@ use crate::{
     login_world::{Changes, LoginWorld, RULE, until_people_can_sign_in_over_tls},
 };
 
-/// Bots come too, with tokens that the provider may be asked about.
+/// Bots use it too, with tokens that the provider may be asked about.
 const CHANGES: Changes<'_> = &[
     (
         "    kind: human
@@ -35,7 +35,7 @@ rules:
 ",
     ),
     (RULE, "{id: people, on: {routes: [web]}, who: {kind: human, groups: [developers]}, do: allow}"),
-    // By its name.
+    // By name.
     ("'{upstream}'", "'http://localhost:{upstream_port}'"),
 ];
 
@@ -43,7 +43,7 @@ async fn world() -> (LoginWorld, OidcProvider) {
     LoginWorld::certified(&json!({}), CHANGES).await
 }
 
-/// Of a scope's claims a provider may tell at userinfo alone (OpenID Connect Core 1.0 section 5.4).
+/// A provider may deliver the claims of a scope at userinfo only (OpenID Connect Core 1.0 section 5.4).
 #[tokio::test]
 async fn groups_that_userinfo_alone_tells_let_a_person_in_where_it_is_asked() {
     for (asks, status) in [(true, 200), (false, 403)] {
@@ -59,7 +59,7 @@ async fn groups_that_userinfo_alone_tells_let_a_person_in_where_it_is_asked() {
     }
 }
 
-/// Whose provider, at this port, may not be there yet.
+/// A Doorward whose provider, at this port, may not be running yet.
 async fn alone(provider: u16) -> LoginWorld {
     let (upstream, dir) = (Upstream::start().await, tempfile::tempdir().unwrap());
     LoginWorld::start(&format!("http://127.0.0.1:{provider}"), free_port(), upstream, dir, CHANGES).await
@@ -123,7 +123,7 @@ async fn a_person_logs_in_by_way_of_nginx() {
     let listener = "', trusted_proxies: [127.0.0.1/32], tls: {certificates: [{chain: server.pem, key: server.key}]}}]";
     let changes = [CHANGES, &[("'}]", listener)]].concat();
     let world = LoginWorld::start(&provider.issuer, port, Upstream::start().await, dir, &changes).await;
-    // As nginx comes.
+    // As nginx connects.
     until_people_can_sign_in_over_tls(&world.doorward, &authority, &format!("localhost:{}", nginx.address.port()))
         .await;
     let path = "/deep/page?tab=1&x=%2F";
@@ -222,14 +222,14 @@ async fn a_bot_brings_tokens_of_the_certified_provider() {
     assert_eq!(jwt.split('.').count(), 3);
     assert_eq!(call(&world, &jwt).await.0, 200);
     assert_eq!(world.upstream.take()[0].one("impersonate-user"), "bot");
-    // The twin: the same token without the scope that the rule needs.
+    // The counterpart: the same token without the scope that the rule needs.
     let narrow = token(&provider, &format!("grant_type=client_credentials{resource}")).await;
     let refused = call(&world, &narrow).await;
     assert_eq!(refused.0, 403, "{}", refused.1);
     assert!(world.upstream.take().is_empty());
 }
 
-/// The provider signs its answers (RFC 9701), and each is verified.
+/// The provider signs its introspection responses (RFC 9701), and each is verified.
 #[tokio::test]
 async fn an_opaque_token_is_good_by_the_word_that_the_provider_signed() {
     let changes = [CHANGES, &[("mode: opaque,", "mode: opaque, signed: true,")]].concat();
@@ -250,7 +250,7 @@ async fn an_opaque_token_is_good_until_it_is_revoked() {
     assert_eq!(status, 200, "{text}");
     let form = format!("token={opaque}");
     post(&provider.issuer, "/token/revocation", "bot", "bot-secret-of-the-tests", &form).await;
-    // Good answers are used for a second, which the configuration says.
+    // Positive answers are cached for a second, as configured.
     until(async || call(&world, &opaque).await.0 != 200).await;
     assert_eq!(call(&world, &opaque).await.0, 401);
     assert_eq!(call(&world, "nobody-made-this-token").await.0, 401);

@@ -1,5 +1,5 @@
-//! Tokens of other providers, for audiences that trust those: what a provider is asked, what of its answer is passed on and to
-//! whom, and that it is asked once. `cluster/token_ends.rs` has them end with their run.
+//! Tokens of other providers, for audiences that trust those: what the provider is asked, what of its answer is passed
+//! on and to whom, and that it is asked once. `cluster/token_ends.rs` tests that they end with their run.
 
 mod revoked;
 
@@ -52,7 +52,7 @@ const ONWARD: &str = "  onward:
   resource_servers:
 ";
 
-/// A provider that gives a token of its own for each call, or what a test says.
+/// A provider that gives a new token for each call, or what a test scripts.
 struct Provider {
     upstream: Upstream,
     says: Arc<Mutex<Option<Reply>>>,
@@ -87,7 +87,7 @@ impl Provider {
     }
 }
 
-/// AWS's answer, with what is good until then.
+/// AWS's response, with credentials that expire at `until`.
 fn of_role(until: u64) -> Reply {
     let credentials =
         json!({"AccessKeyId": "ASIA", "SecretAccessKey": "s3cret", "SessionToken": "session", "Expiration": until});
@@ -169,11 +169,11 @@ async fn a_token_of_the_provider_is_passed_on_and_nothing_else() {
     }
     assert!(claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap() <= 300, "{claims:#}");
 
-    // It opens nothing here.
+    // It gives no access here.
     let bearer = format!("Authorization: Bearer {assertion}");
     assert_eq!(world.doorward.get("/", &["Host: localhost", &bearer]).await.status, 401);
 
-    // The trail tells whose it is, without it; and the trace follows the one or the other.
+    // The trail names its subject without containing it, and traces follow the tokens in both directions.
     let jti = claims["jti"].as_str().unwrap();
     let record = world.doorward.record(|record| record["unmapped"]["issued"]["token"] == jti).await;
     let issued = &record["unmapped"]["issued"];
@@ -201,7 +201,7 @@ async fn the_sdk_of_aws_takes_what_is_passed_on_and_swaps_a_token_of_ours_by_its
     provider.says(of_role(role));
     let home = tempfile::tempdir().unwrap();
     let at = |name: &str| home.path().join(name).display().to_string();
-    // As the docs say it of `doorward token --audience aws --out`.
+    // As documented for `doorward token --audience aws --out`.
     std::fs::write(at("aws.json"), world.ask(&[("subject_token", &alice), ("audience", "aws")]).await.token()).unwrap();
     std::fs::write(at("config"), format!("[default]\ncredential_process = cat {}\n", at("aws.json"))).unwrap();
     let found = aws_credentials(&[("AWS_CONFIG_FILE", &at("config"))]).await;
@@ -212,7 +212,7 @@ async fn the_sdk_of_aws_takes_what_is_passed_on_and_swaps_a_token_of_ours_by_its
     assert_eq!(found, expected);
     provider.upstream.take();
 
-    // As the docs say it of `--as aws`.
+    // As documented for `--as aws`.
     let own = world.ask(&[("subject_token", &alice), ("audience", "sts.amazonaws.com")]).await.token();
     std::fs::write(at("token"), &own).unwrap();
     let xml = format!(
@@ -246,7 +246,7 @@ async fn each_kind_of_provider_is_spoken_to_as_it_expects() {
     assert_eq!(Provider::get(&call, "grant_type"), "urn:ietf:params:oauth:grant-type:jwt-bearer");
     assert_eq!(part(&Provider::get(&call, "assertion"), 1)["sub"], world.username("alice"));
 
-    // Both scopes are the same one there.
+    // Both scopes map to the same one there.
     let answer = ask(&world, &alice, "entra", "read write").await;
     assert_eq!((answer.status, &answer.json()["scope"]), (200, &json!("read write")), "{}", answer.text());
     let call = provider.upstream.take().remove(0);
@@ -274,7 +274,7 @@ async fn each_kind_of_provider_is_spoken_to_as_it_expects() {
     );
     assert_eq!(part(&Provider::get(&call, "WebIdentityToken"), 1)["aud"], "sts.amazonaws.com");
 
-    // Google answers both of its calls here in one.
+    // This response serves both of Google's calls.
     let mut both = good("of-the-pool");
     both["accessToken"] = json!("of-the-account");
     both["expireTime"] = json!(rfc3339(now() + 1800));
@@ -292,7 +292,7 @@ async fn each_kind_of_provider_is_spoken_to_as_it_expects() {
     assert_eq!(body, json!({"scope": ["https://www.googleapis.com/auth/devstorage.read_only"], "lifetime": "3600s"}));
 }
 
-/// The token that a rule denied was given to who asked for it by the other name, which no rule knew.
+/// A token that a rule denied was given under the other name of its scope, which no rule knew.
 #[tokio::test]
 async fn a_scope_is_given_by_the_name_that_rules_go_by_and_not_by_that_of_the_provider() {
     let provider = Provider::start().await;
@@ -311,7 +311,7 @@ async fn a_scope_is_given_by_the_name_that_rules_go_by_and_not_by_that_of_the_pr
     }
     assert!(provider.upstream.requests().is_empty());
     assert_eq!(ask(&world, &alice, "entra", "other").await.token(), "given-0");
-    // Who names none gets the others, though a rule for more audiences has such a name.
+    // Without a scope the others are given, although a rule for more audiences has such a name.
     let all = world.ask(&[("subject_token", &alice), ("audience", "entra")]).await;
     assert_eq!((all.status, &all.json()["scope"]), (200, &json!("write")), "{}", all.text());
 }
@@ -324,7 +324,7 @@ async fn a_provider_is_asked_once_for_one_thing_and_anew_for_another() {
     let later = format!("HTTP/1.1 200 X\r\nContent-Length: {}\r\n\r\n{go_on}", go_on.len()).into_bytes();
     provider.says(Reply::Later(Arc::clone(&told), later));
 
-    // Whoever asked first goes away; the call goes on for the others.
+    // The first caller leaves; the call continues for the others.
     let form = exchange_form(&[("audience", "vault"), ("scope", "read"), ("subject_token", &alice)]);
     let mut gone = Raw::connect(world.doorward.address("public")).await;
     gone.send(request(&EXCHANGE, form.as_bytes())).await;
@@ -332,7 +332,7 @@ async fn a_provider_is_asked_once_for_one_thing_and_anew_for_another() {
     drop(gone);
     let many = join_all((0..50).map(|_| ask(&world, &alice, "vault", "read")));
     let release = async {
-        // Nobody gets a second call through before the first is answered.
+        // No second call is made before the first is answered.
         tokio::task::yield_now().await;
         told.notify_one();
     };
@@ -350,7 +350,7 @@ async fn a_provider_is_asked_once_for_one_thing_and_anew_for_another() {
     assert_eq!(ask(&world, &bob, "vault", "read").await.token(), of_bob);
     assert_eq!(provider.upstream.requests().len(), 4, "it is held");
 
-    // What is held is no decision: neither for who is shut out, nor for who may no more.
+    // A cached token is no decision: it is refused to revoked callers and to those whose rights have ended.
     let (code, said) =
         world.doorward.operator(&["revoke", "--issuer", "people", "--subject", "alice", "--why", "left"]).await;
     assert_eq!(code, Some(0), "{said}");
@@ -434,17 +434,17 @@ async fn what_a_provider_does_wrong_is_told_and_not_passed_on() {
     }
     let calls = provider.upstream.requests();
     assert!(calls.iter().all(|call| call.line() == "POST /token HTTP/1.1"), "a redirect was followed");
-    // A narrower answer is told as such.
+    // A narrower response is reported as such.
     provider.says(with("scope", json!("write")));
     let answer = ask(&world, &alice, "vault", "read write").await;
     assert_eq!((answer.status, &answer.json()["scope"]), (200, &json!("write")), "{}", answer.text());
-    // What AWS says too where it could not fetch our keys.
+    // AWS also says this if it could not fetch Doorward's keys.
     let unsure = r#"{"Error":{"Code":"InvalidIdentityToken","Message":"Couldn't retrieve verification key"}}"#;
     provider.says(Reply::json(400, unsure));
     let answer = world.ask(&[("subject_token", &alice), ("audience", "aws")]).await;
     assert_eq!((answer.status, answer.header("retry-after")), (503, Some("10")), "{}", answer.text());
     assert!(answer.text().contains("refused with `InvalidIdentityToken`"), "{}", answer.text());
-    // A step shows no more than the beginning.
+    // A step shows only the beginning.
     let told = answer.json()["error_description"].as_str().unwrap().find("which can be temporary");
     assert!(told.is_some_and(|at| at < 200), "{}", answer.text());
     let aws = ask(&world, &alice, "aws", "read").await;
@@ -482,11 +482,11 @@ async fn the_certified_provider_takes_the_assertion_by_our_published_keys() {
     assert_eq!((&told["scope"], &told["client_id"]), (&json!("tekton:run"), &json!("bot")), "{told:#}");
 }
 
-/// Its hours, the age of the login that it needs, and what its expression makes of the time.
+/// Its hours, the login age that it needs, and the time in its expression.
 #[tokio::test]
 async fn a_token_that_would_outlast_what_its_rule_says_of_time_is_not_passed_on() {
     let minute = now() / 60;
-    // Since an hour, and for three minutes more at least.
+    // Since an hour ago, and for at least three more minutes.
     let (from, to) = (clock(minute + 24 * 60 - 60, "00:00"), clock(minute + 4, "24:00"));
     for more in [
         format!("'tekton:*']}}, time: {{from: '{from}', to: '{to}'}}}}"),
@@ -497,7 +497,7 @@ async fn a_token_that_would_outlast_what_its_rule_says_of_time_is_not_passed_on(
     }
 }
 
-/// For three minutes more these give a token.
+/// These rules give a token for three more minutes.
 async fn is_not_outlasted(rules: &str) {
     let provider = Provider::start().await;
     let onward = ONWARD.replace("{url}", &provider.upstream.url());

@@ -1,4 +1,4 @@
-//! What whoever runs Doorward relies on: mounted ConfigMaps, providers that are away, metrics, traces.
+//! What operators rely on: mounted ConfigMaps, providers that are down, metrics, traces.
 
 use std::{
     fs::Permissions,
@@ -45,8 +45,8 @@ limits: {{drain_accept: 0}}
     )
 }
 
-/// Puts files where the kubelet puts those of a ConfigMap: in a folder that `..data` points to, which is swapped in
-/// whole, and which the visible names point into.
+/// Writes files as the kubelet writes those of a ConfigMap: into a folder that `..data` points to. The link is replaced
+/// atomically, and the visible names point into it.
 fn mount(volume: &Path, name: &str, files: &[(&str, &str)]) {
     let folder = volume.join(name);
     std::fs::create_dir(&folder).unwrap();
@@ -92,7 +92,7 @@ async fn swap_a_config_map(issuer: &Issuer, upstream: &Upstream, is_named_withou
     doorward.wait_for_generation(2).await;
     assert_eq!(doorward.get("/x", &[&alice]).await.status, 200);
     assert_eq!(upstream.only().one("authorization"), "Bearer second", "policy and secret belong together");
-    // One that is broken is refused whole, its secret included.
+    // A broken one is refused as a whole, including its secret.
     put("..2026_03", &files("perhaps", "third"));
     doorward.wait_for_log_containing("the configuration was refused").await;
     let _ = upstream.take();
@@ -159,7 +159,7 @@ async fn a_provider_that_is_away_at_the_start_is_told_and_holds_nobody_else_up()
     until(async || doorward.get("/x", &[&bearer(&away.token("alice", &[]))]).await.status == 200).await;
 }
 
-/// It stood as failed until the next event, which may be days away.
+/// It was reported as failed until the next event, which may take days.
 #[tokio::test]
 async fn watches_of_runs_that_were_cut_are_well_again_once_they_are_open_though_nothing_happens() {
     const NONE: &str = r#"{"kind":"PartialObjectMetadataList","apiVersion":"meta.k8s.io/v1","metadata":{"resourceVersion":"7"},"items":[]}"#;
@@ -282,7 +282,7 @@ async fn a_trace_goes_on_behind_doorward_and_into_the_trail() {
     assert_eq!(format!("traceparent: {}", seen[0].one("traceparent")), parent, "the caller's span is the parent");
     assert_eq!(seen[0].one("tracestate"), "vendor=1");
     fixture.doorward.record(|record| record["unmapped"]["trace_id"] == trace.as_str()).await;
-    // Where none came, or one that is malformed, those behind decide themselves whether they record.
+    // Without a valid traceparent, the upstreams decide themselves whether to record.
     for came in [&[][..], &["traceparent: 00-zz-zz-01", "tracestate: vendor=1"]] {
         let (answer, seen) = fixture.api(PATH, &[&[&*alice][..], came].concat()).await;
         assert_eq!(answer.status, 200);
@@ -305,7 +305,7 @@ async fn the_cases_beside_an_example_are_decided_as_they_say() {
     }
 }
 
-/// How long a client then reads, or an upstream sends, is another matter.
+/// The time that a client then reads or an upstream sends is measured separately.
 #[tokio::test]
 async fn a_request_is_measured_to_the_head_of_its_answer_and_one_that_nobody_waited_for_is_no_answered_one() {
     let script = |request: &Recorded| match request.line() {
@@ -343,7 +343,7 @@ async fn a_request_is_measured_to_the_head_of_its_answer_and_one_that_nobody_wai
     assert_eq!(outcomes, [once("abandoned"), once("forwarded")]);
 }
 
-/// That which the guide makes for Valkey ended without a word, and with it what people and Git hosts had from Doorward.
+/// The certificate that the guide creates for Valkey expired silently, and with it everybody's access to Doorward.
 #[tokio::test]
 async fn the_ends_of_certificates_that_no_listener_has_are_told_and_follow_their_files() {
     let dir = tempfile::tempdir().unwrap();
@@ -373,18 +373,18 @@ limits: {drain_accept: 0}
     doorward.until_metrics_say(&ends(2050)).await;
 }
 
-/// Another user can open the socket where its group may, which it may where somebody is listed.
+/// Another user can open the socket if its group may, which is the case if somebody is listed.
 #[tokio::test]
 async fn attacks_z13_a_user_who_is_not_listed_commands_nothing_and_is_in_the_trail() {
     let own = std::fs::metadata("/proc/self").unwrap();
-    // Root alone can become another user. Without a way to be it this fails, as a row that is left out looks like one that holds.
+    // Only root can become another user. Without that the test fails, as a skipped one would look like a pass.
     let becomes: &[&str] = if own.uid() == 0 { &["setpriv"] } else { &["sudo", "-n", "setpriv"] };
     let group = own.gid().to_string();
     let listed = |yaml: String| yaml.change("socket: operator.sock", "socket: operator.sock, socket_users: [1]");
     let fixture = Fixture::with(listed, |_| Reply::json(200, "{}")).await;
     let folder = fixture.doorward.dir();
     std::fs::set_permissions(folder, Permissions::from_mode(0o711)).unwrap();
-    // Where it was built may be closed to others.
+    // The build folder may be closed to other users.
     let (built, program) = (env!("CARGO_BIN_EXE_doorward"), folder.join("doorward"));
     std::fs::hard_link(built, &program).or_else(|_| std::fs::copy(built, &program).map(drop)).unwrap();
     let command = async |uid: &str| {
@@ -442,7 +442,8 @@ async fn the_log_for_people_has_the_level_and_what_belongs_to_a_line() {
     }
 }
 
-/// `kubectl apply` notes what it applied in an annotation, the values of Secrets too, which reached the pod by that.
+/// `kubectl apply` stores what it applied in an annotation, including the values of Secrets, which thereby reached the
+/// pod.
 #[test]
 fn the_list_that_the_guide_has_the_pod_read_has_nothing_that_secrets_hold() {
     let page = include_str!("../../docs/operations.md");

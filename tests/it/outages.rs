@@ -1,5 +1,5 @@
-//! A provider and a store that stop and come back while people work in a real Chromium: what they have open goes on, and what
-//! cannot says so.
+//! A provider and a store that stop and come back while people work in a real Chromium: open work continues, and what
+//! cannot continue says so.
 
 use serde_json::{Value, json};
 
@@ -17,7 +17,7 @@ async fn a_provider_that_stops_costs_nobody_a_session_and_a_login_that_meets_it_
     let mut browser = browse_until(&options, "answered").await;
     let port = provider.port();
     provider.stop().await;
-    // What is known of the session is too old now, and nobody can be asked.
+    // The session data is too old now, and the provider cannot be asked.
     doorward.set_clock_ahead(301);
     browser.go_on_until("goes on").await;
     doorward.set_clock_ahead(0);
@@ -75,7 +75,7 @@ async fn a_master_of_the_store_that_another_takes_the_place_of_signs_nobody_out(
     let origin = world.origin();
     let browser = browse_until(&json!({"scenario": "failover", "url": origin}), "signed in").await;
     until(async || standby.ask::<i64>(&["HLEN", "doorward:{sessions}:records"]).await == 1).await;
-    // A sentinel puts nothing in the master's place before it has heard of the standby.
+    // A sentinel does not replace the master before it knows the standby.
     let standbys = ["SENTINEL", "REPLICAS", "doorward"];
     until(async || !sentinel.ask::<Vec<redis::Value>>(&standbys).await.is_empty()).await;
     master.kill();

@@ -1,5 +1,5 @@
-//! Every page that people see, in a real Chromium, judged by axe-core: no violation of WCAG 2.2 A and AA, no page that
-//! scrolls sideways on a phone.
+//! Every page that people see, in a real Chromium, checked by axe-core: no violation of WCAG 2.2 A and AA, and no
+//! horizontal scrolling on a phone.
 
 use serde_json::{Value, json};
 
@@ -9,14 +9,14 @@ use crate::{
     step_up,
 };
 
-/// Where pictures of the pages go, if they are wanted: `scripts/screenshots` sets it.
+/// The folder for pictures of the pages, if wanted: `scripts/screenshots` sets it.
 const SCREENSHOTS: &str = "TEST_SCREENSHOTS";
 
 pub fn screenshots() -> Option<String> {
     std::env::var(SCREENSHOTS).ok()
 }
 
-/// Two providers, of which one is away, and rules that not everybody passes.
+/// Two providers, one of which is down, and rules that not everybody satisfies.
 async fn world() -> (LoginWorld, OidcProvider) {
     let away = provider("away", &format!("http://127.0.0.1:{}", free_port()), "label: Partners");
     let changes = [
@@ -76,10 +76,10 @@ async fn every_page_is_for_everybody_and_fits_a_phone() {
 
 #[tokio::test]
 async fn pages_that_few_people_see_are_for_everybody_too() {
-    // There is a rule that the provider cannot satisfy.
+    // A rule that the provider cannot satisfy.
     let changes = [step_up::ROUTES, ("rules:\n", &*step_up::rules("{acr: [gold]}"))];
     let (world, _provider) = LoginWorld::certified(&json!({}), &changes).await;
-    // Two terminals ask for a code, which are programs of a test here (RFC 8628).
+    // Two terminals, simulated by this test, ask for a code (RFC 8628).
     let begin = format!("code_challenge={CHALLENGE}&machine=build-7");
     let device = async || world.submit("/.doorward/login/device", &[], &begin).await.json();
     let (one, two) = (device().await, device().await);

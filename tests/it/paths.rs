@@ -1,5 +1,5 @@
-//! A property over many paths, raw on the wire: what is decided is what is forwarded and what the trail says, and no
-//! other reader of it would come out elsewhere.
+//! A property test over many paths, raw on the wire: the decided path is the forwarded and the recorded one, and no
+//! other reader of it would get another path.
 
 use percent_encoding::percent_decode_str;
 use proptest::{
@@ -14,11 +14,11 @@ use crate::{
 
 const CASES: usize = 400;
 
-/// Where most begin, pieces of which tricks are made, and ordinary ones.
+/// Common beginnings, the pieces of path tricks, and ordinary segments.
 const PATH: &str = r"/(open/)?((open|closed|x|a\.b|%20|%C3%A9|:|@|~|%25|\.\.\.)/?){0,3}((/|\.|\.\.|\\|;|;a=b|%2[eEfF]|%5[cC]|%00|%41|%252e|%zz|%)(x|/|\.\.|closed)?){0,2}";
 
-/// The paths that some server further on might take this for: as it is, decoded once and twice, with backslashes as
-/// slashes, cut at `;` and at NUL, and each of them with dot segments and empty ones resolved.
+/// The paths that a server further on might read instead: as it is, decoded once and twice, with backslashes as
+/// slashes, cut at `;` and at NUL, and each of them with dot segments and empty segments resolved.
 fn readings(path: &str) -> Vec<String> {
     let decode = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
     let once = decode(path);

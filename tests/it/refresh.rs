@@ -1,5 +1,5 @@
-//! A session whose facts have grown too old, met by many tabs of a real Chromium at once: the certified provider is asked
-//! once, also where its refresh tokens may be used once only, and over replicas.
+//! A session that is due for its recheck, used by many tabs of a real Chromium at once: the certified provider is asked
+//! once, even if its refresh tokens can be used only once, and across replicas.
 
 use serde_json::json;
 use tokio::{
@@ -12,10 +12,10 @@ use crate::{
     login_world::{LoginWorld, STORE, on_redis},
 };
 
-/// The default of `sessions.recheck`, and a little more.
+/// A little more than the default of `sessions.recheck`.
 const TOO_OLD: u64 = 301;
 
-/// What the browser reaches: each connection goes to the next replica.
+/// The balancer that the browser connects to: each connection goes to the next replica.
 struct Balancer {
     listener: TcpListener,
     origin: String,
@@ -46,7 +46,7 @@ async fn replica(issuer: &str, store: &str) -> Doorward {
     LoginWorld::at(issuer, 0, upstream, dir, &changes).await.doorward
 }
 
-/// Loads five tabs at once, `rounds` times, each time after the session grew too old. Each round must cost one refresh.
+/// Loads five tabs at once, `rounds` times, each time after the session is due. Each round must cost one refresh.
 async fn tabs_cost_one_refresh(rotate: bool, replicas: usize, store: &str) {
     let balancer = Balancer::bind().await;
     let origin = balancer.origin.clone();

@@ -1,4 +1,4 @@
-//! Doorward as what a registry of containers sends its clients to for a token: in front of distribution's own registry.
+//! Doorward as the token server of a container registry: in front of distribution's own registry.
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
@@ -41,7 +41,7 @@ async fn world_with(change: impl FnOnce(String) -> String) -> World {
     .await
 }
 
-/// Asks as a client of a registry does.
+/// Asks as a registry client does.
 async fn ask(world: &World, query: &str, password: Option<&str>) -> Answer {
     ask_at(&world.doorward, query, password).await
 }
@@ -78,7 +78,7 @@ async fn a_client_gets_of_what_it_asks_for_what_rules_give() {
     for (query, expected) in [
         ("scope=repository:acme/app:pull,push", json!([repository("acme/app", &["pull", "push"])])),
         ("scope=repository:acme/base:pull,push", json!([repository("acme/base", &["pull"])])),
-        // As skopeo asks that deletes.
+        // As skopeo asks for a deletion.
         ("scope=repository:acme/app:*", json!([repository("acme/app", &["pull", "push"])])),
         (
             "scope=repository:acme/app:push&scope=repository:acme/base:pull&scope=repository:evil/x:pull",
@@ -125,7 +125,7 @@ async fn a_refusal_says_what_clients_of_registries_show() {
         ("another registry", "service=docker.io", Some(&*alice), 400, "UNSUPPORTED", "`tokens.registries`"),
         ("no registry", "scope=repository:a:pull", Some(&*alice), 400, "UNSUPPORTED", "`service` is missing"),
         ("what is not given", &catalog, Some(&*alice), 400, "UNSUPPORTED", "`registry:catalog:*` is nothing that"),
-        // The credential comes first, whatever is asked.
+        // The credential is checked first, whatever is requested.
         ("the same of nobody", &catalog, None, 401, "UNAUTHORIZED", "given for a password"),
         ("the same with a password that is none", &catalog, Some("hunter2"), 401, "UNAUTHORIZED", "password: "),
         ("another registry, of nobody", "service=docker.io", None, 401, "UNAUTHORIZED", "given for a password"),
@@ -139,12 +139,12 @@ async fn a_refusal_says_what_clients_of_registries_show() {
         let expected = (status == 401).then_some("Basic realm=\"https://doorward.test/oauth2/registry\"");
         assert_eq!(challenge, expected, "{what}");
     }
-    // What was asked for is told of a registry that is unknown, too.
+    // The requested scope is reported even for an unknown registry.
     for password in [None, Some(&*alice)] {
         let record = world.record(&ask(&world, "service=docker.io&scope=repository:a:pull", password).await).await;
         assert_eq!(record["unmapped"]["asked"]["audience"], "docker.io", "{record}");
     }
-    // Clients that post first (containerd) come again with GET.
+    // Clients that send a POST first (containerd) retry with GET.
     let post =
         world.doorward.send(&["POST /oauth2/registry HTTP/1.1", "Host: doorward.test", "Content-Length: 0"], b"");
     assert_eq!(post.await.status, 405);
@@ -157,13 +157,13 @@ async fn a_token_of_ours_for_the_registry_is_good_there_and_its_end_is_one() {
     let for_audience = async |audience: &str, scope: &str| {
         world.ask(&[("subject_token", &alice), ("audience", audience), ("scope", scope)]).await.token()
     };
-    // What the address for registries refuses is not to be had by way of the other.
+    // What the registry endpoint refuses cannot be obtained through the other endpoint.
     for scope in ["pull:acme/../x", "pull:acme/", "pull:acme/app:latest", "*:acme/app", "deploy"] {
         let refused = world.ask(&[("subject_token", &alice), ("audience", SERVICE), ("scope", scope)]).await;
         assert_eq!((refused.status, &refused.json()["error"]), (400, &json!("invalid_scope")), "{}", refused.text());
         assert!(refused.text().contains("is no action on a repository"), "{}", refused.text());
     }
-    // Which audience is a registry is not for who has no credential.
+    // Without a credential, nobody learns which audience is a registry.
     let stranger = async |audience| {
         let answer = world.ask(&[("subject_token", "hunter2"), ("audience", audience), ("scope", "deploy")]).await;
         (answer.status, answer.text())
@@ -201,7 +201,7 @@ async fn no_token_is_given_back_to_a_registry_while_nobody_knows_what_was_revoke
     let lines =
         ["POST /oauth2/revoke HTTP/1.1", "Host: doorward.test", "Content-Type: application/x-www-form-urlencoded"];
     let refused = found(async || {
-        // A write finds the disk broken.
+        // A write detects the broken disk.
         world.doorward.send(&lines, format!("token={other}").as_bytes()).await;
         Some(ask(&world, &query, Some(&own)).await).filter(|answer| answer.status != 200)
     })
@@ -237,7 +237,7 @@ impl Registry {
         Self::at("127.0.0.1:0", SERVICE, "https://doorward.test", "https://doorward.test", doorward).await
     }
 
-    /// Where it has an address that is known before, as `service`, with the address of Doorward that its clients find.
+    /// With an address known in advance as its `service`, and Doorward's address as its clients see it.
     pub async fn at(listen: &str, service: &str, issuer: &str, door: &str, doorward: &Doorward) -> Self {
         let folder = programs::folder();
         let keys = doorward.get("/oauth2/jwks", &[&issuer.replace("https://", "Host: ")]).await.text();
@@ -278,7 +278,7 @@ auth:
         self.program.log()
     }
 
-    /// The status with which a layer is taken, or with which none is.
+    /// The status with which a layer is accepted or refused.
     pub async fn push(&self, repository: &str, token: &str, layer: &[u8]) -> u16 {
         let begun = self.send(&format!("POST /v2/{repository}/blobs/uploads/"), Some(token), b"").await;
         if begun.status != 202 {
@@ -303,7 +303,7 @@ fn digest(layer: &[u8]) -> String {
     data_encoding::HEXLOWER.encode(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, layer).as_ref())
 }
 
-/// An image's layer goes up with a token for that repository, and with no other.
+/// An image layer is uploaded with a token for that repository, and with no other.
 #[tokio::test]
 async fn distributions_own_registry_takes_a_push_with_a_token_for_that_repository_alone() {
     let world = world().await;
@@ -333,7 +333,7 @@ async fn distributions_own_registry_takes_a_push_with_a_token_for_that_repositor
     assert_eq!(registry.send(&blob, Some(&base), b"").await.status, 401);
 }
 
-/// Each was given a token, which nothing ended that had been given for a token which was revoked.
+/// Each got a token, and nothing ended it, although it was given for a revoked token.
 #[tokio::test]
 async fn who_is_revoked_while_they_wait_for_the_trail_gets_no_token() {
     let mut holder = Holder::start().await;
@@ -348,7 +348,7 @@ async fn who_is_revoked_while_they_wait_for_the_trail_gets_no_token() {
     assert_eq!(code, Some(0), "{said}");
     let _held = [holder.take(&world).await, holder.take(&world).await];
     let before = world.doorward.audit_waits().await;
-    // What is worth nothing waits for no place.
+    // An invalid request does not wait for a place.
     let refused = ask(&world, &query, Some(&ended)).await;
     assert_eq!(refused.status, 401, "{}", refused.text());
     assert_eq!(world.doorward.audit_waits().await, before);

@@ -1,4 +1,4 @@
-//! A new generation under load: no reset, no unexpected status, and each request decided wholly by one generation.
+//! Reloads under load: no reset, no unexpected status, and each request is decided by a single configuration.
 
 use std::{
     sync::{
@@ -48,8 +48,8 @@ fn folder() -> tempfile::TempDir {
     folder_with(&[("token", "upstream-token")])
 }
 
-/// Doorward between an upstream and an issuer whose developers may do all, with what `change` makes of that configuration, which
-/// comes as well.
+/// Doorward between an upstream and an issuer whose developers may do everything. `change` edits the configuration,
+/// which is returned too.
 async fn started(change: impl FnOnce(&str) -> String) -> (Doorward, Upstream, Issuer, String) {
     let (upstream, issuer) = (Upstream::start().await, Issuer::start().await);
     let yaml = configuration(&upstream, &issuer, "'tekton:dev'", ALLOW);
@@ -58,7 +58,7 @@ async fn started(change: impl FnOnce(&str) -> String) -> (Doorward, Upstream, Is
     (doorward, upstream, issuer, yaml)
 }
 
-/// Asks for somebody else, as a proxy does, and gives for whom the upstream is asked.
+/// Sends a request for another client, as a proxy does. Returns the client address that the upstream got.
 async fn forwarded_for(raw: &mut Raw, upstream: &Upstream, token: &str) -> Vec<String> {
     upstream.take();
     let forwarded = "\r\nX-Forwarded-For: 203.0.113.9\r\n\r\n";
@@ -76,7 +76,7 @@ fn swap(doorward: &Doorward, yaml: &str) {
 async fn a_hundred_reloads_under_load_lose_nothing() {
     let upstream = Upstream::start().await;
     let issuer = Issuer::start().await;
-    // Group and marker name the same generation: a request that saw both halves of two would mix them.
+    // The group and the marker name the same version: a request that saw parts of two would mix them.
     let generation = |number: usize| {
         let rules = format!("  - {{id: 'rule-{number}', who: {{groups: [dev]}}, do: allow}}");
         configuration(&upstream, &issuer, &format!("'group-{number}'"), &rules)
@@ -157,10 +157,10 @@ async fn a_hundred_reloads_under_load_lose_nothing() {
     doorward.signal("TERM");
     assert!(doorward.ended().await.success());
 
-    // Every request was decided by one generation: its rule and its group carry the same number.
+    // Every request was decided by a single version: its rule and its group have the same number.
     let mut seen = std::collections::BTreeSet::new();
     for record in doorward.audit().iter().filter(|record| record["metadata"]["event_code"] == "request") {
-        // The harness' own look whether keys are there matches no rule.
+        // The probes by which the harness waits for keys match no rule.
         let Some(rule) = record["authorizations"][0]["policy"]["uid"].as_str() else { continue };
         let group = record.to_string();
         let number = rule.strip_prefix("rule-").unwrap();
@@ -170,7 +170,7 @@ async fn a_hundred_reloads_under_load_lose_nothing() {
     assert!(seen.len() > 10, "the load saw only {} generations", seen.len());
 }
 
-/// Leaves the processor to the reloads: what counts is how many of them there are, not how many requests.
+/// Leaves the processor to the reloads: their number matters, not that of the requests.
 fn pace() -> tokio::time::Interval {
     tokio::time::interval(Duration::from_millis(10))
 }
@@ -190,7 +190,7 @@ async fn a_broken_configuration_is_refused_and_the_old_one_kept() {
     assert_eq!(doorward.get("/api/v1/pods", &[&token]).await.status, 200);
     assert!(doorward.metrics().await.contains("reloads_total{outcome=\"refused\"} 1"), "{}", doorward.metrics().await);
 
-    // The twin: the same change, written right.
+    // The counterpart: the same change, written correctly.
     swap(&doorward, &good.change("do: allow", "do: deny"));
     doorward.wait_for_generation(2).await;
     assert_eq!(doorward.get("/api/v1/pods", &[&token]).await.status, 403);
@@ -198,7 +198,7 @@ async fn a_broken_configuration_is_refused_and_the_old_one_kept() {
     assert_eq!(loaded, 1);
 }
 
-/// A changed authority, address or bound of an issuer's keys has them fetched anew.
+/// If the authority, address or limit of an issuer's keys changes, they are fetched again.
 #[tokio::test]
 async fn a_generation_waits_for_keys_that_it_fetches_anew() {
     let mut fixture = Fixture::with_faults(|yaml| yaml, |_| Reply::json(200, "{}")).await;
@@ -229,16 +229,16 @@ async fn a_lost_file_of_denies_widens_nothing() {
     assert_eq!(doorward.get("/api/v1/configmaps", &[&token]).await.status, 403, "attacks:Z40");
     assert!(upstream.take().iter().all(|seen| !seen.head.contains("configmaps")), "attacks:Z40");
 
-    // The twin: the list in the main file says that it is meant.
+    // The counterpart: the list in the main file shows that it is intended.
     swap(&doorward, &good);
     doorward.wait_for_generation(2).await;
     assert_eq!(doorward.get("/api/v1/configmaps", &[&token]).await.status, 200, "attacks:Z40: the twin");
 }
 
-/// A file and what becomes of it: none, and it goes away.
+/// A file and its new content; `None` removes it.
 type FileChange<'a> = (&'a str, Option<&'a str>);
 
-/// It was held against files as the configuration in force has them, and so loaded and refused without end.
+/// It was compared with the files of the active configuration, and so loaded and refused again and again.
 #[tokio::test]
 async fn a_refused_configuration_is_loaded_once_whatever_has_changed_of_the_one_in_force() {
     const DENIES: &str = "rules: [{id: closed, on: {paths: ['/api/v1/configmaps']}, do: deny}]";
@@ -247,7 +247,7 @@ async fn a_refused_configuration_is_loaded_once_whatever_has_changed_of_the_one_
     let good = format!("policies: [denies.yaml]{}", configuration(&upstream, &issuer, "'tekton:dev'", ALLOW));
     let renamed = good.change("denies.yaml", "others.yaml").change("groups: [dev]", "group: [dev]");
     let no_yaml = "listeners: [";
-    // Each change by itself is refused.
+    // Each change on its own is refused.
     let rows: [(&str, [FileChange<'_>; 2]); 4] = [
         ("a policy beside a broken main file", [("doorward.yaml", Some(no_yaml)), ("denies.yaml", Some(OTHERS))]),
         ("both broken", [("denies.yaml", Some("rules: [{")), ("doorward.yaml", Some(no_yaml))]),
@@ -269,7 +269,7 @@ async fn a_refused_configuration_is_loaded_once_whatever_has_changed_of_the_one_
             }
             doorward.records(refusals, is_refusal).await;
         }
-        // Heard only where no file is another than the one that was looked at last.
+        // Processed only when no file differs from those last read.
         doorward.signal("HUP");
         let refused = doorward.records(3, is_refusal).await;
         let causes: Vec<_> = refused.iter().map(|record| record["unmapped"]["cause"].as_str().unwrap()).collect();
@@ -278,8 +278,8 @@ async fn a_refused_configuration_is_loaded_once_whatever_has_changed_of_the_one_
     join_all(rows).await;
 }
 
-/// Whose word about the client's address counts is asked of the generation that decides the request, and not of the one in
-/// which its connection was opened.
+/// Which proxies are trusted for the client's address depends on the configuration that decides the request, not on the
+/// one with which its connection was opened.
 #[tokio::test]
 async fn trust_in_a_proxy_ends_with_its_generation_on_connections_that_are_open() {
     let trust = |yaml: &str| {
@@ -303,7 +303,7 @@ async fn trust_in_a_proxy_ends_with_its_generation_on_connections_that_are_open(
     }
 }
 
-/// Its door stays open until a restart, and the proxy in front of it goes on using it.
+/// Its socket stays open until a restart, and the proxy in front of it continues to use it.
 #[tokio::test]
 async fn a_listener_that_is_renamed_trusts_its_proxies_until_the_restart_that_it_takes() {
     let (named, trusting) = ("{name: public, address: 127.0.0.1:0", ", trusted_proxies: [127.0.0.0/8]");
@@ -316,7 +316,7 @@ async fn a_listener_that_is_renamed_trusts_its_proxies_until_the_restart_that_it
     for (generation, yaml, expected) in [
         (2, &renamed, "203.0.113.9"),
         (3, &renamed_again, "203.0.113.9"),
-        // Named again, it trusts those that it lists.
+        // Under its name again, it trusts the proxies that it lists.
         (4, &strangers, "127.0.0.1"),
         (5, &renamed, "127.0.0.1"),
     ] {
@@ -339,12 +339,12 @@ async fn a_secret_that_changes_is_used_without_restart() {
     assert_eq!(upstream.take()[0].one("authorization"), "Bearer rotated-token");
 }
 
-/// The kubelet renews a token within the hour, whether or not somebody has mended the configuration by then.
+/// The kubelet renews a token within the hour, whether or not the configuration is fixed by then.
 #[tokio::test]
 async fn a_secret_that_changes_is_used_though_the_configuration_beside_it_is_refused() {
     let (mut doorward, upstream, issuer, good) = started(str::to_owned).await;
     let token = format!("Authorization: Bearer {}", issuer.token("alice", &["dev"]));
-    // Not even YAML, so that nothing in it names the file of the secret; and right, but for one thing.
+    // Not even YAML, so that it does not name the secret's file; and valid except for one thing.
     for (broken, secret) in
         [("listeners: [", "second-token"), (&*good.change("groups: [dev]", "group: [dev]"), "third-token")]
     {
@@ -358,7 +358,7 @@ async fn a_secret_that_changes_is_used_though_the_configuration_beside_it_is_ref
         })
         .await;
     }
-    // One that cannot be used takes nothing away.
+    // An unusable secret does not replace the old one.
     std::fs::write(doorward.dir().join("token"), "").unwrap();
     doorward.wait_for_log_containing("cannot be used any more").await;
     assert_eq!(doorward.get("/api/v1/pods", &[&token]).await.status, 200);
@@ -380,7 +380,7 @@ async fn a_stream_that_loses_its_permission_is_closed_and_others_go_on() {
     let mut watches = Vec::new();
     for group in ["dev", "ops"] {
         let mut raw = doorward.raw().await;
-        // Closed after its answer, so that the end of the stream shows.
+        // Closed after its response, so that the end of the stream is visible.
         let watch = get("/api/v1/pods?watch=true", &issuer.token(group, &[group]));
         raw.send(watch.replace("\r\n\r\n", "\r\nConnection: close\r\n\r\n")).await;
         assert!(String::from_utf8_lossy(&raw.some().await).contains("200 OK"));
@@ -389,7 +389,7 @@ async fn a_stream_that_loses_its_permission_is_closed_and_others_go_on() {
     swap(&doorward, &configuration(&upstream, &issuer, "'g'", "  - {id: ops, who: {groups: [ops]}, do: allow}"));
     let mut ops = watches.pop().unwrap();
     let mut dev = watches.pop().unwrap();
-    // A watch ends cleanly, so that its client begins another, which is refused.
+    // A watch ends cleanly, so that its client opens another, which is refused.
     let rest = dev.rest().await;
     assert!(rest.ends_with(b"0\r\n\r\n"), "{}", String::from_utf8_lossy(&rest));
     assert!(tokio::time::timeout(Duration::from_millis(300), ops.rest()).await.is_err());
@@ -399,7 +399,7 @@ async fn a_stream_that_loses_its_permission_is_closed_and_others_go_on() {
     assert_eq!(again.status, 403);
 }
 
-/// Whoever is taken off the list must not go on commanding until somebody thinks of a restart.
+/// A user removed from the list must not be able to use it until the next restart.
 #[tokio::test]
 async fn the_operator_socket_follows_who_is_listed() {
     use std::os::unix::fs::PermissionsExt;
@@ -418,7 +418,7 @@ async fn the_operator_socket_follows_who_is_listed() {
     assert_eq!(mode(), 0o600);
 }
 
-/// Nobody takes a refusal for a success, and nobody has to remember it.
+/// A refusal must not be taken for success, and must stay visible.
 #[tokio::test]
 async fn a_refused_configuration_is_told_to_whoever_asked_for_it_and_for_as_long_as_it_stays() {
     let (upstream, issuer) = (Upstream::start().await, Issuer::start().await);
@@ -442,7 +442,7 @@ async fn a_refused_configuration_is_told_to_whoever_asked_for_it_and_for_as_long
     }
 }
 
-/// A warning that stands before the error looks like the reason, and somebody mends it in vain.
+/// A warning before the error looks like the reason, and would be fixed without effect.
 #[tokio::test]
 async fn warnings_of_a_refused_configuration_are_not_told_as_reasons() {
     let (upstream, issuer) = (Upstream::start().await, Issuer::start().await);
@@ -468,8 +468,8 @@ async fn warnings_of_a_refused_configuration_are_not_told_as_reasons() {
     assert!(of_kind("policy.loaded").contains("star*"), "where it was taken, a warning is told");
 }
 
-/// Somebody whose disk is full says `continue` to get on, or `refuse` once the auditor is on the telephone. What else the trail is made
-/// of stays, and whoever changed it is told.
+/// An operator with a full disk sets `continue` to keep working, or `refuse` when an auditor demands it. The trail's
+/// other settings stay, and whoever changed them is told.
 #[tokio::test]
 async fn what_a_full_trail_does_follows_a_reload_and_the_rest_of_it_is_told_to_take_a_restart() {
     let (upstream, issuer) = (Upstream::start().await, Issuer::start().await);
@@ -504,7 +504,7 @@ async fn what_a_full_trail_does_follows_a_reload_and_the_rest_of_it_is_told_to_t
     doorward.wait_for_log_containing("/audit/chain_key stays the former content of chain.key until a restart").await;
 }
 
-/// The end would wait for whoever a reload waits for, and the kubelet kills after a while.
+/// The shutdown would wait for what the reload waits for, and the kubelet kills after a while.
 #[tokio::test]
 async fn a_signal_is_heard_while_a_reload_waits_for_an_api_server() {
     let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -1,4 +1,4 @@
-//! Two replicas on one Redis: they share who is signed in, follow a failover, and lose nobody.
+//! Two replicas on one Redis: they share sessions, follow a failover, and sign nobody out.
 
 use std::{
     net::SocketAddr,
@@ -20,7 +20,7 @@ async fn replica(instance: &str, issuer: &Issuer, redis: &str) -> Doorward {
     replica_with(instance, issuer, redis, "drain_accept: 0").await
 }
 
-/// `redis` says how to reach the store that they share.
+/// `redis` says how to reach the shared store.
 async fn replica_with(instance: &str, issuer: &Issuer, redis: &str, limits: &str) -> Doorward {
     let changes: [(&str, &str); 3] = [
         (STORE, &on_redis(redis)),
@@ -71,7 +71,7 @@ async fn replicas_share_sessions_and_lose_none_when_redis_or_they_themselves_go_
     answers(&there, &lines, 401).await;
 }
 
-/// It was `starting` for ever, and nothing said why.
+/// It stayed `starting` forever, without a reason.
 #[tokio::test]
 async fn a_replica_says_that_it_waits_for_redis_and_is_ready_though_it_may_not_ask_what_that_keeps() {
     let issuer = Issuer::start().await;
@@ -85,7 +85,7 @@ async fn a_replica_says_that_it_waits_for_redis_and_is_ready_though_it_may_not_a
     world.doorward.until_ready().await;
 }
 
-/// Each replica has a chain of its own, and no chain can be taken away whole: the others say where they saw it.
+/// Each replica has its own chain, and no chain can be removed entirely: the others record where they saw it.
 #[tokio::test]
 async fn an_auditor_misses_the_trail_of_a_replica_that_another_has_seen() {
     let issuer = Issuer::start().await;
@@ -131,12 +131,12 @@ async fn a_failover_by_sentinel_logs_nobody_out() {
     let lines = [host.as_str(), cookie.as_str()];
     answers(&doorward, &lines, 200).await;
     until(async || standby.ask::<i64>(&["HLEN", "doorward:{sessions}:records"]).await == 1).await;
-    // A sentinel puts nothing in the master's place before it has heard of the standby.
+    // A sentinel does not replace the master before it knows the standby.
     let standbys = ["SENTINEL", "REPLICAS", "doorward"];
     until(async || !sentinel.ask::<Vec<redis::Value>>(&standbys).await.is_empty()).await;
     master.kill();
-    // Meanwhile the store may be missed, or not, as what was just looked up is known for a moment.
-    // Asked without a pause, since one wrong answer is one too many.
+    // Meanwhile the store may or may not be missed, as recent lookups are cached for a moment. Polled without a pause,
+    // since a single wrong answer is one too many.
     within(async {
         loop {
             let answer = doorward.get("/page", &lines).await;
@@ -149,7 +149,7 @@ async fn a_failover_by_sentinel_logs_nobody_out() {
         }
     })
     .await;
-    // The new master is written to as well.
+    // The new master can be written to as well.
     let origin = format!("Origin: http://{}", host.trim_start_matches("Host: "));
     let out = ["POST /oauth2/sign_out HTTP/1.1", host.as_str(), origin.as_str(), cookie.as_str()];
     assert_eq!(settled(async || doorward.send(&out, b"").await).await.status, 303);
@@ -161,7 +161,7 @@ async fn rollout(arguments: &[&str]) -> std::process::Output {
     within(command.arg("rollout").args(arguments).kill_on_drop(true).output()).await.unwrap()
 }
 
-/// What `rollout digest` prints for the configuration beside a replica.
+/// The output of `rollout digest` for the configuration beside a replica.
 async fn digest(doorward: &Doorward, more: &[&str]) -> String {
     let path = doorward.dir().join("doorward.yaml").display().to_string();
     let output = rollout(&[&["digest", path.as_str()][..], more].concat()).await;
@@ -182,7 +182,7 @@ async fn a_rollout_is_done_once_each_replica_decides_by_the_policy_and_ends_with
         let output = rollout(&["status", digest, "--timeout", timeout, "--why", "release", "--socket", &socket]).await;
         (output.status.code(), String::from_utf8(output.stdout).unwrap())
     };
-    // The other one tells of itself within seconds of its start.
+    // The other replica reports within seconds of its start.
     let everywhere = found(async || {
         let (code, told) = status(&old, "30s").await;
         told.contains("there: ").then_some((code, told))
@@ -194,7 +194,7 @@ async fn a_rollout_is_done_once_each_replica_decides_by_the_policy_and_ends_with
         everywhere.1.lines().find(|line| line.starts_with(&format!("here: generation 1, policy {old}, "))).unwrap();
     assert!(line.ends_with(", as asked for"), "{line}");
 
-    // One has the new policy, the other not yet.
+    // One has the new policy, the other does not yet.
     here.change("users: [alice]", "users: [alice, bob]");
     let new = digest(&here, &[]).await;
     assert_ne!(old, new);
@@ -206,7 +206,7 @@ async fn a_rollout_is_done_once_each_replica_decides_by_the_policy_and_ends_with
     assert_eq!(code, Some(1), "{told}");
     assert!(told.ends_with("not in force on every replica yet\n"), "{told}");
 
-    // The other one gets something that it cannot take, while somebody waits.
+    // The other gets a configuration that it refuses, while `rollout status` waits.
     let waiting = status(&new, "5m");
     let refused = async {
         let mut other = there;
@@ -220,14 +220,14 @@ async fn a_rollout_is_done_once_each_replica_decides_by_the_policy_and_ends_with
     assert_eq!(code, Some(1), "{told}");
     assert!(told.contains("refused at ") && told.contains("/rules/0/do"), "{told}");
 
-    // And then what it is meant to have.
+    // Then it gets the right one.
     there.change("do: alow", "do: allow");
     there.change("users: [alice]", "users: [alice, bob]");
     let (code, told) = status(&new, "30s").await;
     assert_eq!(code, Some(0), "{told}");
 }
 
-/// Of a change of anything but rules and grants it said so at once, also where the change was refused.
+/// For any change other than to rules and grants it reported success at once, even if the change was refused.
 #[tokio::test]
 async fn a_change_beside_the_policy_is_in_force_once_it_was_taken_and_never_where_it_was_refused() {
     let (world, _issuer) = LoginWorld::scripted(&[]).await;
@@ -252,7 +252,7 @@ async fn a_change_beside_the_policy_is_in_force_once_it_was_taken_and_never_wher
     assert!(code == Some(1) && told.contains("  /workers stays unset until a restart makes it 9\n"), "{told}");
     assert!(told.contains("except what needs a restart"), "{told}");
 
-    // What is wrong with it is seen where its files are.
+    // What is wrong with it is visible only where its files are.
     doorward.change("file: client", "file: lost");
     let refused = digest(&doorward, &["--configuration"]).await;
     doorward.wait_for_log_containing("the configuration was refused").await;
@@ -262,14 +262,14 @@ async fn a_change_beside_the_policy_is_in_force_once_it_was_taken_and_never_wher
     }
 }
 
-/// What stands before replicas in a cluster: it sends nothing more to one that is not ready, once it has noticed.
+/// A Service in front of replicas: it sends nothing more to an unready one, once it has noticed.
 struct Service {
     members: RwLock<Vec<SocketAddr>>,
     sent: AtomicUsize,
 }
 
 impl Service {
-    /// A request by way of some member.
+    /// Sends a request through some member.
     async fn send(&self, lines: &[&str], body: &[u8]) -> u16 {
         let members = self.members.read().await;
         let turn = self.sent.fetch_add(1, Ordering::SeqCst);
@@ -278,7 +278,7 @@ impl Service {
         raw.answer().await.status
     }
 
-    /// Waits until so many more requests were sent.
+    /// Waits until `more` requests were sent.
     async fn goes_on(&self, more: usize) {
         let sent = || self.sent.load(Ordering::SeqCst);
         let enough = sent() + more;
@@ -327,10 +327,10 @@ async fn a_rolling_restart_under_load_fails_no_request_and_loses_no_session() {
         old.signal("TERM");
         old.wait_for_log("draining").await;
         assert_eq!(old.admin("/readyz").await.status, 503);
-        // Nobody has noticed yet: it goes on serving.
+        // Nobody has noticed yet, so it keeps serving.
         service.goes_on(40).await;
         service.members.write().await.retain(|member| *member != old.address("public"));
-        // Its grace is over.
+        // Its grace period has passed.
         old.signal("TERM");
         assert!(old.ended().await.success());
         service.goes_on(40).await;

@@ -1,4 +1,4 @@
-//! The report for reviewers, of a real trail: each figure is what its own query gives.
+//! The report for reviewers, on a real trail: each number equals the result of the query printed with it.
 
 use std::{fs, io::Write, process::Command};
 
@@ -37,13 +37,13 @@ async fn world() -> Fixture {
     fixture
 }
 
-/// Its trail is whole then.
+/// Its trail is complete then.
 async fn end(doorward: &mut Doorward) {
     doorward.signal("TERM");
     doorward.ended().await;
 }
 
-/// Runs each command that the report prints, and compares what it gives with the figure that it stands with.
+/// Runs each command that the report prints, and compares the result with the number printed with it.
 fn compare_with_queries(doorward: &Doorward) -> Value {
     let told: Value = serde_json::from_str(&report(doorward, &["--json"])).unwrap();
     let unused = |kind: &str| -> Vec<&Value> {
@@ -58,7 +58,7 @@ fn compare_with_queries(doorward: &Doorward) -> Value {
     let text = report(doorward, &[]);
     let commands = || text.lines().filter_map(|line| line.strip_prefix("  $ "));
     let trail = commands().find(|command| command.starts_with("trail()")).unwrap();
-    // A program that reads JSON finds them all, too.
+    // A JSON parser finds them all too.
     let configuration = &told["configuration"];
     let sections = told["sections"].as_array().unwrap().iter().map(|section| &section["query"]);
     let queries = [&told["records_query"], &told["unreadable_query"], &configuration["unused_query"]];
@@ -93,7 +93,7 @@ async fn a_rule_that_gave_one_of_several_scopes_is_used_and_tokens_and_keys_are_
     let mut world =
         issuing::World::with(|yaml| yaml.change("  - id: agents\n", &format!("{also}  - id: agents\n"))).await;
     world.exchange(&world.job(&json!({})), "deploy tag").await.token();
-    // One that cannot be written down is given to nobody.
+    // A token that cannot be recorded is not issued.
     world.doorward.break_trail(true);
     assert_eq!(world.exchange(&world.job(&json!({})), "deploy tag").await.status, 503);
     world.doorward.break_trail(false);
@@ -124,7 +124,7 @@ async fn a_rule_that_gave_one_of_several_scopes_is_used_and_tokens_and_keys_are_
         ]
     );
     let of_alice: Vec<String> = rows(&told, "principals").into_iter().filter(|row| row.contains("alice")).collect();
-    // She has asked by herself too, at first.
+    // At first she also asked for herself.
     let own = format!("{} of people", world.username("alice"));
     assert_eq!(of_alice, [own.clone(), format!("{own}, through planner-account")]);
     let section = told["sections"].as_array().unwrap().iter().find(|section| section["id"] == "issued").unwrap();
@@ -147,7 +147,7 @@ async fn sessions_that_ended_and_what_operators_did_are_counted() {
     let told = compare_with_queries(&doorward);
     assert_eq!(rows(&told, "session_ends"), ["signed_out"]);
     assert!(!rows(&told, "operators").is_empty());
-    // Whose policy it is that was loaded.
+    // Who loaded which policy.
     let policies = rows(&told, "policies");
     let asked = policies.iter().find(|row| row.ends_with(", cause operator")).unwrap_or_else(|| panic!("{policies:?}"));
     let (_, rest) = asked.split_once("policy.loaded ").unwrap();
@@ -177,7 +177,7 @@ async fn a_damaged_line_stops_no_query() {
         "\"text\"".to_owned(),
         json!({"time": "soon"}).to_string(),
         json!({"time": 1.5}).to_string(),
-        // Records, with something else where an object is expected.
+        // Records with other values where an object is expected.
         json!({"time": time, "actor": "alice", "authorizations": "x", "unmapped": [], "metadata": 1}).to_string(),
         json!({"time": time, "actor": {"user": "alice", "idp": {"name": "a"}}, "status_code": "policy_denied"})
             .to_string(),
@@ -199,7 +199,7 @@ async fn a_damaged_line_stops_no_query() {
             damaged.iter().for_each(|line| file.write_all(&[line, &b"\n"[..]].concat()).unwrap());
         }
     }
-    // The last line is torn off, in a file that another follows.
+    // The last line is cut off, in a file that is followed by another.
     file.write_all(half).unwrap();
     fs::copy(&path, path.with_file_name("audit.jsonl.000001")).unwrap();
     let told = compare_with_queries(&fixture.doorward);

@@ -1,4 +1,4 @@
-//! Revoking by an operator: at once, everywhere, across a restart, and on the record.
+//! Revocations by an operator: effective at once, everywhere, across a restart, and recorded.
 
 use std::{
     fs,
@@ -28,7 +28,7 @@ async fn a_revoked_token_is_out_at_once_with_its_streams_and_stays_out() {
     let mut claims = fixture.a.claims("alice", &["dev"]);
     claims["jti"] = "jti-of-the-leaked-token".into();
     let (leaked, other) = (bearer(&fixture.a.sign(&claims)), fixture.alice());
-    // Issuer B gives the same id to a token of its own, which has nothing to do with it.
+    // Issuer B uses the same id for an unrelated token of its own.
     let mut namesake = fixture.b.claims("bea", &["dev"]);
     namesake["jti"] = claims["jti"].clone();
     let namesake = bearer(&fixture.b.sign(&namesake));
@@ -55,7 +55,7 @@ async fn a_revoked_token_is_out_at_once_with_its_streams_and_stays_out() {
     twin.are_open().await;
     assert_eq!((get(&other).await.status, get(&namesake).await.status), (200, 403));
 
-    // On every route, not only where it was seen.
+    // On every route, not only where it was used.
     for host in ["a.test", "web.test", "board.test"] {
         let host = format!("Host: {host}");
         assert_eq!(fixture.doorward.get(PATH, &[&host, &leaked]).await.status, 401, "{host}");
@@ -80,7 +80,7 @@ async fn a_revoked_token_is_out_at_once_with_its_streams_and_stays_out() {
     assert_eq!(said["revocations"].as_array().unwrap().len(), 1, "{said}");
 }
 
-/// It was sent on by what had been decided before, as much as ten seconds later.
+/// It was forwarded with a decision that could be ten seconds old.
 #[tokio::test]
 async fn who_is_revoked_while_their_request_waits_for_the_trail_is_refused() {
     let told = Arc::new(Notify::new());
@@ -120,7 +120,7 @@ async fn a_revoked_subject_loses_every_token_until_the_time_is_over() {
     let (one, two) = (fixture.alice(), fixture.alice());
     let adam = bearer(&fixture.a.token("adam", &["dev"]));
     let get = async |token: &str| fixture.doorward.get(PATH, &["Host: api.test", token]).await.status;
-    // The length of a revocation is read with the rest: this one is over soon.
+    // The duration of a revocation is restored with the rest: this one ends soon.
     let revoke = ["revoke", "--issuer", fixture.a.url(), "--subject", "alice", "--for", "2s", "--why", "a drill"];
     let (code, said) = fixture.doorward.operator(&revoke).await;
     assert_eq!(code, Some(0), "{said}");
@@ -129,7 +129,7 @@ async fn a_revoked_subject_loses_every_token_until_the_time_is_over() {
     until(async || get(&one).await == 200).await;
 }
 
-/// They got in again, as revocations were kept under the name of the entry alone.
+/// They got in again, as revocations were stored under the name of the entry only.
 #[tokio::test]
 async fn who_is_revoked_stays_out_when_the_entry_of_their_issuer_has_another_name() {
     let Fixture { mut doorward, a, upstream: _upstream, .. } = Fixture::answering(streaming).await;
@@ -171,13 +171,13 @@ async fn a_revocation_that_would_do_nothing_is_refused() {
     assert_eq!(refused.count(), 1, "a command that did not happen is on the record too");
 }
 
-/// Unpacked over the volume, it took the newest lines of the trail away, and their numbers were given to others.
+/// Unpacked over the volume, it removed the newest lines of the trail, and their numbers were used again.
 #[test]
 fn a_restore_from_a_tar_brings_the_store_back_and_leaves_the_trail_as_it_is() {
     let page = include_str!("../../docs/upkeep.md");
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    // What the page does in the pod.
+    // What the documentation runs in the pod.
     let run = |commands: &str| {
         let mut commands = commands.replace(" -i state ", " state ").replace("kubectl -n doorward exec state -- ", "");
         for (there, here) in [("/state", "state"), ("/restored", "restored"), ("FILE", "FILE")] {
@@ -209,7 +209,7 @@ fn a_restore_from_a_tar_brings_the_store_back_and_leaves_the_trail_as_it_is() {
     assert_eq!(now("audit-checkpoint.pem"), "old", "it was gone");
 }
 
-/// One line that was cut, where a replica died, hid all that came after it, and those of the other replicas were not asked for.
+/// One line cut off by a crash hid all that followed, and the trails of other replicas were not searched.
 #[tokio::test]
 async fn what_is_to_be_revoked_again_after_a_restore_is_found_in_the_trails_of_all_replicas_past_lines_that_are_cut() {
     let mut fixture = Fixture::start().await;
@@ -221,7 +221,7 @@ async fn what_is_to_be_revoked_again_after_a_restore_is_found_in_the_trails_of_a
     fixture.doorward.signal("TERM");
     fixture.doorward.ended().await;
     let trail = fs::read_to_string(fixture.doorward.audit_path()).unwrap();
-    // Each command has a line before it is run, and one after it.
+    // Each command has a line before it runs, and one after it.
     let of = |subject: &str| {
         let mut lines = trail.lines();
         lines

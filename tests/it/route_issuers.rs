@@ -1,4 +1,5 @@
-//! A route that names issuers takes the sessions of those alone, whatever holds them. People of two providers log in at its host.
+//! A route that names issuers accepts only sessions from those, in any form. People of two providers log in at its
+//! host.
 
 use serde_json::Value;
 
@@ -102,7 +103,7 @@ async fn a_host_offers_the_logins_that_its_routes_take() {
         assert_eq!(page.contains("issuer=partner"), offered, "{host}: {page}");
         let chosen = world.doorward.get("/oauth2/start?issuer=partner", &[&host]).await;
         assert_eq!(chosen.status == 303, offered, "{host}: {}", chosen.text());
-        // Where there is one alone, nobody is asked.
+        // If there is only one, nobody has to choose.
         let start = world.doorward.get("/oauth2/start", &[&host]).await;
         assert_eq!(start.header("location").unwrap().starts_with("/oauth2/sign_in"), offered, "{}", start.head);
     }

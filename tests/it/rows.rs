@@ -1,8 +1,9 @@
-//! The rows of the attack tables, and whether a test names each of them.
+//! Checks that tests cover every row of the attack tables.
 //!
-//! `rows.txt` has one id a line, with its table's name before it, and behind two blanks what the row is about; rows of `cluster` are
-//! those of `kubernetes` at the real API server. Some ids say it themselves. A row that does not apply has its reason behind a `#`.
-//! A test names a row in its data (`"kubernetes:A1"`) or in its own name (`kubernetes_a1_...`).
+//! `rows.txt` has one row per line: its table and id and, after two blanks, its subject, unless the id is
+//! self-explanatory. The rows of `cluster` are those of `kubernetes` against a real API server. A row that does not
+//! apply has the reason after a `#`. A test names a row in its data (`"kubernetes:A1"`) or in its own name
+//! (`kubernetes_a1_...`).
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -12,7 +13,7 @@ use std::{
 
 const ROWS: &str = include_str!("rows.txt");
 
-/// How many rows of each table a test must name. Written out, so that a row that is lost shows.
+/// How many rows of each table tests must name. Listed here, so that a lost row is noticed.
 const TABLES: [(&str, usize); 7] = [
     ("attacks", 54),
     ("cluster", 54),
@@ -23,7 +24,7 @@ const TABLES: [(&str, usize); 7] = [
     ("webhooks", 33),
 ];
 
-/// The rows that do not apply. Written out too, as a reason behind a `#` is soon written.
+/// The rows that do not apply. Listed here too, as a reason after a `#` is easily added.
 const NOT_APPLICABLE: [&str; 15] = [
     "cluster:C2",
     "cluster:C3",
@@ -42,7 +43,8 @@ const NOT_APPLICABLE: [&str; 15] = [
     "peers:D16",
 ];
 
-/// The rows that unit tests name, and no test of the whole program. Written out, so that there are not more of them unnoticed.
+/// The rows that are named only by unit tests, and by no test of the whole program. Listed here, so that their number
+/// does not grow unnoticed.
 const IN_UNIT_TESTS_ALONE: [&str; 24] = [
     "attacks:Z10",
     "attacks:Z14",
@@ -70,7 +72,7 @@ const IN_UNIT_TESTS_ALONE: [&str; 24] = [
     "peers:T7",
 ];
 
-/// The test code of all files of a folder but this one, without its comments: an id that only a comment has is not tested.
+/// The test code of all files in a folder except this one, without comments: an id only in a comment is not tested.
 fn sources(folder: &Path, into: &mut String) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -85,7 +87,7 @@ fn sources(folder: &Path, into: &mut String) {
         }
         let Some(kind) = path.extension().and_then(|kind| kind.to_str()) else { continue };
         let text = match kind {
-            // Vectors: data of tests alone.
+            // Test vectors: data used by tests only.
             "json" => fs::read_to_string(&path).unwrap(),
             "rs" => without_comments(test_code(&path, &fs::read_to_string(&path).unwrap())),
             _ => continue,
@@ -100,7 +102,7 @@ fn test_code<'t>(path: &Path, text: &'t str) -> &'t str {
     if path.iter().any(is_tests) {
         return text;
     }
-    // Our files end with their tests.
+    // Source files here end with their tests.
     let inline = ["#[cfg(test)]\nmod tests {", "#[cfg(test)]\npub(crate) mod tests {"];
     inline.iter().find_map(|start| text.find(start)).map_or("", |at| text.split_at(at).1)
 }
@@ -110,7 +112,7 @@ fn without_comments(text: &str) -> String {
     code.map(|line| line.split(" // ").next().unwrap_or_default()).collect::<Vec<_>>().join("\n")
 }
 
-/// Whether `text` has `id` and it does not go on, as `z1` is not `z12` and no `2.10` is `2`.
+/// Whether `text` contains `id`, not followed by more of an id: `z1` is not in `z12`, nor `2` in `2.10`.
 fn has(text: &str, id: &str) -> bool {
     text.match_indices(id).any(|(at, _)| {
         let after = &text[at + id.len()..];
@@ -152,7 +154,7 @@ fn every_row_is_named_by_a_test() {
         let id = id_of(line).to_ascii_lowercase();
         let (table, row) = id.split_once(':').unwrap();
         assert!(line.len() > id.len() || row.contains(' '), "{id}: write what it is about behind it");
-        // Ids of `attacks.md` stand alone in names of tests.
+        // Tests may name a row of the table `attacks` without the table's name: `z39_...`.
         let alone = (table == "attacks").then(|| format!("{row}_"));
         let names = [Some(id.clone()), Some(format!("{table}_{row}")), alone];
         let is_named = |text: &str| names.iter().flatten().any(|name| has(text, name));

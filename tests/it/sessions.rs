@@ -9,8 +9,8 @@ use crate::{
     login_world::{LoginWorld, ROUTE, STORE},
 };
 
-/// To somebody who is signed in it said "Please sign in", as their browser sends no cookie with it; and who sent a form of a page of
-/// this very host, where that page tells nobody its address, was refused.
+/// Users who were signed in read "Please sign in", as browsers send no cookie with such a form. Forms of this very host
+/// were refused if its page sends no referrer.
 #[tokio::test]
 async fn a_form_of_another_host_is_told_as_one_and_a_form_of_this_host_goes_through_with_and_without_its_address() {
     let (world, _issuer) = LoginWorld::scripted(&[]).await;
@@ -41,13 +41,13 @@ async fn a_form_of_another_host_is_told_as_one_and_a_form_of_this_host_goes_thro
         assert_eq!(answer.status, 200, "{more:?}: {}", answer.text());
     }
     assert_eq!(sent(), 2);
-    // It met an ended session, and is told so after the login.
+    // It was sent with an ended session, which the user is told after the login.
     let unsent = form(same, &["Origin: null"]).await;
     assert!(unsent.header("location").is_some_and(|to| to.contains("unsent")), "{}{}", unsent.head, unsent.text());
 }
 
-/// As a page of a sibling host does it, whose form needs no preflight and with which browsers send the cookie; and a browser that says
-/// nothing of where it comes from.
+/// As from a page of a sibling host, whose form needs no preflight and comes with the cookies; and from a browser that
+/// does not say which page sent it.
 #[tokio::test]
 async fn attacks_z39_a_form_in_plain_text_that_does_not_say_whose_it_is_changes_nothing_on_any_kind_of_route() {
     let changes = [
@@ -89,8 +89,8 @@ async fn attacks_z39_a_form_in_plain_text_that_does_not_say_whose_it_is_changes_
     }
 }
 
-/// As the Dashboard asks for a log that it follows. A redirect would lead its script to the provider. What it gets is a `Status`, as of
-/// all that is asked of the API, with words for people in it.
+/// As the Dashboard asks for a log that it follows. A redirect would lead its script to the provider. It gets a
+/// `Status`, as from the API, with a message for people.
 #[tokio::test]
 async fn peers_d17_a_log_that_is_followed_when_the_session_has_ended_is_401_in_words_and_no_redirect() {
     let store = format!("sessions: {{absolute: 2h, idle: 2h}}\n{STORE}");
@@ -132,7 +132,7 @@ async fn peers_d17_a_log_that_is_followed_when_the_session_has_ended_is_401_in_w
     assert_eq!(world.get("/", &page).await.status, 303, "peers:D17 who looks at a page is led to the login");
 }
 
-/// Each in a browser that is new, through the whole login, to where Chromium ends up.
+/// Each in a new browser, through the whole login, until Chromium's final address.
 #[tokio::test]
 async fn no_return_address_leads_a_browser_elsewhere() {
     let (world, _issuer) = LoginWorld::scripted(&[]).await;
@@ -155,14 +155,14 @@ async fn no_return_address_leads_a_browser_elsewhere() {
             assert_eq!(*ended, format!("{origin}/"), "{begin}: {address:?}");
         }
     }
-    // The twin: a good one is followed.
+    // The counterpart: a good address is followed.
     let good = ["/runs?a=b#/c"];
     let saw = browse(&json!({"scenario": "returnAddresses", "url": origin, "begin": "start", "addresses": good})).await;
     assert_eq!(saw["ended"][0], format!("{origin}/runs?a=b#/c"));
 }
 
-/// Where the pages of a login lead with each address, and where somebody is sent who is signed in already: only the answers
-/// themselves, as the table is long.
+/// Where the pages of a login lead with each address, and where users are sent who are already signed in. Checks only
+/// the responses, as the table is long.
 #[tokio::test]
 async fn no_return_address_is_kept_by_a_page_of_a_login_or_followed_by_who_is_signed_in() {
     let (world, _issuer) = LoginWorld::scripted(&[]).await;
@@ -173,7 +173,7 @@ async fn no_return_address_is_kept_by_a_page_of_a_login_or_followed_by_who_is_si
         let address: String = url::form_urlencoded::byte_serialize(address.as_bytes()).collect();
         world.get(&format!("{path}?rd={address}"), &[&["Accept: text/html"], more].concat()).await
     };
-    // What a page of ours leads to besides its own files.
+    // The links of Doorward's page other than to its own files.
     let ways = |page: &str| -> Vec<String> {
         let page = page.replace("<link rel=\"icon\" href=", "");
         let named = page.match_indices("href=\"").chain(page.match_indices("content=\"0;url="));
@@ -195,7 +195,7 @@ async fn no_return_address_is_kept_by_a_page_of_a_login_or_followed_by_who_is_si
             assert_eq!((on.status, on.header("location")), (303, Some("/#")), "{class}: {address:?}");
         }
     }
-    // The twin: a good one is kept, and followed.
+    // The counterpart: a good address is kept and followed.
     let page = get("/oauth2/sign_in", "/runs?a=b#/c", &[]).await;
     assert_eq!(ways(&page.text()), ["/oauth2/start?issuer=a&rd=%2Fruns%3Fa%3Db%23%2Fc"]);
     let on = get("/oauth2/continue", "/runs?a=b#/c", &[&cookie]).await;
@@ -252,7 +252,7 @@ async fn the_provider_ends_sessions_without_a_cookie() {
     assert_eq!(big.status, 413);
 }
 
-/// They were read beside it, by anybody, from as many connections at once as there may be.
+/// They were read outside that budget, from anybody, on as many connections as allowed.
 #[tokio::test]
 async fn forms_of_logins_and_logouts_are_read_within_the_memory_for_bodies() {
     let (world, _issuer) = LoginWorld::scripted(&[("limits: {", "limits: {buffered_bytes: 2KiB, ")]).await;
@@ -266,7 +266,8 @@ async fn forms_of_logins_and_logouts_are_read_within_the_memory_for_bodies() {
     }
 }
 
-/// It was 403 on every page until the session ended: nobody with such a session was led to a login that might bring the claim.
+/// Every page was 403 until the session ended: users with such a session were not led to a login that could deliver the
+/// claim.
 #[tokio::test]
 async fn a_session_without_a_claim_that_is_required_since_leads_to_a_new_login() {
     let (mut world, _issuer) = LoginWorld::scripted(&[]).await;
@@ -370,7 +371,7 @@ async fn an_operator_lists_and_ends_sessions() {
     assert!(trail.contains("end-sessions") && trail.contains("laptop lost"));
 }
 
-/// The pages of one had everybody's programs wait, in place of being told how to sign in.
+/// The pages of one user delayed everybody's programs, instead of them being told how to sign in.
 #[tokio::test]
 async fn refusals_behind_a_proxy_are_counted_for_the_client_that_it_names_and_for_nobody_else() {
     let limits = ("drain_accept: 0", "drain_accept: 0, refusals_per_address: 4");
@@ -386,7 +387,7 @@ async fn refusals_behind_a_proxy_are_counted_for_the_client_that_it_names_and_fo
     assert_eq!(ask(&["X-Forwarded-For: 192.0.2.2"]).await, 401, "another client");
 }
 
-/// As whose word about addresses counts.
+/// Like the trust in proxies for client addresses.
 #[tokio::test]
 async fn whose_refusals_count_follows_a_reload_on_connections_that_are_open() {
     let limits = ("drain_accept: 0", "drain_accept: 0, refusals_per_address: 4");
@@ -415,7 +416,7 @@ async fn whose_refusals_count_follows_a_reload_on_connections_that_are_open() {
     assert_eq!(last, 429, "of a client by now");
 }
 
-/// As a Dashboard's pages do that are left open when their session ends.
+/// As the pages of a Dashboard do that stay open after their session ends.
 #[tokio::test]
 async fn who_asks_without_a_session_again_and_again_is_told_to_wait_and_nobody_else_is() {
     let limits = ("drain_accept: 0", "drain_accept: 0, refusals_per_address: 4");
@@ -433,12 +434,12 @@ async fn who_asks_without_a_session_again_and_again_is_told_to_wait_and_nobody_e
             assert_eq!(answer.header("retry-after"), (status == 429).then_some("60"), "{}", answer.head);
         }
     }
-    // From the same address: who has a session, and who comes for one.
+    // From the same address: users with a session, and users who come to sign in.
     assert_eq!(world.status(&cookie).await, 200);
     let navigation = ["Accept: text/html", "Sec-Fetch-Mode: navigate", "Sec-Fetch-Dest: document"];
     let away = world.get("/page", &navigation).await;
     assert!((300..400).contains(&away.status), "{}", away.head);
-    // Each is on record.
+    // Each is recorded.
     let told = "4 times within a minute";
     world.doorward.records(8, |record| record["status_detail"].as_str().is_some_and(|why| why.contains(told))).await;
 }

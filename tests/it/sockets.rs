@@ -1,5 +1,5 @@
-//! WebSockets of a real browser that are open when their session ends: at its own end, by a logout in another tab, and by a
-//! logout at the provider that only the back channel tells of. Each is closed with a code and a word that a page can read.
+//! WebSockets of a real browser that are open when their session ends: at its expiry, by a logout in another tab, and
+//! by a back-channel logout of the provider. Each is closed with a code and a reason that the page can read.
 
 use serde_json::{Value, json};
 

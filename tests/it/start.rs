@@ -1,4 +1,4 @@
-//! Signals that come while Doorward is still starting.
+//! Signals that arrive while Doorward is still starting.
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use tokio::{
@@ -8,7 +8,7 @@ use tokio::{
 
 use crate::harness::{Doorward, Upstream, found};
 
-/// One whose start waits for the key of sessions, a pipe into which nobody has written yet.
+/// A Doorward whose start waits for the session key, a pipe that nobody has written to yet.
 async fn starting(upstream: &Upstream) -> (Doorward, Sender) {
     let dir = tempfile::tempdir().unwrap();
     let key = dir.path().join("doorward.session.key");
@@ -26,12 +26,12 @@ limits: {{drain_accept: 0}}
         upstream.url()
     );
     let doorward = Doorward::begin_in(dir, &yaml);
-    // Only one that somebody reads can be opened.
+    // The pipe can be opened only when it is being read.
     let written = found(async || pipe::OpenOptions::new().open_sender(&key).ok()).await;
     (doorward, written)
 }
 
-/// As process 1 of a container it went on starting, and was killed in the end without a drain.
+/// As process 1 of a container, it continued to start, and was finally killed without a drain.
 #[tokio::test]
 async fn a_start_ends_at_once_when_it_is_asked_to() {
     let upstream = Upstream::start().await;
@@ -43,7 +43,7 @@ async fn a_start_ends_at_once_when_it_is_asked_to() {
     }
 }
 
-/// A hook that renews certificates may run at any time.
+/// A hook that renews certificates may send it at any time.
 #[tokio::test]
 async fn a_hangup_ends_no_start() {
     let upstream = Upstream::start().await;

@@ -1,5 +1,5 @@
-//! A rule that needs more of a login than somebody's has (RFC 9470): a browser fetches it at the provider and comes back, a
-//! program reads what is missing.
+//! A rule that needs a stronger login than the user has (RFC 9470): a browser goes through the provider and returns, a
+//! program is told what is missing.
 
 use serde_json::json;
 
@@ -9,13 +9,13 @@ use crate::{
     login_world::{CHALLENGE, LoginWorld, VERIFIER},
 };
 
-/// There is a route whose rule comes with [`rules`].
+/// Adds a route whose rule is made by [`rules`].
 pub const ROUTES: (&str, &str) = (
     "routes:\n",
     "routes:\n  - {name: deploy, kind: http, hosts: [localhost], paths: [/deploy], schemes: [session, bearer], upstream: web}\n",
 );
 
-/// The beginning of the rules, where those of the route `deploy` need this.
+/// The beginning of the rules, where those of the route `deploy` have this `need`.
 pub fn rules(need: &str) -> String {
     format!("rules:\n  - {{id: deploy, on: {{routes: [deploy]}}, who: {{users: [alice]}}, need: {need}, do: allow}}\n")
 }
@@ -62,7 +62,7 @@ async fn a_program_reads_in_the_challenge_which_login_its_token_has_to_be_of() {
     ] {
         assert!(challenge.contains(part), "{part} in {challenge}");
     }
-    // The twin: a token of such a login.
+    // The counterpart: a token of such a login.
     claims["auth_time"] = json!(now());
     claims["acr"] = json!("gold");
     claims["amr"] = json!(["pwd", "hwk"]);
@@ -70,7 +70,8 @@ async fn a_program_reads_in_the_challenge_which_login_its_token_has_to_be_of() {
     assert_eq!(world.get("/deploy", &[&strong]).await.status, 200);
 }
 
-/// A form cannot be kept over a login, so nobody is sent to one from it: they read where it is, and that they have to come back.
+/// A form cannot be preserved over a login, so that the user is not redirected: a page explains where to sign in, and
+/// that the form must be sent again.
 #[tokio::test]
 async fn who_sent_a_form_is_shown_the_way_to_the_login_and_back_to_the_form() {
     let (world, _issuer) = world("{acr: [gold]}").await;
@@ -99,7 +100,7 @@ async fn who_sent_a_form_is_shown_the_way_to_the_login_and_back_to_the_form() {
     assert!(world.upstream.requests().iter().all(|request| !request.line().contains("/deploy")));
 }
 
-/// The provider does not do what it is asked for, and nobody goes in circles.
+/// The provider does not do what it is asked for, and there is no redirect loop.
 #[tokio::test]
 async fn a_provider_that_cannot_is_asked_once_and_the_session_stays() {
     let (world, _issuer) = world("{acr: [gold]}").await;
@@ -135,7 +136,7 @@ async fn who_signed_in_from_a_shell_reads_what_to_run_and_that_login_asks_for_it
     let refused = world.get("/deploy", &[&handle]).await;
     assert_eq!(refused.status, 401, "{}", refused.text());
     let fix = refused.json()["fix"].as_str().unwrap().to_owned();
-    // Without the address it could not be run as it stands there.
+    // Without the address, the command could not be run as printed.
     let url = world.origin();
     assert!(fix.contains(&format!("`doorward login --mfa 15m --acr gold {url}`")), "{fix}");
 

@@ -1,4 +1,5 @@
-//! The store away: nobody is logged out, nobody gets in, and what can do without it goes on for a while. And its file as another user's.
+//! An unavailable store: nobody is signed out, nobody gets in, and what works without it continues for a while. Also a
+//! store file that belongs to another user.
 
 use std::{
     fs::Permissions,
@@ -45,17 +46,17 @@ routes:
     assert_eq!((by_cookie().await.status, deliver(&Push::new()).await), (200, 200));
 
     doorward.break_disk(true);
-    // A webhook whose repetition could not be seen is not taken. A write finds the disk broken, which may be that of the
-    // first delivery after it has gone on: that one is remembered here.
+    // A webhook whose replay could not be detected is refused. The broken disk is detected by a write, which may be
+    // that of the first delivery, after it was forwarded: this one must be remembered.
     let first = Push::new();
     let status = deliver(&first).await;
     assert!(matches!(status, 200 | 503), "{status}");
     assert_eq!(deliver(&Push::new()).await, 503);
     assert_eq!(deliver(&first).await, 503, "no second time");
     assert_eq!(by_token().await.status, 200, "the copy of the revocations is fresh");
-    // What was read a moment ago is still believed.
+    // What was read a moment ago is still accepted.
     until(async || by_cookie().await.status != 200).await;
-    // An operator must not believe that nothing came of what may have been written.
+    // An operator must not conclude that nothing was written.
     for (command, said) in [
         (&["revoke"][..], "it is not known whether it is revoked"),
         (&["sessions", "end"], "it is not known which sessions have ended"),
@@ -64,7 +65,7 @@ routes:
         let (code, told) = doorward.operator(&[command, &of_bob[..]].concat()).await;
         assert!(code == Some(1) && told.contains(said) && told.contains("try again"), "{told}");
     }
-    // Doorward's own pages say so as all others do: to people on a page, to programs as a problem.
+    // Doorward's own pages report it like all others: to people on a page, to programs as a problem document.
     for path in ["/.doorward/whoami", "/.doorward/sessions"] {
         for (accept, kind) in [
             ("Accept: text/html", "text/html; charset=utf-8"),
@@ -87,12 +88,12 @@ routes:
     let refused = by_token().await;
     assert_eq!((refused.status, refused.reason().as_str()), (503, "store_unavailable"), "{}", refused.text());
 
-    // It mends itself, and the session is the same.
+    // It recovers by itself, and the session is still the same.
     doorward.break_disk(false);
     until(async || by_token().await.status == 200 && by_cookie().await.status == 200).await;
     assert_eq!(deliver(&Push::new()).await, 200);
 
-    // A file that was taken away does not come back empty, which would log everybody out.
+    // A removed file is not recreated empty, which would sign everybody out.
     let (store, away) = (doorward.dir().join("doorward.redb"), doorward.dir().join("away.redb"));
     std::fs::rename(&store, &away).unwrap();
     doorward.break_disk(true);
@@ -101,7 +102,7 @@ routes:
     doorward.break_disk(false);
     assert_eq!(deliver(&Push::new()).await, 503);
     assert!(!store.exists());
-    // Nor is one that was emptied filled again.
+    // An emptied file is not initialised again either.
     std::fs::write(&store, "").unwrap();
     assert_eq!(deliver(&Push::new()).await, 503);
     assert_eq!(std::fs::metadata(&store).unwrap().len(), 0);
@@ -109,7 +110,8 @@ routes:
     until(async || by_cookie().await.status == 200).await;
 }
 
-/// On OpenShift a volume that came from another namespace has files of that one's user, of which Kubernetes changes the group alone.
+/// On OpenShift, the files on a volume from another namespace belong to that namespace's user; Kubernetes changes only
+/// their group.
 #[tokio::test]
 async fn a_file_of_another_user_is_opened_where_the_group_may_write_it_and_refused_where_everybody_may() {
     if std::fs::metadata("/proc/self").unwrap().uid() != 0 {
@@ -120,7 +122,7 @@ async fn a_file_of_another_user_is_opened_where_the_group_may_write_it_and_refus
     let path = |name: &str| folder.path().join(name);
     let allow = |name: &str, mode| std::fs::set_permissions(path(name), Permissions::from_mode(mode)).unwrap();
     allow("", 0o770);
-    // Where it was built may be closed to others.
+    // The build folder may be closed to other users.
     let built = env!("CARGO_BIN_EXE_doorward");
     std::fs::hard_link(built, path("doorward")).or_else(|_| std::fs::copy(built, path("doorward")).map(drop)).unwrap();
     let yaml = "
@@ -133,7 +135,7 @@ audit: {sink: {file: {path: audit.jsonl}}}
 ";
     std::fs::write(path("doorward.yaml"), yaml).unwrap();
     std::fs::write(path("doorward.redb"), "").unwrap();
-    // What a start says until it has started, or ended.
+    // The output of a start until it has started, or ended.
     let start = async || {
         let mut command = Command::new("setpriv");
         command.args(["--reuid", "65534", "--regid", "0", "--clear-groups"]).arg(path("doorward")).arg("serve");
@@ -154,7 +156,7 @@ audit: {sink: {file: {path: audit.jsonl}}}
     allow("doorward.redb", 0o666);
     let (has_started, said) = start().await;
     assert!(!has_started && said.contains("everybody may read or write it (mode 666)"), "{said}");
-    // Who may execute it alone neither reads nor writes it.
+    // With only execute permission, a user can neither read nor write it.
     for mode in [0o660, 0o661] {
         allow("doorward.redb", mode);
         let (has_started, said) = start().await;

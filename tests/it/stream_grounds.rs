@@ -1,5 +1,5 @@
-//! Each ground on which a stream goes on, taken away alone: the identity that it was sent under, the place that it leads to, the
-//! word of an issuer, time. And that it then ends, whatever its client does.
+//! Each condition for a stream to continue, removed on its own: the identity it was sent with, its destination, the
+//! issuer's confirmation, and time. The stream then ends, whatever its client does.
 
 use std::{
     sync::{Arc, atomic::AtomicU64},
@@ -34,7 +34,7 @@ async fn is_open(watch: &mut Raw, what: &str) {
     assert!(tokio::time::timeout(Duration::from_millis(300), watch.rest()).await.is_err(), "{what} goes on");
 }
 
-/// The rule stays. The API server would go on with what it was told when the stream began.
+/// The rule stays. The API server would continue with the identity it got when the stream began.
 #[tokio::test]
 async fn a_stream_ends_when_a_reload_takes_a_group_away_that_it_was_sent_under() {
     let mut fixture = Fixture::with(
@@ -50,7 +50,7 @@ async fn a_stream_ends_when_a_reload_takes_a_group_away_that_it_was_sent_under()
     let sre = bearer(&fixture.a.token("sam", &["dev", "sre"]));
     let lost = watch(&fixture.doorward, "Host: api.test", &sre).await;
     let mut twin = watch(&fixture.doorward, "Host: api.test", &fixture.alice()).await;
-    // A group more takes nothing away.
+    // An additional group ends nothing.
     fixture.doorward.change("kubernetes_groups: ['tekton:dev']", "kubernetes_groups: ['tekton:dev', 'tekton:more']");
     fixture.doorward.wait_for_generation(2).await;
     is_open(&mut twin, "one that would have a group more").await;
@@ -62,7 +62,8 @@ async fn a_stream_ends_when_a_reload_takes_a_group_away_that_it_was_sent_under()
     assert_eq!(ends(&fixture.doorward, 1).await, ["permission_lost"]);
 }
 
-/// While it is asked who comes, the rule goes by which the generation of before then decides.
+/// While the caller is being authenticated, a reload removes the rule, but the request is still decided by the previous
+/// configuration.
 #[tokio::test]
 async fn a_stream_ends_that_was_let_in_by_a_generation_which_was_replaced_meanwhile() {
     let told = Arc::new(Notify::new());
@@ -102,7 +103,7 @@ async fn a_stream_ends_that_was_let_in_by_a_generation_which_was_replaced_meanwh
 #[tokio::test]
 async fn a_stream_of_a_session_ends_when_its_person_has_another_name() {
     let (mut doorward, _peers, host, cookie) = with_login("", "").await;
-    // The rule holds under any name.
+    // The rule applies to any user name.
     doorward.change("who: {users: [alice]}", "who: {issuers: [a]}");
     doorward.wait_for_generation(2).await;
     let mut open = watch(&doorward, &format!("Host: {host}"), &cookie).await;
@@ -118,7 +119,7 @@ async fn a_stream_ends_when_its_route_is_for_other_requests_or_leads_elsewhere()
         let api = "{name: api, kind: kubernetes, hosts: [api.test],";
         let upstream = yaml.lines().find(|line| line.contains("{name: cluster, url")).unwrap().to_owned();
         let second = upstream.change("name: cluster", "name: second");
-        // The probe finds out whether keys are there yet.
+        // The probe shows whether the keys have been fetched.
         yaml.change(
             api,
             "{name: api, kind: kubernetes, hosts: [api.test, more.test], paths: ['/api/*', '/apis/*', '/probe-of-the-tests'],",
@@ -146,7 +147,7 @@ async fn a_stream_ends_when_its_route_is_for_other_requests_or_leads_elsewhere()
     assert!(ends(&fixture.doorward, 3).await.iter().all(|why| why == "permission_lost"));
 }
 
-/// An operator who wants to be rid of shells that were left open does not wait for the time that they began with.
+/// An operator who wants to close forgotten shells does not wait for the time with which they began.
 #[tokio::test]
 async fn a_stream_ends_by_the_shorter_time_that_a_reload_gives_its_route() {
     let mut fixture = Fixture::with_faults(|yaml| yaml, streaming).await;
@@ -166,7 +167,7 @@ async fn a_stream_ends_by_the_shorter_time_that_a_reload_gives_its_route() {
     fixture.doorward.until_metrics_say("doorward_streams_cut_total{kind=\"watch\",reason=\"max_stream\"} 1\n").await;
 }
 
-/// The files of what is in force are taken by themselves while the configuration beside them is refused.
+/// The files of the active configuration are reloaded on their own while the configuration beside them is refused.
 #[tokio::test]
 async fn a_stream_ends_when_a_kubeconfig_leads_elsewhere_though_the_configuration_beside_it_is_refused() {
     let folder = tempfile::tempdir().unwrap();
@@ -198,7 +199,7 @@ async fn a_stream_ends_when_a_kubeconfig_leads_elsewhere_though_the_configuratio
     assert_eq!(ends(&fixture.doorward, 1).await, ["permission_lost"]);
 }
 
-/// Of an opaque token nothing is known but what its issuer says, and that it may take back.
+/// About an opaque token only the issuer's answer is known, which may change.
 #[tokio::test]
 async fn a_stream_ends_when_its_token_has_ended_at_its_issuer() {
     let fixture = Fixture::with_faults(|yaml| yaml, streaming).await;
@@ -216,7 +217,7 @@ async fn a_stream_ends_when_its_token_has_ended_at_its_issuer() {
     is_open(&mut twin, "another token").await;
     assert_eq!(ends(&fixture.doorward, 1).await, ["revoked"]);
 
-    // An issuer that gives no clear answer says nothing against a token, for a while.
+    // An issuer that gives no clear answer does not invalidate a token, for a while.
     fixture.a.opaque("kept", json!({"active": "perhaps"}));
     let asked = fixture.a.introspections();
     until(async || fixture.a.introspections() != asked).await;
@@ -226,7 +227,7 @@ async fn a_stream_ends_when_its_token_has_ended_at_its_issuer() {
     assert_eq!(ends(&fixture.doorward, 2).await, ["revoked", "expired"]);
 }
 
-/// Its signature is as good as ever when the pod that it stands for is gone.
+/// Its signature stays valid after its pod is gone.
 #[tokio::test]
 async fn a_stream_ends_when_the_api_server_says_no_to_the_token_of_its_workload() {
     let reviews = Reviews::default();
@@ -258,7 +259,7 @@ async fn a_stream_ends_when_the_api_server_says_no_to_the_token_of_its_workload(
     is_open(&mut twin, "another pod").await;
     assert_eq!(ends(&fixture.doorward, 6).await, ["revoked"; 6]);
 
-    // An API server that fails says nothing against a pod, for a while.
+    // An API server that fails does not invalidate a pod's token, for a while.
     reviews.say(&kept, Verdict::Error);
     let asked = reviews.asked_about(&kept);
     until(async || reviews.asked_about(&kept) != asked).await;
@@ -268,12 +269,12 @@ async fn a_stream_ends_when_the_api_server_says_no_to_the_token_of_its_workload(
     assert_eq!(ends(&fixture.doorward, 7).await[6], "expired");
 }
 
-/// An issuer takes a key out of its set when it is no longer to be believed, perhaps since it was stolen.
+/// An issuer removes a key from its set when it is no longer to be trusted, perhaps because it was stolen.
 #[tokio::test]
 async fn a_stream_ends_when_the_key_of_its_token_leaves_the_set_of_its_issuer() {
     let mut fixture = Fixture::with_faults(|yaml| yaml, streaming).await;
     let alice = fixture.alice();
-    // For longer than it takes until streams are looked at again.
+    // For longer than it takes until streams are rechecked.
     let stays = async |twin: &mut Raw, streams: &mut Streams, what: &str| {
         for _ in 0..2 {
             is_open(twin, what).await;
@@ -282,19 +283,19 @@ async fn a_stream_ends_when_the_key_of_its_token_leaves_the_set_of_its_issuer() 
     };
     let mut streams = Streams::open(&fixture.doorward, &["Host: api.test", &alice]).await;
 
-    // The set gains a key, and is fetched anew for the first token of that.
+    // The set gains a key, and is fetched again for the first token with that key.
     fixture.a.add_key("key-2");
     let mut twin = watch(&fixture.doorward, "Host: api.test", &bearer(&fixture.a.token("bea", &["dev"]))).await;
     stays(&mut twin, &mut streams, "a new key").await;
-    // What is fetched anew after a reload has another number and the same keys.
+    // A set fetched again after a reload has another version and the same keys.
     fixture.doorward.change("    username: '{sub}'", "    keys: {max_stale: 2h}\n    username: '{sub}'");
     fixture.doorward.wait_for_generation(2).await;
-    // Of a set that is late nothing would show.
+    // With a stale set nothing would be tested.
     let fresh = bearer(&fixture.a.token("bea", &["dev"]));
     until(async || fixture.doorward.get("/api/v1/pods", &["Host: api.test", &fresh]).await.status == 200).await;
     stays(&mut twin, &mut streams, "the same keys").await;
 
-    // A set that cannot be fetched says nothing against a key.
+    // A set that cannot be fetched invalidates no key.
     let unknown =
         || fixture.a.sign_with(&json!({"alg": "ES256", "typ": "at+jwt", "kid": unique()}), &fixture.a.claims("x", &[]));
     let fetched = async |ahead: u64| {
@@ -311,7 +312,7 @@ async fn a_stream_ends_when_the_key_of_its_token_leaves_the_set_of_its_issuer() 
     fetched(31).await;
     stays(&mut twin, &mut streams, "no keys are had").await;
 
-    // One answer without it may be a slip, and refuses requests alone.
+    // A single response without the key may be a mistake, and only refuses requests.
     fixture.a.set_fault(Fault::None);
     fixture.doorward.set_clock_ahead(70);
     fixture.a.withdraw("key-1");
@@ -324,7 +325,7 @@ async fn a_stream_ends_when_the_key_of_its_token_leaves_the_set_of_its_issuer() 
     assert_eq!(ends(&fixture.doorward, 6).await, ["revoked"; 6]);
 }
 
-/// No token ends here, and no hours of a rule.
+/// No token expires here, and no hours of a rule end.
 #[tokio::test]
 async fn a_stream_ends_when_a_login_grows_too_old_or_an_expression_looks_at_the_time() {
     let until = now() + 900;
@@ -351,7 +352,7 @@ async fn a_stream_ends_when_a_login_grows_too_old_or_an_expression_looks_at_the_
     assert_eq!(ends(&fixture.doorward, 2).await, ["permission_lost", "permission_lost"]);
 }
 
-/// Who somebody is cannot be looked up then, and is known from before.
+/// The session cannot be looked up then, and its cached data is used.
 #[tokio::test]
 async fn a_stream_of_a_session_ends_when_its_rule_does_not_hold_any_more_though_the_store_is_away() {
     let mut redis = RedisServer::start(&[]);
@@ -378,7 +379,7 @@ async fn a_stream_of_a_session_ends_when_its_rule_does_not_hold_any_more_though_
     assert_eq!(ends(&doorward, 1).await, ["permission_lost"]);
 }
 
-/// It has the more to read the longer it does not, so that nothing of the answer would be asked for in hours.
+/// The longer it does not read, the more data is waiting, so that the response would not be polled for hours.
 #[tokio::test]
 async fn a_stream_whose_client_does_not_read_ends_all_the_same() {
     let (of_raw, of_http2) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
@@ -394,7 +395,7 @@ async fn a_stream_whose_client_does_not_read_ends_all_the_same() {
     let mut raw = begin(&fixture.doorward, &log("first"), &lines, 200).await;
     let mut connection = http2(&fixture.doorward).await;
     let body = stream(&mut connection, &log("second"), &lines[..2]).await;
-    // Both wait for their clients, one with its socket full and one without a window.
+    // Both wait for their clients, one with a full socket and one without a window.
     for sent in [&of_raw, &of_http2] {
         held_up(sent).await;
     }
@@ -402,7 +403,7 @@ async fn a_stream_whose_client_does_not_read_ends_all_the_same() {
     let (code, said) = fixture.doorward.operator(&revoke).await;
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(ends(&fixture.doorward, 2).await, ["revoked", "revoked"]);
-    // The streams alone: the other requests of the connection of HTTP/2 go on.
+    // Only the streams: the other requests of the HTTP/2 connection continue.
     assert!(within(body.collect()).await.is_err(), "it breaks off");
     let other = bearer(&fixture.a.token("bob", &["dev"]));
     let request =

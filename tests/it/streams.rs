@@ -1,5 +1,5 @@
-//! What becomes of streams that are open when their ground goes away. Each kind ends in its own way: a WebSocket with a
-//! close frame that says why, SPDY cut, a watch cleanly, so that its client begins another, and a log broken off, so that
+//! How open streams end when their conditions do. Each kind ends in its own way: a WebSocket with a close frame that
+//! gives the reason, SPDY by a cut, a watch cleanly, so that its client opens another, and a log by an abort, so that
 //! it never looks complete.
 
 use std::time::{Duration, Instant};
@@ -24,7 +24,7 @@ async fn streams_end_when_a_reload_takes_the_permission_away() {
     let (alice, b) = (fixture.alice(), bearer(&fixture.b.token("bea", &["dev"])));
     let path = fixture.doorward.dir().join("doorward.yaml");
     let before = std::fs::read_to_string(&path).unwrap();
-    // First give B's developers the same, so that there is somebody who keeps it.
+    // First B's developers get the same rights, so that somebody keeps them.
     let both = before
         .change(
             "rules:\n",
@@ -38,7 +38,7 @@ async fn streams_end_when_a_reload_takes_the_permission_away() {
     std::fs::write(&path, both.change("on: {routes: [api, only-a, board, web]}", "on: {routes: [web]}")).unwrap();
     alices.have_ended(1008, "permission_lost").await;
     beas.are_open().await;
-    // The rule stays and the route takes B's tokens no more: that is a permission lost too.
+    // The rule stays, but the route no longer accepts B's tokens: that is a lost permission too.
     let narrowed =
         both.change("hosts: [api.test], schemes: [bearer],", "hosts: [api.test], schemes: [bearer], issuers: [a],");
     assert_ne!(narrowed, both);
@@ -47,7 +47,7 @@ async fn streams_end_when_a_reload_takes_the_permission_away() {
     assert!(ends(&fixture.doorward, 12).await.iter().all(|why| why == "permission_lost"));
 }
 
-/// Plain answers that stand still are broken off meanwhile, one after the other.
+/// Meanwhile stalled plain responses are aborted, one after the other.
 #[tokio::test]
 async fn kubernetes_t4_what_lasts_may_be_silent_for_longer_than_a_plain_answer() {
     let limits = |yaml: String| {
@@ -73,7 +73,7 @@ async fn kubernetes_t4_what_lasts_may_be_silent_for_longer_than_a_plain_answer()
     fixture.doorward.records(6, |record| record["unmapped"]["ended"] == "permission_lost").await;
 }
 
-/// The rules stay as they are. Who may come is narrowed at the issuer or at the route, one thing at a time.
+/// The rules stay as they are. Access is narrowed at the issuer or at the route, one thing at a time.
 #[tokio::test]
 async fn streams_end_when_a_reload_takes_no_more_tokens_like_that_of_who_opened_them() {
     let mut fixture = Fixture::answering(streaming).await;
@@ -94,7 +94,7 @@ async fn streams_end_when_a_reload_takes_no_more_tokens_like_that_of_who_opened_
         &(of_a.change("['https://doorward.test']", "['https://doorward.test', other, third]") + clients),
     );
     fixture.doorward.wait_for_generation(2).await;
-    // One of two audiences is taken back, so that its twin shows that the other one is still good.
+    // One of two audiences is removed, so that its counterpart shows that the other is still accepted.
     let token = |audience: &str, tenant: &str| {
         let mut claims = fixture.a.claims("alice", &["dev"]);
         claims["aud"] = json!([audience]);
@@ -136,11 +136,11 @@ async fn streams_end_when_a_reload_takes_no_more_tokens_like_that_of_who_opened_
         narrow(&narrowed, "    username: '{sub}'\n", "    username: '{sub}'\n    listed_clients_only: true\n");
     assert!(lost.rest().await.ends_with(b"0\r\n\r\n"), "only listed clients are taken");
 
-    // The twins have seen it all.
+    // The counterparts have survived it all.
     for (what, twin) in [("a JWT", &mut kept), ("an opaque token", &mut opaque)] {
         assert!(tokio::time::timeout(Duration::from_millis(300), twin.rest()).await.is_err(), "{what} is good still");
     }
-    // Until they would be sent as somebody else.
+    // Until they would be forwarded as another user.
     narrow(&narrowed, "    username: '{sub}'\n", "    username: 'corp:{sub}'\n");
     for (what, twin) in [("a JWT", kept), ("an opaque token", opaque)] {
         let mut twin = twin;
@@ -185,7 +185,7 @@ async fn attacks_z45_who_is_shut_out_at_the_provider_is_out_within_the_stated_ti
     streams.are_open().await;
     issuer.shut_out();
     doorward.set_clock_ahead(602);
-    // The pages of Doorward itself are no way around: a tab that asks them now and then must not keep the session.
+    // Doorward's own pages are no way around: a tab that polls them must not extend the session.
     for own in ["/oauth2/userinfo", "/.doorward/whoami", "/.doorward/sessions"] {
         let refused = doorward.get(own, &[&host_line, &cookie]).await;
         assert_eq!(refused.status, 401, "{own}: {}", refused.text());
@@ -230,7 +230,7 @@ async fn streams_end_with_the_token_of_who_opened_them() {
     twin.are_open().await;
 }
 
-/// Answers of which nothing says that they last but that they have no length, and one that does not.
+/// Responses that may last only in that they have no length, and one that does not last.
 fn without_a_length(request: &Recorded) -> Reply {
     let rest = match request.line() {
         line if line.contains("/grpc") => {
@@ -246,7 +246,7 @@ fn without_a_length(request: &Recorded) -> Reply {
     Reply::Bytes(format!("HTTP/1.1 200 OK\r\n{rest}").into_bytes())
 }
 
-/// A route whose streams may last for 20 minutes, before an upstream that answers without a length.
+/// A route whose streams may last for 20 minutes, with an upstream that sends no length.
 async fn limited() -> Fixture {
     let limited = |yaml: String| {
         let web = "hosts: [web.test], schemes: [bearer], upstream: web";
@@ -262,13 +262,13 @@ fn lasting(fixture: &Fixture, jti: &str) -> String {
     bearer(&fixture.a.sign(&claims))
 }
 
-/// Waits until so many answers without a length are open.
+/// Waits until `count` responses without a length are open.
 async fn unsized_are(doorward: &Doorward, count: usize) {
     let line = format!("doorward_streams_open{{kind=\"unsized\"}} {count}\n");
     doorward.until_metrics_say(&line).await;
 }
 
-/// Nobody knew of them before the upstream had answered, and what their client sent went on.
+/// They were not registered before the upstream had responded, and what their client sent was forwarded on.
 #[tokio::test]
 async fn uploads_end_with_their_credential_and_at_the_limit_of_their_route_before_anybody_has_answered() {
     let fixture = limited().await;
@@ -296,7 +296,7 @@ async fn uploads_end_with_their_credential_and_at_the_limit_of_their_route_befor
     }
     uploads_are(2).await;
 
-    // One that comes to its end is what it was.
+    // An upload that completes is recorded as such.
     whole.send("0\r\n\r\n").await;
     assert_eq!(whole.answer().await.status, 200);
     uploads_are(1).await;
@@ -334,14 +334,14 @@ async fn answers_without_a_length_end_with_their_credential_and_at_the_limit_of_
     break_off(of_leaked, "revoked").await;
     unsized_are(&fixture.doorward, 3).await;
 
-    // One that ends soon is what it was: one record, of an answer that is whole.
+    // A response that ends soon has a single record, of a complete response.
     let small = fixture.doorward.get("/small", &["Host: web.test", &other]).await;
     assert_eq!((small.status, small.text().as_str()), (200, "ok"));
     unsized_are(&fixture.doorward, 3).await;
 
     fixture.doorward.set_clock_ahead(1800);
     break_off(of_other, "max_stream").await;
-    // What changes nothing and is not known to last has one record, at its end.
+    // A request that changes nothing and is not known to last has one record, at its end.
     let mut ended = ends_in(&fixture.doorward, "request", 6).await;
     ended.sort_unstable();
     assert_eq!(ended, ["max_stream", "max_stream", "max_stream", "revoked", "revoked", "revoked"]);
@@ -378,13 +378,13 @@ async fn revoking_a_person_ends_their_sessions_and_what_they_have_open() {
     let refused = doorward.get("/api/v1/pods", &[&host_line, &cookie]).await;
     assert_eq!((refused.status, refused.reason().as_str()), (401, "token_revoked"));
     assert!(!refused.text().contains("laptop"), "why is for operators: {}", refused.text());
-    // A later word replaces the earlier one.
+    // A later revocation replaces the earlier one.
     let (code, said) = doorward.operator(&[&revoke[..6], &["found it", "--for", "1s"]].concat()).await;
     assert_eq!(code, Some(0), "{said}");
     until(async || doorward.get("/api/v1/pods", &[&host_line, &cookie]).await.status == 200).await;
 }
 
-/// One caller's watches took every connection to the API server, and everybody else got 503.
+/// One caller's watches took every connection to the API server, and everybody else got a 503.
 #[tokio::test]
 async fn watches_of_one_caller_leave_connections_to_others() {
     let few = |yaml: String| {
@@ -403,7 +403,7 @@ async fn watches_of_one_caller_leave_connections_to_others() {
     drop(watches);
 }
 
-/// Servers of gRPC's core library, those in C++ and Python among them, refuse a call without it.
+/// Servers of gRPC's core library, including C++ and Python, refuse a call without it.
 #[tokio::test]
 async fn what_a_client_says_of_trailers_goes_on_to_an_upstream_of_http2() {
     let (heads, mut seen) = tokio::sync::mpsc::unbounded_channel();
@@ -436,7 +436,7 @@ async fn what_a_client_says_of_trailers_goes_on_to_an_upstream_of_http2() {
     }
 }
 
-/// Nobody can be told `100 Continue` over HTTP/2. Most clients go on without it after a second.
+/// `100 Continue` cannot be sent over HTTP/2. Most clients continue without it after a second.
 #[tokio::test]
 async fn over_http2_who_waits_for_a_word_before_an_upload_is_told_what_to_do_and_who_goes_on_is_served() {
     let fixture =

@@ -1,5 +1,5 @@
-//! `doorward token` in the step of a task: what it asks for, what it makes of the answer, and how it keeps a file fresh. Its other
-//! side is scripted here; with the real one it is met in `issuing.rs`.
+//! `doorward token` in the step of a task: what it asks for, how it handles the response, and how it keeps a file
+//! fresh. The server is scripted here; `issuing.rs` tests with the real one.
 
 use std::{
     fs,
@@ -24,7 +24,7 @@ use tokio::{
 
 use crate::harness::{Recorded, Reply, Upstream, folder_with, replace_file, until, within};
 
-/// The pod's token. It is never seen but by the server.
+/// The pod's token. Only the server may see it.
 const SUBJECT: &str = "the.pods.token";
 
 /// A step, with the pod's token in a file.
@@ -79,7 +79,7 @@ fn issued(token: &str, expires_in: u64) -> Reply {
     Reply::json(200, &answer.to_string())
 }
 
-/// Gives `token-1`, `token-2` and so on, each for so many seconds.
+/// Issues `token-1`, `token-2` and so on, each for `expires_in` seconds.
 async fn counting(expires_in: u64) -> Upstream {
     let count = AtomicUsize::new(0);
     Upstream::scripted(move |request: &Recorded| match request.line().contains("/oauth2/revoke") {
@@ -109,7 +109,7 @@ async fn the_pods_token_is_swapped_for_what_is_asked() {
          &subject_token_type=urn%3Aietf%3Aparams%3Aoauth%3Atoken-type%3Ajwt\
          &subject_token=the.pods.token&audience=https%3A%2F%2Fapi.example&scope=push+pull"
     );
-    // However they are told.
+    // However they are given.
     let output = step.run(&["--audience", "api", "--scope", "push pull", "--scope=deploy"]).await;
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert!(text(&server.requests().pop().unwrap().body).ends_with("&scope=push+pull+deploy"));
@@ -201,7 +201,7 @@ async fn a_command_has_a_token_at_hand_as_long_as_it_runs() {
     }
     assert_eq!(revoked(&server), ["token=token-1", "token=token-2", "token=token-3", "token=token-4", "token=token-5"]);
 
-    // What ends us ends the command first, in its own way.
+    // A signal ends the command first, in its own way.
     let script = "trap 'echo told; exit 3' TERM; echo ready; count=0; while [ $count -lt 9000 ]; do sleep 0.01; count=$((count + 1)); done";
     let mut child = step.command(&["--audience", "a", "--", "sh", "-c", script]).spawn().unwrap();
     let mut output = BufReader::new(child.stdout.take().unwrap());
@@ -211,7 +211,7 @@ async fn a_command_has_a_token_at_hand_as_long_as_it_runs() {
     line.clear();
     within(output.read_line(&mut line)).await.unwrap();
     assert_eq!((line.as_str(), within(child.wait()).await.unwrap().code()), ("told\n", Some(3)));
-    // Told from an end of the command itself, as a shell does.
+    // Distinguished from an exit of the command itself, as in a shell.
     for (command, code) in [("no-such-command", 127), ("/etc/passwd", 126)] {
         let output = step.run(&["--audience", "a", "--", command]).await;
         let told = text(&output.stderr);
@@ -226,7 +226,7 @@ async fn a_command_has_a_token_at_hand_as_long_as_it_runs() {
 
     let output = step.run(&["--audience", "a", "--as", "docker", "--out", "auth", "--", "true"]).await;
     assert!(text(&output.stderr).contains("`config.json`"), "docker would not find it: {}", text(&output.stderr));
-    // One that was renewed is ended with the one that came after it.
+    // A renewed token is ended along with its successor.
     let server = counting(5).await;
     let step = Step::new(&server.url(), SUBJECT);
     let script = "while [ $(cat $DOORWARD_TOKEN_FILE) = token-1 ]; do sleep 0.01; done";
@@ -235,7 +235,7 @@ async fn a_command_has_a_token_at_hand_as_long_as_it_runs() {
     assert_eq!(revoked(&server), ["token=token-1", "token=token-2"]);
 }
 
-/// It asked for a token without a scope, which is given to nobody by rules that name scopes by a pattern.
+/// It asked for a token without a scope, which rules that name scopes by a pattern give to nobody.
 #[tokio::test]
 async fn the_form_docker_login_asks_as_clients_of_registries_do_and_hears_what_they_hear() {
     let server = counting(600).await;
@@ -259,7 +259,8 @@ async fn the_form_docker_login_asks_as_clients_of_registries_do_and_hears_what_t
     }
 }
 
-/// It had a group of its own, and went on, unattended, when whoever had started `doorward token` had killed all that they had started.
+/// It had a process group of its own, and kept running unattended when everything that `doorward token` was started
+/// with had been killed.
 #[tokio::test]
 async fn a_command_is_killed_with_the_group_that_doorward_was_started_in() {
     let server = counting(600).await;
@@ -273,14 +274,14 @@ async fn a_command_is_killed_with_the_group_that_doorward_was_started_in() {
     assert_eq!(within(lines.next_line()).await.unwrap(), None, "whoever could write there is gone");
 }
 
-/// The signals that a process ignores, a bit for each.
+/// The signals that a process ignores, as a bit mask.
 fn ignored(process: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{process}/status")).unwrap();
     let set = status.lines().find_map(|line| line.strip_prefix("SigIgn:")).unwrap();
     u64::from_str_radix(set.trim(), 16).unwrap()
 }
 
-/// A hang-up took away what was kept, though whoever started it meant it to go on.
+/// A hang-up removed the file, although the command was started so that it survives one.
 #[tokio::test]
 async fn a_kept_file_outlasts_a_hang_up_that_is_ignored_from_the_start() {
     let server = counting(5).await;
@@ -303,10 +304,10 @@ async fn a_kept_file_outlasts_a_hang_up_that_is_ignored_from_the_start() {
     assert!(!step.path("token").exists());
 }
 
-/// Of all but two it ended at once.
+/// With all but two signals it ended at once.
 #[tokio::test]
 async fn a_kept_file_is_gone_whichever_signal_ends_it() {
-    // Whoever runs the tests may have them go on through some, and what they start does so too.
+    // Whoever runs the tests may ignore some signals, which is inherited.
     let ignored = ignored("self");
     let ends = |signal: &Signal| (ignored >> (signal.as_raw() - 1)) & 1 == 0;
     for signal in [Signal::INT, Signal::HUP, Signal::QUIT, Signal::USR1, Signal::USR2].into_iter().filter(ends) {
@@ -321,7 +322,7 @@ async fn a_kept_file_is_gone_whichever_signal_ends_it() {
     }
 }
 
-/// It ended at once, or, as process 1 of a container, did not hear of it, and the token was good for all its life.
+/// It ended at once or, as process 1 of a container, did not notice, and the token stayed valid for all its lifetime.
 #[tokio::test]
 async fn who_is_told_to_end_before_there_is_a_token_for_the_command_ends_the_one_that_comes() {
     let told = Arc::new(Notify::new());
@@ -363,7 +364,7 @@ async fn a_token_that_is_not_renewed_is_taken_away_when_it_has_ended() {
     assert!(asked.load(Ordering::SeqCst) > 1);
 }
 
-/// Says what comes on standard error, line by line, until one has `said` in it.
+/// Reads standard error line by line until one contains `said`, and returns that line.
 async fn hear(lines: &mut tokio::io::Lines<BufReader<tokio::process::ChildStderr>>, said: &str) -> String {
     within(async {
         loop {
@@ -398,7 +399,7 @@ async fn a_refusal_of_the_next_token_does_not_take_away_one_that_is_good() {
     let line = hear(&mut told, "is good until").await;
     assert!(line.contains("no rule gives it"), "{line}");
     assert_eq!(fs::read_to_string(step.path("token")).unwrap(), "second", "the rule came back");
-    // With its end it is gone, and then a refusal is the last word.
+    // It is removed when it expires, and a refusal is reported last.
     hear(&mut told, "the file was removed").await;
     let line = hear(&mut told, "the token is not renewed").await;
     assert!(line.contains("no rule gives it"), "{line}");
@@ -433,7 +434,7 @@ async fn the_end_of_the_run_is_final_and_takes_the_token_away() {
     }
 }
 
-/// It was said to be good until its end, though whatever is wrong with the pod's token may be with it too.
+/// It was reported as valid until its end, although the problem of the pod's token may affect it too.
 #[tokio::test]
 async fn a_refusal_of_the_pods_token_says_nothing_good_of_the_one_before() {
     let asked = AtomicUsize::new(0);
@@ -478,7 +479,7 @@ async fn a_mistyped_file_of_the_pods_token_is_told_at_once() {
     }
     assert!(server.requests().is_empty());
 
-    // One that another container writes a moment later is found.
+    // A file that another container writes a moment later is found.
     let mut child = step.command(&["--audience", "a", "--subject-token-file", "late"]).spawn().unwrap();
     let mut told = BufReader::new(child.stderr.take().unwrap()).lines();
     hear(&mut told, "trying again").await;
@@ -498,7 +499,7 @@ async fn kubectl_reads_the_token_that_is_kept_fresh_beside_the_kubeconfig() {
         assert_eq!(fs::metadata(step.path(file)).unwrap().permissions().mode() & 0o777, 0o600, "{file}");
     }
     assert_eq!(fs::read_to_string(step.path("config.token")).unwrap(), "token-1");
-    // Printed there is no file to name.
+    // For printed output there is no file to name.
     let output = step.run(&["--audience", "a", "--as", "kubeconfig"]).await;
     assert!(text(&output.stdout).contains("\"token\": \"token-2\""), "{}", text(&output.stdout));
 
@@ -511,7 +512,7 @@ async fn kubectl_reads_the_token_that_is_kept_fresh_beside_the_kubeconfig() {
     assert!(!step.path("config").exists() && !step.path("config.token").exists(), "nothing of it is left");
 }
 
-/// Who asks takes no other, and heard one whatever it asked by.
+/// kubectl accepts no other version, but always got the same one.
 #[tokio::test]
 async fn kubectl_is_answered_in_the_version_in_which_it_asks() {
     let server = counting(600).await;
@@ -571,7 +572,7 @@ async fn a_parameter_that_a_step_leaves_out_counts_as_left_out() {
     let config: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     let cluster = config["clusters"][0]["cluster"]["server"].as_str().unwrap();
     assert_eq!(cluster.trim_end_matches('/'), server.url().trim_end_matches('/'));
-    // Of what is needed it says what is missing.
+    // Of the required settings, it names the missing ones.
     let output = within(step.command(&["--audience", "a"]).env("DOORWARD_SERVER", "").output()).await.unwrap();
     assert!(text(&output.stderr).contains("--server <URL>") && !output.status.success(), "{}", text(&output.stderr));
 }

@@ -1,5 +1,5 @@
-//! Tokens over the wire. The sub-cases of each row of `oauth.md` section 10 are unit tests of `issuers`; here each row
-//! meets the whole program once, and what only the whole shows: issuers that misbehave, caches, restarts.
+//! Tokens over the wire. The details of the rows `oauth:*` are unit tests of `issuers`; here each row is tested once
+//! with the whole program, along with what needs it: misbehaving issuers, caches, restarts.
 
 use aws_lc_rs::hmac;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL, prelude::BASE64_STANDARD};
@@ -46,7 +46,7 @@ async fn every_attack_on_a_token_is_refused_and_never_reaches_the_upstream() {
         let tag = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, key), signed.as_bytes());
         format!("{signed}.{}", BASE64URL.encode(tag))
     };
-    // What everybody can make of the public key (RFC 5480 section 2): its prefix says P-256 and uncompressed.
+    // Anybody can build this from the public key (RFC 5480 section 2): its prefix means P-256, uncompressed.
     let jwk = a.public_key();
     let coordinate = |name: &str| BASE64URL.decode(jwk[name].as_str().unwrap()).unwrap();
     let prefix =
@@ -125,11 +125,11 @@ async fn every_attack_on_a_token_is_refused_and_never_reaches_the_upstream() {
     let long = a.sign(&claims(json!({"aud": vec![AUDIENCE; 10_000]})));
     let (answer, seen) = fixture.api(PATH, &[&bearer(&long)]).await;
     assert_eq!((answer.status, seen.len()), (431, 0), "oauth:16: {}", answer.text());
-    // All unknown keys together are looked for once; nothing else is asked of anybody.
+    // All unknown keys together cause one fetch, and no other request to any issuer.
     assert!(a.key_fetches() - fetches <= 1, "{} fetches", a.key_fetches() - fetches);
     assert_eq!((b.key_fetches(), a.introspections()), (fetches_of_b, introspections));
 
-    // The twin of them all.
+    // The counterpart of them all.
     let (answer, seen) = fixture.api(PATH, &[&bearer(&good)]).await;
     assert_eq!((answer.status, seen.len()), (200, 1), "{}", answer.text());
     assert_eq!(seen[0].one("impersonate-user"), "alice");
@@ -137,7 +137,7 @@ async fn every_attack_on_a_token_is_refused_and_never_reaches_the_upstream() {
     assert_eq!(seen[0].one("authorization"), "Bearer upstream-token");
 }
 
-/// attacks:Z2: an audience that every application of a provider may have, in the form that Okta gives its tokens.
+/// attacks:Z2: an audience that every application of a provider may have, in the form of Okta's tokens.
 #[tokio::test]
 async fn a_token_for_an_audience_that_others_share_is_taken_of_a_listed_client_alone() {
     let change = |yaml: String| {
@@ -159,7 +159,7 @@ async fn a_token_for_an_audience_that_others_share_is_taken_of_a_listed_client_a
     }
 }
 
-/// oauth:27: what the issuer said is remembered for its time and no longer.
+/// oauth:27: an issuer's answer is cached for its time and no longer.
 #[tokio::test]
 async fn a_token_that_its_issuer_ends_is_refused_once_the_answer_of_before_is_old() {
     let fixture = Fixture::start().await;
@@ -171,7 +171,7 @@ async fn a_token_that_its_issuer_ends_is_refused_once_the_answer_of_before_is_ol
     }
     let (answer, seen) = fixture.api(PATH, &[&bearer("ended")]).await;
     assert_eq!((answer.status, seen.len()), (401, 0), "oauth:27: {}", answer.text());
-    // The twin has not ended.
+    // The counterpart has not ended.
     fixture.a.opaque("good", {
         let mut answer = fixture.a.claims("alice", &["dev"]);
         answer["active"] = json!(true);
@@ -195,7 +195,7 @@ async fn an_identity_that_kubernetes_would_misread_is_403() {
     }
     let (answer, seen) = fixture.api(PATH, &[&bearer(&fixture.a.token("alice", &["dev", "system:masters"]))]).await;
     assert_eq!((answer.status, seen.len()), (403, 0), "kubernetes:S1: {}", answer.text());
-    // The twin: a group that everybody has, which no grant maps and so is not sent.
+    // The counterpart: a group that everybody has, which no grant maps and which so is not forwarded.
     let (answer, seen) =
         fixture.api(PATH, &[&bearer(&fixture.a.token("alice", &["dev", "system:authenticated"]))]).await;
     assert_eq!(answer.status, 200, "kubernetes:S2: {}", answer.text());
@@ -205,17 +205,17 @@ async fn an_identity_that_kubernetes_would_misread_is_403() {
 #[tokio::test]
 async fn what_one_issuer_says_counts_for_that_issuer_only() {
     let fixture = Fixture::start().await;
-    // The same group and subject of another issuer.
+    // The same group and subject from another issuer.
     let (answer, seen) = fixture.api(PATH, &[&bearer(&fixture.b.token("alice", &["dev"]))]).await;
     assert_eq!((answer.status, seen.len()), (403, 0), "attacks:Z1 peers:D9: {}", answer.text());
-    // A route that takes no token of the issuer.
+    // A route that accepts no token of the issuer.
     let token = bearer(&fixture.b.token("bob", &["dev"]));
     assert_eq!(fixture.doorward.get(PATH, &["Host: api.test", &token]).await.status, 403);
     assert_eq!(fixture.doorward.get(PATH, &["Host: a.test", &token]).await.status, 401);
     assert_eq!(fixture.doorward.get(PATH, &["Host: a.test", &fixture.alice()]).await.status, 200);
 }
 
-/// attacks:Z33: what is known of a token by one route says nothing to another, whose audience it may lack.
+/// attacks:Z33: that one route accepted a token means nothing for another, whose audience it may lack.
 #[tokio::test]
 async fn a_token_that_one_route_has_taken_is_refused_by_one_of_another_audience() {
     const OTHER: &str = "https://other.test";
@@ -277,7 +277,7 @@ async fn unknown_keys_make_a_bounded_number_of_fetches() {
         assert_eq!((answer.status, seen.len()), (401, 0), "peers:D7");
     }
     assert!(fixture.a.key_fetches() - before <= 1, "{} fetches", fixture.a.key_fetches() - before);
-    // oauth:6: whoever made the ids up makes no series of them.
+    // oauth:6: made-up ids create no series.
     let metrics = fixture.doorward.metrics().await;
     let series: Vec<&str> =
         metrics.lines().filter(|line| line.starts_with("doorward_issuer_unknown_kids_total")).collect();
@@ -301,7 +301,7 @@ async fn a_new_key_is_fetched_for_its_first_token_and_the_old_one_dies() {
 #[tokio::test]
 async fn a_clock_of_an_issuer_that_is_off_is_forgiven_for_half_a_minute() {
     let fixture = Fixture::start().await;
-    // Seconds, with room on both sides of the tolerance of 30 for the time that a request takes.
+    // Seconds, with room on both sides of the tolerance of 30 s for the duration of a request.
     for (ahead, status, why) in
         [(20, 200, ""), (120, 401, "token_not_yet_valid"), (-610, 200, ""), (-700, 401, "token_expired"), (0, 200, "")]
     {
@@ -314,7 +314,7 @@ async fn a_clock_of_an_issuer_that_is_off_is_forgiven_for_half_a_minute() {
 
 #[tokio::test]
 async fn an_issuer_that_misbehaves_stops_nobody_else_and_costs_no_memory_and_is_used_once_it_mends() {
-    // Whoever does not answer is waited for.
+    // An issuer that does not answer is waited for.
     let others = async {
         for fault in [Fault::Garbage, Fault::Huge, Fault::Error, Fault::Redirect, Fault::Empty, Fault::OtherIssuer] {
             misbehaves_from_the_start(fault).await;
@@ -352,19 +352,19 @@ limits: {{drain_accept: 0}}
     let refused = doorward.get(PATH, &[&bearer(&b.token("alice", &["dev"]))]).await;
     assert_eq!(refused.status, 503, "{fault:?}: our trouble, not the caller's");
     assert!(refused.header("retry-after").is_some());
-    // Components tell their state soon after the start.
+    // Components report their state soon after the start.
     until(async || {
         let ready = doorward.admin("/readyz").await;
         ready.status == 200 && ready.text().contains("issuer/b")
     })
     .await;
     doorward.stays_below(90, "an issuer that misbehaves");
-    // The twin: the issuer mends itself, and nobody restarts anything.
+    // The counterpart: the issuer recovers, without any restart.
     b.set_fault(Fault::None);
     until(async || doorward.get(PATH, &[&bearer(&b.token("alice", &["dev"]))]).await.status == 200).await;
 }
 
-/// A set that is good is not given up for an answer that is none, and one that is too old is our trouble.
+/// A valid set is not replaced by an invalid response, and one that is too old is Doorward's problem, not the caller's.
 #[tokio::test]
 async fn keys_that_were_fetched_outlive_the_trouble_of_their_issuer_until_they_are_too_old() {
     let keys = |yaml: String| yaml.change("    kind: human\n", "    kind: human\n    keys: {max_stale: 2h}\n");
@@ -380,7 +380,7 @@ async fn keys_that_were_fetched_outlive_the_trouble_of_their_issuer_until_they_a
     let of_b = || bearer(&fixture.b.token("bob", &["dev"]));
     for fault in [Fault::Garbage, Fault::Error, Fault::Redirect, Fault::Empty] {
         fixture.a.set_fault(fault);
-        // After ten minutes a set is old whose answer did not say for how long it is good.
+        // A set whose response stated no lifetime is stale after ten minutes.
         wait(600);
         let answer = settled(async || fixture.api(PATH, &[&fixture.alice()]).await.0).await;
         assert_eq!(answer.status, 200, "{fault:?}: {}", answer.text());
@@ -401,7 +401,7 @@ async fn keys_that_were_fetched_outlive_the_trouble_of_their_issuer_until_they_a
     }
 }
 
-/// An issuer may put another key in the place of one and not say so by its name.
+/// An issuer may replace a key and keep its id.
 #[tokio::test]
 async fn another_key_of_the_same_name_counts_after_the_refresh_and_the_old_one_no_longer() {
     let fixture = Fixture::with_faults(|yaml| yaml, |_| Reply::json(200, "{}")).await;
@@ -440,7 +440,7 @@ async fn opaque_tokens_are_asked_about_once_and_answers_are_read_strictly() {
         answer[name] = value;
         answer
     };
-    // What is no answer is our trouble, and not the caller's.
+    // An invalid response is Doorward's problem, not the caller's.
     for (what, answer, status) in [
         ("inactive", json!({"active": false}), 401),
         ("active as text", with("active", json!("true")), 503),
@@ -466,7 +466,7 @@ async fn opaque_tokens_are_asked_about_once_and_answers_are_read_strictly() {
     assert!(fixture.a.introspections() - before <= 2, "good answers are used for a second");
 }
 
-/// attacks:Z35: each of two issuers is asked about opaque tokens, and of none that comes to a route of the other.
+/// attacks:Z35: each of two issuers is asked about opaque tokens, but never about one sent to a route of the other.
 #[tokio::test]
 async fn an_opaque_token_is_shown_to_no_issuer_but_that_of_its_route() {
     let (a, b) = (Issuer::start().await, Issuer::start().await);

@@ -1,5 +1,5 @@
-//! Cookies that a sibling host tosses at ours in a real Chromium, over both versions of HTTP: none is taken for a session, and
-//! whoever has too many of them reads what to do.
+//! Cookie tossing: a sibling host sets cookies for Doorward's host, in a real Chromium, over both versions of HTTP.
+//! None is taken for a session, and users with too many of them are told what to do.
 
 use std::fmt::Write as _;
 
@@ -11,7 +11,7 @@ use crate::{
     pages::screenshots,
 };
 
-/// A sibling in the hands of an attacker: it sets whichever cookies its address says.
+/// A sibling host controlled by an attacker: it sets whichever cookies its address says.
 async fn evil() -> Upstream {
     Upstream::scripted(|request| {
         let target = request.line().split(' ').nth(1).unwrap_or_default().to_owned();
@@ -25,7 +25,7 @@ async fn evil() -> Upstream {
     .await
 }
 
-/// `bare` is what the browser's own page says where the answer has none: one of these.
+/// `bare` are possible texts of the browser's own page where the response has none.
 async fn sibling_signs_nobody_in(arguments: &[&str], bare: &[&str]) {
     let (port, authority, dir) = (free_port(), Authority::new(), tempfile::tempdir().unwrap());
     let host = format!("dash.apps.test:{port}");
@@ -44,7 +44,7 @@ async fn sibling_signs_nobody_in(arguments: &[&str], bare: &[&str]) {
     let saw = browse(&json!({"scenario": "tossing", "url": origin, "evil": siblings, "arguments": arguments,
         "screenshots": screenshots()}))
     .await;
-    // What the browser let pass, and sends to us: names like ours, and none of ours.
+    // What the browser lets through and sends to Doorward: similar names, but none of Doorward's.
     let tossed: Vec<&str> = saw["tossed"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
     assert!(tossed.len() > 5 && tossed.iter().all(|name| !name.starts_with("__Host-")), "{tossed:?}");
     assert_eq!(
@@ -59,7 +59,7 @@ async fn sibling_signs_nobody_in(arguments: &[&str], bare: &[&str]) {
     }
     assert_eq!((&saw["again"]["kept"], &saw["cleared"]["kept"]), (&json!(true), &json!(true)), "{saw}");
     assert_eq!(saw["injected"]["told"], "This sign-in began somewhere else");
-    // Beyond what is read of a head at all, the answer is bare, and the browser's own page stands for it.
+    // Beyond the limit for a head, the response has no body, and the browser shows its own page.
     for (size, status, parts) in
         [("some", json!(431), &["headers_too_large"][..]), ("many", Value::Null, bare), ("most", Value::Null, bare)]
     {
@@ -83,7 +83,7 @@ async fn sibling_signs_nobody_in(arguments: &[&str], bare: &[&str]) {
         assert!(!ours && !request.head.contains(own), "it was sent on: {}", request.head);
     }
     let trail: Vec<Value> = doorward.audit();
-    // Besides the records of how they signed in themselves.
+    // Apart from the records of their own sign-in.
     let proxied = trail.iter().filter(|record| record["unmapped"]["endpoint"].is_null());
     let as_attacker = proxied.filter(|record| record.to_string().contains("\"mallory\"")).count();
     assert!(as_attacker <= 2, "somebody was taken for the attacker: {trail:#?}");
@@ -92,7 +92,7 @@ async fn sibling_signs_nobody_in(arguments: &[&str], bare: &[&str]) {
 
 #[tokio::test]
 async fn cookies_of_a_sibling_sign_nobody_in_and_lock_nobody_out() {
-    // While the browser still sends, the end of the connection can overtake the reason for it.
+    // While the browser still sends, the end of the connection can arrive before the reason for it.
     sibling_signs_nobody_in(&[], &["ERR_HTTP2_PROTOCOL_ERROR", "ERR_CONNECTION_RESET"]).await;
 }
 
