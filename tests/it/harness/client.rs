@@ -1,4 +1,4 @@
-//! A client that sends the very bytes that a test writes.
+//! A client that sends exactly the bytes that a test writes.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -9,7 +9,7 @@ use tokio::{
 
 use super::{Authority, Pair, connect_tls};
 
-/// What asks for a WebSocket (RFC 6455, section 1.3).
+/// The headers of a WebSocket handshake (RFC 6455, section 1.3).
 pub const HANDSHAKE: [&str; 4] = [
     "Connection: keep-alive, Upgrade",
     "Upgrade: websocket",
@@ -17,13 +17,13 @@ pub const HANDSHAKE: [&str; 4] = [
     "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
 ];
 
-/// An answer, read until its end or the end of the connection.
+/// A response, read until its end or the end of the connection.
 #[derive(Clone, Debug)]
 pub struct Answer {
     pub status: u16,
     pub head: String,
     pub body: Vec<u8>,
-    /// The peer closed the connection after it.
+    /// Whether the peer closed the connection after it.
     pub closed: bool,
 }
 
@@ -44,7 +44,7 @@ impl Answer {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {}{}", self.head, self.text()))
     }
 
-    /// The token of a good answer of a token endpoint.
+    /// The token of a successful response of a token endpoint.
     pub fn token(&self) -> String {
         assert_eq!(self.status, 200, "{}", self.text());
         self.json()["access_token"].as_str().unwrap().to_owned()
@@ -58,7 +58,7 @@ impl Answer {
     }
 }
 
-/// The values of a header, in order, names compared without case.
+/// The values of a header, in order; names are compared without case.
 pub fn values<'h>(head: &'h str, name: &str) -> Vec<&'h str> {
     head.lines()
         .skip(1)
@@ -68,7 +68,7 @@ pub fn values<'h>(head: &'h str, name: &str) -> Vec<&'h str> {
         .collect()
 }
 
-/// What a connection goes over: TCP, or TLS on it.
+/// The transport of a connection: TCP, or TLS over it.
 trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Unpin> Stream for T {}
@@ -86,14 +86,14 @@ impl Raw {
         Self::over(stream)
     }
 
-    /// From another address of loopback.
+    /// Connects from another loopback address.
     pub async fn connect_from(source: IpAddr, address: SocketAddr) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         socket.bind((source, 0).into()).unwrap();
         Self::over(socket.connect(address).await.unwrap())
     }
 
-    /// Over TLS, for the host `name`; with this certificate of a client.
+    /// Connects over TLS for the host `name`, optionally with a client certificate.
     pub async fn tls(address: SocketAddr, authority: &Authority, certificate: Option<&Pair>, name: &str) -> Self {
         Self::over(connect_tls(address, &authority.client(&[], certificate), name).await.unwrap())
     }
@@ -103,16 +103,16 @@ impl Raw {
     }
 
     pub async fn send(&mut self, bytes: impl AsRef<[u8]>) {
-        // The peer may have refused and closed already; what it answered is still to be read.
+        // The peer may have refused and closed already; its response is still to be read.
         let _ = self.stream.write_all(bytes.as_ref()).await;
     }
 
-    /// Sends no more.
+    /// Closes the sending side.
     pub async fn end(&mut self) {
         let _ = self.stream.shutdown().await;
     }
 
-    /// Reads one answer. Panics if none comes in time.
+    /// Reads one response. Panics if none arrives in time.
     pub async fn answer(&mut self) -> Answer {
         super::within(self.read_answer()).await
     }

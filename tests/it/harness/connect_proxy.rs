@@ -1,4 +1,4 @@
-//! An HTTP proxy that takes CONNECT. Whatever host is asked for, it leads to one server and speaks TLS in its name.
+//! An HTTP proxy that supports CONNECT. It connects every host to a single server and terminates TLS in its name.
 
 use std::{
     net::SocketAddr,
@@ -22,7 +22,7 @@ pub struct ConnectProxy {
 }
 
 impl ConnectProxy {
-    /// Leads to `server` with this certificate, or answers `refusal` to every CONNECT.
+    /// Forwards to `server` with this certificate, or answers `refusal` to every CONNECT.
     pub async fn start(server: SocketAddr, certificate: &Pair, refusal: Option<&'static str>) -> Self {
         let key = PrivateKeyDer::from_pem_slice(certificate.key.as_bytes()).unwrap();
         let tls = ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certificate.der()], key).unwrap();

@@ -1,4 +1,4 @@
-//! The built binary as a process of its own.
+//! The built binary as a separate process.
 
 use std::{
     collections::HashMap,
@@ -30,13 +30,13 @@ pub struct Doorward {
 }
 
 impl Doorward {
-    /// Starts with this configuration in a folder that may hold files already, and waits until it listens. `{dir}` in
-    /// it is that folder.
+    /// Starts with this configuration, in a folder that may already have files, and waits until it listens. `{dir}` in
+    /// the configuration is that folder.
     pub async fn start_in(dir: TempDir, yaml: &str) -> Self {
         Self::spawn(Arc::new(dir), yaml, &[]).await
     }
 
-    /// The same, and its disk can be made to fail and its clock to jump.
+    /// The same with a Doorward whose disk can be made to fail and whose clock can be set.
     pub async fn start_with_faults(dir: TempDir, yaml: &str) -> Self {
         let environment = super::faults::environment(dir.path());
         Self::spawn(Arc::new(dir), yaml, &environment).await
@@ -48,17 +48,17 @@ impl Doorward {
         Self::spawn(Arc::new(dir), yaml, &environment).await
     }
 
-    /// Starts with the `doorward.yaml` of a folder that belongs to somebody else.
+    /// Starts with the `doorward.yaml` of a folder that the caller owns.
     pub async fn start_at(folder: &Path) -> Self {
         Self::run(Arc::new(tempfile::tempdir().unwrap()), folder, &[]).await
     }
 
-    /// Starts with the `doorward.yaml` that is in the folder, named without it: `doorward serve doorward.yaml`.
+    /// Starts with the `doorward.yaml` in the folder, by its file name alone: `doorward serve doorward.yaml`.
     pub async fn start_by_name_in(dir: TempDir) -> Self {
         Self::run(Arc::new(dir), Path::new("doorward.yaml"), &[]).await
     }
 
-    /// Begins a start as [`Doorward::start_in`] does, and does not wait for its end; see [`Doorward::has_started`].
+    /// Begins a start like [`Doorward::start_in`], without waiting for its end; see [`Doorward::has_started`].
     pub fn begin_in(dir: TempDir, yaml: &str) -> Self {
         let config = configured(&dir, yaml);
         Self::begin(Arc::new(dir), &config, &[])
@@ -101,7 +101,7 @@ impl Doorward {
         Self { child, dir, addresses: HashMap::new(), log, lines }
     }
 
-    /// Waits until it listens, whatever the form of its log.
+    /// Waits until it listens, whatever the format of its log.
     pub async fn has_started(&mut self) {
         let has_started = |line: &Value| {
             line["message"] == "started" || line.as_str().is_some_and(|line| line.contains(": started generation="))
@@ -143,22 +143,24 @@ impl Doorward {
         super::faults::break_disk(self.dir(), broken);
     }
 
-    /// Makes syncs of the store's file fail, and nothing else, or no longer. Needs [`Doorward::start_with_faults`].
+    /// Makes only syncs of the store's file fail, or no longer. Needs [`Doorward::start_with_faults`].
     pub fn break_syncs(&self, broken: bool) {
         super::faults::break_syncs(self.dir(), broken);
     }
 
-    /// Makes writes of its audit trail fail, or no longer. Needs [`Doorward::start_with_faults`].
+    /// Makes writes to its audit trail fail, or no longer. Needs [`Doorward::start_with_faults`].
     pub fn break_trail(&self, broken: bool) {
         super::faults::break_trail(self.dir(), broken);
     }
 
-    /// Sets its wall clock this far ahead, or stops it at a time of this century. Needs [`Doorward::start_with_faults`].
+    /// Sets its wall clock this far ahead, or stops it at a given time of this century. Needs
+    /// [`Doorward::start_with_faults`].
     pub fn set_clock_ahead(&self, seconds: u64) {
         super::faults::set_clock_ahead(self.dir(), seconds);
     }
 
-    /// Makes it believe that it uses so much memory, and waits until it says this of it. Needs [`Doorward::start_with_faults`].
+    /// Makes it believe that it uses `kib` of memory, and waits until readiness says `words`. Needs
+    /// [`Doorward::start_with_faults`].
     pub async fn use_memory(&self, kib: u64, words: &str) {
         super::faults::set_memory_used(self.dir(), kib);
         self.until_readyz_says(words).await;
@@ -176,17 +178,17 @@ impl Doorward {
         self.log.lock().unwrap().clone()
     }
 
-    /// Waits until a log line has this message, and gives it.
+    /// Waits for a log line with this message, and returns it.
     pub async fn wait_for_log(&mut self, message: &str) -> Value {
         self.log_line(message, |line| line["message"] == message).await
     }
 
-    /// Waits until a log line contains this text, and gives it.
+    /// Waits for a log line that contains this text, and returns it.
     pub async fn wait_for_log_containing(&mut self, text: &str) -> Value {
         self.log_line(text, |line| line.to_string().contains(text)).await
     }
 
-    /// Waits until a generation of at least this number is in force.
+    /// Waits until a generation with at least this number is in force.
     pub async fn wait_for_generation(&mut self, number: u64) {
         let what = format!("generation {number}");
         // Key sets have generations too.
@@ -220,34 +222,34 @@ impl Doorward {
         super::settled(async || self.get("/probe-of-the-tests", &[&host, &token]).await).await;
     }
 
-    /// What the admin listener says at a path.
+    /// The response of the admin listener at a path.
     pub async fn admin(&self, path: &str) -> Answer {
         let mut raw = Raw::connect(self.address("admin")).await;
         raw.send(format!("GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")).await;
         raw.answer().await
     }
 
-    /// Waits until callers may be sent here.
+    /// Waits until it is ready.
     pub async fn until_ready(&self) {
         super::until(async || self.admin("/readyz").await.status == 200).await;
     }
 
-    /// Waits until readiness tells of something, in these words.
+    /// Waits until readiness reports something in these words.
     pub async fn until_readyz_says(&self, words: &str) {
         super::until(async || self.admin("/readyz").await.text().contains(words)).await;
     }
 
-    /// Waits until the metrics have this line, or part of one.
+    /// Waits until the metrics contain this line, or part of a line.
     pub async fn until_metrics_say(&self, line: &str) {
         super::until(async || self.metrics().await.contains(line)).await;
     }
 
-    /// Waits until the listener `public` takes no connection.
+    /// Waits until the listener `public` accepts no connection.
     pub async fn until_closed(&self) {
         super::until(async || TcpStream::connect(self.address("public")).await.is_err()).await;
     }
 
-    /// Waits until browsers at this host are sent to the provider.
+    /// Waits until browsers at this host are redirected to the provider.
     pub async fn until_people_can_sign_in(&self, host: &str) {
         let host = format!("Host: {host}");
         super::until(async || self.get("/oauth2/start", &[&host]).await.status == 303).await;
@@ -257,7 +259,7 @@ impl Doorward {
         self.admin("/metrics").await.text()
     }
 
-    /// What a counter says; 0 if it has labels and was never touched.
+    /// The value of a counter; 0 if it has labels and was never incremented.
     pub async fn counter(&self, name: &str) -> u64 {
         let metrics = self.metrics().await;
         let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
@@ -265,7 +267,7 @@ impl Doorward {
         value.map_or(0, |value| value.parse().unwrap())
     }
 
-    /// How many have waited for room in its audit trail.
+    /// How many requests have waited for room in its audit trail.
     pub async fn audit_waits(&self) -> u64 {
         self.counter("doorward_audit_waits_total").await
     }
@@ -275,7 +277,7 @@ impl Doorward {
         Raw::connect(self.address("public")).await
     }
 
-    /// Sends a request on a connection of its own. Lines are joined with CRLF; `Host` is `tekton.test` unless given.
+    /// Sends a request on a connection of its own. Lines are joined by CRLF; `Host` is `tekton.test` unless given.
     pub async fn send(&self, lines: &[&str], body: &[u8]) -> Answer {
         let mut raw = self.raw().await;
         raw.send(request(lines, body)).await;
@@ -289,7 +291,7 @@ impl Doorward {
         self.send(&lines, b"").await
     }
 
-    /// Writes something else in the place of the first `there` of its configuration, and gives the whole as it is then.
+    /// Replaces the first `there` in its configuration by `here`, and returns the whole new configuration.
     pub fn change(&self, there: &str, here: &str) -> String {
         let path = self.dir().join("doorward.yaml");
         let after = std::fs::read_to_string(&path).unwrap().change_first(there, here);
@@ -312,7 +314,7 @@ impl Doorward {
         text.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
     }
 
-    /// Waits until `count` audit records fit, and gives all that do: a thread of its own writes them.
+    /// Waits until `count` audit records match, and returns all that do: a separate thread writes them.
     pub async fn records(&self, count: usize, fits: impl Fn(&Value) -> bool) -> Vec<Value> {
         super::found(async || {
             let all: Vec<Value> = self.audit().into_iter().filter(|record| fits(record)).collect();
@@ -321,7 +323,7 @@ impl Doorward {
         .await
     }
 
-    /// Waits for an audit record that fits, and gives the first.
+    /// Waits for a matching audit record, and returns the first.
     pub async fn record(&self, fits: impl Fn(&Value) -> bool) -> Value {
         self.records(1, fits).await.remove(0)
     }
@@ -330,24 +332,24 @@ impl Doorward {
         self.dir.path().join("audit.jsonl")
     }
 
-    /// What `doorward` says when it is called so, in this folder; see [`told`].
+    /// The output of a `doorward` command in this folder; see [`told`].
     pub async fn told(&self, arguments: &[&str]) -> (Option<i32>, String) {
         told(self.dir(), arguments).await
     }
 
-    /// What `audit verify` says of a file of the trail.
+    /// The output of `audit verify` for a file of the trail.
     pub async fn verify(&self, trail: &str) -> (Option<i32>, String) {
         let keys = ["--key", "audit-chain.key", "--checkpoint-key", "audit-checkpoint.pub.pem"];
         self.told(&[&["audit", "verify", trail], &keys[..]].concat()).await
     }
 
-    /// What `audit trace` says: `kind` is `run`, `token` and so on.
+    /// The output of `audit trace`: `kind` is `run`, `token` and so on.
     pub async fn trace(&self, kind: &str, what: &str) -> (Option<i32>, String) {
         self.told(&["audit", "trace", kind, what, "--trail", "audit.jsonl"]).await
     }
 
-    /// Runs an operator's command at the socket, which must be `operator.sock` in the folder. Gives the exit status and
-    /// what it says.
+    /// Runs an operator command at the socket, which must be `operator.sock` in the folder. Returns the exit status and
+    /// the output.
     pub async fn operator(&self, arguments: &[&str]) -> (Option<i32>, String) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_doorward"));
         command.args(arguments).arg("--socket").arg(self.dir().join("operator.sock")).args(["--who", "olga"]);
@@ -356,22 +358,22 @@ impl Doorward {
         (output.status.code(), String::from_utf8_lossy(&said).into_owned())
     }
 
-    /// The most memory that it has had resident so far, in MiB: `VmHWM` of proc(5). `None` once it has ended.
+    /// The peak of its resident memory so far, in MiB: `VmHWM` of proc(5). `None` once it has ended.
     pub fn peak_memory(&self) -> Option<u64> {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()?)).ok()?;
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"))?;
         Some(line.split_whitespace().next()?.parse::<u64>().ok()? >> 10)
     }
 
-    /// The memory that is its own at this moment, in KiB: `Pss_Anon` of proc(5). Pages of the program's file are no part
-    /// of it: they are shared with each other Doorward that runs, so their share changes as those come and go.
+    /// The current anonymous memory, in KiB: `Pss_Anon` of proc(5). Pages of the program's file are not counted: they
+    /// are shared with every running Doorward, so that their share changes as those start and end.
     pub fn memory(&self) -> u64 {
         let rollup = std::fs::read_to_string(format!("/proc/{}/smaps_rollup", self.pid())).unwrap();
         let line = rollup.lines().find_map(|line| line.strip_prefix("Pss_Anon:")).unwrap();
         line.split_whitespace().next().unwrap().parse().unwrap()
     }
 
-    /// Asserts that its memory has never been above a ceiling, in MiB.
+    /// Asserts that its memory has never exceeded a ceiling, in MiB.
     pub fn stays_below(&self, ceiling: u64, attack: &str) {
         let peak = self.peak_memory().expect("it runs");
         assert!(peak < ceiling, "{attack}: {peak} MiB were resident, of at most {ceiling}");
@@ -385,7 +387,7 @@ fn configured(dir: &TempDir, yaml: &str) -> PathBuf {
     config
 }
 
-/// What `doorward` says when it is called so in a folder: its exit status, its output, and its errors behind that.
+/// The output of a `doorward` command in a folder: its exit status, its output, and its errors appended.
 pub async fn told(folder: &Path, arguments: &[&str]) -> (Option<i32>, String) {
     let mut command = Command::new(env!("CARGO_BIN_EXE_doorward"));
     command.args(arguments).current_dir(folder).stdin(Stdio::null()).kill_on_drop(true);
@@ -393,14 +395,15 @@ pub async fn told(folder: &Path, arguments: &[&str]) -> (Option<i32>, String) {
     (output.status.code(), String::from_utf8([output.stdout, output.stderr].concat()).unwrap())
 }
 
-/// What `doorward check` says of a configuration that is `doorward.yaml` in a folder of its own.
+/// The output of `doorward check` for a configuration in a folder of its own.
 pub async fn checked(yaml: &str) -> (Option<i32>, String) {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("doorward.yaml"), yaml).unwrap();
     told(folder.path(), &["check", "doorward.yaml"]).await
 }
 
-/// What no client, issuer or upstream of any test may bring its memory to, in MiB. Tests of floods state less.
+/// The memory, in MiB, that no client, issuer or upstream of any test may make it use. Tests of floods have lower
+/// limits.
 const CEILING: u64 = 250;
 
 impl Drop for Doorward {

@@ -1,4 +1,4 @@
-//! Forms to the endpoints of Doorward's own tokens.
+//! Forms for the endpoints of Doorward's token issuer.
 
 use url::form_urlencoded;
 
@@ -6,10 +6,10 @@ use super::{Answer, Doorward};
 
 const FORM: &str = "Content-Type: application/x-www-form-urlencoded";
 
-/// The lines of a request that asks for a token.
+/// The request line and headers of a token request.
 pub const EXCHANGE: [&str; 3] = ["POST /oauth2/token HTTP/1.1", "Host: doorward.test", FORM];
 
-/// What asks for a token in exchange for another, with these parameters.
+/// The form of a token exchange with these parameters.
 pub fn exchange_form(parameters: &[(&str, &str)]) -> String {
     form_urlencoded::Serializer::new(String::new())
         .append_pair("grant_type", "urn:ietf:params:oauth:grant-type:token-exchange")

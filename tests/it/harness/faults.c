@@ -1,13 +1,14 @@
-/* What the real parts cannot be made to show on command. Preloaded with LD_PRELOAD.
+/* Faults that real parts cannot be made to have on command. Preloaded with LD_PRELOAD.
 
-   While the file that TEST_DISK_FAULT names holds a number, reads, writes and syncs of *.redb files fail with that errno, or where it is
-   below zero syncs alone, and for that of TEST_TRAIL_FAULT writes of *.jsonl files do. The wall clock is ahead by the seconds that the file holds which TEST_CLOCK_AHEAD names; a
-   number of as many as have passed since 1970 is a time at which it stands still. Where the file that
-   TEST_PROC_STATUS names exists, it is read in place of /proc/self/status.
+   Some variables name a file. While the file of TEST_DISK_FAULT holds a number, reads, writes and syncs of *.redb
+   files fail with that errno; if it is negative, only syncs do. While the file of TEST_TRAIL_FAULT holds one, writes
+   to *.jsonl files fail. The file of TEST_CLOCK_AHEAD holds the seconds by which the wall clock is ahead; a number
+   as large as the seconds since 1970 is a time at which the clock stands still. If the file of TEST_PROC_STATUS
+   exists, it is read instead of /proc/self/status.
 
-   TEST_KILL, as CLASS:COUNT:WHEN, ends the process by SIGKILL before or after its COUNTth operation of a class: `write`
-   and `sync` of *.redb files, `send` to the port that TEST_KILL_PORT has, `ask` to that of TEST_KILL_STORE_PORT, `answer` on any other
-   connection. */
+   TEST_KILL, as CLASS:COUNT:WHEN, kills the process by SIGKILL before or after its COUNTth operation of a class:
+   `write` and `sync` of *.redb files, `send` to the port in TEST_KILL_PORT, `ask` to the port in
+   TEST_KILL_STORE_PORT, and `answer` on any other connection. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -55,7 +56,7 @@ static int ends_in(int fd, const char *ending) {
 
 static int is_store(int fd) { return ends_in(fd, ".redb"); }
 
-/* The error that an operation of a class on this file has to fail with, or 0. */
+/* The error with which an operation of a class on this file must fail, or 0. */
 static int fault_of(int fd, const char *class) {
     long fault = number_in("TEST_DISK_FAULT");
     if (fault < 0) fault = strcmp(class, "sync") ? 0 : -fault;
@@ -64,7 +65,7 @@ static int fault_of(int fd, const char *class) {
     return fault && ends_in(fd, ".jsonl") ? (int) fault : 0;
 }
 
-/* What happens on this socket: `send`, `ask`, `answer`, or nothing that counts. */
+/* The class of operations on this socket: `send`, `ask`, `answer`, or none. */
 static const char *class_of_socket(int fd) {
     struct sockaddr_in peer;
     socklen_t size = sizeof peer;
@@ -74,7 +75,7 @@ static const char *class_of_socket(int fd) {
     return ntohs(peer.sin_port) == atoi(port) ? "send" : "answer";
 }
 
-/* Whether the process ends before (`b`) or after (`a`) this operation, or 0. */
+/* Whether the process is killed before (`b`) or after (`a`) this operation; 0 if not. */
 static char kill_at(const char *class) {
     static long count;
     const char *kill = getenv("TEST_KILL");

@@ -1,5 +1,5 @@
-//! Faults that the real parts cannot be made to show: a library that is preloaded makes the disk fail, the clock
-//! jump and memory run short.
+//! Faults that real parts cannot be made to have: a preloaded library makes the disk fail, the clock jump and memory
+//! run short.
 
 use std::{
     path::{Path, PathBuf},
@@ -17,7 +17,7 @@ static LIBRARY: LazyLock<PathBuf> = LazyLock::new(|| {
     let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&draft).arg(source).arg("-ldl").output();
     let built = built.unwrap();
     assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
-    // Whole at once, for other runs that use it at the same time.
+    // Atomically, for other test runs that use it at the same time.
     std::fs::rename(&draft, &library).unwrap();
     library
 });
@@ -38,7 +38,7 @@ fn status(folder: &Path) -> PathBuf {
     folder.join("proc-status")
 }
 
-/// Variables for a process whose faults are set in this folder.
+/// Environment variables for a process whose faults are set in this folder.
 pub fn environment(folder: &Path) -> [(&'static str, PathBuf); 5] {
     [
         ("LD_PRELOAD", LIBRARY.clone()),

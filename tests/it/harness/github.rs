@@ -1,6 +1,6 @@
-//! A GitHub server for logins: its sign-in, its tokens, and the part of its API that says who somebody is, with the ways of
-//! the real one: errors of the token endpoint come with 200, scopes are separated by commas, whoever sends no `User-Agent` is
-//! refused, lists come in pages, and there is no ID token. Answers of the sign-in name it as `/login/oauth`.
+//! A GitHub server for logins: its sign-in, its tokens, and the API for users. It behaves like the real one: errors of
+//! the token endpoint have status 200, scopes are separated by commas, requests without `User-Agent` are refused, lists
+//! are paginated, and there is no ID token. Responses of the sign-in name it as `/login/oauth`.
 
 use std::{
     collections::HashMap,
@@ -32,21 +32,21 @@ pub struct GithubServer {
     people: Arc<Mutex<People>>,
 }
 
-/// What the server knows of the one person who signs in.
+/// The server's data about the one person who signs in.
 pub struct People {
     pub user: Value,
     pub memberships: Vec<Value>,
     pub teams: Vec<Value>,
     /// `None` if the application may not read addresses.
     pub emails: Option<Value>,
-    /// What the API answers in place of all this.
+    /// The response of the API instead of all this.
     pub refusal: Option<(u16, &'static str, Value)>,
-    /// Whether tokens end, as those of GitHub Apps do, and come with a token to renew them.
+    /// Whether tokens expire, like those of GitHub Apps, and have a refresh token.
     pub expiring: bool,
-    /// Whether nobody is told what tokens that are renewed are for.
+    /// Whether the API refuses renewed tokens.
     pub refuse_new_tokens: bool,
     renewed: Vec<String>,
-    /// Tokens that are good, and the codes and refresh tokens that give others.
+    /// Valid tokens, and the codes and refresh tokens that give others.
     pub tokens: Vec<String>,
     codes: HashMap<String, HashMap<String, String>>,
     renewals: Vec<String>,
@@ -134,7 +134,7 @@ impl GithubServer {
 }
 
 impl People {
-    /// No token is good any more, and none can be renewed.
+    /// Makes all tokens invalid, and none can be renewed.
     pub fn take_everything_back(&mut self) {
         self.tokens.clear();
         self.renewals.clear();

@@ -1,4 +1,4 @@
-//! HTTP/2 frames as a test writes them: client libraries refuse to send what must be refused here.
+//! HTTP/2 frames as a test writes them: client libraries refuse to send what Doorward must refuse.
 
 use std::net::SocketAddr;
 
@@ -18,7 +18,7 @@ const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
-/// What came of a request.
+/// The outcome of a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Outcome {
     /// `:status: 200`.
@@ -27,7 +27,7 @@ pub enum Outcome {
     Refused,
     /// The stream was reset.
     Reset,
-    /// The connection was ended.
+    /// The connection was closed.
     Closed,
 }
 
@@ -58,7 +58,7 @@ fn string(text: &[u8]) -> Vec<u8> {
     bytes
 }
 
-/// A block of literal fields without indexing.
+/// A header block of literal fields without indexing.
 fn block<N: AsRef<str>, V: AsRef<str>>(fields: &[(N, V)]) -> Vec<u8> {
     let field = |(name, value): &(N, V)| {
         [vec![0], string(name.as_ref().as_bytes()), string(value.as_ref().as_bytes())].concat()
@@ -75,7 +75,7 @@ async fn connect(address: SocketAddr) -> TcpStream {
     connect_with(address, &[]).await
 }
 
-/// With these settings.
+/// Connects with these settings.
 async fn connect_with(address: SocketAddr, settings: &[u8]) -> TcpStream {
     let mut stream = TcpStream::connect(address).await.unwrap();
     let hello = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), frame(SETTINGS, 0, 0, settings)].concat();
@@ -83,7 +83,7 @@ async fn connect_with(address: SocketAddr, settings: &[u8]) -> TcpStream {
     stream
 }
 
-/// A frame as it came.
+/// A received frame.
 struct Frame {
     kind: u8,
     flags: u8,
@@ -100,12 +100,12 @@ async fn read(stream: &mut TcpStream) -> std::io::Result<Frame> {
     Ok(Frame { kind, flags, stream: u32::from_be_bytes(id), payload })
 }
 
-/// Reads and forgets what comes, until the connection ends.
+/// Reads and discards everything until the connection ends.
 async fn drain(stream: &mut (impl AsyncRead + Unpin)) {
     while matches!(stream.read(&mut [0; 4096]).await, Ok(1..)) {}
 }
 
-/// What a server says of itself before anything is asked.
+/// The initial frames of a server.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Hello {
     pub streams: u32,
@@ -113,7 +113,7 @@ pub struct Hello {
     pub connection_window: u32,
 }
 
-/// Reads how many streams a client may open and how much it may send unasked (RFC 9113 sections 6.5.2 and 6.9).
+/// Reads how many streams a client may open and how much it may send initially (RFC 9113 sections 6.5.2 and 6.9).
 pub async fn hello(address: SocketAddr) -> Hello {
     const MAX_CONCURRENT_STREAMS: u16 = 3;
     const INITIAL_WINDOW_SIZE: u16 = 4;
@@ -147,7 +147,7 @@ pub async fn hello(address: SocketAddr) -> Hello {
     hello
 }
 
-/// Asks for `path`, lets the answer be as large as it may, and reads nothing of it.
+/// Requests `path` with the largest window, and reads nothing of the response.
 pub async fn ask_and_not_read(address: SocketAddr, path: &str, authority: &str) -> TcpStream {
     const INITIAL_WINDOW_SIZE: [u8; 2] = [0, 4];
     const LARGEST: u32 = (1 << 31) - 1;
@@ -161,15 +161,15 @@ pub async fn ask_and_not_read(address: SocketAddr, path: &str, authority: &str) 
     stream
 }
 
-/// Sends one request without a body, with these fields as they are, on a connection of its own.
+/// Sends one request without a body, with exactly these fields, on a connection of its own.
 pub async fn ask(address: SocketAddr, fields: &[(String, String)]) -> Outcome {
     let mut stream = connect(address).await;
     let _ = stream.write_all(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &block(fields))).await;
     outcome(&mut stream).await
 }
 
-/// Sends requests without bodies on one connection, one after the other, and tells after each answer whether the server has asked to
-/// connect anew.
+/// Sends requests without bodies on one connection, one after the other. Returns for each whether the server had asked
+/// to reconnect by its response.
 pub async fn are_sent_away(address: SocketAddr, requests: &[Vec<(String, String)>]) -> Vec<bool> {
     const OURS: &[u8; 8] = b"is there";
     let mut stream = connect(address).await;
@@ -181,7 +181,7 @@ pub async fn are_sent_away(address: SocketAddr, requests: &[Vec<(String, String)
             loop {
                 let Frame { kind, payload, .. } = read(&mut stream).await.unwrap();
                 match kind {
-                    // What it had to say by then stands before the answer to this.
+                    // Whatever the server had to say by then precedes the answer to this.
                     HEADERS => stream.write_all(&frame(PING, 0, 0, OURS)).await.unwrap(),
                     GOAWAY => is_sent_away = true,
                     PING if payload == OURS => break,
@@ -195,7 +195,7 @@ pub async fn are_sent_away(address: SocketAddr, requests: &[Vec<(String, String)
     sent_away
 }
 
-/// Sends requests without bodies all at once, on one connection, and gives what comes of each.
+/// Sends requests without bodies all at once, on one connection, and returns the outcome of each.
 pub async fn ask_at_once(address: SocketAddr, requests: &[Vec<(String, String)>]) -> Vec<Outcome> {
     let mut stream = connect(address).await;
     let ids = (1..).step_by(2);
@@ -211,7 +211,7 @@ pub async fn ask_at_once(address: SocketAddr, requests: &[Vec<(String, String)>]
     outcomes.into_iter().map(|outcome| outcome.unwrap_or(Outcome::Closed)).collect()
 }
 
-/// What comes of the next request that has an answer.
+/// The outcome of the next request that is answered.
 async fn outcome(stream: &mut TcpStream) -> Outcome {
     next(stream).await.1
 }
@@ -248,7 +248,8 @@ pub async fn flood(address: SocketAddr, count: u32, path: &str, authority: &str)
     super::within(drain(&mut stream)).await;
 }
 
-/// Opens and resets `count` streams in one piece, then asks once more on the same connection, and gives what comes of that.
+/// Opens and resets `count` streams in one write, then sends another request on the same connection, and returns its
+/// outcome.
 pub async fn reset_at_once(address: SocketAddr, count: u32, path: &str, authority: &str) -> Outcome {
     let mut stream = connect(address).await;
     let block = asks("GET", authority, path);
@@ -266,18 +267,18 @@ pub async fn reset_at_once(address: SocketAddr, count: u32, path: &str, authorit
     }
 }
 
-/// Frames that cost their sender nothing and say nothing.
+/// Frames that cost the sender nothing and have no effect.
 #[derive(Clone, Copy, Debug)]
 pub enum Idle {
-    /// Pieces of a body without a byte in them (CVE-2019-9518).
+    /// Parts of a body without a byte in them (CVE-2019-9518).
     EmptyData,
-    /// Settings that set nothing, each of which is to be acknowledged (CVE-2019-9515).
+    /// Settings that set nothing, each of which must be acknowledged (CVE-2019-9515).
     Settings,
-    /// Questions whether anybody is there, each of which is to be answered (CVE-2019-9512).
+    /// Pings, each of which must be answered (CVE-2019-9512).
     Pings,
 }
 
-/// Sends such frames until the connection ends. Whoever `reads` takes the answers to them.
+/// Sends such frames until the connection ends. With `reads`, the answers are read.
 pub async fn idle_flood(address: SocketAddr, idle: Idle, reads: bool, authority: &str) {
     let mut stream = connect(address).await;
     let one = match idle {
@@ -300,7 +301,8 @@ pub async fn idle_flood(address: SocketAddr, idle: Idle, reads: bool, authority:
     drop(super::within(taking).await.unwrap());
 }
 
-/// Asks for an answer that goes on, and once it has begun sends pieces of another's body without a byte in them until the connection ends.
+/// Requests a response that continues, and once it has begun sends empty parts of another request's body until the
+/// connection ends.
 pub async fn flood_beside(address: SocketAddr, path: &str, authority: &str) {
     let mut stream = connect(address).await;
     let _ = stream.write_all(&frame(HEADERS, END_STREAM | END_HEADERS, 1, &asks("GET", authority, path))).await;
@@ -310,10 +312,10 @@ pub async fn flood_beside(address: SocketAddr, path: &str, authority: &str) {
     super::within(async { while stream.write_all(&many).await.is_ok() {} }).await;
 }
 
-/// Sends a header block that is never complete, `count` frames of 16 KiB (CVE-2024-27316), until the connection ends.
+/// Sends a header block that never ends, `count` frames of 16 KiB (CVE-2024-27316), until the connection ends.
 pub async fn continuation_flood(address: SocketAddr, count: usize) {
     let mut stream = connect(address).await;
-    // Literal fields that are never indexed, each with a name of its own length.
+    // Literal fields without indexing, each with a long value.
     let field = [vec![0], string(b"x-flood"), string(&[b'a'; 16_000])].concat();
     let mut sent = stream.write_all(&frame(HEADERS, END_STREAM, 1, &field)).await;
     for _ in 0..count {
@@ -325,8 +327,8 @@ pub async fn continuation_flood(address: SocketAddr, count: usize) {
     super::within(drain(&mut stream)).await;
 }
 
-/// Sends `streams` requests whose header blocks of some 15 KiB unpack to 60 MiB each: a field is put into the table of
-/// HPACK once and named by one byte thousands of times.
+/// Sends `streams` requests whose header blocks of about 15 KiB expand to 60 MiB each: a field is put into the HPACK
+/// table once and referred to by one byte thousands of times.
 pub async fn header_bomb(address: SocketAddr, streams: u32, path: &str, authority: &str) -> Vec<Outcome> {
     let mut stream = connect(address).await;
     let fields = asks("GET", authority, path);

@@ -1,4 +1,4 @@
-//! An issuer that signs whatever a test wants and misbehaves on command.
+//! An issuer that signs whatever a test wants and misbehaves on request.
 
 use std::{
     net::SocketAddr,
@@ -30,7 +30,7 @@ use tokio::sync::watch;
 pub enum Fault {
     #[default]
     None,
-    /// Takes the request and does not answer as long as this lasts.
+    /// Accepts requests and does not answer as long as this is set.
     Hang,
     /// 200 with something that is not JSON.
     Garbage,
@@ -79,7 +79,7 @@ struct Inner {
     lifetime: AtomicU64,
     shut_out: AtomicBool,
     redeemed: Mutex<Vec<String>>,
-    /// What of logins nobody else may learn.
+    /// Login values that must not leak.
     secrets: Mutex<Vec<String>>,
     refreshes: AtomicBool,
 }
@@ -95,7 +95,7 @@ impl Issuer {
         Self::start_as(None).await
     }
 
-    /// One whose identifier and endpoints are at another address than its own, where something else leads to it.
+    /// An issuer whose identifier and endpoints have another address than its own, reached through something else.
     pub async fn start_as(identifier: Option<&str>) -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address: SocketAddr = listener.local_addr().unwrap();
@@ -138,22 +138,22 @@ impl Issuer {
         self.0.fault.send_replace(fault);
     }
 
-    /// From now on a new key signs; the old one is gone from the set.
+    /// Replaces the key set by a new key, which signs from now on.
     pub fn rotate(&self, id: &str) {
         *self.0.keys.lock().unwrap() = vec![Key::new(id)];
     }
 
-    /// From now on a new key signs; the others stay in the set.
+    /// Adds a key, which signs from now on; the others stay in the set.
     pub fn add_key(&self, id: &str) {
         self.0.keys.lock().unwrap().push(Key::new(id));
     }
 
-    /// The key that signs, as it is published.
+    /// The signing key, as it is published.
     pub fn public_key(&self) -> Value {
         self.signer(Key::jwk)
     }
 
-    /// Takes a key out of the set.
+    /// Removes a key from the set.
     pub fn withdraw(&self, id: &str) {
         self.0.keys.lock().unwrap().retain(|key| key.id != id);
     }
@@ -167,12 +167,12 @@ impl Issuer {
         self.0.clock_ahead.store(seconds, Ordering::SeqCst);
     }
 
-    /// How many seconds its access tokens are good for from now on.
+    /// Sets the lifetime of its access tokens from now on, in seconds.
     pub fn set_lifetime(&self, seconds: u64) {
         self.0.lifetime.store(seconds, Ordering::SeqCst);
     }
 
-    /// From now on it vouches for nobody who has signed in.
+    /// From now on it confirms nobody who has signed in.
     pub fn shut_out(&self) {
         self.0.shut_out.store(true, Ordering::SeqCst);
     }
@@ -185,27 +185,28 @@ impl Issuer {
         self.0.introspections.load(Ordering::SeqCst)
     }
 
-    /// The codes that were brought to its token endpoint.
+    /// The codes that were presented to its token endpoint.
     pub fn redeemed(&self) -> Vec<String> {
         self.0.redeemed.lock().unwrap().clone()
     }
 
-    /// From now on it gives refresh tokens, and takes them.
+    /// From now on it gives refresh tokens, and accepts them.
     pub fn give_refresh_tokens(&self) {
         self.0.refreshes.store(true, Ordering::SeqCst);
     }
 
-    /// The codes, verifiers and refresh tokens that were brought to its token endpoint, and the tokens that it gave there.
+    /// The codes, verifiers and refresh tokens that were presented to its token endpoint, and the tokens that it gave
+    /// there.
     pub fn secrets(&self) -> Vec<String> {
         self.0.secrets.lock().unwrap().clone()
     }
 
-    /// What introspection says of an opaque token.
+    /// Sets the introspection response for an opaque token.
     pub fn opaque(&self, token: &str, answer: Value) {
         self.0.opaque.lock().unwrap().insert(token.to_owned(), answer);
     }
 
-    /// The claims of a good access token for `subject`, to change before signing.
+    /// The claims of a valid access token for `subject`, to change before signing.
     pub fn claims(&self, subject: &str, groups: &[&str]) -> Value {
         let now = now().saturating_add_signed(self.0.clock_ahead.load(Ordering::SeqCst));
         let lifetime = self.0.lifetime.load(Ordering::SeqCst);
@@ -213,7 +214,7 @@ impl Issuer {
             "jti": unique(), "groups": groups})
     }
 
-    /// A good access token.
+    /// A valid access token.
     pub fn token(&self, subject: &str, groups: &[&str]) -> String {
         self.sign(&self.claims(subject, groups))
     }
@@ -251,19 +252,19 @@ impl Issuer {
         self.sign_with(&json!({"alg": "ES256", "typ": "logout+jwt", "kid": id}), &claims)
     }
 
-    /// Signs any header over any claims.
+    /// Signs any header and any claims.
     pub fn sign_with(&self, header: &Value, claims: &Value) -> String {
         self.sign_text(&header.to_string(), &claims.to_string())
     }
 
-    /// Signs any text as header over any text as claims.
+    /// Signs any text as header and any text as claims.
     pub fn sign_text(&self, header: &str, claims: &str) -> String {
         let signed = format!("{}.{}", BASE64URL.encode(header), BASE64URL.encode(claims));
         let signature = self.signer(|key| key.pair.sign(&SystemRandom::new(), signed.as_bytes()).unwrap());
         format!("{signed}.{}", BASE64URL.encode(signature.as_ref()))
     }
 
-    /// The answer of a misbehaving issuer, if it misbehaves.
+    /// The response of a misbehaving issuer, if it misbehaves.
     async fn misbehave(&self) -> Option<Response> {
         let fault = *self.0.fault.subscribe().wait_for(|fault| *fault != Fault::Hang).await.unwrap();
         Some(match fault {
@@ -332,7 +333,7 @@ struct Authorize {
     nonce: String,
 }
 
-/// Sends everybody back at once, with the nonce as the code.
+/// Redirects everybody back at once, with the nonce as the code.
 async fn authorize(State(issuer): State<Issuer>, Query(asked): Query<Authorize>) -> Response {
     let Authorize { redirect_uri, state, nonce } = asked;
     let iss = url::form_urlencoded::byte_serialize(issuer.url().as_bytes()).collect::<String>();
@@ -347,7 +348,7 @@ struct Redeem {
     refresh_token: Option<String>,
 }
 
-/// Gives Alice's tokens for any code, which is the nonce of the login, and for any refresh token.
+/// Returns Alice's tokens for any code, which is the nonce of the login, and for any refresh token.
 async fn redeem(State(issuer): State<Issuer>, Form(request): Form<Redeem>) -> Response {
     let mut claims = issuer.claims("alice", &["dev"]);
     claims["aud"] = json!("doorward");
@@ -369,7 +370,7 @@ async fn redeem(State(issuer): State<Issuer>, Form(request): Form<Redeem>) -> Re
     Json(given).into_response()
 }
 
-/// Of Alice, whatever the token.
+/// Always Alice's, whatever the token.
 async fn user_info(State(issuer): State<Issuer>) -> Response {
     if issuer.0.shut_out.load(Ordering::SeqCst) {
         return StatusCode::UNAUTHORIZED.into_response();
@@ -396,12 +397,12 @@ pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs()
 }
 
-/// Such seconds as text.
+/// Such a time as text.
 pub fn rfc3339(seconds: u64) -> String {
     doorward::clock::Timestamp::from_secs(seconds.cast_signed()).to_string()
 }
 
-/// A value that no other call gives.
+/// A value that no other call returns.
 pub fn unique() -> String {
     uuid::Uuid::new_v4().to_string()
 }

@@ -1,9 +1,9 @@
-//! A browser's login without a browser: the redirects, followed by hand.
+//! A browser login without a browser: the redirects are followed by hand.
 
 use super::{Answer, Doorward, OidcProvider};
 
-/// Logs Alice in at a host of this machine, by way of the scripted issuer, and gives her `Cookie` line. `page` is any
-/// page that takes sessions.
+/// Logs Alice in at a host of this machine with the scripted issuer, and returns her `Cookie` line. `page` is any page
+/// that accepts sessions.
 pub async fn log_in(doorward: &Doorward, host: &str, page: &str) -> String {
     let host = format!("Host: {host}");
     let navigation = [host.as_str(), "Accept: text/html", "Sec-Fetch-Mode: navigate", "Sec-Fetch-Dest: document"];
@@ -20,16 +20,17 @@ pub async fn log_in(doorward: &Doorward, host: &str, page: &str) -> String {
     session(&back).unwrap_or_else(|| panic!("{}{}", back.head, back.text()))
 }
 
-/// A login that somebody began, and that the certified provider has answered.
+/// A login that the certified provider has answered, and that is not completed yet.
 pub struct Answered {
     /// The `Cookie` line of the browser that began it.
     pub cookies: String,
-    /// The callback that the browser is sent to, without the origin.
+    /// The callback that the browser is redirected to, without the origin.
     pub callback: String,
 }
 
 impl Answered {
-    /// Begins a login at a host of this machine for `person`, and signs them in at the provider. The callback is left out.
+    /// Begins a login at a host of this machine for `person`, and signs them in at the provider. The callback is not
+    /// called.
     pub async fn begin(doorward: &Doorward, host: &str, provider: &OidcProvider, person: &str) -> Self {
         let away = doorward.get("/oauth2/start?rd=%2Fpage", &[&format!("Host: {host}")]).await;
         let location = away.header("location").unwrap_or_else(|| panic!("{}{}", away.head, away.text()));
@@ -39,14 +40,14 @@ impl Answered {
     }
 }
 
-/// The session that an answer hands out, as a `Cookie` line.
+/// The session that a response sets, as a `Cookie` line.
 pub fn session(answer: &Answer) -> Option<String> {
     let set = cookies(answer);
     let pair = set.trim_start_matches("Cookie: ").split("; ").find(|pair| pair.starts_with("__Host-doorward="))?;
     Some(format!("Cookie: {pair}"))
 }
 
-/// What the callback answers to a browser that `away` sent to the issuer at `location`, which lets everybody in.
+/// The callback's response to a browser that `away` redirected to the issuer at `location`, which lets everybody in.
 pub async fn call_back(doorward: &Doorward, lines: &[&str], away: &Answer, location: &str) -> Answer {
     let address = asked(location, "redirect_uri");
     let (_, path) = address.split_once("/oauth2/").unwrap();
@@ -55,21 +56,21 @@ pub async fn call_back(doorward: &Doorward, lines: &[&str], away: &Answer, locat
     doorward.get(&callback, &[lines, &[&begun]].concat()).await
 }
 
-/// A parameter of the request that a browser is sent to the issuer with.
+/// A parameter of the request with which a browser is redirected to the issuer.
 pub fn asked(location: &str, name: &str) -> String {
     let (_, query) = location.split_once('?').unwrap();
     let mut pairs = url::form_urlencoded::parse(query.as_bytes());
     pairs.find(|(found, _)| found == name).unwrap_or_else(|| panic!("{name} in {location}")).1.into_owned()
 }
 
-/// Where a page leads by itself, as a browser without scripts goes.
+/// Where a page redirects a browser without scripts.
 fn next(answer: &Answer) -> Option<String> {
     let text = answer.text();
     let (_, rest) = text.split_once("content=\"0;url=")?;
     Some(rest.split_once('"')?.0.replace("&amp;", "&"))
 }
 
-/// The cookies that an answer sets and does not delete, as a `Cookie` line.
+/// The cookies that a response sets and does not delete, as a `Cookie` line.
 pub fn cookies(answer: &Answer) -> String {
     let pairs = answer.all("set-cookie").into_iter().filter_map(|line| line.split(';').next());
     format!("Cookie: {}", pairs.filter(|pair| !pair.ends_with('=')).collect::<Vec<_>>().join("; "))

@@ -1,4 +1,4 @@
-//! What the tests stand on: Doorward as a process, its peers, and a client that hides nothing.
+//! The test harness: Doorward as a process, its peers, and a client that hides nothing.
 
 mod client;
 mod connect_proxy;
@@ -46,7 +46,7 @@ pub use self::{
     wire::Wire,
 };
 
-/// How long what must happen may take on the slowest machine.
+/// How long an expected event may take on the slowest machine.
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A folder with these files.
@@ -58,7 +58,7 @@ pub fn folder_with(files: &[(&str, &str)]) -> TempDir {
     folder
 }
 
-/// Writes a file whole at once, as an editor and a ConfigMap do.
+/// Replaces a file atomically, as editors and ConfigMaps do.
 pub fn replace_file(path: &Path, text: &str) {
     let draft = path.with_extension("draft");
     std::fs::write(&draft, text).unwrap();
@@ -71,12 +71,12 @@ pub fn part(token: &str, index: usize) -> Value {
     serde_json::from_slice(&BASE64_URL_SAFE_NO_PAD.decode(part).unwrap()).unwrap()
 }
 
-/// Waits for something that must happen. The bound only ends a test that has already failed.
+/// Waits for something that must happen. The limit only ends a test that has already failed.
 pub async fn within<T>(what: impl Future<Output = T>) -> T {
     tokio::time::timeout(PATIENCE, what).await.expect("it did not happen within 90 s")
 }
 
-/// Waits until there is something, and gives it. It looks at times only: what must never be seen is asked for without it.
+/// Polls until there is a result, and returns it. It only samples: do not use it for what must never occur.
 pub async fn found<T>(mut look: impl AsyncFnMut() -> Option<T>) -> T {
     within(async {
         let mut pause = Duration::from_millis(5);
@@ -84,7 +84,7 @@ pub async fn found<T>(mut look: impl AsyncFnMut() -> Option<T>) -> T {
             if let Some(it) = look().await {
                 return it;
             }
-            // What takes long may be dear to look at.
+            // What takes long may also be expensive to poll.
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(Duration::from_millis(40));
         }
@@ -92,13 +92,13 @@ pub async fn found<T>(mut look: impl AsyncFnMut() -> Option<T>) -> T {
     .await
 }
 
-/// Waits until something holds.
+/// Waits until the condition holds.
 pub async fn until(mut holds: impl AsyncFnMut() -> bool) {
     found(async || holds().await.then_some(())).await;
 }
 
-/// What is answered once it is no 503: once what Doorward itself lacked for a moment is there, such as keys, the store, or news of
-/// revocations after a clock was set.
+/// Retries until the response is not a 503, so until what Doorward itself was missing for a moment is there, such as
+/// keys, the store, or current revocations after a clock was set.
 pub async fn settled(mut ask: impl AsyncFnMut() -> Answer) -> Answer {
     found(async || Some(ask().await).filter(|answer| answer.status != 503)).await
 }

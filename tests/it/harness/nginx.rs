@@ -1,4 +1,4 @@
-//! A real nginx, as people have it in front.
+//! A real nginx, as people use it in front.
 
 use std::{
     net::SocketAddr,
@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use super::{found, free_port};
 use crate::fixture::Change;
 
-/// How nginx is set up as users do it, less where it keeps its files and that it stays in front.
+/// The settings that differ from those of users: the location of files, and to stay in the foreground.
 const HERE: &str = "
 daemon off;
 master_process off;
@@ -37,9 +37,9 @@ pub struct Nginx {
 }
 
 impl Nginx {
-    /// With the configuration that `config` gives for an address to listen on.
+    /// Starts it with the configuration that `config` returns for an address to listen on.
     pub async fn start(config: impl Fn(&str) -> String) -> Self {
-        // The port may be taken by another test between its choice and its use.
+        // Another test may take the port between its choice and its use.
         for _ in 0..5 {
             if let Some(nginx) = Self::start_at(free_port(), &config).await {
                 return nginx;
@@ -48,7 +48,7 @@ impl Nginx {
         panic!("nginx does not start");
     }
 
-    /// None if it ends before it listens.
+    /// `None` if it ends before it listens.
     async fn start_at(port: u16, config: impl Fn(&str) -> String) -> Option<Self> {
         let folder = tempfile::tempdir().unwrap();
         let address = SocketAddr::from(([127, 0, 0, 1], port));
@@ -73,14 +73,14 @@ impl Nginx {
         serves.await.then_some(nginx)
     }
 
-    /// The request lines of what it was asked, in the order in which requests ended: `GET /version HTTP/2.0`.
+    /// The request lines that it received, in the order in which requests ended: `GET /version HTTP/2.0`.
     pub fn requests(&self) -> Vec<String> {
         let log = std::fs::read_to_string(self.folder.path().join("access.log")).unwrap();
         log.lines().map(str::to_owned).collect()
     }
 
-    /// As `deploy/examples/nginx.conf` sets it up, at this port in front of a listener with TLS. `folder` has `server.pem` and
-    /// `server.key`, which are Doorward's as well, and `ca.pem`, which signed them.
+    /// Set up as in `deploy/examples/nginx.conf`, at this port in front of a TLS listener. `folder` has `server.pem`
+    /// and `server.key`, which Doorward uses too, and `ca.pem`, which signed them.
     pub async fn in_front_of(doorward: SocketAddr, folder: &Path, port: u16) -> Self {
         let shipped = Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy/examples/nginx.conf");
         let shipped = std::fs::read_to_string(shipped).unwrap();
@@ -106,7 +106,7 @@ impl Nginx {
 
 impl Drop for Nginx {
     fn drop(&mut self) {
-        // One that has ended already is what is wanted.
+        // It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

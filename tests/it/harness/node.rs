@@ -1,4 +1,4 @@
-//! The certified OpenID provider and the browser driver, which are Node programs under `tests/node`.
+//! The certified OpenID provider and the browser driver, which are Node programs in `tests/node`.
 
 use std::{
     collections::BTreeMap,
@@ -26,7 +26,7 @@ static FOLDER: LazyLock<PathBuf> = LazyLock::new(|| {
     folder
 });
 
-/// Whether what npm wrote down of its last installation is what the lock file pins.
+/// Whether the last npm installation matches the lock file.
 fn is_installed(folder: &Path) -> bool {
     let read =
         |name: &str| -> Option<Value> { serde_json::from_str(&std::fs::read_to_string(folder.join(name)).ok()?).ok() };
@@ -42,11 +42,11 @@ fn script(name: &str) -> PathBuf {
     FOLDER.join(name)
 }
 
-/// The certified provider as a process of its own. It ends with its owner.
+/// The certified provider as a separate process. It ends with its owner.
 pub struct OidcProvider {
     pub issuer: String,
     child: Child,
-    /// It goes on writing there, and would end on a closed pipe.
+    /// Kept open: it continues to write, and would end on a closed pipe.
     _output: Lines<BufReader<ChildStdout>>,
 }
 
@@ -56,7 +56,7 @@ impl OidcProvider {
         Self::start_at(origin, 0).await
     }
 
-    /// The same at a port of its own; 0 for any.
+    /// The same at this port; 0 for any.
     pub async fn start_at(origin: &str, port: u16) -> Self {
         Self::start_with(origin, &json!({"port": port})).await
     }
@@ -83,7 +83,7 @@ impl OidcProvider {
         Self { issuer: said["issuer"].as_str().unwrap().to_owned(), child, _output: lines }
     }
 
-    /// Ends it, with every grant and session that it has. Another may be started at its port.
+    /// Ends it, with all its grants and sessions. Another may be started at its port.
     pub async fn stop(mut self) {
         self.child.kill().await.unwrap();
     }
@@ -101,13 +101,13 @@ impl OidcProvider {
         (told["granted"].as_u64().unwrap(), told["refused"].as_u64().unwrap())
     }
 
-    /// From now on its client `doorward` has these further settings.
+    /// Gives its client `doorward` these further settings from now on.
     pub async fn change_client(&self, further: &Value) {
         assert_eq!(self.ask("POST", "/tests/client", "", &further.to_string()).await.status, 200);
     }
 
-    /// Signs a person in for whom the browser was sent here to `location`, as its forms are filled in one after the other, and gives
-    /// the address that the browser is sent back to.
+    /// Signs a person in, for whom a browser was redirected to `location`, by filling in the forms one after the other.
+    /// Returns the address that the browser is redirected back to.
     pub async fn sign_in(&self, location: &str, person: &str) -> String {
         let mut jar = BTreeMap::new();
         let (mut form, mut at) = (String::new(), location.to_owned());
@@ -148,7 +148,7 @@ impl OidcProvider {
     }
 }
 
-/// Runs a scenario of `browser.mjs` in a real Chromium and gives what it saw.
+/// Runs a scenario of `browser.mjs` in a real Chromium and returns what it saw.
 pub async fn browse(options: &Value) -> Value {
     let run = Command::new("node").arg(script("browser.mjs")).arg(options.to_string()).kill_on_drop(true).output();
     let output = super::within(run).await.unwrap();
@@ -156,14 +156,14 @@ pub async fn browse(options: &Value) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// A browser that waits in the middle of its scenario.
+/// A browser that pauses in the middle of its scenario.
 pub struct Waiting {
     input: ChildStdin,
     output: Lines<BufReader<ChildStdout>>,
     _child: Child,
 }
 
-/// Runs a scenario up to where it says `mark`.
+/// Runs a scenario until it prints `mark`.
 pub async fn browse_until(options: &Value, mark: &str) -> Waiting {
     let mut child = Command::new("node")
         .arg(script("browser.mjs"))
@@ -184,20 +184,20 @@ impl Waiting {
         super::within(self.output.next_line()).await.unwrap().expect("the browser failed")
     }
 
-    /// Lets it go on up to where it says `mark` again.
+    /// Continues until it prints `mark` again.
     pub async fn go_on_until(&mut self, mark: &str) {
         self.input.write_all(b"go on\n").await.unwrap();
         assert_eq!(self.line().await, mark);
     }
 
-    /// Lets it go on, and gives what it saw.
+    /// Continues to the end, and returns what it saw.
     pub async fn go_on(mut self) -> Value {
         self.input.write_all(b"go on\n").await.unwrap();
         serde_json::from_str(&self.line().await).unwrap()
     }
 }
 
-/// The credentials that AWS's own SDK finds in an environment, and in no other.
+/// The credentials that the AWS SDK finds in exactly this environment.
 pub async fn aws_credentials(environment: &[(&str, &str)]) -> Value {
     let mut node = Command::new("node");
     node.arg(script("aws.mjs")).env_clear().env("PATH", std::env::var_os("PATH").unwrap_or_default());
@@ -207,7 +207,7 @@ pub async fn aws_credentials(environment: &[(&str, &str)]) -> Value {
     serde_json::from_slice(&output.stdout).unwrap()
 }
 
-/// Has a library that is not ours verify a token that Doorward at `port` has issued, and gives what it read.
+/// Verifies a token from the Doorward at `port` with an independent library, and returns what it read.
 pub async fn verify(port: u16, issuer: &str, audience: &str, token: &str) -> Value {
     let port = port.to_string();
     let run = Command::new("node").arg(script("verify.mjs")).args([&port, issuer, audience, token]).output();

@@ -5,20 +5,20 @@ use std::{
     sync::atomic::{AtomicU16, Ordering},
 };
 
-/// Below those that the system gives to connections and to listeners that leave the choice to it, which would take a port between
-/// its choice and its use. Browsers refuse 10080.
+/// Below the ephemeral ports, which the system could give to a connection between the choice of a port and its use.
+/// Browsers refuse 10080.
 const FIRST: u16 = 11_000;
 const LAST: u16 = 32_000;
 
-/// Room for the tests of one process.
+/// The number of ports for the tests of one process.
 const EACH: u16 = 500;
 
-/// What `localhost` may mean on this machine, which may have no IPv6.
+/// The loopback addresses of this machine, which may have no IPv6.
 pub fn loopbacks() -> Vec<&'static str> {
     ["127.0.0.1", "::1"].into_iter().filter(|loopback| TcpListener::bind((*loopback, 0)).is_ok()).collect()
 }
 
-/// A port of this machine that nobody listens on at any of its loopbacks, and that no other test of this process gets.
+/// A port on which nothing listens at any loopback address, and that no other test of this process gets.
 pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let blocks = u32::from((LAST - FIRST) / EACH);

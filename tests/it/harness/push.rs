@@ -1,4 +1,4 @@
-//! A push as GitHub tells of it, signed.
+//! A signed push notification from GitHub.
 
 use aws_lc_rs::hmac;
 use data_encoding::HEXLOWER;
@@ -18,7 +18,7 @@ impl Push {
     /// A push to the branch `main` of repository 1234.
     pub const BODY: &str = r#"{"ref":"refs/heads/main","before":"0","after":"1","commits":[],"repository":{"id":1234,"full_name":"acme/app","owner":{"login":"acme"}},"sender":{"id":7,"login":"octocat"}}"#;
 
-    /// One that was never sent before.
+    /// A push that was never sent before.
     pub fn new() -> Self {
         Self::of(&Self::body(), &unique(), WEBHOOK_SECRET)
     }
@@ -28,7 +28,7 @@ impl Push {
         Self::BODY.replacen(r#""before":"0""#, &format!(r#""before":"{}""#, unique()), 1)
     }
 
-    /// This body, in a delivery of this id, signed with this secret.
+    /// This body, in a delivery with this id, signed with this secret.
     pub fn of(body: &str, id: &str, secret: &str) -> Self {
         let key = hmac::Key::new(hmac::HMAC_SHA256, secret.as_bytes());
         let signature = hex(hmac::sign(&key, body.as_bytes()));
@@ -43,7 +43,7 @@ impl Push {
         Self { lines: lines.map(str::to_owned).to_vec(), body: body.to_owned() }
     }
 
-    /// Its bytes, with more headers.
+    /// Its bytes, with additional headers.
     pub fn request(&self, more: &[&str]) -> Vec<u8> {
         let lines: Vec<&str> = self.lines.iter().map(String::as_str).chain(more.iter().copied()).collect();
         request(&lines, self.body.as_bytes())

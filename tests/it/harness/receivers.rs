@@ -1,4 +1,4 @@
-//! Receivers of the audit trail: a syslog server and an OpenTelemetry collector, which keep what they are sent.
+//! Receivers of the audit trail: a syslog server and an OpenTelemetry collector, which store what they get.
 
 use std::{
     collections::VecDeque,
@@ -25,7 +25,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-/// Lines that arrived, and how many.
+/// The lines that arrived, and their number.
 #[derive(Clone)]
 pub struct Arrived {
     lines: Arc<Mutex<Vec<String>>>,
@@ -42,18 +42,18 @@ impl Arrived {
         self.count.send_modify(|count| *count += 1);
     }
 
-    /// Everything, in the order in which it came.
+    /// Everything, in order of arrival.
     pub fn all(&self) -> Vec<String> {
         self.lines.lock().unwrap().clone()
     }
 
-    /// The same without what came before already.
+    /// The same without repetitions.
     pub fn once(&self) -> Vec<String> {
         let mut seen = std::collections::BTreeSet::new();
         self.all().into_iter().filter(|line| seen.insert(line.clone())).collect()
     }
 
-    /// Waits until all of these lines are there.
+    /// Waits until all of these lines have arrived.
     pub async fn wait_for(&self, lines: &[String]) {
         let mut count = self.count.subscribe();
         let missing = |count: &mut watch::Receiver<usize>| {
@@ -73,7 +73,7 @@ impl Arrived {
     }
 }
 
-/// A syslog server that takes messages with their lengths before them.
+/// A syslog server that accepts messages prefixed by their length.
 pub struct SyslogServer {
     pub address: SocketAddr,
     pub arrived: Arrived,
@@ -91,7 +91,7 @@ impl SyslogServer {
     pub async fn start_at(address: SocketAddr, tls: Option<ServerConfig>) -> Self {
         let socket = TcpSocket::new_v4().unwrap();
         socket.set_reuseaddr(true).unwrap();
-        // Little, so that one that does not read is noticed soon.
+        // Small, so that a server that does not read is noticed soon.
         socket.set_recv_buffer_size(4096).unwrap();
         socket.bind(address).unwrap();
         let listener = socket.listen(16).unwrap();
@@ -137,23 +137,23 @@ impl SyslogServer {
         self.reading.send_replace(reading);
     }
 
-    /// How many connections there were.
+    /// How many connections there have been.
     pub fn connections(&self) -> usize {
         self.connections.load(Ordering::SeqCst)
     }
 
-    /// Breaks all connections, whatever is unread on them.
+    /// Breaks all connections, even with unread data.
     pub fn cut(&self) {
         self.cuts.send_modify(|cuts| *cuts += 1);
     }
 
-    /// What stood before each line.
+    /// The header of each line.
     pub fn heads(&self) -> Vec<String> {
         self.heads.lock().unwrap().clone()
     }
 }
 
-/// Reads until the end of the connection, or what is no message.
+/// Reads until the end of the connection, or an invalid message.
 async fn take(
     stream: impl AsyncRead + Unpin,
     arrived: &Arrived,
@@ -179,13 +179,13 @@ async fn take(
     }
 }
 
-/// How a collector answers a call.
+/// A collector's response to a call.
 #[derive(Clone)]
 pub struct CollectorAnswer {
     pub status: u16,
     pub retry_after: Option<&'static str>,
     pub body: &'static str,
-    /// Whether it keeps what it was sent.
+    /// Whether it stores what it got.
     pub takes: bool,
 }
 
@@ -221,12 +221,12 @@ impl Collector {
         collector
     }
 
-    /// The next answers.
+    /// Scripts the next responses.
     pub fn answers(&self, answers: impl IntoIterator<Item = CollectorAnswer>) {
         self.script.lock().unwrap().extend(answers);
     }
 
-    /// What it answers when nothing else is said.
+    /// Sets the response when nothing else is scripted.
     pub fn always(&self, answer: CollectorAnswer) {
         *self.always.lock().unwrap() = answer;
     }

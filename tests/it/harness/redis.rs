@@ -1,4 +1,4 @@
-//! Real servers of Redis on ports of their own, for the tests of the store and of the whole program alike.
+//! Real Redis servers on ports of their own, for tests of the store and of the whole program.
 
 use std::{
     io::{BufRead, BufReader},
@@ -10,7 +10,7 @@ use std::{
 
 use tempfile::TempDir;
 
-/// A running server, killed when dropped. What it keeps on disk goes with it.
+/// A running server, killed when dropped. Its data on disk is deleted too.
 #[derive(Debug)]
 pub struct RedisServer {
     child: Child,
@@ -20,11 +20,11 @@ pub struct RedisServer {
     program: &'static str,
 }
 
-/// Which line of its log tells that it serves.
+/// The log lines that show that it serves.
 const READY: [&str; 2] = ["Ready to accept connections", "Sentinel ID is"];
 
 impl RedisServer {
-    /// One that keeps nothing, with further options as on its command line.
+    /// A server without persistence, with further options as on its command line.
     pub fn start(options: &[&str]) -> Self {
         Self::on_any_port("redis-server", &[], options)
     }
@@ -40,7 +40,7 @@ impl RedisServer {
     }
 
     fn on_any_port(program: &'static str, config: &[String], options: &[&str]) -> Self {
-        // The port may be taken by another test between its choice and its use.
+        // Another test may take the port between its choice and its use.
         for _ in 0..5 {
             let folder = TempDir::new().unwrap();
             let port = free_port();
@@ -66,7 +66,7 @@ impl RedisServer {
         format!("127.0.0.1:{}", self.port)
     }
 
-    /// What `redis-cli` would be told.
+    /// Runs a command as with `redis-cli`.
     pub async fn ask<T: redis::FromRedisValue>(&self, words: &[&str]) -> T {
         let client = redis::Client::open(format!("redis://{}/", self.address())).unwrap();
         let mut connection = client.get_multiplexed_async_connection().await.unwrap();
@@ -77,9 +77,9 @@ impl RedisServer {
         command.query_async(&mut connection).await.unwrap()
     }
 
-    /// Ends it at once, as a crash would.
+    /// Ends it at once, as in a crash.
     pub fn kill(&mut self) {
-        // One that has ended already is what is wanted.
+        // It may have ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
@@ -101,7 +101,7 @@ fn free_port() -> u16 {
 }
 
 fn run(program: &str, folder: &TempDir, port: u16, options: &[String]) -> Option<Child> {
-    // Without a port in clear text its own says so.
+    // A server without a port in clear text has an option `--port` of its own.
     let listens = options.iter().any(|option| option == "--port");
     let port = port.to_string();
     let defaults = ["--bind", "127.0.0.1", "--save", "", "--port", &port];
@@ -118,7 +118,7 @@ fn run(program: &str, folder: &TempDir, port: u16, options: &[String]) -> Option
         .unwrap_or_else(|error| panic!("{program} cannot be run ({error}); `scripts/test` installs it"));
     let log = BufReader::new(child.stdout.take().unwrap());
     let (told, ready) = mpsc::channel();
-    // Reads on to the end, so that the server never waits for its log.
+    // Reads the log to the end, so that the server never blocks on it.
     std::thread::spawn(move || {
         for line in log.lines().map_while(Result::ok) {
             if READY.iter().any(|wanted| line.contains(wanted)) {

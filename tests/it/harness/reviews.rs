@@ -1,4 +1,4 @@
-//! What an API server says where it is asked about tokens that it signed (`authentication.k8s.io/v1`, TokenReview).
+//! An API server's reviews of tokens that it signed (`authentication.k8s.io/v1`, TokenReview).
 
 use std::{
     collections::HashMap,
@@ -9,17 +9,17 @@ use serde_json::{Value, json};
 
 use super::{Recorded, Reply, part};
 
-/// What is said of a token.
+/// The result of a review.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
     Good,
-    /// Its pod, or its service account, is gone.
+    /// Its pod or its service account is gone.
     Gone,
     /// The API server fails.
     Error,
 }
 
-/// What is said of each token; of one that is not known, that it is not good. Clones share it.
+/// The result for each token; unknown ones are not valid. Clones share it.
 #[derive(Clone, Default)]
 pub struct Reviews {
     verdicts: Arc<Mutex<HashMap<String, Verdict>>>,
@@ -31,12 +31,12 @@ impl Reviews {
         self.verdicts.lock().unwrap().insert(token.to_owned(), verdict);
     }
 
-    /// How often a token was asked about.
+    /// How often a token was reviewed.
     pub fn asked_about(&self, token: &str) -> usize {
         self.asked.lock().unwrap().iter().filter(|asked| *asked == token).count()
     }
 
-    /// The answer to a request, if it asks about a token.
+    /// The response to a request, if it is a TokenReview.
     pub fn answer(&self, request: &Recorded) -> Option<Reply> {
         if !request.line().starts_with("POST /apis/authentication.k8s.io/v1/tokenreviews ") {
             return None;

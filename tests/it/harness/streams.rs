@@ -19,7 +19,7 @@ pub const EXEC: &str = "/api/v1/namespaces/ci/pods/p/exec?command=sh";
 pub const WATCH: &str = "/apis/tekton.dev/v1/namespaces/ci/taskruns?watch=true";
 pub const LOG: &str = "/api/v1/namespaces/ci/pods/p/log?follow=true";
 
-/// An upstream that streams: echoes on an upgrade, and goes on for ever on a watch and a log.
+/// A streaming upstream: echoes after an upgrade, and continues forever on a watch or a log.
 pub fn streaming(request: &Recorded) -> Reply {
     match request.line() {
         line if line.contains("watch=true") => Reply::Watch(vec![b"{\"type\":\"ADDED\"}\n".to_vec()]),
@@ -29,9 +29,9 @@ pub fn streaming(request: &Recorded) -> Reply {
     }
 }
 
-/// One stream of each kind, opened by one caller; those of HTTP/2 share a connection.
+/// One stream of each kind, opened by one caller; those over HTTP/2 share a connection.
 pub struct Streams {
-    /// Over HTTP/1.1 and over HTTP/2, until they were seen to end.
+    /// Over HTTP/1.1 and over HTTP/2, until their end was checked.
     watches: Option<(Raw, Incoming)>,
     log: Raw,
     websocket: Raw,
@@ -40,7 +40,7 @@ pub struct Streams {
 }
 
 impl Streams {
-    /// Opens them with these lines, which say who asks and of which host.
+    /// Opens them with these header lines, which contain the credential and the host.
     pub async fn open(doorward: &Doorward, lines: &[&str]) -> Self {
         let mut http2 = http2(doorward).await;
         Self {
@@ -55,9 +55,9 @@ impl Streams {
         }
     }
 
-    /// Asserts that what goes both ways still does.
+    /// Asserts that the bidirectional streams are still open.
     pub async fn are_open(&mut self) {
-        // A masked text frame of four bytes (RFC 6455 section 5.2); to SPDY it is only bytes.
+        // A masked text frame of four bytes (RFC 6455 section 5.2); to SPDY these are just bytes.
         let frame = b"\x81\x84\x01\x02\x03\x04abcd";
         for raw in [&mut self.websocket, &mut self.spdy] {
             raw.send(frame).await;
@@ -75,7 +75,7 @@ impl Streams {
         }
     }
 
-    /// Waits until all have ended, and asserts how: the close code of the WebSocket, and the word that goes with it.
+    /// Waits until all have ended, and asserts how: the close code of the WebSocket, and its reason.
     pub async fn have_ended(mut self, code: u16, word: &str) {
         let closed = self.websocket.rest().await;
         let expected = [&[0x88, 2 + word.len() as u8], &code.to_be_bytes()[..], word.as_bytes()].concat();
@@ -90,12 +90,12 @@ impl Streams {
 
 pub type Http2 = SendRequest<Empty<bytes::Bytes>>;
 
-/// A connection of HTTP/2 with prior knowledge.
+/// An HTTP/2 connection with prior knowledge.
 pub async fn http2(doorward: &Doorward) -> Http2 {
     http2_on(TcpStream::connect(doorward.address("public")).await.unwrap()).await
 }
 
-/// Speaks HTTP/2 on a connection.
+/// Starts HTTP/2 on a connection.
 pub async fn http2_on(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Http2 {
     let (sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
@@ -103,7 +103,7 @@ pub async fn http2_on(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'stat
     sender
 }
 
-/// Opens a stream of HTTP/2 and reads the first bytes of the answer.
+/// Opens an HTTP/2 stream and reads the first bytes of the response.
 pub async fn stream(sender: &mut Http2, path: &str, lines: &[&str]) -> Incoming {
     let fields = lines.iter().map(|line| line.split_once(": ").unwrap());
     let (hosts, headers): (Vec<_>, Vec<_>) = fields.partition(|(name, _)| *name == "Host");
@@ -118,7 +118,7 @@ pub async fn stream(sender: &mut Http2, path: &str, lines: &[&str]) -> Incoming 
     body
 }
 
-/// Sends the request and reads the head of the answer.
+/// Sends the request and reads the head of the response.
 pub async fn begin(doorward: &Doorward, path: &str, lines: &[&str], status: u16) -> Raw {
     let mut raw = doorward.raw().await;
     raw.send(format!("GET {path} HTTP/1.1\r\n{}\r\n\r\n", lines.join("\r\n"))).await;
@@ -128,19 +128,19 @@ pub async fn begin(doorward: &Doorward, path: &str, lines: &[&str], status: u16)
     raw
 }
 
-/// Why streams ended, as the trail has it, once `count` of them have.
+/// Why streams ended, according to the trail, once `count` of them have.
 pub async fn ends(doorward: &Doorward, count: usize) -> Vec<String> {
     ends_in(doorward, "request.completed", count).await
 }
 
-/// The same of records with this code.
+/// The same for records with this code.
 pub async fn ends_in(doorward: &Doorward, code: &str, count: usize) -> Vec<String> {
     let why = |record: &Value| record["unmapped"]["ended"].as_str().map(str::to_owned);
     let ended = |record: &Value| record["metadata"]["event_code"] == code && why(record).is_some();
     doorward.records(count, ended).await.iter().filter_map(why).collect()
 }
 
-/// Makes of the configuration of a login one of a cluster.
+/// Turns the configuration of a login into one of a cluster.
 pub const OF_CLUSTER: Changes<'_> = &[
     (
         "{name: web, url: '{upstream}'}",
@@ -157,7 +157,7 @@ pub const OF_CLUSTER: Changes<'_> = &[
     ),
 ];
 
-/// A cluster where Alice has signed in; `sessions` and `rule` are more of the configuration.
+/// A cluster where Alice has signed in; `sessions` and `rule` are further configuration.
 pub async fn with_login(sessions: &str, rule: &str) -> (Doorward, (Issuer, Upstream), String, String) {
     let (store, on) = (format!("sessions: {{{sessions}}}\n{STORE}"), format!("on: {{routes: [cluster]{rule}"));
     let changes = [OF_CLUSTER, &[(STORE, &store), ("on: {routes: [cluster]", &on)]].concat();

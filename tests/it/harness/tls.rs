@@ -1,4 +1,4 @@
-//! Certificates of a test and clients that use them.
+//! Test certificates, and clients that use them.
 
 use std::{io, net::SocketAddr, path::Path, sync::Arc};
 
@@ -8,7 +8,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
-/// An authority of certificates.
+/// A certificate authority.
 pub struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 /// A certificate and its key, PEM.
@@ -39,7 +39,7 @@ impl Authority {
     pub fn new() -> Self {
         let mut params = CertificateParams::new([]).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        // Unlike that of what it signs, or OpenSSL takes a certificate for one that signed itself.
+        // Different from the names it signs, or OpenSSL takes such a certificate for a self-signed one.
         params.distinguished_name.push(DnType::CommonName, "authority of the tests");
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
@@ -49,12 +49,12 @@ impl Authority {
         self.0.pem()
     }
 
-    /// A certificate as the parameters say, PEM.
+    /// A certificate with these parameters, PEM.
     pub fn sign(&self, params: &CertificateParams, key: &KeyPair) -> String {
         params.signed_by(key, &self.0).unwrap().pem()
     }
 
-    /// A certificate for names of hosts, or of somebody.
+    /// A certificate for these host names, or for a person.
     pub fn issue(&self, names: &[&str]) -> Pair {
         let key = KeyPair::generate().unwrap();
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
@@ -62,7 +62,8 @@ impl Authority {
         Pair { chain: certificate.pem(), key: key.serialize_pem() }
     }
 
-    /// A client that trusts the authority, offers these protocols, and has a certificate or not. It remembers sessions.
+    /// A client that trusts the authority and offers these protocols, optionally with a certificate. It stores TLS
+    /// sessions.
     pub fn client(&self, alpn: &[&str], certificate: Option<&Pair>) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         roots.add(self.0.der().clone()).unwrap();
@@ -79,7 +80,7 @@ impl Authority {
     }
 }
 
-/// A handshake that asks for `name`; an IP address asks for none.
+/// A handshake with `name` in SNI; for an IP address there is no SNI.
 pub async fn connect_tls(
     address: SocketAddr,
     config: &Arc<ClientConfig>,

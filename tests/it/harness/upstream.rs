@@ -1,5 +1,5 @@
-//! An upstream that writes down every byte that reaches it and answers as it is told. It reads HTTP/1.1 itself, so that
-//! no library hides what arrived.
+//! An upstream that records every byte that reaches it and answers by a script. It parses HTTP/1.1 itself, so that no
+//! library hides what arrived.
 
 use std::{
     io,
@@ -21,7 +21,7 @@ use tokio::{
 
 use super::client::values;
 
-/// A group that Doorward may not impersonate at any upstream like this.
+/// A group that Doorward may not impersonate at any such upstream.
 pub const NOT_ALLOWED: &str = "tekton:not-allowed";
 
 /// A request as it arrived.
@@ -53,27 +53,27 @@ impl Recorded {
     }
 }
 
-/// What an upstream does with a request.
+/// How an upstream answers a request.
 #[derive(Clone, Debug)]
 pub enum Reply {
-    /// Sends these bytes and keeps the connection.
+    /// Sends these bytes and keeps the connection open.
     Bytes(Vec<u8>),
-    /// Answers 101 to the asked protocol and echoes.
+    /// Answers 101 for the requested protocol and echoes.
     Echo,
-    /// Accepts a WebSocket (RFC 6455), says `hello` in it, and listens.
+    /// Accepts a WebSocket (RFC 6455), sends `hello`, and listens.
     WebSocket,
-    /// Says nothing and keeps the connection open.
+    /// Sends nothing and keeps the connection open.
     Hang,
-    /// Sends these bytes once it is told to.
+    /// Sends these bytes once it is notified.
     Later(Arc<Notify>, Vec<u8>),
-    /// Sends a chunked answer that never ends, after these chunks.
+    /// Sends a chunked response that never ends, after these chunks.
     Watch(Vec<Vec<u8>>),
-    /// Sends text for as long as somebody takes it, and counts its bytes.
+    /// Sends text for as long as the peer reads it, and counts the bytes.
     Flood(Arc<AtomicU64>),
 }
 
 impl Reply {
-    /// An answer with a JSON body.
+    /// A response with a JSON body.
     pub fn json(status: u16, body: &str) -> Self {
         Self::Bytes(
             format!(
@@ -133,7 +133,7 @@ impl Upstream {
         self.recorded.lock().unwrap().clone()
     }
 
-    /// Forgets what arrived and gives it.
+    /// Returns the requests that arrived and forgets them.
     pub fn take(&self) -> Vec<Recorded> {
         std::mem::take(&mut self.recorded.lock().unwrap())
     }
@@ -161,10 +161,10 @@ impl Upstream {
     }
 }
 
-/// Waits until a flood is held up, as nothing more of it is taken, and gives how much was.
+/// Waits until a flood is blocked because nothing more is read, and returns how much was sent.
 pub async fn held_up(sent: &AtomicU64) -> u64 {
     super::within(async {
-        // On a busy machine one look tells nothing.
+        // On a busy machine a single sample proves nothing.
         let (mut before, mut same) = (0, 0);
         while same < 4 {
             tokio::time::sleep(Duration::from_millis(400)).await;
@@ -204,7 +204,7 @@ async fn serve(
                 if size == 0 {
                     let Some(mut end) = read_until(&mut stream, &mut buffer, b"\r\n").await? else { return Ok(()) };
                     while end > 2 {
-                        // A trailer: kept with the head, so that a test that looks for the name finds it.
+                        // A trailer: stored with the head, so that a test that searches for the name finds it.
                         request.head.push_str(&String::from_utf8_lossy(&buffer.drain(..end).collect::<Vec<_>>()));
                         let Some(next) = read_until(&mut stream, &mut buffer, b"\r\n").await? else { return Ok(()) };
                         end = next;
@@ -220,7 +220,7 @@ async fn serve(
                 request.body.extend(buffer.drain(..size + 2).take(size));
             }
         }
-        // What Doorward asks for itself in the background is no part of any test with an upstream like this.
+        // Doorward's own background requests are not part of any test with this upstream.
         let asks = |what: &str| request.line().contains(what) && !request.has("impersonate-user");
         let said = match () {
             () if asks("/selfsubjectaccessreviews ") => {
@@ -296,7 +296,7 @@ async fn serve(
     }
 }
 
-/// Reads until `mark` and gives where it ends; `None` at the end of the stream.
+/// Reads until `mark` and returns where it ends; `None` at the end of the stream.
 async fn read_until(stream: &mut TcpStream, buffer: &mut Vec<u8>, mark: &[u8]) -> io::Result<Option<usize>> {
     loop {
         if let Some(at) = buffer.windows(mark.len()).position(|window| window == mark) {

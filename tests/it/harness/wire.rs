@@ -1,4 +1,4 @@
-//! A wire between Doorward and a real server, which can be cut and mended.
+//! A wire between Doorward and a real server, which can be cut and restored.
 
 use std::{
     future::pending,
@@ -19,9 +19,9 @@ use tokio::{
 pub struct Wire {
     address: SocketAddr,
     whole: watch::Sender<bool>,
-    /// Whether answers are held back.
+    /// Whether responses are held back.
     held: watch::Sender<bool>,
-    /// Connections up to this one pass nothing on.
+    /// Connections up to this number forward nothing.
     silent: watch::Sender<usize>,
     taken: Arc<AtomicUsize>,
 }
@@ -45,7 +45,7 @@ impl Wire {
                 tokio::spawn(async move {
                     let Ok(mut server) = TcpStream::connect(server).await else { return };
                     let cut = async { _ = watched.wait_for(|whole| !whole).await };
-                    // Both ends stay open, and hear nothing.
+                    // Both ends stay open, and receive nothing.
                     let pass = async {
                         tokio::select! {
                             () = pass_on(&mut client, &mut server, &mut holds) => {}
@@ -66,17 +66,17 @@ impl Wire {
         self.address
     }
 
-    /// Ends all connections, and takes no others.
+    /// Closes all connections, and accepts no others.
     pub fn cut(&self) {
         self.whole.send_replace(false);
     }
 
-    /// Passes nothing on any more of the connections that there are, and does not say so. Others are as before.
+    /// Silently stops forwarding on the existing connections. New ones work as before.
     pub fn silence(&self) {
         self.silent.send_replace(self.taken.load(Ordering::SeqCst));
     }
 
-    /// Passes on what is asked, and keeps back what is answered until it is told to [release](Self::release) it.
+    /// Forwards requests, and holds responses back until [`Self::release`].
     pub fn hold(&self) {
         self.held.send_replace(true);
     }
@@ -85,7 +85,7 @@ impl Wire {
         self.held.send_replace(false);
     }
 
-    /// How many connections it was asked for.
+    /// How many connections it has accepted.
     pub fn taken(&self) -> usize {
         self.taken.load(Ordering::SeqCst)
     }
