@@ -1,4 +1,4 @@
-//! The admission policies that `deploy/` ships, at work in the real API server.
+//! The admission policies shipped in `deploy/`, enforced by the real API server.
 
 use std::fs;
 
@@ -14,7 +14,7 @@ use super::{
 };
 use crate::harness::{found, until};
 
-/// As docs/install.md says where Tekton is in another namespace.
+/// From docs/install.md, for a Tekton in another namespace.
 const KUSTOMIZATION: &str = "
 resources: [admission.yaml]
 patches:
@@ -23,10 +23,10 @@ patches:
       - {op: replace, path: /spec/variables/0/expression, value: \"['admin']\"}
 ";
 
-/// Puts the shipped policies in force in the namespace of a test, where `admin` is Tekton's controller and `listed` the account
-/// of an EventListener.
+/// Enforces the shipped policies in the namespace of a test, where `admin` stands for Tekton's controller and `listed`
+/// is the account of an EventListener.
 pub(super) async fn enforce(api: &ApiServer, namespace: &str, listed: &str) {
-    /// The policies themselves are there once, for all namespaces.
+    /// The policies themselves are created once, for all namespaces.
     static MADE: OnceCell<()> = OnceCell::const_new();
     let kubectl = administrator(api, namespace);
     kubectl.write("admission.yaml", &fs::read_to_string(deploy().join("base/admission.yaml")).unwrap());
@@ -57,7 +57,7 @@ pub(super) async fn enforce(api: &ApiServer, namespace: &str, listed: &str) {
     }
 }
 
-/// kubectl past Doorward, whom RBAC allows everything: what is refused is refused by an admission policy.
+/// kubectl that bypasses Doorward. RBAC allows it everything, so any refusal is by an admission policy.
 pub(super) struct Past(pub Kubectl);
 
 impl Past {
@@ -73,7 +73,7 @@ impl Past {
         self.0.fails(&Self::arguments(who, arguments)).await
     }
 
-    /// Waits until an object of `file` is refused: the API server learns of policies a little later.
+    /// Waits until an object of `file` is refused: the API server applies policies with a delay.
     pub(super) async fn is_refused(&self, who: &str, file: &str) {
         let arguments = Self::arguments(who, &["create", "--dry-run=server", "-f", file]);
         until(async || !self.0.output(&arguments).await.status.success()).await;
@@ -106,7 +106,7 @@ async fn runs_and_templates_past_doorward_say_nothing_in_its_name() {
     write("template.json", &template);
     pipeline["spec"]["tasks"][0]["taskSpec"]["metadata"] = json!({"labels": {"doorward.dev/rule": "x"}});
     write("forged-within.json", &pipeline);
-    // And of a pipeline within it, as Tekton takes them by `enable-api-fields: alpha`. Below that nothing is looked at.
+    // And in a pipeline within it, as Tekton accepts with `enable-api-fields: alpha`. Deeper levels are not checked.
     let plain = json!({"name": "t", "taskSpec": {"steps": [{"name": "run", "image": "x", "command": ["true"]}]}});
     let of = |task: &Value| json!({"name": "inner", "pipelineSpec": {"finally": [task]}});
     let (nested, deep) = (of(&pipeline["spec"]["tasks"][0]), of(&of(&plain)));
@@ -146,11 +146,11 @@ async fn runs_and_templates_past_doorward_say_nothing_in_its_name() {
     let said = past.fails("alice", &["create", "-f", "forged-run.json"]).await;
     assert!(said.contains("runs are made through Doorward"), "attacks:Z52 the person that it names: {said}");
 
-    // An EventListener's account makes runs, and vouches for nobody.
+    // The account of an EventListener may create runs, but may not claim who caused them.
     past.run(&listed, &["create", "-f", "run.json"]).await;
     let said = past.fails(&listed, &["create", "-f", "forged-run.json"]).await;
     assert!(said.contains("only Doorward writes them"), "attacks:Z52 {said}");
-    // Which event a run came of is not for others to say, nor to take back.
+    // Others may neither set nor remove the event that a run came from.
     let event = "triggers.tekton.dev/triggers-eventid";
     let (own, other, none) = (format!("{event}=own"), format!("{event}=other"), format!("{event}-"));
     let relabel = |change| ["label", "--overwrite", "pipelinerun/run", change];
@@ -176,7 +176,7 @@ async fn runs_and_templates_past_doorward_say_nothing_in_its_name() {
     }
     past.run(&listed, &["create", "--dry-run=server", "-f", "run-nested.json"]).await;
 
-    // What was there before the policy, or the controller made of a pipeline that it fetched, is cancelled all the same.
+    // Runs that existed before the policy, or that the controller made of a fetched pipeline, can still be cancelled.
     run["metadata"]["name"] = json!("stray");
     write("stray.json", &run);
     let task = |name: &str| json!({"name": name, "taskSpec": plain["taskSpec"]});
@@ -195,7 +195,7 @@ async fn runs_and_templates_past_doorward_say_nothing_in_its_name() {
         past.run("mallory", &cancel.each_ref().map(String::as_str)).await;
     }
 
-    // Who may impersonate even our extra, as nobody but Doorward should, is held to what it says.
+    // Even a caller that may impersonate Doorward's extra, as nobody else should, must match what it says.
     for (who, id, expected) in [("alice", "2", false), ("bob", "1", false), ("alice", "1", true)] {
         let extra = format!("doorward.dev/request-id={id}");
         let arguments = ["--as-user-extra", &extra, "create", "--dry-run=server", "-f", "forged-run.json"];
@@ -203,7 +203,7 @@ async fn runs_and_templates_past_doorward_say_nothing_in_its_name() {
         assert_eq!(output.status.success(), expected, "attacks:Z52 {who} {id}");
     }
 
-    // What it says of a client or an actor counts as much, and so does what is left out.
+    // Claims about a client or an actor are checked too, and so is their absence.
     for fact in ["client", "actor"] {
         let mut said = forged.clone();
         said[format!("doorward.dev/{fact}")] = json!("bot");
@@ -225,7 +225,7 @@ async fn runs_and_templates_past_doorward_say_nothing_in_its_name() {
         }
     }
 
-    // Through Doorward, with what the controller makes of it.
+    // Through Doorward, including what the controller makes of it.
     let bob = world.kubectl("bob");
     bob.write("run.json", &pipeline_run("through", &forged).to_string());
     bob.run(&["create", "-f", "run.json"]).await;
@@ -249,7 +249,7 @@ async fn runs_and_templates_past_doorward_say_nothing_in_its_name() {
         assert_eq!(run["metadata"]["annotations"]["doorward.dev/requested-by"], "bob");
     }
 
-    // What is written stays so.
+    // The annotations cannot be changed afterwards.
     for change in ["doorward.dev/requested-by=carol", "doorward.dev/approved-by=carol", "doorward.dev/rule-"] {
         let said = past.fails("mallory", &["annotate", "--overwrite", "pipelinerun/through", change]).await;
         assert!(said.contains("only Doorward writes them"), "attacks:Z25 {change}: {said}");
@@ -257,7 +257,7 @@ async fn runs_and_templates_past_doorward_say_nothing_in_its_name() {
     }
     let said = past.fails("mallory", &["label", "pipelinerun/through", "doorward.dev/rule=x"]).await;
     assert!(said.contains("as if Doorward had written them"), "attacks:Z25 {said}");
-    // Nor by a PUT of the whole, which kubectl gives the version of the moment.
+    // Nor by a PUT of the whole object, for which kubectl uses the current version.
     let run = format!("/apis/tekton.dev/v1/namespaces/{}/pipelineruns/through", world.namespace);
     let mut run = world.api.read(&run).await;
     run["metadata"].as_object_mut().unwrap().remove("resourceVersion");
@@ -285,7 +285,7 @@ async fn runs_and_templates_past_doorward_say_nothing_in_its_name() {
             assert!(said.contains("only Doorward writes them"), "attacks:Z25 {name}: {said}");
         }
     }
-    // Not even who may impersonate our extra, and vouches for what it writes.
+    // Not even by a caller that may impersonate Doorward's extra and matches what it writes.
     let vouched =
         json!({"metadata": {"annotations": {"doorward.dev/requested-by": "carol", "doorward.dev/request-id": "1"}}})
             .to_string();
@@ -325,7 +325,7 @@ async fn only_the_controller_makes_runs_that_another_run_owns() {
         let said = past.fails(who, &["create", "-f", "posing.json"]).await;
         assert!(said.contains(denied), "{who}: {said}");
     }
-    // Tekton's controller looks at the uid alone.
+    // Tekton's controller checks only the uid.
     let mut other = posing.clone();
     other["metadata"]["ownerReferences"][0]["apiVersion"] = json!("example.com/v1");
     past.0.write("other.json", &other.to_string());
@@ -333,7 +333,7 @@ async fn only_the_controller_makes_runs_that_another_run_owns() {
     assert!(said.contains(denied), "{said}");
     past.run("admin", &["create", "--dry-run=server", "-f", "posing.json"]).await;
 
-    // One that is there, whoever made it, is not taken along later either.
+    // An existing TaskRun is not adopted later either, whoever made it.
     let owners = json!({"metadata": {"ownerReferences": posing["metadata"]["ownerReferences"]}}).to_string();
     posing["metadata"]["ownerReferences"] = Value::Null;
     past.0.write("posing.json", &posing.to_string());
@@ -341,17 +341,17 @@ async fn only_the_controller_makes_runs_that_another_run_owns() {
     let said = past.fails("mallory", &["patch", "taskrun/posing", "--type=merge", "-p", &owners]).await;
     assert!(said.contains(denied), "{said}");
     past.run("admin", &["patch", "taskrun/posing", "--type=merge", "-p", &owners]).await;
-    // What it has, others may leave, and take away.
+    // Existing owner references may be kept, and removed.
     past.run("mallory", &["annotate", "taskrun/posing", "team=b"]).await;
     let none = json!({"metadata": {"ownerReferences": null}}).to_string();
     past.run("mallory", &["patch", "taskrun/posing", "--type=merge", "-p", &none]).await;
-    // But not that it was a part of the run, without which it would stand by itself.
+    // But the label that makes it a part of the run may not be removed, or it would count as a run of its own.
     for change in ["tekton.dev/pipelineRun-", "tekton.dev/pipelineRun=other"] {
         let said = past.fails("mallory", &["label", "--overwrite", "taskrun/posing", change]).await;
         assert!(said.contains("identifies the run that a run is part of"), "{change}: {said}");
     }
 
-    // Nor does one that another object owns get the label that makes it a part of the run.
+    // Nor may a TaskRun owned by another object get the label that makes it a part of the run.
     other["metadata"]["labels"] = json!({});
     other["metadata"]["name"] = json!("owned");
     past.0.write("other.json", &other.to_string());
@@ -361,7 +361,7 @@ async fn only_the_controller_makes_runs_that_another_run_owns() {
     past.run("mallory", &["label", "taskrun/owned", "team=b"]).await;
 }
 
-/// The pod of a run's task that runs and is none of `but`.
+/// The running pod of a run's task, other than `but`.
 async fn pod_of(world: &World, run: &str, but: &Value) -> Value {
     let path = format!("/api/v1/namespaces/{}/pods?labelSelector=tekton.dev/pipelineRun%3D{run}", world.namespace);
     found(async || {
@@ -390,7 +390,7 @@ async fn only_the_controller_makes_the_pods_of_tasks_and_says_what_runs_in_them(
     past.0.write("forged.json", &pod("forged", &owner("TaskRun", "tekton.dev/v1", true)).to_string());
     past.is_refused("mallory", "forged.json").await;
 
-    // A real run has its pod, and nobody else makes it.
+    // A real run has its pod, and nobody else may create one for it.
     let bob = world.kubectl("bob");
     bob.write("run.json", &pipeline_run("run", &json!({"hold": "yes"})).to_string());
     bob.run(&["create", "-f", "run.json"]).await;
@@ -415,7 +415,7 @@ async fn only_the_controller_makes_the_pods_of_tasks_and_says_what_runs_in_them(
     let name = real["metadata"]["name"].as_str().unwrap();
     past.run("admin", &["create", "--dry-run=server", "-f", "another.json"]).await;
 
-    // What others write into it, but for its images.
+    // Others may change anything in it but the images.
     let patch = async |pod: &str, patch: Value, more: &[&str]| {
         let patch = patch.to_string();
         let arguments = [&["patch", "pod", pod, "--type=merge", "-p", &patch], more].concat();
@@ -447,7 +447,7 @@ async fn only_the_controller_makes_the_pods_of_tasks_and_says_what_runs_in_them(
     assert!(patch(name, of(&json!(null)), &[]).await, "as the garbage collector does with orphans");
     assert!(!patch(name, of(&owners), &[]).await, "an orphan taken back");
 
-    // Pods that are none of a TaskRun's, whoever makes and changes them.
+    // Pods that do not belong to a TaskRun, created and changed by anybody.
     for (pod_name, owners) in [
         ("plain", json!(null)),
         ("of-a-set", owner("StatefulSet", "apps/v1", true)),

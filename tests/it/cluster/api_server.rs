@@ -1,4 +1,4 @@
-//! etcd and kube-apiserver, one of each for all tests. What a test makes is in a namespace of its own.
+//! One etcd and one kube-apiserver for all tests. Each test has a namespace of its own.
 
 use std::{fs, io, net::SocketAddr, path::Path};
 
@@ -18,7 +18,7 @@ use tokio::sync::OnceCell;
 use super::programs::{self, Program};
 use crate::harness::{Answer, Authority, Raw, connect_tls, free_port, request, unique, until, within};
 
-/// Of everybody but the tests' own administrator and the cluster's programs, who share a credential.
+/// Logs everybody but the administrator of the tests and the cluster's programs, who share a credential.
 const AUDIT_POLICY: &str = "
 apiVersion: audit.k8s.io/v1
 kind: Policy
@@ -29,33 +29,33 @@ rules:
   - {level: Metadata}
 ";
 
-/// The API server with its store.
+/// The API server and its store.
 pub struct ApiServer {
     pub address: SocketAddr,
-    /// That signed its certificate.
+    /// Signed the server's certificate.
     pub authority: Authority,
-    /// Whose certificates say who comes.
+    /// Signs the client certificates of users.
     pub clients: Authority,
-    /// Whose certificates may speak for others by `X-Remote-User`, as those of an aggregator may.
+    /// Signs certificates that may set `X-Remote-User`, like those of an aggregator.
     pub front_proxy: Authority,
-    /// Of a member of `system:masters`.
+    /// The token of a member of `system:masters`.
     pub admin_token: String,
     server: Program,
     etcd: Program,
-    /// Where its store listens, in clear text.
+    /// The clear-text address of its store.
     pub store: SocketAddr,
 }
 
 impl ApiServer {
-    /// The one of this test binary.
+    /// The API server of this test binary.
     pub async fn get() -> &'static Self {
         static SERVER: OnceCell<ApiServer> = OnceCell::const_new();
         SERVER.get_or_init(Self::start).await
     }
 
-    /// One of a cluster of its own, which calls itself what all others do.
+    /// Starts another cluster, with the same issuer as all others.
     pub async fn start() -> Self {
-        // A port may be taken by another test between its choice and its use.
+        // Another test may take a port between its choice and its use.
         for _ in 0..5 {
             let server = Self::launch();
             if server.is_ready().await {
@@ -121,7 +121,7 @@ impl ApiServer {
             "--requestheader-uid-headers=X-Remote-Uid".to_owned(),
             "--requestheader-group-headers=X-Remote-Group".to_owned(),
             "--requestheader-extra-headers-prefix=X-Remote-Extra-".to_owned(),
-            // It would end each watch after half an hour or more, and a soak may last longer.
+            // The default would end each watch after half an hour or more, and a soak may last longer.
             "--min-request-timeout=86400".to_owned(),
             "--kubelet-preferred-address-types=InternalIP".to_owned(),
             "--audit-policy-file=audit-policy.yaml".to_owned(),
@@ -132,7 +132,7 @@ impl ApiServer {
         Self { address, authority, clients, front_proxy, admin_token, server, etcd, store }
     }
 
-    /// Waits until it serves. `false`: it never will.
+    /// Waits until it serves. `false` if it never will.
     async fn is_ready(&self) -> bool {
         within(async {
             loop {
@@ -143,7 +143,7 @@ impl ApiServer {
                 if self.try_ask("GET", "/readyz", None).await.is_ok_and(|answer| answer.status == 200) {
                     return true;
                 }
-                // Nobody tells when it does; each look costs the CPU time that it needs to get there.
+                // There is no notification, and each poll costs CPU time that the start needs.
                 tokio::time::sleep(std::time::Duration::from_millis(100)).await;
             }
         })
@@ -154,7 +154,7 @@ impl ApiServer {
         self.server.folder()
     }
 
-    /// What its programs are told of it, with the credential of the administrator.
+    /// The kubeconfig for its programs, with the administrator's credential.
     pub fn kubeconfig(&self) -> String {
         let cluster = json!({
             "server": format!("https://{}", self.address),
@@ -171,7 +171,7 @@ impl ApiServer {
         .to_string()
     }
 
-    /// Asks it as its administrator, past Doorward.
+    /// Sends a request as its administrator, bypassing Doorward.
     pub async fn ask(&self, method: &str, path: &str, body: Option<&Value>) -> Answer {
         self.try_ask(method, path, body).await.unwrap()
     }
@@ -201,14 +201,14 @@ impl ApiServer {
         answer.json()
     }
 
-    /// Makes an object and gives it as it is stored.
+    /// Creates an object and returns it as stored.
     pub async fn create(&self, path: &str, object: &Value) -> Value {
         let answer = self.ask("POST", path, Some(object)).await;
         assert_eq!(answer.status, 201, "{path} {object}: {}", answer.text());
         answer.json()
     }
 
-    /// Makes a namespace that no other test has, with the account that pods run as.
+    /// Creates a namespace that no other test has, with the account that pods run as.
     pub async fn namespace(&self) -> String {
         let name = format!("test-{}", unique());
         self.create("/api/v1/namespaces", &json!({"metadata": {"name": name}})).await;
@@ -216,21 +216,21 @@ impl ApiServer {
         name
     }
 
-    /// Makes a ServiceAccount.
+    /// Creates a ServiceAccount.
     pub async fn account(&self, namespace: &str, name: &str) {
         let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts");
         self.create(&path, &json!({"metadata": {"name": name}})).await;
     }
 
-    /// A token of a ServiceAccount, for a day.
+    /// A token of a ServiceAccount, valid for a day.
     pub async fn token(&self, namespace: &str, account: &str) -> String {
         let path = format!("/api/v1/namespaces/{namespace}/serviceaccounts/{account}/token");
         let made = self.create(&path, &json!({"spec": {"expirationSeconds": 86_400}})).await;
         made["status"]["token"].as_str().unwrap().to_owned()
     }
 
-    /// A token of a ServiceAccount with other claims, signed with the server's own key: such as a clone of the cluster, which has
-    /// the same keys and the same names, would make.
+    /// A token of a ServiceAccount with changed claims, signed with the server's own key. A clone of the cluster, with
+    /// the same keys and names, could issue such a token.
     pub fn resign(&self, token: &str, change: impl FnOnce(&mut Value)) -> String {
         let mut parts = token.split('.');
         let (header, claims) = (parts.next().unwrap(), BASE64_URL_SAFE_NO_PAD.decode(parts.next().unwrap()).unwrap());
@@ -244,7 +244,7 @@ impl ApiServer {
         format!("{signed}.{}", BASE64_URL_SAFE_NO_PAD.encode(signature))
     }
 
-    /// Lets somebody do what these rules say, in a namespace.
+    /// Grants these rules to a subject in a namespace.
     pub async fn allow(&self, namespace: &str, name: &str, subject: &Value, rules: &Value) {
         let path = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}");
         let metadata = json!({"name": name});
@@ -255,7 +255,7 @@ impl ApiServer {
         self.is_allowed(namespace, subject, &rules[0]).await;
     }
 
-    /// The same in the whole cluster. The name must be of the test alone.
+    /// The same in the whole cluster. The name must be unique to the test.
     pub async fn allow_everywhere(&self, name: &str, subject: &Value, rules: &Value) {
         let path = "/apis/rbac.authorization.k8s.io/v1";
         let metadata = json!({"name": name});
@@ -266,7 +266,7 @@ impl ApiServer {
         self.is_allowed("", subject, &rules[0]).await;
     }
 
-    /// Waits until a rule holds: its authorizer watches roles and bindings, and learns of them a little later.
+    /// Waits until a rule applies: the authorizer watches roles and bindings, and learns of them with a delay.
     async fn is_allowed(&self, namespace: &str, subject: &Value, rule: &Value) {
         let (resource, subresource) = {
             let all = rule["resources"][0].as_str().unwrap();
@@ -293,7 +293,7 @@ impl ApiServer {
         }
     }
 
-    /// The events of its audit log in which this text occurs, in the order in which requests ended.
+    /// The events of its audit log that contain this text, in the order in which requests ended.
     pub fn audit(&self, text: &str) -> Vec<Value> {
         let log = fs::read_to_string(self.folder().join("audit.log")).unwrap_or_default();
         let lines = log.lines().filter(|line| line.contains(text));

@@ -1,5 +1,6 @@
-//! A person at the Dashboard, in a real Chromium: the requests are those that its pages make, to the real API server with the real
-//! Tekton behind it, straight and by way of nginx (`ingress.rs`). The Dashboard's own back end, which cannot be had as a program, only serves its files.
+//! A person at the Dashboard, in a real Chromium. The pages send their requests to the real API server with the real
+//! Tekton behind it, directly and through nginx (`ingress.rs`). The Dashboard's own back end is not available as a
+//! program, so a server of files stands in for it.
 
 use serde_json::{Value, json};
 
@@ -12,7 +13,7 @@ use crate::{
     harness::{OidcProvider, Reply, Upstream, browse, free_port, log_in},
 };
 
-/// The back end has no rights in the cluster, and is asked for nothing but its files and what it offers.
+/// The back end has no rights in the cluster, and is only asked for its files and for what its pages offer.
 async fn back_end() -> Upstream {
     Upstream::scripted(|request| match request.line().split(' ').nth(1) {
         Some("/v1/properties") => Reply::json(200, r#"{"dashboardVersion":"v0.60.0","isReadOnly":false}"#),
@@ -26,7 +27,7 @@ async fn a_person_sees_their_namespaces_starts_and_cancels_a_run_follows_it_and_
     walk(Front::Own(free_port())).await;
 }
 
-/// With a browser that finds Doorward there.
+/// With a browser that uses Doorward at `front`.
 pub(super) async fn walk(front: Front) {
     Tekton::get().await;
     let back_end = back_end().await;
@@ -93,7 +94,7 @@ upstreams:
     assert_eq!(saw["follow"][0], "open", "a log that is followed until the logout: {saw}");
     assert!(["ended", "cut: TypeError"].map(Value::from).contains(&saw["follow"][1]), "{saw}");
     assert_eq!(saw["after"], 401, "{saw}");
-    // Not the browser's side alone: the API server goes on with neither.
+    // Not only on the browser's side: the API server ends both.
     let complete = |event: &Value| event["stage"] == "ResponseComplete";
     world.event(|event| complete(event) && event["verb"] == "watch").await;
     world.event(|event| complete(event) && event["objectRef"]["subresource"] == "log").await;
@@ -105,7 +106,7 @@ upstreams:
     assert!(asked.iter().all(|line| !line.as_str().unwrap().contains("/api")), "{asked:?}");
 }
 
-/// Without a browser, which would not say that it is elsewhere.
+/// Without a browser, which would not let a page claim another origin.
 #[tokio::test]
 async fn another_site_opens_no_watch_and_logs_from_outside_go_to_who_may_read_logs_there() {
     Tekton::get().await;
@@ -148,7 +149,7 @@ async fn another_site_opens_no_watch_and_logs_from_outside_go_to_who_may_read_lo
     world.event(watches).await;
     assert_eq!(world.audit().iter().filter(|event| watches(event)).count(), 1, "cluster:W6 ours alone");
 
-    // Rights of the real API server: in their own namespace, and in no other.
+    // The rights of the real API server: in their own namespace, and in no other.
     for (namespace, status) in [(world.namespace.as_str(), 200), ("kube-system", 403)] {
         let path = format!("/v1/logs-proxy/{namespace}/gone-pod/step-build");
         let answer = world.doorward.get(&path, &[&host, &cookie]).await;

@@ -49,7 +49,7 @@ async fn attacks_z30_a_signed_delivery_becomes_a_run_and_one_past_doorward_does_
     let event = taken.json()["eventID"].as_str().unwrap().to_owned();
     let run = listener.run("first").await;
     assert_eq!(run["metadata"]["labels"]["triggers.tekton.dev/triggers-eventid"], event);
-    // What the interceptor vouched for, through the TriggerBinding.
+    // Confirmed by the interceptor, and passed through the TriggerBinding.
     assert_eq!(run["metadata"]["annotations"]["test/user"], "webhook:github:repo:1234");
     assert_eq!(run["metadata"]["annotations"]["test/repository"], "1234");
     doorward.record(|record| record["unmapped"]["event_id"] == event).await;
@@ -57,14 +57,15 @@ async fn attacks_z30_a_signed_delivery_becomes_a_run_and_one_past_doorward_does_
     let mut forged = Push::of(&push(1234, "first"), &unique(), WEBHOOK_SECRET);
     forged.body = push(1234, "forged");
     assert_eq!(forged.send(doorward, &[]).await.status, 401);
-    // The EventListener takes what comes past Doorward, and says 202; its trigger asks, and stops.
+    // The EventListener accepts deliveries that bypass Doorward with 202, but its trigger asks the interceptor, and
+    // stops.
     let mut past = Push::of(&push(1234, "past"), &unique(), WEBHOOK_SECRET);
     past.lines[0] = "POST / HTTP/1.1".to_owned();
     let mut raw = Raw::connect(listener.address).await;
     raw.send(past.request(&[])).await;
     assert_eq!(raw.answer().await.status, 202);
     let stopped = listener.world.doorward.wait_for_log("a trigger was stopped").await;
-    // Nothing keeps it from the EventListener, which somebody should know.
+    // It is reachable without Doorward, which the doctor must report.
     let said = outside(&[&format!("http://{}", listener.address)]).await;
     said.is("isolation", "fault", &["past Doorward", "NetworkPolicy"]);
     assert_eq!(said.code, Some(1));
@@ -76,7 +77,7 @@ async fn attacks_z30_a_signed_delivery_becomes_a_run_and_one_past_doorward_does_
     assert_eq!(listener.commits().await, ["first", "last"]);
 }
 
-/// The EventListener answers a whole CloudEvent by other code, with an event of its own.
+/// The EventListener handles a whole CloudEvent by separate code, with an event of its own.
 #[tokio::test]
 async fn attacks_z30_a_signed_cloud_event_becomes_a_run_and_one_past_doorward_does_not() {
     let cdevents = sender("standard-cdevents");
@@ -96,7 +97,7 @@ async fn attacks_z30_a_signed_cloud_event_becomes_a_run_and_one_past_doorward_do
     let mut listener = EventListener::prepare_changed(Asks::Doorward, change, &[(name, cdevents.secret)]).await;
     let _sink = listener.start().await;
     let signed = |commit: &str| {
-        // An attribute of the event that is no standard one, which the TriggerBinding reads.
+        // A non-standard attribute of the event, which the TriggerBinding reads.
         let body = cdevents.new_body().replacen('{', &format!("{{\"after\":\"{commit}\","), 1);
         cdevents.delivery_of(body.as_bytes(), &unique(), now()).bytes(cdevents, cdevents.content_type, &[])
     };
@@ -122,7 +123,7 @@ async fn attacks_z30_a_signed_cloud_event_becomes_a_run_and_one_past_doorward_do
     assert_eq!(listener.commits().await, ["first", "last"]);
 }
 
-/// A Doorward that holds deliveries, which is killed, beside the one that the EventListener asks, which is not.
+/// A Doorward that holds deliveries and is killed, beside the one that the EventListener asks, which is not.
 fn holding(listener: &EventListener, port: u16, kept: &Kept) -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
     let mut yaml = format!(
@@ -151,10 +152,11 @@ limits: {{drain_accept: 0}}
     dir
 }
 
-/// Ends Doorward at chosen moments while deliveries come and the EventListener is away now and then. Counts the runs of
-/// each delivery once all have one. The EventListener is stopped and not ended, which would lose what it took.
+/// Kills Doorward at chosen moments while deliveries arrive and the EventListener is paused now and then. Counts the
+/// runs of each delivery once all have one. The EventListener is paused rather than ended, so that it does not lose
+/// what it accepted.
 async fn runs_over_kills(listener: &EventListener, kept: &Kept) -> BTreeMap<String, usize> {
-    /// So many kills of ten come while the EventListener is away.
+    /// How many of ten kills happen while the EventListener is paused.
     const AWAY: u64 = 2;
     let plan = Plan::new(20, 8);
     let port = free_port();
@@ -169,7 +171,7 @@ async fn runs_over_kills(listener: &EventListener, kept: &Kept) -> BTreeMap<Stri
             (AWAY, None) => sink = Some(listener.start().await),
             _ => {}
         }
-        // While the EventListener is away nothing is sent to it.
+        // While the EventListener is paused, nothing is sent to it.
         let class = match number % 10 {
             ..AWAY => ["write", "sync"][(number % 2) as usize],
             _ => ["send", "answer", "write", "sync"][(number % 4) as usize],
@@ -186,7 +188,7 @@ async fn runs_over_kills(listener: &EventListener, kept: &Kept) -> BTreeMap<Stri
     }
     let commits = async || listener.commits().await.into_iter().collect();
     until_all_arrive(&all, &plan, commits).await;
-    // Nothing is on its way any more: what waits is gone, and the EventListener works off what it took in order.
+    // Nothing is in flight any more: the queue is empty, and the EventListener processes what it accepted in order.
     last.until_metrics_say("doorward_webhook_held{webhook=\"github\",state=\"waiting\"} 0\n").await;
     assert!(matches!(try_to_deliver(port, "last", &push(9, "last")).await, Some(202)));
     listener.run("last").await;

@@ -1,4 +1,4 @@
-//! The EventListener's own program, its triggers, and Doorward as the interceptor that they ask.
+//! The EventListener program, its triggers, and Doorward as their interceptor.
 
 use std::{
     fs,
@@ -19,7 +19,7 @@ use crate::{
     harness::{found, free_port, until},
 };
 
-/// A route to the EventListener, from GitHub. `{port}` is where that listens, `{ns}` its namespace.
+/// A route from GitHub to the EventListener. `{port}` is its port, `{ns}` its namespace.
 pub const HOOKS: [(&str, &str); 3] = [
     ("upstreams:\n", "upstreams:\n  - {name: sink, url: 'http://127.0.0.1:{port}'}\n"),
     (
@@ -41,23 +41,24 @@ pub const HOOKS: [(&str, &str); 3] = [
     ),
 ];
 
-/// What every Doorward must have that makes assertions or takes them.
+/// Required by every Doorward that issues or verifies assertions.
 pub const ASSERTIONS: &str = "assertions: {keys: [{file: assertions}]}\n";
 
-/// A namespace with an EventListener, whose trigger makes a PipelineRun of each delivery that the interceptor vouches for.
+/// A namespace with an EventListener, whose trigger creates a PipelineRun for each delivery that the interceptor
+/// confirms.
 pub struct EventListener {
     /// Its Doorward is the interceptor, and has a webhook route to the EventListener.
     pub world: World,
-    /// Where the EventListener listens once it is started.
+    /// The address of the EventListener once it is started.
     pub address: SocketAddr,
-    /// With which the interceptor proves assertions. PEM.
+    /// The key with which the interceptor verifies assertions. PEM.
     pub assertion_key: String,
-    /// Keeps the address free until the EventListener takes it. It is none that the system gives to connections, one of which could have
-    /// it in between.
+    /// Reserves the address until the EventListener takes it. It is not an ephemeral port, which a connection could get
+    /// in between.
     held: Mutex<Option<TcpListener>>,
 }
 
-/// Whom a trigger asks before it goes on.
+/// Which interceptor a trigger asks before it continues.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Asks {
     Doorward,
@@ -65,24 +66,24 @@ pub enum Asks {
 }
 
 impl EventListener {
-    /// Makes all but the EventListener's process.
+    /// Prepares everything but the EventListener process.
     pub async fn prepare(asks: Asks) -> Self {
         Self::prepare_with(asks, "").await
     }
 
-    /// With more of Doorward's configuration.
+    /// With further configuration of Doorward.
     pub async fn prepare_with(asks: Asks, more: &str) -> Self {
         Self::prepare_changed(asks, |yaml| yaml + more, &[]).await
     }
 
-    /// Whose Doorward's configuration is changed, and needs these files besides.
+    /// With changes to Doorward's configuration, and with these files for it.
     pub async fn prepare_changed(asks: Asks, change: impl FnOnce(String) -> String, files: &[(&str, &str)]) -> Self {
         Tekton::get().await;
         let held = TcpListener::bind(("127.0.0.1", free_port())).unwrap();
         let port = held.local_addr().unwrap().port();
         let assertion_key = KeyPair::generate_for(&PKCS_ED25519).unwrap().serialize_pem();
         let configure = |yaml: String| {
-            // The interceptor has the name that the certificate is for.
+            // The interceptor has the name in its certificate.
             let mut yaml = yaml.change("hosts: [localhost]", "hosts: [api.test]");
             for (place, more) in HOOKS {
                 yaml = yaml.change(place, &more.replace("{port}", &port.to_string()));
@@ -96,15 +97,16 @@ impl EventListener {
         let files = [&[("secret", WEBHOOK_SECRET), ("assertions", assertion_key.as_str())], files].concat();
         let world = World::with_files(configure, &files).await;
         let mut run = pipeline_run("", &json!({}));
-        // They are counted, not run.
+        // The runs are counted, not executed.
         run["spec"]["status"] = json!("PipelineRunPending");
         Self { assertion_key, ..Self::furnish(world, held, asks, run).await }
     }
 
-    /// Gives a world an EventListener, to be started at an address that is held for it, whose trigger makes this run of each delivery.
+    /// Gives a world an EventListener, to be started at the address reserved for it, whose trigger creates this run for
+    /// each delivery.
     pub async fn furnish(world: World, held: TcpListener, asks: Asks, mut run: Value) -> Self {
         let (api, namespace) = (world.api, world.namespace.as_str());
-        // An EventListener ends at once where there is none at all, asked or not.
+        // An EventListener exits at once if there is no interceptor at all, whether it asks one or not.
         api.create("/apis/triggers.tekton.dev/v1alpha1/clusterinterceptors", &interceptor(&world)).await;
         let (user, repository, interceptors) = match asks {
             Asks::Doorward => (
@@ -149,7 +151,7 @@ impl EventListener {
         Self { world, address, assertion_key: String::new(), held: Mutex::new(Some(held)) }
     }
 
-    /// Starts the EventListener and waits until it takes deliveries.
+    /// Starts the EventListener and waits until it accepts deliveries.
     pub async fn start(&self) -> Program {
         let (api, namespace) = (self.world.api, self.world.namespace.as_str());
         let folder = programs::folder();
@@ -164,7 +166,7 @@ impl EventListener {
             "-idletimeout=120".to_owned(),
             "-timeouthandler=30".to_owned(),
             "-payload-validation=true".to_owned(),
-            // Without them it makes five runs a second.
+            // By default it makes five runs a second.
             "-kube-api-qps=1000".to_owned(),
             "-kube-api-burst=1000".to_owned(),
         ];
@@ -188,13 +190,13 @@ impl EventListener {
         sink
     }
 
-    /// The runs that there are.
+    /// The existing runs.
     pub async fn runs(&self) -> Vec<Value> {
         let path = format!("/apis/tekton.dev/v1/namespaces/{}/pipelineruns", self.world.namespace);
         self.world.api.read(&path).await["items"].as_array().unwrap().clone()
     }
 
-    /// The commits of the runs that there are, sorted.
+    /// The commits of the existing runs, sorted.
     pub async fn commits(&self) -> Vec<String> {
         let runs = self.runs().await;
         let mut commits: Vec<String> = runs.iter().map(|run| commit(run).to_owned()).collect();
@@ -202,7 +204,7 @@ impl EventListener {
         commits
     }
 
-    /// Waits until there is a run of a commit, and gives it.
+    /// Waits until there is a run for a commit, and returns it.
     pub async fn run(&self, of: &str) -> Value {
         found(async || self.runs().await.into_iter().find(|run| commit(run) == of)).await
     }
@@ -212,7 +214,8 @@ fn commit(run: &Value) -> &str {
     run["metadata"]["annotations"]["test/commit"].as_str().unwrap()
 }
 
-/// What `doorward interceptor` prints, under a name of the test. There are no Services here, so it leads to the address.
+/// The output of `doorward interceptor`, under a name for this test. There are no Services here, so it uses the
+/// address.
 fn interceptor(world: &World) -> Value {
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_doorward"))
         .args(["interceptor", "--ca"])

@@ -1,12 +1,12 @@
-//! Where the tasks of all namespaces get tokens, and one watch tells of all of them.
+//! Tokens for tasks in all namespaces, with a single watch for all of them.
 
 use serde_json::json;
 
 use super::tasks::{DOOR, TARGET, Tasks};
 use crate::{fixture::Change, harness::until};
 
-/// `kubernetes:6.4 forged owner reference`: the uid of a TaskRun says nothing of its namespace, and whoever may make pods somewhere
-/// can write that of anybody's.
+/// `kubernetes:6.4 forged owner reference`: the uid of a TaskRun does not contain its namespace, and anybody who may
+/// create pods somewhere can write any uid into them.
 #[tokio::test]
 async fn an_owner_reference_into_another_namespace_leads_nowhere() {
     let exchange = "kubernetes: cluster, namespaces: ['{ns}']}]}";

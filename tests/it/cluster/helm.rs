@@ -1,12 +1,12 @@
-//! What Helm does, in the requests that it makes: it keeps each release in a Secret, and what the release is made of it makes and
-//! changes like anybody.
+//! The requests that Helm makes: it stores each release in a Secret, and otherwise creates and changes objects like any
+//! client.
 
 use serde_json::{Value, json};
 
 use super::world::{GROUP, World};
 use crate::{fixture::Change, harness::Answer};
 
-/// Holly may have Secrets as well, which a rule must name. The API server would let everybody of the group have them.
+/// Holly may also use Secrets, which a rule must name. The API server would allow them to the whole group.
 const RULE: &str = "rules:
   - id: releases
     on: {routes: [api], kubernetes: {resources: [secrets], namespaces: ['{ns}']}}
@@ -63,7 +63,7 @@ async fn helm_installs_and_upgrades_where_a_rule_names_its_secrets() {
     world.api.allow(&world.namespace, "helm", &group, &secrets).await;
     let helm = Release { world };
 
-    // Who may do everything else does not get there.
+    // A user with all other rights has no access.
     let first = release(1, "pending-install");
     for (line, body) in [("GET {core}/secrets?labelSelector=owner%3Dhelm", json!(null)), ("POST {core}/secrets", first)]
     {
@@ -73,7 +73,7 @@ async fn helm_installs_and_upgrades_where_a_rule_names_its_secrets() {
         assert!(said["message"].as_str().unwrap().contains("No rule allows"), "{line}: {said}");
     }
 
-    // `helm install`: what it is made of, between two words on the release.
+    // `helm install`: its objects are created between two updates of the release.
     let steps = async |steps: &[(&str, &str, Value, u16)]| {
         for (line, media, body, status) in steps {
             let answer = helm.ask("holly", line, media, body).await;
@@ -108,6 +108,6 @@ async fn helm_installs_and_upgrades_where_a_rule_names_its_secrets() {
     let path = format!("/api/v1/namespaces/{}/configmaps/web", helm.world.namespace);
     let made = helm.world.api.read(&path).await;
     assert_eq!((&made["data"]["value"], &made["metadata"]["labels"]), (&json!("2"), &chart("")["metadata"]["labels"]));
-    // All of it was Holly's.
+    // All requests were made as Holly.
     helm.world.assert_sent_as(&["holly"]).await;
 }

@@ -1,5 +1,6 @@
-//! The least rights that Doorward's own account needs, as `doorward rbac` prints them, in both forms that Kubernetes knows: classic
-//! impersonation, and constrained impersonation (KEP-5284), which also says for what.
+//! The minimal rights of Doorward's own account, as `doorward rbac` prints them, in both forms that Kubernetes
+//! supports: classic impersonation, and constrained impersonation (KEP-5284), which also limits the requests made while
+//! impersonating.
 
 use std::{path::Path, process::Command};
 
@@ -46,7 +47,7 @@ pub(super) fn printed_of(dir: &Path, form: &str) -> Vec<Value> {
     objects.flat_map(|object| object["rules"].as_array().cloned().unwrap_or_default()).collect()
 }
 
-/// The statuses of what Alice asks for, the last of which only the classic form lets her, and the API server's events.
+/// The statuses of Alice's requests, the last of which only the classic form allows, and the API server's events.
 async fn asked(rules: &[Value]) -> (Vec<u16>, Vec<Value>) {
     let world = World::set_up(Setup { rights: json!(rules), ..Setup::default() }, |yaml| yaml).await;
     let mut statuses = Vec::new();
@@ -78,7 +79,7 @@ async fn asked(rules: &[Value]) -> (Vec<u16>, Vec<Value>) {
     (statuses, world.audit())
 }
 
-/// Without any one of them something is refused that was not before.
+/// Without any one of the rules, a request is refused that was not before.
 async fn each_is_needed(rules: &[Value], all: &[u16]) {
     for left_out in 0..rules.len() {
         let fewer = [&rules[..left_out], &rules[left_out + 1..]].concat();
@@ -108,7 +109,7 @@ async fn constrained_impersonation_needs_these_rights_and_each_of_them() {
     each_is_needed(&rules, &statuses).await;
 }
 
-/// The forms in which clients ask for what they list, and so for a refusal.
+/// The formats that clients accept for lists, and so for a refusal.
 const FORMS: [&str; 4] = [
     "application/json",
     "application/json;as=Table;v=v1;g=meta.k8s.io,application/json",
@@ -116,7 +117,7 @@ const FORMS: [&str; 4] = [
     "application/vnd.kubernetes.protobuf, application/json",
 ];
 
-/// It names Doorward's account, and who reads it would ask for the right to impersonate.
+/// It names Doorward's account, and the caller would ask for the right to impersonate.
 #[tokio::test]
 async fn a_refusal_of_our_own_account_goes_to_the_log_and_not_to_the_caller() {
     let only = |verb: &str| -> Vec<Value> {

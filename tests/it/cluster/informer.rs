@@ -1,5 +1,5 @@
-//! What every controller does: an informer of client-go, which by default reads all that there is by a watch (KEP-3157,
-//! `sendInitialEvents`) and hangs for ever if the bookmark at the end of that is lost on the way.
+//! An informer of client-go, as every controller has one. By default it reads all existing objects by a watch
+//! (KEP-3157, `sendInitialEvents`), and hangs forever if the bookmark at their end gets lost.
 
 use std::process::Stdio;
 
@@ -44,7 +44,7 @@ async fn attacks_z29_an_informer_that_reads_all_by_a_watch_syncs_and_hears_what_
     world.assert_sent_as(&["alice"]).await;
 }
 
-/// How many watches asked for all that there is.
+/// How many watches asked for all existing objects.
 fn initial(world: &World) -> usize {
     let asks = |event: &&serde_json::Value| {
         event["verb"] == "watch"

@@ -1,4 +1,4 @@
-//! What kubectl and browsers do, by way of a real nginx in front of Doorward, set up as `deploy/examples/nginx.conf` says.
+//! kubectl and browsers behind a real nginx in front of Doorward, set up as in `deploy/examples/nginx.conf`.
 
 use serde_json::json;
 
@@ -71,7 +71,7 @@ async fn nginx_changes_no_path_and_says_who_the_client_is() {
     let core = format!("/api/v1/namespaces/{}", world.namespace);
     for path in ["//configmaps", "/configmaps/%2e%2e/secrets", "%2Fconfigmaps", "/configmaps;x"] {
         let answer = ask(&format!("GET {core}{path} HTTP/1.1")).await;
-        // In Doorward's own words.
+        // With Doorward's own response.
         let answered = answer.json();
         assert_eq!((answer.status, &answered["reason"]), (400, &json!("BadRequest")), "{path}: {answered}");
         assert!(answered["message"].as_str().unwrap().starts_with("doorward: "), "{path}: {answered}");

@@ -1,4 +1,4 @@
-//! Lines of `docs/install.md` and `docs/upkeep.md`, run as they stand there.
+//! Commands of `docs/install.md` and `docs/upkeep.md`, run as they are printed there.
 
 use std::{
     fs,
@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{fixture::Change, harness::Authority};
 
-/// The lines for a shell after a heading, without those that begin with one of `left_out`.
+/// The shell commands after a heading, except lines that begin with one of `left_out`.
 fn lines_after(heading: &str, left_out: &[&str]) -> String {
     let guide = fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/install.md")).unwrap();
     let (_, part) = guide.split_once(&format!("\n## {heading}\n")).unwrap();
@@ -28,7 +28,7 @@ fn lines_after(heading: &str, left_out: &[&str]) -> String {
     kept.map(|line| format!("{line}\n")).collect()
 }
 
-/// Runs lines up to the first that fails, with the program of this build and kubectl.
+/// Runs commands up to the first that fails, with the program of this build and kubectl.
 async fn shell(lines: &str, mut command: Command) -> Output {
     let programs = [Path::new(env!("CARGO_BIN_EXE_doorward")), &programs::path("kubectl")];
     let folders = programs.map(|program| program.parent().unwrap().to_owned());
@@ -51,7 +51,7 @@ async fn ci_checks_tests_and_compares_a_policy_without_any_of_its_secrets() {
     let [before, after] = ["before/deploy/base/config", "deploy/base/config"].map(|path| repository.path().join(path));
     copy(&config, &before);
     copy(&config, &after);
-    // There is no repository of Git here, but what it would give.
+    // There is no Git repository here; its content is provided instead.
     let lines = lines_after("Changing the policy", &["git worktree"]);
     assert_eq!(lines.lines().count(), 3, "{lines}");
     let run = async || {
@@ -69,7 +69,7 @@ async fn ci_checks_tests_and_compares_a_policy_without_any_of_its_secrets() {
         let text = fs::read_to_string(config.join(file)).unwrap();
         fs::write(after.join(file), text.change(there, here)).unwrap();
     };
-    // A step each finds what it is for.
+    // Each step finds the change it is for.
     change("rules.yaml", "why: Builders start", "why: They start");
     let (code, said) = run().await;
     assert!(code == Some(1) && said.contains("They start"), "it is another policy: {said}");
@@ -83,7 +83,7 @@ async fn ci_checks_tests_and_compares_a_policy_without_any_of_its_secrets() {
     change("doorward.yaml", "upstream: el-build", "upstream: el-other");
     let (code, said) = run().await;
     assert!(code == Some(64) && said.contains("el-other"), "{said}");
-    // What only a start can find.
+    // Can be detected only at a start.
     change("doorward.yaml", "upstream: el-build", "upstream: el-build");
     let check = |more: &[&str]| {
         let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_doorward"));
@@ -120,7 +120,7 @@ async fn the_proxies_of_the_examples_find_the_authority_of_the_certificate() {
     assert_eq!(found("configmap/doorward-ca").await, authority.pem());
 }
 
-/// Who was told to change it by a patch had all of an upgrade but its image.
+/// Users who were told to change it by a patch got everything of an upgrade except its image.
 #[tokio::test]
 async fn the_size_of_a_volume_is_changed_in_no_stateful_set_that_is_there_and_the_page_says_what_does_it() {
     let page = fs::read_to_string(deploy().join("../docs/upkeep.md")).unwrap();
@@ -141,13 +141,13 @@ async fn the_size_of_a_volume_is_changed_in_no_stateful_set_that_is_there_and_th
     assert!(said.contains("updates to statefulset spec"), "{said}");
     let (commands, _) = rest.split_once("```sh\n").unwrap().1.split_once("```").unwrap();
     assert!(commands.contains("delete statefulset doorward --cascade=orphan"), "{commands}");
-    // Nobody here would take the pods off it, of which there are none.
+    // Nobody here would remove its pods, of which there are none.
     kubectl.run(&["delete", "statefulset", "doorward"]).await;
     kubectl.run(&["apply", "-f", "larger.json"]).await;
 }
 
-/// What is behind an ingress of the cluster is asked at the pods of that, by whichever name: the entry for a provider's own pods let nothing
-/// through.
+/// A provider behind an ingress of the cluster is reached at the pods of the ingress, whatever its name: the entry for
+/// the provider's own pods let nothing through.
 #[test]
 fn the_guide_has_an_entry_of_the_network_policy_for_the_pods_of_an_ingress() {
     let guide = fs::read_to_string(deploy().join("../docs/install.md")).unwrap();
@@ -159,7 +159,8 @@ fn the_guide_has_an_entry_of_the_network_policy_for_the_pods_of_an_ingress() {
     assert!(peer["namespaceSelector"].is_object() && peer["podSelector"].is_object(), "{entries}");
 }
 
-/// Doorward takes revocations only while it runs, and the page had it run with the way in open: whoever was shut out since the snapshot got in.
+/// Doorward takes revocations only while it runs, and the page left it reachable meanwhile: users revoked since the
+/// snapshot got in.
 #[tokio::test]
 async fn a_restore_lets_nobody_in_before_what_was_revoked_since_is_revoked_again() {
     let page = fs::read_to_string(deploy().join("../docs/upkeep.md")).unwrap();

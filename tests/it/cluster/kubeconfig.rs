@@ -1,4 +1,5 @@
-//! The API server as a kubeconfig describes it, with a token and with a client certificate, both changed while Doorward runs.
+//! The API server as described by a kubeconfig, with a token and with a client certificate, both changed while Doorward
+//! runs.
 
 use std::fs;
 
@@ -9,7 +10,7 @@ use serde_json::{Value, json};
 use super::{api_server::ApiServer, tasks::claims, world::World};
 use crate::{doctor::doctor, harness::replace_file};
 
-/// As kubectl writes it, with another context beside the one that is meant.
+/// As kubectl writes it, with another context beside the one used.
 fn kubeconfig(api: &ApiServer, user: &Value) -> String {
     let cluster = json!({
         "server": format!("https://localhost:{}", api.address.port()),
@@ -35,7 +36,7 @@ fn replace(world: &World, name: &str, text: &str) {
     replace_file(&world.doorward.dir().join(name), text);
 }
 
-/// Alice reads with kubectl, and the API server sees Doorward come with this credential.
+/// Alice reads with kubectl, and the API server sees this credential of Doorward.
 async fn reads_by(world: &World, credential: &str) {
     world.kubectl("alice").run(&["get", "configmaps"]).await;
     let event = world
@@ -89,7 +90,8 @@ async fn a_kubeconfig_leads_to_the_api_server_and_its_credentials_change_without
         reads_by(&world, &format!("X509SHA256={}", pair.sha256())).await;
     }
 
-    // A way to sign in that is not ours is refused; what was in force stays so, and no log has what stands in the file.
+    // An unsupported way to authenticate is refused; the previous configuration stays in force, and no log contains the
+    // content of the file.
     let secret = "a-token-that-nobody-may-read";
     replace(&world, "kube.yaml", &kubeconfig(api, &json!({"token": secret, "exec": {"command": "aws"}})));
     let refusal = world.doorward.wait_for_log_containing("the configuration was refused").await.to_string();

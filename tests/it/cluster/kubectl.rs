@@ -1,4 +1,4 @@
-//! kubectl, as people use it, over HTTP/1.1 and HTTP/2. `ingress.rs` does the same by way of nginx.
+//! kubectl, as people use it, over HTTP/1.1 and HTTP/2. `ingress.rs` does the same through nginx.
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
@@ -37,14 +37,14 @@ pub(super) async fn reads_and_writes(world: &World) {
         let mut watch =
             kubectl.start(&["get", "configmaps", "--watch-only", "-o", "jsonpath={.metadata.name}={.data.k}{'\\n'}"]);
         let mut seen = BufReader::new(watch.stdout.take().unwrap()).lines();
-        // The watch is under way once the API server has begun to answer it.
+        // The watch is open once the API server has begun to answer it.
         let begun = |event: &&Value| event["verb"] == "watch" && event["stage"] == "ResponseStarted";
         until(async || world.audit().iter().filter(begun).count() >= if http1 { 1 } else { 2 }).await;
         kubectl.write("a.json", &CONFIG_MAP.replace("\"1\"", "\"2\""));
         assert!(
             kubectl.run(&["apply", "--server-side", "--force-conflicts", "-f", "a.json"]).await.contains("serverside")
         );
-        // The watch goes on, so that an event that is kept back is missed.
+        // The watch continues, so that an event that is held back is noticed.
         assert_eq!(within(seen.next_line()).await.unwrap().as_deref(), Some("a=2"));
         watch.kill().await.unwrap();
 
@@ -59,7 +59,7 @@ pub(super) async fn reads_and_writes(world: &World) {
         kubectl.run(&["replace", "-f", "a.json"]).await;
         kubectl.run(&["delete", "configmap", "a"]).await;
         assert!(kubectl.fails(&["get", "configmap", "a"]).await.contains("NotFound"));
-        // As much as a ConfigMap holds, and a little more than nginx takes unless it is told to.
+        // The maximum of a ConfigMap, and a little more than nginx's default limit.
         std::fs::write(kubectl.write("big", ""), vec![0xff_u8; 1 << 20]).unwrap();
         kubectl.run(&["create", "configmap", "big", "--from-file=big"]).await;
         kubectl.run(&["delete", "configmap", "big"]).await;
@@ -82,17 +82,17 @@ pub(super) async fn whoami_and_can_i(world: &World) {
     assert_eq!(kubectl.output(&["auth", "can-i", "get", "secrets"]).await.stdout, b"no\n");
     assert!(kubectl.run(&["auth", "can-i", "--list"]).await.contains("configmaps"));
 
-    // RBAC of the API server holds for whom Doorward speaks for, and not for Doorward.
+    // The API server's RBAC applies to the impersonated user, and not to Doorward.
     for arguments in [&["get", "services"][..], &["get", "pods", "-n", "kube-system"], &["get", "nodes"]] {
         let refused = kubectl.fails(arguments).await;
         assert!(refused.contains("Forbidden") && refused.contains("\"alice\""), "{arguments:?}: {refused}");
     }
 
-    // What a rule must name does not even get there.
+    // What a rule must name does not even reach the API server.
     let refused = kubectl.fails(&["get", "secrets"]).await;
     assert!(refused.contains("Forbidden") && refused.contains("No rule allows"), "{refused}");
 
-    // Doorward refuses these itself, in a Status that says why; nothing of them reaches the API server.
+    // Doorward refuses these itself, with the reason in a Status; none of them reaches the API server.
     let before = world.audit().len();
     for arguments in [
         &["get", "configmaps", "--as", "bob"][..],

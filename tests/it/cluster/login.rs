@@ -1,4 +1,4 @@
-//! kubectl, whose credential `doorward login` gives.
+//! kubectl with a credential from `doorward login`.
 
 use serde_json::json;
 
@@ -17,7 +17,7 @@ async fn kubectl_is_who_signed_in_with_doorward_login_until_the_session_ends() {
     login(Front::Own(0)).await;
 }
 
-/// With kubectl, a browser and `doorward login` that find Doorward there.
+/// With kubectl, a browser and `doorward login` that use Doorward at `front`.
 pub(super) async fn login(front: Front) {
     let change = |yaml: String| {
         yaml.change("kind: human}", "kind: human, login: {client: {id: doorward, secret: {file: client}}}}")

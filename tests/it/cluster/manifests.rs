@@ -1,5 +1,5 @@
-//! What the objects of `deploy/` say of each other, as an overlay builds them: whom policies admit, what selectors select, which
-//! ports have which names, and how far pods are locked up.
+//! The consistency of the objects in `deploy/`, as built by overlays: whom network policies admit, what selectors
+//! select, the names of ports, and how far pods are restricted.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -24,7 +24,8 @@ fn of_kind<'o>(objects: &'o [Value], kind: &str) -> Vec<&'o Value> {
     objects.iter().filter(|object| object["kind"] == kind).collect()
 }
 
-/// Whether a selector takes what has these labels. Ours have nothing but `matchLabels`, and one without any would take all.
+/// Whether a selector selects something with these labels. The selectors here have only `matchLabels`; one without any
+/// would select everything.
 fn selects(selector: &Value, labels: &Value) -> bool {
     let parts: Vec<&String> = selector.as_object().unwrap().keys().collect();
     assert_eq!(parts, ["matchLabels"], "{selector}");
@@ -48,7 +49,7 @@ fn port_names(pod: &Value) -> BTreeSet<&str> {
     ports.filter_map(|port| port["name"].as_str()).collect()
 }
 
-/// Host and port of an upstream of the shipped configuration.
+/// The host and port of an upstream of the shipped configuration.
 fn upstream(objects: &[Value], name: &str) -> (String, u64) {
     let text = find(objects, "ConfigMap", "doorward")["data"]["doorward.yaml"].as_str().unwrap();
     let root: Value = serde_saphyr::from_str(text).unwrap();
@@ -57,7 +58,8 @@ fn upstream(objects: &[Value], name: &str) -> (String, u64) {
     (host.to_owned(), port.parse().unwrap())
 }
 
-/// The upstreams that nobody but Doorward may reach, with what their pods have for a label and the policy that keeps others out.
+/// The upstreams that only Doorward may reach: their host, the label of their pods, and the policy that keeps others
+/// out.
 const GUARDED: [(&str, &str, &str, &str); 2] = [
     ("dashboard", "app.kubernetes.io/part-of", "tekton-dashboard", "dashboard-by-doorward"),
     ("el-build", "app.kubernetes.io/managed-by", "EventListener", "event-listeners-by-doorward"),
@@ -80,12 +82,13 @@ fn event_listeners_and_the_dashboard_admit_the_pods_of_doorward_and_nobody_else(
             assert_eq!(spec["policyTypes"], json!(["Ingress"]), "{overlay} {policy}");
             let mut admitted = BTreeMap::new();
             for rule in list(&spec["ingress"]) {
-                // Without either, all ports or all the world.
+                // Without either, all ports or all peers would be admitted.
                 let ([port], [peer]) = (list(&rule["ports"]), list(&rule["from"])) else { panic!("{policy}: {rule}") };
                 assert!(admitted.insert(port["port"].as_u64().unwrap(), peer).is_none(), "{policy}: {rule}");
             }
             let peer = admitted.remove(&port).unwrap_or_else(|| panic!("{policy}: not at {port}"));
-            // Both in one peer: either of them in one of its own would admit a whole namespace, or pods of that name anywhere.
+            // Both selectors in one peer: as separate peers they would admit a whole namespace, or pods with that name
+            // anywhere.
             let doorward = json!({"matchLabels": {"kubernetes.io/metadata.name": "doorward"}});
             assert_eq!(peer.as_object().unwrap().len(), 2, "{policy}: {peer}");
             assert_eq!(peer["namespaceSelector"], doorward, "{policy}");
@@ -111,7 +114,7 @@ fn doorward_goes_where_its_configuration_leads_and_nowhere_else() {
         assert!(selects(&policy["podSelector"], labels(&objects, "doorward")), "{overlay}");
         assert_eq!(policy["policyTypes"], json!(["Ingress", "Egress"]), "{overlay}");
         let at = |namespace: &str| json!({"matchLabels": {"kubernetes.io/metadata.name": namespace}});
-        // Cloud DNS of GKE, which Autopilot always has, and a cache on each node are no pods: no name could be looked up.
+        // GKE's Cloud DNS, which Autopilot always uses, and node-local caches are not pods: no name could be resolved.
         let on_node = |address: &str| json!({"ipBlock": {"cidr": format!("{address}/32")}});
         let dns = json!({"ports": [{"port": 53, "protocol": "UDP"}, {"port": 53, "protocol": "TCP"}],
             "to": [{"namespaceSelector": at("kube-system")}, on_node("169.254.169.254"), on_node("169.254.20.10")]});
@@ -213,7 +216,7 @@ fn pods_are_locked_up_and_asked_how_they_are() {
                     let port = probe["httpGet"]["port"].as_str().or_else(|| probe["tcpSocket"]["port"].as_str());
                     assert!(port_names(&set["spec"]["template"]).contains(port.unwrap()), "{overlay} {name}: {probe}");
                 }
-                // Where a write is possible there is a volume for it, and what is told is not written to.
+                // A path that needs writes has a volume, and mounted input is read-only.
                 let written = list(&container["volumeMounts"]).iter().filter(|mount| mount["readOnly"] != true);
                 let written: Vec<&str> = written.filter_map(|mount| mount["name"].as_str()).collect();
                 let expected = if name == "doorward" { vec!["state", "run"] } else { vec!["data"] };
@@ -252,7 +255,8 @@ fn replicas_are_spread_and_not_all_taken_away_at_once() {
     }
 }
 
-/// What an overlay of somebody's own builds from these lines and files; `DEPLOY` is ours, as kustomize takes relative paths alone.
+/// The objects of a custom overlay with these lines and files. `DEPLOY` is the path to the shipped `deploy/`, relative,
+/// as kustomize accepts no absolute paths.
 pub(super) fn built_beside(kustomization: &str, files: &[(&str, &str)]) -> Vec<Value> {
     let folder = tempfile::tempdir().unwrap();
     let here = folder.path().canonicalize().unwrap();
@@ -267,7 +271,7 @@ pub(super) fn built_beside(kustomization: &str, files: &[(&str, &str)]) -> Vec<V
     objects(&built(here.to_str().unwrap()))
 }
 
-/// Gives the objects of all files below a folder another namespace, as the guide lists it.
+/// Changes the namespace of the objects in all files below a folder, as the guide describes it.
 fn move_objects(folder: &Path, namespace: &str) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -285,7 +289,7 @@ fn move_objects(folder: &Path, namespace: &str) {
     }
 }
 
-/// kustomize says nothing of a patch that fits no object.
+/// kustomize reports no error for a patch that matches no object.
 #[test]
 fn in_another_namespace_doorward_reaches_its_valkey_too() {
     let folder = tempfile::tempdir().unwrap();
@@ -302,7 +306,7 @@ fn in_another_namespace_doorward_reaches_its_valkey_too() {
     assert!(list(&container["env"]).iter().any(|variable| variable["name"] == "DOORWARD_STORE__REDIS"), "{container}");
 }
 
-/// OpenShift refuses pods that name a user or a group of their own.
+/// OpenShift refuses pods that set a user or a group.
 #[test]
 fn on_openshift_no_pod_names_its_user_and_all_else_stays() {
     let objects =
@@ -333,7 +337,7 @@ fn the_overlay_of_the_guide_replaces_the_configuration_under_the_name_that_pods_
     assert_eq!(*image, "registry.example.org/doorward:0.1.0");
 }
 
-/// A Service that gives callers the address of a node makes one caller of them all.
+/// A Service that replaces the client address by a node's makes all callers one client.
 #[test]
 fn the_load_balancer_of_the_examples_keeps_the_address_of_clients() {
     let service: Value = serde_saphyr::from_str(&example("load-balancer.yaml")).unwrap();
@@ -346,7 +350,8 @@ fn the_load_balancer_of_the_examples_keeps_the_address_of_clients() {
     );
 }
 
-/// An NLB of AWS whose targets are pods connects by itself, so that all people had one address's connections.
+/// An AWS NLB with pods as targets opens its own connections, so that all users shared one address and its connection
+/// limit.
 #[test]
 fn the_load_balancer_of_the_examples_keeps_the_address_of_clients_on_aws_too() {
     let example = example("load-balancer.yaml");
@@ -362,7 +367,7 @@ fn the_load_balancer_of_the_examples_keeps_the_address_of_clients_on_aws_too() {
     }
 }
 
-/// Its addresses are those of all pods, so that a step of a run could say who it is where nothing else kept it out.
+/// Its addresses include all pods, so that a step of a run could claim any address if nothing else kept it out.
 #[test]
 fn an_ingress_in_the_cluster_is_trusted_by_the_guide_at_a_listener_that_lets_in_nobody_else() {
     let guide = guide();
@@ -405,7 +410,7 @@ fn example(name: &str) -> String {
     fs::read_to_string(deploy().join("examples").join(name)).unwrap()
 }
 
-/// The words of each directive, by its first one, but for those that stand there more than once.
+/// The arguments of each directive, by its name, without directives that occur more than once.
 fn directives(configuration: &str) -> BTreeMap<String, Vec<String>> {
     let lines = configuration.lines().filter_map(|line| line.trim().strip_suffix(';'));
     let words = lines.map(|line| line.split_whitespace().map(str::to_owned).collect::<Vec<String>>());
@@ -414,7 +419,7 @@ fn directives(configuration: &str) -> BTreeMap<String, Vec<String>> {
 
 const OF_INGRESS: &str = "nginx.ingress.kubernetes.io/";
 
-/// Annotations of ingress-nginx, what they are in the language of nginx, and the value there for one here.
+/// Annotations of ingress-nginx, the corresponding nginx directives, and the values that match.
 #[test]
 fn the_ingress_says_what_the_tested_nginx_does() {
     let nginx = directives(&example("nginx.conf"));
@@ -430,11 +435,11 @@ fn the_ingress_says_what_the_tested_nginx_does() {
         let (directive, expected) = match *annotation {
             "backend-protocol" => ("proxy_pass", format!("{}://doorward", value.to_lowercase())),
             "proxy-ssl-secret" => {
-                // One that has a key too would be shown to Doorward as a client's.
+                // A Secret with a key too would be presented to Doorward as a client certificate.
                 assert_eq!(value, "doorward/doorward-ca");
                 ("proxy_ssl_trusted_certificate", "/etc/nginx/tls/ca.crt".to_owned())
             }
-            // One name for all hosts, which is in the certificate as one of them.
+            // One name for all hosts, which the certificate contains as one of them.
             "proxy-ssl-name" => {
                 assert!(hosts.contains(value), "{value}");
                 ("proxy_ssl_name", value.clone())
@@ -449,7 +454,7 @@ fn the_ingress_says_what_the_tested_nginx_does() {
             "proxy-request-buffering" => ("proxy_request_buffering", value.clone()),
             "proxy-buffer-size" => ("proxy_buffer_size", value.clone()),
             "proxy-next-upstream" => ("proxy_next_upstream", value.clone()),
-            // Such as one that rewrites paths.
+            // For example one that rewrites paths.
             other => panic!("nginx.conf has nothing of {other}"),
         };
         assert_eq!(nginx[directive], [expected], "{annotation}");
@@ -480,12 +485,12 @@ fn the_route_of_a_gateway_ends_no_stream_and_rewrites_nothing() {
     let (route, policy) = (find(&found, "HTTPRoute", "doorward"), find(&found, "BackendTLSPolicy", "doorward"));
     let hosts = json!(directives(&example("nginx.conf"))["server_name"]);
     assert_eq!(route["spec"]["hostnames"], hosts);
-    // Whatever is asked for may be a stream: no rule is for some of it.
+    // Any request may be a stream, so that no rule covers only some.
     let [rule] = list(&route["spec"]["rules"]) else { panic!("{route:#}") };
     let parts: Vec<&String> = rule.as_object().unwrap().keys().collect();
     assert_eq!(parts, ["backendRefs", "timeouts"], "neither filters nor matches nor retries");
     assert_eq!(rule["timeouts"], json!({"request": "0s", "backendRequest": "0s"}));
-    // Which a controller need not heed.
+    // Controllers need not support it.
     for feature in ["HTTPRouteRequestTimeout", "HTTPRouteBackendTimeout"] {
         assert!(example("http-route.yaml").contains(feature), "{feature}");
     }

@@ -1,7 +1,7 @@
-//! Doorward in front of the real programs: kube-apiserver, kubectl, Tekton. What reached the API server is what its own
-//! audit log says; who asked is what it says there.
+//! Doorward in front of the real programs: kube-apiserver, kubectl, Tekton. The API server's own audit log shows which
+//! requests reached it, and as whom.
 //!
-//! `tests/cluster/build` makes the programs, and `scripts/test` calls it.
+//! `tests/cluster/build` builds the programs; `scripts/test` calls it.
 
 mod admission;
 mod api_server;

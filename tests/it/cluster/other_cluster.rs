@@ -1,4 +1,5 @@
-//! Two clusters that call themselves alike, as all do that keep the default, and in which everything else has the same name too.
+//! Two clusters with the same issuer, as all clusters with the default have, and in which everything else has the same
+//! name too.
 
 use std::{
     sync::{Arc, OnceLock},
@@ -20,12 +21,12 @@ use crate::{
     harness::{EXCHANGE, RedisServer, Reply, Upstream, exchange_form, found, part, settled, until},
 };
 
-/// Why tokens have ended, in the line of the log that tells so of each object.
+/// The reason why tokens have ended, in the log line for each object.
 const NOT_CONFIGURED: &str = "is no longer configured to have tokens";
 
 const ASKED: [(&str, &str); 2] = [("audience", TARGET), ("scope", "push")];
 
-/// Makes what a task has in a cluster of its own under the same names, and gives the token of that pod.
+/// Creates the objects of a task in another cluster under the same names, and returns the token of that pod.
 async fn twin(other: &ApiServer, tasks: &Tasks, task: &Task) -> String {
     let namespace = &tasks.world.namespace;
     other.create("/api/v1/namespaces", &json!({"metadata": {"name": namespace}})).await;
@@ -69,12 +70,12 @@ async fn a_token_of_another_cluster_with_the_same_issuer_name_is_worth_nothing_h
     }
     // With a key of its own.
     is_refused(&tasks, "another key", &there, &format!("issuer `cluster` publishes no key `{}`", kid(&there))).await;
-    // The same that names the key of this one.
+    // The same, but with the key id of this cluster.
     let mut parts: Vec<&str> = there.split('.').collect();
     parts[0] = here.split('.').next().unwrap();
     is_refused(&tasks, "a stolen kid", &parts.join("."), "the signature is not by the key of issuer `cluster`").await;
 
-    // With the same key, as where a cluster was made from the disk of another.
+    // With the same key, as when a cluster was created from the disk of another.
     let api = tasks.world.api;
     let own = &claims(&there)["kubernetes.io"];
     for (what, claim) in [("another pod", "pod"), ("another account", "serviceaccount")] {
@@ -83,14 +84,15 @@ async fn a_token_of_another_cluster_with_the_same_issuer_name_is_worth_nothing_h
     }
     let clone = api.resign(&here, |claims| claims["kubernetes.io"] = own.clone());
     is_refused(&tasks, "a clone", &clone, "issuer `cluster` says that the token is not active").await;
-    // The twins of all of these.
+    // The counterparts of all of these.
     tasks.exchange(&api.resign(&here, |_| ()), &ASKED).await.token();
     tasks.exchange(&here, &ASKED).await.token();
 }
 
 #[tokio::test]
 async fn keys_of_another_cluster_alone_open_nothing_of_this_one() {
-    // By mistake, the keys are that of the other cluster: its tokens have good signatures, and their pods are looked up here.
+    // The other cluster's keys are configured by mistake: its tokens have valid signatures, and their pods are looked
+    // up here.
     let other = ApiServer::start().await;
     other.create("/api/v1/namespaces", &json!({"metadata": {"name": "keys"}})).await;
     other.account("keys", "doorward").await;
@@ -120,7 +122,7 @@ const TWIN: &str = "issuers:
     token_review: {upstream: twin, bearer: {file: token}}
 ";
 
-/// Another upstream at the API server of the cluster, and the address of that.
+/// Another upstream at the cluster's API server, and the server's address.
 fn another_upstream(yaml: &str, name: &str) -> (String, String) {
     let api = yaml.split("  - name: cluster\n    url: '").nth(1).and_then(|rest| rest.split('\'').next()).unwrap();
     let upstream = format!(
@@ -160,8 +162,8 @@ async fn a_rule_for_a_service_account_of_one_cluster_gives_nothing_to_that_of_an
     tasks.is_dead(&own).await;
 }
 
-/// Otherwise the watches would go on at the new upstream from where those of the old one were, and miss what nobody has listed
-/// there.
+/// Otherwise the watches would resume at the new upstream with the resource versions of the old one, and miss objects
+/// that were never listed there.
 #[tokio::test]
 async fn where_a_reload_names_another_upstream_for_a_cluster_all_is_listed_anew() {
     let change = |yaml: String| {
@@ -185,7 +187,7 @@ async fn where_a_reload_names_another_upstream_for_a_cluster_all_is_listed_anew(
     assert_eq!(tasks.used(&own).await.status, 200);
 }
 
-/// Otherwise each reload that takes a namespace away would end the tokens of all other Doorwards on the same store.
+/// Otherwise each reload that removes a namespace would end the tokens of all other Doorwards on the same store.
 #[tokio::test]
 async fn what_another_doorward_on_the_same_store_gave_goes_on() {
     const THERE: &str = "elsewhere.test";
@@ -201,7 +203,8 @@ async fn what_another_doorward_on_the_same_store_gave_goes_on() {
 
     there.change(&format!("namespaces: ['{}']}}]}}", tasks.world.namespace), "namespaces: [elsewhere]}]}");
     there.signal("HUP");
-    // In the order in which they were given: what has ended of ours is told before.
+    // Ends are reported in the order in which tokens were issued: an end of the first Doorward's token would come
+    // first.
     let has_ended = |name: &str| {
         let lines: Vec<String> = there.log().iter().map(Value::to_string).collect();
         lines.iter().any(|line| line.contains(NOT_CONFIGURED) && line.contains(&format!("\"{name}")))
@@ -224,7 +227,7 @@ async fn the_tokens_of_a_cluster_that_a_reload_takes_away_end() {
     tasks.world.doorward.wait_for_generation(2).await;
     tasks.is_dead(&own).await;
     tasks.world.doorward.wait_for_log_containing(NOT_CONFIGURED).await;
-    // There is nothing to be seen any more, and nothing is tried again and again.
+    // There is nothing left to watch, and nothing is retried.
     tokio::time::sleep(Duration::from_secs(3)).await;
     let log = tasks.world.doorward.log();
     let since = log.iter().map(Value::to_string).skip_while(|line| !line.contains(NOT_CONFIGURED));
@@ -232,7 +235,7 @@ async fn the_tokens_of_a_cluster_that_a_reload_takes_away_end() {
     let count = |text: &str| told.iter().filter(|line| line.contains(text)).count();
     // The TaskRun, its pod and the PipelineRun.
     assert_eq!((count(NOT_CONFIGURED), count("the ends of runs are not seen")), (3, 0), "{told:#?}");
-    // Until another brings it back.
+    // Until another reload restores it.
     std::fs::write(&path, yaml).unwrap();
     tasks.world.doorward.signal("HUP");
     tasks.world.doorward.wait_for_generation(3).await;
@@ -241,7 +244,8 @@ async fn the_tokens_of_a_cluster_that_a_reload_takes_away_end() {
     tasks.exchange(&pod_token, &ASKED).await.token();
 }
 
-/// Watches were those of the start: tasks there got no tokens until a restart, and of those that another replica gave nobody here saw the end.
+/// The watches were those of the start: tasks there got no tokens until a restart, and ends of tokens from other
+/// replicas were not seen here.
 #[tokio::test]
 async fn a_namespace_that_a_reload_brings_is_watched_and_the_tokens_in_one_that_it_takes_away_end() {
     let (elsewhere, listed) = ("namespaces: [elsewhere]}]}", "namespaces: ['{ns}']}]}");
@@ -273,7 +277,8 @@ async fn a_namespace_that_a_reload_brings_is_watched_and_the_tokens_in_one_that_
     tasks.is_dead(&own).await;
 }
 
-/// Each replica has what it gave in its own memory, and one that found the end in the trail already left it until its own end.
+/// Each replica caches what it got, and one that saw the end already in the trail kept its cache until the token
+/// expired.
 #[tokio::test]
 async fn what_a_replica_had_from_a_provider_ends_with_its_own_reload_though_another_has_told_the_end_before() {
     let given = json!({"access_token": "given", "token_type": "Bearer", "expires_in": 3600}).to_string();
@@ -301,7 +306,7 @@ async fn what_a_replica_had_from_a_provider_ends_with_its_own_reload_though_anot
     assert_eq!(calls.last().unwrap().line(), "POST /revoke HTTP/1.1", "{calls:#?}");
 }
 
-/// They were good until their own end, as a restart leaves no watch that would have ended them.
+/// They stayed valid until they expired, as after a restart no watch was left to end them.
 #[tokio::test]
 async fn the_tokens_of_a_cluster_or_a_namespace_that_a_restart_takes_away_are_refused() {
     let servers = "resource_servers: [{id: target, secret: {file: target}, audiences: ['https://target.test']}]";
@@ -327,7 +332,7 @@ async fn the_tokens_of_a_cluster_or_a_namespace_that_a_restart_takes_away_are_re
     }
 }
 
-/// Behind a route of its own, and with no tokens for its tasks.
+/// Through a route of its own, and without tokens for its tasks.
 #[tokio::test]
 async fn an_api_server_that_answers_with_the_uid_of_another_clusters_run_gives_that_run_no_cause() {
     let uid = Arc::new(OnceLock::<Value>::new());

@@ -1,5 +1,4 @@
-//! What kubectl does with running pods: streams in both directions, over WebSocket and SPDY. `ingress.rs` does the same by way
-//! of nginx.
+//! kubectl with running pods: bidirectional streams over WebSocket and SPDY. `ingress.rs` does the same through nginx.
 
 use std::{process::Stdio, time::Duration};
 
@@ -35,7 +34,7 @@ pub(super) async fn output(kubectl: &Kubectl, websocket: bool, arguments: &[&str
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// A command in a terminal of the pod, which waits until that is as large as the one that a person sits at, then for a word.
+/// Runs a command in a terminal of the pod, which waits until its size matches the user's terminal, then for input.
 async fn in_terminal(kubectl: &Kubectl, websocket: bool, pod: &str) {
     let of_kubectl = over(kubectl, websocket, &[]);
     let line = format!(
@@ -76,7 +75,7 @@ pub(super) async fn exec_cp_and_port_forward(world: &World) {
     for websocket in [true, false] {
         let said = output(&kubectl, websocket, &["exec", &pod, "--", "sh", "-c", "echo out; echo err >&2"]).await;
         assert_eq!(said, "out\n");
-        // Both ways at once. KWOK never tells a command that its input has ended, so this one is told how much comes.
+        // Both ways at once. KWOK never reports the end of the input to a command, so this one is told the length.
         let bytes: String = (0..60_000).map(|_| unique()).collect();
         let length = bytes.len().to_string();
         let mut exec = over(&kubectl, websocket, &["exec", "-i", &pod, "--", "head", "-c", &length])
@@ -91,7 +90,7 @@ pub(super) async fn exec_cp_and_port_forward(world: &World) {
         let back = ended.unwrap().stdout;
         assert!(back == bytes.as_bytes(), "{} of {length} bytes came back", back.len());
 
-        // For the same reason a copy goes one way only: `tar` waits for the end of what it unpacks. The container is the
+        // For the same reason a copy goes only one way: `tar` waits for the end of its input. The container is the
         // machine itself.
         let there = kubectl.write("there", &bytes);
         output(&kubectl, websocket, &["cp", &format!("{pod}:{}", there.display()), "copy"]).await;
@@ -155,7 +154,7 @@ pub(super) async fn logs_and_attach(world: &World) {
         if arguments[0] == "logs" {
             assert_eq!(within(lines.next_line()).await.unwrap().as_deref(), Some(LOGGED));
         }
-        // Attaching shows what is logged from then on, and nothing tells when that begins: it is logged until it shows.
+        // Attaching shows only new log lines, and its start is not reported: lines are logged until one appears.
         let line = unique();
         until(async || {
             tekton.log(&line);

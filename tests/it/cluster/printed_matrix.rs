@@ -1,5 +1,5 @@
-//! kubectl again, as in `kubectl.rs` and `pods.rs`, where Doorward itself may do just what `doorward rbac` prints: streams of all kinds,
-//! watches and changes need no right beyond that, in either form of impersonation.
+//! kubectl again, as in `kubectl.rs` and `pods.rs`, where Doorward itself has exactly the rights that `doorward rbac`
+//! prints: streams of all kinds, watches and changes need no other right, in either form of impersonation.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ use super::{
 };
 use crate::{fixture::Change, harness::HANDSHAKE};
 
-/// Rules that name what people do, since one that allows everything has everything printed.
+/// Rules that name what people do: for a rule that allows everything, all rights would be printed.
 const RULES: &str = "rules:
   - id: discovery
     on: {kubernetes: {verbs: [read], non_resource_urls: [/api, '/api/*', /apis, '/apis/*', /openapi/v2, '/openapi/v3*', /version]}}
@@ -87,7 +87,7 @@ async fn logs_are_followed_and_containers_attached_to_by_the_printed_rights_in_t
     assert_constrained(&world).await;
 }
 
-/// All of it went by constrained impersonation, and none by the classic one.
+/// All requests used constrained impersonation, and none the classic one.
 async fn assert_constrained(world: &World) {
     let events = world.audit();
     assert!(!events.is_empty());
@@ -98,7 +98,7 @@ async fn assert_constrained(world: &World) {
 
 const SPDY: [&str; 3] = ["Connection: Upgrade", "Upgrade: SPDY/3.1", "X-Stream-Protocol-Version: v4.channel.k8s.io"];
 
-/// The pod is not there, which is told to who may.
+/// The pod does not exist, which callers with the right are told.
 async fn assert_streams(world: &World, what: &str, expected: [u16; 2]) {
     for resource in ["exec?command=sh", "attach?stdout=true", "portforward?ports=80"] {
         let path = format!("/api/v1/namespaces/{}/pods/none/{resource}", world.namespace);

@@ -1,5 +1,5 @@
-//! What `doorward rbac` prints, applied as it is to a cluster that has nothing else of it: with it Doorward and its people may do
-//! what the configuration is for, and without any one of its rules something of that is refused.
+//! The output of `doorward rbac`, applied as it is to a cluster without other roles: Doorward and its users may do what
+//! the configuration is for, and without any one of its rules some of that is refused.
 
 use std::process::Command;
 
@@ -14,10 +14,10 @@ use super::{
 };
 use crate::{fixture::bearer, harness::until};
 
-/// Each may what the one before may, and more. A group of people each, and a role.
+/// The printed roles, each with a group of people. Each may do what the previous one may, and more.
 const PEOPLE: [&str; 4] = ["view", "cancel", "run", "admin"];
 
-/// Who looks may do so in all namespaces; the others work in one.
+/// `view` applies to all namespaces; the others work in one.
 const POLICY: &str = "grants:
   - {id: view, who: {groups: [view]}, kubernetes_groups: ['tekton:view'], tekton_roles: [{role: view}]}
   - {id: cancel, who: {groups: [cancel]}, kubernetes_groups: ['tekton:cancel'], tekton_roles: [{role: cancel, namespaces: ['{ns}']}]}
@@ -42,7 +42,7 @@ fn configuration(yaml: &str) -> String {
     format!("{before}{POLICY}store:{after}")
 }
 
-/// What people do, in the namespace or (`/apis...`) anywhere, and the least of them who may.
+/// Requests by path, in the test namespace or (`/apis...`) anywhere, and the lowest role that may make each.
 fn actions(pod: &str) -> Vec<(&'static str, String, Value)> {
     let run = pipeline_run("made", &json!({}));
     let pipeline = json!({"apiVersion": "tekton.dev/v1", "kind": "Pipeline", "metadata": {"name": "p"},
@@ -80,7 +80,7 @@ struct Cluster {
 }
 
 impl Cluster {
-    /// What somebody may do of all that people do, and what is said where it is refused.
+    /// Which of these requests somebody may make, and the responses to those refused.
     async fn asked(&self, who: &str) -> (Vec<bool>, Vec<String>) {
         let (mut allowed, mut said) = (Vec::new(), Vec::new());
         for (_, line, body) in actions(&self.pod) {
@@ -105,12 +105,12 @@ impl Cluster {
         bearer(&self.world.issuer.token(who, &[who]))
     }
 
-    /// What somebody may do where all is as it is printed.
+    /// The expected result when everything is applied as printed.
     fn expected(&self, who: &str) -> Vec<bool> {
         actions(&self.pod).iter().map(|(least, ..)| rank(least) <= rank(who)).collect()
     }
 
-    /// Waits until somebody may do what is expected, or no longer: an API server learns of its roles a little later.
+    /// Waits until somebody may do what is expected, or no longer: an API server learns of roles with a delay.
     async fn until(&self, who: &str, expected: bool, what: &str) {
         let waiting = async {
             while (self.asked(who).await.0 == self.expected(who)) != expected {
@@ -121,7 +121,7 @@ impl Cluster {
         assert!(waited.is_ok(), "{who}, {what}: {:#?}", self.asked(who).await);
     }
 
-    /// Each may what the role says, and the API server refuses the rest, not Doorward.
+    /// Each may do what the role says, and the API server refuses the rest, not Doorward.
     async fn everybody_may_what_the_roles_say(&self) {
         for who in PEOPLE {
             self.until(who, true, "all applied").await;
@@ -138,7 +138,7 @@ impl Cluster {
         }
     }
 
-    /// Has a run made by who may do so, which Doorward sees if it may.
+    /// Creates a run as somebody who may, which Doorward sees if it may.
     async fn run(&self, name: &str) -> Value {
         let line = format!("POST /apis/tekton.dev/v1/namespaces/{}/pipelineruns HTTP/1.1", self.world.namespace);
         let lines = [line.as_str(), "Host: localhost", &self.token("run"), "Content-Type: application/json"];
@@ -169,7 +169,7 @@ impl Cluster {
     }
 }
 
-/// Where a role that is printed is.
+/// The path of a printed role.
 fn path(role: &Value) -> Option<String> {
     let (kind, metadata) = (role["kind"].as_str().unwrap(), &role["metadata"]);
     let name = metadata["name"].as_str().unwrap();
@@ -185,7 +185,7 @@ const UNLINKED: &str = "runs are not linked to their causes";
 
 #[tokio::test]
 async fn what_is_printed_is_enough_for_everybody_and_each_rule_of_it_is_needed() {
-    // Its objects are of the whole cluster, under names of their own. It ends with the test binary.
+    // Its objects are cluster-wide, with fixed names. It ends with the test binary.
     let api: &'static ApiServer = Box::leak(Box::new(ApiServer::start().await));
     define(api).await;
     let _kubelet = node(api).await;
@@ -220,7 +220,7 @@ async fn what_is_printed_is_enough_for_everybody_and_each_rule_of_it_is_needed()
             let what = format!("without {} of {name}", rules[index]);
             cluster.set(&path, &json!([&rules[..index], &rules[index + 1..]].concat())).await;
             if name == "doorward-reader" {
-                // What it watches already it goes on to see.
+                // Existing watches would continue.
                 cluster.world.doorward = cluster.world.doorward.kill_and_restart().await;
                 cluster.world.doorward.wait_for_keys_at("localhost", &cluster.world.issuer).await;
                 cluster.world.doorward.wait_for_log_containing(UNLINKED).await;
@@ -239,7 +239,7 @@ async fn what_is_printed_is_enough_for_everybody_and_each_rule_of_it_is_needed()
     assert_eq!(left_out.iter().filter(|name| **name == "doorward-impersonator").count(), 3, "{left_out:?}");
     assert!(left_out.len() > 3 + 1 + PEOPLE.len() * 5, "{left_out:?}");
 
-    // The other form, in the place of this one.
+    // Now the other form instead of this one.
     kubectl.run(&["delete", "-f", "printed.yaml"]).await;
     until(async || !cluster.asked("view").await.0.contains(&true)).await;
     kubectl.write("constrained.yaml", &cluster.doorward(&["--form", "constrained"]));

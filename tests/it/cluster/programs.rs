@@ -9,12 +9,12 @@ use std::{
     sync::OnceLock,
 };
 
-/// Where `tests/cluster` lies.
+/// The folder `tests/cluster`.
 fn scripts() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/cluster")
 }
 
-/// Where `tests/cluster/build` put what it built.
+/// The output folder of `tests/cluster/build`.
 fn built() -> &'static Path {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     BUILT.get_or_init(|| {
@@ -24,31 +24,31 @@ fn built() -> &'static Path {
     })
 }
 
-/// The file of a program. `KUBEBUILDER_ASSETS` names a folder with some of them, as elsewhere in the Kubernetes world.
+/// The file of a program. `KUBEBUILDER_ASSETS` names a folder with some of them, as is usual for Kubernetes.
 pub fn path(name: &str) -> PathBuf {
     let given = std::env::var_os("KUBEBUILDER_ASSETS").map(|folder| Path::new(&folder).join(name));
     given.filter(|path| path.exists()).unwrap_or_else(|| built().join("bin").join(name))
 }
 
-/// A client of registries.
+/// A registry client.
 pub fn crane() -> PathBuf {
     let module = include_str!("../../cluster/clients/go.mod");
     let mut words = module.split_whitespace().skip_while(|word| *word != "github.com/google/go-containerregistry");
     path(&format!("crane-{}", words.nth(1).unwrap()))
 }
 
-/// The manifests that one of the modules brings: `pipeline`, `triggers` or `kubelet`.
+/// The manifests of one of the modules: `pipeline`, `triggers` or `kubelet`.
 pub fn manifests(module: &str) -> PathBuf {
     built().join("manifests").join(module)
 }
 
-/// The definitions of the Gateway API.
+/// The Gateway API definitions.
 pub fn gateway() -> PathBuf {
     let version = include_str!("../../cluster/definitions/go.mod").split_whitespace().last().unwrap();
     manifests(&format!("gateway-{version}"))
 }
 
-/// A folder that the program that is started with it takes away when it ends.
+/// A folder that is deleted when the program that is started in it ends.
 pub fn folder() -> PathBuf {
     tempfile::tempdir().unwrap().keep()
 }
@@ -56,12 +56,12 @@ pub fn folder() -> PathBuf {
 /// A running program.
 pub struct Program {
     folder: PathBuf,
-    /// Holds the pipe whose end is the end of the program.
+    /// Holds the pipe that ends the program when it closes.
     _keeper: Child,
 }
 
 impl Program {
-    /// Starts a program in a folder of [`folder`].
+    /// Starts a program in a folder from [`folder`].
     pub fn start(folder: PathBuf, name: &str, arguments: &[String], environment: &[(&str, &str)]) -> Self {
         let keeper = Command::new(scripts().join("keep"))
             .arg(&folder)
@@ -72,7 +72,7 @@ impl Program {
             .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .stderr(Stdio::null())
-            // A signal of the terminal must not end the keeper before its program.
+            // A terminal signal must not end the keeper before its program.
             .process_group(0)
             .spawn()
             .unwrap();
@@ -83,12 +83,12 @@ impl Program {
         &self.folder
     }
 
-    /// What it has said so far.
+    /// Its output so far.
     pub fn log(&self) -> String {
         fs::read_to_string(self.folder.join("log")).unwrap_or_default()
     }
 
-    /// Stops it where it is, or lets it go on.
+    /// Stops (SIGSTOP) or continues it.
     pub fn stop(&self, stopped: bool) {
         let pid = fs::read_to_string(self.folder.join("pid")).unwrap();
         let signal = if stopped { "-STOP" } else { "-CONT" };
@@ -100,7 +100,8 @@ impl Program {
     pub fn has_ended(&self) -> bool {
         let Ok(pid) = fs::read_to_string(self.folder.join("pid")) else { return false };
         let Ok(state) = fs::read_to_string(format!("/proc/{}/stat", pid.trim())) else { return !pid.is_empty() };
-        // proc(5): the state is behind the name, which is in parentheses. The keeper does not wait for it, so it stays.
+        // proc(5): the state follows the name, which is in parentheses. The keeper does not wait for it, so it stays a
+        // zombie.
         state.rsplit(')').next().is_some_and(|rest| rest.trim_start().starts_with('Z'))
     }
 }

@@ -1,4 +1,4 @@
-//! Only the right task pushes an image: pods of the real controller, and distribution's own registry.
+//! Only the right task can push an image: pods of the real controller, and distribution's own registry.
 
 use std::{fs, path::Path, process::Output};
 
@@ -24,7 +24,7 @@ const RULE: &str = "rules:
     do: allow
 ";
 
-/// What a registry's client gets of Doorward for a password, or the status without it.
+/// What a registry client gets from Doorward for a password, or the status of the refusal.
 async fn swapped(tasks: &Tasks, password: &str) -> Result<String, u16> {
     let query = format!("service={SERVICE}&scope=repository:acme/app:pull,push");
     let answer = ask_at(&tasks.world.doorward, &query, Some(password)).await;
@@ -45,14 +45,14 @@ async fn only_the_right_task_of_the_right_pipeline_pushes_an_image_and_only_whil
 
     let task = tasks.bobs(&Tasks::release("image")).await;
     let pod_token = tasks.pod_token(&task.pod, DOOR).await;
-    // As `doorward token --as docker` asks, and a client of the registry that finds the token as a password.
+    // As `doorward token --as docker` asks, and as a registry client with that token as a password.
     let own = tasks.exchange(&pod_token, &asked).await.token();
     let push = swapped(&tasks, &own).await.unwrap();
     assert_eq!(registry.push("acme/app", &push, b"a layer").await, 201);
     assert_eq!(registry.push("acme/base", &push, b"a layer").await, 401, "another repository");
     assert_eq!(tasks.exchange(&pod_token, &[("audience", SERVICE), ("scope", "push:acme/base")]).await.status, 400);
 
-    // The same task in a pipeline of another name, and one of the pipeline with another account.
+    // The same task in a pipeline with another name, and one of the pipeline with another account.
     let mut pipeline = tasks.world.api.read(&format!("{}/release", tasks.path("pipelines"))).await;
     pipeline["metadata"] = json!({"name": "other"});
     tasks.world.api.create(&tasks.path("pipelines"), &pipeline).await;
@@ -81,7 +81,7 @@ async fn only_the_right_task_of_the_right_pipeline_pushes_an_image_and_only_whil
     assert_eq!(tasks.exchange(&pod_token, &asked).await.status, 400);
 }
 
-/// Runs crane on its own, in a folder that is its home.
+/// Runs crane with `home` as its home directory.
 async fn crane(home: &Path, ca: &Path, arguments: &[&str]) -> Output {
     let mut command = tokio::process::Command::new(programs::crane());
     command.args(arguments).current_dir(home).env("HOME", home).env("DOCKER_CONFIG", home).env("SSL_CERT_FILE", ca);
@@ -125,7 +125,7 @@ async fn crane_pushes_with_what_the_command_gives_it_and_with_the_token_as_a_pas
     let refused = push(&format!("{service}/acme/base:1")).await;
     assert!(!refused.status.success() && said(&refused).contains("401 Unauthorized"), "{}", said(&refused));
 
-    // The pod's own token as a password, for which crane itself asks Doorward, and names what it needs.
+    // The pod's own token as a password: crane itself asks Doorward for the scopes that it needs.
     let by_itself = run(&["--as", "docker-login"], &image).await;
     assert!(by_itself.status.success(), "{}\n{}", said(&by_itself), registry.log());
     let login = crane(home, &ca, &["auth", "login", "-u", "doorward", "-p", &pod_token, &service]).await;

@@ -1,4 +1,4 @@
-//! What Doorward may do itself, as it finds out and tells.
+//! Doorward's own rights, as it checks and reports them.
 
 use serde_json::{Value, json};
 
@@ -28,7 +28,7 @@ async fn a_right_that_is_missing_is_told_until_it_is_there() {
     let more = json!([{"apiGroups": [""], "resources": ["groups"], "verbs": ["impersonate"],
         "resourceNames": [GROUP, "tekton:more"]}]);
     world.api.allow_everywhere(&format!("{}-more", world.namespace), &account, &more).await;
-    // It is asked again with the next generation.
+    // Checked again with the next generation.
     let path = world.doorward.dir().join("doorward.yaml");
     let yaml = std::fs::read_to_string(&path).unwrap();
     std::fs::write(&path, yaml.change("{id: more,", "{id: many,")).unwrap();
@@ -36,7 +36,7 @@ async fn a_right_that_is_missing_is_told_until_it_is_there() {
     doctor().await.is("rights", "good", &[]);
 }
 
-/// Constrained impersonation needs more rights, which are asked for one by one as well.
+/// Constrained impersonation needs more rights, which are also checked one by one.
 #[tokio::test]
 async fn what_may_not_be_done_while_impersonating_is_told() {
     let nothing = json!([{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get"]}]);
@@ -55,7 +55,7 @@ async fn what_may_not_be_done_while_impersonating_is_told() {
     assert!(said.findings.iter().all(|finding| finding["state"] != "fault"), "{:?}", said.findings);
 }
 
-/// People whose groups Doorward may not impersonate would be refused all that they could do before.
+/// Users with groups that Doorward may not impersonate would suddenly be refused.
 #[tokio::test]
 async fn attacks_z28_a_policy_that_gives_a_group_which_may_not_be_impersonated_is_refused_until_it_may() {
     let mut world = World::start().await;
@@ -78,7 +78,7 @@ async fn attacks_z28_a_policy_that_gives_a_group_which_may_not_be_impersonated_i
     world.doorward.wait_for_generation(2).await;
 }
 
-/// Whoever takes Doorward over has them too.
+/// They would also belong to anybody who takes over Doorward.
 #[tokio::test]
 async fn rights_that_reach_far_and_that_nothing_needs_are_told() {
     let world = World::start().await;
@@ -88,14 +88,14 @@ async fn rights_that_reach_far_and_that_nothing_needs_are_told() {
     let more = json!([
         {"apiGroups": [""], "resources": ["groups"], "verbs": ["impersonate"], "resourceNames": ["system:masters"]},
         {"apiGroups": [""], "resources": ["secrets"], "verbs": ["list"]},
-        // Nothing far-reaching, and nothing that is needed.
+        // Neither far-reaching nor needed.
         {"apiGroups": [""], "resources": ["configmaps"], "verbs": ["watch"]},
     ]);
     world.api.allow_everywhere(&format!("{}-beyond", world.namespace), &account, &more).await;
     let said = doctor().await;
     let beyond = "Doorward may impersonate groups named system:masters, list secrets, watch configmaps";
     said.is("rights", "warning", &[beyond, "`doorward rbac`"]);
-    // It is asked again with the next generation.
+    // Checked again with the next generation.
     let path = world.doorward.dir().join("doorward.yaml");
     let yaml = std::fs::read_to_string(&path).unwrap();
     std::fs::write(
@@ -110,7 +110,7 @@ async fn rights_that_reach_far_and_that_nothing_needs_are_told() {
     tells(&world, &format!("{beyond}, which this configuration does not need")).await;
 }
 
-/// The API server falls back to the classic right, which undoes what the constrained form limits.
+/// The API server falls back to the classic right, which defeats the limits of the constrained form.
 #[tokio::test]
 async fn a_classic_role_that_was_left_beside_the_constrained_one_is_told() {
     let nothing =
@@ -150,7 +150,7 @@ async fn a_credential_that_may_not_review_tokens_is_told() {
     doctor().await.is("rights", "good", &[]);
 }
 
-/// An API server gives its keys to nobody who does not name their type.
+/// An API server serves its keys only to requests that accept their media type.
 #[tokio::test]
 async fn the_doctor_reads_the_keys_of_a_cluster_as_the_proxy_does() {
     let tasks = Tasks::start().await;

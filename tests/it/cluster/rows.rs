@@ -1,5 +1,6 @@
-//! The rows of the attack table again (`tests/it/kubernetes`), judged by what the API server's audit log says who asked.
-//! Doorward has a client certificate here by which the API server would believe `X-Remote-User`, so whatever passes counts.
+//! The rows of the attack table again (`tests/it/kubernetes`), judged by the identities in the API server's audit log.
+//! Doorward has a client certificate here with which the API server would accept `X-Remote-User`, so that any leaked
+//! header takes effect.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
 use serde_json::{Value, json};
@@ -13,19 +14,19 @@ use crate::{
     harness::{Raw, h2, now, unique, until},
 };
 
-/// Sent, as Alice; any other is the status of a refusal, and nothing is sent.
+/// Forwarded as Alice. Any other value is the status of a refusal, and nothing is forwarded.
 const CLEAN: u16 = 200;
 
-/// How long a token is taken after its end, in seconds: the default of `clock_skew`.
+/// How long a token is accepted after its end, in seconds: the default of `clock_skew`.
 const SKEW: u64 = 30;
 
-/// What is asked where a case does not say otherwise.
+/// The default request of a case.
 fn read(world: &World) -> String {
     format!("/api/v1/namespaces/{}/configmaps", world.namespace)
 }
 
-/// Asserts that just so many requests reached the API server and that all of them were Alice's. One more is sent, since
-/// what was sent before it is in the log before it.
+/// Asserts that exactly `sent` requests reached the API server and that all of them were Alice's. Sends one more, since
+/// earlier requests are logged before it.
 async fn assert_only(world: &World, sent: usize, row: &str) {
     let last = format!("GET {}/last", read(world));
     assert_eq!(world.alice(&last, &[], b"").await.status, 404, "{row}");
@@ -34,7 +35,7 @@ async fn assert_only(world: &World, sent: usize, row: &str) {
     let complete = events.iter().filter(|event| event["stage"] == "ResponseComplete");
     let asked: Vec<String> = complete.map(|event| format!("{} {}", event["verb"], event["requestURI"])).collect();
     assert_eq!(asked.len(), sent + 1, "{row}: {asked:#?}");
-    // Nothing came with an identity of the client's own, or with none.
+    // No request had an identity of the client's own, or none.
     let namespace = &world.namespace;
     for event in world.api.audit(namespace) {
         let account = format!("system:serviceaccount:{namespace}:doorward");
@@ -120,7 +121,7 @@ async fn a_person_is_certain_or_nothing_is_sent() {
         ("cluster:S3", vec![alice(&["dev", "systemx:y"])], CLEAN),
         ("cluster:S3", vec![alice(&["dev", "System:masters"])], 403),
         ("cluster:S3", vec![alice(&["dev", "system:masters\t"])], 403),
-        // It begins with a Cyrillic letter, so that it is any name, and no grant speaks of it.
+        // It begins with a Cyrillic letter, so that it is an ordinary name that no grant maps.
         ("cluster:S3", vec![alice(&["dev", "\u{455}ystem:masters"])], CLEAN),
         ("cluster:S3", vec![with(json!({"name": "alice\t"}))], 403),
         ("cluster:N8", vec![alice(&["other"])], 403),
@@ -170,7 +171,7 @@ async fn what_doorward_decided_is_what_the_api_server_did() {
     };
     let world = World::with(few).await;
     let core = format!("/api/v1/namespaces/{}", world.namespace);
-    // What must come of it, and the verb that the API server's log says.
+    // The expected status, and the verb in the API server's log.
     let cases: &[(&str, &str, &str, u16, &str)] = &[
         ("cluster:P1", "GET", "//api/v1/secrets", 400, ""),
         ("cluster:P1", "GET", "{core}//configmaps", 400, ""),
@@ -197,7 +198,7 @@ async fn what_doorward_decided_is_what_the_api_server_did() {
         ("cluster:P5", "DELETE", "{core}/pods", 403, ""),
         ("cluster:P5", "DELETE", "{core}/pods/none", 404, "delete"),
         ("cluster:P5", "BREW", "{core}/configmaps", 403, ""),
-        // It is a reading, and none of these may be read.
+        // HEAD is a read, and none of these may be read.
         ("cluster:P5", "HEAD", "{core}/pods/none", 403, ""),
         ("cluster:P5", "HEAD", "{core}/configmaps/none", 405, "get"),
         ("cluster:P6", "GET", "{core}/services/x:80/proxy/secret", 403, ""),
@@ -214,7 +215,7 @@ async fn what_doorward_decided_is_what_the_api_server_did() {
     let mut verbs = Vec::new();
     for (row, method, path, expected, verb) in cases {
         let path = path.replace("{core}", &core).replace("{ns}", &world.namespace);
-        // An answer to HEAD has a length and no body, so that its end is that of the connection.
+        // A response to HEAD has a length and no body, so that it is delimited by the end of the connection.
         let answer = world.alice(&format!("{method} {path}"), &["Connection: close"], b"").await;
         assert_eq!(answer.status, *expected, "{row} {path}: {}", answer.text());
         if !verb.is_empty() {
@@ -288,7 +289,7 @@ async fn an_identity_belongs_to_a_request() {
         assert_eq!(event["impersonatedUser"]["groups"], json!([GROUP, "system:authenticated"]), "cluster:R3");
     }
 
-    // All at once on one connection, which may go over one connection to the API server.
+    // All at once on one connection, which may share one connection to the API server.
     const AT_ONCE: usize = 40;
     let who = |index: usize| ["alice", "bob", "carol"][index % 3];
     let fields = |index: usize| -> Vec<(String, String)> {
@@ -346,7 +347,7 @@ async fn upgrades_that_are_none_reach_nobody_and_nothing_follows_one_that_failed
         ("cluster:W3", 401, "base64url.bearer.authorization.k8s.io.!!!, v5.channel.k8s.io".to_owned()),
         ("cluster:W3", 401, format!("{protocol}==, v5.channel.k8s.io")),
         ("cluster:W3", 400, format!("{protocol}, {other}, v5.channel.k8s.io")),
-        // No text, though its encoding is good.
+        // Not text, though its encoding is valid.
         (
             "cluster:W3",
             401,
@@ -361,7 +362,7 @@ async fn upgrades_that_are_none_reach_nobody_and_nothing_follows_one_that_failed
     let get = format!("GET {} HTTP/1.1", read(&world));
     assert_eq!(world.doorward.send(&[&get, "Host: localhost", &line], b"").await.status, 401, "cluster:W4");
 
-    // The pod is not there: the API server refuses the upgrade, and what follows on the socket goes nowhere.
+    // The pod does not exist: the API server refuses the upgrade, and what follows on the socket goes nowhere.
     let mut raw = world.doorward.raw().await;
     let smuggled = "GET /api/v1/secrets HTTP/1.1\r\nHost: localhost\r\n\r\n";
     raw.send(websocket(&exec, &format!("{protocol}, v5.channel.k8s.io")) + smuggled).await;
@@ -369,7 +370,7 @@ async fn upgrades_that_are_none_reach_nobody_and_nothing_follows_one_that_failed
     assert_eq!(answer.status, 404, "cluster:U1: {}", answer.text());
     raw.send(smuggled).await;
     assert!(raw.rest().await.is_empty(), "cluster:U1");
-    // An offer that may be left alone: the request is served without it.
+    // An offer that may be ignored: the request is served without it.
     let h2c = ["Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk"];
     assert_eq!(world.alice(&format!("GET {}", read(&world)), &h2c, b"").await.status, 200, "cluster:U3");
     assert_only(&world, 2, "cluster:U1").await;
@@ -387,13 +388,13 @@ async fn a_watch_ends_with_the_token_that_opened_it_and_with_its_revocation() {
         assert!(head.starts_with("HTTP/1.1 200"), "{head}");
         raw
     };
-    // The API server saw that many watches end.
+    // The API server logged the end of that many watches.
     let ended = async |count: usize| {
         let of_watch = |event: &&Value| event["verb"] == "watch" && event["stage"] == "ResponseComplete";
         until(async || world.audit().iter().filter(of_watch).count() >= count).await;
     };
     let mut claims = world.issuer.claims("alice", &["dev"]);
-    // It is taken for another 5 s.
+    // It is accepted for another 5 s.
     (claims["iat"], claims["exp"]) = (json!(now() - 600), json!(now() + 5 - SKEW));
     let mut short = open(&world.issuer.sign(&claims)).await;
     let mut long = open(&world.issuer.token("alice", &["dev"])).await;
@@ -453,13 +454,13 @@ async fn streams_of_pods_end_with_the_token_that_opened_them() {
         raw.rest().await;
         assert!(now() >= ends, "cluster:T1 {line} ended too early");
     }
-    // None of them goes on behind Doorward.
+    // None of them continues behind Doorward.
     let is_over =
         |event: &&Value| event["stage"] == "ResponseComplete" && event["impersonatedUser"]["username"] == "alice";
     until(async || world.audit().iter().filter(is_over).count() >= streams.len()).await;
     let line = unique();
     tekton.log(&line);
-    // A line may come in pieces.
+    // A line may arrive in pieces.
     let mut seen = String::new();
     until(async || {
         let some = twin.some().await;
@@ -485,7 +486,7 @@ async fn an_opaque_token_comes_among_websocket_protocols_in_the_alphabet_for_url
     let encoded = BASE64URL.encode(&opaque);
     assert!(encoded.contains('-'));
     let pod = format!("/api/v1/namespaces/{}/pods/none/exec?command=sh", world.namespace);
-    // The pod is not there. That is the API server's answer, and the other one Doorward's.
+    // The pod does not exist. That is the API server's response; the other one is Doorward's.
     for (encoded, status) in [(encoded.clone(), 404), (encoded.replace('-', "+"), 401)] {
         let mut raw = world.doorward.raw().await;
         raw.send(format!(

@@ -1,5 +1,5 @@
-//! The rows about runs and about ways out of Doorward, on the real API server, which would allow what is in the namespace: what is
-//! refused is refused by Doorward alone, and never sent.
+//! The rows about runs and about ways around Doorward, on the real API server, which would allow everything in the
+//! namespace: only Doorward refuses, and refused requests are never forwarded.
 
 use serde_json::{Value, json};
 
@@ -17,8 +17,8 @@ const APPLY: &str = "application/apply-patch+yaml";
 const MERGE: &str = "application/merge-patch+json";
 const OPERATIONS: &str = "application/json-patch+json";
 
-/// Alice runs one pipeline as one account, Carol cancels, Root does everything that no rule has to name, Dave the same but to end
-/// runs; Rita may do one thing that has to be named.
+/// Alice runs one pipeline with one account, Carol cancels, Root does everything that no rule has to name, Dave the
+/// same except to end runs; Rita may do one thing that has to be named.
 fn rules(yaml: &str) -> String {
     yaml.change(
         "  - {id: dev, on: {routes: [api]}, who: {groups: [dev]}, do: allow}\n",
@@ -37,7 +37,7 @@ async fn world() -> World {
     let world = World::with(|yaml| rules(&yaml)).await;
     let group = json!({"apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": GROUP});
     let rights = json!([{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]);
-    // In this namespace alone, as the group is that of other tests too.
+    // Only in this namespace, as other tests use the group too.
     world.api.allow(&world.namespace, "everything", &group, &rights).await;
     world
 }
@@ -47,7 +47,7 @@ async fn ask(world: &World, who: &str, line: &str, media: &str, body: &[u8]) -> 
     world.doorward.send(&[&line, "Host: localhost", &token, &format!("Content-Type: {media}")], body).await
 }
 
-/// What people have sent to the API server so far, but for what only looks.
+/// What users have sent to the API server so far, except reads.
 async fn sent(world: &World) -> Vec<String> {
     let last = format!("GET /api/v1/namespaces/{}/configmaps/last", world.namespace);
     assert_eq!(ask(world, "root", &last, JSON, b"").await.status, 404);
@@ -88,7 +88,7 @@ async fn a_run_is_decided_by_what_it_brings_however_it_comes() {
     let bomb = format!("a: &a [x]\n{bomb}{}", yaml("y", "{name: deploy}", "builder"));
     let twice = "apiVersion: tekton.dev/v1\nkind: PipelineRun\nmetadata: {name: y}\nspec: {pipelineRef: {name: deploy}}\n\
                  spec: {pipelineRef: {name: other}}\n";
-    // The self-described tag of CBOR (RFC 8949 section 3.4.6), and an empty map.
+    // CBOR's self-described tag (RFC 8949 section 3.4.6), and an empty map.
     let cbor: &[u8] = &[0xd9, 0xd9, 0xf7, 0xa0];
     let git = json!({"pipelineRef": {"resolver": "git", "params": [{"name": "url", "value": "https://evil.example/deploy"},
         {"name": "pathInRepo", "value": "deploy"}, {"name": "revision", "value": "main"}]}});
@@ -197,7 +197,7 @@ async fn a_run_is_decided_by_what_it_brings_however_it_comes() {
         assert_eq!(answer.status, status, "{row}: {}", answer.text());
     }
     assert_eq!(sent(&world).await, [""; 0]);
-    // The twins.
+    // The counterparts.
     let made = ask(&world, "alice", &post, JSON, &text(&run("one", "builder", &none()))).await;
     assert_eq!(made.status, 201, "{}", made.text());
     let applied = ask(&world, "alice", &apply("two"), APPLY, &text(&run("two", "builder", &none()))).await;
@@ -244,7 +244,7 @@ async fn who_may_cancel_can_neither_start_a_run_nor_change_one_besides() {
     assert_eq!(cancelled.status, 200, "{}", cancelled.text());
 }
 
-/// Who may change runs and is denied to end them cannot do so beside something else either.
+/// A user who may change runs but not end them cannot end one along with another change either.
 #[tokio::test]
 async fn a_deny_of_a_cancel_holds_whatever_comes_along() {
     let world = world().await;
@@ -291,7 +291,7 @@ async fn a_deny_of_a_cancel_holds_whatever_comes_along() {
     assert_eq!(twin.status, 200, "{}", twin.text());
 }
 
-/// A token that is made there leaves Doorward and its audit trail.
+/// A token that is created there is used outside Doorward and its audit trail.
 #[tokio::test]
 async fn ways_out_of_doorward_are_closed_to_whoever_may_do_everything() {
     let world = world().await;
@@ -325,7 +325,7 @@ async fn ways_out_of_doorward_are_closed_to_whoever_may_do_everything() {
         assert_eq!(answer.status, 403, "{row}: {}", answer.text());
     }
     assert_eq!(sent(&world).await, [""; 0]);
-    // The twin: whom a rule names for it.
+    // The counterpart: a user named for it by a rule.
     let made = ask(&world, "rita", &token, JSON, token_request.to_string().as_bytes()).await;
     assert_eq!(made.status, 201, "{}", made.text());
 }

@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{fixture::Change, harness::until};
 
-/// Alice and Bob may start runs, Alice alone may end them, and nobody may change anything else of one.
+/// Alice and Bob may start runs, only Alice may end them, and nobody may change anything else of one.
 fn rules(yaml: &str) -> String {
     yaml.change(
         "  - {id: dev, on: {routes: [api]}, who: {groups: [dev]}, do: allow}\n",
@@ -19,7 +19,7 @@ fn rules(yaml: &str) -> String {
     )
 }
 
-/// The annotations of an object that say who asked.
+/// The annotations of an object by which Doorward records the caller.
 fn ours(object: &Value) -> Value {
     let annotations = object["metadata"]["annotations"].as_object().unwrap();
     annotations
@@ -54,7 +54,7 @@ async fn a_run_through_doorward_runs_to_its_end_and_says_who_asked_for_it() {
     let run = world.api.read(&format!("{tekton}/pipelineruns/one")).await;
     assert_eq!(ours(&run), expected);
     assert_eq!(run["metadata"]["annotations"]["team"], "a");
-    // The controller hands them on to what it makes of the run.
+    // The controller copies them to what it creates for the run.
     let tasks = world.api.read(&format!("{tekton}/taskruns")).await;
     assert_eq!(ours(&tasks["items"][0]), expected);
     let pods = world.api.read(&format!("/api/v1/namespaces/{}/pods", world.namespace)).await;
@@ -86,7 +86,7 @@ async fn who_may_end_a_run_ends_it_and_nobody_changes_it() {
     world.assert_sent_as(&["alice", "bob"]).await;
 }
 
-/// From the second one on, each was refused for annotations of which the file says nothing.
+/// From the second apply on, each was refused for annotations that are not in the file.
 #[tokio::test]
 async fn a_run_is_applied_by_both_kinds_of_apply_in_turn_and_keeps_who_asked_for_it() {
     Tekton::get().await;
@@ -112,7 +112,7 @@ async fn a_run_is_applied_by_both_kinds_of_apply_in_turn_and_keeps_who_asked_for
     world.assert_sent_as(&["alice"]).await;
 }
 
-/// Each was refused: for the label of another kind of run, and for annotations that were left as they are.
+/// Each was refused: for the label of another kind of run, and for annotations that were unchanged.
 #[tokio::test]
 async fn a_run_loses_the_labels_of_its_file_and_is_sent_back_as_it_was_read() {
     Tekton::get().await;

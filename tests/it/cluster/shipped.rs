@@ -1,4 +1,4 @@
-//! What `deploy/` ships, as the real API server takes it.
+//! The content of `deploy/`, as the real API server accepts it.
 
 use std::{
     fs,
@@ -22,7 +22,7 @@ pub(super) fn deploy() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy")
 }
 
-/// What `kubectl apply -k` would send of an overlay.
+/// What `kubectl apply -k` would send for an overlay.
 pub(super) fn built(overlay: &str) -> String {
     let output = Command::new(programs::path("kubectl"))
         .args(["kustomize"])
@@ -38,7 +38,7 @@ pub(super) fn objects(yaml: &str) -> Vec<Value> {
     documents.map(|text| serde_saphyr::from_str(text).unwrap()).collect()
 }
 
-/// The one object of a kind and a name.
+/// The one object with a kind and a name.
 pub(super) fn find<'o>(objects: &'o [Value], kind: &str, name: &str) -> &'o Value {
     let found = objects.iter().find(|object| object["kind"] == kind && object["metadata"]["name"] == name);
     found.unwrap_or_else(|| panic!("no {kind} {name}"))
@@ -86,13 +86,13 @@ fn pod(objects: &[Value]) -> tempfile::TempDir {
     root
 }
 
-/// The absolute paths of a configuration, as those of the folder that stands for the pod's file system.
+/// Moves the absolute paths of a configuration into the folder that stands for the pod's file system.
 fn within_pod(text: &str, root: &Path) -> String {
     let places = ["/etc/doorward", "/var/lib/doorward", "/var/run/secrets/doorward", "/run/doorward"];
     places.iter().fold(text.to_owned(), |text, place| text.replace(place, &format!("{}{place}", root.display())))
 }
 
-/// What docs/install.md says to make the certificate of a part with, for the name or address by which it is asked here.
+/// Creates the certificate of a part as in docs/install.md, for the name or address by which it is reached here.
 fn certificate_by_the_guide(folder: &Path, part: &str, asked_as: &str) {
     let guide = fs::read_to_string(deploy().join("../docs/install.md")).unwrap();
     let subject = format!("-subj /CN=doorward-{part} ");
@@ -111,7 +111,7 @@ fn certificate_by_the_guide(folder: &Path, part: &str, asked_as: &str) {
     }
 }
 
-/// A server with the shipped settings, the rights that docs/store.md names and the certificate of the guide.
+/// A server with the shipped settings, the rights from docs/store.md and the certificate from the guide.
 fn valkey(objects: &[Value], root: &Path) -> RedisServer {
     let at = |path: &str| root.join("etc/valkey").join(path);
     for folder in ["tls", "secrets", "data"] {
@@ -134,7 +134,7 @@ fn valkey(objects: &[Value], root: &Path) -> RedisServer {
     RedisServer::start(&["--include", &settings, "--port", "0", "--tls-port", "{port}"])
 }
 
-/// What a container is told by its environment.
+/// The environment variables of a container.
 fn environment(container: &Value, root: &Path, valkey: Option<&RedisServer>) -> Vec<(String, String)> {
     let variables = container["env"].as_array().unwrap().iter().map(|variable| {
         let mut value = within_pod(variable["value"].as_str().unwrap(), root);
@@ -175,7 +175,7 @@ fn the_example_of_tokens_of_several_replicas_fits_into_the_shipped_configuration
     };
     let (good, said) = check(&config);
     assert!(good && !said.contains("warning"), "{said}");
-    // Each would make keys of its own otherwise.
+    // Otherwise each would create keys of its own.
     config["tokens"].as_object_mut().unwrap().remove("keys");
     let (good, said) = check(&config);
     assert!(!good && said.contains("tokens need `keys`, the same on every replica"), "{said}");
@@ -187,11 +187,11 @@ fn the_shipped_configurations_are_good_and_their_cases_decided_as_they_say() {
         let objects = objects(&built(overlay));
         let root = pod(&objects);
         let container = &find(&objects, "StatefulSet", "doorward")["spec"]["template"]["spec"]["containers"][0];
-        // The store that replicas share, as it is shipped, for what is asked of it.
+        // The store shared by replicas, as shipped.
         let valkey = (overlay == "replicas").then(|| valkey(&objects, root.path()));
         let environment = environment(container, root.path(), valkey.as_ref());
         assert_eq!(environment.len(), if overlay == "single" { 1 } else { 2 });
-        // Of several replicas, one that does not answer yet must not be asked.
+        // A replica that does not answer yet must not be asked.
         let service = find(&objects, "Service", "doorward-interceptor");
         assert_eq!(service["spec"]["publishNotReadyAddresses"] == true, overlay == "single");
         let arguments = container["args"].as_array().unwrap();
@@ -227,14 +227,14 @@ fn the_providers_of_the_installation_guide_fit_into_the_shipped_configuration() 
     }
 }
 
-/// It was one of an authority, of which the doctor warns, and moving over ends once the doctor finds nothing.
+/// It was a CA certificate, which the doctor warns of, while the migration ends when the doctor finds nothing.
 #[test]
 fn the_doctor_finds_nothing_in_the_certificate_of_the_interceptor_by_the_guide() {
     let objects = objects(&built("single"));
     let root = pod(&objects);
     let folder = root.path().join("etc/doorward/interceptor-tls");
     certificate_by_the_guide(&folder, "interceptor", "DNS:doorward-interceptor.doorward.svc");
-    // Nothing is there, and nobody outside is asked.
+    // Nothing listens there, and no other server is contacted.
     let asked = ["--only", "certificates", "--public", "https://localhost:1", "--format", "json"];
     let output = doorward(&["doctor"]).arg(root.path().join("etc/doorward/config")).args(asked).output().unwrap();
     let findings: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
@@ -263,7 +263,7 @@ async fn the_api_server_takes_all_that_is_shipped() {
     Tekton::get().await;
     let api = ApiServer::get().await;
     let kubectl = administrator(api, "default");
-    // A dry run makes no namespaces, and others need them.
+    // A dry run creates no namespaces, and other objects need them.
     let base = deploy().join("base");
     let text = fs::read_to_string(base.join("namespace.yaml")).unwrap()
         + "---\n"
@@ -276,7 +276,7 @@ async fn the_api_server_takes_all_that_is_shipped() {
         kubectl.write("all.yaml", &yaml);
         let output = found(async || {
             let output = kubectl.output(&["apply", "--dry-run=server", "-f", "all.yaml"]).await;
-            // Another test made an object of that name after kubectl had looked for it.
+            // Another test created an object with that name after kubectl had looked for it.
             Some(output).filter(|output| !String::from_utf8_lossy(&output.stderr).contains("AlreadyExists"))
         })
         .await;
@@ -284,7 +284,7 @@ async fn the_api_server_takes_all_that_is_shipped() {
         assert!(output.status.success() && warned.is_empty(), "{overlay}: {said}{warned}");
         let objects = objects(&yaml);
         assert_eq!(said.lines().count(), objects.len(), "{said}");
-        // The API server's own judgement of a pod under the strictest of its standards.
+        // The API server's own check of a pod under the strictest Pod Security Standard.
         for set in objects.iter().filter(|object| object["kind"] == "StatefulSet") {
             let mut pod = set["spec"]["template"].clone();
             pod["metadata"]["name"] = json!("pod");
@@ -339,7 +339,7 @@ async fn the_examples_for_steps_are_taken_and_give_the_pod_its_token() {
     let scopes = asked("--scope=");
     assert_eq!(scopes, ["push:acme/app", "pull:acme/app"], "a registry wants both of who pushes");
     takes(&arguments);
-    // What the step asks for is what the example of a policy gives this task.
+    // The step asks for what the example of a policy grants this task.
     let case = |scope: &str| {
         json!({
             "name": "the task that is shipped",
@@ -416,18 +416,18 @@ async fn a_task_can_refer_to_the_step_that_is_shipped() {
     takes(&arguments);
 }
 
-/// The program takes the very words that Tekton's entrypoint runs it with.
+/// The program accepts the exact arguments with which Tekton's entrypoint runs it.
 fn takes(arguments: &[&str]) {
     let (_, command) = arguments.split_at(arguments.iter().position(|argument| *argument == "--").unwrap() + 1);
     let mut program = doorward(command);
     program.env("DOORWARD_SERVER", "https://127.0.0.1:1").env("DOORWARD_SUBJECT_TOKEN_FILE", "/no/such/token");
     let said = String::from_utf8_lossy(&program.output().unwrap().stderr).into_owned();
-    // It comes as far as to what only a pod has.
+    // It gets as far as to what exists only in a pod.
     let is_missing = ["/no/such/token", "/tekton/home/token"].iter().any(|file| said.contains(file));
     assert!(is_missing && !said.contains("Usage"), "{command:?}: {said}");
 }
 
-/// The lines with which `docs/workload-identity.md` begins, in a run and a step that have nothing else.
+/// The first lines of `docs/workload-identity.md`, in an otherwise empty run and step.
 #[tokio::test]
 async fn seven_lines_give_an_existing_pipeline_its_first_token() {
     Tekton::get().await;
@@ -467,13 +467,13 @@ async fn seven_lines_give_an_existing_pipeline_its_first_token() {
     let program = entrypoint.iter().position(|argument| *argument == "-entrypoint").map(|at| entrypoint[at + 1]);
     assert_eq!(program, Some("doorward"), "{arguments:?}");
     let (_, command) = arguments.split_at(arguments.iter().position(|argument| *argument == "--").unwrap() + 1);
-    // The program takes these very words, and looks for the token where it is mounted.
+    // The program accepts these exact arguments, and looks for the token where it is mounted.
     let said = doorward(command).env("DOORWARD_SERVER", server.as_str().unwrap()).output().unwrap();
     let said = String::from_utf8_lossy(&said.stderr).into_owned();
     assert!(said.contains(&format!("{}/token", mount["mountPath"].as_str().unwrap())), "{said}");
 }
 
-/// Waits for the one pod of a namespace.
+/// Waits for the only pod of a namespace.
 async fn first_pod(api: &ApiServer, namespace: &str) -> Value {
     let pods = format!("/api/v1/namespaces/{namespace}/pods");
     found(async || api.read(&pods).await["items"].get(0).cloned()).await
@@ -512,7 +512,7 @@ async fn the_roles_of_a_cluster_are_held_against_the_configuration() {
 fn the_image_has_the_program_that_was_built_for_a_named_target() {
     let text = fs::read_to_string(deploy().join("Dockerfile")).unwrap();
     assert!(text.contains("+crt-static"));
-    // Else the flags hold for procedural macros too, and those cannot be static.
+    // Otherwise the flags would also apply to procedural macros, which cannot be static.
     assert!(text.lines().filter(|line| line.contains("cargo build")).all(|line| line.contains("--target \"$target\"")));
     let made = text
         .split("strip -o ")
@@ -523,7 +523,7 @@ fn the_image_has_the_program_that_was_built_for_a_named_target() {
     assert!(text.contains(&format!("COPY --from=build --chmod=0555 {made} /usr/local/bin/doorward\n")), "{made}");
 }
 
-/// The rules for people at the API server, with the names of this test in place of those that an installation changes.
+/// The API server rules for people, with the names of this test instead of those that an installation changes.
 fn shipped_rules() -> String {
     let shipped = fs::read_to_string(deploy().join("base/config/rules.yaml")).unwrap();
     let mut policy: Value = serde_saphyr::from_str(&shipped).unwrap();

@@ -1,5 +1,5 @@
-//! What only load and time show: fast watches, many watches, large copies, and streams that live long, busy and idle. Each
-//! test looks at what is lost and at the memory that is left. `scripts/soak` runs them for longer.
+//! What only load and time show: fast watches, many watches, large copies, and long-lived streams, busy and idle. Each
+//! test checks for losses and for memory that is not freed. `scripts/soak` runs them for longer.
 
 use std::{process::Stdio, time::Duration};
 
@@ -24,16 +24,16 @@ use crate::{
     harness::{Doorward, Raw, request, within},
 };
 
-/// How long each load goes on at least. None in CI, where a number of rounds is enough.
+/// The minimum duration of each load. `None` in CI, where a number of rounds is enough.
 fn soak() -> Option<Duration> {
     Some(Duration::from_secs(std::env::var("TEST_SOAK_SECONDS").ok()?.parse().unwrap()))
 }
 
-/// A load in rounds, and the memory of the Doorward that bears it.
+/// A load in rounds, and the memory of the Doorward under load.
 struct Load<'d> {
     doorward: &'d Doorward,
     least: u32,
-    /// So many rounds a second are what the load is: nothing is waited for.
+    /// The load is a fixed number of rounds per second; nothing else is waited for.
     pace: Interval,
     began: Instant,
     rounds: u32,
@@ -42,21 +42,21 @@ struct Load<'d> {
 }
 
 impl<'d> Load<'d> {
-    /// Of at least so many rounds, and at most one every `pace`.
+    /// At least `least` rounds, and at most one every `pace`.
     fn new(doorward: &'d Doorward, least: u32, pace: Duration) -> Self {
         let mut pace = interval(pace);
         pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
         Self { doorward, least, pace, began: Instant::now(), rounds: 0, memory: None }
     }
 
-    /// Waits until the next round is due. `false`: it has lasted long enough.
+    /// Waits until the next round is due. `false` once it has lasted long enough.
     async fn goes_on(&mut self) -> bool {
         self.goes_on_until(true).await
     }
 
-    /// The same, and not before this is so.
+    /// The same, but not before `enough` is true.
     async fn goes_on_until(&mut self, enough: bool) -> bool {
-        // A tenth of it is warm-up.
+        // The first tenth is warm-up.
         let is_warm = soak().map_or(self.rounds * 10 >= self.least, |span| self.began.elapsed() * 10 >= span);
         if self.memory.is_none() && self.rounds > 0 && is_warm {
             self.memory = Some(self.doorward.memory());
@@ -69,7 +69,7 @@ impl<'d> Load<'d> {
         true
     }
 
-    /// Asserts that it has left nothing behind, and tells what it was.
+    /// Asserts that it has left no memory behind, and prints a summary.
     fn leaves_nothing(self, what: &str) {
         let mib = |kib: u64| kib as f64 / 1024.0;
         let (rounds, seconds) = (self.rounds, self.began.elapsed().as_secs());
@@ -84,7 +84,7 @@ impl<'d> Load<'d> {
     }
 }
 
-/// A world whose tokens outlive the load: a stream ends with the token that opened it.
+/// A world whose tokens outlive the load, as a stream ends with its token.
 async fn world(front: Front) -> World {
     let change = |yaml: String| {
         yaml.change("kind: human}", "kind: human, max_lifetime: 30d}")
@@ -95,8 +95,8 @@ async fn world(front: Front) -> World {
     world
 }
 
-/// Connections to the store of the API server, which watches it. The API server itself takes a third as many changes
-/// in the same time, and it is its watches that are wanted here.
+/// Connections to the API server's store, which the API server watches. The API server itself accepts a third as many
+/// changes in the same time, and the load is meant for its watches.
 struct Store {
     namespace: String,
     connections: Vec<Raw>,
@@ -108,14 +108,14 @@ impl Store {
         Self { namespace: world.namespace.clone(), connections }
     }
 
-    /// Makes this many changes, and gives the resource versions of what came of them.
+    /// Makes this many changes, and returns their resource versions.
     async fn change(&mut self, count: usize) -> Vec<String> {
         let each = count.div_ceil(self.connections.len());
         let numbers: Vec<usize> = (0..count).collect();
         let writers =
             self.connections.iter_mut().zip(numbers.chunks(each)).enumerate().map(async |(writer, (raw, all))| {
                 let puts = all.iter().map(|number| put(&self.namespace, &format!("w{writer}"), *number));
-                // None waits for the answer to another.
+                // Pipelined: none waits for the response to another.
                 raw.send(puts.collect::<Vec<_>>().concat()).await;
                 let mut made = Vec::new();
                 for _ in all {
@@ -159,10 +159,10 @@ async fn a_watch_of_a_thousand_events_a_second_loses_nothing() {
     let world = world(Front::Own(0)).await;
     let before = ended_by_api_server(&world).await;
     let (mut store, mut watch) = (Store::of(&world).await, Watch::open(&world, "").await);
-    // From the first event on the watch knows where to go on.
+    // From the first event on, the watch knows where to resume.
     assert_eq!(store.change(1).await, watch.versions(1).await);
     let mut load = Load::new(&world.doorward, ROUNDS, Duration::from_secs(1));
-    // A machine that is busy with other things may not give so many in each second.
+    // A busy machine may not manage as many in each second.
     let (mut in_time, mut slowest) = (0, Duration::ZERO);
     while load.goes_on_until(in_time >= ROUNDS).await {
         let began = Instant::now();
@@ -229,7 +229,7 @@ async fn a_hundred_megabytes_pass_and_leave_nothing_behind() {
     world.assert_sent_as(&["alice"]).await;
 }
 
-/// kubectl that forwards a port, and a connection through it. The far end echoes.
+/// kubectl with a forwarded port, and a connection through it. The far end echoes.
 struct Forward {
     _kubectl: Child,
     stream: TcpStream,
@@ -246,7 +246,7 @@ impl Forward {
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let line = within(lines.next_line()).await.unwrap().expect("it forwards");
         let port: u16 = line.split("127.0.0.1:").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
-        // It goes on writing there, and would end on a closed pipe.
+        // Read on: it continues to write, and would end on a closed pipe.
         tokio::spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         Self { _kubectl: child, stream: TcpStream::connect(("127.0.0.1", port)).await.unwrap() }
     }
@@ -279,7 +279,7 @@ async fn port_forwards_live_for_a_minute_busy_and_idle() {
     let mut watch = Watch::open(&world, "").await;
     let mut quiet = Watch::open(&world, "&fieldSelector=metadata.name%3Dquiet").await;
     let path = format!("/api/v1/namespaces/{}/configmaps", world.namespace);
-    // In CI it leaves the machine to the other tests.
+    // In CI the load is small, to leave the machine to other tests.
     let mut load = Load::new(&world.doorward, 61, Duration::from_millis(soak().map_or(1000, |_| 100)));
     while load.goes_on().await {
         for forward in [&mut busy, &mut spdy] {
@@ -291,7 +291,7 @@ async fn port_forwards_live_for_a_minute_busy_and_idle() {
         world.api.ask("DELETE", &format!("{path}/{name}"), None).await;
         assert_eq!(within(watch.next()).await["type"], "DELETED");
     }
-    // cluster:T4: what said nothing all the time is still there.
+    // cluster:T4: streams that were idle all the time are still open.
     for forward in [&mut idle, &mut idle_spdy] {
         forward.echoes(7).await;
     }

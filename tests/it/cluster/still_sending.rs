@@ -1,4 +1,5 @@
-//! Steps that go on sending while their run ends: the last answers that their tokens get, and the first that they do not.
+//! Steps that continue to send while their run ends: the last requests that their tokens pass, and the first that are
+//! refused.
 
 use std::time::{Duration, Instant};
 
@@ -14,10 +15,10 @@ use crate::{
     harness::{Doorward, EXCHANGE, Raw, RedisServer, exchange_form, request, within},
 };
 
-/// How long after its end a run's tokens may still be good.
+/// How long after its end the tokens of a run may still be valid.
 const GRACE: Duration = Duration::from_secs(2);
 
-/// A request, and what came of it.
+/// A request, and its result.
 #[derive(Clone, Debug)]
 struct Sent {
     at: Instant,
@@ -26,7 +27,7 @@ struct Sent {
     text: String,
 }
 
-/// Sends the same request over one connection after another, each as soon as the one before it is answered.
+/// Sends the same request repeatedly on new connections, each as soon as the one before is answered.
 struct Sender {
     sent: watch::Receiver<Vec<Sent>>,
     task: JoinHandle<()>,
@@ -63,7 +64,7 @@ impl Sender {
         Self::start(at, &EXCHANGE, form.as_bytes())
     }
 
-    /// Until it has sent at a moment.
+    /// Waits until it has sent a request after `moment`.
     async fn sends_at(&mut self, moment: Instant) {
         within(self.sent.wait_for(|sent| sent.last().is_some_and(|sent| sent.at >= moment))).await.unwrap();
     }
@@ -74,14 +75,14 @@ impl Sender {
     }
 }
 
-/// When a run was told to end, and when it had.
+/// When a run was told to end, and when it had ended.
 struct End {
     told: Instant,
     ended: Instant,
 }
 
-/// All is well until the run is told to end, and nothing from [`GRACE`] after its end on; in between it goes from the one to the
-/// other once.
+/// Asserts that requests succeed until the run is told to end, and fail from [`GRACE`] after its end on, with a single
+/// transition in between.
 fn judge(what: &str, sent: &[Sent], end: &End, refused: u16, why: &[&str]) {
     let earlier = sent.first().unwrap().at;
     assert!(end.told - earlier >= Duration::from_secs(1), "{what}: it sent a second before the end");
@@ -130,7 +131,7 @@ async fn sends_on_in(tasks: &Tasks, name: &str, run: &Value, end: impl AsyncFnOn
     judge(&format!("use, {name}"), &uses.stop(), &end, 401, &["token_revoked"]);
     let exchanges = exchanges.stop();
     judge(&format!("exchange, {name}"), &exchanges, &end, 400, &OVER);
-    // Not even the last one that it got is good.
+    // Not even the last token that it got is still valid.
     let last = exchanges.iter().rfind(|sent| sent.status == 200).unwrap();
     let last: Value = serde_json::from_str(&last.text).unwrap();
     let answer = tasks.used(last["access_token"].as_str().unwrap()).await;
@@ -159,7 +160,7 @@ async fn a_step_that_is_still_sending_gets_through_until_the_end_of_its_run_and_
 
 #[tokio::test]
 async fn a_run_that_is_deleted_or_whose_time_is_out_takes_its_tokens_along_while_its_step_sends() {
-    // Its tokens last no longer than it may, so that without this room they would merely expire.
+    // Without this tolerance its tokens would merely expire, as they last no longer than the run may.
     let tasks = Tasks::with(|yaml| yaml.change("preset: doorward,", "preset: doorward, clock_skew: 60s,"), &[]).await;
     let deleted = async |path: String| {
         let told = Instant::now();

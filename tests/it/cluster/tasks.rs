@@ -1,4 +1,4 @@
-//! Runs of a real Tekton whose tasks ask for tokens, and what they ask.
+//! Runs of a real Tekton whose tasks ask for tokens, and their requests.
 
 use serde_json::{Value, json};
 
@@ -11,13 +11,14 @@ use crate::{
     harness::{Answer, Doorward, EXCHANGE, Raw, exchange_form, found, part, settled, streams::begin, until},
 };
 
-/// What Doorward issues tokens as, and what the pods' tokens are for.
+/// Doorward's issuer, and the audience of the pods' tokens.
 pub const DOOR: &str = "https://doorward.test";
 
-/// For whom the tokens are that the tests ask for.
+/// The audience of the tokens that the tests ask for.
 pub const TARGET: &str = "https://target.test";
 
-/// What the refusal of an exchange says once the run is over, by what of it is seen first. (A run that is cancelled loses its pod.)
+/// The texts of a refused exchange after the end of a run, depending on what is noticed first. (A cancelled run loses
+/// its pod.)
 pub const OVER: [&str; 8] = [
     "has ended",
     "is cancelled",
@@ -25,7 +26,7 @@ pub const OVER: [&str; 8] = [
     "does not exist any more",
     "under the same name",
     "the time of the run, or of the token, is out",
-    // The API server says so once the pod is gone.
+    // The API server's answer once the pod is gone.
     "the token is not active",
     "revoked",
 ];
@@ -73,10 +74,10 @@ pub struct Task {
 /// The role of Doorward's own account.
 const READER: &str = "doorward-reader";
 
-/// What it may do with each object to see it end.
+/// The verbs on each object that are needed to see it end.
 pub const EACH: [&str; 3] = ["get", "list", "watch"];
 
-/// Rights to do so with pods, and with PipelineRuns.
+/// Rights on pods and on PipelineRuns.
 pub fn rights(pods: &[&str], pipeline_runs: &[&str]) -> Value {
     json!([
         {"apiGroups": [""], "resources": ["pods"], "verbs": pods},
@@ -85,7 +86,7 @@ pub fn rights(pods: &[&str], pipeline_runs: &[&str]) -> Value {
     ])
 }
 
-/// The base with what tokens need.
+/// The base configuration with token issuing.
 fn with_tokens(yaml: &str) -> String {
     let api = yaml.split("url: '").nth(1).and_then(|rest| rest.split('\'').next()).unwrap().to_owned();
     yaml.change("issuers:\n", &ISSUERS.replace("{api}", &api))
@@ -101,7 +102,7 @@ impl Tasks {
         Self::with(|yaml| yaml, &[]).await
     }
 
-    /// `change` edits the configuration; with these files beside it.
+    /// `change` edits the configuration; `files` are placed beside it.
     pub async fn with(change: impl FnOnce(String) -> String, files: &[(&str, &str)]) -> Self {
         Tekton::get().await;
         Self::furnish(World::with_files(|yaml| change(with_tokens(&yaml)), files).await).await
@@ -116,7 +117,7 @@ impl Tasks {
         .await
     }
 
-    /// With no more than these rights of Doorward's own account to pods, TaskRuns and PipelineRuns.
+    /// With only these rights of Doorward's own account on pods, TaskRuns and PipelineRuns.
     pub async fn with_rights(rights: &Value) -> Self {
         Tekton::get().await;
         Self::furnish_with(World::with(|yaml| with_tokens(&yaml)).await, rights).await
@@ -145,7 +146,7 @@ impl Tasks {
         tasks
     }
 
-    /// Gives Doorward's own account other rights than those with which it began.
+    /// Replaces the rights of Doorward's own account.
     pub async fn have_rights(&self, rights: &Value) {
         let path = format!("/apis/rbac.authorization.k8s.io/v1/namespaces/{}/roles/{READER}", self.world.namespace);
         let answer = self.world.api.ask("PATCH", &path, Some(&json!({"rules": rights}))).await;
@@ -159,7 +160,7 @@ impl Tasks {
         }
     }
 
-    /// A run of `release` that holds its pod until it is ended.
+    /// A run of `release` whose pod runs until it is ended.
     pub fn release(name: &str) -> Value {
         let mut run = pipeline_run(name, &json!({"hold": "yes"}));
         run["spec"] = json!({
@@ -169,7 +170,7 @@ impl Tasks {
         run
     }
 
-    /// A run of a task that is of no pipeline, which holds its pod as well.
+    /// A run of a single task without a pipeline, whose pod also runs until it is ended.
     pub fn alone() -> Value {
         json!({
             "apiVersion": "tekton.dev/v1",
@@ -182,14 +183,14 @@ impl Tasks {
         })
     }
 
-    /// Has Bob make it through Doorward, and waits for its pod to run.
+    /// Creates it as Bob through Doorward, and waits for its pod to run.
     pub async fn bobs(&self, run: &Value) -> Task {
         let answer = self.made_by("bob", run, &[]).await;
         assert_eq!(answer.status, 201, "{}", answer.text());
         self.task_of(answer.json()).await
     }
 
-    /// What a developer is answered who makes a run through Doorward.
+    /// The response to a developer who creates a run through Doorward.
     pub async fn made_by(&self, subject: &str, run: &Value, more: &[&str]) -> Answer {
         let resource = if run["kind"] == "TaskRun" { "taskruns" } else { "pipelineruns" };
         let line = format!("POST {} HTTP/1.1", self.path(resource));
@@ -225,12 +226,12 @@ impl Tasks {
         made["status"]["token"].as_str().unwrap().to_owned()
     }
 
-    /// Asks for a token, until it is not our trouble if there is none.
+    /// Asks for a token, repeatedly while Doorward itself cannot answer.
     pub async fn exchange(&self, subject_token: &str, more: &[(&str, &str)]) -> Answer {
         settled(async || exchange(&self.world, subject_token, more).await).await
     }
 
-    /// What an exchange is answered once the watch has told of an end. What was given in the moment before is dead then.
+    /// The response to an exchange once a watch has reported the end. A token issued just before is invalid by then.
     pub async fn once_over(&self, subject_token: &str, more: &[(&str, &str)]) -> Answer {
         found(async || {
             let answer = self.exchange(subject_token, more).await;
@@ -243,13 +244,13 @@ impl Tasks {
         .await
     }
 
-    /// The path of the TaskRun that the pod of a task is of.
+    /// The path of the TaskRun to which a task's pod belongs.
     pub fn task_run(&self, task: &Task) -> String {
         let owner = &task.pod["metadata"]["ownerReferences"][0];
         format!("{}/{}", self.path("taskruns"), owner["name"].as_str().unwrap())
     }
 
-    /// Waits until Tekton has noted that the task has ended.
+    /// Waits until Tekton has recorded the end of the task.
     pub async fn until_ended(&self, task: &Task) {
         let path = self.task_run(task);
         until(async || !self.world.api.read(&path).await["status"]["completionTime"].is_null()).await;
@@ -266,23 +267,23 @@ impl Tasks {
         assert_eq!(answer.status, 200, "{}", answer.text());
     }
 
-    /// What the API route says to a token of ours.
+    /// The response of the API route to a token from Doorward.
     pub async fn used(&self, token: &str) -> Answer {
         self.used_at(&self.world.doorward, token).await
     }
 
-    /// The same of another replica.
+    /// The same at another replica.
     pub async fn used_at(&self, replica: &Doorward, token: &str) -> Answer {
         replica.get(&self.path("taskruns"), &["Host: localhost", &bearer(token)]).await
     }
 
-    /// A watch that is opened with a token of ours.
+    /// A watch that is opened with a token from Doorward.
     pub async fn watch(&self, replica: &Doorward, token: &str) -> Raw {
         let path = format!("{}?watch=true", self.path("taskruns"));
         begin(replica, &path, &["Host: localhost", "Connection: close", &bearer(token)], 200).await
     }
 
-    /// Waits until a token is refused because it was revoked.
+    /// Waits until a token is refused as revoked.
     pub async fn is_dead(&self, token: &str) {
         until(async || {
             let answer = self.used(token).await;
@@ -308,7 +309,7 @@ pub fn claims(token: &str) -> Value {
     part(token, 1)
 }
 
-/// The error of a refusal, and what it says.
+/// The error code of a refusal, and its description.
 pub fn refusal(answer: &Answer) -> (String, String) {
     assert_eq!(answer.status, 400, "{}", answer.text());
     let text = |name: &str| answer.json()[name].as_str().unwrap().to_owned();

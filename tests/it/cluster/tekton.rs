@@ -1,5 +1,5 @@
-//! Tekton's controller, with a scheduler and a kubelet, so that runs run to their end: pods run where KWOK says so, with a
-//! real shell behind `exec`.
+//! Tekton's controller, with a scheduler and a kubelet, so that runs complete: KWOK says that pods run, with a real
+//! shell behind `exec`.
 
 use std::{fs, path::Path};
 
@@ -12,11 +12,11 @@ use super::{
 };
 use crate::harness::{free_port, unique, until};
 
-/// Where Tekton's own configuration is.
+/// The namespace of Tekton's own configuration.
 pub const SYSTEM_NAMESPACE: &str = "tekton-pipelines";
 
-/// What KWOK does beside what its own stages say: steps of Tekton end well, unless the run has the annotation `hold`.
-/// `{folder}` holds what containers log; a forwarded port echoes.
+/// KWOK stages in addition to its own: Tekton steps succeed, unless the run has the annotation `hold`. `{folder}` holds
+/// the logs of containers; a forwarded port echoes.
 const KUBELET: &str = r#"
 ---
 apiVersion: kwok.x-k8s.io/v1alpha1
@@ -66,10 +66,10 @@ metadata: {name: all}
 spec: {forwards: [{command: [cat]}]}
 "#;
 
-/// A pod with the annotation `linger` is being deleted for as long as it has that.
+/// A deleted pod with the annotation `linger` stays until the annotation is removed.
 const LINGERS: &str = "{key: .metadata.annotations.linger, operator: DoesNotExist}";
 
-/// The first line of what each container logs, after its time.
+/// The first log line of each container, after the time.
 pub const LOGGED: &str = "the first line of a log";
 
 pub struct Tekton {
@@ -79,7 +79,7 @@ pub struct Tekton {
 }
 
 impl Tekton {
-    /// The one of this test binary.
+    /// The Tekton of this test binary.
     pub async fn get() -> &'static Self {
         static TEKTON: OnceCell<Tekton> = OnceCell::const_new();
         TEKTON.get_or_init(Self::start).await
@@ -97,14 +97,14 @@ impl Tekton {
             &[],
         );
         let kubelet = node(api).await;
-        // A new node is tainted as not ready, until a controller that is not here finds that it is.
+        // A new node is tainted as not ready, until a controller, which is missing here, removes the taint.
         let untaint = json!({"spec": {"taints": null}});
         assert_eq!(api.ask("PATCH", "/api/v1/nodes/node", Some(&untaint)).await.status, 200);
         let controller = controller(api);
         Self { kubelet, _controller: controller, _scheduler: scheduler }
     }
 
-    /// Adds a line to what all containers log.
+    /// Adds a line to the log of all containers.
     pub fn log(&self, line: &str) {
         use std::io::Write as _;
         let mut log = fs::OpenOptions::new().append(true).open(self.kubelet.folder().join("container.log")).unwrap();
@@ -112,7 +112,7 @@ impl Tekton {
     }
 }
 
-/// Makes the definitions of Tekton, and its settings.
+/// Creates Tekton's definitions and settings.
 pub async fn define(api: &ApiServer) {
     let namespace = json!({"metadata": {"name": SYSTEM_NAMESPACE}});
     api.create("/api/v1/namespaces", &namespace).await;
@@ -126,7 +126,7 @@ pub async fn define(api: &ApiServer) {
     }
 }
 
-/// Makes the one node of a cluster, with its kubelet.
+/// Creates the only node of a cluster, with its kubelet.
 pub async fn node(api: &ApiServer) -> Program {
     let kubelet = kubelet(api);
     api.create("/api/v1/nodes", &json!({"metadata": {"name": "node"}})).await;
@@ -197,7 +197,7 @@ fn controller(api: &ApiServer) -> Program {
     Program::start(folder, "tekton-controller", &arguments, &environment)
 }
 
-/// Makes the definitions (`300-*.yaml`) and settings (`config-*.yaml`) of a folder of manifests.
+/// Applies the definitions (`300-*.yaml`) and settings (`config-*.yaml`) in a folder of manifests.
 async fn apply(api: &ApiServer, folder: &Path) {
     for entry in fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
@@ -208,12 +208,12 @@ async fn apply(api: &ApiServer, folder: &Path) {
         let mut object: Value = serde_saphyr::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
         match object["kind"].as_str().unwrap() {
             "CustomResourceDefinition" => {
-                // Nobody converts: there is no webhook, and one version of each is used.
+                // There is no conversion webhook, and only one version of each is used.
                 object["spec"].as_object_mut().unwrap().remove("conversion");
                 api.create("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", &object).await;
             }
             "ConfigMap" => {
-                // Two modules bring some of the same names; their settings are the defaults in both.
+                // Two modules have some of the same names; their settings are the defaults in both.
                 let path = format!("/api/v1/namespaces/{SYSTEM_NAMESPACE}/configmaps");
                 let answer = api.ask("POST", &path, Some(&object)).await;
                 assert!(matches!(answer.status, 201 | 409), "{name}: {}", answer.text());
@@ -223,7 +223,7 @@ async fn apply(api: &ApiServer, folder: &Path) {
     }
 }
 
-/// A PipelineRun of one step that runs `true`, with further annotations.
+/// A PipelineRun with one step that runs `true`, and with further annotations.
 pub fn pipeline_run(name: &str, annotations: &Value) -> Value {
     json!({
         "apiVersion": "tekton.dev/v1",
@@ -235,7 +235,7 @@ pub fn pipeline_run(name: &str, annotations: &Value) -> Value {
     })
 }
 
-/// Makes a pod of one container and waits until it runs. Gives its name.
+/// Creates a pod with one container and waits until it runs. Returns its name.
 pub async fn pod(api: &ApiServer, namespace: &str) -> String {
     let name = format!("pod-{}", unique());
     let container = json!({"name": "main", "image": "images.test/main", "stdin": true});

@@ -1,4 +1,4 @@
-//! A clock of Doorward's that is not the cluster's.
+//! A clock of Doorward that differs from the cluster's.
 
 use std::time::Duration;
 
@@ -23,7 +23,7 @@ async fn a_clock_that_is_ahead_of_the_clusters_shortens_what_tasks_get_and_gives
     assert!(from >= now() + AHEAD - 5 && until <= from + 600, "by our clock alone: {said:#}");
     assert_eq!(tasks.used(&own).await.status, 200);
 
-    // Its token has ended by our clock, though the cluster takes it.
+    // By Doorward's clock the token has expired, though the cluster accepts it.
     tasks.world.doorward.set_clock_ahead(ends - now() + 60);
     let late = tasks.exchange(&pod_token, &asked).await;
     assert_eq!((late.status, &late.json()["error"]), (400, &json!("invalid_request")), "{}", late.text());

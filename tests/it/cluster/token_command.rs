@@ -1,4 +1,5 @@
-//! `doorward token` in the step of a real run, with the token that the pod's kubelet would get, and what kubectl and curl make of it.
+//! `doorward token` in the step of a real run, with the token that the pod's kubelet would get, and with kubectl and
+//! curl using its output.
 
 use std::{
     fs,
@@ -22,10 +23,10 @@ use crate::{
     token_command::Step,
 };
 
-/// Where Doorward is reached under its own name and over TLS, as steps do.
+/// The host name by which steps reach Doorward over TLS.
 pub const HOST: &str = "localhost";
 
-/// Has it issue tokens as `https://HOST`.
+/// Makes it issue tokens as `https://HOST`.
 pub fn named(host: &str) -> impl FnOnce(String) -> String {
     let host = host.to_owned();
     move |yaml: String| {
@@ -36,7 +37,7 @@ pub fn named(host: &str) -> impl FnOnce(String) -> String {
     }
 }
 
-/// A step of a task of Bob's.
+/// A step of one of Bob's tasks.
 struct InTask {
     task: Task,
     step: Step,
@@ -68,7 +69,7 @@ pub fn said(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
-/// kubectl with a kubeconfig that somebody else wrote.
+/// kubectl with a kubeconfig that was written by another program.
 fn kubectl(kubeconfig: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(super::programs::path("kubectl"));
     let home = kubeconfig.parent().unwrap();
@@ -77,7 +78,7 @@ fn kubectl(kubeconfig: &Path, arguments: &[&str]) -> Command {
     command
 }
 
-/// What kubectl says of who one is: Bob, through the account of the task.
+/// kubectl's answer about the user: Bob, through the account of the task.
 fn assert_bob(whoami: &Output, tasks: &Tasks) {
     assert!(whoami.status.success(), "{}", said(whoami));
     let whoami: Value = serde_json::from_slice(&whoami.stdout).unwrap();
@@ -94,7 +95,7 @@ async fn kubectl_takes_what_the_command_writes_until_the_run_has_ended() {
     let step = InTask::start(&tasks, &Tasks::release("kubectl")).await;
     let home = tempfile::tempdir().unwrap();
 
-    // A file that is kept fresh, for commands of the step one after the other.
+    // A file that is kept fresh, for several commands of the step.
     let kubeconfig = home.path().join("kubeconfig");
     let file = kubeconfig.display().to_string();
     let mut kept = step.command(&["--as", "kubeconfig", "--out", &file, "--keep"]).spawn().unwrap();
@@ -104,13 +105,13 @@ async fn kubectl_takes_what_the_command_writes_until_the_run_has_ended() {
     let listed = within(kubectl(&kubeconfig, &list).output()).await.unwrap();
     assert!(listed.status.success() && said(&listed).contains("taskrun.tekton.dev/"), "{}", said(&listed));
 
-    // One command, which has a kubeconfig for as long as it runs.
+    // A single command, with a kubeconfig while it runs.
     let program = super::programs::path("kubectl").display().to_string();
     let wrapped = [&["--as", "kubeconfig", "--", &program][..], &list].concat();
     let listed = step.run(&wrapped).await;
     assert!(listed.status.success() && said(&listed).contains("taskrun.tekton.dev/"), "{}", said(&listed));
 
-    // A kubeconfig of the step's own, which asks the command each time.
+    // A kubeconfig of the step's own, which runs the command each time.
     let exec = step.command(&["--as", "exec-credential"]);
     let variables = exec.as_std().get_envs().filter_map(|(name, value)| Some((name.to_str()?, value?.to_str()?)));
     let mut plugin = json!({
@@ -131,7 +132,7 @@ async fn kubectl_takes_what_the_command_writes_until_the_run_has_ended() {
     }
     assert!(own.run(&["get", "taskruns", "-o", "name"]).await.contains("taskrun.tekton.dev/"));
 
-    // RBAC of the API server holds for Bob: what he may not do, the step may not do for him.
+    // The API server's RBAC applies to Bob: the step may do no more than he may.
     let refused = within(kubectl(&kubeconfig, &["get", "services", "-n", &namespace]).output()).await.unwrap();
     assert!(!refused.status.success() && said(&refused).contains("Forbidden"), "{}", said(&refused));
 
@@ -151,7 +152,7 @@ async fn kubectl_takes_what_the_command_writes_until_the_run_has_ended() {
 #[tokio::test]
 async fn a_file_is_fresh_as_long_as_the_run_and_gone_with_it() {
     let tasks = Tasks::with(named(HOST), &[]).await;
-    // So that a token of it ends, and is renewed, before long.
+    // So that its token soon expires and is renewed.
     let mut run = Tasks::release("fresh");
     run["spec"]["timeouts"] = json!({"pipeline": "25s", "tasks": "25s"});
     let step = InTask::start(&tasks, &run).await;
@@ -183,7 +184,7 @@ async fn a_file_is_fresh_as_long_as_the_run_and_gone_with_it() {
     assert_eq!(answer.status, 401, "{}", answer.text());
 }
 
-/// The one block of shell in the documentation that calls curl.
+/// The only shell block in the documentation that calls curl.
 fn curl_of_the_documentation() -> String {
     let docs = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/workload-identity.md");
     let docs = fs::read_to_string(docs).unwrap();
@@ -210,7 +211,7 @@ async fn the_form_of_the_documentation_without_the_program_works_as_it_stands_th
     let home = tempfile::tempdir().unwrap();
     let pod_token = home.path().join("token");
     fs::write(&pod_token, tasks.pod_token(&task.pod, &format!("https://{host}")).await).unwrap();
-    // Only where the name leads, whom to trust, and where the kubelet puts the token are the test's.
+    // Only the address of the name, the authority, and the path of the kubelet's token differ in the test.
     let curlrc = format!(
         "connect-to = \"{host}:443:127.0.0.1:{}\"\ncacert = \"{}\"\n",
         tasks.world.doorward.address("secure").port(),
@@ -226,7 +227,7 @@ async fn the_form_of_the_documentation_without_the_program_works_as_it_stands_th
         shell.args(["-c", &command]).env("HOME", home.path()).env("CURL_HOME", home.path()).kill_on_drop(true);
         within(shell.output()).await.unwrap()
     };
-    // 22: it was answered with an error, which for the first moments is 503.
+    // 22: an error status, which is 503 for the first moments.
     let given = found(async || Some(curl().await).filter(|output| output.status.code() != Some(22))).await;
     assert!(given.status.success(), "{:?}: {}", given.status, said(&given));
     let given: Value = serde_json::from_slice(&given.stdout).unwrap();

@@ -1,4 +1,4 @@
-//! Tokens end with the run that they were given for, however it ends and whoever watches.
+//! Tokens end with the run that they were issued for, however it ends and whichever replica watches.
 
 use std::time::{Duration, Instant};
 
@@ -15,7 +15,7 @@ use crate::{
     harness::{Doorward, Raw, RedisServer, Reply, Upstream, Wire, exchange_form, now, part, settled, until, within},
 };
 
-/// A task of Bob's and a token that it has.
+/// A task of Bob and its token.
 pub async fn with_token(tasks: &Tasks, name: &str) -> (Task, String) {
     let task = tasks.bobs(&Tasks::release(name)).await;
     let pod_token = tasks.pod_token(&task.pod, DOOR).await;
@@ -38,14 +38,14 @@ async fn tokens_end_with_their_run_however_that_ends() {
     let tasks = Tasks::start().await;
     let (other, others) = with_token(&tasks, "other").await;
 
-    // Its steps come to their end.
+    // Its steps end.
     let (task, own) = with_token(&tasks, "done").await;
     let path = format!("{}/{}", tasks.path("pods"), name(&task.pod));
     let done = json!({"metadata": {"annotations": {"hold": null}}});
     assert_eq!(tasks.world.api.ask("PATCH", &path, Some(&done)).await.status, 200);
     tasks.is_dead(&own).await;
 
-    // It is complete, though something in its pod goes on.
+    // It is complete, although something in its pod continues.
     let (task, own) = with_token(&tasks, "complete").await;
     let now = "2026-01-01T00:00:00Z";
     let succeeded =
@@ -57,7 +57,7 @@ async fn tokens_end_with_their_run_however_that_ends() {
     let pod = tasks.world.api.read(&format!("{}/{}", tasks.path("pods"), name(&task.pod))).await;
     assert_eq!(pod["status"]["phase"], "Running", "its sidecar may still send");
 
-    // The task alone is cancelled.
+    // Only the task is cancelled.
     let (task, own) = with_token(&tasks, "cancelled").await;
     let cancel = json!({"spec": {"status": "TaskRunCancelled"}});
     assert_eq!(tasks.world.api.ask("PATCH", &tasks.task_run(&task), Some(&cancel)).await.status, 200);
@@ -67,12 +67,12 @@ async fn tokens_end_with_their_run_however_that_ends() {
     delete(&tasks, &tasks.task_run(&task)).await;
     tasks.is_dead(&own).await;
 
-    // Its pod goes, by somebody's hand.
+    // Its pod is deleted by hand.
     let (task, own) = with_token(&tasks, "evicted").await;
     delete(&tasks, &format!("{}/{}?gracePeriodSeconds=0", tasks.path("pods"), name(&task.pod))).await;
     tasks.is_dead(&own).await;
 
-    // Its time will be out.
+    // It will time out.
     let mut run = Tasks::release("late");
     run["spec"]["timeouts"] = json!({"pipeline": "5s", "tasks": "5s"});
     let task = tasks.bobs(&run).await;
@@ -93,7 +93,7 @@ async fn tokens_end_with_their_run_however_that_ends() {
     assert_eq!(ended.len(), all, "each end is written once, however often the cluster tells of it");
 }
 
-/// Tekton's controller deletes nothing, and the garbage collector leaves what is orphaned.
+/// Tekton's controller deletes nothing, and the garbage collector leaves orphans alone.
 #[tokio::test]
 async fn the_end_of_a_pipeline_run_ends_the_tokens_of_its_tasks_by_itself() {
     let tasks = Tasks::start().await;
@@ -155,7 +155,7 @@ async fn who_is_revoked_has_no_tokens_of_a_run_that_a_task_of_theirs_started() {
         "the task that started the run acted before: {claims:#}"
     );
     assert_eq!(tasks.used(&nested).await.status, 403, "it is good, and has not the scope");
-    // The task has ended, and its token with it; what it has caused goes on.
+    // The task has ended, and its token with it; the run that it started continues.
     tasks.cancel(&outer).await;
     tasks.is_dead(&own).await;
     tasks.exchange(&pod_token, &asked).await.token();
@@ -165,7 +165,7 @@ async fn who_is_revoked_has_no_tokens_of_a_run_that_a_task_of_theirs_started() {
     assert_eq!(tasks.used(&nested).await.status, 401);
     let answer = tasks.exchange(&pod_token, &asked).await;
     assert_eq!(answer.status, 400, "{}", answer.text());
-    // As `doorward token` knows that no other comes.
+    // By this text `doorward token` knows that there will be no other.
     let over = "the run has ended, or its tokens were ended: who caused it, or acted for them, has been revoked";
     assert!(answer.text().contains(over), "{}", answer.text());
 }
@@ -194,7 +194,7 @@ async fn a_run_that_ended_while_nobody_watched_has_no_tokens_after_the_restart()
     let (ended, of_ended) = with_token(&tasks, "ended").await;
     let (deleted, of_deleted) = with_token(&tasks, "deleted").await;
     let (_lives, of_lives) = with_token(&tasks, "lives").await;
-    // It is down while both end: the one is still there, of the other nothing is left.
+    // It is down while both end: of one the objects still exist, of the other nothing is left.
     tasks.world.doorward.signal("STOP");
     tasks.cancel(&ended).await;
     delete(&tasks, &format!("{}/{}", tasks.path("pipelineruns"), name(&deleted.run))).await;
@@ -234,7 +234,7 @@ async fn an_open_watch_ends_with_the_run_whose_token_opened_it() {
     tells(&mut twin, "after-one-has-ended").await;
 }
 
-/// Waits until an open watch has told of something.
+/// Waits until an open watch has reported something.
 async fn tells(watch: &mut Raw, what: &str) {
     let mut told = Vec::new();
     while !String::from_utf8_lossy(&told).contains(what) {
@@ -250,7 +250,7 @@ async fn whoever_has_done_with_a_token_can_end_it() {
     let (_task, own) = with_token(&tasks, "tidy").await;
     let revoke =
         async |token: &str| tasks.world.doorward.submit("/oauth2/revoke", &[], &format!("token={token}")).await.status;
-    // One in 256 ends so itself, and would be ended as it should.
+    // One token in 256 ends like this by itself, and would rightly be ended.
     let other = if own.ends_with("AA") { "Ag" } else { "AA" };
     let mut forged = own.clone();
     forged.replace_range(forged.len() - 2.., other);
@@ -279,19 +279,19 @@ async fn a_thousand_exchanges_of_a_pod_ask_the_cluster_about_its_token_once() {
     futures_util::future::join_all(clients).await;
     let reviews = tasks.world.audit().split_off(before);
     let reviews = reviews.iter().filter(|event| event["objectRef"]["resource"] == "tokenreviews").count();
-    // An answer is believed for ten seconds.
+    // A result is cached for ten seconds.
     let most = 1 + began.elapsed().as_secs() / 10;
     assert!(reviews >= 1 && reviews as u64 <= most, "{reviews} reviews in {:?}", began.elapsed());
 }
 
-/// As the steps of ten pods do that all begin at once: each over one connection, on which nothing waits for what came before.
+/// Like the steps of ten pods that all begin at once, each on one connection without waiting for earlier responses.
 #[tokio::test]
 async fn a_thousand_exchanges_of_ten_pods_at_once_ask_the_cluster_about_each_token_once() {
     const PODS: usize = 10;
     let tasks = Tasks::start().await;
     let pods = (0..PODS).map(async |number| {
         let task = tasks.bobs(&Tasks::release(&format!("busy-{number}"))).await;
-        // Its run is noted by now, as another token of the pod shows.
+        // Its run has been recorded, as another token of the pod shows.
         let another = tasks.pod_token(&task.pod, DOOR).await;
         tasks.exchange(&another, &[("audience", TARGET), ("scope", "push")]).await.token();
         tasks.pod_token(&task.pod, DOOR).await
@@ -323,12 +323,12 @@ async fn a_thousand_exchanges_of_ten_pods_at_once_ask_the_cluster_about_each_tok
     assert_eq!(given, 1000, "{statuses:?}");
     let reviews = tasks.world.audit().split_off(before);
     let reviews = reviews.iter().filter(|event| event["objectRef"]["resource"] == "tokenreviews").count();
-    // An answer is believed for ten seconds.
+    // A result is cached for ten seconds.
     let most = PODS as u64 * (1 + began.elapsed().as_secs() / 10);
     assert!(reviews >= PODS && reviews as u64 <= most, "{reviews} reviews in {:?}", began.elapsed());
 }
 
-/// P-256, for the tests alone.
+/// P-256, for tests only.
 fn signing_key() -> String {
     let pair =
         aws_lc_rs::signature::EcdsaKeyPair::generate(&aws_lc_rs::signature::ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
@@ -336,7 +336,7 @@ fn signing_key() -> String {
     format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", BASE64_STANDARD.encode(der.as_ref()))
 }
 
-/// With sessions and tokens in Redis, and keys that replicas can share.
+/// With sessions and tokens in Redis, and with keys shared by replicas.
 pub async fn on_redis(redis: &RedisServer) -> Tasks {
     on_redis_with(redis, |yaml| yaml).await
 }
@@ -394,7 +394,7 @@ async fn replicas_take_each_others_tokens_and_end_them_together() {
     assert_eq!(tasks.world.doorward.submit("/oauth2/revoke", &[], &format!("token={own}")).await.status, 200);
     dead_there(&own).await;
 
-    // Of a run that was made here, and swapped there, where a watch is opened with it.
+    // The run was created here, its token exchanged there, where a watch is opened with it.
     let task = tasks.bobs(&Tasks::release("across")).await;
     let pod_token = tasks.pod_token(&task.pod, DOOR).await;
     let asked = [("audience", TARGET), ("scope", "push")];
@@ -409,7 +409,7 @@ async fn replicas_take_each_others_tokens_and_end_them_together() {
     dead_there(&own).await;
     tasks.is_dead(&own).await;
 
-    // Whoever issued it is gone when the run ends.
+    // The replica that issued it is gone when the run ends.
     let (task, own) = with_token(&tasks, "left").await;
     assert_eq!(used_there(&own).await, 200);
     tasks.world.doorward.signal("KILL");
@@ -417,7 +417,7 @@ async fn replicas_take_each_others_tokens_and_end_them_together() {
     dead_there(&own).await;
 }
 
-/// What has tasks get tokens of a provider at this address, for the audience `vault`.
+/// Configures tokens for tasks from a provider at this address, for the audience `vault`.
 pub fn onward_to(url: &str) -> impl FnOnce(String) -> String + use<> {
     let onward = format!(
         "tokens: {{onward: [{{audience: vault, provider: {{jwt_bearer: {{token_url: '{url}/token'}}}}, assertion: {{audience: x}}, \
@@ -449,10 +449,10 @@ async fn a_token_of_another_provider_is_ended_there_with_the_run() {
     let claims = part(&assertion, 1);
     assert_eq!(claims["doorward.dev/run"]["pod"]["name"], name(&task.pod), "{claims:#}");
     assert_eq!(claims["act"]["iss"], "https://kubernetes.default.svc", "{claims:#}");
-    // The time-out of the run ends the assertion, and what the provider makes of that lasts as long as the provider says.
+    // The assertion expires at the run's timeout; the lifetime of the provider's token is up to the provider.
     assert!(claims["exp"].as_u64().unwrap() <= now() + 120, "{claims:#}");
     assert!(answer.json()["expires_in"].as_u64().unwrap() > 3000, "{}", answer.text());
-    // Which token of the pod asks makes no difference there.
+    // Which of the pod's tokens was used makes no difference there.
     assert_eq!(claims["doorward.dev/run"]["pod_token"], Value::Null, "{claims:#}");
     let next = tasks.pod_token(&task.pod, DOOR).await;
     assert_ne!(part(&next, 1)["jti"], part(&pod_token, 1)["jti"]);
@@ -469,7 +469,7 @@ async fn a_token_of_another_provider_is_ended_there_with_the_run() {
     assert_eq!(provider.requests().len(), 2, "what is held is not given any more");
 }
 
-/// Long after the assertion for which it was given, and while nobody watches.
+/// Long after the assertion for it has expired, and while nothing watches.
 #[tokio::test]
 async fn a_token_of_another_provider_that_lasts_long_is_ended_there_after_a_gap_as_well() {
     let given = json!({"access_token": "given", "token_type": "Bearer", "expires_in": 3600}).to_string();

@@ -1,4 +1,4 @@
-//! Gaps in the watches that end tokens: the API server, the store or a connection is away while a run ends.
+//! Gaps in the watches that end tokens: the API server, the store or a connection is down while a run ends.
 
 use std::time::{Duration, Instant};
 
@@ -15,13 +15,14 @@ use crate::{
     harness::{Raw, RedisServer, Wire, found, request, until},
 };
 
-/// How soon after a gap tokens of what ended in it are dead: twice what is promised, for machines that do much besides.
+/// How soon after a gap the tokens of runs that ended in it are invalid: twice the promised time, for busy machines.
 const SOON: Duration = Duration::from_secs(4);
 
-/// Connections that three watches ask for in some seconds: enough that pauses which go on doubling would be longer than [`SOON`].
+/// The number of connection attempts that three watches make within some seconds. If their pauses kept doubling, so
+/// many would take longer than [`SOON`].
 const TRIES: usize = 18;
 
-/// Waits until a token is refused, whatever it gets until then: the trouble may last a moment longer.
+/// Waits until a token is refused, whatever the responses until then: the trouble may last a moment longer.
 async fn dead_soon(tasks: &Tasks, token: &str) {
     let since = Instant::now();
     until(async || tasks.used(token).await.status == 401).await;
@@ -43,7 +44,7 @@ async fn while_the_api_server_is_away_no_task_gets_a_token_and_what_ended_meanwh
     assert_ne!(tasks.used(&own).await.status, 401, "the token is good, and the trouble is ours");
     tasks.cancel(&task).await;
     tasks.until_ended(&task).await;
-    // It must not have grown tired of asking.
+    // It must still retry often.
     let before = wire.taken();
     until(async || wire.taken() >= before + TRIES).await;
     wire.mend();
@@ -52,13 +53,13 @@ async fn while_the_api_server_is_away_no_task_gets_a_token_and_what_ended_meanwh
     assert_eq!(answer.status, 400, "kubernetes:6.4 watch cut and begun anew: {}", answer.text());
 }
 
-/// As with a role that lets Doorward look up single objects alone: who asks is found, and no end would be seen.
+/// As with a role that allows only lookups of single objects: the caller is found, but no end would be seen.
 #[tokio::test]
 async fn where_the_ends_of_a_kind_cannot_be_seen_no_task_that_ends_with_it_gets_a_token() {
     let tasks = Tasks::with_rights(&rights(&["get"], &["get"])).await;
     let of_alone = tasks.pod_token(&tasks.bobs(&Tasks::alone()).await.pod, DOOR).await;
     let of_release = tasks.pod_token(&tasks.bobs(&Tasks::release("unseen")).await.pod, DOOR).await;
-    // What it is answered once that is for no trouble which passes by itself.
+    // The response once it is not a temporary error.
     let ask = async |pod_token: &str| {
         found(async || {
             let answer = exchange(&tasks.world, pod_token, &[("audience", TARGET), ("scope", "alone")]).await;
@@ -79,7 +80,7 @@ async fn where_the_ends_of_a_kind_cannot_be_seen_no_task_that_ends_with_it_gets_
     until(async || ask(&of_release).await.status == 200).await;
 }
 
-/// Requests of these kinds that the API server had from Doorward about pods and runs.
+/// How many requests of these kinds about pods and runs the API server got from Doorward.
 fn asked(tasks: &Tasks, verb: &str) -> usize {
     let name = format!("system:serviceaccount:{}:doorward", tasks.world.namespace);
     let is_ours = |event: &&Value| {
@@ -98,7 +99,7 @@ async fn where_nothing_happens_for_long_an_exchange_asks_the_api_server_for_no_o
     let tasks = Tasks::start().await;
     let (task, _) = with_token(&tasks, "quiet").await;
     let pod_token = tasks.pod_token(&task.pod, DOOR).await;
-    // Three watches, each of four seconds: longer than what was told once is believed.
+    // Three watches, each of four seconds: longer than a single answer is trusted.
     let watched = asked(&tasks, "watch");
     until(async || asked(&tasks, "watch") >= watched + 12).await;
     let before = asked(&tasks, "get");
@@ -106,7 +107,7 @@ async fn where_nothing_happens_for_long_an_exchange_asks_the_api_server_for_no_o
         tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "push")]).await.token();
     }
     let last = tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "push")]).await.token();
-    // The log has what came before this.
+    // Earlier requests have been logged by now.
     assert_eq!(tasks.used(&last).await.status, 200);
     tasks.world.event(|event| event["impersonatedUser"]["username"] == "bob" && event["verb"] == "list").await;
     assert_eq!(asked(&tasks, "get"), before);
@@ -117,12 +118,12 @@ async fn who_makes_a_run_and_leaves_before_the_answer_has_caused_it() {
     let server = ApiServer::get().await.address;
     let wire = Wire::to(server).await;
     let tasks = Tasks::with(|yaml| yaml.change(&server.to_string(), &wire.address().to_string()), &[]).await;
-    // One that is answered, so that all is well until then.
+    // One that is answered, so that everything works until then.
     let (_task, _) = with_token(&tasks, "before").await;
     let run = Tasks::release("left");
     let token_of_bob = tasks.world.developer("bob");
     let mut client = Raw::connect(tasks.world.doorward.address("public")).await;
-    // By this its worker has a connection to the API server: the answer to a handshake would be kept back as well.
+    // This gives its worker a connection to the API server: a new one would hang in its handshake.
     let line = format!("GET {}?limit=1 HTTP/1.1", tasks.path("pipelineruns"));
     client.send(request(&[line.as_str(), "Host: localhost", &token_of_bob], b"")).await;
     assert_eq!(client.answer().await.status, 200);
@@ -158,7 +159,7 @@ async fn a_watch_that_is_cut_without_a_word_is_noticed_and_what_ended_meanwhile_
     wire.silence();
     let silent = Instant::now();
     tasks.cancel(&task).await;
-    // Not by a use of it, which would wait for an answer on a connection that is cut as well.
+    // Not by using it, which would wait for a response on a connection that is cut too.
     tasks.world.doorward.wait_for_log_containing("tokens have ended").await;
     assert!(silent.elapsed() < SOON, "dead after {:?}", silent.elapsed());
     tasks.is_dead(&own).await;
@@ -181,7 +182,7 @@ async fn who_makes_a_run_while_the_store_is_away_for_a_moment_has_caused_it() {
     assert_eq!(claims(&own)["sub"], "bob");
 }
 
-/// Nobody was connected, so the process ended at once, and nobody else knows who caused the run.
+/// No client was connected, so that the process ended at once, and nobody else knew who caused the run.
 #[tokio::test]
 async fn who_makes_a_run_while_the_store_is_away_has_caused_it_though_doorward_is_told_to_end() {
     let mut redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
@@ -194,7 +195,7 @@ async fn who_makes_a_run_while_the_store_is_away_has_caused_it_though_doorward_i
     doorward.wait_for_log_containing("cannot store the cause of a run yet").await;
     doorward.signal("TERM");
     doorward.wait_for_log("draining").await;
-    // The door is closed, and no connection is left.
+    // No connections are accepted, and none is left.
     doorward.until_closed().await;
     redis.restart();
     doorward.wait_for_log_containing("the cause of a run is stored now").await;
@@ -208,7 +209,7 @@ async fn a_run_that_ends_while_the_store_is_away_has_no_tokens_soon_after_it_is_
     let (task, own) = with_token(&tasks, "stored").await;
     redis.kill();
     tasks.cancel(&task).await;
-    // Whoever sees the end refuses its tokens without the store.
+    // The replica that sees the end refuses its tokens even without the store.
     dead_soon(&tasks, &own).await;
     tasks.until_ended(&task).await;
     let tried =
@@ -218,7 +219,7 @@ async fn a_run_that_ends_while_the_store_is_away_has_no_tokens_soon_after_it_is_
     dead_soon(&tasks, &own).await;
 }
 
-/// One that refuses connections is noticed at once, and one that hangs keeps waiting whoever asks it.
+/// A refused connection is noticed at once, but a hanging store keeps callers waiting.
 #[tokio::test]
 async fn every_end_that_is_seen_while_the_store_hangs_counts_here_at_once() {
     let redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
@@ -227,7 +228,7 @@ async fn every_end_that_is_seen_while_the_store_hangs_counts_here_at_once() {
     for name in ["first", "second", "third"] {
         all.push(with_token(&tasks, name).await);
     }
-    // It takes connections and answers nothing, until it is told to go on.
+    // It accepts connections and answers nothing, until it is continued.
     let said: String = redis.ask(&["INFO", "server"]).await;
     let pid = said.lines().find_map(|line| line.strip_prefix("process_id:")).unwrap().trim().parse().unwrap();
     let signal = |signal| kill_process(Pid::from_raw(pid).unwrap(), signal).unwrap();
@@ -235,17 +236,17 @@ async fn every_end_that_is_seen_while_the_store_hangs_counts_here_at_once() {
     let [(first, of_first), (second, of_second), (third, of_third)] = all.as_slice() else { panic!() };
     tasks.cancel(first).await;
     dead_soon(&tasks, of_first).await;
-    // The store is waited for, and has failed.
+    // The store was waited for, and has failed.
     tasks.cancel(second).await;
     dead_soon(&tasks, of_second).await;
     tasks.world.doorward.wait_for_log_containing("the ends of runs are refused here").await;
-    // Nothing of it is left that could be listed.
+    // Nothing of it is left to be listed.
     for path in [format!("{}/third", tasks.path("pipelineruns")), tasks.task_run(third)] {
         assert_eq!(tasks.world.api.ask("DELETE", &path, None).await.status, 200);
     }
     dead_soon(&tasks, of_third).await;
     signal(Signal::CONT);
-    // All three are noted once the store is back, and none twice.
+    // All three are recorded once the store is back, and none twice.
     let task_runs = all.iter().map(|(task, _)| &task.pod["metadata"]["ownerReferences"][0]["uid"]);
     let records = async |uid: &Value| {
         tasks.world.doorward.records(1, |line| line["unmapped"]["tokens_ended"]["uid"] == *uid).await

@@ -1,4 +1,4 @@
-//! How far the end of a token reaches: every kind of route, every stream, every replica, and whoever asks.
+//! How far the end of a token reaches: every kind of route, every stream, every replica, and introspection.
 
 use std::{
     process::Stdio,
@@ -16,7 +16,7 @@ use crate::{
 
 pub(super) const SECRET: &str = "a-secret-of-a-resource-server";
 
-/// Routes of every kind that take tokens of ours, and a server that asks about them.
+/// Routes of every kind that accept Doorward's tokens, and a server that introspects them.
 async fn everywhere(upstream: &Upstream) -> Tasks {
     let web = format!("upstreams:\n  - {{name: web, url: '{}'}}\n", upstream.url());
     let routes = "routes:
@@ -87,7 +87,7 @@ async fn shells_and_forwarded_ports_of_a_task_end_with_it() {
     let world = &tasks.world;
     let server = format!("https://localhost:{}", world.doorward.address("secure").port());
     let kubectl = |token: &str| Kubectl::new(&server, &world.authority.pem(), token, &world.namespace);
-    // Into the pod of the other task, which stays.
+    // Into the pod of the other task, which continues.
     let pod = other.pod["metadata"]["name"].as_str().unwrap();
     let (its, twins) = (kubectl(&own), kubectl(&others));
     let exec = ["exec", "-i", pod, "--", "cat"];

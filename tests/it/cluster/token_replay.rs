@@ -1,5 +1,5 @@
-//! The token of a pod in other hands: from wherever it comes, it is that of the pod, and each exchange is in the trail with where it
-//! came from.
+//! The token of a pod used by others: wherever it comes from, it counts as the pod's, and each exchange is recorded
+//! with its origin.
 
 use std::net::IpAddr;
 
@@ -23,13 +23,14 @@ async fn a_pods_token_may_be_used_again_while_its_task_runs_and_the_trail_says_f
     tasks.exchange(&pod_token, &[("audience", TARGET), ("scope", "push")]).await;
     let addresses: [IpAddr; 3] = ["127.0.0.2", "127.0.0.3", "127.0.0.4"].map(|address| address.parse().unwrap());
     let mut given = Vec::new();
-    // Steps and sidecars of a pod ask on their own, and behind a NAT a pod's address is another's too: the same token is good again.
+    // Steps and sidecars of a pod ask independently, and behind a NAT a pod shares its address: the same token is
+    // accepted again.
     for address in addresses.iter().take(2) {
         given.push(exchange_from(&tasks, *address, &pod_token).await.token());
     }
     let [one, other] = given.as_slice() else { unreachable!() };
     assert_ne!(claims(one)["jti"], claims(other)["jti"]);
-    // It is the pod's, whoever asked: to nobody it gives more, and it ends with the pod's run.
+    // It is the pod's, whoever asks: it gives nobody more, and ends with the pod's run.
     for name in ["sub", "act", "doorward.dev/run", "scope", "aud"] {
         assert_eq!(claims(one)[name], claims(other)[name], "{name}");
     }

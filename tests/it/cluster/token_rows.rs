@@ -1,5 +1,5 @@
-//! Pods that are not what they were when their token was made. The API server itself takes most of these tokens still: a pod that
-//! has ended, or is about to, is there.
+//! Pods that have changed since their token was issued. The API server itself still accepts most of these tokens, as a
+//! pod that has ended, or is about to, still exists.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ use crate::harness::{found, now, until};
 const ASKED: [(&str, &str); 2] = [("audience", TARGET), ("scope", "push")];
 
 impl Tasks {
-    /// Whether the API server takes a token of a pod.
+    /// Whether the API server accepts a token of a pod.
     async fn is_active(&self, pod_token: &str) -> bool {
         let review = json!({"spec": {"token": pod_token, "audiences": [DOOR]}});
         self.world.api.create("/apis/authentication.k8s.io/v1/tokenreviews", &review).await["status"]["authenticated"]
@@ -47,10 +47,10 @@ async fn a_pod_that_has_ended_or_is_about_to_gets_none_though_the_cluster_takes_
     until(async || tasks.world.api.read(&tasks.of(&task.pod)).await["status"]["phase"] == "Succeeded").await;
     assert!(tasks.is_active(&pod_token).await);
     tasks.is_refused("kubernetes:6.4 pod succeeded", &pod_token, &OVER).await;
-    // Once all of it is noted, the pod itself says so first.
+    // Once everything is recorded, the state of the pod itself is the first reason.
     tasks.is_refused("kubernetes:6.4 pod succeeded", &pod_token, &["done-push-pod: it has ended"]).await;
 
-    // Its kubelet takes as long as it may.
+    // Its kubelet uses the whole grace period.
     let (task, pod_token) = running(&tasks, "leaving").await;
     tasks.patch(&tasks.of(&task.pod), &json!({"metadata": {"annotations": {"linger": "yes"}}})).await;
     let path = format!("{}?gracePeriodSeconds=30", tasks.of(&task.pod));
@@ -88,7 +88,7 @@ async fn a_pods_token_of_two_hours_or_of_another_node_gives_none() {
     assert!(of_pod["kubernetes.io"]["node"]["name"].is_string(), "{of_pod:#}");
     let elsewhere =
         tasks.world.api.resign(&pod_token, |claims| claims["kubernetes.io"]["node"]["name"] = json!("elsewhere"));
-    // The API server itself takes it: it looks at the pod alone.
+    // The API server itself accepts it: it checks only the pod.
     assert!(tasks.is_active(&elsewhere).await);
     let why = ["runs on another node than the token was made for"];
     tasks.is_refused("kubernetes:6.4 another node", &elsewhere, &why).await;
@@ -101,7 +101,7 @@ async fn a_service_account_that_is_deleted_has_no_more_exchanges_once_its_review
     let path = format!("/api/v1/namespaces/{}/serviceaccounts/builder", tasks.world.namespace);
     assert_eq!(tasks.world.api.ask("DELETE", &path, None).await.status, 200);
     let deleted = std::time::Instant::now();
-    // What the API server says of a token is used for ten seconds.
+    // The API server's answer about a token is cached for ten seconds.
     let answer =
         found(async || Some(tasks.exchange(&pod_token, &ASKED).await).filter(|answer| answer.status != 200)).await;
     assert!(answer.text().contains("is not active"), "kubernetes:6.4 account deleted: {}", answer.text());
@@ -126,7 +126,7 @@ async fn only_the_pod_that_a_task_runs_in_now_gets_a_token() {
     let asked = [("audience", TARGET), ("scope", "alone")];
     let pod_token = tasks.pod_token(&task.pod, DOOR).await;
     let own = tasks.exchange(&pod_token, &asked).await.token();
-    // Its step fails, and Tekton makes the next pod.
+    // Its step fails, and Tekton creates the next pod.
     let now = "2026-01-01T00:00:00Z";
     let status = |phase: &str, state: Value| {
         let containers = task.pod["spec"]["containers"].as_array().unwrap().iter();
@@ -149,13 +149,13 @@ async fn only_the_pod_that_a_task_runs_in_now_gets_a_token() {
     })
     .await;
     assert_eq!(next["metadata"]["ownerReferences"], task.pod["metadata"]["ownerReferences"], "of the same TaskRun");
-    // Somebody who may says that the pod before it runs still.
+    // A user with the right to do so reports that the previous pod is still running.
     tasks.patch(&path, &json!({"status": {"phase": "Running"}})).await;
     assert!(tasks.is_active(&pod_token).await);
     let names = [&next, &task.pod].map(|pod| pod["metadata"]["name"].as_str().unwrap().to_owned());
     let why = format!("runs in pod {}, not in {}", names[0], names[1]);
     tasks.is_refused("kubernetes:6.4 task retried", &pod_token, &[&why, "revoked"]).await;
-    // What the first try got is over too, and the next has its own.
+    // The token of the first attempt has ended too, and the next has its own.
     let revoked = tasks.world.doorward.audit();
     let of = |pod: &Value| pod["metadata"]["uid"].as_str().unwrap().to_owned();
     assert!(!revoked.iter().any(|record| record["unmapped"]["tokens_ended"]["uid"] == of(&next)));
@@ -171,7 +171,7 @@ async fn a_pod_that_is_made_anew_under_the_same_name_is_another() {
     let metadata = &task.pod["metadata"];
     let path = format!("{}?gracePeriodSeconds=0", tasks.of(&task.pod));
     assert_eq!(tasks.world.api.ask("DELETE", &path, None).await.status, 200);
-    // By somebody who may make pods, or by Tekton itself: whoever is first.
+    // By anybody who may create pods, or by Tekton itself: whoever is first.
     let mut owners = metadata["ownerReferences"].clone();
     owners[0]["blockOwnerDeletion"] = json!(false);
     let annotations = json!({"hold": "yes"});
@@ -189,21 +189,21 @@ async fn a_pod_that_is_made_anew_under_the_same_name_is_another() {
     assert_eq!(made["metadata"]["name"], metadata["name"]);
     let why = ["is not active", "under the same name", "revoked", "does not exist any more"];
     tasks.is_refused("kubernetes:6.4 pod uid under a name used again", &pod_token, &why).await;
-    // The API server says no to both; what is held against the pod itself is tested beside the code. This one says it is the old one,
-    // and is signed well.
+    // The API server rejects both; checks of the pod itself are tested beside the code. This token claims to be for the
+    // old pod, and has a valid signature.
     let forged = tasks.pod_token(&made, DOOR).await;
     let forged =
         tasks.world.api.resign(&forged, |claims| claims["kubernetes.io"]["pod"]["uid"] = metadata["uid"].clone());
     tasks.is_refused("kubernetes:6.4 pod uid under a name used again", &forged, &why).await;
 }
 
-/// Tokens are reviewed by the API server, whose audit log counts how often.
+/// Tokens are reviewed by the API server, whose audit log counts the reviews.
 #[tokio::test]
 async fn cluster_c5_the_api_server_is_not_asked_anew_for_each_request_with_a_token() {
     const REQUESTS: usize = 100;
     let tasks = Tasks::start().await;
     let (_task, pod_token) = running(&tasks, "counted").await;
-    // Signed by the cluster, for a pod that there is not.
+    // Signed by the cluster, for a pod that does not exist.
     let dead = tasks.world.api.resign(&pod_token, |claims| {
         claims["kubernetes.io"]["pod"]["uid"] = json!(uuid::Uuid::from_u128(7));
     });
@@ -218,10 +218,10 @@ async fn cluster_c5_the_api_server_is_not_asked_anew_for_each_request_with_a_tok
             let answer = tasks.exchange(pod_token, &ASKED).await;
             assert_eq!(answer.status, status, "{what}: {}", answer.text());
         }
-        // What it said is used for ten seconds.
+        // Its answer is cached for ten seconds.
         let at_most = 1 + usize::try_from(began.elapsed().as_secs()).unwrap() / 10;
         let asked = reviews() - before;
-        // The good one was asked about already.
+        // The valid one was already reviewed.
         let at_least = usize::from(what == "dead");
         assert!((at_least..=at_most).contains(&asked), "cluster:C5 {what}: {asked} reviews of {REQUESTS} requests");
     }

@@ -43,10 +43,10 @@ async fn a_task_gets_a_token_for_who_caused_its_run_until_the_run_has_ended() {
     assert_eq!(run["pod_token"], part(&pod_token, 1)["jti"], "{claims:#}");
     assert!(run["pod_token"].is_string(), "{claims:#}");
 
-    // All that may be had, where none is named.
+    // Everything that may be granted, if no scope is named.
     let all = tasks.exchange(&pod_token, &[("audience", TARGET)]).await;
     assert_eq!(all.json()["scope"], "alone push", "{}", all.text());
-    // It acts as Bob, in the group that the grant gives, and says who acts.
+    // It acts as Bob, with the group of the grant, and names the actor.
     let answer = tasks.used(&own).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     let event = world
@@ -131,12 +131,12 @@ async fn who_is_not_what_it_says_gets_no_token() {
         |labels: &Value| json!({"ownerReferences": owners, "labels": labels, "annotations": {"hold": "yes"}});
     let owned = running(pod("owned", metadata_of(&metadata["labels"]))).await;
     let unlabelled = running(pod("unlabelled", metadata_of(&json!({})))).await;
-    // Made past Doorward, by somebody who may, and saying that Bob asked for it.
+    // Created without Doorward, by somebody who may, with the claim that Bob asked for it.
     let mut forged = Tasks::release("forged");
     forged["metadata"]["annotations"] = task.run["metadata"]["annotations"].clone();
     let forged = world.api.create(&tasks.path("pipelineruns"), &forged).await;
     let forged = tasks.task_of(forged).await;
-    // A run that says that Bob's has made it.
+    // A run that claims to be created by Bob's.
     let mut child = Tasks::release("child");
     child["metadata"]["ownerReferences"] = json!([{"apiVersion": "tekton.dev/v1", "kind": "PipelineRun", "name": "real",
         "uid": task.run["metadata"]["uid"], "controller": true}]);
@@ -177,7 +177,7 @@ async fn who_is_not_what_it_says_gets_no_token() {
         ("a forged owner of a run", tasks.pod_token(&child.pod, DOOR).await, "none that its PipelineRun has made"),
         ("no token at all", "e30.e30.e30".to_owned(), "subject_token"),
     ] {
-        // A run that was just made may still be about to be noted by its owner, and who caused it by Doorward.
+        // The owner of a new run may not have recorded it yet, nor Doorward who caused it.
         let answer = found(async || {
             let answer = exchange(world, &subject_token, &asked).await;
             Some(answer).filter(|answer| answer.status != 503 || answer.text().contains(said))
@@ -193,7 +193,7 @@ async fn who_is_not_what_it_says_gets_no_token() {
     }
     tasks.exchange(&good, &asked).await.token();
 
-    // In a namespace where nobody would see its end.
+    // In a namespace where its end would not be seen.
     let elsewhere = world.api.namespace().await;
     let made = pod("elsewhere", json!({}));
     let made = world
@@ -211,7 +211,7 @@ async fn who_is_not_what_it_says_gets_no_token() {
     let (_, why) = refusal(&tasks.exchange(&foreign, &asked).await);
     assert!(why.contains(&format!("no task in namespace {elsewhere} gets tokens")), "{why}");
 
-    // Deleted, and made anew under the same name with the same labels: the old token is the old pod's.
+    // Deleted and recreated with the same name and labels: the old token belongs to the old pod.
     let name = metadata["name"].as_str().unwrap();
     let path = format!("{}/{name}", tasks.path("pods"));
     let answer = world.api.ask("DELETE", &format!("{path}?gracePeriodSeconds=0"), None).await;
@@ -225,7 +225,7 @@ async fn who_is_not_what_it_says_gets_no_token() {
     );
 }
 
-/// A TaskRun of somebody's own code that says that the run of another has made it, as the task `push` of that.
+/// A TaskRun with foreign code that claims to be the task `push` of another run.
 pub fn posing(name: &str, of: &Value) -> Value {
     let of = &of["metadata"];
     json!({
@@ -249,7 +249,7 @@ pub fn posing(name: &str, of: &Value) -> Value {
 #[tokio::test]
 async fn a_task_run_that_tekton_adopts_has_no_tokens_of_the_run_that_it_poses_to_be_of() {
     let tasks = Tasks::start().await;
-    // Tekton takes along what is there already when it comes to the task.
+    // Tekton adopts an existing TaskRun when it comes to the task.
     let mut pending = Tasks::release("real");
     pending["spec"]["status"] = json!("PipelineRunPending");
     let real = tasks.made_by("bob", &pending, &[]).await;
@@ -259,7 +259,8 @@ async fn a_task_run_that_tekton_adopts_has_no_tokens_of_the_run_that_it_poses_to
     assert_eq!(refused.status, 403, "{}", refused.text());
     assert!(refused.text().contains("a run cannot say that a run of Tekton owns it"), "{}", refused.text());
 
-    // Made through Doorward without, and taken along past it, as who may do so without our admission policies.
+    // Created through Doorward without an owner, and adopted later without Doorward, which is possible without the
+    // admission policies.
     let metadata = posing["metadata"].as_object_mut().unwrap();
     let owned = json!({"metadata": {"labels": metadata.remove("labels"), "ownerReferences": metadata.remove("ownerReferences")}});
     let made = tasks.made_by("carol", &posing, &[]).await;
@@ -310,7 +311,7 @@ async fn who_makes_a_run_caused_it_in_whatever_form_they_want_the_answer() {
         ("protobuf", "Accept: application/vnd.kubernetes.protobuf"),
     ] {
         let mut run = Tasks::release(name);
-        // Of an event that she has seen on another run.
+        // With the event of another run, which she has seen.
         run["metadata"]["labels"] = json!({"triggers.tekton.dev/triggers-eventid": "copied"});
         let made = tasks.made_by("carol", &run, &[accept, "Accept-Encoding: gzip"]).await;
         assert_eq!(
@@ -326,7 +327,8 @@ async fn who_makes_a_run_caused_it_in_whatever_form_they_want_the_answer() {
     }
 }
 
-/// Else whoever has the token of a pod could act for whom somebody lets, or be acted for, without the checks of a task.
+/// Otherwise the holder of a pod's token could act for people who allow it, or have others act for it, without the
+/// checks for tasks.
 #[tokio::test]
 async fn a_pods_token_is_no_actor_token_and_none_goes_with_it() {
     let tasks = Tasks::with(
@@ -348,7 +350,7 @@ async fn a_pods_token_is_no_actor_token_and_none_goes_with_it() {
     }
 }
 
-/// Each run that a task starts adds that task to those who act, as an agent does.
+/// Each run that a task starts adds that task to the chain of actors, like an agent.
 #[tokio::test]
 async fn a_task_behind_whose_run_four_act_already_gets_no_token() {
     let tasks = Tasks::start().await;

@@ -18,7 +18,7 @@ use crate::{
 
 const RUNS: &str = "runs: {kubernetes: cluster, namespaces: ['{ns}']}\n";
 
-/// What the log says while runs cannot be watched.
+/// The log message while runs cannot be watched.
 const NOT_LINKED: &str = "runs are not linked to their causes";
 
 async fn may_watch_runs(world: &World) {
@@ -32,17 +32,17 @@ fn runs(world: &World) -> String {
     format!("/apis/tekton.dev/v1/namespaces/{}/pipelineruns", world.namespace)
 }
 
-/// The record of a run in the trail, once it has one.
+/// The records of a run in the trail, once there are any.
 pub(super) async fn linked(doorward: &Doorward, uid: &Value) -> Vec<Value> {
     doorward.records(1, |record| record["unmapped"]["linked"]["uid"] == *uid).await
 }
 
-/// Exit code and output of `doorward audit trace`.
+/// The exit code and output of `doorward audit trace`.
 pub(super) async fn trace(world: &World, name: &str) -> (Option<i32>, String) {
     world.doorward.trace("pipelinerun", &format!("{}/{name}", world.namespace)).await
 }
 
-/// The same once it tells of the end of tokens, which a thread of its own writes.
+/// The same once it reports the end of tokens, which a separate thread writes.
 async fn trace_to_the_end(world: &World, kind: &str, what: &str) -> (Option<i32>, String) {
     found(async || Some(world.doorward.trace(kind, what).await).filter(|traced| traced.1.contains("    ended    ")))
         .await
@@ -52,7 +52,7 @@ async fn trace_to_the_end(world: &World, kind: &str, what: &str) -> (Option<i32>
 async fn a_run_is_traced_to_who_asked_for_it_and_copies_of_it_are_not() {
     Tekton::get().await;
     let mut world = World::with(|yaml| yaml + RUNS).await;
-    // It tries again by itself until it may.
+    // It retries by itself until it has the right.
     world.doorward.wait_for_log_containing(NOT_LINKED).await;
     may_watch_runs(&world).await;
     let bob = world.kubectl("bob");
@@ -67,11 +67,11 @@ async fn a_run_is_traced_to_who_asked_for_it_and_copies_of_it_are_not() {
         assert!(said.contains(part), "{part}: {said}");
     }
 
-    // Made past Doorward, by somebody who may do that, and saying that Bob asked for it.
+    // Created without Doorward, by somebody who may, with the claim that Bob asked for it.
     let copied = run["metadata"]["annotations"].clone();
     world.api.create(&runs(&world), &pipeline_run("copy", &copied)).await;
     let other = json!({"doorward.dev/request-id": uuid::Uuid::from_u128(7)});
-    // While nobody watches.
+    // While nothing watches.
     world.doorward = world.doorward.kill_and_restart().await;
     let unknown = world.api.create(&runs(&world), &pipeline_run("unknown", &other)).await;
     linked(&world.doorward, &unknown["metadata"]["uid"]).await;
@@ -108,7 +108,7 @@ async fn a_run_that_appears_while_the_watch_is_cut_is_linked_once_it_is_whole_ag
     wire.cut();
     until(async || told() != before_gap).await;
     let within_gap = world.api.create(&runs(&world), &with_event("within")).await;
-    // One that is there no more when the watch begins anew, and must not keep it from the others.
+    // It no longer exists when the watch is reopened, which must not keep the others from being linked.
     let answer = world.api.ask("DELETE", &format!("{}/gone", runs(&world)), None).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     wire.mend();
@@ -116,7 +116,7 @@ async fn a_run_that_appears_while_the_watch_is_cut_is_linked_once_it_is_whole_ag
     assert_eq!(records.len(), 1);
     let event = &within_gap["metadata"]["labels"]["triggers.tekton.dev/triggers-eventid"];
     assert_eq!(records[0]["unmapped"]["linked"]["event_id"], *event, "{}", records[0]);
-    // The watch goes on, and what it told before the gap it tells no second time.
+    // The watch continues, and does not report again what came before the gap.
     let after = world.api.create(&runs(&world), &with_event("after")).await;
     linked(&world.doorward, &after["metadata"]["uid"]).await;
     assert_eq!(linked(&world.doorward, &before["metadata"]["uid"]).await.len(), 1);
@@ -135,7 +135,7 @@ async fn a_run_of_an_event_listener_is_traced_to_its_delivery() {
     let name = run["metadata"]["name"].as_str().unwrap();
     linked(&world.doorward, &run["metadata"]["uid"]).await;
     let event = run["metadata"]["labels"]["triggers.tekton.dev/triggers-eventid"].as_str().unwrap();
-    // The record of the delivery is complete once its answer is.
+    // The record of the delivery is complete only after its response.
     until(async || trace(world, name).await.0 == Some(0)).await;
     let (_, said) = trace(world, name).await;
     for part in [
@@ -148,7 +148,8 @@ async fn a_run_of_an_event_listener_is_traced_to_its_delivery() {
     }
 }
 
-/// A rerun by the Dashboard has all labels and annotations of the run before it; a forged run has what anybody may read of another.
+/// A rerun by the Dashboard copies all labels and annotations of the original run; a forged run copies what anybody may
+/// read of another.
 #[tokio::test]
 async fn a_rerun_is_of_who_reran_it_and_a_forged_event_is_of_no_delivery() {
     let listener = EventListener::prepare_with(Asks::Doorward, RUNS).await;
@@ -193,7 +194,7 @@ async fn a_rerun_is_of_who_reran_it_and_a_forged_event_is_of_no_delivery() {
         assert!(!["bob", "webhook:github", "delivery"].iter().any(|other| said.contains(other)), "{said}");
     }
 
-    // Nor is a run of a delivery made one of another, whose cause it would have.
+    // Nor can a run of one delivery be relabelled to another, which would give it that delivery's cause.
     let patch = async |media: &str, body: Value| {
         let line = format!(
             "PATCH {}/{}?fieldManager=tests&force=true HTTP/1.1",
@@ -220,7 +221,7 @@ async fn a_rerun_is_of_who_reran_it_and_a_forged_event_is_of_no_delivery() {
     let labels = &answer.json()["metadata"]["labels"];
     assert_eq!((labels[label].as_str(), &labels["team"]), (Some(event), &json!("a")), "{labels}");
 
-    // Past Doorward it is no run at all where the policies of `deploy/` are in force.
+    // Without Doorward it is not created at all while the policies of `deploy/` are in force.
     let past = Past(administrator(world.api, &world.namespace));
     forged["metadata"]["name"] = json!("past");
     past.0.write("past.json", &forged.to_string());
@@ -229,7 +230,8 @@ async fn a_rerun_is_of_who_reran_it_and_a_forged_event_is_of_no_delivery() {
     assert!(said.contains("runs are made through Doorward"), "{said}");
     let (code, said) = trace(world, "past").await;
     assert!(code == Some(1) && said.contains("no PipelineRun"), "{said}");
-    // Nor from the delivery on: it made the one run. Its record is complete once its answer is.
+    // Nor in the other direction: the delivery created only the one run. Its record is complete only after its
+    // response.
     let first = delivered["metadata"]["name"].as_str().unwrap();
     until(async || trace(world, first).await.0 == Some(0)).await;
     for (kind, what) in [("event", event), ("delivery", &id)] {
@@ -280,7 +282,7 @@ async fn a_token_is_traced_to_who_caused_its_run_and_on_to_each_use() {
     assert!(code == Some(1) && said.contains("no token unknown is in these files"), "{said}");
 }
 
-/// Rules for runs that a Git host set off: nobody acts there but the host.
+/// Rules for runs that a Git host triggered, where only the host acts.
 const DELIVERED: &str = "rules:
   - id: by-delivery
     on: {token: {audiences: ['https://target.test'], scopes: [push], service_accounts: ['{ns}/builder'], pipelines: [release]}}

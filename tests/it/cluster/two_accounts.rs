@@ -1,5 +1,5 @@
-//! Two accounts at one API server: that by which people are impersonated can do nothing else, and its token is asked for with that of
-//! the pod, which can impersonate nobody.
+//! Two accounts at one API server: the one for impersonation can do nothing else. Its token is requested with the
+//! credential of the pod's own account, which can impersonate nobody.
 
 use std::fs;
 
@@ -8,12 +8,12 @@ use serde_json::{Value, json};
 use super::world::{Setup, World, impersonation};
 use crate::{doctor::doctor, fixture::Change, harness::until};
 
-/// What the pod's own account may do.
+/// The rights of the pod's own account.
 fn requests() -> Value {
     json!([{"apiGroups": [""], "resources": ["serviceaccounts/token"], "verbs": ["create"], "resourceNames": ["proxy"]}])
 }
 
-/// With an upstream of its own for what Doorward asks for itself.
+/// With a separate upstream for Doorward's own requests.
 fn apart(yaml: &str) -> String {
     let (before, rest) = yaml.split_once("upstreams:\n").unwrap();
     let (upstream, after) = rest.split_once("routes:").unwrap();
@@ -34,7 +34,7 @@ async fn looks(world: &World) -> u16 {
     world.alice(&format!("GET /api/v1/namespaces/{}/pods", world.namespace), &[], b"").await.status
 }
 
-/// What the API server's audit log has of one of the accounts.
+/// The events of one of the accounts in the API server's audit log.
 fn seen(world: &World, account: &str) -> Vec<Value> {
     world.api.audit(&format!("\"system:serviceaccount:{}:{account}\"", world.namespace))
 }
@@ -64,12 +64,12 @@ async fn people_are_impersonated_by_an_account_that_can_do_nothing_else() {
     assert_eq!(as_somebody(&by_proxy), [&json!("alice")]);
     assert!(as_somebody(&by_itself).is_empty(), "the pod's own account impersonates nobody");
     let said = doctor(world.doorward.dir(), &["--only", "rights", "--only", "upstreams"]).await;
-    // The right to ask for the token is given in all namespaces here, which is more than is needed.
+    // The right to request the token applies to all namespaces here, which is more than needed.
     let not_good: Vec<&Value> = said.findings.iter().filter(|finding| finding["state"] != "good").collect();
     assert_eq!((said.findings.len(), not_good.len()), (4, 1), "{:?}", said.findings);
     assert!(not_good[0]["said"].as_str().unwrap().contains("create serviceaccounts/token"), "{not_good:?}");
 
-    // A generation goes on with the token of the one before.
+    // A generation continues with the token of the previous one.
     let requested = |world: &World| {
         seen(world, "doorward").iter().filter(|event| event["objectRef"]["subresource"] == "token").count()
     };
@@ -81,7 +81,7 @@ async fn people_are_impersonated_by_an_account_that_can_do_nothing_else() {
     assert_eq!(looks(&world).await, 200);
     assert_eq!(requested(&world), before);
 
-    // Made anew, the account has another uid, and its old tokens are worth nothing.
+    // Recreated, the account has another uid, and its old tokens are invalid.
     let account = format!("/api/v1/namespaces/{}/serviceaccounts/proxy", world.namespace);
     assert_eq!(world.api.ask("DELETE", &account, None).await.status, 200);
     world.api.account(&world.namespace, "proxy").await;
@@ -97,7 +97,7 @@ async fn a_reload_to_two_accounts_refuses_nobody() {
     assert_eq!(looks(&world).await, 200);
     let path = world.doorward.dir().join("doorward.yaml");
     let yaml = apart(&fs::read_to_string(&path).unwrap()).replace("{ns}", &world.namespace);
-    // Of another account Doorward gets no token, and goes on as it was.
+    // For another account Doorward gets no token, and continues as before.
     fs::write(&path, yaml.change("name: proxy,", "name: another,")).unwrap();
     let refused = world.doorward.wait_for_log_containing("the configuration was refused").await.to_string();
     assert!(refused.contains("there is no token of the service account"), "{refused}");

@@ -1,4 +1,4 @@
-//! Watches, as a client reads them off the wire.
+//! Watches, as a client reads them from the wire.
 
 use std::collections::BTreeSet;
 
@@ -7,14 +7,14 @@ use serde_json::{Value, json};
 use super::world::World;
 use crate::harness::{Raw, within};
 
-/// A watch of the ConfigMaps of a world's namespace, through Doorward. Chunks end where they like.
+/// A watch of the ConfigMaps in a world's namespace, through Doorward. Chunks may end anywhere.
 pub struct Watch<'w> {
     world: &'w World,
     query: String,
     raw: Raw,
     chunked: Vec<u8>,
     text: Vec<u8>,
-    /// Up to where it has told.
+    /// The last resource version that it reported.
     version: Option<String>,
     /// How often it was ended.
     ends: usize,
@@ -26,8 +26,8 @@ impl<'w> Watch<'w> {
         Self { world, query: query.to_owned(), raw, chunked, text: Vec::new(), version: None, ends: 0 }
     }
 
-    /// The next event. The API server ends a watch that it has to wait for; as clients do, it is opened anew where it
-    /// ended.
+    /// The next event. The API server ends a watch that would make it wait; like other clients, this one reopens it at
+    /// the last resource version.
     pub async fn next(&mut self) -> Value {
         loop {
             let Some(event) = self.line().await else {
@@ -57,7 +57,7 @@ impl<'w> Watch<'w> {
         self.ends
     }
 
-    /// None at the end.
+    /// `None` at the end.
     async fn line(&mut self) -> Option<Value> {
         loop {
             if let Some(at) = self.text.iter().position(|byte| *byte == b'\n') {
@@ -69,7 +69,7 @@ impl<'w> Watch<'w> {
                 if size == 0 && self.text.is_empty() {
                     return None;
                 }
-                // What came before the end is told first.
+                // Data before the end is returned first.
                 if size == 0 {
                     break;
                 }
@@ -88,7 +88,7 @@ impl<'w> Watch<'w> {
     }
 }
 
-/// A connection on which a watch was answered, and what came of it already.
+/// A connection with an open watch, and what it has received already.
 async fn begin(world: &World, query: &str) -> (Raw, Vec<u8>) {
     let (mut raw, token) = (world.connect().await, world.developer("alice"));
     let path = format!("/api/v1/namespaces/{}/configmaps?watch=true{query}", world.namespace);
@@ -107,8 +107,8 @@ async fn begin(world: &World, query: &str) -> (Raw, Vec<u8>) {
     (raw, chunked.split_off(end))
 }
 
-/// WatchList (KEP-3157), by which client-go fills its informers since 0.35: what is there comes first, then a bookmark
-/// that says so, then what happens.
+/// WatchList (KEP-3157), by which client-go has filled its informers since 0.35: existing objects first, then a
+/// bookmark that marks their end, then changes.
 #[tokio::test]
 async fn an_informer_is_filled_by_a_watch() {
     let world = World::start().await;

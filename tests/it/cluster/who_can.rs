@@ -1,4 +1,4 @@
-//! `doorward audit who-can` over the roles of the real API server, whose own answer it is held against.
+//! `doorward audit who-can` on the roles of the real API server, compared with the API server's own answer.
 
 use std::process::{Command, Output};
 
@@ -97,7 +97,7 @@ async fn who_starts_runs_past_doorward_is_whom_the_api_server_lets_do_so() {
     let masters = past.iter().find(|way| way["subject"]["name"] == "system:masters" && creates(way)).unwrap();
     assert!(masters["expected"].is_string(), "{masters}");
 
-    // An apply is a patch of a name, which makes what is not there.
+    // An apply is a patch by name, which creates what does not exist.
     let by_apply = json!(["create pipelineruns named nightly by server-side apply"]);
     assert_eq!(of_here("nightly").unwrap()["may"], by_apply);
     let token = api.token(ns, "nightly").await;
@@ -122,7 +122,7 @@ async fn who_starts_runs_past_doorward_is_whom_the_api_server_lets_do_so() {
     }
     assert!(!text.contains("rule look"), "{text}");
 
-    // A list that is not whole would hide somebody.
+    // An incomplete list would hide somebody.
     let part = kubectl.run(&["get", "roles,rolebindings", "-A", "-o", "json"]).await;
     let refused = who_can(ns, &kubectl, &part, &[]);
     let said = String::from_utf8(refused.stderr).unwrap();

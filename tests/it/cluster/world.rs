@@ -18,41 +18,41 @@ use crate::{
     harness::{Answer, Authority, Doorward, Issuer, Nginx, Raw, folder_with, found, free_port, request, until, within},
 };
 
-/// The group that a grant gives the developers of the issuer.
+/// The group that a grant gives the issuer's developers.
 pub const GROUP: &str = "tekton:dev";
 
-/// Where people reach Doorward, with TLS: a port at `localhost`.
+/// The TLS address that people use, a port at `localhost`.
 #[derive(Clone, Copy)]
 pub enum Front {
     /// Doorward's own; 0 for any.
     Own(u16),
-    /// Of an nginx in front of it that is set up as `deploy/examples/nginx.conf` says.
+    /// An nginx in front of it, set up as in `deploy/examples/nginx.conf`.
     Nginx(u16),
 }
 
 impl Front {
-    /// An nginx at some port.
+    /// An nginx at some free port.
     pub fn nginx() -> Self {
         Self::Nginx(free_port())
     }
 
-    /// What a browser calls it.
+    /// The origin in a browser.
     pub fn origin(self) -> String {
         let (Self::Own(port) | Self::Nginx(port)) = self;
         format!("https://localhost:{port}")
     }
 }
 
-/// What a world may have otherwise than [`World::start`].
+/// Deviations of a world from [`World::start`].
 pub struct Setup<'a> {
     pub front: Front,
-    /// That of its Kubernetes route.
+    /// The host of its Kubernetes route.
     pub host: &'a str,
-    /// Those of Doorward's own account.
+    /// The rights of Doorward's own account.
     pub rights: Value,
-    /// Beside the configuration.
+    /// Files beside the configuration.
     pub files: &'a [(&'a str, &'a str)],
-    /// Its clock can be set ([`Doorward::set_clock_ahead`]).
+    /// Whether its clock can be set ([`Doorward::set_clock_ahead`]).
     pub faults: bool,
 }
 
@@ -62,10 +62,10 @@ impl Default for Setup<'_> {
     }
 }
 
-/// Doorward with an issuer, and a namespace in which the group of its developers may do some things.
+/// Doorward with an issuer, and a namespace in which the group of its developers has some rights.
 pub struct World {
     pub api: &'static ApiServer,
-    /// Of this test alone.
+    /// Unique to this test.
     pub namespace: String,
     pub doorward: Doorward,
     pub issuer: Issuer,
@@ -93,7 +93,7 @@ impl World {
         Self::set_up(Setup { files, ..Setup::default() }, change).await
     }
 
-    /// Set up otherwise.
+    /// With this setup.
     pub async fn set_up(setup: Setup<'_>, change: impl FnOnce(String) -> String) -> Self {
         let api = ApiServer::get().await;
         let namespace = api.namespace().await;
@@ -105,14 +105,14 @@ impl World {
         Self::launch(api, namespace, setup, change).await
     }
 
-    /// One at this API server, where neither Doorward nor the developers may do anything yet.
+    /// A world at this API server, where neither Doorward nor the developers have any rights yet.
     pub async fn without_rights(api: &'static ApiServer, change: impl FnOnce(String) -> String) -> Self {
         let namespace = api.namespace().await;
         api.account(&namespace, "doorward").await;
         Self::launch(api, namespace, Setup::default(), change).await
     }
 
-    /// Starts it. What its account may do is given before.
+    /// Starts it. The rights of its account are granted before.
     async fn launch(
         api: &'static ApiServer,
         namespace: String,
@@ -122,7 +122,8 @@ impl World {
         let (issuer, authority) = (Issuer::start().await, Authority::new());
         let dir = tempfile::tempdir().unwrap();
         authority.issue(&["localhost"]).write(dir.path(), "server");
-        // Of a client that may say who asks by `X-Remote-User`: whatever of these came through would count.
+        // The certificate of a client that may set `X-Remote-User`: any such header that came through would take
+        // effect.
         api.front_proxy.issue(&["front-proxy"]).write(dir.path(), "front-proxy");
         for (name, text) in [
             ("token", api.token(&namespace, "doorward").await),
@@ -156,7 +157,7 @@ impl World {
         Self { api, namespace, doorward, issuer, authority, nginx }
     }
 
-    /// Where people reach Doorward, with TLS.
+    /// The TLS address that people use.
     fn front(&self) -> SocketAddr {
         self.nginx.as_ref().map_or_else(|| self.doorward.address("secure"), |nginx| nginx.address)
     }
@@ -165,7 +166,7 @@ impl World {
         Front::Own(self.front().port()).origin()
     }
 
-    /// Waits until browsers are sent to the provider.
+    /// Waits until browsers are redirected to the provider.
     pub async fn until_people_can_sign_in(&self) {
         let host = format!("Host: localhost:{}", self.front().port());
         until(async || {
@@ -176,12 +177,12 @@ impl World {
         .await;
     }
 
-    /// A connection to where people reach Doorward, for HTTP/1.1.
+    /// A connection to the address that people use, for HTTP/1.1.
     pub async fn connect(&self) -> Raw {
         Raw::tls(self.front(), &self.authority, None, "localhost").await
     }
 
-    /// The request lines of what went by nginx.
+    /// The request lines that went through nginx.
     pub fn passed_nginx(&self) -> Vec<String> {
         self.nginx.as_ref().expect("there is one").requests()
     }
@@ -191,21 +192,20 @@ impl World {
         bearer(&self.issuer.token(subject, &["dev"]))
     }
 
-    /// Sends a request in clear text as a developer called Alice.
+    /// Sends a request in clear text as the developer Alice.
     pub async fn alice(&self, request: &str, more: &[&str], body: &[u8]) -> Answer {
         let (line, token) = (format!("{request} HTTP/1.1"), self.developer("alice"));
         let lines = [&[line.as_str(), "Host: localhost", &token], more].concat();
         self.doorward.send(&lines, body).await
     }
 
-    /// kubectl as a developer, who reaches the cluster through Doorward.
+    /// kubectl as a developer, with Doorward as its server.
     pub fn kubectl(&self, subject: &str) -> Kubectl {
         let token = self.issuer.token(subject, &["dev"]);
         Kubectl::new(&self.origin(), &self.authority.pem(), &token, &self.namespace)
     }
 
-    /// What the audit log of the API server says of the requests that Doorward sent, but those in which it asks what it may do
-    /// itself.
+    /// The API server's audit events for requests from Doorward, except those by which it checks its own rights.
     pub fn audit(&self) -> Vec<Value> {
         let mut events = self.api.audit(&format!("system:serviceaccount:{}:doorward", self.namespace));
         let is_own = |event: &Value| {
@@ -216,13 +216,13 @@ impl World {
         events
     }
 
-    /// Waits until the API server's audit log has an event that fits, and gives it.
+    /// Waits for a matching event in the API server's audit log, and returns it.
     pub async fn event(&self, fits: impl Fn(&Value) -> bool) -> Value {
         found(async || self.audit().into_iter().find(&fits)).await
     }
 
-    /// Asserts that all that Doorward ever sent was sent as one of these people, in the group that the grant gives, and
-    /// under the id of one of Doorward's own records.
+    /// Asserts that Doorward sent every request as one of these people, with the group of the grant, and with the id of
+    /// one of Doorward's own records.
     pub async fn assert_sent_as(&self, people: &[&str]) {
         let uids = |records: &[Value]| -> BTreeSet<String> {
             let uids = records.iter().filter_map(|record| record["http_request"]["uid"].as_str());
@@ -234,17 +234,17 @@ impl World {
             assert!(people.iter().any(|person| user["username"] == *person), "{event:#}");
             assert_eq!(user["groups"], json!([GROUP, "system:authenticated"]), "{event:#}");
         }
-        // Records are written before the answer ends, yet to a file, by a thread of its own.
+        // Records are written before the response ends, but to a file, by a separate thread.
         let ids: BTreeSet<String> =
             events.iter().filter_map(|event| event["auditID"].as_str()).map(str::to_owned).collect();
         until(async || ids.is_subset(&uids(&self.doorward.audit()))).await;
     }
 }
 
-/// The rights that `doorward rbac` prints for the configuration with this change, in one form of impersonation.
+/// The rights that `doorward rbac` prints for the changed configuration, in one form of impersonation.
 pub fn printed_rights(form: &str, change: impl FnOnce(String) -> String) -> Vec<Value> {
     let dir = tempfile::tempdir().unwrap();
-    // Of what is filled in, rights depend on the group alone.
+    // Of what is filled in, the rights depend only on the group.
     let yaml = CONFIGURATION
         .replace("{secure}", "address: 127.0.0.1:0,")
         .replace("{issuer}", "https://issuer.test")
@@ -254,7 +254,7 @@ pub fn printed_rights(form: &str, change: impl FnOnce(String) -> String) -> Vec<
     printed_of(dir.path(), form)
 }
 
-/// What Doorward's own account may do: be others, and nothing else.
+/// The rights of Doorward's own account: to impersonate, and nothing else.
 pub fn impersonation() -> Value {
     json!([
         {"apiGroups": [""], "resources": ["users"], "verbs": ["impersonate"]},
@@ -271,7 +271,7 @@ pub fn impersonation() -> Value {
     ])
 }
 
-/// What the developers may do in the namespace. Secrets are not among it.
+/// The developers' rights in the namespace. Secrets are not included.
 fn rights() -> Value {
     json!([
         {"apiGroups": [""], "resources": ["configmaps", "pods"], "verbs": ["*"]},
@@ -327,7 +327,7 @@ impl Kubectl {
         Self { home, http1: false }
     }
 
-    /// Speaks HTTP/1.1 even where HTTP/2 is offered.
+    /// Uses HTTP/1.1 even if HTTP/2 is offered.
     pub fn over_http1(mut self) -> Self {
         self.http1 = true;
         self
@@ -351,7 +351,7 @@ impl Kubectl {
             .stdin(Stdio::null())
             .kill_on_drop(true);
         if self.http1 {
-            // Of client-go.
+            // Read by client-go.
             command.env("DISABLE_HTTP2", "true");
         }
         command
@@ -362,7 +362,7 @@ impl Kubectl {
         within(self.command(arguments).output()).await.unwrap()
     }
 
-    /// What a command that must succeed prints.
+    /// The output of a command that must succeed.
     pub async fn run(&self, arguments: &[&str]) -> String {
         let output = self.output(arguments).await;
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -370,7 +370,7 @@ impl Kubectl {
         text
     }
 
-    /// What a command that must fail says.
+    /// The error output of a command that must fail.
     pub async fn fails(&self, arguments: &[&str]) -> String {
         let output = self.output(arguments).await;
         assert!(!output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stdout));
