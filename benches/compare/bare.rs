@@ -1,4 +1,4 @@
-//! The yardstick: a reverse proxy of hyper alone, with a pool of its own and the same time-outs, that decides nothing.
+//! The baseline: a reverse proxy made of hyper only, with its own pool and the same timeouts, that decides nothing.
 
 use std::{cell::RefCell, convert::Infallible, net::SocketAddr, rc::Rc, sync::Arc, time::Duration};
 
@@ -107,7 +107,7 @@ async fn connect(upstream: SocketAddr) -> Result<SendRequest<Incoming>, Failure>
     Ok(sender)
 }
 
-/// A body that gives its connection back when it has ended.
+/// A body that returns its connection to the pool when it has ended.
 struct Pooled {
     body: Incoming,
     sender: Option<SendRequest<Incoming>>,

@@ -1,4 +1,4 @@
-//! An API server that knows of as many tasks as a run wants, each in the only task of a run of its own, and of nothing else.
+//! An API server with as many tasks as a run needs, each the only task of its own run, and nothing else.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -15,7 +15,7 @@ use serde_json::{Value, json};
 
 use crate::{Failure, tokens::CLUSTER_AUDIENCE};
 
-/// How many tasks there are.
+/// The number of tasks.
 pub const TASKS: usize = 1500;
 
 /// Serves until it is killed.
@@ -51,8 +51,8 @@ struct Watch {
 
 async fn list(kind: &str, make: fn(&str) -> Value, Query(query): Query<Watch>) -> Response {
     if query.watch {
-        // Something happens somewhere all the time, as in a cluster that works, until the time is out that was asked for: by that Doorward
-        // knows that it was told all, and asks about each task itself where it does not.
+        // As in a busy cluster, there are events all the time until the requested timeout. They show Doorward that its
+        // watch is current; otherwise it would look up each task itself.
         let since = query.resource_version.unwrap_or(1);
         let end = query.timeout_seconds.map(|seconds| since + seconds);
         let events = futures_util::stream::unfold(since + 1, move |version| async move {
@@ -76,13 +76,13 @@ async fn one(make: fn(&str) -> Value, Path(name): Path<String>) -> Json<Value> {
     Json(make(name.rsplit('-').next().unwrap_or_default()))
 }
 
-/// Somebody makes the run of a task.
+/// Creates the run of a task.
 async fn start(Json(run): Json<Value>) -> (StatusCode, Json<Value>) {
     let name = run["metadata"]["name"].as_str().unwrap_or_default();
     (StatusCode::CREATED, Json(pipeline_run(name.rsplit('-').next().unwrap_or_default())))
 }
 
-/// Believes what the token says: Doorward has checked its signature before it asks.
+/// Trusts the token's claims: Doorward has checked its signature before it asks.
 async fn review(Json(review): Json<Value>) -> Json<Value> {
     let token = review["spec"]["token"].as_str().unwrap_or_default();
     let claims = token.split('.').nth(1).and_then(|claims| BASE64URL.decode(claims).ok()).unwrap_or_default();
@@ -106,7 +106,7 @@ async fn review(Json(review): Json<Value>) -> Json<Value> {
     }}))
 }
 
-/// About the size that such objects have.
+/// Brings objects to about their usual size.
 fn padding() -> Value {
     json!([{"manager": "controller", "operation": "Update", "fieldsV1": {"f:metadata": {"f:labels": "x".repeat(3000)}}}])
 }

@@ -1,4 +1,4 @@
-//! Tasks that swap the tokens of their pods for tokens of ours, and use those.
+//! Tasks that exchange the tokens of their pods for Doorward's, and use those.
 
 use std::{
     fmt::Write as _,
@@ -10,17 +10,17 @@ use serde_json::Value;
 
 use crate::{Failure, cluster::TASKS, peers::Bench, tokens::Algorithm};
 
-/// Where tokens are exchanged.
+/// The token endpoint.
 pub const TOKEN: &str = "/oauth2/token";
 
-/// Tasks whose tokens have been exchanged before.
+/// The number of tasks whose tokens have been exchanged before.
 const SEEN: usize = 32;
 
-/// The form of an exchange, but for the token at its end.
+/// The form of an exchange, without the token at its end.
 const FORM: &str = "grant_type=urn%3Aietf%3Aparams%3Aoauth%3Agrant-type%3Atoken-exchange\
     &subject_token_type=urn%3Aietf%3Aparams%3Aoauth%3Atoken-type%3Ajwt&audience=https%3A%2F%2Ftarget.bench&scope=push&subject_token=";
 
-/// Somebody makes the run of each task, so that it is known who caused it.
+/// Creates the run of each task, so that its cause is known.
 pub fn starts(bench: &Bench) -> Result<String, Failure> {
     let token = bench.keys.tokens(&bench.issuer(), Algorithm::Es256, 1)?.pop().ok_or("no token")?;
     Ok(format!(
@@ -35,7 +35,7 @@ pub fn starts(bench: &Bench) -> Result<String, Failure> {
     ))
 }
 
-/// The exchange of each task's token: of all tasks, each once, or of some of them over and over.
+/// Exchanges the tokens of all tasks, each once, or of some tasks repeatedly.
 pub fn swaps(bench: &Bench, new: bool) -> Result<String, Failure> {
     let mut list = String::new();
     for token in bench.keys.pod_tokens(if new { TASKS } else { SEEN })? {
@@ -51,7 +51,7 @@ pub fn swaps(bench: &Bench, new: bool) -> Result<String, Failure> {
     ))
 }
 
-/// Tokens of ours for some of the tasks, as a list of Lua.
+/// Doorward's tokens for some of the tasks, as a Lua list.
 pub fn own(bench: &Bench, address: SocketAddr) -> Result<String, Failure> {
     let mut list = String::new();
     for token in bench.keys.pod_tokens(SEEN)? {

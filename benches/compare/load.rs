@@ -1,4 +1,4 @@
-//! The cases, and wrk as the load.
+//! The benchmark cases, with wrk as the load generator.
 
 use std::{collections::HashMap, fmt::Write as _, fs, process::Command, sync::OnceLock};
 
@@ -14,10 +14,10 @@ use crate::{
 
 pub const WEBHOOK_SECRET: &str = "a webhook secret of the bench";
 
-/// Something to measure.
+/// A benchmark case.
 pub struct Case {
     pub name: &'static str,
-    /// Proxies that run it, the yardstick first.
+    /// The proxies to run it with, the baseline first.
     pub proxies: Vec<&'static str>,
     pub tls: bool,
     path: &'static str,
@@ -32,23 +32,23 @@ enum Traffic {
     New(Algorithm),
     /// Signed deliveries, each once.
     Webhook,
-    /// People who are signed in.
+    /// Users who are signed in.
     Session,
-    /// Tokens of pods that are exchanged, each for the first time or not.
+    /// Tokens of pods that are exchanged, for the first time or repeatedly.
     Exchange {
         new: bool,
     },
-    /// Tokens that such an exchange gave.
+    /// Tokens from such exchanges.
     Own,
 }
 
-/// Tokens in use at once where each has been seen.
+/// How many tokens are in use when each has been seen before.
 const SEEN: usize = 1000;
-/// Requests of a run in which none may repeat.
+/// The number of requests of a run in which none may repeat.
 const ONCE: usize = 12_000;
-/// Connections of the load, each with one request at a time.
+/// Connections of the load generator, each with one request at a time.
 const CONNECTIONS: usize = 64;
-/// People signed in at once.
+/// How many users are signed in at once.
 const PEOPLE: usize = 32;
 
 pub fn cases(_: &Bench) -> Vec<Case> {
@@ -79,7 +79,7 @@ pub fn cases(_: &Bench) -> Vec<Case> {
     ]
 }
 
-/// Runs one case through one proxy, freshly started, and measures it.
+/// Runs one case with one newly started proxy, and measures it.
 pub fn run(bench: &Bench, case: &Case, proxy: &str, round: usize) -> Result<Sample, Failure> {
     let signatures = match (&case.traffic, proxy) {
         (Traffic::New(algorithm), "signature") => Some(bench.keys.check_signatures(*algorithm)?),
@@ -116,14 +116,14 @@ pub fn run(bench: &Bench, case: &Case, proxy: &str, round: usize) -> Result<Samp
         wrk(&running, case, &starts, "2s", Some(TASKS))?;
     }
     fs::write(&script, lua(bench, case, &running, round)?)?;
-    // Connections, pools and, for tokens that count as seen, the cache.
+    // Warms up connections, pools and, for tokens that count as seen, the cache.
     let warm = if once.is_some() { bench.dir.path().join("warm.lua") } else { script.clone() };
     if once.is_some() {
         fs::write(&warm, "request = function() return wrk.format('GET', '/plain/x') end")?;
     }
     wrk(&running, case, &warm, "1s", None)?;
     let before = running.cpu_us()?;
-    // Twice as long as they take: wrk does not stop before, and what Doorward does meanwhile counts.
+    // Twice as long as they take: wrk does not stop early, and what Doorward does meanwhile counts.
     let seconds = if once.is_some() { "3s" } else { "2s" };
     let (requests, per_second) = wrk(&running, case, &script, seconds, once)?;
     let cpu = running.cpu_us()? - before;
@@ -137,7 +137,7 @@ pub fn run(bench: &Bench, case: &Case, proxy: &str, round: usize) -> Result<Samp
     })
 }
 
-/// The requests of a case as a wrk script, made beforehand so that the load costs little.
+/// The requests of a case as a wrk script, generated in advance so that the load generator costs little.
 fn lua(bench: &Bench, case: &Case, running: &Running, round: usize) -> Result<String, Failure> {
     let list = match &case.traffic {
         Traffic::Plain => return Ok(format!("wrk.path = '{}'", case.path)),
@@ -163,8 +163,8 @@ fn lua(bench: &Bench, case: &Case, running: &Running, round: usize) -> Result<St
     ))
 }
 
-/// Signing thousands of RSA tokens takes seconds, so they are made once a process. A proxy is started anew for each run
-/// and has not seen any.
+/// Signing thousands of RSA tokens takes seconds, so they are created once per process. A proxy is restarted for each
+/// run and has not seen any.
 fn bearer(bench: &Bench, algorithm: Algorithm, count: usize) -> Result<String, Failure> {
     static MADE: OnceLock<std::sync::Mutex<HashMap<String, String>>> = OnceLock::new();
     let mut made = MADE.get_or_init(Default::default).lock().map_err(|_| "poisoned")?;
@@ -206,7 +206,7 @@ fn deliveries(path: &str, round: usize) -> String {
         let hex: String = tag.as_ref().iter().map(|byte| format!("{byte:02x}")).collect();
         let _ = write!(list, "{{'{hex}','{round:06}-{number:06}','{number:040}'}},");
     }
-    // The body is put together in Lua: 3,000 of 25 kB each would not fit a script.
+    // The body is assembled in Lua: 3,000 bodies of 25 kB would not fit in a script.
     format!(
         "local list = {{{list}}}
         local padding = string.rep('x', 25000)
@@ -222,10 +222,11 @@ fn deliveries(path: &str, round: usize) -> String {
     )
 }
 
-/// Requests served, and their rate. `once`: how many there are, where the script stops after the last of them; the rate is not known then,
-/// as wrk divides by all of its time. Any answer but 2xx fails the run. So does any socket error, or, where the script stops, which leaves
-/// connections in the middle, a last request that was not reached. What is ready in the turn in which it stops still sends a request, one
-/// of the first again: there may be one more for each other connection than are counted.
+/// Returns the number of requests served, and their rate. With `once`, the script stops after that many requests; the
+/// rate is unknown then, as wrk divides by its whole duration. Any response other than 2xx fails the run. So does any
+/// socket error or, if the script stops, which breaks connections, a last request that was not reached. Connections
+/// that are ready when it stops still repeat one of the first requests: there may be one more for each other connection
+/// than are counted.
 fn wrk(
     running: &Running,
     case: &Case,
@@ -257,8 +258,8 @@ fn wrk(
             .ok_or_else(|| format!("wrk printed no rate\n{text}"))?;
         return Ok((counted, Some(rate)));
     };
-    // Of the last on each connection it counts none, as it stops before they are answered. The proxy answers them all the same: the connections
-    // stay until the time is out.
+    // The last request of each connection is not counted, as wrk stops before it is answered. The proxy still answers
+    // it: the connections stay open until the time is over.
     if counted + (CONNECTIONS as u64) < all as u64 {
         return Err(format!(
             "{}: no more than {counted} of {all} requests were answered in {seconds}\n{text}",

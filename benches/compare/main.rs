@@ -1,8 +1,10 @@
-//! Doorward beside a bare hyper proxy and nginx: CPU time of the proxy per request, one worker on one core.
+//! Benchmarks Doorward against a bare hyper proxy and nginx: CPU time of the proxy per request, with one worker on one
+//! core.
 //!
-//! `benches/run` installs wrk and nginx and runs this. All proxies are pinned to core 0; load and upstream to core 1.
-//! Rounds are interleaved and ratios are taken within a round, so that a machine whose speed drifts does not decide.
-//! Raw figures go to `benches/results/`, and `report` writes the table of `docs/performance.md` and what the README says from them.
+//! `benches/run` installs wrk and nginx and runs this. All proxies are pinned to core 0; load generator and upstream to
+//! core 1. Rounds are interleaved and ratios are taken within a round, so that a drifting machine speed has no effect.
+//! Raw results are written to `benches/results/`; `report` generates the table in `docs/performance.md` and the figures
+//! in the README from them.
 
 #![expect(clippy::indexing_slicing, reason = "a bench that meets what it does not expect may stop")]
 
@@ -19,7 +21,7 @@ use std::{path::PathBuf, process::ExitCode};
 
 use report::{Figures, Sample, results};
 
-/// Writes what the committed figures give into `docs/performance.md` and the README.
+/// Writes the committed results into `docs/performance.md` and the README.
 fn write_report() -> Result<(), Failure> {
     let figures: Figures = serde_json::from_slice(&std::fs::read(results())?)?;
     for (page, told) in [("docs/performance.md", report::table(&figures)), ("README.md", report::summary(&figures))] {
@@ -58,7 +60,7 @@ fn measure(rounds: usize, only: Option<&str>) -> Result<(), Failure> {
     let mut samples = Vec::new();
     let mut cases = load::cases(&bench);
     cases.retain(|case| only.is_none_or(|only| only == case.name));
-    // Rounds outermost: a ratio may be to another case of the same round.
+    // Rounds are outermost: a ratio may refer to another case of the same round.
     for round in 0..rounds {
         for case in &cases {
             for proxy in &case.proxies {
@@ -80,7 +82,7 @@ fn measure(rounds: usize, only: Option<&str>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Memory of a Doorward that has started, and then been left alone for a moment.
+/// Memory of a Doorward that has started and is idle for a moment.
 fn idle_mib(bench: &peers::Bench) -> Result<f64, Failure> {
     let demo = bench.demo()?;
     std::thread::sleep(std::time::Duration::from_secs(3));

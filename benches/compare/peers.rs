@@ -16,16 +16,16 @@ use crate::{
     tokens::{AUDIENCE, Keys},
 };
 
-/// What all runs share.
+/// Shared by all runs.
 pub struct Bench {
     pub dir: TempDir,
     pub keys: Keys,
     pub upstream: SocketAddr,
     /// The port of the Doorward under test, which the provider must know.
     port: u16,
-    /// The issuer of people.
+    /// The issuer of the people.
     people: String,
-    /// The API server that knows tasks.
+    /// The API server with the tasks.
     tasks: SocketAddr,
     _nginx: Killed,
     _tasks: Killed,
@@ -36,7 +36,7 @@ pub struct Killed(pub Child);
 
 impl Drop for Killed {
     fn drop(&mut self) {
-        // nginx leaves on SIGTERM and takes its worker along; SIGKILL would orphan it.
+        // nginx exits on SIGTERM along with its worker; SIGKILL would orphan the worker.
         let _ = Command::new("kill").arg(self.0.id().to_string()).status();
         let _ = self.0.wait();
     }
@@ -49,14 +49,14 @@ pub struct Running {
 }
 
 impl Running {
-    /// What the process holds of the machine's memory, shared pages by its share, in MiB.
+    /// The memory of the process in MiB, with its share of shared pages.
     pub fn memory_mib(&self) -> Result<f64, Failure> {
         let rollup = fs::read_to_string(format!("/proc/{}/smaps_rollup", self.process.0.id()))?;
         let line = rollup.lines().find_map(|line| line.strip_prefix("Pss:")).ok_or("no Pss")?;
         Ok(line.trim().trim_end_matches(" kB").parse::<f64>()? / 1024.0)
     }
 
-    /// User and system time so far, in microseconds, of the process and of its children (nginx works in one).
+    /// User and system time so far, in microseconds, of the process and its children (nginx serves in one).
     pub fn cpu_us(&self) -> Result<f64, Failure> {
         let id = self.process.0.id();
         let mut ids = vec![id.to_string()];
@@ -69,7 +69,7 @@ impl Running {
             let fields: Vec<&str> = after_name.split_whitespace().collect();
             ticks += fields[11].parse::<f64>()? + fields[12].parse::<f64>()?;
         }
-        // Linux counts in hundredths of a second on every platform that matters here (USER_HZ).
+        // Linux counts in hundredths of a second on every platform relevant here (USER_HZ).
         Ok(ticks * 10_000.0)
     }
 }
@@ -140,7 +140,7 @@ impl Bench {
         Ok(Running { address, process })
     }
 
-    /// Doorward with one worker, the audit trail on and nothing logged.
+    /// Doorward with one worker, with the audit trail on and the log off.
     pub fn doorward(&self, tls: bool) -> Result<Running, Failure> {
         self.doorward_with(tls, "")
     }
@@ -159,7 +159,7 @@ impl Bench {
         };
         let (sections, entries) = more.split_once("---\n").unwrap_or_default();
         let mut yaml = CONFIG.to_owned() + sections;
-        // Entries of lists go behind those that are there.
+        // List entries are appended to the existing ones.
         for entry in entries.split("---\n").filter(|entry| !entry.is_empty()) {
             let (list, entry) = entry.split_once('\n').ok_or("an entry of no list")?;
             yaml = yaml.replace(&format!("\n{list}\n"), &format!("\n{list}\n{entry}"));
@@ -177,7 +177,7 @@ impl Bench {
         running(command.spawn()?, self.address())
     }
 
-    /// Doorward with the configuration of the demo, on all cores. Its provider and samples are in other processes.
+    /// Doorward with the demo's configuration, on all cores. Its provider and samples are separate processes.
     pub fn demo(&self) -> Result<Running, Failure> {
         let home = self.home()?;
         let mut yaml = include_str!("../../src/demo/doorward.yaml")
@@ -199,7 +199,7 @@ impl Bench {
         SocketAddr::from(([127, 0, 0, 1], self.port))
     }
 
-    /// A folder with the secrets, and one in it that nobody watches for changes.
+    /// A folder with the secrets, and a subfolder that is not watched for changes.
     fn home(&self) -> Result<PathBuf, Failure> {
         let home = TempDir::new_in(self.dir.path())?.keep();
         fs::create_dir(home.join("state"))?;
@@ -262,7 +262,7 @@ audit: {sink: {file: {path: state/audit.jsonl, max_size: 64MiB, keep: 2}}}
 log: {filter: error}
 ";
 
-/// What makes Doorward an issuer: sections, and entries of lists.
+/// The configuration that makes Doorward an issuer: sections, and list entries.
 const TOKENS: &str = "external_host: doorward.bench
 tokens: {exchange: [{issuer: tasks, kubernetes: tasks, namespaces: [ci]}]}
 ---
@@ -319,12 +319,12 @@ fn nginx(dir: &Path, name: &str, core: &str, http: &str) -> Result<Killed, Failu
     Ok(Killed(command.arg("-c").arg(&config).stderr(Stdio::null()).spawn().map_err(|e| format!("nginx: {e}"))?))
 }
 
-/// An address that nothing listens on at the moment.
+/// An address at which nothing listens at the moment.
 fn free_address() -> Result<SocketAddr, Failure> {
     Ok(TcpListener::bind("127.0.0.1:0")?.local_addr()?)
 }
 
-/// Waits until something listens.
+/// Waits until something listens at the address.
 fn wait_for(address: SocketAddr) -> Result<(), Failure> {
     let until = Instant::now() + Duration::from_secs(20);
     while Instant::now() < until {

@@ -1,4 +1,4 @@
-//! People who sign in: the development provider of the demo, and logins as a browser makes them.
+//! People who sign in: the demo's development provider, and logins as a browser performs them.
 
 use std::{
     io::{Read as _, Write as _},
@@ -16,10 +16,10 @@ use crate::Failure;
 /// The client of the login at the provider, and its secret.
 pub const CLIENT: (&str, &str) = DOORWARD_CLIENT;
 
-/// How long a Doorward that has just started may take to reach its provider.
+/// How long a newly started Doorward may take to reach its provider.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Starts the provider in this process, for a Doorward at each of `ports`; its issuer.
+/// Starts the provider in this process, for a Doorward at each of `ports`, and returns its issuer.
 pub fn provider(ports: &[u16]) -> Result<String, Failure> {
     let listener = std::net::TcpListener::bind("127.0.0.1:0")?;
     listener.set_nonblocking(true)?;
@@ -36,7 +36,7 @@ pub fn provider(ports: &[u16]) -> Result<String, Failure> {
     Ok(issuer)
 }
 
-/// Logs Alice in at the Doorward on `address` and gives the `Cookie` line of her session.
+/// Logs Alice in at the Doorward on `address` and returns the `Cookie` line of her session.
 pub fn log_in(address: SocketAddr, path: &str) -> Result<String, Failure> {
     let host = format!("localhost:{}", address.port());
     let page = "Accept: text/html\r\nSec-Fetch-Mode: navigate\r\nSec-Fetch-Dest: document\r\n";
@@ -88,14 +88,14 @@ fn ask(address: SocketAddr, head: &str, body: &str) -> Result<Answer, Failure> {
     Ok(Answer { location, cookies })
 }
 
-/// Path and query of an address.
+/// The path and query of an address.
 fn local(location: &str) -> Result<&str, Failure> {
     let rest = location.split_once("://").map_or(location, |(_, rest)| rest);
     let at = rest.find('/').ok_or_else(|| format!("{location} has no path"))?;
     Ok(&rest[at..])
 }
 
-/// Host and query of the address of the provider's page.
+/// The host and query of the address of the provider's page.
 fn authorize(location: &str) -> Result<(&str, &str), Failure> {
     let rest = location.strip_prefix("http://").ok_or_else(|| format!("{location} is not the provider's"))?;
     rest.split_once("/authorize?").ok_or_else(|| format!("{location} is not the page of its people").into())

@@ -1,4 +1,4 @@
-//! Figures to tables.
+//! Generates tables from results.
 
 use std::{collections::BTreeMap, fmt::Write as _, path::PathBuf};
 
@@ -14,19 +14,19 @@ pub struct Sample {
     pub requests: u64,
     /// User and system time of all threads of the proxy.
     pub cpu_us_per_request: f64,
-    /// None where the requests were over before the time was.
+    /// `None` if the requests were completed before the time was over.
     pub requests_per_second: Option<f64>,
 }
 
-/// What is kept of a whole run.
+/// The stored results of a whole run.
 #[derive(Clone, Debug, serde::Serialize, serde::Deserialize)]
 pub struct Figures {
-    /// With the configuration of the demo, less its provider and samples: PSS when idle.
+    /// PSS when idle, with the demo's configuration, without its provider and samples.
     pub idle_mib: f64,
     pub samples: Vec<Sample>,
 }
 
-/// Where raw figures are kept.
+/// The folder of raw results.
 pub fn results() -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("benches/results/latest.json")
 }
@@ -47,7 +47,7 @@ impl<'a> Runs<'a> {
         self.0.get(&(case, proxy)).into_iter().flatten().map(|sample| sample.cpu_us_per_request).collect()
     }
 
-    /// To the bare proxy within each round. What a credential costs shows against its plain run.
+    /// Ratios to the bare proxy within each round. The ratio to the plain run shows the cost of a credential.
     fn ratios(&self, case: &str, proxy: &str) -> Vec<f64> {
         let yardstick = if self.0.contains_key(&(case, "bare")) { case } else { "plain" };
         let bare_of = |round| self.0.get(&(yardstick, "bare"))?.iter().find(|bare| bare.round == round);
@@ -56,7 +56,8 @@ impl<'a> Runs<'a> {
     }
 }
 
-/// A Markdown table: medians, and the median of the ratios within each round to the bare proxy's plain run of that kind.
+/// A Markdown table of medians, and of the median of the ratios within each round to the bare proxy's plain run of that
+/// kind.
 pub fn table(figures: &Figures) -> String {
     let runs = Runs::of(figures);
     let mut cases: Vec<&str> = Vec::new();
@@ -84,7 +85,7 @@ pub fn table(figures: &Figures) -> String {
     text
 }
 
-/// The same in short, for who wants to know the order of it.
+/// The same as a short summary.
 pub fn summary(figures: &Figures) -> String {
     let runs = Runs::of(figures);
     let cost = |case, proxy| median(&runs.costs(case, proxy));
@@ -110,7 +111,7 @@ fn median(values: &[f64]) -> f64 {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
     let middle = |at: usize| sorted.get(at).copied().unwrap_or(f64::NAN);
-    // Of an even number the mean of both in the middle.
+    // For an even number, the mean of the two in the middle.
     f64::midpoint(middle(sorted.len().saturating_sub(1) / 2), middle(sorted.len() / 2))
 }
 
@@ -122,7 +123,7 @@ fn spread(values: &[f64], digits: usize) -> String {
     format!("{:.digits$} ({min:.digits$} to {max:.digits$})", median(values))
 }
 
-/// The page with what these figures give in its place.
+/// The page with its generated block replaced by `told`.
 pub fn written_into(page: &str, told: &str) -> Result<String, &'static str> {
     let (before, rest) = page.split_once(BEGIN).ok_or("the page has no place for figures")?;
     let (_, after) = rest.split_once(END).ok_or("the page's place for figures has no end")?;

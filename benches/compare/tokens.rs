@@ -1,4 +1,4 @@
-//! An issuer that needs no server: keys, a key set, and as many tokens as a run wants.
+//! An issuer without a server: keys, a key set, and as many tokens as a run needs.
 
 use aws_lc_rs::{
     rand::SystemRandom,
@@ -15,12 +15,12 @@ use crate::Failure;
 
 pub const AUDIENCE: &str = "https://doorward.bench";
 
-/// What tokens of pods are for: Doorward as an issuer.
+/// The audience of the pods' tokens: Doorward as an issuer.
 pub const CLUSTER_AUDIENCE: &str = AUDIENCE;
-/// Who issues them.
+/// The issuer of the pods' tokens.
 pub const CLUSTER_ISSUER: &str = "https://kubernetes.bench";
 
-/// How often a signature is made or checked to know what it costs.
+/// How many signatures are made or checked to measure their cost.
 const CHECKS: u64 = 4000;
 
 /// The keys of the issuer.
@@ -29,7 +29,7 @@ pub struct Keys {
     ec: EcdsaKeyPair,
 }
 
-/// Which key signs.
+/// The signing key.
 #[derive(Clone, Copy, Debug)]
 pub enum Algorithm {
     Rs256,
@@ -57,7 +57,7 @@ impl Keys {
         ]})
     }
 
-    /// Distinct tokens of about the size that providers give.
+    /// Distinct tokens of about the size that providers issue.
     pub fn tokens(&self, issuer: &str, algorithm: Algorithm, count: usize) -> Result<Vec<String>, Failure> {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
         (0..count)
@@ -72,7 +72,7 @@ impl Keys {
             .collect()
     }
 
-    /// Tokens of the pods of the [cluster](crate::cluster).
+    /// Tokens of the pods in the [cluster](crate::cluster).
     pub fn pod_tokens(&self, count: usize) -> Result<Vec<String>, Failure> {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_secs();
         (0..count)
@@ -87,7 +87,8 @@ impl Keys {
             .collect()
     }
 
-    /// Signs as an exchange does and, for a subject token that is new, checks one first; as [`Self::check_signatures`].
+    /// Signs as an exchange does and, for a new subject token, first checks one; results as in
+    /// [`Self::check_signatures`].
     pub fn exchange_signatures(&self, new: bool) -> Result<(u64, f64), Failure> {
         let (times, mut cpu_us) = if new { self.check_signatures(Algorithm::Rs256)? } else { (CHECKS, 0.0) };
         let random = SystemRandom::new();
@@ -99,7 +100,7 @@ impl Keys {
         Ok((times, cpu_us))
     }
 
-    /// Checks a signature over and over, with a parsed key as Doorward keeps it; how often, and the CPU time of all, in
+    /// Checks a signature repeatedly, with a parsed key as in Doorward. Returns how often, and the total CPU time in
     /// microseconds.
     pub fn check_signatures(&self, algorithm: Algorithm) -> Result<(u64, f64), Failure> {
         let token = self.tokens("https://issuer.bench", algorithm, 1)?.pop().ok_or("no token")?;
@@ -137,7 +138,7 @@ impl Keys {
     }
 }
 
-/// CPU time of this thread so far.
+/// The CPU time of this thread so far.
 fn thread_cpu_us() -> Result<f64, Failure> {
     let text = std::fs::read_to_string("/proc/thread-self/schedstat")?;
     let nanoseconds: f64 = text.split_whitespace().next().ok_or("schedstat is empty")?.parse()?;

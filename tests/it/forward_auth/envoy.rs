@@ -1,11 +1,11 @@
-//! The configuration of Envoy that people are told to write, and what Envoy asks with it.
+//! The documented Envoy configuration, and the requests that Envoy sends with it.
 
 use serde_json::{Value, json};
 
 use super::world;
 use crate::harness::{HANDSHAKE, call_back, session};
 
-/// The configuration of Envoy that people are told to write.
+/// The documented Envoy configuration.
 fn recipe_for_envoy() -> Value {
     let guide = include_str!("../../../docs/migrate-from-oauth2-proxy.md");
     let (_, section) = guide.split_once("### Envoy\n").unwrap();
@@ -13,7 +13,8 @@ fn recipe_for_envoy() -> Value {
     serde_saphyr::from_str(recipe.split("```").next().unwrap()).unwrap()
 }
 
-/// What Envoy asks with, of the headers of its client: `Authorization` and those of the recipe, and what that adds.
+/// The headers that Envoy asks with: of its client's headers `Authorization` and those in the documented configuration,
+/// and what that adds.
 fn asked_by_envoy(filter: &Value, headers: &[&str]) -> Vec<String> {
     let allowed = filter["allowed_headers"]["patterns"].as_array().unwrap();
     let passes = |line: &str| {
@@ -32,7 +33,7 @@ fn asked_by_envoy(filter: &Value, headers: &[&str]) -> Vec<String> {
     headers.iter().filter(|line| passes(line)).map(|line| (*line).to_owned()).chain(added).collect()
 }
 
-/// Nobody's session counted, as nothing said that browsers come by https, and nobody was led to a login.
+/// No session was accepted, as nothing said that browsers use https, and nobody was redirected to a login.
 #[tokio::test]
 async fn people_get_in_and_are_led_to_the_login_with_the_recipe_for_envoy() {
     let recipe = recipe_for_envoy();

@@ -1,4 +1,4 @@
-//! Agents that act for people: what is said of the people.
+//! Agents that act for people, and what tokens and records say about the people.
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
@@ -8,7 +8,7 @@ use crate::{fixture::Change, harness::Answer};
 
 const TYPE: (&str, &str) = ("actor_token_type", "urn:ietf:params:oauth:token-type:access_token");
 
-/// Asks for a token for a person by whom an agent was let.
+/// Asks for a token for a person who has authorized an agent.
 pub async fn ask(world: &World, person: &str, actor: &str) -> Answer {
     let asked = [("subject_token", person), ("actor_token", actor), TYPE, ("audience", TARGET), ("scope", "plan")];
     world.ask(&asked).await
@@ -34,11 +34,11 @@ async fn a_person_is_one_however_they_let_an_agent_act_and_has_no_name_in_a_trai
         let used = world.doorward.get("/", &["Host: localhost", &format!("Authorization: Bearer {own}")]).await;
         assert_eq!(used.status, 200, "{what}: {}", used.text());
     }
-    // An agent that another acts for stays one.
+    // An agent for whom another acts is still an agent.
     let may_act = json!({"client_id": "planner", "sub": "planner-account"});
     let itself = world.person("other", &json!({"may_act": may_act, "client_id": "other"}));
     assert_eq!(part(&ask(&world, &itself, &agent).await.token(), 1)["kind"], "agent");
-    // Neither does a refusal tell the name of another person, whose token the agent sends as its own.
+    // A refusal does not reveal the name of another person, whose token the agent presents as its own.
     for more in [json!({"client_id": "planner"}), json!({})] {
         let bob = world.person("bob-person", &json!({"client_id": "planner"}));
         let refused = ask(&world, &world.person("zoe-person", &more), &bob).await;
@@ -58,7 +58,7 @@ async fn a_person_is_one_however_they_let_an_agent_act_and_has_no_name_in_a_trai
     assert!(lines.iter().any(is_agents), "who acts has their name");
 }
 
-/// A rule for the planner was met by any agent that acted for somebody whose token the planner had got.
+/// A rule for the planner matched any agent that acted for somebody whose token the planner had obtained.
 #[tokio::test]
 async fn the_client_of_a_rule_is_that_of_the_agent_and_not_of_whom_it_acts_for() {
     let world = World::start().await;
@@ -106,10 +106,10 @@ async fn an_agent_gets_a_token_for_a_person_who_let_it() {
     let people = world.people.url();
     assert_eq!(claims["act"], json!({"iss": people, "sub": "planner-account", "client_id": "planner"}), "{claims:#}");
     assert_eq!(claims["client_id"], "planner");
-    // On a route it is Alice through the agent, which a rule for people does not mean.
+    // On a route it counts as Alice through the agent, which rules for people do not match.
     let answer = world.doorward.get("/", &["Host: localhost", &format!("Authorization: Bearer {own}")]).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
-    // What was issued to the agent by the person's own login says as much.
+    // A token that was issued to the agent in the person's own login is equally sufficient.
     ask(&world.person("alice", &json!({"client_id": "planner"})), &agent).await.token();
     ask(&world.person("alice", &json!({"may_act": {"client_id": "planner"}})), &agent).await.token();
     let by_all = json!({"iss": people, "sub": "planner-account", "client_id": "planner"});
@@ -119,7 +119,7 @@ async fn an_agent_gets_a_token_for_a_person_who_let_it() {
     }
     ask(&world.person("alice", &json!({"may_act": by_all})), &agent).await.token();
     let (job, job_issuer) = (world.job(&json!({})), world.ci.url());
-    /// So many who have acted for each other.
+    /// A chain of `count` actors.
     fn actors(count: usize) -> Value {
         (1..=count).fold(Value::Null, |within, number| {
             let mut act = json!({"sub": format!("actor-{number}")});
@@ -263,7 +263,7 @@ async fn an_agent_gets_a_token_for_a_person_who_let_it() {
     let four = world.person("alice", &json!({"may_act": {"sub": "planner-account"}, "act": actors(3)}));
     let act = part(&ask(&four, &agent).await.token(), 1)["act"].clone();
     assert_eq!(act["act"]["act"]["act"], json!({"iss": people, "sub": "actor-1"}), "each with its issuer: {act:#}");
-    // So it is of those of whom the provider says it, where no other comes to them.
+    // The same applies to actors named by the provider, if no others are added.
     for (count, is_too_many) in [(4, false), (5, true)] {
         let answer = world.exchange(&world.person("alice", &json!({"act": actors(count)})), "plan").await;
         assert_eq!(answer.text().contains("more than 4 would have acted"), is_too_many, "{count}: {}", answer.text());
@@ -278,10 +278,10 @@ async fn an_agent_gets_a_token_for_a_person_who_let_it() {
         assert_eq!(answer.status, 400, "{what}: {}", answer.text());
         assert!(answer.text().contains("service account"), "{what}: {}", answer.text());
     }
-    // Without its own token the agent is nobody.
+    // Without its own token the agent gets nothing.
     let alone = world.exchange(&lets, "plan").await;
     assert_eq!(alone.status, 400, "{}", alone.text());
-    // The person is shut out, and with them whoever acts for them.
+    // The person is locked out, and with them anybody who acts for them.
     let (code, said) =
         world.doorward.operator(&["revoke", "--issuer", "people", "--subject", "alice", "--why", "left"]).await;
     assert_eq!(code, Some(0), "{said}");
@@ -299,7 +299,7 @@ async fn what_an_agent_has_for_a_person_ends_when_the_agent_is_revoked() {
     let is_active = async || introspected(&world, "target", &own).await["active"].clone();
     assert_eq!(world.doorward.get("/", &["Host: localhost", &bearer]).await.status, 200);
     assert_eq!(is_active().await, json!(true));
-    // Of that name at another issuer.
+    // With the same name at another issuer.
     for (issuer, status) in [("ci", 200), ("people", 401)] {
         let (code, said) = world
             .doorward
@@ -310,7 +310,7 @@ async fn what_an_agent_has_for_a_person_ends_when_the_agent_is_revoked() {
     }
     assert_eq!(is_active().await, json!(false));
     assert_eq!(ask(&world, &person, &agent).await.status, 400);
-    // The trail tells why it ended.
+    // The trail has the reason for its end.
     let jti = part(&own, 1)["jti"].as_str().unwrap().to_owned();
     let traced = traced(&world, &jti).await;
     assert!(traced.contains("an operator revoked it: stolen"), "{traced}");

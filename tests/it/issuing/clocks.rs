@@ -1,4 +1,4 @@
-//! Clocks that differ: that of who made the token which is exchanged, and ours.
+//! Clock skew between the issuer of a token to be exchanged and Doorward.
 
 use serde_json::{Value, json};
 
@@ -8,13 +8,13 @@ use crate::{
     harness::{Answer, now, settled},
 };
 
-/// What is expected of a token, all in seconds by a clock that is right.
+/// A token and the expected result; all times are in seconds by a correct clock.
 struct Row {
     what: &'static str,
     issued: i64,
     not_before: Option<i64>,
     expires: i64,
-    /// What the refusal says; `None`: it is exchanged.
+    /// The text of the refusal; `None` if it is exchanged.
     refused: Option<&'static str>,
 }
 
@@ -26,7 +26,7 @@ const fn row(
     Row { what, issued, not_before, expires, refused }
 }
 
-/// Half a minute is forgiven.
+/// Half a minute is tolerated.
 const ROWS: [Row; 10] = [
     row("the same clock", (0, None, 300), None),
     row("a bit ahead", (20, Some(20), 320), None),
@@ -34,14 +34,14 @@ const ROWS: [Row; 10] = [
     row("good in a moment", (0, Some(20), 300), None),
     row("good later", (0, Some(120), 300), Some("(`nbf`); check both clocks")),
     row("about to end", (-290, None, 10), None),
-    // On a route it would still do.
+    // A route would still accept it.
     row("ended a moment ago", (-320, None, -10), Some("subject_token: the token expired 1")),
     row("ended long ago", (-420, None, -120), Some("the token expired 2 min")),
     row("good for ever", (0, None, 100 * 86_400), Some("at most 1 d 0 h is accepted")),
     row("as long as may be", (0, None, 86_000), None),
 ];
 
-/// The same while our clock is twenty seconds ahead of the others.
+/// The same while Doorward's clock is twenty seconds ahead of the others.
 const AHEAD: u64 = 20;
 const OURS_AHEAD: [Row; 5] = [
     row("the same clock as everybody", (0, None, 300), None),

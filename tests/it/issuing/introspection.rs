@@ -1,4 +1,4 @@
-//! What resource servers hear of tokens (RFC 7662).
+//! Introspection of tokens by resource servers (RFC 7662).
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::json;
@@ -52,7 +52,7 @@ async fn a_resource_server_hears_whether_a_token_for_it_is_good_now() {
         assert!(answer.header("www-authenticate").is_some_and(|challenge| challenge.starts_with("Basic")), "{what}");
     }
     world.doorward.record(|line| line.to_string().contains("only servers in `tokens.resource_servers`")).await;
-    // Each use of it at a server that asked is in the trail, and leads back to it.
+    // Each use of it at a server that introspected it is recorded, with a reference to the token.
     until(async || {
         let told = world.doorward.trace("token", jti).await.1;
         told.contains("at resource server target, which heard active")
@@ -61,7 +61,7 @@ async fn a_resource_server_hears_whether_a_token_for_it_is_good_now() {
     .await;
     let back = world.doorward.trace("request", &question).await.1;
     assert!(back.contains(&format!("token      {jti} for {TARGET}")), "{back}");
-    // One that its holder has ended; and all of a person who is shut out, on our own routes too.
+    // A token that its holder has ended, and all tokens of a person who is locked out, also on Doorward's own routes.
     assert_eq!(world.doorward.submit("/oauth2/revoke", &[], &format!("token={own}")).await.status, 200);
     assert_eq!(ask(&target, &own).await.json(), inactive);
     assert_eq!(ask(&target, &another).await.json()["active"], true);
@@ -75,7 +75,7 @@ async fn a_resource_server_hears_whether_a_token_for_it_is_good_now() {
     assert_eq!((answer.status, answer.reason()), (401, "token_revoked".to_owned()), "{}", answer.text());
 }
 
-/// Neither knows what the other has revoked of its own.
+/// Neither knows which of its own tokens the other has revoked.
 #[tokio::test]
 async fn a_token_of_another_doorward_with_the_same_keys_is_not_active() {
     let key = rcgen::KeyPair::generate().unwrap().serialize_pem();

@@ -1,4 +1,4 @@
-//! The replacement of the keys that sign, while tokens are asked for and used all the time: none that is good is refused.
+//! Rotation of the signing keys, while tokens are issued and used all the time: no valid one is refused.
 
 use std::{
     cell::RefCell,
@@ -20,13 +20,13 @@ use crate::{
     },
 };
 
-/// How many clients there are at a time.
+/// The number of concurrent clients.
 const CLIENTS: usize = 4;
 
-/// How many tokens of before are used again and again.
+/// How many earlier tokens are used again and again.
 const KEPT: usize = 40;
 
-/// Clients at one or more replicas that never stop.
+/// Clients at one or more replicas that send without pause.
 struct Load<'w> {
     world: &'w World,
     replicas: Vec<&'w Doorward>,
@@ -37,7 +37,7 @@ struct Load<'w> {
 struct Seen {
     /// The keys that have signed, in the order of their first tokens.
     signers: Vec<String>,
-    /// Tokens that must be good.
+    /// Tokens that must be valid.
     tokens: VecDeque<String>,
     uses: usize,
     /// Uses of a token after a later key had signed.
@@ -48,7 +48,7 @@ fn kid(token: &str) -> String {
     part(token, 0)["kid"].as_str().unwrap().to_owned()
 }
 
-/// A connection that stays.
+/// A persistent connection.
 struct Client<'w> {
     doorward: &'w Doorward,
     raw: Raw,
@@ -68,7 +68,7 @@ impl<'w> Client<'w> {
         answer
     }
 
-    /// Asks for a token for an agent of Alice's.
+    /// Asks for a token for Alice's agent.
     async fn exchange(&mut self, world: &World) -> Answer {
         let (agent, person) = ("planner-account", json!({"client_id": "planner"}));
         let form = exchange_form(&[
@@ -91,7 +91,7 @@ impl<'w> Load<'w> {
         Self { world, replicas, seen: RefCell::default() }
     }
 
-    /// Asks one replica after the other for tokens, and uses each, and one of before, at all of them.
+    /// Asks the replicas in turn for tokens, and uses each of them, and an earlier one, at all replicas.
     async fn client(&self, number: usize) -> Infallible {
         let mut clients = Vec::new();
         for replica in &self.replicas {
@@ -116,7 +116,7 @@ impl<'w> Load<'w> {
                         answer.text()
                     );
                 }
-                // Who is not Doorward has nothing but the set.
+                // Other verifiers know only the key set.
                 let kids = client.kids().await;
                 for token in [&own, &older] {
                     assert!(kids.contains(&kid(token)), "{} is not published: {kids:?}", kid(token));
@@ -128,7 +128,7 @@ impl<'w> Load<'w> {
         }
     }
 
-    /// Notes a new token, and gives one of before.
+    /// Records a new token, and returns an earlier one.
     fn note(&self, own: &str, turn: usize) -> String {
         let mut seen = self.seen.borrow_mut();
         let signer = kid(own);
@@ -141,7 +141,7 @@ impl<'w> Load<'w> {
         seen.tokens[turn % seen.tokens.len()].clone()
     }
 
-    /// Has the clients send until `meanwhile` is over.
+    /// Lets the clients send until `meanwhile` has completed.
     async fn during<T>(&self, meanwhile: impl Future<Output = T>) -> T {
         let clients = (0..CLIENTS).map(|number| self.client(number));
         tokio::select! {
@@ -156,13 +156,13 @@ impl<'w> Load<'w> {
         }
     }
 
-    /// Until so many more uses were good.
+    /// Until `uses` more uses have succeeded.
     async fn more(&self, uses: usize) {
         let until = self.seen.borrow().uses + uses;
         self.until(|seen| seen.uses >= until).await;
     }
 
-    /// Sets all clocks ahead, between two loads, since what was issued before may be over then.
+    /// Sets all clocks ahead, between two loads, as earlier tokens may have expired by then.
     async fn set_clocks_ahead(&self, seconds: u64) {
         self.seen.borrow_mut().tokens.clear();
         self.world.people.set_clock_ahead(seconds.cast_signed());
@@ -172,7 +172,7 @@ impl<'w> Load<'w> {
         self.are_ready().await;
     }
 
-    /// Until nothing that a replica knows is too old for it.
+    /// Waits until no replica considers its data stale.
     async fn are_ready(&self) {
         for replica in &self.replicas {
             let mut client = Client::to(replica).await;
@@ -189,7 +189,7 @@ impl<'w> Load<'w> {
     }
 }
 
-/// Two replicas of one store, whose keys are those of the same files.
+/// Two replicas of one store, with keys from the same files.
 struct Replicas {
     world: World,
     other: Doorward,
@@ -197,7 +197,7 @@ struct Replicas {
 }
 
 impl Replicas {
-    /// `keys`: how they sign, with `first.pem` and `second.pem`.
+    /// `keys` configures the signing keys `first.pem` and `second.pem`.
     async fn with_keys(keys: &str) -> Self {
         let redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
         let seal = BASE64_STANDARD.encode([7; 32]);
@@ -227,7 +227,7 @@ impl Replicas {
     }
 }
 
-/// Gives a replica another configuration, and waits until that is in force.
+/// Changes the configuration of a replica, and waits until it is in force.
 pub(super) async fn reload(doorward: &Doorward, change: impl FnOnce(String) -> String) {
     let generation = || doorward.log().iter().filter_map(|line| line["generation"].as_u64()).max().unwrap_or_default();
     let (before, path) = (generation(), doorward.dir().join("doorward.yaml"));
@@ -258,7 +258,7 @@ async fn no_good_token_is_refused_while_doorwards_own_keys_are_replaced() {
         load.more(100).await;
     })
     .await;
-    // Some seconds before the successor is to sign.
+    // A few seconds before the successor starts to sign.
     load.set_clocks_ahead(3600 - 5 - started.elapsed().as_secs()).await;
     load.during(async {
         load.until(|seen| seen.signers.len() == 2).await;
@@ -267,7 +267,7 @@ async fn no_good_token_is_refused_while_doorwards_own_keys_are_replaced() {
     .await;
     assert_eq!(load.seen.borrow().signers, keys, "the successor was published all along");
     assert_eq!(signing().await, [false, true]);
-    // The same before the first is published no longer, which is half an hour later.
+    // The same before the first key is withdrawn from the set, half an hour later.
     load.set_clocks_ahead(3600 + 1800 - 5 - started.elapsed().as_secs()).await;
     load.during(async {
         while world.kids().await.contains(&keys[0]) {
@@ -295,7 +295,7 @@ async fn no_good_token_is_refused_while_replicas_get_another_key_from_a_file() {
     );
     load.during(async {
         load.more(100).await;
-        // Published by each before it signs at any.
+        // Each replica publishes it before any signs with it.
         for (before, after) in [(one, both), (both, turned)] {
             for replica in replicas.both() {
                 reload(replica, |yaml| yaml.change(before, after)).await;
@@ -306,7 +306,7 @@ async fn no_good_token_is_refused_while_replicas_get_another_key_from_a_file() {
     })
     .await;
     assert_eq!(load.seen.borrow().signers.len(), 2);
-    // The last token that the first has signed is over, and the key goes.
+    // The last token signed by the first key has expired, and the key is removed.
     load.set_clocks_ahead(660).await;
     load.during(async {
         for replica in replicas.both() {
@@ -330,7 +330,7 @@ async fn no_good_token_is_refused_while_the_time_of_another_key_comes_at_replica
     assert_eq!(published.len(), 2);
     load.during(load.more(100)).await;
     assert_eq!(load.seen.borrow().signers, published[..1]);
-    // The moment comes while tokens are asked for and used, and nobody reads anything anew.
+    // The moment comes while tokens are issued and used, without any reload.
     load.set_clocks_ahead(at - 5 - now()).await;
     load.during(async {
         load.until(|seen| seen.signers.len() == 2).await;
@@ -372,7 +372,7 @@ async fn no_good_token_is_refused_where_made_keys_take_the_place_of_keys_from_fi
     let mut client = Client::to(&world.doorward).await;
     let (of_file, old) = (world.kids().await, client.exchange(&world).await.token());
     reload(&world.doorward, |yaml| yaml.change(keys, "\ntokens:\n")).await;
-    // At once: nobody waits for keys.
+    // Immediately: nothing waits for keys.
     let new = client.exchange(&world).await.token();
     assert!(!of_file.contains(&kid(&new)), "one that was made signs");
     let published = world.kids().await;
@@ -384,7 +384,7 @@ async fn no_good_token_is_refused_where_made_keys_take_the_place_of_keys_from_fi
     }
 }
 
-/// What it says may be right in itself: that a group may not be impersonated is found out when all of it has been read.
+/// It may be valid in itself: that a group may not be impersonated is found only after everything has been read.
 #[tokio::test]
 async fn a_configuration_that_is_refused_leaves_the_keys_of_tokens_as_they_are() {
     let [first, second] = [(); 2].map(|()| rcgen::KeyPair::generate().unwrap().serialize_pem());
@@ -424,13 +424,13 @@ async fn keys_are_replaced_without_a_gap() {
     let before = world.kids().await;
     let old = world.exchange(&world.job(&json!({})), "deploy").await.token();
     assert_eq!(part(&old, 0)["kid"].as_str(), before.first().map(String::as_str));
-    // Seven days and a bit.
+    // Slightly more than seven days.
     let ahead = 7 * 86_400 + 60;
     world.doorward.set_clock_ahead(ahead);
     world.ci.set_clock_ahead(ahead.cast_signed());
     let new = found(async || {
         let answer = world.exchange(&world.job(&json!({})), "deploy").await;
-        // What it knows of revocations is old for a moment, as it believes.
+        // For a moment it considers its revocations stale.
         if answer.status == 503 {
             return None;
         }

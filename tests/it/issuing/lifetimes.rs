@@ -1,4 +1,4 @@
-//! How long a token lasts, by the rules that give it.
+//! How long a token lasts, by the rules that grant it.
 
 use serde_json::json;
 
@@ -8,7 +8,7 @@ use crate::{
     harness::{found, now, settled},
 };
 
-/// How many seconds the token of a job lasts under these rules.
+/// The lifetime of a job's token in seconds under these rules.
 async fn lasts(rules: &str) -> i64 {
     let replaced = |yaml: String| {
         let (before, rest) = yaml.split_once("rules:").unwrap();
@@ -78,7 +78,7 @@ async fn an_operator_ends_a_token_of_ours_though_no_route_takes_it() {
     assert_eq!(introspected(&world, "target", &own).await["active"], false);
 }
 
-/// By another name of their issuer they were good again.
+/// Under the new name of their issuer they were valid again.
 #[tokio::test]
 async fn tokens_of_ours_that_were_ended_stay_so_where_a_reload_calls_their_issuer_otherwise() {
     let mut world = World::start().await;
@@ -111,7 +111,7 @@ async fn a_resource_server_hears_that_a_token_is_not_active_once_its_time_is_out
     let own = world.exchange(&world.job(&json!({"exp": now() + 3600})), "deploy").await.token();
     for (ahead, active) in [(0, true), (590, true), (601, false)] {
         world.doorward.set_clock_ahead(ahead);
-        // What it knows of revocations is old for a moment, as it believes.
+        // For a moment it considers its revocations stale.
         let told =
             found(async || Some(introspected(&world, "target", &own).await).filter(|told| told["active"].is_boolean()))
                 .await;

@@ -1,4 +1,4 @@
-//! Who waits for room in the audit trail, and what may have become of them when it is there.
+//! Callers that wait for room in the audit trail, and may have been revoked when there is some.
 
 use std::{
     collections::VecDeque,
@@ -14,10 +14,10 @@ use crate::{
     harness::{Raw, Reply, Upstream, until},
 };
 
-/// Keeps places of a trail that has two, by requests whose upstream answers only when it is told.
+/// Occupies places of a trail that has two, by requests whose upstream answers only when notified.
 pub struct Holder {
     upstream: Upstream,
-    /// For each place that is kept. One for all of them would forget that it was told twice.
+    /// One for each occupied place: a shared one would lose the second of two notifications.
     told: Arc<Mutex<VecDeque<Arc<Notify>>>>,
 }
 
@@ -35,14 +35,14 @@ impl Holder {
         Self { upstream, told }
     }
 
-    /// The configuration of a [`World`] with such a trail, whose route leads to this upstream.
+    /// The configuration of a [`World`] with such a trail, with this upstream for its route.
     pub fn change(&self, yaml: &str) -> String {
         let (before, rest) = yaml.split_once("web, url: '").unwrap();
         let (_, after) = rest.split_once('\'').unwrap();
         format!("{before}web, url: '{}'{after}", self.upstream.url()).change("audit: {", "audit: {queue: 2, ")
     }
 
-    /// Takes one place. An exchange needs two.
+    /// Occupies one place. An exchange needs two.
     pub async fn take(&mut self, world: &World) -> Raw {
         let carol = bearer(&world.person("carol", &json!({})));
         let before = self.upstream.requests().len();
@@ -52,7 +52,7 @@ impl Holder {
         raw
     }
 
-    /// Gives one back, the first that was taken.
+    /// Releases the place that was occupied first.
     pub fn give_back(&self) {
         self.told.lock().unwrap().pop_front().expect("a place is kept").notify_one();
     }
@@ -65,7 +65,7 @@ async fn who_waits_for_the_trail_gets_no_token_if_what_is_known_of_revocations_i
     let job = world.job(&json!({}));
     let own = world.exchange(&job, "deploy").await.token();
     world.doorward.break_disk(true);
-    // A write finds the disk broken, and nothing is read from then on.
+    // A write detects the broken disk, and nothing is read from then on.
     until(async || world.doorward.submit("/oauth2/revoke", &[], &format!("token={own}")).await.status == 503).await;
     for (ahead, status) in [(0, 200), (120, 503)] {
         let _held = holder.take(&world).await;

@@ -1,11 +1,11 @@
-//! Settings with which good tokens would be refused, or those of others taken, are found before they are in force.
+//! Settings that would make Doorward refuse valid tokens, or accept foreign ones, are rejected before they take effect.
 
 use crate::{
     fixture::Change,
     harness::{folder_with, now, rfc3339, told},
 };
 
-/// Of which each row changes something.
+/// Each row changes something in it.
 const GOOD: &str = "
 listeners: [{name: public, address: 127.0.0.1:0}]
 external_host: doorward.test
@@ -36,9 +36,9 @@ const REVIEW: &str = "    token_review: {upstream: api, bearer: {file: token}}\n
 const CLUSTER: &str = "{issuer: cluster, kubernetes: api, namespaces: [ci]}";
 const OWN: &str = "{name: own, preset: doorward, ";
 
-/// What is written in place of what, and what is said to that.
+/// The replaced text, its replacement, and the resulting error.
 const ROWS: [(&str, &str, &str); 39] = [
-    // Two clusters that call themselves alike.
+    // Two clusters with the same issuer.
     (
         "name: people, issuer: 'https://people.test'",
         "name: people, issuer: 'https://kubernetes.default.svc'",
@@ -140,7 +140,7 @@ const ROWS: [(&str, &str, &str); 39] = [
     ),
 ];
 
-/// Whether it may be used, and what is said.
+/// Whether it is accepted, and the output.
 async fn check(yaml: &str) -> (bool, String) {
     let key = || rcgen::KeyPair::generate().unwrap().serialize_pem();
     let dir = folder_with(&[
@@ -150,7 +150,7 @@ async fn check(yaml: &str) -> (bool, String) {
         ("other.pem", &key()),
         ("seal", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="),
     ]);
-    // Takes a moment to make.
+    // It takes a moment to generate.
     if yaml.contains("rsa.pem") {
         let rsa = rcgen::KeyPair::generate_for(&rcgen::PKCS_RSA_SHA256).unwrap();
         std::fs::write(dir.path().join("rsa.pem"), rsa.serialize_pem()).unwrap();
@@ -208,7 +208,7 @@ async fn settings_of_the_issuer_that_cannot_work_are_refused_with_what_to_change
         assert_eq!(good, said.is_empty(), "{after}: {told}");
         assert!(told.contains(said), "{after}: {told}");
     }
-    // Each replica would make keys that the others do not know.
+    // Each replica would create keys that the others do not know.
     let alone = GOOD
         .change("{path: doorward.redb}\n", "{path: doorward.redb, redis: {server: '127.0.0.1:1'}}\n")
         .change("  keys: [{file: key.pem}]\n  exchange", "  exchange");
@@ -258,7 +258,7 @@ async fn a_rule_that_is_over_before_the_token_of_a_provider_is_refused() {
     }
 }
 
-/// Who makes runs there has caused none of a cluster whose tasks get tokens.
+/// A run created there is recorded as caused by nobody in a cluster whose tasks get tokens.
 #[tokio::test]
 async fn a_route_to_an_api_server_of_no_cluster_is_warned_of() {
     const HOOKS: &str = "{name: hooks, kind: webhook, hosts: [hooks.test], schemes: [webhook], webhook: hooks, upstream: web, \

@@ -1,4 +1,4 @@
-//! What the audit trail says of exchanges, beside the tokens themselves.
+//! The audit records of exchanges, which never contain the tokens.
 
 use base64::{Engine as _, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use crate::{
 };
 
 impl World {
-    /// The record of what was answered so.
+    /// The record of a response.
     pub async fn record(&self, answer: &Answer) -> Value {
         let id = answer.header("x-request-id").unwrap();
         self.doorward.record(|record| record.to_string().contains(id)).await
@@ -45,14 +45,14 @@ async fn what_shadow_rules_say_of_each_scope_of_a_token_is_recorded() {
     for (scope, given, shadow) in [
         ("plan", true, json!(["no-plan"])),
         ("plan deploy", true, json!(["no-plan", "no-deploy"])),
-        // Scopes are looked at in their order, up to the first that no rule gives.
+        // Scopes are checked in order, up to the first that no rule grants.
         ("plan unknown", false, json!(["no-plan"])),
     ] {
         let answer = world.exchange(&job, scope).await;
         assert_eq!(answer.status == 200, given, "{scope}: {}", answer.text());
         assert_shadow(&world.record(&answer).await, scope, &shadow);
     }
-    // All that rules give, and what they would give besides.
+    // Everything that rules grant, and what they would grant otherwise.
     let answer = world.ask(&[("subject_token", &job), ("audience", TARGET)]).await;
     answer.token();
     assert_shadow(&world.record(&answer).await, "all", &json!(["no-plan", "no-deploy", "erase"]));
@@ -81,7 +81,7 @@ async fn a_token_that_an_operator_revokes_is_traced_to_its_end() {
             ("whose it is, by the identifier of their issuer", &*identifier, "origin"),
             ("whom it names", "own", "sub"),
         ] {
-            // Whoever was revoked gets no other.
+            // Revoked callers get no other token.
             let subject = format!("repo:acme/app:{}", what.len());
             let own = world.exchange(&world.job(&json!({"sub": subject})), "deploy").await.token();
             let claims = part(&own, 1);
@@ -97,7 +97,7 @@ async fn a_token_that_an_operator_revokes_is_traced_to_its_end() {
     }
 }
 
-/// What `doorward audit trace` says of a token, once it tells of an end.
+/// The output of `doorward audit trace` for a token, once it reports an end.
 pub async fn traced(world: &World, jti: &str) -> String {
     found(async || Some(world.doorward.trace("token", jti).await.1).filter(|said| said.contains("    ended    "))).await
 }

@@ -1,4 +1,4 @@
-//! What the endpoints of tokens say while the trouble is ours: that it is, and when to come again.
+//! The responses of the token endpoints to trouble on Doorward's side: that it is temporary, and when to retry.
 
 use std::{fs, time::Duration};
 
@@ -12,7 +12,7 @@ use crate::{
     harness::{Answer, EXCHANGE, Fault, Issuer, exchange_form, found, request, until},
 };
 
-/// It may work later, and not at once.
+/// It may succeed later, but not at once.
 fn assert_passes(what: &str, answer: &Answer, why: &str) {
     assert_eq!(answer.status, 503, "{what}: {}", answer.text());
     assert_later(what, answer);
@@ -43,7 +43,7 @@ async fn who_is_refused_because_of_our_trouble_hears_when_to_come_again() {
     let job = world.job(&json!({}));
     let own = world.exchange(&job, "deploy").await.token();
     world.doorward.break_disk(true);
-    // A write finds the disk broken.
+    // A write detects the broken disk.
     let refused = found(async || {
         let answer = world.doorward.submit("/oauth2/revoke", &[], &format!("token={own}")).await;
         (answer.status == 503).then_some(answer)
@@ -99,7 +99,7 @@ async fn without_keys_no_token_is_given_and_who_asks_hears_when_to_come_again() 
     let job = world.job(&json!({}));
     world.exchange(&job, "deploy").await.token();
     let (path, kids) = (world.doorward.dir().join("seal"), world.kids().await);
-    // Somebody has replaced the key of the seal, and not kept the one before it beside it.
+    // The sealing key was replaced, and the previous one was not kept beside it.
     fs::write(&path, seal(8)).unwrap();
     world.doorward = world.doorward.kill_and_restart().await;
     let why = "the keys of tokens have not been read from the store yet; try again in a moment";
@@ -110,7 +110,7 @@ async fn without_keys_no_token_is_given_and_who_asks_hears_when_to_come_again() 
     ] {
         assert_passes(path, &world.doorward.submit(path, &[], &form).await, why);
     }
-    // In the words of the registry's protocol.
+    // In the format of the registry protocol.
     let answer = world.doorward.get("/oauth2/registry?service=registry.test", &["Host: doorward.test"]).await;
     assert_eq!((answer.status, answer.header("content-type")), (503, Some("application/json")), "{}", answer.text());
     let error = &answer.json()["errors"][0];
@@ -119,16 +119,16 @@ async fn without_keys_no_token_is_given_and_who_asks_hears_when_to_come_again() 
     let answer = world.doorward.get("/oauth2/jwks", &["Host: doorward.test"]).await;
     assert_eq!(answer.status, 503, "{}", answer.text());
     assert_later("the set", &answer);
-    // Metrics count what is refused, in whatever words.
+    // Metrics count refusals in any format.
     let failed = r#"doorward_requests_total{route="-",scheme="none",outcome="failed",reason="store_unavailable"} 5"#;
     world.doorward.until_metrics_say(failed).await;
-    // It is put back, and nobody starts anything again.
+    // It is restored, without a restart.
     fs::write(&path, seal(7)).unwrap();
     until(async || world.exchange(&job, "deploy").await.status == 200).await;
     assert_eq!(world.kids().await, kids);
 }
 
-/// Nothing but moving the whole store away, with its revocations, had keys made again.
+/// Keys were only recreated after moving the whole store away, with its revocations.
 #[tokio::test]
 async fn keys_whose_seal_is_given_up_are_dropped_on_an_operators_word_and_others_are_made() {
     let seal = |byte: u8| BASE64_STANDARD.encode([byte; 32]);
@@ -155,7 +155,8 @@ async fn keys_whose_seal_is_given_up_are_dropped_on_an_operators_word_and_others
     assert_eq!(world.doorward.records(after.len(), made).await.len(), after.len());
 }
 
-/// Each held two places in the trail while the keys of their issuer were asked for, and requests with good tokens waited behind them.
+/// Each occupied two places in the trail while the keys of the issuer were fetched, and requests with valid tokens
+/// waited behind them.
 #[tokio::test]
 async fn whose_token_may_be_anybodys_keeps_no_request_waiting_for_the_trail() {
     let world = World::with(|yaml| yaml.change("audit: {", "audit: {queue: 2, ")).await;

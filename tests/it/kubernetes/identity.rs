@@ -1,4 +1,4 @@
-//! Rows A, H, X, N, E, S, C, L: who a request is from, and who it says it is.
+//! Rows A, H, X, N, E, S, C, L: which identity a request has, and which it claims.
 
 use std::{net::SocketAddr, sync::Arc};
 
@@ -68,13 +68,13 @@ async fn what_a_client_says_of_its_identity_never_reaches_the_api_server() {
             assert_eq!(answer.reason(), "impersonation_refused", "{row}");
             assert_eq!(answer.json()["kind"], "Status", "{row}");
         }
-        // The twin: the same without these lines.
+        // The counterpart: the same without these lines.
         alice(&fixture, row, &format!("GET {TASKRUNS}"), &[], Clean).await;
     }
-    // kubernetes:A2: a uid alone, with no other header and no credential.
+    // kubernetes:A2: only a uid, with no other header and no credential.
     let lone = [&format!("GET {TASKRUNS} HTTP/1.1"), "Host: api.test", "Impersonate-Uid: 0"];
     check(&fixture, "kubernetes:A2", &lone, b"", Refused(&[401, 403])).await;
-    // In a trailer, where a server may merge it into the headers.
+    // In a trailer, which a server may merge into the headers.
     let token = fixture.alice();
     let line = format!("POST {TASKRUNS} HTTP/1.1");
     let post = [&line, "Host: api.test", &token, "Content-Type: application/json", "Transfer-Encoding: chunked"];
@@ -82,7 +82,7 @@ async fn what_a_client_says_of_its_identity_never_reaches_the_api_server() {
     check(&fixture, "attacks:Z37", &post, trailer, Clean).await;
 }
 
-/// peers:D3: each group has a line of its own, and one with a comma in its name stays one.
+/// peers:D3: each group has a line of its own, even with a comma in its name.
 #[tokio::test]
 async fn groups_are_sent_one_by_one() {
     let change = |yaml: String| {
@@ -115,7 +115,7 @@ async fn routes_without_a_caller_lose_forged_identities_too() {
     }
 }
 
-/// And stands in the trail with whom the token named, where it names somebody who cannot be a principal.
+/// It is also recorded with the name in the token, if that cannot be a principal.
 #[tokio::test]
 async fn a_user_that_is_not_certain_is_refused() {
     let fixture = fixture().await;
@@ -156,7 +156,7 @@ async fn a_user_that_is_not_certain_is_refused() {
         ),
         ("kubernetes:S2", named(json!({"name": "bea", "groups": ["system:authenticated", "dev"]})), 200, None),
         ("kubernetes:S3", named(json!({"name": "bea", "groups": ["dev", "systemx:y"]})), 200, None),
-        // Stricter than the API server, to which this is a plain group: other programs fold case.
+        // Stricter than the API server, for which this is an ordinary group: other programs ignore case.
         (
             "kubernetes:S3",
             named(json!({"name": "bea", "groups": ["dev", "System:masters"]})),
@@ -173,7 +173,7 @@ async fn a_user_that_is_not_certain_is_refused() {
             403,
             bea(json!({"group": "system:masters\t"})),
         ),
-        // A right that comes by the group alone.
+        // A right that only the group gives.
         ("kubernetes:N8", named(json!({"name": "bea", "groups": ["dev"]})), 200, None),
         ("kubernetes:N8", named(json!({"name": "bea", "groups": ["other"]})), 403, None),
     ];
@@ -213,14 +213,14 @@ async fn one_credential_well_formed_or_401() {
         let mut all = vec![request.as_str(), "Host: api.test"];
         all.extend(lines.iter().map(String::as_str));
         let answer = check(&fixture, row, &all, b"", Refused(statuses)).await;
-        // RFC 6750 section 3.1 has a challenge with 400 as well, for a token that comes in two ways.
+        // RFC 6750 section 3.1 has a challenge with 400 too, for a token presented in two ways.
         assert_eq!(answer.header("www-authenticate").is_some(), answer.status != 403, "{row}: {}", answer.head);
         assert_eq!(answer.json()["kind"], "Status", "{row}");
     }
     alice(&fixture, "kubernetes:E2", &format!("GET {TASKRUNS}"), &[], Clean).await;
 }
 
-/// kubernetes:E3 where a cookie is the only credential that counts: the other one is not ignored.
+/// kubernetes:E3 where only a cookie is accepted: the other credential is not ignored.
 #[tokio::test]
 async fn a_cookie_beside_another_credential_is_400_where_sessions_alone_are_taken() {
     let (mut doorward, (issuer, upstream), host, cookie) = with_login("", "").await;
@@ -279,7 +279,7 @@ async fn our_own_credential_refused_upstream_is_never_401() {
         let fixture = super::scripted(move |_| Reply::json(upstream, "{}")).await;
         let (answer, seen) = fixture.api(TASKRUNS, &[&fixture.alice()]).await;
         assert_eq!((answer.status, seen.len()), (status, 1), "{row}: {}", answer.text());
-        // An apply is first looked for.
+        // An apply is looked up first.
         let (apply, token) = (format!("{TASKRUNS}/a"), fixture.alice());
         let line = format!("PATCH {apply} HTTP/1.1");
         let lines = [&*line, "Host: api.test", &token, "Content-Type: application/apply-patch+yaml"];
@@ -295,7 +295,7 @@ async fn our_own_credential_refused_upstream_is_never_401() {
     }
 }
 
-/// Takes connections with a certificate of the authority only, and brings them to an upstream in clear text.
+/// Accepts connections only with a certificate of the authority, and forwards them to an upstream in clear text.
 async fn behind_tls(upstream: &Upstream, authority: &Authority) -> SocketAddr {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_slice(authority.pem().as_bytes()).unwrap()).unwrap();
@@ -351,7 +351,7 @@ async fn a_dead_token_does_not_hammer_the_issuer() {
         let lines = [&format!("GET {TASKRUNS} HTTP/1.1"), "Host: api.test", &dead];
         check(&fixture, "kubernetes:C5", &lines, b"", Refused(&[401])).await;
     }
-    // A negative answer lasts some seconds, and this loop lasts longer only on a slow machine.
+    // A negative answer is cached for some seconds, and this loop takes longer only on a slow machine.
     assert!(fixture.a.introspections() <= 20, "kubernetes:C5: {}", fixture.a.introspections());
     let good = unique();
     fixture.a.opaque(

@@ -1,4 +1,4 @@
-//! Rows P and C4: what a path and a query mean to the API server.
+//! Rows P and C4: the meaning of a path and a query to the API server.
 
 use serde_json::json;
 
@@ -29,13 +29,13 @@ async fn a_path_that_is_not_canonical_is_400() {
         let answer = alice(&fixture, "kubernetes:P1", &format!("GET {path}"), &[], Refused(&[400])).await;
         assert_eq!(answer.json()["kind"], "Status", "kubernetes:P1 {path}");
     }
-    // The twin: decided and forwarded as the same bytes.
+    // The counterpart: decided and forwarded as the same bytes.
     alice(&fixture, "kubernetes:P1", "GET /api/v1/namespaces/a/configmaps?limit=1", &[], Clean).await;
     let (_, seen) = fixture.api("/api/v1/namespaces/a/configmaps?limit=1", &[&fixture.alice()]).await;
     assert_eq!(seen[0].line(), "GET /api/v1/namespaces/a/configmaps?limit=1 HTTP/1.1");
 }
 
-/// Clients of Kubernetes read nothing else, and of a refusal that comes before a route is found as little.
+/// Kubernetes clients understand nothing else, even if a request is refused before a route is found.
 #[tokio::test]
 async fn who_comes_to_a_host_of_the_api_server_alone_is_refused_in_its_words() {
     let change = |yaml: String| {
@@ -57,7 +57,7 @@ async fn who_comes_to_a_host_of_the_api_server_alone_is_refused_in_its_words() {
             (&reason.into(), Some("application/json")),
             "{said}"
         );
-        // The twin: where others come as well.
+        // The counterpart: a host that other clients use too.
         let answer = fixture.doorward.get(path, &["Host: both.test"]).await;
         assert_eq!(answer.header("content-type"), Some("application/problem+json"), "{path}");
     }
@@ -65,12 +65,12 @@ async fn who_comes_to_a_host_of_the_api_server_alone_is_refused_in_its_words() {
     let lines = lines(&"a".repeat(33_000));
     let answer = fixture.doorward.get("/apis", &lines.iter().map(String::as_str).collect::<Vec<_>>()).await;
     assert_eq!((answer.status, &answer.json()["kind"]), (431, &"Status".into()));
-    // kubectl reads no `Status` where it asks what there is.
+    // kubectl does not parse a `Status` in discovery.
     let answer = fixture.doorward.get("/apis", &["Host: api.test"]).await;
     assert_eq!((answer.status, answer.header("content-type")), (401, Some("text/plain; charset=utf-8")));
 }
 
-/// Before a route is looked for, so that the host alone tells who asks.
+/// Before routing, so that only the host shows which clients ask.
 #[tokio::test]
 async fn what_is_refused_for_want_of_memory_is_said_as_the_api_server_would() {
     let change = |yaml: String| yaml.change("limits: {", "limits: {memory: 1000KiB, ");
@@ -110,7 +110,7 @@ async fn what_is_refused_for_want_of_memory_is_said_as_the_api_server_would() {
             "details": {"uid": null, "retryAfterSeconds": 1, "causes": [{"reason": "overloaded", "message": "Doorward is short of memory"}]},
         })
     );
-    // The twin: where others come.
+    // The counterpart: a host that other clients use.
     assert_eq!((web.status, web.header("content-type")), (503, Some("application/problem+json")));
 }
 
@@ -141,7 +141,7 @@ async fn a_request_is_decided_by_what_the_api_server_will_do() {
         ("kubernetes:P6", "dev", "GET /api/v1/nodes/n/proxy/exec/ns/pod/c".into(), 403),
         ("kubernetes:P6", "dev", "GET /api/v1/namespaces/a/services/x:80/proxy/..%2f..".into(), 400),
         ("kubernetes:P6", "dev", "GET /api/v1/namespaces/a/services/x".into(), 200),
-        // Nor of a name that the API server does not look at.
+        // Nor a name that the API server ignores.
         ("kubernetes:P5", "dev", "POST /apis/tekton.dev/v1/namespaces/ci/tasks/ok".into(), 405),
         ("kubernetes:C4", "readers", get("?fieldSelector=a%3Db&fieldSelector=metadata.name%3Dx"), 400),
         ("kubernetes:C4", "readers", get("?fieldSelector=metadata.name%3Da&fieldSelector=metadata.name%3Db"), 400),
@@ -156,7 +156,7 @@ async fn a_request_is_decided_by_what_the_api_server_will_do() {
         assert_eq!(answer.status, *status, "{row} {request}: {}", answer.text());
         assert_eq!(fixture.upstream.take().len(), usize::from(*status == 200), "{row} {request}");
     }
-    // HEAD is get: the same rule lets it pass, and its answer has no body.
+    // HEAD counts as get: the same rule allows it, and its response has no body.
     let token = bearer(&fixture.a.token("alice", &["readers"]));
     let mut raw = fixture.doorward.raw().await;
     raw.send(format!("HEAD {TASKRUNS}/one HTTP/1.1\r\nHost: api.test\r\nConnection: close\r\n{token}\r\n\r\n")).await;

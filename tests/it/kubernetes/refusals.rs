@@ -1,4 +1,4 @@
-//! A 403 of the API server to Doorward's own account, told from all others.
+//! A 403 of the API server to Doorward's own account, distinguished from all others.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ use crate::{
 
 const ACCOUNT: &str = "system:serviceaccount:doorward:doorward";
 
-/// What the API server says where Doorward may not ask for `resource` as somebody else.
+/// The API server's answer if Doorward may not impersonate `resource`.
 fn status(resource: &str) -> String {
     let verb = "impersonate-on:user-info:list";
     let said =
@@ -42,7 +42,7 @@ async fn a_403_to_our_own_account_is_502_and_no_other_answer_is() {
     let rows = [
         ("plain", "api.test", in_ci("plain"), sized(403, &plain), 502),
         ("chunked", "api.test", in_ci("chunked"), chunked(&plain), 502),
-        // What it quotes makes it long.
+        // It is long because of what it quotes.
         ("long", "api.test", in_ci(&long), chunked(&status(&long)), 502),
         (
             "YAML",
@@ -60,7 +60,7 @@ async fn a_403_to_our_own_account_is_502_and_no_other_answer_is() {
             502,
         ),
         ("compressed to a long path", "api.test", in_ci(&format!("{long}/gzip")), gzip(&plain), 502),
-        // What cannot be it goes on as it is.
+        // Anything else is forwarded unchanged.
         ("compressed", "api.test", in_ci("gzip"), gzip(&plain), 403),
         ("too long", "api.test", in_ci("big"), sized(403, &format!("{plain}{}", " ".repeat(100 << 10))), 403),
         ("another status", "api.test", in_ci("conflict"), sized(409, &plain), 409),
@@ -69,7 +69,7 @@ async fn a_403_to_our_own_account_is_502_and_no_other_answer_is() {
         ("no API server", "web.test", "/x".to_owned(), sized(403, &plain), 403),
     ];
     let replies: Vec<_> = rows.iter().map(|(_, _, path, reply, _)| (format!(" {path} "), reply.clone())).collect();
-    // Only a rule that names it lets anybody proxy.
+    // Only a rule that names it allows anybody to use the proxy.
     let proxy = "rules:
   - {id: proxy, on: {routes: [api], kubernetes: {resources: [services/proxy]}}, who: {issuers: [a]}, do: allow}
 ";

@@ -1,4 +1,4 @@
-//! Requests that make, end or change runs: who asked is written into them, and rules look at what they bring.
+//! Requests that create, end or change runs: the caller is written into them, and rules check their content.
 
 use serde_json::{Value, json};
 
@@ -9,7 +9,7 @@ use crate::{
 
 const RUNS: &str = "/apis/tekton.dev/v1/namespaces/ci/pipelineruns";
 
-/// Alice may run one pipeline as one account, and cancel; Bob may patch and create whatever he likes.
+/// Alice may run one pipeline with one account, and cancel; Bob may patch and create anything.
 async fn fixture() -> Fixture {
     let change = |yaml: String| {
         yaml.change(
@@ -25,7 +25,7 @@ async fn fixture() -> Fixture {
     Fixture::with(change, with_bobs).await
 }
 
-/// A patch that changes nothing tells what is there.
+/// A patch that changes nothing returns the existing object.
 fn with_bobs(request: &Recorded) -> Reply {
     match request.line().starts_with(&format!("PATCH {THERE}")) {
         true if request.line().contains("dryRun=All") => Reply::json(200, BOBS),
@@ -47,7 +47,7 @@ async fn send(fixture: &Fixture, subject: &str, line: &str, media: &str, body: &
     (answer, fixture.upstream.take())
 }
 
-/// In hex, as the trail has it.
+/// In hex, as in the trail.
 fn sha256(text: &str) -> String {
     hex(aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, text.as_bytes()))
 }
@@ -82,7 +82,7 @@ async fn a_run_says_who_asked_for_it_and_nobody_says_so_for_themselves() {
     assert_eq!(sent["metadata"]["labels"], json!({}));
     assert_eq!(sent["spec"], run("deployer")["spec"]);
 
-    // In YAML, by server-side apply, which is decided as a create as well.
+    // As YAML, by server-side apply, which is also decided as a create.
     let yaml = "kind: PipelineRun\nmetadata: {name: a}\nspec: {pipelineRef: {name: x}}\n";
     let patch = format!("PATCH {RUNS}/a?fieldManager=me");
     let (answer, seen) = send(&fixture, "admin", &patch, "application/apply-patch+yaml", yaml).await;
@@ -134,7 +134,7 @@ async fn who_applies_a_run_of_somebody_else_does_not_take_it_over() {
     );
 }
 
-/// It was refused for what it says as it is, and for ever once a file that is applied has no labels any more.
+/// It was refused for its unchanged content, and permanently once an applied file has no labels any more.
 #[tokio::test]
 async fn a_run_that_is_read_and_sent_back_is_changed_but_for_where_it_came_from() {
     const LAST: &str = "kubectl.kubernetes.io/last-applied-configuration";
@@ -169,7 +169,7 @@ async fn a_run_that_is_read_and_sent_back_is_changed_but_for_where_it_came_from(
         let sent: Value = serde_json::from_slice(&seen[1].body).unwrap();
         assert_eq!(sent, json!({"metadata": expected, "spec": {"status": "Cancelled"}}));
     }
-    // Another name than the run has, none any more, and where no run is found, what would do nothing to one.
+    // A name other than the run's, a removed one, and where no run is found, one that would change nothing.
     let asked = |name: Value| json!({"metadata": {"annotations": {"doorward.dev/requested-by": name}}});
     for (name, looks) in [("mallory".into(), 1), (Value::Null, 0)] {
         let (answer, seen) = send(THERE, asked(name)).await;
@@ -187,7 +187,7 @@ async fn an_apply_is_not_sent_where_what_is_there_cannot_be_seen() {
     for (look, expected, count) in [
         (Reply::json(200, "{}"), 502, 1),
         (Reply::json(401, "{}"), 502, 1),
-        // What is wrong the API server says itself: this does nothing to a run that is there.
+        // The API server reports the problem itself: the request does not affect an existing run.
         (Reply::json(403, "{}"), 200, 2),
         (Reply::json(429, "{}"), 502, 1),
         (Reply::json(500, "{}"), 502, 1),
@@ -388,7 +388,7 @@ async fn attacks_z51_templates_of_runs_do_not_speak_in_our_name() {
         let forged = pipeline("doorward.dev/requested-by").to_string();
         let (answer, seen) = send(&fixture, "admin", &line, "application/json", &forged).await;
         assert_eq!((answer.status, answer.reason(), seen.len()), (403, "policy_denied".to_owned(), 0), "attacks:Z51");
-        // The twin: another name. What was read is what is sent.
+        // The counterpart: another name. What was checked is what is sent.
         let good = pipeline("team");
         let (answer, seen) = send(&fixture, "admin", &line, "application/json", &good.to_string()).await;
         assert_eq!((answer.status, seen.len()), (200, 1), "attacks:Z51: {}", answer.text());
@@ -402,20 +402,20 @@ async fn attacks_z51_templates_of_runs_do_not_speak_in_our_name() {
     let (answer, seen) =
         send(&fixture, "admin", &format!("PATCH {template}"), "application/json-patch+json", patch).await;
     assert_eq!((answer.status, seen.len()), (403, 0), "attacks:Z51");
-    // A reader of the other of two fields would see another object.
+    // A reader of the other of two fields would see a different object.
     let twice = r#"{"metadata":{"name":"p"},"metadata":{"annotations":{"doorward.dev/rule":"x"}}}"#;
     let (answer, seen) = send(&fixture, "admin", &format!("POST {PIPELINES}"), "application/json", twice).await;
     assert_eq!((answer.status, seen.len()), (400, 0), "attacks:Z51");
 }
 
-/// `kubectl --dry-run=server` is answered as if a run had been made, whose uid nothing ever has.
+/// `kubectl --dry-run=server` gets a response as if a run had been created, with a uid that no object ever has.
 #[tokio::test]
 async fn who_asks_what_would_come_of_a_run_is_kept_as_the_cause_of_none() {
     let change = |yaml: String| {
         yaml.change_first("['https://doorward.test']", "['https://doorward.test', 'https://api.test']")
             + "tokens: {exchange: [{issuer: a}]}\n"
     };
-    // That no object is named is told where the cause would be kept.
+    // That the response names no object is logged where the cause would be recorded.
     let mut fixture = Fixture::with(change, |_| Reply::json(201, "{}")).await;
     let (alice, body) = (fixture.alice(), run("deployer").to_string());
     let mut ids = Vec::new();

@@ -1,4 +1,4 @@
-//! Rows W, U, T: connections that change their protocol, and how long they live.
+//! Rows W, U, T: connections that are upgraded, and how long they live.
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL};
 use serde_json::{Value, json};
@@ -14,7 +14,7 @@ use crate::{
 
 const EXEC: &str = "/api/v1/namespaces/ci/pods/p/exec?command=sh";
 
-/// Echoes on exec, and says something else where the name of the pod asks for it.
+/// Echoes on exec, and answers differently if the pod's name asks for it.
 async fn upstream() -> Fixture {
     let script = |request: &Recorded| match request.line() {
         line if line.contains("/pods/refused/") => Reply::json(403, "{}"),
@@ -43,7 +43,7 @@ fn with<'a>(first: &[&'a str], more: &[&'a str]) -> Vec<&'a str> {
     [first, more].concat()
 }
 
-/// Sends it on a connection of its own, and gives the connection after the head of the answer.
+/// Sends a request on a connection of its own, and returns the connection after the head of the response.
 async fn open(fixture: &Fixture, request: &str) -> (Raw, u16) {
     let mut raw = fixture.doorward.raw().await;
     raw.send(request).await;
@@ -62,8 +62,8 @@ async fn echoes(raw: &mut Raw, row: &str) {
 async fn a_token_among_websocket_protocols() {
     let fixture = upstream().await;
     let token = fixture.a.token("alice", &["dev"]);
-    // An opaque token whose base64url has both letters that the standard alphabet lacks is not possible in ASCII; `-`
-    // is.
+    // An opaque ASCII token cannot have both letters in its base64url that the standard alphabet lacks; `-` is
+    // possible.
     let opaque = format!("ab~{}", unique());
     fixture.a.opaque(
         &opaque,
@@ -103,7 +103,7 @@ async fn a_token_among_websocket_protocols() {
             echoes(&mut raw, row).await;
         }
     }
-    // Without an upgrade the protocols are no credential, and are not passed on.
+    // Without an upgrade the protocols are no credential, and are not forwarded.
     let line = format!("Sec-WebSocket-Protocol: {encoded}, v5.channel.k8s.io");
     let get = format!("GET {TASKRUNS} HTTP/1.1");
     check(&fixture, "kubernetes:W4", &[&get, "Host: api.test", &line], b"", Refused(&[401])).await;
@@ -141,7 +141,7 @@ async fn an_upgrade_that_is_not_exactly_one_is_400() {
         let lines = with(&[&first, "Host: api.test", &alice], lines);
         check(&fixture, row, &lines, b"", no).await;
     }
-    // What neither lasts nor is a log changes no protocol.
+    // Only streams and logs can be upgraded.
     for path in [TASKRUNS, "/api/v1/namespaces/ci/pods/p", "/version"] {
         let first = format!("GET {path} HTTP/1.1");
         check(&fixture, path, &with(&[&first, "Host: api.test", &alice], &HANDSHAKE), b"", no).await;
@@ -155,7 +155,7 @@ async fn an_upgrade_that_is_not_exactly_one_is_400() {
     echoes(&mut raw, "kubernetes:U3").await;
 }
 
-/// Some clients make one with each request in clear text, and mean the request all the same.
+/// Some clients send such an offer with each request in clear text.
 #[tokio::test]
 async fn an_offer_of_h2c_or_tls_is_left_alone_and_nothing_follows_it() {
     let fixture = upstream().await;
@@ -178,7 +178,7 @@ async fn an_offer_of_h2c_or_tls_is_left_alone_and_nothing_follows_it() {
     }
 }
 
-/// As Headlamp reads it where nobody follows it.
+/// As Headlamp reads it without following.
 #[tokio::test]
 async fn a_log_that_is_not_followed_is_read_over_a_websocket() {
     let fixture = upstream().await;
@@ -190,7 +190,7 @@ async fn a_log_that_is_not_followed_is_read_over_a_websocket() {
     assert_eq!(answer.status, 200, "{}", answer.text());
 }
 
-/// nginx sends it so with every request where it is set up by the first example of its page on WebSockets.
+/// nginx sends it with every request when set up by the first example on its page about WebSockets.
 #[tokio::test]
 async fn connection_upgrade_without_a_handshake_is_a_plain_request_of_which_nothing_goes_on() {
     let fixture = upstream().await;
@@ -209,7 +209,7 @@ async fn nothing_follows_on_a_connection_whose_upgrade_failed() {
         let _ = fixture.upstream.take();
         let path = EXEC.replace("/p/", &format!("/{pod}/"));
         let mut raw = fixture.doorward.raw().await;
-        // The second request is sent with the first: it must not ride on the connection to the upstream.
+        // The second request is sent with the first: it must not be forwarded on the upstream connection.
         let smuggled = "GET /api/v1/secrets HTTP/1.1\r\nHost: api.test\r\n\r\n";
         raw.send(exec(&path, &with(&HANDSHAKE, &[&alice])) + smuggled).await;
         let answer = raw.answer().await;
@@ -233,7 +233,7 @@ async fn a_101_that_nobody_asked_for_is_502() {
     }
 }
 
-/// Else an upstream plants a session of its choice in the browser that opens the socket.
+/// Otherwise an upstream could plant a session of its choice in the browser that opens the socket.
 #[tokio::test]
 async fn a_101_sets_no_cookie_of_ours_and_brings_nothing_of_the_hop_of_the_upstream() {
     let switched = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade, X-Hop\r\nUpgrade: websocket\r\n\
@@ -308,9 +308,9 @@ async fn streams_end_with_the_token_that_opened_them() {
     );
     let closed = sockets[0].rest().await;
     assert_eq!(closed.first(), Some(&0x88), "kubernetes:T1 a WebSocket ends with a close frame: {closed:?}");
-    // The twins, of a token that lasts.
+    // The counterparts, with a token that lasts.
     echoes(&mut sockets[1], "kubernetes:T1 twin").await;
-    // kubernetes:T3: what was decided, what began and what ended is in the trail, at the latest soon after.
+    // kubernetes:T3: the decision, the beginning and the end are recorded, at the latest soon after.
     let of_exec = |record: &Value| record.to_string().contains("/exec");
     let is_end = |record: &Value| record["metadata"]["event_code"] == "request.completed" && of_exec(record);
     fixture.doorward.record(is_end).await;
@@ -327,7 +327,7 @@ async fn streams_end_with_the_token_that_opened_them() {
     }
 }
 
-/// The API server answers 403 to a watch over a WebSocket without an `Origin`, which only pages send.
+/// The API server answers a watch over a WebSocket with 403 if there is no `Origin`, which only pages send.
 #[tokio::test]
 async fn a_socket_of_a_page_has_the_origin_of_the_server_and_one_of_a_program_has_none() {
     let fixture = upstream().await;

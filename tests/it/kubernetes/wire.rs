@@ -1,4 +1,4 @@
-//! Rows R, H5, A3: bytes that two programs may read as different requests.
+//! Rows R, H5, A3: bytes that two programs may parse as different requests.
 
 use super::{
     Expect::{Clean, Refused},
@@ -9,7 +9,7 @@ use crate::{
     harness::{Raw, Reply, h2},
 };
 
-/// A body that nobody reads but the API server.
+/// A body that only the API server reads.
 const CONFIG_MAPS: &str = "/api/v1/namespaces/ci/configmaps";
 
 #[tokio::test]
@@ -17,7 +17,7 @@ async fn framing_that_can_be_read_in_two_ways_is_400_and_closes() {
     let fixture = fixture().await;
     let token = fixture.alice();
     let smuggled = "GET /api/v1/secrets HTTP/1.1\r\nHost: api.test\r\n\r\n";
-    // Of the last one, nothing is wrong with the head, which may be there before the body is read.
+    // The head of the last one is valid, and may arrive before the body is read.
     let cases = [
         ("Content-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n", "0\r\n\r\n", false),
         ("Transfer-Encoding: xchunked\r\n\r\n", "0\r\n\r\n", false),
@@ -42,7 +42,7 @@ async fn framing_that_can_be_read_in_two_ways_is_400_and_closes() {
         assert!(seen.iter().all(|seen| !seen.head.contains("secrets")), "kubernetes:R1 {headers:?}: {seen:#?}");
         assert!(seen.is_empty() || may_arrive, "kubernetes:R1 {headers:?}: {seen:#?}");
     }
-    // Two hosts are refused too; where such a request ends is certain, so the connection may stay.
+    // Two hosts are refused too, but the end of such a request is certain, so that the connection may stay.
     alice(&fixture, "kubernetes:R2", &format!("GET {TASKRUNS}"), &["Host: api.test"], Refused(&[400])).await;
     alice(&fixture, "kubernetes:R1", &format!("POST {CONFIG_MAPS}"), &["Content-Length: 0"], Clean).await;
 }
@@ -114,7 +114,7 @@ async fn an_identity_belongs_to_a_request_and_not_to_a_connection() {
     }
 }
 
-/// The twin with a token keeps its connection, and so does a proxy, which brings others by it.
+/// The counterpart with a token keeps its connection, and so does a proxy, which forwards others' requests on it.
 #[tokio::test]
 async fn whoever_has_no_credential_asks_once_on_a_connection_of_http2() {
     for is_proxy in [false, true] {
@@ -131,14 +131,14 @@ async fn whoever_has_no_credential_asks_once_on_a_connection_of_http2() {
         };
         let good = || request(Some(format!("Bearer {}", fixture.a.token("alice", &["dev"]))));
         let address = fixture.doorward.address("public");
-        // Somebody who is known, and may not: the decision is about what was asked and not about who asks.
+        // A known caller without the right: the decision is about the request, not about the identity.
         let stranger = request(Some(format!("Bearer {}", fixture.a.token("mallory", &[]))));
         for unknown in [None, Some("Bearer of-nothing")] {
             let requests = [good(), stranger.clone(), request(unknown.map(str::to_owned))];
             let sent_away = h2::are_sent_away(address, &requests).await;
             assert_eq!(sent_away, [false, false, !is_proxy], "kubernetes:R4 {unknown:?}, by a proxy: {is_proxy}");
         }
-        // A refusal in gRPC has the status 200.
+        // A gRPC refusal has status 200.
         let grpc = [(":method", "POST"), (":scheme", "http"), (":authority", "web.test"), (":path", "/a.B/C")];
         let grpc = grpc.into_iter().chain([("content-type", "application/grpc")]);
         let grpc = grpc.map(|(name, value)| (name.to_owned(), value.to_owned())).collect();

@@ -1,17 +1,17 @@
-//! `doorward login --device`: a terminal whose machine has no browser, and what others try with it.
+//! `doorward login --device`: a terminal whose machine has no browser, and attempts to abuse it.
 
 use super::*;
 use crate::harness::Reply;
 
 const TYPE: &str = "/.doorward/device";
 
-/// What a program without a browser has been given.
+/// The codes given to a program without a browser.
 struct Device {
     code: String,
     user_code: String,
 }
 
-/// What a program sends that asks for its session.
+/// The form by which a program asks for its session.
 fn collect(code: &str, verifier: &str) -> String {
     format!("grant_type=urn:ietf:params:oauth:grant-type:device_code&device_code={code}&code_verifier={verifier}")
 }
@@ -31,12 +31,12 @@ impl LoginWorld {
         Device { code: text("device_code"), user_code: text("user_code") }
     }
 
-    /// As a browser sends a form of our own page.
+    /// Sends a form like a browser from Doorward's own page.
     async fn press(&self, path: &str, form: &str) -> Answer {
         self.submit(path, &[&format!("Origin: {}", self.origin()), "Accept: text/html"], form).await
     }
 
-    /// As the program asks for its session, when it may ask again.
+    /// Polls for the session like the program, respecting the interval.
     pub async fn poll(&self, code: &str, verifier: &str) -> Answer {
         let form = collect(code, verifier);
         found(async || {
@@ -46,7 +46,7 @@ impl LoginWorld {
         .await
     }
 
-    /// Types the code, presses the button, and comes back from the provider.
+    /// Types the code, presses the button, and returns from the provider.
     async fn let_in(&self, device: &Device) -> Answer {
         let away = self.press(&format!("{TYPE}?issuer=a"), &format!("code={}", device.user_code)).await;
         assert_eq!(away.status, 303, "{}{}", away.head, away.text());
@@ -91,7 +91,7 @@ async fn a_machine_without_a_browser_signs_in_by_a_code_that_is_typed_on_another
     assert!(who.contains("alice"), "{who}");
 }
 
-/// Of nobody who is in could anybody tell since when; that somebody is out may be.
+/// For a sign-in, nobody could tell when it happened; a sign-out may go unrecorded.
 #[tokio::test]
 async fn nobody_gets_in_while_that_cannot_be_recorded_and_whoever_is_in_may_sign_out() {
     let (world, _issuer) = world().await;
@@ -101,7 +101,7 @@ async fn nobody_gets_in_while_that_cannot_be_recorded_and_whoever_is_in_may_sign
     let break_trail = async || {
         world.doorward.break_trail(true);
         until(async || {
-            // Any record finds out.
+            // Any record detects it.
             world.get("/nowhere", &[]).await;
             world.doorward.admin("/readyz").await.status == 503
         })
@@ -139,7 +139,8 @@ async fn nobody_gets_in_while_that_cannot_be_recorded_and_whoever_is_in_may_sign
     assert_eq!(world.status(&cookie).await, 401);
 }
 
-/// The log at its most talkative, after all in which a secret has a part: logins, refreshes and sign-outs, of browsers and programs.
+/// With the most verbose log, after everything that involves a secret: logins, refreshes and sign-outs, of browsers and
+/// programs.
 #[tokio::test]
 async fn no_code_verifier_token_cookie_or_handle_is_in_the_log_or_the_trail() {
     let limits = "limits: {drain_accept: 0}";
@@ -181,7 +182,7 @@ async fn no_code_verifier_token_cookie_or_handle_is_in_the_log_or_the_trail() {
     }
 }
 
-/// Each would hold a place of the trail for half a minute, and nothing of somebody else could be recorded.
+/// Each would occupy a place of the trail for half a minute, and no other request could be recorded.
 #[tokio::test]
 async fn whoever_keeps_the_body_of_a_login_back_keeps_nobody_out() {
     const QUEUE: usize = 8;
@@ -194,7 +195,7 @@ async fn whoever_keeps_the_body_of_a_login_back_keeps_nobody_out() {
         let host = &world.host;
         let kind = "Content-Type: application/x-www-form-urlencoded\r\nContent-Length: 9";
         raw.send(format!("POST {path} HTTP/1.1\r\nHost: {host}\r\n{kind}\r\nExpect: 100-continue\r\n\r\n")).await;
-        // So it waits for the body.
+        // So the server waits for the body.
         let told = raw.some().await;
         assert!(told.starts_with(b"HTTP/1.1 100 "), "{}", String::from_utf8_lossy(&told));
         kept.push(raw);
@@ -202,7 +203,7 @@ async fn whoever_keeps_the_body_of_a_login_back_keeps_nobody_out() {
     assert_eq!(world.status(&cookie).await, 200);
 }
 
-/// Each held a place of the trail until its refusal was written, and waited for one before those who may pass.
+/// Each occupied a place of the trail until its refusal was written, and waited for one ahead of valid requests.
 #[tokio::test]
 async fn whoever_brings_what_is_worth_nothing_needs_no_place_in_the_trail() {
     let upstream = Upstream::scripted(|request| match request.line().contains("/held") {
@@ -239,32 +240,32 @@ async fn a_person_who_declines_ends_the_wait() {
     assert!(again.text().contains("declined already"), "{}", again.text());
 }
 
-/// An attacker begins a login and has a victim finish it.
+/// An attacker begins a login and tricks a victim into finishing it.
 #[tokio::test]
 async fn attacks_z43_a_code_must_be_typed_and_what_it_does_confirmed() {
     let (world, _issuer) = world().await;
     let device = world.device().await;
     let form = format!("code={}", device.user_code);
-    // A link types nothing.
+    // A link cannot type the code.
     let parameters = format!("code={0}&user_code={0}&issuer=a", device.user_code);
     let opened = world.get(&format!("{TYPE}?{parameters}"), &["Accept: text/html"]).await;
     assert_eq!(opened.status, 200);
     assert!(!opened.text().contains(&device.user_code), "{}", opened.text());
-    // Nor does a page of somebody else.
+    // Nor can a page of another site.
     for (row, more) in FORGED {
         for path in [TYPE.to_owned(), format!("{TYPE}?issuer=a"), format!("{TYPE}?decline")] {
             let answer = world.submit(&path, more, &form).await;
             assert_eq!(answer.status, 403, "{row}: {}", answer.text());
         }
     }
-    // Typing it does nothing yet: the page says who asks, and that a code from somebody else is an attack.
+    // Typing it does nothing yet: the page says which program asks, and that a code from somebody else is an attack.
     let asked = world.press(TYPE, &form).await;
     assert_eq!(asked.status, 200);
     for said in ["build-7", "127.0.0.1", "If somebody gave it to you, decline"] {
         assert!(asked.text().contains(said), "{said}: {}", asked.text());
     }
     refused(&world.poll(&device.code, VERIFIER).await, "authorization_pending");
-    // What the page shows cannot be framed, so no click can be stolen.
+    // The page cannot be framed, so that no click can be stolen.
     assert!(asked.header("content-security-policy").unwrap().contains("frame-ancestors 'none'"), "{}", asked.head);
 }
 
@@ -277,12 +278,12 @@ async fn a_device_code_is_good_for_its_program_its_host_once_and_ten_minutes() {
     assert!(done.starts_with("/.doorward/device/done?of="), "{}{}", back.head, back.text());
     let told = world.get(done, &["Accept: text/html"]).await.text();
     assert!(told.contains("build-7") && told.contains("alice"), "{told}");
-    // What somebody else makes it say, it does not say.
+    // It does not show text that somebody else supplies.
     let told = world.get("/.doorward/device/done?of=bWFjaGluZQ", &["Accept: text/html"]).await;
     assert!(told.status == 200 && told.text().contains("Go back to your terminal"), "{}", told.text());
     let (shown, secret) = device.code.split_once('.').unwrap();
     assert_eq!(shown, device.user_code);
-    // Who saw the code on the screen, and who has it without what it is bound to.
+    // Somebody who saw the code on the screen, and somebody who has it without the secret it is bound to.
     refused(&world.poll(&format!("{shown}.{}", secret.to_uppercase()), VERIFIER).await, "expired_token");
     refused(&world.poll(&device.code, &VERIFIER.replace('d', "e")).await, "invalid_grant");
     let elsewhere = format!("Host: other.{}", world.host);
@@ -292,14 +293,14 @@ async fn a_device_code_is_good_for_its_program_its_host_once_and_ten_minutes() {
     let other = world.device().await;
     let typed = world.doorward.send(&lines.map(String::as_str), format!("code={}", other.user_code).as_bytes()).await;
     assert_eq!(typed.status, 400, "{}", typed.text());
-    // It lets one program in, and nobody a second time by the same code.
+    // It lets one program in, and cannot be used a second time.
     assert_eq!(world.press(TYPE, &form).await.status, 409);
     assert_eq!(world.press(&format!("{TYPE}?issuer=a"), &form).await.status, 409);
     let given = world.poll(&device.code, VERIFIER).await;
     assert_eq!(given.status, 200, "{}", given.text());
     let handle = given.json()["access_token"].as_str().unwrap().to_owned();
     assert_eq!(world.status_of(&handle).await, 200);
-    // Brought twice: one of the two stole it.
+    // Presented twice: one of the two stole it.
     refused(&world.poll(&device.code, VERIFIER).await, "invalid_grant");
     assert_eq!(world.status_of(&handle).await, 401);
 
@@ -332,10 +333,10 @@ async fn what_comes_of_nobody_yet_is_bounded() {
         refused(&world.submit("/.doorward/login/device", &[], form).await, "invalid_request");
     }
     let device = world.device().await;
-    // Asked again and again, it is to slow down.
+    // A program that polls too often is told to slow down.
     let form = collect(&device.code, VERIFIER);
     until(async || world.submit("/.doorward/login/token", &[], &form).await.json()["error"] == "slow_down").await;
-    // Thirty wait from here, the one above included.
+    // Thirty wait from here, including the one above.
     let mut waiting = vec![device];
     while waiting.len() < 30 {
         waiting.push(world.device().await);
@@ -344,7 +345,8 @@ async fn what_comes_of_nobody_yet_is_bounded() {
     assert_eq!(more.status, 429, "{}", more.text());
     let wait: u64 = more.header("retry-after").unwrap().parse().unwrap();
     assert!((1..=600).contains(&wait) && more.json()["error"] == "temporarily_unavailable", "{}", more.head);
-    // One that got its session makes room for another, and one that is declined does not: its record stays as long as any.
+    // One that got its session makes room for another, and one that is declined does not: its record stays as long as
+    // any.
     let (declined, used) = (waiting.pop().unwrap(), waiting.pop().unwrap());
     assert_eq!(world.press(&format!("{TYPE}?decline"), &format!("code={}", declined.user_code)).await.status, 200);
     assert_eq!(world.ask_for_device().await.status, 429);
@@ -353,7 +355,7 @@ async fn what_comes_of_nobody_yet_is_bounded() {
     for status in [200, 429] {
         assert_eq!(world.ask_for_device().await.status, status);
     }
-    // Twenty guesses, and what is known or no code at all is none.
+    // Twenty wrong guesses; known codes and malformed ones do not count.
     let good = format!("code={}", waiting[0].user_code);
     for _ in 0..20 {
         assert_eq!(world.press(TYPE, "code=hello").await.status, 400);
@@ -365,7 +367,7 @@ async fn what_comes_of_nobody_yet_is_bounded() {
     assert_eq!(stopped.status, 429, "not even a good one: {}", stopped.text());
     let wait: u64 = stopped.header("retry-after").unwrap().parse().unwrap();
     assert!((1..=600).contains(&wait) && stopped.text().contains("minutes"), "{}", stopped.head);
-    // A new configuration forgets none of it.
+    // A reload resets none of it.
     world.doorward.change("label: Example Corp", "label: Renamed");
     let renamed = page(&[]);
     until(async || world.get(&renamed, &[]).await.text().contains("Renamed")).await;
@@ -377,7 +379,7 @@ async fn what_comes_of_nobody_yet_is_bounded() {
     assert_eq!(world.ask_for_device().await.status, 200);
 }
 
-/// Between the button and the program that comes for its session, which may be minutes.
+/// Between the confirmation and the program's next poll, which may take minutes.
 #[tokio::test]
 async fn a_session_that_was_not_collected_yet_is_listed_and_ended_as_any_other() {
     let (world, issuer) = world().await;
@@ -420,7 +422,7 @@ async fn a_session_that_was_not_collected_yet_is_listed_and_ended_as_any_other()
         assert_eq!(answer.json()["error"], "access_denied", "{way}: {}", answer.text());
         assert!(answer.text().contains("ended before this program collected"), "{way}: {}", answer.text());
     }
-    // Nobody comes for it: it has an end of its own, long before that of a session that is in use.
+    // Not collected, it expires long before a session that is in use.
     let device = world.device().await;
     world.let_in(&device).await;
     let (_, said) = world.sessions("list").await;
@@ -430,7 +432,7 @@ async fn a_session_that_was_not_collected_yet_is_listed_and_ended_as_any_other()
     assert!(!said.contains("doorward login on"), "{said}");
 }
 
-/// The address of the proxy was that of all, and all had to wait for one of them.
+/// The proxy's address was that of everybody, and everybody had to wait because of one client.
 #[tokio::test]
 async fn behind_a_proxy_that_names_nobody_one_client_shuts_no_other_out() {
     let proxy = ("'127.0.0.1:{port}'}", "'127.0.0.1:{port}', trusted_proxies: [127.0.0.1/32]}");
@@ -493,7 +495,7 @@ async fn whoever_may_not_sign_in_reads_it_in_the_browser_and_goes_back_to_the_pa
         assert!(!text.contains("/oauth2/start"), "it would sign the browser in: {text}");
     }
     refused(&world.poll(&device.code, VERIFIER).await, "authorization_pending");
-    // What is of no program leads nowhere.
+    // Without a valid program, the page leads nowhere.
     let nothing = world.get("/.doorward/login?port=1", &["Accept: text/html"]).await;
     assert!(nothing.status == 400 && !nothing.text().contains("/oauth2/start"), "{}", nothing.text());
 }

@@ -1,4 +1,4 @@
-//! Programs that sign in where there are two replicas on one Redis, and each step comes to the other one.
+//! Programs that sign in at two replicas on one Redis, where each step reaches the other replica.
 
 use super::*;
 use crate::{
@@ -6,13 +6,13 @@ use crate::{
     login_world::{STORE, on_redis},
 };
 
-/// One of the replicas, to which a balancer sends a request.
+/// One of the replicas, to which a balancer sends requests.
 async fn replica(issuer: &Issuer, redis: &RedisServer, instance: &str) -> LoginWorld {
     let store = on_redis(&format!("server: '{}'", redis.address()));
     let audit = format!("audit: {{instance: {instance}, ");
     let (upstream, dir) = (Upstream::start().await, tempfile::tempdir().unwrap());
     let mut replica = LoginWorld::at(issuer.url(), 0, upstream, dir, &[(STORE, &store), ("audit: {", &audit)]).await;
-    // As a browser sees it, for which both are one.
+    // As a browser sees them: both are one host.
     replica.host = "localhost:8080".to_owned();
     replica
 }
@@ -29,7 +29,8 @@ async fn a_program_signs_in_whichever_replica_each_step_comes_to() {
         assert_eq!(answer.status, 200, "{}", answer.text());
         answer.json()["access_token"].as_str().unwrap().to_owned()
     };
-    // It asks here; the person types the code there, and comes back from the provider here.
+    // The program asks at one replica; the person types the code at the other, and returns from the provider to the
+    // first.
     let begin = async || {
         let form = format!("code_challenge={CHALLENGE}&machine=build-7");
         let told = here.submit("/.doorward/login/device", &[], &form).await.json();
@@ -48,12 +49,12 @@ async fn a_program_signs_in_whichever_replica_each_step_comes_to() {
     let_in(&typed).await;
     let handle = handle_of(&here.poll(&code, VERIFIER).await);
     assert_eq!((here.status_of(&handle).await, there.status_of(&handle).await), (200, 200));
-    // Brought again at the other one, it ends at both.
+    // Presented again at the other replica, it ends at both.
     assert_eq!(there.poll(&code, VERIFIER).await.json()["error"], "invalid_grant");
     assert_eq!(there.status_of(&handle).await, 401);
     until(async || here.status_of(&handle).await == 401).await;
 
-    // Declined at one, and ended by an operator of one, it is so for the other.
+    // A refusal at one replica, and an end by an operator at one, apply to both.
     let (code, typed) = begin().await;
     let_in(&typed).await;
     assert_eq!(there.submit("/.doorward/device?decline", &[ORIGIN], &typed).await.status, 200);
@@ -65,7 +66,7 @@ async fn a_program_signs_in_whichever_replica_each_step_comes_to() {
     let told = here.poll(&code, VERIFIER).await;
     assert_eq!(told.json()["error"], "access_denied", "{}", told.text());
 
-    // By the loopback: asked here, allowed there, brought here.
+    // With the loopback flow: asked at one, confirmed at the other, presented at the first.
     let asked = page(&[]);
     assert_eq!(here.get(&asked, &[]).await.status, 200);
     let away = there.submit(&format!("{asked}&issuer=a"), &[ORIGIN], "").await;

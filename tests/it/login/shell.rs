@@ -1,4 +1,4 @@
-//! `doorward login` beside what is on a person's machine already: an older session, kubectl and its file.
+//! `doorward login` with existing state on a person's machine: an older session, kubectl and its file.
 
 use super::*;
 
@@ -21,7 +21,7 @@ impl LoginWorld {
     }
 }
 
-/// What kubectl says to its plugin.
+/// kubectl's input to its plugin.
 fn exec_info(api: &str) -> String {
     json!({"apiVersion": api, "kind": "ExecCredential", "spec": {"interactive": false}}).to_string()
 }
@@ -79,7 +79,7 @@ async fn whoever_moved_the_authorities_away_can_sign_out_and_in_again() {
     assert!(said.contains("you are not signed in"), "{said}");
 }
 
-/// The code would be used up, and the session go on with nobody who has it.
+/// Otherwise the code would be used up, and the session would continue with nobody holding it.
 #[tokio::test]
 async fn a_session_that_cannot_be_kept_is_told_before_anybody_signs_in_or_else_ended() {
     let (world, _issuer) = world().await;
@@ -92,7 +92,7 @@ async fn a_session_that_cannot_be_kept_is_told_before_anybody_signs_in_or_else_e
         assert!(said.contains("run `chmod 600`") && !said.contains("browser"), "{way}: {said}");
     }
     fs::set_permissions(shell.kept(), fs::Permissions::from_mode(0o600)).unwrap();
-    // It goes wrong while the person signs in.
+    // It fails while the person signs in.
     let (mut child, mut lines, url, _) = shell.login(&[&origin]).await;
     fs::write(shell.kept(), "{").unwrap();
     let back = world.allow(url.strip_prefix(&origin).unwrap()).await;
@@ -136,27 +136,27 @@ async fn kubectl_is_told_what_to_do_where_there_is_no_credential_for_it() {
     );
     assert!(!said.contains(&handle), "{said}");
 
-    // The session ended there, and nothing here tells so but the question.
+    // The session ended there, which is noticed here only by asking.
     assert_eq!(world.sessions("end").await.0, Some(0));
     let (status, said) = ask(v1).await;
     assert_eq!(status, Some(1), "{said}");
     let told = format!("the session at {origin} has ended; run `doorward login {origin}`");
     assert!(said.contains(&told) && !said.contains(&handle), "{said}");
 
-    // Where nobody can be asked, kubectl gets what there is and tells of the trouble itself.
+    // If the server cannot be asked, kubectl gets the stored session and reports the problem itself.
     let handle = world.sign_in(&shell, &[]).await;
     drop(world);
     let (status, said) = ask(v1).await;
     assert!(status == Some(0) && said.contains(&handle), "{said}");
 }
 
-/// kubectl reads no `ALL_PROXY`, speaks SOCKS where `HTTPS_PROXY` says so, and got no credential in either case.
+/// kubectl ignores `ALL_PROXY` and speaks SOCKS if `HTTPS_PROXY` says so, but got no credential in either case.
 #[tokio::test]
 async fn kubectl_gets_its_credential_where_the_environment_names_another_kind_of_proxy() {
     let (world, _issuer) = world().await;
     let shell = Shell::new();
     let handle = world.sign_in(&shell, &[]).await;
-    // Over TLS, where proxies have a say, and with nobody there.
+    // Over TLS, for which proxies are used, and with nothing listening.
     let nowhere = format!("https://127.0.0.1:{}", free_port());
     let mut kept: Value = serde_json::from_str(&fs::read_to_string(shell.kept()).unwrap()).unwrap();
     kept["sessions"][&nowhere] = kept["sessions"][&world.origin()].clone();

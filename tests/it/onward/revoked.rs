@@ -1,4 +1,4 @@
-//! Who is revoked on the way to a token of another provider.
+//! Callers that are revoked while they wait for a token of another provider.
 
 use std::sync::Arc;
 
@@ -17,7 +17,7 @@ async fn revoke(world: &World, subject: &str) {
     assert_eq!(code, Some(0), "{said}");
 }
 
-/// It would make a token, which nobody would end there.
+/// The provider would issue a token that nothing ends there.
 #[tokio::test]
 async fn no_provider_is_asked_for_whoever_is_revoked_while_they_wait_for_the_trail() {
     let (mut holder, provider) = (Holder::start().await, Provider::start().await);
@@ -39,7 +39,7 @@ async fn no_provider_is_asked_for_whoever_is_revoked_while_they_wait_for_the_tra
     assert_eq!(part(&assertion, 1)["sub"], world.username("bob"));
 }
 
-/// They were not yet when rules were asked.
+/// They were not revoked yet when rules were evaluated.
 #[tokio::test]
 async fn who_is_revoked_while_a_provider_is_asked_gets_no_token_of_it() {
     let (world, mut provider) = start().await;

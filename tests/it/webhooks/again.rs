@@ -1,4 +1,4 @@
-//! The same delivery once more: a replay, a twin, or one that somebody asked the sender for.
+//! The same delivery again: a replay, a duplicate, or a redelivery that somebody requested from the sender.
 
 use std::{
     net::SocketAddr,
@@ -52,7 +52,7 @@ async fn a_redelivery_is_forwarded_as_often_as_the_configuration_says() {
     }
 }
 
-/// Each repetition and what was turned away said that it is held, and no event ever came of them.
+/// Duplicates and refused deliveries were recorded as held, but no event ever followed.
 #[tokio::test]
 async fn the_trail_says_held_of_what_is_stored_alone_and_a_redelivery_names_the_one_that_waits() {
     let nobody = SocketAddr::from(([127, 0, 0, 1], free_port()));
@@ -82,7 +82,7 @@ async fn the_trail_says_held_of_what_is_stored_alone_and_a_redelivery_names_the_
     }
 }
 
-/// The EventListener makes a run of it all the same: nobody would know of whom, and the retry would make another.
+/// The EventListener makes a run anyway: its cause would be unknown, and the retry would make another.
 #[tokio::test]
 async fn a_delivery_whose_sender_leaves_before_the_answer_is_taken_once_and_its_event_is_recorded() {
     let answers = Arc::new(tokio::sync::Notify::new());
@@ -123,7 +123,7 @@ async fn of_fifty_twins_at_once_one_is_held() {
     }
     assert_eq!(statuses.iter().filter(|status| **status == 202).count(), 1, "webhooks:17 {statuses:?}");
     assert!(statuses.iter().all(|status| [200, 202, 503].contains(status)), "webhooks:17 {statuses:?}");
-    // Another, which comes after it in its repository, shows that none of the twins came between.
+    // A later delivery of the same repository shows that none of the duplicates arrived in between.
     let last = Push::body();
     assert_eq!(deliver_to(&doorward, &unique(), &last).await.status, 202);
     until_arrived(&upstream, 2).await;
@@ -131,7 +131,8 @@ async fn of_fifty_twins_at_once_one_is_held() {
     assert_eq!(bodies, [BODY.as_bytes(), last.as_bytes()], "webhooks:17");
 }
 
-/// By one sender for each way to prove who sends. To say that it was taken before the EventListener took it would lose it.
+/// With one sender for each kind of proof. If a duplicate were confirmed before the EventListener accepted the first,
+/// the delivery could be lost.
 #[tokio::test]
 async fn webhooks_17_a_twin_of_what_is_under_way_is_to_come_again_and_is_taken_where_the_first_was_not() {
     let (told, status) = (Arc::new(tokio::sync::Notify::new()), Arc::new(AtomicU16::new(0)));
@@ -144,7 +145,7 @@ async fn webhooks_17_a_twin_of_what_is_under_way_is_to_come_again_and_is_taken_w
     for name in ["github", "gitlab-token", "docker-hub", "sns"] {
         let sender = sender(name);
         let delivery = sender.delivery();
-        // Where the body is signed and the id is not, whoever heard it can send it under another id.
+        // If the body is signed but the id is not, anybody who saw it can send it with another id.
         let renamed = sender.delivery_of(&delivery.body, &unique(), delivery.time);
         let twins = if name == "github" { vec![&delivery, &renamed] } else { vec![&delivery] };
         for (round, answer, hears) in [(1, 500, 503), (2, 202, sender.taken)] {
@@ -206,7 +207,7 @@ async fn webhooks_19_a_replay_at_another_replica_is_one() {
     }
 }
 
-/// A tag that is deleted and pushed again: nothing in such a body tells when it was.
+/// A tag that is deleted and pushed again: nothing in such a body depends on the time.
 #[tokio::test]
 async fn a_push_of_bitbucket_cloud_that_looks_like_another_arrives_where_ids_alone_count() {
     let bitbucket = sender("bitbucket-cloud");

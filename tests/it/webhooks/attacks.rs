@@ -10,7 +10,7 @@ async fn doors() -> [Door; 2] {
     [Door::open().await, Door::holding().await]
 }
 
-/// Sends what `spoil` makes of a genuine delivery, by each sender, and expects this status. Nothing may arrive.
+/// Sends a genuine delivery of each sender, changed by `spoil`, and expects this status. Nothing may arrive.
 async fn each(
     [door, holding]: &[Door; 2],
     row: &str,
@@ -28,7 +28,7 @@ async fn each(
         if !sender.can_be_held() {
             continue;
         }
-        // What is taken to be held is brought in order, so that one which must not be there would come first.
+        // Held deliveries are delivered in order, so that a wrong one would arrive first.
         let answer = delivery.send(holding, sender).await;
         assert_eq!(answer.status, expected, "{row} held, {}: {}", sender.name, answer.text());
         let twin = sender.delivery();
@@ -58,7 +58,7 @@ async fn webhooks_1_a_genuine_delivery_of_each_sender_arrives_byte_for_byte() {
         assert_eq!(seen.one("content-length"), body.len().to_string());
         let has_secret = !sender.secret.is_empty() && seen.head.contains(sender.secret);
         assert!(!has_secret, "{}: {}", sender.name, seen.head);
-        // As it was sent: of Azure DevOps that is another text.
+        // As it was sent: Azure DevOps sends a different text.
         let passes = seen.head.contains(&delivery.proof.1);
         assert!(sender.signs_body() || !passes, "{}: {}", sender.name, seen.head);
         door.upstream.take();
@@ -115,7 +115,7 @@ async fn webhooks_8_a_body_with_a_byte_order_mark_or_without_a_byte_is_refused()
 async fn webhooks_9_and_25_a_body_that_two_parsers_read_differently_is_refused() {
     let deep = format!(r#"{{"a":{}{}}}"#, "[".repeat(10_000), "]".repeat(10_000));
     let (payload, doors) = (format!("payload={deep}"), doors().await);
-    // Of a sender of JSON, and of one of forms.
+    // For a JSON sender and a form sender.
     for (row, json, form) in [
         ("webhooks:9 not UTF-8", &b"{\"ref\":\"\xff\"}"[..], &b"command=%ff"[..]),
         ("webhooks:25 a name twice", br#"{"ref":"a","ref":"b"}"#, b"command=a&command=b"),
@@ -161,12 +161,12 @@ async fn webhooks_10_chunks_are_put_together_and_a_trailer_proves_nothing() {
 async fn webhooks_13_to_15_media_that_the_sender_does_not_sign_as_they_are_are_415() {
     let door = Door::open().await;
     for sender in SENDERS {
-        // Signed as they are, but under a name of their own.
+        // Signed as they are, but with an id of their own.
         let form = sender.delivery_of(b"payload=%7B%7D", &unique(), now());
         let twice = sender.delivery_of(b"payload=%7B%7D&payload=%7B%22a%22%3A1%7D", &unique(), now());
         let parts = sender.delivery_of(b"--x\r\n\r\n{}\r\n--x--", &unique(), now());
         let plain = sender.delivery();
-        // Slack's commands are forms, which it signs as they come.
+        // Slack's commands are forms, which are signed as sent.
         let of_forms = |status: u16| if sender.can_be_held() { 415 } else { status };
         for (row, delivery, kind, status) in [
             ("webhooks:13", &form, "Content-Type: application/x-www-form-urlencoded", of_forms(200)),
@@ -179,7 +179,7 @@ async fn webhooks_13_to_15_media_that_the_sender_does_not_sign_as_they_are_are_4
         ] {
             let answer = delivery.send_as(&door, sender, kind, &[]).await;
             assert_eq!(answer.status, status, "{row} {} {kind}: {}", sender.name, answer.text());
-            // A form that is taken is answered with 200 and nothing else.
+            // An accepted form is answered with a plain 200.
             assert_eq!(door.upstream.take().len(), usize::from(answer.text().is_empty()), "{row} {}", sender.name);
         }
         if !sender.name.starts_with("standard-") {
@@ -203,14 +203,14 @@ async fn webhooks_16_the_cap_holds_exactly() {
         assert_eq!(taken.status, sender.taken, "webhooks:16 {}", sender.name);
         let larger = padded(sender, MAX_BODY + 1);
         assert_eq!(larger.send(&door, sender).await.status, 413, "webhooks:16 {}", sender.name);
-        // In chunks nobody tells how much will come.
+        // With chunks, the size is unknown in advance.
         let mut raw = larger.open(&door, sender, &["Transfer-Encoding: chunked"]).await;
         let content = larger.content(sender);
         raw.send(format!("{:x}\r\n", content.len())).await;
         raw.send(&content).await;
         raw.send("\r\n0\r\n\r\n").await;
         assert_eq!(raw.answer().await.status, 413, "webhooks:16 {}", sender.name);
-        // A length that is only declared is refused before a byte of it comes.
+        // A declared length is refused before a byte of the body arrives.
         let mut raw = larger.open(&door, sender, &["Content-Length: 100000000000"]).await;
         assert_eq!(raw.answer().await.status, 413, "webhooks:16 {}", sender.name);
     }
@@ -218,7 +218,7 @@ async fn webhooks_16_the_cap_holds_exactly() {
     door.doorward.stays_below(90, "webhooks:16 deliveries that are too large");
 }
 
-/// A byte now and then is not what `body_timeout` allows: it bounds the whole body, which holds memory meanwhile.
+/// An occasional byte does not extend `body_timeout`: it limits the whole body, which occupies memory meanwhile.
 #[tokio::test]
 async fn webhooks_16_a_body_that_trickles_ends_as_well() {
     let door = Door::with_limits(", body_timeout: 300ms, body_min_rate: 1B").await;
@@ -250,10 +250,10 @@ async fn webhooks_17_and_18_a_replay_is_answered_and_does_not_arrive() {
         let (body, id) = (sender.new_body(), unique());
         let first = sender.delivery_of(body.as_bytes(), &id, now());
         assert_eq!(first.send(&door, sender).await.status, sender.taken, "{}", sender.name);
-        // The sender's own next try is signed anew.
+        // The sender's own retry is signed again.
         let retry = sender.delivery_of(body.as_bytes(), &id, now() + 1);
         assert_eq!(retry.send(&door, sender).await.status, 200, "webhooks:17 {}", sender.name);
-        // The same signed bytes under an id that somebody else chose.
+        // The same signed bytes with an id chosen by somebody else.
         let mut other = first.clone();
         for line in &mut other.lines {
             *line = line.replace(&id, "another-id");
@@ -297,7 +297,7 @@ async fn webhooks_32_only_posts_are_deliveries() {
     for sender in SENDERS {
         let delivery = sender.delivery();
         let content = delivery.content(sender);
-        // What answers HEAD says how long a body would be that does not come.
+        // A response to HEAD has the length of a body that does not follow.
         let length = format!("Content-Length: {}", content.len());
         let head = delivery.head(sender, sender.content_type, &[&length, "Connection: close"]);
         for method in ["GET", "HEAD", "PUT", "PATCH", "DELETE", "OPTIONS"] {
@@ -338,7 +338,7 @@ async fn webhooks_32_a_delivery_to_another_spelling_of_its_path_arrives_nowhere_
                 );
             }
             assert_eq!(delivery.send(&door, sender).await.status, sender.taken, "webhooks:32 {name}: the twin");
-            // Held ones are brought in order.
+            // Held deliveries are delivered in order.
             let arrived = door.arrived(1).await;
             assert!(arrived.iter().map(|seen| &seen.body).eq([&delivery.content(sender)]), "webhooks:32 {name}");
         }

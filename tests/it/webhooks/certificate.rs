@@ -1,4 +1,4 @@
-//! A client certificate as a sender's condition, besides its signature.
+//! A client certificate required of a sender in addition to its signature.
 
 use crate::{
     fixture::WEBHOOK_SECRET,
@@ -65,7 +65,7 @@ limits: {{drain_accept: 0}}
         let answer = deliver(&doorward, &authority, certificate).await;
         assert_eq!(answer.status, status, "{row}: {}", answer.text());
     }
-    // A proxy may bring it over a connection that it opened for another host, and its certificate counts there alone.
+    // A proxy may forward it on a connection for another host, but its certificate counts only there.
     for (name, status) in [("hooks.test", 202), ("other.test", 401)] {
         let answer = deliver_to(&doorward, "proxied", name, &authority, Some(&named)).await;
         assert_eq!(answer.status, status, "over a connection for {name}: {}", answer.text());

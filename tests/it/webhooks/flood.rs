@@ -1,4 +1,4 @@
-//! A sender that floods, beside one that does not. Both have their deliveries held.
+//! A sender that floods, beside one that does not. Deliveries of both are held.
 
 use std::{
     collections::HashMap,
@@ -14,7 +14,7 @@ use crate::{
     harness::{Answer, Doorward, Push, Recorded, Reply, Upstream, folder_with, unique, until},
 };
 
-/// Lanes of a sender that are brought at once.
+/// How many lanes of a sender are delivered concurrently.
 const LANES: usize = 8;
 
 const QUIET_SECRET: &str = "a secret of the quiet sender";
@@ -62,8 +62,8 @@ async fn a_flood_that_hangs_at_the_event_listener_does_not_delay_another_sender(
     doorward.stays_below(100, "a sender that floods");
 }
 
-/// How long deliveries of the quiet sender are on their way, one a second, while the other sends nothing and while it sends
-/// 10,000 a minute.
+/// Measures how long deliveries of the quiet sender take, one per second, while the other sends nothing and while it
+/// sends 10,000 per minute.
 #[tokio::test]
 #[ignore = "it takes two minutes and measures: scripts/flood"]
 async fn a_flood_of_ten_thousand_a_minute_is_measured() {

@@ -1,5 +1,5 @@
-//! What is held, while the process that brings it starts and stops: an EventListener asks the interceptor once, so nothing is
-//! brought to it while there is nobody to answer.
+//! Held deliveries while the delivering process starts and stops. An EventListener asks the interceptor only once, so
+//! nothing is delivered to it while nobody can answer.
 
 use std::net::SocketAddr;
 
@@ -21,7 +21,7 @@ async fn holding(address: SocketAddr, settle: &str) -> Doorward {
     Doorward::start_in(dir, &settled(address, settle)).await
 }
 
-/// Whether a new connection gets an answer to a question.
+/// Whether a new connection gets a response.
 async fn answers(doorward: &Doorward) -> bool {
     let head = ["POST / HTTP/1.1", "Host: door.test", "Content-Type: application/json"];
     let question = json!({"body": "", "context": {"event_id": "e", "trigger_id": "namespaces/ci/triggers/push"}});
@@ -52,7 +52,7 @@ async fn nothing_is_brought_before_event_listeners_reach_the_interceptor() {
     assert_eq!(upstream.requests().len(), 1, "the twin");
 }
 
-/// In the seconds after a start as well, in which nothing is brought.
+/// Also in the seconds after a start, when nothing is delivered yet.
 #[tokio::test]
 async fn what_is_held_counts_against_its_bound_before_anything_is_brought() {
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
@@ -72,13 +72,13 @@ async fn a_process_that_stops_brings_nothing_more_and_answers_the_interceptor_un
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let mut doorward = holding(address, "0s").await;
     assert_eq!(deliver_to(&doorward, &unique(), super::BODY).await.status, 202);
-    // Between two tries: one that is on its way goes on.
+    // Between two tries: one in progress would continue.
     until(async || held(&doorward).await[0]["tries"].as_u64() == Some(2)).await;
     doorward.signal("TERM");
     doorward.wait_for_log("draining").await;
     let upstream = Upstream::scripted_at(address, |_| Reply::json(202, "{}")).await;
     assert!(answers(&doorward).await, "over a new connection");
-    // It would have been tried again within the seconds in which the door is open.
+    // It would have been retried in the seconds while connections are still accepted.
     doorward.wait_for_log("stopped").await;
     assert!(upstream.requests().is_empty());
     let doorward = doorward.kill_and_restart().await;
@@ -86,7 +86,7 @@ async fn a_process_that_stops_brings_nothing_more_and_answers_the_interceptor_un
     assert_eq!(upstream.requests().len(), 1);
 }
 
-/// An EventListener that answers after that has nobody to ask, and makes no run; and the try was cut without a word of it.
+/// An EventListener that responds later has nobody to ask, and makes no run; and the try was cut off without a record.
 #[tokio::test]
 async fn what_is_not_answered_when_the_door_closes_is_tried_again_where_event_listeners_ask() {
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
@@ -98,7 +98,7 @@ async fn what_is_not_answered_when_the_door_closes_is_tried_again_where_event_li
     until(async || upstream.requests().len() == 1).await;
     doorward.signal("TERM");
     doorward.wait_for_log("stopped").await;
-    // The next start brings nothing.
+    // The next start delivers nothing.
     std::fs::write(doorward.dir().join("doorward.yaml"), settled(address, "10m")).unwrap();
     let doorward = doorward.kill_and_restart().await;
     until_waiting(&doorward, 1).await;

@@ -1,4 +1,4 @@
-//! Deliveries that are held: stored before the sender gets its answer, and brought until they are taken.
+//! Held deliveries: stored before the sender gets its response, and delivered until they are accepted.
 
 use std::{
     net::SocketAddr,
@@ -18,12 +18,12 @@ use crate::{
     },
 };
 
-/// What a Doorward that uses Redis seals with.
+/// The sealing key of a Doorward that uses Redis.
 pub(super) const SESSION_KEY: &str = "BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=";
 
 const RULE: &str = "- {id: hooks, on: {routes: [hooks]}, who: {webhooks: [github]}, do: allow}";
 
-/// A Doorward that holds what GitHub sends to an EventListener at `address`.
+/// A Doorward that holds GitHub's deliveries to an EventListener at `address`.
 async fn holding(address: SocketAddr, more: &str) -> Doorward {
     let dir = folder_with(&[("secret", WEBHOOK_SECRET)]);
     Doorward::start_with_faults(dir, &configuration(address, more)).await
@@ -49,7 +49,7 @@ limits: {{drain_accept: 0}}
     )
 }
 
-/// A body of its own of a repository.
+/// A unique body for a repository.
 fn body(repository: u32) -> String {
     Push::body().replace("1234", &repository.to_string())
 }
@@ -70,7 +70,7 @@ pub(super) async fn held(doorward: &Doorward) -> Vec<Value> {
     hooks(doorward, &["list"]).await.unwrap()["held"].as_array().unwrap().clone()
 }
 
-/// Whether so many deliveries wait and are parked.
+/// Whether this many deliveries are waiting and parked.
 async fn holds(doorward: &Doorward, waiting: usize, parked: usize) -> bool {
     let metrics = doorward.metrics().await;
     let says = |state: &str, count: usize| {
@@ -111,7 +111,7 @@ async fn a_delivery_is_taken_while_its_event_listener_is_down_and_arrives_after_
 
     let doorward = doorward.kill_and_restart().await;
     let upstream = Upstream::scripted_at(address, takes).await;
-    // That nothing is held says little right after the start: the table may not have been read yet.
+    // An empty queue proves little right after the start: the table may not have been read yet.
     doorward.until_metrics_say("doorward_webhook_delivered_total{webhook=\"github\"} 4\n").await;
     until_it_holds(&doorward, 0, 0).await;
     let arrived = upstream.requests();
@@ -131,7 +131,8 @@ async fn a_delivery_is_taken_while_its_event_listener_is_down_and_arrives_after_
         assert_eq!(request.body, body.as_bytes());
         assert!(request.has("doorward-assertion") && !request.has("authorization"));
         assert_eq!(request.one("traceparent"), TRACE);
-        // One id joins the request that brought it, what was sent, and the event. Lines are written a little after the answer.
+        // One id connects the sender's request, what was delivered, and the event. Lines are written shortly after the
+        // response.
         let event = format!("event-{id}");
         until(async || {
             let mut records = doorward.audit();
@@ -190,7 +191,7 @@ async fn what_is_parked_is_shown_retried_and_dropped_by_operators_on_the_record(
     assert_eq!(hooks(&doorward, &["drop", &second_id]).await.unwrap()["dropped"], second_id.as_str());
     assert!(held(&doorward).await.is_empty());
     assert!(hooks(&doorward, &["drop", &second_id]).await.is_err());
-    // Those of a sender whose secret somebody else had, all at once.
+    // Those of a sender whose secret had leaked, all at once.
     status.store(400, Ordering::SeqCst);
     let (third, fourth) = (unique(), unique());
     for (number, delivery) in [(3, &third), (4, &fourth)] {
@@ -205,7 +206,7 @@ async fn what_is_parked_is_shown_retried_and_dropped_by_operators_on_the_record(
     assert_eq!(hooks(&doorward, &["drop", "--webhook", &name]).await.unwrap()["dropped"], 2);
     assert!(held(&doorward).await.is_empty());
     let trail = doorward.audit();
-    // By an id or by their sender: the end of the command says which they were.
+    // By an id or by their sender: the command ends with the list of them.
     let named = |command: &str| -> Vec<Vec<String>> {
         let ended = trail.iter().map(|record| &record["unmapped"]).filter(|unmapped| {
             let text = unmapped["command"].as_str().unwrap_or_default();
@@ -233,7 +234,7 @@ async fn what_is_parked_is_shown_retried_and_dropped_by_operators_on_the_record(
     assert_eq!(seen.iter().filter(|request| request.one("x-github-delivery") == second).count(), 5);
 }
 
-/// The EventListener itself says no such thing: an ingress does, while it is rolled out.
+/// The EventListener itself never sends it: an ingress does, during a rollout.
 #[tokio::test]
 async fn a_404_in_front_of_the_event_listener_parks_nothing() {
     let knows_it = Arc::new(AtomicBool::new(false));
@@ -245,7 +246,7 @@ async fn a_404_in_front_of_the_event_listener_parks_nothing() {
     .await;
     let doorward = holding(upstream.address, "store: {path: doorward.redb}").await;
     assert_eq!(deliver_to(&doorward, &unique(), &body(1)).await.status, 202);
-    // More often than one may be refused.
+    // More often than a delivery may be refused.
     for tries in 1..=6 {
         doorward.set_clock_ahead(tries * 60);
         until(async || upstream.requests().len() >= usize::try_from(tries).unwrap()).await;
@@ -257,7 +258,7 @@ async fn a_404_in_front_of_the_event_listener_parks_nothing() {
     assert!(upstream.requests().len() >= 7, "{}", upstream.requests().len());
 }
 
-/// For a day nobody heard of it: the sender had 202, and the log only what was given up.
+/// For a day nobody noticed: the sender had a 202, and the log only had deliveries that were given up.
 #[tokio::test]
 async fn the_log_has_the_first_try_that_failed_and_the_one_that_did_not() {
     let failures = Arc::new(AtomicU16::new(2));
@@ -313,12 +314,12 @@ async fn what_is_held_of_a_repository_that_is_revoked_is_parked_at_once() {
         ["revoke", "--issuer", "webhook:github", "--subject", "webhook:github:repo:1", "--why", "it was taken over"];
     let (code, said) = doorward.operator(&revoke).await;
     assert_eq!(code, Some(0), "{said}");
-    // Its EventListener is still down, for which it would be tried for a day.
+    // Its EventListener is still down, and it would be retried for a day.
     until_it_holds(&doorward, 1, 1).await;
     let parked = held(&doorward).await.into_iter().find(|held| held["state"] == "parked").unwrap();
     assert_eq!(parked["delivery"], revoked.as_str());
     assert!(parked["last_error"].as_str().unwrap().contains("revoked"), "{parked}");
-    // 401 would say that it was not proven.
+    // 401 would mean that it was not authenticated.
     let refused = deliver_to(&doorward, &unique(), &body(1)).await;
     assert_eq!((refused.status, refused.reason().as_str()), (403, "token_revoked"));
     assert!(refused.text().contains("the deliveries of this sender or repository were revoked"), "{}", refused.text());
@@ -334,7 +335,7 @@ async fn a_store_that_cannot_be_written_is_503_and_nothing_is_promised() {
     let yaml = configuration(upstream.address, "store: {path: doorward.redb}");
     let yaml = yaml.change("sender: github,", "sender: github, answer_within: 1s,");
     let doorward = Doorward::start_with_faults(dir, &yaml).await;
-    // What was written and not synced is lost with the power.
+    // Data that was written but not synced is lost in a power failure.
     for (repository, break_it) in [(1, Doorward::break_disk as fn(&Doorward, bool)), (2, Doorward::break_syncs)] {
         let (id, body) = (unique(), body(repository));
         break_it(&doorward, true);
@@ -350,7 +351,7 @@ async fn a_store_that_cannot_be_written_is_503_and_nothing_is_promised() {
     }
 }
 
-/// It heard 503 at once, though its sender waits for ten seconds and never sends it again.
+/// The response was a 503 at once, although the sender waits for ten seconds and never retries.
 #[tokio::test]
 async fn a_delivery_that_comes_while_the_disk_stalls_is_held_once_it_works() {
     let upstream = Upstream::scripted(takes).await;
@@ -371,7 +372,7 @@ async fn a_delivery_that_comes_while_the_disk_stalls_is_held_once_it_works() {
 pub(super) static ASSERTION_KEY: LazyLock<String> =
     LazyLock::new(|| rcgen::KeyPair::generate_for(&rcgen::PKCS_ED25519).unwrap().serialize_pem());
 
-/// What a Doorward needs to hold in Redis, and its configuration there.
+/// The files of a Doorward that holds in Redis, and its configuration.
 pub(super) fn on_redis(redis: &RedisServer, el: SocketAddr) -> (tempfile::TempDir, String) {
     let dir = folder_with(&[("secret", WEBHOOK_SECRET), ("key", SESSION_KEY), ("assertions", ASSERTION_KEY.as_str())]);
     let more = format!(
@@ -382,7 +383,7 @@ pub(super) fn on_redis(redis: &RedisServer, el: SocketAddr) -> (tempfile::TempDi
     (dir, configuration(el, &more))
 }
 
-/// The longer the store hangs, the more waits for it.
+/// The longer the store hangs, the more requests wait for it.
 #[tokio::test]
 async fn memory_is_looked_at_as_often_as_ever_while_the_store_hangs() {
     let upstream = Upstream::scripted(takes).await;
@@ -398,7 +399,7 @@ async fn memory_is_looked_at_as_often_as_ever_while_the_store_hangs() {
         doorward.use_memory(910, "new streams are refused").await;
         doorward.use_memory(100, "memory ok").await;
     }
-    // Eight looks, two a second; behind questions to the store they took twenty.
+    // Eight checks, two per second; behind store requests they took twenty.
     assert!(begun.elapsed() < std::time::Duration::from_secs(15), "{:?}", begun.elapsed());
 }
 
@@ -476,13 +477,13 @@ async fn replicas_on_redis_bring_each_delivery_once_and_in_order_though_one_of_t
     arrive(send().await).await;
     down.store(true, Ordering::SeqCst);
     let sent = send().await;
-    // With it goes the lease that it may have.
+    // The lease that it may have is released with it.
     drop(here);
     down.store(false, Ordering::SeqCst);
     arrive(sent).await;
 }
 
-/// One that a rollout has not reached yet decides by the older file.
+/// A replica that a rollout has not reached yet decides by the older policy.
 #[tokio::test]
 async fn a_replica_whose_policy_is_older_gives_up_no_delivery_that_another_has_taken() {
     let down = Arc::new(AtomicBool::new(true));
@@ -507,7 +508,7 @@ async fn a_replica_whose_policy_is_older_gives_up_no_delivery_that_another_has_t
     }
     old.record(|record| record.to_string().contains("policy_denied")).await;
     assert!(held(&new).await.iter().all(|held| held["state"] == "waiting"));
-    // The rollout reaches it. Which of the two tries one is a matter of chance until then.
+    // The rollout reaches it. Until then, either of the two may try one.
     let file = old.dir().join("doorward.yaml");
     let yaml = std::fs::read_to_string(&file).unwrap();
     std::fs::write(&file, yaml.change("do: deny", "do: allow")).unwrap();
@@ -517,7 +518,7 @@ async fn a_replica_whose_policy_is_older_gives_up_no_delivery_that_another_has_t
     tokio::time::timeout(std::time::Duration::from_secs(150), done).await.unwrap();
 }
 
-/// Whoever got 202 was told that the standby has it as well.
+/// A 202 means that the standby has it as well.
 #[tokio::test]
 async fn what_was_held_before_a_failover_by_sentinel_is_brought_once_after_it() {
     let synced = ["--appendonly", "yes", "--appendfsync", "always", "--repl-diskless-sync-delay", "0"];
@@ -526,7 +527,7 @@ async fn what_was_held_before_a_failover_by_sentinel_is_brought_once_after_it() 
     let standby = RedisServer::start(&[&synced[..], &["--replicaof", &follows]].concat());
     let sentinel = RedisServer::sentinel(master.port());
     until(async || master.ask::<String>(&["INFO", "replication"]).await.contains("state=online")).await;
-    // A sentinel puts nothing in the master's place before it has heard of the standby.
+    // A sentinel does not replace the master before it knows the standby.
     until(async || !sentinel.ask::<Vec<redis::Value>>(&["SENTINEL", "REPLICAS", "doorward"]).await.is_empty()).await;
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let (dir, yaml) = on_redis(&master, address);
@@ -546,7 +547,7 @@ async fn what_was_held_before_a_failover_by_sentinel_is_brought_once_after_it() 
     let port = standby.port().to_string();
     until(async || sentinel.ask::<Vec<String>>(&named).await.last() == Some(&port)).await;
     let upstream = Upstream::scripted_at(address, takes).await;
-    // All that was tried in vain is due.
+    // Everything that failed is due for a retry.
     doorward.set_clock_ahead(60);
     until_it_holds(&doorward, 0, 0).await;
     let mut arrived: Vec<String> =

@@ -1,4 +1,4 @@
-//! The assertion that an EventListener gets, and the interceptor that it asks with it.
+//! The assertion that an EventListener gets, and the interceptor to which it presents it.
 
 mod events;
 
@@ -34,7 +34,7 @@ fn with_interceptor(yaml: &str) -> String {
         + "interceptor: {host: door.door.svc, kubernetes: cluster}\n"
 }
 
-/// The assertion of a delivery that the fixture forwards, with its body.
+/// The assertion and the body of a delivery that the fixture forwards.
 async fn asserted(fixture: &Fixture) -> (String, String) {
     let body = Push::body();
     assert_eq!(deliver(fixture, &unique(), &body, &["Doorward-Assertion: forged"]).await.status, 202);
@@ -43,7 +43,7 @@ async fn asserted(fixture: &Fixture) -> (String, String) {
     (seen.one("doorward-assertion").to_owned(), body)
 }
 
-/// What an EventListener asks about a trigger.
+/// An EventListener's request for a trigger.
 pub(super) fn question(assertion: &str, body: &str, event: &str) -> Value {
     json!({
         "body": body,
@@ -59,7 +59,7 @@ async fn ask(fixture: &Fixture, question: &Value) -> Answer {
     fixture.doorward.send(&ASKED, question.to_string().as_bytes()).await
 }
 
-/// Whether the trigger may go on, with the whole answer.
+/// Whether the trigger may continue, and the whole response.
 async fn goes_on(fixture: &Fixture, question: &Value) -> (bool, Value) {
     let answer = ask(fixture, question).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
@@ -120,7 +120,7 @@ async fn a_caller_with_a_token_reaches_the_event_listener_with_the_same_assertio
     assert_eq!(fixture.doorward.send(&[lines[0], lines[1], lines[2], forged], b"{}").await.status, 401);
 }
 
-/// The id of a Trigger, of so many bytes in all.
+/// The id of a Trigger, with this total length in bytes.
 fn trigger_id_of(length: usize) -> String {
     format!("{:x<length$}", "namespaces/ci/triggers/")
 }
@@ -211,7 +211,7 @@ async fn the_interceptor_lets_go_on_what_came_through_doorward_and_nothing_else(
     assert!(fixture.upstream.take().is_empty(), "nothing is forwarded");
 }
 
-/// A question about another Trigger.
+/// A request for another Trigger.
 fn of_trigger(question: &Value, id: &str) -> Value {
     let mut question = question.clone();
     question["context"]["trigger_id"] = id.into();
@@ -244,7 +244,7 @@ async fn a_delivery_sets_off_only_triggers_that_its_rules_name() {
         assert!(may || answer["status"]["code"] == 7, "{id}: {answer}");
     }
     assert!(fixture.upstream.take().is_empty(), "no rule looks at service accounts");
-    // Each stop is in the trail as the denial that it is, with the request whose delivery it was.
+    // Each stop is recorded as a denial, with the id of the delivery's request.
     for (name, reason, rule, by) in [
         ("deploy-prod", "policy_denied", json!("never"), "never"),
         ("release", "no_rule_matched", Value::Null, "no rule"),
@@ -265,19 +265,19 @@ async fn a_delivery_sets_off_only_triggers_that_its_rules_name() {
         assert!(code == Some(1) && said.contains(&format!("`--audit-id {of_delivery}`")), "{said}");
         assert!(said.starts_with(&format!("recorded: deny by {by} on the delivery, policy ")), "{said}");
     }
-    // What goes on reads as no stop.
+    // A request that may continue is not recorded as a stop.
     let went_on = fixture
         .doorward
         .record(|record| record["unmapped"]["endpoint"] == "interceptor" && record["status_code"].is_null());
     let id = went_on.await["http_request"]["uid"].as_str().unwrap().to_owned();
     let (_, said) = fixture.doorward.told(&["explain", "doorward.yaml", "--audit-id", &id]).await;
     assert!(said.starts_with("recorded: not refused, and no rule was evaluated"), "{said}");
-    // Who comes with a token is let in by a rule that says nothing of Triggers.
+    // A caller with a token is allowed by a rule that does not mention Triggers.
     let token = bearer(&fixture.a.token("alice", &["dev"]));
     let lines = ["POST /github HTTP/1.1", "Host: hooks.test", "Content-Type: application/json", &token];
     assert_eq!(fixture.doorward.send(&lines, b"{}").await.status, 202);
     let assertion = fixture.upstream.only().one("doorward-assertion").to_owned();
-    // One without a name, as a Trigger within the EventListener may be, could be named by no deny.
+    // A Trigger inside the EventListener may have no name, so that no deny could name it.
     for (name, may) in [("release", true), ("deploy-prod", false), ("", false)] {
         let asked = of_trigger(&question(&assertion, "{}", "event-1"), &format!("namespaces/ci/triggers/{name}"));
         let (go, answer) = goes_on(&fixture, &asked).await;
@@ -319,7 +319,7 @@ async fn attacks_z20_the_service_account_of_a_trigger_is_read_where_rules_look_a
         ("inline-default", true),
         ("deployer", false),
         ("inline-deployer", false),
-        // One within the EventListener and one beside it.
+        // One inside the EventListener and one beside it.
         ("two", false),
         ("nowhere", false),
         ("..", false),
@@ -335,7 +335,7 @@ async fn attacks_z20_the_service_account_of_a_trigger_is_read_where_rules_look_a
     assert_eq!((answer.status, answer.reason()), (502, "upstream_failed".to_owned()), "{}", answer.text());
 }
 
-/// An EventListener asks once: an error would be a run that nobody makes.
+/// An EventListener asks only once: after an error there would be no run.
 #[tokio::test]
 async fn a_store_that_is_away_for_a_moment_costs_no_run() {
     let fixture = Fixture::with_faults(|yaml| with_interceptor(&yaml), |_| Reply::json(202, ANSWER)).await;
@@ -350,7 +350,7 @@ async fn a_store_that_is_away_for_a_moment_costs_no_run() {
     assert!(goes_on, "{answer}");
 }
 
-/// Made into values, such a list takes sixteen times its size.
+/// Parsed into values, such a list takes sixteen times its size.
 #[tokio::test]
 async fn a_question_of_many_values_costs_little_more_than_its_bytes() {
     let fixture = fixture().await;
@@ -381,13 +381,13 @@ async fn a_question_of_many_values_costs_little_more_than_its_bytes() {
         assert_eq!(answer.status, 400, "{}", answer.text());
         assert!(answer.text().contains("a text with escapes is too long"), "{}", answer.text());
     }
-    // A byte for each level, and as much again while the room for them grows.
+    // A byte per level, and as much again while the buffer for them grows.
     let nested = "[".repeat(4 << 20) + &"]".repeat(4 << 20);
     for part in [format!(r#""body":{nested}"#), format!(r#""header":{{"A":{nested}}}"#)] {
         let answer = fixture.doorward.send(&head, format!("{{{part},{context}}}").as_bytes()).await;
         assert!(answer.text().contains("the request has no assertion"), "{}", answer.text());
     }
-    // Of two at once, as the last may not be put away yet. Values would take 130 MiB more.
+    // For two at once, as the previous one may not be freed yet. Values would take 130 MiB more.
     fixture.doorward.stays_below(170, "questions of many values");
 }
 
@@ -408,7 +408,7 @@ async fn it_is_asked_on_the_listener_that_the_configuration_names_and_on_no_othe
     assert!(answer.status == 200 && answer.text().contains("\"continue\":true"), "{}", answer.text());
 }
 
-/// An EventListener asks once, so that the 503 which it heard was a run that nobody made.
+/// An EventListener asks only once, so that a 503 meant a run that nobody made.
 #[tokio::test]
 async fn questions_that_one_address_never_ends_keep_out_none_of_another() {
     let change = |yaml: String| {
@@ -418,13 +418,13 @@ async fn questions_that_one_address_never_ends_keep_out_none_of_another() {
     let (assertion, body) = asserted(&fixture).await;
     let lines = ASKED.join("\r\n");
     let mut idle = Vec::new();
-    // Half of the memory is theirs.
+    // They get half of the memory.
     for _ in 0..40 {
         let mut raw = fixture.doorward.raw().await;
         raw.send(format!("{lines}\r\nContent-Length: 8192\r\n\r\n{}", " ".repeat(8191))).await;
         idle.push(raw);
     }
-    // Once what they sent is read, there is no room for a question of their address.
+    // Once their data is read, there is no room for a request from their address.
     until(async || {
         let mut raw = fixture.doorward.raw().await;
         raw.send(request(&ASKED, b"{}")).await;

@@ -1,5 +1,5 @@
-//! Held deliveries over kill -9 at chosen moments: before and after writes and syncs of the store or questions to it, sends to the
-//! EventListener, and answers to the sender.
+//! Held deliveries despite kill -9 at chosen moments: before and after writes and syncs of the store or requests to it,
+//! requests to the EventListener, and responses to the sender.
 //!
 //! A short run is a test; `scripts/kills` is a long one.
 
@@ -31,7 +31,7 @@ use crate::{
     harness::{Push, Recorded, RedisServer, Reply, Upstream, faults, folder_with, free_port, part},
 };
 
-/// Repositories, each of which sends one delivery after the other.
+/// The number of repositories, each of which sends one delivery after the other.
 const REPOSITORIES: u32 = 4;
 
 /// How many deliveries are sent and how often Doorward is killed meanwhile.
@@ -42,7 +42,7 @@ pub struct Plan {
 }
 
 impl Plan {
-    /// What the environment says, else this.
+    /// The numbers from the environment, or else these.
     pub fn new(deliveries: u64, kills: u64) -> Self {
         let number = |variable: &str, default| {
             std::env::var(variable).map_or(default, |text: String| text.parse().expect(variable))
@@ -54,10 +54,10 @@ impl Plan {
         }
     }
 
-    /// A moment of a life of Doorward, of this class: `CLASS:COUNT:before` or `after`.
+    /// A moment to kill a process, for this class of operations: `CLASS:COUNT:before` or `after`.
     pub fn moment(&self, random: &mut Random, class: &str) -> String {
         let when = ["before", "after"][random.below(2) as usize];
-        // So that the deliveries are spread over the lives. A delivery takes several writes.
+        // Spreads the deliveries over the processes. A delivery takes several writes.
         let a_life = (self.deliveries / self.kills).max(4) * if matches!(class, "write" | "ask") { 6 } else { 1 };
         format!("{class}:{}:{when}", 1 + random.below(a_life))
     }
@@ -80,19 +80,19 @@ impl Random {
     }
 }
 
-/// Where a Doorward that is killed keeps what it holds.
+/// The store of a Doorward that is killed.
 pub enum Kept {
     InAFile,
     InRedis(RedisServer),
 }
 
 impl Kept {
-    /// A server that has each write on its disk before it answers, as `check` demands.
+    /// A server that has each write on its disk before it responds, as `check` demands.
     pub fn in_redis() -> Self {
         Self::InRedis(RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]))
     }
 
-    /// What the configuration says of it, with its files in the folder.
+    /// Its configuration, with its files in the folder.
     pub fn configuration(&self, folder: &Path) -> String {
         match self {
             Self::InAFile => "store: {path: doorward.redb}".to_owned(),
@@ -106,7 +106,7 @@ impl Kept {
         }
     }
 
-    /// The class of moments that takes the place of one that the embedded store has.
+    /// The class of moments that corresponds to one of the embedded store.
     pub fn class(&self, class: &'static str) -> &'static str {
         match (self, class) {
             (Self::InRedis(_), "write" | "sync") => "ask",
@@ -114,7 +114,8 @@ impl Kept {
         }
     }
 
-    /// A Doorward that is killed at this moment: `CLASS:COUNT:before` or `after`. `upstream` is the port that it sends to.
+    /// A Doorward that is killed at this moment: `CLASS:COUNT:before` or `after`. `upstream` is the port that it sends
+    /// to.
     pub fn doorward(&self, folder: &Path, kill: Option<&str>, upstream: u16) -> Child {
         let mut command = Command::new(env!("CARGO_BIN_EXE_doorward"));
         command.arg("serve").arg(folder.join("doorward.yaml")).envs(faults::environment(folder));
@@ -127,7 +128,7 @@ impl Kept {
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true).spawn().unwrap()
     }
 
-    /// Waits until it is killed at its moment. The leases of its lanes end as well, as if their minute had passed.
+    /// Waits until it is killed at its moment. The leases of its lanes are ended too, as if their minute had passed.
     pub async fn ends_by_kill(&self, mut doorward: Child, moment: &str) {
         let status = timeout(Duration::from_secs(300), doorward.wait()).await;
         assert!(status.expect(moment).unwrap().code().is_none(), "{moment} killed it");
@@ -138,7 +139,7 @@ impl Kept {
     }
 }
 
-/// What one try to deliver heard: the status, or nothing where Doorward went away.
+/// The result of one attempt to deliver: the status, or `None` if Doorward was killed.
 pub async fn try_to_deliver(port: u16, id: &str, body: &str) -> Option<u16> {
     let mut stream = TcpStream::connect(("127.0.0.1", port)).await.ok()?;
     stream.write_all(&Push::of(body, id, WEBHOOK_SECRET).request(&["Connection: close"])).await.ok()?;
@@ -147,14 +148,15 @@ pub async fn try_to_deliver(port: u16, id: &str, body: &str) -> Option<u16> {
     std::str::from_utf8(answer.get(9..12)?).ok()?.parse().ok()
 }
 
-/// Senders to the port, one a repository, each of which sends one delivery after the other until `enough` is set.
+/// Senders to the port, one per repository, each of which sends one delivery after the other until `enough` is set.
 pub struct Senders {
     enough: Arc<AtomicBool>,
     repositories: Vec<JoinHandle<Vec<String>>>,
 }
 
 impl Senders {
-    /// `body` makes the body of a delivery with this id, of a repository. In all `least` deliveries or more are sent.
+    /// `body` makes the body of the delivery of a repository with this id. At least `least` deliveries are sent in
+    /// total.
     pub fn start(port: u16, least: u64, body: fn(u32, &str) -> String) -> Self {
         let enough = Arc::new(AtomicBool::new(false));
         let least = least / u64::from(REPOSITORIES);
@@ -165,7 +167,7 @@ impl Senders {
                 while (taken.len() as u64) < least || !enough.load(Ordering::SeqCst) {
                     let id = format!("{repository}-{}", taken.len());
                     let body = body(repository, &id);
-                    // As a sender that tries again: 200 says that an earlier try was stored.
+                    // Retries like a sender: 200 means that an earlier attempt was stored.
                     while !matches!(try_to_deliver(port, &id, &body).await, Some(200 | 202)) {
                         tokio::time::sleep(Duration::from_millis(20)).await;
                     }
@@ -177,7 +179,7 @@ impl Senders {
         Self { repositories: repositories.collect(), enough }
     }
 
-    /// The ids of the deliveries that were taken, by repository.
+    /// The ids of the accepted deliveries, by repository.
     pub async fn finish(self) -> BTreeMap<u32, Vec<String>> {
         self.enough.store(true, Ordering::SeqCst);
         let mut taken = BTreeMap::new();
@@ -188,7 +190,7 @@ impl Senders {
     }
 }
 
-/// Waits until all of these have arrived. As long as some go on arriving, those that are left have not been lost.
+/// Waits until all of these have arrived. While some are still arriving, the rest has not been lost.
 pub async fn until_all_arrive(all: &BTreeSet<String>, plan: &Plan, arrived: impl AsyncFn() -> BTreeSet<String>) {
     let mut left = all.len() + 1;
     while left > 0 {
@@ -197,7 +199,7 @@ pub async fn until_all_arrive(all: &BTreeSet<String>, plan: &Plan, arrived: impl
                 let began = Instant::now();
                 let now = all.difference(&arrived().await).count();
                 if now > 0 {
-                    // To look at thousands costs as much as what is waited for.
+                    // Counting thousands is as expensive as delivering them.
                     tokio::time::sleep(Duration::from_millis(50).max(began.elapsed() * 10)).await;
                 }
                 if now < left {
@@ -214,7 +216,7 @@ pub async fn until_all_arrive(all: &BTreeSet<String>, plan: &Plan, arrived: impl
     }
 }
 
-/// What is the same for every try of one delivery, as the assertion says.
+/// What is the same for every attempt to deliver, according to the assertion.
 fn once(request: &Recorded) -> String {
     part(request.one("doorward-assertion"), 1)["once"].as_str().unwrap().to_owned()
 }
@@ -235,8 +237,8 @@ async fn none_is_lost(kept: &Kept) {
     let mut random = Random::new(seed);
     let arrived = Arc::new(AtomicUsize::new(0));
     let counter = arrived.clone();
-    // Outages, and answers that are lost on the way. After the last kill there are none: one repository that is left would wait through an
-    // outage alone, each time for longer.
+    // Outages, and lost responses. There are none after the last kill: the last repository would wait through outages
+    // alone, each time for longer.
     let is_calm = Arc::new(AtomicBool::new(false));
     let calm = is_calm.clone();
     let script = move |request: &Recorded| match counter.fetch_add(1, Ordering::SeqCst) % 120 {

@@ -1,4 +1,5 @@
-//! Deliveries over the wire: what only the whole shows. The vectors of each sender are unit tests of `webhooks` as well.
+//! Deliveries over the wire, as far as the whole program is needed. The vectors of each sender are also unit tests of
+//! `webhooks`.
 
 mod again;
 mod attacks;
@@ -70,7 +71,7 @@ async fn a_genuine_delivery_that_no_rule_allows_is_403() {
     assert_eq!(deliver(&fixture, &unique(), BODY, &[]).await.status, 200, "twin");
 }
 
-/// 503 and when to come back: what senders that try again do so after.
+/// A 503 with the time after which to retry, which senders respect.
 fn assert_asks_to_come_back(answer: &Answer, row: &str) {
     assert_eq!(answer.status, 503, "{row}: {}", answer.text());
     let span: u64 = answer.header("retry-after").expect("Retry-After").parse().unwrap();
@@ -101,7 +102,7 @@ async fn webhooks_33_while_the_upstream_refuses_connections_the_sender_gets_503_
 async fn webhooks_33_while_the_upstream_hangs_the_sender_gets_503_in_its_time_and_its_retry_arrives() {
     let hangs = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
     let script = hangs.clone();
-    // Far beyond what the test waits: only the sender's own time ends the request.
+    // Far longer than the test: only the sender's own time limit ends the request.
     let fixture = Fixture::with(
         |yaml| {
             yaml.change("{name: web, url:", "{name: web, response_timeout: 10m, url:")
@@ -186,7 +187,7 @@ async fn webhooks_27_an_unsigned_test_is_answered_where_the_configuration_says_s
     assert!(fixture.upstream.requests().is_empty());
 }
 
-/// Senders whose proof is no signature over a JSON body, each with its own way to the upstream.
+/// Senders whose proof is not a signature over a JSON body; their deliveries are forwarded differently.
 #[tokio::test]
 async fn a_secret_in_the_address_stays_here_and_a_signed_form_passes_as_it_came() {
     let fixture = Fixture::with(

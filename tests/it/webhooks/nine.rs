@@ -1,5 +1,5 @@
-//! Nine attacks on each sender, over a raw socket: what is heard of each, whether it arrives, and that the genuine delivery is
-//! taken after it.
+//! Nine attacks on each sender, over a raw socket: the response to each, whether it arrives, and that a genuine
+//! delivery is accepted after it.
 
 use std::collections::BTreeSet;
 
@@ -18,13 +18,13 @@ pub enum Attack {
     /// Sent a second time.
     Replayed,
     Truncated,
-    /// The same, written in another way.
+    /// The same content in another encoding.
     ReEncoded,
-    /// The same in another order.
+    /// The same content in another order.
     Reordered,
-    /// What decides about it stands there twice.
+    /// A deciding header occurs twice.
     DoubledHeader,
-    /// Framed so that another delivery may hide in it.
+    /// Framed so that another delivery may be hidden in it.
     ChunkSmuggled,
     GzipBombed,
     Slow,
@@ -43,7 +43,7 @@ impl Attack {
         Self::Slow,
     ];
 
-    /// What most senders hear of it.
+    /// The status for most senders.
     pub const fn status(self) -> u16 {
         match self {
             Self::Forged | Self::Truncated | Self::ReEncoded | Self::Reordered => 401,
@@ -54,12 +54,12 @@ impl Attack {
         }
     }
 
-    /// Whether it is told by what is verified. Of all others it does not matter what would have become of the delivery.
+    /// Whether the verification detects it. For all others, the result of the verification does not matter.
     fn is_of_what_is_signed(self) -> bool {
         matches!(self, Self::Forged | Self::Replayed | Self::Truncated | Self::ReEncoded | Self::Reordered)
     }
 
-    /// All ways to do so to a sender.
+    /// All variants of the attack for a sender.
     fn ways(self, sender: &'static Sender) -> Vec<Way> {
         match self {
             Self::Forged => vec![way("webhooks:2 of another key", move |genuine| {
@@ -98,14 +98,14 @@ impl Attack {
 
 type Bytes = dyn Fn(&Delivery) -> Vec<u8>;
 
-/// A way to do one of them.
+/// A variant of an attack.
 struct Way {
     row: String,
-    /// What is heard of it, where that is the same for all senders.
+    /// The status, if it is the same for all senders.
     status: Option<u16>,
-    /// What is sent in place of a genuine delivery.
+    /// What is sent instead of a genuine delivery.
     bytes: Box<Bytes>,
-    /// The connection ends with it.
+    /// Whether the connection ends with it.
     ends: bool,
 }
 
@@ -117,7 +117,7 @@ fn whole(sender: &Sender, delivery: &Delivery) -> Vec<u8> {
     delivery.bytes(sender, sender.content_type, &[])
 }
 
-/// With another body under the proof of the first.
+/// Another body with the proof of the first.
 fn rewritten(sender: &'static Sender, row: &str, how: impl Fn(&str) -> String + 'static) -> Way {
     way(row, move |genuine| {
         let mut delivery = genuine.clone();
@@ -142,7 +142,7 @@ const FORMS_ANEW: [(&str, Rewrite); 3] = [
     ("webhooks:8 escaped", |body| body.replacen("text=", "t%65xt=", 1)),
 ];
 
-/// The same members, or fields, in another order.
+/// The same members or fields in another order.
 fn reorder(body: &str) -> String {
     fn reversed(value: &Value) -> String {
         match value {
@@ -157,13 +157,13 @@ fn reorder(body: &str) -> String {
         }
     }
     match serde_json::from_str(body) {
-        // In the order of the alphabet, or against it.
+        // Sorted by name, or reversed.
         Ok(value) => Some(reversed(&value)).filter(|other| other != body).unwrap_or_else(|| value.to_string()),
         Err(_) => body.split('&').rev().collect::<Vec<_>>().join("&"),
     }
 }
 
-/// The proof, the content type, and each header that its deliveries have.
+/// Duplicates the proof, the content type, and each header of its deliveries.
 fn doubled(sender: &'static Sender) -> Vec<Way> {
     let proofs = [("webhooks:5 bad, good", false), ("webhooks:5 good, bad", true)].map(|(row, is_good_first)| {
         way(row, move |genuine| {
@@ -185,7 +185,7 @@ fn doubled(sender: &'static Sender) -> Vec<Way> {
     proofs.into_iter().chain([kind]).chain(headers).collect()
 }
 
-/// Header lines in place of `Content-Length`, and what stands before the body and after it.
+/// Header lines instead of `Content-Length`, and what precedes and follows the body.
 type Framing = (&'static str, &'static [&'static str], &'static str, &'static str);
 
 const CHUNKED: &str = "Transfer-Encoding: chunked";
@@ -201,7 +201,7 @@ const FRAMINGS: [Framing; 7] = [
     ("webhooks:11 another coding", &["Transfer-Encoding: gzip, chunked"], "{size}\r\n", END),
 ];
 
-/// A delivery behind which, or in which, another one stands.
+/// A delivery followed by another, or with another inside.
 fn smuggled(sender: &'static Sender, (row, framing, before, after): &'static Framing) -> Way {
     way(*row, move |genuine| {
         let (body, hidden) = (genuine.content(sender), whole(sender, &sender.delivery()));
@@ -214,7 +214,7 @@ fn smuggled(sender: &'static Sender, (row, framing, before, after): &'static Fra
     })
 }
 
-/// Signed as they are. Of all but one not a byte is sent: the answer comes before.
+/// With a valid signature. For all but one no byte of the body is sent: the response comes first.
 fn bombs(sender: &'static Sender) -> Vec<Way> {
     let signed = move |genuine: &Delivery| sender.delivery_of(BOMB, &genuine.id, genuine.time);
     let announced = ["gzip", "br", "deflate", "identity, gzip"].map(|encoding| {
@@ -231,7 +231,7 @@ fn bombs(sender: &'static Sender) -> Vec<Way> {
     announced.into_iter().chain([sent]).collect()
 }
 
-/// One way of an attack on one sender.
+/// One variant of an attack on one sender.
 struct Case {
     title: String,
     sender: &'static Sender,
@@ -253,7 +253,8 @@ impl Case {
     }
 }
 
-/// Sends all of them at once, and then looks at each: what is heard, and what arrives before its twin does. Says what is wrong.
+/// Sends all of them at once, and then checks each: the response, and what arrives before its counterpart. Returns what
+/// is wrong.
 async fn wrong_of(door: &Door, cases: Vec<Case>) -> Vec<String> {
     let (mut sent, mut wrong) = (Vec::new(), Vec::new());
     for case in cases {
@@ -300,7 +301,7 @@ async fn judge(door: &Door, case: &Case, bytes: &[u8], mut raw: Raw) -> Result<(
             return Err(format!("a second answer: {}", String::from_utf8_lossy(&more)));
         }
     }
-    // What was taken is not new any more.
+    // If it was accepted, it would be a duplicate now.
     let is_taken = expected == 202;
     let twin = if is_taken || *attack == Attack::Replayed { sender.delivery() } else { genuine.clone() };
     let answer = twin.send(door, sender).await;
@@ -312,7 +313,7 @@ async fn judge(door: &Door, case: &Case, bytes: &[u8], mut raw: Raw) -> Result<(
         let end = memchr::memmem::find(bytes, b"\r\n\r\n").unwrap();
         bodies.insert(0, bytes[end + 4..].to_vec());
     }
-    // Held ones are brought in order, so that one which must not be there would come before the twin.
+    // Held deliveries are delivered in order, so that a wrong one would arrive before the counterpart.
     let arrived = door.arrived(bodies.len()).await;
     if !arrived.iter().map(|seen| &seen.body).eq(&bodies) {
         return Err(format!("{arrived:?} arrived"));
@@ -320,7 +321,7 @@ async fn judge(door: &Door, case: &Case, bytes: &[u8], mut raw: Raw) -> Result<(
     Ok(())
 }
 
-/// What is wrong where deliveries are held, or forwarded at once.
+/// The failures where deliveries are held, or forwarded at once.
 async fn wrong_where(hold: bool) -> Vec<String> {
     let mut wrong = Vec::new();
     let door = Door::with(hold, |yaml| yaml).await;

@@ -1,4 +1,4 @@
-//! Entries of the configuration that get another name, and what is kept under the former.
+//! Configuration entries that are renamed, and what is stored under the old name.
 
 use std::net::SocketAddr;
 
@@ -8,7 +8,7 @@ use crate::{
     harness::{Doorward, Push, Reply, Upstream, folder_with, free_port, replace_file, unique, until},
 };
 
-/// A Doorward that holds what GitHub sends, with a rule that names no route.
+/// A Doorward that holds GitHub's deliveries, with a rule that names no route.
 async fn holding(address: SocketAddr) -> Doorward {
     let dir = folder_with(&[("secret", WEBHOOK_SECRET)]);
     Doorward::start_in(
@@ -22,14 +22,14 @@ fn body(repository: u32) -> String {
     Push::body().replace("1234", &repository.to_string())
 }
 
-/// Has all that is called `former` be called `name`.
+/// Renames everything called `former` to `name`.
 pub(super) fn rename(doorward: &Doorward, former: &str, name: &str) {
     let path = doorward.dir().join("doorward.yaml");
     let renamed = std::fs::read_to_string(&path).unwrap().replace(former, name);
     replace_file(&path, &renamed);
 }
 
-/// It was tried in vain for a day, and what came anew of its repository waited behind it.
+/// It was retried without success for a day, and new deliveries of its repository waited behind it.
 #[tokio::test]
 async fn what_is_held_is_brought_over_the_route_of_its_sender_whatever_that_is_called_by_then() {
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
@@ -78,7 +78,7 @@ async fn what_is_revoked_of_a_sender_that_has_another_name_is_told_at_a_reload_a
     );
     let mut doorward = doorward.kill_and_restart().await;
     doorward.wait_for_log_containing(SAID).await;
-    // By the former name it can be taken back, and nothing else can be revoked.
+    // Under the old name it can be lifted, but nothing else can be revoked.
     let (code, said) = doorward.operator(&[&revoke[..], &["--for", "1s"][..]].concat()).await;
     assert_eq!(code, Some(0), "{said}");
     let other = ["revoke", "--issuer", "webhook:github", "--subject", "webhook:github:repo:2", "--why", "test"];

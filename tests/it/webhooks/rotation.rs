@@ -8,7 +8,7 @@ use crate::{
 
 const NEXT: &str = "the secret that comes next";
 
-/// A delivery of a body of its own, signed by this secret.
+/// The status of a delivery with a unique body, signed with this secret.
 pub async fn signed_by(fixture: &Fixture, secret: &str) -> u16 {
     Push::of(&Push::body(), &unique(), secret).send(&fixture.doorward, &[]).await.status
 }
@@ -67,7 +67,8 @@ async fn webhooks_7_a_sender_of_whose_secrets_all_have_ended_is_heard_by_nobody(
             let answer = attack.send(&doorward, &[]).await;
             assert_eq!(answer.status, 401, "webhooks:7 held: {hold}, {what}: {}", answer.text());
         }
-        // The twin: the very same, once its secret is good again. Of held ones, those before it would come first.
+        // The counterpart: exactly the same, once its secret is valid again. With held deliveries, earlier ones would
+        // come first.
         doorward.change("2020-01-01", "2099-01-01");
         doorward.wait_for_generation(2).await;
         assert_eq!(push.send(&doorward, &[]).await.status, 202, "webhooks:7 held: {hold}");
@@ -88,7 +89,7 @@ async fn a_secret_that_ends_while_a_body_comes_proves_it_no_longer() {
     let doorward = Doorward::start_with_faults(dir, &yaml).await;
     for (ahead, status) in [(0, 202), (7200, 401)] {
         let request = Push::new().request(&[]);
-        // Its last bytes come later.
+        // Its last bytes are sent later.
         let (first, rest) = request.split_at(request.len() - 100);
         let mut raw = doorward.raw().await;
         raw.send(first).await;

@@ -1,4 +1,4 @@
-//! What is held in Redis is sealed, and waits for its key where that is gone.
+//! Deliveries held in Redis are sealed, and wait for their key if it is missing.
 
 use std::{fs, net::SocketAddr};
 
@@ -25,7 +25,7 @@ async fn a_delivery_in_redis_is_sealed_and_waits_until_its_key_is_back() {
     }
 
     fs::write(before.dir().join("key"), "CAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAg=").unwrap();
-    // Not by a kill, after which nobody had the lane for a minute.
+    // Not by a kill, after which the lane would stay leased for a minute.
     before.signal("TERM");
     before.ended().await;
     let mut doorward = before.start_again().await;

@@ -1,4 +1,4 @@
-//! The senders as they are in the world: how each signs, written here once more and apart from the program.
+//! The senders as they really are: how each signs, implemented again and independently of the program.
 
 mod door;
 mod table;
@@ -21,30 +21,30 @@ pub struct Sender {
     /// The name of its entry, and the path of its route.
     pub name: &'static str,
     pub kind: raw::Sender,
-    /// Its entry besides name, kind and secrets, in YAML flow style, each begun by a comma.
+    /// The rest of its entry after name, kind and secrets, in YAML flow style, each item preceded by a comma.
     pub settings: &'static str,
-    /// Empty where the configuration has none.
+    /// Empty if the configuration has none.
     pub secret: &'static str,
-    /// It must come with a certificate of its own besides.
+    /// Whether it must also present a client certificate.
     pub certificate: bool,
     /// The header line.
     pub content_type: &'static str,
-    /// The header lines that all its deliveries have besides.
+    /// The other header lines of all its deliveries.
     pub head: &'static [&'static str],
-    /// The header with the id of the delivery; none where the body tells it, or stands for it.
+    /// The header with the id of the delivery; `None` if the body contains the id, or serves as one.
     pub id_header: Option<&'static str>,
     pub proof: Proof,
-    /// `{nonce}` stands for something that no other delivery has.
+    /// `{nonce}` is replaced by a unique value.
     pub body: &'static str,
-    /// The identity that a delivery gets.
+    /// The identity of its deliveries.
     pub user: &'static str,
-    /// What it hears of a delivery that is taken.
+    /// The status for an accepted delivery.
     pub taken: u16,
-    /// What it hears of attacks that are something else to it than to most.
+    /// The attacks that it answers differently from most senders.
     pub unlike: &'static [Unlike],
 }
 
-/// What a sender hears of an attack, where that is not what [`Attack::status`] says.
+/// A sender's status for an attack that differs from [`Attack::status`].
 pub struct Unlike {
     pub attack: Attack,
     pub status: u16,
@@ -64,11 +64,11 @@ pub enum Proof {
         time_header: Option<&'static str>,
         signs_id: bool,
     },
-    /// The secret itself in a header, as this makes it.
+    /// The secret itself in a header, in the format of `value`.
     Token { header: &'static str, value: fn(secret: &str) -> String },
     /// The secret itself in the address.
     Query { name: &'static str },
-    /// A member of the body, which signs the values of the others, as SNS does.
+    /// A member of the body that signs the values of the others, as in SNS.
     Member { name: &'static str },
 }
 
@@ -78,7 +78,8 @@ pub enum Signature {
     Ed25519,
 }
 
-/// The seeds of two key pairs (RFC 8032 section 7.1, tests 1 and 2), and the public key of the first as senders configure it.
+/// The seeds of two key pairs (RFC 8032 section 7.1, tests 1 and 2), and the public key of the first in the senders'
+/// format.
 const SEEDS: [[u8; 32]; 2] = [
     *b"\x9d\x61\xb1\x9d\xef\xfd\x5a\x60\xba\x84\x4a\xf4\x92\xec\x2c\xc4\x44\x49\xc5\x69\x7b\x32\x69\x19\x70\x3b\xac\x03\x1c\xae\x7f\x60",
     *b"\x4c\xcd\x08\x9b\x28\xff\x96\xda\x9d\xb6\xc3\x46\xec\x11\x4e\x0f\x5b\x8a\x31\x9f\x35\xab\xa6\x24\xda\x8c\xf6\xed\x4f\xb8\xa6\xfb",
@@ -86,7 +87,7 @@ const SEEDS: [[u8; 32]; 2] = [
 const PUBLIC: &str = "whpk_11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=";
 
 impl Signature {
-    /// The tag over `signed` by who configured `secret`; of an unknown public key, by somebody else.
+    /// The tag over `signed` with the configured `secret`; for an unknown public key, with another key.
     fn tag(self, secret: &str, signed: &[u8]) -> Vec<u8> {
         match self {
             Self::Ed25519 => {
@@ -104,7 +105,7 @@ impl Signature {
     }
 }
 
-/// A delivery that can be spoiled before it is sent.
+/// A delivery that can be tampered with before it is sent.
 #[derive(Clone)]
 pub struct Delivery {
     pub id: String,
@@ -112,9 +113,9 @@ pub struct Delivery {
     pub lines: Vec<String>,
     /// The name and the value, in a header, in the address or in the body; without a name there is none.
     pub proof: (String, String),
-    /// Another value that stands before that of the proof.
+    /// Another value before that of the proof.
     pub before: Option<String>,
-    /// Without the proof, where that is a member of it.
+    /// Without the proof, if that is a member of it.
     pub body: Vec<u8>,
 }
 
@@ -124,13 +125,13 @@ impl Sender {
         serde_json::to_value(self.kind).unwrap().as_str().unwrap().to_owned()
     }
 
-    /// What is heard of an attack on it.
+    /// The status for an attack on it.
     pub fn hears(&self, attack: Attack) -> u16 {
         let unlike = self.unlike.iter().find(|unlike| unlike.attack == attack);
         unlike.map_or_else(|| attack.status(), |unlike| unlike.status)
     }
 
-    /// Slack is answered by its EventListener.
+    /// Slack needs the EventListener's own response.
     pub fn can_be_held(&self) -> bool {
         self.kind != raw::Sender::Slack
     }
@@ -139,7 +140,7 @@ impl Sender {
         self.content_type == FORM
     }
 
-    /// What a delivery hears that proves nothing at all: of one whose proof is a member of the body, that it is no message.
+    /// The status for a delivery without any proof: if the proof is a member of the body, that it is malformed.
     pub fn unproven(&self) -> u16 {
         if matches!(self.proof, Proof::Member { .. }) { 400 } else { 401 }
     }
@@ -148,7 +149,7 @@ impl Sender {
         matches!(self.proof, Proof::Signed { .. })
     }
 
-    /// What a genuine delivery hears that cannot be read: 200 where the sender would switch its hook off.
+    /// The status for a genuine delivery that cannot be read: 200 if the sender would disable its hook.
     pub fn unreadable(&self) -> u16 {
         match self.kind {
             raw::Sender::Gitlab | raw::Sender::BitbucketDataCenter | raw::Sender::AzureDevops => 200,
@@ -177,7 +178,7 @@ impl Sender {
         Self { secret, ..*self }
     }
 
-    /// The same sender with the secret of somebody else.
+    /// The same sender with a stranger's secret.
     pub fn of_a_stranger(&self) -> Self {
         self.with_secret(match self.secret.strip_prefix("whsec_") {
             Some(_) => "whsec_HwECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=",
@@ -185,7 +186,7 @@ impl Sender {
         })
     }
 
-    /// A genuine delivery of a body of its own.
+    /// A genuine delivery with a unique body.
     pub fn delivery(&self) -> Delivery {
         self.delivery_of(self.new_body().as_bytes(), &unique(), now())
     }
@@ -241,7 +242,7 @@ impl Delivery {
         }
     }
 
-    /// All of it, with these further header lines.
+    /// The whole request, with these additional header lines.
     pub fn bytes(&self, sender: &Sender, content_type: &str, more: &[&str]) -> Vec<u8> {
         let content = self.content(sender);
         let length = format!("Content-Length: {}", content.len());
@@ -269,7 +270,7 @@ impl Delivery {
 pub const JSON: &str = "Content-Type: application/json";
 pub const FORM: &str = "Content-Type: application/x-www-form-urlencoded";
 
-/// The sender of this name.
+/// The sender with this name.
 pub fn sender(name: &str) -> &'static Sender {
     SENDERS.iter().find(|sender| sender.name == name).unwrap()
 }

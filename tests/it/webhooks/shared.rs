@@ -16,7 +16,7 @@ use crate::{
     harness::{Doorward, Push, RedisServer, Reply, Upstream, unique, until},
 };
 
-/// Bitbucket Cloud tries twice more and no longer.
+/// Bitbucket Cloud retries only twice.
 #[tokio::test]
 async fn what_a_killed_replica_forwarded_is_new_again_before_its_sender_gives_up() {
     let tries = Arc::new(AtomicUsize::new(0));
@@ -41,7 +41,7 @@ async fn what_a_killed_replica_forwarded_is_new_again_before_its_sender_gives_up
     raw.send(push.request(&[])).await;
     until(async || tries.load(Ordering::SeqCst) == 1).await;
     drop(killed);
-    // As well where its clock is ahead by as much as passes for good.
+    // Also if its clock is ahead by as much as is tolerated.
     for ahead in [0, 41] {
         there.set_clock_ahead(ahead);
         let twin = deliver_to(&there, &id, &body).await;
@@ -51,7 +51,7 @@ async fn what_a_killed_replica_forwarded_is_new_again_before_its_sender_gives_up
     assert_eq!(deliver_to(&there, &id, &body).await.status, 202);
 }
 
-/// It was forwarded once more, by whoever had kept it, when it was no longer under way.
+/// It was forwarded again, by anybody who had stored it, once it no longer counted as in flight.
 #[tokio::test]
 async fn that_a_delivery_was_taken_is_told_to_a_store_that_was_away() {
     let when = Arc::new(Notify::new());
@@ -73,13 +73,13 @@ async fn that_a_delivery_was_taken_is_told_to_a_store_that_was_away() {
     assert_eq!(delivered.status, 202);
     let _: String = redis.ask(&["CONFIG", "SET", "maxmemory", "0"]).await;
     doorward.wait_for_log("the outcome of a delivery is stored now").await;
-    // Beyond the time for which it was under way.
+    // Longer than it counts as in flight.
     doorward.set_clock_ahead(600);
     let replayed = deliver_to(&doorward, &id, &body).await;
     assert_eq!((replayed.status, replayed.reason().as_str()), (200, "replayed_delivery"));
 }
 
-/// All that it asked about was stopped, after its 202.
+/// Everything it asked about was stopped, after its 202.
 #[tokio::test]
 async fn an_event_listener_may_ask_a_replica_whose_clock_is_ahead_of_that_which_sent() {
     let upstream = Upstream::scripted(|_| Reply::json(202, r#"{"eventID":"event-1"}"#)).await;
@@ -98,7 +98,7 @@ async fn an_event_listener_may_ask_a_replica_whose_clock_is_ahead_of_that_which_
     let body = Push::body();
     assert_eq!(deliver_to(&here, &unique(), &body).await.status, 202);
     let assertion = upstream.only().one("doorward-assertion").to_owned();
-    // What the one that sent has bound is known at the other.
+    // What the sending replica has bound is known at the other.
     for (event, goes_on) in [("event-1", true), ("event-2", false)] {
         let question = question(&assertion, &body, event).to_string();
         let answer = there.send(&ASKED, question.as_bytes()).await;

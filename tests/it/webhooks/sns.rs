@@ -1,4 +1,4 @@
-//! Amazon SNS: messages signed by an authority of the test's own, whose certificates Doorward fetches.
+//! Amazon SNS: messages signed by a test authority, whose certificates Doorward fetches.
 
 use std::{
     io::Write,
@@ -25,15 +25,15 @@ use crate::harness::{
 
 const TOPIC: &str = "arn:aws:sns:us-east-1:123456789012:commits";
 
-/// What SNS is to the outside: a host with certificates, where subscriptions are confirmed.
+/// SNS from outside: a host with certificates, at which subscriptions are confirmed.
 struct Amazon {
     host: String,
     key: KeyPair,
-    /// Of another certificate, which has expired.
+    /// The key of another certificate, which has expired.
     expired: KeyPair,
-    /// Paths that were asked for.
+    /// The requested paths.
     asked: Arc<Mutex<Vec<String>>>,
-    /// When `/late.pem` is served.
+    /// Notified to serve `/late.pem`.
     late: Arc<Notify>,
 }
 
@@ -135,7 +135,7 @@ fn string_to_sign(message: &Map<String, Value>) -> String {
     present.map(|(name, value)| format!("{name}\n{value}\n")).collect()
 }
 
-/// RSA with SHA-1, which the library verifies and does not make.
+/// RSA with SHA-1, which the library can verify but not create.
 fn sign_with_sha1(folder: &Path, key: &KeyPair, text: &str) -> Vec<u8> {
     let file = folder.join("sns.key");
     std::fs::write(&file, key.serialize_pem()).unwrap();
@@ -152,7 +152,7 @@ fn sign_with_sha1(folder: &Path, key: &KeyPair, text: &str) -> Vec<u8> {
     output.stdout
 }
 
-/// The SNS of all [`Door`](super::senders::Door)s, on a thread of its own, since what a test spawns ends with it.
+/// The SNS of all [`Door`](super::senders::Door)s, on a thread of its own, since tasks spawned by a test end with it.
 static SHARED: LazyLock<(Authority, Amazon)> = LazyLock::new(|| {
     let (told, shared) = mpsc::channel();
     std::thread::spawn(move || {
@@ -167,17 +167,17 @@ static SHARED: LazyLock<(Authority, Amazon)> = LazyLock::new(|| {
     shared.recv().unwrap()
 });
 
-/// Where it has its certificates.
+/// The host of its certificates.
 pub(super) fn host() -> &'static str {
     &SHARED.1.host
 }
 
-/// Whom to trust for that.
+/// The authority to trust for that host.
 pub(super) fn authority() -> String {
     SHARED.0.pem()
 }
 
-/// Its signature of a message, or that of somebody else under the name of its certificate.
+/// Its signature of a message, or a forged one that names its certificate.
 pub(super) fn tag(body: &[u8], is_genuine: bool) -> Vec<u8> {
     let amazon = &SHARED.1;
     let key = if is_genuine { &amazon.key } else { &amazon.expired };
@@ -189,7 +189,7 @@ async fn send(doorward: &Doorward, message: &Value) -> Answer {
     raw.answer().await
 }
 
-/// Sends it, and waits for no answer.
+/// Sends a message without waiting for the response.
 async fn begin(doorward: &Doorward, message: &Value) -> Raw {
     let kind = format!("X-Amz-Sns-Message-Type: {}", message["Type"].as_str().unwrap());
     let lines = ["POST /sns HTTP/1.1", "Host: hooks.test", "Content-Type: text/plain; charset=UTF-8", &kind];
@@ -259,7 +259,7 @@ async fn webhooks_29_messages_of_listed_topics_arrive_and_no_others() {
     let url = |path: &str| Value::from(format!("https://{}{path}", amazon.host));
     let mut without_subject = amazon.sign(with_subject);
     without_subject.as_object_mut().unwrap().remove("Subject");
-    // The same string is signed, and the id is another.
+    // The same string is signed, but the id differs.
     let mut folded = without_subject.clone();
     folded["MessageId"] = format!("{}\nSubject\na subject", folded["MessageId"].as_str().unwrap()).into();
     let mut by_expired = amazon.message("Notification");
@@ -303,7 +303,7 @@ async fn webhooks_29_messages_of_listed_topics_arrive_and_no_others() {
         }
     }
     assert_eq!(amazon.take(), ["/expired.pem"], "nothing else is fetched");
-    // Addresses that lead nowhere, which anybody may name, keep nobody from one that is not fetched yet.
+    // Unreachable addresses, which anybody may name, do not block a certificate that is not fetched yet.
     let nowhere = send(&doorward, &altered("SigningCertURL", url("/nowhere.pem"))).await;
     assert_eq!((nowhere.status, nowhere.reason().as_str()), (503, "issuer_unavailable"));
     assert_eq!(send(&doorward, &amazon.sign(change("SigningCertURL", url("/fresh.pem")))).await.status, 202);
@@ -363,7 +363,7 @@ async fn webhooks_29_subscriptions_to_listed_topics_are_confirmed_and_sha_1_is_t
     }
 }
 
-/// Its time under way had begun before it was proven, so that its twin was forwarded beside it.
+/// It counted as in flight from before it was authenticated, so that its duplicate was forwarded too.
 #[tokio::test]
 async fn a_delivery_is_under_way_from_when_it_was_proven() {
     let authority = Authority::new();
@@ -388,7 +388,7 @@ async fn a_delivery_is_under_way_from_when_it_was_proven() {
     assert_eq!((taken.status, twin.status, twin.reason().as_str()), (202, 503, "delivery_in_flight"));
 }
 
-/// Whoever named it and left, again and again, kept it from being fetched at all.
+/// A caller that named it and disconnected, again and again, prevented it from being fetched at all.
 #[tokio::test]
 async fn a_certificate_is_had_by_others_when_who_named_it_first_has_left() {
     let authority = Authority::new();
@@ -408,7 +408,7 @@ async fn a_certificate_is_had_by_others_when_who_named_it_first_has_left() {
     assert!(amazon.take().is_empty(), "it is fetched once");
 }
 
-/// Each reload had it fetched anew, beside whatever strangers named meanwhile.
+/// Each reload fetched it again, along with whatever strangers named meanwhile.
 #[tokio::test]
 async fn a_certificate_outlives_a_reload_unless_other_authorities_are_trusted() {
     let authority = Authority::new();

@@ -1,4 +1,4 @@
-//! Deliveries that are genuine and that the policy does not allow.
+//! Genuine deliveries that the policy does not allow.
 
 use serde_json::Value;
 
@@ -8,7 +8,7 @@ use crate::{
     harness::{now, unique},
 };
 
-/// So many of a user's requests were denied and answered with this status, by the audit trail.
+/// Waits until the trail has `count` denials of this user with this status.
 async fn until_denied(door: &Door, user: &str, status: u16, count: usize) {
     let denied = |record: &Value| {
         record["actor"]["user"]["name"] == user
@@ -19,7 +19,7 @@ async fn until_denied(door: &Door, user: &str, status: u16, count: usize) {
     assert_eq!(door.doorward.records(count, denied).await.len(), count, "{user}");
 }
 
-/// After four of them GitLab pauses a hook, and what is wanted of it is lost with the rest.
+/// After four such responses GitLab pauses a hook, and wanted deliveries are lost too.
 #[tokio::test]
 async fn a_sender_that_counts_failures_hears_no_4xx_of_what_nobody_wants() {
     for hold in [false, true] {
@@ -37,7 +37,7 @@ async fn a_sender_that_counts_failures_hears_no_4xx_of_what_nobody_wants() {
             let title = format!("{name}, held: {hold}");
             let unwanted = sender.new_body().replace("refs/heads/main", "refs/heads/other");
             let unwanted = sender.delivery_of(unwanted.as_bytes(), &unique(), now());
-            // The very same: it is not remembered as one that was taken.
+            // Exactly the same: it is not remembered as an accepted one.
             for _ in 0..4 {
                 let answer = unwanted.send(&door, sender).await;
                 assert_eq!(answer.status, status, "{title}: {}", answer.text());

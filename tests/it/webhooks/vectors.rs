@@ -1,5 +1,5 @@
-//! The vectors of each sender, as [`doorward`]'s own tests read them, over a socket: what a head and a body come to as a whole, with
-//! the parser, the limits and the store between them. The clock of the process stands still at the time of each vector.
+//! The vectors of each sender, which are also read by [`doorward`]'s own tests, over a socket: head and body pass
+//! through the parser, the limits and the store. The clock of the process is stopped at the time of each vector.
 
 use std::{collections::BTreeSet, net::Ipv4Addr, path::Path};
 
@@ -38,13 +38,14 @@ impl Case {
         self.body_hex.as_ref().map_or_else(|| self.body.clone().unwrap_or_default().into_bytes(), digits)
     }
 
-    /// HTTP takes blanks around a value away, and a length that is not the body's is another test's.
+    /// HTTP removes blanks around a value, and other tests cover a length that is not the body's.
     fn can_be_sent(&self) -> bool {
         let is_whole = self.content_length.is_none() || self.expect == "body_too_large";
         is_whole && self.headers.iter().all(|(_, value)| value.trim() == value)
     }
 
-    /// Gives an accepted one an id of its own where that is not signed, as it would otherwise be taken for another vector's twin.
+    /// Gives an accepted one a unique id if the id is not signed, as it would otherwise count as a duplicate of another
+    /// vector.
     fn with_own_id(mut self, number: usize) -> Self {
         let unsigned = |name: &str| {
             let name = name.to_ascii_lowercase();
@@ -86,14 +87,14 @@ impl Case {
         self.headers.iter().any(|(_, value)| value.starts_with("application/x-www-form-urlencoded"))
     }
 
-    /// The status of what is expected.
+    /// The expected status.
     fn status(&self) -> u16 {
         match self.expect.as_str() {
             "accepted" if self.is_form() => 200,
             "accepted" => 202,
             "ping" => 200,
             "bad_request" | "credential_ambiguous" => 400,
-            // Before it is known where it goes.
+            // Decided before routing.
             "method_not_allowed" if self.method.as_deref() == Some("post") => 400,
             "method_not_allowed" => 405,
             "body_too_large" => 413,
@@ -103,7 +104,7 @@ impl Case {
     }
 }
 
-/// A Doorward with the one sender, whose deliveries are forwarded at once.
+/// A Doorward with a single sender, whose deliveries are forwarded at once.
 async fn start(vectors: &Vectors, strict: bool, upstream: &Upstream) -> Doorward {
     let dir = tempfile::tempdir().unwrap();
     let mut webhook = vectors.webhook.clone();
@@ -158,17 +159,17 @@ async fn the_vectors_of_each_sender_over_a_socket() {
             let title = format!("{} {}: {}", file.file_stem().unwrap().display(), case.row, case.name);
             let doorward = if case.require_signature { strict.as_ref().unwrap() } else { &plain };
             doorward.set_clock_ahead(case.now.unwrap_or(now));
-            // An address is refused only so often.
+            // An address can be refused only a limited number of times.
             let answer = case.send(doorward, Ipv4Addr::new(127, 0, 1, 1 + u8::try_from(number).unwrap())).await;
-            // Proven, and with the body or the id of another vector.
+            // Authenticated, but with the body or the id of another vector.
             let may_be_twin = case.expect == "accepted" && case.marks().iter().any(|mark| taken.contains(mark));
             let is_twin = may_be_twin && answer.status == 200 && answer.reason() == "replayed_delivery";
-            // A form of Slack that is taken is answered with 200 and nothing else.
+            // An accepted Slack form is answered with a plain 200.
             let is_taken = answer.status == 202 || answer.status == 200 && answer.text().is_empty();
             if is_taken {
                 taken.extend(case.marks());
             }
-            // A sender that would switch its hook off hears so of what is genuine and cannot be read.
+            // A sender that would disable its hook gets this for genuine deliveries that cannot be read.
             let is_unreadable = case.expect == "bad_request" && answer.text().contains("is genuine but cannot be read");
             let status = if counts && is_unreadable { 200 } else { case.status() };
             assert!(is_twin || answer.status == status, "{title}: {}{}", answer.head, answer.text());

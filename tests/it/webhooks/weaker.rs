@@ -1,4 +1,4 @@
-//! Proofs that are weaker than what a sender could have sent, and what a body says against its headers.
+//! Proofs that are weaker than the sender's strongest, and bodies that contradict their headers.
 
 use aws_lc_rs::hmac;
 
@@ -13,7 +13,7 @@ fn sha1(sender: &Sender, body: &[u8]) -> String {
     hex(hmac::sign(&key, body))
 }
 
-/// Sends what `spoil` makes of a genuine delivery of this sender.
+/// The status of a genuine delivery of this sender after `spoil`.
 async fn status(door: &Door, name: &str, spoil: impl Fn(&Sender, &mut Delivery)) -> u16 {
     let sender = sender(name);
     let mut delivery = sender.delivery();
@@ -77,7 +77,7 @@ async fn webhooks_26_a_header_that_the_body_belies_is_400() {
     assert_eq!(door.upstream.take().len(), 1);
 }
 
-/// Logins change hands; numbers do not.
+/// Login names can be transferred; numbers cannot.
 #[tokio::test]
 async fn webhooks_28_who_caused_it_is_known_by_number_and_only_from_the_body() {
     let fixture = Fixture::with(
@@ -101,7 +101,7 @@ async fn webhooks_28_who_caused_it_is_known_by_number_and_only_from_the_body() {
     assert_eq!(fixture.upstream.requests().len(), 2);
 }
 
-/// Azure DevOps does not tell who pushed to the branch of a pull request.
+/// Azure DevOps does not say who pushed to the branch of a pull request.
 #[tokio::test]
 async fn webhooks_28_whoever_is_denied_gets_nothing_by_an_event_that_does_not_tell_who_caused_it() {
     const CREATED: &str = r#""pullRequestId":12,"targetRefName":"refs/heads/main","createdBy":{"id":"a-5"}"#;
@@ -122,7 +122,7 @@ async fn webhooks_28_whoever_is_denied_gets_nothing_by_an_event_that_does_not_te
             unique()
         );
         let answer = azure.delivery_of(body.as_bytes(), &unique(), now()).send(&door, azure).await;
-        // It switches hooks off that are refused.
+        // It disables hooks that are refused.
         let expected = if taken { 202 } else { 200 };
         assert_eq!(answer.status, expected, "webhooks:28 {event} {resource}: {}", answer.text());
         assert_eq!(door.upstream.take().len(), usize::from(taken), "webhooks:28 {event} {resource}");

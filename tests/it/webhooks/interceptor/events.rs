@@ -14,14 +14,14 @@ use crate::{
     webhooks::hold::{ASSERTION_KEY, configuration, deliver_to},
 };
 
-/// How something comes to an EventListener.
+/// How a request gets to an EventListener.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Way {
-    /// A delivery, while its sender waits.
+    /// A delivery that is forwarded while its sender waits.
     Forwarded,
     /// A delivery that was stored.
     Held,
-    /// From somebody with a token.
+    /// A request with a token.
     ByToken,
 }
 
@@ -38,7 +38,7 @@ impl Way {
         fixture_with(change, script).await
     }
 
-    /// With an EventListener that answers once it is told to.
+    /// With an EventListener that answers when notified.
     async fn answering_later(self, status: u16, body: &str) -> (Fixture, Arc<Notify>) {
         let told = Arc::new(Notify::new());
         let Reply::Bytes(bytes) = Reply::json(status, body) else { panic!() };
@@ -55,13 +55,13 @@ impl Way {
         fixture.doorward.send(&lines, body.as_bytes()).await
     }
 
-    /// What its sender hears where the EventListener answers 500.
+    /// The status for the sender if the EventListener answers 500.
     fn failed(self) -> u16 {
         if self == Self::Held { 202 } else { 503 }
     }
 }
 
-/// The assertion of the delivery that the EventListener has and has not answered.
+/// The assertion of a delivery that the EventListener has received and not answered.
 async fn under_way(fixture: &Fixture) -> String {
     found(async || {
         let seen = fixture.upstream.requests();
@@ -70,7 +70,7 @@ async fn under_way(fixture: &Fixture) -> String {
     .await
 }
 
-/// Somebody in the chain who has seen the assertion asks first, under an event of its own: no run may get lost by that.
+/// Somebody in between who has seen the assertion asks first, with an event of their own: no run may get lost by that.
 #[tokio::test]
 async fn attacks_z46_the_event_listeners_own_answer_decides_which_event_is_the_deliverys() {
     for way in WAYS {
@@ -99,7 +99,8 @@ async fn decides(way: Way) {
     assert!(fixture.doorward.metrics().await.contains("interceptor_rebound_total 1"));
 }
 
-/// The one that is asked never hears what the EventListener answered the other, and stopped its own event without a word.
+/// The interceptor never learns the EventListener's response to the other replica, and silently stopped the genuine
+/// event.
 #[tokio::test]
 async fn attacks_z46_a_false_event_raises_an_alarm_where_the_interceptor_has_another_store_than_the_door() {
     let upstream = Upstream::scripted(|_| Reply::json(202, ANSWER)).await;
@@ -126,13 +127,13 @@ async fn attacks_z46_a_false_event_raises_an_alarm_where_the_interceptor_has_ano
     }
 }
 
-/// Somebody who asks for Triggers that nobody has must not do so unseen.
+/// Requests for nonexistent Triggers must not go unnoticed.
 #[tokio::test]
 async fn attacks_z46_triggers_that_find_no_room_raise_an_alarm() {
     let fixture = fixture().await;
     let (assertion, body) = asserted(&fixture).await;
     let good = question(&assertion, &body, "event-1");
-    // What is bound is kept by the first byte of the name's digest, modulo 16, and of each for 64.
+    // Bound Triggers are stored by the first byte of the digest of their name, modulo 16, up to 64 for each.
     let same = |id: &String| {
         let digest = digest::digest(&digest::SHA256, id.as_bytes());
         digest.as_ref()[0] % 16 == 0
@@ -148,7 +149,7 @@ async fn attacks_z46_triggers_that_find_no_room_raise_an_alarm() {
     }
 }
 
-/// Nobody says then which event was its own, so that the next try makes the run.
+/// Then nobody knows which event was the delivery's own, so that the retry makes the run.
 #[tokio::test]
 async fn attacks_z46_a_false_event_and_a_lost_answer_cost_no_run() {
     for way in [Way::Forwarded, Way::Held] {
@@ -184,7 +185,7 @@ async fn costs_no_run(way: Way) {
     assert!(goes_on, "{way:?}: {answer}");
 }
 
-/// Its run is made; the other's is not.
+/// The run for it exists; the one for the other does not.
 #[tokio::test]
 async fn after_a_lost_answer_a_trigger_that_was_asked_about_makes_no_second_run_and_others_make_theirs() {
     let tries = AtomicUsize::new(0);
@@ -207,7 +208,7 @@ async fn after_a_lost_answer_a_trigger_that_was_asked_about_makes_no_second_run_
     assert!(fixture.doorward.metrics().await.contains("interceptor_rebound_total 0"), "that is no alarm");
 }
 
-/// The run is there, whatever became of the answer.
+/// The run exists, whatever happened to the response.
 #[tokio::test]
 async fn the_event_of_what_was_sent_and_whose_answer_was_lost_is_in_the_audit_record() {
     for way in WAYS {
@@ -224,7 +225,7 @@ async fn the_event_of_what_was_sent_and_whose_answer_was_lost_is_in_the_audit_re
     }
 }
 
-/// What a sender without ids says every night, where it is remembered for less than a day.
+/// A sender without ids sends the same every night, and it is remembered for less than a day.
 #[tokio::test]
 async fn a_delivery_that_is_new_again_makes_its_run() {
     let window = |yaml: String| {

@@ -11,11 +11,11 @@ pub struct Door {
     pub doorward: Doorward,
     pub upstream: Upstream,
     authority: Authority,
-    /// That of senders that need one.
+    /// The certificate for senders that need one.
     certificate: Pair,
 }
 
-/// The largest body that the routes take.
+/// The largest body that the routes accept.
 pub const MAX_BODY: usize = 64 << 10;
 
 impl Door {
@@ -29,7 +29,7 @@ impl Door {
         Self::with(true, |yaml| yaml).await
     }
 
-    /// With these entries of `limits` besides, each begun by a comma.
+    /// With these further `limits`, each preceded by a comma.
     pub async fn with_limits(limits: &str) -> Self {
         Self::with(false, |yaml| {
             yaml.change("connections_per_address: 5000", &format!("connections_per_address: 5000{limits}"))
@@ -37,7 +37,7 @@ impl Door {
         .await
     }
 
-    /// Whose configuration is changed so, and where deliveries are stored first or not.
+    /// With a changed configuration. With `hold`, deliveries are stored first.
     pub async fn with(hold: bool, change: impl FnOnce(String) -> String) -> Self {
         let taken = |_: &Recorded| Reply::json(202, r#"{"eventListener":"el","eventID":"e-1"}"#);
         Self::before(Upstream::scripted(taken).await, hold, change).await
@@ -92,7 +92,7 @@ limits: {{drain_accept: 0, connections_per_address: 5000}}
         Self { doorward, upstream, authority, certificate }
     }
 
-    /// A connection over which a sender delivers.
+    /// A connection for a sender.
     pub async fn raw(&self, sender: &Sender) -> Raw {
         match sender.certificate {
             false => self.doorward.raw().await,
@@ -103,7 +103,7 @@ limits: {{drain_accept: 0, connections_per_address: 5000}}
         }
     }
 
-    /// Waits until so many deliveries have arrived, and gives them.
+    /// Waits until `count` deliveries have arrived, and returns them.
     pub async fn arrived(&self, count: usize) -> Vec<Recorded> {
         until(async || self.upstream.requests().len() >= count).await;
         self.upstream.take()

@@ -1,4 +1,4 @@
-//! The senders, and what some of them hear of attacks that others refuse as forged.
+//! The senders, and attacks that some of them answer in another way than as forged.
 
 use aws_lc_rs::hmac;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -23,7 +23,7 @@ const fn hex(header: &'static str, prefix: &'static str) -> Proof {
     }
 }
 
-/// As Standard Webhooks sign, and GitLab.
+/// As in Standard Webhooks and GitLab.
 const STANDARD_WEBHOOKS: Proof = Proof::Signed {
     by: Signature::Hmac(&hmac::HMAC_SHA256),
     header: "webhook-signature",
@@ -44,7 +44,7 @@ const SLACK: Proof = Proof::Signed {
     signs_id: false,
 };
 
-/// What most have in common.
+/// Common to most.
 const SOME: Sender = Sender {
     name: "",
     kind: raw::Sender::Generic,
@@ -65,21 +65,21 @@ const fn unlike(attack: Attack, status: u16, why: &'static str) -> Unlike {
     Unlike { attack, status, why }
 }
 
-/// Of senders that prove no more than that they know the secret.
+/// For senders that only prove that they know the secret.
 const SIGNS_NOTHING: &[Unlike] = &[
     unlike(Attack::Truncated, 400, "it is proven, and a part of it is no JSON"),
     unlike(Attack::ReEncoded, 202, "nothing signs the body, which says the same"),
     unlike(Attack::Reordered, 202, "nothing signs the body, which says the same"),
 ];
 
-/// Of those that switch a hook off after answers of 4xx.
+/// For those that disable a hook after 4xx responses.
 const SIGNS_NOTHING_AND_COUNTS: &[Unlike] = &[
     unlike(Attack::Truncated, 200, "it is proven, and nobody may end the hook by what cannot be read"),
     unlike(Attack::ReEncoded, 202, "nothing signs the body, which says the same"),
     unlike(Attack::Reordered, 202, "nothing signs the body, which says the same"),
 ];
 
-/// Of SNS.
+/// For SNS.
 const SIGNS_VALUES: &[Unlike] = &[
     unlike(Attack::Truncated, 400, "the message has to be read before its signature, which is a member of it"),
     unlike(Attack::ReEncoded, 202, "the values of the members are signed, and not how they are written"),
