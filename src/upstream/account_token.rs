@@ -294,7 +294,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_generation_goes_on_with_the_token_of_the_one_before_where_it_is_of_the_same_account_and_server() {
+    async fn a_generation_takes_over_the_token_of_the_previous_one_for_the_same_account_and_server() {
         let clock = Clock::manual(Timestamp::from_secs(1_000_000));
         let (server, _) = answering(vec![made("first", 600)]).await;
         let (here, there) = ("127.0.0.1:1".parse().unwrap(), "127.0.0.1:2".parse().unwrap());

@@ -385,7 +385,7 @@ mod tests {
     /// An ingress whose controller `url` points to may route by the name that senders use. It could not be reached by
     /// that name any more.
     #[test]
-    fn the_host_that_an_upstream_sees_is_its_own_on_routes_of_webhooks_unless_it_is_to_be_the_clients() {
+    fn an_upstream_gets_its_own_host_on_webhook_routes_unless_configured_otherwise() {
         use raw::{
             RouteKind::{Dashboard, Http, Kubernetes, Webhook},
             UpstreamHost::{Client, Own},

@@ -117,7 +117,7 @@ async fn a_session_that_is_ended_at_one_replica_is_over_at_the_other_one_within_
 
 /// The certified provider no longer knows the refresh token.
 #[tokio::test]
-async fn a_session_whose_refresh_is_refused_at_one_replica_is_over_at_the_other_one_within_two_seconds() {
+async fn a_session_whose_refresh_fails_at_one_replica_ends_at_the_other_within_two_seconds() {
     let port = free_port();
     let origin = format!("http://localhost:{port}");
     let provider = OidcProvider::start(&origin).await;

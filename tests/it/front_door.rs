@@ -90,7 +90,7 @@ async fn the_host_that_is_decided_is_the_host_that_is_forwarded() {
 
 /// An ingress in front of the upstream, which routes by name, does not know the external name.
 #[tokio::test]
-async fn an_upstream_sees_its_own_host_where_it_is_to_and_an_event_listener_does_unless_host_says_client() {
+async fn an_upstream_gets_its_own_host_if_configured_and_an_event_listener_by_default() {
     for (setting, of_client, of_sender) in
         [("", true, false), (", host: client", true, true), (", host: own", false, false)]
     {

@@ -113,7 +113,7 @@ async fn is_broken_off(mut sent: Incoming, feed: Feed, what: &str) {
 }
 
 #[tokio::test]
-async fn calls_may_be_silent_and_what_is_sent_ends_with_a_revocation_before_and_after_the_end_of_the_answer() {
+async fn calls_may_be_silent_and_uploads_end_on_revocation_before_and_after_the_response() {
     let (address, mut taken) = upstream().await;
     let fixture = door(address).await;
     let mut client = client(&fixture).await;

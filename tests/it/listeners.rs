@@ -248,7 +248,7 @@ async fn the_protocol_is_agreed_and_a_connection_is_for_the_host_that_it_was_ope
 
 /// As ingress-nginx (`proxy-ssl-name`) and gateways (`BackendTLSPolicy`) do, which know a Service by one name.
 #[tokio::test]
-async fn a_trusted_proxy_brings_requests_for_all_hosts_under_one_name_and_its_certificate_opens_that_one_alone() {
+async fn a_trusted_proxy_may_use_one_server_name_for_all_hosts_but_its_certificate_only_for_that_one() {
     let world = World::start().await;
     let (nobody, alice) = (world.authority.client(&[], None), world.authority.client(&[], Some(&world.alice)));
     for (listener, config, name, host, status) in [

@@ -307,7 +307,7 @@ async fn the_cases_beside_an_example_are_decided_as_they_say() {
 
 /// The time that a client then reads or an upstream sends is measured separately.
 #[tokio::test]
-async fn a_request_is_measured_to_the_head_of_its_answer_and_one_that_nobody_waited_for_is_no_answered_one() {
+async fn a_request_is_measured_to_the_response_head_and_an_abandoned_one_is_not_counted_as_answered() {
     let script = |request: &Recorded| match request.line() {
         line if line.contains("/silent") => Reply::Hang,
         _ => Reply::Watch(vec![b"the beginning".to_vec()]),

@@ -10,7 +10,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn a_provider_that_stops_costs_nobody_a_session_and_a_login_that_meets_it_says_so_until_it_is_back() {
+async fn a_provider_outage_ends_no_session_and_logins_report_it_until_it_is_back() {
     let (world, provider) = LoginWorld::certified(&json!({}), &[]).await;
     let (doorward, origin) = (&world.doorward, world.origin());
     let options = json!({"scenario": "provider_outage", "url": origin, "screenshots": screenshots()});

@@ -211,7 +211,7 @@ fn a_restore_from_a_tar_brings_the_store_back_and_leaves_the_trail_as_it_is() {
 
 /// One line cut off by a crash hid all that followed, and the trails of other replicas were not searched.
 #[tokio::test]
-async fn what_is_to_be_revoked_again_after_a_restore_is_found_in_the_trails_of_all_replicas_past_lines_that_are_cut() {
+async fn revocations_to_repeat_after_a_restore_are_found_in_all_trails_despite_cut_lines() {
     let mut fixture = Fixture::start().await;
     for subject in ["alice", "bob", "carol"] {
         let revoke = ["revoke", "--issuer", "a", "--subject", subject, "--why", "has left"];

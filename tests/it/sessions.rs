@@ -12,7 +12,7 @@ use crate::{
 /// Users who were signed in read "Please sign in", as browsers send no cookie with such a form. Forms of this very host
 /// were refused if its page sends no referrer.
 #[tokio::test]
-async fn a_form_of_another_host_is_told_as_one_and_a_form_of_this_host_goes_through_with_and_without_its_address() {
+async fn a_form_of_another_host_is_refused_and_one_of_this_host_passes_with_or_without_referrer() {
     let (world, _issuer) = LoginWorld::scripted(&[]).await;
     let (cookie, origin) = (world.log_in().await, format!("Origin: {}", world.origin()));
     let form = async |site: &str, more: &[&str]| {
@@ -49,7 +49,7 @@ async fn a_form_of_another_host_is_told_as_one_and_a_form_of_this_host_goes_thro
 /// As from a page of a sibling host, whose form needs no preflight and comes with the cookies; and from a browser that
 /// does not say which page sent it.
 #[tokio::test]
-async fn attacks_z39_a_form_in_plain_text_that_does_not_say_whose_it_is_changes_nothing_on_any_kind_of_route() {
+async fn attacks_z39_a_plain_text_form_without_an_origin_changes_nothing_on_any_kind_of_route() {
     let changes = [
         ("upstreams:\n", "upstreams:\n  - {name: cluster, url: '{upstream}', credential: {bearer: {file: token}}}\n"),
         (
@@ -92,7 +92,7 @@ async fn attacks_z39_a_form_in_plain_text_that_does_not_say_whose_it_is_changes_
 /// As the Dashboard asks for a log that it follows. A redirect would lead its script to the provider. It gets a
 /// `Status`, as from the API, with a message for people.
 #[tokio::test]
-async fn peers_d17_a_log_that_is_followed_when_the_session_has_ended_is_401_in_words_and_no_redirect() {
+async fn peers_d17_a_followed_log_after_the_session_ended_gets_a_401_status_and_no_redirect() {
     let store = format!("sessions: {{absolute: 2h, idle: 2h}}\n{STORE}");
     let changes = [
         (

@@ -113,7 +113,7 @@ routes:
 /// On OpenShift, the files on a volume from another namespace belong to that namespace's user; Kubernetes changes only
 /// their group.
 #[tokio::test]
-async fn a_file_of_another_user_is_opened_where_the_group_may_write_it_and_refused_where_everybody_may() {
+async fn a_store_file_of_another_user_is_opened_if_group_writable_and_refused_if_world_writable() {
     if std::fs::metadata("/proc/self").unwrap().uid() != 0 {
         assert!(std::env::var_os("CI").is_none(), "it was not tried: root alone can become another user");
         return;

@@ -169,7 +169,7 @@ async fn a_stream_ends_by_the_shorter_time_that_a_reload_gives_its_route() {
 
 /// The files of the active configuration are reloaded on their own while the configuration beside them is refused.
 #[tokio::test]
-async fn a_stream_ends_when_a_kubeconfig_leads_elsewhere_though_the_configuration_beside_it_is_refused() {
+async fn a_stream_ends_when_a_kubeconfig_changes_server_even_if_the_configuration_is_refused() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("kube.yaml");
     let write = |server: &str| {

@@ -176,7 +176,7 @@ async fn streams_end_with_the_session_of_who_opened_them() {
 
 /// Whatever the lifetime of their token, and without any refresh token: after `sessions.recheck`, 5 min.
 #[tokio::test]
-async fn attacks_z45_who_is_shut_out_at_the_provider_is_out_within_the_stated_time_with_what_they_have_open() {
+async fn attacks_z45_a_user_disabled_at_the_provider_is_out_in_time_with_all_open_streams() {
     let (doorward, (issuer, _upstream), host, cookie) = with_login("", "").await;
     let (host_line, origin) = (format!("Host: {host}"), format!("Origin: http://{host}"));
     let mut streams = Streams::open(&doorward, &[&host_line, &origin, &cookie]).await;
@@ -270,7 +270,7 @@ async fn unsized_are(doorward: &Doorward, count: usize) {
 
 /// They were not registered before the upstream had responded, and what their client sent was forwarded on.
 #[tokio::test]
-async fn uploads_end_with_their_credential_and_at_the_limit_of_their_route_before_anybody_has_answered() {
+async fn uploads_end_with_their_credential_and_at_their_routes_limit_before_any_response() {
     let fixture = limited().await;
     let token = |jti: &str| lasting(&fixture, jti);
     let begin = async |token: &str, length: &str| {
@@ -438,7 +438,7 @@ async fn what_a_client_says_of_trailers_goes_on_to_an_upstream_of_http2() {
 
 /// `100 Continue` cannot be sent over HTTP/2. Most clients continue without it after a second.
 #[tokio::test]
-async fn over_http2_who_waits_for_a_word_before_an_upload_is_told_what_to_do_and_who_goes_on_is_served() {
+async fn over_http2_a_client_that_expects_100_continue_is_told_what_to_do_or_served_if_it_continues() {
     let fixture =
         Fixture::with(|yaml| yaml.change("body_timeout: 1s", "body_timeout: 30s"), |_| Reply::json(200, "{}")).await;
     let stream = tokio::net::TcpStream::connect(fixture.doorward.address("public")).await.unwrap();

@@ -123,7 +123,7 @@ fn a_stream_lasts_no_longer_than_its_route_allows_though_the_clock_is_set_back()
 
 /// Of the two, a client may leave the response unread, so its stream is checked, whichever was cut first.
 #[test]
-fn what_is_sent_and_its_answer_end_for_one_reason_whether_it_came_before_they_were_joined_or_after() {
+fn an_upload_and_its_response_end_for_the_same_reason_whether_cut_before_or_after_joining() {
     let (registry, clock) = registry();
     let register = || registry.register(watch("alice", Timestamp::MAX, clock.moment()));
     let joins_and_ends: [fn(&StreamHandle, StreamHandle) -> StreamHandle; 4] = [

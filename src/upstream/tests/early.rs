@@ -131,7 +131,7 @@ async fn an_answer_that_ends_with_an_upload_that_is_too_large_is_not_blamed_on_t
 
 /// As for a complete response: here the HTTP library ends it along with the upload.
 #[tokio::test]
-async fn an_answer_under_way_that_ends_with_an_upload_that_is_too_large_is_not_blamed_on_the_upstream() {
+async fn a_response_aborted_by_an_upload_that_is_too_large_is_not_blamed_on_the_upstream() {
     let (half, _) = scripted(|_, mut stream| async move {
         read_head(&mut stream).await;
         stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 4\r\n\r\nok").await.unwrap();

@@ -23,7 +23,7 @@ async fn back_end() -> Upstream {
 }
 
 #[tokio::test]
-async fn a_person_sees_their_namespaces_starts_and_cancels_a_run_follows_it_and_is_out_after_the_logout() {
+async fn a_user_sees_namespaces_starts_follows_and_cancels_a_run_and_is_signed_out_after_logout() {
     walk(Front::Own(free_port())).await;
 }
 

@@ -122,7 +122,7 @@ async fn the_proxies_of_the_examples_find_the_authority_of_the_certificate() {
 
 /// Users who were told to change it by a patch got everything of an upgrade except its image.
 #[tokio::test]
-async fn the_size_of_a_volume_is_changed_in_no_stateful_set_that_is_there_and_the_page_says_what_does_it() {
+async fn a_volume_cannot_be_resized_by_changing_the_stateful_set_and_the_page_shows_how() {
     let page = fs::read_to_string(deploy().join("../docs/upkeep.md")).unwrap();
     let (_, part) = page.split_once("\n## When a volume is too small\n").unwrap();
     let (overlay, rest) = part.split_once("```yaml\n# the overlay\n").unwrap().1.split_once("```").unwrap();

@@ -280,7 +280,7 @@ async fn a_namespace_that_a_reload_brings_is_watched_and_the_tokens_in_one_that_
 /// Each replica caches what it got, and one that saw the end already in the trail kept its cache until the token
 /// expired.
 #[tokio::test]
-async fn what_a_replica_had_from_a_provider_ends_with_its_own_reload_though_another_has_told_the_end_before() {
+async fn a_replicas_cached_provider_tokens_end_with_its_reload_even_if_another_replica_reported_it() {
     let given = json!({"access_token": "given", "token_type": "Bearer", "expires_in": 3600}).to_string();
     let mut provider = Upstream::scripted(move |_| Reply::json(200, &given)).await;
     let redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);

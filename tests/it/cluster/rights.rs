@@ -57,7 +57,7 @@ async fn what_may_not_be_done_while_impersonating_is_told() {
 
 /// Users with groups that Doorward may not impersonate would suddenly be refused.
 #[tokio::test]
-async fn attacks_z28_a_policy_that_gives_a_group_which_may_not_be_impersonated_is_refused_until_it_may() {
+async fn attacks_z28_a_policy_with_a_group_that_may_not_be_impersonated_is_refused_until_it_may() {
     let mut world = World::start().await;
     let path = world.doorward.dir().join("doorward.yaml");
     let yaml = std::fs::read_to_string(&path).unwrap();

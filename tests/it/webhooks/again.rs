@@ -134,7 +134,7 @@ async fn of_fifty_twins_at_once_one_is_held() {
 /// With one sender for each kind of proof. If a duplicate were confirmed before the EventListener accepted the first,
 /// the delivery could be lost.
 #[tokio::test]
-async fn webhooks_17_a_twin_of_what_is_under_way_is_to_come_again_and_is_taken_where_the_first_was_not() {
+async fn webhooks_17_a_duplicate_in_flight_must_be_retried_and_is_accepted_if_the_first_was_not() {
     let (told, status) = (Arc::new(tokio::sync::Notify::new()), Arc::new(AtomicU16::new(0)));
     let (when, what) = (told.clone(), status.clone());
     let script = move |_: &Recorded| match Reply::json(what.load(Ordering::SeqCst), "{}") {

@@ -310,7 +310,7 @@ async fn webhooks_32_only_posts_are_deliveries() {
 }
 
 #[tokio::test]
-async fn webhooks_32_a_delivery_to_another_spelling_of_its_path_arrives_nowhere_and_is_taken_at_the_path_itself() {
+async fn webhooks_32_a_delivery_is_accepted_only_at_the_exact_spelling_of_its_path() {
     for door in doors().await {
         for sender in SENDERS {
             let (name, delivery) = (sender.name, sender.delivery());

@@ -102,7 +102,7 @@ async fn decides(way: Way) {
 /// The interceptor never learns the EventListener's response to the other replica, and silently stopped the genuine
 /// event.
 #[tokio::test]
-async fn attacks_z46_a_false_event_raises_an_alarm_where_the_interceptor_has_another_store_than_the_door() {
+async fn attacks_z46_a_false_event_raises_an_alarm_if_interceptor_and_receiver_have_separate_stores() {
     let upstream = Upstream::scripted(|_| Reply::json(202, ANSWER)).await;
     let start = async || {
         let dir = folder_with(&[("secret", WEBHOOK_SECRET), ("assertions", ASSERTION_KEY.as_str())]);
@@ -187,7 +187,7 @@ async fn costs_no_run(way: Way) {
 
 /// The run for it exists; the one for the other does not.
 #[tokio::test]
-async fn after_a_lost_answer_a_trigger_that_was_asked_about_makes_no_second_run_and_others_make_theirs() {
+async fn after_a_lost_response_a_trigger_that_already_asked_makes_no_second_run_but_others_do() {
     let tries = AtomicUsize::new(0);
     let script = move |_: &Recorded| match tries.fetch_add(1, Ordering::SeqCst) {
         0 => Reply::json(500, "{}"),
