@@ -72,7 +72,7 @@ pub async fn end(Extension(context): Extension<Context>) -> AxumResponse {
         (Some(name), None) => Which::One(name),
         (None, Some(_)) => Which::Others,
         _ => {
-            let refusal = Rejection::new(Reason::BadRequest, "which session is to end is not clear")
+            let refusal = Rejection::new(Reason::BadRequest, "the request does not say which session to end")
                 .fix("go back to your sessions and press a button there");
             return refused(refusal);
         }
@@ -84,7 +84,7 @@ pub async fn end(Extension(context): Extension<Context>) -> AxumResponse {
                 subject = %session.principal.subject,
                 by = session.name(),
                 ended,
-                "a person ended sessions of theirs"
+                "a user ended sessions of their own"
             );
             see_other(&format!("{PATH}?ended={ended}")).map(Body::from)
         }
