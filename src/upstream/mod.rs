@@ -76,7 +76,7 @@ use crate::{body::RequestBody, lock::lock};
 /// The kind of connection that a request is sent on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Lane {
-    /// Is answered soon; shares connections.
+    /// Answered soon; shares connections.
     Short,
     /// A watch or a followed log; has a connection of its own.
     Long,
@@ -85,7 +85,7 @@ pub enum Lane {
 /// How long an exchange with the upstream lasts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lifetime {
-    /// Is answered soon.
+    /// Answered soon.
     Short,
     /// A watch or a followed log.
     Long,

@@ -61,7 +61,7 @@ struct State {
     waiting: Queues,
     /// A connection that can be shared is being opened, so that a burst opens one and not many.
     opening: bool,
-    /// The upstream was removed: no connection is stored any more.
+    /// The upstream was removed or changed: no connection is stored any more.
     drained: bool,
     /// TLS negotiated HTTP/1.1 last time.
     negotiated_http1: bool,

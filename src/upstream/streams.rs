@@ -190,7 +190,8 @@ struct Cut {
     waker: AtomicWaker,
     /// For the task that sends the client's upload.
     sender: AtomicWaker,
-    /// The id of the response stream, if it was joined to an upload. A client may leave the response unread.
+    /// The id of the response stream, if it was joined to an upload. Of the two, it is the one that a client may leave
+    /// unread.
     answer: OnceLock<u64>,
     /// Aborts the task of the exchange, which does not poll for a cut while it waits for its client.
     abort: OnceLock<Abort>,

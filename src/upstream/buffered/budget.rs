@@ -10,14 +10,14 @@ use bytes::Bytes;
 
 use crate::lock::lock;
 
-/// The part of the budget, as a divisor, that is guaranteed to each kind of body. A client or sender that has more than
-/// this may have only one body beyond it.
+/// The part of the budget, as a divisor, that is guaranteed to each kind of body. Beyond it, a single client or sender
+/// may have only one body.
 const PART: usize = 8;
 
 /// Whose memory a body counts as.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Share {
-    /// Of a sender not yet proved, at this address if it belongs to a single client.
+    /// Of a sender not yet authenticated, at this address if it belongs to a single client.
     Unproven(Option<IpAddr>),
     /// Of a known caller.
     Known,
