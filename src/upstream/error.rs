@@ -36,9 +36,9 @@ pub enum UpstreamErrorKind {
     Closed,
     /// As `Closed`, but it is known that the request was not processed.
     NotTaken,
-    /// Its response is not valid HTTP.
+    /// Its response is not valid HTTP for the request.
     Protocol,
-    /// Its response is not HTTP/1.1.
+    /// Over HTTP/1.1, its response does not begin with a valid head.
     NotHttp1,
     /// The head of its response exceeds the HTTP/1.1 limits.
     HeadTooLarge,

@@ -38,8 +38,8 @@ impl Access {
         }
     }
 
-    /// Reports problems of the address in the entry at `at` and of the fields beside it, as far as no file must be
-    /// read.
+    /// Reports problems of the address in the entry at `at` and of the fields beside it, as far as they show without
+    /// reading files.
     pub(crate) fn check_address(raw: &raw::Upstream, at: &At, report: &mut Report) {
         Target::written(raw, at, report);
     }
