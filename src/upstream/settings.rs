@@ -236,8 +236,8 @@ impl Upstream {
         self.credential.is_some() || self.identity.tls.as_ref().is_some_and(TlsIdentity::has_certificate)
     }
 
-    /// The refusal when this upstream answers Doorward's own credential with 401. If that is a requested token, marks it
-    /// for replacement.
+    /// The refusal when this upstream answers Doorward's own credential with 401. If that is a requested token, marks
+    /// it for replacement.
     pub fn credential_refused(&self) -> Rejection {
         if let Some(token) = self.account_token() {
             token.refused();
@@ -382,8 +382,8 @@ mod tests {
         );
     }
 
-    /// If `url` leads to an ingress controller, the ingress may know the EventListener only by the name that senders use,
-    /// which must then be forwarded.
+    /// If `url` leads to an ingress controller, the ingress may know the EventListener only by the name that senders
+    /// use, which must then be forwarded.
     #[test]
     fn an_upstream_gets_its_own_host_on_webhook_routes_unless_configured_otherwise() {
         use raw::{

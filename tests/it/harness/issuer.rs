@@ -243,8 +243,8 @@ impl Issuer {
         self.sign_with(&json!({"alg": "ES256", "typ": "at+jwt", "kid": id}), claims)
     }
 
-    /// A logout token for Alice's sessions at the client `doorward` (OpenID Connect Back-Channel Logout). `other` overrides
-    /// claims.
+    /// A logout token for Alice's sessions at the client `doorward` (OpenID Connect Back-Channel Logout). `other`
+    /// overrides claims.
     pub fn logout_token(&self, other: &Value) -> String {
         let mut claims = json!({"iss": self.url(), "aud": "doorward", "sub": "alice", "jti": unique(), "iat": now(),
             "exp": now() + 120, "events": {"http://schemas.openid.net/event/backchannel-logout": {}}});
