@@ -290,3 +290,52 @@ fn where_there_is_no_trail_nothing_is_said_to_be_intact() {
     let all = replicas.check();
     assert!(all.chains.is_empty() && !all.problems.is_empty() && !all.is_intact(), "{all:?}");
 }
+
+impl Replicas {
+    /// A process that writes so much that it removes old files, and its last checkpoint.
+    fn run_with_retention(&self, name: &str) -> Head {
+        let folder = self.folder(name);
+        let settings = Settings {
+            instance: name.to_owned(),
+            destination: Destination::File {
+                path: folder.join("audit.jsonl"),
+                max_size: 64 << 10,
+                retention: Retention { keep: Some(2), retain: None },
+            },
+            queue: 4096,
+            ..self.settings.clone()
+        };
+        let trail = Trail::open(&settings, &folder, clock()).unwrap();
+        for number in 0..400 {
+            trail.write(record(number));
+        }
+        let head = trail.head();
+        trail.shutdown();
+        head.borrow().clone().unwrap()
+    }
+}
+
+/// Only checkpoints in files that were removed need not be there.
+#[test]
+fn a_chain_that_removes_old_files_is_missed_by_the_others_where_its_end_was_cut() {
+    let replicas = Replicas { folder: tempfile::tempdir().unwrap(), settings: settings() };
+    let before = replicas.run("doorward-1", None);
+    replicas.run("doorward-0", Some(before.clone()));
+    let after = replicas.run_with_retention("doorward-1");
+    replicas.run("doorward-0", Some(after));
+    let replicas = replicas.without_copies();
+    let all = replicas.check();
+    assert!(all.is_intact(), "{all:?}");
+    let summary = &all.chains[1].findings.summary;
+    assert!(summary.cut.is_some() && summary.first > before.seq, "{summary}");
+
+    let path = replicas.folder("doorward-1").join("audit.jsonl");
+    let whole = fs::read(&path).unwrap();
+    let lines: Vec<&[u8]> = whole.split_inclusive(|byte| *byte == b'\n').collect();
+    let last_cut = lines.iter().rposition(|line| kind(&serde_json::from_slice(line).unwrap()) == "trail.cut").unwrap();
+    fs::write(&path, lines[..=last_cut].concat()).unwrap();
+    let all = replicas.check();
+    assert!(all.chains.iter().all(|chain| chain.findings.is_intact()), "each by itself is: {all:?}");
+    let [problem] = all.problems.as_slice() else { panic!("{all:?}") };
+    assert!(problem.starts_with("the chain of doorward-1 "), "{problem}");
+}

@@ -203,3 +203,17 @@ fn files_that_a_crash_left_are_no_alarm() {
     assert!(!oldest.exists(), "{} bytes were removed again", bytes.len());
     assert!(kept.intact().first > 1);
 }
+
+/// Otherwise the chain key would be enough to explain that files are gone.
+#[test]
+fn a_line_that_tells_of_removed_files_counts_only_with_a_good_signature() {
+    let kept = at_most(2);
+    kept.run(400);
+    assert!(kept.intact().cut.is_some());
+    let other = CheckpointKey::generate().unwrap().public().clone();
+    let proof = Proof { checkpoint_keys: vec![other], ..proof(&kept.settings) };
+    let findings = verify_files(kept.files(), &proof).unwrap();
+    assert_eq!(findings.summary.cut, None);
+    let missing = findings.problems.iter().filter(|problem| problem.line.is_none()).count();
+    assert_eq!(missing, 1, "the lines before the first file are missed: {:?}", problems(&findings));
+}

@@ -300,3 +300,70 @@ fn a_chain_of_standard_output_without_a_checkpoint_is_no_cut() {
         assert!(!verify(&[cut, running].concat(), &proof).is_intact(), "{row}");
     }
 }
+
+/// The lines of another chain that was sealed with the same key.
+fn lines_of_another_chain() -> Vec<Vec<u8>> {
+    let settings = Settings { checkpoint_records: 4, ..settings() };
+    let sink = Memory::default();
+    let trail = start(&settings, &sink, &clock());
+    for number in 0..10 {
+        trail.write(record(number + 100));
+    }
+    trail.shutdown();
+    sink.bytes().split_inclusive(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect()
+}
+
+/// Such lines can be copied from an earlier state of the same trail or from another replica, without any key.
+#[test]
+fn a_line_of_another_chain_with_the_same_key_and_the_right_number_is_found() {
+    let Written { lines, proof, .. } = written();
+    let other = lines_of_another_chain();
+    let proof = Proof { checkpoint_keys: Vec::new(), last_checkpoint: None, ..proof.clone() };
+    let found = |lines: &[Vec<u8>]| problems(&verify(&lines.concat(), &proof));
+    for whole in [lines, &other] {
+        assert_eq!(found(whole), Vec::<String>::new());
+    }
+    let spliced = found(&[&lines[..5], &other[5..]].concat());
+    let [problem] = spliced.as_slice() else { panic!("{spliced:?}") };
+    assert!(problem.starts_with("trail:6: "), "{problem}");
+    let mut replaced = lines.clone();
+    replaced[5].clone_from(&other[5]);
+    let one_replaced = found(&replaced);
+    let [problem] = one_replaced.as_slice() else { panic!("{one_replaced:?}") };
+    assert!(problem.starts_with("trail:6 to 7: "), "{problem}");
+}
+
+/// Public keys are optional. A forged checkpoint with a low number would hide that lines were cut off the end.
+#[test]
+fn a_checkpoint_that_was_edited_is_no_proof_though_no_public_key_is_given() {
+    let Written { lines, proof, .. } = written();
+    let last = String::from_utf8(lines.last().unwrap().clone()).unwrap();
+    let edited = last.replacen("\"records\":", "\"records\": ", 1);
+    assert_ne!(edited, last);
+    assert!(Checkpoint::last_of(last.as_bytes(), &proof.keys, &[]).is_ok());
+    let forged = Checkpoint::last_of(edited.as_bytes(), &proof.keys, &[]);
+    assert!(matches!(forged, Err(CannotVerify::ForgedCheckpoint)), "{forged:?}");
+}
+
+/// A crash while a checkpoint is copied leaves such a line.
+#[test]
+fn a_half_written_line_after_the_last_checkpoint_is_passed_over() {
+    let Written { lines, proof, .. } = written();
+    let whole = lines.last().unwrap();
+    let torn = [whole.as_slice(), b"{\"class_uid\":6002,\"ti"].concat();
+    let [whole, torn] =
+        [whole, &torn].map(|copy| Checkpoint::last_of(copy.as_slice(), &proof.keys, &proof.checkpoint_keys).unwrap());
+    assert_eq!(torn, whole);
+}
+
+#[test]
+fn problems_beyond_the_first_thousand_are_counted_and_not_kept() {
+    let Written { lines, proof, .. } = written();
+    let proof = Proof { last_checkpoint: None, ..proof.clone() };
+    // Each repetition after the first has two problems, which alternate and so are not merged.
+    let damaged = [lines[0].as_slice(), b"{}\n"].concat();
+    for (repeated, kept, more) in [(10, 19, 0), (600, 1000, 199)] {
+        let findings = verify(&damaged.repeat(repeated), &proof);
+        assert_eq!((findings.problems.len(), findings.more), (kept, more));
+    }
+}
