@@ -34,9 +34,9 @@ impl Files {
         let mut found = None;
         self.scan(&format!("\"correlation_uid\":\"{id}\""), |line| {
             match ReplayInputs::parse(line) {
-                Ok(request) => found = Some(request),
-                // A record of another kind names the request too.
-                Err(ReplayError::Kind(_)) => {}
+                Ok(request) if request.id == id => found = Some(request),
+                // A claim of another request, or a record of another kind, can name the request too.
+                Ok(_) | Err(ReplayError::Kind(_)) => {}
                 Err(_) => return None,
             }
             Some(if found.is_some() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) })

@@ -225,3 +225,90 @@ fn an_answer_has_the_time_at_which_it_was_over() {
     let found = answers(&Files::new(vec![file.path().to_owned()]), REQUEST).unwrap();
     assert_eq!(found.answer.map(|answer| (answer.status, answer.time)), Some((201, 1_002_500)));
 }
+
+/// A trail of this text. It is read for as long as the file is there.
+fn trail(text: &str) -> (tempfile::NamedTempFile, Files) {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), text).unwrap();
+    let files = Files::new(vec![file.path().to_owned()]);
+    (file, files)
+}
+
+/// The response to whoever cancels a run shows its annotations. Others could copy them to a run that they make past
+/// Doorward, and a request that only cancelled a run would be named as its cause.
+#[test]
+fn a_request_that_only_changed_a_run_is_the_cause_of_none() {
+    for (does, counts) in
+        [("create", true), ("apply", true), ("cancel", false), ("pause", false), ("start", false), ("change", false)]
+    {
+        let mut asked = creates("ci");
+        asked["run"]["does"] = json!(does);
+        let lines = [request(REQUEST, "request", &asked), link("run", "u", 1_001_000, &json!({"request": REQUEST}))];
+        let cause = traced(&lines, "run").remove(0).cause;
+        assert_eq!(cause.is_ok(), counts, "{does}");
+        assert!(counts || cause.unwrap_err() == NoCause::Forged(REQUEST), "{does}");
+    }
+}
+
+#[test]
+fn only_an_error_in_the_response_to_the_same_request_says_that_it_made_nothing() {
+    let answered = |id, members: &Value| with(&request(id, "request.completed", &creates("ci")), members);
+    for (what, answer) in [
+        ("another request failed", answered(ARRIVAL, &json!({"http_response": {"code": 409}}))),
+        (
+            "the response broke off after its status",
+            answered(REQUEST, &json!({"status_code": "upstream_failed", "http_response": {"code": 201}})),
+        ),
+    ] {
+        let decided = request(REQUEST, "request.decided", &creates("ci"));
+        let lines = [decided, answer, link("run", "u", 1_001_000, &json!({"request": REQUEST}))];
+        assert_eq!(traced(&lines, "run").remove(0).cause.unwrap().request.id, REQUEST, "{what}");
+    }
+}
+
+#[test]
+fn runs_are_found_by_kind_namespace_name_and_uid() {
+    let asked = json!({"request": REQUEST, "cluster": "c"});
+    let lines = [
+        request(REQUEST, "request", &creates("ci")),
+        link("run", "u1", 1_001_000, &asked),
+        link("other", "u2", 1_002_000, &asked),
+    ];
+    let (_file, files) = trail(&(lines.join("\n") + "\n"));
+    for (kind, namespace, name, found) in [
+        (RunKind::PipelineRun, "ci", "run", 1),
+        (RunKind::TaskRun, "ci", "run", 0),
+        (RunKind::PipelineRun, "prod", "run", 0),
+        (RunKind::PipelineRun, "ci", "third", 0),
+    ] {
+        let runs = trace(&files, kind, namespace, name).unwrap();
+        assert_eq!(runs.len(), found, "{} {namespace}/{name}", kind.name());
+    }
+    for uid in ["u1", "u2"] {
+        assert_eq!(trace_uid(&files, "c", uid).unwrap().unwrap().uid, uid);
+    }
+    assert!(trace_uid(&files, "c", "u3").unwrap().is_none());
+}
+
+/// Claims are JSON that an issuer wrote. They can hold what looks like the metadata of another request.
+#[test]
+fn a_record_whose_claims_name_another_request_is_not_taken_for_its_record() {
+    let claims = json!({"claims": {"correlation_uid": REQUEST}});
+    let [other, own] = [request(ARRIVAL, "request", &claims), request(REQUEST, "request", &json!({}))];
+    let (_file, files) = trail(&format!("{other}\n{own}\n"));
+    assert_eq!(files.request(REQUEST).unwrap().unwrap().id, REQUEST);
+    let (_file, files) = trail(&format!("{other}\n"));
+    assert!(files.request(REQUEST).unwrap().is_none());
+}
+
+#[test]
+fn a_line_that_is_being_written_is_not_reported_as_damaged() {
+    let line = request(REQUEST, "request", &json!({"a": "b"}));
+    let half = &line[..line.len() - 4];
+    for (what, end, damaged) in [("it is being written", "", 0), ("it was damaged", "\n", 1)] {
+        let (_file, files) = trail(&format!("{line}\n{half}{end}"));
+        let mut read = 0;
+        files.requests(|_| read += 1).unwrap();
+        assert_eq!((read, files.unreadable().len()), (1, damaged), "{what}");
+    }
+}
