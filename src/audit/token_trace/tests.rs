@@ -160,3 +160,75 @@ fn an_operator_who_revokes_any_of_those_by_whom_a_token_is_good_has_ended_it() {
         assert_eq!(token.ended.is_some(), is_ended, "{what}");
     }
 }
+
+/// Whoever traces a leaked token must not read that it has ended while it is still valid.
+#[test]
+fn an_end_of_something_else_is_not_the_end_of_a_token() {
+    let given = issued(&json!({"task": task(), "parties": [["own", "alice"]]}));
+    let alice = json!({"issuer": "own", "subject": "alice"});
+    let with = |line: &str, change: &dyn Fn(&mut Value)| {
+        let mut line: Value = serde_json::from_str(line).unwrap();
+        change(&mut line);
+        line.to_string()
+    };
+    let by_id = |id: &str| revoke(5, &json!({"issuer": "own", "token_id": id}));
+    for (what, line, is_ended) in [
+        ("a revocation", revoke(5, &alice), true),
+        ("one when it was issued", revoke(1, &alice), true),
+        ("one just before it expired", revoke(8_999_999, &alice), true),
+        ("one by its id", by_id("same"), true),
+        ("its run ended", ended(30, "r", "it has ended"), true),
+        ("its run ended just before it expired", ended(8_999_999, "r", "it has ended"), true),
+        ("a revocation that failed", with(&revoke(5, &alice), &|line| line["status_id"] = json!(2)), false),
+        (
+            "a revocation that has only begun",
+            with(&revoke(5, &alice), &|line| line["unmapped"]["command"] = json!(format!("revoke {alice} (begun)"))),
+            false,
+        ),
+        ("a revocation before it was issued", revoke(0, &alice), false),
+        ("a revocation after it had expired", revoke(9_000_000, &alice), false),
+        ("a revocation of another token", by_id("other"), false),
+        (
+            "an object of another cluster with the same uid ended",
+            with(&ended(30, "r", "it has ended"), &|line| line["unmapped"]["tokens_ended"]["cluster"] = json!("d")),
+            false,
+        ),
+        ("another run ended", ended(30, "x", "it has ended"), false),
+        ("its run ended after it had expired", ended(9_000_000, "r", "it has ended"), false),
+    ] {
+        let token = traced(&[given.clone(), line], Tokens::Id("same")).pop().unwrap();
+        assert_eq!(token.ended.is_some(), is_ended, "{what}");
+    }
+}
+
+#[test]
+fn the_tokens_of_a_run_are_those_of_its_own_tasks() {
+    let mut first = task();
+    first["pipeline_run"] = json!({"name": "one", "uid": "r"});
+    let second = json!({
+        "cluster": "c", "namespace": "prod", "task_run": {"name": "u", "uid": "u"}, "pod": {"name": "o", "uid": "o"},
+        "pipeline_run": {"name": "two", "uid": "q"}, "root": "q",
+    });
+    let issued = |id, token: &str, task: &Value| {
+        of(id, 1, "corp", &json!({"issued": {"token": token, "audience": "x", "expires": 9_000_000, "task": task}}))
+    };
+    let lines = [issued(1, "first", &first), issued(2, "second", &second)];
+    let (pipeline, task) = (RunKind::PipelineRun, RunKind::TaskRun);
+    for (wanted, expected) in [
+        (Tokens::Root(None, "r"), Some("first")),
+        (Tokens::Root(Some("c"), "q"), Some("second")),
+        (Tokens::Root(Some("d"), "q"), None),
+        (Tokens::Root(None, "t"), None),
+        (Tokens::Run(task, "ci", "t"), Some("first")),
+        (Tokens::Run(task, "prod", "t"), None),
+        (Tokens::Run(pipeline, "ci", "one"), Some("first")),
+        (Tokens::Run(pipeline, "ci", "two"), None),
+        (Tokens::Run(pipeline, "prod", "one"), None),
+        (Tokens::Run(pipeline, "prod", "two"), Some("second")),
+        (Tokens::Run(RunKind::CustomRun, "ci", "t"), None),
+    ] {
+        let tokens = traced(&lines, wanted);
+        let found: Vec<_> = tokens.iter().map(|token| token.issued.token.as_str()).collect();
+        assert_eq!(found, Vec::from_iter(expected), "{wanted:?}");
+    }
+}
