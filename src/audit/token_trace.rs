@@ -47,9 +47,6 @@ pub struct TracedToken {
     /// its client left before the answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub withheld: Option<String>,
-    /// Of whom `whose` tells, as their issuer knows them.
-    #[serde(skip)]
-    old_parties: OldParties,
     /// When it was ended before its time.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ended: Option<End>,
@@ -70,14 +67,6 @@ pub struct End {
     #[serde(with = "millis")]
     pub time: Timestamp,
     pub why: String,
-}
-
-/// By whom a token can be ended as a whole, of a version that does not say it.
-#[derive(Debug)]
-struct OldParties {
-    /// Name and identifier of the issuer.
-    issuers: [String; 2],
-    subject: String,
 }
 
 /// A request that came with a token.
@@ -148,27 +137,7 @@ impl Revocation {
             return *id == token.issued.token && token.issued.is_by(&self.issuer) && token.issued.onward.is_none();
         }
         let Some(subject) = &self.subject else { return false };
-        match token.issued.parties.as_slice() {
-            [] => self.meets_old(subject, token),
-            parties => parties.iter().any(|(issuer, party)| *issuer == self.issuer && party == subject),
-        }
-    }
-
-    fn meets_old(&self, subject: &str, token: &TracedToken) -> bool {
-        let OldParties { issuers, subject: person } = &token.old_parties;
-        let of_person = issuers.contains(&self.issuer) && subject == person;
-        // A service account is called otherwise as an actor.
-        let account = subject.strip_prefix("system:serviceaccount:");
-        let is_actor = |actor: &ActorLine| match account {
-            None => actor.subject == subject,
-            Some(account) => actor.subject.strip_prefix("serviceaccount:").is_some_and(|name| {
-                name == account
-                    || name.strip_prefix(&*self.issuer).and_then(|name| name.strip_prefix(':')) == Some(account)
-            }),
-        };
-        let of_actor =
-            token.issued.actor_issuer.as_ref() == Some(&self.issuer) && token.actor.as_ref().is_some_and(is_actor);
-        of_person || of_actor
+        token.issued.parties.iter().any(|(issuer, party)| *issuer == self.issuer && party == subject)
     }
 }
 
@@ -227,10 +196,6 @@ impl Found {
             request,
             at: Timestamp::from_millis(line.time),
             whose: line.actor.user.name,
-            old_parties: OldParties {
-                issuers: [line.actor.idp.name, line.unmapped.principal.claims.iss],
-                subject: line.actor.user.uid,
-            },
             actor: line.unmapped.principal.actor,
             withheld: None,
             uses: Vec::new(),

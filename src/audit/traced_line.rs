@@ -123,7 +123,6 @@ pub(super) struct Webhook {
 #[serde(default)]
 pub(super) struct PrincipalLine {
     pub actor: Option<ActorLine>,
-    pub claims: Claims,
 }
 
 /// Who acts for somebody.
@@ -144,12 +143,6 @@ impl fmt::Display for ActorLine {
             None => Ok(()),
         }
     }
-}
-
-#[derive(Default, Deserialize)]
-#[serde(default)]
-pub(super) struct Claims {
-    pub iss: String,
 }
 
 /// What a resource server heard of a token.
@@ -180,12 +173,9 @@ pub struct IssuedLine {
     pub cause: Option<Uuid>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task: Option<TaskLine>,
-    /// Everybody whose revocation ends it, by the name of the issuer and the subject. Older versions do not say it.
+    /// Everybody whose revocation ends it, by the name of the issuer and the subject.
     #[serde(default, skip_serializing)]
     pub(super) parties: Vec<(String, String)>,
-    /// The issuer of who acts, of an older version.
-    #[serde(default, skip_serializing)]
-    pub(super) actor_issuer: Option<String>,
     /// Where it is another provider's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub onward: Option<OnwardLine>,
