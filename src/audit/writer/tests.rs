@@ -1,9 +1,21 @@
 //! What is done on the thread, without one.
 
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    sync::atomic::AtomicBool,
+};
+
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::audit::{Trail, tests as fixture};
+use crate::audit::{
+    Trail,
+    export::{Backlog, Place},
+    settings::{Destination, Retention},
+    sink::{RotatingFile, Surplus},
+    tests as fixture,
+};
 
 /// One that nobody runs, and what leads to it.
 fn writer() -> (mpsc::Sender<Item>, Writer) {
@@ -61,4 +73,124 @@ fn room_for_what_is_not_synced_is_kept_under_load_and_given_back_before_the_thre
     writer.shared.close();
     writer.rest(NAPS);
     assert!(writer.unsynced.capacity() < 2 * GROUP, "{}", writer.unsynced.capacity());
+}
+
+/// A record that nobody waits for.
+fn unawaited() -> Item {
+    Item { reply: None, ..waiting() }
+}
+
+/// A time of the last sync from which no other is due for long.
+fn just_synced() -> Instant {
+    Instant::now() + Duration::from_secs(3600)
+}
+
+/// Without a sync at this interval, a steady trickle of such records would wait for one until it amounts to some MiB.
+#[test]
+fn records_that_nobody_waits_for_are_synced_within_a_second() {
+    let before = Instant::now().checked_sub(SYNC_INTERVAL).unwrap();
+    for (last_sync, synced) in [(just_synced(), false), (before, true)] {
+        let (_sender, mut writer) = writer();
+        writer.take(unawaited());
+        writer.last_sync = last_sync;
+        writer.commit();
+        assert_eq!(writer.synced, synced);
+    }
+}
+
+/// After a loss of power, a copy of a checkpoint that the trail no longer has would look like lines that were cut off.
+#[test]
+fn a_checkpoint_is_on_stable_storage_before_it_is_copied_or_shown_to_other_replicas() {
+    let (_sender, mut writer) = writer();
+    writer.take(unawaited());
+    writer.last_sync = just_synced();
+    writer.commit();
+    assert!(!writer.synced && writer.shared.heads.watch().borrow().is_none());
+    writer.checkpoint();
+    writer.commit();
+    assert!(writer.synced && writer.unsynced.is_empty());
+    assert!(writer.shared.heads.watch().borrow().is_some());
+}
+
+#[test]
+fn only_so_many_records_are_taken_in_one_turn_while_the_sink_fails() {
+    for (sent, taken) in [(10, 10), (TURN + 10, TURN)] {
+        let (sender, mut writer) = writer();
+        writer.fail(&io::Error::other("the disk is broken"));
+        for _ in 0..sent {
+            sender.send(unawaited()).unwrap();
+        }
+        assert_eq!(writer.drain(), taken);
+    }
+}
+
+/// A file whose syncs can be made to fail.
+struct Failing {
+    file: RotatingFile,
+    fails: Arc<AtomicBool>,
+}
+
+impl Sink for Failing {
+    fn write(&mut self, lines: &[u8]) -> io::Result<usize> {
+        self.file.write(lines)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        if self.fails.load(Ordering::Relaxed) {
+            return Err(io::Error::other("the disk is broken"));
+        }
+        self.file.sync()
+    }
+
+    fn surplus(&self, now: Timestamp) -> io::Result<Option<Surplus>> {
+        self.file.surplus(now)
+    }
+
+    fn goes_on(&self) -> bool {
+        self.file.goes_on()
+    }
+
+    fn name(&self) -> Arc<str> {
+        self.file.name()
+    }
+
+    fn place(&self) -> Place {
+        self.file.place()
+    }
+}
+
+/// Otherwise the beginning of the trail would be missing and no line would explain it.
+#[test]
+fn old_files_stay_if_the_line_that_tells_of_their_removal_cannot_be_synced() {
+    for fails in [true, false] {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("audit.jsonl");
+        let full = |number: u32| directory.path().join(format!("audit.jsonl.{number:06}"));
+        let mut writer = writer_with_two_full_files(&path, &full, fails);
+        // One more than are kept.
+        fs::copy(full(2), full(3)).unwrap();
+        writer.tidy(fixture::clock().now());
+        assert_eq!((full(1).exists(), writer.outage.is_some()), (fails, fails));
+        assert!(full(2).exists() && full(3).exists());
+    }
+}
+
+/// A writer that keeps two full files, has two, and whose syncs from then on fail or not.
+fn writer_with_two_full_files(path: &Path, full: &dyn Fn(u32) -> PathBuf, fails: bool) -> Writer {
+    let (max_size, retention) = (1 << 20, Retention { keep: Some(2), retain: None });
+    let settings = Settings {
+        destination: Destination::File { path: path.to_owned(), max_size, retention },
+        ..fixture::settings()
+    };
+    for number in [1, 2] {
+        Trail::open(&settings, path.parent().unwrap(), fixture::clock()).unwrap().shutdown();
+        fs::rename(path, full(number)).unwrap();
+    }
+    let (file, found) = RotatingFile::open(path, max_size, retention, fixture::clock().now()).unwrap();
+    let broken = Arc::new(AtomicBool::new(false));
+    let sink = Box::new(Failing { file, fails: Arc::clone(&broken) });
+    let opened = Opened { sink, found, backlog: Arc::new(Backlog::none()) };
+    let (_, _, writer) = Trail::begin(&settings, fixture::keys_of(&settings), opened, fixture::clock());
+    broken.store(fails, Ordering::Relaxed);
+    writer
 }
