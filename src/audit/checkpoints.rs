@@ -220,3 +220,19 @@ impl SecondPlace {
         file.sync_data()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_too_many_checkpoints_that_were_not_copied_the_last_ones_are_retained() {
+        for (lines, retained) in [(4, 4 << 20), (5, 1 << 20)] {
+            let mut state = State::default();
+            for line in 1..=lines {
+                state.keep(&vec![line; 1 << 20]);
+            }
+            assert_eq!((state.lines.len(), state.lines.last()), (retained, Some(&lines)));
+        }
+    }
+}

@@ -1,6 +1,7 @@
 //! Tests of the trail as a whole, over sinks in memory that fail on command and over real files.
 
 mod all;
+mod copies;
 mod file;
 mod line;
 mod pseudonym;

@@ -336,3 +336,14 @@ fn a_note_for_which_there_is_no_room_in_an_outage_is_not_answered_as_written() {
     assert_eq!(answers, [failing, failing, full]);
     assert_eq!(trail.metrics().lost.get(), 1);
 }
+
+#[test]
+fn records_that_a_failing_disk_has_not_taken_at_the_end_count_as_lost() {
+    let sink = Memory::default();
+    sink.set(|disk| disk.room = Some(0));
+    let trail = start(&settings(), &sink, &clock());
+    trail.write(record(1));
+    trail.write(record(2));
+    trail.shutdown();
+    assert_eq!(trail.metrics().lost.get(), 2);
+}
