@@ -279,4 +279,14 @@ mod tests {
         );
         assert!(resolver.report.problems().iter().all(|problem| !problem.message.contains("c2hvcnQ")));
     }
+
+    /// 32 names of this length fit into one checkpoint.
+    #[test]
+    fn the_name_of_a_replica_has_at_most_253_characters() {
+        for (length, fits) in [(MAX_INSTANCE, true), (MAX_INSTANCE + 1, false)] {
+            let mut resolver = Resolver::default();
+            instance(Some("a".repeat(length).as_str()), "doorward-0", &mut resolver, &at());
+            assert_eq!(!resolver.report.has_errors(), fits, "{length}");
+        }
+    }
 }

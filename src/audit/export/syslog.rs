@@ -258,6 +258,10 @@ fn header(text: &str, most: usize) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::net::TcpListener;
+
+    use tokio::time::{pause, timeout};
+
     use super::*;
 
     fn framed(line: &str, instance: &str) -> String {
@@ -300,5 +304,37 @@ mod tests {
         for text in ["", "syslog.test", ":514", "a:0", "a:70000", "a:514/x", "u:p@a:514", "a:514?x", "tcp://a:514"] {
             assert_eq!(host_and_port(text), None, "{text}");
         }
+    }
+
+    /// The system of this server accepts connections. Nobody reads from them or answers.
+    fn server(listener: &TcpListener, tls: Option<raw::ClientTls>) -> Server {
+        let raw = raw::SyslogExport { address: listener.local_addr().unwrap().to_string(), tls };
+        let mut resolver = Resolver::default();
+        resolver.elsewhere();
+        Server::resolve(&raw, &At::root(), &mut resolver).unwrap()
+    }
+
+    /// Longer than anything may take. While time is paused, it passes at once.
+    const LONG: Duration = Duration::from_secs(24 * 3600);
+
+    #[tokio::test]
+    async fn a_server_that_does_not_answer_the_end_of_a_connection_is_not_waited_for_without_bound() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = server(&listener, None);
+        let answered = server.connect().await.unwrap();
+        drop(listener.accept().unwrap());
+        answered.close().await.unwrap();
+        let unanswered = server.connect().await.unwrap();
+        pause();
+        let closed = timeout(LONG, unanswered.close()).await.expect("it waits without bound");
+        assert_eq!(closed.unwrap_err().kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_server_that_does_not_answer_the_tls_handshake_is_not_waited_for_without_bound() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = server(&listener, Some(raw::ClientTls::default()));
+        let connected = timeout(LONG, server.connect()).await.expect("it waits without bound");
+        assert_eq!(connected.unwrap_err().kind(), io::ErrorKind::TimedOut);
     }
 }
