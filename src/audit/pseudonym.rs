@@ -291,6 +291,7 @@ fn replace_word(text: &str, name: &str, by: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::authn::Scheme;
 
     fn key(byte: u8) -> PseudonymKey {
         PseudonymKey::from_base64(STANDARD.encode([byte; 32]).as_bytes()).unwrap()
@@ -366,5 +367,20 @@ mod tests {
         let said = hidden(account, "cluster", format!("{account} is out"));
         assert_eq!(said.command, format!(r#"revoke {{"issuer":"cluster","subject":"{account}"}} (begun)"#));
         assert_eq!(said.why.unwrap(), format!("{account} is out"));
+    }
+
+    #[test]
+    fn so_many_principals_are_cached_and_only_those_that_are_in_use_elsewhere() {
+        let mut pseudonyms = Pseudonyms::new(key(1));
+        let person = |number: usize| Arc::new(Principal::new(Scheme::Bearer, "corp", format!("user-{number}"), "user"));
+        let in_use: Vec<Arc<Principal>> = (0..300).map(person).collect();
+        for principal in &in_use {
+            let hidden = pseudonyms.principal(Arc::clone(principal));
+            assert!(pseudonyms.kept.len() <= KEPT);
+            assert!(Arc::ptr_eq(&pseudonyms.principal(Arc::clone(principal)), &hidden), "it is cached");
+        }
+        let cached = pseudonyms.kept.len();
+        pseudonyms.principal(person(300));
+        assert_eq!(pseudonyms.kept.len(), cached);
     }
 }

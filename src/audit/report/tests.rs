@@ -441,3 +441,17 @@ fn what_a_task_does_for_somebody_is_no_use_of_their_own() {
     let told: Vec<(&str, i64)> = rows(&report, "principals").iter().map(|row| (&*row.what, row.last)).collect();
     assert_eq!(told, [("bob of https://a.test", 1), ("bob of https://a.test, through serviceaccount:ci:builder", 3)]);
 }
+
+/// Reviewers paste these commands into a shell.
+#[test]
+fn a_file_with_a_quote_in_its_name_is_one_word_of_a_shell() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["plain", "it's; echo oops; '"] {
+        let path = folder.path().join(name);
+        std::fs::write(&path, "{\"time\":1}\n").unwrap();
+        let report = Report::read(vec![path], Timestamp::from_millis(0), Timestamp::from_millis(2)).unwrap();
+        let command = format!("{}; trail", report.trail);
+        let ran = std::process::Command::new("sh").args(["-c", command.as_str()]).output().unwrap();
+        assert_eq!(String::from_utf8(ran.stdout).unwrap(), "{\"time\":1}\n", "{command}");
+    }
+}

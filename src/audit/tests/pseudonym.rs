@@ -223,3 +223,52 @@ fn a_person_behind_the_agent_that_caused_a_run_has_no_name_where_its_tasks_ask_f
         assert_eq!(line["actor"]["user"]["uid"] != "00u1", hidden, "{what}: {line}");
     }
 }
+
+/// A policy can name any claim, which is then written.
+#[test]
+fn no_personal_claim_that_the_policy_names_reaches_a_line() {
+    let personal = [
+        "sub",
+        "name",
+        "given_name",
+        "family_name",
+        "middle_name",
+        "nickname",
+        "preferred_username",
+        "profile",
+        "picture",
+        "website",
+        "email",
+        "gender",
+        "birthdate",
+        "phone_number",
+        "address",
+        "upn",
+        "unique_name",
+        "oid",
+    ];
+    let mut claims = json!({"department": "payments"});
+    for claim in personal {
+        claims[claim] = json!(format!("alice-{claim}"));
+    }
+    // OpenID Connect Core section 5.1.1.
+    claims["address"] = json!({"formatted": "alice-address"});
+    let principal = Principal { claims: Arc::new(claims.as_object().unwrap().clone()), ..principal() };
+    let named = personal.into_iter().chain(["department"]).map(Arc::from).collect();
+    let record = Record { principal: Some(Arc::new(principal)), claims: Some(named), ..record(1) };
+    let [line] = &written([record])[..] else { panic!() };
+    assert!(!line.to_string().contains("alice-"), "{line}");
+    let written = &line["unmapped"]["principal"]["claims"];
+    assert_eq!(written["department"], "payments");
+    for claim in personal {
+        assert!(written[claim].as_str().unwrap().starts_with("pseudonym-"), "{claim}: {line}");
+    }
+}
+
+#[test]
+fn the_email_address_of_a_person_is_hidden_in_a_refusal() {
+    let mut record = Record { principal: Some(Arc::new(person())), ..record(1) };
+    record.refuse(&Rejection::new(Reason::PolicyDenied, "alice@example.com may not"));
+    let [line] = &written([record])[..] else { panic!() };
+    assert_eq!(line["status_detail"], format!("{} may not", key().pseudonym("alice@example.com")));
+}

@@ -337,3 +337,20 @@ async fn a_flood_of_refusals_keeps_no_request_waiting() {
     sink.set(|disk| disk.hold_syncs = false);
     stalled.await.unwrap();
 }
+
+/// The thread takes nothing from the queue meanwhile, so the sender alone bounds it.
+#[tokio::test]
+async fn a_flood_of_long_records_while_the_disk_stands_still_is_bounded_in_bytes() {
+    for (records, are_lost) in [(1000, false), (4000, true)] {
+        let sink = Memory::default();
+        let trail = start(&queue(1 << 20), &sink, &clock());
+        let stalled = stall(&trail, &sink).await;
+        for number in 0..records {
+            trail.write(Record { path: "a".repeat(8000).into(), ..record(100 + number) });
+        }
+        assert_eq!(trail.metrics().lost.get() > 0, are_lost, "{records} records");
+        assert!(trail.take_room(1, false).is_ok());
+        sink.set(|disk| disk.hold_syncs = false);
+        stalled.await.unwrap();
+    }
+}
