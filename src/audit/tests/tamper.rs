@@ -367,3 +367,14 @@ fn problems_beyond_the_first_thousand_are_counted_and_not_kept() {
         assert_eq!((findings.problems.len(), findings.more), (kept, more));
     }
 }
+
+/// The number of a line whose code does not fit is still followed, and the one after the highest number overflowed.
+#[test]
+fn a_forged_line_with_the_highest_number_is_found() {
+    let Written { lines, proof, .. } = written();
+    let forged = String::from_utf8(lines[3].clone()).unwrap().replace("\"seq\":4,", &format!("\"seq\":{},", u64::MAX));
+    let bytes = [lines[..3].concat(), forged.into_bytes(), lines[4..].concat()].concat();
+    let found = problems(&verify(&bytes, proof));
+    assert!(found.iter().any(|problem| problem.starts_with("trail:4: ")), "{found:?}");
+    assert!(found.iter().any(|problem| problem.starts_with("trail:5: ")), "{found:?}");
+}

@@ -337,7 +337,7 @@ impl<'a> Verifier<'a> {
             self.first(sealed);
         }
         if let Some(last) = self.last {
-            let expected = last.seq + 1;
+            let expected = last.seq.saturating_add(1);
             if seq > expected {
                 let missing = match seq - expected {
                     1 => format!("line number {expected} is missing before this one"),
