@@ -139,9 +139,6 @@ impl<'a> Sealed<'a> {
         let digits = before.len() - before.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
         let (before, number) = before.split_at_checked(digits)?;
         before.strip_suffix(SEQ)?;
-        if number.first() == Some(&b'0') {
-            return None;
-        }
         let seq = std::str::from_utf8(number).ok()?.parse().ok()?;
         Some(Self { link: Link { seq, mac: Mac(*mac) }, prev: Mac(*prev), covered, signature })
     }

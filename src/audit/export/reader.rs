@@ -163,7 +163,7 @@ pub(super) fn locate(path: &Path, position: Option<&Position>, end: Place) -> io
 fn is_there(files: &[(u64, PathBuf)], position: &Position, end: Place) -> io::Result<bool> {
     let Position { place, last, .. } = *position;
     let Some((_, path)) = files.iter().find(|(number, _)| *number == place.file) else { return Ok(false) };
-    if place.offset == 0 || place > end {
+    if place > end {
         return Ok(false);
     }
     let line = line_before(&mut File::open(path)?, place.offset)?.unwrap_or_default();
