@@ -339,3 +339,14 @@ fn a_chain_that_removes_old_files_is_missed_by_the_others_where_its_end_was_cut(
     let [problem] = all.problems.as_slice() else { panic!("{all:?}") };
     assert!(problem.starts_with("the chain of doorward-1 "), "{problem}");
 }
+
+/// Whoever cuts the end of a chain off also cuts off what the chain says of itself.
+#[test]
+fn a_chain_that_names_itself_was_not_compared() {
+    let replicas = Replicas { folder: tempfile::tempdir().unwrap(), settings: settings() };
+    let own = replicas.run(NAMES[0], None);
+    replicas.run(NAMES[0], Some(own));
+    fs::remove_file(replicas.folder.path().join(format!("{}.checkpoints", NAMES[0]))).unwrap();
+    let all = replicas.check();
+    assert!(all.is_intact() && !all.chains[0].findings.summary.end_checked, "{all:?}");
+}

@@ -378,3 +378,13 @@ fn a_forged_line_with_the_highest_number_is_found() {
     assert!(found.iter().any(|problem| problem.starts_with("trail:4: ")), "{found:?}");
     assert!(found.iter().any(|problem| problem.starts_with("trail:5: ")), "{found:?}");
 }
+
+#[test]
+fn only_a_part_of_a_trail_may_begin_with_any_line() {
+    let Written { lines, proof, .. } = written();
+    for part in [true, false] {
+        let proof = Proof { restarts: true, part, ..proof.clone() };
+        let found = problems(&verify(&lines[3..].concat(), &proof));
+        assert_eq!(!found.iter().any(|problem| problem.starts_with("trail:1: ")), part, "{found:?}");
+    }
+}

@@ -46,3 +46,13 @@ fn the_name_of_an_export_has_1_to_64_characters() {
         assert_eq!(resolver.report.problems().len(), problems, "{length}");
     }
 }
+
+#[test]
+fn a_position_beyond_the_end_of_stable_storage_is_not_found() {
+    let trail = Written::new(&[3]);
+    let end = trail.after(2).place;
+    for (seq, is_found) in [(2, true), (3, false)] {
+        let (_, found) = locate(&trail.path(), Some(&trail.after(seq)), end).unwrap();
+        assert_eq!(found, is_found, "{seq}");
+    }
+}
