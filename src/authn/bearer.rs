@@ -33,8 +33,8 @@ impl std::fmt::Debug for BearerToken<'_> {
 pub fn presented<'h>(headers: &'h HeaderMap, query: Option<&str>, upgrade: bool) -> Presented<BearerToken<'h>> {
     if query.is_some_and(|query| form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name == "access_token")) {
         return Presented::Bad(
-            Rejection::new(Reason::BadRequest, "A token in the query of a URL is not accepted.")
-                .fix("Send it in the header `Authorization: Bearer …`, and treat the token as disclosed.")
+            Rejection::new(Reason::BadRequest, "a token in the query of a URL is not accepted")
+                .fix("send it in the header `Authorization: Bearer …`, and treat the token as disclosed")
                 .misuses_bearer(),
         );
     }
@@ -48,7 +48,7 @@ pub fn presented<'h>(headers: &'h HeaderMap, query: Option<&str>, upgrade: bool)
         _ => Presented::Bad(
             Rejection::new(
                 Reason::CredentialAmbiguous,
-                "The request carries a token in `Authorization` and another among its WebSocket subprotocols.",
+                "the request carries a token in `Authorization` and another among its WebSocket subprotocols",
             )
             .misuses_bearer(),
         ),
@@ -62,7 +62,7 @@ fn in_authorization(headers: &HeaderMap) -> Presented<BearerToken<'_>> {
         (Some(value), None) => value.as_bytes(),
         (Some(_), Some(_)) => {
             return Presented::Bad(
-                Rejection::new(Reason::CredentialAmbiguous, "The request has more than one `Authorization` header.")
+                Rejection::new(Reason::CredentialAmbiguous, "the request has more than one `Authorization` header")
                     .misuses_bearer(),
             );
         }
@@ -75,16 +75,16 @@ fn in_authorization(headers: &HeaderMap) -> Presented<BearerToken<'_>> {
         return Presented::Bad(
             Rejection::new(
                 Reason::CredentialMalformed,
-                "The `Authorization` header uses a scheme that is not accepted here.",
+                "the `Authorization` header uses a scheme that is not accepted here",
             )
-            .fix("Send `Authorization: Bearer TOKEN`."),
+            .fix("send `Authorization: Bearer TOKEN`"),
         );
     }
     match token.strip_prefix(b" ").and_then(b64token) {
         Some(token) => Presented::Good(BearerToken { token: Cow::Borrowed(token), remaining_protocols: None }),
         None => Presented::Bad(
-            Rejection::new(Reason::CredentialMalformed, "The `Authorization` header has no well-formed bearer token.")
-                .fix("Send `Authorization: Bearer TOKEN`, with one space and exactly one token."),
+            Rejection::new(Reason::CredentialMalformed, "the `Authorization` header has no well-formed bearer token")
+                .fix("send `Authorization: Bearer TOKEN`, with one space and exactly one token"),
         ),
     }
 }
@@ -105,7 +105,7 @@ fn among_protocols(headers: &HeaderMap) -> Presented<BearerToken<'_>> {
                     return Presented::Bad(
                         Rejection::new(
                             Reason::CredentialAmbiguous,
-                            "The WebSocket subprotocols carry more than one token.",
+                            "the WebSocket subprotocols carry more than one token",
                         )
                         .misuses_bearer(),
                     );
@@ -117,7 +117,7 @@ fn among_protocols(headers: &HeaderMap) -> Presented<BearerToken<'_>> {
     others.retain(|protocol| !protocol.is_empty());
     if others.is_empty() {
         return refuse(
-            "The WebSocket subprotocols carry a token but no other protocol (missing additional subprotocol).",
+            "the WebSocket subprotocols carry a token but no other protocol (missing additional subprotocol)",
         );
     }
     let decoded = URL_SAFE_NO_PAD.decode(encoded).ok();
@@ -126,7 +126,7 @@ fn among_protocols(headers: &HeaderMap) -> Presented<BearerToken<'_>> {
         (Some(token), Ok(others)) => {
             Presented::Good(BearerToken { token: Cow::Owned(token.to_owned()), remaining_protocols: Some(others) })
         }
-        _ => refuse("The token among the WebSocket subprotocols is not a base64url-encoded bearer token."),
+        _ => refuse("the token among the WebSocket subprotocols is not a base64url-encoded bearer token"),
     }
 }
 

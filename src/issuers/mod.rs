@@ -119,15 +119,15 @@ impl Context {
 }
 
 /// The detail of the refusal of a token that was revoked, or whose holder was.
-pub const REVOKED: &str = "The token was revoked.";
+pub const REVOKED: &str = "the token was revoked";
 
 /// The detail of the refusal of a token for a run whose end is not watched.
-const UNSEEN: &str = "The token is not accepted here, as `tokens.exchange` does not name the cluster of its run, or the \
-                      namespace there.";
+const UNSEEN: &str = "the token is not accepted here, as `tokens.exchange` does not name the cluster of its run, or the \
+                      namespace there";
 
 /// The refusal of a token that was revoked.
 pub fn revoked() -> Rejection {
-    Rejection::new(Reason::TokenRevoked, REVOKED).fix("Get a new token.")
+    Rejection::new(Reason::TokenRevoked, REVOKED).fix("get a new token")
 }
 
 /// The check whether a credential was revoked. It is made on each request, whether the token is cached or not.
@@ -269,7 +269,7 @@ impl Issuers {
             return Err(revoked());
         }
         if self.have_lost_run_of(&verified.principal) {
-            return Err(Rejection::new(Reason::TokenRevoked, UNSEEN).fix("Have it added, and get a new token."));
+            return Err(Rejection::new(Reason::TokenRevoked, UNSEEN).fix("have it added, and get a new token"));
         }
         Ok(Arc::clone(&verified.principal))
     }

@@ -238,14 +238,14 @@ impl Mapping {
         if overage {
             return Err(Rejection::new(
                 Reason::IdentityRefused,
-                "The token says that its groups are elsewhere (too many for a token), and they cannot be looked up.",
+                "the token says that its groups are elsewhere (too many for a token), and they cannot be looked up",
             )
             .fix(match self.preset {
                 Some(Preset::Entra) => {
-                    "In Entra ID, have the application's tokens carry the groups assigned to the application, or app roles \
-                     with `claims.groups: roles`."
+                    "in Entra ID, have the application's tokens carry the groups assigned to the application, or app roles \
+                     with `claims.groups: roles`"
                 }
-                _ => "Have the issuer put only the groups that matter here into the token.",
+                _ => "have the issuer put only the groups that matter here into the token",
             }));
         }
         let keys: Vec<Value>;
@@ -273,9 +273,9 @@ impl Mapping {
                     presented.group = Some(name.into());
                     return Err(Rejection::new(
                         Reason::IdentityRefused,
-                        format!("A group of the token cannot be used: it {why}."),
+                        format!("a group of the token cannot be used: it {why}"),
                     )
-                    .fix("Have the issuer leave that group out of the token."));
+                    .fix("have the issuer leave that group out of the token"));
                 }
             }
         }
@@ -423,8 +423,8 @@ fn is_dns_name(name: &str) -> bool {
 }
 
 fn no_username(why: NoUsername) -> Rejection {
-    Rejection::new(Reason::IdentityRefused, format!("The token gives no identity that can be used: {why}."))
-        .fix("Have the issuer put a usable user name into the token.")
+    Rejection::new(Reason::IdentityRefused, format!("the token gives no identity that can be used: {why}"))
+        .fix("have the issuer put a usable user name into the token")
 }
 
 #[cfg(test)]

@@ -164,52 +164,52 @@ impl TokenError {
         }
     }
 
-    /// The detail and fix for the caller: fixed sentences, which disclose nothing of the token or the configuration to
+    /// The detail and fix for the caller: fixed texts, which disclose nothing of the token or the configuration to
     /// unauthenticated callers.
     fn public(&self) -> (&'static str, &'static str) {
         match self.reason() {
             Reason::CredentialMalformed => {
-                ("The bearer token cannot be read here.", "Send the access token exactly as it was issued.")
+                ("the bearer token cannot be read here", "send the access token exactly as it was issued")
             }
             Reason::IssuerUnknown => (
-                "The issuer of the token is not accepted here.",
-                "Get a token from an issuer that this service is configured for.",
+                "the issuer of the token is not accepted here",
+                "get a token from an issuer that this service is configured for",
             ),
             Reason::KeyUnknown => (
-                "The token is signed with a key that its issuer does not publish.",
-                "Get a new token; if it persists, the issuer may have rotated its keys.",
+                "the token is signed with a key that its issuer does not publish",
+                "get a new token; if it persists, the issuer may have rotated its keys",
             ),
             Reason::SignatureInvalid => {
-                ("The signature of the token is not valid.", "Send the access token exactly as it was issued.")
+                ("the signature of the token is not valid", "send the access token exactly as it was issued")
             }
             Reason::AudienceMismatch => {
-                ("The token is meant for another audience.", "Request a token whose audience (`aud`) is this service.")
+                ("the token is meant for another audience", "request a token whose audience (`aud`) is this service")
             }
-            Reason::TokenExpired => ("The token has expired.", "Get a new token."),
+            Reason::TokenExpired => ("the token has expired", "get a new token"),
             Reason::TokenNotYetValid => {
-                ("The token is not valid yet.", "Check the clock of the machine that issued the token.")
+                ("the token is not valid yet", "check the clock of the machine that issued the token")
             }
-            Reason::TokenInactive => ("The issuer says that the token is not active.", "Get a new token."),
+            Reason::TokenInactive => ("the issuer says that the token is not active", "get a new token"),
             Reason::IssuerUnavailable => {
-                ("The issuer of the token cannot be asked right now.", "Try again in a moment; the token may be valid.")
+                ("the issuer of the token cannot be asked right now", "try again in a moment; the token may be valid")
             }
-            Reason::Overloaded => ("Too many tokens are being checked right now.", "Try again in a moment."),
+            Reason::Overloaded => ("too many tokens are being checked right now", "try again in a moment"),
             _ => match self {
                 Self::SenderConstrained => (
-                    "The token is bound to a key of its client (`cnf`), which cannot be checked here.",
-                    "Request a bearer token without sender constraint.",
+                    "the token is bound to a key of its client (`cnf`), which cannot be checked here",
+                    "request a bearer token without sender constraint",
                 ),
                 Self::ClientNotListed { .. } => (
-                    "The token was issued to a client that is not accepted here.",
-                    "Use a client that this service is configured for.",
+                    "the token was issued to a client that is not accepted here",
+                    "use a client that this service is configured for",
                 ),
                 Self::Lifetime { .. } => (
-                    "The token lives longer than is accepted here.",
-                    "Get one that expires sooner; for a token of a pod, set `expirationSeconds` of the projected `serviceAccountToken`.",
+                    "the token lives longer than is accepted here",
+                    "get one that expires sooner; for a token of a pod, set `expirationSeconds` of the projected `serviceAccountToken`",
                 ),
                 _ => (
-                    "The token is not an access token that is accepted here.",
-                    "Request an access token for this service.",
+                    "the token is not an access token that is accepted here",
+                    "request an access token for this service",
                 ),
             },
         }

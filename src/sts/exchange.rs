@@ -349,7 +349,7 @@ mod tests {
         ] {
             let refusal = told(parameter, ends);
             assert!(refusal.description().starts_with(why), "{}", refusal.description());
-            assert!(refusal.description().ends_with("Get a new token."), "{}", refusal.description());
+            assert!(refusal.description().ends_with("; get a new token"), "{}", refusal.description());
             assert_eq!(refusal.reason(), Reason::TokenExpired);
         }
         assert!(told("subject_token", now + seconds(60)).description().contains("rules give it"));

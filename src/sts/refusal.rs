@@ -25,7 +25,8 @@ const LONGEST_RETRY_AFTER: u16 = 10;
 pub struct Refusal {
     status: StatusCode,
     error: &'static str,
-    /// Also for the audit trail.
+    /// Clauses in lower case without a full stop at the end, as in [`Rejection::new`], with `;` between them. For the audit
+    /// trail too.
     description: String,
     /// What the log says instead.
     logged: Option<Box<str>>,
@@ -164,14 +165,13 @@ impl Refusal {
     pub fn of_token(parameter: &'static str, rejection: &Rejection) -> Self {
         let reason = rejection.reason();
         let error = rejection.source().and_then(|source| source.downcast_ref::<TokenError>());
-        let fix = rejection.fix_text().map(|fix| format!(" {fix}")).unwrap_or_default();
         if rejection.status().is_server_error() {
-            return Self::unavailable(reason, format!("{}{fix}", rejection.detail()));
+            return Self::unavailable(reason, with_fix(rejection.detail(), rejection));
         }
-        let description = error.map_or_else(
-            || format!("{}{fix}", rejection.detail()),
-            |error| format!("{}.{fix}", error.without_people()),
-        );
+        let description = match error {
+            Some(error) => with_fix(&error.without_people(), rejection),
+            None => with_fix(rejection.detail(), rejection),
+        };
         let logged = error.map(|error| format!("{parameter}: {error}").into());
         let presented = rejection.presented().cloned().map(Box::new);
         Self { reason, presented, logged, ..Self::subject(format!("{parameter}: {description}")) }
@@ -183,12 +183,15 @@ impl From<Rejection> for Refusal {
     fn from(rejection: Rejection) -> Self {
         let status = rejection.status();
         let error = if status.is_server_error() { "temporarily_unavailable" } else { "invalid_request" };
-        let detail = rejection.detail();
-        // Some details are sentences, and others are parts of one.
-        let between = if detail.ends_with('.') { " " } else { "; " };
-        let fix = rejection.fix_text().map(|fix| format!("{between}{fix}")).unwrap_or_default();
         let allow = rejection.allow().and_then(|allow| HeaderValue::from_str(allow).ok());
-        Self { status, allow, ..Self::new(error, rejection.reason(), format!("{detail}{fix}")) }
+        Self { status, allow, ..Self::new(error, rejection.reason(), with_fix(rejection.detail(), &rejection)) }
+    }
+}
+
+fn with_fix(detail: &str, rejection: &Rejection) -> String {
+    match rejection.fix_text() {
+        Some(fix) => format!("{detail}; {fix}"),
+        None => detail.to_owned(),
     }
 }
 
@@ -260,7 +263,7 @@ mod tests {
         let claim = TokenError::Claim { name: "act", came, expected: "an object with a `sub`" };
         for (error, said) in [
             (required, "the claim `sub` has no accepted value"),
-            (claim, "the claim `act` must be an object with a `sub`."),
+            (claim, "the claim `act` must be an object with a `sub`;"),
         ] {
             let refusal = Refusal::of_token("subject_token", &error.clone().into());
             assert!(refusal.description().starts_with(&format!("subject_token: {said}")), "{refusal:?}");

@@ -382,7 +382,7 @@ async fn who_is_revoked_while_they_wait_for_the_trail_gets_no_token() {
         ("a token, for a registry", with_token, 401),
     ] {
         assert_eq!(answer.status, status, "{what}: {}", answer.text());
-        assert!(answer.text().contains("The token was revoked"), "{what}: {}", answer.text());
+        assert!(answer.text().contains("the token was revoked"), "{what}: {}", answer.text());
         world.record(&answer).await;
         let (lines, id) = (world.doorward.audit(), answer.header("x-request-id").unwrap());
         let mut told = lines.iter().filter(|line| line.to_string().contains(id));

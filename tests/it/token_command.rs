@@ -412,7 +412,7 @@ async fn the_end_of_the_run_is_final_and_takes_the_token_away() {
     for (error, description) in [
         ("invalid_request", "TaskRun build has ended"),
         ("invalid_request", "TaskRun build: it does not exist any more"),
-        ("invalid_request", "subject_token: The token was revoked. Get a new token."),
+        ("invalid_request", "subject_token: the token was revoked; get a new token"),
         ("invalid_grant", "it was revoked"),
     ] {
         let asked = AtomicUsize::new(0);

@@ -462,7 +462,7 @@ mod tests {
             ("PipelineRun release: it is cancelled", true),
             ("TaskRun build: it does not exist any more", true),
             ("pod build-pod: it is another one than is meant, under the same name", true),
-            ("subject_token: The token was revoked. Get a new token.", true),
+            ("subject_token: the token was revoked; get a new token", true),
             ("the run has ended", true),
             (&*revoked, true),
             ("TaskRun build runs in pod a, not in b", false),
