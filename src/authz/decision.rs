@@ -48,7 +48,7 @@ pub enum Outcome {
 /// The reason for a denial by a rule, or by Doorward itself, for the person who is denied.
 #[derive(Clone, Debug)]
 pub struct Denial {
-    /// From a rule: why it exists. From Doorward itself: the whole reason, as a sentence.
+    /// From a rule: why it exists. From Doorward itself: the whole reason, as a clause.
     pub why: Option<Arc<str>>,
     /// From a rule: what the person can do. Always set if Doorward itself denies.
     pub fix: Option<Arc<str>>,
@@ -123,16 +123,16 @@ impl Decision {
                 }
             }
             Outcome::Deny(Denial { error: Some(error), fix, .. }) => {
-                let detail = format!("The rule `{id}` could not be evaluated for this request, which denies it.");
-                let fix = fix.as_deref().unwrap_or("Ask the owners of the policy to look at the rule.");
+                let detail = format!("the rule `{id}` could not be evaluated for this request, which denies it");
+                let fix = fix.as_deref().map_or("ask the owners of the policy to look at the rule", as_clause);
                 Rejection::new(Reason::PolicyDenied, detail).fix(fix.to_owned()).because(error.clone())
             }
             Outcome::Deny(Denial { why, fix, error: None }) => {
-                let why = why.as_deref().map(|why| format!(": {}", why.trim_end_matches('.')));
-                let detail = format!("The rule `{id}` denies this request{}.", why.unwrap_or_default());
+                let why = why.as_deref().map(|why| format!(": {}", as_clause(why)));
+                let detail = format!("the rule `{id}` denies this request{}", why.unwrap_or_default());
                 let rejection = Rejection::new(Reason::PolicyDenied, detail);
                 match fix {
-                    Some(fix) => rejection.fix(fix.to_string()),
+                    Some(fix) => rejection.fix(as_clause(fix).to_owned()),
                     None => rejection,
                 }
             }
@@ -143,24 +143,24 @@ impl Decision {
                 } else {
                     format!("the approval of {count} people")
                 };
-                let detail = format!("The rule `{id}` lets this request pass only with {people}.");
+                let detail = format!("the rule `{id}` lets this request pass only with {people}");
                 Rejection::new(Reason::ApprovalRequired, detail)
-                    .fix("Doorward takes no approvals yet, so ask the owners of the policy for a rule that needs none.")
+                    .fix("Doorward takes no approvals yet, so ask the owners of the policy for a rule that needs none")
             }
             Outcome::StepUp { need, missing } => {
-                let detail = format!("The rule `{id}` would allow this request, but it needs {missing}.");
-                let fix = "Sign in again, with what is needed.";
+                let detail = format!("the rule `{id}` would allow this request, but it needs {missing}");
+                let fix = "sign in again, with what is needed";
                 Rejection::new(Reason::NeedUnmet, detail).fix(fix).needs_login((**need).clone())
             }
             Outcome::NoMatch { missing_scope: Some(scope), kept_scopes } => {
-                let detail = format!("No rule allows this request. With the scope `{scope}` one would.");
+                let detail = format!("no rule allows this request; with the scope `{scope}` one would");
                 Rejection::new(Reason::NoRuleMatched, detail)
-                    .fix("Get a token with that scope.")
+                    .fix("get a token with that scope")
                     .needs_scopes([scope].into_iter().chain(kept_scopes).map(ToString::to_string).collect())
             }
             Outcome::NoMatch { missing_scope: None, .. } => {
-                Rejection::new(Reason::NoRuleMatched, "No rule allows this request.")
-                    .fix("Ask the owners of the policy; `doorward explain` tells them what is missing.")
+                Rejection::new(Reason::NoRuleMatched, "no rule allows this request")
+                    .fix("ask the owners of the policy; `doorward explain` tells them what is missing")
             }
         };
         Some(match &self.rule {
@@ -168,4 +168,9 @@ impl Decision {
             None => rejection,
         })
     }
+}
+
+/// The `why` or `fix` of a rule without a full stop at the end, as [`Rejection::new`] takes it.
+fn as_clause(text: &str) -> &str {
+    text.trim_end().trim_end_matches('.')
 }

@@ -177,8 +177,8 @@ impl Policy {
             |asked: &Attributes| asked.verb.is_empty() || !(asked.is_resource || method::is_known(request.method));
         if request.kubernetes.is_some_and(has_no_verb) {
             let error = format!("method {} has no verb in Kubernetes", request.method);
-            let why = "The API server knows no verb for this method.";
-            return Decision::denied(why, "Use GET, POST, PUT, PATCH or DELETE.", Some(error));
+            let why = "the API server knows no verb for this method";
+            return Decision::denied(why, "use GET, POST, PUT, PATCH or DELETE", Some(error));
         }
         if let Some(token) = request.token
             && let Some(refusal) = misnamed(self.scopes_of(token.audience), token.scope)

@@ -394,8 +394,8 @@ pub(super) fn misnamed(names: Option<&BTreeMap<String, String>>, scope: Option<&
         return None;
     }
     let ours = format!("`{}`", ours.join("` or `"));
-    let why = format!("`{scope}` is the provider's name of {ours}, and rules go by the latter alone.");
-    Some(Decision::denied(why, format!("Ask for {ours}, if a rule gives it."), None))
+    let why = format!("`{scope}` is the provider's name of {ours}, and rules go by the latter alone");
+    Some(Decision::denied(why, format!("ask for {ours}, if a rule gives it"), None))
 }
 
 /// Describes the request.

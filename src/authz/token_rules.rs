@@ -58,7 +58,7 @@ impl TokenRules<'_> {
             if ours.iter().all(is_of_none)
                 && let Outcome::Deny(denial) = &mut refusal.outcome
             {
-                denial.fix = Some(format!("Change rule `{id}` to name `{}`.", ours.join("` or `")).into());
+                denial.fix = Some(format!("change rule `{id}` to name `{}`", ours.join("` or `")).into());
             }
             Some(refusal)
         })
@@ -171,9 +171,9 @@ rules:
             assert_eq!(format!("{decided:?}"), format!("{anew:?}"), "{scope}");
         }
         let said = explain(Some("There")).to_string();
-        assert!(said.contains("name of `read`") && said.contains("to pass: Ask for `read`, if"), "{said}");
+        assert!(said.contains("name of `read`") && said.contains("to pass: ask for `read`, if"), "{said}");
         let told = policy.token_rules(&scenario.principal, &asked).misnamed().map(|refusal| format!("{refusal:?}"));
-        assert!(told.as_ref().is_some_and(|told| told.contains("Ask for `read`, if")), "{told:?}");
+        assert!(told.as_ref().is_some_and(|told| told.contains("ask for `read`, if")), "{told:?}");
         let of_itself = explain(None);
         let said = of_itself.to_string();
         assert!(said.contains("scope There is not given: `There` is the provider's name of `read`"), "{said}");

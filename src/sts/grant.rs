@@ -193,11 +193,11 @@ fn why(decision: &Decision, principal: &Principal) -> String {
     let rule = decision.rule.as_deref().unwrap_or_default();
     match &decision.outcome {
         Outcome::Deny(denial) => {
-            let parts = [denial.why.as_deref(), denial.fix.as_deref()];
-            let said = parts.into_iter().flatten().collect::<Vec<_>>().join(" ");
+            let parts = [denial.why.as_deref(), denial.fix.as_deref()].into_iter().flatten();
             if decision.rule.is_none() {
-                return said;
+                return parts.collect::<Vec<_>>().join("; ");
             }
+            let said = parts.collect::<Vec<_>>().join(" ");
             let noted = match &principal.kept_claims {
                 Some(_) => " If it looks at a claim that it did not when the run was caused, start the run again",
                 None => "",
@@ -455,8 +455,8 @@ rules:
         for (issuer, said) in [
             (
                 "corp",
-                "`There` is the provider's name of `read`, and rules go by the latter alone. Change rule `several` to \
-                 name `read`.",
+                "`There` is the provider's name of `read`, and rules go by the latter alone; change rule `several` to \
+                 name `read`",
             ),
             ("gh", "no rule gives it"),
         ] {

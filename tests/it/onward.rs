@@ -303,7 +303,7 @@ async fn a_scope_is_given_by_the_name_that_rules_go_by_and_not_by_that_of_the_pr
 ";
     let world = start_with(&provider.upstream.url(), |yaml| yaml.change("rules:\n", more)).await;
     let alice = world.person("alice", &json!({}));
-    for (scope, said) in [("read", "rule `not-read` denies it"), ("api://x/.default", "Ask for `read` or `write`, if")]
+    for (scope, said) in [("read", "rule `not-read` denies it"), ("api://x/.default", "ask for `read` or `write`, if")]
     {
         let refused = ask(&world, &alice, "entra", scope).await;
         assert_eq!((refused.status, &refused.json()["error"]), (400, &json!("invalid_scope")), "{}", refused.text());

@@ -70,7 +70,7 @@ async fn helm_installs_and_upgrades_where_a_rule_names_its_secrets() {
         let answer = helm.ask("alice", line, JSON, &body).await;
         let said = answer.json();
         assert_eq!((answer.status, &said["kind"]), (403, &json!("Status")), "{line}: {said}");
-        assert!(said["message"].as_str().unwrap().contains("No rule allows"), "{line}: {said}");
+        assert!(said["message"].as_str().unwrap().contains("no rule allows"), "{line}: {said}");
     }
 
     // `helm install`: its objects are created between two updates of the release.

@@ -90,7 +90,7 @@ pub(super) async fn whoami_and_can_i(world: &World) {
 
     // What a rule must name does not even reach the API server.
     let refused = kubectl.fails(&["get", "secrets"]).await;
-    assert!(refused.contains("Forbidden") && refused.contains("No rule allows"), "{refused}");
+    assert!(refused.contains("Forbidden") && refused.contains("no rule allows"), "{refused}");
 
     // Doorward refuses these itself, with the reason in a Status; none of them reaches the API server.
     let before = world.audit().len();

@@ -20,21 +20,21 @@ rules:
         (
             "/closed",
             "policy_denied",
-            "The rule `closed` denies this request: The store moved.",
-            Some("Use the new one."),
+            "the rule `closed` denies this request: The store moved",
+            Some("Use the new one"),
             0,
         ),
         (
             "/eyes",
             "approval_required",
             "only with the approval of 2 people",
-            Some("Doorward takes no approvals yet, so ask the owners of the policy for a rule that needs none."),
+            Some("Doorward takes no approvals yet, so ask the owners of the policy for a rule that needs none"),
             0,
         ),
         ("/mfa", "need_unmet", "more than one factor in the last 15m, and a login of class gold", None, 0),
-        ("/scope", "no_rule_matched", "With the scope `tekton:run` one would.", None, 1),
+        ("/scope", "no_rule_matched", "with the scope `tekton:run` one would", None, 1),
         ("/error", "policy_denied", "could not be evaluated", None, 0),
-        ("/other", "no_rule_matched", "No rule allows this request.", None, 0),
+        ("/other", "no_rule_matched", "no rule allows this request", None, 0),
     ] {
         let facts = raw::PrincipalFacts { groups: Some(vec!["dev".into()]), ..Default::default() };
         let request: raw::RequestFacts = serde_saphyr::from_str(&format!("{{route: web, path: {path}}}")).unwrap();
@@ -111,7 +111,7 @@ fn whose_login_lacks_a_part_reads_of_that_and_is_to_sign_in_with_all_that_the_ru
         let facts: raw::PrincipalFacts = serde_saphyr::from_str(facts).unwrap();
         let scenario = Scenario::new(Some(&facts), &request, &root).unwrap();
         let rejection = policy.decide(&scenario.principal, &scenario.request()).rejection().unwrap();
-        assert!(rejection.detail().ends_with(&format!("but it needs {missing}.")), "{}", rejection.detail());
+        assert!(rejection.detail().ends_with(&format!("but it needs {missing}")), "{}", rejection.detail());
         assert_eq!(rejection.needed_login().unwrap().options(), " --max-age 5m --acr gold", "{missing}");
         let explained = policy.explain(&scenario.principal, &scenario.request()).to_string();
         assert!(explained.contains(&format!("would match with {missing}\n")), "{explained}");
@@ -137,7 +137,7 @@ rules:
     let explanation = policy.explain(&scenario.principal, &scenario.request());
     let text = explanation.to_string();
     for part in [
-        "DENY: The rule `never` denies this request.",
+        "DENY: the rule `never` denies this request",
         "to pass: `never` must not match: Ask a person.",
         "to pass: `here` comes nearest to allowing it, and misses who.groups: needs ops, has dev",
         "- never (deny): matches",
