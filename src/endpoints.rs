@@ -195,7 +195,7 @@ async fn login(Extension(context): Extension<Context>) -> AxumResponse {
     let Some(origin) = &context.origin else {
         let refusal = Rejection::new(Reason::BadRequest, "signing in needs https")
             .fix(
-                "use the `https://` address; clear text works on this machine only, for development. If you did use it, the proxy in \
+                "use the `https://` address; clear text works on this machine only, for development; if you did use it, the proxy in \
                  front must send `X-Forwarded-Proto` and be listed in `trusted_proxies`: `doorward doctor --only origin` says more",
             );
         return refused(refusal);

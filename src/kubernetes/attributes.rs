@@ -64,10 +64,10 @@ impl From<InvalidAttributes> for Rejection {
             // The API server's answer for resources that it serves itself.
             InvalidAttributes::NamedCreate => {
                 Self::method_not_allowed("GET, HEAD, PUT, PATCH, DELETE", error.to_string())
-                    .fix("Send it to the path without the name, or send a PUT or a PATCH.")
+                    .fix("send it to the path without the name, or send a PUT or a PATCH")
             }
             _ => Self::new(Reason::BadRequest, format!("the request to Kubernetes is ambiguous: {error}"))
-                .fix("Send an unambiguous path and query."),
+                .fix("send an unambiguous path and query"),
         }
     }
 }

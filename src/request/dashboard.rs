@@ -85,10 +85,9 @@ impl Worker {
                     ..Access::new("get", namespace)
                 };
                 if !self.reviewer(dashboard, &cleared)?.may(&access).await? {
-                    let detail =
-                        format!("Kubernetes does not let you read pod logs in namespace {}.", access.namespace);
+                    let detail = format!("Kubernetes does not let you read pod logs in namespace {}", access.namespace);
                     return Err(Rejection::new(Reason::KubernetesDenied, detail)
-                        .fix("Ask for a role there that allows `get` on `pods/log`."));
+                        .fix("ask for a role there that allows `get` on `pods/log`"));
                 }
                 self.forward(snapshot, cleared, exchange).await
             }

@@ -27,7 +27,7 @@ pub(super) fn offer(
     if manner.is_program {
         let options = needed.options();
         let address = manner.address(host);
-        return Err(rejection.fix(format!("Run `doorward login{options} {address}`, which asks for what is needed.")));
+        return Err(rejection.fix(format!("run `doorward login{options} {address}`, which asks for what is needed")));
     }
     let back = manner.back.as_deref().or(manner.form.as_deref()).unwrap_or("/");
     let location = login.step_up(&principal.issuer, needed, back);
@@ -35,10 +35,9 @@ pub(super) fn offer(
         Some(_) => Ok(redirect_to(&location)),
         None if manner.is_page => {
             manner.step_up = Some(location);
-            Err(rejection.fix(
-                "Sign in again, with what is needed. Then fill in the form and send it again, as it was not sent.",
-            ))
+            Err(rejection
+                .fix("sign in again, with what is needed; then fill in the form and send it again, as it was not sent"))
         }
-        None => Err(rejection.fix(format!("Sign in again, with what is needed, at {location} of this host."))),
+        None => Err(rejection.fix(format!("sign in again, with what is needed, at {location} of this host"))),
     }
 }

@@ -110,64 +110,64 @@ impl From<Unreadable> for Rejection {
         let (reason, fix) = match &error {
             Unreadable::MediaType(_) => (
                 Reason::UnsupportedMediaType,
-                "Send JSON or YAML, and a patch as application/json-patch+json, application/merge-patch+json or \
-                 application/apply-patch+yaml.",
+                "send JSON or YAML, and a patch as application/json-patch+json, application/merge-patch+json or \
+                 application/apply-patch+yaml",
             ),
-            Unreadable::Encoded(_) => (Reason::UnsupportedMediaType, "Send it in UTF-8, without `Content-Encoding`."),
+            Unreadable::Encoded(_) => (Reason::UnsupportedMediaType, "send it in UTF-8, without `Content-Encoding`"),
             Unreadable::Syntax(_) => (
                 Reason::BadRequest,
-                "Send JSON, or set the content type for YAML: `application/yaml`, or `application/apply-patch+yaml` for an apply.",
+                "send JSON, or set the content type for YAML: `application/yaml`, or `application/apply-patch+yaml` for an apply",
             ),
             Unreadable::Json(_) | Unreadable::Yaml(_) => {
-                (Reason::BadRequest, "Send JSON or YAML that is unambiguous: each name only once.")
+                (Reason::BadRequest, "send JSON or YAML that is unambiguous: each name only once")
             }
             Unreadable::Attribution => (
                 Reason::PolicyDenied,
-                "Leave the annotations that begin with `doorward.dev/` out of the patch, and send only the fields to change.",
+                "leave the annotations that begin with `doorward.dev/` out of the patch, and send only the fields to change",
             ),
             Unreadable::Copied => (
                 Reason::PolicyDenied,
-                "Send a `remove` and an `add` with the value, or a merge patch with the complete value.",
+                "send a `remove` and an `add` with the value, or a merge patch with the complete value",
             ),
-            Unreadable::Label(_) => (Reason::PolicyDenied, "Leave that label out of the patch."),
+            Unreadable::Label(_) => (Reason::PolicyDenied, "leave that label out of the patch"),
             Unreadable::Labels => (
                 Reason::PolicyDenied,
-                "Name each label to change, in `metadata.labels` of a merge patch (`kubectl label`) or as `/metadata/labels/NAME` in a \
-                 JSON Patch.",
+                "name each label to change, in `metadata.labels` of a merge patch (`kubectl label`) or as `/metadata/labels/NAME` in a \
+                 JSON Patch",
             ),
             Unreadable::Owner => (
                 Reason::PolicyDenied,
-                "Leave out `metadata.ownerReferences` to objects of `tekton.dev`, and all of them if there is a label `tekton.dev/pipelineRun`.",
+                "leave out `metadata.ownerReferences` to objects of `tekton.dev`, and all of them if there is a label `tekton.dev/pipelineRun`",
             ),
             Unreadable::TemplateOwner => {
-                (Reason::PolicyDenied, "Leave `metadata.ownerReferences` out of each of `resourcetemplates`.")
+                (Reason::PolicyDenied, "leave `metadata.ownerReferences` out of each of `resourcetemplates`")
             }
             Unreadable::Parameter => (
                 Reason::PolicyDenied,
-                "Write the names of fields, labels and annotations without parameters; values may contain them.",
+                "write the names of fields, labels and annotations without parameters; values may contain them",
             ),
             Unreadable::Owned => (
                 Reason::PolicyDenied,
-                "Leave `metadata.ownerReferences` out, or set the owners when you create the run.",
+                "leave `metadata.ownerReferences` out, or set the owners when you create the run",
             ),
-            Unreadable::Replaced => (Reason::PolicyDenied, "Send a patch (`kubectl apply`, `edit` or `patch`)."),
+            Unreadable::Replaced => (Reason::PolicyDenied, "send a patch (`kubectl apply`, `edit` or `patch`)"),
             Unreadable::NamedTwice => (
                 Reason::BadRequest,
-                "Leave `resolver` out, or put what the resolver needs, such as `url`, into `params` only.",
+                "leave `resolver` out, or put what the resolver needs, such as `url`, into `params` only",
             ),
             Unreadable::Ignored { .. } => (
                 Reason::BadRequest,
-                "Leave it out. To use a custom controller, write a task of a pipeline or a CustomRun whose reference has both `apiVersion` \
-                 and `kind`.",
+                "leave it out; to use a custom controller, write a task of a pipeline or a CustomRun whose reference has both `apiVersion` \
+                 and `kind`",
             ),
             Unreadable::Bundle => (
                 Reason::BadRequest,
-                "Leave `bundle` and `name` out, and write `resolver: bundles` with the `params` `bundle`, `name` and `kind`.",
+                "leave `bundle` and `name` out, and write `resolver: bundles` with the `params` `bundle`, `name` and `kind`",
             ),
             Unreadable::Unnamed => {
-                (Reason::BadRequest, "Set its `name`, or the `resolver` that Tekton would use by default.")
+                (Reason::BadRequest, "set its `name`, or the `resolver` that Tekton would use by default")
             }
-            _ => (Reason::BadRequest, "Write each field once, spelled as in the Tekton documentation."),
+            _ => (Reason::BadRequest, "write each field once, spelled as in the Tekton documentation"),
         };
         Self::new(reason, error.to_string()).fix(fix)
     }

@@ -189,13 +189,13 @@ fn an_apply_of_kubectl_takes_nothing_away_that_was_written_here() {
 #[test]
 fn a_body_that_is_refused_for_all_its_labels_or_its_text_says_what_would_do() {
     for (media, body, advice) in [
-        ("application/merge-patch+json", &br#"{"metadata":{"labels":null}}"#[..], "Name each label"),
+        ("application/merge-patch+json", &br#"{"metadata":{"labels":null}}"#[..], "name each label"),
         (
             "application/json-patch+json",
             br#"[{"op":"add","path":"/metadata/labels","value":{"a":"b"}}]"#,
-            "Name each label",
+            "name each label",
         ),
-        ("application/merge-patch+json", b"\xa1\x61a\x01", "Send it in UTF-8"),
+        ("application/merge-patch+json", b"\xa1\x61a\x01", "send it in UTF-8"),
     ] {
         let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, HeaderValue::from_static(media))]);
         let of = RunType { kind: RunKind::PipelineRun, version: "v1" };
