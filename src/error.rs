@@ -196,12 +196,16 @@ struct Inner {
 }
 
 impl Rejection {
-    /// `detail` is for the caller: what happened and why, in a sentence, without secrets.
+    /// `detail` is for the caller: what happened and why, without secrets. It is a clause without a full stop at the end,
+    /// in lower case unless it begins with a name, an acronym or code in backticks: `no rule allows this request`.
+    /// [`Self::in_words`] and pages make sentences of it; all other responses have it as it is.
     pub fn new(reason: Reason, detail: impl Into<Cow<'static, str>>) -> Self {
+        let detail = detail.into();
+        debug_assert!(!detail.ends_with('.'), "the detail of a refusal is a clause: {detail}");
         let retry_after = (reason.status() == StatusCode::SERVICE_UNAVAILABLE).then_some(Duration::from_secs(1));
         Self(Box::new(Inner {
             reason,
-            detail: detail.into(),
+            detail,
             fix: None,
             retry_after,
             allow: None,
@@ -234,10 +238,12 @@ impl Rejection {
         Self::new(Reason::Overloaded, "Doorward is short of memory").fix("try again in a moment")
     }
 
-    /// What the caller can do next.
+    /// What the caller can do next: a clause, as the detail is.
     #[must_use]
     pub fn fix(mut self, fix: impl Into<Cow<'static, str>>) -> Self {
-        self.0.fix = Some(fix.into());
+        let fix = fix.into();
+        debug_assert!(!fix.ends_with('.'), "the fix of a refusal is a clause: {fix}");
+        self.0.fix = Some(fix);
         self
     }
 
@@ -324,12 +330,12 @@ impl Rejection {
         self.0.fix.as_deref()
     }
 
-    /// What happened and what to do about it, without a full stop at the end. Some details and fixes are whole
-    /// sentences, and others are clauses.
+    /// What happened and what to do about it, as two sentences for the middle of a text: the first begins in lower case,
+    /// and the last has no full stop.
     pub fn in_words(&self) -> String {
-        let detail = self.detail().trim_end_matches('.');
+        let detail = self.detail();
         let Some(fix) = self.fix_text() else { return detail.to_owned() };
-        let mut fix = fix.trim_end_matches('.').chars();
+        let mut fix = fix.chars();
         let first = fix.next().into_iter().flat_map(char::to_uppercase);
         format!("{detail}. {}", first.chain(fix).collect::<String>())
     }
@@ -395,20 +401,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_happened_and_what_to_do_are_sentences_whoever_wrote_them() {
-        for (detail, fix, words) in [
-            ("it has ended", None, "it has ended"),
-            ("It has ended.", None, "It has ended"),
-            ("it has ended", Some("sign in again"), "it has ended. Sign in again"),
-            ("It has ended.", Some("Sign in again."), "It has ended. Sign in again"),
-        ] {
-            let rejection = Rejection::new(Reason::SessionExpired, detail);
-            let rejection = match fix {
-                Some(fix) => rejection.fix(fix),
-                None => rejection,
-            };
-            assert_eq!(rejection.in_words(), words);
-        }
+    fn what_happened_and_what_to_do_are_two_sentences() {
+        let rejection = Rejection::new(Reason::SessionExpired, "it has ended");
+        assert_eq!(rejection.in_words(), "it has ended");
+        assert_eq!(rejection.fix("sign in again").in_words(), "it has ended. Sign in again");
+    }
+
+    /// Some were sentences, and clients read both kinds in the same JSON object.
+    #[cfg(debug_assertions)]
+    #[test]
+    #[should_panic(expected = "is a clause")]
+    fn a_detail_that_is_a_sentence_is_a_mistake() {
+        let _ = Rejection::new(Reason::Internal, "It failed.");
+    }
+
+    #[cfg(debug_assertions)]
+    #[test]
+    #[should_panic(expected = "is a clause")]
+    fn a_fix_that_is_a_sentence_is_a_mistake() {
+        let _ = Rejection::new(Reason::Internal, "it failed").fix("Try again.");
     }
 
     #[test]

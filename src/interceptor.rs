@@ -123,7 +123,8 @@ pub async fn answer(
                 "a trigger was stopped"
             );
             app.metrics.webhooks.stopped.inc();
-            exchange.record().refuse(&Rejection::new(denial.0, why));
+            // It may end with a name, which whoever asks chooses.
+            exchange.record().refuse(&Rejection::new(denial.0, why.trim_end_matches('.').to_owned()));
             json!({"continue": false, "status": {"code": denial.code(), "message": denial.1}})
         }
     };

@@ -136,7 +136,7 @@ fn pages() -> Vec<(&'static str, Page)> {
         (
             "denied",
             denied_page(
-                &rejection("The policy does not let you start production deployments at this hour."),
+                &rejection("the policy does not let you start production deployments at this hour"),
                 "Release admins deploy in office hours after MFA",
                 "POST /apis/tekton.dev/v1/namespaces/prod/pipelineruns",
                 "alice@example.com",
@@ -232,7 +232,7 @@ fn pages_have_landmarks_one_heading_and_no_script_but_the_one() {
 
 #[test]
 fn a_denial_tells_reason_rule_request_and_what_to_do() {
-    let text = denied_page(&rejection("No."), "Because.", "GET /x", "alice").render(&Brand::default()).into_string();
+    let text = denied_page(&rejection("no"), "Because.", "GET /x", "alice").render(&Brand::default()).into_string();
     for part in [
         "You may not do this",
         "No.",

@@ -47,7 +47,7 @@ impl Refusals {
         if count < most {
             return rejection;
         }
-        let detail = rejection.detail().trim_end_matches('.');
+        let detail = rejection.detail();
         let detail = format!("{detail}; your address was refused for this {most} times within a minute");
         let fix = match is_program {
             true => "stop the program that keeps retrying, and give it a credential that is accepted here",

@@ -73,8 +73,8 @@ fn kubectl_is_told_by_a_warning_why_its_credential_is_not_taken() {
         answer.headers().get("warning").map(|value| value.to_str().unwrap().to_owned())
     };
     assert_eq!(
-        warning("/api", Reason::TokenExpired, "The \"token\" of Jos\u{e9} \\ has expired.").as_deref(),
-        Some("299 - \"doorward: The 'token' of Jos? / has expired. Get a new one\"")
+        warning("/api", Reason::TokenExpired, "the \"token\" of Jos\u{e9} \\ has expired").as_deref(),
+        Some("299 - \"doorward: the 'token' of Jos? / has expired. Get a new one\"")
     );
     assert_eq!(warning("/api", Reason::PolicyDenied, "no"), None);
     assert_eq!(warning("/api/v1/pods", Reason::TokenExpired, "no"), None, "there the status is read");
