@@ -64,7 +64,7 @@ pub(super) fn check_spelling(text: &str, what: &str, at: &At, report: &mut Repor
     if text == meant && !text.contains(char::is_whitespace) {
         return;
     }
-    let error = report.error(at, format!("`{text}` is no {what}: they are in lower case and have no blanks"));
+    let error = report.error(at, format!("`{text}` is not a valid {what}: these are in lower case and have no white space"));
     if !meant.is_empty() && !meant.contains(char::is_whitespace) {
         error.help(format!("did you mean `{meant}`?"));
     }
@@ -75,7 +75,7 @@ pub(super) fn check_group(text: &str, at: &At, report: &mut Report) {
     match text.split_once('/') {
         None => check_spelling(text, "API group", at, report),
         Some((group, _)) => {
-            let error = report.error(at, format!("`{text}` is no API group: the version is not a part of it"));
+            let error = report.error(at, format!("`{text}` is not an API group: the version is not part of it"));
             let meant = group.trim().to_lowercase();
             error.help(if meant.is_empty() {
                 "leave the version out".to_owned()

@@ -227,7 +227,7 @@ fn target_of<'a>(
     // As `request::sanitize` and the route do it.
     check_canonical(path).map_err(|why| format!("the path `{path}` {why}: it is refused before any rule is asked"))?;
     let host = match &request.host {
-        Some(host) => host::normalise(host).ok_or_else(|| format!("`{host}` is no host"))?.into_owned(),
+        Some(host) => host::normalise(host).ok_or_else(|| format!("`{host}` is not a valid host"))?.into_owned(),
         None => route.hosts.first().cloned().unwrap_or_default(),
     };
     if request.token.is_none() {

@@ -251,7 +251,7 @@ fn request_facts(
         format!("`{url}` is no address ({error}); write it whole, as `https://tekton.example.com/`")
     })?;
     let host = url.host_str().ok_or_else(|| "the address names no host".to_owned())?;
-    let host = normalise(host).ok_or_else(|| format!("`{host}` is no host"))?;
+    let host = normalise(host).ok_or_else(|| format!("`{host}` is not a valid host"))?;
     let method = args.method.parse().map_err(|_| format!("`{}` is no method", args.method))?;
     if resolved.routes().host(&host).is_none() {
         return Err(misdirected().into());

@@ -378,7 +378,7 @@ mod tests {
             let with_token = explained(config, host, "--token-file").0.unwrap_err();
             assert!(with_token.contains("cannot be read"), "a token is looked at as it would be: {with_token}");
         }
-        assert_eq!(explained(SHIPPED, "a..b", "--principal").0.unwrap_err(), "`a..b` is no host");
+        assert_eq!(explained(SHIPPED, "a..b", "--principal").0.unwrap_err(), "`a..b` is not a valid host");
     }
 
     /// Such a request was explained as allowed, or the command failed.

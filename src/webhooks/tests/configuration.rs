@@ -160,7 +160,7 @@ fn settings_beyond_their_limits_are_refused() {
         (tolerance("1h"), tolerance("61m"), "`tolerance` is longer than 1 h"),
         (sns(topic(), json!([])), sns(json!([]), json!([])), "there is no topic"),
         (sns(topic(), json!([])), sns(json!(["x"]), json!([])), "`x` is not the ARN of a topic"),
-        (sns(topic(), json!(["a.test:1"])), sns(topic(), json!(["a.test:1/"])), "`a.test:1/` is no host"),
+        (sns(topic(), json!(["a.test:1"])), sns(topic(), json!(["a.test:1/"])), "`a.test:1/` is neither a host"),
     ] {
         let resolved = |webhook: &Value| {
             let given = if webhook["sender"] == "aws_sns" { vec![] } else { secrets(&[SECRET]) };

@@ -401,9 +401,9 @@ routes:
 #[test]
 fn names_that_no_request_can_have_are_errors() {
     for (kubernetes, at, message) in [
-        ("resources: ['pods ']", "resources/0", "`pods ` is no resource"),
-        ("api_groups: [tekton.dev/v1]", "api_groups/0", "the version is not a part of it"),
-        ("api_groups: [Tekton.dev]", "api_groups/0", "`Tekton.dev` is no API group"),
+        ("resources: ['pods ']", "resources/0", "`pods ` is not a valid resource"),
+        ("api_groups: [tekton.dev/v1]", "api_groups/0", "the version is not part of it"),
+        ("api_groups: [Tekton.dev]", "api_groups/0", "`Tekton.dev` is not a valid API group"),
         ("namespaces: [ok, Prod]", "namespaces/1", "`Prod` is not a valid name of a namespace"),
         ("namespaces: ['prod ']", "namespaces/0", "`prod ` is not a valid name of a namespace"),
     ] {
