@@ -1,5 +1,5 @@
-//! What the writer of the trail and its exports tell each other: how far the trail is, how far each receiver has it, what
-//! that means for requests and for old files.
+//! The state that the writer of the trail and its exports share: how long the trail is, up to where each receiver has
+//! it, and what that means for requests and for old files.
 
 use std::{
     io,
@@ -34,7 +34,7 @@ pub(in crate::audit) struct Backlog {
 #[derive(Debug)]
 struct Common {
     end: watch::Sender<End>,
-    /// For how many exports requests are refused.
+    /// The number of exports that make requests be refused.
     late: AtomicUsize,
     trail: PathBuf,
     /// The name of this replica.
@@ -49,39 +49,39 @@ pub struct Export(Arc<Share>);
 struct Share {
     name: Arc<str>,
     target: ArcSwap<Target>,
-    /// The file that keeps the position.
+    /// The file with the position.
     position: PathBuf,
     mark: Mutex<Mark>,
     metrics: ExportMetrics,
     common: Arc<Common>,
 }
 
-/// How far a receiver is.
+/// The progress of a receiver.
 #[derive(Debug)]
 struct Mark {
     limit: Limit,
-    /// How far the trail is, in the terms of [`End::total`].
+    /// The length of the trail, as [`End::total`] counts.
     total: i64,
-    /// What was handed over, in the same terms.
+    /// How much of it was sent, counted in the same way.
     sent: i64,
-    /// What the receiver has for certain.
+    /// Up to where the receiver is known to have it.
     settled: Cursor,
-    /// The number of the line before the first that it is to have.
+    /// The number of the line before the first that the receiver should get.
     base: u64,
-    /// The number of the last line that was read to be sent or is counted as lost.
+    /// The number of the last line that was read for sending or is counted as lost.
     accounted: u64,
     /// The number of the last line that was deleted.
     deleted: u64,
-    /// Lines that are counted as lost, first and last, of those after what the receiver has.
+    /// Ranges (first and last) of lines after `settled` that are counted as lost.
     holes: Vec<(u64, u64)>,
-    /// Whether it has ever been within its bound.
+    /// Whether it has ever been within its limit.
     caught_up: bool,
-    /// Whether requests are refused for it.
+    /// Whether requests are refused because of it.
     late: bool,
 }
 
 impl Backlog {
-    /// No exports.
+    /// Creates a backlog without exports.
     pub(in crate::audit) fn none() -> Self {
         Self::new(Path::new(""), "", Place::default())
     }
@@ -96,7 +96,7 @@ impl Backlog {
         Self { exports: Vec::new(), common: Arc::new(common), metrics: Metrics::default() }
     }
 
-    /// Finds for each export the place where it goes on. All of the trail up to `end` must be on stable storage.
+    /// Finds for each export the place where it continues. The whole trail up to `end` must be on stable storage.
     pub(in crate::audit) fn open(
         trail: &Path,
         settings: &[Settings],
@@ -112,10 +112,10 @@ impl Backlog {
             if kept.is_some() && !found {
                 tracing::error!(
                     export = &*settings.name,
-                    "the audit trail does not go on from where this export was; all of it is sent"
+                    "the position of this export is not in the audit trail any more; the whole trail is sent"
                 );
             }
-            // What was gone before it began is not lost to it.
+            // Lines that were removed before the export began do not count as lost.
             let base =
                 if settled.last == Link::NONE { first_number(trail)?.saturating_sub(1) } else { settled.last.seq };
             let mark = Mark {
@@ -139,14 +139,14 @@ impl Backlog {
                 common: Arc::clone(&backlog.common),
             }));
             export.judge(|_| {});
-            // Also for a receiver that is never reached it must be known after a restart that its bound holds.
+            // After a restart it must be known that the limit applies, even if the receiver is never reached.
             export.save()?;
             backlog.exports.push(export);
         }
         Ok(backlog)
     }
 
-    /// How far the trail is by now.
+    /// Returns the current end of the trail.
     #[cfg(test)]
     pub(in crate::audit) fn end_now(&self) -> End {
         *self.common.end.borrow()
@@ -165,7 +165,7 @@ impl Backlog {
         self.common.late.load(Ordering::Relaxed) > 0
     }
 
-    /// Which receivers requests are refused for; none if for none.
+    /// Returns why requests are refused, with the receivers; none if they are not.
     pub(in crate::audit) fn why(&self) -> Option<String> {
         let late = self.exports.iter().filter(|export| export.mark().late).map(|export| &*export.0.name);
         let late: Vec<&str> = late.collect();
@@ -173,7 +173,7 @@ impl Backlog {
         (!late.is_empty()).then(|| format!("the export is further behind than `max_behind` allows: {names}"))
     }
 
-    /// The trail has come further: all of it up to this place is on stable storage.
+    /// Moves the end of the trail: everything up to this place is on stable storage.
     pub(in crate::audit) fn grown(&self, end: End) {
         for export in &self.exports {
             export.judge(|mark| mark.total = end.total);
@@ -181,7 +181,7 @@ impl Backlog {
         self.common.end.send_replace(end);
     }
 
-    /// Whether a full file must stay, because an export that must lose nothing still needs it.
+    /// Whether a full file must stay because an export that must not lose lines still needs it.
     pub(in crate::audit) fn holds(&self, file: u64) -> bool {
         self.exports.iter().any(|export| {
             let mark = export.mark();
@@ -189,7 +189,7 @@ impl Backlog {
         })
     }
 
-    /// The lines with these numbers were deleted: counts what exports lose by that.
+    /// Records that the lines with these numbers were deleted, and counts those that exports lose.
     pub(in crate::audit) fn removed(&self, from: u64, last: u64) {
         for export in &self.exports {
             let mut mark = export.mark();
@@ -198,11 +198,11 @@ impl Backlog {
         }
     }
 
-    /// Takes what a new generation says of the exports that there are.
+    /// Applies the settings of a new configuration generation to existing exports.
     pub(in crate::audit) fn set(&self, settings: &[Settings]) {
         for export in &self.exports {
             if let Some(new) = settings.iter().find(|new| new.name == export.0.name) {
-                // What has not changed stays the same, so that its connection does.
+                // An unchanged target keeps its identity, and so its connection.
                 if !export.0.target.load().is(&new.target) {
                     export.0.target.store(Arc::new(new.target.clone()));
                 }
@@ -219,7 +219,7 @@ impl Mark {
 }
 
 impl Share {
-    /// Counts those of the lines with these numbers that were never read.
+    /// Counts as lost the lines in this range that were never read.
     fn lose(&self, mark: &mut Mark, from: u64, last: u64) {
         let before = mark.accounted.max(from.saturating_sub(1));
         if last > before {
@@ -229,19 +229,19 @@ impl Share {
         }
     }
 
-    /// Counts those of the lines on their way to a receiver that broke off which cannot be sent again.
+    /// Counts as lost the in-flight lines of a broken connection that cannot be sent again because they were deleted.
     fn lose_in_flight(&self, mark: &mut Mark) {
         let (had, deleted) = (mark.settled.last.seq.max(mark.base), mark.deleted);
         mark.holes.retain(|(_, last)| *last > had);
         let told: u64 = mark.holes.iter().map(|(from, last)| last - (*from).max(had + 1) + 1).sum();
         let lost = deleted.saturating_sub(had).saturating_sub(told);
-        // All else will be read again, and is missed if it goes before.
+        // All other lines will be read again, and count as lost if they are deleted before.
         mark.accounted = had.max(deleted);
         if lost > 0 {
             mark.holes = vec![(had + 1, deleted)];
             self.count(
                 lost,
-                "lines of the audit trail were deleted while they were on their way, and may not have arrived",
+                "lines of the audit trail were deleted while they were in flight, and may not have arrived",
             );
         }
     }
@@ -253,7 +253,7 @@ impl Share {
 }
 
 impl Export {
-    /// Its name in the configuration.
+    /// Returns its name in the configuration.
     pub fn name(&self) -> &Arc<str> {
         &self.0.name
     }
@@ -262,7 +262,7 @@ impl Export {
         &self.0.metrics
     }
 
-    /// Where it sends to at the moment.
+    /// Returns its current receiver.
     pub(super) fn target(&self) -> Arc<Target> {
         self.0.target.load_full()
     }
@@ -275,23 +275,23 @@ impl Export {
         &self.0.common.instance
     }
 
-    /// Tells how far the trail is.
+    /// Watches the end of the trail.
     pub(super) fn end(&self) -> watch::Receiver<End> {
         self.0.common.end.subscribe()
     }
 
-    /// How far the trail is by now.
+    /// Returns the current end of the trail.
     pub(super) fn end_now(&self) -> End {
         *self.0.common.end.borrow()
     }
 
-    /// What the receiver has for certain.
+    /// Returns up to where the receiver is known to have the trail.
     #[cfg(test)]
     pub(super) fn settled(&self) -> Cursor {
         self.mark().settled
     }
 
-    /// Lines were read to be sent, of which the first has this number.
+    /// Records that lines were read for sending, with the numbers of the first and the last.
     pub(super) fn reads(&self, first: Option<u64>, last: u64) {
         let mut mark = self.mark();
         if let Some(first) = first {
@@ -300,24 +300,24 @@ impl Export {
         mark.accounted = mark.accounted.max(last);
     }
 
-    /// Goes back to what the receiver has for certain, and gives that.
+    /// Goes back to the place up to which the receiver is known to have the trail, and returns it.
     pub(super) fn goes_back(&self) -> Cursor {
         let mut mark = self.mark();
         self.0.lose_in_flight(&mut mark);
         mark.settled
     }
 
-    /// What was handed over ends here.
+    /// Sets the end of the lines that were sent.
     pub(super) fn set_sent(&self, cursor: &Cursor) {
         self.judge(|mark| mark.sent = cursor.total);
     }
 
-    /// The receiver has the trail up to here for certain.
+    /// Sets up to where the receiver is known to have the trail.
     pub(super) fn set_settled(&self, cursor: &Cursor) {
         self.mark().settled = *cursor;
     }
 
-    /// Keeps how far the receiver has it, for the next start.
+    /// Stores the position of the receiver for the next start.
     pub(super) fn save(&self) -> io::Result<()> {
         let position = {
             let mark = self.mark();
@@ -326,8 +326,8 @@ impl Export {
         position::save(&self.0.position, &position)
     }
 
-    /// Changes the mark and decides whether requests are refused for it, under one lock, so that who decides last knows
-    /// most.
+    /// Changes the mark and decides whether requests are refused, under one lock, so that the last decision has the
+    /// latest state.
     fn judge(&self, change: impl FnOnce(&mut Mark)) {
         let mut mark = self.mark();
         change(&mut mark);

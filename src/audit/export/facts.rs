@@ -1,4 +1,4 @@
-//! What receivers are told of a line besides the line itself.
+//! The metadata of a line that receivers get in addition to the line.
 
 use std::borrow::Cow;
 
@@ -36,7 +36,7 @@ pub(super) struct Unmapped<'a> {
     pub(super) trace_id: Option<Cow<'a, str>>,
 }
 
-/// How much a line matters.
+/// The severity of a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Severity {
     Informational,
@@ -47,12 +47,12 @@ pub(super) enum Severity {
 }
 
 impl<'a> Facts<'a> {
-    /// Of a line that somebody damaged nothing is known; it is sent as it stands.
+    /// Reads the facts of a line. A damaged line has none; it is sent unchanged.
     pub(super) fn of(line: &'a [u8]) -> Self {
         serde_json::from_slice(line).unwrap_or_default()
     }
 
-    /// From `severity_id` of OCSF. Where there is none the line is damaged.
+    /// Returns the severity by OCSF's `severity_id`. A line without one is damaged.
     pub(super) fn severity(&self) -> Severity {
         match self.severity_id {
             1 => Severity::Informational,

@@ -1,4 +1,4 @@
-//! What exports count.
+//! The metrics of exports.
 
 use std::sync::Arc;
 
@@ -30,19 +30,19 @@ struct Failure {
 impl Metrics {
     pub fn register(&self, registry: &mut Registry) {
         let export = registry.sub_registry_with_prefix("export");
-        export.register("lines", "Lines of the trail that were sent, those sent again too", self.lines.clone());
+        export.register("lines", "Lines of the trail that were sent, including those sent again", self.lines.clone());
         export.register_with_unit(
             "behind",
-            "How much of the trail the receiver does not have",
+            "Amount of the trail that the receiver does not have",
             Unit::Bytes,
             self.behind.clone(),
         );
         export.register("failures", "Failures to send, by cause", self.failures.clone());
         export.register("lost", "Lines that were deleted before the receiver had them", self.lost.clone());
-        export.register("rejected", "Lines that the receiver took and threw away", self.rejected.clone());
+        export.register("rejected", "Lines that the receiver accepted and discarded", self.rejected.clone());
         export.register_with_unit(
             "last_success_timestamp",
-            "Unix time when a receiver that takes lines last got some",
+            "Unix time when the receiver last accepted lines",
             Unit::Seconds,
             self.last_success.clone(),
         );

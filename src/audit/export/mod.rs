@@ -1,21 +1,21 @@
-//! Sends the trail to receivers besides its file: syslog servers and OpenTelemetry collectors.
+//! Exports: sends the trail in a file to receivers, which are syslog servers and OpenTelemetry collectors.
 //!
-//! The files of the trail are the buffer. An export reads the lines that are on stable storage ([`reader`]), sends them as
-//! they stand, and keeps beside the store how far the receiver has them for certain ([`position`]). So lines arrive in order
-//! and at least once, over restarts, crashes, rotation and outages, and `doorward audit verify` works at the receiver.
-//! Whoever wants each line once looks at `seq`.
+//! The files of the trail are the buffer. An export reads the lines that are on stable storage ([`reader`]), sends them
+//! unchanged, and stores beside the store up to where the receiver is known to have them ([`position`]). Lines
+//! therefore arrive in order and at least once, across restarts, crashes, rotation and outages, and `doorward audit
+//! verify` works at the receiver. `seq` identifies duplicates.
 //!
 //! The writer of the trail and the exports share a [`Backlog`]: how far each receiver is behind, whether requests are
 //! refused for it, and which files it still needs.
 //!
 //! | file | holds |
 //! |---|---|
-//! | `settings` | what the configuration says about exports |
-//! | `task` | the task of one: reads, sends, remembers |
-//! | `reader`, `position` | what is on stable storage, and how far the receiver has it |
-//! | `syslog`, `otlp`, `facts` | the two protocols, and what both tell of a line besides |
-//! | `backlog` | what the writer of the trail and its exports tell each other |
-//! | `metrics` | what exports count |
+//! | `settings` | the exports' part of the configuration |
+//! | `task` | the task of one export: reads, sends, stores the position |
+//! | `reader`, `position` | the lines on stable storage, and up to where the receiver has them |
+//! | `syslog`, `otlp`, `facts` | the two protocols, and the metadata of a line that both send |
+//! | `backlog` | the state that the writer of the trail and its exports share |
+//! | `metrics` | the metrics of exports |
 
 mod backlog;
 mod facts;

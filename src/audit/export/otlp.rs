@@ -20,13 +20,13 @@ use crate::{
     terminal::bounded,
 };
 
-/// Bytes of an answer. It says at most how many lines were thrown away, and why.
+/// The maximum size of a response. It says at most how many lines were rejected, and why.
 const MAX_ANSWER: usize = 64 << 10;
 /// A call without lines.
 const NOTHING: &[u8] = br#"{"resourceLogs":[]}"#;
-/// How long a look may take, whatever calls with lines may.
+/// How long a probe may take, whatever the timeout of calls with lines.
 const LOOK: Duration = Duration::from_secs(10);
-/// The longest pause that a receiver can ask for.
+/// The longest pause that a receiver can request.
 const MAX_PAUSE: Duration = Duration::from_secs(300);
 
 /// A receiver.
@@ -39,30 +39,30 @@ pub(super) struct Collector {
     egress: Egress,
 }
 
-/// Why lines were not taken.
+/// Why lines were not accepted.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Refused {
-    /// They may be taken later; no sooner than after this time, if the receiver said so.
+    /// They may be accepted later, not before the time that the receiver gave, if any.
     Later { cause: &'static str, why: String, after: Duration },
-    /// So many at once are too many.
+    /// The call was too large.
     TooLarge(String),
-    /// They will not be taken as things are.
+    /// They will not be accepted until something changes.
     Never(String),
 }
 
-/// What the receiver did with lines that it took.
+/// The result of a call that the receiver accepted.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Taken {
-    /// Lines that it threw away.
+    /// The number of lines that it rejected.
     pub(super) rejected: u64,
-    /// What it says of them.
+    /// Its message about them.
     pub(super) why: String,
 }
 
 impl Collector {
     pub(super) fn resolve(raw: &raw::OtlpExport, egress: &Egress, at: &At, resolver: &mut Resolver) -> Option<Self> {
         let endpoint = secure_url(&raw.endpoint).map_err(|why| {
-            // Not repeated: it may hold a password.
+            // Not repeated, because it may contain a password.
             resolver
                 .error(&at.key("endpoint"), format!("this {why}"))
                 .help("write `https://collector.example.com:4318`");
@@ -95,12 +95,12 @@ impl Collector {
         Some(Self { endpoint, headers, timeout: raw.timeout.get(), egress })
     }
 
-    /// Asks whether lines would be taken, by a call without any. What the receiver writes is not repeated: it may be of a stranger, and have
-    /// in it what we said.
+    /// Checks whether lines would be accepted, by a call without any. The body of the response is not repeated: it may
+    /// be a stranger's, and may echo our headers.
     pub(super) async fn probe(&self, now: Timestamp) -> Result<(), Unfit> {
         let bounded = Self { timeout: self.timeout.min(LOOK), ..self.clone() };
         let answer = bounded.call(NOTHING.to_vec()).await.map_err(Unfit::Unreachable)?;
-        // Loki says so of a call without lines, and takes those that have some.
+        // Loki answers this to a call without lines, and accepts calls with lines.
         if answer.status() == StatusCode::UNPROCESSABLE_ENTITY {
             return Ok(());
         }
@@ -132,7 +132,7 @@ impl Collector {
     }
 }
 
-/// What an answer means.
+/// Interprets a response.
 fn read(answer: &Response<Bytes>, now: Timestamp) -> Result<Taken, Refused> {
     let status = answer.status();
     let why = format!("the receiver answered {status}: {}", bounded(&String::from_utf8_lossy(answer.body())));
@@ -142,7 +142,7 @@ fn read(answer: &Response<Bytes>, now: Timestamp) -> Result<Taken, Refused> {
             let partial = answer.partial_success.unwrap_or_default();
             Ok(Taken { rejected: partial.rejected(), why: bounded(&partial.error_message) })
         }
-        // The statuses after which a client may try again (OTLP, "Failures").
+        // The statuses after which a client may retry (OTLP, "Failures").
         StatusCode::TOO_MANY_REQUESTS
         | StatusCode::BAD_GATEWAY
         | StatusCode::SERVICE_UNAVAILABLE
@@ -155,7 +155,7 @@ fn read(answer: &Response<Bytes>, now: Timestamp) -> Result<Taken, Refused> {
     }
 }
 
-/// `Retry-After` (RFC 9110 section 10.2.3): seconds, or a date in its preferred form.
+/// Reads `Retry-After` (RFC 9110 section 10.2.3): seconds, or a date in its preferred form.
 fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
     let text = headers.get(header::RETRY_AFTER)?.to_str().ok()?.trim();
     let pause = match text.parse() {
@@ -179,7 +179,7 @@ struct Answer {
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, rename_all = "camelCase")]
 struct PartialSuccess {
-    /// A number of 64 bits, which JSON of protobuf writes as text.
+    /// A 64-bit number, which protobuf's JSON encoding writes as a string.
     rejected_log_records: Value,
     error_message: String,
 }
@@ -191,7 +191,7 @@ impl PartialSuccess {
     }
 }
 
-/// The body of a call.
+/// Encodes the body of a call.
 pub(super) fn encode<'a>(lines: impl Iterator<Item = &'a [u8]>, instance: &str, now: Timestamp) -> Vec<u8> {
     let records: Vec<Value> = lines.map(|line| log_record(line, now)).collect();
     let version = env!("CARGO_PKG_VERSION");
@@ -208,7 +208,7 @@ pub(super) fn encode<'a>(lines: impl Iterator<Item = &'a [u8]>, instance: &str, 
 
 fn log_record(line: &[u8], now: Timestamp) -> Value {
     let facts = Facts::of(line);
-    // By the mapping of syslog's severities in the data model of OpenTelemetry logs.
+    // The mapping of syslog severities in the data model of OpenTelemetry logs.
     let (severity_number, severity_text) = match facts.severity() {
         Severity::Informational => (9, "INFO"),
         Severity::Notice => (10, "NOTICE"),
@@ -227,7 +227,7 @@ fn log_record(line: &[u8], now: Timestamp) -> Value {
         "observedTimeUnixNano": nanos(now.as_millis()),
         "severityNumber": severity_number,
         "severityText": severity_text,
-        // Lines are UTF-8; one that was damaged so that it is not cannot be sent as it stands.
+        // Lines are UTF-8; a line that was damaged so that it is not cannot be sent unchanged.
         "body": {"stringValue": String::from_utf8_lossy(line)},
         "attributes": attributes,
     });
@@ -243,7 +243,7 @@ fn attribute(key: &str, text: &str) -> Value {
     json!({"key": key, "value": {"stringValue": text}})
 }
 
-/// A number of 64 bits is text in JSON of protobuf.
+/// Formats nanoseconds. Protobuf's JSON encoding writes 64-bit numbers as strings.
 fn nanos(millis: i64) -> String {
     (i128::from(millis.max(0)) * 1_000_000).to_string()
 }

@@ -1,4 +1,4 @@
-//! How far a receiver has the trail for certain, in a small file that is replaced as a whole.
+//! The position up to which a receiver is known to have the trail, in a small file that is replaced atomically.
 
 use std::{
     io,
@@ -19,7 +19,7 @@ pub(super) struct Position {
     pub(super) place: Place,
     /// The line before it.
     pub(super) last: Link,
-    /// Whether the export has ever been within `max_behind`, so that the bound holds.
+    /// Whether the export has ever been within `max_behind`, from when on the limit applies.
     pub(super) caught_up: bool,
 }
 
@@ -33,13 +33,13 @@ struct Written {
     caught_up: bool,
 }
 
-/// The file of an export, in the folder of the store.
+/// Returns the position file of an export, in the folder of the store.
 pub(super) fn file_of(folder: &Path, export: &str) -> PathBuf {
     folder.join(format!("audit-export-{export}.position"))
 }
 
-/// Reads a position. None if there is none, or if what stands there is none: then the whole trail is sent again, which
-/// costs time and loses nothing.
+/// Reads a position. None if there is none or it is damaged: then the whole trail is sent again, which costs time and
+/// loses nothing.
 pub(super) fn load(path: &Path) -> io::Result<Option<Position>> {
     let Some(text) = kept::read(path)? else { return Ok(None) };
     let written: Option<Written> = serde_json::from_slice(&text).ok();
@@ -56,7 +56,7 @@ pub(super) fn load(path: &Path) -> io::Result<Option<Position>> {
     Ok(position)
 }
 
-/// Replaces a position for good.
+/// Replaces a position durably.
 pub(super) fn save(path: &Path, position: &Position) -> io::Result<()> {
     let Position { place, last, caught_up } = position;
     let mac = last.mac.as_str().to_owned();

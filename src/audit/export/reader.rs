@@ -1,4 +1,5 @@
-//! Reads what is on stable storage of a trail, from a place on, over files that are rotated and deleted meanwhile.
+//! Reads the part of a trail that is on stable storage, from a place on, across files that are rotated and deleted
+//! meanwhile.
 
 use std::{
     fs::{self, File},
@@ -16,54 +17,54 @@ use super::{
     position::Position,
 };
 
-/// What is sent at once at most.
+/// The largest batch.
 const BATCH_LINES: usize = 512;
 pub(super) const BATCH_BYTES: usize = 512 << 10;
 
-/// A place in the trail. A file has the number that it is or will be rotated under.
+/// A place in the trail. `file` is the number that the file has, or will have, after rotation.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(in crate::audit) struct Place {
     pub(in crate::audit) file: u64,
     pub(in crate::audit) offset: u64,
 }
 
-/// How far the trail is on stable storage.
+/// The end of the part of the trail that is on stable storage.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::audit) struct End {
     pub(in crate::audit) place: Place,
-    /// Bytes that were written since the start of the process.
+    /// Bytes written since the start of the process.
     pub(in crate::audit) total: i64,
 }
 
-/// A place between two lines, as an export goes along.
+/// A place between two lines, where an export is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Cursor {
     pub(super) place: Place,
     /// The line before it.
     pub(super) last: Link,
-    /// The place in the terms of [`End::total`]; below zero for what was there at the start.
+    /// The place as [`End::total`] counts; negative for lines that existed at the start.
     pub(super) total: i64,
 }
 
-/// Lines that follow each other.
+/// Consecutive lines.
 #[derive(Debug)]
 pub(super) struct Batch {
     /// With their line ends.
     pub(super) bytes: Vec<u8>,
     pub(super) count: usize,
-    /// The number of the first one, as far as one can be read.
+    /// The number of the first line whose number can be read.
     pub(super) first: Option<u64>,
     pub(super) after: Cursor,
 }
 
 impl Batch {
-    /// The lines without their line ends.
+    /// Returns the lines without their line ends.
     pub(super) fn lines(&self) -> impl Iterator<Item = &[u8]> {
         self.bytes.split_inclusive(|byte| *byte == b'\n').map(|line| line.strip_suffix(b"\n").unwrap_or(line))
     }
 }
 
-/// Reads lines after `from`, of up to `most` bytes and one in any case; none if there are none.
+/// Reads the lines after `from`, up to `most` bytes but at least one line; none if there are none.
 pub(super) fn read(path: &Path, mut from: Cursor, end: End, most: usize) -> io::Result<Option<Batch>> {
     loop {
         let Some((mut file, number)) = open(path, from.place.file, end.place.file)? else { return Ok(None) };
@@ -96,7 +97,7 @@ pub(super) fn read(path: &Path, mut from: Cursor, end: End, most: usize) -> io::
             tracing::error!(
                 file = number,
                 bytes = bytes.len(),
-                "a part of the audit trail has no lines and is not sent"
+                "a part of the audit trail has no line end and is not sent"
             );
         }
         from.total += signed(bytes.len() as u64);
@@ -107,8 +108,8 @@ pub(super) fn read(path: &Path, mut from: Cursor, end: End, most: usize) -> io::
     }
 }
 
-/// Opens a file of the trail, or the next one that is still there, with its number. `current` was lately the number of
-/// the file that is written.
+/// Opens a file of the trail, or the next one that still exists, and returns its number. `current` was recently the
+/// number of the file being written.
 fn open(path: &Path, number: u64, current: u64) -> io::Result<Option<(File, u64)>> {
     let found = |result: io::Result<File>| match result {
         Ok(file) => Ok(Some(file)),
@@ -125,12 +126,12 @@ fn open(path: &Path, number: u64, current: u64) -> io::Result<Option<(File, u64)
         }
     }
     let newest = found(File::open(path))?;
-    // If it was rotated just now, what was opened may be the one after it; then the number is taken.
+    // If it was just rotated, the file opened above may be the next one; then the numbered file exists and is used.
     let file = found(File::open(numbered_path(path, current)))?.or(newest);
     Ok(file.map(|file| (file, current)))
 }
 
-/// Bytes between two places.
+/// Returns the number of bytes between two places.
 pub(super) fn bytes_after(path: &Path, from: Place, end: Place) -> io::Result<i64> {
     let mut bytes = signed(end.offset) - signed(from.offset);
     for (number, path) in numbered_files(path)? {
@@ -141,8 +142,8 @@ pub(super) fn bytes_after(path: &Path, from: Place, end: Place) -> io::Result<i6
     Ok(bytes)
 }
 
-/// Finds the place of a position that was kept, also where files were moved away since; at the beginning of the trail
-/// if there is none. Tells whether it was found, or stood at the beginning.
+/// Finds the place of a stored position, even if files were moved away since, or the beginning of the trail if there is
+/// none. Returns also whether the position was found, or was at the beginning.
 pub(super) fn locate(path: &Path, position: Option<&Position>, end: Place) -> io::Result<(Cursor, bool)> {
     let mut files = numbered_files(path)?;
     files.push((end.file, path.to_owned()));
@@ -159,7 +160,7 @@ pub(super) fn locate(path: &Path, position: Option<&Position>, end: Place) -> io
     Ok((Cursor { place, last, total }, found.is_some()))
 }
 
-/// Whether the line before the place is the one that it should be.
+/// Whether the line before the place is the expected one.
 fn is_there(files: &[(u64, PathBuf)], position: &Position, end: Place) -> io::Result<bool> {
     let Position { place, last, .. } = *position;
     let Some((_, path)) = files.iter().find(|(number, _)| *number == place.file) else { return Ok(false) };
@@ -170,11 +171,11 @@ fn is_there(files: &[(u64, PathBuf)], position: &Position, end: Place) -> io::Re
     Ok(Sealed::parse(&line).is_some_and(|sealed| sealed.link == last))
 }
 
-/// Looks for the line by its number.
+/// Searches for the line by its number.
 fn search(files: &[(u64, PathBuf)], position: &Position, end: Place) -> io::Result<Option<(Place, Link)>> {
     let Link { seq, mac } = position.last;
     let mut before: Option<(u64, &Path)> = None;
-    // After that one, where nobody can tell what a file begins with: the line may have been in there.
+    // The first file after `before` whose first line cannot be read: the line may have been in it.
     let mut unclear: Option<u64> = None;
     let mut after: Option<(u64, Link, Mac)> = None;
     for (number, path) in files {
@@ -190,7 +191,7 @@ fn search(files: &[(u64, PathBuf)], position: &Position, end: Place) -> io::Resu
         unclear = None;
     }
     let after_it = |number| Some((Place { file: number, offset: 0 }, position.last));
-    // It was the last one of the file before, whatever has become of that.
+    // It was the last line of the previous file, whatever has become of that.
     if let Some((number, first, prev)) = after
         && first.seq == seq + 1
         && prev == mac
@@ -213,18 +214,18 @@ fn search(files: &[(u64, PathBuf)], position: &Position, end: Place) -> io::Resu
             last = (Place { file: number, offset }, sealed.link);
         }
     }
-    // It is gone, with lines after it, if these go on with the same chain at all: nobody can tell. The receiver has those before it, and
-    // those that are there are all to be sent.
+    // The line is gone, perhaps with lines after it. Whether the remaining lines continue the same chain is unknown.
+    // The receiver has the lines before it, and all remaining lines must be sent.
     let is_current_gone = end.offset == 0 && position.place.file >= end.file && last.1 != Link::NONE;
     match after {
         _ if last.1.seq >= seq => Ok(None),
         Some((number, ..)) => Ok(after_it(unclear.unwrap_or(number))),
-        // What is written next goes on from the last line that is there, with numbers that the receiver had before.
+        // The next line continues after the last one that is there, with numbers that the receiver already had.
         None if is_current_gone => {
             tracing::error!(
                 sent = seq,
                 goes_on_after = last.1.seq,
-                "the file with the last line that a receiver has of the audit trail was moved or removed: what else it held is not sent"
+                "the audit file with the last line that a receiver got was moved or removed: its other lines are not sent"
             );
             Ok(Some(last))
         }
@@ -232,7 +233,7 @@ fn search(files: &[(u64, PathBuf)], position: &Position, end: Place) -> io::Resu
     }
 }
 
-/// The number of the first line that a trail still has; 1 if it has none.
+/// Returns the number of the first line that a trail still has; 1 if it has none.
 pub(super) fn first_number(path: &Path) -> io::Result<u64> {
     for (_, path) in numbered_files(path)? {
         if let Some((first, _)) = first_line(&path)? {
@@ -243,7 +244,7 @@ pub(super) fn first_number(path: &Path) -> io::Result<u64> {
     Ok(current.map_or(1, |(first, _)| first.seq))
 }
 
-/// The first line of a file, and what it links to.
+/// Returns the first line of a file, and the code that it links to.
 fn first_line(path: &Path) -> io::Result<Option<(Link, Mac)>> {
     let mut lines = Lines::open(path)?;
     let line = lines.next()?;

@@ -1,4 +1,4 @@
-//! What the configuration says about exports, checked.
+//! The validated settings of exports.
 
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -14,7 +14,8 @@ use crate::{
     egress::Egress,
 };
 
-/// The least bound. What a syslog server may get a second time after a broken connection counts as behind for a while.
+/// The smallest allowed `max_behind`. After a broken connection, lines that a syslog server may get a second time count
+/// as behind.
 const MIN_BEHIND: u64 = 1 << 20;
 
 /// Resolved settings of an export.
@@ -33,13 +34,13 @@ pub(super) enum Target {
 }
 
 impl Target {
-    /// Whether a connection to the other one may go on for this one.
+    /// Whether a connection to `other` can be used for this target.
     pub(super) fn is(&self, other: &Self) -> bool {
         matches!((self, other), (Self::Syslog(one), Self::Syslog(other)) if one == other)
     }
 }
 
-/// What happens when the receiver does not keep up.
+/// The behaviour when the receiver does not keep up.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Limit {
     /// Bytes.
@@ -47,13 +48,13 @@ pub(super) struct Limit {
     pub(super) when_behind: WhenBehind,
 }
 
-/// What is wrong with a receiver.
+/// Why a receiver cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unfit {
     Unreachable(String),
-    /// It is there and does not take what we send.
+    /// It is reachable and rejects what we send.
     Refuses(String),
-    /// It may take it later.
+    /// It may accept it later.
     Busy(String),
 }
 
@@ -62,7 +63,7 @@ impl Settings {
         &self.name
     }
 
-    /// Looks whether the receiver takes what it is sent, and sends it nothing of the trail. It takes seconds at most.
+    /// Checks whether the receiver accepts what it is sent, without sending any of the trail. Takes seconds at most.
     pub async fn probe(&self, now: Timestamp) -> Result<(), Unfit> {
         match &self.target {
             Target::Syslog(server) => server.probe().await,
@@ -70,7 +71,8 @@ impl Settings {
         }
     }
 
-    /// Checks the list of exports, which stands at `at`. What is wrong is reported, and those that can be used are given.
+    /// Validates the list of exports, which is at `at`. Reports what is wrong, and returns the exports that can be
+    /// used.
     pub(in crate::audit) fn resolve_all(
         raw: &[AuditExport],
         egress: &Egress,
@@ -85,7 +87,7 @@ impl Settings {
             if raw.name.is_empty() || raw.name.len() > 64 || !raw.name.bytes().all(valid) {
                 resolver
                     .error(&at.key("name"), format!("`{}` cannot be the name of an export", raw.name.escape_debug()))
-                    .help("1 to 64 letters, digits, `-` and `_`: it is part of the name of a file");
+                    .help("use 1 to 64 letters, digits, `-` and `_`: it becomes part of a file name");
             } else if !names.insert(&raw.name) {
                 resolver.error(&at.key("name"), format!("another export has the name `{}`", raw.name));
             }
@@ -96,7 +98,7 @@ impl Settings {
             }
             if raw.max_behind.is_some() && raw.when_behind == WhenBehind::Continue {
                 resolver
-                    .warning(&at.key("max_behind"), "`max_behind` bounds nothing with `when_behind: continue`")
+                    .warning(&at.key("max_behind"), "`max_behind` has no effect with `when_behind: continue`")
                     .help("leave it out, or set `when_behind: refuse`");
             }
             let target = match (&raw.syslog, &raw.otlp) {

@@ -1,8 +1,8 @@
-//! Syslog over TCP or TLS: messages of RFC 5424, each with its length before it (RFC 6587 section 3.4.1, RFC 5425).
+//! Syslog over TCP or TLS: messages of RFC 5424, each prefixed by its length (RFC 6587 section 3.4.1, RFC 5425).
 //!
-//! Syslog has no acknowledgement. A line counts as taken when the connection has stood long enough after it that the
-//! system would have given it up otherwise, or when more was sent after it than buffers on the way hold, or when the
-//! server answered our end of the connection with its own. After a broken connection all that does not count is sent again.
+//! Syslog has no acknowledgements. A line counts as received in three cases: the connection is still open so long after
+//! it that the system would have dropped it otherwise, more was sent after it than buffers on the way hold, or the
+//! server answered our end of the connection with its own. After a broken connection all other lines are sent again.
 
 use std::{fmt, io, sync::Arc, time::Duration};
 
@@ -30,19 +30,20 @@ use crate::{
 const FACILITY: u8 = 13 * 8;
 /// How long connecting may take, TLS included.
 const CONNECT: Duration = Duration::from_secs(10);
-/// How long a server may take to say that it does not take us. With TLS 1.3 it sees our certificate last.
+/// How long to wait for a server to reject us. With TLS 1.3 it sees our certificate last.
 const VERDICT: Duration = Duration::from_secs(1);
 /// How long the server may take to answer the end of a connection.
 const GOODBYE: Duration = Duration::from_secs(2);
-/// Bytes that the system keeps for us, so that [`IN_FLIGHT`] is more than what it and the server's can hold together.
+/// The size of our send buffer, so that [`IN_FLIGHT`] exceeds the buffers of both sides together.
 const SEND_BUFFER: usize = 256 << 10;
 
-/// How long a connection may be quiet until TCP asks whether the server is still there.
+/// The idle time of a connection after which TCP keep-alive probes begin.
 const QUIET: Duration = Duration::from_secs(30);
 
-/// After this time on a connection that stands, the system of the server has acknowledged what was sent.
+/// If a connection is still open after this time, the server's system has acknowledged what was sent.
 pub(super) const SETTLES: Duration = USER_TIMEOUT.saturating_add(Duration::from_secs(5));
-/// What was sent before so many bytes, a server has read that has the greatest receive buffer that Linux gives by itself.
+/// Once this many bytes were sent after a line, the server has read it, even with the largest receive buffer that Linux
+/// sets by itself.
 pub(super) const IN_FLIGHT: u64 = 8 << 20;
 
 /// A syslog server.
@@ -56,7 +57,7 @@ pub(super) struct Server {
 #[derive(Clone)]
 struct Tls {
     config: Arc<ClientConfig>,
-    /// What of it tells connections apart.
+    /// The part of it that distinguishes connections.
     identity: TlsIdentity,
 }
 
@@ -76,7 +77,7 @@ impl fmt::Debug for Server {
 impl Server {
     pub(super) fn resolve(raw: &raw::SyslogExport, at: &At, resolver: &mut Resolver) -> Option<Self> {
         let Some((host, port)) = host_and_port(&raw.address) else {
-            // Not repeated: it may hold a password.
+            // Not repeated, because it may contain a password.
             resolver
                 .error(&at.key("address"), "this is not a host with a port")
                 .help("write `syslog.example.com:6514`");
@@ -91,7 +92,7 @@ impl Server {
                 };
                 if !loopback {
                     resolver
-                        .warning(&at.key("address"), "the audit trail goes there in clear text")
+                        .warning(&at.key("address"), "the audit trail is sent there in clear text")
                         .help("set `tls: {}`, and `ca` within it for a private authority");
                 }
                 None
@@ -109,13 +110,13 @@ impl Server {
         Some(Self { host, port, tls })
     }
 
-    /// Connects, and looks whether the server lets the connection stand. It is sent nothing.
+    /// Connects, and checks whether the server keeps the connection open. Sends nothing.
     pub(super) async fn probe(&self) -> Result<(), Unfit> {
         let mut connection = self.connect().await.map_err(|error| Unfit::Unreachable(error.to_string()))?;
         if let Ok(why) = tokio::time::timeout(VERDICT, connection.ended()).await {
             return Err(Unfit::Refuses(why.to_string()));
         }
-        // How it says goodbye is no matter.
+        // It does not matter how the server closes.
         let _ = connection.close().await;
         Ok(())
     }
@@ -141,7 +142,7 @@ impl Server {
     }
 }
 
-/// `host:port`, with the port written out.
+/// Parses `host:port`. The port is required.
 fn host_and_port(text: &str) -> Option<(Host<String>, u16)> {
     let url = Url::parse(&format!("syslog://{text}")).ok()?;
     let more = !url.path().is_empty() || url.query().is_some() || url.fragment().is_some();
@@ -149,7 +150,7 @@ fn host_and_port(text: &str) -> Option<(Host<String>, u16)> {
         return None;
     }
     let port = url.port().filter(|port| *port != 0)?;
-    // The scheme is not one of the web, so a number is not yet taken for an address.
+    // The URL parser parses IP addresses only for special schemes, so this parses the host again.
     Some((Host::parse(url.host_str()?).ok()?, port))
 }
 
@@ -157,7 +158,7 @@ trait Stream: AsyncRead + AsyncWrite + Send + Sync + Unpin {}
 
 impl<T: AsyncRead + AsyncWrite + Send + Sync + Unpin> Stream for T {}
 
-/// A connection that stands.
+/// An open connection.
 pub(super) struct Connection {
     read: ReadHalf<Box<dyn Stream>>,
     write: WriteHalf<Box<dyn Stream>>,
@@ -171,7 +172,7 @@ impl fmt::Debug for Connection {
 }
 
 impl Connection {
-    /// Since when it stands.
+    /// Returns when it was opened.
     pub(super) fn since(&self) -> Instant {
         self.since
     }
@@ -190,12 +191,12 @@ impl Connection {
         }
     }
 
-    /// Returns when the connection is at its end, with the reason.
+    /// Waits until the connection ends, and returns the reason.
     pub(super) async fn ended(&mut self) -> io::Error {
         ended(&mut self.read).await
     }
 
-    /// Ends it in good order. Success means that the server has read everything: who closes with something unread resets
+    /// Closes it in an orderly way. Success means that the server has read everything: closing with unread data resets
     /// the connection.
     pub(super) async fn close(mut self) -> io::Result<()> {
         let goodbye = async {
@@ -209,7 +210,7 @@ impl Connection {
     }
 }
 
-/// A server has nothing to say, so what can be read is the end.
+/// Waits for the end of the connection. A server sends nothing, so anything read before that is ignored.
 async fn ended(read: &mut ReadHalf<Box<dyn Stream>>) -> io::Error {
     let mut ignored = [0; 512];
     loop {
@@ -221,7 +222,7 @@ async fn ended(read: &mut ReadHalf<Box<dyn Stream>>) -> io::Error {
     }
 }
 
-/// Appends a line as a message with its length before it.
+/// Appends a line as a message prefixed by its length.
 pub(super) fn frame(line: &[u8], instance: &str, out: &mut Vec<u8>) {
     let facts = Facts::of(line);
     let severity = match facts.severity() {
@@ -231,14 +232,14 @@ pub(super) fn frame(line: &[u8], instance: &str, out: &mut Vec<u8>) {
         Severity::Notice => 5,
         Severity::Informational => 6,
     };
-    // Nothing of a damaged line is known, the time neither.
+    // The time of a damaged line is unknown.
     let time = match facts.time {
         0 => "-".to_owned(),
         time => Timestamp::from_millis(time).to_string(),
     };
     let host = header(instance, 255);
     let id = header(facts.metadata.event_code.as_deref().unwrap_or_default(), 32);
-    // `sequenceId` begins again after its highest value (RFC 5424 section 7.3.1).
+    // `sequenceId` wraps after its highest value (RFC 5424 section 7.3.1).
     let sequence = match facts.seq.checked_sub(1) {
         None => "-".to_owned(),
         Some(before) => format!("[meta sequenceId=\"{}\"]", before % 2_147_483_647 + 1),
@@ -249,7 +250,7 @@ pub(super) fn frame(line: &[u8], instance: &str, out: &mut Vec<u8>) {
     out.extend_from_slice(line);
 }
 
-/// A field of the head: printable ASCII without spaces, of a bounded length, or `-` (RFC 5424 section 6).
+/// Formats a header field: printable ASCII without spaces, of a limited length, or `-` (RFC 5424 section 6).
 fn header(text: &str, most: usize) -> String {
     let safe = |c: char| if c.is_ascii_graphic() { c } else { '_' };
     let text: String = text.chars().take(most).map(safe).collect();

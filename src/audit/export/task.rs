@@ -1,4 +1,4 @@
-//! The task of an export: reads, sends, and remembers what the receiver has.
+//! The task of an export: reads lines, sends them, and stores the receiver's position.
 
 use std::{collections::VecDeque, io, sync::Arc, time::Duration};
 
@@ -21,27 +21,27 @@ use crate::{
     supervisor::TaskResult,
 };
 
-/// The pause after a failure, which doubles up to a bound.
+/// The back-off after a failure, which doubles up to a limit.
 const FIRST_PAUSE: Duration = Duration::from_millis(250);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
-/// The pause after an answer that will be the same the next time, until somebody does something about it.
+/// The back-off after a response that will not change until somebody fixes the cause.
 const SLOW: Duration = Duration::from_secs(60);
-/// How long a connection must have stood to count as one of a server that takes lines, and for its end to be no reason to wait
-/// longer before the next.
+/// How long a connection must have been open for its server to count as accepting lines, and for its end not to extend
+/// the back-off.
 const STEADY: Duration = Duration::from_secs(10);
-/// How long lines are collected for a call of a receiver that takes them in calls.
+/// How long lines are collected for one OTLP call.
 const LINGER: Duration = Duration::from_millis(500);
-/// How often the position is kept at most.
+/// The shortest time between two writes of the position.
 const SAVE: Duration = Duration::from_secs(1);
-/// How long sending may go on at the end.
+/// How long sending may continue at shutdown.
 const FINISH: Duration = Duration::from_secs(4);
-/// How long calls stay as small as they became when one was too large: with more at each, every second one would be.
+/// How long calls stay small after one was too large: if each grew again, every second call would be too large.
 const STAYS_SMALL: Duration = Duration::from_secs(600);
-/// What is remembered as one of what was sent on a connection.
+/// In-flight lines are tracked in steps of this time and size.
 const STEP: (Duration, i64) = (Duration::from_secs(1), 1 << 20);
 
-/// Sends the trail until `stop`, and then the rest of it, for some seconds at most. The trail should have ended by then, so
-/// that its last lines go out too.
+/// Sends the trail until `stop`, and then the rest of it, for some seconds at most. The trail should have ended before
+/// `stop`, so that its last lines are sent too.
 pub async fn run(export: Export, clock: Clock, component: ComponentHandle, stop: CancellationToken) -> TaskResult {
     let end = export.end();
     let mut task = Task::new(export, clock, component);
@@ -52,7 +52,10 @@ pub async fn run(export: Export, clock: Clock, component: ComponentHandle, stop:
     tokio::select! {
         () = task.work(end, &stop) => {}
         () = too_late => {
-            tracing::warn!(export = &**task.export.name(), "not all of the audit trail was sent; the rest is at the next start");
+            tracing::warn!(
+                export = &**task.export.name(),
+                "not all of the audit trail was sent; the rest will be sent after the next start"
+            );
         }
     }
     task.settle();
@@ -64,26 +67,26 @@ struct Task {
     export: Export,
     clock: Clock,
     component: ComponentHandle,
-    /// After what was sent.
+    /// The end of the lines that were sent.
     cursor: Cursor,
-    /// To a syslog server, and which.
+    /// The connection to a syslog server, and its target.
     connection: Option<(Connection, Arc<Target>)>,
-    /// What was sent on the connection and is not settled.
+    /// Lines that were sent on the connection and do not count as received yet.
     in_flight: VecDeque<Sent>,
-    /// Whether the connection has not stood for long enough to say that its server takes lines: one that refuses us for our
-    /// certificate says so after the handshake (TLS 1.3), and the first lines are on their way by then.
+    /// Whether the connection has not been open long enough to prove that its server accepts lines: a server that
+    /// rejects our certificate does so after the handshake (TLS 1.3), when the first lines are already in flight.
     unproven: bool,
     pause: Duration,
     /// Bytes of lines that a call may have.
     most: usize,
-    /// When one was too large, until calls may grow again.
+    /// When a call was last too large, until calls may grow again.
     too_large: Option<Instant>,
-    /// Whether more is settled than was kept.
+    /// Whether more is settled than the stored position says.
     unsaved: bool,
     saved: Instant,
 }
 
-/// A part of what was sent on a connection.
+/// A part of the lines sent on a connection.
 struct Sent {
     since: Instant,
     from: i64,
@@ -97,11 +100,11 @@ struct Failure {
     retry: Retry,
 }
 
-/// When the next try is.
+/// When to retry.
 enum Retry {
-    /// At once, as it sends less.
+    /// At once, because the next call is smaller.
     AtOnce,
-    /// After the pause of this failure, which grows from one to the next, and after this time at least.
+    /// After the back-off, which grows with each failure, but not before this time.
     After(Duration),
 }
 
@@ -114,7 +117,7 @@ impl Failure {
 impl Task {
     fn new(export: Export, clock: Clock, component: ComponentHandle) -> Self {
         let settled = export.goes_back();
-        // After a panic: what was under way is sent again.
+        // After a panic of an earlier task: its in-flight lines are sent again.
         export.set_sent(&settled);
         Self {
             clock,
@@ -141,11 +144,15 @@ impl Task {
             let known = *end.borrow_and_update();
             let sent = match self.read(known).await {
                 Ok(Some(batch)) => self.send(&batch).await,
-                // The trail may have ended after it was asked how far it is.
+                // The trail may have ended after its end was read.
                 Ok(None) if stop.is_cancelled() && !end.has_changed().unwrap_or(false) => {
                     if let Err(error) = self.close().await {
                         let export = &**self.export.name();
-                        tracing::warn!(export, %error, "the syslog server did not confirm the end; lines are sent again");
+                        tracing::warn!(
+                            export,
+                            %error,
+                            "the syslog server did not confirm the end of the connection; lines will be sent again"
+                        );
                     }
                     return;
                 }
@@ -174,7 +181,8 @@ impl Task {
                 if known.place.file == end.place.file {
                     break batch?;
                 }
-                // It may be of the file that goes on in place of one that somebody moved, or have failed as that one is shorter.
+                // The batch may be from the file that replaced one that somebody moved, or the read failed as that file
+                // is shorter.
             };
             if let Some(batch) = &batch {
                 export.reads(batch.first, batch.after.last.seq);
@@ -218,7 +226,7 @@ impl Task {
                         export,
                         lines = taken.rejected,
                         why,
-                        "lines of the audit trail were thrown away by the receiver"
+                        "the receiver rejected lines of the audit trail"
                     );
                 }
                 self.grow();
@@ -233,7 +241,7 @@ impl Task {
         Ok(())
     }
 
-    /// The receiver takes what it is sent.
+    /// Records that the receiver accepts what it is sent.
     fn succeeds(&mut self) {
         self.pause = FIRST_PAUSE;
         self.export.metrics().last_success.set(self.clock.now().as_secs());
@@ -242,9 +250,9 @@ impl Task {
 
     fn refused(&mut self, refused: Refused, batch: &Batch) -> Failure {
         match refused {
-            // A receiver that means less than a second says 0, and so does a date by a clock that is behind ours.
+            // `after` is 0 if the receiver means less than a second, or gave a date by a clock that is behind ours.
             Refused::Later { cause, why, after } => Failure { cause, why, retry: Retry::After(after) },
-            // What a receiver bounds is bytes: a few large lines say nothing of how many small ones it takes.
+            // Receivers limit bytes: a few large lines do not say how many small ones they accept.
             Refused::TooLarge(why) if batch.count > 1 => {
                 self.most = batch.bytes.len() / 2;
                 self.too_large = Some(Instant::now());
@@ -256,7 +264,7 @@ impl Task {
         }
     }
 
-    /// Lets the next call be larger, after one that was taken.
+    /// Lets the next call be larger, after one was accepted.
     fn grow(&mut self) {
         if self.too_large.is_none_or(|since| since.elapsed() >= STAYS_SMALL) {
             self.too_large = None;
@@ -264,7 +272,7 @@ impl Task {
         }
     }
 
-    /// Waits until there is more to do.
+    /// Waits until there is more work.
     async fn rest(&mut self, end: &mut watch::Receiver<End>, stop: &CancellationToken) -> Result<(), Failure> {
         let settles = self.in_flight.front().map(|sent| sent.since + STEP.0 + SETTLES);
         let saves = self.unsaved.then(|| self.saved + SAVE);
@@ -287,20 +295,20 @@ impl Task {
             biased;
             why = ended => return Err(Failure::new("connection", why.to_string())),
             changed = end.changed() => if changed.is_err() {
-                // Without a trail nothing will come.
+                // Without a trail there will be no more lines.
                 stop.cancelled().await;
             },
             () = stop.cancelled() => return Ok(()),
             () = due_in => return Ok(()),
         }
         if matches!(&*self.export.target(), Target::Otlp(_)) {
-            // The end of the trail is no reason to wait for more.
+            // At shutdown there is no reason to collect more lines.
             let _ = timeout(LINGER, stop.cancelled()).await;
         }
         Ok(())
     }
 
-    /// Goes back to what the receiver has for certain; how long to wait before the next try, if at all.
+    /// Goes back to the receiver's known position, and returns how long to wait before the next try, if at all.
     fn fail(&mut self, Failure { cause, why, retry }: Failure) -> Option<Duration> {
         self.export.metrics().failed(cause);
         self.component.degraded(format!("the audit trail cannot be sent: {why}"));
@@ -317,7 +325,7 @@ impl Task {
         Some(spread.max(least))
     }
 
-    /// Something is on its way that nobody acknowledges.
+    /// Tracks lines that were sent and that nobody acknowledges.
     fn flies(&mut self, after: Cursor) {
         let (now, from) = (Instant::now(), self.cursor.total);
         match self.in_flight.back_mut() {
@@ -326,7 +334,7 @@ impl Task {
         }
     }
 
-    /// Looks what is settled by now, and whether the connection has stood.
+    /// Checks which lines count as received now, and whether the connection has been open long enough.
     fn settle(&mut self) {
         let stands = |(connection, _): &(Connection, _)| connection.since().elapsed() >= STEADY;
         if self.unproven && self.connection.as_ref().is_some_and(stands) {
@@ -343,7 +351,7 @@ impl Task {
         }
     }
 
-    /// Ends the connection in good order, after which everything is settled.
+    /// Closes the connection in an orderly way, after which all lines count as received.
     async fn close(&mut self) -> io::Result<()> {
         let Some((connection, _)) = self.connection.take() else { return Ok(()) };
         connection.close().await?;
@@ -368,7 +376,11 @@ impl Task {
             self.unsaved = true;
             self.export.metrics().failed("position");
             let export = &**self.export.name();
-            tracing::error!(export, %error, "how far the audit trail was sent cannot be kept; after a restart lines are sent again");
+            tracing::error!(
+                export,
+                %error,
+                "the position of an export cannot be stored; after a restart lines will be sent again"
+            );
         }
     }
 }
@@ -391,7 +403,7 @@ mod tests {
         config::raw::WhenBehind,
     };
 
-    /// After `Retry-After: 0`, or a date that had passed, it was asked again in a loop without any pause.
+    /// After `Retry-After: 0`, or a date in the past, it was called again in a loop without any pause.
     #[test]
     fn a_receiver_that_is_busy_is_asked_after_a_pause_that_grows_though_it_asks_for_none() {
         let trail = Written::new(&[2]);
@@ -404,7 +416,7 @@ mod tests {
             let failure = task.refused(Refused::Later { cause: "busy", why: String::new(), after }, &batch);
             task.fail(failure).unwrap()
         };
-        // The rest is drawn.
+        // The upper half is jitter.
         let mut least = FIRST_PAUSE / 2;
         for _ in 0..10 {
             let pause = busy(&mut task, Duration::ZERO);
@@ -412,7 +424,7 @@ mod tests {
             least = (least * 2).min(LONGEST_PAUSE / 2);
         }
         assert_eq!(busy(&mut task, Duration::from_secs(120)), Duration::from_secs(120));
-        // Half as much is another call.
+        // A call of half the size is tried at once.
         let failure = task.refused(Refused::TooLarge(String::new()), &batch);
         assert_eq!(task.fail(failure), None);
     }
@@ -449,8 +461,8 @@ mod tests {
         }
     }
 
-    /// Its bytes were sent from the place on that the receiver had the moved one to; one that did not reach that was a trail that cannot
-    /// be read.
+    /// The new file was sent from the receiver's position in the moved one on; if it was shorter than that, the trail
+    /// could not be read.
     #[tokio::test]
     async fn a_file_that_began_just_now_is_not_read_as_the_one_that_somebody_moved() {
         for count in [4, 1] {
@@ -471,14 +483,14 @@ mod tests {
         }
     }
 
-    /// What a receiver takes in a call.
+    /// Bytes that a receiver accepts in a call.
     const TAKES: usize = 128 << 10;
 
     fn lines(task: &Task, count: usize, size: usize) -> Batch {
         Batch { bytes: vec![b'x'; count * size], count, first: None, after: task.cursor }
     }
 
-    /// A call with as many lines of a size as may be: how many, and whether they were taken.
+    /// Makes a call with as many lines of a size as allowed. Returns how many, and whether they were accepted.
     fn call(task: &mut Task, size: usize) -> (usize, bool) {
         let batch = lines(task, (task.most / size).max(1), size);
         let is_taken = batch.bytes.len() <= TAKES;
