@@ -283,7 +283,7 @@ fn where_there_is_no_trail_nothing_is_said_to_be_intact() {
     assert!(matches!(none, CannotVerify::NoTrail(_)), "an empty file is none");
     fs::write(folder.path().join("audit.jsonl"), "?{\n").unwrap();
     let damaged = check(NOW).unwrap_err().to_string();
-    assert!(damaged.contains("audit.jsonl is no trail, or one whose first line was damaged"), "{damaged}");
+    assert!(damaged.contains("audit.jsonl is not a trail, or its first line was damaged"), "{damaged}");
     // What a copy saw is missing, which is more than that.
     let replicas = Replicas::new();
     NAMES.iter().for_each(|name| fs::remove_dir_all(replicas.folder(name)).unwrap());

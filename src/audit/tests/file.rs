@@ -331,7 +331,7 @@ fn the_chain_runs_on_across_files() {
     let without = |at: usize| files.iter().enumerate().filter(move |(n, _)| *n != at).map(|(_, file)| file);
     assert!(!verify_files(without(1), &proof(&settings)).unwrap().is_intact());
     let findings = verify_files(without(0), &proof(&settings)).unwrap();
-    assert!(problems(&findings)[0].contains("no line tells that their time was over"), "{:?}", problems(&findings));
+    assert!(problems(&findings)[0].contains("no line says that retention removed them"), "{:?}", problems(&findings));
     let findings = verify_files(without(0), &Proof { part: true, ..proof(&settings) }).unwrap();
     assert_eq!(problems(&findings), Vec::<String>::new());
     assert!(findings.summary.first > 1);

@@ -79,12 +79,12 @@ fn a_file_that_somebody_removed_is_missed_though_others_went_in_time() {
     kept.intact();
     fs::remove_file(&kept.files()[0]).unwrap();
     let findings = kept.check();
-    assert!(problems(&findings)[0].contains("no line tells that their time was over"), "{:?}", problems(&findings));
+    assert!(problems(&findings)[0].contains("no line says that retention removed them"), "{:?}", problems(&findings));
 
     // Nor does it help to wait until what comes after it goes as well: the lines that tell do not follow on each other.
     kept.run(200);
     let found = problems(&kept.check()).concat();
-    assert!(found.contains("were gone before their time was over"), "{found}");
+    assert!(found.contains("were gone before retention removed them"), "{found}");
 }
 
 #[test]

@@ -102,7 +102,7 @@ fn problems_are_told_in_plain_words_with_their_place() {
         ("deleted", without(3), "trail:4: line number 4 is missing before this one"),
         ("three deleted", [&lines[..3], &lines[6..]].concat().concat(), "trail:4: lines number 4 to 6 are missing"),
         ("first deleted", without(0), "trail:1: lines before this one are missing"),
-        ("inserted", replaced(3, &[b"{}\n", &*lines[3]].concat()), "trail:4: this is no line of a trail"),
+        ("inserted", replaced(3, &[b"{}\n", &*lines[3]].concat()), "trail:4: this is not a line of a trail"),
         ("repeated", replaced(3, &lines[3].repeat(2)), "trail:5: the line does not belong here: it is number 4"),
         ("half a line", replaced(lines.len() - 1, b"{\"class"), "the line is cut"),
         ("long", replaced(3, &[vec![b'x'; 20_000], vec![b'\n']].concat()), "trail:4: the line is longer"),

@@ -1,4 +1,4 @@
-//! Checks the chains of all replicas, and each against what the others say of it.
+//! Verifies the chains of all replicas, and each against the heads that the others recorded.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -23,14 +23,14 @@ use super::{
 };
 use crate::clock::Timestamp;
 
-/// How deep folders are looked into.
+/// How deep folders are searched.
 const MAX_DEPTH: usize = 8;
 
-/// What a check of all chains found.
+/// The findings of a verification of all chains.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct AllFindings {
     pub chains: Vec<Chain>,
-    /// What no chain shows of itself: that one is missing, or is not the one that others saw.
+    /// Problems that no chain shows by itself: a chain is missing, or is not the one that others saw.
     pub problems: Vec<String>,
     /// Files in the folders given that are neither a trail nor a copy of checkpoints.
     pub others: Vec<PathBuf>,
@@ -47,23 +47,24 @@ impl AllFindings {
 pub struct Chain {
     /// Its current file.
     pub path: PathBuf,
-    /// The replicas that wrote it; several if a volume was handed on.
+    /// The replicas that wrote it; several if its volume was passed on.
     pub instances: BTreeSet<Arc<str>>,
     pub findings: Findings,
 }
 
-/// What a chain says of itself and of others.
+/// The facts in a chain about itself and about others.
 #[derive(Debug, Default)]
 pub(super) struct Collected {
     instances: BTreeSet<Arc<str>>,
-    /// The one that wrote its end.
+    /// The replica that wrote its end.
     last: Option<Arc<str>>,
-    /// Its checkpoints: number, and as much of the code as tells two lines apart.
+    /// Its checkpoints: number, and enough of the code to distinguish lines.
     marks: HashSet<(u64, u64)>,
     witnessed: BTreeMap<Seen, Witnessed>,
 }
 
-/// A head: whose, its number, and its code as in `marks`. Of a chain that was begun anew the numbers come again, with other codes.
+/// A head: its replica, its number, and its code as in `marks`. A chain that was begun again repeats numbers, with
+/// other codes.
 type Seen = (Arc<str>, u64, u64);
 
 /// Who saw a head.
@@ -93,8 +94,8 @@ impl Collected {
         self.witnessed.insert(seen, Witnessed { by: by.into(), at });
     }
 
-    /// How far something elsewhere tells that a chain had come, and when: what came later may be cut off. `marks` are the checkpoints
-    /// of the chain, which this replica wrote last.
+    /// Returns the last head of a chain that was seen elsewhere, and when: later lines may be cut off. `marks` are the
+    /// checkpoints of the chain, and `instance` is the replica that wrote it last.
     fn end_of(&self, instance: &Arc<str>, marks: &HashSet<(u64, u64)>, since: Timestamp) -> Option<(u64, Timestamp)> {
         let own = (Arc::clone(instance), 0, 0)..=(Arc::clone(instance), u64::MAX, u64::MAX);
         let mut seen = self.witnessed.range(own).rev();
@@ -103,7 +104,7 @@ impl Collected {
         })
     }
 
-    /// Adds what a copy of checkpoints proves of the chains that wrote it. Lines that are not genuine prove nothing.
+    /// Adds the heads that a copy of checkpoints proves. Lines that are not genuine prove nothing.
     fn read_copy(&mut self, path: &Path, proof: &Proof) -> Result<(), CannotVerify> {
         let failed = |error| CannotVerify::Io { path: path.to_owned(), error };
         let by = path.display().to_string();
@@ -119,7 +120,8 @@ impl Collected {
     }
 }
 
-/// Checks the trails among `paths`, files and folders, and that each chain that one of them saw after `since` is there.
+/// Verifies the trails among `paths` (files and folders), and that each chain that one of them saw since `since` is
+/// there.
 pub fn verify_all(paths: &[PathBuf], proof: &Proof, since: Timestamp) -> Result<AllFindings, CannotVerify> {
     let mut found = Found::default();
     for path in paths {
@@ -146,7 +148,7 @@ pub fn verify_all(paths: &[PathBuf], proof: &Proof, since: Timestamp) -> Result<
         (summary.compared_to, summary.compared_at) = end.unzip();
     }
     all.problems = compare(&seen.witnessed, &all.chains, &collected, since);
-    // Copies of checkpoints alone tell which chains are missing.
+    // Copies of checkpoints without any trail still show which chains are missing.
     if all.chains.is_empty() && all.problems.is_empty() {
         return Err(CannotVerify::NoTrail(all.others));
     }
@@ -160,7 +162,7 @@ fn check(path: &Path, proof: &Proof) -> Result<(Findings, Collected), CannotVeri
     Ok(verifier.end())
 }
 
-/// Of each chain that others saw and that is not as they saw it, what is wrong with it, by the last that was seen.
+/// Returns a problem for each chain that others saw and that is missing or different, by the latest such head.
 fn compare(
     witnessed: &BTreeMap<Seen, Witnessed>,
     chains: &[Chain],
@@ -174,13 +176,13 @@ fn compare(
         }
     }
     let mut wrong: BTreeMap<&Arc<str>, String> = BTreeMap::new();
-    // Not by number: of a chain that was begun anew the later ones may be lower.
+    // Sorted by time, not by number: a chain that was begun again may have lower numbers later.
     let mut seen: Vec<_> = witnessed.iter().filter(|(_, Witnessed { at, .. })| *at >= since).collect();
     seen.sort_by_key(|(_, Witnessed { at, .. })| *at);
     for ((instance, seq, mac), Witnessed { by, at }) in seen {
         let Some(own) = of.get(instance) else {
             let what = format!(
-                "the chain of {instance} is missing: {by} saw it at line {seq} at {at}, and none of these files is of it"
+                "the chain of {instance} is missing: {by} saw it at line {seq} at {at}, and none of these files belongs to it"
             );
             wrong.insert(instance, what);
             continue;
@@ -200,12 +202,12 @@ fn compare(
     wrong.into_values().collect()
 }
 
-/// The first 64 bits of a code. Without the key nobody makes a line that has the same.
+/// Returns the first 64 bits of a code. Without the key nobody can create another line with the same.
 fn brief(mac: &str) -> u64 {
     mac.get(..16).and_then(|digits| u64::from_str_radix(digits, 16).ok()).unwrap_or_default()
 }
 
-/// What is in the places given.
+/// The files found in the places given.
 #[derive(Debug, Default)]
 struct Found {
     /// The current file of each trail.
@@ -225,7 +227,7 @@ impl Found {
             entries.sort();
             return entries.iter().try_for_each(|entry| self.look(entry, depth + 1));
         }
-        // A socket or a pipe beside a trail is nothing to read.
+        // A socket or a pipe beside a trail is not read.
         if depth > 0 && !metadata.is_file() {
             self.others.push(path.to_owned());
             return Ok(());
@@ -233,7 +235,8 @@ impl Found {
         match Looks::of(path)? {
             Looks::Trail => _ = self.trails.insert(current(path)),
             Looks::Copy => _ = self.copies.insert(path.to_owned()),
-            // Who names a file says what it is; if it is damaged from its first byte on, that is to be told.
+            // A file that is named explicitly is taken for a trail; if it is damaged from its first byte on, that is
+            // reported.
             Looks::Other if depth == 0 || ends_as_trail(path)? => _ = self.trails.insert(current(path)),
             Looks::Other => self.others.push(path.to_owned()),
         }
@@ -241,7 +244,7 @@ impl Found {
     }
 }
 
-/// What a file is by its first line.
+/// The kind of a file by its first line.
 enum Looks {
     Trail,
     /// A copy of checkpoints, with no other lines.
@@ -262,10 +265,10 @@ impl Looks {
     }
 }
 
-/// Whether a file ends as a trail does, so that nobody has one passed over by an edit of its first line. Whole checkpoints alone are what
-/// a copy of them has.
+/// Whether a file ends as a trail does, so that a trail is not skipped because somebody edited its first line. A file
+/// that has only checkpoints is a copy of them.
 fn ends_as_trail(path: &Path) -> io::Result<bool> {
-    // A line that a crash cut off may come after the last whole one.
+    // An incomplete line may follow the last complete one after a crash.
     let end = end_of(path, 2 * MAX_LINE as u64)?;
     let is_checkpoint = |line: &[u8]| {
         serde_json::from_slice::<Content>(line).is_ok_and(|content| content.metadata.event_code == code::CHECKPOINT)
@@ -273,7 +276,7 @@ fn ends_as_trail(path: &Path) -> io::Result<bool> {
     Ok(end.split(|byte| *byte == b'\n').any(|line| Sealed::parse(line).is_some() && !is_checkpoint(line)))
 }
 
-/// The name of the current file of the trail that a file is of: without the number that a full one has.
+/// Returns the path of the current file of a file's trail: without the number of a full file.
 fn current(path: &Path) -> PathBuf {
     let is_number = |extension: &str| extension.len() >= 6 && extension.bytes().all(|byte| byte.is_ascii_digit());
     match path.extension().and_then(|extension| extension.to_str()) {

@@ -1,4 +1,4 @@
-//! What a check of a trail found, and how it is told.
+//! The findings of a verification, and their text.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -6,11 +6,11 @@ use serde::{Serialize, Serializer};
 
 use crate::clock::{Timestamp, rfc3339};
 
-/// What a check found.
+/// The findings of a verification.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Findings {
     pub problems: Vec<Problem>,
-    /// Problems besides those in `problems`.
+    /// The number of problems beyond those in `problems`.
     pub more: u64,
     pub summary: Summary,
 }
@@ -21,13 +21,13 @@ impl Findings {
     }
 }
 
-/// Something that is wrong, in plain words.
+/// A problem, in plain words.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Problem {
     pub file: String,
-    /// Counts from 1; none if it is about the end.
+    /// Counts from 1; none if it concerns the trail as a whole.
     pub line: Option<u64>,
-    /// The last of the lines one after the other that this is said of.
+    /// The last of several consecutive lines with this problem.
     pub through: Option<u64>,
     pub what: String,
 }
@@ -44,7 +44,7 @@ impl fmt::Display for Problem {
     }
 }
 
-/// What a trail holds.
+/// The content of a trail.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Summary {
     pub lines: u64,
@@ -55,20 +55,20 @@ pub struct Summary {
     /// Starts of a process.
     pub segments: u64,
     pub checkpoints: u64,
-    /// The last line that retention removed, as the trail tells.
+    /// The last line that retention removed, according to the trail.
     pub cut: Option<u64>,
     /// Whether signatures were checked.
     pub signatures_checked: bool,
-    /// Whether a checkpoint from elsewhere was compared with.
+    /// Whether the end was compared with a checkpoint from elsewhere.
     pub end_checked: bool,
-    /// The number of the last of these.
+    /// The number of that checkpoint.
     pub compared_to: Option<u64>,
-    /// When it was seen. It may be long ago: lines that were written since may be cut off.
+    /// When it was seen. It may be long ago: lines written since may be cut off.
     #[serde(serialize_with = "as_text")]
     pub compared_at: Option<Timestamp>,
-    /// The last checkpoint from elsewhere, where its line was not there to be compared with.
+    /// The last checkpoint from elsewhere, if its line was not there for the comparison.
     pub not_compared: Option<NotCompared>,
-    /// Gaps that the trail itself tells of.
+    /// Gaps that the trail itself records.
     pub gaps: u64,
     /// Records lost in these.
     pub lost: u64,
@@ -80,7 +80,7 @@ pub struct Summary {
     pub kinds: BTreeMap<String, u64>,
 }
 
-/// A checkpoint that was seen elsewhere, and whose line is not in the files given as it was then.
+/// A checkpoint that was seen elsewhere, and whose line is not unchanged in the files given.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct NotCompared {
     /// The number of its line.
@@ -96,7 +96,7 @@ impl fmt::Display for NotCompared {
         write!(
             f,
             "the end was not compared: the last checkpoint from elsewhere is of line {seq} at {at}, which was not found unedited in \
-             the files given; lines cut off it would not be seen"
+             the files given; lines cut off the end would not be detected"
         )
     }
 }
@@ -125,21 +125,21 @@ impl fmt::Display for Summary {
             writeln!(f, "  {kind}: {count}")?;
         }
         if let Some(cut) = self.cut {
-            writeln!(f, "lines up to number {cut} were removed when their time was over, as the trail tells")?;
+            writeln!(f, "lines up to number {cut} were removed by retention, according to the trail")?;
         } else if self.first > 1 {
             writeln!(f, "lines before number {} are not in the files given", self.first)?;
         }
         if let Some((number, at)) = self.compared_to.zip(self.compared_at) {
             writeln!(
                 f,
-                "compared up to line {number}, which was seen elsewhere at {at}: lines written later and cut off would not be seen"
+                "compared up to line {number}, which was seen elsewhere at {at}: lines written later and cut off would not be detected"
             )?;
         } else if let Some(not_compared) = &self.not_compared {
             writeln!(f, "{not_compared}")?;
         } else {
             writeln!(
                 f,
-                "the end was not compared with a checkpoint from elsewhere: lines cut off it would not be seen"
+                "the end was not compared with a checkpoint from elsewhere: lines cut off the end would not be detected"
             )?;
         }
         Ok(())

@@ -1,4 +1,4 @@
-//! Checks a trail: whether every line that was written is there, unchanged and in order.
+//! Verifies a trail: whether every line that was written is there, unchanged and in order.
 
 mod all;
 mod findings;
@@ -28,21 +28,21 @@ use super::{
 };
 use crate::clock::Timestamp;
 
-/// Problems beyond this many are counted and not kept.
+/// Problems beyond this number are only counted.
 const MAX_PROBLEMS: usize = 1000;
 
-/// What a trail is checked with.
+/// The keys and options for verifying a trail.
 #[derive(Clone, Debug)]
 pub struct Proof {
-    /// The chain keys that were in use. Any may have sealed a line.
+    /// The chain keys that were in use. Any of them may have sealed a line.
     pub keys: Vec<ChainKey>,
-    /// Any may have signed a checkpoint; without one, signatures are not checked.
+    /// The checkpoint keys. Any of them may have signed a checkpoint; without any, signatures are not checked.
     pub checkpoint_keys: Vec<CheckpointPublicKey>,
-    /// The last checkpoint, from the second place. Without it lines cut off the end cannot be seen.
+    /// The last checkpoint, from the second place. Without it, lines cut off the end cannot be detected.
     pub last_checkpoint: Option<Checkpoint>,
-    /// The lines were collected from standard output, where every start begins a new chain.
+    /// Whether the lines were collected from standard output, where every start begins a new chain.
     pub restarts: bool,
-    /// The files are a part of the trail, so that nobody asks for the lines before the first.
+    /// Whether the files are a part of the trail, so that lines before the first are not missed.
     pub part: bool,
 }
 
@@ -54,7 +54,7 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// The last checkpoint in a file of checkpoints, if its signature and its code are good.
+    /// Returns the last checkpoint in a file of checkpoints, if its signature and its code are valid.
     pub fn last_of(
         reader: impl BufRead,
         keys: &[ChainKey],
@@ -63,7 +63,7 @@ impl Checkpoint {
         let mut last = None;
         let mut lines = Lines::new(reader);
         while let Some(line) = lines.next().map_err(CannotVerify::LastCheckpoint)? {
-            // A half-written line is what a crash in the middle of copying leaves.
+            // A crash while copying leaves an incomplete line.
             if line.fault.is_none() && !line.bytes.is_empty() {
                 last = Some(line.bytes.to_vec());
             }
@@ -79,11 +79,11 @@ impl Checkpoint {
     }
 }
 
-/// Why nothing can be said about a trail.
+/// Why a trail cannot be verified.
 #[derive(Debug, thiserror::Error)]
 pub enum CannotVerify {
     #[error(
-        "a trail cannot be checked without the key of its chain; give the file that `audit.chain_key` names, or \
+        "a trail cannot be verified without its chain key; give the file that `audit.chain_key` names, or \
          `audit-chain.key` beside the store"
     )]
     NoKey,
@@ -95,28 +95,28 @@ pub enum CannotVerify {
         "the file of the last checkpoint does not end with a checkpoint; give the file that `audit.checkpoint_copy` names"
     )]
     NoCheckpoint,
-    #[error("the last checkpoint is not genuine: its code or its signature does not fit the keys given")]
+    #[error("the last checkpoint is not genuine: its code or its signature does not match the keys given")]
     ForgedCheckpoint,
     #[error(
-        "no trail is among the files and folders given, so that nothing was checked; see that the volume with the file that \
+        "there is no trail among the files and folders given, so nothing was verified; check that the volume with the file that \
          `audit.sink.file` names is mounted there{}",
         others(.0)
     )]
     NoTrail(Vec<PathBuf>),
 }
 
-/// What was looked at and is no trail: a trail whose first line somebody damaged looks so too.
+/// Names the files that are not trails: a trail whose first line somebody damaged looks like one of these.
 fn others(paths: &[PathBuf]) -> String {
     match paths {
         [] => String::new(),
         [first, rest @ ..] => {
             let more = if rest.is_empty() { String::new() } else { format!(" and {} more", rest.len()) };
-            format!("; {}{more} is no trail, or one whose first line was damaged", first.display())
+            format!("; {}{more} is not a trail, or its first line was damaged", first.display())
         }
     }
 }
 
-/// Checks files in the order given, the oldest first.
+/// Verifies files in the order given, the oldest first.
 pub fn verify_files<P: AsRef<Path>>(
     files: impl IntoIterator<Item = P>,
     proof: &Proof,
@@ -131,33 +131,33 @@ fn open(path: &Path) -> Result<BufReader<File>, CannotVerify> {
     Ok(BufReader::with_capacity(1 << 16, file))
 }
 
-/// Checks a trail as it is read, in bounded memory.
+/// Verifies a trail as it is read, in bounded memory.
 #[derive(Debug)]
 pub struct Verifier<'a> {
     proof: &'a Proof,
-    /// Which key fitted last.
+    /// The index of the key that matched last.
     key: usize,
     /// Whether any line was sealed with one of the keys.
     fitted: bool,
     /// The line that the first one given links to; none at the beginning.
     before: Option<Link>,
-    /// Whether a line tells that retention removed all up to there.
+    /// Whether a line says that retention removed everything up to there.
     explained: bool,
-    /// The line before; none at the beginning.
+    /// The previous line; none at the beginning.
     last: Option<Link>,
-    /// The last checkpoint or start of this segment, and how far the next may be from it.
+    /// The last checkpoint or start of this segment, and the checkpoint interval.
     mark: Option<(Timestamp, Duration)>,
     /// The latest time of a line of this segment.
     latest: Option<Timestamp>,
     /// Whether a gap explains that a checkpoint is late.
     gap: bool,
     file: String,
-    /// A line of this chain that has the number of the last checkpoint and is another one.
+    /// Set if a line has the number of the last checkpoint and is a different line.
     rewritten: Option<Problem>,
-    /// Whether the line of the last checkpoint was there.
+    /// Whether the line of the last checkpoint was found.
     reached: bool,
     findings: Findings,
-    /// What other chains are to be compared with; none if nobody asked.
+    /// Facts for comparing chains with each other; none unless requested.
     collected: Option<Collected>,
 }
 
@@ -186,7 +186,7 @@ impl<'a> Verifier<'a> {
         })
     }
 
-    /// Keeps what other chains are to be compared with: some bytes for each checkpoint.
+    /// Also collects the facts for comparing chains: some bytes for each checkpoint.
     fn collecting(self) -> Self {
         Self { collected: Some(Collected::default()), ..self }
     }
@@ -200,7 +200,7 @@ impl<'a> Verifier<'a> {
         Ok(())
     }
 
-    /// Checks the next file.
+    /// Verifies the next file.
     pub fn read(&mut self, name: &str, reader: impl BufRead) -> io::Result<()> {
         name.clone_into(&mut self.file);
         let mut lines = Lines::new(reader);
@@ -210,7 +210,7 @@ impl<'a> Verifier<'a> {
         Ok(())
     }
 
-    /// What was found, when all files were read.
+    /// Returns the findings, after all files were read.
     pub fn finish(self) -> Findings {
         self.end().0
     }
@@ -222,24 +222,24 @@ impl<'a> Verifier<'a> {
         if self.last.is_none() {
             self.problem(None, "there is no line of a trail".to_owned());
         } else if !self.fitted {
-            self.problem(None, "no line fits the key given: is it the key of this trail?".to_owned());
+            self.problem(None, "no line matches the key given: is it the key of this trail?".to_owned());
         }
         let first = self.findings.summary.first;
         if first > 1 && !self.explained && !self.proof.part {
             self.problem(
                 None,
                 format!(
-                    "lines before number {first} are missing, and no line tells that their time was over; if these files are a \
-                     part of the trail, say so with --part"
+                    "lines before number {first} are missing, and no line says that retention removed them; if these files are a \
+                     part of the trail, use --part"
                 ),
             );
         }
         if let Some(Checkpoint { link: checkpoint, at }) = self.proof.last_checkpoint {
-            // A chain that has begun since may have no checkpoint yet, and numbers of its own.
+            // A chain that began later has its own numbers, and may have no checkpoint yet.
             let was_before = self.proof.restarts && self.reached;
             let is_cut = !was_before && last.seq < checkpoint.seq;
             let summary = &mut self.findings.summary;
-            // Else its line is not there to be compared with, such as where its time was over.
+            // Otherwise its line is not there for the comparison, for example because retention removed it.
             summary.end_checked = self.reached || is_cut || self.rewritten.is_some();
             if summary.end_checked {
                 (summary.compared_to, summary.compared_at) = (Some(checkpoint.seq), Some(at));
@@ -267,37 +267,38 @@ impl<'a> Verifier<'a> {
         self.findings.summary.lines += 1;
         match line.fault {
             Some(Fault::Long) => return self.problem(number, "the line is longer than any line of a trail".to_owned()),
-            Some(Fault::Torn) => return self.problem(number, "the line is cut: it has no end".to_owned()),
+            Some(Fault::Torn) => return self.problem(number, "the line is cut off: it has no line end".to_owned()),
             None => {}
         }
         let Some(sealed) = Sealed::parse(line.bytes) else {
             return self
-                .problem(number, "this is no line of a trail: it was inserted, or its end was edited".to_owned());
+                .problem(number, "this is not a line of a trail: it was inserted, or its end was edited".to_owned());
         };
         let Some(key) = self.fitting_key(&sealed) else {
             self.problem(
                 number,
-                "the line was edited or forged, or sealed with another key: its code does not fit its text".to_owned(),
+                "the line was edited or forged, or sealed with another key: its code does not match its text"
+                    .to_owned(),
             );
-            // What it claims still tells where the lines after it belong.
+            // Its own claims still locate the lines after it.
             self.follow(number, &sealed);
             return;
         };
         (self.key, self.fitted) = (key, true);
         let Ok(content) = serde_json::from_slice::<Content>(line.bytes) else {
-            self.problem(number, "the line is sealed and yet no JSON".to_owned());
+            self.problem(number, "the line is sealed and yet not JSON".to_owned());
             self.follow(number, &sealed);
             return;
         };
         let begins = content.metadata.event_code == code::START && sealed.link.seq == 1;
         if self.last.is_none() {
             self.first(&sealed);
-            // What was collected from standard output may be cut anywhere.
+            // Lines collected from standard output may begin anywhere.
             let is_part = self.proof.part && self.proof.restarts;
             if !begins && content.metadata.event_code != code::FILE && !is_part {
                 self.problem(
                     number,
-                    "lines before this one are missing: a trail or a file begins otherwise".to_owned(),
+                    "lines before this one are missing: neither a trail nor a file begins like this".to_owned(),
                 );
             }
             self.last = Some(sealed.link);
@@ -330,7 +331,7 @@ impl<'a> Verifier<'a> {
         self.before = sealed.link.seq.checked_sub(1).map(|seq| Link { seq, mac: sealed.prev });
     }
 
-    /// Checks that a line comes after the last one, and goes on from it.
+    /// Checks that a line has the next number and links to the previous line.
     fn follow(&mut self, number: Option<u64>, sealed: &Sealed<'_>) {
         let Link { seq, .. } = sealed.link;
         if self.last.is_none() {
@@ -352,7 +353,7 @@ impl<'a> Verifier<'a> {
             } else if sealed.prev != last.mac {
                 self.problem(
                     number,
-                    "the line does not follow from the one before: one of both was replaced".to_owned(),
+                    "the line does not link to the one before: one of the two was replaced".to_owned(),
                 );
             }
         }
@@ -400,22 +401,23 @@ impl<'a> Verifier<'a> {
             _ => {}
         }
         self.latest = match content.metadata.event_code.as_str() {
-            // What came before it is not late for the next one: the clock may have been set back since.
+            // Earlier lines do not make the next checkpoint late: the clock may have been set back since.
             code::START | code::CHECKPOINT => None,
             _ => Some(self.latest.map_or(time, |latest| latest.max(time))),
         };
     }
 
-    /// Files were removed because their time was over.
+    /// Checks a line that says which files retention removed.
     fn cut(&mut self, number: Option<u64>, cut: Option<&Cut>, sealed: &Sealed<'_>) {
         let Some(cut) = cut.filter(|_| is_signed(sealed, &self.proof.checkpoint_keys)) else {
-            return self.problem(number, "the line tells of removed files, and its signature does not fit".to_owned());
+            return self
+                .problem(number, "the signature of this line, which names removed files, is not valid".to_owned());
         };
         let told = self.findings.summary.cut.replace(cut.through);
         if let Some(told) = told.filter(|told| cut.from > told + 1) {
             self.problem(
                 number,
-                format!("lines number {} to {} were gone before their time was over", told + 1, cut.from - 1),
+                format!("lines number {} to {} were gone before retention removed them", told + 1, cut.from - 1),
             );
         }
         self.explained |= self.before.is_some_and(|before| before.mac.as_str() == cut.mac);
@@ -423,19 +425,20 @@ impl<'a> Verifier<'a> {
 
     fn checkpoint(&mut self, number: Option<u64>, time: Timestamp, sealed: &Sealed<'_>) {
         if !is_signed(sealed, &self.proof.checkpoint_keys) {
-            self.problem(number, "the signature of the checkpoint does not fit".to_owned());
+            self.problem(number, "the signature of the checkpoint is not valid".to_owned());
         }
         self.check_late(number, time);
     }
 
-    /// Looks whether the last checkpoint of a segment is missing. One that ends soon after a checkpoint ended in a crash.
+    /// Checks whether the last checkpoint of a segment is missing. A segment that ends soon after a checkpoint ended in
+    /// a crash.
     fn end_segment(&mut self, number: Option<u64>) {
         if let Some(latest) = self.latest.take() {
             self.check_late(number, latest);
         }
     }
 
-    /// Whether there should have been a checkpoint until then.
+    /// Checks whether a checkpoint was due before `until`.
     fn check_late(&mut self, number: Option<u64>, until: Timestamp) {
         if let Some((before, interval)) = self.mark
             && !self.gap
@@ -452,7 +455,7 @@ impl<'a> Verifier<'a> {
     }
 
     fn problem(&mut self, line: Option<u64>, what: String) {
-        // The same of many lines in a row is said once.
+        // The same problem of consecutive lines is reported once.
         if let (Some(last), Some(number)) = (self.findings.problems.last_mut(), line)
             && last.through.is_some_and(|through| through + 1 == number)
             && last.what == what
@@ -469,14 +472,14 @@ impl<'a> Verifier<'a> {
     }
 }
 
-/// Whether a line has a signature that one of the keys made; any is taken if there are no keys to check it with.
+/// Whether a line has a signature by one of the keys. Without keys any signature is accepted.
 fn is_signed(sealed: &Sealed<'_>, keys: &[CheckpointPublicKey]) -> bool {
     sealed
         .signature
         .is_some_and(|(signed, signature)| keys.is_empty() || keys.iter().any(|key| key.verifies(signed, &signature)))
 }
 
-/// Whether a line is signed so, and sealed with one of the keys of the chain.
+/// Whether a line is signed by one of the checkpoint keys, and sealed with one of the chain keys.
 fn is_genuine(sealed: &Sealed<'_>, keys: &[ChainKey], checkpoint_keys: &[CheckpointPublicKey]) -> bool {
     is_signed(sealed, checkpoint_keys) && keys.iter().any(|key| key.mac(sealed.covered) == sealed.link.mac)
 }
