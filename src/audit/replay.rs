@@ -1,4 +1,4 @@
-//! Reads a request's line back into what the policy looked at, so that the decision can be made again.
+//! Reads a request's line back into the inputs of its decision, so that the decision can be made again.
 
 use std::{io, net::IpAddr, sync::Arc};
 
@@ -18,13 +18,13 @@ use crate::{
     webhooks::Facts,
 };
 
-/// What a decision was made on. Of the claims it holds only those in [`super::CLAIMS`] and those that the policy named,
-/// which are all that it can look at; the query of a request is no input of any rule.
+/// The inputs of a decision. Of the claims it holds only those in [`super::CLAIMS`] and those that the policy named,
+/// which are all that a policy can use. The query of a request is not an input of any rule.
 #[derive(Clone, Debug)]
 pub struct ReplayInputs {
     pub id: Uuid,
     pub time: Timestamp,
-    /// None for Doorward's own endpoints, and for what matched no route.
+    /// None for Doorward's own endpoints, and for requests that matched no route.
     pub route: Option<String>,
     pub kind: Option<RouteKind>,
     pub host: String,
@@ -36,21 +36,21 @@ pub struct ReplayInputs {
     pub kubernetes: Option<Attributes>,
     pub run: Option<Run>,
     pub delivery: Option<Arc<Facts>>,
-    /// The token that was asked for, at the endpoint of tokens.
+    /// The token that was requested at the token endpoint.
     pub asked: Option<AskedToken>,
     /// The request whose delivery an EventListener asked about.
     pub about: Option<Uuid>,
     /// None if nobody was authenticated.
     pub principal: Option<Principal>,
-    /// What was decided then.
+    /// The original decision.
     pub decision: Option<Decision>,
     /// The digest of the policy that decided.
     pub policy: Option<String>,
-    /// Why it was refused, whichever step did.
+    /// The reason code of a refusal, whichever step refused.
     pub reason: Option<String>,
-    /// The reason in a sentence.
+    /// The reason in words.
     pub detail: Option<String>,
-    /// Fields that were cut to fit the line. If there are any, the decision made again may be another one.
+    /// Fields that were cut to fit the line. If there are any, the repeated decision may differ.
     pub truncated: Vec<String>,
 }
 
@@ -60,10 +60,11 @@ impl ReplayInputs {
         serde_json::from_slice::<Line>(line).map_err(ReplayError::Json)?.try_into()
     }
 
-    /// The request as rules see it; none if it was not routed to an upstream, and no token was asked for. The token itself is not in it.
+    /// Returns the request as rules see it; none if it was neither routed to an upstream nor a request for a token. It
+    /// does not contain the token itself.
     pub fn view(&self) -> Option<RequestView<'_>> {
         let (route, kind) = match &self.asked {
-            // Before it is known who asks, and for whom, no rule is asked.
+            // No rule is evaluated before the requester and the subject are known.
             Some(_) => (self.decision.as_ref().map(|_| TOKEN_ENDPOINT), Some(RouteKind::Http)),
             None => (self.route.as_deref(), self.kind),
         };
@@ -91,9 +92,9 @@ impl ReplayInputs {
 pub enum ReplayError {
     #[error("the trail cannot be read: {0}")]
     Io(#[from] io::Error),
-    #[error("the line is not a line of the trail: {0}")]
+    #[error("the line does not belong to an audit trail: {0}")]
     Json(serde_json::Error),
-    #[error("the line is a record of `{0}`, which holds no inputs of a decision")]
+    #[error("the line is a record of `{0}`, which contains no inputs of a decision")]
     Kind(String),
     #[error("the line names the unknown method `{0}`")]
     Method(String),
@@ -142,7 +143,7 @@ struct Named {
 #[derive(Deserialize)]
 struct Session {
     uid: Arc<str>,
-    /// Here lines of earlier versions have it.
+    /// Set in lines of earlier versions.
     credential: Option<String>,
     expiration_time: Option<i64>,
 }
@@ -198,11 +199,11 @@ struct Details {
 #[derive(Deserialize)]
 struct PrincipalLine {
     kind: Kind,
-    /// Of somebody for whom another acts, where they are of another kind.
+    /// The kind of the person or workload for whom an actor acts, if it differs.
     subject_kind: Option<Kind>,
     scheme: Scheme,
     credential: Option<String>,
-    /// None if the issuer said nothing of them.
+    /// None if the issuer said nothing about them.
     groups: Option<Vec<Arc<str>>>,
     scopes: Option<Vec<Arc<str>>>,
     actor: Option<Actor>,
@@ -264,7 +265,7 @@ impl TryFrom<Line> for ReplayInputs {
         let principal = line.actor.zip(details.principal).map(|(actor, known)| known.with(actor, delivery.clone()));
         let Authorization { decision, policy } = line.authorizations.into_iter().next().unwrap_or_default();
         let outcome = Effect::ALL.into_iter().find(|outcome| decision.as_deref() == Some(outcome.as_str()));
-        // `follow` is not in the trail: it tells only how long the answer lasts, which no decision asks.
+        // `follow` is not in the trail: it only affects how long the response lasts, which no decision uses.
         let kubernetes = details.kubernetes.map(|attributes| Attributes {
             path: if attributes.is_resource { String::new() } else { url.path.clone() },
             ..attributes
@@ -301,8 +302,8 @@ impl TryFrom<Line> for ReplayInputs {
 }
 
 impl ReplayInputs {
-    /// Whether the name of the caller, or of who caused the delivery, is a pseudonym, by which rules that name people or their repositories
-    /// tell nobody.
+    /// Whether the name of the caller, or of the person who caused the delivery, is a pseudonym, which rules that name
+    /// people or their repositories cannot match.
     pub fn is_pseudonymous(&self) -> bool {
         let caller = self.principal.as_ref().map(|principal| &*principal.subject);
         let behind = self.delivery.as_ref().and_then(|facts| facts.actor.as_deref());

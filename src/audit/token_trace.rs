@@ -1,4 +1,4 @@
-//! From a token of ours back to the run and the request that caused it, and on to each use of the token, by the trail alone.
+//! Traces a token of ours back to the run and the request that caused it, and forward to each use, by the trail alone.
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
@@ -20,48 +20,48 @@ use crate::{
 };
 
 /// Why a token ended that its holder revoked.
-pub(super) const DONE: &str = "its holder had done with it";
+pub(super) const DONE: &str = "its holder revoked it";
 
-/// Uses of one token that are kept; the others are counted.
+/// Uses of one token that are listed; further uses are only counted.
 const MAX_USES: usize = 1000;
 
-/// How many others are told apart, each of which has several records.
+/// Further uses that are counted. Each has several records, so their ids are held.
 const MAX_MORE: usize = 1 << 18;
 
-/// A token that was issued. Programs are told of times in milliseconds since 1970, as the trail does.
+/// A token that was issued. Times in JSON are Unix time in milliseconds, as in the trail.
 #[derive(Debug, Serialize)]
 pub struct TracedToken {
     #[serde(flatten)]
     pub issued: IssuedLine,
-    /// Whose it is, by the Kubernetes user name.
+    /// Its subject, by the Kubernetes user name.
     #[serde(rename = "on_behalf_of")]
     pub whose: String,
-    /// Who acts for them, where somebody does.
+    /// The actor, if somebody acts for the subject.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub actor: Option<ActorLine>,
     #[serde(rename = "issued", with = "millis")]
     pub at: Timestamp,
     /// The request that asked for it.
     pub request: Uuid,
-    /// Why it was given to nobody, where its request was refused after it had been written down, as who asked was revoked meanwhile, or
-    /// its client left before the answer.
+    /// Why nobody received it: its request was refused after the token had been recorded, for example because the
+    /// requester was revoked meanwhile, or its client left before the response.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub withheld: Option<String>,
-    /// When it was ended before its time.
+    /// When it ended before it expired.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ended: Option<End>,
-    /// From when on no other was given, and why, where it is another provider's: it goes on until its own end, unless the provider ended
-    /// it, which the trail does not tell.
+    /// For another provider's token: since when, and why, no other is issued. The token itself is valid until it
+    /// expires, unless the provider ended it, which the trail does not know.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub no_others_since: Option<End>,
-    /// In order.
+    /// In order of time.
     pub uses: Vec<Use>,
     /// Further uses, by the request.
     #[serde(rename = "more_uses", serialize_with = "count")]
     more: HashSet<Uuid>,
 }
 
-/// The end of a token before its time.
+/// The end of a token before it expires.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub struct End {
     #[serde(with = "millis")]
@@ -69,7 +69,7 @@ pub struct End {
     pub why: String,
 }
 
-/// A request that came with a token.
+/// A request that used a token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Use {
     #[serde(rename = "time", with = "millis")]
@@ -82,7 +82,7 @@ pub struct Use {
     pub status: Option<u16>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rule: Option<String>,
-    /// Where it was used at a resource server, which asked about it.
+    /// Set if it was used at a resource server, which queried it.
     #[serde(flatten)]
     pub at_server: Option<AtServer>,
 }
@@ -92,7 +92,7 @@ fn count<S: Serializer>(more: &HashSet<Uuid>, serializer: S) -> Result<S::Ok, S:
 }
 
 impl TracedToken {
-    /// Notes an end. The files of several replicas are not in the order of time, and the first end counts.
+    /// Records an end. The earliest one counts, as the files of several replicas are not in the order of time.
     fn end(&mut self, time: Timestamp, why: impl FnOnce() -> String) {
         let end = if self.issued.onward.is_some() { &mut self.no_others_since } else { &mut self.ended };
         if end.as_ref().is_none_or(|before| time < before.time) {
@@ -101,39 +101,39 @@ impl TracedToken {
     }
 }
 
-/// Which tokens are meant.
+/// A selection of tokens.
 #[derive(Clone, Copy, Debug)]
 pub enum Tokens<'a> {
-    /// One, by its id (`jti`).
+    /// One token, by its id (`jti`).
     Id(&'a str),
-    /// Those of the tasks of a run, by the uid of the outermost one, and by its cluster where that is known.
+    /// The tokens of the tasks of a run, by the cluster, if known, and the uid of the outermost run.
     Root(Option<&'a str>, &'a str),
-    /// Those of the runs that one of these requests caused.
+    /// The tokens of the runs that one of these requests caused.
     Cause(&'a BTreeSet<Uuid>),
-    /// Those that a request asked for.
+    /// The tokens that a request asked for.
     Request(Uuid),
-    /// Those of a TaskRun, or of the tasks of a PipelineRun, by namespace and name.
+    /// The tokens of a TaskRun, or of the tasks of a PipelineRun, by namespace and name.
     Run(RunKind, &'a str, &'a str),
 }
 
-/// What an operator revokes.
+/// A revocation by an operator.
 #[derive(Deserialize)]
 struct Revocation {
-    /// By its name.
+    /// The name of the issuer.
     issuer: String,
     subject: Option<String>,
     token_id: Option<String>,
 }
 
 impl Revocation {
-    /// From the command as it is recorded once it was done.
+    /// Reads the command as it is recorded after it was executed.
     fn read(command: &str) -> Option<Self> {
         serde_json::from_str(command.strip_prefix("revoke ")?).ok()
     }
 
     fn meets(&self, token: &TracedToken) -> bool {
         if let Some(id) = &self.token_id {
-            // By its id a token of ours is refused: nobody asks here about one of a provider.
+            // A revocation by id refuses tokens of ours only: a provider's tokens are never presented here.
             return *id == token.issued.token && token.issued.is_by(&self.issuer) && token.issued.onward.is_none();
         }
         let Some(subject) = &self.subject else { return false };
@@ -155,7 +155,7 @@ impl Tokens<'_> {
                 let of_task = |task: &TaskLine| match kind {
                     RunKind::PipelineRun => task.pipeline_run.as_ref().is_some_and(|run| run.name == name),
                     RunKind::TaskRun => task.task_run.name == name,
-                    // It has no task of its own.
+                    // A CustomRun has no task of its own.
                     RunKind::CustomRun => false,
                 };
                 task.is_some_and(|task| task.namespace == namespace && of_task(task))
@@ -164,7 +164,7 @@ impl Tokens<'_> {
     }
 }
 
-/// The tokens that are meant, in the order in which they were issued, each with its uses.
+/// Returns the wanted tokens, in the order in which they were issued, each with its uses.
 pub fn trace_tokens(files: &Files, wanted: Tokens<'_>) -> Result<Vec<TracedToken>, ReplayError> {
     let mut found = Found::default();
     files.each(code::REQUEST, |line| found.issued(line, wanted))?;
@@ -177,12 +177,12 @@ pub fn trace_tokens(files: &Files, wanted: Tokens<'_>) -> Result<Vec<TracedToken
     Ok(found.in_order())
 }
 
-/// The tokens that are meant, with what lines say of them.
+/// The tokens found, with the facts about them.
 #[derive(Default)]
 struct Found {
     /// By id.
     tokens: BTreeMap<String, TracedToken>,
-    /// The id of the one that a request asked for.
+    /// The id of the token that a request asked for.
     of_request: HashMap<Uuid, String>,
 }
 
@@ -209,7 +209,7 @@ impl Found {
     }
 
     fn used(&mut self, line: Line) {
-        // The record of the end of a request that gave a token has it as well.
+        // If the token was returned, the record of the request's end has it as well.
         let has_ended = line.duration.is_some() && line.unmapped.issued.is_none();
         if let Some(request) = line.metadata.correlation_uid.filter(|_| has_ended)
             && let Some(token) = self.of_request.get(&request).and_then(|id| self.tokens.get_mut(id))
@@ -223,7 +223,7 @@ impl Found {
         let at_server = line.unmapped.introspected;
         let id = at_server.as_ref().map_or(&line.actor.session.uid, |at_server| &at_server.token);
         let (Some(token), Some(request)) = (self.tokens.get_mut(id), line.metadata.correlation_uid) else { return };
-        // A resource server asks about tokens of ours alone.
+        // A resource server queries only tokens of ours.
         if at_server.is_none() && !token.issued.is_by(&line.actor.idp.name) {
             return;
         }
@@ -237,7 +237,7 @@ impl Found {
             rule: line.authorizations.into_iter().next().map(|of| of.policy.uid).filter(|rule| !rule.is_empty()),
             at_server,
         };
-        // A request has a record before it is forwarded, and one with its answer.
+        // A request may have a record before it is forwarded, and one with its response.
         let has_room = token.uses.len() < MAX_USES;
         match token.uses.iter_mut().rev().find(|known| known.request == request) {
             Some(known) => *known = Use { at: known.at.min(at), ..used },
@@ -271,7 +271,7 @@ impl Found {
         }
     }
 
-    /// In the order in which they were issued.
+    /// Returns the tokens in the order in which they were issued.
     fn in_order(self) -> Vec<TracedToken> {
         let mut tokens: Vec<TracedToken> = self.tokens.into_values().collect();
         for token in &mut tokens {
@@ -282,7 +282,7 @@ impl Found {
     }
 }
 
-/// The id of the token of ours that a resource server asked about in this request.
+/// Returns the id of the token of ours that a resource server queried in this request.
 pub fn introspected_in(files: &Files, request: Uuid) -> Result<Option<String>, ReplayError> {
     let mut found = None;
     files.each(code::REQUEST, |line| {
@@ -315,7 +315,7 @@ impl fmt::Display for TracedToken {
         }
         let (from, until) = (self.at, Timestamp::from_millis(issued.expires));
         match &self.withheld {
-            Some(why) => writeln!(f, "    withheld {from}: {why}, by request {}; nobody was given it", self.request)?,
+            Some(why) => writeln!(f, "    withheld {from}: {why}, by request {}; nobody received it", self.request)?,
             None => writeln!(
                 f,
                 "    issued   {from} until {until}, by request {} and rule {}",
@@ -329,7 +329,7 @@ impl fmt::Display for TracedToken {
         if let Some(End { time, why }) = &self.no_others_since {
             writeln!(
                 f,
-                "    no more  from {time} on: {why}; this one lasts until {until}, unless the provider ended it, as the log tells by its SHA-256"
+                "    no more  from {time} on: {why}; this one is valid until {until}, unless the provider ended it: find its SHA-256 in the log"
             )?;
         }
         for used in &self.uses {
@@ -337,7 +337,7 @@ impl fmt::Display for TracedToken {
                 let heard = if *active { "active" } else { "not active" };
                 writeln!(
                     f,
-                    "    used     {} at resource server {server}, which heard {heard}, request {}",
+                    "    used     {} at resource server {server}, which was told it is {heard}, request {}",
                     used.at, used.request
                 )?;
                 continue;
@@ -351,8 +351,8 @@ impl fmt::Display for TracedToken {
         }
         match self.more.len() {
             0 => Ok(()),
-            MAX_MORE => writeln!(f, "    used     {MAX_MORE} times more, or still more often"),
-            more => writeln!(f, "    used     {more} times more"),
+            MAX_MORE => writeln!(f, "    used     at least {MAX_MORE} more times"),
+            more => writeln!(f, "    used     {more} more times"),
         }
     }
 }

@@ -1,7 +1,8 @@
-//! From a run of Tekton back to what caused it, by the trail alone.
+//! Traces a Tekton run back to its cause, by the trail alone.
 //!
-//! A run says of itself which request or event it came of; whoever may make runs past Doorward can write that too. So what it
-//! says counts only where the trail's own record of the request fits, and where no earlier run has said the same.
+//! A run names the request or event that caused it, but anybody who can create runs without going through Doorward can
+//! write that too. It therefore counts only if the trail's own record of the request fits, and if no earlier run has
+//! named the same request.
 
 mod answers;
 mod json;
@@ -33,13 +34,13 @@ use crate::{
     tekton::RunKind,
 };
 
-/// Why a request had no answer of its upstream, though that may have done what it asks.
+/// Reasons for which a request got no response of its upstream, although that may have executed it.
 const UNANSWERED: [Reason; 3] = [Reason::UpstreamTimeout, Reason::UpstreamProtocol, Reason::Internal];
 
 /// A run, and what caused it.
 #[derive(Debug)]
 pub struct TracedRun {
-    /// The cluster that it is in, as tokens of its tasks know it, where that is known.
+    /// Its cluster, by the name in tokens of its tasks, if known.
     pub cluster: Option<String>,
     /// `PipelineRun` or `TaskRun`.
     pub kind: String,
@@ -50,18 +51,18 @@ pub struct TracedRun {
     pub cause: Result<Cause, NoCause>,
 }
 
-/// What caused a run.
+/// The cause of a run.
 #[derive(Debug)]
 pub struct Cause {
-    /// The request that made the run, or that brought the delivery.
+    /// The request that created the run, or that delivered the webhook.
     pub request: Box<ReplayInputs>,
-    /// Of a delivery: the event that the EventListener made of it.
+    /// For a delivery, the event that the EventListener made of it.
     pub event: Option<String>,
-    /// Of a delivery that was held: the request that sent it to the EventListener, which was decided anew.
+    /// For a delivery that was held, the request that sent it to the EventListener, which was decided again.
     pub sent: Option<Box<ReplayInputs>>,
 }
 
-/// Why nothing is known to have caused a run.
+/// Why the cause of a run is not known.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NoCause {
     #[error("it names the request {0}, which is not in these files; give all files of all replicas")]
@@ -69,20 +70,27 @@ pub enum NoCause {
     #[error("it names the event {0}, which is in no record of these files; give all files of all replicas")]
     UnknownEvent(String),
     #[error(
-        "it names the request {request}, which made another run, {uid}: somebody copied the annotation past Doorward"
+        "it names the request {request}, which created another run, {uid}: somebody copied the annotation, bypassing Doorward"
     )]
     Copied { request: Uuid, uid: String },
     #[error(
-        "it names the request {0}, which made no run in its namespace, or was refused: somebody wrote the annotation past Doorward"
+        "it names the request {0}, which created no run in its namespace, or was refused: somebody wrote the annotation, bypassing \
+         Doorward"
     )]
     Forged(Uuid),
-    #[error("it names the event {event}, and was made {} s after it: somebody copied the label past Doorward", after.as_secs())]
+    #[error(
+        "it names the event {event}, and was created {} s after it: somebody copied the label, bypassing Doorward",
+        after.as_secs()
+    )]
     Late { event: String, after: Duration },
-    #[error("it names the event {event}, and was made {} s before it: somebody wrote the label on a run that was there", before.as_secs())]
+    #[error(
+        "it names the event {event}, and was created {} s before it: somebody wrote the label on an existing run",
+        before.as_secs()
+    )]
     Early { event: String, before: Duration },
 }
 
-/// By what somebody knows a delivery.
+/// An id by which a delivery is known.
 #[derive(Clone, Copy, Debug)]
 pub enum Arrival<'a> {
     /// The id that its sender gave it.
@@ -91,7 +99,7 @@ pub enum Arrival<'a> {
     Event(&'a str),
 }
 
-/// The request that an EventListener answered with an event.
+/// A request to which an EventListener responded with an event.
 #[derive(Clone, Copy, Debug)]
 struct Event {
     request: Uuid,
@@ -99,18 +107,18 @@ struct Event {
     time: Timestamp,
 }
 
-/// All runs that had this name, the oldest first, each with its cause.
+/// Returns all runs that had this name, the oldest first, each with its cause.
 pub fn trace(files: &Files, kind: RunKind, namespace: &str, name: &str) -> Result<Vec<TracedRun>, ReplayError> {
     traced(files, |link| link.kind == kind.name() && link.namespace == namespace && link.name == name)
 }
 
-/// The run with this uid in this cluster, with what it says of its cause, if it is in the trail. Where the trail does not know in which
-/// cluster a run is, the uid must do.
+/// Returns the run with this uid in this cluster, with the cause that it names, if it is in the trail. If the trail
+/// does not know the cluster of a run, the uid alone decides.
 pub fn trace_uid(files: &Files, cluster: &str, uid: &str) -> Result<Option<TracedRun>, ReplayError> {
     Ok(traced(files, |link| link.uid == uid && link.cluster.as_deref().is_none_or(|known| known == cluster))?.pop())
 }
 
-/// The request that is known to have caused something, with what the trail says of it, if it is there.
+/// Returns a request that is known to be the cause of something, with the facts in the trail, if it is there.
 pub fn trace_cause(files: &Files, id: Uuid) -> Result<Option<Cause>, ReplayError> {
     let Some(request) = files.request(id)?.map(Box::new) else { return Ok(None) };
     let (mut held, mut event) = (None, None);
@@ -130,7 +138,7 @@ pub fn trace_cause(files: &Files, id: Uuid) -> Result<Option<Cause>, ReplayError
     }))
 }
 
-/// The requests in which a request was made: itself and, of a delivery that was held, those that sent it.
+/// Returns the ids of a request and, for a delivery that was held, of those that sent it.
 pub fn sent_for(files: &Files, id: Uuid) -> Result<BTreeSet<Uuid>, ReplayError> {
     let mut sent = BTreeSet::from([id]);
     files.each(code::REQUEST, |line| {
@@ -139,27 +147,27 @@ pub fn sent_for(files: &Files, id: Uuid) -> Result<BTreeSet<Uuid>, ReplayError> 
     Ok(sent)
 }
 
-/// The runs that a request caused, itself or as a delivery.
+/// Returns the runs that a request caused, itself or as a delivery.
 pub fn trace_request(files: &Files, id: Uuid) -> Result<Vec<TracedRun>, ReplayError> {
     let mut events = BTreeSet::new();
     files.each(code::REQUEST, |line| {
         let is_its = line.metadata.correlation_uid == Some(id) || line.unmapped.held == Some(id);
         events.extend(line.unmapped.event_id.filter(|_| is_its));
     })?;
-    // A run that names a request as well was made by that, and has the event from another run that it is a copy of.
+    // A run that also names a request was created by that, and copied its event from another run.
     traced(files, |link| match (link.request, &link.event_id) {
         (Some(request), _) => request == id,
         (None, event) => event.as_ref().is_some_and(|event| events.contains(event)),
     })
 }
 
-/// The requests that brought a delivery, in order: more than one where its sender tried again, or somebody repeated it. One in which it
-/// came again while it waited brought nothing further.
+/// Returns the requests that delivered a delivery, in order: more than one if its sender retried, or somebody repeated
+/// it. A repetition while it was held does not count.
 pub fn arrivals(files: &Files, known_by: Arrival<'_>) -> Result<Vec<Uuid>, ReplayError> {
     let mut arrivals = Vec::new();
     files.each(code::REQUEST, |line| {
         let Line { metadata: Metadata { correlation_uid: Some(request) }, unmapped, .. } = line else { return };
-        // A task that asks for a token has the delivery that caused its run.
+        // The record of a task's token request also has the delivery that caused its run.
         if unmapped.asked.is_some() {
             return;
         }
@@ -191,7 +199,7 @@ fn traced(files: &Files, wanted: impl Fn(&Link) -> bool) -> Result<Vec<TracedRun
         let cause = match (link.request, &link.event_id) {
             (Some(request), _) => of_request(files, &link, request, &firsts)?,
             (None, Some(event)) => of_event(files, created, event, events.get(event).copied())?,
-            // No such line is written.
+            // Such lines are never written.
             (None, None) => Err(NoCause::UnknownEvent(String::new())),
         };
         let Link { cluster, kind, namespace, name, uid, .. } = link;
@@ -244,15 +252,15 @@ fn of_event(
     Ok(request.map(|request| Cause { request, event: Some(event.to_owned()), sent }).ok_or_else(unknown))
 }
 
-/// Whether the answer to a request says that it made nothing. Where there was none from the API server, it may have.
+/// Whether the response to a request shows that it created nothing. Without a response of the API server, it may have.
 fn has_failed(files: &Files, id: Uuid) -> Result<bool, ReplayError> {
     let mut has_failed = false;
     files.each(code::REQUEST, |line| {
         let code = line.http_response.code.unwrap_or_default();
         let made_nothing = match line.status_code {
-            // Refused here: it made nothing, unless it was sent and no answer came.
+            // Refused by Doorward: it created nothing, unless it was sent and got no response.
             Some(reason) => code >= 400 && !UNANSWERED.iter().any(|open| open.as_str() == reason),
-            // The API server's own answer. With 5xx it may have made the run all the same.
+            // The API server's own response. With 5xx it may have created the run nevertheless.
             None => (400..500).contains(&code),
         };
         has_failed |= line.metadata.correlation_uid == Some(id) && made_nothing;
@@ -260,7 +268,7 @@ fn has_failed(files: &Files, id: Uuid) -> Result<bool, ReplayError> {
     Ok(has_failed)
 }
 
-/// The first run that names each of the requests that these name.
+/// Returns, for each request that `links` name, the first run that names it.
 fn firsts(files: &Files, links: &[Link]) -> Result<BTreeMap<Uuid, (Option<i64>, String)>, ReplayError> {
     let mut firsts: BTreeMap<Uuid, (Option<i64>, String)> = BTreeMap::new();
     files.each(code::RUN, |line| {
@@ -269,7 +277,7 @@ fn firsts(files: &Files, links: &[Link]) -> Result<BTreeMap<Uuid, (Option<i64>, 
             return;
         }
         let this = (created, uid);
-        // Of two within one second, the one that was seen first.
+        // If two were created within one second, the one that was seen first.
         let first = firsts.entry(request).or_insert_with(|| this.clone());
         if this.0 < first.0 {
             *first = this;
@@ -278,7 +286,7 @@ fn firsts(files: &Files, links: &[Link]) -> Result<BTreeMap<Uuid, (Option<i64>, 
     Ok(firsts)
 }
 
-/// The events that these name.
+/// Returns the events that `links` name.
 fn events(files: &Files, links: &[Link]) -> Result<BTreeMap<String, Event>, ReplayError> {
     let mut events = BTreeMap::new();
     if links.iter().all(|link| link.event_id.is_none()) {
@@ -296,7 +304,7 @@ fn events(files: &Files, links: &[Link]) -> Result<BTreeMap<String, Event>, Repl
 }
 
 impl Cause {
-    /// Whether this request is the cause, or sent the delivery that is.
+    /// Whether this request is the cause, or sent the delivery that is the cause.
     pub fn is_of(&self, id: Uuid) -> bool {
         self.request.id == id || self.sent.as_ref().is_some_and(|sent| sent.id == id)
     }
@@ -329,7 +337,7 @@ impl fmt::Display for Cause {
             ];
             for (word, text) in told {
                 if let Some(text) = text {
-                    // Names of strangers: nothing of them may move the cursor.
+                    // These are strangers' texts: they must not control the terminal.
                     write!(f, ", {word}{}", text.escape_debug())?;
                 }
             }

@@ -1,4 +1,4 @@
-//! The files of a trail that is traced, read line by line.
+//! The files of a trail, read line by line for a trace.
 
 use std::{
     cell::RefCell,
@@ -16,7 +16,7 @@ use super::{
     traced_line::Line,
 };
 
-/// A line that somebody damaged stops nothing: it is passed over, and told.
+/// The files of a trail. A damaged line does not stop a trace: it is skipped and reported.
 #[derive(Debug)]
 pub struct Files {
     paths: Vec<PathBuf>,
@@ -29,7 +29,7 @@ impl Files {
         Self { paths, unreadable: RefCell::default() }
     }
 
-    /// The record of a request, by its id. The first of its records that can be read holds the inputs.
+    /// Returns the inputs of a request's decision by its id, from the first of its records that can be read.
     pub fn request(&self, id: Uuid) -> Result<Option<ReplayInputs>, ReplayError> {
         let mut found = None;
         self.scan(&format!("\"correlation_uid\":\"{id}\""), |line| {
@@ -44,13 +44,13 @@ impl Files {
         Ok(found)
     }
 
-    /// Each request once, with the inputs of its decision.
+    /// Calls `look` once for each request, with the inputs of its decision.
     pub fn requests(&self, mut look: impl FnMut(&ReplayInputs)) -> Result<(), ReplayError> {
         let mut seen = HashSet::new();
         self.scan(&format!("\"event_code\":\"{}", code::REQUEST), |line| {
             match ReplayInputs::parse(line) {
                 Ok(inputs) if seen.insert(inputs.id) => look(&inputs),
-                // A later record of it, or one of another kind.
+                // A later record of the request, or another kind of record.
                 Ok(_) | Err(ReplayError::Kind(_)) => {}
                 Err(_) => return None,
             }
@@ -58,7 +58,7 @@ impl Files {
         })
     }
 
-    /// Reads the lines whose code is this or begins with it. Seals are not checked here.
+    /// Reads the lines whose event code begins with `code`. Seals are not checked here.
     pub(super) fn each(&self, code: &str, mut read: impl FnMut(Line)) -> Result<(), ReplayError> {
         self.scan(&format!("\"event_code\":\"{code}"), |line| {
             read(serde_json::from_slice(line).ok()?);
@@ -66,18 +66,19 @@ impl Files {
         })
     }
 
-    /// Those of the lines that were looked at which cannot be read: files and numbers.
+    /// Returns the relevant lines that could not be read: files and line numbers.
     pub fn unreadable(&self) -> Vec<(PathBuf, u64)> {
         let known = self.unreadable.borrow();
         known.iter().filter_map(|(file, number)| Some((self.paths.get(*file)?.clone(), *number))).collect()
     }
 
-    /// Looks at the lines with these bytes near their beginning. `look` gives `None` for one that it cannot read.
+    /// Calls `look` for the lines with these bytes near their beginning. It returns `None` for a line that it cannot
+    /// read.
     fn scan(&self, wanted: &str, mut look: impl FnMut(&[u8]) -> Option<ControlFlow<()>>) -> Result<(), ReplayError> {
         for (file, path) in self.paths.iter().enumerate() {
             let mut lines = Lines::open(path).map_err(of_file(path))?;
             while let Some(line) = lines.next().map_err(of_file(path))? {
-                // The metadata stands near the beginning, before anything that a caller writes.
+                // The metadata is near the beginning, before anything that a caller controls.
                 let head = line.bytes.get(..line.bytes.len().min(512)).unwrap_or_default();
                 if memchr::memmem::find(head, wanted.as_bytes()).is_none() {
                     continue;

@@ -1,4 +1,5 @@
-//! What is read of lines to trace runs and tokens by them. A line may say less: each kind of record has its own members.
+//! The members of lines that traces of runs and tokens read. A line may lack some: each kind of record has its own
+//! members.
 
 use std::fmt;
 
@@ -73,7 +74,7 @@ pub(super) struct Url {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(super) struct Response {
-    /// An upstream's is called so.
+    /// The status of an upstream has this other name.
     #[serde(alias = "status")]
     pub code: Option<u16>,
 }
@@ -87,16 +88,16 @@ pub(super) struct Unmapped {
     pub about: Option<Uuid>,
     pub upstream: Response,
     pub webhook: Option<Webhook>,
-    /// Where a token was asked for.
+    /// Present if a token was requested.
     pub asked: Option<IgnoredAny>,
     pub issued: Option<IssuedLine>,
     pub revoked: Option<String>,
     pub introspected: Option<AtServer>,
-    /// Why a stream ended, where that was not its natural end.
+    /// Why a stream ended early.
     pub ended: Option<String>,
     pub tokens_ended: Option<Ended>,
     pub principal: PrincipalLine,
-    /// What an operator commanded, and why.
+    /// The command of an operator, and its reason.
     pub command: String,
     pub why: String,
 }
@@ -125,7 +126,7 @@ pub(super) struct PrincipalLine {
     pub actor: Option<ActorLine>,
 }
 
-/// Who acts for somebody.
+/// The actor of a principal.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ActorLine {
     #[serde(default)]
@@ -136,7 +137,7 @@ pub struct ActorLine {
 
 impl fmt::Display for ActorLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // An issuer says both, and checks of names are for those that go to Kubernetes.
+        // Both come from an issuer, and only names that are sent to Kubernetes are validated.
         write!(f, "agent {}", terminal::line(&self.subject))?;
         match &self.client {
             Some(client) => write!(f, " (client {})", terminal::line(client)),
@@ -145,7 +146,7 @@ impl fmt::Display for ActorLine {
     }
 }
 
-/// What a resource server heard of a token.
+/// The answer that a resource server got about a token.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AtServer {
     #[serde(skip_serializing)]
@@ -155,11 +156,11 @@ pub struct AtServer {
     pub active: bool,
 }
 
-/// What the record of an exchange says of its token.
+/// The token in the record of an exchange.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct IssuedLine {
     pub token: String,
-    /// By what name it is known here who issued it. Older versions do not say it.
+    /// The name of its issuer. Older versions do not record it.
     #[serde(default, skip_serializing)]
     pub issuer: Option<String>,
     pub audience: String,
@@ -173,16 +174,16 @@ pub struct IssuedLine {
     pub cause: Option<Uuid>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub task: Option<TaskLine>,
-    /// Everybody whose revocation ends it, by the name of the issuer and the subject.
+    /// Everybody whose revocation ends it, by issuer name and subject.
     #[serde(default, skip_serializing)]
     pub(super) parties: Vec<(String, String)>,
-    /// Where it is another provider's.
+    /// Set if the token is another provider's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub onward: Option<OnwardLine>,
 }
 
 impl IssuedLine {
-    /// Whether this issuer has given it: others may give tokens the same id.
+    /// Whether this issuer issued it: others may issue tokens with the same id.
     pub fn is_by(&self, issuer: &str) -> bool {
         self.issuer.as_deref().is_none_or(|own| own == issuer)
     }
@@ -192,7 +193,7 @@ impl IssuedLine {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct OnwardLine {
     pub provider: String,
-    /// The id (`jti`) of the assertion that it was given for.
+    /// The id (`jti`) of the assertion that it was exchanged for.
     pub assertion: String,
     pub sha256: String,
 }
@@ -214,17 +215,17 @@ pub struct TaskLine {
 }
 
 impl TaskLine {
-    /// The outermost run as far as it has a name here: kind, name and uid.
+    /// Returns the kind, name and uid of the outermost run. The name is `?` if it is not recorded.
     pub fn root(&self) -> (&str, &str, &str) {
         let runs = [("PipelineRun", self.pipeline_run.as_ref()), ("TaskRun", Some(&self.task_run))];
         let mut runs = runs.into_iter().filter_map(|(kind, run)| Some((kind, run?)));
-        // A PipelineRun that another one made has that for its root.
+        // A PipelineRun that another one created has that one as its root.
         let named = runs.find(|(_, run)| run.uid == self.root);
         named
             .map_or(("PipelineRun", "?", self.root.as_str()), |(kind, run)| (kind, run.name.as_str(), run.uid.as_str()))
     }
 
-    /// With whose end the token ends, by uid.
+    /// Returns the uids of the objects with which the token ends.
     pub(super) fn lives_with(&self) -> impl Iterator<Item = &str> {
         let objects = [Some(&self.task_run), Some(&self.pod), self.pipeline_run.as_ref()];
         objects.into_iter().flatten().map(|object| object.uid.as_str()).chain([self.root.as_str()])

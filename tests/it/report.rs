@@ -114,7 +114,7 @@ async fn a_rule_that_gave_one_of_several_scopes_is_used_and_tokens_and_keys_are_
     assert_eq!(world.doorward.send(&lines, format!("token={done}").as_bytes()).await.status, 200);
     end(&mut world.doorward).await;
     let told = compare_with_queries(&world.doorward);
-    assert_eq!(rows(&told, "tokens_ended"), ["its holder had done with it"]);
+    assert_eq!(rows(&told, "tokens_ended"), ["its holder revoked it"]);
     assert_eq!(rows(&told, "rules"), ["agents", "deploy-from-main", "tags"]);
     assert_eq!(
         rows(&told, "issued"),

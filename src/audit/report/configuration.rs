@@ -1,4 +1,4 @@
-//! What a configuration says: who may do what, and which keys and secrets it holds.
+//! The report's part from the configuration: who may do what, and which keys and secrets it names.
 
 use std::{
     collections::BTreeSet,
@@ -24,25 +24,25 @@ use crate::{
     sessions::keyring,
 };
 
-/// Members of the configuration that name a file of a key, a certificate or a secret.
+/// Members of the configuration that name the file of a key, a certificate or a secret.
 pub(super) const FILES: [&str; 8] =
     ["ca", "chain", "chain_key", "checkpoint_key", "client_ca", "file", "key", "pseudonym_key"];
 
 /// Those of them that name certificates.
 const CERTIFICATES: [&str; 3] = ["ca", "chain", "client_ca"];
 
-/// What a configuration says.
+/// The report's part from the configuration.
 #[derive(Clone, Debug, Serialize)]
 pub struct Configured {
-    /// Where the configuration stands.
+    /// The path of the configuration.
     pub path: PathBuf,
-    /// The command for a shell that tells rules and grants, and the places of secrets.
+    /// The shell command that prints rules and grants, and the places of secrets.
     pub command: String,
     pub access: Vec<Access>,
-    /// Gives those of `access` of which `used` is false, as `query` of a section gives its rows.
+    /// Computes the members of `access` for which `used` is false, as the `query` of a section computes its rows.
     pub unused_query: String,
     pub secrets: Vec<ConfiguredSecret>,
-    /// The commands for a shell that tell when files were written, or mounted, and until when certificates are valid.
+    /// The shell commands that print when files were written or mounted, and until when certificates are valid.
     pub age_commands: Vec<String>,
 }
 
@@ -52,31 +52,32 @@ pub struct Access {
     /// `rule` or `grant`.
     pub kind: &'static str,
     pub id: String,
-    /// As it stands in the configuration, without what is not set.
+    /// As in the configuration, without unset members.
     pub who: Value,
-    /// What a rule is about and what it does, or what a grant gives.
+    /// The conditions and action of a rule, or the groups of a grant.
     pub gives: Value,
     pub why: Option<String>,
-    /// Whether a record of the period names it; none if none does, and no record need name it where it has a say.
+    /// Whether a record of the period names it; none if no record does, but it may have applied without being named.
     pub used: Option<bool>,
 }
 
-/// A key, a certificate or a secret. Never what it holds.
+/// A key, a certificate or a secret, without its content.
 #[derive(Clone, Debug, Serialize)]
 pub struct ConfiguredSecret {
-    /// Where it stands in the configuration.
+    /// Its place in the configuration.
     pub place: String,
     /// The file, or the name of the environment variable.
     pub source: String,
-    /// When its file was last written, Unix time in milliseconds; none of a variable, or if there is no such file here.
+    /// When its file was last written, Unix time in milliseconds; none for a variable, or if the file does not exist
+    /// here.
     pub written: Option<i64>,
-    /// Of a certificate: from when until when it is valid, Unix time in milliseconds.
+    /// The validity of a certificate, Unix time in milliseconds.
     pub not_before: Option<i64>,
     pub not_after: Option<i64>,
 }
 
 impl Configured {
-    /// Of a configuration that stands at `path`, and whose paths begin in `folder`.
+    /// Reads a configuration that is at `path`, and whose relative paths begin in `folder`.
     pub fn of(root: &Root, path: PathBuf, folder: &Path) -> serde_json::Result<Self> {
         let mut access = Vec::new();
         for rule in &root.rules {
@@ -98,7 +99,7 @@ impl Configured {
         Self { path, command, access, unused_query: String::new(), secrets, age_commands }
     }
 
-    /// With what the records of a period, from the first moment to before the second, name of it.
+    /// Marks the rules and grants that records name, and sets the query for the period from `from` until before `to`.
     #[must_use]
     pub(super) fn used(mut self, rules: &BTreeSet<String>, grants: &BTreeSet<String>, from: i64, to: i64) -> Self {
         for access in &mut self.access {
@@ -117,8 +118,8 @@ impl Configured {
     }
 }
 
-/// Where certificates stand that a configuration names, but for those of listeners, and when they end, in seconds since 1970. Their files are
-/// read, and what kubeconfigs name.
+/// Returns the places of certificates in a configuration, except those of listeners, and when they expire, in seconds
+/// since 1970. Reads their files, and those that kubeconfigs name.
 pub fn ends_of_certificates(root: &Root, folder: &Path) -> impl Iterator<Item = (String, i64)> {
     let mut root = without_texts(root);
     for tls in root.listeners.iter_mut().filter_map(|listener| listener.tls.as_mut()) {
@@ -130,10 +131,11 @@ pub fn ends_of_certificates(root: &Root, folder: &Path) -> impl Iterator<Item = 
     found.into_iter().filter_map(|held| Some((held.place, held.not_after? / 1000)))
 }
 
-/// Whether records name a rule wherever it has a say. Which Triggers a delivery sets off is decided after its record, which names one
-/// allow: others may let it set off more, and a deny that stops some decides nothing in that record. The one of a Trigger that was stopped
-/// names the first deny that did, unless an earlier commit asserted the delivery, and no allow. That of a server-side apply names the
-/// allow of the patch, and not that of the create that it may be. A rule in shadow decides nothing.
+/// Whether records name a rule whenever it applies. Which Triggers a delivery starts is decided after its record, which
+/// names one allow: other allows may let it start more Triggers, and a deny that stops some of them is not in that
+/// record. The record of a stopped Trigger names no allow, and the first deny that stopped it, unless an earlier commit
+/// asserted the delivery. The record of a server-side apply names the allow of the patch, but not that of the create
+/// that it may be. A rule in shadow mode decides nothing.
 fn is_recorded(rule: &Rule, root: &Root) -> bool {
     let allows = |rule: &&Rule| rule.action == Action::Allow && rule.mode == Mode::Enforce;
     let mut allowing = root.rules.iter().filter(allows);
@@ -144,7 +146,7 @@ fn is_recorded(rule: &Rule, root: &Root) -> bool {
     rule.mode == Mode::Enforce && rule.on.trigger.is_none() && !(allows(&rule) && is_beside_another)
 }
 
-/// Whether a rule may be of requests of Kubernetes with this verb, of those that write.
+/// Whether a rule may apply to Kubernetes requests with this verb, one that writes.
 fn may_write(rule: &Rule, verb: &str, root: &Root) -> bool {
     let on = &rule.on;
     let is_of_others = on.trigger.is_some() || on.token.is_some() || on.pages.is_some() || !on.event.is_empty();
@@ -156,7 +158,7 @@ fn may_write(rule: &Rule, verb: &str, root: &Root) -> bool {
     !is_of_others && has_verb && servers.any(|route| on.routes.is_empty() || on.routes.contains(&route.name))
 }
 
-/// The same without the parts whose members have whatever names somebody gave them, such as claims and bodies of cases. No file is named there.
+/// Removes the parts with user-defined member names, such as claims and bodies of test cases. They name no files.
 fn without_texts(root: &Root) -> Root {
     let mut root = Root { tests: Vec::new(), rules: Vec::new(), grants: Vec::new(), ..root.clone() };
     for issuer in &mut root.issuers {
@@ -171,7 +173,7 @@ fn without_texts(root: &Root) -> Root {
 fn ages(secrets: &[ConfiguredSecret]) -> Vec<String> {
     let files = |certificates: bool| {
         let among = secrets.iter().filter(move |held| match certificates {
-            // What stands within a kubeconfig is no file of a certificate.
+            // A certificate inside a kubeconfig has no file of its own.
             true => held.not_after.is_some() && held.written.is_some(),
             false => held.written.is_some(),
         });
@@ -197,7 +199,7 @@ fn one(kind: &'static str, id: String, why: Option<String>, written: Value) -> A
     Access { kind, id, who, gives, why, used: Some(false) }
 }
 
-/// Without what is not set.
+/// Removes unset members.
 fn set(value: Value) -> Value {
     match value {
         Value::Object(members) => {
@@ -208,7 +210,7 @@ fn set(value: Value) -> Value {
     }
 }
 
-/// `false` asks for something in `fork: false`, and `{}` in `on_behalf_of: {}`.
+/// Whether a member is unset. `false` is a condition in `fork: false`, and so is `{}` in `on_behalf_of: {}`.
 fn is_unset(name: &str, value: &Value) -> bool {
     match value {
         Value::Null => true,
@@ -219,7 +221,7 @@ fn is_unset(name: &str, value: &Value) -> bool {
     }
 }
 
-/// What members of these names have for a file, and variables.
+/// Finds the files in members with these names, and environment variables.
 pub(super) fn find(value: &Value, place: &str, folder: &Path, names: &[&str], found: &mut Vec<ConfiguredSecret>) {
     match value {
         Value::Object(members) => {
@@ -247,7 +249,7 @@ pub(super) fn find(value: &Value, place: &str, folder: &Path, names: &[&str], fo
     }
 }
 
-/// What kubeconfigs hold and name.
+/// Finds the certificates in kubeconfigs, and the files that they name.
 fn find_named(root: &Root, folder: &Path, found: &mut Vec<ConfiguredSecret>) {
     for (index, upstream) in root.upstreams.iter().enumerate() {
         if let Some(kubeconfig) = &upstream.kubeconfig {
@@ -278,7 +280,7 @@ fn find_in(upstream: &Upstream, kubeconfig: &Path, index: usize, folder: &Path, 
     found.extend(named.map(|path| file(place.clone(), path)));
 }
 
-/// Files of keys beside the store, which Doorward makes where none are configured.
+/// Finds the key files beside the store, which Doorward creates if none are configured.
 fn find_made(store: &Path, found: &mut Vec<ConfiguredSecret>) {
     let beside = [CHAIN_KEY_FILE, CHECKPOINT_KEY_FILE].map(|name| store.with_file_name(name));
     let of_store = [keyring::KEY_EXTENSION, assertions::KEY_EXTENSION].map(|ending| store.with_extension(ending));
@@ -300,7 +302,7 @@ fn file(place: String, path: &PathBuf) -> ConfiguredSecret {
     }
 }
 
-/// Of the first certificate of a PEM file.
+/// Returns the validity of the first certificate of a PEM file.
 fn validity(bytes: &[u8]) -> Option<(i64, i64)> {
     let pem = Pem::iter_from_buffer(bytes).filter_map(Result::ok).find(|pem| pem.label == "CERTIFICATE")?;
     let certificate = pem.parse_x509().ok()?;

@@ -1,8 +1,8 @@
-//! What reviewers of access controls ask for, from trails and a configuration alone: SOC 2 CC6 and CC7, ISO 27001 A.5.15
+//! Reports for reviews of access controls, from trails and a configuration alone: SOC 2 CC6 and CC7, ISO 27001 A.5.15
 //! to A.5.18 and A.8.15.
 //!
-//! Every figure comes with a query for `jq` that gives the same rows from the same files, so that a reviewer needs not
-//! believe the report.
+//! Every figure comes with a `jq` query that produces the same rows from the same files, so that a reviewer need not
+//! trust the report.
 
 mod configuration;
 mod render;
@@ -26,7 +26,7 @@ use super::{
 };
 use crate::clock::Timestamp;
 
-/// What the texts of one section may take in memory. Records of further texts are counted only.
+/// Bytes that the texts of one section may take in memory. Records with further texts are only counted.
 const MAX_BYTES: usize = 8 << 20;
 
 /// A report of a period.
@@ -36,43 +36,43 @@ pub struct Report {
     pub from: i64,
     pub to: i64,
     pub files: Vec<PathBuf>,
-    /// Defines for a shell the `trail` whose output the queries read: `trail | jq -nR 'QUERY'`.
+    /// A shell command that defines `trail`, whose output the queries read: `trail | jq -nR 'QUERY'`.
     pub trail: String,
     /// Records in the period.
     pub records: u64,
-    /// Gives `records`.
+    /// Computes `records`.
     pub records_query: String,
-    /// Lines that are no records. `doorward audit verify` tells what is wrong with them.
+    /// Lines that are not records. `doorward audit verify` says what is wrong with them.
     pub unreadable: u64,
-    /// Gives `unreadable`.
+    /// Computes `unreadable`.
     pub unreadable_query: String,
     pub sections: Vec<Counted>,
-    /// What the configuration says; none if none was given.
+    /// The part from the configuration; none if no configuration was given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub configuration: Option<Configured>,
 }
 
-/// A part of the report that comes of the trail.
+/// A part of the report that comes from the trail.
 #[derive(Clone, Debug, Serialize)]
 pub struct Counted {
     pub id: &'static str,
     pub title: &'static str,
-    /// What reviewers call it.
+    /// The names of the controls that it is for.
     pub controls: &'static str,
-    /// Gives `rows`, from the files on its standard input.
+    /// Computes `rows` from the files on its standard input.
     pub query: String,
     /// In the order of `what`.
     pub rows: Vec<Row>,
-    /// Records whose texts were too many to keep; the query shows them.
+    /// Records whose texts exceeded the memory limit; the query shows them.
     pub left_out: u64,
 }
 
-/// Records that have something in common.
+/// Records with the same text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Row {
     pub what: String,
     pub records: u64,
-    /// The time of the first and the last of them, Unix time in milliseconds.
+    /// The times of the first and the last record, Unix time in milliseconds.
     pub first: i64,
     pub last: i64,
 }
@@ -85,7 +85,7 @@ struct Group {
 }
 
 impl Report {
-    /// Reads the records from `from` to before `to`. Seals are not checked here.
+    /// Reads the records from `from` until before `to`. Seals are not checked here.
     pub fn read(files: Vec<PathBuf>, from: Timestamp, to: Timestamp) -> io::Result<Self> {
         let (from, to) = (from.as_millis(), to.as_millis());
         let mut groups: [Group; SECTIONS.len()] = Default::default();
@@ -125,7 +125,7 @@ impl Report {
         })
     }
 
-    /// With what the configuration says, and which of its rules and grants the period has no record of.
+    /// Adds the part from the configuration, with the rules and grants that no record of the period names.
     #[must_use]
     pub fn with(mut self, held: Configured) -> Self {
         self.configuration = Some(held.used(&self.whats(RULES), &self.whats(GRANTS), self.from, self.to));
@@ -142,7 +142,7 @@ fn count(reader: impl BufRead, from: i64, to: i64, groups: &mut [Group]) -> io::
     let (mut records, mut unreadable) = (0, 0);
     let mut lines = Lines::new(reader);
     while let Some(line) = lines.next()? {
-        // What is read here is what `readable` reads.
+        // Accepts the same lines as `readable`.
         let is_whole = line.fault != Some(Fault::Long) && line.bytes.iter().all(|byte| *byte >= b' ');
         let text = is_whole.then(|| String::from_utf8_lossy(line.bytes));
         let parsed = text.and_then(|text| serde_json::from_str::<Value>(&text).ok());
@@ -176,26 +176,28 @@ impl Group {
     }
 }
 
-/// A function, as a trail may have hundreds of files. `grep` ends the last line of each, where that was torn off, so that it spoils not
-/// the first line of the next.
+/// Returns the definition of a shell function, as a trail may have hundreds of files. `grep` adds a line end to an
+/// incomplete last line of a file, so that it does not spoil the first line of the next.
 fn trail(files: &[PathBuf]) -> String {
     let files: Vec<String> = files.iter().map(|file| quoted(file)).collect();
     format!("trail() {{ grep -ah '' {}; }}", files.join(" "))
 }
 
-/// A file as a shell reads its name.
+/// Quotes a file name for a shell.
 fn quoted(file: &Path) -> String {
     format!("'{}'", file.display().to_string().replace('\'', r"'\''"))
 }
 
-/// Reads a line for `jq -R`: gives nothing where it is no record, so that a line that is damaged stops no query.
+/// Returns a `jq -R` filter that parses a line, and produces nothing if it is not a record, so that a damaged line does
+/// not stop a query.
 fn readable() -> String {
     format!(
         r#"select(utf8bytelength < {MAX_LINE} and (test("[\\x00-\\x1f]") | not)) | fromjson? | objects | select(.time | type == "number" and . == floor)"#
     )
 }
 
-/// The program for `jq -nR` that gives the rows of a section. It holds no single quote, so that it can stand in them.
+/// Returns the `jq -nR` program that computes the rows of a section. It contains no single quote, so that it can be
+/// quoted with these.
 fn query(section: &Section, from: i64, to: i64) -> String {
     let (read, time, texts) = (readable(), section.counts.jq(), (section.jq)());
     let from = match section.counts {
@@ -208,7 +210,7 @@ fn query(section: &Section, from: i64, to: i64) -> String {
     )
 }
 
-/// The program for `jq -nR` that gives which of these rules and grants no record of the period names.
+/// Returns the `jq -nR` program that lists which of these rules and grants no record of the period names.
 fn unused(rules: &Value, grants: &Value, from: i64, to: i64) -> String {
     let read = readable();
     let named = |id: &str| SECTIONS.iter().find(|section| section.id == id).map(|section| (section.jq)());

@@ -1,4 +1,4 @@
-//! The report as text, and as a page that can be printed.
+//! The report as text, and as a printable page.
 
 use std::fmt;
 
@@ -24,7 +24,7 @@ fn optional(millis: Option<i64>) -> String {
 }
 
 impl Report {
-    /// One page of HTML that needs nothing else.
+    /// Renders one self-contained HTML page.
     pub fn to_html(&self) -> String {
         html! {
             (DOCTYPE)
@@ -38,11 +38,11 @@ impl Report {
                 body { main {
                     h1 { "Access report" }
                     p { "From " (time(self.from)) " to before " (time(self.to)) "." }
-                    p { "What the commands below read, to be run first:" }
+                    p { "Run this first; the commands below read it:" }
                     pre { (self.trail) }
                     p { (self.records) " records in the period:" }
                     pre { (command(&self.records_query)) }
-                    p { (self.unreadable) " lines that are no records:" }
+                    p { (self.unreadable) " lines that are not records:" }
                     pre { (command(&self.unreadable_query)) }
                     @if let Some(held) = &self.configuration { (configuration(held, self.to)) }
                     @for section in &self.sections {
@@ -50,7 +50,7 @@ impl Report {
                         small { (section.controls) }
                         @if section.rows.is_empty() { p { "None." } } @else { (rows(section, self.to)) }
                         @if section.left_out > 0 {
-                            p { (section.left_out) " records more are left out; the query shows them." }
+                            p { (section.left_out) " more records are left out; the query shows them." }
                         }
                         pre { (command(&section.query)) }
                     }
@@ -61,12 +61,12 @@ impl Report {
     }
 }
 
-/// The command whose output is a figure.
+/// Returns the command that computes a figure.
 fn command(query: &str) -> String {
     format!("trail | jq -nR '{query}'")
 }
 
-/// How old something of that time is at the end of the period.
+/// Returns the age of something at the end of the period.
 fn age(since: i64, to: i64) -> String {
     match (to - since) / 86_400_000 {
         days if since > to || days < 0 => "later than the period".to_owned(),
@@ -75,7 +75,7 @@ fn age(since: i64, to: i64) -> String {
     }
 }
 
-/// How old what a row tells of is, where that still holds.
+/// Returns the age of the key in a row, if the row is about a created key.
 fn row_age(section: &Counted, row: &Row, to: i64) -> Option<String> {
     (section.id == KEYS && row.what.starts_with("key.made")).then(|| age(row.first, to))
 }
@@ -133,9 +133,9 @@ fn configuration(held: &Configured, to: i64) -> maud::Markup {
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         writeln!(f, "Access report from {} to before {}", time(self.from), time(self.to))?;
-        writeln!(f, "What the commands below read, to be run first\n  $ {}", self.trail)?;
+        writeln!(f, "Run this first; the commands below read it\n  $ {}", self.trail)?;
         writeln!(f, "{} records in the period\n  $ {}", self.records, command(&self.records_query))?;
-        writeln!(f, "{} lines that are no records\n  $ {}", self.unreadable, command(&self.unreadable_query))?;
+        writeln!(f, "{} lines that are not records\n  $ {}", self.unreadable, command(&self.unreadable_query))?;
         if let Some(held) = &self.configuration {
             writeln!(f, "\nWho has access, by rule and grant (CC6.1, CC6.3; A.5.15, A.5.18)")?;
             for Access { kind, id, who, gives, used, .. } in &held.access {
@@ -169,7 +169,7 @@ impl fmt::Display for Report {
                 writeln!(f, "  none")?;
             }
             for row @ Row { what, records, first, last } in &section.rows {
-                // Names of strangers: nothing of them may move the cursor.
+                // These are strangers' texts: they must not control the terminal.
                 write!(f, "  {records:>8}  {}  {} to {}", terminal::line(what), time(*first), time(*last))?;
                 match row_age(section, row, self.to) {
                     Some(age) => writeln!(f, ", {age}")?,
@@ -177,7 +177,7 @@ impl fmt::Display for Report {
                 }
             }
             if section.left_out > 0 {
-                writeln!(f, "  {} records more are left out; the query shows them", section.left_out)?;
+                writeln!(f, "  {} more records are left out; the query shows them", section.left_out)?;
             }
             writeln!(f, "  $ {}", command(&section.query))?;
         }

@@ -1,4 +1,4 @@
-//! What the report counts: which records, by what, and the same as a query for `jq`.
+//! The sections of the report: which records each counts, by which text, and the same as a `jq` query.
 
 use std::{borrow::Cow, collections::BTreeSet};
 
@@ -7,35 +7,35 @@ use serde_json::Value;
 pub(super) use crate::audit::token_trace::DONE;
 use crate::{audit::note::code, clock::Timestamp, error::Reason};
 
-/// A part of the report that comes of the trail.
+/// A part of the report that comes from the trail.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Section {
     /// A short fixed word, for programs.
     pub(super) id: &'static str,
     pub(super) title: &'static str,
-    /// What reviewers call it.
+    /// The names of the controls that it is for.
     pub(super) controls: &'static str,
-    /// The texts by which the records are counted, as a `jq` expression that is evaluated on each record and gives none
+    /// The texts by which records are counted, as a `jq` expression that is evaluated on each record and produces none
     /// for a record of another kind.
     pub(super) jq: fn() -> Cow<'static, str>,
     pub(super) counts: Counts,
-    /// The texts that `jq` gives of a record, found without it.
+    /// Computes in Rust the texts that `jq` produces for a record.
     pub(super) keys: fn(&Value) -> Vec<String>,
 }
 
 /// When a record counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Counts {
-    /// Where its time is in the period: of a request that of its arrival.
+    /// If its time is in the period. The time of a request is its arrival.
     InPeriod,
-    /// From before the period too, since what it tells of still holds.
+    /// Also from before the period, because it still applies.
     SinceEver,
-    /// Where its request ended in the period, however long before that it arrived.
+    /// If its request ended in the period, however long before that it arrived.
     ByEnd,
 }
 
 impl Counts {
-    /// The time by which a record of this `time` counts.
+    /// Returns the time by which a record with this `time` counts.
     pub(super) fn time(self, line: &Value, time: i64) -> i64 {
         match self {
             Self::InPeriod | Self::SinceEver => time,
@@ -43,7 +43,7 @@ impl Counts {
         }
     }
 
-    /// The same, for `jq`.
+    /// Returns the same as a `jq` expression.
     pub(super) const fn jq(self) -> &'static str {
         match self {
             Self::InPeriod | Self::SinceEver => ".time",
@@ -52,16 +52,16 @@ impl Counts {
     }
 }
 
-/// In which part of the report a refusal counts, if in any.
+/// The part of the report in which a refusal counts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Part {
-    /// Of a caller that is known, or needs not to be.
+    /// The caller is known, or need not be.
     Denials,
-    /// For a credential that was missing, wrong or used up.
+    /// A credential was missing, wrong or already used.
     Failures,
 }
 
-/// A reason that is new has to be given its part, or none.
+/// Returns the part of a reason, if any. The match is exhaustive, so that a new reason must be assigned.
 const fn part(reason: Reason) -> Option<Part> {
     match reason {
         Reason::MisdirectedHost
@@ -118,14 +118,14 @@ pub(super) const RULES: &str = "rules";
 pub(super) const GRANTS: &str = "grants";
 pub(super) const KEYS: &str = "keys";
 
-/// In the order of the report. A member that is no object where one is expected gives no row, in `jq` by an error that the query
-/// passes over; before `//` it counts as one that is not there.
+/// The sections in the order of the report. A member that is not an object where one is expected produces no row, in
+/// `jq` by an error that the query ignores; before `//` it counts as missing.
 pub(super) const SECTIONS: [Section; 15] = [
     Section {
         id: PRINCIPALS,
-        title: "Principals seen, with their last use, and apart from it that of tasks and agents which acted for them",
+        title: "Principals seen, with their last use, and separately that of tasks and agents which acted for them",
         controls: "CC6.1, CC6.2; A.5.16",
-        // What a task or an agent does for somebody is no use of their own.
+        // The actions of a task or an agent for somebody are not that person's own use.
         jq: || {
             r#"select(.actor.idp) | "\(.actor.user.name) of \(.actor.idp.name)\((.unmapped.principal.actor.subject | strings | ", through \(.)")? // "")""#.into()
         },
@@ -144,7 +144,7 @@ pub(super) const SECTIONS: [Section; 15] = [
         id: RULES,
         title: "Rules that decided",
         controls: "CC6.1, CC6.3; A.5.15, A.5.18",
-        // Of a token each scope may be given by another rule.
+        // Each scope of a token may be granted by another rule.
         jq: || {
             "[(.authorizations | arrays[] | (.policy.uid)? | strings), ((.unmapped.issued.rules)? | arrays[] | strings)] | unique[]"
                 .into()
@@ -203,7 +203,7 @@ pub(super) const SECTIONS: [Section; 15] = [
     },
     Section {
         id: "session_ends",
-        title: "Sessions that ended before their time: signed out, replaced by a later login of the same browser, too many of one \
+        title: "Sessions that ended before they expired: signed out, replaced by a later login of the same browser, too many of one \
                 person, revoked by an operator, or ended by the provider",
         controls: "CC6.2; A.5.18",
         jq: || ".unmapped.session_ended.why | strings".into(),
@@ -225,7 +225,8 @@ pub(super) const SECTIONS: [Section; 15] = [
     },
     Section {
         id: "operators",
-        title: "Commands of operators, also those that failed or were refused: sessions ended, credentials revoked, configurations loaded",
+        title: "Commands of operators, including those that failed or were refused: sessions ended, credentials revoked, \
+                configurations loaded",
         controls: "CC6.2, CC6.3, CC8.1; A.5.18, A.8.15",
         jq: || {
             r#"select(.metadata.event_code == "operator") | "\((.actor.user.name)? // ((.actor.user.uid)? | strings | "uid \(.)") // "unknown"): \(.unmapped.command)\(if .status_id == 2 then ", failed" else "" end)""#
@@ -246,8 +247,8 @@ pub(super) const SECTIONS: [Section; 15] = [
     },
     Section {
         id: "policies",
-        title: "Policy changes, by digest, when and why they were read; who asked for one (operator) stands with its digest among the \
-                commands of operators",
+        title: "Policy changes by digest, with the time and cause; the operator who requested one is among the commands of operators, \
+                with the same digest",
         controls: "CC8.1, CC6.3; A.5.15, A.8.15",
         jq: || {
             r#"select(.metadata.event_code | IN("policy.loaded", "policy.refused")) | "\(.metadata.event_code) \((.unmapped.policy)? // "unreadable") at \(.time / 1000 | floor | todate), cause \((.unmapped.cause)? // "not recorded")""#.into()
@@ -272,7 +273,8 @@ pub(super) const SECTIONS: [Section; 15] = [
         counts: Counts::InPeriod,
         keys: |line| {
             one((|| {
-                // That of the decision has it too, also where it could not be written in time, and the token was given to nobody.
+                // The record of the decision has it too, even if it could not be written in time and nobody received
+                // the token.
                 code_among(line, &[code::COMPLETED])?;
                 let issued = at(line, "/unmapped/issued")?.filter(|issued| issued.is_object())?;
                 let (audience, whom) =
@@ -284,7 +286,7 @@ pub(super) const SECTIONS: [Section; 15] = [
     },
     Section {
         id: "tokens_ended",
-        title: "Ends of tokens, by why: of runs and pods that had some, and of holders that had done with theirs",
+        title: "Ends of tokens, by reason: with their runs and pods, or revoked by their holders",
         controls: "CC6.2; A.5.18",
         // The record of the decision has it too.
         jq: || {
@@ -301,7 +303,7 @@ pub(super) const SECTIONS: [Section; 15] = [
     },
     Section {
         id: KEYS,
-        title: "Keys that Doorward made and keeps in its store, since the trail began",
+        title: "Keys that Doorward created and holds in its store, since the trail began",
         controls: "CC6.1, CC6.7; A.5.17",
         jq: || {
             r#"select(.metadata.event_code | IN("key.made", "key.removed")) | "\(.metadata.event_code): \(.unmapped.key.of) \(.unmapped.key.id)""#.into()
@@ -335,7 +337,7 @@ pub(super) const SECTIONS: [Section; 15] = [
     },
 ];
 
-/// The refusals of a part, for `jq`.
+/// Returns the refusals of a part as a `jq` expression.
 fn refused(of: Part) -> Cow<'static, str> {
     let all = Reason::ALL.iter().filter(|reason| part(**reason) == Some(of));
     let all: Vec<String> = all.map(|reason| format!("\"{reason}\"")).collect();
@@ -358,7 +360,8 @@ fn one(text: Option<String>) -> Vec<String> {
     text.into_iter().collect()
 }
 
-/// What stands at a place, as `jq` looks for it: nothing in nothing, and in what is no object an error (`None`).
+/// Returns the value at a place as `jq` does: nothing within nothing, and an error (`None`) within a value that is not
+/// an object.
 fn at<'a>(line: &'a Value, pointer: &str) -> Option<Option<&'a Value>> {
     pointer.split('/').skip(1).try_fold(Some(line), |at, name| match at {
         None | Some(Value::Null) => Some(None),
@@ -367,12 +370,12 @@ fn at<'a>(line: &'a Value, pointer: &str) -> Option<Option<&'a Value>> {
     })
 }
 
-/// What `jq` takes for true.
+/// Whether `jq` treats a value as true.
 fn is_true(value: &&Value) -> bool {
     !matches!(value, Value::Null | Value::Bool(false))
 }
 
-/// What stands at a place, as `jq` puts it into a text.
+/// Returns the value at a place, as `jq` interpolates it into a string.
 fn text<'a>(line: &'a Value, pointer: &str) -> Option<Cow<'a, str>> {
     Some(match at(line, pointer)? {
         None => "null".into(),
@@ -381,7 +384,7 @@ fn text<'a>(line: &'a Value, pointer: &str) -> Option<Cow<'a, str>> {
     })
 }
 
-/// The same with `(...)? // otherwise`, which passes over errors.
+/// Returns the same as `(...)? // otherwise`, which ignores errors.
 fn text_or<'a>(line: &'a Value, pointer: &str, otherwise: impl Into<Cow<'a, str>>) -> Cow<'a, str> {
     match at(line, pointer).flatten().filter(is_true) {
         None => otherwise.into(),
@@ -390,7 +393,7 @@ fn text_or<'a>(line: &'a Value, pointer: &str, otherwise: impl Into<Cow<'a, str>
     }
 }
 
-/// The second of a record, as `todate` of `jq` writes it.
+/// Returns the time of a record to the second, as `todate` of `jq` writes it.
 fn second(line: &Value) -> Option<String> {
     let time = Timestamp::from_millis(at(line, "/time")??.as_i64()?).to_string();
     Some(format!("{}Z", time.split_once('.')?.0))
@@ -400,13 +403,13 @@ fn string(line: &Value, pointer: &str) -> Option<String> {
     at(line, pointer)??.as_str().map(str::to_owned)
 }
 
-/// The kind of line, if it is one of these.
+/// Returns the event code of a line, if it is one of these.
 fn code_among(line: &Value, codes: &[&'static str]) -> Option<&'static str> {
     let code = at(line, "/metadata/event_code")??.as_str()?;
     codes.iter().find(|known| **known == code).copied()
 }
 
-/// The texts of a list with blanks between them; of none, `nothing`.
+/// Joins the texts of a list with spaces, or returns `nothing` if it is empty.
 fn joined(object: &Value, list: &str, nothing: &str) -> Option<String> {
     let texts = match object.get(list).filter(is_true) {
         None => String::new(),

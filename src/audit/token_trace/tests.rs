@@ -85,7 +85,7 @@ fn a_use_beyond_those_that_are_kept_counts_once() {
     }
     let token = traced(&lines, Tokens::Id("same")).pop().unwrap();
     assert_eq!((token.uses.len(), token.more.len()), (MAX_USES, 3));
-    assert!(token.to_string().ends_with("    used     3 times more\n"), "{token}");
+    assert!(token.to_string().ends_with("    used     3 more times\n"), "{token}");
 }
 
 /// The record of the end of a run or a pod.
@@ -133,7 +133,7 @@ fn the_first_end_counts_whichever_file_it_stands_in() {
             (20, "it was deleted"),
         ),
         ("its holder, later", vec![given_up(40), ended(30, "t", "it has ended")], (30, "it has ended")),
-        ("its holder, before", vec![ended(30, "t", "it has ended"), given_up(20)], (20, "its holder had done with it")),
+        ("its holder, before", vec![ended(30, "t", "it has ended"), given_up(20)], (20, "its holder revoked it")),
     ] {
         let lines = [vec![issued(&json!({"task": task()}))], lines].concat();
         let token = traced(&lines, Tokens::Id("same")).pop().unwrap();

@@ -1,4 +1,4 @@
-//! What became of a request, and of a delivery that was held, by the answers that the trail has.
+//! The outcome of a request, or of a held delivery, by the responses in the trail.
 
 use std::{collections::BTreeMap, fmt};
 
@@ -10,38 +10,38 @@ use crate::{
     clock::Timestamp,
 };
 
-/// What became of a request.
+/// The outcome of a request.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Answers {
-    /// What its sender heard; none where its end is not in the trail.
+    /// The response that its sender got; none if its end is not in the trail.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub answer: Option<Answer>,
-    /// Where it was held: how often it was sent on.
+    /// For a held delivery, how often it was forwarded.
     #[serde(skip_serializing_if = "is_zero")]
     pub tries: usize,
-    /// What its receiver said to the last try.
+    /// The response of its receiver to the last try.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_try: Option<Answer>,
 }
 
-/// One answer.
+/// One response.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Answer {
-    /// When it was over or, of one whose beginning was noted, about when it began: Unix time in milliseconds.
+    /// When it ended or, if its beginning was recorded, about when it began: Unix time in milliseconds.
     pub time: i64,
     pub status: u16,
-    /// Where Doorward refused it, or its upstream failed.
+    /// Why Doorward refused it, or its upstream failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-    /// What an EventListener made of it.
+    /// The event that an EventListener made of it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub event: Option<String>,
-    /// How it ended where that was not its natural end, as of a watch that lost its permission.
+    /// How it ended, if early: for example a watch that lost its permission.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ended: Option<Ending>,
 }
 
-/// How an answer ended that somebody broke off.
+/// How a response ended early.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Ending {
     /// Unix time in milliseconds.
@@ -54,18 +54,18 @@ fn is_zero(count: &usize) -> bool {
     *count == 0
 }
 
-/// What became of a request, by its id.
+/// Returns the outcome of a request, by its id.
 pub fn answers(files: &Files, id: Uuid) -> Result<Answers, ReplayError> {
     let mut own = None;
     let mut tries = BTreeMap::new();
     files.each(code::REQUEST, |line| {
         let Some(request) = line.metadata.correlation_uid else { return };
         let is_try = line.unmapped.held == Some(id) && request != id;
-        // A try is answered by the EventListener, and what was made of that is nobody's to hear.
+        // The receiver's own response counts for a try: nobody gets Doorward's.
         let said = line.unmapped.upstream.code.filter(|_| is_try);
         let Some(answer) = Answer::of(line, said) else { return };
         if request == id {
-            // Of what goes on for long it is known since when: it was noted then.
+            // The beginning of a long response has its own record.
             let time = own.as_ref().map_or(answer.time, |begun: &Answer| begun.time);
             own = Some(Answer { time, ..answer });
         } else if is_try {
@@ -77,7 +77,7 @@ pub fn answers(files: &Files, id: Uuid) -> Result<Answers, ReplayError> {
 }
 
 impl Answer {
-    /// What a line says of an answer, and in its place what its receiver `said`.
+    /// Reads the response in a line. `said` is the status of the receiver, which takes precedence.
     fn of(line: Line, said: Option<u16>) -> Option<Self> {
         let status = line.http_response.code?;
         let end = line.time.saturating_add(line.duration.unwrap_or_default());

@@ -1,4 +1,4 @@
-//! A trace for programs. Times are Unix time in milliseconds, as in the trail.
+//! Traces as JSON. Times are Unix time in milliseconds, as in the trail.
 
 use std::net::IpAddr;
 
@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::Cause;
 use crate::{audit::replay::ReplayInputs, authn::Kind, webhooks::Facts};
 
-/// A request as far as it says who has asked for what, and by which rule.
+/// A request: who asked for what, and by which rule.
 #[derive(Serialize)]
 struct RequestView<'a> {
     id: Uuid,
@@ -34,7 +34,7 @@ struct Person<'a> {
     kind: Kind,
     issuer: &'a str,
     subject: &'a str,
-    /// Who acts for them.
+    /// The actor, if somebody acts for them.
     #[serde(skip_serializing_if = "Option::is_none")]
     actor: Option<&'a str>,
 }
@@ -73,7 +73,7 @@ impl<'a> RequestView<'a> {
     }
 }
 
-/// A request as a trace tells it.
+/// Serializes a request in the form of a trace.
 pub fn request_json<S: Serializer>(request: &ReplayInputs, serializer: S) -> Result<S::Ok, S::Error> {
     RequestView::new(request).serialize(serializer)
 }

@@ -55,8 +55,8 @@ async fn a_resource_server_hears_whether_a_token_for_it_is_good_now() {
     // Each use of it at a server that introspected it is recorded, with a reference to the token.
     until(async || {
         let told = world.doorward.trace("token", jti).await.1;
-        told.contains("at resource server target, which heard active")
-            && told.contains("at resource server other, which heard not active")
+        told.contains("at resource server target, which was told it is active")
+            && told.contains("at resource server other, which was told it is not active")
     })
     .await;
     let back = world.doorward.trace("request", &question).await.1;
