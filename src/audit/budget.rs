@@ -1,11 +1,11 @@
-//! How much of a line each field may take. Every field has a full budget and a least one. A line that comes out longer
-//! than [`MAX_LINE`](super::MAX_LINE) is written again with one field more on its least budget, in the order of [`Field`];
-//! the least budgets together fit, so this ends.
+//! The share of a line that each field may take. Every field has a full budget and a least one. A line that is longer
+//! than [`MAX_LINE`](super::MAX_LINE) is written again with one more field on its least budget, in the order of
+//! [`Field`]; the least budgets together fit, so this terminates.
 
 use serde::Serialize;
 use serde_json::Value;
 
-/// What can be cut, the first to be cut first. `truncated` of a line names it.
+/// A field that can be cut, in the order in which they are. `truncated` in a line names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Field {
@@ -24,9 +24,9 @@ pub(super) enum Field {
     Deliveries,
     Kubernetes,
     Run,
-    /// By whose revocation a token ends.
+    /// Those whose revocation ends a token.
     Parties,
-    /// All other text: names, ids and subjects. Cut last, as it says who and what.
+    /// All other text: names, ids and subjects. Cut last, as it identifies the caller and the object.
     Names,
 }
 
@@ -51,7 +51,7 @@ impl Field {
         Self::Names,
     ];
 
-    /// Bytes of JSON: of each text for single texts, of all entries together for lists.
+    /// Returns the full budget in bytes of JSON: for each single text, and for all entries of a list together.
     const fn full(self) -> usize {
         match self {
             Self::UserAgent | Self::Webhook | Self::Kubernetes | Self::Names => 512,
@@ -103,12 +103,12 @@ impl Budget {
         self.cut
     }
 
-    /// Counts as cut what was cut elsewhere.
+    /// Adds fields that were cut elsewhere.
     pub(super) const fn add(&mut self, cut: Cut) {
         self.cut.0 |= cut.0;
     }
 
-    /// The beginning of `text` that the field has room for.
+    /// Returns as much of the beginning of `text` as fits.
     pub(super) fn text<'a>(&mut self, field: Field, text: &'a str) -> &'a str {
         let room = self.room(field);
         if longest(text) <= room {
@@ -129,7 +129,7 @@ impl Budget {
         text.map(|text| self.text(field, text))
     }
 
-    /// The first entries that the field has room for.
+    /// Returns as many of the first entries as fit.
     pub(super) fn list<'a, T: AsRef<str>>(&mut self, field: Field, entries: &'a [T]) -> &'a [T] {
         if entries.iter().map(|entry| longest(entry.as_ref())).sum::<usize>() <= self.room(field) {
             return entries;
@@ -138,7 +138,7 @@ impl Budget {
         entries.get(..taken).unwrap_or_default()
     }
 
-    /// The first pairs that the field has room for.
+    /// Returns as many of the first pairs as fit.
     pub(super) fn pairs<'a, 'p>(&mut self, field: Field, pairs: &'a [(&'p str, &'p str)]) -> &'a [(&'p str, &'p str)] {
         if pairs.iter().map(|(key, value)| longest(key) + longest(value) + 2).sum::<usize>() <= self.room(field) {
             return pairs;
@@ -147,7 +147,7 @@ impl Budget {
         pairs.get(..taken).unwrap_or_default()
     }
 
-    /// Drops the values that the field has no room for, and keeps all others.
+    /// Drops the values that do not fit, and keeps all others.
     pub(super) fn values(&mut self, field: Field, values: &mut Vec<(&str, &Value)>) {
         let mut left = self.room(field);
         let before = values.len();
@@ -195,7 +195,7 @@ impl Budget {
     }
 }
 
-/// Bytes of a character in a JSON text, as serde_json writes it.
+/// Returns the length of a character in a JSON string, as serde_json writes it.
 const fn escaped_len(c: char) -> usize {
     match c {
         '"' | '\\' | '\n' | '\r' | '\t' | '\u{8}' | '\u{c}' => 2,
@@ -204,7 +204,8 @@ const fn escaped_len(c: char) -> usize {
     }
 }
 
-/// A bound for the bytes of a text in JSON and a comma, without looking at it: no byte grows by more than this.
+/// Returns an upper bound for the length of a text in JSON with a comma, without reading it: no byte becomes longer
+/// than six.
 const fn longest(text: &str) -> usize {
     6 * text.len() + 3
 }
@@ -213,7 +214,7 @@ fn text_len(text: &str) -> usize {
     text.chars().map(escaped_len).sum::<usize>() + 2
 }
 
-/// Bytes of a value in JSON, or none if there are more than `limit`.
+/// Returns the length of a value in JSON, or none if it exceeds `limit`.
 fn value_len(value: &Value, limit: usize) -> Option<usize> {
     let size = match value {
         Value::Null | Value::Bool(true) => 4,

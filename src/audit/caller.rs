@@ -1,4 +1,4 @@
-//! What lines say of callers. Most callers come again and again, so what was written about one is kept and copied.
+//! The parts of lines about callers. Most callers return often, so the text written about one is cached and copied.
 
 use std::{
     collections::HashMap,
@@ -18,7 +18,7 @@ use crate::{
     clock::Timestamp,
 };
 
-/// Claims that are always recorded: those that grants and rules can ask for without naming them. Besides them only
+/// Claims that are always recorded: those that grants and rules can use without naming them. Apart from these only
 /// claims that the policy names ([`Record::claims`]) are written, so that nothing else that an issuer puts into a token
 /// reaches the trail.
 pub const CLAIMS: [&str; 11] = [
@@ -35,11 +35,12 @@ pub const CLAIMS: [&str; 11] = [
     "repository_owner_id",
 ];
 
-/// How much text is kept of callers in each of the two halves: of a thousand and more.
+/// Bytes of text that are cached in each of the two halves: enough for more than a thousand callers.
 const ROOM: usize = 1 << 20;
 
-/// The callers that were written about lately, by the addresses of their principals. When one half is full it becomes the older one, from which
-/// whoever comes again is taken over, and whoever does not is forgotten: a thousand bots in turn must not push each other out.
+/// A cache of the callers written about recently, by the addresses of their principals. When `recent` is full it
+/// becomes `older`, from which callers that return are moved back and all others are dropped: a thousand bots taking
+/// turns must not evict each other.
 #[derive(Debug, Default)]
 pub(super) struct Callers {
     recent: HashMap<usize, Kept>,
@@ -48,17 +49,17 @@ pub(super) struct Callers {
     size: usize,
 }
 
-/// A caller, and what was written about it within the full budget.
+/// A caller, and the text written about it within the full budget.
 #[derive(Debug)]
 struct Kept {
-    /// Keeps the address from others, and nothing of what the principal holds.
+    /// Keeps the address from being reused, without keeping the principal's content alive.
     principal: Weak<Principal>,
     claims: Option<Arc<[Arc<str>]>>,
     actor: Text,
     details: Text,
 }
 
-/// Members of an object as JSON, and what was cut to write them.
+/// Members of an object as JSON, and the fields that were cut to write them.
 #[derive(Debug)]
 struct Text {
     json: Vec<u8>,
@@ -73,13 +74,14 @@ pub(super) struct Caller<'a> {
 }
 
 impl Callers {
-    /// The caller of a record, if it is known.
+    /// Returns the caller of a record, if it is known.
     pub(super) fn of<'a>(&'a mut self, record: &'a Record) -> Option<Caller<'a>> {
         let principal = record.principal.as_ref()?;
         Some(Caller { principal, kept: self.kept(principal, record.claims.as_ref()) })
     }
 
-    /// What is kept of a caller. Nothing is begun for one whom nobody else keeps, or who is a delivery: it will not come again.
+    /// Returns the cache entry of a caller. None is created for a delivery, or for a principal that nobody else holds:
+    /// these do not return.
     fn kept(&mut self, principal: &Arc<Principal>, claims: Option<&Arc<[Arc<str>]>>) -> Option<&Kept> {
         if principal.delivery.is_some() {
             return None;
@@ -104,7 +106,7 @@ impl Callers {
             self.size = 0;
         }
         self.size += size;
-        // Of another policy, which names other claims.
+        // An entry from another policy, which names other claims.
         if let Some(before) = self.recent.insert(address, kept) {
             self.size -= before.size();
         }
@@ -145,7 +147,7 @@ impl Text {
 }
 
 impl Caller<'_> {
-    /// OCSF's `actor`.
+    /// Writes OCSF's `actor`.
     pub(super) fn write_actor(self, budget: &mut Budget, object: &mut Object<'_>) {
         match self.kept.filter(|_| budget.is_full()) {
             Some(kept) => kept.actor.copy(budget, object),
@@ -153,7 +155,8 @@ impl Caller<'_> {
         }
     }
 
-    /// What a decision needs of the caller. The end of a request is joined to its beginning by the id, which holds that.
+    /// Writes the facts about the caller that a decision needs. The record of a request's end omits them: the first
+    /// record with the same id has them.
     pub(super) fn write_principal(self, record: &Record, budget: &mut Budget, object: &mut Object<'_>) {
         if record.phase == Phase::Completed {
             return write_identity(self.principal, budget, object);
@@ -168,7 +171,7 @@ impl Caller<'_> {
     }
 }
 
-/// OCSF's `actor`.
+/// Writes OCSF's `actor`.
 fn write_actor(principal: &Principal, budget: &mut Budget, object: &mut Object<'_>) {
     object.object("user", |user| {
         user.text("uid", budget.text(Field::Names, &principal.subject))
@@ -196,7 +199,7 @@ fn credential(id: &CredentialId) -> (&'static str, &str) {
     }
 }
 
-/// What kind of caller it is, by what it came, and who acts for it.
+/// Writes the caller's kind, scheme and credential type, and who acts for it.
 fn write_identity(principal: &Principal, budget: &mut Budget, object: &mut Object<'_>) {
     let (credential, _) = credential(&principal.credential);
     object
@@ -213,9 +216,9 @@ fn write_identity(principal: &Principal, budget: &mut Budget, object: &mut Objec
     }
 }
 
-/// What rules and grants look at. `named` are the claims that the policy names.
+/// Writes the facts that rules and grants use. `named` are the claims that the policy names.
 fn write_facts(principal: &Principal, named: &[Arc<str>], budget: &mut Budget, object: &mut Object<'_>) {
-    // A deny by groups holds for who comes with no word of them, and not for who has none.
+    // A deny by groups matches a caller whose issuer said nothing about groups, but not one that has no groups.
     match principal.says_groups && principal.groups.is_empty() {
         true => object.empty_list("groups"),
         false => object.list("groups", budget.list(Field::Groups, &principal.groups)),
@@ -253,7 +256,7 @@ mod tests {
     use super::*;
     use crate::authn::Scheme;
 
-    /// A hundred and more were forgotten all at once, so that none of them was known when it came again.
+    /// More than a hundred were dropped all at once, so that none of them was known when it returned.
     #[test]
     fn callers_who_come_in_turn_stay_known_and_what_is_kept_of_them_has_a_bound() {
         let caller = |number: usize| Arc::new(Principal::new(Scheme::Bearer, "corp", format!("bot-{number}"), "bot"));

@@ -1,14 +1,14 @@
-//! The chain: what makes each line vouch for all lines before it.
+//! The hash chain, in which each line authenticates all lines before it.
 //!
-//! A line ends with its number, the code of the line before it and its own code:
+//! A line ends with its number, the code of the previous line and its own code:
 //!
 //! ```text
 //! {...,"seq":7,"prev":"<64 hex digits>","mac":"<64 hex digits>"}
 //! ```
 //!
-//! `mac` is HMAC-SHA256 (RFC 2104) with the chain key over the bytes of the line before `,"mac":`, which hold the number
-//! and the code of the line before. A checkpoint carries an Ed25519 signature (RFC 8032) over everything before `,"sig":`
-//! besides, so that who holds the public key alone can keep it as a witness.
+//! `mac` is HMAC-SHA256 (RFC 2104) with the chain key over the bytes of the line before `,"mac":`, which include its
+//! number and the code of the previous line. A checkpoint also carries an Ed25519 signature (RFC 8032) over everything
+//! before `,"sig":`, so that a holder of the public key alone can verify it.
 
 use std::fmt;
 
@@ -20,7 +20,7 @@ use super::keys::{ChainKey, CheckpointKey};
 /// The longest line, with its line end.
 pub const MAX_LINE: usize = 16 * 1024;
 
-/// What the end of a line takes at most, signature and line end included.
+/// The maximum length of the end of a line, including signature and line end.
 pub(super) const SEAL: usize = 8 + 20 + 2 * (9 + 64) + 9 + 128 + 2;
 
 const MAC: &[u8] = b",\"mac\":\"";
@@ -28,15 +28,15 @@ const PREV: &[u8] = b",\"prev\":\"";
 const SEQ: &[u8] = b",\"seq\":";
 const SIG: &[u8] = b",\"sig\":\"";
 
-/// A code of 32 bytes as 64 lower-case hex digits: the form in which lines carry it.
+/// A code of 32 bytes as 64 lower-case hex digits, as lines carry it.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Mac([u8; 64]);
 
 impl Mac {
-    /// What the first line of a chain links to.
+    /// The code that the first line of a chain links to.
     pub(super) const ZERO: Self = Self([b'0'; 64]);
 
-    /// Reads the digits.
+    /// Parses the digits.
     pub(super) fn from_digits(digits: &str) -> Option<Self> {
         let valid = digits.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
         Some(Self(digits.as_bytes().try_into().ok().filter(|_| valid)?))
@@ -53,7 +53,7 @@ impl fmt::Debug for Mac {
     }
 }
 
-/// A line of the chain: what the next one links to.
+/// A reference to a line of the chain, which the next line links to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Link {
     /// Counts from 1.
@@ -62,7 +62,7 @@ pub(super) struct Link {
 }
 
 impl Link {
-    /// Before the first line.
+    /// The link of the first line.
     pub(super) const NONE: Self = Self { seq: 0, mac: Mac::ZERO };
 }
 
@@ -78,7 +78,7 @@ impl Chain {
         Self { key, last }
     }
 
-    /// The last line.
+    /// Returns the last line.
     pub(super) const fn last(&self) -> Link {
         self.last
     }
@@ -115,19 +115,19 @@ impl ChainKey {
     }
 }
 
-/// A line taken apart, not yet checked.
+/// A line split into its parts, not yet verified.
 #[derive(Debug)]
 pub(super) struct Sealed<'a> {
     pub(super) link: Link,
     pub(super) prev: Mac,
-    /// What the code is over.
+    /// The bytes that the code covers.
     pub(super) covered: &'a [u8],
-    /// What a signature is over, and the signature.
+    /// The bytes that the signature covers, and the signature.
     pub(super) signature: Option<(&'a [u8], [u8; 64])>,
 }
 
 impl<'a> Sealed<'a> {
-    /// Takes a line without its line end apart; none if it does not end as a line of the trail does.
+    /// Splits a line without its line end; none if it does not end as a line of the trail does.
     pub(super) fn parse(line: &'a [u8]) -> Option<Self> {
         let body = line.strip_suffix(b"\"}")?;
         let (body, signature) = match split_digits::<128>(body, SIG) {
@@ -144,7 +144,7 @@ impl<'a> Sealed<'a> {
     }
 }
 
-/// Splits `,"name":"digits` off the end, if it is there and all are lower-case hex digits.
+/// Splits `,"name":"digits` off the end, if it is there and all digits are lower-case hex.
 fn split_digits<'a, const N: usize>(bytes: &'a [u8], name: &[u8]) -> Option<(&'a [u8], &'a [u8; N])> {
     let (rest, digits) = bytes.split_last_chunk::<N>()?;
     let rest = rest.strip_suffix(name)?;

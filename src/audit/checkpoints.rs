@@ -1,5 +1,6 @@
-//! Checkpoints: when the next one is due, and their way to a second place. That place may be slow, away or hang for ever, as
-//! a mount does whose server is gone: it has a thread of its own, for which nothing else waits.
+//! Checkpoints: when the next one is due, and how they are copied to a second place. That place may be slow or
+//! unavailable, or hang for ever like a mount whose server is gone. It therefore has its own thread, and nothing else
+//! waits for it.
 
 use std::{
     fs::OpenOptions,
@@ -20,22 +21,22 @@ use super::{
 };
 use crate::{clock::Timestamp, lock::lock};
 
-/// Checkpoints of an outage of the second place: those of weeks.
+/// Bytes of checkpoints that are held while the second place is unavailable: enough for weeks.
 const MAX_UNCOPIED: usize = 4 << 20;
 
 /// How long the second place may take before it counts as failed.
 const HANGS: Duration = Duration::from_secs(5);
 
-/// When the next checkpoint is due, and what becomes of the last one.
+/// When the next checkpoint is due, and the state of the last one.
 pub(super) struct Checkpoints {
     pub every: u64,
     pub interval: Duration,
     /// Records since the last one.
     pub since: u64,
     pub last: Timestamp,
-    /// A line to be copied as soon as the sink has it for good.
+    /// A line to be copied as soon as the sink has it on stable storage.
     pub unsaved: Vec<u8>,
-    /// The number and the code of that line, which the next one links to.
+    /// The number and code of that line.
     pub link: Link,
 }
 
@@ -52,13 +53,13 @@ impl Checkpoints {
     }
 
     pub(super) fn is_due(&self, now: Timestamp) -> bool {
-        // Where the last one is still to come, the clock was set back.
+        // If the last one is in the future, the clock was set back.
         let is_soon = self.last <= now && now < self.last + self.interval;
         self.since >= self.every || !is_soon
     }
 }
 
-/// The second place of checkpoints, as the trail and the thread that writes there share it.
+/// The second place for checkpoints, shared by the trail and the thread that writes there.
 #[derive(Debug)]
 pub(super) struct SecondPlace {
     path: PathBuf,
@@ -69,19 +70,18 @@ pub(super) struct SecondPlace {
 
 #[derive(Debug, Default)]
 struct State {
-    /// Lines that are not there yet, those that it did not take first.
+    /// Lines that are not there yet, earlier failures first.
     lines: Vec<u8>,
-    /// Whether one has come since it was last tried.
+    /// Whether a line was added since the last try.
     is_due: bool,
-    /// Since when its answer is waited for.
+    /// When the pending call began.
     asked: Option<Instant>,
     failure: Option<String>,
     is_closed: bool,
 }
 
 impl State {
-    /// Keeps a line that is not there yet. Where there are too many, those that came before it are given up: the last one
-    /// proves the most.
+    /// Queues a line. If there are too many, the earlier ones are dropped: the last one proves the most.
     fn keep(&mut self, line: &[u8]) {
         if self.lines.len() + line.len() > MAX_UNCOPIED {
             self.lines.clear();
@@ -99,7 +99,8 @@ impl SecondPlace {
         Self { path, errors, state: Mutex::default(), changed: Condvar::new() }
     }
 
-    /// Starts the thread that writes there. Gives the number of the last checkpoint that is there, if that can be read soon.
+    /// Starts the thread that writes there. Returns the number of the last checkpoint that is there, if it can be read
+    /// soon.
     pub(super) fn start(self: &Arc<Self>) -> Option<u64> {
         let place = Arc::clone(self);
         let (tell, told) = mpsc::channel();
@@ -107,23 +108,27 @@ impl SecondPlace {
         let thread = thread::Builder::new().name("audit-copies".to_owned()).spawn(move || {
             let copied = place.copied();
             place.state().asked = None;
-            // Nobody waits any more if it took long.
+            // This fails if it took so long that nobody waits any more.
             let _ = tell.send(copied);
             place.run();
         });
         if let Err(error) = thread {
             let mut state = self.state();
             (state.asked, state.is_closed) = (None, true);
-            self.failed(&mut state, &format!("there is no thread for it: {error}"));
+            self.failed(&mut state, &format!("its thread cannot be started: {error}"));
             return None;
         }
         told.recv_timeout(HANGS).unwrap_or_else(|_| {
-            tracing::error!(path = %self.path.display(), "the second place of checkpoints of the audit trail cannot be read, so whether the trail ends before its last checkpoint is not known");
+            tracing::error!(
+                path = %self.path.display(),
+                "the second place for checkpoints of the audit trail cannot be read, so it is unknown whether the trail ends before \
+                 its last checkpoint"
+            );
             None
         })
     }
 
-    /// Has a checkpoint written there, with those that it did not take before.
+    /// Queues a checkpoint, which is written together with those that failed before.
     pub(super) fn save(&self, line: &[u8]) {
         let mut state = self.state();
         state.keep(line);
@@ -134,7 +139,7 @@ impl SecondPlace {
         self.changed.notify_all();
     }
 
-    /// Why it took no checkpoint; none if it did.
+    /// Returns why the last checkpoint was not written; none if it was.
     pub(super) fn failure(&self) -> Option<String> {
         let state = self.state();
         let hangs =
@@ -142,7 +147,7 @@ impl SecondPlace {
         state.hangs().map(hangs).or_else(|| state.failure.clone())
     }
 
-    /// Waits, for so long at most, until it has what it was given, and ends the thread.
+    /// Waits for at most `patience` until all queued lines are written, and ends the thread.
     pub(super) fn finish(&self, patience: Duration) {
         let mut state = self.state();
         state.is_closed = true;
@@ -187,7 +192,7 @@ impl SecondPlace {
                     }
                 }
                 Err(error) => {
-                    // They are brought with the next.
+                    // They are written with the next one.
                     let newer = std::mem::replace(&mut state.lines, lines);
                     state.keep(&newer);
                     self.failed(&mut state, &error.to_string());
@@ -197,17 +202,17 @@ impl SecondPlace {
         }
     }
 
-    /// The number of the last checkpoint that is there.
+    /// Returns the number of the last checkpoint that is there.
     fn copied(&self) -> Option<u64> {
         let end = end_of(&self.path, 2 * MAX_LINE as u64).ok()?;
         let mut lines = end.rsplit(|byte| *byte == b'\n');
         lines.find_map(|line| Sealed::parse(line).map(|sealed| sealed.link.seq))
     }
 
-    /// Opened each time, so that a second place that comes and goes (a mount) is found again.
+    /// Appends lines. The file is opened each time, so that a mount that comes and goes is found again.
     fn append(&self, lines: &[u8]) -> io::Result<()> {
         let mut file = OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(&self.path)?;
-        // A half-written line of before must not swallow this one.
+        // An incomplete earlier line must not run into this one.
         let mut last = [b'\n'];
         if file.metadata()?.len() > 0 {
             file.seek(SeekFrom::End(-1))?;

@@ -1,4 +1,4 @@
-//! What the first and the last lines of a file tell: when it began, what to link to, and that it is one of a trail.
+//! The first and last lines of a file: when it began, which line to link to, and whether it belongs to a trail.
 
 use std::{
     fs::File,
@@ -18,14 +18,14 @@ use crate::clock::Timestamp;
 /// The end of a file of lines.
 pub(super) struct FileEnd {
     pub(super) size: u64,
-    /// Bytes up to and with the last line end.
+    /// Bytes up to and including the last line end.
     pub(super) whole: u64,
     pub(super) last: Option<Link>,
 }
 
-/// When a file began: by its first line that tells when it was written, as that of a request has the time of its arrival, which may be
-/// hours before, and a file that somebody moved may go on with one. None if it has no such line. A damaged line is for `verify` to tell of:
-/// the next one that is whole tells no earlier time.
+/// Returns when a file began: the time of its first line that is not of a request. The time of a request's line is its
+/// arrival, which may be hours earlier, and a file that replaces a moved one may begin with such a line. None if there
+/// is no other line. Damaged lines are skipped, as `verify` reports them and the next intact one has no earlier time.
 pub(super) fn began(file: &mut File) -> io::Result<Option<Timestamp>> {
     file.seek(SeekFrom::Start(0))?;
     let mut lines = Lines::new(BufReader::new(file));
@@ -39,7 +39,7 @@ pub(super) fn began(file: &mut File) -> io::Result<Option<Timestamp>> {
     Ok(None)
 }
 
-/// The first and the last line of a full file.
+/// Returns the first and the last line of a full file.
 pub(super) fn first_and_last(path: &Path) -> io::Result<(Link, Link)> {
     let mut file = File::open(path)?;
     let last = FileEnd::of(&mut file)?.last.ok_or_else(|| foreign("last"))?;
@@ -49,23 +49,23 @@ pub(super) fn first_and_last(path: &Path) -> io::Result<(Link, Link)> {
     Ok((first.0, last))
 }
 
-/// What a line says of when it was written.
+/// The members of a line that say when it was written.
 #[derive(Deserialize)]
 struct Timed {
     class_uid: u32,
     time: i64,
 }
 
-/// A line of a trail; none if it is none.
+/// Parses a line; none if it does not belong to a trail.
 fn parse(line: &[u8]) -> Option<(Link, Timed)> {
     let link = Sealed::parse(line)?.link;
     Some((link, serde_json::from_slice(line).ok()?))
 }
 
-/// How far back a line end is looked for. A crash of the system can leave a run of zeros as long as what was not synced.
+/// How far back to search for a line end. A system crash can leave a run of zeros as long as the unsynced data.
 const LOOK_BACK: u64 = 64 << 20;
 
-/// How every line begins.
+/// The beginning of every line.
 pub(super) const BEGINNING: &[u8] = b"{\"class_uid\":";
 
 impl FileEnd {
@@ -75,7 +75,7 @@ impl FileEnd {
             let mut first = Vec::new();
             file.seek(SeekFrom::Start(0))?;
             file.take(BEGINNING.len() as u64).read_to_end(&mut first)?;
-            // Only what can be the rest of our own first line may be cut.
+            // Only something that can be the rest of our own first line may be cut off.
             let ours = BEGINNING.starts_with(&first) || first.iter().all(|byte| *byte == 0);
             return if ours { Ok(Self { size, whole: 0, last: None }) } else { Err(foreign("last")) };
         };
@@ -85,7 +85,7 @@ impl FileEnd {
     }
 }
 
-/// The line that ends right before an offset, without its end; none if none does.
+/// Returns the line that ends right before an offset, without its line end; none if no line ends there.
 pub(super) fn line_before(file: &mut File, offset: u64) -> io::Result<Option<Vec<u8>>> {
     let start = offset.saturating_sub(MAX_LINE as u64);
     let mut bytes = Vec::new();
@@ -97,7 +97,7 @@ pub(super) fn line_before(file: &mut File, offset: u64) -> io::Result<Option<Vec
     Ok(bytes.rsplit(|byte| *byte == b'\n').next().map(<[u8]>::to_vec))
 }
 
-/// The offset after the last line end, none if there is no line end to be found.
+/// Returns the offset after the last line end; none if there is no line end.
 fn last_line_end(file: &mut File, size: u64) -> io::Result<Option<u64>> {
     let mut chunk = vec![0; 1 << 16];
     let mut end = size;
@@ -115,7 +115,6 @@ fn last_line_end(file: &mut File, size: u64) -> io::Result<Option<u64>> {
 }
 
 fn foreign(which: &str) -> io::Error {
-    let message =
-        format!("the {which} line is not one of an audit trail, so the file is not taken for one; move it away");
+    let message = format!("the {which} line is not one of an audit trail, so the file will not be used; move it away");
     io::Error::new(io::ErrorKind::InvalidData, message)
 }

@@ -1,5 +1,5 @@
-//! The last checkpoints of all replicas that share a store. Each replica names those of the others in its own checkpoints, so
-//! that a whole chain that is taken away, or set back, is missed by the rest.
+//! The last checkpoints of all replicas that share a store. Each replica names those of the others in its own
+//! checkpoints, so that they prove it if a whole chain is removed or reset.
 
 use std::{
     collections::BTreeMap,
@@ -12,7 +12,8 @@ use tokio::sync::watch;
 use super::chain::Link;
 use crate::lock::lock;
 
-/// So many heads of others fit into one line with names of any length that a host can have; the rest wait for the next.
+/// The heads of other replicas in one line: this many fit even if all host names have their maximum length. The rest
+/// wait for the next.
 const IN_ONE_LINE: usize = 32;
 
 /// The last checkpoint of a chain.
@@ -32,12 +33,12 @@ impl Head {
     }
 }
 
-/// What the thread of the trail and the task that shares heads tell each other.
+/// The state that the trail's thread shares with the task that exchanges heads.
 #[derive(Debug)]
 pub(super) struct Heads {
     /// Our last checkpoint that is on stable storage.
     own: watch::Sender<Option<Head>>,
-    /// Those of others that no checkpoint of ours names yet, by instance.
+    /// Heads of others that no checkpoint of ours names yet, by instance.
     others: Mutex<BTreeMap<Arc<str>, Head>>,
 }
 
@@ -61,7 +62,7 @@ impl Heads {
         others.extend(heads.into_iter().map(|head| (Arc::clone(&head.instance), head)));
     }
 
-    /// Those that the next checkpoint is to name.
+    /// Takes the heads that the next checkpoint is to name.
     pub(super) fn take(&self) -> Vec<Head> {
         let mut others = lock(&self.others);
         (0..IN_ONE_LINE).map_while(|_| others.pop_first()).map(|(_, head)| head).collect()

@@ -1,23 +1,23 @@
-//! What waits for the thread of the trail.
+//! Items in the queue of the trail's thread.
 
 use tokio::sync::oneshot;
 
 use super::{note::Note, record::Record, room::Held, unavailable::AuditUnavailable};
 
-/// Who waits until a record is on stable storage.
+/// Answers a caller that waits until a record is on stable storage.
 pub(super) type Reply = oneshot::Sender<Result<(), AuditUnavailable>>;
 
-/// What waits for the thread.
+/// A queued entry.
 #[derive(Debug)]
 pub(super) struct Item {
     pub(super) entry: Entry,
-    /// Bytes of memory that it takes, about.
+    /// Bytes of memory that it takes, roughly.
     pub(super) weight: usize,
     /// The place that it holds.
     pub(super) held: Held,
-    /// A request was let through as there was room for it, so that it must not be lost.
+    /// Whether a request was let through because there was space for this record, so that it must not be lost.
     pub(super) is_promised: bool,
-    /// Whom to tell when it is on stable storage.
+    /// Answered when it is on stable storage.
     pub(super) reply: Option<Reply>,
 }
 
@@ -28,7 +28,7 @@ pub(super) enum Entry {
 }
 
 impl Entry {
-    /// Bytes of memory that it takes, about, as far as somebody outside decides how many.
+    /// Returns roughly the memory that it takes, in bytes, as far as clients can influence it.
     pub(super) fn weight(&self) -> usize {
         match self {
             Self::Record(record) => record.weight(),

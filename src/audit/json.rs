@@ -1,5 +1,5 @@
-//! Writes a JSON object member by member into a buffer, so that a line is built without an intermediate value. All values
-//! are written by serde_json, which escapes what must be escaped.
+//! Writes a JSON object member by member into a buffer, so that a line is built without an intermediate value.
+//! serde_json writes all values except texts that need no escaping.
 
 use std::sync::Arc;
 
@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::chain::push_hex;
 
-/// An object that is being written. It is closed by its parent, and the outermost one by the seal of the line.
+/// An object that is being written. Its parent closes it; the seal of the line closes the outermost one.
 #[derive(Debug)]
 pub(super) struct Object<'a> {
     out: &'a mut Vec<u8>,
@@ -20,7 +20,7 @@ impl<'a> Object<'a> {
         Self::open(out)
     }
 
-    /// An object whose brace somebody else writes.
+    /// Starts an object whose opening brace the caller writes.
     pub(super) fn open(out: &'a mut Vec<u8>) -> Self {
         Self { out, empty: true }
     }
@@ -133,7 +133,7 @@ impl<'a> Object<'a> {
         self.out.extend_from_slice(b"\":");
     }
 
-    /// Most texts need no escaping, which is quicker found out for all of a text than byte by byte.
+    /// Writes a text. Most need no escaping, and testing a whole text at once is faster than byte by byte.
     fn text_value(&mut self, text: &str) {
         let plain = text.bytes().fold(true, |plain, byte| plain & (byte >= b' ') & (byte != b'"') & (byte != b'\\'));
         if plain {
@@ -147,7 +147,7 @@ impl<'a> Object<'a> {
 
     fn value<T: Serialize + ?Sized>(&mut self, value: &T) {
         let start = self.out.len();
-        // A buffer takes everything, so only a map with keys that are no text could fail here.
+        // Writing to a buffer cannot fail, so only a map with keys that are not strings could fail here.
         if serde_json::to_writer(&mut *self.out, value).is_err() {
             self.out.truncate(start);
             self.out.extend_from_slice(b"null");

@@ -14,15 +14,15 @@ use zeroize::Zeroizing;
 
 use crate::kept;
 
-/// The files of keys that were made because none are configured.
+/// The files of keys that Doorward creates if none are configured.
 pub const CHAIN_KEY_FILE: &str = "audit-chain.key";
 pub const CHECKPOINT_KEY_FILE: &str = "audit-checkpoint.pem";
 pub const CHECKPOINT_PUBLIC_KEY_FILE: &str = "audit-checkpoint.pub.pem";
 
-/// What comes before the 32 bytes of an Ed25519 key in a SubjectPublicKeyInfo (RFC 8410 section 4).
+/// The bytes before the 32 bytes of an Ed25519 key in a SubjectPublicKeyInfo (RFC 8410 section 4).
 const SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
-/// The key of the hash chain. Who has it can rewrite the trail; who has not cannot.
+/// The key of the hash chain. Only its holders can rewrite the trail.
 #[derive(Clone)]
 pub struct ChainKey {
     pub(super) hmac: hmac::Key,
@@ -30,7 +30,7 @@ pub struct ChainKey {
 }
 
 impl ChainKey {
-    /// From at least 32 bytes.
+    /// Creates a key from at least 32 bytes.
     pub fn new(bytes: &[u8]) -> Result<Self, InvalidKey> {
         if bytes.len() < 32 {
             return Err(InvalidKey::Short(bytes.len()));
@@ -38,13 +38,13 @@ impl ChainKey {
         Ok(Self { hmac: hmac::Key::new(hmac::HMAC_SHA256, bytes), id: key_id(b"chain key", bytes) })
     }
 
-    /// From the form in which files hold it: base64, blanks around it ignored.
+    /// Parses the form in which files hold it: base64, ignoring surrounding whitespace.
     pub fn from_base64(text: &[u8]) -> Result<Self, InvalidKey> {
         let bytes = Zeroizing::new(STANDARD.decode(text.trim_ascii()).map_err(|_| InvalidKey::Base64)?);
         Self::new(&bytes)
     }
 
-    /// Names the key without giving it away.
+    /// Returns an id of the key that does not reveal it.
     pub fn id(&self) -> &Arc<str> {
         &self.id
     }
@@ -64,7 +64,7 @@ pub struct CheckpointKey {
 }
 
 impl CheckpointKey {
-    /// From PEM (PKCS #8).
+    /// Parses a key in PEM (PKCS #8).
     pub fn from_pem(pem: &[u8]) -> Result<Self, InvalidKey> {
         let der = PrivatePkcs8KeyDer::from_pem_slice(pem).map_err(|_| InvalidKey::PrivatePem)?;
         let pair = Ed25519KeyPair::from_pkcs8(der.secret_pkcs8_der()).map_err(|_| InvalidKey::PrivatePem)?;
@@ -103,7 +103,7 @@ impl fmt::Debug for CheckpointKey {
     }
 }
 
-/// What checks the signature of a checkpoint.
+/// The public key that verifies the signature of a checkpoint.
 #[derive(Clone, Debug)]
 pub struct CheckpointPublicKey {
     bytes: [u8; 32],
@@ -115,7 +115,7 @@ impl CheckpointPublicKey {
         Self { bytes, id: key_id(b"checkpoint key", &bytes) }
     }
 
-    /// From PEM (SubjectPublicKeyInfo), as `openssl pkey -pubout` prints it.
+    /// Parses a key in PEM (SubjectPublicKeyInfo), as `openssl pkey -pubout` prints it.
     pub fn from_pem(pem: &[u8]) -> Result<Self, InvalidKey> {
         let der = SubjectPublicKeyInfoDer::from_pem_slice(pem).map_err(|_| InvalidKey::PublicPem)?;
         let bytes = der.as_ref().strip_prefix(&SPKI_PREFIX).ok_or(InvalidKey::PublicPem)?;
@@ -146,11 +146,11 @@ pub enum InvalidKey {
     PrivatePem,
     #[error("this is not a public Ed25519 key in PEM; get it with `openssl pkey -pubout`")]
     PublicPem,
-    #[error("no random bytes could be had from the system")]
+    #[error("the system provided no random bytes")]
     Random,
 }
 
-/// Reads the chain key from `directory`, or makes one and keeps it there, readable by its owner only.
+/// Reads the chain key from `directory`, or creates one there, readable by its owner only.
 pub(super) fn kept_chain_key(directory: &Path) -> io::Result<ChainKey> {
     let path = directory.join(CHAIN_KEY_FILE);
     let text = kept::read_or_make(&path, || {
@@ -161,7 +161,7 @@ pub(super) fn kept_chain_key(directory: &Path) -> io::Result<ChainKey> {
     ChainKey::from_base64(&text).map_err(|error| kept::invalid(&path, &error))
 }
 
-/// The same for the checkpoint key; its public half is put beside it for auditors.
+/// Reads or creates the checkpoint key in the same way, and writes its public half beside it for auditors.
 pub(super) fn kept_checkpoint_key(directory: &Path) -> io::Result<CheckpointKey> {
     let path = directory.join(CHECKPOINT_KEY_FILE);
     let pem = kept::read_or_make(&path, || {

@@ -1,5 +1,5 @@
-//! What a record looks like as JSON: OCSF 1.5, requests as HTTP Activity (4002) and all else as Application Lifecycle
-//! (6002). What OCSF has no word for stands in `unmapped`, but for what the chain adds at the end of a line.
+//! Records as JSON: OCSF 1.5, requests as HTTP Activity (4002) and everything else as Application Lifecycle (6002).
+//! Data without an OCSF field is in `unmapped`, except for the members that the chain adds at the end of a line.
 
 mod notes;
 
@@ -77,7 +77,7 @@ fn head(line: &mut Object<'_>, class: u32, activity: u32, severity: u8, time: Ti
         .field("time", time.as_millis());
 }
 
-/// The profile `host` is what brings `actor`.
+/// Writes `metadata`. The profile `host` is the one that defines `actor`.
 fn metadata(line: &mut Object<'_>, code: &'static str, correlation: Option<Uuid>, has_actor: bool) {
     line.object("metadata", |metadata| {
         metadata.members(PRODUCT.as_bytes());
@@ -96,7 +96,8 @@ fn metadata(line: &mut Object<'_>, code: &'static str, correlation: Option<Uuid>
 
 fn request(record: &Record, caller: Option<Caller<'_>>, budget: &mut Budget, line: &mut Object<'_>) {
     let ended = record.phase == Phase::Whole || record.phase == Phase::Completed;
-    // What an upstream failed at after a rule let it through was allowed; before any rule was asked it was not.
+    // A failure of the upstream after a rule allowed the request counts as allowed; before any rule was evaluated it
+    // does not.
     let allowed = match &record.decision {
         Some(decision) => {
             decision.outcome == Effect::Allow
@@ -153,7 +154,7 @@ fn request(record: &Record, caller: Option<Caller<'_>>, budget: &mut Budget, lin
             let version = budget.optional(Field::Names, record.policy.as_deref());
             if rule.is_some() || version.is_some() {
                 object.object("policy", |policy| {
-                    // A policy of OCSF has one of both.
+                    // A policy of OCSF has a `uid` or a `name`.
                     match rule {
                         Some(rule) => policy.text("uid", rule),
                         None => policy.text("name", "policy"),
@@ -364,7 +365,7 @@ fn run(run: &Run, budget: &mut Budget, object: &mut Object<'_>) {
         .pairs("labels", budget.pairs(Field::Run, &pairs(&run.labels)));
 }
 
-/// As whom the request went to Kubernetes.
+/// Writes the identity with which the request was sent to Kubernetes.
 fn identity(principal: &Principal, groups: &[Arc<str>], budget: &mut Budget, object: &mut Object<'_>) {
     let extras: Vec<(&str, &str)> = impersonation::extras(principal).collect();
     object
@@ -396,7 +397,7 @@ fn webhook(facts: &Facts, budget: &mut Budget, object: &mut Object<'_>) {
         .some("build", facts.build.then_some(true));
 }
 
-/// `activity_id` of HTTP Activity.
+/// Returns the `activity_id` of HTTP Activity.
 fn activity(method: &Method) -> u32 {
     match *method {
         Method::CONNECT => 1,

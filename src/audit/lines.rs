@@ -8,7 +8,7 @@ use std::{
 
 use super::chain::MAX_LINE;
 
-/// The lines of a file. A line that is longer than any line of a trail is not kept, only counted.
+/// The lines of a file. The rest of a line that is longer than any line of a trail is skipped.
 #[derive(Debug)]
 pub(super) struct Lines<R> {
     reader: R,
@@ -26,21 +26,21 @@ pub(super) struct Line<'a> {
     pub(super) fault: Option<Fault>,
 }
 
-/// What is wrong with a line before it is even looked at.
+/// A fault of a line, apart from its content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Fault {
-    /// Its end was left out.
+    /// It is too long, and its end was skipped.
     Long,
     /// The file ends within it.
     Torn,
 }
 
-/// Has an error say of which file it is: those of the system do not, and a trail has several.
+/// Adds the path to an error: errors of the system lack it, and a trail has several files.
 pub fn of_file(path: &Path) -> impl Fn(io::Error) -> io::Error {
     move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))
 }
 
-/// The last bytes of a file: so many, or all.
+/// Reads the last bytes of a file, `most` at most.
 pub(super) fn end_of(path: &Path, most: u64) -> io::Result<Vec<u8>> {
     let mut file = File::open(path)?;
     let size = file.metadata()?.len();
@@ -61,7 +61,7 @@ impl<R: BufRead> Lines<R> {
         Self { reader, buffer: Vec::new(), number: 0 }
     }
 
-    /// The next line, or none at the end.
+    /// Returns the next line, or none at the end.
     pub(super) fn next(&mut self) -> io::Result<Option<Line<'_>>> {
         self.buffer.clear();
         let read = self.reader.by_ref().take(MAX_LINE as u64).read_until(b'\n', &mut self.buffer)?;

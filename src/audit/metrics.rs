@@ -1,4 +1,4 @@
-//! What the trail counts of itself.
+//! The metrics of the trail.
 
 use std::sync::atomic::AtomicU64;
 
@@ -19,13 +19,13 @@ pub struct Metrics {
     pub bytes: Counter,
     pub errors: Counter,
     pub checkpoint_copy_errors: Counter,
-    /// Records that wait, and room that is reserved for more.
+    /// Records that wait, and places that are reserved for more.
     pub queued: Gauge,
-    /// Requests that found no room.
+    /// Requests that waited for space.
     pub waits: Counter,
     pub wait_time: Counter<f64, AtomicU64>,
     pub(super) refusals: Family<Labels<&'static str>, Counter>,
-    /// Unix time of the last checkpoint, or of the start where there is none yet; its age is an alarm.
+    /// Unix time of the last checkpoint, or of the start if there is none yet. Alerts watch its age.
     pub last_checkpoint: Gauge,
     pub syncs: Counter,
     pub sync_time: Counter<f64, AtomicU64>,
@@ -33,7 +33,7 @@ pub struct Metrics {
     pub export: export::Metrics,
 }
 
-/// A wait for room, which is counted for as long as it lasted, also where who waited has left.
+/// A wait for space. Its duration is counted on drop, so also if the request is cancelled.
 #[derive(Debug)]
 pub(super) struct Wait<'a> {
     time: &'a Counter<f64, AtomicU64>,
@@ -47,7 +47,7 @@ impl Drop for Wait<'_> {
 }
 
 impl Metrics {
-    /// Counts a request that waits for room from here on.
+    /// Counts a request that begins to wait for space.
     pub(super) fn begin_wait(&self) -> Wait<'_> {
         self.waits.inc();
         Wait { time: &self.wait_time, begun: Instant::now() }
@@ -58,44 +58,40 @@ impl Metrics {
         self.refusals(why).inc();
     }
 
-    /// How often requests were refused for this reason.
+    /// Returns the counter of requests that were refused for this reason.
     pub(super) fn refusals(&self, why: AuditUnavailable) -> Counter {
         self.refusals.get_or_create_owned(&[("reason", why.as_str())])
     }
 
     pub fn register(&self, registry: &mut Registry) {
         let audit = registry.sub_registry_with_prefix("audit");
-        audit.register("records_written", "Lines handed to the sink", self.written.clone());
-        audit.register("records_lost", "Records that could not be kept", self.lost.clone());
-        audit.register_with_unit("written", "Bytes handed to the sink", Unit::Bytes, self.bytes.clone());
+        audit.register("records_written", "Lines formatted for the sink", self.written.clone());
+        audit.register("records_lost", "Records that were lost", self.lost.clone());
+        audit.register_with_unit("written", "Bytes written to the sink", Unit::Bytes, self.bytes.clone());
         audit.register("errors", "Writes and syncs of the sink that failed", self.errors.clone());
         audit.register(
             "checkpoint_copy_errors",
-            "Checkpoints that could not be copied to the second place",
+            "Checkpoints that could not be copied to `audit.checkpoint_copy`",
             self.checkpoint_copy_errors.clone(),
         );
-        audit.register("queue", "Records that wait for the sink, and room reserved", self.queued.clone());
-        audit.register("waits", "Requests that waited for room in the queue", self.waits.clone());
+        audit.register("queue", "Records that wait for the sink, and places reserved for more", self.queued.clone());
+        audit.register("waits", "Requests that waited for space in the queue", self.waits.clone());
         audit.register_with_unit(
             "wait",
-            "Time that requests waited for room in the queue",
+            "Time that requests waited for space in the queue",
             Unit::Seconds,
             self.wait_time.clone(),
         );
         audit.register("refusals", "Requests that could not be recorded, by reason", self.refusals.clone());
         audit.register_with_unit(
             "last_checkpoint_timestamp",
-            "Unix time of the last checkpoint, at first of the start",
+            "Unix time of the last checkpoint, or of the start if there is none yet",
             Unit::Seconds,
             self.last_checkpoint.clone(),
         );
         audit.register("syncs", "Syncs of the sink to stable storage", self.syncs.clone());
         audit.register_with_unit("sync", "Time that syncs took", Unit::Seconds, self.sync_time.clone());
-        audit.register(
-            "slow_commits",
-            "Times that the sink took 5 s or longer for what is written together",
-            self.slow_commits.clone(),
-        );
+        audit.register("slow_commits", "Commits for which the sink took 5 s or longer", self.slow_commits.clone());
         self.export.register(audit);
     }
 }

@@ -1,37 +1,37 @@
 //! The audit trail: who did what, as whom, by which rule, and proof that nobody edited the answer.
 //!
-//! A request's [`Record`] is opened before anything else and filled along the way. [`Trail::reserve`] takes room for it
-//! before the request is forwarded, so that what cannot be recorded does not happen. Where there is none the request waits for a
-//! moment, as a disk may stand still. Records go through a bounded queue
-//! to a thread of their own, which writes one JSON line each (`line`), links it to the line before with a keyed code
-//! (`chain`), and signs a checkpoint now and then. [`verify_files`] finds what was deleted, edited, inserted, moved or
-//! cut; [`ReplayInputs`] reads back what a decision was made on, [`trace`] what caused a run, and
-//! [`Report`] what reviewers ask for.
+//! A request's [`Record`] is opened before anything else and filled in along the way. [`Trail::reserve`] reserves space
+//! in the queue before the request is forwarded, so that nothing happens that cannot be recorded. If the queue is full
+//! the request waits briefly, as a disk can stall. Records go through a bounded queue to a dedicated thread, which
+//! writes one JSON line each (`line`), links it to the previous line with a keyed code (`chain`), and signs a
+//! checkpoint at intervals. [`verify_files`] finds lines that were deleted, edited, inserted, moved or cut off;
+//! [`ReplayInputs`] reads back the inputs of a decision, [`trace`] finds the cause of a run, and [`Report`] collects
+//! the evidence that reviewers ask for.
 //!
-//! [`export`] sends the lines to receivers besides.
+//! [`export`] also sends the lines to receivers.
 //!
-//! No credential is ever written: of a credential only its id, of a token only the claims in [`CLAIMS`] and those that
-//! the policy names, of a URL no query.
+//! No credential is ever written: a record has only the id of a credential, only those claims of a token that are in
+//! [`CLAIMS`] or named by the policy, and no query of a URL.
 //!
 //! | file | holds |
 //! |---|---|
-//! | `settings` | what the configuration says about the trail |
-//! | `record`, `note` | what happened: of a request, and else |
-//! | `trail`, `item`, `writer` | the handle by which records are queued, what is queued, and the thread that writes it |
-//! | `reservation`, `room`, `unavailable` | what a request holds of it, how many records may wait, who waits for that, and why a record cannot be had |
-//! | `watchdog` | whether the disk has been at one thing for too long, or is slow again and again |
-//! | `line`, `json`, `budget`, `caller` | a record as JSON, member by member, within its length, and what it says of the caller |
-//! | `pseudonym` | people under other names |
-//! | `chain`, `keys` | what makes each line vouch for those before it, and the keys for that |
+//! | `settings` | the trail's part of the configuration |
+//! | `record`, `note` | records of requests, and of everything else |
+//! | `trail`, `item`, `writer` | the handle that queues records, the queued items, and the thread that writes them |
+//! | `reservation`, `room`, `unavailable` | the space that a request holds, the limit on waiting records, and why a record is impossible |
+//! | `watchdog` | detects a disk that hangs or is repeatedly slow |
+//! | `line`, `json`, `budget`, `caller` | a record as JSON, member by member, within its maximum length, and its members about the caller |
+//! | `pseudonym` | pseudonyms for people |
+//! | `chain`, `keys` | the hash chain over all lines, and its keys |
 //! | `checkpoints`, `heads` | signed lines, their copies elsewhere, and those of other replicas |
-//! | `sink`, `file_ends` | where lines go, and what the files tell to which they went |
-//! | `export` | the same lines, sent to receivers |
-//! | `lines` | a trail, read line by line |
-//! | `verify` | whether a trail is whole |
-//! | `replay` | what a decision was made on, read back |
-//! | `trace`, `token_trace`, `traced_line`, `traced_files` | what caused a run, or a token, by the trail alone |
-//! | `report` | what reviewers ask for |
-//! | `metrics` | what the trail counts of itself |
+//! | `sink`, `file_ends` | the destination of lines, and the first and last lines of its files |
+//! | `export` | sends the same lines to receivers |
+//! | `lines` | reads a trail line by line |
+//! | `verify` | checks whether a trail is intact |
+//! | `replay` | reads back the inputs of a decision |
+//! | `trace`, `token_trace`, `traced_line`, `traced_files` | finds the cause of a run or a token in the trail alone |
+//! | `report` | the evidence that reviewers ask for |
+//! | `metrics` | the trail's own metrics |
 
 mod budget;
 mod caller;

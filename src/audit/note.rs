@@ -1,4 +1,4 @@
-//! Records that are not of a request: what happened to the policy, what operators did, and what the trail tells of itself.
+//! Records of everything but requests: changes of the policy, commands of operators, and events of the trail itself.
 
 use std::sync::Arc;
 
@@ -14,7 +14,7 @@ pub enum Note {
     /// A policy is in force from now on.
     PolicyLoaded {
         digest: Arc<str>,
-        /// Why the configuration was read, in a short fixed word.
+        /// Why the configuration was read, as a short fixed word.
         cause: &'static str,
         /// Warnings, each with its place.
         problems: Vec<String>,
@@ -28,26 +28,26 @@ pub enum Note {
     },
     /// Somebody used the operator socket.
     Operator(Operator),
-    /// A run of Tekton has appeared that a request caused.
+    /// A Tekton run has appeared that a request caused.
     Run(Linked),
     /// The tokens of a TaskRun or a pod have ended with it.
     TokensEnded(TokensEnded),
-    /// A session has ended before its time.
+    /// A session has ended before it expired.
     SessionEnded {
         /// Its name, as in the records of requests.
         session: String,
         /// A short fixed word.
         why: &'static str,
     },
-    /// Doorward made a key by itself, or took one away that nobody needs any more.
+    /// Doorward created a key, or removed one that is no longer needed.
     Key {
-        /// For what it is, in a short fixed word.
+        /// Its purpose, as a short fixed word.
         of: &'static str,
-        /// Its name, which says nothing of what it holds.
+        /// Its name, which reveals nothing of the key.
         id: String,
         change: KeyChange,
     },
-    /// Something that somebody should look at, such as break-glass access being enabled.
+    /// An event that somebody should look into, such as break-glass access being enabled.
     Alarm {
         /// A short fixed word, for rules over the trail.
         what: &'static str,
@@ -55,10 +55,10 @@ pub enum Note {
     },
 }
 
-/// What happened to a key.
+/// A change of a key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum KeyChange {
-    /// It was made, and signs from then on.
+    /// It was created, and signs from the given time on.
     Made {
         signs_from: Timestamp,
     },
@@ -74,40 +74,40 @@ pub struct Operator {
     pub uid: Option<u32>,
     /// Its name.
     pub user: Option<String>,
-    /// What the operator gave as reason.
+    /// The reason that the operator gave.
     pub why: Option<String>,
-    /// Done, or why not.
+    /// Success, or why it failed.
     pub outcome: Result<(), String>,
-    /// The held deliveries that it tried or dropped; none of another command.
+    /// The held deliveries that it retried or dropped; none for other commands.
     pub deliveries: Option<Vec<HeldDelivery>>,
 }
 
-/// A held delivery, as other records know it.
+/// A held delivery, by the ids in other records.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum HeldDelivery {
-    /// By the id of the request that brought it, and the one that its sender gave it.
+    /// The id of the request that delivered it, and the one that its sender gave it.
     Known { request: String, delivery: String },
-    /// By its own id, as nothing else can be read of it.
+    /// Its own id, as the rest of it cannot be read.
     Unread { held: String },
 }
 
-/// A run and what it says of its cause.
+/// A run and the cause that it names.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Linked {
-    /// The name of the issuer of the cluster that it is in, where tasks of that get tokens.
+    /// The issuer name of its cluster, if tasks there get tokens.
     pub cluster: Option<Arc<str>>,
     /// `PipelineRun` or `TaskRun`.
     pub kind: &'static str,
     pub namespace: String,
     pub name: String,
-    /// As Kubernetes gave it; no other object ever has it.
+    /// Its Kubernetes uid, which no other object ever has.
     pub uid: String,
-    /// When it was made.
+    /// When it was created.
     pub created: Option<Timestamp>,
-    /// The request that made it.
+    /// The request that created it.
     pub request: Option<Uuid>,
-    /// The event of an EventListener that it came of.
+    /// The event of an EventListener that led to it.
     pub event: Option<String>,
 }
 
@@ -124,53 +124,53 @@ pub struct TokensEnded {
     pub why: &'static str,
 }
 
-/// What the trail tells of itself.
+/// An event of the trail itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Event {
-    /// A process begins to write. It links to the line before it, if there is one.
+    /// A process begins to write. The line links to the previous one, if there is one.
     Start {
         instance: Arc<str>,
         key: Arc<str>,
         interval_ms: u64,
-        /// Bytes of a half-written last line that were cut.
+        /// Bytes of an incomplete last line that were cut off.
         repaired: u64,
         /// The sequence number of a checkpoint in the second place that the trail no longer reaches.
         missing: Option<u64>,
     },
-    /// The process stops in good order.
+    /// The process stops in an orderly way.
     Stop { instance: Arc<str> },
-    /// The first line of a file that goes on where another ended.
+    /// The first line of a file that continues another.
     File { previous: Option<Arc<str>> },
-    /// Full files are about to be removed, because they are more, or older, than are to be kept. The line is signed.
+    /// Full files are about to be removed, because they are more, or older, than retention allows. The line is signed.
     Cut {
         files: usize,
         /// The number of the first line in them.
         from: u64,
-        /// The last line in them: what the first line that stays links to.
+        /// The last line in them, which the first remaining line links to.
         last: Link,
     },
-    /// For a while nothing could be written.
+    /// Nothing could be written for a while.
     Gap { lost: u64, since: Timestamp, until: Timestamp },
-    /// The chain up to and with this line is signed.
+    /// The chain up to and including this line is signed.
     Checkpoint {
         instance: Arc<str>,
         key: Arc<str>,
         file: Arc<str>,
         records: u64,
         interval_ms: u64,
-        /// The last checkpoints of other replicas, as far as they are new.
+        /// The last checkpoints of other replicas that no earlier checkpoint names.
         heads: Vec<Head>,
     },
 }
 
 impl Event {
-    /// Whether the line proves what it says to whoever has the public key alone.
+    /// Whether the public key alone suffices to verify the line.
     pub(super) const fn is_signed(&self) -> bool {
         matches!(self, Self::Cut { .. } | Self::Checkpoint { .. })
     }
 }
 
-/// The names of kinds of line, in `metadata.event_code`.
+/// The kinds of lines, as in `metadata.event_code`.
 pub(super) mod code {
     pub(crate) const REQUEST: &str = "request";
     pub(crate) const DECIDED: &str = "request.decided";

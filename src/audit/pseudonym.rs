@@ -1,7 +1,9 @@
-//! Pseudonyms for people in the trail: the same one for the same name, and whose it is can be told with the key alone.
+//! Pseudonyms for people in the trail: the same name always has the same pseudonym, and only the key reveals whose it
+//! is.
 //!
-//! A pseudonym is HMAC-SHA256 (RFC 2104) over the text that it stands for, cut to 80 bits. Workloads, bots, agents known by a
-//! client, operators and break-glass access keep their names: they are not private, or are to answer for what they do.
+//! A pseudonym is HMAC-SHA256 (RFC 2104) over the text that it replaces, truncated to 80 bits. Workloads, bots, agents
+//! known by a client, operators and break-glass access keep their names: they are not private, or are accountable for
+//! what they do.
 
 use std::{borrow::Cow, collections::HashMap, fmt, sync::Arc};
 
@@ -21,10 +23,10 @@ use crate::{
     webhooks::Facts,
 };
 
-/// How every pseudonym begins.
+/// The prefix of every pseudonym.
 const PREFIX: &str = "pseudonym-";
 
-/// Claims that say something of a person (OpenID Connect Core section 5.1, and those of Entra ID).
+/// Claims with personal data (OpenID Connect Core section 5.1, and those of Entra ID).
 const PERSONAL: [&str; 18] = [
     "sub",
     "name",
@@ -46,18 +48,18 @@ const PERSONAL: [&str; 18] = [
     "oid",
 ];
 
-/// Names of fewer letters are looked for in texts as whole words alone: other words have them for parts.
+/// Shorter names are replaced in texts only as whole words, as other words contain them.
 const MIN_NAME: usize = 3;
 
-/// How many principals are kept with their pseudonyms.
+/// How many principals are cached with their pseudonyms.
 const KEPT: usize = 128;
 
-/// The key of pseudonyms. Who has it can tell whose a pseudonym is, by trying names.
+/// The key of pseudonyms. Its holders can find out whose a pseudonym is, by trying names.
 #[derive(Clone)]
 pub struct PseudonymKey(hmac::Key);
 
 impl PseudonymKey {
-    /// From base64 of at least 32 bytes, blanks around it ignored.
+    /// Parses base64 of at least 32 bytes, ignoring surrounding whitespace.
     pub fn from_base64(text: &[u8]) -> Result<Self, InvalidKey> {
         let bytes = Zeroizing::new(STANDARD.decode(text.trim_ascii()).map_err(|_| InvalidKey::Base64)?);
         if bytes.len() < 32 {
@@ -66,7 +68,7 @@ impl PseudonymKey {
         Ok(Self(hmac::Key::new(hmac::HMAC_SHA256, &bytes)))
     }
 
-    /// What stands in the trail for `text`: a subject, a user name, a login at a Git host, an address of mail.
+    /// Returns the pseudonym of `text`: a subject, a user name, a login at a Git host, or an e-mail address.
     pub fn pseudonym(&self, text: &str) -> String {
         let tag = hmac::sign(&self.0, text.as_bytes());
         format!("{PREFIX}{}", HEXLOWER.encode(tag.as_ref().get(..10).unwrap_or_default()))
@@ -84,11 +86,11 @@ pub(super) fn is_pseudonym(name: &str) -> bool {
     name.starts_with(PREFIX)
 }
 
-/// Gives pseudonyms to the people in what is to be written.
+/// Replaces people's names in records and notes by pseudonyms.
 #[derive(Debug)]
 pub(super) struct Pseudonyms {
     key: PseudonymKey,
-    /// Principals that come again and again, by their address, each with what stands for it.
+    /// Principals that return, by their memory address, each with its pseudonymous form.
     kept: HashMap<usize, (Arc<Principal>, Arc<Principal>)>,
 }
 
@@ -125,11 +127,11 @@ impl Pseudonyms {
         }
     }
 
-    /// Of a command, the person whom it is about.
+    /// Replaces the name of the person whom an operator's command is about.
     pub(super) fn hide_note(&self, note: &mut Note) {
         let Note::Operator(Operator { command, why, outcome, .. }) = note else { return };
         let Some((name, text)) = command.split_once(' ') else { return };
-        // What comes after the arguments is for people.
+        // The text after the arguments is for people.
         let mut read = serde_json::Deserializer::from_str(text).into_iter::<Value>();
         let Some(Ok(mut arguments)) = read.next() else { return };
         let rest = text.get(read.byte_offset()..).unwrap_or_default();
@@ -151,7 +153,7 @@ impl Pseudonyms {
             return Arc::clone(hidden);
         }
         let hidden = Arc::new(self.key.principal(&principal));
-        // One whom nobody else keeps will not come again.
+        // A principal that nobody else holds will not return.
         if Arc::strong_count(&principal) > 1 {
             if self.kept.len() >= KEPT {
                 self.kept.clear();
@@ -162,15 +164,16 @@ impl Pseudonyms {
     }
 }
 
-/// Whether who is spoken of is a person. Somebody who acts for them makes an agent of the whole: a token of Doorward's own says of what
-/// kind they are, and of another's nobody knows that it is no person. One of ours in place of such a one is of an agent too.
+/// Whether the subject of a principal is a person. With an actor the principal as a whole is an agent: a token of
+/// Doorward's own says of which kind the subject is, while another issuer's subject may always be a person. A token of
+/// ours that replaces such a token is of an agent too.
 fn is_person(principal: &Principal) -> bool {
     let is_human = match principal.kind {
         Kind::Human => true,
         _ if principal.on_behalf_of.is_some() => match principal.claims.get(KIND_CLAIM).and_then(Value::as_str) {
             Some("agent") => has_other_actor(&principal.claims),
             Some("workload") => false,
-            // One that does not say it may be of a person.
+            // A token that does not say so may be of a person.
             _ => true,
         },
         Kind::Agent => principal.actor.is_some() && principal.claims.contains_key("act"),
@@ -179,12 +182,13 @@ fn is_person(principal: &Principal) -> bool {
     is_human && !principal.is_anonymous() && *principal.issuer != *break_glass::ISSUER
 }
 
-/// An agent that has a client is known by that; of another than a task, nobody knows that it is no person.
+/// Whether an actor gets a pseudonym. An agent with a client is known by that, and a task is not a person; any other
+/// actor may be one.
 fn is_hidden(actor: &Actor) -> bool {
     actor.client.is_none() && !actor.is_service_account()
 }
 
-/// Whether another than a task acts, or acted before. A task acts for a bot as well as for a person.
+/// Whether an actor other than a task acts, or acted before. A task acts for bots as well as for people.
 fn has_other_actor(claims: &Map<String, Value>) -> bool {
     let actors = std::iter::successors(claims.get("act"), |act| act.get("act"));
     actors.filter_map(|act| act.get("sub")?.as_str()).any(|subject| !Actor::is_reserved(subject))
@@ -231,7 +235,7 @@ impl PseudonymKey {
     fn facts(&self, facts: &Facts) -> Arc<Facts> {
         let hide = |name: &Option<Arc<str>>| name.as_deref().map(|name| self.pseudonym(name).into());
         let mut hidden = Facts { actor: hide(&facts.actor), actor_id: hide(&facts.actor_id), ..facts.clone() };
-        // Beside their pseudonym the name of a repository of their own would tell for ever whose that is.
+        // The name of a personal repository beside the pseudonym would reveal for ever whose that is.
         if let (Some(actor), Some(pseudonym)) = (&facts.actor, &hidden.actor) {
             let is_own = |owner: &str| owner.eq_ignore_ascii_case(actor);
             if facts.owner.as_deref().is_some_and(is_own) {
@@ -246,7 +250,7 @@ impl PseudonymKey {
         Arc::new(hidden)
     }
 
-    /// A subject of whom it is not known what they are: service accounts alone keep their names.
+    /// Returns the form of a subject of unknown kind: only service accounts keep their names.
     fn party<'a>(&self, subject: &'a str) -> Cow<'a, str> {
         match Actor::is_reserved(subject) {
             true => subject.into(),
@@ -266,12 +270,13 @@ impl PseudonymKey {
     }
 }
 
-/// Not in scripts that put no blanks between words, from Thai on (U+0E00): a name would stay readable there.
+/// Whether a name is replaced only as a whole word. Not in scripts without spaces between words, from Thai on (U+0E00),
+/// where the name would stay readable.
 fn is_sought_as_word(name: &str) -> bool {
     name.chars().count() < MIN_NAME && name.chars().all(|c| c < '\u{0E00}')
 }
 
-/// Replaces a name where it is no part of a longer word.
+/// Replaces a name where it is not part of a longer word.
 fn replace_word(text: &str, name: &str, by: &str) -> String {
     let is_word = |end: Option<char>| end.is_some_and(|c| c.is_alphanumeric() || c == '_');
     let mut replaced = String::with_capacity(text.len());
@@ -324,7 +329,7 @@ mod tests {
         ] {
             assert_eq!(key(1).replaced(text, "7").replace(&pseudonym, "P"), expected, "{text}");
         }
-        // Two letters of more than two bytes, and two of a script that has no blanks.
+        // Two letters of more than two bytes, and two of a script without spaces.
         for (name, text, expected) in
             [("Ян", "Ян left, and Яна did not", "P left, and Яна did not"), ("李明", "李明离职", "P离职")]
         {
@@ -350,7 +355,7 @@ mod tests {
             let Note::Operator(hidden) = note else { panic!() };
             hidden
         };
-        // Two that JSON writes otherwise, and two that are parts of other words.
+        // Two that JSON escapes, and two that are parts of other words.
         for (subject, issuer) in
             [("alice", "corp"), (r"CORP\alice", "corp"), (r#"a"b"#, "corp"), ("7", "corp7"), ("al", "corp")]
         {

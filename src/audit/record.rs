@@ -1,4 +1,4 @@
-//! What one request's record says. The pipeline opens a [`Record`] before anything else and fills it along the way.
+//! The record of one request. The pipeline opens a [`Record`] before anything else and fills it in along the way.
 
 use std::{borrow::Cow, net::IpAddr, sync::Arc, time::Duration};
 
@@ -16,8 +16,8 @@ use crate::{
     webhooks::Facts,
 };
 
-/// Everything that the trail tells about one request. Fields are shared or small, so that filling one costs little; what
-/// is unknown stays empty and is left out of the line.
+/// Everything that the trail says about one request. Fields are shared or small, so that filling one in is cheap;
+/// unknown fields stay empty and are left out of the line.
 #[derive(Clone, Debug, Default)]
 pub struct Record {
     /// UUID version 7; also the `Audit-ID` that Kubernetes writes into its own log.
@@ -25,84 +25,85 @@ pub struct Record {
     pub phase: Phase,
     /// When the request arrived.
     pub time: Timestamp,
-    /// From arrival to the end of the answer.
+    /// From arrival to the end of the response.
     pub latency: Duration,
     /// The trace id of W3C Trace Context.
     pub trace: Option<[u8; 16]>,
-    /// The name of the route; none for Doorward's own endpoints and for what matched no route.
+    /// The name of the route; none for Doorward's own endpoints and for requests that matched no route.
     pub route: Option<Arc<str>>,
     pub kind: Option<RouteKind>,
     /// The name of Doorward's own endpoint that answered.
     pub endpoint: Option<&'static str>,
-    /// Lower case, without port; as it was sent where it is no host.
+    /// Lower case, without port; as it was sent if it is not a valid host.
     pub host: Arc<str>,
     pub method: Method,
-    /// The canonical path; the beginning of the one that was sent, where the request was refused before. Never the query, which may carry codes and tokens.
+    /// The canonical path, or the beginning of the path as sent if the request was refused before it was canonicalized.
+    /// Never the query, which may carry codes and tokens.
     pub path: Box<str>,
     /// Whether the request asked for another protocol.
     pub upgrade: bool,
-    /// The client's address, as far as trusted proxies tell.
+    /// The client's address, as far as trusted proxies reported it.
     pub address: Option<IpAddr>,
     pub tls: Option<Arc<Tls>>,
     /// Written by the client; not to be trusted.
     pub user_agent: Option<Box<str>>,
     /// Who called, and on whose behalf.
     pub principal: Option<Arc<Principal>>,
-    /// Names of top-level claims that the policy looks at (of a JSON pointer, its first part). They are recorded besides
-    /// [`super::CLAIMS`], and no others.
+    /// Names of top-level claims that the policy uses (for a JSON pointer, its first part). These and [`super::CLAIMS`]
+    /// are recorded, and no others.
     pub claims: Option<Arc<[Arc<str>]>>,
     pub decision: Option<Decision>,
     pub refusal: Option<Refusal>,
-    /// Whom a verified credential names that was refused all the same, and who is no principal therefore.
+    /// The identity in a credential that was verified and refused nevertheless, and that is therefore not a principal.
     pub presented: Option<Box<PresentedIdentity>>,
-    /// What the request asks of Kubernetes.
+    /// The request's attributes as Kubernetes sees them.
     pub kubernetes: Option<Arc<Attributes>>,
-    /// What it does to a run of Tekton.
+    /// What the request does to a Tekton run.
     pub run: Option<Arc<Run>>,
-    /// With which groups it was sent to Kubernetes, as the user of its principal; none if it was not.
+    /// The groups with which it was sent to Kubernetes, as the user of its principal; none if it was not sent there.
     pub impersonated_groups: Option<Arc<[Arc<str>]>>,
     /// The EventListener behind a webhook route.
     pub event_listener: Option<Arc<EventListener>>,
-    /// What a verified delivery tells.
+    /// The facts of a verified delivery.
     pub delivery: Option<Arc<Facts>>,
-    /// The id of the request that brought a delivery which was stored: this one itself, or the one whose delivery is
-    /// sent now.
+    /// For a delivery that was stored, the id of the request that delivered it: this request itself, or an earlier one
+    /// whose delivery is forwarded now.
     pub held: Option<Uuid>,
-    /// The id of another request that it is about. Of a question of an EventListener: the one whose assertion it shows, once that is
-    /// proved. Of a delivery that comes again while it waits: the one that brought it.
+    /// The id of another request that this one refers to: for an interceptor call, the request whose (verified)
+    /// assertion it carries; for a delivery that is repeated while it is held, the request that delivered it first.
     pub about: Option<Uuid>,
     pub upstream: Option<Upstream>,
     /// The status that the caller got.
     pub status: Option<StatusCode>,
-    /// SHA-256 of the request's body, where it was read whole, or passed on as it came and may change something.
+    /// SHA-256 of the request's body, if it was buffered whole, or was forwarded as a stream and may change something.
     pub body_digest: Option<[u8; 32]>,
     /// Bytes of the request's body.
     pub bytes_in: u64,
     /// Bytes of the response's body.
     pub bytes_out: u64,
-    /// The event id that an EventListener answered with: it labels the runs that came of it.
+    /// The event id in an EventListener's response: it labels the runs that result.
     pub event_id: Option<Box<str>>,
-    /// The token that was asked for.
+    /// The token that was requested.
     pub asked: Option<Box<AskedToken>>,
-    /// The token that was given.
+    /// The token that was issued.
     pub issued: Option<Box<Issued>>,
-    /// The id of a token of ours that its holder ended.
+    /// The id of a token of ours that its holder revoked.
     pub revoked: Option<String>,
-    /// A token of ours that a resource server asked about.
+    /// A token of ours that a resource server queried.
     pub introspected: Option<Box<Introspected>>,
     /// The digest of the policy that decided.
     pub policy: Option<Arc<str>>,
-    /// Why a stream ended, where it was not its natural end: `revoked`, `expired`, `client_gone`, `flood`.
+    /// Why a stream ended early: `revoked`, `expired`, `client_gone`, `flood`.
     pub ended: Option<Cow<'static, str>>,
 }
 
 impl Record {
-    /// A record of which nothing is known but that a request arrived.
+    /// Creates the record of a request that has just arrived, of which nothing else is known.
     pub fn begin(id: Uuid, time: Timestamp, method: Method) -> Self {
         Self { id, time, method, ..Self::default() }
     }
 
-    /// Bytes of memory that it takes, about: itself and the texts that are its alone and may be long.
+    /// Returns roughly the memory that it takes, in bytes: itself and its unshared texts that may be long.
     pub(super) fn weight(&self) -> usize {
         let texts = [Some(&*self.host), Some(&*self.path), self.user_agent.as_deref()];
         let detail = self.refusal.as_ref().map_or(0, |refusal| refusal.detail.len());
@@ -113,7 +114,7 @@ impl Record {
         size_of::<Self>() + detail + presented + texts.into_iter().flatten().map(str::len).sum::<usize>()
     }
 
-    /// Notes a refusal: its reason, what the caller was told, its status, and whom the credential named.
+    /// Records a refusal: its reason, its detail as sent to the caller, its status, and the identity in the credential.
     pub fn refuse(&mut self, rejection: &Rejection) {
         self.refusal = Some(Refusal { reason: rejection.reason(), detail: rejection.detail().into() });
         self.presented = rejection.presented().cloned().map(Box::new);
@@ -121,51 +122,52 @@ impl Record {
     }
 }
 
-/// What a resource server heard of a token that it was shown.
+/// The answer that a resource server got about a token.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Introspected {
     /// Its `jti`.
     pub token: String,
-    /// Who asked, by the name in `tokens.resource_servers`.
+    /// The resource server, by its name in `tokens.resource_servers`.
     pub server: String,
-    /// Whether the token was for it and good.
+    /// Whether the token was valid and for this server.
     pub active: bool,
 }
 
-/// A token that Doorward has issued, by what names it.
+/// A token that Doorward has issued, without the token itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Issued {
     /// Its `jti`.
     pub token: String,
-    /// By what name routes, and operators who revoke, know who issued it.
+    /// The name of its issuer, as routes and revocations use it.
     pub issuer: Arc<str>,
     pub audience: String,
     pub scopes: Vec<Arc<str>>,
     pub expires: Timestamp,
-    /// The rules that gave the scopes.
+    /// The rules that granted the scopes.
     pub rules: Vec<Arc<str>>,
     /// The request that caused the run.
     pub cause: Option<Uuid>,
     /// The task that got it.
     pub task: Option<IssuedTask>,
-    /// Everybody whose revocation ends it: whom it stands for, and who acts for them or did.
+    /// Everybody whose revocation ends it: its subject, and all present and former actors.
     pub parties: Vec<KnownAs>,
-    /// Where it is another provider's.
+    /// Set if the token is another provider's.
     pub onward: Option<IssuedOnward>,
 }
 
-/// A token of another provider, which was given in place of one of ours.
+/// A token of another provider, which was returned in place of one of ours.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IssuedOnward {
     /// The kind of provider, and its host.
     pub provider: String,
-    /// The `jti` of the assertion that it was given for. Of a token that is held and given again, that of the first time.
+    /// The `jti` of the assertion that it was exchanged for. For a token that is cached and returned again, that of the
+    /// first exchange.
     pub assertion: String,
     /// The SHA-256 of the token, in hexadecimal.
     pub sha256: String,
 }
 
-/// A task that got a token, which lives as long as it.
+/// A task that got a token. The token ends with the task.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IssuedTask {
     /// The name of its issuer.
@@ -174,33 +176,33 @@ pub struct IssuedTask {
     pub task_run: ObjectRef,
     pub pod: ObjectRef,
     pub pipeline_run: Option<ObjectRef>,
-    /// What the pipeline calls it.
+    /// Its name in the pipeline.
     pub pipeline_task: Option<String>,
     /// The uid of the outermost run.
     pub root: String,
 }
 
-/// Which of a request's records this is.
+/// Which one of a request's records this is.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub enum Phase {
-    /// The only one.
+    /// The only record of its request.
     #[default]
     Whole,
     /// Written before the request is forwarded, so that a crash still leaves a trace.
     Decided,
-    /// A long stream has begun: the upstream answered.
+    /// A long stream has started: the upstream responded.
     Started,
-    /// The end of a request whose `Decided` came before.
+    /// The end of a request that has an earlier record.
     Completed,
 }
 
-/// What the policy said.
+/// The decision of the policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision {
     pub outcome: Effect,
     /// The rule that decided; none if no rule matched.
     pub rule: Option<Arc<str>>,
-    /// Rules in shadow mode that hit.
+    /// Rules in shadow mode that match.
     pub shadow: Vec<Arc<str>>,
     /// Grants that gave Kubernetes groups.
     pub grants: Vec<Arc<str>>,
@@ -210,19 +212,19 @@ pub struct Decision {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Refusal {
     pub reason: Reason,
-    /// What the caller was told.
+    /// The detail that the caller was sent.
     pub detail: Box<str>,
 }
 
-/// Where a request went.
+/// The upstream that a request was sent to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Upstream {
     pub name: Arc<str>,
-    /// Its answer; none if there was none.
+    /// The status of its response; none if there was no response.
     pub status: Option<StatusCode>,
 }
 
-/// What is known of the TLS connection.
+/// The facts of the TLS connection.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Tls {
     /// `1.2` or `1.3`.

@@ -1,4 +1,4 @@
-//! What a request holds of the trail from before it is forwarded until its last record is written.
+//! The space that a request holds in the trail from before it is forwarded until its last record is written.
 
 use std::sync::Arc;
 
@@ -12,25 +12,26 @@ use super::{
     unavailable::AuditUnavailable,
 };
 
-/// Room in the trail that a request holds. What is not used is given back when it is dropped.
+/// Space in the trail that a request holds. Unused space is returned on drop.
 #[derive(Debug)]
 pub struct Reservation {
     pub(super) handle: Arc<Handle>,
     pub(super) room: u32,
-    /// The request was let through under `when_full: refuse`, whatever a reload has said since.
+    /// Whether the request was let through under `when_full: refuse`, whatever later reloads say.
     pub(super) is_promised: bool,
-    /// It must not happen unrecorded, whatever `when_full` says.
+    /// Whether it must not happen unrecorded, whatever `when_full` says.
     pub(super) is_strict: bool,
 }
 
 impl Reservation {
-    /// Writes a record. A record more than was reserved goes the way of [`Trail::write`](super::Trail::write).
+    /// Writes a record. Records beyond the reserved number are written as by [`Trail::write`](super::Trail::write).
     pub fn write(&mut self, record: impl Into<Box<Record>>) {
         self.push(record.into(), None);
     }
 
-    /// As [`Reservation::write`], and returns when the record is on stable storage. The record is queued by the call, so
-    /// that dropping the future loses nothing. Under `when_full: continue` it waits but never fails, unless it was reserved strictly.
+    /// Writes a record as [`Reservation::write`] does, and returns when it is on stable storage. The call itself queues
+    /// the record, so dropping the future loses nothing. Under `when_full: continue` it waits but never fails, unless
+    /// it was reserved strictly.
     pub fn write_durable<R: Into<Box<Record>>>(
         &mut self,
         record: R,
@@ -45,14 +46,14 @@ impl Reservation {
         }
     }
 
-    /// What a durable write comes to whose caller does not wait any longer, which is counted if it refuses.
+    /// Returns the result of a durable write whose caller stops waiting. A refusal is counted.
     pub fn out_of_time(&self) -> Result<(), AuditUnavailable> {
         let late = Err(AuditUnavailable::Slow);
         let written = if self.is_strict { late } else { self.handle.as_configured(late) };
         written.inspect_err(|why| self.handle.shared.metrics.refused(*why))
     }
 
-    /// Whether so much room is taken that none should be held for long.
+    /// Whether so much space is taken that no request should hold any for long.
     pub fn is_crowded(&self) -> bool {
         self.handle.shared.room.is_crowded()
     }

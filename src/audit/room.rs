@@ -1,8 +1,8 @@
-//! Room in the trail: how many records may wait for the sink. Each holds its place from when its request is let through until the
+//! The limit on records that wait for the sink. Each holds its place from when its request is let through until the
 //! sink has its line.
 //!
-//! Requests have as much as records after the fact, which are those of refusals, ends of streams and notes: a flood of refusals
-//! keeps no request waiting.
+//! Requests have as many places as records after the fact (refusals, ends of streams and notes), so that a flood of
+//! refusals delays no request.
 
 use std::{
     ops::AddAssign,
@@ -11,30 +11,30 @@ use std::{
 
 use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 
-/// The room, and who waits for some.
+/// The places, and the requests that wait for one.
 #[derive(Debug)]
 pub(super) struct Room {
-    /// In records, of each of the two kinds.
+    /// In records, for each of the two kinds.
     capacity: usize,
-    /// What requests may take. Given to those that wait in the order in which they came, and to nobody else meanwhile.
+    /// Free places for requests. Waiting requests get them first, in the order in which they arrived.
     free: Semaphore,
-    /// What records after the fact have taken.
+    /// Places that records after the fact have taken.
     besides: AtomicUsize,
-    /// Something else is in force, so that who waits is to look whether that is still right.
+    /// Notified when the conditions have changed, so that waiting requests check whether they should still wait.
     pub(super) changed: Notify,
 }
 
 /// Places that are held.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Held {
-    /// Of requests.
+    /// Held by requests.
     reserved: usize,
-    /// Of records after the fact.
+    /// Held by records after the fact.
     besides: usize,
 }
 
 impl Held {
-    /// That of a record after the fact.
+    /// The place of a record after the fact.
     pub(super) const BESIDES: Self = Self { reserved: 0, besides: 1 };
 
     pub(super) const fn reserved(records: u32) -> Self {
@@ -63,27 +63,27 @@ impl Room {
         }
     }
 
-    /// Whether a request can have so much at all.
+    /// Whether a request can ever have this many.
     pub(super) const fn suffices_for(&self, records: u32) -> bool {
         records as usize <= self.capacity
     }
 
-    /// Whether there is any for requests beyond what others wait for.
+    /// Whether a request could take a place now, beyond those that others wait for.
     pub(super) fn has_any(&self) -> bool {
         self.free.available_permits() > 0
     }
 
-    /// Takes room for a request, or says that there is none beyond what others wait for.
+    /// Takes places for a request. Returns false if there are none beyond those that others wait for.
     pub(super) fn take(&self, records: u32) -> bool {
         self.free.try_acquire_many(records).map(SemaphorePermit::forget).is_ok()
     }
 
-    /// The same, and waits for it behind those that wait already. False once the trail is closed.
+    /// Takes places for a request, waiting behind earlier ones. Returns false once the trail is closed.
     pub(super) async fn wait(&self, records: u32) -> bool {
         self.free.acquire_many(records).await.map(SemaphorePermit::forget).is_ok()
     }
 
-    /// Takes room for a record after the fact, or says that there is none.
+    /// Takes a place for a record after the fact. Returns false if there is none.
     pub(super) fn take_besides(&self) -> bool {
         let taken = self.besides.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |besides| {
             (besides < self.capacity).then_some(besides + 1)
@@ -91,7 +91,7 @@ impl Room {
         taken.is_ok()
     }
 
-    /// Whether [`Room::take_besides`] would take some now.
+    /// Whether [`Room::take_besides`] would succeed now.
     pub(super) fn has_besides(&self) -> bool {
         self.besides.load(Ordering::Relaxed) < self.capacity
     }
@@ -105,17 +105,17 @@ impl Room {
         }
     }
 
-    /// Whether requests have taken so much that none should hold any for long.
+    /// Whether requests have taken so many that none should hold one for long.
     pub(super) fn is_crowded(&self) -> bool {
         self.reserved() > self.capacity / 2
     }
 
-    /// Whether so much is taken, of either kind, that the sink should be given some soon.
+    /// Whether so many are taken, of either kind, that the sink should get some soon.
     pub(super) fn is_filling(&self) -> bool {
         self.used() > self.capacity / 2
     }
 
-    /// How much is taken.
+    /// Returns how many are taken.
     pub(super) fn used(&self) -> usize {
         self.reserved() + self.besides.load(Ordering::Relaxed)
     }
@@ -124,7 +124,7 @@ impl Room {
         self.capacity.saturating_sub(self.free.available_permits())
     }
 
-    /// Turns those that wait away, and all that come.
+    /// Turns away all waiting and future requests.
     pub(super) fn close(&self) {
         self.free.close();
     }

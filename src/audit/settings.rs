@@ -1,4 +1,4 @@
-//! What the configuration says about the trail, checked.
+//! The validated settings of the trail.
 
 use std::{path::PathBuf, time::Duration};
 
@@ -19,16 +19,16 @@ use crate::{
     egress::Egress,
 };
 
-/// The smallest size at which a file may be full: some lines of the greatest length.
+/// The smallest allowed `max_size`: a few lines of maximum length.
 const MIN_FILE: u64 = 64 << 10;
 /// The longest name of a replica, as for a host (RFC 1035 section 2.3.4).
 const MAX_INSTANCE: usize = 253;
-/// What the kernel says of a host that nobody has named.
+/// The kernel's name of a host without a name.
 const NAMELESS: &str = "(none)";
-/// The shortest time for which lines may be kept.
+/// The shortest allowed `retain`.
 const MIN_RETAIN: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(24 * 3600);
-/// The size at which a new file begins where the configuration says nothing.
+/// The default `max_size` of a file.
 pub const DEFAULT_FILE: Size = Size::mib(100);
 
 /// Resolved settings of the trail. They hold from start to end of the process.
@@ -37,11 +37,11 @@ pub struct Settings {
     /// The name of this replica.
     pub instance: String,
     pub destination: Destination,
-    /// None: made and kept.
+    /// None: created beside the store.
     pub chain_key: Option<ChainKey>,
-    /// None: made and kept.
+    /// None: created beside the store.
     pub checkpoint_key: Option<CheckpointKey>,
-    /// None: people stand in the trail under their names.
+    /// None: people keep their names.
     pub pseudonym_key: Option<PseudonymKey>,
     pub checkpoint_copy: Option<PathBuf>,
     pub checkpoint_records: u64,
@@ -49,36 +49,37 @@ pub struct Settings {
     pub when_full: WhenFull,
     /// Records that wait before `when_full` applies.
     pub queue: usize,
-    /// Where lines are sent besides.
+    /// The receivers that lines are also sent to.
     pub exports: Vec<export::Settings>,
 }
 
-/// Where lines go.
+/// The destination of lines.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Destination {
     Stdout,
     File { path: PathBuf, max_size: u64, retention: Retention },
 }
 
-/// How long full files stay. Which were removed is told by a signed line of the trail.
+/// How long full files are retained. A signed line of the trail says which were removed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Retention {
-    /// So many; none: all.
+    /// The number of full files; none: all.
     pub keep: Option<u32>,
-    /// Until their last line was written so long ago; none: for ever.
+    /// The time since their last line was written; none: for ever.
     pub retain: Option<Duration>,
 }
 
 impl Retention {
-    /// How old the first line of a file may be before a new file begins, so that lines go at about their time.
+    /// Returns how old the first line of a file may be before a new file begins, so that lines are removed close to
+    /// their time.
     pub(super) fn period(self) -> Option<Duration> {
         self.retain.map(|retain| DAY.min(retain / 4))
     }
 }
 
 impl Settings {
-    /// Checks the `audit` part of the configuration, which stands at `at`. None if it cannot be used; why is reported.
-    /// Exports over HTTP go by `egress`.
+    /// Validates the `audit` part of the configuration, which is at `at`. Returns none, and reports why, if it cannot
+    /// be used. Exports over HTTP use `egress`.
     pub fn resolve(raw: &Audit, egress: &Egress, resolver: &mut Resolver, at: &At) -> Option<Self> {
         let mark = resolver.report.mark();
         let chain_key = key(raw.chain_key.as_ref(), ChainKey::from_base64, resolver, &at.key("chain_key"));
@@ -97,7 +98,7 @@ impl Settings {
         {
             resolver
                 .error(&at.key("checkpoint_copy"), "`checkpoint_copy` is the audit file itself")
-                .help("a copy helps only where those who can write the trail cannot write");
+                .help("a copy helps only in a place that those who can write the trail cannot write to");
         }
         let exports = export::Settings::resolve_all(&raw.export, egress, &at.key("export"), resolver);
         if destination == Destination::Stdout && !raw.export.is_empty() {
@@ -106,7 +107,7 @@ impl Settings {
                     &at.key("export"),
                     "only a trail in a file can be exported, and this one goes to standard output",
                 )
-                .help("have the platform's log collector send standard output, or set `sink: {file: {path: ...}}`");
+                .help("let the platform's log collector send standard output, or set `sink: {file: {path: ...}}`");
         }
         let host = uname().nodename().to_string_lossy().into_owned();
         let instance = instance(raw.instance.as_deref(), &host, resolver, &at.key("instance"));
@@ -137,24 +138,24 @@ impl Settings {
     }
 }
 
-/// The name that this replica was given, or that of its host.
+/// Returns the configured name of this replica, or that of its host.
 fn instance(given: Option<&str>, host: &str, resolver: &mut Resolver, at: &At) -> String {
     let name = given.unwrap_or(host);
     let fits = (1..=MAX_INSTANCE).contains(&name.len()) && name.bytes().all(|byte| byte.is_ascii_graphic());
     let wrong = match given {
-        Some(_) => (!fits).then_some("`instance` is no name for a replica"),
+        Some(_) => (!fits).then_some("`instance` is not a valid name for a replica"),
         None if resolver.is_elsewhere() => None,
-        None => (!fits || name == NAMELESS).then_some("the host has no name that could be the replica's"),
+        None => (!fits || name == NAMELESS).then_some("the host has no name that can be used for the replica"),
     };
     if let Some(wrong) = wrong {
         resolver
             .error(at, wrong)
-            .help(format!("write in `instance` 1 to {MAX_INSTANCE} visible characters of ASCII, such as `doorward-0`"));
+            .help(format!("set `instance` to 1 to {MAX_INSTANCE} printable ASCII characters, such as `doorward-0`"));
     }
     name.to_owned()
 }
 
-/// A key of the trail from where the configuration says that it is.
+/// Reads a key of the trail from its configured source.
 fn key<K>(
     source: Option<&SecretSource>,
     parse: impl Fn(&[u8]) -> Result<K, InvalidKey>,
@@ -182,7 +183,7 @@ fn resolve_file(file: &AuditFile, resolver: &mut Resolver, at: &At) -> Destinati
     if retain.is_some_and(|retain| retain < MIN_RETAIN) {
         resolver
             .error(&at.key("retain"), format!("`retain` must be at least {}", Span(MIN_RETAIN)))
-            .help("leave it out to keep lines for ever");
+            .help("leave it out to retain lines for ever");
     }
     let retention = Retention { keep: file.keep, retain };
     Destination::File { path: resolver.written(&at.key("path"), &file.path), max_size, retention }
@@ -212,7 +213,7 @@ mod tests {
         assert!(resolver.report.problems().is_empty());
     }
 
-    /// Replicas on hosts without `/etc/hostname` all had the empty name, and passed for one.
+    /// Replicas on hosts without `/etc/hostname` all had an empty name, and were taken for one.
     #[test]
     fn a_replica_has_the_name_of_its_host_unless_it_was_given_one_and_always_some_name() {
         for (given, host, expected) in [

@@ -1,4 +1,4 @@
-//! Where lines go.
+//! The destination of lines: standard output, or a file with rotation.
 
 use std::{
     fs::{self, File, OpenOptions, TryLockError},
@@ -25,16 +25,16 @@ use super::{
 };
 use crate::{clock::Timestamp, config::resolver::folder_of};
 
-/// Takes lines. It is used by one thread, which comes again with what was not taken, byte for byte.
+/// A destination of lines. It is used by one thread, which offers bytes that were not taken again, unchanged.
 pub(super) trait Sink: Send + 'static {
     /// Takes the first bytes of `lines` and returns how many. An error means that nothing was taken.
     fn write(&mut self, lines: &[u8]) -> io::Result<usize>;
 
-    /// Returns when everything taken so far would survive a loss of power.
+    /// Returns when everything taken so far would survive a power failure.
     fn sync(&mut self) -> io::Result<()>;
 
-    /// As [`Sink::sync`], after one that failed: `taken` are the bytes since the last that did not. Linux tells of what it could not
-    /// write once, and then takes it for written, so that they are handed over again, in the same place.
+    /// Syncs after a failed [`Sink::sync`]. `taken` are the bytes since the last successful one. Linux reports a failed
+    /// write only once and then treats the data as written, so these bytes are written again, in the same place.
     fn sync_again(&mut self, _taken: &[u8]) -> io::Result<()> {
         self.sync()
     }
@@ -49,29 +49,30 @@ pub(super) trait Sink: Send + 'static {
         false
     }
 
-    /// Begins a new file at `now`; the name of the old one, if it is still there. Called between lines only, after a sync.
+    /// Begins a new file at `now` and returns the name of the old one, if it still exists. Called between lines only,
+    /// after a sync.
     fn rotate(&mut self, _now: Timestamp) -> io::Result<Option<Arc<str>>> {
         Ok(None)
     }
 
-    /// Full files that are not to be kept beyond `now`.
+    /// Returns the full files whose retention is over at `now`.
     fn surplus(&self, _now: Timestamp) -> io::Result<Option<Surplus>> {
         Ok(None)
     }
 
-    /// Whether the chain goes on where the last process ended. Else each start begins a new one, whose numbers say nothing of
-    /// the one before.
+    /// Whether the chain continues where the last process ended. Otherwise each start begins a new chain, with numbers
+    /// of its own.
     fn goes_on(&self) -> bool;
 
-    /// Names the current file in checkpoints.
+    /// Returns the name of the current file, for checkpoints.
     fn name(&self) -> Arc<str>;
 
-    /// Where lines go, for whoever is to look at it.
+    /// Returns the destination, for log messages.
     fn told(&self) -> String {
         self.name().to_string()
     }
 
-    /// After everything that was taken. Only files have places.
+    /// Returns the place after everything that was taken. Only files have places.
     fn place(&self) -> Place {
         Place::default()
     }
@@ -91,7 +92,7 @@ impl Surplus {
         self.files.len()
     }
 
-    /// Removes them. One that cannot be removed is tried again next time.
+    /// Removes them. A file that cannot be removed is tried again next time.
     pub(super) fn remove(&self) {
         for path in &self.files {
             if let Err(error) = fs::remove_file(path) {
@@ -101,7 +102,7 @@ impl Surplus {
     }
 }
 
-/// Standard output. A process that reads it owns what comes after.
+/// Standard output. The process that reads it is responsible for the lines.
 #[derive(Debug)]
 pub(super) struct Stdout;
 
@@ -123,8 +124,8 @@ impl Sink for Stdout {
     }
 }
 
-/// Waits for as long as `out` takes nothing. Another process that has the same standard output may have told it not to block, and a
-/// reader that is slow for a moment is no failure.
+/// Repeats `attempt` until `out` accepts data. Another process that shares standard output may have made it
+/// non-blocking, and a reader that is slow for a moment is not a failure.
 fn when_ready<W: AsFd, T>(out: &mut W, mut attempt: impl FnMut(&mut W) -> io::Result<T>) -> io::Result<T> {
     loop {
         match attempt(out) {
@@ -136,13 +137,13 @@ fn when_ready<W: AsFd, T>(out: &mut W, mut attempt: impl FnMut(&mut W) -> io::Re
     }
 }
 
-/// A file with rotation. Full files stand beside it with a number that grows: `audit.jsonl.000001` is the oldest.
+/// A file with rotation. Full files are beside it with increasing numbers: `audit.jsonl.000001` is the oldest.
 #[derive(Debug)]
 pub(super) struct RotatingFile {
     path: PathBuf,
     name: Arc<str>,
     file: Option<File>,
-    /// The same file, for what is written again in its place: `file` writes at the end alone.
+    /// The same file, for rewriting data in place: `file` can only append.
     mending: Option<File>,
     size: u64,
     max_size: u64,
@@ -150,23 +151,23 @@ pub(super) struct RotatingFile {
     last_number: u64,
     /// When the current file began.
     began: Timestamp,
-    /// Who may still need a full file.
+    /// The exports, which may still need a full file.
     backlog: Arc<Backlog>,
 }
 
-/// What was found at the end of a trail that is gone on with.
+/// The end of an existing trail that is continued.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Found {
     pub(super) last: Link,
     /// Whether the current file has no line yet.
     pub(super) empty: bool,
-    /// Bytes of a half-written line that were cut.
+    /// Bytes of an incomplete line that were cut off.
     pub(super) repaired: u64,
 }
 
 impl RotatingFile {
-    /// Opens the file, or makes it, readable by its owner only; cuts a half-written last line off; and finds the line to
-    /// link to. Refused are a file that another process writes and one that does not end as a trail does.
+    /// Opens the file, or creates it readable by its owner only; cuts off an incomplete last line; and finds the line
+    /// to link to. Refuses a file that another process writes, and one that does not end as a trail does.
     pub(super) fn open(path: &Path, max_size: u64, retention: Retention, now: Timestamp) -> io::Result<(Self, Found)> {
         let numbered = numbered_files(path)?;
         let mut sink = Self {
@@ -198,7 +199,7 @@ impl RotatingFile {
         Ok((sink, Found { last: last.unwrap_or(Link::NONE), empty: end.whole == 0, repaired }))
     }
 
-    /// Keeps full files that exports need.
+    /// Retains full files that exports need.
     pub(super) fn keep_for(&mut self, backlog: Arc<Backlog>) {
         self.backlog = backlog;
     }
@@ -210,10 +211,10 @@ impl RotatingFile {
                 Err(TryLockError::WouldBlock) => {
                     return Err(io::Error::new(
                         io::ErrorKind::ResourceBusy,
-                        "another process writes this trail; give each instance a file of its own",
+                        "another process writes this trail; give each instance its own file",
                     ));
                 }
-                // Not every file system can lock, and the lock only guards against a mistake.
+                // Not every file system supports locks, and the lock only guards against a mistake.
                 Ok(()) | Err(TryLockError::Error(_)) => {}
             }
             sync_directory(&self.path)?;
@@ -224,8 +225,9 @@ impl RotatingFile {
         self.file.as_mut().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    /// When the last line of a full file was written: before the first of `later` began that can tell, or else the current one. That
-    /// line itself may have a time of hours before: that of a request has the one of its arrival.
+    /// Returns the latest time at which the last line of a full file may have been written: when the first of the
+    /// `later` files began that says so, or else the current one. The time of the line itself may be hours earlier, as
+    /// a request's is that of its arrival.
     fn written_until(&self, later: &[(u64, PathBuf)]) -> Timestamp {
         let told = later.iter().find_map(|(_, path)| began(&mut File::open(path).ok()?).ok()?);
         told.unwrap_or(self.began)
@@ -237,8 +239,8 @@ impl RotatingFile {
         self.size = 0;
     }
 
-    /// Notices that somebody moved or removed the file that is open, with which whatever is written from then on would be lost. A new
-    /// one begins. Fails where what was taken since the last sync went with it.
+    /// Checks whether somebody moved or removed the open file, in which case later lines would be lost with it, and
+    /// begins a new file. Fails if the bytes taken since the last sync were lost.
     fn check_place(&mut self) -> io::Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
         let open = file.metadata()?;
@@ -251,7 +253,7 @@ impl RotatingFile {
             return Ok(());
         }
         self.close();
-        // Who reads along would take what begins under the same number for the rest of what is gone.
+        // Under the same number, exports would take the new file for the rest of the old one.
         self.last_number += 1;
         if open.nlink() == 0 {
             let what = "somebody removed the file of the trail; leave rotation to `max_size` and `keep`";
@@ -259,7 +261,7 @@ impl RotatingFile {
         }
         tracing::error!(
             path = %self.path.display(),
-            "somebody moved the file of the trail, which goes on in a new one; leave rotation to `max_size` and `keep`"
+            "somebody moved the file of the trail, which continues in a new one; leave rotation to `max_size` and `keep`"
         );
         Ok(())
     }
@@ -279,7 +281,7 @@ impl Sink for RotatingFile {
 
     fn sync_again(&mut self, taken: &[u8]) -> io::Result<()> {
         if self.file.is_none() {
-            // What took them is gone.
+            // The file that had them is gone.
             self.current()?;
             self.size += taken.len() as u64;
         }
@@ -304,7 +306,7 @@ impl Sink for RotatingFile {
     fn rotate(&mut self, now: Timestamp) -> io::Result<Option<Arc<str>>> {
         self.check_place()?;
         if self.file.is_none() {
-            // What may stand there is somebody else's.
+            // A file that may be there now is somebody else's.
             self.began = now;
             return Ok(None);
         }
@@ -339,7 +341,7 @@ impl Sink for RotatingFile {
                     surplus.last = last;
                     surplus.files.push(path.clone());
                 }
-                // It stays, and is told of when it is the oldest one.
+                // It stays, and is reported once it is the oldest.
                 Err(_) if surplus.is_some() => break,
                 Err(error) => return Err(of_file(path)(error)),
             }
@@ -360,7 +362,7 @@ impl Sink for RotatingFile {
     }
 }
 
-/// The files of a trail, the oldest first and the current one last.
+/// Returns the files of a trail, the oldest first and the current one last.
 pub fn trail_files(path: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files: Vec<PathBuf> = numbered_files(path)?.into_iter().map(|(_, path)| path).collect();
     if path.try_exists()? || files.is_empty() {
@@ -375,7 +377,7 @@ pub(super) fn numbered_path(path: &Path, number: u64) -> PathBuf {
     name.into()
 }
 
-/// The full files with their numbers, the oldest first.
+/// Returns the full files with their numbers, the oldest first.
 pub(super) fn numbered_files(path: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     let prefix = format!("{}.", file_name(path));
     let mut files = Vec::new();
@@ -406,7 +408,7 @@ mod tests {
 
     use super::*;
 
-    /// It counted as a full disk, and requests were refused.
+    /// This counted as a full disk, and requests were refused.
     #[test]
     fn a_slow_reader_of_an_output_that_does_not_block_is_waited_for() {
         let (mut out, reader) = UnixStream::pair().unwrap();
@@ -418,7 +420,7 @@ mod tests {
         let (mut reader, mut reading) = (Some(reader), None);
         let written = when_ready(&mut out, |out| {
             let written = out.write(b"line\n");
-            // Begins to read once it was found full.
+            // Begins to read once the output was full.
             if let Some(mut reader) = reader.take() {
                 reading = Some(thread::spawn(move || {
                     let mut read = vec![0; filled + 5];

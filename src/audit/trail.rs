@@ -1,5 +1,5 @@
-//! The handle by which the rest of the program writes to the trail. Writing moves the record into a queue; all else
-//! happens on the trail's own thread.
+//! The handle through which the rest of the program writes to the trail. Writing moves the record into a queue;
+//! everything else happens on the trail's own thread.
 
 use std::{
     fmt, io,
@@ -38,7 +38,8 @@ use super::{
 };
 use crate::{clock::Clock, config::raw::WhenFull, lock::lock};
 
-/// Bytes that may wait for the thread, besides records of requests that were let through under `when_full: refuse`.
+/// Bytes that may wait for the thread, not counting records of requests that were let through under `when_full:
+/// refuse`.
 pub(super) const MAX_WAITING: usize = 16 << 20;
 
 /// The audit trail. Clones write to the same one.
@@ -46,8 +47,8 @@ pub(super) const MAX_WAITING: usize = 16 << 20;
 pub struct Trail(Arc<Handle>);
 
 impl Trail {
-    /// Opens the trail and starts its thread. Keys that are not configured are read from `key_directory`, or made there.
-    /// Each replica has a chain of its own.
+    /// Opens the trail and starts its thread. Keys that are not configured are read from `key_directory`, or created
+    /// there. Each replica has its own chain.
     pub fn open(settings: &Settings, key_directory: &Path, clock: Clock) -> Result<Self, OpenError> {
         let keys_failed = |source| OpenError::File { path: key_directory.to_owned(), source };
         let chain_key = match &settings.chain_key {
@@ -79,7 +80,7 @@ impl Trail {
         Self::start(settings, keys, Opened { sink, found, backlog }, clock)
     }
 
-    /// The writer over an open sink, and what leads to it.
+    /// Creates the writer over an open sink, with its queue and the state that it shares with the handle.
     pub(super) fn begin(
         settings: &Settings,
         keys: Keys,
@@ -116,7 +117,7 @@ impl Trail {
         let (sender, shared, writer) = Self::begin(settings, keys, opened, clock);
         let (ending, ended) = mpsc::channel();
         let run = move || {
-            // Told by being dropped, also in a panic.
+            // Dropping it signals the end, also in a panic.
             let _ending: mpsc::Sender<()> = ending;
             writer.run();
         };
@@ -126,23 +127,24 @@ impl Trail {
         Ok(Self(Arc::new(handle)))
     }
 
-    /// Takes room for `records` records of one request, before it is forwarded. Where there is none it waits, for so long as a disk
-    /// may stand still. Under `when_full: continue` it does not wait, and fails only once the trail is closed, or while a receiver is
-    /// further behind than it may be.
+    /// Reserves space for `records` records of one request, before it is forwarded. If there is none it waits, for
+    /// `MAX_STALL` at most. Under `when_full: continue` it does not wait, and fails only once the trail is closed, or
+    /// while a receiver is further behind than allowed.
     pub async fn reserve(&self, records: u32) -> Result<Reservation, AuditUnavailable> {
         self.take_or_wait(records, false).await
     }
 
-    /// The same for what must not happen unrecorded, whatever `when_full` says.
+    /// Reserves space for a request that must not happen unrecorded, whatever `when_full` says.
     pub async fn reserve_strictly(&self, records: u32) -> Result<Reservation, AuditUnavailable> {
         self.take_or_wait(records, true).await
     }
 
-    /// Whether records are taken at all, for what would be in vain otherwise. Takes no room, which comes behind the proof of who asks.
+    /// Checks whether a record would be taken, before work that would be wasted otherwise. Reserves nothing: that
+    /// happens only once the caller is known.
     pub fn check(&self) -> Result<(), AuditUnavailable> {
         let shared = &self.0.shared;
         let begins = match self.may_begin(1, false) {
-            // Whoever came for room then would not wait for it.
+            // A reservation would fail at once in this state.
             Ok(true) if !shared.room.has_any() && shared.watchdog.has_stalled() => Err(AuditUnavailable::Full),
             begins => begins.map(|_| ()),
         };
@@ -158,7 +160,7 @@ impl Trail {
         taken.inspect_err(|why| self.metrics().refused(*why))
     }
 
-    /// Takes room if there is some that nobody waits for.
+    /// Reserves space if there is some that no other request waits for.
     pub(super) fn take_room(&self, records: u32, is_strict: bool) -> Result<Reservation, AuditUnavailable> {
         let is_promised = self.may_begin(records, is_strict)?;
         let fits = self.0.shared.room.take(records);
@@ -170,7 +172,7 @@ impl Trail {
         Ok(Reservation { handle: Arc::clone(&self.0), room, is_promised, is_strict })
     }
 
-    /// Whether a request may begin, as far as room has no part in it, and whether it may on the promise of a record alone.
+    /// Whether a request may begin, space aside. The value says whether it may begin only with a guaranteed record.
     fn may_begin(&self, records: u32, is_strict: bool) -> Result<bool, AuditUnavailable> {
         let shared = &self.0.shared;
         if shared.closed.load(Ordering::Relaxed) {
@@ -183,14 +185,14 @@ impl Trail {
         if is_promised && shared.failing.load(Ordering::Relaxed) {
             return Err(AuditUnavailable::Failing);
         }
-        // Of several records the first is to be on stable storage before anything is done, and would not be in time.
+        // With several records the first must be on stable storage before the request is executed, and would be late.
         if is_promised && records > 1 && shared.watchdog.has_stalled() {
             return Err(AuditUnavailable::Slow);
         }
         Ok(is_promised)
     }
 
-    /// Waits for room behind those that wait already.
+    /// Waits for space behind earlier requests.
     async fn wait_for_room(&self, records: u32, is_strict: bool) -> Result<Reservation, AuditUnavailable> {
         let shared = &self.0.shared;
         if !shared.room.suffices_for(records) || shared.watchdog.has_stalled() {
@@ -200,7 +202,7 @@ impl Trail {
         shared.show_queue();
         let wait = async {
             loop {
-                // Made before the look, so that no change is missed.
+                // Created before the check, so that no change is missed.
                 let changed = shared.room.changed.notified();
                 match self.take_room(records, is_strict) {
                     Err(AuditUnavailable::Full) => {}
@@ -214,7 +216,7 @@ impl Trail {
                         }
                         let handle = Arc::clone(&self.0);
                         let mut taken = Reservation { handle, room: records, is_promised: true, is_strict };
-                        // Of what has come to be meanwhile, not all is told to those that wait.
+                        // Not every change is notified to waiting requests.
                         taken.is_promised = self.may_begin(records, is_strict)?;
                         return Ok(taken);
                     }
@@ -225,24 +227,25 @@ impl Trail {
         timeout(MAX_STALL, wait).await.unwrap_or(Err(AuditUnavailable::Full))
     }
 
-    /// Why a request cannot be recorded whose own time was over while it waited for the trail, which counts it.
+    /// Counts and returns the refusal of a request whose own deadline passed while it waited for the trail.
     pub fn out_of_time(&self) -> AuditUnavailable {
         self.metrics().refused(AuditUnavailable::Slow);
         AuditUnavailable::Slow
     }
 
-    /// Writes a record after the fact, when refusing is no longer possible: the end of a long stream, which does not hold
-    /// a reservation for hours. It may take as much room again as requests have; beyond it the record is lost and counted.
+    /// Writes a record after the fact, when refusing is no longer possible: for example the end of a long stream, which
+    /// does not hold a reservation for hours. Such records have as many places as requests; beyond these the record is
+    /// lost and counted.
     pub fn write(&self, record: impl Into<Box<Record>>) {
         self.0.push_after_the_fact(Entry::Record(record.into()), None);
     }
 
-    /// Writes what happened outside of any request.
+    /// Records something that happened outside of any request.
     pub fn note(&self, note: Note) {
         self.0.push_after_the_fact(Entry::Note(Box::new(note)), None);
     }
 
-    /// As [`Trail::note`], and returns when it is on stable storage.
+    /// Records a note as [`Trail::note`] does, and returns when it is on stable storage.
     pub async fn note_durable(&self, note: Note) -> Result<(), AuditUnavailable> {
         let (reply, answer) = oneshot::channel();
         self.0.push_after_the_fact(Entry::Note(Box::new(note)), Some(reply));
@@ -250,9 +253,9 @@ impl Trail {
         self.0.as_configured(written)
     }
 
-    /// As [`Trail::note_durable`], for what is noted again until that succeeds: while the sink fails or is known to hang none is queued,
-    /// as there would be one for each try, and where there is no place none counts as lost. What is tried as it begins to hang may be
-    /// there twice.
+    /// Records a note as [`Trail::note_durable`] does, for callers that retry until it succeeds. While the sink fails
+    /// or is known to hang, nothing is queued, as each try would add a line; if there is no place, nothing counts as
+    /// lost. A note that is tried just as the sink begins to hang may be recorded twice.
     pub async fn note_once(&self, note: Note) -> Result<(), AuditUnavailable> {
         let shared = &self.0.shared;
         if shared.refuses.load(Ordering::Relaxed) {
@@ -270,7 +273,7 @@ impl Trail {
         self.note_durable(note).await
     }
 
-    /// The name of this replica.
+    /// Returns the name of this replica.
     pub fn instance(&self) -> &str {
         &self.0.shared.instance
     }
@@ -279,17 +282,17 @@ impl Trail {
         &self.0.shared.metrics
     }
 
-    /// The last checkpoint on stable storage, as it changes.
+    /// Watches the last checkpoint on stable storage.
     pub fn head(&self) -> watch::Receiver<Option<Head>> {
         self.0.shared.heads.watch()
     }
 
-    /// Has the next checkpoint name these of other replicas.
+    /// Adds checkpoints of other replicas that the next checkpoint is to name.
     pub fn witness(&self, heads: impl IntoIterator<Item = Head>) {
         self.0.shared.heads.witness(heads);
     }
 
-    /// Why requests cannot be recorded at the moment, for readiness; none if they can.
+    /// Returns why requests cannot be recorded at the moment, for readiness; none if they can.
     pub fn failure(&self) -> Option<String> {
         let shared = &self.0.shared;
         let stalled = || shared.watchdog.has_stalled().then(|| STALLED.to_owned());
@@ -303,17 +306,17 @@ impl Trail {
         is_closed || shared.refuses.load(Ordering::Relaxed) || shared.backlog.refuses()
     }
 
-    /// Whether the second place takes checkpoints, and why not; none where there is no such place.
+    /// Whether copies of checkpoints are written, and why not; none if no place for copies is configured.
     pub fn checkpoint_copy(&self) -> Option<Result<(), String>> {
         self.0.shared.second_place.as_ref().map(|place| place.failure().map_or(Ok(()), Err))
     }
 
-    /// Where the trail is sent besides, for the tasks that do so.
+    /// Returns the exports of the trail, for the tasks that send them.
     pub fn exports(&self) -> &[Export] {
         self.0.shared.backlog.exports()
     }
 
-    /// Takes what a new generation says of receivers that there are, and of what happens when the sink takes no more. All else
+    /// Applies a new configuration generation: the settings of existing receivers, and `when_full`. Everything else
     /// takes a restart.
     pub fn follow(&self, settings: &Settings) {
         self.0.shared.refuses.store(settings.when_full == WhenFull::Refuse, Ordering::Relaxed);
@@ -321,7 +324,8 @@ impl Trail {
         self.0.shared.room.changed.notify_waiters();
     }
 
-    /// Writes what waits and a last checkpoint, and ends the thread. Blocks, for some seconds at most if the sink fails or hangs.
+    /// Writes the queued records and a last checkpoint, and ends the thread. Blocks, for some seconds at most if the
+    /// sink fails or hangs.
     pub fn shutdown(&self) {
         self.shutdown_within(END_TIMEOUT);
     }
@@ -335,12 +339,12 @@ impl Trail {
             let records = self.0.shared.room.used();
             tracing::error!(
                 records,
-                "the audit trail did not end in time: its sink takes a write or a sync and does not return; its last records may be missing"
+                "the audit trail did not end in time: a write or sync of its sink does not return; its last records may be missing"
             );
             return;
         }
         if thread.join().is_err() {
-            tracing::error!("the thread of the audit trail ended by a panic");
+            tracing::error!("the thread of the audit trail panicked");
         }
     }
 }
@@ -354,7 +358,7 @@ pub enum OpenError {
     Thread(io::Error),
 }
 
-/// Where the trail goes, opened, and what was there.
+/// The opened destination of the trail, and what was found there.
 pub(super) struct Opened {
     pub(super) sink: Box<dyn Sink>,
     pub(super) found: Found,
@@ -368,24 +372,24 @@ pub(super) struct Keys {
     pub(super) checkpoint: super::CheckpointKey,
 }
 
-/// What the handle and the thread share.
+/// The state that the handle and the thread share.
 pub(super) struct Shared {
     /// The name of this replica.
     pub(super) instance: Arc<str>,
-    /// Given back when the sink took the line.
+    /// Places are returned when the sink has the line.
     pub(super) room: Room,
-    /// Bytes that wait in the queue, about.
+    /// Bytes that wait in the queue, roughly.
     pub(super) waiting: AtomicUsize,
-    /// What happens when the sink takes no more: whether requests are refused. Follows a reload, as it is wanted in an
-    /// incident.
+    /// Whether requests are refused when the sink takes no more. Follows a reload, because it may have to be changed in
+    /// an incident.
     refuses: AtomicBool,
-    /// Records lost since the last record of a gap.
+    /// Records lost since the last gap was recorded.
     pub(super) lost: AtomicU64,
     /// Whether the thread sleeps until it is woken.
     pub(super) asleep: AtomicBool,
     pub(super) closed: AtomicBool,
     pub(super) failing: AtomicBool,
-    /// For how long the sink has been at it.
+    /// How long the current commit has taken.
     pub(super) watchdog: Watchdog,
     pub(super) failure: Mutex<Option<String>>,
     /// Where checkpoints are copied to.
@@ -396,13 +400,13 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// Takes nothing more, and turns away whoever waits for room.
+    /// Takes nothing more, and turns away requests that wait for space.
     pub(super) fn close(&self) {
         self.closed.store(true, Ordering::Release);
         self.room.close();
     }
 
-    /// Refuses from here on, also those that wait for room.
+    /// Refuses requests from now on, including those that wait for space.
     pub(super) fn fail(&self, why: String) {
         *lock(&self.failure) = Some(why);
         self.failing.store(true, Ordering::Relaxed);
@@ -431,12 +435,12 @@ pub(super) struct Handle {
     sender: mpsc::Sender<Item>,
     pub(super) shared: Arc<Shared>,
     writer: Thread,
-    /// With what tells that it has ended.
+    /// The thread, and a channel that closes when it ends.
     thread: Mutex<Option<(JoinHandle<()>, mpsc::Receiver<()>)>>,
 }
 
 impl Handle {
-    /// Room must have been taken.
+    /// Queues an entry, for which a place must have been taken.
     pub(super) fn push(&self, entry: Entry, reply: Option<Reply>, held: Held, is_promised: bool) {
         let weight = entry.weight();
         let waiting = self.shared.waiting.fetch_add(weight, Ordering::Relaxed);
@@ -452,7 +456,7 @@ impl Handle {
             self.shared.lose(1);
             return;
         }
-        // Pairs with the fence of the thread between saying that it sleeps and looking at the queue once more.
+        // Pairs with the fence of the thread between setting `asleep` and its last check of the queue.
         fence(Ordering::SeqCst);
         if urgent || (self.shared.asleep.load(Ordering::Relaxed) && self.shared.asleep.swap(false, Ordering::Relaxed)) {
             self.writer.unpark();
@@ -470,7 +474,7 @@ impl Handle {
         self.shared.lose(1);
         self.wake();
         if let Some(reply) = reply {
-            // Nobody waits any more if this fails.
+            // This fails if nobody waits any more.
             let _ = reply.send(Err(AuditUnavailable::Full));
         }
     }
@@ -493,7 +497,7 @@ impl Handle {
         }
     }
 
-    /// What a write came to, where `when_full: continue` lets things happen all the same.
+    /// Turns a failed write into success under `when_full: continue`, which lets requests proceed.
     pub(super) fn as_configured(&self, written: Result<(), AuditUnavailable>) -> Result<(), AuditUnavailable> {
         if self.shared.refuses.load(Ordering::Relaxed) { written } else { Ok(()) }
     }

@@ -1,8 +1,8 @@
-//! Why a record cannot be had, and what whoever asked is told.
+//! Why a request cannot be recorded, and the refusal that its caller gets.
 
 use crate::error::{Reason, Rejection};
 
-/// The trail takes no record, so what was to be recorded must not happen.
+/// The trail cannot take a record, so the request must not happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AuditUnavailable {
     #[error("the audit trail is behind: its queue is full")]
@@ -14,13 +14,13 @@ pub enum AuditUnavailable {
     #[error("a receiver of the audit trail is further behind than `max_behind` allows")]
     Behind,
     #[error(
-        "the audit trail is closed: Doorward stops, or the thread of the trail ended by a fault and takes a restart"
+        "the audit trail is closed: Doorward is shutting down, or the trail's thread has failed and needs a restart"
     )]
     Closed,
 }
 
 impl AuditUnavailable {
-    /// In metrics.
+    /// Returns its label in metrics.
     pub(super) const fn as_str(self) -> &'static str {
         match self {
             Self::Full => "full",
@@ -36,9 +36,12 @@ impl From<AuditUnavailable> for Rejection {
     fn from(error: AuditUnavailable) -> Self {
         Self::new(
             Reason::AuditUnavailable,
-            "the request cannot be recorded in the audit trail at the moment, so it was not done",
+            "the request cannot be recorded in the audit trail at the moment, so it was not executed",
         )
-        .fix("try again; if it lasts, an operator should look at the audit sink, whose disk may be full or slow, or a receiver of it away")
+        .fix(
+            "try again; if this persists, an operator should check the disk of the audit trail, which may be full or slow, and \
+             its receivers",
+        )
         .because(error)
     }
 }

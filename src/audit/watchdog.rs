@@ -1,5 +1,5 @@
-//! Whether the sink hangs. Whoever asks finds out by the clock, so that it shows however short those are patient who wait for it. And
-//! whether it is slow again and again, which no single wait shows.
+//! Detects a sink that hangs, and one that is repeatedly slow. A hang is detected by the clock when somebody asks, so
+//! that it shows even if all waiting requests have shorter deadlines. No single wait shows repeated slowness.
 
 use std::{
     sync::{
@@ -14,35 +14,35 @@ use tokio::time::Instant;
 
 use crate::lock::lock;
 
-/// How long a request waits for the trail: for room in the queue, and again for a durable write. A disk may stand still for a moment,
-/// as may who reads standard output; one that hangs for so long is as good as a full one.
+/// How long a request waits for the trail: for space in the queue, and again for a durable write. A disk or a reader of
+/// standard output may stall for a moment; one that hangs for this long is treated as full.
 pub(super) const MAX_STALL: Duration = Duration::from_secs(10);
 
-/// Why requests cannot be recorded once it does.
-pub(super) const STALLED: &str =
-    "its disk, or who reads standard output, has not taken what is written together within 10 s";
+/// Why requests cannot be recorded while the sink hangs.
+pub(super) const STALLED: &str = "its disk, or the reader of standard output, has not accepted one commit within 10 s";
 
-/// A commit that takes as long is slow: no request is refused for one before it has stalled, and those that need a record wait for it.
+/// A commit that takes this long is slow. Requests that need a record wait for it, but none is refused before
+/// [`MAX_STALL`].
 const SLOW: Duration = Duration::from_secs(5);
 
-/// How many slow commits are told of, each within a minute of the one before: a disk may stand still once.
+/// How many slow commits, each within a minute of the one before, are logged: a disk may stall once.
 const IN_A_ROW: u32 = 3;
 const MINUTE: Duration = Duration::from_secs(60);
 
-/// Knows since when the thread of the trail is at what it writes next, however many calls of the sink that takes: who waits for it
-/// waits for all of them.
+/// Knows since when the trail's thread has been busy with the current commit, however many calls of the sink it takes:
+/// waiting requests wait for all of them.
 #[derive(Debug)]
 pub(super) struct Watchdog {
     began: Instant,
-    /// When the thread began with it, in milliseconds from one before `began` on. 0: it is at nothing.
+    /// When the current commit began, in milliseconds since `began`, plus one. 0 if the thread is idle.
     entered: AtomicU64,
-    /// Whether the log has been told that it does not come back.
+    /// Whether the current stall has been logged.
     is_told: AtomicBool,
     slow: Mutex<Slow>,
     slow_commits: Counter,
 }
 
-/// The commits that were slow one after the other.
+/// A row of slow commits.
 #[derive(Debug, Default)]
 struct Slow {
     row: u32,
@@ -51,7 +51,7 @@ struct Slow {
 }
 
 impl Watchdog {
-    /// One that counts slow commits there.
+    /// Creates a watchdog that counts slow commits in `slow_commits`.
     pub(super) fn new(slow_commits: Counter) -> Self {
         Self {
             began: Instant::now(),
@@ -62,14 +62,14 @@ impl Watchdog {
         }
     }
 
-    /// The thread begins, unless it is at it.
+    /// Marks the beginning of a commit, unless one has begun.
     pub(super) fn enter(&self) {
         if self.entered.load(Ordering::Relaxed) == 0 {
             self.entered.store(self.millis(), Ordering::Relaxed);
         }
     }
 
-    /// It is written, or is not for now.
+    /// Marks the end of a commit, successful or not.
     pub(super) fn leave(&self, is_written: bool) {
         let entered = self.entered.swap(0, Ordering::Relaxed);
         if is_written && entered != 0 {
@@ -77,11 +77,12 @@ impl Watchdog {
         }
         let was_told = self.is_told.load(Ordering::Relaxed) && self.is_told.swap(false, Ordering::Relaxed);
         if was_told && is_written {
-            tracing::info!("the audit trail goes on");
+            tracing::info!("audit trail writes resumed");
         }
     }
 
-    /// Tells of a sink that is slow again and again, and of its end. Commits in between may be quick: not each syncs.
+    /// Logs that the sink is repeatedly slow, and when that ends. Commits in between may be quick, as not every commit
+    /// syncs.
     fn judge(&self, entered: u64) {
         let now = self.millis();
         let mut slow = lock(&self.slow);
@@ -92,9 +93,9 @@ impl Watchdog {
             slow.last = now;
             if slow.row == IN_A_ROW {
                 tracing::warn!(
-                    fix = "see whether the disk has too much else to do, or give the trail one of its own",
-                    "the audit trail is slow: its disk, or who reads standard output, took 5 s or longer for what is written \
-                     together, {IN_A_ROW} times in a row"
+                    fix = "check whether the disk is overloaded, or give the trail a disk of its own",
+                    "the audit trail is slow: its disk, or the reader of standard output, took 5 s or longer for a commit, \
+                     {IN_A_ROW} times in a row"
                 );
             }
         } else if !goes_on {
@@ -105,14 +106,14 @@ impl Watchdog {
         }
     }
 
-    /// Whether the sink has been at it for too long.
+    /// Whether the current commit has taken too long.
     pub(super) fn has_stalled(&self) -> bool {
         let entered = self.entered.load(Ordering::Relaxed);
         if entered == 0 || u128::from(self.millis().saturating_sub(entered)) < MAX_STALL.as_millis() {
             return false;
         }
         if !self.is_told.swap(true, Ordering::Relaxed) {
-            tracing::error!(error = STALLED, "the audit trail stands still");
+            tracing::error!(error = STALLED, "audit trail writes are stalled");
         }
         true
     }
@@ -128,7 +129,8 @@ mod tests {
 
     use super::*;
 
-    /// Who waited for a write of six seconds and a sync of as many heard 503, while the replica counted as ready.
+    /// Requests that waited for a write of six seconds and a sync of another six got 503, while the replica counted as
+    /// ready.
     #[tokio::test(start_paused = true)]
     async fn a_sink_hangs_though_no_call_of_it_lasts_for_as_long() {
         let watchdog = Watchdog::new(Counter::default());
@@ -145,7 +147,7 @@ mod tests {
         assert!(!watchdog.has_stalled(), "it is at the next");
     }
 
-    /// Nobody heard of it: each commit ended before it counted as hung.
+    /// It was never logged: each commit ended before it counted as hung.
     #[tokio::test(start_paused = true)]
     async fn a_sink_that_is_slow_again_and_again_is_told_of_though_it_never_hangs() {
         let slow_commits: Counter = Counter::default();

@@ -1,5 +1,5 @@
-//! The thread of the trail: takes records from the queue, makes lines of them, and hands these to the sink in groups,
-//! with one sync for all that wait for one.
+//! The trail's thread: takes records from the queue, formats them as lines, and writes these to the sink in groups,
+//! with one sync for all records that wait for one.
 
 mod files;
 #[cfg(test)]
@@ -39,24 +39,24 @@ use crate::{
     lock::lock,
 };
 
-/// How many bytes are made into lines before they are handed over.
+/// Bytes of lines that are collected before they are written.
 const GROUP: usize = 256 << 10;
-/// How many records are taken before the sink is looked after again, however they flood in.
+/// Records that are taken before the sink gets its turn, however many arrive.
 const TURN: usize = 4096;
-/// How long the thread rests between groups while records come. Nobody has to wake it then, which would cost the sender
-/// more than all the rest.
+/// How long the thread rests between groups while records arrive. Senders need not wake it then, which would cost them
+/// more than everything else.
 const NAP: Duration = Duration::from_millis(4);
 /// Naps without a record before it sleeps until it is woken.
 const NAPS: u32 = 8;
 /// How long lines may wait for a sync that no request asked for.
 const SYNC_INTERVAL: Duration = Duration::from_secs(1);
-/// How many bytes may wait for one, which are kept until then.
+/// Bytes that may wait for a sync. They are held in memory until then.
 const UNSYNCED: usize = 4 << 20;
-/// How long to wait after a failure.
+/// The pause after a failure.
 const RETRY: Duration = Duration::from_millis(100);
-/// How long a failing sink is tried at the end, and then as long the place of copies.
+/// How long a failing sink is retried at shutdown, and after that the place for copies of checkpoints.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// How long the end of the thread is waited for: what hangs in the sink may never return.
+/// How long shutdown waits for the thread: a call of the sink that hangs may never return.
 pub const END_TIMEOUT: Duration = Duration::from_secs(12);
 
 pub(super) struct Writer {
@@ -67,38 +67,38 @@ pub(super) struct Writer {
     shared: Arc<Shared>,
     clock: Clock,
     callers: Callers,
-    /// None: people stand in the trail under their names.
+    /// None: people keep their names.
     pseudonyms: Option<Pseudonyms>,
     /// Sealed lines that the sink has not taken. May begin within a line.
     pending: Vec<u8>,
-    /// Room that the lines in `pending` hold.
+    /// Places that the lines in `pending` hold.
     held: Held,
     waiting: Vec<Reply>,
     group: GroupCommit,
     synced: bool,
-    /// What the sink took since the last sync.
+    /// The bytes that the sink took since the last sync.
     unsynced: Vec<u8>,
-    /// A sync failed, and what the sink took before may be lost.
+    /// A sync failed, and the bytes that the sink took before may be lost.
     in_doubt: bool,
-    /// Bytes that the sink took.
+    /// Number of bytes that the sink took.
     written: i64,
     last_sync: Instant,
     last_commit: Timestamp,
-    /// When the thread began with what it is at; none: it is at nothing. A checkpoint that is due goes on from what the thread was at
-    /// when it became so.
+    /// When the thread began the current commit; none if it is idle. While a checkpoint is due this is not reset
+    /// between commits, so that several stalls in a row count as one.
     entered: Option<Timestamp>,
     outage: Option<Outage>,
     checkpoints: Checkpoints,
 }
 
-/// Since when nothing was written, and when to try again.
+/// Since when nothing could be written, and when to retry.
 struct Outage {
     since: Timestamp,
     retry: Instant,
 }
 
 impl Writer {
-    /// One that has written the lines by which a process begins.
+    /// Creates a writer and writes the first lines of a process.
     pub(super) fn begin(
         settings: &Settings,
         keys: Keys,
@@ -136,7 +136,7 @@ impl Writer {
     }
 
     fn write_start(&mut self, found: &Found) {
-        // The first checkpoint is due an interval from now, and until then none is late.
+        // The first checkpoint is due one interval from now; none is late before that.
         self.shared.metrics.last_checkpoint.set(self.checkpoints.last.as_secs());
         if found.empty && found.last.seq > 0 {
             self.event(&Event::File { previous: None });
@@ -144,7 +144,7 @@ impl Writer {
         let copied = self.shared.second_place.as_ref().and_then(SecondPlace::start);
         let missing = copied.filter(|seq| self.sink.goes_on() && *seq > found.last.seq);
         if found.repaired > 0 {
-            tracing::warn!(bytes = found.repaired, "a half-written last line of the audit trail was cut");
+            tracing::warn!(bytes = found.repaired, "an incomplete last line of the audit trail was cut off");
         }
         if let Some(seq) = missing {
             tracing::error!(
@@ -165,7 +165,7 @@ impl Writer {
         if self.outage.is_none() {
             self.enter();
             self.tidy(self.clock.now());
-            // The first commit of `run` ends it, unless it hung: of that the next checkpoint tells.
+            // The first commit of `run` resets it, unless the thread hung: then the next checkpoint records the gap.
             self.entered = self.hung_since(self.clock.now());
         }
     }
@@ -193,7 +193,7 @@ impl Writer {
         }
     }
 
-    /// Makes lines of what waits; how many.
+    /// Formats queued records as lines, and returns how many.
     fn drain(&mut self) -> usize {
         let mut drained = 0;
         while drained < TURN && (self.outage.is_some() || self.pending.len() < GROUP) {
@@ -204,12 +204,13 @@ impl Writer {
         drained
     }
 
-    /// Waits a moment for more where others are likely to come for the same sync. While the sink fails there is none to share.
+    /// Waits a moment if more records are likely to share the next sync. While the sink fails there is no sync to
+    /// share.
     fn gather(&mut self) {
         if self.waiting.is_empty() || self.outage.is_some() {
             return;
         }
-        // With as much as is handed over at once no others are taken.
+        // A full group takes no more records.
         if self.pending.len() < GROUP {
             let group = self.group;
             group.gather(self.waiting.len(), || {
@@ -222,13 +223,13 @@ impl Writer {
 
     fn take(&mut self, Item { mut entry, weight, held, is_promised, reply }: Item) {
         self.shared.waiting.fetch_sub(weight, Ordering::Relaxed);
-        // Ended by the commit that follows. A thread that has nothing to write is not at it.
+        // Reset by the commit that follows.
         self.enter();
         if self.pending.len() > MAX_WAITING && !is_promised {
             self.shared.room.give_back(held);
             self.shared.lose(1);
             if let Some(reply) = reply {
-                // Nobody waits any more if this fails.
+                // This fails if nobody waits any more.
                 let _ = reply.send(Err(AuditUnavailable::Full));
             }
             return;
@@ -258,13 +259,13 @@ impl Writer {
         self.count();
     }
 
-    /// Counts a line, also towards the next checkpoint.
+    /// Counts a line in the metrics and towards the next checkpoint.
     fn count(&mut self) {
         self.checkpoints.since += 1;
         self.shared.metrics.written.inc();
     }
 
-    /// Hands pending lines over, syncs if somebody waits for it or it is time, and tells who waits.
+    /// Writes pending lines to the sink, syncs if somebody waits for it or a sync is due, and answers those who wait.
     fn commit(&mut self) {
         if self.outage.as_ref().is_some_and(|outage| Instant::now() < outage.retry) {
             return self.answer(Err(AuditUnavailable::Failing));
@@ -295,9 +296,9 @@ impl Writer {
             let since = outage.as_ref().map_or(self.last_commit, |outage| outage.since);
             self.event(&Event::Gap { lost, since, until: now });
             if outage.is_some() {
-                // It has told why a checkpoint is late.
+                // The gap record already explains a late checkpoint.
                 self.entered = None;
-                tracing::info!(lost, "the audit trail is written again");
+                tracing::info!(lost, "the audit trail can be written again");
                 self.shared.failing.store(false, Ordering::Relaxed);
                 *lock(&self.shared.failure) = None;
             }
@@ -308,7 +309,7 @@ impl Writer {
         }
     }
 
-    /// The thread begins with what it is to write, unless it is at it.
+    /// Marks the beginning of a commit, unless one has begun.
     fn enter(&mut self) {
         self.shared.watchdog.enter();
         if self.entered.is_none() {
@@ -354,7 +355,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Has the sink take again what it took before a sync that failed. Until it has, it gets nothing else, so that no more is kept.
+    /// Writes the data of a failed sync to the sink again. Until that succeeds the sink gets nothing else, so that no
+    /// more data has to be held.
     fn resync(&mut self) -> io::Result<()> {
         if self.in_doubt {
             let begun = Instant::now();
@@ -367,15 +369,15 @@ impl Writer {
 
     fn has_synced(&mut self, begun: Instant) {
         self.synced = true;
-        // Its room is kept, as under load as much is needed again at once.
+        // Keeps its capacity, because as much is needed again at once under load.
         self.unsynced.clear();
         self.shared.metrics.syncs.inc();
         self.shared.backlog.grown(End { place: self.sink.place(), total: self.written });
         self.shared.metrics.sync_time.inc_by(begun.elapsed().as_secs_f64());
     }
 
-    /// Has a checkpoint copied that the sink has for good; never before, or a crash would make the copy look like proof of a
-    /// cut.
+    /// Copies a checkpoint once the sink has it on stable storage; never before, or a crash would make the copy look
+    /// like proof of a cut.
     fn copy_checkpoint(&mut self) {
         if self.checkpoints.unsaved.is_empty() {
             return;
@@ -395,10 +397,10 @@ impl Writer {
             outage.retry = retry;
             return;
         }
-        // Of several file systems it is not plain which one is full.
+        // Names the path, because with several file systems it is not obvious which one is full.
         let why = format!("{}: {error}", self.sink.told());
         tracing::error!(error = why, "the audit trail cannot be written");
-        // A disk that fails may have hung before.
+        // A failing disk may have hung before.
         let since = self.entered.unwrap_or_else(|| self.clock.now());
         self.outage = Some(Outage { since, retry });
         self.shared.fail(why);
@@ -407,7 +409,7 @@ impl Writer {
     fn answer(&mut self, result: Result<(), AuditUnavailable>) {
         self.shared.watchdog.leave(result.is_ok());
         for reply in self.waiting.drain(..) {
-            // Who gave up waiting needs no answer.
+            // This fails if nobody waits any more.
             let _ = reply.send(result);
         }
     }
@@ -426,7 +428,7 @@ impl Writer {
 
     fn checkpoint(&mut self) {
         let now = self.clock.now();
-        // The trail is to tell that nobody took one away.
+        // Records why this checkpoint is late, so that nobody suspects that one was removed.
         if let Some(since) = self.hung_since(now) {
             self.event(&Event::Gap { lost: 0, since, until: now });
         }
@@ -443,17 +445,17 @@ impl Writer {
         self.checkpoints.link = self.chain.last();
         self.checkpoints.unsaved.clear();
         self.checkpoints.unsaved.extend_from_slice(self.pending.get(start..).unwrap_or_default());
-        // It counts towards no other.
+        // The checkpoint itself does not count towards the next one.
         self.checkpoints.since = 0;
         self.checkpoints.last = now;
     }
 
-    /// Since when the thread has been at it for so long that a checkpoint is late.
+    /// Returns since when the thread has been busy, if so long that a checkpoint is late.
     fn hung_since(&self, now: Timestamp) -> Option<Timestamp> {
         self.entered.filter(|since| now.since(*since) >= self.checkpoints.interval.max(MAX_STALL))
     }
 
-    /// Waits for more to do: a nap while records come, else until somebody wakes it or a checkpoint is due.
+    /// Waits for work: naps while records arrive, otherwise sleeps until a sender wakes it or a checkpoint is due.
     fn rest(&mut self, naps: u32) {
         if self.outage.is_some() {
             return thread::park_timeout(RETRY);
@@ -472,7 +474,7 @@ impl Writer {
         }
         self.unsynced.shrink_to(GROUP);
         self.shared.asleep.store(true, Ordering::SeqCst);
-        // Pairs with the fence of the sender between queueing and looking whether the thread sleeps.
+        // Pairs with the fence of the sender between queueing and checking `asleep`.
         fence(Ordering::SeqCst);
         if let Ok(item) = self.queue.try_recv() {
             self.take(item);
@@ -504,12 +506,12 @@ impl Writer {
 }
 
 impl Drop for Writer {
-    /// Without its thread the trail takes nothing, whatever ended the thread.
+    /// Closes the trail: without its thread it can take nothing, whatever ended the thread.
     fn drop(&mut self) {
         self.shared.close();
         if thread::panicking() {
             self.shared.metrics.errors.inc();
-            let why = "its thread ended by a panic, which standard error tells of; start Doorward anew";
+            let why = "its thread panicked (see standard error); restart Doorward";
             *lock(&self.shared.failure) = Some(why.to_owned());
         }
     }

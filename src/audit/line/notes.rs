@@ -1,4 +1,4 @@
-//! Lines of what is no request: notes of the process, and events of the trail itself.
+//! Lines that are not of a request: notes of the process, and events of the trail itself.
 
 use super::{Id, head, metadata};
 use crate::{
@@ -10,7 +10,7 @@ use crate::{
     clock::Timestamp,
 };
 
-/// Application Lifecycle, with what happened in `message`.
+/// Writes the head of an Application Lifecycle event, which says in `message` what happened.
 fn lifecycle(
     line: &mut Object<'_>,
     (activity, severity): (u32, u8),
@@ -28,7 +28,7 @@ const STOP: u32 = 4;
 const UPDATE: u32 = 8;
 const OTHER: u32 = 99;
 
-/// What happened in the process, beside requests.
+/// Writes a note.
 pub(super) fn note(note: &Note, time: Timestamp, budget: &mut Budget, line: &mut Object<'_>) {
     match note {
         Note::PolicyLoaded { digest, cause, problems } => {
@@ -112,7 +112,7 @@ fn operator(operator: &Operator, budget: &mut Budget, line: &mut Object<'_>) {
     });
 }
 
-/// All are counted, and as many named as the line has room for.
+/// Writes how many deliveries there are, and the ids of as many as fit.
 fn deliveries(deliveries: &[HeldDelivery], budget: &mut Budget, object: &mut Object<'_>) {
     let texts = deliveries.iter().map(|one| match one {
         HeldDelivery::Known { request, delivery } => (&**request, &**delivery),
@@ -149,7 +149,7 @@ fn some<'a>(problems: &'a [String], budget: &mut Budget) -> Option<&'a [String]>
     (!problems.is_empty()).then(|| budget.list(Field::Problems, problems))
 }
 
-/// What happened to the trail itself.
+/// Writes an event of the trail itself.
 pub(super) fn event(event: &Event, time: Timestamp, budget: &mut Budget, line: &mut Object<'_>) {
     match event {
         Event::Start { instance, key, interval_ms, repaired, missing } => {

@@ -1,4 +1,4 @@
-//! When the trail goes on in a new file, and when old files are removed.
+//! Rotation to a new file, and removal of old files.
 
 use std::{io, sync::Arc};
 
@@ -25,16 +25,16 @@ impl Writer {
         self.retire();
     }
 
-    /// Begins a new file after a sync. Those who read along hear of its number before it is there: where somebody moved or removed the
-    /// old one, they would take its bytes for those of that.
+    /// Begins a new file after a sync. Exports learn its number before it exists: if somebody moved or removed the old
+    /// file, they would take the new file's bytes for the old one's.
     fn begin_file(&mut self, now: Timestamp) -> io::Result<Option<Arc<str>>> {
         let rotated = self.sink.rotate(now);
         self.shared.backlog.grown(End { place: self.sink.place(), total: self.written });
         rotated
     }
 
-    /// Notes that a sync failed. Where it was for a file that somebody removed, those who read along hear of the number of the next one
-    /// before that is there: they would take its bytes for those of the one that is gone.
+    /// Marks a failed sync. If somebody removed the file, exports learn the number of the next file before it exists:
+    /// they would take its bytes for those of the removed one.
     pub(super) fn doubt(&mut self) {
         self.in_doubt = true;
         let place = self.sink.place();
@@ -44,7 +44,7 @@ impl Writer {
         }
     }
 
-    /// Does what time asks of the files.
+    /// Rotates or removes files that are due by age.
     pub(super) fn tidy(&mut self, now: Timestamp) {
         if self.sink.is_old(now) {
             self.rotate();
@@ -53,13 +53,16 @@ impl Writer {
         }
     }
 
-    /// Removes files that are not to be kept any more, once the trail tells of it for good.
+    /// Removes files beyond retention, once the line that says so is on stable storage.
     fn retire(&mut self) {
         let surplus = match self.sink.surplus(self.clock.now()) {
             Ok(Some(surplus)) => surplus,
             Ok(None) => return,
             Err(error) => {
-                tracing::error!(%error, "old files of the audit trail stay: what they hold cannot be told; move such a file away");
+                tracing::error!(
+                    %error,
+                    "old files of the audit trail are not removed: one of them cannot be read; move that file away"
+                );
                 return;
             }
         };
