@@ -1,8 +1,8 @@
 //! The embedded store: one redb file, for one process.
 //!
-//! Two threads own the file. The writer takes what has gathered in its channel and commits it as a group, so that a
-//! hundred logins at once cost one sync of the disk; the reader never waits for a commit. Both channels are bounded
-//! and every call gives up after a while, so that a slow disk becomes an error and not a queue.
+//! Two threads own the file. The writer commits all writes that have gathered in its channel as a group, so that a
+//! hundred simultaneous logins cost one sync of the disk; the reader never waits for a commit. Both channels are
+//! bounded and every call times out, so that a slow disk causes errors instead of a growing queue.
 
 mod disk;
 mod layout;
@@ -25,19 +25,21 @@ use crate::{clock::Timestamp, group_commit::GroupCommit};
 /// Calls that may wait for each of the two threads.
 const QUEUE: usize = 1024;
 
-/// How long a call waits for its answer. A write that timed out may still happen.
+/// The timeout of a call. A write that timed out may still happen.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// Why the file cannot be used. Each says what to do.
+/// Why the file cannot be used. Each message says what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error(
-        "{} is in use by another Doorward; the embedded store serves one process: stop the other one, or give this one a `store.path` of its own",
+        "{} is in use by another Doorward; the embedded store serves one process: stop the other one, or give this one its own \
+         `store.path`",
         .0.display()
     )]
     Locked(PathBuf),
     #[error(
-        "{} is damaged or no store of Doorward ({why}); move it away and start again: everybody logs in anew, and deliveries and revocations kept in it are forgotten",
+        "{} is damaged or not a store of Doorward ({why}); move it away and start again: everybody must log in again, and the deliveries \
+         and revocations in it are lost",
         path.display()
     )]
     Corrupt { path: PathBuf, why: String },
@@ -49,7 +51,7 @@ pub enum OpenError {
     Thread(io::Error),
 }
 
-/// The embedded store. The file is released once this and all calls under way are gone.
+/// The embedded store. The file is released once this is dropped and all calls in progress have ended.
 pub struct Embedded {
     path: PathBuf,
     reads: mpsc::Sender<Read>,
@@ -57,12 +59,13 @@ pub struct Embedded {
 }
 
 impl Embedded {
-    /// Opens the file, or makes it, readable by its owner only. One of another owner stays as it is.
+    /// Opens the file, or creates it readable by its owner only. The mode of a file of another owner is not changed.
     pub fn open(path: &Path) -> Result<Self, OpenError> {
         Self::start(Disk::file(path)?)
     }
 
-    /// Looks whether [`Self::open`] would open a file that is there, and writes nothing into it. Meanwhile nobody else can open it.
+    /// Checks whether [`Self::open`] would open an existing file, without writing to it. Nobody else can open it
+    /// meanwhile.
     pub fn examine(path: &Path) -> Result<(), OpenError> {
         disk::examine(path)
     }
@@ -91,7 +94,7 @@ impl fmt::Debug for Embedded {
     }
 }
 
-/// What one call gets back.
+/// The channel for the result of one call.
 type Reply<T> = oneshot::Sender<Result<T, StoreError>>;
 
 async fn ask<M, T>(queue: &mpsc::Sender<M>, message: impl FnOnce(Reply<T>) -> M) -> Result<T, StoreError> {
@@ -135,7 +138,7 @@ impl Backend for Embedded {
                 return Err(StoreError::Unavailable("its writing thread has ended".to_owned()));
             }
             let answer = ask(&self.reads, |reply| Read::Ping { reply }).await;
-            // Whoever reads it is to look at that file.
+            // Names the file, so that the reader knows where to look.
             let at_path = |why: String| format!("{}: {why}", self.path.display());
             answer.map_err(|error| match error {
                 StoreError::Unavailable(why) => StoreError::Unavailable(at_path(why)),

@@ -1,9 +1,10 @@
 //! The shared store: Redis or Valkey, for several replicas.
 //!
-//! Each table is four keys: a hash of the records, two sorted sets over them by version and by end, and the last
-//! version given out. Scripts change all four at once, and those of several tables of a group, so they lie in one slot
-//! of a cluster (the braces in their names), and none has an expiry of its own: a server that is told to evict keys with an expiry keeps all of ours.
-//! What has ended is swept by the writes of its table, also by those that a full server refuses.
+//! Each table is five keys: a hash of the records, two sorted sets over them by version and by expiry, the last version
+//! assigned, and the version that the table began with. Scripts change all of them at once, for several tables of a
+//! group, so they are in one slot of a cluster (the braces in their names). None has a Redis expiry, so that a server
+//! which evicts keys with an expiry keeps all of ours. Expired records are swept by the writes of their table,
+//! including those that a full server refuses.
 
 mod link;
 mod replication;
@@ -38,36 +39,35 @@ static PUT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("redis/
 static DELETE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("redis/delete.lua")));
 static CHANGES: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("redis/changes.lua")));
 
-/// Ended records that each write clears away.
+/// Expired records that each write removes.
 const SWEEP: usize = 16;
 
-/// The store in Redis. Nothing is connected before the first call, and a server that is away is looked for anew with
-/// every call.
+/// The store in Redis. It connects on the first call, and reconnects to an unavailable server on every call.
 #[derive(Clone)]
 pub struct Redis {
     link: Arc<Link>,
-    /// For waiting until a replica has something, as that holds up all that comes behind it on its connection.
+    /// The connection for waiting until a replica has a record: a wait blocks all later calls on its connection.
     waiting: Arc<Link>,
     replication: Replication,
     prefix: Arc<str>,
-    /// Writes that must not be lost wait for a second server.
+    /// Whether writes that must not be lost wait for a second server.
     has_replica: Arc<AtomicBool>,
 }
 
-/// By how much a clock may differ from the server's, in seconds.
+/// The allowed difference between a clock and the server's, in seconds.
 const MAX_AHEAD: f64 = 5.0;
 
-/// Whether a write that was answered can be lost when the server dies.
+/// Whether an acknowledged write survives a crash of the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
-    /// It cannot.
+    /// It does.
     Synced,
-    /// It can, for this reason, which says what to do.
+    /// It may not. The reason says what to do.
     Lossy(&'static str),
 }
 
 impl Redis {
-    /// Connections live on `control`.
+    /// Creates a store whose connections live on the runtime `control`.
     pub fn new(settings: Settings, control: Handle) -> Self {
         let waiting = Arc::new(Link::new(settings.clone(), control.clone()));
         let prefix: Arc<str> = settings.prefix.as_str().into();
@@ -87,8 +87,8 @@ impl Redis {
         self.link.set(settings);
     }
 
-    /// What of the server's own configuration would lose records, each with what to do about it. A server that does
-    /// not tell, or may not be asked, gives none.
+    /// Returns settings of the server that could lose records, each with a remedy. A server that does not report them,
+    /// or may not be queried, produces none.
     pub async fn warnings(&self) -> Result<Vec<&'static str>, StoreError> {
         let mut info: Vec<String> = Vec::new();
         for section in ["memory", "persistence"] {
@@ -100,11 +100,12 @@ impl Redis {
         Ok(warnings(&info.join("\n")))
     }
 
-    /// Looks whether the server that has what is held syncs each write to its disk, and whether it has a replica to wait for.
+    /// Checks whether the server with the held deliveries syncs each write to its disk, and whether it has a replica to
+    /// wait for.
     pub async fn durability(&self) -> Result<Durability, StoreError> {
         let Some(info) = self.ask_holder(&["INFO", "replication"]).await? else {
             return Ok(Durability::Lossy(
-                "Redis does not tell whether it has a replica, which a delivery must reach before it gets 202: give the ACL user `+info`",
+                "Redis does not report whether it has a replica, which a delivery must reach before it gets 202: give the ACL user `+info`",
             ));
         };
         self.has_replica.store(has_replica(&words(&info).join("\n")), Ordering::Relaxed);
@@ -113,13 +114,13 @@ impl Redis {
         }
         let Some(config) = self.ask_holder(&["CONFIG", "GET", "*append*"]).await? else {
             return Ok(Durability::Lossy(
-                "Redis does not tell whether it syncs each write: give the ACL user `+config|get`, or set `store.redis.durable` if it does",
+                "Redis does not report whether it syncs each write: give the ACL user `+config|get`, or set `store.redis.durable` if it does",
             ));
         };
         Ok(durability(&words(&config)))
     }
 
-    /// Why no more can be held there at the moment, with what to do about it; none if it can.
+    /// Returns why no more deliveries can be held at the moment, with a remedy; none if they can.
     pub async fn doubt(&self) -> Result<Option<&'static str>, StoreError> {
         if let Durability::Lossy(why) = self.durability().await? {
             return Ok(Some(why));
@@ -127,13 +128,13 @@ impl Redis {
         let memory = self.ask_holder(&["INFO", "memory"]).await?;
         let is_full = memory.is_some_and(|memory| is_nearly_full(&words(&memory).join("\n")));
         Ok(is_full.then_some(
-            "more than nine tenths of the memory that Redis may use (`maxmemory`) are used, and the rest is kept for bringing what is held: give \
-             it more, or drop what is parked (`doorward hooks drop`)",
+            "Redis uses more than nine tenths of its `maxmemory`, and the rest is reserved for delivering what is held: give it more memory, \
+             or drop parked deliveries (`doorward hooks drop`)",
         ))
     }
 
-    /// What the server that has what is held tells of itself, where the client would ask any node of a cluster. None if our user may not
-    /// ask, or the service has taken the command away.
+    /// Queries the server with the held deliveries, where the client would query any node of a cluster. Returns none if
+    /// our user may not do so, or the service has removed the command.
     async fn ask_holder(&self, words: &[&str]) -> Result<Option<Value>, StoreError> {
         let mut command = Cmd::new();
         for word in words {
@@ -146,12 +147,13 @@ impl Redis {
         }
     }
 
-    /// Whether a server that has what is held has a replica that follows it, as it was when [`Self::durability`] looked.
+    /// Whether the server with the held deliveries had an online replica when [`Self::durability`] last checked.
     pub fn has_replica(&self) -> bool {
         self.has_replica.load(Ordering::Relaxed)
     }
 
-    /// By how much our clock is ahead of the server's, in seconds; below zero, behind. As close as the answer was quick.
+    /// Returns how far our clock is ahead of the server's, in seconds; negative if behind. Its precision depends on the
+    /// response time.
     pub async fn clock_ahead(&self, clock: &Clock) -> Result<f64, StoreError> {
         let mut command = Cmd::new();
         command.arg("TIME");
@@ -159,11 +161,11 @@ impl Redis {
         let (seconds, micros): (i64, i64) = self.link.call(&self.at_deliveries(command), Repeat::Harmless).await?;
         let took = clock.passed().saturating_sub(passed);
         let ahead = asked.as_millis() - (seconds * 1000 + micros / 1000);
-        // It was asked for half of that time after we looked at ours.
+        // The server read its clock about half of that time after we read ours.
         Ok((ahead as f64 / 1000.0) + took.as_secs_f64() / 2.0)
     }
 
-    /// For the server that has what is held.
+    /// Routes a command to the server with the held deliveries.
     fn at_deliveries(&self, command: Cmd) -> Request {
         Request::At(command, self.key(Table::Held, "records"))
     }
@@ -208,7 +210,7 @@ impl Backend for Redis {
         Box::pin(async move {
             let mut script = PUT.prepare_invoke();
             script.arg(now.as_millis()).arg(SWEEP);
-            // With a condition a second try would meet what the first one wrote.
+            // With a condition, a retry would find the record that the first try wrote.
             let harmless = puts.iter().all(|put| put.expect == Expect::Any);
             let count = puts.len();
             for Put { table, key, value, expires, expect } in puts {
@@ -224,7 +226,8 @@ impl Backend for Redis {
                 script.arg(u8::from(table.is_by_the_clock_of_the_store()));
             }
             let repeat = if harmless { Repeat::Harmless } else { Repeat::Never };
-            // How many were written, then their versions; or 0, which one was not, and what stands there.
+            // How many were written, then their versions; or 0, the index of the conflict, and the record that is
+            // there.
             let answer: Vec<Option<Vec<u8>>> = self.link.call(&Request::Script(script), repeat).await?;
             let wrong = || corrupt("the answer to a write");
             let (written, rest) = answer.split_first().ok_or_else(wrong)?;
@@ -319,8 +322,9 @@ impl Backend for Redis {
 
     fn ping(&self) -> StoreFuture<'_, ()> {
         Box::pin(async {
-            // A write is what a replica, a full server or one without its disk refuses, whatever it would change: this one changes
-            // nothing, as it is only for a key that is there. A script would do where memory is full, until it takes some.
+            // A replica, a full server, or one without its disk refuses any write. This one changes nothing: with `XX`
+            // it writes only to an existing key, and this one is never created. A script would be accepted with full
+            // memory until it allocates some.
             let mut command = Cmd::new();
             command.arg("SET").arg(self.key(Table::Logins, "ping")).arg("").arg("XX");
             self.link.call::<Value>(&Request::Command(command), Repeat::Harmless).await.map(drop)
@@ -336,12 +340,12 @@ fn name_in(prefix: &str, table: Table, what: &str) -> String {
     }
 }
 
-/// `VERSION:END:` and the value.
+/// Parses `VERSION:EXPIRY:` and the value.
 fn parse(record: &[u8]) -> Result<Stored, StoreError> {
     parse_owned(record.to_vec())
 }
 
-/// As [`parse`], and the value, which may be large, is not allocated anew.
+/// Parses as [`parse`] does, without a new allocation for the value, which may be large.
 fn parse_owned(mut record: Vec<u8>) -> Result<Stored, StoreError> {
     let mut parts = record.splitn(3, |byte| *byte == b':');
     let fields = (|| {
@@ -354,14 +358,14 @@ fn parse_owned(mut record: Vec<u8>) -> Result<Stored, StoreError> {
     Ok(Stored { value: record, version, expires })
 }
 
-/// Whether a server has a replica that follows it, as it tells of its replication. One that is in its first sync has nothing yet.
+/// Whether a server has an online replica, by `INFO replication`. A replica in its first sync has no data yet.
 fn has_replica(info: &str) -> bool {
     let replicas = info.lines().filter_map(|line| line.trim().strip_prefix("slave")?.split_once(':'));
     let mut replicas = replicas.filter(|(number, _)| number.bytes().all(|byte| byte.is_ascii_digit()));
     replicas.any(|(_, fields)| fields.split(',').any(|field| field == "state=online"))
 }
 
-/// All words of an answer, in order: a cluster gives those of each node, by its address.
+/// Returns all words of a response, in order. A cluster returns those of each node, by its address.
 fn words(value: &Value) -> Vec<String> {
     match value {
         Value::BulkString(bytes) => vec![String::from_utf8_lossy(bytes).into_owned()],
@@ -372,7 +376,7 @@ fn words(value: &Value) -> Vec<String> {
     }
 }
 
-/// What names and values of the configuration of a server say.
+/// Determines the durability from names and values of a server's configuration.
 fn durability(words: &[String]) -> Durability {
     let has = |name: &str, wanted: &str| {
         words.windows(2).any(|pair| matches!(pair, [found, value] if found == name && value == wanted))
@@ -387,7 +391,7 @@ fn durability(words: &[String]) -> Durability {
     }
     if !has("no-appendfsync-on-rewrite", "no") {
         return Durability::Lossy(
-            "Redis syncs nothing while it writes its file anew, so that a delivery that got 202 could be lost: set \
+            "Redis does not sync while it rewrites its file, so that a delivery that got 202 could be lost: set \
              `no-appendfsync-on-rewrite no`",
         );
     }
@@ -399,8 +403,8 @@ fn warnings(info: &str) -> Vec<&'static str> {
     let mut warnings = Vec::new();
     if is_nearly_full(info) {
         warnings.push(
-            "more than nine tenths of the memory that Redis may use (`maxmemory`) are used: once all of it is, logins, deliveries and \
-             revocations get 503; give it more",
+            "Redis uses more than nine tenths of its `maxmemory`: once all of it is used, logins, deliveries and revocations get 503; give \
+             it more memory",
         );
     }
     if has("maxmemory_policy:allkeys") {
@@ -410,24 +414,25 @@ fn warnings(info: &str) -> Vec<&'static str> {
     }
     if has("aof_enabled:0") {
         warnings.push(
-            "Redis does not write each change to disk: after its restart people must log in again and revocations are forgotten; set `appendonly yes`",
+            "Redis does not write each change to disk: after a restart people must log in again and revocations are lost; set `appendonly yes`",
         );
     }
     warnings
 }
 
-/// What is wrong with a clock that is so far ahead of the server's, as [`Redis::clock_ahead`] tells.
+/// Returns what is wrong if a clock is this far ahead of the server's, by [`Redis::clock_ahead`].
 pub fn clock_trouble(ahead: f64) -> Option<String> {
     let (way, by) = (if ahead < 0.0 { "behind" } else { "ahead of" }, ahead.abs());
     (by > MAX_AHEAD).then(|| {
         format!(
-            "the clock here is {by:.0} s {way} that of Redis: tokens, sessions and held deliveries end at other times on each replica; set \
-             the clocks by NTP"
+            "the clock here is {by:.0} s {way} that of Redis: tokens, sessions and held deliveries expire at different times on each replica; \
+             synchronize the clocks with NTP"
         )
     })
 }
 
-/// Whether one of the servers uses nearly all memory that it may. Each tells what it uses before what it may; 0 is all there is.
+/// Whether one of the servers uses nearly all of its allowed memory. Each reports its usage before its limit; a limit
+/// of 0 is no limit.
 fn is_nearly_full(info: &str) -> bool {
     let mut used = 0;
     info.lines().any(|line| {

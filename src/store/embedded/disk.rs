@@ -27,17 +27,17 @@ use crate::{
     lock::lock,
 };
 
-/// Memory that redb may use to keep pages.
+/// Memory that redb may use to cache pages.
 const CACHE_BYTES: usize = 4 << 20;
 
 /// Writes in one commit.
 pub(super) const GROUP: usize = 256;
 
-/// For how long the clock must have shown a time, or later ones, before what had ended by then is removed: one that is ahead when a
-/// machine starts, until it is set, must take nothing away that is good.
+/// How long the clock must have shown a time, or later ones, before records that had expired by then are removed: a
+/// clock that is ahead until it is set after boot must not remove valid records.
 pub(super) const SWEEP_AFTER: Duration = Duration::from_secs(600);
 
-/// Ended records removed from each table beside one commit.
+/// Expired records that one commit removes from each table.
 const SWEEP_LIMIT: usize = 512;
 
 pub(super) enum Read {
@@ -51,24 +51,24 @@ pub(super) enum Write {
     Delete { table: Table, key: Vec<u8>, reply: Reply<bool> },
 }
 
-/// What a write came to, until its group is on disk.
+/// The result of a write, until its group is on disk.
 enum Done {
     Put(WrittenAll),
     Delete(bool),
 }
 
-/// Whether a file that is missing may be made.
+/// Whether a missing file may be created.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Opening {
     First,
-    /// After an error. What is gone must not come back empty: that would end every session and forget what is revoked.
+    /// After an error. A file that is gone must not be replaced by an empty one: that would end every session and lose
+    /// all revocations.
     Again,
 }
 
 type Opener = Box<dyn Fn(Opening) -> Result<Database, DatabaseError> + Send + Sync>;
 
-/// The open file. redb answers nothing more after an error of the disk, so the file is then closed, and opened again
-/// by the next call.
+/// The open file. redb cannot be used after a disk error, so the file is then closed, and the next call opens it again.
 pub(super) struct Disk {
     path: PathBuf,
     opener: Opener,
@@ -86,7 +86,7 @@ impl Disk {
         )
     }
 
-    /// On any storage of redb. `make` is called again after an error.
+    /// Opens any storage of redb. `make` is called again after an error.
     #[cfg(test)]
     pub(super) fn storage<S: StorageBackend>(
         make: impl Fn() -> S + Send + Sync + 'static,
@@ -123,7 +123,7 @@ impl Disk {
         Ok(database)
     }
 
-    /// Closes the file if `error` is one that redb does not come back from.
+    /// Closes the file if `error` is one that redb does not recover from.
     fn close_after(&self, error: &StoreError) {
         if matches!(error, StoreError::Unavailable(_) | StoreError::Full(_)) {
             let mut slot = lock(&self.database);
@@ -156,7 +156,7 @@ impl Disk {
         if let Err(error) = &answer {
             self.close_after(error);
         }
-        // The asker may have given up.
+        // The caller may have given up.
         let _ = reply.send(answer);
     }
 
@@ -164,7 +164,7 @@ impl Disk {
         let mut sweeps = Sweeps::default();
         let mut group = Vec::with_capacity(GROUP);
         while queue.blocking_recv_many(&mut group, GROUP) > 0 {
-            // A full one takes nobody else.
+            // A full group takes no more writes.
             if group.len() < GROUP {
                 gathering.gather(group.len(), || {
                     let room = GROUP.saturating_sub(group.len());
@@ -173,14 +173,14 @@ impl Disk {
                 });
             }
             gathering.shared(group.len());
-            // Those who gave up while they waited are not served: a late write would surprise them.
+            // Writes whose caller gave up are dropped: a late write would surprise it.
             group.retain(|write| !write.abandoned());
-            // By the time that writes carry: without writes nothing grows, so nothing needs to be swept.
+            // Sweeps by the time of writes: without writes nothing grows, so nothing needs to be swept.
             let now = group.iter().filter_map(Write::now).min();
             let sweep = now.and_then(|now| sweeps.due(now, self.clock.passed()));
             match self.commit(&group, sweep) {
                 Ok((done, removed)) => {
-                    // A full sweep leaves more to do; the next group goes on.
+                    // After a full sweep there may be more records to remove; the next group continues.
                     if removed.is_some_and(|removed| removed < SWEEP_LIMIT) {
                         sweeps = Sweeps::default();
                     }
@@ -195,7 +195,7 @@ impl Disk {
         }
     }
 
-    /// Does all or nothing.
+    /// Does all writes of a group, or none.
     fn commit(&self, group: &[Write], sweep: Option<Timestamp>) -> Result<(Vec<Done>, Option<usize>), Failure> {
         let database = self.database().map_err(Failure)?;
         layout::commit(database.begin_write()?, |tables| {
@@ -212,12 +212,13 @@ impl Disk {
     }
 }
 
-/// By what time records are swept next: the one that the clock showed at some moment, and [`Clock::passed`] then.
+/// The time by which records are swept next: a time that the clock showed, and [`Clock::passed`] at that moment.
 #[derive(Default)]
 struct Sweeps(Option<(Timestamp, Duration)>);
 
 impl Sweeps {
-    /// The time to sweep by beside a write at `now`, if the clock has shown it, or later ones, for long enough.
+    /// Returns the time by which to sweep with a write at `now`, if the clock has shown it, or later ones, for long
+    /// enough.
     fn due(&mut self, now: Timestamp, passed: Duration) -> Option<Timestamp> {
         match self.0 {
             Some((shown, since)) if shown <= now => (passed.saturating_sub(since) >= SWEEP_AFTER).then_some(shown),
@@ -244,12 +245,12 @@ impl Write {
         }
     }
 
-    /// `done` is what came of this write.
+    /// Answers the caller with the result of this write.
     fn succeed(self, done: Done) {
         match (self, done) {
             (Self::Put { reply, .. }, Done::Put(written)) => drop(reply.send(Ok(written))),
             (Self::Delete { reply, .. }, Done::Delete(removed)) => drop(reply.send(Ok(removed))),
-            // Each is done as what it is.
+            // The kinds always match.
             (Self::Put { .. }, Done::Delete(_)) | (Self::Delete { .. }, Done::Put(_)) => {}
         }
     }
@@ -272,11 +273,11 @@ fn not_opened(path: &Path, error: DatabaseError) -> OpenError {
     }
 }
 
-/// Whether the file can be used, without writing to it.
+/// Checks whether the file can be used, without writing to it.
 pub(super) fn examine(path: &Path) -> Result<(), OpenError> {
     let database = match Builder::new().set_cache_size(CACHE_BYTES).open_read_only(path) {
         Ok(database) => database,
-        // It was not closed in order, which the next start mends.
+        // It was not closed properly, which the next start repairs.
         Err(DatabaseError::RepairAborted) => return Ok(()),
         Err(error) => return Err(not_opened(path, error)),
     };
@@ -298,8 +299,8 @@ fn create(storage: impl StorageBackend) -> Result<Database, DatabaseError> {
     Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(storage)
 }
 
-/// The file, readable and writable by its owner only; of another owner, who alone may change that, as it is, unless everybody may read or
-/// write it.
+/// Opens the file and makes it readable and writable by its owner only. A file of another owner, who alone may change
+/// its mode, is used unchanged, unless everybody may read or write it.
 fn owner_only(path: &Path, opening: Opening) -> Result<File, DatabaseError> {
     let first = opening == Opening::First;
     let file = OpenOptions::new().read(true).write(true).create(first).truncate(false).mode(0o600).open(path)?;
@@ -315,7 +316,8 @@ fn owner_only(path: &Path, opening: Opening) -> Result<File, DatabaseError> {
         if error.kind() != io::ErrorKind::PermissionDenied || owner == geteuid().as_raw() {
             return Err(error.into());
         }
-        // A volume of which Kubernetes has changed the group, as where it came from another namespace of OpenShift.
+        // Kubernetes has changed the group of the volume, for example because it came from another namespace of
+        // OpenShift.
         if mode & 0o006 != 0 {
             let why = format!(
                 "it belongs to the user {owner}, and everybody may read or write it (mode {mode:o}); give it to the user of Doorward, or \
@@ -323,20 +325,20 @@ fn owner_only(path: &Path, opening: Opening) -> Result<File, DatabaseError> {
             );
             return Err(io::Error::new(error.kind(), why).into());
         }
-        // It is opened again after each error of the disk.
+        // Logged once, because the file is opened again after each disk error.
         if first {
             tracing::warn!(
                 path = %path.display(),
                 owner,
                 group = metadata.gid(),
-                "the file of the store belongs to another user, so that its mode stays as it is: that user, and the group, may read it too"
+                "the file of the store belongs to another user, so its mode cannot be changed: that user and the group may read it too"
             );
         }
     }
     Ok(file)
 }
 
-/// An error of redb as the store tells it.
+/// An error of redb as an error of the store.
 struct Failure(StoreError);
 
 impl From<StorageError> for Failure {

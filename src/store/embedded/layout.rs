@@ -1,5 +1,5 @@
-//! What stands where in the file. Each table of the store is three of redb: the records, and two indexes over them,
-//! by version for mirrors and by end for the sweep. All three change in one transaction.
+//! The layout of the file. Each table of the store is three tables of redb: the records, and two indexes over them,
+//! by version for mirrors and by expiry for the sweep. All three change in one transaction.
 
 use redb::{CommitError, ReadableTable, StorageError, TableDefinition, TableError, WriteTransaction};
 
@@ -9,10 +9,10 @@ use crate::clock::Timestamp;
 /// The format that this version writes.
 pub const FORMAT: u64 = 1;
 
-/// Counters: `format`, and the last version given out in each table.
+/// Counters: `format`, and the last version assigned in each table.
 pub const COUNTERS: TableDefinition<'_, &str, u64> = TableDefinition::new("counters");
 
-/// Key to version, end and value.
+/// Key to version, expiry and value.
 pub const fn records(table: Table) -> TableDefinition<'static, &'static [u8], (u64, i64, &'static [u8])> {
     TableDefinition::new(table.as_str())
 }
@@ -22,12 +22,12 @@ pub const fn versions(table: Table) -> TableDefinition<'static, u64, &'static [u
     TableDefinition::new(table.versions())
 }
 
-/// End and version to key.
+/// Expiry and version to key.
 const fn ends(table: Table) -> TableDefinition<'static, (i64, u64), &'static [u8]> {
     TableDefinition::new(table.ends())
 }
 
-/// Makes every table, and gives the format of the file: [`FORMAT`] if it is new.
+/// Creates every table, and returns the format of the file: [`FORMAT`] if it is new.
 pub fn prepare(transaction: &WriteTransaction) -> Result<u64, TableError> {
     for table in Table::ALL {
         transaction.open_table(records(table))?;
@@ -43,7 +43,7 @@ pub fn prepare(transaction: &WriteTransaction) -> Result<u64, TableError> {
     Ok(FORMAT)
 }
 
-/// The record under a key, whether or not it has expired.
+/// Returns the record under a key, whether or not it has expired.
 pub fn find(
     records: &impl ReadableTable<&'static [u8], (u64, i64, &'static [u8])>,
     key: &[u8],
@@ -54,7 +54,8 @@ pub fn find(
     }))
 }
 
-/// Commits what `write` does to the tables, or nothing if it fails or changes nothing: a commit syncs in any case.
+/// Commits the changes that `write` makes to the tables. Commits nothing if it fails or changes nothing, because every
+/// commit syncs.
 pub fn commit<T, E: From<TableError> + From<CommitError>>(
     transaction: WriteTransaction,
     write: impl FnOnce(&mut Tables<'_>) -> Result<T, E>,
@@ -67,7 +68,7 @@ pub fn commit<T, E: From<TableError> + From<CommitError>>(
     Ok(done)
 }
 
-/// The tables that one transaction writes, each opened with its first use and once: that costs as much as a write.
+/// The tables that one transaction writes, each opened once, on first use: opening one costs as much as a write.
 pub struct Tables<'t> {
     transaction: &'t WriteTransaction,
     counters: redb::Table<'t, &'static str, u64>,
@@ -75,12 +76,12 @@ pub struct Tables<'t> {
     has_changed: bool,
 }
 
-/// The three tables of one of the store's.
+/// The three redb tables of one table of the store.
 struct Open<'t> {
     records: redb::Table<'t, &'static [u8], (u64, i64, &'static [u8])>,
     versions: redb::Table<'t, u64, &'static [u8]>,
     ends: redb::Table<'t, (i64, u64), &'static [u8]>,
-    /// The last version that the file knows of, and the last that was given out.
+    /// The last version in the file, and the last that was assigned.
     known: u64,
     last: u64,
 }
@@ -111,7 +112,7 @@ impl<'t> Tables<'t> {
         self.open.get_mut(position).map(|(_, open)| open).ok_or_else(missing)
     }
 
-    /// Writes down the last version of each table, once for all records that were written. Gives whether anything has changed.
+    /// Stores the last version of each table, once for all written records. Returns whether anything has changed.
     fn finish(mut self) -> Result<bool, TableError> {
         for (table, Open { known, last, .. }) in &self.open {
             if last > known {
@@ -121,7 +122,7 @@ impl<'t> Tables<'t> {
         Ok(self.has_changed)
     }
 
-    /// Looks at all expectations first, so that nothing is written if one fails.
+    /// Checks all expectations first, so that nothing is written if one fails.
     pub fn put_all(&mut self, puts: &[Put], now: Timestamp) -> Result<WrittenAll, TableError> {
         let mut before = Vec::with_capacity(puts.len());
         for (index, Put { table, key, expect, .. }) in puts.iter().enumerate() {
@@ -141,7 +142,7 @@ impl<'t> Tables<'t> {
         Ok(WrittenAll::Done(versions.collect::<Result<_, _>>()?))
     }
 
-    /// Writes one record; `before` is the version and the end of what it replaces.
+    /// Writes one record; `before` is the version and the expiry of the record that it replaces.
     fn write(&mut self, put: &Put, before: Option<(u64, Timestamp)>, now: Timestamp) -> Result<u64, TableError> {
         let Put { table, key, value, expires, .. } = put;
         let key = key.as_slice();
@@ -177,7 +178,7 @@ impl<'t> Tables<'t> {
         Ok(true)
     }
 
-    /// Removes records that ended at or before `now`, at most `limit` of each table. Gives how many.
+    /// Removes records that expired at or before `now`, at most `limit` of each table. Returns how many.
     pub fn sweep(&mut self, now: Timestamp, limit: usize) -> Result<usize, TableError> {
         let mut removed = 0;
         for table in Table::ALL {
@@ -197,7 +198,7 @@ impl<'t> Tables<'t> {
     }
 }
 
-/// Records written after a version, oldest first.
+/// Returns records written after a version, oldest first.
 pub fn changes(
     transaction: &redb::ReadTransaction,
     table: Table,

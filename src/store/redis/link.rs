@@ -1,8 +1,8 @@
-//! The connection: to whichever server is master now, made again after it broke.
+//! The connection to the current master, which is made again after it broke.
 //!
 //! One connection carries the calls of all threads. It lives on the control runtime, so that it outlives the worker
-//! that happened to need it first. While there is none, one caller connects and the others wait for it; after a
-//! failure nobody tries again for a moment, so that a server that is down is not stormed.
+//! that needed it first. While there is none, one caller connects and the others wait for it. After a failure nobody
+//! retries for a moment, so that a server that is down is not flooded with connections.
 
 use std::{
     fmt,
@@ -28,29 +28,29 @@ use super::{
     settings::{Place, Settings},
 };
 
-/// How long a connection may take to be made.
+/// The timeout of connecting.
 pub(super) const CONNECT: Duration = Duration::from_secs(1);
 
-/// How long one answer may take.
+/// The timeout of one response.
 pub(super) const RESPONSE: Duration = Duration::from_millis(1500);
 
-/// How long a call may take with everything that it waits for. A write that timed out may still happen.
+/// The timeout of a call with everything that it waits for. A write that timed out may still happen.
 pub(super) const PATIENCE: Duration = Duration::from_secs(2);
 
-/// How long nobody connects after a failure.
+/// The pause before connecting again after a failure.
 const PAUSE: Duration = Duration::from_millis(200);
 
 /// A call to the server.
 pub(super) enum Request {
     Command(Cmd),
-    /// A command that names no key, of a cluster to the server that has this one.
+    /// A command without a key. In a cluster it is sent to the server with the given key.
     At(Cmd, String),
     Script(ScriptInvocation<'static>),
-    /// Commands on keys of one slot, one after the other over one connection.
+    /// Commands on keys of one slot, in order over one connection.
     Pipeline(Pipeline),
 }
 
-/// Whether a call may be sent again when nobody knows whether it was done.
+/// Whether a call may be sent again if it is unknown whether it was done.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Repeat {
     Harmless,
@@ -60,14 +60,14 @@ pub(super) enum Repeat {
 pub(super) struct Link {
     settings: ArcSwap<Settings>,
     live: ArcSwapOption<Live>,
-    /// Held by who connects; when it last failed, and why.
+    /// Held by the caller that connects. Contains when connecting last failed, and why.
     failed: Mutex<Option<(Instant, StoreError)>>,
     control: Handle,
 }
 
 struct Live {
     connection: Connection,
-    /// Told by the connection itself, before the next call finds out.
+    /// Set by the connection itself, before the next call finds out.
     broken: Arc<AtomicBool>,
 }
 
@@ -87,7 +87,7 @@ impl Link {
         }
     }
 
-    /// Uses other settings from now on, for a new password or new addresses.
+    /// Uses new settings, such as a new password or new addresses, from now on.
     pub fn set(&self, settings: Settings) {
         let same = settings.connects_like(&self.settings.load());
         self.settings.store(Arc::new(settings));
@@ -139,13 +139,13 @@ impl Link {
         let connecting = Arc::clone(&settings);
         let connected = match self.control.spawn(async move { connect(&connecting).await }).await {
             Ok(connected) => connected.map_err(|error| Fault::of(&error).error),
-            Err(_) => Err(StoreError::Unavailable("connecting was given up".to_owned())),
+            Err(_) => Err(StoreError::Unavailable("connecting was cancelled".to_owned())),
         };
         match connected {
             Ok(live) => {
                 *failed = None;
                 let live = Arc::new(live);
-                // Settings that were changed meanwhile want another connection.
+                // If the settings changed meanwhile, another connection is needed.
                 if Arc::ptr_eq(&settings, &self.settings.load()) {
                     self.live.store(Some(Arc::clone(&live)));
                 }
@@ -244,19 +244,19 @@ impl ConnectionLike for Connection {
     }
 }
 
-/// What an error of the client means to us.
+/// The meaning of a client error.
 struct Fault {
     error: StoreError,
-    /// Another connection may do better.
+    /// Whether another connection may succeed.
     reconnect: bool,
-    /// The call was surely not done.
+    /// Whether the call was certainly not done.
     undone: bool,
 }
 
 impl Fault {
     fn of(error: &RedisError) -> Self {
         let text = error.to_string();
-        // Redis before 7 wraps what a command within a script says.
+        // Redis before 7 wraps errors of commands in a script.
         let says = |code: &str| error.code() == Some(code) || text.contains(code);
         let advised = |advice: &str| StoreError::Unavailable(format!("{text}; {advice}"));
         let unavailable = || StoreError::Unavailable(text.clone());
@@ -271,7 +271,7 @@ impl Fault {
                 (advised("see `store.redis.username` and `password`"), true, true)
             }
             _ if says("OOM") => (StoreError::Full(text), false, true),
-            // The connection leads to a server that was master and is not any more, or not yet.
+            // The server is not the master any more, or not yet.
             _ if says("READONLY") || says("LOADING") || says("MASTERDOWN") || says("CLUSTERDOWN") => {
                 (unavailable(), true, true)
             }

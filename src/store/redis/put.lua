@@ -1,16 +1,16 @@
--- Does several writes if all their expectations hold, else none.
+-- Does several writes if all their expectations hold, otherwise none.
 -- KEYS: for each write records, versions, ends, last version, version that the table began with.
--- ARGV: now, how many ended records to sweep; for each write key, value, end, expectation ('any', 'absent' or a version), and '1' if its
--- table is by the clock of this server, else '0'.
--- A record is 'VERSION:END:' and the value, both numbers in decimal.
--- Gives {how many, version, version ...}, or {'0', which was not written, counted from 0, what stands there or nil}.
+-- ARGV: now, how many expired records to sweep; for each write key, value, expiry, expectation ('any', 'absent' or a version), and '1' if
+-- its table expires by the clock of this server, otherwise '0'.
+-- A record is 'VERSION:EXPIRY:' and the value, both numbers in decimal.
+-- Returns {how many, version, version ...}, or {'0', index of the conflict (from 0), the record that is there or nil}.
 local now, writes = tonumber(ARGV[1]), #KEYS / 5
 
 local time = redis.call('TIME')
 local here = tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
 
--- Each write clears away more than it adds, so that nothing grows for ever: what has ended by both clocks, so that no replica
--- whose clock is ahead takes from the others what they still go by.
+-- Each write removes more than it adds, so that nothing grows for ever. It removes records that have expired by both clocks, so that a
+-- replica whose clock is ahead does not remove records that are valid for the others.
 local function sweep(index)
     local records, versions, ends = KEYS[index * 5 + 1], KEYS[index * 5 + 2], KEYS[index * 5 + 3]
     local over = ARGV[index * 5 + 7] == '1' and here or math.min(now, here)
@@ -29,9 +29,9 @@ for index = 0, writes - 1 do
     local version, finish
     if found then
         version, finish = string.match(found, '^(%d+):(%-?%d+):')
-        -- The caller judges other records by its own clock when it reads them, and must not be told otherwise here.
+        -- The caller expires other records by its own clock when it reads them, so the same clock must decide here.
         local judged = ARGV[at + 5] == '1' and here or now
-        -- One of another form has none, and stands there until it is written over.
+        -- A malformed record has no expiry, and stays until it is overwritten.
         if finish and tonumber(finish) <= judged then found = false end
     end
     local expect = ARGV[at + 4]
@@ -45,11 +45,11 @@ for index = 0, writes - 1 do
     if tonumber(ARGV[at + 3]) > now then removes = false end
 end
 
--- A server without memory refuses the first command that could take some, and none after one that cannot. So what only removes begins
--- with a removal, which is done again below: nothing else would ever make room.
+-- A server without memory refuses a script whose first write command could allocate some, but not one that begins with a command that
+-- cannot. So a script that only removes records begins with a removal, which is repeated below: nothing else would ever free memory.
 if removes then redis.call('HDEL', KEYS[1], ARGV[3]) end
 
--- The server's clock as the floor: a replica that takes over without the last writes gives out no version twice.
+-- The server's clock is the floor: a replica that takes over without the last writes assigns no version twice.
 local floor = tonumber(time[1]) * 1000000 + tonumber(time[2])
 local answer = {tostring(writes)}
 for index = 0, writes - 1 do
@@ -63,11 +63,12 @@ for index = 0, writes - 1 do
     given = string.format('%.0f', given)
     local set = redis.pcall('SET', last, given)
     if set.err then
-        -- The first has found no room, and nothing is written. What has ended goes all the same, so that the next may find some.
+        -- There was no memory for the first write, and nothing is written. Expired records are removed nevertheless, so that the next
+        -- write may succeed.
         for each = 0, writes - 1 do sweep(each) end
         return set
     end
-    -- Whoever has followed a version before this one has followed what is here no more.
+    -- A mirror that followed an earlier version has followed records that are gone.
     if not before then redis.call('SET', KEYS[index * 5 + 5], given) end
     answer[index + 2] = given
 

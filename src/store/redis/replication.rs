@@ -1,6 +1,6 @@
-//! Waiting until a replica has a delivery that was written. A wait holds up its connection until one has told how far it is, so that there
-//! is one at a time, and all who come meanwhile share the next: with one for each, the last of them would wait for a slow replica once for
-//! each before it.
+//! Waits until a replica has a written delivery. A wait blocks its connection until a replica has reported its offset.
+//! There is therefore one wait at a time, and all callers that arrive meanwhile share the next: with one wait for each
+//! caller, the last one would wait for a slow replica once for each caller before it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -15,13 +15,13 @@ use super::{
     link::{Link, PATIENCE, Repeat, Request},
 };
 
-/// How long one wait takes, less than a call may take.
+/// The timeout of one wait, shorter than that of a call.
 const REPLICA_PATIENCE: Duration = Duration::from_secs(1);
 
-/// How many share one.
+/// How many callers share one wait at most.
 const AT_ONCE: usize = 1000;
 
-/// The waits of a store, over a connection of its own. It ends with its last clone.
+/// The waits of a store, over their own connection. The task ends with the last clone.
 #[derive(Clone)]
 pub(super) struct Replication(mpsc::UnboundedSender<Asked>);
 
@@ -31,7 +31,8 @@ struct Asked {
 }
 
 impl Replication {
-    /// `records` is the name of the hash in which deliveries are, and `mark` of what a wait writes, which lies in the same slot.
+    /// Starts the task. `records` is the name of the hash with the deliveries, and `mark` is the key that a wait
+    /// writes, in the same slot.
     pub fn new(link: Arc<Link>, control: &Handle, records: String, mark: String) -> Self {
         let (asks, mut asked) = mpsc::unbounded_channel::<Asked>();
         control.spawn(async move {
@@ -44,7 +45,7 @@ impl Replication {
         Self(asks)
     }
 
-    /// Waits until a replica has all that was written before, which is under at least one of these keys.
+    /// Waits until a replica has everything that was written before. At least one of these keys must exist.
     pub async fn has(&self, keys: Vec<Vec<u8>>) -> Result<(), StoreError> {
         let (told, hears) = oneshot::channel();
         let given_up = || StoreError::Unavailable("waiting for a replica was given up".to_owned());
@@ -60,9 +61,9 @@ async fn wait(link: &Link, records: &str, mark: &str, asked: Vec<Asked>) {
     if asked.is_empty() {
         return;
     }
-    // A connection waits for what was written on it last, and for nothing where nothing was. So this writes something after
-    // what is there, over the same one: that of the write may be gone, or another replica's. A server that took over without
-    // the records does not have them.
+    // WAIT covers the last write of its own connection, and nothing if there was none. So this connection writes
+    // something after the records: the connection that wrote them may be gone, or another Doorward replica's. The
+    // records are read as well, because a server that took over may not have them.
     let mut commands = redis::pipe();
     for key in asked.iter().flat_map(|one| &one.keys) {
         commands.cmd("HGET").arg(records).arg(key);
@@ -78,13 +79,13 @@ async fn wait(link: &Link, records: &str, mark: &str, asked: Vec<Asked>) {
         let outcome = match answers.as_deref().map(<[Value]>::last) {
             Err(error) => Err(error.clone()),
             Ok(_) if !is_there => Err(StoreError::Unavailable(
-                "what was written is not there any more, as after a failover to a server that did not have it"
+                "the written record is not there any more, for example after a failover to a server that did not have it"
                     .to_owned(),
             )),
             Ok(Some(Value::Int(1..))) => Ok(()),
             Ok(_) => Err(StoreError::Timeout),
         };
-        // Whoever does not wait any more needs no answer.
+        // This fails if the caller does not wait any more.
         let _ = told.send(outcome);
     }
 }

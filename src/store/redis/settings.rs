@@ -1,4 +1,4 @@
-//! What a person writes about Redis, checked.
+//! The validated settings of Redis.
 
 use std::fmt;
 
@@ -22,7 +22,7 @@ use crate::{
     egress,
 };
 
-/// Where Redis is, and who we are there.
+/// The location of Redis, and our credentials there.
 #[derive(Clone)]
 pub struct Settings {
     pub(super) place: Place,
@@ -30,7 +30,7 @@ pub struct Settings {
     user: User,
     database: u16,
     tls: Option<TlsCertificates>,
-    /// The configuration says that each write is synced.
+    /// Whether the configuration says that each write is synced.
     pub(super) durable: bool,
 }
 
@@ -55,7 +55,7 @@ pub(super) struct User {
 }
 
 impl Settings {
-    /// Reports every problem at its place; `None` if there is one.
+    /// Reports every problem at its place, and returns `None` if there is one.
     pub fn resolve(raw: &raw::Redis, resolver: &mut Resolver, at: &At) -> Option<Self> {
         let place = match (&raw.server, &raw.sentinel, raw.cluster.as_slice()) {
             (Some(server), None, []) => address(server, &at.key("server"), resolver).map(Place::Server),
@@ -77,13 +77,13 @@ impl Settings {
         let user = User::resolve(raw.username.as_deref(), raw.password.as_ref(), resolver, at);
         let mut good = true;
         if raw.database != 0 && !raw.cluster.is_empty() {
-            resolver.error(&at.key("database"), "a Redis Cluster has no other database than 0");
+            resolver.error(&at.key("database"), "a Redis Cluster has only database 0");
             good = false;
         }
         if raw.prefix.is_empty() || raw.prefix.contains(['{', '}']) || raw.prefix.chars().any(char::is_control) {
             resolver
-                .error(&at.key("prefix"), format!("`{}` cannot begin the names of keys", raw.prefix.escape_debug()))
-                .help("one letter or more, without braces, which say where in a cluster a key lies");
+                .error(&at.key("prefix"), format!("`{}` cannot be the prefix of keys", raw.prefix.escape_debug()))
+                .help("use one or more characters without braces, which determine the cluster slot of a key");
             good = false;
         }
         let tls = match &raw.tls {
@@ -101,7 +101,7 @@ impl Settings {
         })
     }
 
-    /// Whether a connection made with `other` may be kept.
+    /// Whether a connection that was made with `other` can be used further.
     pub(super) fn connects_like(&self, other: &Self) -> bool {
         let certificates = |settings: &Self| {
             settings.tls.as_ref().map(|tls| {
@@ -115,7 +115,7 @@ impl Settings {
             && certificates(self) == certificates(other)
     }
 
-    /// A client of one server.
+    /// Creates a client of one server.
     pub(super) fn client(&self, address: &Address) -> RedisResult<Client> {
         let info =
             self.info(address)?.set_redis_settings(self.user.apply(RedisConnectionInfo::default(), self.database));
@@ -220,7 +220,7 @@ impl User {
         if let Some(password) = self.password() {
             info = info.set_password(password);
         }
-        // Its connections tell by themselves that they broke.
+        // With RESP3, connections report by themselves that they broke.
         info.set_protocol(ProtocolVersion::RESP3).set_db(i64::from(database))
     }
 }
@@ -234,7 +234,7 @@ fn sentinel_place(raw: &raw::RedisSentinel, at: &At, resolver: &mut Resolver) ->
     if raw.master.is_empty() {
         resolver
             .error(&at.key("master"), "`master` is empty")
-            .help("the name of the `sentinel monitor` line in the configuration of the sentinels");
+            .help("use the name in the `sentinel monitor` line in the configuration of the sentinels");
     }
     let good = !raw.servers.is_empty() && !raw.master.is_empty();
     let place = Place::Sentinel { sentinels: sentinels?, master: raw.master.clone(), user: user? };
@@ -247,7 +247,7 @@ fn addresses(list: &[String], at: &At, resolver: &mut Resolver) -> Option<Vec<Ad
     found.into_iter().collect()
 }
 
-/// `host:port`. The port is written out, as sentinels, servers and TLS have different ones.
+/// Parses `host:port`. The port is required, as sentinels, servers and TLS have different ones.
 fn address(text: &str, at: &At, resolver: &mut Resolver) -> Option<Address> {
     let parsed = Url::parse(&format!("redis://{text}")).ok().filter(|url| {
         let more = !url.path().is_empty() || url.query().is_some() || url.fragment().is_some();
@@ -261,16 +261,16 @@ fn address(text: &str, at: &At, resolver: &mut Resolver) -> Option<Address> {
     match (host, parsed.as_ref().and_then(Url::port)) {
         (Some(host), Some(port)) if port != 0 => Some(Address { host, port }),
         _ => {
-            // Not repeated: it may hold a password.
+            // Not repeated, because it may contain a password.
             resolver
                 .error(at, "this is not a host with a port")
-                .help("write `redis.example.com:6379`; user, password and database have keys of their own");
+                .help("write `redis.example.com:6379`; user, password and database have separate keys");
             None
         }
     }
 }
 
-/// Reads and tries the files, so that `doorward check` finds what would fail at the first connection.
+/// Reads and validates the files, so that `doorward check` finds errors that would appear at the first connection.
 fn tls(raw: &raw::RedisTls, resolver: &mut Resolver, at: &At) -> Option<TlsCertificates> {
     let root_cert = match &raw.ca {
         None => None,
@@ -299,7 +299,7 @@ fn tls(raw: &raw::RedisTls, resolver: &mut Resolver, at: &At) -> Option<TlsCerti
             if pair.is_none() {
                 resolver
                     .error(&at, "this is not a certificate with its private key")
-                    .help("both in PEM, and the key that of the first certificate of the chain");
+                    .help("both must be PEM, and the key must belong to the first certificate of the chain");
                 return None;
             }
             Some(ClientTlsConfig { client_cert, client_key: client_key.expose().to_vec() })
