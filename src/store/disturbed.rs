@@ -1,24 +1,24 @@
-//! A store that other processes use too, and what they do to it, as tests say.
+//! A store for tests that simulates what other processes do to it.
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 
 use super::{Backend, Change, Put, Store, StoreError, StoreFuture, Stored, Table, WrittenAll};
 use crate::clock::Timestamp;
 
-/// What is asked of it reaches the store in it, but for what is set here.
+/// A store that passes calls to the inner one, except for the disturbances set here.
 #[derive(Debug)]
 pub struct Disturbed {
     inner: Store,
-    /// So many writes come too late, since another process has written.
+    /// The next writes, this many, conflict as if another process had written.
     pub late: AtomicU32,
-    /// Whether it fails to tell what has changed.
+    /// Whether reading changes fails.
     pub fails: AtomicBool,
-    /// The version that it is set back to.
+    /// The version that it is reset to.
     pub last: AtomicU64,
 }
 
 impl Disturbed {
-    /// One to which nothing is done yet.
+    /// Creates one without disturbances.
     pub fn new(inner: Store) -> Self {
         Self { inner, late: 0.into(), fails: false.into(), last: u64::MAX.into() }
     }

@@ -1,4 +1,4 @@
-//! Counts and times what is asked of a store, whichever it is.
+//! Counts and times the calls to any store.
 
 use std::{sync::atomic::AtomicU64, time::Instant};
 

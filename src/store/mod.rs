@@ -1,18 +1,18 @@
-//! What must survive a restart or be shared: small records with an end, behind one interface.
+//! The store: small records that expire and must survive a restart or be shared, behind one interface.
 //!
-//! The interface is a table of keys to bytes with an expiry, a version for compare-and-swap, and a running number of
-//! changes, which is what every use needs (sessions, replay ids, revocations) and what redb and Redis both can do
-//! atomically. Losing the store is an error for the caller to turn into 503, never an empty answer.
+//! The interface is a table from keys to bytes with an expiry, a version for compare-and-swap, and a list of changes by
+//! version. Every use needs that (sessions, replay ids, revocations), and redb and Redis can both do it atomically. If
+//! the store is unavailable, callers get an error, which they turn into 503, never an empty answer.
 //!
 //! | file | holds |
 //! |---|---|
-//! | `settings` | which store a configuration asks for |
-//! | `embedded` | one redb file, for one process: its threads, and what stands where in it |
-//! | `redis` | Redis or Valkey, for several replicas: what is written there, and the connection |
-//! | `revocations` | what is revoked before its time, and what is done about a store that lost some |
-//! | `metered` | counts and times what is asked of either |
-//! | `suite` | what every store must do, as one function for the tests of each |
-//! | `disturbed` | a store to which other processes do what a test says |
+//! | `settings` | which store a configuration selects |
+//! | `embedded` | one redb file, for one process: its threads and its layout |
+//! | `redis` | Redis or Valkey, for several replicas: the layout and the connection |
+//! | `revocations` | revoked credentials and principals, and restoring them in a store that lost some |
+//! | `metered` | counts and times the calls to either |
+//! | `suite` | the tests that every store must pass, as one function |
+//! | `disturbed` | a store for tests that simulates what other processes do to it |
 
 #[cfg(test)]
 pub mod disturbed;
@@ -35,7 +35,7 @@ pub use self::{
 };
 use crate::clock::Timestamp;
 
-/// The tables, each with its name in the file and on metrics.
+/// The tables, each with its name in the file and in metrics.
 macro_rules! tables {
     ($($(#[$doc:meta])* $table:ident = $name:literal,)+) => {
         /// A kind of record. Each is a table of its own.
@@ -47,21 +47,21 @@ macro_rules! tables {
         impl Table {
             pub const ALL: [Self; [$($name),+].len()] = [$(Self::$table),+];
 
-            /// Its name in the file and on metrics.
+            /// Returns its name in the file and in metrics.
             pub const fn as_str(self) -> &'static str {
                 match self {
                     $(Self::$table => $name,)+
                 }
             }
 
-            /// The name in the file of its records by version.
+            /// Returns the name in the file of its index by version.
             const fn versions(self) -> &'static str {
                 match self {
                     $(Self::$table => concat!($name, "/versions"),)+
                 }
             }
 
-            /// The name in the file of its records by end.
+            /// Returns the name in the file of its index by expiry.
             const fn ends(self) -> &'static str {
                 match self {
                     $(Self::$table => concat!($name, "/ends"),)+
@@ -74,42 +74,42 @@ macro_rules! tables {
 tables! {
     /// Browser sessions, by the hash of their id.
     Sessions = "sessions",
-    /// Which sessions a person has, by the hash of issuer and subject.
+    /// The sessions of a person, by the hash of issuer and subject.
     SessionIndex = "session_index",
-    /// Logins that were completed, by the hash of their state, so that none is completed twice.
+    /// Completed logins, by the hash of their state, so that none is completed twice.
     Logins = "logins",
     /// Deliveries seen, by sender and id.
     Deliveries = "deliveries",
     /// Revoked credentials, sessions and principals.
     Revocations = "revocations",
-    /// What is known of each held delivery but its request, by what is the same for every try of it.
+    /// The state of each held delivery without its request, by a key that is the same for every try.
     Held = "held",
     /// The requests of held deliveries, by the same key.
     HeldRequests = "held_requests",
-    /// Who delivers the held deliveries of a repository at the moment.
+    /// Leases on the held deliveries of a repository: their holder delivers them.
     HeldLeases = "held_leases",
-    /// Runs of Tekton whose cause is in the audit trail, by uid.
+    /// Tekton runs whose cause is in the audit trail, by uid.
     Runs = "runs",
-    /// Who caused a run: by its uid, and by the event that it came of.
+    /// The cause of a run, by its uid and by the event that led to it.
     Causes = "causes",
-    /// The keys that sign tokens, sealed.
+    /// The keys that sign tokens, encrypted.
     TokenKeys = "token_keys",
     /// Runs that have tokens of ours, by uid of the TaskRun.
     Tokens = "tokens",
     /// The last checkpoint of the audit trail of each replica, by its name.
     AuditHeads = "audit_heads",
-    /// What each replica tells of the policy that it decides by, by its name.
+    /// The policy of each replica, by its name.
     Replicas = "replicas",
 }
 
 impl Table {
-    /// Whether its records last for seconds only and tell other replicas something by that: a shared store counts them by its own clock,
-    /// as those of replicas differ. [`Backend::get`] reads none of them.
+    /// Whether its records live for seconds only and signal something to other replicas by that. A shared store expires
+    /// them by its own clock, as the clocks of replicas differ. [`Backend::get`] is not used for them.
     pub const fn is_by_the_clock_of_the_store(self) -> bool {
         matches!(self, Self::HeldLeases | Self::Replicas)
     }
 
-    /// The table that it is kept together with: only tables of one group can be written to at once.
+    /// Returns the table that represents its group: only tables of one group can be written to at once.
     pub const fn group(self) -> Self {
         match self {
             Self::Held | Self::HeldRequests | Self::HeldLeases => Self::Deliveries,
@@ -118,7 +118,7 @@ impl Table {
     }
 }
 
-/// A record as it stands.
+/// A record in the store.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stored {
     pub value: Vec<u8>,
@@ -127,7 +127,7 @@ pub struct Stored {
     pub expires: Timestamp,
 }
 
-/// What must be true of a key for a write to happen.
+/// The condition for a write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Expect {
     /// Nothing.
@@ -144,26 +144,26 @@ pub struct Put {
     pub table: Table,
     pub key: Vec<u8>,
     pub value: Vec<u8>,
-    /// A time that has come already removes the record.
+    /// A time that has passed removes the record.
     pub expires: Timestamp,
     pub expect: Expect,
 }
 
-/// What several writes did.
+/// The result of several writes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum WrittenAll {
-    /// All happened; the versions written.
+    /// All were done, with these versions.
     Done(Vec<u64>),
-    /// None did, as the expectation of one failed, which is the first such; what stands there instead.
+    /// None was done, because an expectation failed: the index of the first such write, and the record that is there.
     Conflict { index: usize, found: Option<Stored> },
 }
 
-/// What a write did.
+/// The result of a write.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Written {
-    /// It happened; the version written.
+    /// It was done, with this version.
     Done(u64),
-    /// It did not, as the expectation failed; what stands there instead.
+    /// It was not done, because the expectation failed. This record is there.
     Conflict(Option<Stored>),
 }
 
@@ -190,8 +190,8 @@ pub enum StoreError {
 }
 
 impl StoreError {
-    /// Whether a write that failed so has surely not happened: a server without memory takes nothing. A file may have what found no room
-    /// when it was synced.
+    /// Whether a write with this error was certainly not done: a server without memory writes nothing. The file may
+    /// contain data that did not fit when it was synced.
     pub fn is_undone(&self, is_shared: bool) -> bool {
         is_shared && matches!(self, Self::Full(_))
     }
@@ -199,13 +199,13 @@ impl StoreError {
 
 pub type StoreFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, StoreError>> + Send + 'a>>;
 
-/// A place that keeps records. All methods are atomic. A write that returned is as safe as the backend can
-/// make it: synced to disk by the embedded one, and by Redis as its own configuration says.
+/// A storage of records. All methods are atomic. A write that returned is as durable as the backend can
+/// make it: synced to disk by the embedded store, and as its own configuration says by Redis.
 pub trait Backend: std::fmt::Debug + Send + Sync + 'static {
-    /// The record under `key`, if there is one that has not expired at `now`.
+    /// Returns the record under `key`, if there is one that has not expired at `now`.
     fn get<'a>(&'a self, table: Table, key: &'a [u8], now: Timestamp) -> StoreFuture<'a, Option<Stored>>;
 
-    /// The records under these keys, each as [`Backend::get`] gives it.
+    /// Returns the records under these keys, each as [`Backend::get`] does.
     fn get_all(&self, table: Table, keys: Vec<Vec<u8>>, now: Timestamp) -> StoreFuture<'_, Vec<Option<Stored>>> {
         Box::pin(async move {
             let mut found = Vec::with_capacity(keys.len());
@@ -237,31 +237,32 @@ pub trait Backend: std::fmt::Debug + Send + Sync + 'static {
         })
     }
 
-    /// Does all of these writes or none. Their tables must be of one [group](Table::group), and their keys differ.
+    /// Does all of these writes or none. Their tables must be of one [group](Table::group), and their keys must differ.
     fn put_all(&self, puts: Vec<Put>, now: Timestamp) -> StoreFuture<'_, WrittenAll>;
 
-    /// Whether there was a record.
+    /// Deletes a record. Returns whether there was one.
     fn delete<'a>(&'a self, table: Table, key: &'a [u8]) -> StoreFuture<'a, bool>;
 
-    /// Records written after version `after`, oldest first, at most `limit`. A store that was set back to before
-    /// `after` tells all that it has.
+    /// Returns records written after version `after`, oldest first, at most `limit`. A store that was reset to before
+    /// `after` returns all records from the beginning.
     fn changes<'a>(&'a self, table: Table, after: u64, limit: usize, now: Timestamp) -> StoreFuture<'a, Vec<Change>>;
 
-    /// Whether the table was emptied or set back since a version that was read from it, so that what was written up to then may be gone.
+    /// Whether the table was emptied or reset since a version that was read from it, so that records written up to then
+    /// may be lost.
     fn was_set_back(&self, _table: Table, _after: u64) -> StoreFuture<'_, bool> {
         Box::pin(async { Ok(false) })
     }
 
-    /// Returns once one of these deliveries, whoever has written it, has reached a second server, where there is one. An error if none
-    /// of them is there.
+    /// Waits until one of these deliveries, whoever wrote it, has reached a second server, if there is one. Returns an
+    /// error if none of them is there.
     fn replicated(&self, _keys: Vec<Vec<u8>>) -> StoreFuture<'_, ()> {
         Box::pin(async { Ok(()) })
     }
 
-    /// Whether other processes use it too, so that what one of them knows must be kept in it.
+    /// Whether other processes use it too, so that shared knowledge must be stored in it.
     fn is_shared(&self) -> bool;
 
-    /// Whether it answers, for readiness.
+    /// Checks whether it answers, for readiness.
     fn ping(&self) -> StoreFuture<'_, ()>;
 }
 

@@ -1,7 +1,7 @@
-//! What is revoked before its time: single credentials, and everything of a principal.
+//! Revocations of single credentials, and of all credentials of a principal.
 //!
-//! The store has the truth; each process keeps a copy in memory that follows it within a second, so that asking
-//! costs nothing. How old the copy is can be asked too: whoever can do without the store goes by that age.
+//! The store is authoritative. Each process has a copy in memory that follows it within a second, so that checks are
+//! cheap. Checks that work without the store are limited by the age of the copy.
 
 mod list;
 mod mirror;
@@ -36,31 +36,32 @@ use crate::{
     lock::lock,
 };
 
-/// How often the copy is renewed. Two renewals fit into the second that is promised.
+/// How often the copy is renewed. Two renewals fit into the documented second.
 const EVERY: Duration = Duration::from_millis(400);
 
-/// Changes asked for at once.
+/// Changes that are read at once.
 const PAGE: usize = 1000;
 
-/// How long what an operator says of a token or a principal is kept at least, however soon it ends: a replica that looks late or whose
-/// clock is ahead has to read the word that takes a revocation back, or goes on by the one before.
+/// How long an operator's revocation of a token or a principal is stored at least, however soon it ends: a replica that
+/// polls late, or whose clock is ahead, must still read a revocation that lifts an earlier one, or it would enforce the
+/// earlier one.
 const KEPT: Duration = Duration::from_secs(3600);
 
-/// What is revoked. An issuer is named as in the configuration.
+/// The target of a revocation. An issuer is named as in the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Target<'a> {
     /// One browser session, by the hash of its id.
     Session(&'a str),
-    /// One token, by what [`CredentialId::Token`] has. Issuers choose their ids without regard to each other.
+    /// One token, by the id in [`CredentialId::Token`]. Ids are unique only within an issuer.
     Token { issuer: &'a str, id: &'a str },
-    /// Everything of one principal.
+    /// All credentials of one principal.
     Principal { issuer: &'a str, subject: &'a str },
     /// All tokens of a run or of a pod, by its uid.
     Workload(&'a str),
 }
 
 impl Target<'_> {
-    /// The same by each name of its issuer.
+    /// Returns the same target under each name of its issuer.
     fn by_all_names<'a>(self, names: &'a Names) -> Vec<Target<'a>>
     where
         Self: 'a,
@@ -80,11 +81,11 @@ impl Target<'_> {
 /// A revocation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Revocation {
-    /// Why, for operators. It is never told to whom it meets.
+    /// The reason, for operators. The people affected never see it.
     pub reason: Arc<str>,
     /// How long it is in force.
     pub until: Timestamp,
-    /// How long it is kept, so that it stands in the place of a longer one.
+    /// How long it is stored, so that it replaces a longer one.
     kept: Timestamp,
 }
 
@@ -97,25 +98,25 @@ struct Inner {
     clock: Clock,
     mirror: ArcSwap<Mirror>,
     names: ArcSwap<Names>,
-    /// There is something that may not be kept under all names of its issuer.
+    /// Some revocation may not be stored under all names of its issuer.
     may_lack_names: AtomicBool,
-    /// The names have changed since it was last told what meets nobody.
+    /// The names have changed since revocations without effect were last logged.
     are_names_new: AtomicBool,
-    /// Whether `mirror` holds nothing, which spares most processes the look-up.
+    /// Whether `mirror` is empty, which saves most processes the look-up.
     empty: AtomicBool,
-    /// Workloads whose end this process has seen, maybe before the store could be told. Every run and pod of the cluster comes here,
-    /// of which the oldest make room, as nothing of `mirror` may.
+    /// Workloads whose end this process has seen, perhaps before the store could be written. Every run and pod of the
+    /// cluster is added, and the oldest are evicted, which must not happen to entries of `mirror`.
     ended: Cache<Arc<str>, Revocation>,
     any_ended: AtomicBool,
-    /// When the copy was last known to be complete: neither a clock that is set back nor a machine that slept must keep it young. Before
-    /// that, [`Moment::MIN`].
+    /// When the copy was last known to be complete; before that, [`Moment::MIN`]. A clock that is set back or a machine
+    /// that slept must not make it look younger.
     complete: AtomicMoment,
-    /// How far the copy has followed; locked while it is renewed.
+    /// Up to where the copy has followed the store; locked while it is renewed.
     followed: tokio::sync::Mutex<Followed>,
     /// The last version that this process wrote. A failover may lose it before it is followed.
     written: AtomicU64,
-    /// From which version on the store is to be read again: a later word of another process may have been read before what this one
-    /// wrote was taken into the copy.
+    /// The version from which to read the store again: a later revocation by another process may have been read before
+    /// this process's own write was added to the copy.
     read_again: AtomicU64,
     /// Guards changes of `mirror`, which two renewals and a write may make at once.
     change: Mutex<()>,
@@ -123,15 +124,15 @@ struct Inner {
 
 #[derive(Default)]
 struct Followed {
-    /// Up to which version.
+    /// The version up to which it has followed.
     version: u64,
-    /// Up to which version the store was followed, though it may have to be read again from an earlier one on.
+    /// The highest version that was read, although the store may have to be read again from an earlier one.
     seen: u64,
-    /// The latest time by which it left out what had ended.
+    /// The latest time by which it skipped expired records.
     ended_by: Timestamp,
 }
 
-/// Workloads whose end is remembered here at most.
+/// The maximum number of ended workloads that are remembered.
 const MAX_ENDED: u64 = 100_000;
 
 impl Revocations {
@@ -144,7 +145,7 @@ impl Revocations {
             may_lack_names: AtomicBool::new(false),
             are_names_new: AtomicBool::new(false),
             empty: AtomicBool::new(true),
-            // The clock decides until when one counts. The oldest make room: the store has them long since.
+            // The clock decides how long an entry counts. The oldest are evicted: the store has had them for long.
             ended: Cache::builder()
                 .max_capacity(MAX_ENDED)
                 .eviction_policy(EvictionPolicy::lru())
@@ -159,8 +160,8 @@ impl Revocations {
         }))
     }
 
-    /// Has revocations hold whatever a configuration calls the issuer: they are kept under its identifier, and under its names besides,
-    /// by which alone older versions find them.
+    /// Sets the names of issuers, so that revocations hold whatever a configuration calls the issuer: they are stored
+    /// under its identifier, and also under its names, by which older versions find them.
     pub fn know(&self, issuers: &[Named]) {
         {
             let _guard = lock(&self.0.change);
@@ -170,8 +171,8 @@ impl Revocations {
         self.0.are_names_new.store(true, Ordering::Release);
     }
 
-    /// Keeps what is revoked under each name of its issuer: older versions kept it under one, by which nobody finds it once the issuer
-    /// is called otherwise. What is there stays.
+    /// Stores revocations under each name of their issuer: older versions stored them under one name, under which they
+    /// are not found once the issuer is renamed. Existing records are not overwritten.
     async fn keep_by_all_names(&self) -> Result<(), StoreError> {
         if !self.0.may_lack_names.swap(false, Ordering::AcqRel) {
             return Ok(());
@@ -198,24 +199,24 @@ impl Revocations {
         kept.map(|_| ()).inspect_err(|_| self.0.may_lack_names.store(true, Ordering::Release))
     }
 
-    /// Revokes until `until`, in place of what was said of the same target before. This process knows at once, others
+    /// Revokes a target until `until`, replacing an earlier revocation of it. This process enforces it at once, others
     /// within a second.
     pub async fn revoke(&self, target: Target<'_>, reason: &str, until: Timestamp) -> Result<(), StoreError> {
         self.revoke_all(&[(target, reason, until)]).await
     }
 
-    /// The same of several targets, each with its reason and until when: the store is told once.
+    /// Revokes several targets, each with its reason and end, in one write to the store.
     pub async fn revoke_all(&self, targets: &[(Target<'_>, &str, Timestamp)]) -> Result<(), StoreError> {
         self.write(targets, KEPT).await
     }
 
-    /// Revokes a token whose holder has done with it, and which has ended by itself by `until`. It is kept no longer, as it takes back no
-    /// earlier word, and holders decide how many there are.
+    /// Revokes a token at the request of its holder. The token expires before `until`. The revocation is stored no
+    /// longer than that, as it does not lift an earlier one, and holders decide how many there are.
     pub async fn hand_back(&self, token: Target<'_>, reason: &str, until: Timestamp) -> Result<(), StoreError> {
         self.write(&[(token, reason, until)], Duration::ZERO).await
     }
 
-    /// What is said of tokens and principals is kept for so long at least.
+    /// Writes revocations. Those of tokens and principals are stored for `at_least` this long.
     async fn write(&self, targets: &[(Target<'_>, &str, Timestamp)], at_least: Duration) -> Result<(), StoreError> {
         let (mirror, names, now) = (self.0.mirror.load_full(), self.0.names.load_full(), self.0.clock.now());
         let named = targets.iter().flat_map(|(target, reason, until)| {
@@ -223,7 +224,7 @@ impl Revocations {
             let named: Vec<Target<'_>> = target.by_all_names(&names).into_iter().chain(former).collect();
             let least = match target {
                 Target::Token { .. } | Target::Principal { .. } => now + at_least,
-                // Nobody takes back their end.
+                // Their end is never lifted.
                 Target::Session(_) | Target::Workload(_) => *until,
             };
             let replaced = named.iter().filter_map(|target| mirror.get(*target)).map(|known| known.kept);
@@ -242,14 +243,15 @@ impl Revocations {
         Ok(())
     }
 
-    /// Takes what this process has written into the copy.
+    /// Adds this process's own writes to the copy.
     fn learn_own(&self, records: Vec<(Record, Timestamp)>, versions: &[u64]) {
         self.0.written.fetch_max(versions.iter().copied().max().unwrap_or_default(), Ordering::AcqRel);
         self.learn(records);
         self.0.read_again.fetch_min(versions.iter().copied().min().unwrap_or(u64::MAX), Ordering::AcqRel);
     }
 
-    /// Whether [`Self::revoke`] would change nothing: it is revoked by all its names, and as long.
+    /// Whether [`Self::revoke`] would change nothing: the target is revoked under all its names, and for at least as
+    /// long.
     pub fn is_revoked_until(&self, target: Target<'_>, until: Timestamp) -> bool {
         let mirror = self.0.mirror.load();
         let names = self.0.names.load();
@@ -257,7 +259,8 @@ impl Revocations {
         named.all(|target| mirror.get(target).is_some_and(|known| known.until >= until))
     }
 
-    /// Whether the credential of a principal is revoked, or all of theirs, of a person's on whose behalf it is, or of an actor's.
+    /// Returns a revocation that applies to a principal: of its credential, of its workload, or of all credentials of
+    /// the principal, of the person on whose behalf it acts, or of an actor.
     pub fn is_revoked(&self, principal: &Principal) -> Option<Revocation> {
         let of_workload = || principal.lives_with.iter().find_map(|uid| self.workload(uid));
         let known = |other: &KnownAs| self.find(&CredentialId::None, &other.issuer, &other.subject);
@@ -266,7 +269,7 @@ impl Revocations {
         own.or_else(of_workload).or_else(of_others)
     }
 
-    /// Whether all tokens of a run or of a pod are revoked.
+    /// Returns the revocation of all tokens of a run or of a pod.
     pub fn workload(&self, uid: &str) -> Option<Revocation> {
         let now = self.0.clock.now();
         let is_in_force = |revocation: &Revocation| revocation.until > now;
@@ -279,14 +282,14 @@ impl Revocations {
         any_ended.then(|| self.0.ended.get(uid))?.filter(is_in_force)
     }
 
-    /// Whether the store knows of the end of a run or pod: what [`Self::end_here`] was told is not enough.
+    /// Whether the end of a run or pod is in the store, not only known by [`Self::end_here`].
     pub fn has_stored(&self, uid: &str) -> bool {
         let now = self.0.clock.now();
         self.0.mirror.load().workloads.get(uid).is_some_and(|revocation| revocation.until > now)
     }
 
-    /// Has this process refuse all tokens of runs and pods that have ended, each with why, before [`Self::revoke`] tells the store and
-    /// so the other processes. Gives whether one of them was not known.
+    /// Makes this process refuse all tokens of runs and pods that have ended, each with its reason, before
+    /// [`Self::revoke`] writes them to the store and so to the other processes. Returns whether one of them was new.
     pub fn end_here(&self, ended: impl IntoIterator<Item = (String, &'static str)>, until: Timestamp) -> bool {
         let mut any = false;
         for (uid, why) in ended {
@@ -299,7 +302,7 @@ impl Revocations {
         any
     }
 
-    /// What revokes the credential or the person, for one who is not a [`Principal`] yet.
+    /// Returns the revocation of a credential or a person, for a caller that is not a [`Principal`] yet.
     pub fn find(&self, credential: &CredentialId, issuer: &str, subject: &str) -> Option<Revocation> {
         if self.0.empty.load(Ordering::Acquire) {
             return None;
@@ -321,18 +324,18 @@ impl Revocations {
         of_credential.or_else(|| find(&mirror.principals, subject))
     }
 
-    /// What ended the session of a principal, if it was ended, with the word for why.
+    /// Returns the revocation that ended a principal's session, if any, with the word for its reason.
     pub fn end_of_session(&self, principal: &Principal) -> Option<Revocation> {
         let CredentialId::Session(id) = &principal.credential else { return None };
         self.end_of(id)
     }
 
-    /// What ended this session, if it was ended, with the word for why.
+    /// Returns the revocation that ended this session, if any, with the word for its reason.
     pub fn end_of(&self, session: &str) -> Option<Revocation> {
         self.0.mirror.load().sessions.get(session).filter(|ended| ended.until > self.0.clock.now()).cloned()
     }
 
-    /// How old the copy is; [`Duration::MAX`] before the first renewal.
+    /// Returns the age of the copy; [`Duration::MAX`] before the first renewal.
     pub fn mirror_age(&self) -> Duration {
         match self.0.complete.load() {
             Moment::MIN => Duration::MAX,
@@ -340,12 +343,12 @@ impl Revocations {
         }
     }
 
-    /// Refuses until the copy was read for the first time: an empty one does not tell that nobody is revoked.
+    /// Refuses until the copy was read for the first time: an empty copy does not mean that nobody is revoked.
     pub fn check_read(&self) -> Result<(), Rejection> {
         if self.mirror_age() < Duration::MAX {
             return Ok(());
         }
-        let why = "who is revoked has not been read from the store since the start";
+        let why = "the revocations have not been read from the store since the start";
         Err(Rejection::new(Reason::StoreUnavailable, why).fix("try again in a moment"))
     }
 
@@ -435,7 +438,10 @@ impl Revocations {
                 Ok(()) => is_unkept = false,
                 Err(error) if !is_unkept => {
                     is_unkept = true;
-                    tracing::warn!(%error, "revocations cannot be kept under all names of their issuers yet, and would end with a name");
+                    tracing::warn!(
+                        %error,
+                        "revocations cannot be stored under all names of their issuers yet, and would be lost with a name"
+                    );
                 }
                 Err(error) => tracing::debug!(%error, "revocations still lack names of their issuers"),
             }
@@ -449,7 +455,8 @@ impl Revocations {
         self.change(|mirror| records.into_iter().for_each(|(record, kept)| mirror.learn(record, kept)));
     }
 
-    /// Takes out what is not kept any more. Looked for in a copy, as a revocation on a worker must not wait for a look at all.
+    /// Removes entries that are over. The search uses a snapshot, so that a revocation on a worker does not wait for
+    /// it.
     fn forget(&self, now: Timestamp) {
         let mirror = self.0.mirror.load_full();
         let over = mirror.all().filter(|(_, revocation)| revocation.kept <= now);

@@ -1,15 +1,15 @@
-//! Which store a configuration asks for.
+//! The validated settings of the store.
 
 use std::time::Duration;
 
 use super::redis;
 use crate::config::{raw, report::At, resolver::Resolver, values::Span};
 
-/// The least age at which a copy of the revocations may be too old. It is renewed twice a second, and an answer of the store takes a
-/// while at times.
+/// The shortest allowed `max_mirror_age`. The copy of the revocations is renewed twice a second, and the store is
+/// sometimes slow.
 const MIN_MIRROR_AGE: Duration = Duration::from_secs(2);
 
-/// Which store is used.
+/// The selected store.
 #[derive(Clone, Debug)]
 pub enum Settings {
     /// The file at `store.path`.
@@ -18,20 +18,21 @@ pub enum Settings {
 }
 
 impl Settings {
-    /// Reports every problem at its place; `None` if there is one. `keys` tells whether `sessions.keys` has any.
+    /// Reports every problem at its place, and returns `None` if there is one. `keys` says whether `sessions.keys` has
+    /// any.
     pub fn resolve(raw: &raw::Store, keys: bool, resolver: &mut Resolver, at: &At) -> Option<Self> {
         let is_long_enough = raw.max_mirror_age.get() >= MIN_MIRROR_AGE;
         if !is_long_enough {
             let message = format!("`max_mirror_age` must be at least {}", Span(MIN_MIRROR_AGE));
             resolver.error(&at.key("max_mirror_age"), message).help(
-                "the copy of the revocations is renewed twice a second, so that bearer tokens would be refused while the store is there",
+                "the copy of the revocations is renewed twice a second, so bearer tokens would be refused although the store is available",
             );
         }
         let Some(redis) = &raw.redis else { return is_long_enough.then_some(Self::Embedded) };
         if !keys {
             resolver
                 .error(&at.key("redis"), "sessions in Redis need `sessions.keys`, the same on every replica")
-                .help("make one with `openssl rand -base64 32`; a key of each replica's own would lock the others out");
+                .help("make one with `openssl rand -base64 32`; if each replica had its own key, it would lock the others out");
         }
         let settings = redis::Settings::resolve(redis, resolver, &at.key("redis"))?;
         (keys && is_long_enough).then(|| Self::Redis(Box::new(settings)))
@@ -44,7 +45,7 @@ mod tests {
 
     use super::*;
 
-    /// Each replica would seal with a key of its own, which locks the others out.
+    /// Each replica would encrypt with its own key, which locks the others out.
     #[test]
     fn redis_needs_keys_that_all_replicas_have() {
         let redis = serde_json::from_value(serde_json::json!({"server": "a:1"})).unwrap();
@@ -59,7 +60,7 @@ mod tests {
         }
     }
 
-    /// With `0` every bearer token got 503, though nothing was wrong.
+    /// With `0` every bearer token got 503, although nothing was wrong.
     #[test]
     fn a_copy_of_the_revocations_that_may_not_be_as_old_as_it_always_gets_is_refused() {
         for (age, is_taken) in [("0", false), ("1999ms", false), ("2s", true), ("1m", true)] {

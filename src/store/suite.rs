@@ -1,4 +1,4 @@
-//! What every backend must do, as one function that each backend's tests call with an empty store.
+//! The tests that every backend must pass, as one function that each backend's tests call with an empty store.
 
 use std::{sync::Arc, time::Duration};
 
@@ -103,7 +103,7 @@ async fn writes_all_or_nothing(store: &dyn Backend) {
     assert_eq!(found.version, versions[1]);
     assert_eq!(store.get(Table::Deliveries, b"other", NOW).await.unwrap(), None, "nothing of it was written");
 
-    // An end that has come already removes, whatever stands beside it.
+    // An expiry that has passed removes the record, whatever else is written.
     let gone = Put { expires: NOW, expect: Expect::Version(versions[1]), ..two };
     assert!(matches!(store.put_all(vec![gone, other], NOW).await.unwrap(), WrittenAll::Done(_)));
     assert_eq!(store.get(Table::Held, b"all", Timestamp::default()).await.unwrap(), None);

@@ -1,4 +1,4 @@
-//! What is revoked, for operators.
+//! Lists revocations for operators.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -9,10 +9,10 @@ use serde::Serialize;
 
 use super::{ByIssuer, Revocation, Revocations, Target};
 
-/// How many revocations of an issuer one line of the log names.
+/// How many revocations of an issuer one log message names.
 const MOST_TOLD: usize = 20;
 
-/// A token or a principal that is revoked, for a list of them.
+/// An entry of the list: a token or a principal that is revoked.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Revoked {
     pub issuer: Arc<str>,
@@ -21,12 +21,12 @@ pub struct Revoked {
     pub why: Arc<str>,
     /// RFC 3339.
     pub until: String,
-    /// No issuer of the configuration in force has this name: it was renamed or taken away.
+    /// Whether no issuer of the configuration in force has this name, because it was renamed or removed.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub meets_nobody: bool,
 }
 
-/// What of an issuer is revoked.
+/// The revoked subject or token of an issuer.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RevokedWhat {
@@ -35,8 +35,8 @@ pub enum RevokedWhat {
 }
 
 impl Revocations {
-    /// The tokens and principals that are revoked now, in order, each once and under the name that its issuer has now. Ended sessions are
-    /// not among them.
+    /// Returns the tokens and principals that are revoked now, in order, each once and under the current name of its
+    /// issuer. Ended sessions are not included.
     pub fn list(&self) -> Vec<Revoked> {
         let now = self.0.clock.now();
         let mirror = self.0.mirror.load();
@@ -51,8 +51,8 @@ impl Revocations {
                 }
             }
             let is_in_use = |issuer: &str| names.get(issuer).is_some_and(|known| known.is_in_use);
-            // What an issuer had under a former name stays in the store, and its copies hold under the others. Another issuer's of the
-            // same id is no copy.
+            // A revocation under a former name of an issuer stays in the store, and its copies apply under the other
+            // names. A revocation by another issuer with the same id is not a copy.
             let mut held: HashMap<&Arc<str>, Vec<&Revocation>> = HashMap::new();
             for ((_, id), revocation) in list.iter().filter(|((issuer, _), _)| is_in_use(issuer)) {
                 held.entry(id).or_default().push(revocation);
@@ -76,7 +76,7 @@ impl Revocations {
         list
     }
 
-    /// Whether the target is in the list as one that meets nobody.
+    /// Whether the target is in the list as a revocation without effect.
     pub fn meets_nobody(&self, target: Target<'_>) -> bool {
         let (of, what) = match target {
             Target::Principal { issuer, subject } => (issuer, RevokedWhat::Subject(subject.into())),
@@ -86,7 +86,7 @@ impl Revocations {
         self.list().iter().any(|revoked| revoked.meets_nobody && *revoked.issuer == *of && revoked.what == what)
     }
 
-    /// Says what is revoked and meets nobody, which an operator may believe to hold.
+    /// Logs revocations without effect, which an operator may believe to be in force.
     pub(super) fn tell_what_meets_nobody(&self) {
         let mut by_issuer: BTreeMap<Arc<str>, Vec<Arc<str>>> = BTreeMap::new();
         for Revoked { issuer, what, .. } in self.list().into_iter().filter(|revoked| revoked.meets_nobody) {
@@ -98,8 +98,8 @@ impl Revocations {
                 issuer = &*issuer,
                 count = ids.len(),
                 revoked = ?ids.iter().take(MOST_TOLD).collect::<Vec<_>>(),
-                "revocations meet nobody, as `issuers` and `webhooks` have no entry of this name any more; if it was renamed, revoke anew \
-                 under the name that it has now"
+                "revocations have no effect, because `issuers` and `webhooks` no longer have an entry with this name; if it was renamed, \
+                 revoke again under its current name"
             );
         }
     }

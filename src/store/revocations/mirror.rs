@@ -10,12 +10,12 @@ use super::{
 };
 use crate::clock::Timestamp;
 
-/// By name. A copy shares with the one before it what has not changed, so that a change costs about as much among a hundred thousand as
-/// among a hundred.
+/// Revocations by name. A persistent map: a changed version shares the unchanged parts with the previous one, so that a
+/// change costs about as much with a hundred thousand entries as with a hundred.
 type ByName = HashTrieMapSync<Arc<str>, Revocation>;
 
-/// All that is revoked. Whoever asks has one that stays as it is; it is changed by putting another in its place, which shares with it
-/// what has not changed.
+/// All revocations. Readers hold an immutable version; a change replaces it by another version, which shares the
+/// unchanged parts.
 #[derive(Clone, Default)]
 pub(super) struct Mirror {
     pub(super) sessions: ByName,
@@ -24,7 +24,7 @@ pub(super) struct Mirror {
     pub(super) workloads: ByName,
 }
 
-/// Issuers are few.
+/// Revocations by issuer and name. There are few issuers.
 pub(super) type ByIssuer = HashMap<Arc<str>, ByName>;
 
 impl Mirror {
@@ -54,7 +54,7 @@ impl Mirror {
         }
     }
 
-    /// All that is revoked.
+    /// Returns all revocations.
     pub(super) fn all(&self) -> impl Iterator<Item = (Target<'_>, &Revocation)> {
         let principals =
             by_issuer(&self.principals).map(|(issuer, subject, found)| (Target::Principal { issuer, subject }, found));
@@ -64,7 +64,7 @@ impl Mirror {
         principals.chain(tokens).chain(sessions).chain(workloads)
     }
 
-    /// Takes something out, unless it is kept for longer.
+    /// Removes a revocation, unless it was replaced by one that is stored for longer.
     pub(super) fn forget(&mut self, target: Target<'_>, now: Timestamp) {
         if self.get(target).is_none_or(|known| known.kept > now) {
             return;
@@ -117,7 +117,7 @@ mod tests {
         let before = mirror.clone();
         let over: Vec<Target<'_>> = before.all().map(|(target, _)| target).collect();
         assert_eq!(over.len(), 4);
-        // Since somebody looked for what was over.
+        // Revoked again after the search.
         learn(&mut mirror, bob, later);
         over.iter().for_each(|target| mirror.forget(*target, now));
         assert_eq!(mirror.all().map(|(target, _)| target).collect::<Vec<_>>(), [bob]);

@@ -1,4 +1,4 @@
-//! By what names an issuer is known. A revocation holds under all of them, whatever a configuration calls the issuer by now.
+//! The names of an issuer. A revocation holds under all of them, whatever the current configuration calls the issuer.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -7,23 +7,23 @@ use std::{
 
 use super::{Mirror, Revocation, Target};
 
-/// An issuer of a configuration. What has no identifier of its own, such as a sender of webhooks, has its name for one.
+/// An issuer of a configuration. Issuers without an identifier, such as a sender of webhooks, use their name as one.
 #[derive(Clone, Debug)]
 pub struct Named {
     pub name: Arc<str>,
     pub identifier: Arc<str>,
 }
 
-/// The issuers that are known, by each of their names.
+/// The known issuers, by each of their names.
 #[derive(Debug, Default)]
 pub(super) struct Names(HashMap<Arc<str>, Arc<Known>>);
 
 #[derive(Debug)]
 pub(super) struct Known {
     identifier: Arc<str>,
-    /// The name of now, the identifier, then former names.
+    /// The current name, the identifier, then former names.
     pub(super) names: Vec<Arc<str>>,
-    /// Whether the configuration in force has it.
+    /// Whether it is in the configuration in force.
     pub(super) is_in_use: bool,
 }
 
@@ -32,13 +32,13 @@ impl Names {
         self.0.get(name).map(|known| &**known)
     }
 
-    /// All names of the issuer that has this one.
+    /// Returns all names of the issuer with this name.
     pub(super) fn of(&self, name: &str) -> &[Arc<str>] {
         self.get(name).map_or(&[], |known| &known.names)
     }
 
-    /// Those of the next configuration. The names before stay good, for open streams, unless another issuer has one of them now, whose
-    /// subjects it would bind.
+    /// Returns the names for the next configuration. Former names stay valid, for open streams, unless another issuer
+    /// has one of them now, whose subjects it would affect.
     pub(super) fn followed_by(&self, issuers: &[Named]) -> Self {
         let taken: HashSet<&str> = issuers.iter().flat_map(|issuer| [&*issuer.name, &*issuer.identifier]).collect();
         let is_free = |name: &&Arc<str>| !taken.contains(&***name);
@@ -66,8 +66,8 @@ impl Names {
 }
 
 impl Mirror {
-    /// The target by each name that no issuer has any more and under which it is revoked as it is under a name of now: that is a copy,
-    /// and would hold again with its name.
+    /// Returns the target under each name that no issuer has any more and that has the same revocation as a current
+    /// name: that is a copy, and would apply again if the name came back.
     pub(super) fn by_former_names<'a>(&'a self, target: Target<'a>, names: &Names) -> Vec<Target<'a>> {
         let (map, own, id) = match target {
             Target::Token { issuer, id } => (&self.tokens, issuer, id),

@@ -1,4 +1,4 @@
-//! A revocation as it stands in the store.
+//! The form of a revocation in the store.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ pub(super) struct Record {
     #[serde(flatten)]
     pub(super) what: What,
     pub(super) reason: Arc<str>,
-    /// How long it is in force, where the record lasts longer.
+    /// How long it is in force, if the record lasts longer.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "optional_millis")]
     pub(super) until: Option<Timestamp>,
 }
@@ -31,7 +31,7 @@ pub(super) enum What {
 }
 
 impl Record {
-    /// The record, and its end.
+    /// Returns the record, and its expiry.
     pub(super) fn of(what: What, Revocation { reason, until, kept }: Revocation) -> (Self, Timestamp) {
         (Self { what, reason, until: (until < kept).then_some(until) }, kept)
     }

@@ -1,4 +1,4 @@
-//! What is done about a store that lost revocations: each replica puts back what its copy has.
+//! Restores revocations in a store that lost them: each replica writes back those in its copy.
 
 use super::{Mirror, Record, What};
 use crate::{
@@ -6,11 +6,11 @@ use crate::{
     store::{Expect, Put, Store, StoreError, Table, WrittenAll},
 };
 
-/// Records that are looked for, and written, at once.
+/// Records that are read and written at once.
 const AT_ONCE: usize = 100;
 
-/// Writes all of a copy that is still in force and not in the store. What is there stays. Tells how many were
-/// written.
+/// Writes all revocations of a copy that are still in force and not in the store. Existing records are not overwritten.
+/// Returns how many were written.
 pub(super) async fn put_back(store: &Store, mirror: &Mirror, now: Timestamp) -> Result<usize, StoreError> {
     let puts = puts(mirror, now)?;
     let mut written = 0;
@@ -22,7 +22,8 @@ pub(super) async fn put_back(store: &Store, mirror: &Mirror, now: Timestamp) -> 
 
 async fn put_some(store: &Store, puts: &[Put], now: Timestamp) -> Result<usize, StoreError> {
     let mut missing = puts.to_vec();
-    // All replicas do so at once. Each conflict means that another has written one more, so there are no more of them than records.
+    // All replicas do this at once. Each conflict means that another replica has written one more record, so there are
+    // at most as many conflicts as records.
     for _ in 0..=puts.len() {
         if missing.is_empty() {
             break;
@@ -56,7 +57,8 @@ mod tests {
         store::{Change, Embedded, Target, disturbed::Disturbed},
     };
 
-    /// The look that failed had begun at an earlier version, as an own word was to be read again, and the next one went by that.
+    /// The failed renewal had begun at an earlier version, because an own write was to be read again, and the next one
+    /// started from that.
     #[tokio::test]
     async fn what_a_store_lost_while_a_look_failed_is_put_back() {
         let folder = tempfile::tempdir().unwrap();

@@ -63,7 +63,7 @@ async fn what_is_held_of_a_sender_that_has_another_name_is_told_at_a_reload_and_
 
 #[tokio::test]
 async fn what_is_revoked_of_a_sender_that_has_another_name_is_told_at_a_reload_and_at_a_start() {
-    const SAID: &str = "revocations meet nobody";
+    const SAID: &str = "revocations have no effect";
     let mut doorward = holding(SocketAddr::from(([127, 0, 0, 1], free_port()))).await;
     let revoke = ["revoke", "--issuer", "webhook:github", "--subject", "webhook:github:repo:1", "--why", "test"];
     let (code, said) = doorward.operator(&revoke).await;
