@@ -261,7 +261,7 @@ mod tests {
     fn callers_who_come_in_turn_stay_known_and_what_is_kept_of_them_has_a_bound() {
         let caller = |number: usize| Arc::new(Principal::new(Scheme::Bearer, "corp", format!("bot-{number}"), "bot"));
         let bots: Vec<Arc<Principal>> = (0..1000).map(caller).collect();
-        // Somebody else keeps them too, or nothing is kept.
+        // Somebody else holds them too, otherwise nothing is cached.
         let (cache, mut callers) = (bots.clone(), Callers::default());
         let written = |callers: &mut Callers| -> Vec<usize> {
             bots.iter().map(|bot| callers.kept(bot, None).unwrap().details.json.as_ptr().addr()).collect()
@@ -274,7 +274,7 @@ mod tests {
             let other = caller(number);
             let _elsewhere = Arc::clone(&other);
             callers.kept(&other, None).unwrap();
-            // Who comes again and again stays.
+            // A caller that keeps returning stays.
             callers.kept(&cache[0], None).unwrap();
             let held = || callers.recent.values().chain(callers.older.values()).map(Kept::size).sum::<usize>();
             assert!(number % 1000 > 0 || held() <= 2 * ROOM && callers.size <= ROOM, "{}", held());
@@ -285,7 +285,7 @@ mod tests {
         assert!(first_of_all.upgrade().is_none(), "what a principal holds goes with whoever else has it");
     }
 
-    /// As of the end of an exchange, by which nobody else has the task any more.
+    /// Like the end of an exchange, when nobody else holds the task any more.
     #[test]
     fn what_was_written_of_a_caller_is_copied_for_the_last_line_about_it() {
         let (mut callers, task) =

@@ -30,7 +30,7 @@ use crate::{
     egress::Egress,
 };
 
-/// A trail of which each file has some lines; the last file is the current one.
+/// A trail with some lines in each file; the last file is the current one.
 pub(super) struct Written {
     folder: tempfile::TempDir,
     lines: Vec<String>,
@@ -65,7 +65,7 @@ impl Written {
         End { place: self.end, total: 0 }
     }
 
-    /// The place after the line of this number, as an export keeps it.
+    /// Returns the position after the line with this number, as an export stores it.
     fn after(&self, seq: usize) -> Position {
         let (start, _) = locate(&self.path(), None, self.end).unwrap();
         let batch = self.few(start, self.end(), seq).unwrap();
@@ -73,13 +73,13 @@ impl Written {
         Position { place: batch.after.place, last: batch.after.last, caught_up: true }
     }
 
-    /// So many lines of one file from a place on, at most.
+    /// Reads lines of one file from a place on, `most` bytes at most.
     fn few(&self, from: Cursor, end: End, most: usize) -> Option<Batch> {
         let after = self.lines.iter().skip(usize::try_from(from.last.seq).unwrap());
         read(&self.path(), from, end, after.take(most).map(String::len).sum()).unwrap()
     }
 
-    /// Everything from a place on.
+    /// Reads everything from a place on.
     fn rest(&self, from: Cursor) -> String {
         let (mut from, mut text) = (from, String::new());
         while let Some(batch) = read(&self.path(), from, self.end(), BATCH_BYTES).unwrap() {
@@ -130,16 +130,17 @@ fn only_what_is_on_stable_storage_is_read() {
 fn a_file_that_is_rotated_while_it_is_read_is_read_to_its_end() {
     let trail = Written::new(&[2, 3]);
     let (start, _) = locate(&trail.path(), None, trail.end).unwrap();
-    // The writer has begun a third file, which the reader was not told of yet.
+    // The writer has begun a third file, which the reader does not know yet.
     fs::rename(trail.path(), trail.folder.path().join("t.000002")).unwrap();
     assert_eq!(trail.rest(start), trail.lines.concat());
     fs::write(trail.path(), "not of the second file\n").unwrap();
     assert_eq!(trail.rest(start), trail.lines.concat());
 }
 
-/// What began had the number of what was gone, and the receiver had that to a place which the new file came to later, or never.
+/// The new file had the number of the one that was gone, and the receiver's position in that was reached later in the
+/// new file, or never.
 #[test]
-fn a_file_that_begins_after_somebody_moved_or_removed_the_one_before_is_read_from_its_beginning() {
+fn a_file_that_replaces_one_that_somebody_moved_or_removed_is_read_from_its_beginning() {
     for is_removed in [false, true] {
         let lines = Written::new(&[4]).lines;
         let folder = tempfile::tempdir().unwrap();
@@ -180,7 +181,7 @@ fn a_position_is_found_again() {
     let (cursor, found) = locate(&trail.path(), Some(&position), trail.end).unwrap();
     assert!(found);
     assert_eq!(trail.rest(cursor), trail.lines[2..].concat());
-    // Also where files were renumbered, and where its place is wrong.
+    // Also if files were renumbered, and if its place is wrong.
     for place in [Place { file: 9, ..position.place }, Place { offset: 7, ..position.place }, Place::default()] {
         let (again, found) = locate(&trail.path(), Some(&Position { place, ..position }), trail.end).unwrap();
         assert_eq!((again, found), (cursor, true), "{place:?}");
@@ -195,7 +196,7 @@ fn a_position_is_found_again() {
 
 /// All of the trail was sent again, and requests were refused until then.
 #[test]
-fn a_position_in_a_file_that_somebody_moved_goes_on_after_it_and_what_was_not_sent_counts_as_lost() {
+fn an_export_resumes_after_a_moved_file_and_its_unsent_lines_count_as_lost() {
     let trail = Written::new(&[4, 4, 4]);
     let last = Sealed::parse(trail.lines[5].trim_end().as_bytes()).unwrap().link;
     let position = Position { place: Place { file: 2, offset: 9 }, last, caught_up: true };
@@ -211,7 +212,7 @@ fn a_position_in_a_file_that_somebody_moved_goes_on_after_it_and_what_was_not_se
 
 /// All of the trail was sent again, and requests were refused until then.
 #[test]
-fn a_position_in_a_file_that_somebody_moved_before_anything_came_after_it_goes_on_after_the_lines_that_are_there() {
+fn an_export_resumes_after_the_remaining_lines_if_the_last_file_was_moved() {
     let mut trail = Written::new(&[4, 4, 4]);
     let last = Sealed::parse(trail.lines[9].trim_end().as_bytes()).unwrap().link;
     let position = Position { place: trail.end, last, caught_up: true };
@@ -219,7 +220,7 @@ fn a_position_in_a_file_that_somebody_moved_before_anything_came_after_it_goes_o
     fs::rename(trail.path(), trail.folder.path().join("moved")).unwrap();
     fs::write(trail.path(), "").unwrap();
     trail.end.offset = 0;
-    // The second start has the position that the first one kept.
+    // The second start has the position that the first one stored.
     for _ in 0..2 {
         let (backlog, export) = open(&trail, limit(Some(1), WhenBehind::Refuse));
         assert_eq!((export.settled().last.seq, export.settled().total, backlog.refuses()), (8, 0, false));
@@ -230,7 +231,7 @@ fn a_position_in_a_file_that_somebody_moved_before_anything_came_after_it_goes_o
     assert_eq!(trail.rest(export.settled()), trail.lines[8]);
 }
 
-/// Lines that stood there were never sent, and counted as deleted.
+/// Its lines were never sent, and counted as deleted.
 #[test]
 fn a_file_whose_first_line_is_damaged_is_sent_where_the_place_of_an_export_may_be_in_it() {
     for (file, at) in [(1, 1), (2, 5)] {
@@ -311,7 +312,8 @@ fn files_that_were_deleted_are_counted_once_however_it_is_noticed() {
     }
 }
 
-/// What was sent on a connection that broke is sent again; what of it was deleted meanwhile cannot be, and counts.
+/// Lines that were in flight on a broken connection are sent again; those that were deleted meanwhile cannot be, and
+/// count as lost.
 #[test]
 fn what_was_on_its_way_when_its_file_went_is_lost_with_the_connection() {
     let trail = Written::new(&[4, 4, 4]);
@@ -366,7 +368,7 @@ fn requests_are_refused_while_the_receiver_is_too_far_behind() {
         let place = Place { offset: size + bytes, ..trail.end };
         backlog.grown(End { place, total: bytes as i64 });
     };
-    // A new export has time to come near first.
+    // A new export has time to catch up first.
     let (backlog, export) = open(&trail, limit(Some(size - 1), WhenBehind::Refuse));
     assert!(!backlog.refuses());
     grow(&backlog, 10);
@@ -380,7 +382,7 @@ fn requests_are_refused_while_the_receiver_is_too_far_behind() {
     export.save().unwrap();
     grow(&backlog, size - 1);
     assert!(!backlog.refuses() && backlog.why().is_none());
-    // After a restart it is known that it was near.
+    // After a restart it is known that it had caught up.
     let place = Place { offset: 0, ..trail.end };
     let kept = position::load(&position::file_of(trail.folder.path(), "siem")).unwrap().unwrap();
     assert!(kept.caught_up);
@@ -390,7 +392,7 @@ fn requests_are_refused_while_the_receiver_is_too_far_behind() {
     assert!(backlog.refuses());
     let (backlog, _) = open(&trail, limit(Some(size - 1), WhenBehind::Continue));
     assert!(!backlog.refuses());
-    // A new generation may say otherwise.
+    // A new configuration generation may change this.
     let (backlog, _) = open(&trail, limit(Some(size - 1), WhenBehind::Refuse));
     assert!(backlog.refuses());
     let raw = raw::SyslogExport { address: "127.0.0.1:1".to_owned(), tls: None };
@@ -408,7 +410,7 @@ fn the_bound_holds_after_a_restart_for_a_receiver_that_was_never_reached() {
     assert!(!backlog.refuses());
     let (backlog, export) = open(&trail, limit(Some(size - 1), WhenBehind::Refuse));
     assert!(backlog.refuses());
-    // Where the beginning of the trail is gone, it begins with what there is.
+    // If the beginning of the trail is gone, it begins with the first line that is there.
     fs::remove_file(trail.folder.path().join("t.000001")).unwrap();
     drop((backlog, export));
     let (_, export) = open(&trail, limit(None, WhenBehind::Refuse));

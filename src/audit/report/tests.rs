@@ -44,7 +44,8 @@ fn records_count_from_the_first_moment_to_before_the_last() {
     assert!(rows(&report, "login_failures").is_empty());
 }
 
-/// It stood in the report of the period in which it began, hours before the revocation that ended it, and in none of the next.
+/// It was in the report of the period in which it began, hours before the revocation that ended it, and not in the next
+/// one.
 #[test]
 fn a_stream_that_was_ended_counts_where_it_ended() {
     let line = json!({
@@ -74,7 +75,7 @@ fn each_policy_that_was_read_is_told_with_when_and_why() {
         &[
             note("policy.loaded", json!({"policy": "1a", "cause": "files"})),
             note("policy.refused", json!({"cause": "operator"})),
-            // Of an older version.
+            // From an older version.
             note("policy.loaded", json!({"policy": "1a"})),
             // The same again, after another.
             later(60_000),
@@ -104,7 +105,7 @@ fn commands_stand_in_the_text_as_the_trail_has_them() {
     assert!(text.contains(&format!("olga: {command}")), "{text}");
 }
 
-/// A reviewer read of a revocation that the store had refused as of one that was done.
+/// A revocation that the store had refused looked to a reviewer like one that was done.
 #[test]
 fn commands_that_failed_are_told_apart_from_those_that_were_done() {
     let line = |status: u32, user: Value, command: &str| {
@@ -175,7 +176,7 @@ fn a_rule_is_unused_where_no_record_names_it_and_no_secret_is_read_out() {
     assert!(text.contains("rule idle, UNUSED in the period") && !text.contains("the-secret-text"), "{text}");
 }
 
-/// They were said to be unused while they stopped deliveries, or let them set off Triggers, every day.
+/// They were reported as unused while they stopped deliveries, or let them start Triggers, every day.
 #[test]
 fn of_rules_that_no_record_need_name_it_is_not_said_that_they_are_unused() {
     let yaml = "
@@ -242,13 +243,13 @@ rules:
     assert!(told.to_html().contains("not known"));
     let query = &told.configuration.as_ref().unwrap().unused_query;
     assert!(query.contains("\"closed\"") && !query.contains("\"prod\"") && !query.contains("\"push\""), "{query}");
-    // Where no allow speaks of Triggers, the record of a delivery names the allow that let it in.
+    // If no allow is about Triggers, the record of a delivery names the allow that let it in.
     let (without, _) = yaml.split_once("  - {id: prod").unwrap();
     let without = without.replace("on: {trigger: {names: [build]}}", "on: {event: [push]}");
     assert_eq!(used(&report_of(&without))[1], ("push".to_owned(), Some(false)));
 }
 
-/// The authority of client certificates decides who gets in by `break_glass`, and ends as all do.
+/// The authority of client certificates decides who gets in by `break_glass`, and expires like all others.
 #[test]
 fn the_authorities_of_client_certificates_are_told_of() {
     let dir = tempfile::tempdir().unwrap();
@@ -263,7 +264,7 @@ fn the_authorities_of_client_certificates_are_told_of() {
     assert_eq!(told, [("listeners[0].tls.client_ca", true)]);
 }
 
-/// Claims and bodies of cases have members of any name, and their texts stood there as secrets.
+/// Claims and bodies of test cases have members of any name, and their texts were listed as secrets.
 #[test]
 fn what_only_has_the_name_of_a_setting_is_no_secret() {
     let yaml = "
@@ -429,7 +430,7 @@ fn a_token_that_its_holder_ended_counts_once_and_one_that_opens_nothing_says_so(
     assert_eq!(told("issued"), [("r.test (no scope) by no rule for a caller without task", 1)]);
 }
 
-/// Whoever has left is not seen because a run of theirs goes on.
+/// A person who has left does not count as seen because a run of theirs continues.
 #[test]
 fn what_a_task_does_for_somebody_is_no_use_of_their_own() {
     let by_task = |time| {

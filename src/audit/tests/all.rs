@@ -1,4 +1,4 @@
-//! Several replicas, whose checkpoints name each other's, and an auditor who has the trails of some.
+//! Several replicas whose checkpoints name each other's, and an auditor who has the trails of some.
 
 use std::{fs, path::PathBuf};
 
@@ -17,7 +17,7 @@ impl Replicas {
     fn new() -> Self {
         let replicas = Self { folder: tempfile::tempdir().unwrap(), settings: settings() };
         let [zero, one] = NAMES.map(|name| replicas.run(name, None));
-        // Each goes on, and has seen what the other had.
+        // Each continues, and has seen the other's head.
         replicas.run(NAMES[0], Some(one));
         replicas.run(NAMES[1], Some(zero));
         replicas
@@ -27,7 +27,7 @@ impl Replicas {
         self.folder.path().join(name)
     }
 
-    /// A process that writes some records, and its last checkpoint.
+    /// Runs a process that writes some records, and returns its last checkpoint.
     fn run(&self, name: &str, seen: Option<Head>) -> Head {
         self.run_at(NOW, name, seen)
     }
@@ -76,7 +76,7 @@ fn all_chains_that_saw_each_other_are_intact() {
     assert_eq!(all.others, [replicas.folder.path().join("notes.txt")], "what was not looked at is told");
 }
 
-/// Who opens a named pipe waits until somebody writes there.
+/// Opening a named pipe would wait for a writer.
 #[test]
 fn what_is_no_file_is_told_and_not_waited_for() {
     let replicas = Replicas::new();
@@ -90,7 +90,7 @@ fn what_is_no_file_is_told_and_not_waited_for() {
     assert_eq!(all.others, [pipe]);
 }
 
-/// Links among folders may lead round.
+/// Links between folders may form a cycle.
 #[test]
 fn folders_are_looked_into_to_some_depth_and_what_is_deeper_is_told() {
     let replicas = Replicas::new();
@@ -126,7 +126,7 @@ fn how_far_a_chain_was_compared_is_told_as_who_saw_it_may_be_gone_for_long() {
     let replicas = Replicas::new();
     let whole = replicas.check();
     replicas.run("doorward-0", None);
-    // Who cuts the lines since leaves what the other one saw.
+    // Cutting off the later lines leaves the head that the other replica saw.
     let replicas = replicas.without_copies();
     let all = replicas.check();
     let (before, summary) = (&whole.chains[0].findings.summary, &all.chains[0].findings.summary);
@@ -149,7 +149,7 @@ fn a_chain_that_is_missing_is_named_with_who_saw_it() {
     assert!(replicas.check_since(NOW + Duration::from_millis(1)).is_intact(), "nobody saw it since");
 }
 
-/// It was the highest number, which the chain had before it was begun anew.
+/// The problem named the highest number, which the chain had before it was begun again.
 #[test]
 fn a_chain_that_is_missing_is_named_with_who_saw_it_last() {
     let replicas = Replicas::new();
@@ -206,9 +206,9 @@ fn a_chain_that_was_cut_or_begun_anew_is_missed_by_the_others() {
     }
 }
 
-/// The later sight took the place of the one before, as both have the same number, and all was said to be intact.
+/// The later head replaced the earlier one, as both have the same number, and everything was reported as intact.
 #[test]
-fn a_chain_that_was_begun_anew_is_missed_though_the_others_saw_the_new_one_at_the_same_number() {
+fn a_chain_that_was_begun_again_is_missed_though_others_saw_the_new_one_at_the_same_number() {
     let replicas = Replicas::new().without_copies();
     let path = replicas.folder("doorward-1").join("audit.jsonl");
     let number = || {
@@ -256,7 +256,7 @@ fn one_line_names_so_many_others_and_the_next_the_rest() {
     assert_eq!(problems(&verify(&sink.bytes(), &proof(&settings))), Vec::<String>::new());
 }
 
-/// Nobody else saw that chain, so that none would miss it.
+/// No other replica saw that chain, so none would miss it.
 #[test]
 fn a_trail_whose_first_byte_was_edited_is_no_other_file() {
     let replicas = Replicas { folder: tempfile::tempdir().unwrap(), settings: settings() };
@@ -284,7 +284,7 @@ fn where_there_is_no_trail_nothing_is_said_to_be_intact() {
     fs::write(folder.path().join("audit.jsonl"), "?{\n").unwrap();
     let damaged = check(NOW).unwrap_err().to_string();
     assert!(damaged.contains("audit.jsonl is not a trail, or its first line was damaged"), "{damaged}");
-    // What a copy saw is missing, which is more than that.
+    // A chain that a copy saw is missing, which is a finding of its own.
     let replicas = Replicas::new();
     NAMES.iter().for_each(|name| fs::remove_dir_all(replicas.folder(name)).unwrap());
     let all = replicas.check();

@@ -55,7 +55,7 @@ fn keys_that_are_not_configured_are_kept() {
     assert_eq!(intact(&path, &proof).segments, 2);
 }
 
-/// They went on in a file that nobody could find any more, and were told as written.
+/// Later lines were written to a file that nobody could find any more, and counted as written.
 #[test]
 fn lines_do_not_go_with_a_file_that_somebody_moves_or_removes() {
     let directory = tempfile::tempdir().unwrap();
@@ -79,7 +79,8 @@ fn lines_do_not_go_with_a_file_that_somebody_moves_or_removes() {
     assert_eq!(fs::read(&path).unwrap(), b"four\nfive\n");
 }
 
-/// The trail could not be written for a moment, or somebody's empty file became one of the trail that retention stopped at.
+/// The trail could not be written for a moment, or somebody's empty file became a file of the trail at which retention
+/// stopped.
 #[test]
 fn of_a_file_that_somebody_moved_none_in_its_place_is_rotated() {
     for is_made_anew in [false, true] {
@@ -101,7 +102,7 @@ fn of_a_file_that_somebody_moved_none_in_its_place_is_rotated() {
     }
 }
 
-/// A trail in files of at most `max_size` bytes, and how far an export would find it.
+/// Opens a trail in files of at most `max_size` bytes, with the state that exports see.
 fn exported(path: &Path, max_size: u64) -> (Trail, Arc<export::Backlog>) {
     let (sink, found) = RotatingFile::open(path, max_size, Retention::default(), NOW).unwrap();
     let backlog = Arc::new(export::Backlog::none());
@@ -114,7 +115,7 @@ fn write(trail: &Trail, number: u128) -> Result<(), AuditUnavailable> {
     runtime.block_on(trail.take_room(1, false).unwrap().write_durable(record(number)))
 }
 
-/// An export read what the new one began with as the rest of the one that was gone.
+/// An export read the beginning of the new file as the rest of the one that was gone.
 #[test]
 fn that_another_file_comes_for_one_that_somebody_removed_is_known_before_it_is_there() {
     let directory = tempfile::tempdir().unwrap();
@@ -136,7 +137,7 @@ fn that_another_file_comes_for_one_that_somebody_removed_is_known_before_it_is_t
     assert_eq!((after.place.file, after.place.offset), (2, fs::metadata(&path).unwrap().len()));
 }
 
-/// Else an export reads what the new one begins with as the rest of the one that was moved.
+/// Otherwise an export reads the beginning of the new file as the rest of the one that was moved.
 #[test]
 fn that_another_file_comes_for_a_full_one_that_somebody_moved_is_known_before_it_is_there() {
     let directory = tempfile::tempdir().unwrap();
@@ -179,7 +180,7 @@ fn a_trail_that_cannot_be_written_names_its_file() {
     trail.shutdown();
 }
 
-/// The file that is open writes at its end alone.
+/// The open file can only append.
 #[test]
 fn what_a_failed_sync_has_lost_of_a_file_is_written_in_its_place() {
     let directory = tempfile::tempdir().unwrap();
@@ -236,7 +237,7 @@ fn a_file_that_is_no_trail_is_left_alone() {
     }
 }
 
-/// The last line was blamed, which was whole.
+/// The error named the last line, which was intact.
 #[test]
 fn a_file_whose_first_line_is_none_of_a_trail_is_told_of_by_that_line() {
     let directory = tempfile::tempdir().unwrap();
@@ -249,7 +250,7 @@ fn a_file_whose_first_line_is_none_of_a_trail_is_told_of_by_that_line() {
     assert!(error.to_string().contains("the first line is not one of an audit trail"), "{error}");
 }
 
-/// It kept Doorward from starting, and the log blamed the last line.
+/// It kept Doorward from starting, and the log named the last line.
 #[test]
 fn a_trail_with_a_damaged_line_at_its_beginning_is_gone_on_with_and_verify_tells_of_it() {
     for damaged in 0..2 {
@@ -260,7 +261,7 @@ fn a_trail_with_a_damaged_line_at_its_beginning_is_gone_on_with_and_verify_tells
         trail.write(record(1));
         trail.shutdown();
         let whole = fs::read_to_string(&path).unwrap();
-        // As a file that goes on for one that somebody moved, which may begin with a request.
+        // Like a file that replaces a moved one, which may begin with a request.
         let lines: Vec<&str> = whole.lines().skip(1).collect();
         let edited: Vec<String> = (0..)
             .zip(lines)
@@ -327,7 +328,8 @@ fn the_chain_runs_on_across_files() {
     assert_eq!(second[0]["prev"], first.last().unwrap()["mac"]);
     assert_eq!(second[0]["unmapped"]["previous"], "audit.jsonl.000001");
 
-    // A file taken out of the middle is missed, and so is one at the beginning that nobody said was only left out.
+    // A file missing in the middle is reported, and so is one at the beginning, unless the files are declared to be a
+    // part.
     let without = |at: usize| files.iter().enumerate().filter(move |(n, _)| *n != at).map(|(_, file)| file);
     assert!(!verify_files(without(1), &proof(&settings)).unwrap().is_intact());
     let findings = verify_files(without(0), &proof(&settings)).unwrap();
@@ -374,13 +376,13 @@ fn a_tail_cut_between_two_starts_is_told_by_the_copied_checkpoint() {
     proof.last_checkpoint = None;
     assert!(checked(&path, &proof).is_intact(), "without it nobody could tell");
 
-    // The next start sees it too, and says so where it cannot be taken back.
+    // The next start detects it too, and records it permanently.
     open(&settings, directory.path()).shutdown();
     let findings = checked(&path, &proof);
     assert!(problems(&findings)[0].contains("no longer reached its checkpoint"), "{:?}", problems(&findings));
 }
 
-/// Writes a trail of one start, and gives a proof that has the last checkpoint from the copy of that time.
+/// Writes a trail of one start, and returns a proof with the last checkpoint from the copy at that time.
 fn of_one_start_with_a_copy(path: &Path) -> (Settings, Proof) {
     let folder = path.parent().unwrap();
     let copy = folder.join("elsewhere.jsonl");
@@ -392,7 +394,8 @@ fn of_one_start_with_a_copy(path: &Path) -> (Settings, Proof) {
     (settings, Proof { last_checkpoint, ..proof })
 }
 
-/// Nothing was said of the lines since, which somebody may have cut off, nor that its line is not there at all.
+/// The output did not mention the later lines, which somebody may have cut off, nor that the checkpoint's line is
+/// missing.
 #[test]
 fn how_far_a_copy_of_checkpoints_tells_is_said_as_it_may_have_ended_long_ago() {
     let directory = tempfile::tempdir().unwrap();
@@ -409,12 +412,12 @@ fn how_far_a_copy_of_checkpoints_tells_is_said_as_it_may_have_ended_long_ago() {
     assert!(!findings.summary.end_checked);
     let said = format!("the end was not compared: the last checkpoint from elsewhere is of line 3 at {NOW}");
     assert!(findings.summary.to_string().contains(&said), "{}", findings.summary);
-    // Whoever reads the members of JSON takes these for what was compared.
+    // Readers of the JSON would take these for a comparison.
     assert_eq!((findings.summary.compared_to, findings.summary.compared_at), (None, None));
     assert_eq!(findings.summary.not_compared.unwrap().seq, 3);
 }
 
-/// It was said that the line is not in the files.
+/// The output said that the line is not in the files.
 #[test]
 fn a_last_checkpoint_that_was_edited_is_not_said_to_be_gone() {
     let directory = tempfile::tempdir().unwrap();
@@ -455,7 +458,7 @@ fn a_second_place_that_is_away_stops_nothing() {
     intact(&path, &proof(&settings));
 }
 
-/// As a mount does whose server is gone.
+/// Like a mount whose server is gone.
 #[test]
 fn a_second_place_that_hangs_stops_nothing() {
     let directory = tempfile::tempdir().unwrap();
@@ -475,7 +478,7 @@ fn a_second_place_that_hangs_stops_nothing() {
     {
         std::thread::yield_now();
     }
-    // A pipe that nobody reads, and that is full.
+    // A full pipe that nobody reads.
     let full = directory.path().join("full");
     assert!(std::process::Command::new("mkfifo").arg(&full).status().unwrap().success());
     let mut pipe = OpenOptions::new().read(true).write(true).custom_flags(O_NONBLOCK).open(&full).unwrap();
@@ -495,7 +498,7 @@ fn a_second_place_that_hangs_stops_nothing() {
         assert!(began.elapsed() < Duration::from_secs(30), "no error was counted");
         std::thread::yield_now();
     }
-    // It answers again: what it did not take is brought.
+    // It answers again, and the pending checkpoints are written.
     fs::remove_file(&copy).unwrap();
     while pipe.read(&mut [0; 4096]).is_ok() {}
     trail.write(record(4));

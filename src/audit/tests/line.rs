@@ -12,7 +12,7 @@ use crate::{
     error::{PresentedIdentity, Reason, Rejection},
 };
 
-/// The line of a record as it is written, less the seal.
+/// Returns the line of a record as it is written, without the seal.
 fn written(record: &Record) -> Vec<u8> {
     let mut out = Vec::new();
     write_record(record, &mut Callers::default(), &mut out);
@@ -76,7 +76,7 @@ fn a_refusal_is_told_with_its_reason() {
     assert_eq!(line["http_response"]["code"], 401);
 }
 
-/// Whoever tried it stood there as nobody.
+/// The record named nobody.
 #[test]
 fn a_refused_identity_is_told_with_whom_the_credential_named() {
     let mut record = record(1);
@@ -145,7 +145,7 @@ fn what_a_decision_was_made_on_can_be_read_back() {
     assert!(inputs.truncated.is_empty());
 }
 
-/// An issuer that says that there are no groups has not withheld them.
+/// An issuer that says there are no groups has not withheld them.
 #[test]
 fn a_word_of_no_groups_can_be_told_from_no_word() {
     for says in [true, false] {
@@ -158,7 +158,7 @@ fn a_word_of_no_groups_can_be_told_from_no_word() {
     }
 }
 
-/// Else a decision about an agent that acts for a person is another when it is made again.
+/// Otherwise a decision about an agent that acts for a person may differ when it is repeated.
 #[test]
 fn the_kind_of_whom_somebody_acts_for_can_be_read_back() {
     for subject in [Kind::Human, Kind::Agent] {
@@ -195,7 +195,7 @@ fn a_token_that_was_asked_for_can_be_read_back() {
     }
 }
 
-/// A path into a claim whose name is an address is written with its slashes escaped.
+/// A pointer into a claim whose name is a URL is written with its slashes escaped.
 #[test]
 fn a_claim_with_a_slash_in_its_name_can_be_read_back() {
     let rules =
@@ -207,7 +207,7 @@ fn a_claim_with_a_slash_in_its_name_can_be_read_back() {
     assert_eq!(*ReplayInputs::parse(&line).unwrap().principal.unwrap().claims, held);
 }
 
-/// Mail is a matter of the policy that asks for it, and of no other.
+/// E-mail addresses are recorded only under a policy that uses them.
 #[test]
 fn an_address_of_mail_that_the_policy_asks_for_can_be_read_back() {
     let claims = json!({"email": "alice@example.com", "email_verified": true});
@@ -251,7 +251,7 @@ fn every_credential_id_and_request_without_a_resource_reads_back() {
     }
 }
 
-/// A receiver that holds lines against the schema of OCSF may drop those that do not fit.
+/// A receiver that validates lines against the OCSF schema may drop those that do not match.
 #[test]
 fn a_line_has_the_profile_of_its_actor_and_only_what_ocsf_knows_of_actor_and_policy() {
     let read = |line: &[u8]| serde_json::from_slice::<Value>(line).unwrap();
@@ -317,7 +317,7 @@ fn kubernetes_l1_no_secret_and_no_line_break_reaches_a_line() {
     assert!(!String::from_utf8(written(&unnamed)).unwrap().contains("platform"), "and not without");
 }
 
-/// Makes every text as long and as hostile as `text`.
+/// Creates a record in which every text is as long and as hostile as `text`.
 fn hostile(text: &str, many: usize) -> Record {
     let shared: Arc<str> = text.into();
     let list = vec![Arc::clone(&shared); many];
@@ -416,12 +416,12 @@ fn a_line_stays_in_bounds_whatever_is_in_it() {
     }
 }
 
-/// The last were left out, and a token that an operator had revoked by one of them was told as not ended.
+/// The last ones were left out, and a token that an operator had revoked through one of them was reported as not ended.
 #[test]
 fn a_line_names_all_whose_revocation_ends_a_token_though_their_names_are_the_longest() {
     let (namespace, account) = ("n".repeat(63), "a".repeat(253));
     let account = |cluster| (cluster, format!("system:serviceaccount:{namespace}:{account}"));
-    // A task, whose run three agents caused for somebody, and the name in the token.
+    // A task whose run three agents caused for somebody, and the name in the token.
     let parties = [
         ("company", "s".repeat(255)),
         account("one"),

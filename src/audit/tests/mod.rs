@@ -39,29 +39,29 @@ use crate::{
 
 const NOW: Timestamp = Timestamp::from_millis(1_700_000_000_123);
 
-/// What a sink in memory holds, and how it is to behave.
+/// The content of a sink in memory, and how it behaves.
 #[derive(Debug, Default)]
 struct Disk {
     bytes: Vec<u8>,
-    /// Bytes that it still has room for; none: no end.
+    /// Bytes that it can still take; none: unlimited.
     room: Option<usize>,
     syncs: usize,
     /// Whether a sync waits until this is false again.
     hold_syncs: bool,
     syncing: bool,
     fail_syncs: bool,
-    /// Whether the next sync fails, as on Linux: what was not synced is lost, and said to be once.
+    /// Whether the next sync fails as on Linux: unsynced data is lost, and this is reported once.
     lose_unsynced: bool,
     /// Bytes that were synced.
     safe: usize,
-    /// The most bytes that were not.
+    /// The largest number of bytes that were not.
     most_at_risk: usize,
-    /// Whether a new file is to begin.
+    /// Whether a new file should begin.
     is_full: bool,
-    /// Whether beginning one, and looking for those that are not to be kept, waits until this is false again.
+    /// Whether beginning a file, and searching for files to remove, waits until this is false again.
     hold_files: bool,
     at_files: bool,
-    /// How many bytes were not synced when one began.
+    /// How many bytes were not synced when a file began.
     at_risk_when_full: Option<usize>,
     /// Whether the next write ends the thread.
     panics: bool,
@@ -297,7 +297,7 @@ fn principal() -> Principal {
     }
 }
 
-/// A record in which everything is said.
+/// Creates a record in which every field is set.
 fn full_record() -> Record {
     Record {
         latency: Duration::from_micros(4321),

@@ -14,7 +14,7 @@ fn key() -> PseudonymKey {
     PseudonymKey::from_base64(STANDARD.encode([3; 32]).as_bytes()).unwrap()
 }
 
-/// The lines of requests as a trail with pseudonyms has them.
+/// Returns the lines of requests in a trail with pseudonyms.
 fn written(records: impl IntoIterator<Item = Record>) -> Vec<Value> {
     let sink = Memory::default();
     let trail = start(&Settings { pseudonym_key: Some(key()), ..settings() }, &sink, &clock());
@@ -35,7 +35,7 @@ fn person() -> Principal {
     }
 }
 
-/// A record in which a person stands wherever one can.
+/// Creates a record that names a person wherever it can.
 fn of(principal: &Arc<Principal>) -> Record {
     let full = full_record();
     let facts = full.delivery.as_deref().unwrap().clone();
@@ -72,7 +72,7 @@ fn no_name_of_a_person_reaches_a_line_and_all_else_does() {
     assert_eq!(first["status_detail"], said);
 }
 
-/// The pair of both told whose the pseudonym is, in every other line too.
+/// The two together revealed whose the pseudonym is, in every other line too.
 #[test]
 fn who_pushes_to_a_repository_of_their_own_is_not_named_by_it() {
     for (actor, owner, repository, hidden) in [
@@ -95,7 +95,7 @@ fn who_pushes_to_a_repository_of_their_own_is_not_named_by_it() {
             if hidden { (&*pseudonym, format!("{pseudonym}/app")) } else { (owner, repository.to_owned()) };
         assert_eq!((&webhook["owner"], &webhook["repository"]), (&json!(shown), &json!(name)), "{line}");
         assert_eq!((&webhook["actor"], &webhook["repository_id"]), (&json!(pseudonym), &json!("42")), "{line}");
-        // By what rules say of repositories and of who pushed it may be decided otherwise.
+        // Rules about repositories and their pushers may decide differently.
         assert!(ReplayInputs::parse(line.to_string().as_bytes()).unwrap().is_pseudonymous(), "{line}");
     }
 }
@@ -123,7 +123,7 @@ fn who_is_refused_before_there_is_a_principal_has_no_name_either() {
 /// A task as an actor.
 const TASK: &str = "serviceaccount:ci:builder";
 
-/// Who acts makes an agent of the whole, of which a person is the better half still.
+/// The actor makes the principal an agent, whose subject is still a person.
 #[test]
 fn a_person_on_whose_behalf_a_task_acts_has_no_name_either() {
     let own = || Some(Box::new(KnownAs { issuer: "corp".into(), subject: "00u1".into() }));
@@ -186,7 +186,7 @@ fn workloads_bots_agents_and_break_glass_keep_their_names() {
     }
 }
 
-/// Beside their pseudonym the name would tell for ever whose that is.
+/// The name beside the pseudonym would reveal for ever whose that is.
 #[test]
 fn who_acts_for_somebody_has_no_name_in_a_refusal_either() {
     let bob = Actor { subject: "bob".into(), client: None };

@@ -1,4 +1,4 @@
-//! Files that go because there are too many, or because their time is over, and what an auditor sees of it.
+//! Files that retention removes, by number or age, and how an auditor sees that.
 
 use std::{fs, path::PathBuf};
 
@@ -10,7 +10,7 @@ struct Kept {
     directory: tempfile::TempDir,
     settings: Settings,
     clock: Clock,
-    /// How long before it was written each request arrived.
+    /// How long before its record was written each request arrived.
     latency: Duration,
 }
 
@@ -27,7 +27,7 @@ impl Kept {
         self.directory.path().join("audit.jsonl")
     }
 
-    /// A process that writes so many records.
+    /// Runs a process that writes this many records.
     fn run(&self, records: u128) {
         let trail = Trail::open(&self.settings, self.directory.path(), self.clock.clone()).unwrap();
         for number in 0..records {
@@ -81,7 +81,7 @@ fn a_file_that_somebody_removed_is_missed_though_others_went_in_time() {
     let findings = kept.check();
     assert!(problems(&findings)[0].contains("no line says that retention removed them"), "{:?}", problems(&findings));
 
-    // Nor does it help to wait until what comes after it goes as well: the lines that tell do not follow on each other.
+    // Waiting until later files are removed as well does not help: the lines about removals leave a hole.
     kept.run(200);
     let found = problems(&kept.check()).concat();
     assert!(found.contains("were gone before retention removed them"), "{found}");
@@ -101,12 +101,13 @@ fn lines_go_when_their_time_is_over_though_no_file_is_full() {
     let summary = kept.intact();
     assert!(summary.first > 1);
     let oldest = kept.lines()[0]["time"].as_i64().unwrap();
-    // A file goes with its last line, so the oldest line can be a quarter older.
+    // A file is removed by the age of its last line, so the oldest line can be a quarter older.
     assert!(kept.clock.now().since(Timestamp::from_millis(oldest)) <= 10 * HOUR);
     assert!(kept.lines().iter().any(|line| kind(line) == "request"), "what is younger stays");
 }
 
-/// The end of a long stream is written with the time of its arrival, by which a file was found old as soon as it was full.
+/// The end of a long stream is written with the time of its arrival, so that a file counted as old as soon as it was
+/// full.
 #[test]
 fn lines_are_kept_from_when_they_were_written_though_their_requests_arrived_long_before() {
     let kept = Kept { latency: 9 * HOUR, ..Kept::new(Retention { keep: None, retain: Some(8 * HOUR) }) };
@@ -118,9 +119,9 @@ fn lines_are_kept_from_when_they_were_written_though_their_requests_arrived_long
     assert!(kept.intact().first > 1, "the twin: their time is over");
 }
 
-/// A file that goes on for one that somebody moved began with such an end, so that the one before it was found old.
+/// A file that replaced a moved one began with such an end, so that the previous file counted as old.
 #[test]
-fn lines_are_kept_though_the_file_after_theirs_begins_with_a_request_that_arrived_long_before() {
+fn lines_are_kept_though_the_next_file_begins_with_a_request_that_arrived_long_before() {
     let kept = Kept { latency: 9 * HOUR, ..Kept::new(Retention { keep: None, retain: Some(8 * HOUR) }) };
     let trail = Trail::open(&kept.settings, kept.directory.path(), kept.clock.clone()).unwrap();
     let write = |number| {
@@ -134,7 +135,7 @@ fn lines_are_kept_though_the_file_after_theirs_begins_with_a_request_that_arrive
         number += 1;
     }
     fs::rename(kept.path(), kept.directory.path().join("moved")).unwrap();
-    // After the first of these it is noticed.
+    // This is noticed after the first of these.
     write(number);
     write(number + 1);
     trail.shutdown();
@@ -149,7 +150,7 @@ fn lines_are_kept_though_the_file_after_theirs_begins_with_a_request_that_arrive
     assert!(!oldest.exists(), "the twin: its time is over");
 }
 
-/// Nobody could tell when the one before was written, which stayed as well.
+/// It was unknown when the previous file was written, so that file stayed as well.
 #[test]
 fn a_file_whose_time_is_over_goes_though_the_next_one_is_damaged() {
     let kept = Kept::new(Retention { keep: None, retain: Some(8 * HOUR) });
@@ -163,7 +164,7 @@ fn a_file_whose_time_is_over_goes_though_the_next_one_is_damaged() {
     assert!(damaged.exists(), "what it holds cannot be told");
 }
 
-/// Lines that are not known cannot be told of, so they stay for somebody to look at.
+/// The trail cannot say which unreadable lines were removed, so they stay for somebody to check.
 #[test]
 fn a_damaged_file_stays() {
     let kept = at_most(1);
@@ -178,7 +179,8 @@ fn a_damaged_file_stays() {
     assert!(kept.files().len() > 2);
 }
 
-/// Between the line that tells and the removal a crash can come; what stayed is no reason for alarm, and goes next time.
+/// A crash can happen between the line about a removal and the removal. Remaining files are no problem, and are removed
+/// next time.
 #[test]
 fn files_that_a_crash_left_are_no_alarm() {
     let all = Kept::new(Retention::default());

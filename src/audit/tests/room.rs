@@ -1,4 +1,4 @@
-//! Who waits for room in the trail, for how long, and what ends it.
+//! Requests that wait for space in the trail: which ones, for how long, and what ends the wait.
 
 use std::pin::Pin;
 
@@ -11,17 +11,17 @@ fn queue(queue: usize) -> Settings {
     Settings { queue, ..settings() }
 }
 
-/// Returns once a request waits for room.
+/// Returns once a request waits for space.
 async fn somebody_waits(trail: &Trail) {
     while trail.metrics().waits.get() == 0 {
         tokio::task::yield_now().await;
     }
 }
 
-/// A record that is on its way to the disk.
+/// A record that is being written to disk.
 type Written = Pin<Box<dyn Future<Output = Result<(), AuditUnavailable>>>>;
 
-/// Has the writer stand still in a sync, with nothing in the queue.
+/// Makes the writer hang in a sync, with nothing in the queue.
 async fn stall(trail: &Trail, sink: &Memory) -> Written {
     trail.reserve(1).await.unwrap().write_durable(record(0)).await.unwrap();
     sink.set(|disk| disk.hold_syncs = true);
@@ -30,7 +30,7 @@ async fn stall(trail: &Trail, sink: &Memory) -> Written {
     Box::pin(written)
 }
 
-/// A sync of half a second filled the queue, and requests got 503 though nothing was wrong with the disk.
+/// A sync of half a second filled the queue, and requests got 503 although nothing was wrong with the disk.
 #[tokio::test]
 async fn requests_wait_for_room_while_the_disk_stands_still() {
     let sink = Memory::default();
@@ -54,7 +54,7 @@ async fn requests_wait_for_room_while_the_disk_stands_still() {
     assert_eq!(metrics.refusals(AuditUnavailable::Full).get(), 0);
 }
 
-/// Each would have waited as long, at a disk that hangs, and the replica counted as ready.
+/// Each request would have waited as long for a hanging disk, and the replica counted as ready.
 #[tokio::test]
 async fn once_somebody_has_waited_in_vain_others_do_not_until_the_disk_takes_lines() {
     let sink = Memory::default();
@@ -77,7 +77,7 @@ async fn once_somebody_has_waited_in_vain_others_do_not_until_the_disk_takes_lin
     assert!(reserved.is_ok());
 }
 
-/// What came back from the provider was used up, and only then it was heard that there is no room.
+/// The provider's response was consumed, and only then the lack of space was noticed.
 #[tokio::test]
 async fn what_would_be_in_vain_does_not_begin_where_no_room_comes_free() {
     let sink = Memory::default();
@@ -107,7 +107,7 @@ async fn a_record_that_is_not_on_the_disk_in_time_refuses_its_request_and_is_tol
     sink.set(|disk| disk.hold_syncs = false);
 }
 
-/// While there was room, each waited as long for its own record as the first.
+/// While there was space, each request waited as long for its own record as the first.
 #[tokio::test]
 async fn once_the_disk_hangs_nobody_waits_for_a_record_to_be_on_it() {
     let sink = Memory::default();
@@ -119,7 +119,7 @@ async fn once_the_disk_hangs_nobody_waits_for_a_record_to_be_on_it() {
     assert_eq!(stalled.await, Err(AuditUnavailable::Slow));
     let begun = tokio::time::Instant::now();
     assert_eq!(others.write_durable(record(2)).await, Err(AuditUnavailable::Slow));
-    // What would be written before it is done is neither decided nor queued.
+    // A request that must be recorded before it is executed is neither decided nor queued.
     assert_eq!(trail.reserve(2).await.unwrap_err(), AuditUnavailable::Slow);
     assert_eq!(trail.metrics().refusals(AuditUnavailable::Slow).get(), 3);
     trail.follow(&Settings { when_full: WhenFull::Continue, ..settings });
@@ -154,7 +154,7 @@ async fn what_is_noted_until_it_is_there_is_not_queued_by_each_try() {
     assert_eq!(notes(&sink), 1);
 }
 
-/// Each try counted as a record that was lost, though it stood in the trail in the end.
+/// Each try counted as a lost record, although it was in the trail in the end.
 #[tokio::test]
 async fn what_is_noted_until_it_is_there_is_not_lost_where_there_is_no_place_for_it() {
     let alarm = || Note::Alarm { what: "test", detail: "again".to_owned() };
@@ -187,7 +187,7 @@ async fn a_disk_that_hangs_is_told_though_nobody_waits_for_as_long() {
     }
     assert!(trail.failure().is_some());
     assert_eq!(trail.reserve(2).await.unwrap_err(), AuditUnavailable::Slow);
-    // As of one that was still waiting when its sender's time was over.
+    // Like a delivery that was still waiting when its sender's deadline passed.
     assert_eq!(trail.out_of_time(), AuditUnavailable::Slow);
     assert_eq!(trail.metrics().refusals(AuditUnavailable::Slow).get(), 2);
     sink.set(|disk| disk.hold_syncs = false);
@@ -228,7 +228,7 @@ async fn who_waits_for_room_in_vain_is_refused_in_the_end_and_counted() {
     assert!(metrics.wait_time.get() >= MAX_STALL.as_secs_f64());
 }
 
-/// It would have kept all others waiting behind it.
+/// It would have made all others wait behind it.
 #[tokio::test(start_paused = true)]
 async fn who_needs_more_than_there_can_ever_be_does_not_wait() {
     let trail = start(&queue(1), &Memory::default(), &clock());
@@ -237,7 +237,7 @@ async fn who_needs_more_than_there_can_ever_be_does_not_wait() {
     assert!(trail.reserve(1).await.is_ok(), "the twin");
 }
 
-/// Else who needs room for two records waits for as long as others come who need it for one.
+/// Otherwise a request that needs space for two records waits for as long as others arrive that need it for one.
 #[tokio::test]
 async fn nobody_overtakes_those_who_wait_for_room() {
     let trail = start(&queue(2), &Memory::default(), &clock());
@@ -281,7 +281,7 @@ async fn who_waits_for_room_is_refused_as_soon_as_the_trail_fails() {
     assert_eq!(trail.metrics().refusals(AuditUnavailable::Failing).get(), 1);
 }
 
-/// It got the place of another that came free in the same moment.
+/// It got a place of another request that became free at the same moment.
 #[tokio::test]
 async fn who_waits_for_room_is_refused_though_some_is_free_by_when_the_trail_fails() {
     let sink = Memory::default();
@@ -291,7 +291,7 @@ async fn who_waits_for_room_is_refused_though_some_is_free_by_when_the_trail_fai
         somebody_waits(&trail).await;
         sink.set(|disk| disk.room = Some(0));
         others.write(record(1));
-        // Without a turn for who waits.
+        // Without letting the waiting request run.
         while trail.take_room(1, false).err() != Some(AuditUnavailable::Failing) {
             std::thread::yield_now();
         }
@@ -323,7 +323,7 @@ async fn who_waits_for_room_goes_on_when_a_reload_says_so() {
     assert!(reserved.is_ok());
 }
 
-/// Their records took all room, and who may pass was refused.
+/// Their records took all space, and allowed requests were refused.
 #[tokio::test]
 async fn a_flood_of_refusals_keeps_no_request_waiting() {
     let sink = Memory::default();

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::*;
 
-/// A trail that was written once, and what it is checked with.
+/// A trail that was written once, and the proof to verify it.
 struct Written {
     bytes: Vec<u8>,
     lines: Vec<Vec<u8>>,
@@ -67,7 +67,7 @@ proptest! {
     fn any_cut_is_found(at in any::<prop::sample::Index>()) {
         let bytes = &written().bytes;
         prop_assert!(!verify(&bytes[..at.index(bytes.len())], &written().proof).is_intact());
-        // And from the front, except where nothing is cut.
+        // And at the front, unless nothing is cut.
         prop_assert!(!verify(&bytes[at.index(bytes.len() - 1) + 1..], &written().proof).is_intact());
     }
 
@@ -170,7 +170,7 @@ fn a_missing_checkpoint_is_an_alarm() {
     }
 }
 
-/// Who cuts the end off, or all up to a restart, cuts checkpoints off. A crash leaves the same lines, but only for as long as it is
+/// Cutting off the end, or everything up to a restart, cuts off checkpoints. A crash leaves the same lines, but only
 /// until the next checkpoint.
 #[test]
 fn a_missing_checkpoint_at_the_end_is_an_alarm() {
@@ -200,7 +200,7 @@ fn a_missing_checkpoint_at_the_end_is_an_alarm() {
     }
 }
 
-/// What was written while the clock went ahead looked as if no checkpoint had come after it.
+/// Lines that were written while the clock was ahead looked as if no checkpoint had followed.
 #[test]
 fn a_clock_that_is_set_back_is_no_alarm() {
     let settings = settings();
@@ -232,13 +232,13 @@ fn trails_from_standard_output_may_begin_again() {
     let findings = verify(&collected, &Proof { restarts: true, ..proof.clone() });
     assert_eq!(problems(&findings), Vec::<String>::new());
     assert_eq!(findings.summary.segments, 2);
-    // The checkpoint is one of the last chain, and is still missed there.
+    // The checkpoint belongs to the last chain, and is still missed there.
     let cut = collected.len() - written().lines.last().unwrap().len();
     let findings = verify(&collected[..cut], &Proof { restarts: true, ..proof });
     assert!(problems(&findings)[0].contains("lines were cut off the end"), "{:?}", problems(&findings));
 }
 
-/// As a platform for logs hands out the lines of a day, or those that it still keeps.
+/// As a log platform returns the lines of a day, or those that it still stores.
 #[test]
 fn a_part_of_what_was_collected_from_standard_output_may_begin_anywhere() {
     let Written { lines, proof, .. } = written();
@@ -253,7 +253,7 @@ fn a_part_of_what_was_collected_from_standard_output_may_begin_anywhere() {
     assert!(problems(&findings)[0].contains("is missing before this one"), "{:?}", problems(&findings));
 }
 
-/// Numbers begin anew with each start there, so that the copy of before is always ahead.
+/// Numbers begin again with each start there, so that an earlier copy is always ahead.
 #[test]
 fn a_restart_on_standard_output_is_no_cut() {
     assert!(!Stdout.goes_on());
@@ -278,7 +278,7 @@ fn a_restart_on_standard_output_is_no_cut() {
     }
 }
 
-/// What runs, or crashed soon, has copied none yet.
+/// A process that is running, or crashed early, has copied none yet.
 #[test]
 fn a_chain_of_standard_output_without_a_checkpoint_is_no_cut() {
     let Written { bytes, lines, proof } = written();
@@ -295,7 +295,7 @@ fn a_chain_of_standard_output_without_a_checkpoint_is_no_cut() {
         let running = &again[..again.len() - last];
         let findings = verify(&[bytes, running].concat(), &proof);
         assert_eq!(problems(&findings), Vec::<String>::new(), "{row}");
-        // The twin: the checkpoint was cut off the chain before.
+        // The counterpart: the checkpoint was cut off the previous chain.
         let cut = &bytes[..bytes.len() - lines.last().unwrap().len()];
         assert!(!verify(&[cut, running].concat(), &proof).is_intact(), "{row}");
     }

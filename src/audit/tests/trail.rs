@@ -1,4 +1,4 @@
-//! What the trail promises while its disk takes lines: room, syncs, checkpoints and notes.
+//! The trail's guarantees while its disk accepts lines: space, syncs, checkpoints and notes.
 
 mod outages;
 
@@ -43,7 +43,7 @@ fn kubernetes_t3_a_long_stream_leaves_records_at_its_start_and_its_end() {
         ["trail.start", "request.decided", "request.started"]
     );
     drop(reservation);
-    // The stream holds no room, so others go on; and its end is written though they have taken all room.
+    // The stream holds no place, so others proceed; and its end is written although they have taken all places.
     let others = trail.take_room(2, false).unwrap();
     trail.write(Record { ended: Some("revoked".into()), ..stream(Phase::Completed) });
     drop(others);
@@ -52,7 +52,7 @@ fn kubernetes_t3_a_long_stream_leaves_records_at_its_start_and_its_end() {
     assert_eq!(trail.metrics().lost.get(), 0);
 }
 
-/// The file before is never synced again, and a loss of power would tear a hole into the trail.
+/// The previous file is never synced again, and a power failure would leave a hole in the trail.
 #[test]
 fn a_full_file_is_synced_before_the_next_begins() {
     let sink = Memory::default();
@@ -66,7 +66,7 @@ fn a_full_file_is_synced_before_the_next_begins() {
     assert_eq!(sink.set(|disk| disk.at_risk_when_full), Some(0));
 }
 
-/// They are kept until then, and are lost with the power.
+/// They are held in memory until then, and lost in a power failure.
 #[test]
 fn what_nobody_waits_for_is_synced_before_it_grows_large() {
     let sink = Memory::default();
@@ -76,7 +76,7 @@ fn what_nobody_waits_for_is_synced_before_it_grows_large() {
     }
     let most = 4 << 20;
     sink.wait_for(|disk| disk.safe > most);
-    // One turn of the writer more.
+    // One more turn of the writer.
     assert!(sink.set(|disk| disk.most_at_risk) < most + (1 << 20));
 }
 
@@ -136,7 +136,7 @@ fn durable_records_share_a_sync() {
     });
 }
 
-/// It is wanted in the middle of an incident, when a restart would cost what still waits.
+/// It is needed in the middle of an incident, when a restart would lose the waiting records.
 #[test]
 fn what_happens_when_it_is_full_follows_a_reload() {
     let settings = Settings { queue: 1, ..settings() };
@@ -172,7 +172,7 @@ fn checkpoints_come_by_count_and_by_time() {
     assert_eq!(trail.metrics().last_checkpoint.get(), clock.now().as_secs());
 }
 
-/// The next one was due an interval after the last, which lay in the future by then.
+/// The next one was due one interval after the last, which was then in the future.
 #[test]
 fn a_checkpoint_comes_soon_after_the_clock_was_set_back() {
     let (sink, clock) = (Memory::default(), clock());
@@ -182,7 +182,7 @@ fn a_checkpoint_comes_soon_after_the_clock_was_set_back() {
     assert!(sink.lines().iter().any(|line| kind(line) == "trail.checkpoint"));
 }
 
-/// Else the alarm for a checkpoint that is late fires at each start.
+/// Otherwise the alert for a late checkpoint fires at each start.
 #[test]
 fn until_the_first_checkpoint_its_age_is_that_of_the_trail() {
     let clock = clock();

@@ -1,4 +1,4 @@
-//! What is told of tokens, by trails that are written by hand.
+//! Traces of tokens, with trails that are written by hand.
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ fn traced(lines: &[String], wanted: Tokens<'_>) -> Vec<TracedToken> {
     trace_tokens(&Files::new(vec![file.path().to_owned()]), wanted).unwrap()
 }
 
-/// A record of a request with the token `same` of this issuer.
+/// Creates the record of a request with the token `same` of this issuer.
 fn of(id: u128, time: i64, issuer: &str, more: &Value) -> String {
     let mut line = json!({
         "time": time,
@@ -22,7 +22,7 @@ fn of(id: u128, time: i64, issuer: &str, more: &Value) -> String {
     line.to_string()
 }
 
-/// The record of the exchange that gave it, which also says this.
+/// Creates the record of the exchange that issued it, with these additional members.
 fn issued(more: &Value) -> String {
     let mut issued = json!({"token": "same", "issuer": "own", "audience": "x", "expires": 9_000_000});
     issued.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -48,12 +48,12 @@ fn a_token_of_another_issuer_with_the_same_id_is_no_use_of_ours_and_not_ended_wi
     assert_eq!(told(&lines), (vec![Uuid::from_u128(2)], false));
     lines.push(operator("own"));
     assert!(told(&lines).1);
-    // As an older version wrote it, which says nothing of who issued it.
+    // As an older version wrote it, without the issuer.
     let older = [issued(&json!({"issuer": null})), of(2, 2, "own", &json!({}))];
     assert!(told(&older).0.contains(&Uuid::from_u128(2)));
 }
 
-/// Whoever was revoked while their token was being written down got none, and neither did who left meanwhile, and it was told as issued.
+/// Callers that were revoked or left while their token was being recorded got none, and it was reported as issued.
 #[test]
 fn a_token_whose_request_was_refused_or_left_once_it_was_written_down_was_given_to_nobody() {
     let answered = |more: &Value, refusal: Option<&str>| {
@@ -76,7 +76,7 @@ fn a_token_whose_request_was_refused_or_left_once_it_was_written_down_was_given_
     assert_eq!(answered(&given, Some("upstream_failed")).withheld, None);
 }
 
-/// Each has a record before it is forwarded, and one with its answer.
+/// Each has a record before it is forwarded, and one with its response.
 #[test]
 fn a_use_beyond_those_that_are_kept_counts_once() {
     let mut lines = vec![issued(&json!({}))];
@@ -101,7 +101,7 @@ fn task() -> Value {
     })
 }
 
-/// Whoever follows one that leaked was told that it was dead, while it opened a cloud for an hour.
+/// A trace of a leaked token said that it had ended, while it gave access to a cloud for an hour.
 #[test]
 fn a_token_of_another_provider_has_not_ended_with_its_run_or_by_a_revocation() {
     let onward = json!({"provider": "aws at x", "assertion": "a", "sha256": "b"});
@@ -117,7 +117,7 @@ fn a_token_of_another_provider_has_not_ended_with_its_run_or_by_a_revocation() {
         let said = token.to_string();
         assert!(!said.contains("    ended    ") && said.contains("this one lasts until 1970-01-01T02:30:00"), "{said}");
     }
-    // Nobody asks Doorward about it by its id.
+    // Such a token is never presented to Doorward by its id.
     let by_id = revoke(5, &json!({"issuer": "own", "token_id": "same"}));
     let token = traced(&[issued(&json!({"onward": onward})), by_id], Tokens::Id("same")).pop().unwrap();
     assert_eq!((&token.ended, &token.no_others_since), (&None, &None));
@@ -142,7 +142,7 @@ fn the_first_end_counts_whichever_file_it_stands_in() {
     }
 }
 
-/// A task whose run a task of another run made, with its own token, of which a person's planner had begun that.
+/// A task whose run was created by a task of another run, with its own token; a person's planner had started that run.
 #[test]
 fn an_operator_who_revokes_any_of_those_by_whom_a_token_is_good_has_ended_it() {
     let account = "system:serviceaccount:ci:builder";

@@ -16,7 +16,7 @@ fn request(id: Uuid, code: &str, unmapped: &Value) -> String {
     .to_string()
 }
 
-/// A record with these members of its own.
+/// Creates a record with these additional members.
 fn with(line: &str, members: &Value) -> String {
     let mut line: Value = serde_json::from_str(line).unwrap();
     line.as_object_mut().unwrap().extend(members.as_object().unwrap().clone());
@@ -45,7 +45,7 @@ fn traced(lines: &[String], name: &str) -> Vec<TracedRun> {
 #[test]
 fn a_request_counts_for_the_first_run_that_it_made_and_for_no_other() {
     let asked = json!({"request": REQUEST});
-    // The copy was seen first, since it stood first in a list after a gap; it was made later.
+    // The copy was seen first, because it was first in a list after a gap, but it was created later.
     let lines = [
         request(REQUEST, "request.decided", &creates("ci")),
         link("copy", "u2", 1_002_000, &asked),
@@ -144,7 +144,7 @@ fn a_delivery_is_found_by_the_id_of_its_sender_and_by_its_event() {
         request(REQUEST, "request.decided", &json!({"held": ARRIVAL, "webhook": facts})),
         request(REQUEST, "request.completed", &json!({"held": ARRIVAL, "event_id": "e"})),
         request(again, "request", &json!({"webhook": facts})),
-        // It came again while it waited.
+        // It was repeated while it was held.
         request(Uuid::from_u128(6), "request", &json!({"webhook": facts, "about": ARRIVAL})),
         request(Uuid::from_u128(4), "request", &json!({"webhook": {"webhook": "github", "delivery": "other"}})),
         // A task of its run asks for a token.
@@ -189,7 +189,7 @@ fn runs_that_had_the_same_name_are_told_apart() {
     assert_eq!(causes, [("u1", REQUEST), ("u2", ARRIVAL)]);
 }
 
-/// The record has both, and 502 is what Doorward would have told a sender who still waited.
+/// The record has both, and 502 is the status that Doorward would have sent to a sender that still waited.
 #[test]
 fn the_last_try_of_a_delivery_is_told_by_what_its_receiver_said() {
     let ended = |id, more: &Value| {
@@ -210,7 +210,7 @@ fn the_last_try_of_a_delivery_is_told_by_what_its_receiver_said() {
     }
 }
 
-/// It was the time at which the request came.
+/// It showed the time at which the request arrived.
 #[test]
 fn an_answer_has_the_time_at_which_it_was_over() {
     let lines = [

@@ -1,4 +1,4 @@
-//! What is done on the thread, without one.
+//! Tests of the writer without its thread.
 
 use std::{
     fs,
@@ -17,7 +17,7 @@ use crate::audit::{
     tests as fixture,
 };
 
-/// One that nobody runs, and what leads to it.
+/// Creates a writer that does not run, with its queue.
 fn writer() -> (mpsc::Sender<Item>, Writer) {
     let (settings, sink) = (fixture::settings(), fixture::Memory::default());
     let (keys, opened) = (fixture::keys_of(&settings), fixture::over(&sink));
@@ -25,7 +25,7 @@ fn writer() -> (mpsc::Sender<Item>, Writer) {
     (sender, writer)
 }
 
-/// Somebody who waits for a record to be on stable storage.
+/// Creates an item whose sender waits for a record to be on stable storage.
 fn waiting() -> Item {
     let (reply, _) = oneshot::channel();
     let entry = Entry::Record(Box::new(fixture::record(1)));
@@ -48,7 +48,7 @@ fn while_the_sink_fails_nobody_waits_for_others() {
     }
 }
 
-/// It waited for a window that could bring nobody.
+/// It waited for a window in which no other write could arrive.
 #[test]
 fn with_as_much_as_is_handed_over_at_once_nobody_waits_for_others() {
     let (_sender, mut writer) = writer();
@@ -61,7 +61,7 @@ fn with_as_much_as_is_handed_over_at_once_nobody_waits_for_others() {
     assert!(begun.elapsed() < window);
 }
 
-/// After a burst it kept some MiB until the next checkpoint.
+/// After a burst it held some MiB until the next checkpoint.
 #[test]
 fn room_for_what_is_not_synced_is_kept_under_load_and_given_back_before_the_thread_sleeps() {
     let (_sender, mut writer) = writer();

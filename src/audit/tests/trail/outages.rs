@@ -1,8 +1,9 @@
-//! A disk that is full, fails or hangs: who is refused, what is kept and what is lost, and the gap that tells of it.
+//! A disk that is full, fails or hangs: which requests are refused, which records are kept or lost, and the gap that
+//! records it.
 
 use super::*;
 
-/// For how long the trail was not written, by each line that tells so.
+/// Returns the lengths of the recorded gaps.
 fn gaps(lines: &[Value]) -> Vec<i64> {
     let at = |line: &Value, key: &str| line["unmapped"][key].as_i64().unwrap();
     lines.iter().filter(|line| kind(line) == "trail.gap").map(|line| at(line, "until") - at(line, "since")).collect()
@@ -22,7 +23,7 @@ fn a_sync_that_fails_is_no_success() {
     });
 }
 
-/// Linux tells of a write that failed in one sync, and the next succeeds though what was to be written is gone.
+/// Linux reports a failed write in one sync, and the next one succeeds although the data is gone.
 #[test]
 fn what_a_failed_sync_has_lost_is_written_again_before_the_next_counts() {
     let sink = Memory::default();
@@ -60,7 +61,7 @@ fn a_sink_that_hangs_does_not_keep_the_process_from_its_end() {
     sink.set(|disk| disk.hold_syncs = false);
 }
 
-/// Each request was refused, and health told of nothing.
+/// Each request was refused, and health reported nothing.
 #[test]
 fn a_panic_of_the_thread_is_a_failure_that_refuses_whatever_else_would_go_on() {
     let sink = Memory::default();
@@ -83,14 +84,14 @@ fn a_full_disk_refuses_and_recovers_by_itself() {
     let trail = start(&settings, &sink, &clock);
     runtime().block_on(async {
         trail.take_room(1, false).unwrap().write_durable(record(0)).await.unwrap();
-        // The disk takes the beginning of a line and no more.
+        // The disk accepts only the beginning of a line.
         sink.set(|disk| disk.room = Some(100));
         let mut before = trail.take_room(2, false).unwrap();
         let result = before.write_durable(record(1)).await;
         assert_eq!(result, Err(AuditUnavailable::Failing));
         assert_eq!(trail.take_room(1, false).unwrap_err(), AuditUnavailable::Failing);
         assert!(trail.failure().is_some());
-        // A request that went on before the disk was full is not lost.
+        // The record of a request that proceeded before the disk was full is not lost.
         before.write(record(2));
         clock.advance(Duration::from_secs(600));
         sink.set(|disk| disk.room = None);
@@ -103,7 +104,7 @@ fn a_full_disk_refuses_and_recovers_by_itself() {
     assert_eq!(paths(&lines), ["/apis/0", "/apis/1", "/apis/2"]);
     let gap = lines.iter().find(|line| kind(line) == "trail.gap").unwrap();
     assert_eq!(gap["unmapped"]["lost"], 0);
-    // The gap is told and so explains why no checkpoint was written meanwhile.
+    // The gap record explains why no checkpoint was written meanwhile.
     let findings = verify(&sink.bytes(), &proof(&settings));
     assert_eq!(problems(&findings), Vec::<String>::new());
     assert_eq!(findings.summary.gaps, 1);
@@ -111,7 +112,7 @@ fn a_full_disk_refuses_and_recovers_by_itself() {
     assert!(trail.metrics().errors.get() > 0);
 }
 
-/// The checkpoint that was late for it looked as if somebody had taken one away, for as long as the file was kept.
+/// The late checkpoint looked as if somebody had removed one, for as long as the file was kept.
 #[test]
 fn a_disk_that_hung_for_minutes_leaves_a_gap_and_a_trail_that_is_intact() {
     for is_full in [false, true] {
@@ -133,7 +134,8 @@ fn a_disk_that_hung_for_minutes_leaves_a_gap_and_a_trail_that_is_intact() {
     }
 }
 
-/// Nobody had noted when the start began with its files, so that the trail looked as if somebody had taken a checkpoint away.
+/// The time at which the start began with its files was not noted, so that the trail looked as if somebody had removed
+/// a checkpoint.
 #[test]
 fn a_disk_that_hung_while_a_start_looked_after_files_leaves_a_gap_and_a_trail_that_is_intact() {
     let settings = settings();
@@ -153,7 +155,7 @@ fn a_disk_that_hung_while_a_start_looked_after_files_leaves_a_gap_and_a_trail_th
     assert_eq!(gaps(&sink.lines()), [600_000]);
 }
 
-/// The gap told of the moment from the failure to the next try alone.
+/// The gap covered only the time from the failure to the next try.
 #[test]
 fn a_disk_that_hung_before_it_failed_leaves_a_gap_from_when_it_began_to_hang() {
     let settings = settings();
@@ -174,7 +176,7 @@ fn a_disk_that_hung_before_it_failed_leaves_a_gap_from_when_it_began_to_hang() {
     assert_eq!(gaps(&sink.lines()), [600_000]);
 }
 
-/// Each was too short for a gap, and both together looked as if somebody had taken a checkpoint away.
+/// Each hang was too short for a gap, and both together looked as if somebody had removed a checkpoint.
 #[test]
 fn a_disk_that_hung_twice_while_a_checkpoint_was_due_leaves_a_gap_and_a_trail_that_is_intact() {
     let settings = settings();
@@ -209,7 +211,7 @@ fn under_continue_requests_go_on_and_what_is_lost_is_counted() {
         for number in 0..30 {
             trail.take_room(1, false).unwrap().write_durable(record(number)).await.unwrap();
         }
-        // Twice the queue is kept: its room, and as much again for records after the fact.
+        // Twice the queue is kept: its places, and as many again for records after the fact.
         assert_eq!(trail.metrics().lost.get(), 22);
         sink.set(|disk| disk.room = None);
         wait_until_recovered(&trail);
@@ -224,7 +226,7 @@ fn under_continue_requests_go_on_and_what_is_lost_is_counted() {
     assert_eq!(findings.summary.lost, told);
 }
 
-/// Break-glass is no way to do something that nobody hears of, though others go on.
+/// Break-glass access must not happen unrecorded, even if other requests proceed.
 #[test]
 fn what_must_not_happen_unrecorded_is_refused_under_continue_too() {
     let settings = Settings { when_full: WhenFull::Continue, queue: 4, ..settings() };
@@ -244,13 +246,13 @@ fn what_must_not_happen_unrecorded_is_refused_under_continue_too() {
     });
 }
 
-/// A line may be a hundred times as long as most are, and who is refused decides how long.
+/// A line may be a hundred times longer than most, and refused clients control its length.
 #[test]
 fn what_waits_in_an_outage_is_bounded_in_bytes_and_what_is_promised_is_kept() {
     outage_after_a_promise(WhenFull::Refuse);
 }
 
-/// What was let through on the promise of a record is recorded, though nothing is promised any more by then.
+/// Requests that were let through with a guaranteed record are recorded, even if nothing is guaranteed any more.
 #[test]
 fn what_was_promised_before_a_reload_is_kept() {
     outage_after_a_promise(WhenFull::Continue);
@@ -302,7 +304,7 @@ fn a_note_that_is_lost_in_an_outage_is_not_answered_as_written() {
     runtime().block_on(async {
         trail.note_durable(alarm(number)).await.unwrap();
         sink.set(|disk| disk.room = Some(0));
-        // The answer comes when all before it was taken, so that nothing waits but where this is bounded.
+        // The reply comes after all earlier records were taken, so that nothing waits in an unbounded place.
         loop {
             number += 1;
             match trail.note_durable(alarm(number)).await {
