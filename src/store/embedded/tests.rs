@@ -17,7 +17,7 @@ use crate::{
 
 const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 
-/// A disk in memory that outlives its handles and holds at most so many bytes.
+/// A disk in memory that outlives its handles and has a limited size.
 #[derive(Clone, Debug)]
 struct SmallDisk {
     bytes: Arc<InMemoryBackend>,
@@ -135,7 +135,7 @@ async fn a_file_of_another_format_is_refused_by_a_start_and_by_an_examination() 
     }
 }
 
-/// The last version is written down once a commit, for each of its tables.
+/// The last version of each table is stored once per commit.
 #[tokio::test]
 async fn no_version_is_given_twice_however_many_records_are_written_at_once() {
     let folder = tempfile::tempdir().unwrap();
@@ -146,7 +146,7 @@ async fn no_version_is_given_twice_however_many_records_are_written_at_once() {
         put(Table::Deliveries, b"a", end),
         put(Table::Held, b"a", end),
         put(Table::Deliveries, b"b", end),
-        // It leaves no record by which its version could be known.
+        // It leaves no record that would show its version.
         put(Table::Deliveries, b"c", NOW),
     ];
     let mut given = Vec::new();
@@ -169,7 +169,7 @@ async fn no_version_is_given_twice_however_many_records_are_written_at_once() {
     assert_eq!(store.changes(Table::Deliveries, 9, 10, NOW).await.unwrap().len(), 2);
 }
 
-/// It waited for a window that could bring nobody.
+/// It waited for a window in which no other write could arrive.
 #[test]
 fn as_many_writes_as_one_commit_takes_wait_for_no_others() {
     let disk = SmallDisk::new(u64::MAX);
@@ -188,7 +188,7 @@ fn as_many_writes_as_one_commit_takes_wait_for_no_others() {
     assert!(answers.into_iter().all(|mut answer| matches!(answer.try_recv(), Ok(Ok(false)))));
 }
 
-/// A conflict waited for the disk as a write does, and needed room there.
+/// A conflict waited for the disk as a write does, and needed space there.
 #[tokio::test]
 async fn where_nothing_is_written_the_disk_is_not_synced() {
     let disk = SmallDisk::new(u64::MAX);
@@ -205,7 +205,7 @@ async fn where_nothing_is_written_the_disk_is_not_synced() {
     store.put_all(vec![of(b"k")], NOW).await.unwrap();
     let before = syncs();
     let (reply, answer) = oneshot::channel();
-    // Whoever asked has left.
+    // The caller has left.
     drop(answer);
     assert!(store.writes.send(Write::Put { puts: vec![of(b"left")], now: NOW, reply }).await.is_ok());
     let both = store.put_all(vec![of(b"new"), of(b"k")], NOW).await.unwrap();
@@ -221,7 +221,7 @@ async fn where_nothing_is_written_the_disk_is_not_synced() {
     assert!(syncs() > before);
 }
 
-/// The threads of the store before need a moment to let go of the file.
+/// Opens the file again. The threads of the previous store need a moment to release it.
 async fn reopen(path: &Path) -> Embedded {
     loop {
         match Embedded::open(path) {
@@ -297,26 +297,26 @@ async fn ended_records_are_swept_beside_later_writes() {
             assert_eq!(left.len(), 600 - 512, "one sweep keeps nobody waiting for longer");
         }
     }
-    // Seen with the eyes of the time when they were live: none is left.
+    // None is left, even by the clock of the time when they were live.
     assert_eq!(store.changes(Table::Deliveries, 0, 1000, NOW).await.unwrap(), []);
     assert!(store.get(Table::Logins, b"k", later).await.unwrap().is_some());
 }
 
-/// The first write after a start swept by the time of a clock that was not set yet, and what was revoked was good again.
+/// The first write after a start swept by a clock that was not set yet, and revoked credentials were valid again.
 #[tokio::test]
 async fn a_clock_that_is_ahead_until_it_is_set_removes_nothing_that_has_not_ended() {
     let clock = Clock::manual(NOW);
     let store = on_clock(&clock);
     let (day, ahead) = (NOW + Duration::from_secs(86_400), NOW + Duration::from_secs(2 * 86_400));
     store.put(Table::Revocations, b"good", b"v".to_vec(), day, Expect::Any, NOW).await.unwrap();
-    // It is set right when what had ended by it would be next.
+    // It is corrected just before records that had expired by it would be swept.
     for now in [ahead, ahead, ahead, ahead, ahead, NOW, NOW, NOW] {
         let end = now + Duration::from_secs(60);
         store.put(Table::Logins, b"k", b"v".to_vec(), end, Expect::Any, now).await.unwrap();
         clock.advance(disk::SWEEP_AFTER / 2);
     }
     assert!(store.get(Table::Revocations, b"good", NOW).await.unwrap().is_some());
-    // The twin: a clock that goes on to show so is believed.
+    // The counterpart: a clock that continues to show this time is believed.
     for _ in 0..2 {
         clock.advance(disk::SWEEP_AFTER);
         store.put(Table::Logins, b"k", b"v".to_vec(), Timestamp::MAX, Expect::Any, ahead).await.unwrap();

@@ -37,7 +37,7 @@ fn store_in(settings: &Json, folder: &std::path::Path) -> Redis {
     Redis::new(settings.unwrap_or_else(|| panic!("{problems:?}")), Handle::current())
 }
 
-/// Waits until `found` gives something. It is given time, as others use the machine too.
+/// Waits until `found` returns something. The timeout is long, as others use the machine too.
 async fn eventually<T>(what: &str, mut found: impl AsyncFnMut() -> Option<T>) -> T {
     let waiting = async {
         loop {
@@ -62,7 +62,7 @@ async fn copy_revocations(server: &RedisServer, from: &str, to: &str) {
     }
 }
 
-/// A delivery, for a minute.
+/// Stores a delivery for a minute.
 async fn deliver(store: &Redis, key: &str) {
     let end = NOW + Duration::from_secs(60);
     store.put(Table::Deliveries, key.as_bytes(), key.into(), end, Expect::Any, NOW).await.unwrap();
@@ -239,7 +239,7 @@ async fn a_failover_is_followed_by_way_of_the_sentinel_for_a_user_with_few_right
     })
     .await;
     let sentinel = RedisServer::sentinel(master.port());
-    // All that it needs there.
+    // All the rights that it needs there.
     let rights = ["ACL", "SETUSER", "doorward", "on", ">s3cret", "-@all", "+sentinel", "+role"];
     let _: String = sentinel.ask(&rights).await;
     let folder = tempfile::tempdir().unwrap();
@@ -261,7 +261,7 @@ async fn a_failover_is_followed_by_way_of_the_sentinel_for_a_user_with_few_right
     let end = NOW + Duration::from_secs(60);
     let bob = Target::Principal { issuer: "corp", subject: "bob" };
     here.revoke(bob, "left", end).await.unwrap();
-    // The sentinel can put nothing in the master's place before it has heard of the replica.
+    // The sentinel cannot replace the master before it knows the replica.
     eventually("the replica at the sentinel", async || {
         let replicas: Vec<Value> = sentinel.ask(&["SENTINEL", "REPLICAS", "doorward"]).await;
         (!replicas.is_empty()).then_some(())
@@ -335,12 +335,12 @@ async fn what_has_ended_is_swept_and_fills_no_page() {
         let left: i64 = server.ask(&[command_word, &format!("doorward:{{revocations}}:{what}")]).await;
         assert_eq!(left, 1, "{what}");
     }
-    // An end that has come already leaves nothing, and still says that it was written.
+    // A write with an expiry in the past leaves no record, and still returns that it was done.
     put(&store, "lasting", NOW).await.unwrap();
     assert_eq!(store.get(Table::Revocations, b"lasting", NOW).await.unwrap(), None);
 }
 
-/// What a replica tells others by its end must not hang on whose clock is right.
+/// Records that signal something to other replicas by their expiry must not depend on whose clock is right.
 #[tokio::test]
 async fn a_replica_whose_clock_is_wrong_takes_no_lease_and_no_record_of_others() {
     let server = RedisServer::start(&[]);
@@ -358,7 +358,7 @@ async fn a_replica_whose_clock_is_wrong_takes_no_lease_and_no_record_of_others()
     store.put(Table::HeldLeases, b"a", Vec::new(), given_back, Expect::Any, ahead).await.unwrap();
     assert!(lease(behind, "a").await);
 
-    // Signs of life are the same.
+    // The same holds for signs of life.
     store.put(Table::Replicas, b"r3", b"x".to_vec(), behind + minute, Expect::Any, behind).await.unwrap();
     for now in [right, ahead, behind] {
         let live = store.changes(Table::Replicas, 0, 10, now).await.unwrap();
@@ -369,7 +369,7 @@ async fn a_replica_whose_clock_is_wrong_takes_no_lease_and_no_record_of_others()
     store.put(Table::Replicas, b"r3", b"x".to_vec(), ahead, Expect::Any, ahead).await.unwrap();
     assert!(store.changes(Table::Replicas, 0, 10, right).await.unwrap().is_empty());
 
-    // What ends at a time of the day is swept by nobody for whom alone it has come.
+    // Records with a wall-clock expiry are not swept by a replica by whose clock alone they have expired.
     put(&store, "revoked", right + minute).await.unwrap();
     store.put(Table::Revocations, b"x", b"x".to_vec(), ahead + minute, Expect::Any, ahead).await.unwrap();
     assert!(store.get(Table::Revocations, b"revoked", right).await.unwrap().is_some());
@@ -382,7 +382,7 @@ async fn a_clock_that_differs_from_the_servers_is_measured() {
     let right = Clock::default().now();
     for (clock, seconds, trouble) in [
         (Clock::default(), 0.0, None),
-        // These stand still meanwhile.
+        // These clocks do not advance meanwhile.
         (Clock::manual(right + Duration::from_secs(900)), 900.0, Some("s ahead of")),
         (Clock::manual(right - Duration::from_secs(900)), -900.0, Some("s behind")),
     ] {
@@ -416,7 +416,7 @@ async fn revocations_that_an_emptied_store_lost_are_put_back_by_whoever_knows_th
     for replica in [&here, &there] {
         replica.refresh().await.unwrap();
     }
-    // Emptied alone, and with a word of somebody since, which hides that versions went back.
+    // Emptied, and emptied with a later write by somebody, which hides that versions went back.
     for word in [false, true] {
         let _: String = server.ask(&["FLUSHALL"]).await;
         if word {
@@ -440,7 +440,7 @@ async fn revocations_that_an_emptied_store_lost_are_put_back_by_whoever_knows_th
             replica.refresh().await.unwrap();
         }
     }
-    // What was lost is what one of them wrote a moment ago, and neither has read again.
+    // The lost record is one that a replica just wrote, and neither has read again.
     copy_revocations(&server, "", "-safe").await;
     here.revoke(person("zoe"), "left", end).await.unwrap();
     copy_revocations(&server, "-safe", "").await;
@@ -451,7 +451,7 @@ async fn revocations_that_an_emptied_store_lost_are_put_back_by_whoever_knows_th
     for replica in [&here, &there] {
         replica.refresh().await.unwrap();
     }
-    // The twin: nothing is written where nothing was lost.
+    // The counterpart: nothing is written if nothing was lost.
     let last = async || server.ask::<String>(&["GET", "doorward:{revocations}:last"]).await;
     let before = last().await;
     here.refresh().await.unwrap();

@@ -48,7 +48,7 @@ async fn what_is_revoked_is_known_here_at_once_and_elsewhere_after_a_refresh() {
     }
 }
 
-/// Each write and each look at streams that a repeated word would cost is for nothing.
+/// Each write and each sweep of streams that a repeated revocation would cost is wasted.
 #[tokio::test]
 async fn what_is_revoked_by_all_its_names_and_as_long_need_not_be_revoked_again() {
     let at = fixture();
@@ -61,14 +61,14 @@ async fn what_is_revoked_by_all_its_names_and_as_long_need_not_be_revoked_again(
     for other in [Target::Token { issuer: "other", id: "t-1" }, Target::Session("t-1"), Target::Workload("t-1")] {
         assert!(!here.is_revoked_until(other, until), "{other:?}");
     }
-    // Its issuer has one name more by now, by which older versions look for it.
+    // Its issuer now has one more name, under which older versions look for it.
     here.know(&[named("own", "corp")]);
     assert!(!here.is_revoked_until(token, until));
     here.revoke(token, "leaked", until).await.unwrap();
     assert!(here.is_revoked_until(token, until));
 }
 
-/// Whoever has tokens could end so many that each further end kept the worker that answers it for tens of milliseconds.
+/// Token holders could revoke so many that each further revocation blocked its worker for tens of milliseconds.
 #[tokio::test]
 async fn a_revocation_copies_few_of_those_that_are_known_however_many_there_are() {
     let at = fixture();
@@ -90,7 +90,7 @@ async fn a_revocation_copies_few_of_those_that_are_known_however_many_there_are(
     assert!(copied <= 64, "{copied}");
 }
 
-/// Each look took the lock and walked through all of it, while revocations on workers waited.
+/// Each sweep took the lock and walked through all entries, while revocations on workers waited.
 #[tokio::test]
 async fn a_look_that_finds_nothing_new_and_nothing_over_leaves_the_copy_as_it_is() {
     let at = fixture();
@@ -106,7 +106,7 @@ async fn a_look_that_finds_nothing_new_and_nothing_over_leaves_the_copy_as_it_is
     assert!(here.0.empty.load(Ordering::Acquire));
 }
 
-/// It was kept an hour, while its holder got further ones to end every few minutes.
+/// It was stored for an hour, while its holder could get further tokens to revoke every few minutes.
 #[tokio::test]
 async fn what_its_holder_has_handed_back_is_kept_until_it_would_have_ended_and_can_be_taken_back() {
     let at = fixture();
@@ -119,7 +119,7 @@ async fn what_its_holder_has_handed_back_is_kept_until_it_would_have_ended_and_c
     elsewhere.refresh().await.unwrap();
     assert!(elsewhere.is_revoked_until(token("over"), until) && elsewhere.is_revoked_until(token("mistaken"), until));
     let is_known = |of: &Revocations, id| of.0.mirror.load().get(token(id)).is_some();
-    // A word that takes it back is read by who looks late.
+    // A replica that polls late reads the revocation that lifts it.
     here.revoke(token("mistaken"), "it is needed", at.clock.now() + Duration::from_secs(1)).await.unwrap();
     at.clock.advance(Duration::from_secs(2));
     elsewhere.refresh().await.unwrap();
@@ -223,7 +223,7 @@ async fn a_later_word_of_the_same_target_replaces_the_earlier() {
     assert!(revocations.find(&CredentialId::None, "corp", "bob").is_none());
 }
 
-/// It went by its own until it was started anew, and took back what another replica had revoked since.
+/// The replica enforced its own one until it was restarted, and lifted what another replica had revoked since.
 #[tokio::test]
 async fn a_later_word_of_another_replica_counts_though_it_was_read_before_an_own_one_was_taken_in() {
     let at = fixture();
@@ -231,7 +231,7 @@ async fn a_later_word_of_another_replica_counts_though_it_was_read_before_an_own
     let (here, elsewhere) = (new(), new());
     let bob = Target::Principal { issuer: "corp", subject: "bob" };
     let until = at.clock.now() + Duration::from_secs(60);
-    // What `here` writes, whose answer is on its way.
+    // A write by `here` whose response is still on its way.
     new().revoke(bob, "found again", until).await.unwrap();
     let written =
         at.store.changes(Table::Revocations, 0, PAGE, at.clock.now()).await.unwrap().remove(0).stored.unwrap();
@@ -243,7 +243,8 @@ async fn a_later_word_of_another_replica_counts_though_it_was_read_before_an_own
     assert_eq!(&*here.find(&CredentialId::None, "corp", "bob").unwrap().reason, "left");
 }
 
-/// The record of the later word had ended by the time that such a replica looked, so that it went by the one before for a month.
+/// The record of the later revocation had expired when such a replica polled, so that it enforced the earlier one for a
+/// month.
 #[tokio::test]
 async fn what_is_taken_back_is_so_at_a_replica_whose_clock_is_ahead_or_that_looks_late() {
     let seconds = Duration::from_secs;
@@ -266,7 +267,7 @@ async fn what_is_taken_back_is_so_at_a_replica_whose_clock_is_ahead_or_that_look
         here.revoke_all(&[(bob, "left", month), (token, "leaked", month)]).await.unwrap();
         elsewhere.refresh().await.unwrap();
         assert!(is_revoked(&elsewhere, "x", "bob") && is_revoked(&elsewhere, "t-1", "alice"), "{row}");
-        // Said twice, as the second word replaces the one that replaced.
+        // Revoked twice, as the second one replaces the replacement.
         for _ in 0..2 {
             let until = at.clock.now() + seconds(span);
             here.revoke_all(&[(bob, "back again", until), (token, "a mistake", until)]).await.unwrap();
@@ -278,7 +279,7 @@ async fn what_is_taken_back_is_so_at_a_replica_whose_clock_is_ahead_or_that_look
             assert!(!is_revoked(of, "x", "bob") && !is_revoked(of, "t-1", "alice"), "{row}");
             assert_eq!(of.list(), [], "{row}");
         }
-        // It stays no longer than what it replaces.
+        // It is stored no longer than the one that it replaces.
         for (of, clock) in [(&here, &at.clock), (&elsewhere, &there)] {
             clock.set(month);
             of.refresh().await.unwrap();
@@ -298,7 +299,8 @@ async fn the_age_of_the_copy_grows_while_the_store_is_away() {
     assert_eq!(revocations.mirror_age(), Duration::from_secs(61));
 }
 
-/// It looked new for as long as the clock was set back, so that bearer routes went on without knowing who is revoked.
+/// It looked fresh for as long as the clock was set back, so that bearer routes were served without knowing who is
+/// revoked.
 #[tokio::test]
 async fn the_copy_grows_old_though_the_clock_is_set_back() {
     let at = fixture();
@@ -307,7 +309,7 @@ async fn the_copy_grows_old_though_the_clock_is_set_back() {
     at.clock.set(at.clock.now() - Duration::from_secs(3600));
     at.clock.advance(Duration::from_secs(61));
     assert_eq!(revocations.mirror_age(), Duration::from_secs(61));
-    // And is new again once it was renewed, though the clock shows less than before.
+    // And it is fresh again once it was renewed, although the clock shows an earlier time.
     revocations.refresh().await.unwrap();
     assert_eq!(revocations.mirror_age(), Duration::ZERO);
     at.clock.advance(Duration::from_secs(61));
@@ -320,12 +322,12 @@ async fn the_copy_grows_old_while_the_machine_is_suspended() {
     let at = fixture();
     let revocations = Revocations::new(Arc::clone(&at.store), at.clock.clone());
     revocations.refresh().await.unwrap();
-    // Of that time the wall clock alone tells.
+    // Only the wall clock shows that time.
     at.clock.set(at.clock.now() + Duration::from_secs(3600));
     assert_eq!(revocations.mirror_age(), Duration::from_secs(3600));
 }
 
-/// A clock that was ahead for one look had it forgotten, and nothing read it again.
+/// A clock that was ahead for one renewal removed it from the copy, and nothing read it again.
 #[tokio::test]
 async fn what_a_clock_that_is_ahead_takes_for_ended_is_in_force_again_once_the_clock_is_right() {
     let at = fixture();
@@ -341,7 +343,7 @@ async fn what_a_clock_that_is_ahead_takes_for_ended_is_in_force_again_once_the_c
         revocations.refresh().await.unwrap();
         assert!(revocations.0.empty.load(Ordering::Acquire));
     }
-    // What is written meanwhile must not take it out of the store either.
+    // Writes meanwhile must not remove it from the store either.
     known.revoke(Target::Session("s"), "signed out", Timestamp::MAX).await.unwrap();
     at.clock.set(right);
     for revocations in [&known, &new] {
@@ -369,14 +371,14 @@ async fn more_than_a_page_of_revocations_is_followed() {
     assert_eq!(elsewhere.0.mirror.load().sessions.iter().count(), PAGE + 5);
 }
 
-/// A reload that added the entry for our own tokens, or gave it another name, made those good again that had been ended.
+/// A reload that added or renamed the entry for our own tokens made revoked tokens valid again.
 #[tokio::test]
 async fn what_is_revoked_of_our_own_tokens_stays_so_whatever_their_issuer_is_called() {
     let at = fixture();
     let new = || Revocations::new(Arc::clone(&at.store), at.clock.clone());
     let until = at.clock.now() + Duration::from_secs(60);
     let (here, old) = (new(), new());
-    // As a version kept it that knew them by the entry alone.
+    // As stored by a version that knew them only by the entry's name.
     old.revoke(Target::Token { issuer: "entry", id: "old" }, "leaked", until).await.unwrap();
     let identifier: Arc<str> = "https://door.test".into();
     here.know(&[named(&identifier, &identifier)]);
@@ -402,25 +404,25 @@ async fn what_is_revoked_of_our_own_tokens_stays_so_whatever_their_issuer_is_cal
         assert!(here.find(&credential, "corp", subject).is_none(), "{credential} of another issuer");
     }
     assert!(here.find(&token("x"), "entry", "alice").is_none());
-    // A stream that began before the reload is known by the name of then.
+    // A stream that began before the reload has the former name.
     here.know(&[named("renamed", &identifier)]);
     here.revoke(Target::Token { issuer: "renamed", id: "after" }, "leaked", until).await.unwrap();
     assert!(here.find(&token("after"), "entry", "alice").is_some());
-    // An older version looks under the name of the entry alone.
+    // An older version looks only under the entry's name.
     old.refresh().await.unwrap();
     assert!(old.find(&token("with"), "entry", "alice").is_some());
     let listed: Vec<_> = here.list().into_iter().map(|revoked| (revoked.issuer, revoked.what)).collect();
     let tokens = ["after", "before", "old", "with"].map(|id| RevokedWhat::TokenId(id.into()));
     let all = [RevokedWhat::Subject("bob".into())].into_iter().chain(tokens);
     assert_eq!(listed, all.map(|what| ("renamed".into(), what)).collect::<Vec<_>>());
-    // A later word is of all names.
+    // A later revocation applies to all names.
     let now = at.clock.now() + Duration::from_secs(1);
     here.revoke(Target::Principal { issuer: "renamed", subject: "bob" }, "back again", now).await.unwrap();
     at.clock.advance(Duration::from_secs(1));
     assert!(here.find(&CredentialId::None, "entry", "bob").is_none());
 }
 
-/// Two entries that exchanged their names, or one that took a former one, would have shared their revocations.
+/// Two entries that swapped their names, or one that took a former name, would have shared their revocations.
 #[tokio::test]
 async fn a_former_name_of_our_own_issuer_that_another_has_binds_nobody_of_that() {
     let at = fixture();
@@ -450,7 +452,7 @@ async fn a_former_name_of_our_own_issuer_that_another_has_binds_nobody_of_that()
     }
 }
 
-/// Who was shut out got in again when the entry of their provider was called otherwise, also where an older version had shut them out.
+/// Revoked people got in again when the entry of their provider was renamed, also if an older version had revoked them.
 #[tokio::test]
 async fn what_is_revoked_of_any_issuer_stays_so_when_its_entry_has_another_name() {
     let at = fixture();
@@ -458,7 +460,7 @@ async fn what_is_revoked_of_any_issuer_stays_so_when_its_entry_has_another_name(
     let until = at.clock.now() + Duration::from_secs(60);
     let of = |issuer, subject| Target::Principal { issuer, subject };
     let identifier = "https://corp.test";
-    // It knew the issuer by its name alone.
+    // It knew the issuer only by its name.
     new().revoke(of("corp", "bob"), "left", until).await.unwrap();
     let before = new();
     before.know(&[named("corp", identifier)]);
@@ -474,7 +476,7 @@ async fn what_is_revoked_of_any_issuer_stays_so_when_its_entry_has_another_name(
     }
     let listed: Vec<_> = after.list().into_iter().map(|revoked| (revoked.issuer, revoked.meets_nobody)).collect();
     assert_eq!(listed, [("corp-sso".into(), false), ("corp-sso".into(), false)]);
-    // Taken back, it is so under all names.
+    // If it is lifted, it is lifted under all names.
     after.revoke(of("corp-sso", "bob"), "back again", at.clock.now() + Duration::from_secs(1)).await.unwrap();
     assert!(after.list().iter().all(|revoked| !revoked.meets_nobody), "not under the former name either");
     at.clock.advance(Duration::from_secs(1));
@@ -483,7 +485,7 @@ async fn what_is_revoked_of_any_issuer_stays_so_when_its_entry_has_another_name(
     assert!(after.find(&CredentialId::None, "corp-sso", "bob").is_none());
 }
 
-/// Nothing but its name tells a sender of webhooks.
+/// A sender of webhooks is identified by nothing but its name.
 #[tokio::test]
 async fn what_is_revoked_of_a_sender_that_has_another_name_is_listed_as_meeting_nobody() {
     let at = fixture();
@@ -501,7 +503,7 @@ async fn what_is_revoked_of_a_sender_that_has_another_name_is_listed_as_meeting_
     assert_eq!(meets_nobody(), [false]);
 }
 
-/// A revocation of another issuer's that lasts longer hid it.
+/// A longer revocation by another issuer hid it.
 #[tokio::test]
 async fn what_meets_nobody_is_listed_also_where_another_issuer_has_revoked_the_same_name() {
     let at = fixture();

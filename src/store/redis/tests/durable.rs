@@ -1,4 +1,4 @@
-//! What a server tells of how it keeps what it is given.
+//! What a server reports about the durability of writes.
 
 use super::*;
 
@@ -14,7 +14,7 @@ fn a_server_that_would_lose_records_is_warned_of() {
         ("used_memory:890\r\nmaxmemory:1000\r\n", 0),
         ("used_memory:910\r\nmaxmemory:1000\r\n", 1),
         ("used_memory:910\r\nmaxmemory:0\r\n", 0),
-        // Of a cluster each node tells.
+        // In a cluster each node reports.
         ("used_memory:910\r\nmaxmemory:0\r\nused_memory:1\r\nmaxmemory:1000\r\n", 0),
         ("", 0),
     ] {
@@ -51,7 +51,7 @@ async fn what_a_server_says_of_its_disk_and_its_replicas_is_found_out() {
     assert!(matches!(asked.durability().await.unwrap(), Durability::Lossy(why) if why.contains("store.redis.durable")));
     let told = store(&json!({"server": server.address(), "durable": true}));
     assert_eq!(told.durability().await.unwrap(), Durability::Synced);
-    // It was an error, by which no replica became ready.
+    // This was an error, and no replica became ready.
     let _: String = server.ask(&["ACL", "SETUSER", "default", "-info"]).await;
     for user in [&asked, &told] {
         assert!(matches!(user.durability().await.unwrap(), Durability::Lossy(why) if why.contains("`+info`")));
@@ -61,7 +61,7 @@ async fn what_a_server_says_of_its_disk_and_its_replicas_is_found_out() {
     let port = server.port().to_string();
     let mut replica = RedisServer::start(&["--replicaof", &format!("127.0.0.1 {port}")]);
     eventually("the replica", async || {
-        // The server takes it for one a moment after it itself does.
+        // The server considers it a replica a moment after the replica itself does.
         let info: String = server.ask(&["INFO", "replication"]).await;
         info.contains("state=online").then_some(())
     })
@@ -70,7 +70,7 @@ async fn what_a_server_says_of_its_disk_and_its_replicas_is_found_out() {
     deliver(&told, "key").await;
     told.replicated(vec![b"key".to_vec()]).await.unwrap();
     replica.kill();
-    // Whichever is noticed first: that it does not answer, or that it is gone.
+    // Either may be noticed first: that it does not answer, or that it is gone.
     eventually("the loss", async || {
         deliver(&told, "key").await;
         let reached = told.replicated(vec![b"key".to_vec()]).await;

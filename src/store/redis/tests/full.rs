@@ -1,4 +1,4 @@
-//! A server that has used all the memory that it may.
+//! A server that has used all of its memory.
 
 use super::*;
 
@@ -29,8 +29,8 @@ async fn set_memory(server: &RedisServer, most: &str) {
     let _: String = server.ask(&["CONFIG", "SET", "maxmemory", most]).await;
 }
 
-/// What is brought takes room for its events and causes before it gives any back. Where none was left nothing was brought any more, and
-/// so nothing went.
+/// Delivering takes memory for events and causes before it frees any. Without memory nothing was delivered any more,
+/// and so nothing was removed.
 #[tokio::test]
 async fn nothing_more_is_held_once_nine_tenths_of_the_memory_are_used() {
     let server = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
@@ -45,7 +45,8 @@ async fn nothing_more_is_held_once_nine_tenths_of_the_memory_are_used() {
     assert!(doubt.is_some_and(|why| why.contains("`appendfsync always`")), "{doubt:?}");
 }
 
-/// It was refused as all that is new, so that what had been brought was brought once more after a restart, and nobody could drop anything.
+/// Removals were refused like new records, so that deliveries were delivered again after a restart, and nobody could
+/// drop any.
 #[tokio::test]
 async fn what_is_there_can_be_removed_from_a_full_server() {
     let server = RedisServer::start(&[]);
@@ -71,7 +72,7 @@ async fn what_is_there_can_be_removed_from_a_full_server() {
     }
 }
 
-/// Nothing else would make room in a server whose records end by themselves.
+/// Nothing else would free memory in a server whose records expire without being removed.
 #[tokio::test]
 async fn what_has_ended_is_swept_from_a_full_server_by_the_writes_that_it_refuses() {
     let server = RedisServer::start(&[]);

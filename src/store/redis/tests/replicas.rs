@@ -2,7 +2,7 @@
 
 use super::*;
 
-/// Who waits, and for which delivery.
+/// Waits until a delivery has reached a replica.
 async fn reaches_a_replica(store: &Redis, key: &str) -> Result<(), StoreError> {
     store.replicated(vec![b"another".to_vec(), key.into()]).await
 }
@@ -18,7 +18,7 @@ async fn replica_of(server: &RedisServer) -> Arc<RedisServer> {
     Arc::new(replica)
 }
 
-/// The replica that hears of a twin has not written the delivery itself.
+/// The replica of Doorward that gets a duplicate has not written the delivery itself.
 #[tokio::test]
 async fn what_another_connection_wrote_is_waited_for_as_well() {
     let server = RedisServer::start(&[]);
@@ -34,7 +34,7 @@ async fn what_another_connection_wrote_is_waited_for_as_well() {
     fresh.durability().await.unwrap();
 
     let asleep = Arc::clone(&replica);
-    // It hears nothing, and is still known as one that follows.
+    // It receives nothing, and still counts as online.
     let sleeps = tokio::spawn(async move { asleep.ask::<String>(&["DEBUG", "SLEEP", "6"]).await });
     tokio::time::sleep(Duration::from_millis(300)).await;
     deliver(&here, "held").await;
@@ -46,7 +46,7 @@ async fn what_another_connection_wrote_is_waited_for_as_well() {
     sleeps.abort();
 }
 
-/// Sessions and all else waited behind it, and lost the connection where several waited.
+/// Sessions and everything else waited behind it, and lost the connection if several waited.
 #[tokio::test]
 async fn who_waits_for_a_replica_holds_up_nobody_else() {
     let server = RedisServer::start(&[]);
@@ -57,7 +57,7 @@ async fn who_waits_for_a_replica_holds_up_nobody_else() {
     eventually("the replica", async || reaches_a_replica(&store, "held").await.ok()).await;
     let sleeps = tokio::spawn(async move { replica.ask::<String>(&["DEBUG", "SLEEP", "30"]).await });
     let is_waiting = async || server.ask::<String>(&["INFO", "clients"]).await.contains("blocked_clients:1");
-    // Once more where the machine was too busy to answer before the wait was over.
+    // Once more, in case the machine was too busy to answer before the wait was over.
     eventually("an answer meanwhile", async || {
         let waiting = tokio::spawn({
             let store = store.clone();
@@ -71,7 +71,7 @@ async fn who_waits_for_a_replica_holds_up_nobody_else() {
     sleeps.abort();
 }
 
-/// Each waited for all before it, so that the last of some that came together were refused with a slow replica.
+/// Each waited for all earlier ones, so that the last of several simultaneous ones were refused with a slow replica.
 #[tokio::test]
 async fn all_who_wait_for_a_replica_at_once_share_one_wait_and_hear_of_their_own_records() {
     let server = RedisServer::start(&[]);
@@ -86,7 +86,7 @@ async fn all_who_wait_for_a_replica_at_once_share_one_wait_and_hear_of_their_own
         calls.unwrap().parse().unwrap()
     };
     let before = waits().await;
-    // Each asks before anything of this thread waits.
+    // Each sends its request before this thread waits.
     let all = ["held", "lost", "held", "held"].map(|key| reaches_a_replica(&store, key));
     let told = futures_util::future::join_all(all).await;
     assert_eq!(waits().await, before + 1);
@@ -95,7 +95,7 @@ async fn all_who_wait_for_a_replica_at_once_share_one_wait_and_hear_of_their_own
     assert!(lost.unwrap_err().to_string().contains("not there any more"));
 }
 
-/// Of the server that has what is held: another has nothing to wait for, and may sync what it likes.
+/// This concerns the server with the held deliveries: the others have nothing to wait for, and may sync as they like.
 #[tokio::test]
 async fn what_is_held_in_a_cluster_is_synced_by_the_server_that_has_it_and_has_reached_a_replica() {
     let options = [
@@ -136,7 +136,7 @@ async fn what_is_held_in_a_cluster_is_synced_by_the_server_that_has_it_and_has_r
         for (server, sync) in [(&holder, at_holder), (&other, at_other)] {
             let _: String = server.ask(&["CONFIG", "SET", "appendfsync", sync]).await;
         }
-        // Often, as whoever asks any of them is right now and then.
+        // Repeated, because querying any node gives the right answer sometimes.
         for _ in 0..20 {
             let durability = asked.durability().await.unwrap();
             assert_eq!(durability == Durability::Synced, at_holder == "always", "{durability:?}");
@@ -156,7 +156,7 @@ async fn what_is_held_in_a_cluster_is_synced_by_the_server_that_has_it_and_has_r
     .await;
 }
 
-/// A server that took over before it had a record answers for all that it has itself.
+/// A server that took over before it had a record confirms everything that it has itself.
 #[tokio::test]
 async fn what_a_failover_has_lost_is_not_safe() {
     let server = RedisServer::start(&[]);
@@ -170,7 +170,7 @@ async fn what_a_failover_has_lost_is_not_safe() {
     assert!(error.contains("not there any more"), "{error}");
 }
 
-/// Nothing reaches one that is in its first sync, and deliveries would be refused for as long as that takes.
+/// Nothing reaches a replica in its first sync, and deliveries would be refused for as long as that takes.
 #[test]
 fn only_a_replica_that_follows_is_waited_for() {
     let line = |state: &str| format!("ip=10.0.0.7,port=6379,state={state},offset=14,lag=0");
