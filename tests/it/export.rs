@@ -347,7 +347,7 @@ async fn a_collector_has_the_whole_trail_whatever_it_answers() {
     assert_eq!(metric(&text, "doorward_audit_export_failures_total{export=\"otel\",cause=\"busy\"}"), 2.0);
     assert_eq!(metric(&text, "doorward_audit_export_failures_total{export=\"otel\",cause=\"too_large\"}"), 1.0);
     assert_eq!(metric(&text, "doorward_audit_export_rejected_total{export=\"otel\"}"), 2.0);
-    let line = fixture.doorward.wait_for_log_containing("thrown away by the receiver").await;
+    let line = fixture.doorward.wait_for_log_containing("the receiver rejected lines of the audit trail").await;
     assert_eq!((line["lines"].as_u64(), line["why"].as_str()), (Some(2), Some("too old")), "{line}");
     let (headers, body) = collector.calls()[0].clone();
     assert_eq!(headers["authorization"], "Bearer hunter2");

@@ -115,7 +115,10 @@ fn a_token_of_another_provider_has_not_ended_with_its_run_or_by_a_revocation() {
         let since = End { time: Timestamp::from_millis(since.0), why: since.1.to_owned() };
         assert_eq!((&token.ended, &token.no_others_since), (&None, &Some(since)), "{what}");
         let said = token.to_string();
-        assert!(!said.contains("    ended    ") && said.contains("this one lasts until 1970-01-01T02:30:00"), "{said}");
+        assert!(
+            !said.contains("    ended    ") && said.contains("this one is valid until 1970-01-01T02:30:00"),
+            "{said}"
+        );
     }
     // Such a token is never presented to Doorward by its id.
     let by_id = revoke(5, &json!({"issuer": "own", "token_id": "same"}));

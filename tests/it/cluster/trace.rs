@@ -75,7 +75,7 @@ async fn a_run_is_traced_to_who_asked_for_it_and_copies_of_it_are_not() {
     world.doorward = world.doorward.kill_and_restart().await;
     let unknown = world.api.create(&runs(&world), &pipeline_run("unknown", &other)).await;
     linked(&world.doorward, &unknown["metadata"]["uid"]).await;
-    for (name, why) in [("copy", "made another run"), ("unknown", "is not in these files")] {
+    for (name, why) in [("copy", "created another run"), ("unknown", "is not in these files")] {
         let (code, said) = trace(&world, name).await;
         assert_eq!(code, Some(1), "{said}");
         assert!(said.contains(why) && !said.contains("bob"), "{said}");
