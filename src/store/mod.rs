@@ -172,11 +172,11 @@ pub enum Written {
 pub struct Change {
     pub key: Vec<u8>,
     pub version: u64,
-    /// The record, or why the store itself cannot read it: such a record hides no other.
+    /// The record, or why the store itself cannot read it. Such a record does not affect other changes.
     pub stored: Result<Stored, StoreError>,
 }
 
-/// Why the store gave no answer.
+/// Why a call to the store failed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StoreError {
     #[error("the store is not reachable: {0}")]

@@ -174,7 +174,7 @@ impl Redis {
         name_in(&self.prefix, table, what)
     }
 
-    /// The error for a record of another form, which names where it is.
+    /// Returns the error for a malformed record, which says where it is.
     fn unreadable(&self, table: Table, key: &[u8]) -> StoreError {
         let (field, hash) = (HEXLOWER.encode(key), self.key(table, "records"));
         corrupt(&format!("the record with the key {field} (hexadecimal) of the hash `{hash}`"))
@@ -254,7 +254,7 @@ impl Backend for Redis {
         Box::pin(async move {
             let mut changes = Vec::new();
             let mut after = after;
-            // Records that have ended do not count, so one page may not do.
+            // Expired records do not count, so one page may not be enough.
             while changes.len() < limit {
                 let wanted = limit - changes.len();
                 let mut script = self.script(&CHANGES, table, &["records", "versions", "last"]);
@@ -271,7 +271,7 @@ impl Backend for Redis {
                 let here = Timestamp::from_millis(number(here).ok_or_else(|| corrupt("the time"))?);
                 for entry in page.chunks_exact(3) {
                     let [key, version, record] = entry else { continue };
-                    // One that went meanwhile is no change.
+                    // A record that was removed meanwhile is not a change.
                     if record.is_empty() {
                         continue;
                     }
@@ -302,7 +302,7 @@ impl Backend for Redis {
             commands.cmd("GET").arg(self.key(table, "last")).cmd("GET").arg(self.key(table, "began"));
             let (last, began): (Option<u64>, Option<u64>) =
                 self.link.call(&Request::Pipeline(commands), Repeat::Harmless).await?;
-            // One that was emptied and written to since has versions after `after` again.
+            // A table that was emptied and written to since has versions after `after` again.
             Ok(last.is_none_or(|last| last < after) || began.is_some_and(|began| began > after))
         })
     }
@@ -447,5 +447,5 @@ fn number<T: std::str::FromStr>(text: &[u8]) -> Option<T> {
 }
 
 fn corrupt(what: &str) -> StoreError {
-    StoreError::Corrupt(format!("{what} in Redis has another form than Doorward gives it"))
+    StoreError::Corrupt(format!("{what} in Redis is malformed"))
 }

@@ -355,13 +355,14 @@ impl Revocations {
     /// Renews the copy once.
     pub async fn refresh(&self) -> Result<(), StoreError> {
         let mut followed = self.0.followed.lock().await;
-        // What is written while the store answers may be missing from the answer, so its age counts from here.
+        // Writes during the call may be missing from the response, so the age of the copy counts from here.
         let begun = self.0.clock.moment();
         let now = begun.shown();
         let written = self.0.written.load(Ordering::Acquire);
         let again = self.0.read_again.swap(u64::MAX, Ordering::AcqRel);
         followed.version = followed.version.min(again.saturating_sub(1));
-        // What a clock that was ahead took for ended may be in force by the one that was set right: all is read again.
+        // Revocations that looked expired while the clock was ahead may be in force by the corrected clock: reads
+        // everything again.
         let mut reached = if now < followed.ended_by { 0 } else { followed.version };
         followed.ended_by = followed.ended_by.max(now);
         let mut unreadable = None;
@@ -386,21 +387,22 @@ impl Revocations {
             }
         }
         self.forget(now);
-        // All others are known now, but nobody can tell whom this one revokes, so the copy does not count as complete.
+        // All others are known now, but the target of this one is unknown, so the copy does not count as complete.
         if let Some(error) = unreadable {
             return Err(error);
         }
-        // Once what it has by now was read, which stays as it is. What this process wrote a moment ago may be what was lost.
+        // Checked after the store's current records were read, which are not overwritten. The lost record may be one
+        // that this process has just written.
         let before = followed.seen.max(written);
         let mut seen = followed.seen.max(reached);
         if before > 0 && self.0.store.was_set_back(Table::Revocations, before).await? {
             let put_back = restore::put_back(&self.0.store, &self.0.mirror.load_full(), now).await?;
             tracing::error!(
                 put_back,
-                "the store was emptied or set back: revocations that it lost and this replica knows are put back; sessions, held deliveries \
-                 and whatever else it lost are gone"
+                "the store was emptied or reset: revocations that it lost and this replica knows are restored; sessions, held deliveries \
+                 and everything else that it lost are gone"
             );
-            // All is read again.
+            // Reads everything again.
             (reached, seen) = (0, 0);
             let _ = self.0.written.compare_exchange(written, 0, Ordering::AcqRel, Ordering::Relaxed);
         }

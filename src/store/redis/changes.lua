@@ -1,8 +1,8 @@
 -- Records written after a version, oldest first. KEYS: records, versions, last version. ARGV: version, limit.
--- Gives {'1' if the list begins anew, last version looked at, the time here in milliseconds, then for each record key,
--- version and record}.
--- A server whose last version is below the one asked for has been set back, to a backup or to nothing: whoever follows
--- it must begin anew, as what is written next may have any version.
+-- Returns {'1' if the list starts from the beginning, last version read, the server's time in milliseconds, then for each record
+-- key, version and record}.
+-- A server whose last version is below the requested one has been reset, to a backup or to nothing: a mirror must then start
+-- from the beginning, as the next write may have any version.
 local after = tonumber(ARGV[1])
 local last = tonumber(redis.call('GET', KEYS[3]) or '0')
 local anew = '0'

@@ -70,7 +70,7 @@ mod tests {
         let until = now + Duration::from_secs(60);
         let here = new();
         let changes = async || store.changes(Table::Revocations, 0, AT_ONCE, now).await.unwrap();
-        // What `here` writes, whose answer is on its way, and then a word of another.
+        // A write by `here` whose response is still on its way, and then one by another replica.
         new().revoke(Target::Session("own"), "signed out", until).await.unwrap();
         new().revoke(Target::Session("other"), "signed out", until).await.unwrap();
         let [own, other] = <[Change; 2]>::try_from(changes().await).unwrap();
@@ -81,7 +81,7 @@ mod tests {
         disturbed.fails.store(true, SeqCst);
         here.refresh().await.unwrap_err();
         disturbed.fails.store(false, SeqCst);
-        // Another server takes its place, which has not heard of the last word.
+        // Another server takes its place, without the last write.
         assert!(store.delete(Table::Revocations, &other.key).await.unwrap());
         disturbed.last.store(version, SeqCst);
         here.refresh().await.unwrap();

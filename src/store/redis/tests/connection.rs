@@ -13,7 +13,7 @@ use tokio::{
 
 use super::*;
 
-/// A way to a server, which may lead to another one from the next connection on, or lose an answer.
+/// A proxy to a server, which can switch to another server for new connections, or lose a response.
 struct Forwarder {
     address: String,
     target: Arc<Mutex<String>>,
@@ -45,7 +45,7 @@ impl Forwarder {
         *self.target.lock().unwrap() = server.address();
     }
 
-    /// Has the next answer lost, and its connection with it.
+    /// Loses the next response, and its connection with it.
     fn lose_an_answer(&self) {
         self.loses.store(true, SeqCst);
     }
@@ -67,20 +67,20 @@ async fn forward(client: TcpStream, server: TcpStream, loses: &AtomicBool) {
     }
 }
 
-/// How many connections a server has taken, with the one that asks.
+/// Returns how many connections a server has accepted, including the one of this query.
 async fn connections(server: &RedisServer) -> u64 {
     let stats: String = server.ask(&["INFO", "stats"]).await;
     let taken = stats.lines().find_map(|line| line.strip_prefix("total_connections_received:"));
     taken.unwrap().trim().parse().unwrap()
 }
 
-/// The second try would meet the record of the first one: a delivery that nobody has would count as a repeated one.
+/// A retry would find the record of the first try: a delivery that nobody has would count as repeated.
 #[tokio::test]
 async fn a_write_with_a_condition_whose_answer_is_lost_is_not_sent_again() {
     let server = RedisServer::start(&[]);
     let forwarder = Forwarder::to(&server).await;
     let store = store(&json!({"server": forwarder.address}));
-    // The server knows the script from then on.
+    // From now on the server knows the script.
     deliver(&store, "before").await;
     let end = NOW + Duration::from_secs(60);
     for (expect, is_repeated) in [(Expect::Absent, false), (Expect::Any, true)] {
@@ -95,7 +95,7 @@ async fn a_write_with_a_condition_whose_answer_is_lost_is_not_sent_again() {
     }
 }
 
-/// All writes would fail until a restart after a failover in which the old master goes on as a replica.
+/// After a failover in which the old master continues as a replica, all writes would fail until a restart.
 #[tokio::test]
 async fn a_master_that_became_a_replica_is_left_for_the_one_behind_the_same_name() {
     let (old, new) = (RedisServer::start(&[]), RedisServer::start(&[]));
@@ -109,7 +109,7 @@ async fn a_master_that_became_a_replica_is_left_for_the_one_behind_the_same_name
     assert_eq!(records, 1);
 }
 
-/// One replica would go on with the old server, so that sessions and revocations were in two places.
+/// One replica would continue to use the old server, so that sessions and revocations were in two places.
 #[tokio::test]
 async fn another_server_or_database_is_used_without_a_restart() {
     let (first, second) = (RedisServer::start(&[]), RedisServer::start(&[]));
@@ -133,7 +133,7 @@ async fn another_server_or_database_is_used_without_a_restart() {
     assert!(keyspace.contains("db3:"), "{keyspace}");
 }
 
-/// Each caller would connect by itself, to a server that is down or has just come back.
+/// Each caller would connect separately to a server that is down or has just come back.
 #[tokio::test]
 async fn callers_that_come_at_once_share_one_attempt_to_connect() {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
@@ -147,7 +147,7 @@ async fn callers_that_come_at_once_share_one_attempt_to_connect() {
     });
     let all = join_all((0..50).map(|_| closing.ping())).await;
     assert!(all.iter().all(Result::is_err));
-    // A few more if the machine is so busy that the pause is over before all of them have asked.
+    // A few more if the machine is so busy that the pause ends before all of them have called.
     assert!(accepted.load(SeqCst) < 10, "{}", accepted.load(SeqCst));
 
     let server = RedisServer::start(&[]);

@@ -1,4 +1,4 @@
-//! Records that have another form than Doorward gives them.
+//! Malformed records.
 
 use super::*;
 
@@ -11,7 +11,7 @@ fn records_of_another_form_are_an_error() {
     assert_eq!((stored.version, stored.expires.as_millis(), stored.value.as_slice()), (7, -1, &b"a:b"[..]));
 }
 
-/// It made every read of the changes fail, also after a restart.
+/// It made every read of changes fail, also after a restart.
 #[tokio::test]
 async fn a_record_of_another_form_hides_no_other_change() {
     let server = RedisServer::start(&[]);
@@ -29,7 +29,7 @@ async fn a_record_of_another_form_hides_no_other_change() {
     assert!(error.to_string().contains("the key 61 (hexadecimal) of the hash `doorward:{revocations}:records`"));
 }
 
-/// Later revocations were not read, so that sessions that another replica had ended stayed good.
+/// Later revocations were not read, so that sessions that another replica had ended stayed valid.
 #[tokio::test]
 async fn a_revocation_of_another_form_hides_no_other_and_leaves_the_copy_incomplete() {
     let server = RedisServer::start(&[]);
@@ -45,7 +45,7 @@ async fn a_revocation_of_another_form_hides_no_other_and_leaves_the_copy_incompl
         assert!(new.find(&CredentialId::None, "corp", "bob").is_some());
         assert!(new.check_read().is_err(), "nobody can tell whom the other one revokes");
     }
-    // The twin: without it the copy is complete.
+    // The counterpart: without it the copy is complete.
     let _: u64 = server.ask(&["HDEL", records, "a"]).await;
     new.refresh().await.unwrap();
     assert!(new.check_read().is_ok());
