@@ -196,8 +196,8 @@ struct Inner {
 }
 
 impl Rejection {
-    /// `detail` is for the caller: what happened and why, without secrets. It is a clause without a full stop at the end,
-    /// in lower case unless it begins with a name, an acronym or code in backticks: `no rule allows this request`.
+    /// `detail` is for the caller: what happened and why, without secrets. It is a clause without a full stop at the
+    /// end, in lower case unless it begins with a name, an acronym or code in backticks: `no rule allows this request`.
     /// [`Self::in_words`] and pages make sentences of it; all other responses have it as it is.
     pub fn new(reason: Reason, detail: impl Into<Cow<'static, str>>) -> Self {
         let detail = detail.into();
@@ -330,8 +330,8 @@ impl Rejection {
         self.0.fix.as_deref()
     }
 
-    /// What happened and what to do about it, as two sentences for the middle of a text: the first begins in lower case,
-    /// and the last has no full stop.
+    /// What happened and what to do about it, as two sentences for the middle of a text: the first begins in lower
+    /// case, and the last has no full stop.
     pub fn in_words(&self) -> String {
         let detail = self.detail();
         let Some(fix) = self.fix_text() else { return detail.to_owned() };

@@ -64,7 +64,8 @@ pub(super) fn check_spelling(text: &str, what: &str, at: &At, report: &mut Repor
     if text == meant && !text.contains(char::is_whitespace) {
         return;
     }
-    let error = report.error(at, format!("`{text}` is not a valid {what}: these are in lower case and have no white space"));
+    let error =
+        report.error(at, format!("`{text}` is not a valid {what}: these are in lower case and have no white space"));
     if !meant.is_empty() && !meant.contains(char::is_whitespace) {
         error.help(format!("did you mean `{meant}`?"));
     }

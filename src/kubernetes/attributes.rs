@@ -20,7 +20,8 @@ use crate::error::{Reason, Rejection};
 pub struct Attributes {
     /// Whether the path names a resource. If not, only `verb` (the method in lower case) and `path` are meaningful.
     pub is_resource: bool,
-    /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `deletecollection`, `proxy`. Empty: unknown, deny.
+    /// `get`, `list`, `watch`, `create`, `update`, `patch`, `delete`, `deletecollection`, `proxy`. Empty: unknown,
+    /// deny.
     pub verb: String,
     /// `""` is the core group.
     pub api_group: String,

@@ -2,8 +2,8 @@
 //! who the person is, whether they are a member of the configured organisation, and which of its teams they are in.
 //! Each recheck of a session asks again, as GitHub does not notify anybody when somebody leaves.
 //!
-//! Sources: GitHub's REST API (`/user`, `/user/memberships/orgs`, `/user/teams`, `/user/emails`) and its documentation of
-//! "Authorizing OAuth apps" and of "GitHub authentication discovery endpoints".
+//! Sources: GitHub's REST API (`/user`, `/user/memberships/orgs`, `/user/teams`, `/user/emails`) and its documentation
+//! of "Authorizing OAuth apps" and of "GitHub authentication discovery endpoints".
 
 use std::{fmt, sync::Arc, time::Duration};
 

@@ -1,6 +1,6 @@
-//! Recognizes a 403 of an API server that is about Doorward's own account. The API server first checks whether that account may
-//! impersonate the caller, and refuses it in the same words in which it refuses the caller. Such a refusal must not reach callers: they
-//! can do nothing about it, and it names Doorward's account.
+//! Recognizes a 403 of an API server that is about Doorward's own account. The API server first checks whether that
+//! account may impersonate the caller, and refuses it in the same words in which it refuses the caller. Such a refusal
+//! must not reach callers: they can do nothing about it, and it names Doorward's account.
 
 use std::borrow::Cow;
 
@@ -21,15 +21,15 @@ const YAML: &[u8] = b"application/yaml";
 /// The maximum bytes of a refusal without what it quotes of the request, with room for long names of people and groups.
 const MAX: usize = 64 << 10;
 
-/// The maximum bytes that a refusal has for one byte of the path: it names resource and group three times, and `&` becomes `\u0026amp;`
-/// in one of these places and `\u0026` in the others.
+/// The maximum bytes that a refusal has for one byte of the path: it names resource and group three times, and `&`
+/// becomes `\u0026amp;` in one of these places and `\u0026` in the others.
 const QUOTED: usize = 24;
 
 /// An API server compresses responses of at least this many bytes (`defaultGzipThresholdBytes`).
 const COMPRESSED: usize = 128 << 10;
 
-/// Whether a response may be such a refusal: a body that may be short enough, in a format in which an API server writes a `Status`. The
-/// responses of servers behind the API server are exempt, as they may say anything.
+/// Whether a response may be such a refusal: a body that may be short enough, in a format in which an API server writes
+/// a `Status`. The responses of servers behind the API server are exempt, as they may say anything.
 pub(super) fn may_be_of_us(response: &Response<UpstreamBody>, permit: &Permit) -> bool {
     response.status() == StatusCode::FORBIDDEN
         && permit.route().kind == RouteKind::Kubernetes
@@ -43,8 +43,8 @@ fn longest(permit: &Permit) -> usize {
     MAX + QUOTED * permit.target().as_str().len()
 }
 
-/// Whether to read a body. Over HTTP/1.1 the API server gives no length above 2 KiB. A compressed body is passed on, unless the request
-/// itself can have made it long enough to be compressed.
+/// Whether to read a body. Over HTTP/1.1 the API server gives no length above 2 KiB. A compressed body is passed on,
+/// unless the request itself can have made it long enough to be compressed.
 fn may_be_read<B: http_body::Body>(response: &Response<B>, longest: usize) -> bool {
     let hint = response.body().size_hint();
     match is_compressed(response.headers()) {
@@ -97,9 +97,10 @@ struct Status {
     message: String,
 }
 
-/// The refusal of Doorward's account in a body, if it is one. It covers all forms of impersonation: `User "doorward" cannot impersonate
-/// resource`, `cannot impersonate:user-info resource`, `cannot impersonate-on:user-info:get resource`. The body also contains names from
-/// the request: a resource and its group verbatim before the refusal, and in quotes after it. So the last complete refusal counts.
+/// The refusal of Doorward's account in a body, if it is one. It covers all forms of impersonation: `User "doorward"
+/// cannot impersonate resource`, `cannot impersonate:user-info resource`, `cannot impersonate-on:user-info:get
+/// resource`. The body also contains names from the request: a resource and its group verbatim before the refusal, and
+/// in quotes after it. So the last complete refusal counts.
 fn about_us(headers: &HeaderMap, body: &[u8], username: &str) -> Option<String> {
     let message = if kind(headers).starts_with(YAML) {
         std::str::from_utf8(body).ok().and_then(|text| serde_saphyr::from_str::<Status>(text).ok())
@@ -125,7 +126,8 @@ fn about_us(headers: &HeaderMap, body: &[u8], username: &str) -> Option<String> 
     Some(said.split(char::is_control).next().unwrap_or(said).to_owned())
 }
 
-/// The message by which an API server refuses a user (`forbiddenMessage` in `pkg/endpoints/handlers/responsewriters` of k8s.io/apiserver).
+/// The message by which an API server refuses a user (`forbiddenMessage` in `pkg/endpoints/handlers/responsewriters` of
+/// k8s.io/apiserver).
 struct Refusal<'a> {
     /// Still escaped.
     user: &'a str,

@@ -1,5 +1,5 @@
-//! Checks the run that an apply or a patch refers to, so that an apply does not take over somebody else's run, and a patch does not
-//! change where a run came from.
+//! Checks the run that an apply or a patch refers to, so that an apply does not take over somebody else's run, and a
+//! patch does not change where a run came from.
 
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
@@ -17,8 +17,8 @@ const METADATA: HeaderValue =
     HeaderValue::from_static("application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1, application/json");
 
 impl Worker {
-    /// Adapts the body to the existing run, if there is one. The run is looked up as the caller by an empty dry-run patch: every apply and
-    /// patch needs the right to that, and not the right to `get`.
+    /// Adapts the body to the existing run, if there is one. The run is looked up as the caller by an empty dry-run
+    /// patch: every apply and patch needs the right to that, and not the right to `get`.
     ///
     /// The run may disappear, or appear, before the request itself arrives. The API server refuses it then.
     pub(super) async fn fit_to_existing_run(&self, fit: Fit, outbound: &mut Outbound) -> Result<(), Rejection> {

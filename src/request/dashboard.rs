@@ -1,5 +1,5 @@
-//! A request to the Dashboard's back end: its files for everybody whom the policy lets in, what its pages offer for each
-//! person, and logs from outside of the cluster for those who may read them there.
+//! A request to the Dashboard's back end: its files for everybody whom the policy lets in, what its pages offer for
+//! each person, and logs from outside of the cluster for those who may read them there.
 
 use std::{sync::Arc, time::Duration};
 
@@ -191,8 +191,8 @@ fn sight_of(allowed: &[Access]) -> Sight {
     }
 }
 
-/// Puts what the person may see into the back end's answer. One that cannot be read is not passed on: the pages would offer what
-/// the back end itself may do.
+/// Puts what the person may see into the back end's answer. One that cannot be read is not passed on: the pages would
+/// offer what the back end itself may do.
 async fn with_sight(ending: Ending, sight: &Sight) -> Result<Ending, Rejection> {
     let Ending::Response { response, by } = ending else { return Ok(ending) };
     if response.status() != StatusCode::OK {

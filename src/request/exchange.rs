@@ -1,7 +1,7 @@
 //! The audit record and the metrics of one request, from its arrival to the last byte of its response.
 //!
-//! An exchange is opened before anything else and closed exactly once: when the last byte of the response was handed over, when the client
-//! disconnects, or when a stream is cut. Closing it writes the audit record.
+//! An exchange is opened before anything else and closed exactly once: when the last byte of the response was handed
+//! over, when the client disconnects, or when a stream is cut. Closing it writes the audit record.
 
 use std::{
     borrow::Cow,
@@ -51,8 +51,8 @@ struct Open {
     _in_flight: Option<InFlight>,
 }
 
-/// Host and path as they were sent, for the record of a request that cannot be sanitized. It is made for each request, so it shares
-/// what it holds.
+/// Host and path as they were sent, for the record of a request that cannot be sanitized. It is made for each request,
+/// so it shares what it holds.
 #[derive(Debug)]
 pub struct Sent {
     uri: Uri,
@@ -129,8 +129,8 @@ impl Exchange {
         }))
     }
 
-    /// Moves the contents to a task that outlives the client's connection, and that closes the exchange if the client leaves. Until the task
-    /// gives them back, `self` is empty and records nothing.
+    /// Moves the contents to a task that outlives the client's connection, and that closes the exchange if the client
+    /// leaves. Until the task gives them back, `self` is empty and records nothing.
     #[must_use]
     pub fn lend(&mut self) -> Self {
         let open = &mut *self.0;
@@ -186,8 +186,8 @@ impl Exchange {
         self.0.to_answer = Some(self.elapsed());
     }
 
-    /// Reserves room for the records of the request; 503 if there is none for too long. A request through break-glass always needs a
-    /// record, whatever is configured.
+    /// Reserves room for the records of the request; 503 if there is none for too long. A request through break-glass
+    /// always needs a record, whatever is configured.
     pub async fn reserve(&mut self, records: u32) -> Result<(), Rejection> {
         let scheme = self.record().principal.as_ref().map(|principal| principal.scheme);
         let trail = &self.0.trail;
@@ -239,8 +239,8 @@ impl Exchange {
         }
     }
 
-    /// Records that a response has begun if room is short: a client that reads it slowly, or not at all, would occupy room that others
-    /// need.
+    /// Records that a response has begun if room is short: a client that reads it slowly, or not at all, would occupy
+    /// room that others need.
     pub fn write_started_if_crowded(&mut self) {
         if self.0.reservation.as_ref().is_some_and(Reservation::is_crowded) {
             self.write_started();

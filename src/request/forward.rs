@@ -59,8 +59,8 @@ impl fmt::Debug for Upgraded {
     }
 }
 
-/// Forwards a request. `begin` registers a stream: one for a request body that may last, and one for a response that may. `outbound`
-/// is borrowed because an owned argument would be stored again in the future of each calling function.
+/// Forwards a request. `begin` registers a stream: one for a request body that may last, and one for a response that
+/// may. `outbound` is borrowed because an owned argument would be stored again in the future of each calling function.
 pub async fn forward<E: OnEnd>(
     pools: &Pools,
     outbound: &mut Outbound,
@@ -166,7 +166,8 @@ async fn upgrade<E: OnEnd>(
     let request = std::mem::take(request).map(drop);
     match pools.upgrade(&permit.route().upstream, request, protocol).await? {
         UpgradeAnswer::Switched(mut response, splice) => {
-            // A browser accepts cookies from this response too. The other headers that `clean` sets are about content, which it lacks.
+            // A browser accepts cookies from this response too. The other headers that `clean` sets are about content,
+            // which it lacks.
             clean_response(response.headers_mut(), cookie::PREFIX);
             protocol.announce(response.headers_mut());
             identify(response.headers_mut(), outbound);
@@ -250,8 +251,8 @@ fn identify(headers: &mut HeaderMap, outbound: &Outbound) {
     headers.insert(REQUEST_ID, outbound.permit().meta().id_line.clone());
 }
 
-/// Whether a body has no length, so that the upstream may continue it indefinitely. For the API server, the request already tells which
-/// responses last.
+/// Whether a body has no length, so that the upstream may continue it indefinitely. For the API server, the request
+/// already tells which responses last.
 fn is_unsized(body: &UpstreamBody, kind: RouteKind) -> bool {
     matches!(kind, RouteKind::Http | RouteKind::Dashboard)
         && !body.is_end_stream()

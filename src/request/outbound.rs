@@ -1,5 +1,5 @@
-//! The request that is sent upstream. It is made from a permit and carries the permit's identity; identity headers that the client sent
-//! are gone.
+//! The request that is sent upstream. It is made from a permit and carries the permit's identity; identity headers that
+//! the client sent are gone.
 
 use std::sync::Arc;
 
@@ -71,8 +71,8 @@ impl Outbound {
             headers.remove(header::HOST);
         }
         if of_page {
-            // Ours was checked. The API server answers 403 to a watch over a WebSocket without an origin, and servers behind it to the
-            // origin of another host.
+            // Ours was checked. The API server answers 403 to a watch over a WebSocket without an origin, and servers
+            // behind it to the origin of another host.
             headers.insert(header::ORIGIN, route.upstream.origin().clone());
         }
         let mut request = Request::new(body);
@@ -118,8 +118,9 @@ impl Outbound {
         self.request.headers_mut().insert(assertions::HEADER, assertion);
     }
 
-    /// Sets the body of a run, which names this request as the one that makes the run, and vouches for that name. If it creates a run,
-    /// Doorward has to read the run's name in the response, so it asks for JSON, whatever the client prefers.
+    /// Sets the body of a run, which names this request as the one that makes the run, and vouches for that name. If it
+    /// creates a run, Doorward has to read the run's name in the response, so it asks for JSON, whatever the client
+    /// prefers.
     pub fn attribute(&mut self, body: Bytes, makes_a_run: bool) {
         let headers = self.request.headers_mut();
         if makes_a_run {
@@ -154,8 +155,8 @@ impl Outbound {
     }
 }
 
-/// The headers that are sent to an upstream of this kind, with the identity that it understands. `further` headers pass besides the
-/// fixed list of the kind.
+/// The headers that are sent to an upstream of this kind, with the identity that it understands. `further` headers pass
+/// besides the fixed list of the kind.
 pub(crate) fn headers_for(
     kind: RouteKind,
     further: &[HeaderName],
@@ -224,8 +225,8 @@ fn describe_client(headers: &mut HeaderMap, kind: RouteKind, meta: &Meta) {
     }
 }
 
-/// Adds `X-Forwarded-User`, `-Groups`, `-Email`, `-Actor` and `-Client` for upstreams other than Kubernetes, with one header line per
-/// group. An anonymous request gets none of them, and an upstream may rely on that.
+/// Adds `X-Forwarded-User`, `-Groups`, `-Email`, `-Actor` and `-Client` for upstreams other than Kubernetes, with one
+/// header line per group. An anonymous request gets none of them, and an upstream may rely on that.
 fn describe_principal(headers: &mut HeaderMap, principal: &Principal, groups: &[Arc<str>]) -> Result<(), Rejection> {
     if principal.is_anonymous() {
         return Ok(());
@@ -253,8 +254,8 @@ fn describe_principal(headers: &mut HeaderMap, principal: &Principal, groups: &[
     Ok(())
 }
 
-/// The name of an actor or a client as a header value. A name that HTTP would change is refused: without it, the request would look
-/// like one of the person alone.
+/// The name of an actor or a client as a header value. A name that HTTP would change is refused: without it, the
+/// request would look like one of the person alone.
 pub(super) fn name_line(what: &str, text: &str) -> Result<HeaderValue, Rejection> {
     let value = Some(text).filter(|text| text.trim() == *text).map(str::as_bytes).map(HeaderValue::from_bytes);
     value.and_then(Result::ok).ok_or_else(|| {

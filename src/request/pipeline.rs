@@ -1,12 +1,15 @@
-//! The request pipeline: sanitize -> route -> authenticate -> authorize -> assume identity -> forward, with one audit record around it.
-//! Each step consumes the proof type that the previous step made. Start reading at [`Worker::process`].
+//! The request pipeline: sanitize -> route -> authenticate -> authorize -> assume identity -> forward, with one audit
+//! record around it. Each step consumes the proof type that the previous step made. Start reading at
+//! [`Worker::process`].
 //!
 //! - [`Exchange`]: the audit record and the metrics of one request. It is closed exactly once, on every exit path.
 //! - [`Ledger`]: the trail and the counters that an exchange reports to.
-//! - [`Manner`]: how this client reads a refusal: as a page, as a problem in JSON, as the API server's `Status`, as gRPC trailers.
+//! - [`Manner`]: how this client reads a refusal: as a page, as a problem in JSON, as the API server's `Status`, or as
+//!   gRPC trailers.
 //! - [`Cleared`]: a request that was allowed and, where required, recorded, so that it may be sent.
-//! - **Epoch**: the number of sweeps over all open streams, which follow reloads and revocations. It is read before the snapshot of the
-//!   configuration. If it has changed when a stream is registered, a sweep missed that stream, which is then checked by itself.
+//! - **Epoch**: the number of sweeps over all open streams, which follow reloads and revocations. It is read before the
+//!   snapshot of the configuration. If it has changed when a stream is registered, a sweep missed that stream, which is
+//!   then checked by itself.
 
 use std::sync::Arc;
 
@@ -250,9 +253,9 @@ impl Worker {
         Ok(request)
     }
 
-    /// Reads the body where rules depend on it: requests to Kubernetes that create or change a Tekton run or template, and calls to an
-    /// EventListener. Other bodies are streamed. A request that the policy refuses whatever its body says is refused first, so that
-    /// callers without any rights cannot fill the memory that bodies share.
+    /// Reads the body where rules depend on it: requests to Kubernetes that create or change a Tekton run or template,
+    /// and calls to an EventListener. Other bodies are streamed. A request that the policy refuses whatever its body
+    /// says is refused first, so that callers without any rights cannot fill the memory that bodies share.
     async fn read_body(
         &self,
         snapshot: &Snapshot,
@@ -286,8 +289,9 @@ impl Worker {
         Box::pin(authenticated.read_call(limits, budget, exchange.record())).await
     }
 
-    /// Authorizes the request and assumes the identity that it is sent under; reserves room for its audit records, and writes the first
-    /// where one is required before it is sent. `once` is the idempotency key of a delivery to an EventListener.
+    /// Authorizes the request and assumes the identity that it is sent under; reserves room for its audit records, and
+    /// writes the first where one is required before it is sent. `once` is the idempotency key of a delivery to an
+    /// EventListener.
     pub(super) fn decide<'e>(
         &'e self,
         snapshot: &'e Snapshot,
@@ -330,8 +334,8 @@ impl Worker {
         Ok(Permitted { permit, rule: decided.decision.rule, groups: given.groups })
     }
 
-    /// Makes the request that is sent: with the caller's identity, the assertion for an EventListener, and the body of a run that says who
-    /// caused it.
+    /// Makes the request that is sent: with the caller's identity, the assertion for an EventListener, and the body of
+    /// a run that says who caused it.
     fn assume(
         &self,
         snapshot: &Snapshot,
@@ -524,8 +528,8 @@ pub(super) fn arrival<'a>(connection: &'a Connection, snapshot: &'a Snapshot) ->
     }
 }
 
-/// Whether this is a client over HTTP/2 that has not authenticated. Not behind a trusted proxy, whose connection carries the requests of
-/// other clients too.
+/// Whether this is a client over HTTP/2 that has not authenticated. Not behind a trusted proxy, whose connection
+/// carries the requests of other clients too.
 fn is_stranger_over_http2(connection: &Connection, snapshot: &Snapshot, exchange: &mut Exchange) -> bool {
     exchange.record().principal.is_none()
         && connection.protocol == Protocol::Http2
@@ -537,8 +541,8 @@ fn close_connection<B>(response: &mut Response<B>) {
     response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
 }
 
-/// Logs the causes of a refusal, which only operators may see; mistakes of callers are in the audit trail. The causes have a field of their
-/// own because the JSON format prints an error without its sources.
+/// Logs the causes of a refusal, which only operators may see; mistakes of callers are in the audit trail. The causes
+/// have a field of their own because the JSON format prints an error without its sources.
 fn log(rejection: &Rejection, id: Uuid) {
     let reason = rejection.reason().as_str();
     if rejection.status().is_server_error() {

@@ -1,5 +1,6 @@
-//! The one place where a refusal becomes a response, in the format that the client understands: `metav1.Status` for clients of
-//! Kubernetes, or plain text where these do not read it, a page for people, trailers for gRPC, problem+json (RFC 9457) for all others.
+//! The one place where a refusal becomes a response, in the format that the client understands: `metav1.Status` for
+//! clients of Kubernetes, or plain text where these do not read it, a page for people, trailers for gRPC, problem+json
+//! (RFC 9457) for all others.
 
 use std::sync::Arc;
 
@@ -28,8 +29,8 @@ use crate::{
     terminal,
 };
 
-/// The characters that `grpc-message` encodes (gRPC over HTTP/2, "Percent-Encoded") besides those that are not ASCII. If more were encoded,
-/// grpc-js would not decode all of it, such as `%2C`.
+/// The characters that `grpc-message` encodes (gRPC over HTTP/2, "Percent-Encoded") besides those that are not ASCII.
+/// If more were encoded, grpc-js would not decode all of it, such as `%2C`.
 const MESSAGE: &AsciiSet = &CONTROLS.add(b'%');
 
 /// How the client of a request reads a refusal, noted before the request is consumed.
@@ -84,8 +85,8 @@ impl Manner {
         }
     }
 
-    /// Notes how the client reached this host, what a page of refusal names, and where a login leads back to; the latter two for people
-    /// only.
+    /// Notes how the client reached this host, what a page of refusal names, and where a login leads back to; the
+    /// latter two for people only.
     pub fn note<B>(&mut self, request: &CleanRequest<B>) {
         self.reached = request.reached();
         self.is_discovery = is_discovery(request.path());
@@ -124,7 +125,8 @@ impl Manner {
     }
 }
 
-/// Everything that the response depends on besides the refusal. Parts of it are unknown when a request is refused early.
+/// Everything that the response depends on besides the refusal. Parts of it are unknown when a request is refused
+/// early.
 #[derive(Clone, Copy, Debug)]
 pub struct Asker<'a> {
     pub manner: &'a Manner,
@@ -219,8 +221,8 @@ pub fn see_other(location: &str) -> Response<Bytes> {
     response
 }
 
-/// The response to a CORS preflight for public documents, which pages of other origins may read with headers of their own, such as the
-/// version of MCP (Fetch section 4.8).
+/// The response to a CORS preflight for public documents, which pages of other origins may read with headers of their
+/// own, such as the version of MCP (Fetch section 4.8).
 pub fn allow_preflight() -> Response<Bytes> {
     let mut response = Response::new(Bytes::new());
     *response.status_mut() = StatusCode::NO_CONTENT;
@@ -236,8 +238,8 @@ pub fn identify(response: &mut Response<Bytes>, id: Uuid) {
     response.headers_mut().insert(REQUEST_ID, id_line(id));
 }
 
-/// Removes the content from Doorward's own response to `HEAD`, and keeps its length (RFC 9110 section 9.3.2). Responses of upstreams are left
-/// as they are.
+/// Removes the content from Doorward's own response to `HEAD`, and keeps its length (RFC 9110 section 9.3.2). Responses
+/// of upstreams are left as they are.
 pub fn head_alone<E: OnEnd>(response: &mut Response<ResponseBody<E>>) {
     if let Some(content) = response.body_mut().take_whole() {
         response.headers_mut().entry(header::CONTENT_LENGTH).or_insert(content.len().into());
@@ -256,8 +258,8 @@ fn insert(headers: &mut HeaderMap, name: HeaderName, text: &str) {
     }
 }
 
-/// The page for people. It offers to sign in as somebody else, except for a request from a page of another origin, which no login lets
-/// through.
+/// The page for people. It offers to sign in as somebody else, except for a request from a page of another origin,
+/// which no login lets through.
 fn page(rejection: &Rejection, asker: &Asker<'_>) -> Response<Bytes> {
     let id = asker.manner.id.to_string();
     let signs_in = asker.route.is_some_and(|route| route.schemes.contains(&Scheme::Session))
@@ -309,8 +311,8 @@ fn status_object(rejection: &Rejection, asker: &Asker<'_>) -> Value {
     })
 }
 
-/// The `message` of a `Status`. Clients show nothing else of it, so it also names what was refused by a rule, and the request id that
-/// `doorward explain` takes.
+/// The `message` of a `Status`. Clients show nothing else of it, so it also names what was refused by a rule, and the
+/// request id that `doorward explain` takes.
 fn in_words_of_status(rejection: &Rejection, asker: &Asker<'_>) -> String {
     let manner = asker.manner;
     let wanted = manner.wanted.as_deref().filter(|_| rejection.reason().is_decision());
@@ -318,8 +320,8 @@ fn in_words_of_status(rejection: &Rejection, asker: &Asker<'_>) -> String {
     format!("doorward: {} ({wanted}request {})", rejection.in_words(), manner.id)
 }
 
-/// For clients that do not read a `Status`. For a 401 client-go discards the text too, but prints a warning; it prints equal warnings
-/// once, so this one has no request id.
+/// For clients that do not read a `Status`. For a 401 client-go discards the text too, but prints a warning; it prints
+/// equal warnings once, so this one has no request id.
 fn in_plain_text(rejection: &Rejection, asker: &Asker<'_>) -> Response<Bytes> {
     let mut response = body("text/plain; charset=utf-8", in_words_of_status(rejection, asker));
     if rejection.status() == StatusCode::UNAUTHORIZED {
@@ -329,8 +331,8 @@ fn in_plain_text(rejection: &Rejection, asker: &Asker<'_>) -> Response<Bytes> {
     response
 }
 
-/// Whether this is a discovery path. client-go reads these responses as bytes and not as a `Status`: kubectl prints `unknown` for a refusal in
-/// JSON, and a refusal in plain text as it is.
+/// Whether this is a discovery path. client-go reads these responses as bytes and not as a `Status`: kubectl prints
+/// `unknown` for a refusal in JSON, and a refusal in plain text as it is.
 fn is_discovery(path: &str) -> bool {
     matches!(path, "/api" | "/apis" | "/version" | "/version/" | "/openapi/v2" | "/openapi/v3")
         || path.starts_with("/openapi/v3/")
@@ -380,8 +382,8 @@ fn trailers_only(rejection: &Rejection) -> Response<Bytes> {
     response
 }
 
-/// `WWW-Authenticate` (RFC 6750 section 3, RFC 9470 section 3, RFC 9728 section 5.1): a challenge for each scheme that the route accepts in a
-/// header. Without a credential it has no error code.
+/// `WWW-Authenticate` (RFC 6750 section 3, RFC 9470 section 3, RFC 9728 section 5.1): a challenge for each scheme that
+/// the route accepts in a header. Without a credential it has no error code.
 fn challenges(rejection: &Rejection, asker: &Asker<'_>) -> Vec<String> {
     let Some(route) = asker.route else { return Vec::new() };
     let insufficient = rejection.status() == StatusCode::FORBIDDEN && !rejection.needed_scopes().is_empty();

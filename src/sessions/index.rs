@@ -152,8 +152,8 @@ impl<'a> Index<'a> {
         Ok(has_begun && self.store.get(Table::Sessions, hash.as_bytes(), now).await?.is_none())
     }
 
-    /// Omits the sessions that have ended by themselves. If the store does not respond, a session counts as one that goes
-    /// on.
+    /// Omits the sessions that have ended by themselves. If the store does not respond, a session counts as one that
+    /// goes on.
     pub async fn without_gone(&self, entries: Vec<Entry>, now: Timestamp) -> Vec<Entry> {
         let mut going_on = Vec::with_capacity(entries.len());
         for entry in entries {

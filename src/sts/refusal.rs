@@ -25,8 +25,8 @@ const LONGEST_RETRY_AFTER: u16 = 10;
 pub struct Refusal {
     status: StatusCode,
     error: &'static str,
-    /// Clauses in lower case without a full stop at the end, as in [`Rejection::new`], with `;` between them. For the audit
-    /// trail too.
+    /// Clauses in lower case without a full stop at the end, as in [`Rejection::new`], with `;` between them. For the
+    /// audit trail too.
     description: String,
     /// What the log says instead.
     logged: Option<Box<str>>,

@@ -443,7 +443,8 @@ mod tests {
         assert_eq!(calls(&mut task), 1, "it may take more by now");
     }
 
-    /// Each call with a few large lines halved the lines of all that came after it, down to one in a call, and the export fell behind.
+    /// Each call with a few large lines halved the lines of all that came after it, down to one in a call, and the
+    /// export fell behind.
     #[tokio::test(start_paused = true)]
     async fn a_few_large_lines_do_not_make_calls_with_small_ones_smaller_than_the_receiver_takes() {
         let trail = Written::new(&[2]);

@@ -173,8 +173,8 @@ async fn what_is_noted_until_it_is_there_is_not_lost_where_there_is_no_place_for
     trail.shutdown();
 }
 
-/// Deliveries, whose senders wait for less, left each time before anybody noticed, and the replica counted as ready for as long as the
-/// disk hung.
+/// Deliveries, whose senders wait for less, left each time before anybody noticed, and the replica counted as ready for
+/// as long as the disk hung.
 #[tokio::test]
 async fn a_disk_that_hangs_is_told_though_nobody_waits_for_as_long() {
     let sink = Memory::default();
@@ -193,7 +193,8 @@ async fn a_disk_that_hangs_is_told_though_nobody_waits_for_as_long() {
     sink.set(|disk| disk.hold_syncs = false);
 }
 
-/// Deliveries, whose senders wait for less than a disk may stand still, were refused under `continue`, and those that are sent once lost.
+/// Deliveries, whose senders wait for less than a disk may stand still, were refused under `continue`, and those that
+/// are sent once lost.
 #[tokio::test]
 async fn who_waits_no_longer_for_the_disk_goes_on_under_continue_unless_it_must_be_recorded() {
     let continuing = Settings { when_full: WhenFull::Continue, ..settings() };
