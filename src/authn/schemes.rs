@@ -164,7 +164,7 @@ impl Authenticator<'_> {
             return Ok(());
         }
         let why = "Doorward cannot check at the moment whether your token was revoked";
-        Err(Rejection::new(Reason::StoreUnavailable, why).fix("try again in a moment; the token may be good"))
+        Err(Rejection::new(Reason::StoreUnavailable, why).fix("try again in a moment; the token may be valid"))
     }
 
     /// The principal of a bearer token that is sent to one of Doorward's own pages, by the first of `routes` (those of

@@ -76,7 +76,10 @@ fn warn_of_repeats(events: &[String], senders: &[&raw::Webhook], at: &At, report
         let lost = senders.iter().find_map(|sender| Some((&sender.name, webhooks::loses(sender, event)?)));
         let Some((sender, what)) = lost else { continue };
         report
-            .warning(&at.index(i), format!("of `{sender}`, {what} is taken for a duplicate: its body contains no time"))
+            .warning(
+                &at.index(i),
+                format!("of `{sender}`, {what} is taken for a duplicate: its body is the same each time"),
+            )
             .help(
                 "write `unique_bodies: false` in its entry of `webhooks`, so that only ids count, which anybody who \
                  has seen a delivery can make up; or `true`, if the first delivery is enough",

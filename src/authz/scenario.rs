@@ -67,7 +67,7 @@ impl fmt::Display for Unasked {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Incomplete(why) => f.write_str(why),
-            Self::Refused(rejection) => write!(f, "{}: it is refused before any rule is asked", rejection.detail()),
+            Self::Refused(rejection) => write!(f, "{}: it is refused before any rule is evaluated", rejection.detail()),
         }
     }
 }
@@ -219,13 +219,14 @@ fn target_of<'a>(
     let posts = route.kind == RouteKind::Webhook || request.token.is_some();
     let default_method = if posts { "POST" } else { "GET" };
     let method = request.method.as_deref().unwrap_or(default_method);
-    let method: Method = method.parse().map_err(|_| format!("`{method}` is no method"))?;
+    let method: Method = method.parse().map_err(|_| format!("`{method}` is not a valid method"))?;
     method::check_spelling(&method).map_err(|why| format!("{why}: it is refused before any rule is asked"))?;
     let default_path = route.paths.first().map_or("/", |path| path.strip_suffix('*').unwrap_or(path));
     let target = request.path.as_deref().unwrap_or(default_path);
     let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
     // As `request::sanitize` and the route do it.
-    check_canonical(path).map_err(|why| format!("the path `{path}` {why}: it is refused before any rule is asked"))?;
+    check_canonical(path)
+        .map_err(|why| format!("the path `{path}` {why}: it is refused before any rule is evaluated"))?;
     let host = match &request.host {
         Some(host) => host::normalise(host).ok_or_else(|| format!("`{host}` is not a valid host"))?.into_owned(),
         None => route.hosts.first().cloned().unwrap_or_default(),
@@ -249,7 +250,7 @@ fn delivery_of(
             let name = route.webhook.as_deref().unwrap_or_default();
             delivery(&written.clone().unwrap_or_default(), name, root)?
         }
-        (Some(_), None) => return Err(format!("route `{}` is no webhook route and has no deliveries", route.name)),
+        (Some(_), None) => return Err(format!("route `{}` is not a webhook route and has no deliveries", route.name)),
         (None, _) => return Ok(None),
     };
     Ok(Some(Arc::new(delivery)))
@@ -337,7 +338,7 @@ fn document(
         _ => "application/json",
     };
     let media = request.content_type.as_deref().unwrap_or(default);
-    let media = media.parse().map_err(|_| format!("`{media}` is no content type"))?;
+    let media = media.parse().map_err(|_| format!("`{media}` is not a valid content type"))?;
     let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, media)]);
     let refused = |error| Unasked::Refused(Rejection::from(error));
     let Some(body) = &request.body else {

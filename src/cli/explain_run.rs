@@ -91,7 +91,7 @@ fn from_request(sources: &Sources, args: &ExplainArgs, url: &str) -> Result<Answ
     };
     let (loaded, resolved) = config::load(sources, components).map_err(StartError::Configuration)?;
     let target = Target::of(url)
-        .ok_or_else(|| format!("`{url}` is no address; write it whole, as `https://tekton.example.com/`"))?;
+        .ok_or_else(|| format!("`{url}` is not a valid address; write it whole, as `https://tekton.example.com/`"))?;
     if let Err(rejection) = target.check(&args.method) {
         return Ok(rejection.into());
     }
@@ -248,11 +248,11 @@ fn request_facts(
     now: Timestamp,
 ) -> Result<RequestFacts, Unasked> {
     let url: Url = url.parse().map_err(|error| {
-        format!("`{url}` is no address ({error}); write it whole, as `https://tekton.example.com/`")
+        format!("`{url}` is not a valid address ({error}); write it whole, as `https://tekton.example.com/`")
     })?;
     let host = url.host_str().ok_or_else(|| "the address names no host".to_owned())?;
     let host = normalise(host).ok_or_else(|| format!("`{host}` is not a valid host"))?;
-    let method = args.method.parse().map_err(|_| format!("`{}` is no method", args.method))?;
+    let method = args.method.parse().map_err(|_| format!("`{}` is not a valid method", args.method))?;
     if resolved.routes().host(&host).is_none() {
         return Err(misdirected().into());
     }
@@ -328,7 +328,7 @@ fn in_plain_words(rejection: &Rejection) -> String {
 
 /// Explains the recorded inputs by the recorded policy, if it is stored, and by the current one.
 fn from_trail(sources: &Sources, id: &str, format: Format, out: &mut impl Write) -> Result<bool, Failure> {
-    let id = id.parse().map_err(|_| format!("`{id}` is no request id"))?;
+    let id = id.parse().map_err(|_| format!("`{id}` is not a valid request id"))?;
     let (loaded, current) = load_policy(sources)?;
     let AuditSink::File(file) = &loaded.raw.audit.sink else {
         return Err(

@@ -260,7 +260,9 @@ fn issuer(
         "keycloak-oidc" | "keycloak" => Some("keycloak"),
         "github" => Some("github_oauth"),
         other => {
-            return Err(format!("the provider `{other}` is no OpenID provider; put one in front of it, such as Dex"));
+            return Err(format!(
+                "the provider `{other}` is not an OpenID provider; put one in front of it, such as Dex"
+            ));
         }
     };
     let mut entry = Map::new();

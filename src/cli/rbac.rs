@@ -110,7 +110,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
 }
 
 pub(super) fn no_list(path: &Path, error: &serde_json::Error) -> String {
-    format!("{} is no list of Kubernetes objects in JSON: {error}", path.display())
+    format!("{} is not a list of Kubernetes objects in JSON: {error}", path.display())
 }
 
 #[cfg(test)]

@@ -59,7 +59,7 @@ pub fn parse_yaml(text: &str) -> Result<Map<String, serde_json::Value>, String> 
     }
     match node.to_json() {
         serde_json::Value::Object(object) => Ok(object),
-        _ => Err("it is no object".to_owned()),
+        _ => Err("it is not an object".to_owned()),
     }
 }
 

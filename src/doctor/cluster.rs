@@ -60,7 +60,7 @@ pub(super) fn past(doctor: &Doctor<'_>) -> Vec<Finding> {
 }
 
 pub(super) fn no_list(check: Check, of: &str, error: &serde_json::Error) -> Finding {
-    let said = format!("it is no list of Kubernetes objects in JSON: {error}");
+    let said = format!("it is not a list of Kubernetes objects in JSON: {error}");
     let cure = "write it with `kubectl get KINDS -A -o json`, as `doorward doctor --help` says";
     Finding::fault(check, of, said, cure)
 }

@@ -518,7 +518,7 @@ impl Builder<'_> {
         negative_cache: Option<Span>,
         circuit_breaker: CircuitBreaker,
     ) -> LookupSettings {
-        let help = "with less, each request with an invalid token is a query; a token that becomes valid is refused for so long";
+        let help = "with less, each request with an invalid token is a query; a token that becomes valid is refused for as long as this";
         let negative_for = negative_cache.unwrap_or(defaults::NEGATIVE_CACHE);
         let negative_for = self.bounded(at, "negative_cache", negative_for, NEGATIVE_CACHES, help);
         Breaker::check(circuit_breaker, LONGEST_ISSUER_PAUSE, &at.key("circuit_breaker"), &mut self.resolver.report);

@@ -66,6 +66,6 @@ impl SignedAnswers {
         if issued.as_ref().is_some_and(fresh) {
             return Ok(());
         }
-        Err(wrong("iat", claims.get("iat"), "a time less than a minute ago"))
+        Err(wrong("iat", claims.get("iat"), "a time at most a minute ago, besides `clock_skew`"))
     }
 }

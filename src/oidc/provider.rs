@@ -58,7 +58,7 @@ pub trait Provider: std::fmt::Debug + Send + Sync + 'static {
     /// (OpenID Connect Core 1.0 section 3.1.3.7). May fetch a new key.
     fn verify_id_token<'a>(&'a self, token: &'a str) -> ProviderFuture<'a, Result<VerifiedIdToken, Rejection>>;
 
-    /// Checks a logout token for [`Client::id`] by all rules of OpenID Connect Back-Channel Logout 1.0 section 2.6 but
+    /// Checks a logout token for [`Client::id`] by all rules of OpenID Connect Back-Channel Logout 1.0 section 2.6
     /// except whether it was used before. May fetch a new key.
     fn verify_logout_token<'a>(&'a self, token: &'a str) -> ProviderFuture<'a, Result<LogoutToken, Rejection>>;
 

@@ -184,7 +184,8 @@ fn original<B>(request: Request<B>, proxy: ForwardAuth) -> Result<Request<B>, Re
                  original request; if the parameter is in that URL, replace it with a rule that says who may pass"
             }
             false => {
-                "write a rule by `hosts` and `paths` for who may pass, and remove it from the URL at which it asks"
+                "write a rule by `hosts` and `paths` for who may pass, and remove the parameter from the URL at which \
+                 the proxy asks"
             }
         };
         return Err(Rejection::new(Reason::PolicyDenied, why).fix(fix));
@@ -386,9 +387,9 @@ mod tests {
     fn a_refusal_for_what_narrows_nothing_says_where_it_comes_from() {
         for (proxy, original_uri, fix) in [
             (ForwardAuth::Traefik, "/search?allowed_groups=dev", "`uri /oauth2/auth?`"),
-            (ForwardAuth::Traefik, "/search?a=b", "remove it from the URL"),
-            (ForwardAuth::Traefik, "/search", "remove it from the URL"),
-            (ForwardAuth::Nginx, "/search?allowed_groups=dev", "remove it from the URL"),
+            (ForwardAuth::Traefik, "/search?a=b", "remove the parameter from the URL"),
+            (ForwardAuth::Traefik, "/search", "remove the parameter from the URL"),
+            (ForwardAuth::Nginx, "/search?allowed_groups=dev", "remove the parameter from the URL"),
         ] {
             let request = Request::builder()
                 .uri("/oauth2/auth?allowed_groups=dev")

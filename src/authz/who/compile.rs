@@ -263,7 +263,7 @@ fn check_names(raw: &raw::Who, reading: Reading, at: &At, root: &raw::Root, repo
         } else if name == break_glass::ISSUER && root.break_glass.is_none() {
             report
                 .warning(&at, "there is no section `break_glass`, so that nobody comes from `break-glass`")
-                .help("leave it out to keep break-glass disabled, or name certificates in `break_glass`");
+                .help("to keep break-glass disabled, change nothing; to enable it, name certificates in `break_glass`");
         }
     }
     let webhooks = || root.webhooks.iter().map(|webhook| webhook.name.as_str());

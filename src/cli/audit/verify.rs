@@ -52,7 +52,7 @@ pub struct VerifyArgs {
     #[arg(long)]
     pub stdout: bool,
     /// The files are a part of the trail. Without this option, lines before the first one are expected, unless the
-    /// trail records that they were removed because of their age (`keep` and `retain` of `audit.sink.file`)
+    /// trail records that they were removed as configured (`keep` and `retain` of `audit.sink.file`)
     #[arg(long)]
     pub part: bool,
     /// How the result is printed. JSON includes the problems, on standard output.

@@ -150,7 +150,7 @@ pub(super) fn places(options: &mut Options, host: &str, notes: &mut Vec<String>)
         let address = upstream.shown();
         let (setting, why) = match is_rewritten {
             true => (REWRITTEN, "paths go on as they are"),
-            false => ("upstream", "it is no http address"),
+            false => ("upstream", "it is not an http address"),
         };
         let mut note = format!("`{setting}`: the upstream `{address}` at the path `{path}` is left out, as {why}");
         match upstream.pattern().filter(|pattern| pattern != "/*") {

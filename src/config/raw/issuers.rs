@@ -15,7 +15,8 @@ pub struct Issuer {
     /// The name that rules, grants and routes use for this issuer.
     pub name: String,
     /// The issuer identifier, compared byte for byte with the `iss` claim. The presets `google`, `github_actions` and
-    /// `github_oauth` set it, others derive it from `tenant`. For a self-hosted GitHub server, its address.
+    /// `github_oauth` set it; `entra`, `cognito`, `auth0`, `okta` and `zitadel` derive it from `tenant`, and `doorward`
+    /// from `external_host`. For a self-hosted GitHub server, its address.
     #[serde(default)]
     pub issuer: String,
     /// Defaults for a known kind of issuer; settings beside it override them.
@@ -34,21 +35,22 @@ pub struct Issuer {
     /// introspection response, unless `clients` lists the client of the token.
     #[serde(default)]
     pub audiences: Vec<String>,
-    /// Accepted signature algorithms. Default: RS256 and ES256.
+    /// Accepted signature algorithms. Default: those of the preset; without one RS256 and ES256.
     #[serde(default)]
     pub algorithms: Option<Vec<Algorithm>>,
     /// Accepted values of the `typ` header, compared without case; `""` accepts an absent header.
-    /// Default: `at+jwt` and `application/at+jwt`. A token of these two types must have `client_id` and `jti` (RFC
-    /// 9068), unless the preset's provider leaves them out or `claims.client` names another place. A token of another
-    /// type is refused if it looks like an ID token. It does if it has `nonce`, or, unless it has `typ: Bearer` or
-    /// `token_use: access`, if it has `c_hash` or, except for `dex`, `at_hash`, or `sid` or `auth_time` and none of
-    /// `client_id`, `cid`, `appid`, `scope` and `scp`.
+    /// Default: those of the preset; without one `at+jwt` and `application/at+jwt`. A token of these two types must
+    /// have `client_id` and `jti` (RFC 9068), unless the preset's provider leaves them out or `claims.client` names
+    /// another place. A token of another type is refused if it looks like an ID token: if it has `nonce`; or, unless it
+    /// has `typ: Bearer` or `token_use: access`, if it has `c_hash`, and except with the preset `dex` also if it has
+    /// `at_hash`, or has `sid` or `auth_time` and none of `client_id`, `cid`, `appid`, `scope` and `scp`.
     #[serde(default)]
     pub token_types: Option<Vec<String>>,
     /// The places of the facts about a principal in the token.
     #[serde(default)]
     pub claims: ClaimPaths,
-    /// The Kubernetes user name: text with `{issuer}`, `{sub}` or `{claim:/path}`. Default: `{issuer}#{sub}`.
+    /// The Kubernetes user name: text with `{issuer}`, `{sub}` or `{claim:/path}`. Default: that of the preset; without
+    /// one `{issuer}#{sub}`.
     #[serde(default)]
     pub username: Option<String>,
     /// The kind of its principals, unless `clients` or `login` sets another. Default: an agent; with the presets
@@ -70,7 +72,7 @@ pub struct Issuer {
     #[serde(default)]
     pub clock_skew: Option<Span>,
     /// The longest time between `iat` and `exp`, also for opaque tokens whose introspection response has an `exp`.
-    /// Default: 24 h.
+    /// Default: 24 h; with the preset `kubernetes` 1 h, with `doorward` 10 m.
     #[serde(default)]
     pub max_lifetime: Option<Span>,
     /// Whether and how tokens are introspected (RFC 7662).
@@ -152,7 +154,7 @@ fn with_newer_name(algorithm: &mut Schema) {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct ClaimPaths {
-    /// The groups of the principal: an array of strings. Default: `groups`.
+    /// The groups of the principal: an array of strings. Default: that of the preset; without one `groups`.
     pub groups: Option<String>,
     /// The granted scopes: a space separated string or an array of strings. Default: `scope`, else `scp`.
     pub scopes: Option<String>,
@@ -416,7 +418,7 @@ pub struct TokenReview {
     /// The token that authorizes the review. Its account needs `create` on `tokenreviews`. Do not use that of the data
     /// path.
     pub bearer: SecretSource,
-    /// How long a positive response is cached. Default: 10 s.
+    /// How long a positive response is cached. Default: 10 s, which is also the maximum.
     #[serde(default)]
     pub cache: Option<Span>,
     /// How long a negative response is cached. Default: 10 s; 1 s to 60 s.

@@ -30,7 +30,8 @@ pub struct Onward {
     /// also refused if the response does not state its scopes.
     #[serde(default)]
     pub default_scopes: Vec<String>,
-    /// The longest lifetime of a token of the provider. A longer one is refused. Default: 1 h.
+    /// The longest lifetime of a token of the provider, 1 m to 12 h, for `aws` at least 15 m. A longer one is refused.
+    /// Default: 1 h.
     #[serde(default = "Onward::default_max_lifetime")]
     pub max_lifetime: Span,
     /// The revocation endpoint of the provider (RFC 7009), which is called when the run has ended. Default: none.

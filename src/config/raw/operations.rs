@@ -341,10 +341,12 @@ pub enum WhenFull {
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Admin {
-    /// The address of `/healthz`, `/readyz` and `/metrics`. Without it they are not served. Fixed until restart.
+    /// The address that health and metrics are served on. Without it, none of `/healthz`, `/readyz` and `/metrics` is
+    /// served. Fixed until restart.
     #[schemars(with = "Option<SocketAddress>")]
     pub address: Option<SocketAddr>,
-    /// The token that is required for `/metrics` and for `/readyz` with reasons. Without it only loopback is served.
+    /// The token that is required for `/metrics` and for `/readyz` with reasons. Without it, metrics and reasons are
+    /// only for callers on the same host.
     pub token: Option<SecretSource>,
     /// The Unix socket for operator commands. Fixed until restart.
     pub socket: Option<PathBuf>,

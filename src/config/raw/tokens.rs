@@ -18,7 +18,8 @@ pub struct Tokens {
     /// replaced every `rotate`; several replicas need the same keys, from files.
     #[serde(default)]
     pub keys: Vec<TokenKey>,
-    /// How long a generated key signs. Its successor is published that long before it signs. Default: 7 d.
+    /// How long a generated key signs, at least 1 h. Its successor is published that long before it signs.
+    /// Default: 7 d.
     #[serde(default = "Tokens::default_rotate")]
     pub rotate: Span,
     /// The longest lifetime of a token, 1 m to 10 m. Default: 10 m.

@@ -295,7 +295,7 @@ fn break_glass(root: &raw::Root, at: &At, report: &mut Report) {
     if root.break_glass.is_none() {
         report
             .warning(at, "there is no section `break_glass`, so this route admits nobody")
-            .help("leave it out to keep break-glass disabled, or name certificates in `break_glass`");
+            .help("to keep break-glass disabled, change nothing; to enable it, name certificates in `break_glass`");
         return;
     }
     let asks = |listener: &&raw::Listener| listener.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());

@@ -19,7 +19,7 @@
 //!
 //! - **Time.** A delivery's time runs even while no process is there to try it. A process that finds it over after a
 //!   start, or after the clock has jumped, tries for some minutes more. A delivery that waited behind another until its
-//!   time was over still gets a few attempts.
+//!   time was over still gets five attempts, or a single one if that was more than a minute ago.
 //! - **Order.** A lane is a sender and a repository. Only the oldest waiting delivery of a lane is tried. Whoever tries
 //!   it holds the lane: in memory with the embedded store; on a shared store by a lease in `held_leases`, which expires
 //!   when a replica dies. The order is that of the store's versions, whichever replica accepted a delivery: none is

@@ -167,7 +167,7 @@ fn cases_tell_the_delivery_that_caused_the_run_of_a_task() {
         ("", &of_task, "only a webhook causes a run by a delivery"),
         ("issuer: 'webhook:lost'", &of_task, "there is no webhook `lost`"),
         (gh, "token: {audience: x}", "only a task that asks for a token has the delivery"),
-        (gh, "route: web", "route `web` is no webhook route"),
+        (gh, "route: web", "route `web` is not a webhook route"),
     ] {
         let results = decided(&case("deny", issuer, &format!("{token}, delivery: {{event: push}}")));
         assert!(results.cases[0].differences[0].contains(why), "{results}");

@@ -126,7 +126,7 @@ fn a_request_for_a_run_that_is_always_refused_is_an_error_of_its_case() {
         let unasked = told(method, path, more).unwrap_err();
         let said = unasked.to_string();
         assert!(
-            said.contains(why) && said.ends_with(": it is refused before any rule is asked"),
+            said.contains(why) && said.ends_with(": it is refused before any rule is evaluated"),
             "{method} {path}: {said}"
         );
         assert!(matches!(unasked, Unasked::Refused(refused) if refused.reason() == reason), "{method} {path}: {said}");
@@ -285,7 +285,7 @@ tests:
         ("MOVE", "/", "this path takes"),
         ("POST", "/", "this path takes"),
         ("TRACE", "/", "this path takes"),
-        ("GET", "/a//b", "has an empty segment (`//`): it is refused before any rule is asked"),
+        ("GET", "/a//b", "has an empty segment (`//`): it is refused before any rule is evaluated"),
         ("GET", "/a/../b", "has a `.` or `..` segment"),
     ] {
         let request = raw::RequestFacts {
