@@ -500,7 +500,7 @@ impl Builder<'_> {
         }
         let ca = settings.ca.as_ref().map(Secret::expose);
         let egress = Egress::direct(ca, settings.server_name.clone()).map_err(|why| {
-            let of = authorities.map_or_else(|| "authorities of the system".to_owned(), ToString::to_string);
+            let of = authorities.map_or_else(|| "the system's certificate authorities".to_owned(), ToString::to_string);
             _ = self.resolver.error(&at.key("upstream"), format!("{of}: {why}"));
         });
         let egress = egress.ok()?;
