@@ -39,9 +39,8 @@ pub struct Cause {
     subject: Arc<str>,
     username: Arc<str>,
     kind: Kind,
-    /// The kind of the subject, if somebody acted for them. Earlier versions did not store it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    subject_kind: Option<Kind>,
+    /// The kind of the subject, whoever acted for them.
+    subject_kind: Kind,
     /// `None` if the claims contain no groups claim.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     groups: Option<Vec<Arc<str>>>,
@@ -72,8 +71,7 @@ pub struct Cause {
     /// subject.
     #[serde(default, skip_serializing_if = "Map::is_empty")]
     claims: Map<String, Value>,
-    /// The names of the claims that were looked for. Versions that did not store them did not know later rules.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    /// The names of the claims that were looked for. Rules that a reload adds may use others.
     looked_for: Vec<Arc<str>>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     delivery: Option<Facts>,
@@ -101,7 +99,7 @@ impl Cause {
             subject: Arc::clone(&principal.subject),
             username: Arc::clone(&principal.username),
             kind: principal.kind,
-            subject_kind: principal.actor.as_ref().map(|_| principal.kind_of_subject()),
+            subject_kind: principal.kind_of_subject(),
             groups: said(principal.says_groups, &principal.groups),
             scopes: said(principal.says_scopes, &principal.scopes),
             client: principal.client.clone(),
@@ -127,7 +125,7 @@ impl Cause {
         }
         Principal {
             kind: self.kind,
-            subject_kind: self.kind_of_subject().filter(|kind| *kind != self.kind),
+            subject_kind: Some(self.subject_kind).filter(|kind| *kind != self.kind),
             says_groups: self.groups.is_some(),
             groups: self.groups.clone().unwrap_or_default(),
             says_scopes: self.scopes.is_some(),
@@ -162,20 +160,6 @@ impl Cause {
     /// The `act` claim for tokens.
     pub fn act(&self) -> Option<&Value> {
         self.act.as_ref()
-    }
-
-    /// Whether it was stored by a version that recorded neither the actor's identity at their issuer nor on whose
-    /// behalf they acted, or not whether it was for a person.
-    pub fn lacks_actors(&self) -> bool {
-        (self.actor.is_some() && self.act.is_none()) || self.kind_of_subject().is_none()
-    }
-
-    /// The kind of the subject, unless an earlier version stored an agent that acted for somebody, without that
-    /// person's kind. For Doorward's own tokens it stored the claim with the kind.
-    fn kind_of_subject(&self) -> Option<Kind> {
-        let own = || Kind::deserialize(self.claims.get(KIND_CLAIM).filter(|_| self.on_behalf_of.is_some())?).ok();
-        let is_of_subject = self.actor.is_none() || self.kind != Kind::Agent;
-        self.subject_kind.or_else(own).or_else(|| is_of_subject.then_some(self.kind))
     }
 
     /// When it expires.
@@ -230,44 +214,6 @@ pub(super) mod tests {
             let again = serde_json::from_slice::<Cause>(&kept).unwrap().principal();
             assert_eq!((again.kind, again.kind_of_subject(), again.claims.len()), (kind, of_subject, claims));
             assert_ne!(again.kind, Kind::Human, "they do not act themselves");
-        }
-    }
-
-    /// Regression: in records of a version without `subject_kind` the person became an agent, and a deny of people did
-    /// not match.
-    #[test]
-    fn what_somebody_is_is_known_of_records_that_say_it_by_the_claim_of_our_token_alone() {
-        let kept = |kind: &str, more: Value| -> Cause {
-            let mut kept = serde_json::json!({
-                "request": Uuid::nil(), "at": 0, "issuer": "doorward", "subject": "alice", "username": "alice", "kind": kind,
-            });
-            kept.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-            serde_json::from_value(kept).unwrap()
-        };
-        let acted_for = |more: Value| {
-            let mut acted_for = serde_json::json!({"actor": ["serviceaccount:ci:builder", null], "act": {"sub": "serviceaccount:ci:builder"}});
-            acted_for.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-            acted_for
-        };
-        let own = |claims: Value| {
-            acted_for(serde_json::json!({"on_behalf_of": {"issuer": "corp", "sub": "7"}, "claims": claims}))
-        };
-        for (kind, more, of_subject) in [
-            ("agent", own(serde_json::json!({"kind": "human"})), Some(Kind::Human)),
-            ("agent", own(serde_json::json!({"kind": "agent"})), Some(Kind::Agent)),
-            ("workload", own(serde_json::json!({"kind": "workload"})), Some(Kind::Workload)),
-            ("agent", own(serde_json::json!({})), None),
-            // For another issuer's token, only the claims were kept, and its claim of that name means nothing.
-            ("agent", acted_for(serde_json::json!({"claims": {"kind": "human"}})), None),
-            ("workload", acted_for(serde_json::json!({})), Some(Kind::Workload)),
-            ("human", serde_json::json!({}), Some(Kind::Human)),
-            ("agent", serde_json::json!({}), Some(Kind::Agent)),
-        ] {
-            let cause = kept(kind, more.clone());
-            assert_eq!(cause.lacks_actors(), of_subject.is_none(), "{kind} {more}");
-            let Some(of_subject) = of_subject else { continue };
-            let again = cause.principal();
-            assert_eq!((again.kind.as_str(), again.kind_of_subject()), (kind, of_subject), "{kind} {more}");
         }
     }
 }

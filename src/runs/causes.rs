@@ -24,8 +24,6 @@ pub enum Mark<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct AskedRun<'a> {
     pub cluster: &'a str,
-    /// Whether there is no other cluster, so that records of older versions belong to this one.
-    pub is_alone: bool,
     pub uid: &'a str,
     /// The event that it names.
     pub event: Option<&'a str>,
@@ -66,14 +64,6 @@ impl Mark<'_> {
             Self::Event { cluster, event } => format!("event:{cluster}/{event}").into_bytes(),
         }
     }
-
-    /// The key in versions that knew only one cluster.
-    fn old_key(self) -> Vec<u8> {
-        match self {
-            Self::Uid { uid, .. } => format!("run:{uid}").into_bytes(),
-            Self::Event { event, .. } => format!("event:{event}").into_bytes(),
-        }
-    }
 }
 
 impl Causes<'_> {
@@ -93,25 +83,20 @@ impl Causes<'_> {
         created: Option<Timestamp>,
         now: Timestamp,
     ) -> Result<Known, CauseError> {
-        let AskedRun { cluster, is_alone, uid, event, within } = asked;
+        let AskedRun { cluster, uid, event, within } = asked;
         let run = Mark::Uid { cluster, uid };
         let marks = within.iter().map(|uid| Mark::Uid { cluster, uid });
-        let keys = marks.flat_map(|mark| [mark.key(), mark.old_key()]).chain([run.key()]).collect();
+        let keys = marks.chain([run]).map(Mark::key).collect();
         // In a single call, since each is a round trip to the store.
         let mut found = self.store.get_all(Table::Causes, keys, now).await?;
-        let cause = match found.pop().flatten() {
-            Some(stored) => self.open(&run.key(), &stored.value, now)?,
-            None => None,
-        };
-        let made = found.iter().position(Option::is_some).map(|place| place / 2);
-        if made.is_some() || cause.is_some() {
-            return Ok(Known { cause, made });
-        }
-        let mut cause = self.first(is_alone.then(|| run.old_key()), now).await?;
-        if let (None, Some(event), Some(created)) = (&cause, event, created) {
-            let event = Mark::Event { cluster, event };
-            let keys = [event.key()].into_iter().chain(is_alone.then(|| event.old_key()));
-            cause = self.first(keys, now).await?.filter(|cause| cause.explains(created));
+        let stored = found.pop().flatten();
+        let mut cause = stored.map(|stored| self.open(&run.key(), &stored.value)).transpose()?;
+        let made = found.iter().position(Option::is_some);
+        if let (None, None, Some(event), Some(created)) = (made, &cause, event, created) {
+            let key = Mark::Event { cluster, event }.key();
+            let stored = self.store.get(Table::Causes, &key, now).await?;
+            let of_event = stored.map(|stored| self.open(&key, &stored.value)).transpose()?;
+            cause = of_event.filter(|cause| cause.explains(created));
             if let Some(cause) = &cause {
                 self.keep(run, cause, now).await?;
             }
@@ -119,26 +104,9 @@ impl Causes<'_> {
         Ok(Known { cause, made })
     }
 
-    /// Opens the first of these keys that exists.
-    async fn first(
-        &self,
-        keys: impl IntoIterator<Item = Vec<u8>>,
-        now: Timestamp,
-    ) -> Result<Option<Cause>, CauseError> {
-        for key in keys {
-            if let Some(stored) = self.store.get(Table::Causes, &key, now).await? {
-                return self.open(&key, &stored.value, now);
-            }
-        }
-        Ok(None)
-    }
-
-    /// Opens a record, unless it has expired: earlier versions stored the cause of a delivery's run again when that
-    /// first asked.
-    fn open(&self, key: &[u8], sealed: &[u8], now: Timestamp) -> Result<Option<Cause>, CauseError> {
+    fn open(&self, key: &[u8], sealed: &[u8]) -> Result<Cause, CauseError> {
         let plain = self.keys.open(Purpose::Cause, key, sealed)?;
-        let cause: Cause = serde_json::from_slice(&plain).map_err(|_| CauseError::Unreadable)?;
-        Ok(Some(cause).filter(|cause| now < cause.ends()))
+        serde_json::from_slice(&plain).map_err(|_| CauseError::Unreadable)
     }
 }
 
@@ -169,7 +137,7 @@ mod tests {
     }
 
     const fn asked<'a>(uid: &'a str, event: Option<&'a str>) -> AskedRun<'a> {
-        AskedRun { cluster: "c", is_alone: false, uid, event, within: &[] }
+        AskedRun { cluster: "c", uid, event, within: &[] }
     }
 
     struct Fixture {
@@ -236,16 +204,9 @@ mod tests {
         let at = Fixture::new();
         at.causes().keep(Mark::Event { cluster: "c", event: "e" }, &cause(), NOW).await.unwrap();
         let day = Duration::from_secs(86_400);
-        // As stored by a version that counted from the first question.
-        let plain = serde_json::to_vec(&cause()).unwrap();
-        let sealed = at.keys.seal(Purpose::Cause, b"run:c/old", &plain).unwrap();
-        at.store.put(Table::Causes, b"run:c/old", sealed, NOW + day * 13, Expect::Any, NOW).await.unwrap();
         for (days, is_known) in [(6_u32, true), (8, false)] {
-            for uid in ["u", "old"] {
-                let now = NOW + day * days;
-                let known = at.causes().of(asked(uid, Some("e")), Some(NOW), now).await.unwrap();
-                assert_eq!(known.cause.is_some(), is_known, "{uid} after {days} days");
-            }
+            let known = at.causes().of(asked("u", Some("e")), Some(NOW), NOW + day * days).await.unwrap();
+            assert_eq!(known.cause.is_some(), is_known, "after {days} days");
         }
     }
 
@@ -256,21 +217,6 @@ mod tests {
         at.causes().keep(Mark::Event { cluster: "c", event: "e" }, &cause(), NOW).await.unwrap();
         let hostile = AskedRun { cluster: "d", event: Some("e"), ..asked("u", None) };
         assert!(at.causes().of(hostile, Some(NOW), NOW).await.unwrap().cause.is_none());
-        // Records of an older version belong to the only cluster, and to none if there are several.
-        let sealed = |key: &[u8]| at.keys.seal(Purpose::Cause, key, &serde_json::to_vec(&cause()).unwrap()).unwrap();
-        let old = sealed(b"run:old");
-        at.store.put(Table::Causes, b"run:old", old, NOW + KEPT, Expect::Any, NOW).await.unwrap();
-        for (is_alone, known) in [(true, true), (false, false)] {
-            let found = at.causes().of(AskedRun { is_alone, ..asked("old", None) }, None, NOW).await.unwrap().cause;
-            assert_eq!(found.is_some(), known, "{is_alone}");
-        }
-        let old = sealed(b"event:old");
-        at.store.put(Table::Causes, b"event:old", old, NOW + KEPT, Expect::Any, NOW).await.unwrap();
-        for (is_alone, uid) in [(false, "w1"), (true, "w2")] {
-            let asked = AskedRun { is_alone, ..asked(uid, Some("old")) };
-            let found = at.causes().of(asked, Some(NOW), NOW).await.unwrap().cause;
-            assert_eq!(found.is_some(), is_alone, "an event, {is_alone}");
-        }
     }
 
     #[tokio::test]
@@ -287,10 +233,6 @@ mod tests {
             let known = at.causes().of(asked, None, NOW).await.unwrap();
             assert_eq!((known.made, known.cause.is_some()), (made, false), "{cluster} {within:?}");
         }
-        // A record of an earlier version, whose key names no cluster.
-        at.store.put(Table::Causes, b"run:older", vec![0], NOW + KEPT, Expect::Any, NOW).await.unwrap();
-        let asked_within = AskedRun { within: &["a", "older"], ..asked("u", None) };
-        assert_eq!(at.causes().of(asked_within, None, NOW).await.unwrap().made, Some(1));
         // The run itself is not nested in any.
         let known = at.causes().of(AskedRun { within: &["a"], ..asked("made", None) }, None, NOW).await.unwrap();
         assert_eq!((known.made, known.cause.is_some()), (None, true));

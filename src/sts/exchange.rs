@@ -23,7 +23,7 @@ use super::{
 use crate::{
     app::App,
     audit,
-    authn::{Actor, KnownAs, Principal},
+    authn::{KnownAs, Principal},
     authz::{AskedToken, RequestView},
     clock::Timestamp,
     error::Reason,
@@ -275,13 +275,6 @@ fn out_of_time(party: &Party, now: Timestamp) -> Refusal {
 
 /// The client id of a token for this principal, whose names must not be ones that only tasks have.
 fn client(principal: &Principal) -> Result<Arc<str>, Refusal> {
-    // Providers also see the names of tasks in `sub`. A cause that an older version stored may have such a user name.
-    if Actor::is_reserved(&principal.username) {
-        return Err(Refusal::subject(format!(
-            "the token would be for the user name `{}`, which is the name of a service account, and only a task's pod can have one here",
-            principal.username
-        )));
-    }
     claims::client(principal).ok_or_else(|| {
         let subject = &principal.subject;
         Refusal::subject(format!(
@@ -312,28 +305,8 @@ mod tests {
         authz::TaskView,
         issuers::testing,
         kubernetes::ObjectRef,
-        runs::Cause,
         sts::{party::OfTask, task::Root},
     };
-
-    /// A principal as stored by a version that let issuers give any user name.
-    fn caused_by(username: &str) -> Principal {
-        let kept = json!({"request": Uuid::nil(), "at": 0, "issuer": "corp", "subject": "7", "username": username, "kind": "human"});
-        let cause: Cause = serde_json::from_value(kept).unwrap();
-        Principal { actor: Some(Actor::service_account(None, "ci", "builder")), ..cause.principal() }
-    }
-
-    #[test]
-    fn no_task_gets_a_token_for_an_older_cause_that_is_called_as_tasks_are() {
-        for name in ["serviceaccount:ci:admin", "ServiceAccount:ci:admin", "system:serviceaccount:ci:admin"] {
-            let refusal = client(&caused_by(name)).unwrap_err();
-            assert_eq!(refusal.status(), StatusCode::BAD_REQUEST, "{name}");
-            assert!(refusal.description().contains(&format!("the user name `{name}`")), "{}", refusal.description());
-        }
-        for name in ["alice", "serviceaccounts:x"] {
-            assert_eq!(client(&caused_by(name)).ok().as_deref(), Some("serviceaccount:ci:builder"), "{name}");
-        }
-    }
 
     #[test]
     fn a_token_that_has_just_expired_is_called_so_where_no_run_is_in_play() {
@@ -401,10 +374,10 @@ mod tests {
             let parties = parties(principal, own);
             parties.iter().map(|party| format!("{}/{}", party.issuer, party.subject)).collect::<Vec<_>>()
         };
-        let of_corp = caused_by("alice");
+        let of_corp = Principal::new(Scheme::Bearer, "corp", "7", "alice");
         assert_eq!(listed(&of_corp, Some(&own)), ["corp/7", "own/alice"]);
         assert_eq!(listed(&of_corp, None), ["corp/7"], "a token of another provider");
-        let of_ours = Principal { issuer: Arc::clone(&own), subject: "alice".into(), ..caused_by("alice") };
+        let of_ours = Principal { issuer: Arc::clone(&own), subject: "alice".into(), ..of_corp };
         assert_eq!(listed(&of_ours, Some(&own)), ["own/alice"], "for one of ours already");
     }
 }

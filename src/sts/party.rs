@@ -119,13 +119,7 @@ impl Exchanger<'_> {
         let root = &task.root;
         let made: Vec<&ObjectRef> = task.made().collect();
         let within: Vec<&str> = made.iter().map(|run| &*run.uid).collect();
-        let asked = AskedRun {
-            cluster,
-            is_alone: !self.own_issuer.has_several_clusters(),
-            uid: &root.uid,
-            event: root.event.as_deref(),
-            within: &within,
-        };
+        let asked = AskedRun { cluster, uid: &root.uid, event: root.event.as_deref(), within: &within };
         let unknown = |error: CauseError| {
             tracing::warn!(%error, run = root.uid, "the cause of a run is not known");
             unknown(&error)
@@ -303,7 +297,8 @@ fn acts(issuer: Option<&str>, subject: &str, client: Option<&str>, before: Optio
     Value::Object(texts.chain(before.map(|before| ("act".to_owned(), before))).collect())
 }
 
-/// The principal that caused a run, if the record of it says enough and the configuration still knows its issuer.
+/// The principal that caused a run, if it had a credential that an audience can know and the configuration still
+/// knows its issuer.
 fn caused_by(cause: &Cause, is_configured: impl Fn(&str) -> bool) -> Result<Principal, Refusal> {
     let principal = cause.principal();
     if principal.is_anonymous() {
@@ -317,11 +312,6 @@ fn caused_by(cause: &Cause, is_configured: impl Fn(&str) -> bool) -> Result<Prin
         ));
     }
     check_known(&principal, is_configured)?;
-    if cause.lacks_actors() {
-        return Err(Refusal::subject(
-            "the run was caused by somebody for whom another acted, before an update of Doorward that records who acted; start it again",
-        ));
-    }
     Ok(principal)
 }
 
@@ -395,8 +385,6 @@ fn check_depth(what: &str, act: &Value) -> Result<(), Refusal> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::*;
     use crate::{
         authn::Scheme,
@@ -426,30 +414,12 @@ mod tests {
         }
     }
 
-    /// Nobody would know who acted, nor could the actor be revoked.
-    #[test]
-    fn a_run_of_which_an_older_version_noted_no_actors_gets_no_token() {
-        let kept = |more: Value| -> Cause {
-            let mut kept = json!({"request": Uuid::nil(), "at": 0, "issuer": "company", "subject": "7", "username": "alice", "kind": "human"});
-            kept.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-            serde_json::from_value(kept).unwrap()
-        };
-        let is_given = |cause: &Cause| caused_by(cause, |issuer| issuer == "company");
-        let acting = json!({"actor": ["planner", null]});
-        let refusal = is_given(&kept(acting.clone())).unwrap_err();
-        assert!(refusal.description().contains("for whom another acted"), "{refusal:?}");
-        let mut known = acting;
-        known["act"] = json!({"sub": "planner"});
-        assert_eq!(is_given(&kept(known)).unwrap().username.as_ref(), "alice");
-        assert!(is_given(&kept(json!({}))).is_ok());
-    }
-
     /// Neither is an entry of `issuers`, so both would get the refusal about an issuer that is no longer configured.
     #[test]
     fn a_run_of_somebody_without_a_token_gets_none_and_is_told_why() {
         for (issuer, why) in [("anonymous", "who had no credential"), ("break-glass", "caused by break-glass")] {
-            let kept = json!({"request": Uuid::nil(), "at": 0, "issuer": issuer, "subject": "alice", "username": "alice", "kind": "human"});
-            let cause: Cause = serde_json::from_value(kept).unwrap();
+            let principal = Principal::new(Scheme::Bearer, issuer, "alice", "alice");
+            let cause = Cause::new(&principal, None, Uuid::nil(), Timestamp::default(), &[]);
             let refusal = caused_by(&cause, |_| true).unwrap_err();
             assert_eq!(refusal.reason(), Reason::TokenInvalid, "{issuer}");
             assert!(refusal.description().contains(why), "{issuer}: {}", refusal.description());
