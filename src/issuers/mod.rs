@@ -204,10 +204,9 @@ impl Issuers {
     /// Whether the end of the run that one of Doorward's own tokens is for is watched: `tokens.exchange` names its
     /// cluster and namespace. True for a token that is for no run.
     pub fn see_run_in(&self, claims: &Map<String, Value>) -> bool {
-        let text = |name: &str| claims.get(RUN_CLAIM)?.get(name)?.as_str();
-        // Older versions name no cluster.
-        let Some(cluster) = text("cluster") else { return true };
-        self.give_in(cluster, text("namespace").unwrap_or_default())
+        let Some(run) = claims.get(RUN_CLAIM) else { return true };
+        let text = |name: &str| run.get(name).and_then(Value::as_str).unwrap_or_default();
+        self.give_in(text("cluster"), text("namespace"))
     }
 
     /// Whether tasks in this cluster and namespace get Doorward's own tokens. The ends of runs are watched only there.

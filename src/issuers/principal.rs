@@ -393,9 +393,8 @@ fn levels(act: &Value) -> impl Iterator<Item = &Value> {
 /// The pod and the runs with whose end one of Doorward's own tokens ends.
 pub fn lives_with(claims: &Map<String, Value>) -> Box<[Arc<str>]> {
     let Some(run) = claims.get(RUN_CLAIM) else { return Box::default() };
-    // Tokens of older versions name no cluster, and their ends are keyed without one.
-    let cluster = run.get("cluster").and_then(Value::as_str);
-    let key = |uid: &str| cluster.map_or_else(|| uid.into(), |cluster| workload_key(cluster, uid).into());
+    let cluster = run.get("cluster").and_then(Value::as_str).unwrap_or_default();
+    let key = |uid: &str| workload_key(cluster, uid).into();
     let named = ["task_run", "pod", "pipeline_run"].into_iter().filter_map(|of| run.get(of));
     let within = run.get("within").and_then(Value::as_array).into_iter().flatten();
     named.chain(within).filter_map(|object| object.get("uid")?.as_str().map(key)).collect()

@@ -56,7 +56,7 @@ pub enum Target<'a> {
     Token { issuer: &'a str, id: &'a str },
     /// All credentials of one principal.
     Principal { issuer: &'a str, subject: &'a str },
-    /// All tokens of a run or of a pod, by its uid.
+    /// All tokens of a run or of a pod, by its cluster and uid.
     Workload(&'a str),
 }
 

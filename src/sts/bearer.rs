@@ -40,8 +40,8 @@ const AFTER: Duration = Duration::from_secs(120);
 const FURTHER: Duration = Duration::from_secs(1800);
 
 /// The refusal after the end of a run. The run itself may go on: a reload removes its cluster, or an operator revokes
-/// whoever caused it. `doorward token` recognises the end of a run by the beginning of this text, also in older
-/// versions that images of steps contain.
+/// whoever caused it. `doorward token` recognises the end of a run by the beginning of this text, and images of steps
+/// that contain it are not updated together with Doorward.
 pub const OVER: &str = "the run has ended, or its tokens were ended";
 pub(super) const NO_OTHERS: &str = "it gets no others; start it again";
 
@@ -109,23 +109,19 @@ fn holder(claims: &Map<String, Value>) -> String {
 }
 
 /// The stored record of a run or a pod that has tokens, by its cluster and uid ([`workload_key`]): enough to find it
-/// again there. Older versions use the uid alone as its key.
+/// again there.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Bearer {
     /// The name of the cluster's issuer.
     pub cluster: Arc<str>,
-    /// The issuer of the token for which this was last written, which identifies the Doorward that gave it. Older
-    /// versions write none.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub issuer: Option<Arc<str>>,
+    /// The issuer of the token for which this was last written, which identifies the Doorward that gave it.
+    pub issuer: Arc<str>,
     /// The issuers of its other tokens, including tokens that have ended: several Doorwards on one store may be in
     /// front of one cluster, and one may have had another host.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub others: Vec<Arc<str>>,
     pub kind: Kind,
     pub namespace: String,
-    /// Older versions have another name, and would look up the key as a uid.
-    #[serde(rename = "object", alias = "name")]
     pub name: String,
     /// Whether the end of its tokens is in the audit trail.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
@@ -140,13 +136,13 @@ impl Bearer {
 
     /// The issuers of which it has, or has had, tokens.
     pub(super) fn issuers(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.issuer.iter().chain(&self.others)
+        std::iter::once(&self.issuer).chain(&self.others)
     }
 
     /// This record, with all issuers of the known one added.
     fn beside(mut self, known: Option<&Self>) -> Self {
         let before = known.into_iter().flat_map(Self::issuers);
-        self.others = before.filter(|noted| Some(*noted) != self.issuer.as_ref()).cloned().collect();
+        self.others = before.filter(|noted| **noted != self.issuer).cloned().collect();
         self
     }
 }
@@ -177,8 +173,7 @@ async fn note(
                 return Ok(Noted::Ended);
             }
             // A record that only others have written would be left out when ends are looked for.
-            let own = bearer.issuer.as_deref();
-            let is_ours = own.zip(known.as_ref()).is_some_and(|(own, known)| known.has_of(own));
+            let is_ours = known.as_ref().is_some_and(|known| known.has_of(&bearer.issuer));
             let lasts = stored.as_ref().map(|stored| stored.expires);
             if is_ours && lasts.is_some_and(|lasts| lasts >= expires + AFTER) {
                 continue;
@@ -212,7 +207,7 @@ impl Exchanger<'_> {
     ) -> Result<(), Refusal> {
         let task = &of.task;
         let bearers = task.lives_with().map(|(kind, object)| {
-            let (cluster, issuer) = (Arc::clone(&of.cluster), Some(Arc::clone(self.own_issuer.issuer())));
+            let (cluster, issuer) = (Arc::clone(&of.cluster), Arc::clone(self.own_issuer.issuer()));
             let (namespace, name) = (task.view.namespace.clone(), object.name.clone());
             let bearer = Bearer { cluster, issuer, kind, namespace, name, others: Vec::new(), is_told: false };
             (workload_key(&of.cluster, &object.uid), bearer)
@@ -290,7 +285,7 @@ mod tests {
     fn bearers(pod: &str) -> Vec<(String, Bearer)> {
         let of = |kind, name: &str| {
             let (cluster, namespace) = ("east".into(), "ci".to_owned());
-            let (issuer, name) = (Some("https://door.example".into()), name.to_owned());
+            let (issuer, name) = ("https://door.example".into(), name.to_owned());
             (name.clone(), Bearer { cluster, issuer, kind, namespace, name, others: Vec::new(), is_told: false })
         };
         vec![of(Kind::Pod, pod), of(Kind::PipelineRun, "run")]
@@ -330,7 +325,7 @@ mod tests {
         let store: Store = Arc::new(Embedded::open(&folder.path().join("store.redb")).unwrap());
         let note_of = async |issuer: &str, lasts| {
             let (key, bearer) = bearers("a").remove(0);
-            let bearer = Bearer { issuer: Some(issuer.into()), ..bearer };
+            let bearer = Bearer { issuer: issuer.into(), ..bearer };
             let noted = note(&store, vec![(key, bearer)], NOW + Duration::from_secs(lasts), NOW).await;
             assert_eq!(noted.unwrap(), Noted::Done);
             store.get(Table::Tokens, b"a", NOW).await.unwrap().unwrap()
@@ -385,25 +380,13 @@ mod tests {
     }
 
     #[test]
-    fn records_of_an_older_version_are_read_and_that_reads_none_of_ours() {
-        let old = json!({"cluster": "east", "kind": "Pod", "namespace": "ci", "name": "push-pod"});
-        let bearer: Bearer = serde_json::from_value(old).unwrap();
-        assert_eq!((&*bearer.cluster, &*bearer.name, bearer.is_told), ("east", "push-pod", false));
-        // It would take the key for a uid that the cluster does not have, and end the tokens of a run that goes on.
-        let new = serde_json::to_value(&bearer).unwrap();
-        assert!(new.get("name").is_none(), "{new}");
-        assert_eq!(serde_json::from_value::<Bearer>(new).unwrap().name, "push-pod");
-    }
-
-    #[test]
     fn a_token_lives_as_long_as_its_pod_and_every_run_around_it_in_its_own_cluster() {
-        let lives = |more: Value| {
-            let mut run = json!({"task_run": {"uid": "t"}, "pod": {"uid": "p"}, "pipeline_run": {"uid": "r"}, "within": [{"uid": "w"}]});
-            run.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
-            lives_with(json!({RUN_CLAIM: run}).as_object().unwrap()).join(" ")
-        };
-        assert_eq!(lives(json!({"cluster": "east"})), "east/t east/p east/r east/w");
-        assert_eq!(lives(json!({})), "t p r w", "as an older version ends it");
+        let run = json!({
+            "cluster": "east", "task_run": {"uid": "t"}, "pod": {"uid": "p"},
+            "pipeline_run": {"uid": "r"}, "within": [{"uid": "w"}],
+        });
+        let lives = lives_with(json!({RUN_CLAIM: run}).as_object().unwrap());
+        assert_eq!(lives.join(" "), "east/t east/p east/r east/w");
         assert!(lives_with(&Map::new()).is_empty());
     }
 }

@@ -408,19 +408,20 @@ async fn a_token_of_our_own_for_a_run_is_worth_nothing_where_nobody_sees_its_end
     ]);
     let (issuers, _) = resolve(&json!({"issuers": [own], "tokens": {"exchange": exchange}}), None, &context());
     for (issuer, cluster, namespace, is_lost) in [
-        ("own", "east", "ci", false),
-        ("own", "east", "staging", true),
-        ("own", "west", "staging", false),
-        ("own", "renamed", "ci", true),
-        ("own", "corp", "ci", true),
-        ("elsewhere", "renamed", "ci", false),
+        ("own", Some("east"), "ci", false),
+        ("own", Some("east"), "staging", true),
+        ("own", Some("west"), "staging", false),
+        ("own", Some("renamed"), "ci", true),
+        ("own", Some("corp"), "ci", true),
+        ("own", None, "ci", true),
+        ("elsewhere", Some("renamed"), "ci", false),
     ] {
         let claims = json!({RUN_CLAIM: {"cluster": cluster, "namespace": namespace}});
         let principal = Principal {
             claims: Arc::new(claims.as_object().unwrap().clone()),
             ..Principal::new(Scheme::Bearer, issuer, "7", "alice")
         };
-        assert_eq!(issuers.have_lost_run_of(&principal), is_lost, "{issuer} {cluster} {namespace}");
+        assert_eq!(issuers.have_lost_run_of(&principal), is_lost, "{issuer} {cluster:?} {namespace}");
     }
     assert!(!issuers.have_lost_run_of(&Principal::new(Scheme::Bearer, "own", "7", "alice")), "for no run");
 }

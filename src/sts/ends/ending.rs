@@ -43,7 +43,7 @@ pub(super) struct Over {
     pub(super) why: &'static str,
 }
 
-/// An object with tokens that are to end, under one of the names that it is known by.
+/// An object with tokens that are to end, with the key of its record.
 struct Ending<'a> {
     over: &'a Over,
     key: &'a str,
@@ -105,13 +105,12 @@ impl Follower {
     /// Revokes the tokens of objects that have any. Many are revoked at once, as each batch costs a write to the store
     /// and a sweep over all streams.
     pub(super) async fn end(&self, mut over: Vec<Over>) -> Result<(), EndsError> {
-        // Objects that have ended are reported several times in a row, and may be known by both of their names: each is
-        // ended once.
+        // Objects that have ended are reported several times in a row: each is ended once.
         let mut ending = HashSet::new();
         over.retain(|over| ending.insert((Arc::clone(&over.cluster), over.uid.clone())));
         for over in over.chunks(BATCH) {
             let known: Vec<(&Over, String)> =
-                over.iter().flat_map(|over| known_by(&over.cluster, &over.uid).map(|key| (over, key))).collect();
+                over.iter().map(|over| (over, workload_key(&over.cluster, &over.uid))).collect();
             let ended = self.end_own(&known).await;
             // After the revocation: a call in progress checks for that once it has cached its token.
             self.end_onward(known.iter().map(|(_, key)| key));
@@ -120,7 +119,7 @@ impl Follower {
         Ok(())
     }
 
-    /// Ends the tokens that this process got from providers for objects with these names. After a reload that removed
+    /// Ends the tokens that this process got from providers for objects with these keys. After a reload that removed
     /// `tokens` as a whole there is no key with which to ask for that: they end with their run if another reload brings
     /// it back, else by themselves.
     fn end_onward<K: AsRef<str>>(&self, known: impl Iterator<Item = K>) {
@@ -212,7 +211,7 @@ impl Follower {
             left.retain(|(bearer, _)| bearer.cluster == self.cluster && given.borrow().is_left(&bearer.namespace));
             // For all of them, as each process has its own tokens from providers, whoever else has ended the rest or
             // continues to give some.
-            self.end_onward(left.iter().flat_map(|(bearer, uid)| known_by(&bearer.cluster, uid)));
+            self.end_onward(left.iter().map(|(bearer, uid)| workload_key(&bearer.cluster, uid)));
             // An object with tokens of several Doorwards has one end for all of them, and another Doorward may continue
             // to give it tokens.
             let own = self.own();
@@ -240,20 +239,15 @@ fn is_watched(watch: &Watch, own: Option<&str>, bearer: &Bearer) -> bool {
 }
 
 /// Whether only other Doorwards on the same store gave the tokens. Their cluster is a different one, though it may have
-/// the same name. Records of versions that note no issuer count as our own.
+/// the same name.
 fn is_of_others(own: Option<&str>, bearer: &Bearer) -> bool {
-    bearer.issuer.is_some() && own.is_none_or(|own| !bearer.has_of(own))
+    own.is_none_or(|own| !bearer.has_of(own))
 }
 
 /// Whether other Doorwards on the same store gave some of the tokens, or all. After a reload that removed `tokens` as a
 /// whole no route here accepts our own, which then count as those of others.
 fn is_also_of_others(own: Option<&str>, bearer: &Bearer) -> bool {
     bearer.issuers().any(|noted| own != Some(&**noted))
-}
-
-/// The names by which the store and others know an object with tokens. Older versions use the uid alone.
-fn known_by(cluster: &str, uid: &str) -> [String; 2] {
-    [workload_key(cluster, uid), uid.to_owned()]
 }
 
 /// Whether the object found is the one with tokens, has not ended, and would be seen to end: a pod whose label was
@@ -267,7 +261,7 @@ fn goes_on(object: &Object, uid: &str) -> bool {
 fn bearer_of(change: &Change) -> Option<(Bearer, String)> {
     let bearer: Bearer = serde_json::from_slice(&change.stored.as_ref().ok()?.value).ok()?;
     let key = str::from_utf8(&change.key).ok()?;
-    let uid = key.strip_prefix(&workload_key(&bearer.cluster, "")).unwrap_or(key).to_owned();
+    let uid = key.strip_prefix(&workload_key(&bearer.cluster, ""))?.to_owned();
     Some((bearer, uid))
 }
 
@@ -281,20 +275,18 @@ mod tests {
     /// name; and such a reload ended those that another gave to a run of the same cluster, which went on.
     #[test]
     fn tokens_of_another_doorward_on_the_same_store_are_left() {
-        let (own, other) = (Some("https://east.example"), Some("https://west.example"));
+        let (own, other) = ("https://east.example", "https://west.example");
         // Whether all are of others, and whether some are.
         for (own, noted, beside, expected) in [
-            (own, other, None, (true, true)),
-            (own, own, None, (false, false)),
-            (own, other, own, (false, true)),
-            (own, own, other, (false, true)),
-            (own, None, None, (false, false)),
+            (Some(own), other, None, (true, true)),
+            (Some(own), own, None, (false, false)),
+            (Some(own), other, Some(own), (false, true)),
+            (Some(own), own, Some(other), (false, true)),
             (None, other, None, (true, true)),
-            (None, None, None, (false, false)),
         ] {
             let bearer = Bearer {
                 cluster: "east".into(),
-                issuer: noted.map(Into::into),
+                issuer: noted.into(),
                 others: beside.into_iter().map(Into::into).collect(),
                 kind: Kind::Pod,
                 namespace: "ci".to_owned(),
