@@ -161,7 +161,7 @@ impl Revocations {
     }
 
     /// Sets the names of issuers, so that revocations hold whatever a configuration calls the issuer: they are stored
-    /// under its identifier, and also under its names, by which older versions find them.
+    /// under its identifier and under its names, as a later configuration may change either.
     pub fn know(&self, issuers: &[Named]) {
         {
             let _guard = lock(&self.0.change);
@@ -171,8 +171,9 @@ impl Revocations {
         self.0.are_names_new.store(true, Ordering::Release);
     }
 
-    /// Stores revocations under each name of their issuer: older versions stored them under one name, under which they
-    /// are not found once the issuer is renamed. Existing records are not overwritten.
+    /// Stores revocations under each name of their issuer. A revocation that was made while its issuer was not
+    /// configured, or had another identifier, lacks the present one, and would not be found once the issuer is renamed.
+    /// Existing records are not overwritten.
     async fn keep_by_all_names(&self) -> Result<(), StoreError> {
         if !self.0.may_lack_names.swap(false, Ordering::AcqRel) {
             return Ok(());
