@@ -201,8 +201,8 @@ impl Carrier for Worker {
                 // A replica that has not loaded a new policy yet, or already has, must not give up what another replica
                 // still allows.
                 if is_of_policy(&rejection)
-                    && let Some(accepted_by) = held.policy.as_ref().filter(|policy| *policy != snapshot.policy.digest())
-                    && rollout::is_in_force_elsewhere(&self.app, accepted_by).await
+                    && held.policy != *snapshot.policy.digest()
+                    && rollout::is_in_force_elsewhere(&self.app, &held.policy).await
                 {
                     failure.kind = FailureKind::Passing;
                     failure.why.push_str(
@@ -243,7 +243,6 @@ fn keep(
         secure: meta.secure,
         client: meta.client,
         headers: HeldHead::keep_headers(&passing),
-        trace: String::new(),
         facts: (*facts).clone(),
     };
     let held = Held {
@@ -263,7 +262,7 @@ fn keep(
         refusals: 0,
         next: now,
         parked: None,
-        policy: Some(policy),
+        policy,
         last_error: None,
     };
     Ok((held, HeldRequest { head, body }))
@@ -414,16 +413,6 @@ mod tests {
             };
             assert_eq!(trace_of(&kept(lines)), lines.iter().map(line).collect::<HeaderMap>());
         }
-    }
-
-    /// Earlier versions made one up if none came, and thereby said that the request is not to be recorded.
-    #[test]
-    fn what_was_held_with_a_trace_that_was_made_up_goes_on_without() {
-        let mut kept = kept(&[]);
-        kept["trace"] = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-00".into();
-        assert_eq!(trace_of(&kept), HeaderMap::new());
-        // Without this member, earlier versions cannot read a delivery.
-        assert_eq!(serde_json::to_value(HeldHead::deserialize(&kept).unwrap()).unwrap()["trace"], "");
     }
 
     #[tokio::test(start_paused = true)]

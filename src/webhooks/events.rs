@@ -165,11 +165,6 @@ fn confirmed_key(once: &str) -> Vec<u8> {
     sha256(&[b"event answered\0", once.as_bytes()]).to_vec()
 }
 
-/// The key under which an older version stored the only event of a delivery, as plain text.
-fn single_key(once: &str) -> Vec<u8> {
-    sha256(&[b"event\0", once.as_bytes()]).to_vec()
-}
-
 fn read<T: Default + for<'a> Deserialize<'a>>(stored: Option<&Stored>) -> Result<T, StoreError> {
     let Some(stored) = stored else { return Ok(T::default()) };
     serde_json::from_slice(&stored.value)
@@ -186,13 +181,7 @@ fn expect(stored: Option<&Stored>) -> Expect {
 }
 
 /// Answers a question about a Trigger, and returns whether the shard was changed.
-fn ask(
-    shard: &mut Shard,
-    trigger: &str,
-    tried: &TriedEvent,
-    answered: Option<&TriedEvent>,
-    single: Option<EventId>,
-) -> (Bound, bool) {
+fn ask(shard: &mut Shard, trigger: &str, tried: &TriedEvent, answered: Option<&TriedEvent>) -> (Bound, bool) {
     let of_this_try = answered.filter(|answered| answered.attempt == tried.attempt);
     let is_answered = of_this_try == Some(tried);
     match shard.get(trigger) {
@@ -206,17 +195,12 @@ fn ask(
         return (Bound::Others(other.event.clone()), false);
     }
     let is_full = shard.len() >= MAX_TRIGGERS;
-    match (shard.get_mut(trigger), single) {
-        (Some(bound), _) if bound.is_of_try(tried) && !is_answered => return bound.dispute(),
-        (None, _) if is_full => {
+    match shard.get_mut(trigger) {
+        Some(bound) if bound.is_of_try(tried) && !is_answered => return bound.dispute(),
+        None if is_full => {
             // Whoever filled the shard must not get the run of this Trigger as well.
             let rival = shard.values_mut().find(|bound| bound.is_of_try(tried) && bound.event != tried.event);
             return rival.filter(|_| !is_answered).map_or((Bound::Unnoted, false), Binding::dispute);
-        }
-        (None, Some(single)) if single != tried.event => {
-            let earlier = Binding { event: single.clone(), attempt: "".into(), disputed: false };
-            shard.insert(trigger.to_owned(), earlier);
-            return (Bound::Others(single), true);
         }
         _ => {}
     }
@@ -243,13 +227,12 @@ impl Replay {
         let once = &*delivery.once;
         let key = key_of(once, trigger);
         loop {
-            let wanted = vec![key.clone(), confirmed_key(once), single_key(once)];
+            let wanted = vec![key.clone(), confirmed_key(once)];
             let found = self.store().get_all(Table::Deliveries, wanted, now).await.map_err(unavailable)?;
-            let [stored, answered, single] = [0, 1, 2].map(|index| found.get(index).and_then(Option::as_ref));
+            let [stored, answered] = [0, 1].map(|index| found.get(index).and_then(Option::as_ref));
             let mut shard: Shard = read(stored).map_err(unavailable)?;
             let answered: Option<TriedEvent> = read(answered).map_err(unavailable)?;
-            let single = single.and_then(|stored| EventId::parse(std::str::from_utf8(&stored.value).ok()?));
-            let (bound, is_new) = ask(&mut shard, trigger, tried, answered.as_ref(), single);
+            let (bound, is_new) = ask(&mut shard, trigger, tried, answered.as_ref());
             if !is_new || self.put_shard(&key, &shard, stored, delivery.kept(now), now).await.map_err(unavailable)? {
                 return Ok(bound);
             }

@@ -174,7 +174,7 @@ impl Committed {
         let mut words = std::str::from_utf8(value).ok()?.strip_prefix("committed ")?.split(' ');
         let at = Timestamp::from_secs(words.next()?.parse().ok()?);
         let again = words.next()?.parse().ok()?;
-        // Records of older versions have none.
+        // One that was forwarded, and not held, has none.
         let name = words.next().and_then(|name| HEXLOWER.decode(name.as_bytes()).ok()?.try_into().ok());
         Some(Self { at, again, name })
     }

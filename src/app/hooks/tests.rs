@@ -7,14 +7,18 @@ use crate::{
     webhooks::WebhookMetrics,
 };
 
+fn held(delivery: &str) -> Held {
+    serde_json::from_value(json!({
+        "webhook": "hub", "route": "hub", "delivery": delivery, "request": uuid::Uuid::nil(), "size": 1, "received": 0,
+        "span": 1, "until": 1, "tries": 0, "refusals": 0, "next": 0, "policy": "policy",
+    }))
+    .unwrap()
+}
+
 #[test]
 fn one_delivery_that_cannot_be_read_stops_none_of_the_others() {
     let id = |number: u8| HeldId::new([number; 32]);
-    let held: Held = serde_json::from_value(json!({
-        "webhook": "hub", "route": "hub", "delivery": "d-1", "request": uuid::Uuid::nil(), "size": 1, "received": 0,
-        "span": 1, "until": 1, "next": 0,
-    }))
-    .unwrap();
+    let held = held("d-1");
     let corrupt = || Err(StoreError::Corrupt("junk".to_owned()));
     let mut all = Tally::of(1, true);
     assert!(all.count((&id(1), &held), Ok(true)).is_continue());
@@ -54,11 +58,7 @@ fn one_delivery_that_cannot_be_read_stops_none_of_the_others() {
 /// looked up, or that it failed.
 #[test]
 fn of_a_delivery_that_may_have_been_dropped_is_said_so() {
-    let held: Held = serde_json::from_value(json!({
-        "webhook": "hub", "route": "hub", "delivery": "d-1", "request": uuid::Uuid::nil(), "size": 1, "received": 0,
-        "span": 1, "until": 1, "next": 0,
-    }))
-    .unwrap();
+    let held = held("d-1");
     let full = StoreError::Full("OOM".to_owned());
     for (error, is_shared, is_known) in [
         (StoreError::Timeout, true, false),
@@ -79,11 +79,7 @@ fn of_a_delivery_that_may_have_been_dropped_is_said_so() {
 
 #[test]
 fn an_answer_about_many_names_some_and_the_trail_all() {
-    let held: Held = serde_json::from_value(json!({
-        "webhook": "hub", "route": "hub", "delivery": "d-1", "request": uuid::Uuid::nil(), "size": 1, "received": 0,
-        "span": 1, "until": 1, "next": 0,
-    }))
-    .unwrap();
+    let held = held("d-1");
     let mut all = Tally::of(MOST + 1, true);
     for _ in 0..=MOST {
         assert!(all.count((&HeldId::new([1; 32]), &held), Ok(true)).is_continue());
@@ -129,11 +125,7 @@ fn a_command_names_one_delivery_or_says_which_of_many() {
 
 #[test]
 fn the_id_of_a_sender_is_told_from_that_of_what_is_held() {
-    let held: Held = serde_json::from_value(json!({
-        "webhook": "hub", "route": "hub", "delivery": "145ebc3a-1", "request": uuid::Uuid::nil(), "size": 1,
-        "received": 0, "span": 1, "until": 1, "next": 0,
-    }))
-    .unwrap();
+    let held = held("145ebc3a-1");
     let all = [(HeldId::new([7; 32]), held)];
     let told = called_by_its_sender("145ebc3a-1", &all).unwrap();
     assert!(told.message.contains("`145ebc3a-1` is the id that the sender gave"), "{told:?}");

@@ -205,21 +205,6 @@ async fn a_delivery_that_is_new_again_is_another_to_its_triggers() {
     assert_eq!(ask("e3@3", NOW + window, NOW + window).await, Bound::Ours);
 }
 
-/// An older version bound a whole delivery, which may wait while Doorward is updated.
-#[tokio::test]
-async fn what_an_older_version_bound_is_bound_for_each_trigger() {
-    let replay = Replay::new(MemoryStore::shared());
-    let until = NOW + KEPT;
-    let key = single_key("d");
-    replay.store().put(Table::Deliveries, &key, b"e1".to_vec(), until, Expect::Any, NOW).await.unwrap();
-    let ask = async |trigger, text| replay.bind_event(&delivery("d"), trigger, &named(text), NOW).await.unwrap();
-    for trigger in ["a", "b"] {
-        assert_eq!(ask(trigger, "e1@1").await, Bound::Ours);
-        assert_eq!(ask(trigger, "e2@2").await, Bound::Others(event("e1")));
-    }
-    replay.keep_events("d", Duration::ZERO, NOW).await.unwrap();
-}
-
 #[tokio::test]
 async fn what_is_kept_longer_is_not_cut_short_by_a_late_question() {
     let replay = Replay::new(MemoryStore::shared());

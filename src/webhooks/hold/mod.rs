@@ -187,10 +187,8 @@ pub struct Held {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub place: Option<u64>,
     /// How often it was tried.
-    #[serde(default)]
     pub tries: u32,
     /// How often its EventListener refused it (400, 413, 415 or 422).
-    #[serde(default)]
     pub refusals: u32,
     /// When it is tried next.
     #[serde(with = "millis")]
@@ -198,9 +196,8 @@ pub struct Held {
     /// Since when it is parked.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "optional_millis")]
     pub parked: Option<Timestamp>,
-    /// The policy that allowed it to be held, by digest; none in records of earlier versions.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub policy: Option<Arc<str>>,
+    /// The policy that allowed it to be held, by digest.
+    pub policy: Arc<str>,
     /// The error of the last attempt.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last_error: Option<String>,
@@ -269,10 +266,6 @@ pub struct HeldHead {
     pub client: IpAddr,
     /// The headers for the EventListener, none of which is a credential.
     pub headers: Vec<(String, String)>,
-    /// Empty. Replicas of earlier versions require the field; the traces that they wrote were made up, so it is not
-    /// read.
-    #[serde(skip_deserializing)]
-    pub trace: String,
     pub facts: Facts,
 }
 

@@ -142,7 +142,7 @@ impl Fixture {
             refusals: 0,
             next: now,
             parked: None,
-            policy: None,
+            policy: "policy".into(),
             last_error: None,
         };
         let head = HeldHead {
@@ -152,7 +152,6 @@ impl Fixture {
             secure: true,
             client: [192, 0, 2, 1].into(),
             headers: vec![("x-kept".to_owned(), "yes".to_owned())],
-            trace: String::new(),
             facts: Facts::default(),
         };
         let request = HeldRequest { head, body: format!("body of {delivery}").into() };
@@ -453,7 +452,6 @@ fn a_request_is_kept_byte_for_byte() {
         secure: false,
         client: [192, 0, 2, 1].into(),
         headers: vec![("x-a".to_owned(), "1".to_owned()), ("x-a".to_owned(), "2\n".to_owned())],
-        trace: String::new(),
         facts: Facts { branch: Some("line\nend".into()), fork: Some(true), ..Facts::default() },
     };
     for body in [&b""[..], b"\n", b"{\"a\":1}\n\n\0\xff"] {

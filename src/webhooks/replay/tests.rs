@@ -330,6 +330,4 @@ fn what_was_taken_is_read_with_and_without_its_name() {
     assert_eq!(Committed::decode(&taken.encode()), Some(taken));
     let forwarded = Committed { name: None, ..taken };
     assert_eq!(Committed::decode(&forwarded.encode()), Some(forwarded));
-    // As older versions wrote it.
-    assert_eq!(Committed::decode(b"committed 1700000000 1"), Some(forwarded));
 }
