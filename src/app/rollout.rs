@@ -42,16 +42,12 @@ pub struct Replica {
     pub instance: Arc<str>,
     /// The digest of the policy that it decides by.
     pub policy: Arc<str>,
-    /// The digest of the whole configuration that it has loaded ([`crate::config::Loaded::digest`]). Versions that
-    /// publish none have no configuration that can be asked for.
-    #[serde(default)]
+    /// The digest of the whole configuration that it has loaded ([`crate::config::Loaded::digest`]).
     pub configuration: Arc<str>,
     /// The changes of it that require a restart, as sentences.
-    #[serde(default)]
     pub after_restart: Vec<String>,
     pub generation: u64,
     /// It is stopping. It does not know whether another replaces it.
-    #[serde(default)]
     pub stopping: bool,
     /// Why it refused the last configuration that it saw; `None` if it did not.
     pub refused: Option<Refused>,
@@ -417,10 +413,6 @@ mod tests {
             let found = looks.iter().map(|replicas| State::of(replicas, asked, &mut seen)).last();
             assert_eq!(found, Some(state), "{asked}: {looks:?}");
         }
-        // A replica of an older version has at most the policy.
-        let told = r#"{"instance": "c", "policy": "policy", "generation": 3, "refused": null}"#;
-        let older: Replica = serde_json::from_str(told).unwrap();
-        assert!(older.has("policy") && !older.has("new"));
     }
 
     /// A listener kept serving the interceptor, although its new setting was reported as in force.

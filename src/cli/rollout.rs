@@ -88,10 +88,10 @@ fn print(told: &Told, digest: &str, out: &mut impl Write) -> io::Result<()> {
     for replica in &told.replicas {
         let Replica { instance, policy, configuration, after_restart, generation, stopping, refused } = replica;
         let is_it = if replica.has(digest) { ", as asked for" } else { "" };
-        // Replicas of a version that does not report it may be among them.
-        let whole = if configuration.is_empty() { "not reported" } else { &**configuration };
         let stops = if *stopping { ", stopping" } else { "" };
-        let line = format!("{instance}: generation {generation}, policy {policy}, configuration {whole}{is_it}{stops}");
+        let line = format!(
+            "{instance}: generation {generation}, policy {policy}, configuration {configuration}{is_it}{stops}"
+        );
         writeln!(out, "{}", terminal::line(&line))?;
         for change in after_restart {
             writeln!(out, "{}", terminal::line(&format!("  {change}")))?;
