@@ -260,10 +260,7 @@ pub(super) async fn examine(public: Option<&Public>, clock: &Clock) -> Vec<Findi
 fn judge_origin(of: &str, ends: Ends, arrived: Result<Arrived, Lost>) -> Finding {
     let fault = |said: String, cure| Finding::fault(Check::Origin, of, said, cure);
     match arrived.map(|arrived| (arrived.origin, arrived.client)) {
-        Ok((Some(origin), Some(client))) if origin == of => judge_client(of, ends, client),
-        Ok((Some(origin), None)) if origin == of => {
-            Finding::good(Check::Origin, of, "Doorward sees it under this address")
-        }
+        Ok((Some(origin), client)) if origin == of => judge_client(of, ends, client),
         Ok((origin, _))
             if of.starts_with("https:") && origin.as_ref().is_none_or(|origin| origin.starts_with("http:")) =>
         {
@@ -346,7 +343,7 @@ mod tests {
     use crate::doctor::State;
 
     fn arrived(origin: Option<&str>, client: &str) -> Arrived {
-        Arrived { origin: origin.map(str::to_owned), websocket: false, cookies: 0, client: client.parse().ok() }
+        Arrived { origin: origin.map(str::to_owned), websocket: false, cookies: 0, client: client.parse().unwrap() }
     }
 
     #[test]
@@ -372,22 +369,6 @@ mod tests {
             assert!(found.said.contains("not Doorward's"), "{found:?}");
             assert!(found.cure.contains("`/.doorward/` and `/oauth2/`"), "{found:?}");
         }
-    }
-
-    /// A version that does not report the client was taken for another server.
-    #[test]
-    fn an_earlier_doorward_that_does_not_tell_the_client_is_one_all_the_same() {
-        let of = "https://door.example";
-        let address = IpAddr::from([192, 0, 2, 1]);
-        let ends = Ends { own: address, public: address };
-        let body = Bytes::from_static(br#"{"origin":"https://door.example","websocket":true,"cookies":6144}"#);
-        let probed = Probed { ends, certificate: None, status: StatusCode::OK, body };
-        let judged = [
-            judge_origin(of, ends, probed.arrived()),
-            judge_upgrade(of, true, probed.arrived()),
-            judge_cookies(of, Ok(Arrived { cookies: COOKIES, ..probed.arrived().unwrap() })),
-        ];
-        assert!(judged.iter().all(|found| found.state == State::Good), "{judged:?}");
     }
 
     /// Google's load balancer appends its own address after the client's in `X-Forwarded-For`; only what depends on

@@ -22,10 +22,8 @@ pub struct Arrived {
     pub websocket: bool,
     /// The total length of the values of `Cookie`, in bytes.
     pub cookies: usize,
-    /// The client, as far as trusted proxies name it. Absent in earlier versions, which the doctor may query during a
-    /// rollout.
-    #[serde(default)]
-    pub client: Option<IpAddr>,
+    /// The client, as far as trusted proxies name it.
+    pub client: IpAddr,
 }
 
 pub(super) async fn answer(Extension(context): Extension<Context>) -> AxumResponse {
@@ -34,7 +32,7 @@ pub(super) async fn answer(Extension(context): Extension<Context>) -> AxumRespon
         origin: context.origin.as_ref().map(ToString::to_string),
         websocket: context.request.meta().upgrade == Some(UpgradeProtocol::WebSocket),
         cookies,
-        client: Some(context.request.meta().client),
+        client: context.request.meta().client,
     };
     ([(header::CACHE_CONTROL, "no-store")], Json(arrived)).into_response()
 }
