@@ -88,7 +88,6 @@ pub struct Flow {
     pub issuer: String,
     pub issuer_url: String,
     /// Whether it must return to the redirect address of this issuer alone.
-    #[serde(default)]
     pub own_address: bool,
     pub nonce: String,
     /// The verifier of PKCE (RFC 7636).
