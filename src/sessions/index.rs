@@ -25,8 +25,7 @@ pub(super) struct Entry {
     hash: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     sid: Option<String>,
-    /// Entries of an older version lack it.
-    #[serde(with = "millis", default)]
+    #[serde(with = "millis")]
     began: Timestamp,
     #[serde(with = "millis")]
     pub ends: Timestamp,
