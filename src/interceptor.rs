@@ -293,7 +293,7 @@ async fn check_trigger(
     record: &mut audit::Record,
 ) -> Result<(), Stop> {
     let Some(limits) = &claims.triggers else { return Ok(()) };
-    record.policy.clone_from(&limits.policy);
+    record.policy = Some(Arc::clone(&limits.policy));
     let denied = |record: &mut audit::Record, reason: Reason, rule: Option<Arc<str>>, message: String| {
         record.decision = Some(audit::Decision { outcome: Effect::Deny, rule, shadow: Vec::new(), grants: Vec::new() });
         Err(Denial(reason, message).into())
@@ -319,11 +319,11 @@ async fn check_trigger(
     if limits.permits(&trigger) {
         return Ok(());
     }
-    let (reason, why) = match limits.denies(&trigger) {
+    let rule = limits.denied_by(&trigger).cloned();
+    let (reason, why) = match rule.is_some() {
         true => (Reason::PolicyDenied, "a deny rule stops this delivery from activating the Trigger"),
         false => (Reason::NoRuleMatched, "no rule allows this delivery to activate the Trigger"),
     };
-    let rule = limits.denied_by(&trigger).cloned();
     let account = account.map(|account| format!(" with service account {account}")).unwrap_or_default();
     denied(record, reason, rule, format!("{why} {namespace}/{name}{account}"))
 }

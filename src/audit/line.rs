@@ -264,9 +264,8 @@ fn asked(asked: &AskedToken, budget: &mut Budget, object: &mut Object<'_>) {
         .some("partly", asked.partly.then_some(true));
     if let Some(task) = &asked.task {
         object.object("task", |object| {
-            let cluster = Some(task.cluster.as_str()).filter(|cluster| !cluster.is_empty());
             object
-                .some_text("cluster", budget.optional(Field::Names, cluster))
+                .text("cluster", budget.text(Field::Names, &task.cluster))
                 .text("namespace", budget.text(Field::Names, &task.namespace))
                 .text("service_account", budget.text(Field::Names, &task.service_account))
                 .some_text("pipeline", budget.optional(Field::Names, task.pipeline.as_deref()))

@@ -30,7 +30,7 @@ use super::{
     issuers::IssuerFacts,
     rule::{Action, Approval, Case, Hit, Rule},
     token::{TOKEN_ENDPOINT, misnamed},
-    trigger::TriggerLimits,
+    trigger::{DeniedTriggers, TriggerLimits},
     who::{self, Caller, Purpose, Who},
 };
 
@@ -227,15 +227,14 @@ impl Policy {
             return None;
         }
         let case = Case::new(principal, self.issuer(principal), request);
-        let mut limits = TriggerLimits { policy: Some(Arc::clone(&self.digest)), ..TriggerLimits::default() };
+        let mut limits = TriggerLimits { allow: Vec::new(), deny: Vec::new(), policy: Arc::clone(&self.digest) };
         for rule in self.enforced(request.route).filter(|rule| rule.may_hit(&case)) {
             match (&rule.action, rule.trigger()) {
                 (Action::Allow(need), trigger) if need.missing(&principal.login, request.now).is_none() => {
                     limits.allow.push(trigger.cloned().unwrap_or_default());
                 }
                 (Action::Deny, Some(trigger)) => {
-                    limits.deny.push(trigger.clone());
-                    limits.deny_rules.push(Arc::clone(&rule.id));
+                    limits.deny.push(DeniedTriggers { rule: Arc::clone(&rule.id), triggers: trigger.clone() });
                 }
                 _ => {}
             }
@@ -356,10 +355,8 @@ impl Policy {
 
 /// The create that a server-side apply may be; `None` for any other request.
 pub(super) fn create_of(request: &RequestView<'_>) -> Option<Attributes> {
-    let asked = request.kubernetes?;
-    // Records of older versions have this only for runs.
-    let is_apply = asked.apply || request.run.is_some_and(|run| run.intent == raw::RunIntent::Apply);
-    is_apply.then(|| Attributes { verb: "create".to_owned(), ..asked.clone() })
+    let asked = request.kubernetes.filter(|asked| asked.apply)?;
+    Some(Attributes { verb: "create".to_owned(), ..asked.clone() })
 }
 
 /// Whether an apply is refused because of the create that it may be. If it is denied as a patch, the patch is reported

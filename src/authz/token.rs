@@ -41,8 +41,7 @@ pub struct TokenView<'a> {
 /// A running task, as far as rules can tell it from others.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TaskView {
-    /// The name of its cluster's issuer. Empty in records of older versions.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
+    /// The name of its cluster's issuer.
     pub cluster: String,
     pub namespace: String,
     /// The service account of its pod.

@@ -25,39 +25,37 @@ pub struct Trigger<'a> {
 }
 
 /// The Triggers that rules permit for one delivery: any in `allow`, unless it is in `deny`.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct TriggerLimits {
     pub allow: Vec<OnTrigger>,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub deny: Vec<OnTrigger>,
-    /// The rules that `deny` comes from, in its order, for the audit trail. They are a field of their own because older
-    /// replicas refuse unknown fields within `deny`.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub deny_rules: Vec<Arc<str>>,
-    /// The digest of the policy that these limits come from, for the audit trail too.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub policy: Option<Arc<str>>,
+    pub deny: Vec<DeniedTriggers>,
+    /// The digest of the policy that these limits come from, for the audit trail.
+    pub policy: Arc<str>,
+}
+
+/// The Triggers that a rule denies.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeniedTriggers {
+    /// The id of the rule, for the audit trail.
+    pub rule: Arc<str>,
+    pub triggers: OnTrigger,
 }
 
 impl TriggerLimits {
     pub fn permits(&self, trigger: &Trigger<'_>) -> bool {
-        self.allow.iter().any(|allow| matches(allow, trigger, Reading::Strict)) && !self.denies(trigger)
+        self.allow.iter().any(|allow| matches(allow, trigger, Reading::Strict)) && self.denied_by(trigger).is_none()
     }
 
-    /// Whether a deny matches the Trigger.
-    pub fn denies(&self, trigger: &Trigger<'_>) -> bool {
-        self.deny.iter().any(|deny| matches(deny, trigger, Reading::Wide))
-    }
-
-    /// The rule whose deny matches the Trigger, if it is known.
+    /// The first rule whose deny matches the Trigger.
     pub fn denied_by(&self, trigger: &Trigger<'_>) -> Option<&Arc<str>> {
-        let mut denies = self.deny.iter().zip(&self.deny_rules);
-        denies.find(|(deny, _)| matches(deny, trigger, Reading::Wide)).map(|(_, rule)| rule)
+        self.deny.iter().find(|deny| matches(&deny.triggers, trigger, Reading::Wide)).map(|deny| &deny.rule)
     }
 
     /// Whether the limits depend on the service account of a Trigger.
     pub fn needs_account(&self) -> bool {
-        self.allow.iter().chain(&self.deny).any(|limit| !limit.service_accounts.is_empty())
+        let denied = self.deny.iter().map(|deny| &deny.triggers);
+        self.allow.iter().chain(denied).any(|limit| !limit.service_accounts.is_empty())
     }
 }
 
@@ -148,8 +146,8 @@ pub(super) fn needs(raw: &OnTrigger) -> String {
 mod tests {
     use super::*;
 
-    fn limits(yaml: &str) -> TriggerLimits {
-        serde_saphyr::from_str(yaml).unwrap()
+    fn limits(members: &str) -> TriggerLimits {
+        serde_saphyr::from_str(&format!("{{policy: p, {members}}}")).unwrap()
     }
 
     fn trigger(namespace: &'static str, name: &'static str, account: Option<&'static str>) -> Trigger<'static> {
@@ -158,7 +156,9 @@ mod tests {
 
     #[test]
     fn a_delivery_sets_off_what_is_allowed_and_not_denied() {
-        let some = limits("{allow: [{names: [build, 'test-*', 'other/x']}], deny: [{names: [test-prod]}]}");
+        let some = limits(
+            "allow: [{names: [build, 'test-*', 'other/x']}], deny: [{rule: stop, triggers: {names: [test-prod]}}]",
+        );
         for (namespace, name, may) in [
             ("ci", "build", true),
             ("ci", "test-unit", true),
@@ -170,21 +170,20 @@ mod tests {
             ("ci", "x", false),
         ] {
             assert_eq!(some.permits(&trigger(namespace, name, None)), may, "{namespace}/{name}");
-            assert_eq!(some.denies(&trigger(namespace, name, None)), name == "test-prod", "{namespace}/{name}");
         }
-        let named = limits("{allow: [{}], deny: [{names: [a]}, {names: [b]}], deny_rules: [no-a, no-b]}");
+        let named =
+            limits("allow: [{}], deny: [{rule: no-a, triggers: {names: [a]}}, {rule: no-b, triggers: {names: [b]}}]");
         for (name, rule) in [("a", Some("no-a")), ("b", Some("no-b")), ("c", None)] {
             assert_eq!(named.denied_by(&trigger("ci", name, None)).map(|rule| &**rule), rule, "{name}");
         }
-        assert_eq!(some.denied_by(&trigger("ci", "test-prod", None)), None, "by a replica that names none");
-        assert!(limits("{allow: [{}]}").permits(&trigger("ci", "any", None)));
-        assert!(!limits("{allow: []}").permits(&trigger("ci", "any", None)));
+        assert!(limits("allow: [{}]").permits(&trigger("ci", "any", None)));
+        assert!(!limits("allow: []").permits(&trigger("ci", "any", None)));
     }
 
     #[test]
     fn a_name_without_a_namespace_is_denied_and_not_allowed_where_the_event_listener_is_unknown() {
-        let allow = limits("{allow: [{names: [build, 'ci/test']}]}");
-        let deny = limits("{allow: [{}], deny: [{names: [deploy, 'ci/release']}]}");
+        let allow = limits("allow: [{names: [build, 'ci/test']}]");
+        let deny = limits("allow: [{}], deny: [{rule: stop, triggers: {names: [deploy, 'ci/release']}}]");
         let nowhere = |namespace, name| Trigger { listener_namespace: "", ..trigger(namespace, name, None) };
         for (namespace, name, by_allow, by_deny) in [
             ("ci", "build", false, true),
@@ -201,14 +200,14 @@ mod tests {
 
     #[test]
     fn an_unknown_service_account_lets_nobody_through() {
-        let allow = limits("{allow: [{service_accounts: [builder]}]}");
-        let deny = limits("{allow: [{}], deny: [{service_accounts: [deployer]}]}");
+        let allow = limits("allow: [{service_accounts: [builder]}]");
+        let deny = limits("allow: [{}], deny: [{rule: stop, triggers: {service_accounts: [deployer]}}]");
         for (account, by_allow, by_deny) in
             [(Some("builder"), true, true), (Some("deployer"), false, false), (None, false, false)]
         {
             assert_eq!(allow.permits(&trigger("ci", "t", account)), by_allow, "{account:?}");
             assert_eq!(deny.permits(&trigger("ci", "t", account)), by_deny, "{account:?}");
         }
-        assert!(allow.needs_account() && deny.needs_account() && !limits("{allow: [{names: [a]}]}").needs_account());
+        assert!(allow.needs_account() && deny.needs_account() && !limits("allow: [{names: [a]}]").needs_account());
     }
 }

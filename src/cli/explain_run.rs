@@ -30,7 +30,7 @@ use crate::{
         raw::{AuditSink, Effect, PolicyFile, PrincipalFacts, RequestFacts, Root, Scheme, TaskFacts, TokenFacts},
         resolver::Resolver,
     },
-    error::{Reason, Rejection},
+    error::Rejection,
     issuers::{KeySource, Unverified},
     request::{host::normalise, method::check_spelling, path::check_canonical, route, sanitize::misdirected},
     runtime::control,
@@ -434,13 +434,7 @@ impl fmt::Display for FromTrail<'_> {
         match outcome {
             // The question of an EventListener: a held delivery that came again is allowed.
             Some(Effect::Deny) if self.about.is_some() => {
-                let is_unnamed = rule.is_none() && *reason == Some(Reason::PolicyDenied.as_str());
-                let by = match is_unnamed {
-                    // A record of an earlier commit, or of an assertion made by one.
-                    true => "a rule on the delivery that the record does not name".to_owned(),
-                    false => format!("{} on the delivery", rule.unwrap_or("no rule")),
-                };
-                write!(f, "recorded: deny by {by}, policy {policy}")?;
+                write!(f, "recorded: deny by {} on the delivery, policy {policy}", rule.unwrap_or("no rule"))?;
             }
             Some(outcome) => {
                 write!(f, "recorded: {} by {}, policy {policy}", outcome.as_str(), rule.unwrap_or("no rule"))?;
