@@ -143,8 +143,6 @@ struct Named {
 #[derive(Deserialize)]
 struct Session {
     uid: Arc<str>,
-    /// Set in lines of earlier versions.
-    credential: Option<String>,
     expiration_time: Option<i64>,
 }
 
@@ -202,7 +200,7 @@ struct PrincipalLine {
     /// The kind of the person or workload for whom an actor acts, if it differs.
     subject_kind: Option<Kind>,
     scheme: Scheme,
-    credential: Option<String>,
+    credential: String,
     /// None if the issuer said nothing about them.
     groups: Option<Vec<Arc<str>>>,
     scopes: Option<Vec<Arc<str>>>,
@@ -326,11 +324,11 @@ impl PrincipalLine {
             actor: self.actor,
             login: LoginFacts { auth_time: self.auth_time.map(Timestamp::from_millis), acr: self.acr, amr: self.amr },
             claims: Arc::new(self.claims),
-            credential: match self.credential.or(actor.session.credential).as_deref() {
-                Some("token") => CredentialId::Token(id),
-                Some("session") => CredentialId::Session(id),
-                Some("delivery") => CredentialId::Delivery(id),
-                Some("certificate") => CredentialId::Certificate(id),
+            credential: match self.credential.as_str() {
+                "token" => CredentialId::Token(id),
+                "session" => CredentialId::Session(id),
+                "delivery" => CredentialId::Delivery(id),
+                "certificate" => CredentialId::Certificate(id),
                 _ => CredentialId::None,
             },
             expires: actor.session.expiration_time.map_or(Timestamp::MAX, Timestamp::from_millis),

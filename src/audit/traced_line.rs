@@ -160,9 +160,9 @@ pub struct AtServer {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct IssuedLine {
     pub token: String,
-    /// The name of its issuer. Older versions do not record it.
-    #[serde(default, skip_serializing)]
-    pub issuer: Option<String>,
+    /// The name of its issuer.
+    #[serde(skip_serializing)]
+    pub issuer: String,
     pub audience: String,
     #[serde(default)]
     pub scopes: Vec<String>,
@@ -185,7 +185,7 @@ pub struct IssuedLine {
 impl IssuedLine {
     /// Whether this issuer issued it: others may issue tokens with the same id.
     pub fn is_by(&self, issuer: &str) -> bool {
-        self.issuer.as_deref().is_none_or(|own| own == issuer)
+        self.issuer == issuer
     }
 }
 
@@ -201,7 +201,6 @@ pub struct OnwardLine {
 /// The task that got a token.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TaskLine {
-    #[serde(default)]
     pub cluster: String,
     pub namespace: String,
     pub task_run: ObjectRef,
@@ -235,7 +234,6 @@ impl TaskLine {
 /// A run or a pod whose tokens have ended with it.
 #[derive(Deserialize)]
 pub(super) struct Ended {
-    #[serde(default)]
     pub cluster: String,
     pub uid: String,
     pub why: String,

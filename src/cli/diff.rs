@@ -197,7 +197,7 @@ rules: [{id: look, on: {kubernetes: {verbs: [read]}}, who: {issuers: [a]}, do: a
             "unmapped": {
                 "route": "api",
                 "kind": "kubernetes",
-                "principal": {"kind": "human", "scheme": "bearer", "groups": ["dev"]},
+                "principal": {"kind": "human", "scheme": "bearer", "credential": "token", "groups": ["dev"]},
                 "kubernetes": {"is_resource": true, "verb": verb, "api_version": "v1", "namespace": "ci", "resource": resource, "name": "p"},
             },
         });

@@ -75,7 +75,7 @@ fn each_policy_that_was_read_is_told_with_when_and_why() {
         &[
             note("policy.loaded", json!({"policy": "1a", "cause": "files"})),
             note("policy.refused", json!({"cause": "operator"})),
-            // From an older version.
+            // A damaged one.
             note("policy.loaded", json!({"policy": "1a"})),
             // The same again, after another.
             later(60_000),

@@ -48,9 +48,6 @@ fn a_token_of_another_issuer_with_the_same_id_is_no_use_of_ours_and_not_ended_wi
     assert_eq!(told(&lines), (vec![Uuid::from_u128(2)], false));
     lines.push(operator("own"));
     assert!(told(&lines).1);
-    // As an older version wrote it, without the issuer.
-    let older = [issued(&json!({"issuer": null})), of(2, 2, "own", &json!({}))];
-    assert!(told(&older).0.contains(&Uuid::from_u128(2)));
 }
 
 /// Callers that were revoked or left while their token was being recorded got none, and it was reported as issued.
@@ -72,7 +69,7 @@ fn a_token_whose_request_was_refused_or_left_once_it_was_written_down_was_given_
     assert_eq!(left.withheld.as_deref(), Some("client_gone"));
     let undone = traced(&[issued(&json!({})), of(1, 1, "corp", &json!({}))], Tokens::Id("same")).pop().unwrap();
     assert_eq!(undone.withheld, None, "its end is not told yet");
-    let given = json!({"issued": {"token": "same", "audience": "x", "expires": 9_000_000}});
+    let given = json!({"issued": {"token": "same", "issuer": "own", "audience": "x", "expires": 9_000_000}});
     assert_eq!(answered(&given, Some("upstream_failed")).withheld, None);
 }
 
@@ -213,7 +210,8 @@ fn the_tokens_of_a_run_are_those_of_its_own_tasks() {
         "pipeline_run": {"name": "two", "uid": "q"}, "root": "q",
     });
     let issued = |id, token: &str, task: &Value| {
-        of(id, 1, "corp", &json!({"issued": {"token": token, "audience": "x", "expires": 9_000_000, "task": task}}))
+        let issued = json!({"token": token, "issuer": "own", "audience": "x", "expires": 9_000_000, "task": task});
+        of(id, 1, "corp", &json!({"issued": issued}))
     };
     let lines = [issued(1, "first", &first), issued(2, "second", &second)];
     let (pipeline, task) = (RunKind::PipelineRun, RunKind::TaskRun);

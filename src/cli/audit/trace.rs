@@ -173,7 +173,7 @@ impl Tracer<'_> {
         let tokens = audit::trace_tokens(self.files, Tokens::Root(run.cluster.as_deref(), &run.uid))?;
         let known = tokens.iter().find_map(|token| Some((token.issued.task.as_ref()?, token.issued.cause?)));
         let found = match known {
-            Some((task, cause)) => self.task(task, Some(cause))?,
+            Some((task, cause)) => self.task(task, cause)?,
             None => of_run(run),
         };
         self.found.push(Found::Run(Box::new(FoundRun { tokens, ..found })));
@@ -184,7 +184,7 @@ impl Tracer<'_> {
     fn tokens_with_cause(&mut self, tokens: Vec<TracedToken>) -> Result<(), Failure> {
         let mut last: Option<FoundRun> = None;
         for token in tokens {
-            let Some(task) = &token.issued.task else {
+            let (Some(task), Some(cause)) = (&token.issued.task, token.issued.cause) else {
                 self.found.extend(last.take().map(|run| Found::Run(Box::new(run))));
                 self.found.push(Found::Token(Box::new(token)));
                 continue;
@@ -194,7 +194,7 @@ impl Tracer<'_> {
                 run.tokens.push(token);
                 continue;
             }
-            let found = self.task(task, token.issued.cause)?;
+            let found = self.task(task, cause)?;
             self.found
                 .extend(last.replace(FoundRun { tokens: vec![token], ..found }).map(|run| Found::Run(Box::new(run))));
         }
@@ -204,11 +204,9 @@ impl Tracer<'_> {
 
     /// Returns the run of a task with the cause that the exchange found: the exchange uses what Doorward itself
     /// recorded, not what the run says.
-    fn task(&self, task: &TaskLine, cause: Option<Uuid>) -> Result<FoundRun, Failure> {
+    fn task(&self, task: &TaskLine, id: Uuid) -> Result<FoundRun, Failure> {
         let run = audit::trace_uid(self.files, &task.cluster, &task.root)?;
-        // For a version that did not record the cause, what the run says is used.
-        let Some(id) = cause else { return Ok(run.map_or_else(|| of_root(task), of_run)) };
-        let Some(run) = run else { return Ok(FoundRun { cause: self.cause(id)?, ..of_root(task) }) };
+        let Some(run) = run else { return Ok(of_root(task, self.cause(id)?)) };
         let warning = match &run.cause {
             Ok(cause) if cause.is_of(id) => return Ok(of_run(run)),
             Ok(Cause { request, .. }) => {
@@ -238,7 +236,7 @@ impl Tracer<'_> {
 }
 
 /// A run of which only tokens are known.
-fn of_root(task: &TaskLine) -> FoundRun {
+fn of_root(task: &TaskLine, cause: Known) -> FoundRun {
     let (kind, name, uid) = task.root();
     FoundRun {
         kind: kind.to_owned(),
@@ -246,7 +244,7 @@ fn of_root(task: &TaskLine) -> FoundRun {
         name: name.to_owned(),
         uid: uid.to_owned(),
         created: None,
-        cause: Known::NotKnown(format!("the run itself is not in the trail: {NOT_LINKED}")),
+        cause,
         warning: None,
         tokens: Vec::new(),
     }

@@ -13,11 +13,11 @@ fn request(id: Uuid, name: &str, more: &Value) -> String {
     let mut line = json!({
         "time": 1_000_000,
         "metadata": {"correlation_uid": id, "event_code": "request"},
-        "actor": {"user": {"uid": "7", "name": name}, "idp": {"name": "corp"}, "session": {"uid": "", "credential": ""}},
+        "actor": {"user": {"uid": "7", "name": name}, "idp": {"name": "corp"}, "session": {"uid": ""}},
         "authorizations": [{"decision": "allow"}],
         "http_request": {"uid": id, "http_method": "POST", "url": {"hostname": "h", "path": "/"}},
         "unmapped": {
-            "principal": {"kind": "human", "scheme": "bearer"},
+            "principal": {"kind": "human", "scheme": "bearer", "credential": "none"},
             "kubernetes": {"verb": "create", "namespace": "ci"},
             "run": {"does": "create"},
         },
@@ -32,7 +32,8 @@ fn exchange() -> String {
         "cluster": "east", "namespace": "ci", "task_run": {"name": "t", "uid": "t"}, "pod": {"name": "p", "uid": "p"},
         "pipeline_run": {"name": "build", "uid": "r"}, "root": "r",
     });
-    let issued = json!({"token": "jti", "audience": "x", "expires": 9_000_000, "cause": CAUSE, "task": task});
+    let issued =
+        json!({"token": "jti", "issuer": "own", "audience": "x", "expires": 9_000_000, "cause": CAUSE, "task": task});
     request(EXCHANGE, "alice", &json!({"issued": issued, "kubernetes": null, "run": null}))
 }
 
@@ -140,8 +141,8 @@ fn a_request_leads_to_the_token_that_it_got_and_to_those_of_the_runs_that_it_cau
 #[test]
 fn a_token_that_an_agent_asked_for_says_so_and_one_of_the_person_alone_does_not() {
     let told = |actor: Value| {
-        let issued = json!({"token": "own", "audience": "x", "expires": 9_000_000});
-        let principal = json!({"kind": "human", "scheme": "bearer", "actor": actor});
+        let issued = json!({"token": "own", "issuer": "own", "audience": "x", "expires": 9_000_000});
+        let principal = json!({"kind": "human", "scheme": "bearer", "credential": "none", "actor": actor});
         let lines = [request(EXCHANGE, "alice", &json!({"issued": issued, "principal": principal, "run": null}))];
         (told(Kind::Token, "own", &lines).1, told_json(Kind::Token, "own", &lines)[0].clone())
     };
