@@ -80,17 +80,10 @@ pub struct ExplainArgs {
     pub at: Option<String>,
     /// How the answer is printed
     #[arg(long, value_enum, default_value_t = Format::Human)]
-    format: Format,
-    /// An earlier name of `--format json`
-    #[arg(long, hide = true, conflicts_with = "format")]
-    json: bool,
+    pub format: Format,
 }
 
 impl ExplainArgs {
-    pub fn format(&self) -> Format {
-        if self.json { Format::Json } else { self.format }
-    }
-
     /// Takes a lone address, which clap has read as the configuration, for the address, if a variable names the
     /// configuration.
     pub fn take_lone_address(&mut self, config: &mut PathBuf, named: Option<PathBuf>) {
@@ -205,17 +198,5 @@ mod tests {
         assert_eq!(read(&["other.yaml", ADDRESS], Some("door.yaml")), both("other.yaml", Some(ADDRESS)));
         assert_eq!(read(&["other.yaml", "--audit-id", "1"], Some("door.yaml")), both("other.yaml", None));
         assert_eq!(read(&[ADDRESS], None), both(ADDRESS, None));
-    }
-
-    #[test]
-    fn json_is_asked_for_as_elsewhere_and_by_its_earlier_name() {
-        let format = |words: &[&str]| {
-            let all = [&["explain", "door.yaml", "https://k8s.example.com/"], words].concat();
-            Cli::try_parse_from(all).map(|cli| cli.args.format()).ok()
-        };
-        assert_eq!(format(&[]), Some(Format::Human));
-        assert_eq!(format(&["--format", "json"]), Some(Format::Json));
-        assert_eq!(format(&["--json"]), Some(Format::Json));
-        assert_eq!(format(&["--json", "--format", "human"]), None);
     }
 }

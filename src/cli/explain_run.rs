@@ -64,14 +64,14 @@ pub(super) struct NothingAsked;
 /// Explains and prints. Returns whether the request would pass.
 pub fn run(sources: &Sources, args: &ExplainArgs, out: &mut impl Write) -> Result<bool, Failure> {
     let answer = match (&args.audit_id, &args.url) {
-        (Some(id), _) => return from_trail(sources, id, args.format(), out),
+        (Some(id), _) => return from_trail(sources, id, args.format, out),
         (None, Some(url)) => from_request(sources, args, url)?,
         (None, None) => match &args.audience {
             Some(audience) => of_token(sources, args, audience)?,
             None => return Err(NothingAsked.into()),
         },
     };
-    args.format().print(&answer, out)?;
+    args.format.print(&answer, out)?;
     Ok(answer.is_allow())
 }
 

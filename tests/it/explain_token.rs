@@ -110,7 +110,7 @@ async fn which_scopes_a_task_would_get_is_told_without_any_exchange() {
         "`release-deploys` comes nearest to allowing it, and misses on.token.pipeline_tasks: needs push, has test";
     assert!(said.contains("DENY: a token for https://target.test\n") && said.contains(nearest), "{said}");
 
-    let (said, _) = ask(&["--pipeline-task", "push", "--scope", "deploy plan", "--json"]).await;
+    let (said, _) = ask(&["--pipeline-task", "push", "--scope", "deploy plan", "--format", "json"]).await;
     let json: Value = serde_json::from_str(&said).unwrap();
     assert_eq!((&json["outcome"], &json["scopes"]), (&json!("deny"), &json!([])), "all of them or none: {json:#}");
     let outcomes: Vec<&Value> = json["decisions"].as_array().unwrap().iter().map(|one| &one["outcome"]).collect();

@@ -45,7 +45,7 @@ async fn end(doorward: &mut Doorward) {
 
 /// Runs each command that the report prints, and compares the result with the number printed with it.
 fn compare_with_queries(doorward: &Doorward) -> Value {
-    let told: Value = serde_json::from_str(&report(doorward, &["--json"])).unwrap();
+    let told: Value = serde_json::from_str(&report(doorward, &["--format", "json"])).unwrap();
     let unused = |kind: &str| -> Vec<&Value> {
         let access = told["configuration"]["access"].as_array().unwrap().iter();
         access.filter(|one| one["kind"] == kind && one["used"] == false).map(|one| &one["id"]).collect()

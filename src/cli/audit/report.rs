@@ -34,12 +34,6 @@ pub struct ReportArgs {
     /// How the report is printed.
     #[arg(long, value_enum, default_value_t = Form::Human)]
     format: Form,
-    /// An earlier name of `--format json`.
-    #[arg(long, hide = true, conflicts_with_all = ["html", "format"])]
-    json: bool,
-    /// An earlier name of `--format html`.
-    #[arg(long, hide = true, conflicts_with = "format")]
-    html: bool,
 }
 
 /// How a report is printed.
@@ -53,16 +47,6 @@ enum Form {
     Html,
 }
 
-impl ReportArgs {
-    fn form(&self) -> Form {
-        match (self.json, self.html) {
-            (true, _) => Form::Json,
-            (_, true) => Form::Html,
-            _ => self.format,
-        }
-    }
-}
-
 pub fn run(args: &ReportArgs, out: &mut impl Write) -> Result<u8, Failure> {
     if args.from >= args.to {
         return Err("the period is empty: `--from` is not before `--to`; `--to` is the first moment after it".into());
@@ -72,7 +56,7 @@ pub fn run(args: &ReportArgs, out: &mut impl Write) -> Result<u8, Failure> {
         let (loaded, _) = load_policy(&Sources::of_process(config.clone(), Vec::new()))?;
         report = report.with(Configured::of(&loaded.raw, config.clone(), folder_of(&loaded.path))?);
     }
-    match args.form() {
+    match args.format {
         Form::Human => write!(out, "{report}")?,
         Form::Json => print_json(&report, out)?,
         Form::Html => writeln!(out, "{}", report.to_html())?,
