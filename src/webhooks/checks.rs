@@ -1,6 +1,6 @@
 //! Checks for settings of a sender that exclude each other, or that only another kind of sender has.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use super::{
     senders::{self, Bodies, Setting, sender},
@@ -47,15 +47,11 @@ pub(super) fn check_settings(raw: &raw::Webhook, at: &At, resolver: &mut Resolve
             .help("remove it, or write `sender: generic`");
     }
     let facts_at = at.key("facts");
-    let mut known = BTreeMap::new();
-    for (field, key, pointer) in senders::configured(&raw.facts) {
+    for (_, key, pointer) in senders::configured(&raw.facts) {
         if !pointer.starts_with('/') || pointer.len() > 256 {
             report
                 .error(&facts_at.key(key), format!("`{pointer}` is not a JSON pointer"))
                 .help("write it as `/repository/id`");
-        }
-        if let Some(other) = known.insert(field, key) {
-            report.error(&facts_at.key(key), format!("`{other}` names the same fact")).help("remove one of the two");
         }
     }
     let least = least_window(raw);

@@ -262,12 +262,6 @@ pub struct FactPointers {
     /// The number of the person who caused it: `senders` in rules.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub actor_id: Option<String>,
-    /// Another name for `actor`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub sender: Option<String>,
-    /// Another name for `actor_id`.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub sender_id: Option<String>,
 }
 
 /// The hash of an HMAC.

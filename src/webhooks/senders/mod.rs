@@ -358,8 +358,6 @@ pub(super) fn configured(facts: &raw::FactPointers) -> impl Iterator<Item = (Fie
         (Field::Commit, "commit", &facts.commit),
         (Field::Actor, "actor", &facts.actor),
         (Field::ActorId, "actor_id", &facts.actor_id),
-        (Field::Actor, "sender", &facts.sender),
-        (Field::ActorId, "sender_id", &facts.sender_id),
     ]
     .into_iter()
     .filter_map(|(field, key, pointer)| Some((field, key, pointer.as_deref()?)))
