@@ -18,13 +18,13 @@ use serde_json::{Value, json};
 use zeroize::Zeroizing;
 
 use crate::{
+    atomic_file,
     authn::{Kind, Principal},
     authz::TriggerLimits,
     clock::Timestamp,
     config::{raw, report::At, resolver::Resolver},
-    kept,
     request::route::Route,
-    webhooks::Once,
+    webhooks::DeliveryKey,
 };
 
 /// The request header of an assertion. A client's own is dropped, like every header that begins with `doorward-`.
@@ -108,7 +108,7 @@ pub struct Asserted<'a> {
     pub groups: &'a Arc<[Arc<str>]>,
     pub request_id: &'a str,
     pub body_sha256: &'a [u8; 32],
-    pub once: Once,
+    pub once: DeliveryKey,
     pub triggers: Option<TriggerLimits>,
 }
 
@@ -154,17 +154,17 @@ impl Keys {
 
     /// The key stored in `path`. If there is none, it is generated and written for its owner only.
     pub fn kept_in(path: &Path) -> io::Result<Self> {
-        let pem = kept::read_or_make(path, || {
+        let pem = atomic_file::read_or_make(path, || {
             let pair = Ed25519KeyPair::generate();
-            let pair = pair.map_err(|_| kept::invalid(path, "no random bytes are available"))?;
-            let der = pair.to_pkcs8v1().map_err(|_| kept::invalid(path, "the key cannot be written"))?;
+            let pair = pair.map_err(|_| atomic_file::invalid(path, "no random bytes are available"))?;
+            let der = pair.to_pkcs8v1().map_err(|_| atomic_file::invalid(path, "the key cannot be written"))?;
             let text = Zeroizing::new(STANDARD.encode(der.as_ref()));
             let pem = format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", *text);
             Ok(Zeroizing::new(pem.into_bytes()))
         })?;
         AssertionKey::from_pem(&pem)
             .map(|key| Self(Arc::new([key])))
-            .ok_or_else(|| kept::invalid(path, "the key is not an Ed25519 key in PEM (PKCS #8)"))
+            .ok_or_else(|| atomic_file::invalid(path, "the key is not an Ed25519 key in PEM (PKCS #8)"))
     }
 }
 

@@ -113,7 +113,7 @@ impl fmt::Display for Timestamp {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moment {
     /// By the wall clock.
-    shown: Timestamp,
+    wall: Timestamp,
     /// By [`Clock::passed`], on a scale of its own.
     passed: Timestamp,
 }
@@ -124,55 +124,55 @@ impl Moment {
     /// An end that is never reached.
     pub const MAX: Self = Self::at(i64::MAX, i64::MAX);
 
-    const fn at(shown: i64, passed: i64) -> Self {
-        Self { shown: Timestamp(shown), passed: Timestamp(passed) }
+    const fn at(wall: i64, passed: i64) -> Self {
+        Self { wall: Timestamp(wall), passed: Timestamp(passed) }
     }
 
     /// The wall-clock reading, for people and for other processes.
-    pub const fn shown(self) -> Timestamp {
-        self.shown
+    pub const fn wall(self) -> Timestamp {
+        self.wall
     }
 
     /// The end that is reached once the wall clock shows `end`, which others know as well.
-    pub const fn when_shown(end: Timestamp) -> Self {
-        Self { shown: end, ..Self::MAX }
+    pub const fn at_wall(end: Timestamp) -> Self {
+        Self { wall: end, ..Self::MAX }
     }
 
     /// The wall-clock reading, and that of [`Clock::passed`] on a scale of its own.
     pub const fn by_clock(self) -> [Timestamp; 2] {
-        [self.shown, self.passed]
+        [self.wall, self.passed]
     }
 
     /// The time from `earlier` to this one.
     pub fn since(self, earlier: Self) -> Duration {
-        self.shown.since(earlier.shown).max(self.passed.since(earlier.passed))
+        self.wall.since(earlier.wall).max(self.passed.since(earlier.passed))
     }
 
     /// The time that is left until `end`, zero once it is reached.
     pub fn until(self, end: Self) -> Duration {
-        end.shown.since(self.shown).min(end.passed.since(self.passed))
+        end.wall.since(self.wall).min(end.passed.since(self.passed))
     }
 
     /// Whether `end` is not reached yet.
     pub fn is_before(self, end: Self) -> bool {
-        self.shown < end.shown && self.passed < end.passed
+        self.wall < end.wall && self.passed < end.passed
     }
 
     /// Whether `end` is reached by both clocks: for what must not be forgotten too early.
     pub fn is_surely_past(self, end: Self) -> bool {
-        self.shown >= end.shown && self.passed >= end.passed
+        self.wall >= end.wall && self.passed >= end.passed
     }
 
     /// The end that is reached as soon as either of both is.
     #[must_use]
     pub fn min(self, other: Self) -> Self {
-        Self { shown: self.shown.min(other.shown), passed: self.passed.min(other.passed) }
+        Self { wall: self.wall.min(other.wall), passed: self.passed.min(other.passed) }
     }
 
     /// The later of both, by each clock.
     #[must_use]
     pub fn max(self, other: Self) -> Self {
-        Self { shown: self.shown.max(other.shown), passed: self.passed.max(other.passed) }
+        Self { wall: self.wall.max(other.wall), passed: self.passed.max(other.passed) }
     }
 }
 
@@ -180,7 +180,7 @@ impl Add<Duration> for Moment {
     type Output = Self;
 
     fn add(self, span: Duration) -> Self {
-        Self { shown: self.shown + span, passed: self.passed + span }
+        Self { wall: self.wall + span, passed: self.passed + span }
     }
 }
 
@@ -188,7 +188,7 @@ impl Sub<Duration> for Moment {
     type Output = Self;
 
     fn sub(self, span: Duration) -> Self {
-        Self { shown: self.shown - span, passed: self.passed - span }
+        Self { wall: self.wall - span, passed: self.passed - span }
     }
 }
 
@@ -197,21 +197,21 @@ impl Sub<Duration> for Moment {
 /// or ended a little sooner.
 #[derive(Debug)]
 pub struct AtomicMoment {
-    shown: AtomicI64,
+    wall: AtomicI64,
     passed: AtomicI64,
 }
 
 impl AtomicMoment {
     pub const fn new(moment: Moment) -> Self {
-        Self { shown: AtomicI64::new(moment.shown.0), passed: AtomicI64::new(moment.passed.0) }
+        Self { wall: AtomicI64::new(moment.wall.0), passed: AtomicI64::new(moment.passed.0) }
     }
 
     pub fn load(&self) -> Moment {
-        Moment::at(self.shown.load(Ordering::Acquire), self.passed.load(Ordering::Acquire))
+        Moment::at(self.wall.load(Ordering::Acquire), self.passed.load(Ordering::Acquire))
     }
 
     pub fn store(&self, moment: Moment) {
-        self.shown.store(moment.shown.0, Ordering::Release);
+        self.wall.store(moment.wall.0, Ordering::Release);
         self.passed.store(moment.passed.0, Ordering::Release);
     }
 }
@@ -230,7 +230,7 @@ enum Source {
 #[derive(Debug)]
 struct Manual {
     /// What the wall clock shows, in milliseconds.
-    shown: AtomicI64,
+    wall: AtomicI64,
     /// How far it was advanced, in milliseconds.
     passed: AtomicI64,
 }
@@ -241,14 +241,14 @@ static BEGAN: LazyLock<Instant> = LazyLock::new(Instant::now);
 impl Clock {
     /// A clock that does not move until [`Clock::advance`].
     pub fn manual(start: Timestamp) -> Self {
-        let shown = AtomicI64::new(start.as_millis());
-        Self(Source::Manual(Arc::new(Manual { shown, passed: AtomicI64::new(0) })))
+        let wall = AtomicI64::new(start.as_millis());
+        Self(Source::Manual(Arc::new(Manual { wall, passed: AtomicI64::new(0) })))
     }
 
     pub fn now(&self) -> Timestamp {
         match &self.0 {
             Source::System => SystemTime::now().into(),
-            Source::Manual(manual) => Timestamp(manual.shown.load(Ordering::SeqCst)),
+            Source::Manual(manual) => Timestamp(manual.wall.load(Ordering::SeqCst)),
         }
     }
 
@@ -264,14 +264,14 @@ impl Clock {
 
     /// The current moment, for state in memory.
     pub fn moment(&self) -> Moment {
-        Moment { shown: self.now(), passed: Timestamp::default() + self.passed() }
+        Moment { wall: self.now(), passed: Timestamp::default() + self.passed() }
     }
 
     /// Advances a manual clock; the system's clock stays as it is.
     pub fn advance(&self, span: Duration) {
         if let Source::Manual(manual) = &self.0 {
             let millis = i64::try_from(span.as_millis()).unwrap_or(i64::MAX);
-            for moved in [&manual.shown, &manual.passed] {
+            for moved in [&manual.wall, &manual.passed] {
                 moved.fetch_add(millis, Ordering::SeqCst);
             }
         }
@@ -281,7 +281,7 @@ impl Clock {
     /// system's clock stays as it is.
     pub fn set(&self, to: Timestamp) {
         if let Source::Manual(manual) = &self.0 {
-            manual.shown.store(to.as_millis(), Ordering::SeqCst);
+            manual.wall.store(to.as_millis(), Ordering::SeqCst);
         }
     }
 }
@@ -443,7 +443,7 @@ mod tests {
         let shared = AtomicMoment::new(Moment::MIN);
         shared.store(after);
         assert_eq!(shared.load(), after);
-        assert_eq!((before - Duration::from_secs(1)).shown(), Timestamp::from_secs(9_999));
+        assert_eq!((before - Duration::from_secs(1)).wall(), Timestamp::from_secs(9_999));
     }
 
     /// The watches of sessions, tokens and health ran once for each tick that they had missed, one after the other.

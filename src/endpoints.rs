@@ -21,7 +21,7 @@ use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
 
 use crate::{
     assertions,
-    authn::{Authenticator, Principal, Whose},
+    authn::{Authenticator, EndpointAudit, Principal},
     authz::Concern,
     body::ClientBody,
     config::raw::Scheme,
@@ -56,7 +56,7 @@ struct Context {
     origin: Option<Origin>,
     /// The principal of the bearer token, if the request has one.
     bearer: Option<Arc<Principal>>,
-    whose: Whose,
+    audit: EndpointAudit,
 }
 
 /// A refusal that an endpoint leaves to [`Endpoints::serve`], so that it is presented in the client's format like any
@@ -133,22 +133,22 @@ impl Endpoints {
         let mut inner = Request::new(Body::empty());
         *inner.method_mut() = request.method().clone();
         *inner.uri_mut() = request.path().parse().map_err(|_| not_found())?;
-        let (origin, whose) = (request.origin(), Whose::default());
+        let (origin, audit) = (request.origin(), EndpointAudit::default());
         inner.extensions_mut().insert(Context {
             snapshot: Arc::clone(snapshot),
             request: Arc::new(request),
             body,
             origin,
             bearer,
-            whose: whose.clone(),
+            audit: audit.clone(),
         });
         let mut response = match self.0.clone().oneshot(inner).await {
             Ok(response) => response,
             Err(never) => match never {},
         };
-        exchange.record().principal = whose.known();
-        if let Some(place) = whose.take_place() {
-            exchange.hold(place);
+        exchange.record().principal = audit.principal();
+        if let Some(reservation) = audit.take_reservation() {
+            exchange.hold(reservation);
         }
         let refused = response.extensions_mut().remove::<Refused>();
         if let Some(rejection) = refused.and_then(|Refused(rejection)| Arc::into_inner(rejection)) {
@@ -214,14 +214,14 @@ async fn login(Extension(context): Extension<Context>) -> AxumResponse {
         body: &context.body,
         request_id: &request_id,
         address: context.request.meta().client,
-        is_of_many: context.request.meta().is_of_many,
-        whose: &context.whose,
+        is_shared_address: context.request.meta().is_shared_address,
+        audit: &context.audit,
         left_out: &left_out,
     };
     // Before the answer, which may end the session. If the session cannot be read, the request is recorded as
     // anonymous, and an endpoint that needs the session reports the failure.
     if let Ok(Some(session)) = context.snapshot.sessions.held_by(request.headers, origin).await {
-        context.whose.is(&session.principal);
+        context.audit.set_principal(&session.principal);
     }
     match login.answer(request).await {
         Some(response) => response.map(Body::from),
@@ -258,7 +258,7 @@ async fn not_asked(Extension(context): Extension<Context>) -> AxumResponse {
 async fn who_am_i(Extension(context): Extension<Context>) -> AxumResponse {
     let (principal, session) = match &context.bearer {
         Some(principal) => {
-            context.whose.is(principal);
+            context.audit.set_principal(principal);
             (Arc::clone(principal), None)
         }
         None => match context.session().await {
@@ -293,7 +293,7 @@ impl Context {
         };
         match session {
             Ok(Some(session)) => {
-                self.whose.is(&session.principal);
+                self.audit.set_principal(&session.principal);
                 Ok(session)
             }
             Ok(None) => Err(signed_out(self)),

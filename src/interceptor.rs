@@ -102,7 +102,7 @@ pub async fn answer(
         return Err(Rejection::method_not_allowed("POST", "an interceptor is called with POST"));
     }
     // Anybody who reaches the address may ask; what proves that the caller is an EventListener is in the body.
-    let share = Share::Question(request.meta().whose());
+    let share = Share::Question(request.meta().client_network());
     let (_, body) = request.take_body();
     let limits = BufferLimits::whole(&snapshot.limits, MAX_QUESTION);
     let body = buffered::read(body, limits, &app.budget, share).await?;

@@ -8,7 +8,7 @@
 //! | Doorward's own pages | `endpoints`, `pages` |
 //! | identity | `issuers`, `oidc`, `sessions`, `sts` (Doorward as a token issuer) |
 //! | Tekton and Kubernetes | `webhooks`, `assertions`, `interceptor`, `kubernetes`, `tekton`, `runs`, `rbac` |
-//! | records | `audit`, `store`, `group_commit`, `kept` |
+//! | records | `audit`, `store`, `group_commit`, `atomic_file` |
 //! | commands | [`cli`], `client`, `doctor`, [`demo`] |
 //! | operation | `admin` (health, metrics, operator socket), `logging`, `memory` |
 //! | utilities | [`clock`], `egress`, `keepalive`, `lock`, `pointer`, `sha256`, `terminal` |
@@ -20,6 +20,7 @@ mod abort;
 mod admin;
 mod app;
 mod assertions;
+mod atomic_file;
 mod audit;
 pub mod authn;
 pub mod authz;
@@ -40,7 +41,6 @@ mod group_commit;
 mod interceptor;
 mod issuers;
 mod keepalive;
-mod kept;
 mod kubernetes;
 mod lock;
 mod logging;

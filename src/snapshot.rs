@@ -209,7 +209,7 @@ pub struct Shared {
     /// The key of assertions, if the configuration has none.
     pub assertion_keys: assertions::Keys,
     /// The keys of tokens, if the configuration has none.
-    pub token_keys: sts::Kept,
+    pub token_keys: sts::SigningKeyRing,
 }
 
 impl Snapshot {

@@ -6,7 +6,7 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use crate::{downstream::whose, lock::lock};
+use crate::{downstream::client_network, lock::lock};
 
 /// Concurrent connections. The clients are few: kubelet, Prometheus, an operator.
 pub(super) const MAX_CONNECTIONS: usize = 64;
@@ -26,7 +26,7 @@ pub(super) struct Counted {
 
 impl Open {
     pub(super) fn admit(self: &Arc<Self>, address: IpAddr) -> Option<Counted> {
-        let address = whose(address);
+        let address = client_network(address);
         let mut counts = lock(&self.0);
         if counts.values().sum::<usize>() >= MAX_CONNECTIONS {
             return None;

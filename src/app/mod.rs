@@ -63,7 +63,7 @@ use crate::{
     sessions::SessionMetrics,
     snapshot::{Context, Shared, Snapshot},
     store::{Redis, Revocations, Store, StoreMetrics},
-    sts::{Asking, HandedBack, Vault, ends::Ends, onward},
+    sts::{HolderRevocations, KeyStorage, Lookups, ends::RunEnds, onward},
     supervisor::{Supervisor, TaskMetrics},
     upstream::{self, Pings, Pools, buffered::ByteBudget, streams},
     webhooks::{Replay, WebhookMetrics, hold},
@@ -91,11 +91,11 @@ pub struct App {
     pub replay: Replay,
     pub held: hold::Queue,
     /// Whether the ends of runs are being observed.
-    pub ends: Ends,
+    pub run_ends: RunEnds,
     /// Look-ups of runs and pods that are in progress.
-    pub asking: Asking,
+    pub lookups: Lookups,
     /// Tokens that their holders have ended.
-    pub handed_back: HandedBack,
+    pub holder_revocations: HolderRevocations,
     /// Tokens of other providers.
     pub onward: onward::ProviderTokens,
     pub streams: streams::Registry,
@@ -121,7 +121,7 @@ pub struct App {
     context: Context,
     shared: Shared,
     /// Break-glass as it was last recorded in the trail.
-    told_door: Mutex<Option<BreakGlass>>,
+    noted_break_glass: Mutex<Option<BreakGlass>>,
     /// The outcome of the last configuration that was loaded.
     outcome: rollout::Outcome,
     /// The folder where policies are stored.
@@ -170,7 +170,7 @@ impl App {
     }
 
     /// Records the break-glass settings of a generation in the trail, if they differ from those recorded last.
-    fn note_door(&self, door: Option<&BreakGlass>, told: &mut Option<BreakGlass>) {
+    fn note_break_glass(&self, door: Option<&BreakGlass>, told: &mut Option<BreakGlass>) {
         if let Some(note) = break_glass::note(door, told, self.clock.now()) {
             self.trail.note(note);
         }
@@ -188,7 +188,7 @@ impl App {
     }
 
     /// Returns the store of token keys, with the settings of a generation.
-    pub fn vault<'a>(&'a self, snapshot: &'a Snapshot) -> Vault<'a> {
-        Vault { store: &self.store, seal: snapshot.sessions.keys(), trail: &self.trail }
+    pub fn key_storage<'a>(&'a self, snapshot: &'a Snapshot) -> KeyStorage<'a> {
+        KeyStorage { store: &self.store, seal: snapshot.sessions.keys(), trail: &self.trail }
     }
 }

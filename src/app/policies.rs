@@ -8,7 +8,7 @@ use std::{
 use data_encoding::HEXLOWER;
 
 use super::App;
-use crate::{authz::Policy, config::resolver::folder_of, kept, sha256::sha256};
+use crate::{atomic_file, authz::Policy, config::resolver::folder_of, sha256::sha256};
 
 /// Returns the folder of stored policies, beside the store.
 pub(super) fn beside(store: &Path) -> PathBuf {
@@ -32,7 +32,7 @@ fn keep(folder: &Path, digest: &str, source: &str) -> io::Result<()> {
     }
     std::fs::create_dir_all(folder)?;
     std::fs::File::open(folder_of(folder))?.sync_all()?;
-    kept::write(&path, source.as_bytes(), 0o644)
+    atomic_file::write(&path, source.as_bytes(), 0o644)
 }
 
 impl App {

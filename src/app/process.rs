@@ -42,7 +42,7 @@ use crate::{
     },
     snapshot::{self, Context, Resolved, Shared, Snapshot},
     store::{self, Embedded, Metered, OpenError, Redis, Revocations, Store},
-    sts::{self, Asking, HandedBack, KeyMetric, ends::Ends, onward},
+    sts::{self, HolderRevocations, KeyMetric, Lookups, ends::RunEnds, onward},
     supervisor::{Backoff, Supervisor, TaskHandle, TaskSpec},
     upstream::{SEARCH_LIST_CURE, buffered::ByteBudget, search_list_trouble, streams},
     webhooks::{Replay, hold},
@@ -178,7 +178,7 @@ pub fn run(sources: &Sources, started: impl FnOnce()) -> Result<(), StartError> 
     let _entered = runtime.enter();
     tasks::start(&app);
     tasks::renew_account_tokens(&app);
-    let bringing = tasks::bring_held(&app);
+    let bringing = tasks::deliver_held(&app);
     tasks::follow_runs(&app);
     tasks::keep_token_keys(&app);
     tasks::end_tokens(&app);
@@ -204,7 +204,7 @@ pub fn run(sources: &Sources, started: impl FnOnce()) -> Result<(), StartError> 
     if let Some(address) = admin_address {
         tracing::info!(listener = "admin", %address, "listening");
     }
-    break_glass::tell_closed(app.snapshot.load().break_glass.as_ref(), app.clock.now());
+    break_glass::log_closed(app.snapshot.load().break_glass.as_ref(), app.clock.now());
     started();
     tracing::info!(generation = 1, policy = &**app.snapshot.load().policy.digest(), "started");
     let logging = runtime.block_on(serve(reloader, &downstream, &app, &bringing, signals));
@@ -380,7 +380,7 @@ impl Parts<'_> {
             problems: problems(&loaded.warnings, Severity::Warning),
         });
         let app = Arc::new(self.assemble(snapshot, shared, redis, policies::beside(&store_path)));
-        app.note_door(app.snapshot.load().break_glass.as_ref(), &mut lock(&app.told_door));
+        app.note_break_glass(app.snapshot.load().break_glass.as_ref(), &mut lock(&app.noted_break_glass));
         app.outcome.taken(Arc::clone(&loaded.digest), Vec::new());
         app.keep_policy(&app.snapshot.load().policy)
             .map_err(StartError::io("the policy cannot be stored beside the store"))?;
@@ -427,7 +427,7 @@ impl Parts<'_> {
             logins: self.metrics.logins.clone(),
             requests: self.requests.clone(),
             keys,
-            token_keys: sts::Kept::default(),
+            token_keys: sts::SigningKeyRing::default(),
         })
     }
 
@@ -436,10 +436,10 @@ impl Parts<'_> {
     fn read_token_keys(&self, resolved: &Resolved, shared: &Shared) {
         let seal = resolved.sessions.as_ref().and_then(|sessions| sessions.keys.as_ref()).unwrap_or(&shared.keys);
         let sessions::Shared { store, trail, .. } = &shared.sessions;
-        let (vault, now) = (sts::Vault { store, seal, trail }, self.clock.now());
+        let (key_storage, now) = (sts::KeyStorage { store, seal, trail }, self.clock.now());
         let read = match resolved.token_rotation() {
-            Some(period) => self.runtime.block_on(shared.token_keys.renew_once(vault, period, now)).map(|_| ()),
-            None => self.runtime.block_on(shared.token_keys.retire(vault, now)),
+            Some(period) => self.runtime.block_on(shared.token_keys.renew_once(key_storage, period, now)).map(|_| ()),
+            None => self.runtime.block_on(shared.token_keys.retire(key_storage, now)),
         };
         if let Err(error) = read {
             tracing::error!(%error, "the token keys cannot be read yet");
@@ -460,9 +460,9 @@ impl Parts<'_> {
             trail,
             replay: Replay::new(Arc::clone(&store)),
             held: hold::Queue::new(Arc::clone(&store), snapshot.sessions.keys(), metrics.webhooks.clone()),
-            ends: Ends::default(),
-            asking: Asking::default(),
-            handed_back: HandedBack::default(),
+            run_ends: RunEnds::default(),
+            lookups: Lookups::default(),
+            holder_revocations: HolderRevocations::default(),
             onward: onward::ProviderTokens::new(
                 clock.clone(),
                 control.clone(),
@@ -488,7 +488,7 @@ impl Parts<'_> {
             redis,
             context,
             shared,
-            told_door: Mutex::default(),
+            noted_break_glass: Mutex::default(),
             outcome: Outcome::default(),
             policies,
             clock,

@@ -194,7 +194,8 @@ impl Reloader {
         }
         if let Some(own_issuer) = &next.own_issuer {
             let app = &self.app;
-            let taken = own_issuer.take_over(current.own_issuer.as_ref(), app.vault(&next), app.clock.now()).await;
+            let taken =
+                own_issuer.take_over(current.own_issuer.as_ref(), app.key_storage(&next), app.clock.now()).await;
             taken.map_err(|error| {
                 vec![format!("the configuration has no `tokens.keys`, and none can be generated: {error}")]
             })?;
@@ -279,7 +280,7 @@ impl Reloader {
         }
     }
 
-    /// Ends the streams that the generation in force no longer allows, and returns their number.
+    /// RunEnds the streams that the generation in force no longer allows, and returns their number.
     async fn end_refused_streams(&self) -> usize {
         let (app, streams) = (&self.app, &self.app.streams);
         streams.end_by(|stream| app.latest_end(stream));
@@ -292,12 +293,12 @@ impl Reloader {
         if let Err(error) = app.keep_policy(&next.policy) {
             tracing::error!(%error, "the policy cannot be stored, so its decisions cannot be explained later");
         }
-        break_glass::tell_closed(next.break_glass.as_ref(), app.clock.now());
+        break_glass::log_closed(next.break_glass.as_ref(), app.clock.now());
         app.budget.set_limit(next.limits.buffered_bytes.bytes());
         {
             // Recorded before it is in force, so that the people it admits are in the trail before their requests.
-            let mut told = lock(&app.told_door);
-            app.note_door(next.break_glass.as_ref(), &mut told);
+            let mut told = lock(&app.noted_break_glass);
+            app.note_break_glass(next.break_glass.as_ref(), &mut told);
             self.put_in_force(next);
         }
         tasks::end_tokens(app);

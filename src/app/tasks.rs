@@ -94,13 +94,13 @@ where
 
 /// Delivers held deliveries, over connections of its own. If this process serves the interceptor, it first waits until
 /// EventListeners can reach it: they call it only once, and create no run if the call fails.
-pub(super) fn bring_held(app: &Arc<App>) -> TaskHandle {
-    let carrier = Arc::new(Worker::new(Arc::clone(app), app.own_pools()));
+pub(super) fn deliver_held(app: &Arc<App>) -> TaskHandle {
+    let deliverer = Arc::new(Worker::new(Arc::clone(app), app.own_pools()));
     spawn_until(app, TaskSpec::new("held-deliveries"), move |app, stop| {
-        let (queue, carrier) = (app.held.clone(), Arc::clone(&carrier));
+        let (queue, deliverer) = (app.held.clone(), Arc::clone(&deliverer));
         let (clock, drain) = (app.clock.clone(), app.drain.clone());
         let settle = app.snapshot.load().raw.interceptor.as_ref().map(|interceptor| interceptor.settle.get());
-        hold::run(queue, carrier, clock, drain, settle.unwrap_or_default(), stop)
+        hold::run(queue, deliverer, clock, drain, settle.unwrap_or_default(), stop)
     })
 }
 
@@ -115,11 +115,11 @@ pub(super) fn follow_runs(app: &Arc<App>) {
     });
 }
 
-/// Ends the tokens of a run when the run ends, over connections of its own, if tasks get tokens in the generation in
+/// RunEnds the tokens of a run when the run ends, over connections of its own, if tasks get tokens in the generation in
 /// force. Tasks that already follow a cluster are informed of the new generation.
 pub(super) fn end_tokens(app: &Arc<App>) {
     let configuration = Arc::clone(&app.snapshot.load().raw);
-    for cluster in app.ends.configure(&configuration) {
+    for cluster in app.run_ends.configure(&configuration) {
         let own = app.own_pools_with(Pings::EAGER);
         let issuer = Arc::clone(&cluster);
         let client = runs::client(
@@ -143,11 +143,11 @@ pub(super) fn keep_token_keys(app: &Arc<App>) {
         loop {
             let snapshot = app.snapshot.load_full();
             let now = app.clock.now();
-            let vault = app.vault(&snapshot);
+            let key_storage = app.key_storage(&snapshot);
             app.shared.token_keys.forget(now);
             let Some(period) = snapshot.own_issuer.as_ref().and_then(OwnIssuer::rotation) else {
                 if snapshot.own_issuer.is_some()
-                    && let Err(error) = app.shared.token_keys.retire(vault, now).await
+                    && let Err(error) = app.shared.token_keys.retire(key_storage, now).await
                 {
                     tracing::warn!(%error, "the token keys that were generated before the configuration had any are not published");
                 }
@@ -157,7 +157,7 @@ pub(super) fn keep_token_keys(app: &Arc<App>) {
                 tokio::time::sleep(KEYS_TICK).await;
                 continue;
             };
-            match app.shared.token_keys.renew_once(vault, period, now).await {
+            match app.shared.token_keys.renew_once(key_storage, period, now).await {
                 Ok(next) => {
                     health.ok();
                     app.snapshot.load().supply_token_keys();
@@ -308,11 +308,11 @@ async fn watch_health(app: &App) {
 /// Reports whether break-glass is enabled, and records in the trail when it ends.
 fn watch_door(app: &App, component: &ComponentHandle) {
     // Locked while the generation is read, as a reload holds it until the generation that it recorded is in force.
-    let mut told = lock(&app.told_door);
+    let mut told = lock(&app.noted_break_glass);
     let snapshot = app.snapshot.load();
     let door = snapshot.break_glass.as_ref();
     break_glass::watch(door, component, &app.metrics.break_glass, app.clock.now());
-    app.note_door(door, &mut told);
+    app.note_break_glass(door, &mut told);
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use crate::{
 /// each of them in the trail.
 pub async fn drop_unusable(app: &App, command: &Command) -> Result<Value, CommandError> {
     let snapshot = app.snapshot.load_full();
-    let dropped = app.vault(&snapshot).drop_unusable(app.clock.now()).await.map_err(|error| match error {
+    let dropped = app.key_storage(&snapshot).drop_unusable(app.clock.now()).await.map_err(|error| match error {
         RingError::Store(error) => {
             let unknown = "it is not known whether the keys of tokens were dropped";
             CommandError::write("nothing was dropped", unknown, &error, app.store.is_shared())

@@ -12,7 +12,7 @@ use data_encoding::HEXLOWER;
 use rustls_pki_types::{PrivatePkcs8KeyDer, SubjectPublicKeyInfoDer, pem::PemObject};
 use zeroize::Zeroizing;
 
-use crate::kept;
+use crate::atomic_file;
 
 /// The files of keys that Doorward creates if none are configured.
 pub const CHAIN_KEY_FILE: &str = "audit-chain.key";
@@ -153,26 +153,26 @@ pub enum InvalidKey {
 /// Reads the chain key from `directory`, or creates one there, readable by its owner only.
 pub(super) fn kept_chain_key(directory: &Path) -> io::Result<ChainKey> {
     let path = directory.join(CHAIN_KEY_FILE);
-    let text = kept::read_or_make(&path, || {
+    let text = atomic_file::read_or_make(&path, || {
         let mut bytes = Zeroizing::new([0; 32]);
-        SystemRandom::new().fill(bytes.as_mut()).map_err(|_| kept::invalid(&path, &InvalidKey::Random))?;
+        SystemRandom::new().fill(bytes.as_mut()).map_err(|_| atomic_file::invalid(&path, &InvalidKey::Random))?;
         Ok(Zeroizing::new((STANDARD.encode(bytes.as_ref()) + "\n").into_bytes()))
     })?;
-    ChainKey::from_base64(&text).map_err(|error| kept::invalid(&path, &error))
+    ChainKey::from_base64(&text).map_err(|error| atomic_file::invalid(&path, &error))
 }
 
 /// Reads or creates the checkpoint key in the same way, and writes its public half beside it for auditors.
 pub(super) fn kept_checkpoint_key(directory: &Path) -> io::Result<CheckpointKey> {
     let path = directory.join(CHECKPOINT_KEY_FILE);
-    let pem = kept::read_or_make(&path, || {
+    let pem = atomic_file::read_or_make(&path, || {
         let made = CheckpointKey::generate().and_then(|key| key.to_pem());
         made.map(|mut pem| Zeroizing::new(mem::take(&mut *pem).into_bytes()))
-            .map_err(|error| kept::invalid(&path, &error))
+            .map_err(|error| atomic_file::invalid(&path, &error))
     })?;
-    let key = CheckpointKey::from_pem(&pem).map_err(|error| kept::invalid(&path, &error))?;
+    let key = CheckpointKey::from_pem(&pem).map_err(|error| atomic_file::invalid(&path, &error))?;
     let public = directory.join(CHECKPOINT_PUBLIC_KEY_FILE);
     if !public.try_exists()? {
-        kept::write(&public, key.public.to_pem().as_bytes(), 0o644)?;
+        atomic_file::write(&public, key.public.to_pem().as_bytes(), 0o644)?;
     }
     Ok(key)
 }

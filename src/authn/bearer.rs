@@ -32,7 +32,7 @@ impl std::fmt::Debug for BearerToken<'_> {
 /// place, once. A token in the query is refused, as every log on the way would record it.
 pub fn presented<'h>(headers: &'h HeaderMap, query: Option<&str>, upgrade: bool) -> Presented<BearerToken<'h>> {
     if query.is_some_and(|query| form_urlencoded::parse(query.as_bytes()).any(|(name, _)| name == "access_token")) {
-        return Presented::Bad(
+        return Presented::Invalid(
             Rejection::new(Reason::BadRequest, "a token in the query of a URL is not accepted")
                 .fix("send it in the header `Authorization: Bearer …`, and treat the token as disclosed")
                 .misuses_bearer(),
@@ -43,9 +43,9 @@ pub fn presented<'h>(headers: &'h HeaderMap, query: Option<&str>, upgrade: bool)
         return in_header;
     }
     match (in_header, among_protocols(headers)) {
-        (Presented::Not, protocols) => protocols,
-        (header, Presented::Not) => header,
-        _ => Presented::Bad(
+        (Presented::Absent, protocols) => protocols,
+        (header, Presented::Absent) => header,
+        _ => Presented::Invalid(
             Rejection::new(
                 Reason::CredentialAmbiguous,
                 "the request carries a token in `Authorization` and another among its WebSocket subprotocols",
@@ -58,10 +58,10 @@ pub fn presented<'h>(headers: &'h HeaderMap, query: Option<&str>, upgrade: bool)
 fn in_authorization(headers: &HeaderMap) -> Presented<BearerToken<'_>> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
     let value = match (values.next(), values.next()) {
-        (None, _) => return Presented::Not,
+        (None, _) => return Presented::Absent,
         (Some(value), None) => value.as_bytes(),
         (Some(_), Some(_)) => {
-            return Presented::Bad(
+            return Presented::Invalid(
                 Rejection::new(Reason::CredentialAmbiguous, "the request has more than one `Authorization` header")
                     .misuses_bearer(),
             );
@@ -72,7 +72,7 @@ fn in_authorization(headers: &HeaderMap) -> Presented<BearerToken<'_>> {
         None => (value, &[][..]),
     };
     if !scheme.eq_ignore_ascii_case(b"bearer") {
-        return Presented::Bad(
+        return Presented::Invalid(
             Rejection::new(
                 Reason::CredentialMalformed,
                 "the `Authorization` header uses a scheme that is not accepted here",
@@ -81,8 +81,8 @@ fn in_authorization(headers: &HeaderMap) -> Presented<BearerToken<'_>> {
         );
     }
     match token.strip_prefix(b" ").and_then(b64token) {
-        Some(token) => Presented::Good(BearerToken { token: Cow::Borrowed(token), remaining_protocols: None }),
-        None => Presented::Bad(
+        Some(token) => Presented::Valid(BearerToken { token: Cow::Borrowed(token), remaining_protocols: None }),
+        None => Presented::Invalid(
             Rejection::new(Reason::CredentialMalformed, "the `Authorization` header has no well-formed bearer token")
                 .fix("send `Authorization: Bearer TOKEN`, with one space and exactly one token"),
         ),
@@ -92,7 +92,7 @@ fn in_authorization(headers: &HeaderMap) -> Presented<BearerToken<'_>> {
 /// The token among the WebSocket subprotocols, by the rules of the API server: unpadded base64url of UTF-8, once, and
 /// together with at least one other protocol.
 fn among_protocols(headers: &HeaderMap) -> Presented<BearerToken<'_>> {
-    let refuse = |detail: &'static str| Presented::Bad(Rejection::new(Reason::CredentialMalformed, detail));
+    let refuse = |detail: &'static str| Presented::Invalid(Rejection::new(Reason::CredentialMalformed, detail));
     let name = HeaderName::from_static("sec-websocket-protocol");
     let mut token = None;
     let mut others = Vec::new();
@@ -102,7 +102,7 @@ fn among_protocols(headers: &HeaderMap) -> Presented<BearerToken<'_>> {
                 None => others.push(protocol),
                 Some(encoded) if token.is_none() => token = Some(encoded),
                 Some(_) => {
-                    return Presented::Bad(
+                    return Presented::Invalid(
                         Rejection::new(
                             Reason::CredentialAmbiguous,
                             "the WebSocket subprotocols carry more than one token",
@@ -113,7 +113,7 @@ fn among_protocols(headers: &HeaderMap) -> Presented<BearerToken<'_>> {
             }
         }
     }
-    let Some(encoded) = token else { return Presented::Not };
+    let Some(encoded) = token else { return Presented::Absent };
     others.retain(|protocol| !protocol.is_empty());
     if others.is_empty() {
         return refuse(
@@ -124,7 +124,7 @@ fn among_protocols(headers: &HeaderMap) -> Presented<BearerToken<'_>> {
     let token = decoded.as_deref().and_then(b64token);
     match (token, HeaderValue::from_bytes(&others.join(&b", "[..]))) {
         (Some(token), Ok(others)) => {
-            Presented::Good(BearerToken { token: Cow::Owned(token.to_owned()), remaining_protocols: Some(others) })
+            Presented::Valid(BearerToken { token: Cow::Owned(token.to_owned()), remaining_protocols: Some(others) })
         }
         _ => refuse("the token among the WebSocket subprotocols is not a base64url-encoded bearer token"),
     }
@@ -155,9 +155,9 @@ mod tests {
 
     fn outcome(headers: &HeaderMap, query: Option<&str>, upgrade: bool) -> Result<Option<String>, u16> {
         match presented(headers, query, upgrade) {
-            Presented::Not => Ok(None),
-            Presented::Good(found) => Ok(Some(found.token.into_owned())),
-            Presented::Bad(rejection) => {
+            Presented::Absent => Ok(None),
+            Presented::Valid(found) => Ok(Some(found.token.into_owned())),
+            Presented::Invalid(rejection) => {
                 let status = rejection.status().as_u16();
                 assert_eq!(rejection.is_for_misuse_of_bearer(), status == 400, "{rejection}");
                 Err(status)
@@ -251,7 +251,7 @@ mod tests {
         let first = format!("v5.channel.k8s.io, {TOKEN_PROTOCOL}{}", URL_SAFE_NO_PAD.encode("abc"));
         let headers =
             headers(&[("sec-websocket-protocol", first.as_bytes()), ("sec-websocket-protocol", b"v4.channel.k8s.io")]);
-        let Presented::Good(found) = presented(&headers, None, true) else { panic!("refused") };
+        let Presented::Valid(found) = presented(&headers, None, true) else { panic!("refused") };
         assert_eq!(found.remaining_protocols.unwrap(), "v5.channel.k8s.io, v4.channel.k8s.io");
     }
 

@@ -118,18 +118,18 @@ impl BreakGlass {
 
     /// Authenticates by the leaf certificate (DER) of a client whose chain and key TLS has verified.
     pub fn present(&self, certificate: Option<&[u8]>, now: Timestamp) -> Presented<Principal> {
-        let Some(certificate) = certificate else { return Presented::Not };
+        let Some(certificate) = certificate else { return Presented::Absent };
         let presented = sha256(&[certificate]);
         let matches = |known: &&Certificate| verify_slices_are_equal(&known.sha256, &presented).is_ok();
         let Some(known) = self.certificates.iter().find(matches) else {
-            return Presented::Bad(not_known());
+            return Presented::Invalid(not_known());
         };
         if !self.is_open(now) {
-            return Presented::Bad(
+            return Presented::Invalid(
                 Rejection::new(Reason::TokenExpired, "break-glass access has ended").fix("sign in at the provider"),
             );
         }
-        Presented::Good(self.principal(known))
+        Presented::Valid(self.principal(known))
     }
 
     fn principal(&self, known: &Certificate) -> Principal {
@@ -156,7 +156,7 @@ pub fn not_known() -> Rejection {
 
 /// Logs that break-glass is configured but its `until` has passed. While it is open, `resolve` warns and [`watch`]
 /// raises an alarm.
-pub fn tell_closed(break_glass: Option<&BreakGlass>, now: Timestamp) {
+pub fn log_closed(break_glass: Option<&BreakGlass>, now: Timestamp) {
     if let Some(closed) = break_glass.filter(|break_glass| !break_glass.is_open(now)) {
         tracing::info!(until = %closed.until, "break-glass is closed: its `until` has passed");
     }
@@ -269,7 +269,7 @@ mod tests {
     fn a_named_certificate_opens_until_the_end() {
         let open = resolve(alice("2026-01-31T18:30:00Z")).0.unwrap();
         let until = Timestamp::from_rfc3339("2026-01-31T18:30:00Z").unwrap();
-        let Presented::Good(principal) = open.present(Some(DER), NOW) else { panic!("it is refused") };
+        let Presented::Valid(principal) = open.present(Some(DER), NOW) else { panic!("it is refused") };
         assert_eq!(
             (&*principal.issuer, &*principal.username, principal.kind),
             ("break-glass", "break-glass:alice", Kind::Human)
@@ -294,9 +294,9 @@ mod tests {
         ]}));
         assert!(replaced.0.unwrap().judge_again(&principal, NOW).is_none(), "she has another certificate now");
 
-        assert!(matches!(open.present(None, NOW), Presented::Not));
+        assert!(matches!(open.present(None, NOW), Presented::Absent));
         let reason = |presented| match presented {
-            Presented::Bad(rejection) => Some(Rejection::reason(&rejection)),
+            Presented::Invalid(rejection) => Some(Rejection::reason(&rejection)),
             _ => None,
         };
         assert_eq!(reason(open.present(Some(b"the certificate of mallory"), NOW)), Some(Reason::CredentialMalformed));

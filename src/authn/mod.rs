@@ -7,17 +7,17 @@
 mod authenticated;
 pub(crate) mod bearer;
 pub(crate) mod break_glass;
+mod endpoint_audit;
 mod needed_login;
 pub(crate) mod principal;
 mod schemes;
-mod whose;
 
 pub use self::authenticated::Authenticated;
 pub(crate) use self::{
+    endpoint_audit::EndpointAudit,
     needed_login::NeededLogin,
     principal::{Actor, CredentialId, KeyId, Kind, KnownAs, LoginFacts, Principal, Scheme},
     schemes::{Authentication, Authenticator, stored_delivery, wanted},
-    whose::Whose,
 };
 use crate::error::Rejection;
 
@@ -25,19 +25,19 @@ use crate::error::Rejection;
 #[derive(Debug)]
 pub enum Presented<T> {
     /// The request carries no credential of this scheme; the next scheme is tried.
-    Not,
+    Absent,
     /// The credential is valid.
-    Good(T),
+    Valid(T),
     /// The credential is present and invalid.
-    Bad(Rejection),
+    Invalid(Rejection),
 }
 
 impl<T> Presented<T> {
     pub fn map<U>(self, good: impl FnOnce(T) -> U) -> Presented<U> {
         match self {
-            Self::Not => Presented::Not,
-            Self::Good(found) => Presented::Good(good(found)),
-            Self::Bad(rejection) => Presented::Bad(rejection),
+            Self::Absent => Presented::Absent,
+            Self::Valid(found) => Presented::Valid(good(found)),
+            Self::Invalid(rejection) => Presented::Invalid(rejection),
         }
     }
 }

@@ -55,7 +55,7 @@ pub struct Authenticator<'a> {
 /// The result of authentication.
 #[derive(Debug)]
 pub enum Authentication {
-    Known(Authenticated, Option<webhooks::Taking>),
+    Known(Authenticated, Option<webhooks::Acceptance>),
     /// A response of Doorward itself: a redirect to the login, or the answer to a sender that tests its webhook.
     Respond(Response<Bytes>),
 }
@@ -91,15 +91,15 @@ impl Authenticator<'_> {
                     None => continue,
                 },
                 Scheme::BreakGlass => self.break_glass(&request, connection),
-                Scheme::Anonymous => Presented::Good(Arc::clone(self.anonymous)),
+                Scheme::Anonymous => Presented::Valid(Arc::clone(self.anonymous)),
             };
             let principal = match presented {
-                Presented::Not => continue,
-                Presented::Good(principal) => principal,
-                Presented::Bad(rejection) if rejection.reason() == Reason::SessionExpired => {
+                Presented::Absent => continue,
+                Presented::Valid(principal) => principal,
+                Presented::Invalid(rejection) if rejection.reason() == Reason::SessionExpired => {
                     return self.challenge(&request, rejection);
                 }
-                Presented::Bad(rejection) => return Err(rejection),
+                Presented::Invalid(rejection) => return Err(rejection),
             };
             self.check_login(&principal, route, record)?;
             check_revoked(self.revocations, &principal)?;
@@ -131,8 +131,8 @@ impl Authenticator<'_> {
         let upgrade = request.meta().upgrade.is_some();
         let (bearers, handles) = (route.schemes.contains(&Scheme::Bearer), route.schemes.contains(&Scheme::Session));
         let (principal, token, protocols) = match bearer::presented(request.headers(), request.query(), upgrade) {
-            Presented::Not => return Ok(None),
-            Presented::Good(token) if handles && sessions::is_handle(&token.token) => {
+            Presented::Absent => return Ok(None),
+            Presented::Valid(token) if handles && sessions::is_handle(&token.token) => {
                 let (sessions, client) = (self.sessions, request.meta().client);
                 let origin = request.origin().ok_or_else(|| {
                     Rejection::new(Reason::CredentialMalformed, "a session handle is accepted over TLS only")
@@ -143,8 +143,8 @@ impl Authenticator<'_> {
             }
             // A route that accepts no bearer tokens does not look at them.
             _ if !bearers => return Ok(None),
-            Presented::Bad(rejection) => return Err(rejection),
-            Presented::Good(token) => {
+            Presented::Invalid(rejection) => return Err(rejection),
+            Presented::Valid(token) => {
                 self.check_mirror()?;
                 let BearerToken { token, remaining_protocols } = token;
                 let principal = self.issuers.authenticate(&token, &route.accepts, self.revocations).await?;
@@ -180,10 +180,10 @@ impl Authenticator<'_> {
             return Ok(None);
         }
         let token = match bearer::presented(request.headers(), request.query(), false) {
-            Presented::Not => return Ok(None),
-            Presented::Bad(rejection) => return Err(rejection),
-            Presented::Good(token) if sessions::is_handle(&token.token) => return Ok(None),
-            Presented::Good(BearerToken { token, .. }) => token,
+            Presented::Absent => return Ok(None),
+            Presented::Invalid(rejection) => return Err(rejection),
+            Presented::Valid(token) if sessions::is_handle(&token.token) => return Ok(None),
+            Presented::Valid(BearerToken { token, .. }) => token,
         };
         self.check_mirror()?;
         let (mut tried, mut refusal): (Vec<&Arc<Route>>, Option<Rejection>) = Default::default();
@@ -216,14 +216,17 @@ impl Authenticator<'_> {
     fn has_another_credential<B>(&self, request: &CleanRequest<B>, route: &Route) -> bool {
         matches!(route.kind, RouteKind::Kubernetes | RouteKind::Dashboard)
             && self.may_hold_handle(request, route)
-            && !matches!(bearer::presented(request.headers(), None, request.meta().upgrade.is_some()), Presented::Not)
+            && !matches!(
+                bearer::presented(request.headers(), None, request.meta().upgrade.is_some()),
+                Presented::Absent
+            )
     }
 
     async fn session(&self, request: &CleanRequest<ClientBody>, route: &Route) -> Presented<Arc<Principal>> {
         if !request.headers().contains_key(header::COOKIE) {
-            return Presented::Not;
+            return Presented::Absent;
         }
-        let Some(origin) = request.origin() else { return Presented::Not };
+        let Some(origin) = request.origin() else { return Presented::Absent };
         // It is not known what a server behind the API server does on a GET, and a link on any page can send one.
         let method = if is_proxied(request, route) { &Method::POST } else { request.method() };
         let cookie = CookieRequest {
@@ -234,8 +237,8 @@ impl Authenticator<'_> {
             address: request.meta().client,
         };
         let presented = self.sessions.authenticate(cookie).await;
-        if !matches!(presented, Presented::Not) && self.has_another_credential(request, route) {
-            return Presented::Bad(
+        if !matches!(presented, Presented::Absent) && self.has_another_credential(request, route) {
+            return Presented::Invalid(
                 Rejection::new(
                     Reason::CredentialAmbiguous,
                     "the request carries a session cookie and another credential, and this route takes sessions alone",
@@ -250,8 +253,8 @@ impl Authenticator<'_> {
         let der = certificate(request, connection).map(|certificate| &*certificate.der);
         match self.break_glass {
             Some(door) => door.present(der, self.clock.now()).map(Arc::new),
-            None if der.is_some() => Presented::Bad(break_glass::not_known()),
-            None => Presented::Not,
+            None if der.is_some() => Presented::Invalid(break_glass::not_known()),
+            None => Presented::Absent,
         }
     }
 
@@ -302,7 +305,7 @@ impl Authenticator<'_> {
         let expected =
             webhook.precheck(request.method(), request.headers(), request.query(), length).map_err(counted)?;
         let max = route.max_in_memory().map_or(expected.max_body, |max| max.min(expected.max_body));
-        let (share, client) = (request.meta().unproven(), request.meta().whose());
+        let (share, client) = (request.meta().unproven(), request.meta().client_network());
         let (request, body) = request.take_body();
         let limits = BufferLimits::whole(self.limits, max);
         let body = buffered::read_unproven(body, limits, self.budget, share).await.map_err(counted)?;
@@ -329,11 +332,11 @@ impl Authenticator<'_> {
             return Ok(Authentication::Respond(Response::new(Bytes::copy_from_slice(answer.as_bytes()))));
         }
         let taking = match webhook.hold() {
-            Some(settings) => webhooks::Taking::Held(delivery.replay, settings),
+            Some(settings) => webhooks::Acceptance::Held(delivery.replay, settings),
             None => {
                 // Read again, because verifying an SNS message includes fetching its certificate.
                 let reservation = self.replay.reserve(&delivery.replay, webhook.lease(), self.clock.now()).await?;
-                webhooks::Taking::Reserved { reservation, is_form: delivery.is_form }
+                webhooks::Acceptance::Reserved { reservation, is_form: delivery.is_form }
             }
         };
         let mut request = request.with_body(RequestBody::Buffered(body));

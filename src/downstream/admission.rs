@@ -79,7 +79,7 @@ impl Admitted {
         limits: &Limits,
         now: Instant,
     ) -> Result<(), Refused> {
-        let address = whose(address);
+        let address = client_network(address);
         if self.admission.is_blamed(address, limits.floods_per_address, now) {
             return Err(Refused::Flood);
         }
@@ -120,7 +120,7 @@ impl Drop for Admitted {
 
 /// The network by which a client is counted: the address itself for IPv4, the /64 for IPv6, of which one host has all
 /// (RFC 4291 section 2.5.1).
-pub(crate) fn whose(address: IpAddr) -> IpAddr {
+pub(crate) fn client_network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(six) => IpAddr::V6(Ipv6Addr::from_bits(six.to_bits() & !u128::from(u64::MAX))),
         four => four,
@@ -189,7 +189,7 @@ mod tests {
 
     #[test]
     fn addresses_of_one_host_count_together() {
-        let same = |a: &str, b: &str| whose(a.parse().unwrap()) == whose(b.parse().unwrap());
+        let same = |a: &str, b: &str| client_network(a.parse().unwrap()) == client_network(b.parse().unwrap());
         assert!(same("2001:db8::1", "2001:db8::ffff:2"));
         assert!(!same("2001:db8::1", "2001:db8:0:1::1"));
         assert!(same("::ffff:192.0.2.1", "192.0.2.1"));

@@ -87,8 +87,8 @@ impl<S: Serve> Opening<'_, S> {
         // An ingress or load balancer speaks for many clients, and its own limits apply to them. Whether its
         // `X-Forwarded-*` headers are trusted is not decided here: each request is judged by the generation that it
         // begins with.
-        let is_unnamed = from_balancer && announced.is_none();
-        if is_unnamed || contains(&self.settings.trusted_proxies, peer) {
+        let lacks_proxy_address = from_balancer && announced.is_none();
+        if lacks_proxy_address || contains(&self.settings.trusted_proxies, peer) {
             self.liveness.speaks_for_many();
         } else {
             self.registered.count_for(&self.door.name, peer.ip(), &self.settings.limits)?;
@@ -98,7 +98,7 @@ impl<S: Serve> Opening<'_, S> {
             listener: Arc::clone(&self.door.name),
             peer,
             peer_line: HeaderValue::try_from(peer.ip().to_string()).ok(),
-            is_unnamed,
+            lacks_proxy_address,
             protocol: Protocol::Http1,
             tls: None,
             liveness: Arc::clone(self.liveness),

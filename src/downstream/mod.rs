@@ -54,7 +54,7 @@ use std::{future::Future, net::SocketAddr, sync::Arc};
 use bytes::Bytes;
 use http::{HeaderValue, Request, Response};
 
-pub(crate) use self::admission::whose;
+pub(crate) use self::admission::client_network;
 use self::liveness::Liveness;
 #[cfg(any(test, fuzzing))]
 pub use self::proxy_protocol::fuzz_proxy_header;
@@ -112,7 +112,7 @@ pub struct Connection {
     /// Its address as a header value.
     pub peer_line: Option<HeaderValue>,
     /// Whether the peer is a load balancer whose PROXY header names no client.
-    pub is_unnamed: bool,
+    pub lacks_proxy_address: bool,
     pub protocol: Protocol,
     /// `None` in clear text.
     pub tls: Option<TlsInfo>,

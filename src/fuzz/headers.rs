@@ -77,7 +77,7 @@ fn cleaned(sent: &HeaderMap, version: Version, trusted: bool) -> Option<CleanReq
     let arrival = Arrival {
         peer: SocketAddr::from(([192, 0, 2, 1], 1)),
         peer_line: None,
-        is_unnamed: false,
+        lacks_proxy_address: false,
         trusted,
         trusted_proxies: if trusted { &proxies } else { &[] },
         tls: false,

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{discovery::MAX_METADATA, keys::MAX_KEY_SET};
-use crate::{clock::Timestamp, kept};
+use crate::{atomic_file, clock::Timestamp};
 
 /// The content of a file.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -67,7 +67,7 @@ impl KeptKeys {
     /// Writes the file atomically: a crash leaves the old set or the new one.
     pub fn save(&self, folder: &Path) -> io::Result<()> {
         fs::create_dir_all(folder)?;
-        kept::write(&path(folder, &self.issuer), &serde_json::to_vec(self)?, 0o600)
+        atomic_file::write(&path(folder, &self.issuer), &serde_json::to_vec(self)?, 0o600)
     }
 }
 

@@ -376,7 +376,7 @@ impl KeyCache {
         match (&progress.error, progress.fetched) {
             (Some(error), None) => format!("its keys could not be fetched yet: {error}"),
             (Some(error), Some(fetched)) => {
-                format!("its keys were last fetched at {}, too long ago: {error}", fetched.shown())
+                format!("its keys were last fetched at {}, too long ago: {error}", fetched.wall())
             }
             (None, _) => "its keys are being fetched".to_owned(),
         }
@@ -419,7 +419,7 @@ impl Shared {
     /// Records that the set is the issuer's as of `fetched`.
     fn succeeded(&self, fetched: Moment, life: Duration) {
         lock(&self.progress).fetched = Some(fetched);
-        self.metrics.keys_fetched_at.get_or_create(&self.label()).set(fetched.shown().as_secs());
+        self.metrics.keys_fetched_at.get_or_create(&self.label()).set(fetched.wall().as_secs());
         self.usable_until.store(fetched + life.max(self.settings.max_stale));
         if !self.awaits_second_answer() {
             self.confirm();

@@ -59,9 +59,9 @@ impl VerifiedTokens {
 
 impl Verified {
     fn holds(&self, accepts: &Accepts, now: Moment) -> bool {
-        now.shown() < self.principal.ends()
+        now.wall() < self.principal.ends()
             && now.is_before(self.good_until)
-            && self.not_before.is_none_or(|start| start <= now.shown() + self.issuer.skew())
+            && self.not_before.is_none_or(|start| start <= now.wall() + self.issuer.skew())
             && accepts.accepts(&self.issuer, &self.audiences)
             && self.generation.is_none_or(|number| self.issuer.keys().generation_number(now) == Some(number))
     }

@@ -19,7 +19,7 @@ use super::{
     vouch::require_told,
 };
 use crate::{
-    authn::Whose,
+    authn::EndpointAudit,
     config::values::Span,
     error::{Reason, Rejection},
     issuers::{TokenError, login_facts},
@@ -38,7 +38,7 @@ struct Accepted {
     origin: Origin,
     headers: HeaderMap,
     address: IpAddr,
-    whose: Whose,
+    audit: EndpointAudit,
 }
 
 impl Login {
@@ -204,7 +204,7 @@ impl Login {
             origin: request.origin.clone(),
             headers: request.headers.clone(),
             address: request.address,
-            whose: request.whose.clone(),
+            audit: request.audit.clone(),
         })
     }
 
@@ -253,7 +253,7 @@ impl Login {
     }
 
     async fn sign_in_with(&self, accepted: Accepted) -> Result<Response<Bytes>, Failure> {
-        let Accepted { provider, state, mark, flow, code, origin, headers, address, whose } = accepted;
+        let Accepted { provider, state, mark, flow, code, origin, headers, address, audit } = accepted;
         let Granted { access, refresh, id, scopes } = self.exchange(&*provider, &flow, code, &origin).await?;
         let tokens = Tokens { access, refresh, id };
         let mut claims = self.identify(&*provider, &flow, &tokens).await?;
@@ -264,7 +264,7 @@ impl Login {
             userinfo::complete(Arc::make_mut(&mut claims), &mut told, &userinfo);
         }
         self.check_needed(&*provider, &flow, &claims)?;
-        self.reserve(&whose).await?;
+        self.reserve(&audit).await?;
         // An answer without `scope` grants what was asked for (RFC 6749 section 5.1).
         let client = provider.client();
         let scopes = scopes.map_or_else(|| client.scopes.clone(), |scopes| client.protocol.split_scopes(scopes));
@@ -272,7 +272,7 @@ impl Login {
         if let Some(program) = flow.program {
             let seen = Seen::default();
             let new = NewSession { origin: &origin, provider: &*provider, claims, told, named, scopes, tokens, seen };
-            let response = self.hand_over(program, new, &whose).await?;
+            let response = self.hand_over(program, new, &audit).await?;
             self.note_where_it_led(&state, mark, &flow.return_to).await;
             return Ok(response);
         }
@@ -280,7 +280,7 @@ impl Login {
         let seen = Seen::of(&headers, address);
         let new = NewSession { origin: &origin, provider: &*provider, claims, told, named, scopes, tokens, seen };
         let (line, session) = sessions.create(new).await?;
-        whose.is(&session.principal);
+        audit.set_principal(&session.principal);
         if let Some(before) = before {
             sessions.end(&before, Ended::replaced).await.map_err(|error| store_failed(&error))?;
         }

@@ -23,7 +23,7 @@ use super::{
     unsent,
 };
 use crate::{
-    authn::{NeededLogin, Whose},
+    authn::{EndpointAudit, NeededLogin},
     config::raw::Prompt,
     error::Rejection,
     pages::{self, Brand, Choice, GoingView, SignInView},
@@ -59,9 +59,9 @@ pub struct LoginRequest<'a> {
     /// The address of the client.
     pub address: IpAddr,
     /// Whether `address` is that of a proxy that did not name its client.
-    pub is_of_many: bool,
+    pub is_shared_address: bool,
     /// Records the identity of the caller once it is known.
-    pub whose: &'a Whose,
+    pub audit: &'a EndpointAudit,
     /// Issuers whose sessions no route of this host accepts.
     pub left_out: &'a [Arc<str>],
 }
@@ -70,7 +70,7 @@ impl LoginRequest<'_> {
     /// The address to rate limit by; `None` for a proxy that did not name its client, as one client would lock out all
     /// others.
     pub(super) fn party(&self) -> Option<IpAddr> {
-        (!self.is_of_many).then_some(self.address)
+        (!self.is_shared_address).then_some(self.address)
     }
 }
 
@@ -154,8 +154,8 @@ impl Login {
 
     /// Reserves space in the audit trail for the record of a sign-in. Called after all checks, so that unauthenticated
     /// clients cannot take space that requests need.
-    pub(super) async fn reserve(&self, whose: &Whose) -> Result<(), Rejection> {
-        whose.holds(self.0.sessions.shared().trail.reserve(1).await?);
+    pub(super) async fn reserve(&self, audit: &EndpointAudit) -> Result<(), Rejection> {
+        audit.set_reservation(self.0.sessions.shared().trail.reserve(1).await?);
         Ok(())
     }
 

@@ -18,7 +18,7 @@ use super::{
     *,
 };
 use crate::{
-    authn::{Presented, Whose},
+    authn::{EndpointAudit, Presented},
     config::raw::ClientAuthMethod,
     issuers::ClientAuth,
     pages::Brand,
@@ -97,8 +97,8 @@ impl Browser {
             body: body.as_bytes(),
             request_id: "r-1",
             address: std::net::Ipv4Addr::LOCALHOST.into(),
-            is_of_many: false,
-            whose: &Whose::default(),
+            is_shared_address: false,
+            audit: &EndpointAudit::default(),
             left_out: &[],
         };
         let response = self.login.answer(request).await.expect("a path of the login");
@@ -171,7 +171,7 @@ impl Browser {
             address: std::net::Ipv4Addr::LOCALHOST.into(),
         };
         match self.fixture.sessions.authenticate(request).await {
-            Presented::Good(session) => Some(session),
+            Presented::Valid(session) => Some(session),
             _ => None,
         }
     }
@@ -465,8 +465,8 @@ async fn other_paths_are_not_ours() {
             body: &[],
             request_id: "r",
             address: std::net::Ipv4Addr::LOCALHOST.into(),
-            is_of_many: false,
-            whose: &Whose::default(),
+            is_shared_address: false,
+            audit: &EndpointAudit::default(),
             left_out: &[],
         };
         assert!(browser.login.answer(request).await.is_none(), "{path}");

@@ -21,7 +21,7 @@ use crate::{
     error::{Reason, Rejection},
     runs::{Cause, CauseError, Causes, Mark},
     snapshot::Snapshot,
-    webhooks::{EventId, Events, Named, Once, TriedEvent},
+    webhooks::{DeliveryKey, EventId, Events, Named, TriedEvent},
 };
 
 /// How long noting the event of a delivery may delay its sender.
@@ -140,7 +140,7 @@ impl Worker {
     pub(super) async fn note_events(
         &self,
         snapshot: &Arc<Snapshot>,
-        once: Once,
+        once: DeliveryKey,
         answered: Option<EventId>,
         exchange: &mut Exchange,
     ) {

@@ -119,7 +119,7 @@ impl Worker {
         if let Some(sight) = dashboard.sights.get(&key) {
             return Ok(sight);
         }
-        let asked = Questions::new(&snapshot.policy, permit, dashboard, cleared.now.shown());
+        let asked = Questions::new(&snapshot.policy, permit, dashboard, cleared.now.wall());
         let reviewer = self.reviewer(dashboard, cleared)?;
         let answers = reviewer.may_each(asked.0.clone()).await?;
         let allowed: Vec<Access> =

@@ -27,7 +27,7 @@ use crate::{
     error::{Reason, Rejection},
     sha256::sha256,
     snapshot::Snapshot,
-    webhooks::{EventId, Once, Reservation, Taking},
+    webhooks::{Acceptance, DeliveryKey, EventId, Reservation},
 };
 
 /// The part of the sender's time that is left for the last try to store a delivery.
@@ -53,16 +53,16 @@ impl Worker {
         snapshot: &Arc<Snapshot>,
         authenticated: Authenticated,
         route: &Arc<Route>,
-        taking: Option<Taking>,
+        taking: Option<Acceptance>,
         exchange: &mut Exchange,
     ) -> Result<Ending, Rejection> {
         let sender = route.webhook.as_ref().filter(|_| taking.is_some());
         let taken = match taking {
-            Some(Taking::Held(keys, settings)) => {
+            Some(Acceptance::Held(keys, settings)) => {
                 let budget = sender.map_or(Duration::ZERO, |sender| sender.answer_within().saturating_sub(STORING));
                 Box::pin(self.hold(snapshot, authenticated, &keys, settings, budget, exchange)).await
             }
-            Some(Taking::Reserved { reservation, is_form }) => {
+            Some(Acceptance::Reserved { reservation, is_form }) => {
                 let delivered = self.deliver(snapshot, authenticated, route, Some(reservation), exchange).await;
                 delivered.map(|ending| if is_form { plainly_taken(ending) } else { ending })
             }
@@ -112,7 +112,7 @@ impl Worker {
         // Anything but a delivery is identified by its request alone, as it is sent only once.
         let once = match &reservation {
             Some(reservation) => reservation.once(),
-            None => Once { id: sha256(&[exchange.record().id.as_bytes()]), window: None },
+            None => DeliveryKey { id: sha256(&[exchange.record().id.as_bytes()]), window: None },
         };
         let cleared = self.decide(snapshot, authenticated, Some(once), exchange).await;
         let is_sent = cleared.is_ok();

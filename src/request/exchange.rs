@@ -54,12 +54,12 @@ struct Open {
 /// Host and path as they were sent, for the record of a request that cannot be sanitized. It is made for each request,
 /// so it shares what it holds.
 #[derive(Debug)]
-pub struct Sent {
+pub struct RawTarget {
     uri: Uri,
     host: Option<HeaderValue>,
 }
 
-impl Sent {
+impl RawTarget {
     pub fn of<B>(request: &Request<B>) -> Self {
         Self { uri: request.uri().clone(), host: request.headers().get(header::HOST).cloned() }
     }
@@ -157,7 +157,7 @@ impl Exchange {
     }
 
     /// Records host and path as they were sent, without the query, which may carry codes and tokens.
-    pub fn note_sent(&mut self, sent: &Sent) {
+    pub fn note_raw_target(&mut self, sent: &RawTarget) {
         const MAX: usize = 1024;
         let cut = |text: &str| text.chars().take(MAX).collect::<String>();
         let record = self.record();
@@ -266,7 +266,7 @@ impl Exchange {
         self.0.to_answer = Some(self.elapsed());
     }
 
-    /// Ends an exchange whose connection was upgraded.
+    /// RunEnds an exchange whose connection was upgraded.
     pub fn end_upgrade(mut self, end: SpliceEnd) {
         self.record().bytes_in = end.bytes_to_upstream;
         self.end(BodyEnd { outcome: end.outcome, bytes: end.bytes_to_client });

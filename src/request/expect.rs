@@ -17,7 +17,7 @@ const LOOK: Duration = Duration::from_secs(1);
 const LOOKS: u32 = 5;
 
 /// Whether a client waits for a `100 Continue` that it cannot get.
-pub(super) fn waits_in_vain(parts: &Parts) -> bool {
+pub(super) fn expects_continue(parts: &Parts) -> bool {
     let asks = |value: &http::HeaderValue| value.as_bytes().eq_ignore_ascii_case(b"100-continue");
     parts.version == Version::HTTP_2 && parts.headers.get_all(header::EXPECT).iter().any(asks)
 }
@@ -87,7 +87,7 @@ mod tests {
                 request = request.header("expect", expect);
             }
             let (parts, ()) = request.body(()).unwrap().into_parts();
-            assert_eq!(waits_in_vain(&parts), expected, "{version:?} {expect:?}");
+            assert_eq!(expects_continue(&parts), expected, "{version:?} {expect:?}");
         }
     }
 

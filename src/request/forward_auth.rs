@@ -15,7 +15,7 @@ use http::{
 use url::form_urlencoded;
 
 use super::{
-    exchange::{Exchange, Sent},
+    exchange::{Exchange, RawTarget},
     method,
     notes::{note_route, recorded},
     outbound::name_line,
@@ -63,11 +63,11 @@ impl Worker {
     ) -> Result<Ending, Rejection> {
         let id = exchange.record().id;
         exchange.record().endpoint = Some("forward_auth");
-        let sent = Sent::of(&request);
-        let request = original(request, proxy).inspect_err(|_| exchange.note_sent(&sent))?;
+        let sent = RawTarget::of(&request);
+        let request = original(request, proxy).inspect_err(|_| exchange.note_raw_target(&sent))?;
         exchange.record().method = request.method().clone();
         *manner = Manner::of(id, &request);
-        let request = self.take_in(snapshot, arrival(connection, snapshot), request, exchange, manner)?;
+        let request = self.sanitize_and_note(snapshot, arrival(connection, snapshot), request, exchange, manner)?;
         let route = match snapshot.routes.find(request.host(), request.path(), request.method())? {
             Target::Upstream(route) => route,
             Target::Own(_) => {
@@ -98,7 +98,7 @@ impl Worker {
                 "the API server is asked who may read this log, but only when Doorward forwards the request",
             ));
         }
-        let decided = authorize(&snapshot.policy, authenticated, now.shown());
+        let decided = authorize(&snapshot.policy, authenticated, now.wall());
         exchange.record().decision = Some(recorded(&decided.decision));
         let permit = decided.permit?;
         let answer = passed(permit.principal())?;

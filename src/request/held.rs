@@ -40,8 +40,10 @@ use crate::{
     snapshot::Snapshot,
     upstream::buffered::{Room, Share},
     webhooks::{
-        EventId, Once, ReplayKeys,
-        hold::{Brought, Carrier, Failure, FailureKind, Held, HeldHead, HeldId, HeldRequest, Settings, TRY, patiently},
+        DeliveryKey, EventId, ReplayKeys,
+        hold::{
+            Attempt, Deliverer, Failure, FailureKind, Held, HeldHead, HeldId, HeldRequest, Settings, TRY, patiently,
+        },
     },
 };
 
@@ -58,7 +60,7 @@ impl Worker {
         exchange: &mut Exchange,
     ) -> Result<Ending, Rejection> {
         let begun = self.app.clock.moment();
-        let now = begun.shown();
+        let now = begun.wall();
         let decided = authorize(&snapshot.policy, authenticated, now);
         exchange.record().decision = Some(recorded(&decided.decision));
         let permit = decided.permit?;
@@ -117,7 +119,7 @@ impl Worker {
         let request = restore(&head, record.id, RequestBody::Buffered(body))?;
         record.trace = request.meta().trace_id();
         let authenticated = authn::stored_delivery(request, route, &facts, &self.app.revocations, record)?;
-        let once = Once { id: *id.once(), window: None };
+        let once = DeliveryKey { id: *id.once(), window: None };
         let begun = Instant::now();
         let deadline = begun + TRY;
         exchange.set_deadline_of_trail(Some(begun + TRY.saturating_sub(LEAST)));
@@ -158,7 +160,7 @@ impl Worker {
     }
 }
 
-impl Carrier for Worker {
+impl Deliverer for Worker {
     fn knows_all(&self) {
         hooks::warn_of_gone(&self.app);
     }
@@ -170,13 +172,13 @@ impl Carrier for Worker {
         self.app.budget.room(share, usize::try_from(held.size).ok()?).filter(|_| !is_short)
     }
 
-    async fn bring(&self, id: HeldId, held: &Held, request: HeldRequest) -> Brought {
+    async fn deliver(&self, id: HeldId, held: &Held, request: HeldRequest) -> Attempt {
         let epoch = self.app.streams.epoch();
         let snapshot = self.app.snapshot.load_full();
         // Found by its sender, which has one route, whatever that route is called now.
         let Some(route) = snapshot.routes.of_webhook(&held.webhook) else {
             let why = format!("no route takes deliveries of the webhook `{}` any more", held.webhook);
-            return Brought::Failed(Failure { kind: FailureKind::Passing, why });
+            return Attempt::Failed(Failure { kind: FailureKind::Passing, why });
         };
         let ledger = self.ledger(&route.metrics, epoch);
         let mut record = Record::begin(Uuid::now_v7(), self.app.clock.now(), Method::POST);
@@ -191,8 +193,8 @@ impl Carrier for Worker {
             Ok((status, event)) => {
                 exchange.answered(status, AnswerBy::Upstream);
                 match status.is_success() {
-                    true => Brought::Taken(event),
-                    false => Brought::Failed(refused(status)),
+                    true => Attempt::Taken(event),
+                    false => Attempt::Failed(refused(status)),
                 }
             }
             Err(rejection) => {
@@ -209,7 +211,7 @@ impl Carrier for Worker {
                         "; another replica still decides by the policy that accepted it, so it is tried again",
                     );
                 }
-                Brought::Failed(failure)
+                Attempt::Failed(failure)
             }
         };
         exchange.on_end(BodyEnd { outcome: EndedBy::Complete, bytes: 0 });
@@ -279,14 +281,14 @@ fn restore(head: &HeldHead, id: Uuid, body: RequestBody) -> Result<CleanRequest<
         id_line: headers::id_line(id),
         proxied: false,
         client: head.client,
-        is_of_many: false,
+        is_shared_address: false,
         client_line: line(head.client.to_string()),
         secure: head.secure,
         impersonation: Vec::new(),
         upgrade: None,
         on_upgrade: None,
         accepts_trailers: false,
-        waits_in_vain: false,
+        expects_continue: false,
         trace: TraceContext::from_headers(&headers),
         host_line: head.host_line.clone().and_then(line),
     };

@@ -18,7 +18,7 @@ use crate::{
     error::{Reason, Rejection},
     kubernetes::impersonation::{self, AUDIT_ID, assert_impersonated},
     sessions::cookie,
-    upstream::{Lifetime, WaitsForAnswer, upgrade::UpgradeProtocol},
+    upstream::{ExpectsContinue, Lifetime, upgrade::UpgradeProtocol},
 };
 
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
@@ -79,8 +79,8 @@ impl Outbound {
         request.method_mut().clone_from(permit.method());
         *request.uri_mut() = uri(permit.target().clone());
         *request.headers_mut() = headers;
-        if permit.meta().waits_in_vain {
-            request.extensions_mut().insert(WaitsForAnswer);
+        if permit.meta().expects_continue {
+            request.extensions_mut().insert(ExpectsContinue);
         }
         Ok(Self { request, permit, lifetime, on_upgrade })
     }
@@ -142,8 +142,8 @@ impl Outbound {
     }
 
     /// Whether the body is streamed and the client may be waiting for a `100 Continue` that it cannot get.
-    pub fn waits_in_vain(&self) -> bool {
-        self.permit.meta().waits_in_vain && self.request.body().is_streaming()
+    pub fn expects_continue(&self) -> bool {
+        self.permit.meta().expects_continue && self.request.body().is_streaming()
     }
 
     /// Counts the bytes of a streamed body as they pass, and computes their digest if `hashed`.

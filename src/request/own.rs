@@ -10,7 +10,7 @@ use super::{
     exchange::{AnswerBy, Exchange},
     pipeline::{Ending, Worker, refuse_impersonation},
     respond::{self, Manner},
-    route::{Miss, Own},
+    route::{Miss, OwnEndpoint},
     sanitize::CleanRequest,
 };
 use crate::{
@@ -27,7 +27,7 @@ impl Worker {
     /// Answers a request for Doorward itself.
     pub(super) async fn serve_own(
         &self,
-        asked: Own,
+        asked: OwnEndpoint,
         snapshot: &Arc<Snapshot>,
         connection: &Connection,
         request: CleanRequest<ClientBody>,
@@ -36,7 +36,7 @@ impl Worker {
     ) -> Result<Ending, Rejection> {
         refuse_impersonation(&request)?;
         let answer = match asked {
-            Own::Page => {
+            OwnEndpoint::Page => {
                 let asks_who = request.path() == endpoints::WHO_AM_I;
                 let of_tokens =
                     asks_who.then(|| snapshot.routes.taking_tokens(request.host()).next().cloned()).flatten();
@@ -45,12 +45,12 @@ impl Worker {
                 manner.taken_of = of_tokens;
                 answer
             }
-            Own::Issuer(endpoint) => {
+            OwnEndpoint::Issuer(endpoint) => {
                 let Some(own_issuer) = &snapshot.own_issuer else { return Err(Miss::Path.into()) };
                 let issuing = Issuing { app: &self.app, pools: &self.pools, snapshot, own_issuer };
                 issuing.answer(endpoint, request, exchange).await
             }
-            Own::Interceptor => {
+            OwnEndpoint::Interceptor => {
                 if self.app.interceptor_listener.as_deref().is_some_and(|asked_on| *asked_on != *connection.listener) {
                     return Err(Miss::Path.into());
                 }

@@ -19,7 +19,7 @@ use hyper::body::Body;
 use uuid::Uuid;
 
 use super::{
-    exchange::{AnswerBy, Exchange, Ledger, Sent},
+    exchange::{AnswerBy, Exchange, Ledger, RawTarget},
     expect::answer_or_refuse,
     forward::{self, Forwarded},
     forward_auth,
@@ -121,7 +121,7 @@ impl Worker {
         let mut manner = Manner::of(id, &request);
         let ending = match unfit {
             Some(rejection) => {
-                exchange.note_sent(&Sent::of(&request));
+                exchange.note_raw_target(&RawTarget::of(&request));
                 Err(rejection)
             }
             None => self.process(&snapshot, &connection, request, &mut exchange, &mut manner).await,
@@ -174,8 +174,8 @@ impl Worker {
             Err(rejection) => {
                 let who = record.principal.as_ref().map(|principal| &*principal.username);
                 let metadata = manner.resource_metadata(&record.host);
-                let asker = manner.asker(metadata.as_deref(), who, self.app.clock.now(), &snapshot.brand);
-                respond::refuse(&rejection, &asker)
+                let context = manner.context(metadata.as_deref(), who, self.app.clock.now(), &snapshot.brand);
+                respond::refuse(&rejection, &context)
             }
         }
     }
@@ -193,7 +193,7 @@ impl Worker {
             let answer = Box::pin(self.answer_proxy(proxy, snapshot, connection, request, exchange, manner)).await;
             return answer.map_err(|rejection| forward_auth::as_understood_by(proxy, rejection));
         }
-        let request = self.take_in(snapshot, arrival, request, exchange, manner)?;
+        let request = self.sanitize_and_note(snapshot, arrival, request, exchange, manner)?;
         let route = match snapshot.routes.find(request.host(), request.path(), request.method()) {
             Ok(Target::Upstream(route)) => route,
             Ok(Target::Own(asked)) => {
@@ -209,11 +209,11 @@ impl Worker {
         note_route(&route, snapshot, exchange, manner);
         refuse_impersonation(&request)?;
 
-        let is_of_many = request.meta().is_of_many;
+        let is_shared_address = request.meta().is_shared_address;
         let authenticator = self.authenticator(snapshot);
         let authenticated = authenticator.authenticate(request, &route, connection, exchange.record()).await;
         let authenticated = authenticated.map_err(|rejection| match exchange.record().address {
-            Some(address) if route.schemes.contains(&Scheme::Session) && !is_of_many => {
+            Some(address) if route.schemes.contains(&Scheme::Session) && !is_shared_address => {
                 let most = snapshot.limits.refusals_per_address;
                 self.app.refusals.count(rejection, address, most, manner.is_program)
             }
@@ -235,7 +235,7 @@ impl Worker {
     }
 
     /// Sanitizes a request, and notes in its record what was asked, also where that is malformed.
-    pub(super) fn take_in<B>(
+    pub(super) fn sanitize_and_note<B>(
         &self,
         snapshot: &Snapshot,
         arrival: Arrival<'_>,
@@ -243,9 +243,9 @@ impl Worker {
         exchange: &mut Exchange,
         manner: &mut Manner,
     ) -> Result<CleanRequest<B>, Rejection> {
-        let sent = Sent::of(&request);
+        let sent = RawTarget::of(&request);
         let clean = sanitize(request, arrival, exchange.record().id, |host| snapshot.routes.host(host));
-        let request = clean.inspect_err(|_| exchange.note_sent(&sent))?;
+        let request = clean.inspect_err(|_| exchange.note_raw_target(&sent))?;
         note_request(&request, exchange, manner);
         if self.app.memory.level() >= Level::RefuseRequests {
             return Err(Rejection::short_of_memory());
@@ -296,7 +296,7 @@ impl Worker {
         &'e self,
         snapshot: &'e Snapshot,
         authenticated: authn::Authenticated,
-        once: Option<webhooks::Once>,
+        once: Option<webhooks::DeliveryKey>,
         exchange: &'e mut Exchange,
     ) -> impl Future<Output = Result<Box<Cleared>, Rejection>> + Send + use<'e> {
         // Outside the async block, so that the future does not have to store `authenticated`.
@@ -323,7 +323,7 @@ impl Worker {
         now: Moment,
         exchange: &mut Exchange,
     ) -> Result<Permitted, Rejection> {
-        let decided = authorize(&snapshot.policy, authenticated, now.shown());
+        let decided = authorize(&snapshot.policy, authenticated, now.wall());
         let decision = exchange.record().decision.insert(recorded(&decided.decision));
         let permit = decided.permit?;
         let given = snapshot.policy.kubernetes_groups(permit.principal());
@@ -340,14 +340,14 @@ impl Worker {
         &self,
         snapshot: &Snapshot,
         permitted: Permitted,
-        once: Option<webhooks::Once>,
+        once: Option<webhooks::DeliveryKey>,
         now: Moment,
         exchange: &mut Exchange,
     ) -> Result<Box<Cleared>, Rejection> {
         let Permitted { mut permit, rule, groups } = permitted;
         let is_recorded_first = permit.is_recorded_first();
         let upstream = Arc::clone(permit.route().upstream.name());
-        let assertion = asserted(snapshot, &permit, &groups, once, now.shown(), exchange.record())?;
+        let assertion = asserted(snapshot, &permit, &groups, once, now.wall(), exchange.record())?;
         let (body, fit) = match permit.take_document() {
             Some(document) => {
                 let (rule, request) = (rule.as_deref(), exchange.record().id);
@@ -388,7 +388,7 @@ impl Worker {
             Ok(()) if makes_a_run && snapshot.own_issuer.is_some() && !cleared.outbound.is_dry_run() => {
                 Box::pin(self.send_and_note_run(snapshot, cleared, exchange)).await
             }
-            Ok(()) if cleared.outbound.waits_in_vain() => {
+            Ok(()) if cleared.outbound.expects_continue() => {
                 let received = Arc::clone(exchange.received());
                 Box::pin(answer_or_refuse(self.send(&mut cleared), || received.awaited())).await
             }
@@ -456,7 +456,7 @@ fn asserted(
     snapshot: &Snapshot,
     permit: &Permit,
     groups: &Arc<[Arc<str>]>,
-    once: Option<webhooks::Once>,
+    once: Option<webhooks::DeliveryKey>,
     now: Timestamp,
     record: &audit::Record,
 ) -> Result<Option<HeaderValue>, Rejection> {
@@ -488,7 +488,7 @@ pub(super) fn refuse_impersonation<B>(request: &CleanRequest<B>) -> Result<(), R
         .fix("send it without these headers (`kubectl` without `--as`)"))
 }
 
-/// Ends the HTTP exchange of a connection that speaks another protocol from here on.
+/// RunEnds the HTTP exchange of a connection that speaks another protocol from here on.
 fn switch_protocols(upgraded: forward::Upgraded, mut exchange: Exchange) -> Answer {
     exchange.answered(StatusCode::SWITCHING_PROTOCOLS, AnswerBy::Upstream);
     exchange.write_started();
@@ -519,7 +519,7 @@ pub(super) fn arrival<'a>(connection: &'a Connection, snapshot: &'a Snapshot) ->
     Arrival {
         peer: connection.peer,
         peer_line: connection.peer_line.as_ref(),
-        is_unnamed: connection.is_unnamed,
+        lacks_proxy_address: connection.lacks_proxy_address,
         // Decided anew for each request: a reload may have changed the list since the connection began.
         trusted: trusted_proxies.iter().any(|net| net.contains(&peer)),
         trusted_proxies,

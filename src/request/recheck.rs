@@ -39,7 +39,7 @@ impl Worker {
         // The body that says what becomes of a run has already moved to the request that is sent.
         let run = exchange.record().run.clone();
         let decision =
-            snapshot.policy.decide(principal, &RequestView { run: run.as_deref(), ..permit.view(now.shown()) });
+            snapshot.policy.decide(principal, &RequestView { run: run.as_deref(), ..permit.view(now.wall()) });
         let Some(rejection) = decision.rejection() else { return Ok(()) };
         exchange.record().decision = Some(recorded(&decision));
         Err(rejection)

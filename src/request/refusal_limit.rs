@@ -13,7 +13,7 @@ use std::{
 use moka::sync::Cache;
 
 use crate::{
-    downstream::whose,
+    downstream::client_network,
     error::{Reason, Rejection},
 };
 
@@ -43,7 +43,7 @@ impl Refusals {
         if !without.contains(&rejection.reason()) {
             return rejection;
         }
-        let count = self.0.get_with(whose(address), Arc::default).fetch_add(1, Ordering::Relaxed);
+        let count = self.0.get_with(client_network(address), Arc::default).fetch_add(1, Ordering::Relaxed);
         if count < most {
             return rejection;
         }

@@ -111,24 +111,24 @@ impl Manner {
         self.route.as_deref().and_then(|route| route.resource_metadata(self.reached, host))
     }
 
-    pub(super) fn asker<'a>(
+    pub(super) fn context<'a>(
         &'a self,
         resource_metadata: Option<&'a str>,
         who: Option<&'a str>,
         now: Timestamp,
         brand: &'a Brand,
-    ) -> Asker<'a> {
+    ) -> RefusalContext<'a> {
         let own = self.taken_of.as_deref().map(|route| RouteTerms { kind: None, schemes: &route.schemes });
         let route =
             self.route.as_deref().map(|route| RouteTerms { kind: Some(route.kind), schemes: &route.schemes }).or(own);
-        Asker { manner: self, route, resource_metadata, who, now, brand }
+        RefusalContext { manner: self, route, resource_metadata, who, now, brand }
     }
 }
 
 /// Everything that the response depends on besides the refusal. Parts of it are unknown when a request is refused
 /// early.
 #[derive(Clone, Copy, Debug)]
-pub struct Asker<'a> {
+pub struct RefusalContext<'a> {
     pub manner: &'a Manner,
     /// The route, once it is known.
     pub route: Option<RouteTerms<'a>>,
@@ -161,9 +161,9 @@ enum Format {
 }
 
 /// The format that this client understands.
-fn format_for(rejection: &Rejection, asker: &Asker<'_>) -> Format {
-    let kind = asker.route.and_then(|route| route.kind);
-    let manner = asker.manner;
+fn format_for(rejection: &Rejection, context: &RefusalContext<'_>) -> Format {
+    let kind = context.route.and_then(|route| route.kind);
+    let manner = context.manner;
     if kind == Some(RouteKind::Http) && manner.is_grpc {
         Format::GrpcTrailers
     } else if manner.is_page && kind != Some(RouteKind::Webhook) {
@@ -178,15 +178,15 @@ fn format_for(rejection: &Rejection, asker: &Asker<'_>) -> Format {
 }
 
 /// Turns a refusal into a response.
-pub fn refuse(rejection: &Rejection, asker: &Asker<'_>) -> Response<Bytes> {
-    let format = format_for(rejection, asker);
+pub fn refuse(rejection: &Rejection, context: &RefusalContext<'_>) -> Response<Bytes> {
+    let format = format_for(rejection, context);
     let mut response = match format {
         Format::GrpcTrailers => trailers_only(rejection),
-        Format::Page => page(rejection, asker),
+        Format::Page => page(rejection, context),
         Format::Ignored => body("application/json", json!({"ignored": rejection.in_words()}).to_string()),
-        Format::PlainText => in_plain_text(rejection, asker),
-        Format::KubernetesStatus => body("application/json", status_object(rejection, asker).to_string()),
-        Format::Problem => body("application/problem+json", problem(rejection, asker).to_string()),
+        Format::PlainText => in_plain_text(rejection, context),
+        Format::KubernetesStatus => body("application/json", status_object(rejection, context).to_string()),
+        Format::Problem => body("application/problem+json", problem(rejection, context).to_string()),
     };
     // That of gRPC is always 200, and the refusal is in its trailers.
     if format != Format::GrpcTrailers {
@@ -201,12 +201,12 @@ pub fn refuse(rejection: &Rejection, asker: &Asker<'_>) -> Response<Bytes> {
     if let Some(allow) = rejection.allow() {
         insert(headers, header::ALLOW, allow);
     }
-    for challenge in challenges(rejection, asker) {
+    for challenge in challenges(rejection, context) {
         if let Ok(value) = HeaderValue::from_str(&challenge) {
             headers.append(header::WWW_AUTHENTICATE, value);
         }
     }
-    identify(&mut response, asker.manner.id);
+    identify(&mut response, context.manner.id);
     response
 }
 
@@ -260,26 +260,26 @@ fn insert(headers: &mut HeaderMap, name: HeaderName, text: &str) {
 
 /// The page for people. It offers to sign in as somebody else, except for a request from a page of another origin,
 /// which no login lets through.
-fn page(rejection: &Rejection, asker: &Asker<'_>) -> Response<Bytes> {
-    let id = asker.manner.id.to_string();
-    let signs_in = asker.route.is_some_and(|route| route.schemes.contains(&Scheme::Session))
+fn page(rejection: &Rejection, context: &RefusalContext<'_>) -> Response<Bytes> {
+    let id = context.manner.id.to_string();
+    let signs_in = context.route.is_some_and(|route| route.schemes.contains(&Scheme::Session))
         && rejection.reason() != Reason::OriginRefused
         && matches!(rejection.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
     let view = DeniedView {
         rejection,
         why: None,
-        request: &asker.manner.request,
-        who: asker.who,
+        request: &context.manner.request,
+        who: context.who,
         request_id: &id,
-        now: asker.now,
-        step_up: asker.manner.step_up.as_deref(),
+        now: context.now,
+        step_up: context.manner.step_up.as_deref(),
         sign_in: signs_in.then_some(SIGN_IN),
     };
-    pages::html(rejection.status(), &pages::denied(&view), asker.brand)
+    pages::html(rejection.status(), &pages::denied(&view), context.brand)
 }
 
 /// `metav1.Status`. `kubectl` prints `message` and decides by `reason` and `code`.
-fn status_object(rejection: &Rejection, asker: &Asker<'_>) -> Value {
+fn status_object(rejection: &Rejection, context: &RefusalContext<'_>) -> Value {
     let reason = match rejection.status() {
         StatusCode::UNAUTHORIZED => "Unauthorized",
         StatusCode::FORBIDDEN => "Forbidden",
@@ -295,7 +295,7 @@ fn status_object(rejection: &Rejection, asker: &Asker<'_>) -> Value {
     };
     let mut causes = vec![json!({"reason": rejection.reason().as_str(), "message": rejection.detail()})];
     causes.extend(rejection.rule().map(|rule| json!({"reason": "rule", "message": &**rule})));
-    let mut details = json!({"causes": causes, "uid": asker.manner.id.to_string()});
+    let mut details = json!({"causes": causes, "uid": context.manner.id.to_string()});
     if let (Some(span), Some(details)) = (rejection.retry_after(), details.as_object_mut()) {
         details.insert("retryAfterSeconds".to_owned(), span.as_secs().max(1).into());
     }
@@ -304,7 +304,7 @@ fn status_object(rejection: &Rejection, asker: &Asker<'_>) -> Value {
         "apiVersion": "v1",
         "metadata": {},
         "status": "Failure",
-        "message": in_words_of_status(rejection, asker),
+        "message": in_words_of_status(rejection, context),
         "reason": reason,
         "details": details,
         "code": rejection.status().as_u16(),
@@ -313,8 +313,8 @@ fn status_object(rejection: &Rejection, asker: &Asker<'_>) -> Value {
 
 /// The `message` of a `Status`. Clients show nothing else of it, so it also names what was refused by a rule, and the
 /// request id that `doorward explain` takes.
-fn in_words_of_status(rejection: &Rejection, asker: &Asker<'_>) -> String {
-    let manner = asker.manner;
+fn in_words_of_status(rejection: &Rejection, context: &RefusalContext<'_>) -> String {
+    let manner = context.manner;
     let wanted = manner.wanted.as_deref().filter(|_| rejection.reason().is_decision());
     let wanted = wanted.map(|wanted| format!("{}; ", terminal::line(&wanted.in_words()))).unwrap_or_default();
     format!("doorward: {} ({wanted}request {})", rejection.in_words(), manner.id)
@@ -322,8 +322,8 @@ fn in_words_of_status(rejection: &Rejection, asker: &Asker<'_>) -> String {
 
 /// For clients that do not read a `Status`. For a 401 client-go discards the text too, but prints a warning; it prints
 /// equal warnings once, so this one has no request id.
-fn in_plain_text(rejection: &Rejection, asker: &Asker<'_>) -> Response<Bytes> {
-    let mut response = body("text/plain; charset=utf-8", in_words_of_status(rejection, asker));
+fn in_plain_text(rejection: &Rejection, context: &RefusalContext<'_>) -> Response<Bytes> {
+    let mut response = body("text/plain; charset=utf-8", in_words_of_status(rejection, context));
     if rejection.status() == StatusCode::UNAUTHORIZED {
         let words = printable(&format!("doorward: {}", rejection.in_words()));
         insert(response.headers_mut(), header::WARNING, &format!("299 - \"{words}\""));
@@ -338,7 +338,7 @@ fn is_discovery(path: &str) -> bool {
         || path.starts_with("/openapi/v3/")
 }
 
-fn problem(rejection: &Rejection, asker: &Asker<'_>) -> Value {
+fn problem(rejection: &Rejection, context: &RefusalContext<'_>) -> Value {
     let status = rejection.status();
     let mut problem = json!({
         "type": "about:blank",
@@ -346,7 +346,7 @@ fn problem(rejection: &Rejection, asker: &Asker<'_>) -> Value {
         "status": status.as_u16(),
         "detail": rejection.detail(),
         "reason": rejection.reason().as_str(),
-        "request_id": asker.manner.id.to_string(),
+        "request_id": context.manner.id.to_string(),
     });
     if let Some(problem) = problem.as_object_mut() {
         problem.extend(rejection.rule().map(|rule| ("rule".to_owned(), Value::from(&**rule))));
@@ -384,8 +384,8 @@ fn trailers_only(rejection: &Rejection) -> Response<Bytes> {
 
 /// `WWW-Authenticate` (RFC 6750 section 3, RFC 9470 section 3, RFC 9728 section 5.1): a challenge for each scheme that
 /// the route accepts in a header. Without a credential it has no error code.
-fn challenges(rejection: &Rejection, asker: &Asker<'_>) -> Vec<String> {
-    let Some(route) = asker.route else { return Vec::new() };
+fn challenges(rejection: &Rejection, context: &RefusalContext<'_>) -> Vec<String> {
+    let Some(route) = context.route else { return Vec::new() };
     let insufficient = rejection.status() == StatusCode::FORBIDDEN && !rejection.needed_scopes().is_empty();
     // RFC 6750 has a challenge with a 400 too, and no other scheme does.
     let misused = rejection.status() == StatusCode::BAD_REQUEST && rejection.is_for_misuse_of_bearer();
@@ -420,7 +420,7 @@ fn challenges(rejection: &Rejection, asker: &Asker<'_>) -> Vec<String> {
                         challenge.push_str(&format!(", max_age=\"{}\"", max_age.as_secs()));
                     }
                 }
-                if let Some(address) = asker.resource_metadata {
+                if let Some(address) = context.resource_metadata {
                     challenge.push_str(&format!(", resource_metadata=\"{address}\""));
                 }
                 challenges.push(challenge);

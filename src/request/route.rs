@@ -60,12 +60,12 @@ pub enum Target {
     /// To an upstream.
     Upstream(Arc<Route>),
     /// To Doorward itself, which never forwards such a request.
-    Own(Own),
+    Own(OwnEndpoint),
 }
 
 /// Which part of Doorward itself a request is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Own {
+pub enum OwnEndpoint {
     /// The login, or another of the pages and documents in [`crate::endpoints`].
     Page,
     /// An endpoint of the token issuer.
@@ -157,18 +157,18 @@ impl Routes {
 
     pub fn find(&self, host: &str, path: &str, method: &Method) -> Result<Target, Miss> {
         if self.interceptor.as_deref() == Some(host) {
-            return Ok(Target::Own(Own::Interceptor));
+            return Ok(Target::Own(OwnEndpoint::Interceptor));
         }
         let is_external = self.external.as_deref() == Some(host);
         if let Some(endpoint) = Endpoint::at(path).filter(|_| self.tokens && is_external) {
-            return Ok(Target::Own(Own::Issuer(endpoint)));
+            return Ok(Target::Own(OwnEndpoint::Issuer(endpoint)));
         }
         let Some(entry) = self.entry(host) else {
-            return if is_own(path, false, is_external) { Ok(Target::Own(Own::Page)) } else { Err(Miss::Path) };
+            return if is_own(path, false, is_external) { Ok(Target::Own(OwnEndpoint::Page)) } else { Err(Miss::Path) };
         };
         let is_described = || resource_of(path).is_some_and(|resource| entry.bearer_route(resource).is_some());
         if is_own(path, entry.browser, is_external) || is_described() {
-            return Ok(Target::Own(Own::Page));
+            return Ok(Target::Own(OwnEndpoint::Page));
         }
         let mut asked = entry.paths.asked(path);
         match asked.clone().find(|route| route.takes(method)) {

@@ -12,14 +12,14 @@ use ipnet::IpNet;
 use uuid::Uuid;
 
 use super::{
-    expect::waits_in_vain,
+    expect::expects_continue,
     headers::{Class, classify, id_line, nominated, tokens},
     host::{Reached, host_of},
     method::check_spelling,
     path::{NotCanonical, check_canonical},
 };
 use crate::{
-    downstream::whose,
+    downstream::client_network,
     error::{Reason, Rejection},
     logging::TraceContext,
     sessions::Origin,
@@ -60,7 +60,7 @@ pub struct Meta {
     pub client: IpAddr,
     /// Whether `client` is the address of a proxy or load balancer that did not name its client. Such an address is not
     /// rate limited, as one client would lock out all others behind it.
-    pub is_of_many: bool,
+    pub is_shared_address: bool,
     /// `client` as a header value.
     pub client_line: Option<HeaderValue>,
     /// Whether the client itself used TLS.
@@ -73,7 +73,7 @@ pub struct Meta {
     /// `te: trailers` over HTTP/2.
     pub accepts_trailers: bool,
     /// Whether the client waits with its body for a `100 Continue` that it cannot get.
-    pub waits_in_vain: bool,
+    pub expects_continue: bool,
     /// The trace context that it arrived with.
     pub trace: Option<TraceContext>,
     /// The host as it was sent, with its port, for upstreams that see the browser's host.
@@ -88,12 +88,12 @@ impl Meta {
 
     /// The share of the buffer budget of a body that does not prove yet who sends it.
     pub fn unproven(&self) -> Share {
-        Share::Unproven(self.whose())
+        Share::Unproven(self.client_network())
     }
 
     /// The network by which the client is counted, if `client` is the address of one client alone.
-    pub fn whose(&self) -> Option<IpAddr> {
-        (!self.is_of_many).then(|| whose(self.client))
+    pub fn client_network(&self) -> Option<IpAddr> {
+        (!self.is_shared_address).then(|| client_network(self.client))
     }
 }
 
@@ -104,7 +104,7 @@ pub struct Arrival<'a> {
     /// The peer's address as a header value.
     pub peer_line: Option<&'a HeaderValue>,
     /// The peer is a load balancer whose PROXY header names no client.
-    pub is_unnamed: bool,
+    pub lacks_proxy_address: bool,
     /// The peer is a proxy whose `X-Forwarded-*` headers are trusted.
     pub trusted: bool,
     /// All trusted proxies, to walk `X-Forwarded-For` from the right.
@@ -122,7 +122,7 @@ impl Arrival<'_> {
         Self {
             peer: SocketAddr::from(([192, 0, 2, 1], 1)),
             peer_line: None,
-            is_unnamed: false,
+            lacks_proxy_address: false,
             trusted: false,
             trusted_proxies: &[],
             tls: false,
@@ -165,7 +165,7 @@ pub fn sanitize<B>(
         proxied: arrival.trusted,
         client,
         // A proxy may have another one in front of it, and then names only that one.
-        is_of_many: (arrival.is_unnamed && client == arrival.peer.ip())
+        is_shared_address: (arrival.lacks_proxy_address && client == arrival.peer.ip())
             || arrival.trusted_proxies.iter().any(|net| net.contains(&client)),
         client_line: match arrival.peer_line {
             Some(line) if client == arrival.peer.ip() => Some(line.clone()),
@@ -176,7 +176,7 @@ pub fn sanitize<B>(
         upgrade,
         on_upgrade: if upgrade.is_some() { parts.extensions.remove::<OnUpgrade>() } else { None },
         accepts_trailers,
-        waits_in_vain: waits_in_vain(&parts),
+        expects_continue: expects_continue(&parts),
         trace: TraceContext::from_headers(&parts.headers),
         // The host that was routed by: an absolute target replaces `Host` (RFC 9112 section 3.2.2).
         host_line: match parts.uri.authority() {

@@ -10,8 +10,8 @@ use base64::{
 use zeroize::Zeroizing;
 
 use crate::{
+    atomic_file,
     config::{report::At, resolver::Resolver, values::SecretSource},
-    kept,
     sha256::sha256,
 };
 
@@ -89,9 +89,10 @@ impl KeyRing {
 
     /// The key stored in `path`. If there is none, one is made and written, readable for its owner only.
     pub fn kept_in(path: &Path) -> io::Result<Self> {
-        let text =
-            kept::read_or_make(path, || Ok(Zeroizing::new(BASE64_STANDARD.encode(random::<KEY_LEN>()).into_bytes())))?;
-        let key = decode(&text).ok_or_else(|| kept::invalid(path, "the key is not 32 bytes as base64"))?;
+        let text = atomic_file::read_or_make(path, || {
+            Ok(Zeroizing::new(BASE64_STANDARD.encode(random::<KEY_LEN>()).into_bytes()))
+        })?;
+        let key = decode(&text).ok_or_else(|| atomic_file::invalid(path, "the key is not 32 bytes as base64"))?;
         Ok(Self(Arc::new([key])))
     }
 

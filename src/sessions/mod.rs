@@ -194,25 +194,25 @@ impl Sessions {
     pub async fn authenticate(&self, request: CookieRequest<'_>) -> Presented<Arc<Session>> {
         let value = match cookie::find(request.headers, cookie::SESSION) {
             Ok(Some(value)) => value,
-            Ok(None) => return Presented::Not,
+            Ok(None) => return Presented::Absent,
             Err(duplicate) => {
-                return Presented::Bad(
+                return Presented::Invalid(
                     Rejection::new(Reason::CredentialAmbiguous, duplicate.to_string())
                         .fix("delete the cookies of this host and of its parent domains, then sign in again"),
                 );
             }
         };
         if let Err(refusal) = csrf::check(request.method, request.headers, request.upgrade, request.origin) {
-            return Presented::Bad(refusal);
+            return Presented::Invalid(refusal);
         }
         let Some(id) = SessionId::parse(value) else {
-            return Presented::Bad(
+            return Presented::Invalid(
                 Rejection::new(Reason::CredentialMalformed, "the session cookie is not one of ours").fix(SIGN_IN),
             );
         };
         match self.find_rechecked(id.hash(), Holder::Browser, request.origin, request.address).await {
-            Ok(session) => Presented::Good(session),
-            Err(refusal) => Presented::Bad(refusal),
+            Ok(session) => Presented::Valid(session),
+            Err(refusal) => Presented::Invalid(refusal),
         }
     }
 

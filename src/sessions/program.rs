@@ -106,7 +106,7 @@ impl Sessions {
         address: IpAddr,
     ) -> Result<Option<Arc<Session>>, Rejection> {
         match bearer::presented(headers, None, false) {
-            Presented::Good(token) if is_handle(&token.token) => {
+            Presented::Valid(token) if is_handle(&token.token) => {
                 self.authenticate_handle(&token.token, origin, address).await.map(Some)
             }
             _ => Ok(None),

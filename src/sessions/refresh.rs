@@ -65,8 +65,8 @@ impl Lease {
     /// clock was set back after it was left behind, or its replica is ahead of this one and working; the two cannot be
     /// distinguished.
     fn stands(&self, now: Moment, since: Moment) -> bool {
-        let is_ahead = is_to_come(self.until - LEASE, now.shown());
-        self.until > now.shown() && (!is_ahead || now.is_before(since + AT_WORK))
+        let is_ahead = is_to_come(self.until - LEASE, now.wall());
+        self.until > now.wall() && (!is_ahead || now.is_before(since + AT_WORK))
     }
 }
 
@@ -249,7 +249,7 @@ impl Sessions {
                 }
             }
             // From now on: the wait for another's lease may have been long, but the call is not.
-            let lease = Lease { id: random(), until: now.shown() + LEASE };
+            let lease = Lease { id: random(), until: now.wall() + LEASE };
             let leased = Record { lease: Some(lease.clone()), ..record };
             // From here on the end of the process waits for this: a token that was used and whose successor was not
             // stored is lost. If the process is already closing, this is left to other replicas.

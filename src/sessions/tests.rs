@@ -36,9 +36,9 @@ async fn get(sessions: &Sessions, headers: &HeaderMap, origin: &Origin) -> Resul
         address: std::net::Ipv4Addr::LOCALHOST.into(),
     };
     match sessions.authenticate(request).await {
-        Presented::Good(session) => Ok(session),
-        Presented::Bad(rejection) => Err(rejection.reason()),
-        Presented::Not => Err(Reason::CredentialMissing),
+        Presented::Valid(session) => Ok(session),
+        Presented::Invalid(rejection) => Err(rejection.reason()),
+        Presented::Absent => Err(Reason::CredentialMissing),
     }
 }
 
@@ -441,13 +441,13 @@ async fn a_request_of_another_site_is_refused_before_the_session_is_looked_up() 
         upgrade: false,
         address: std::net::Ipv4Addr::LOCALHOST.into(),
     };
-    let Presented::Bad(refusal) = at.sessions.authenticate(request).await else { panic!("it was let in") };
+    let Presented::Invalid(refusal) = at.sessions.authenticate(request).await else { panic!("it was let in") };
     assert_eq!(refusal.reason(), Reason::OriginRefused);
     at.store.switch(false);
     let mut ours = cookie.clone();
     ours.insert(header::ORIGIN, HeaderValue::from_static("https://dash.example.com"));
     let request = CookieRequest { headers: &ours, ..request };
-    assert!(matches!(at.sessions.authenticate(request).await, Presented::Good(_)));
+    assert!(matches!(at.sessions.authenticate(request).await, Presented::Valid(_)));
 }
 
 /// It would be served from memory without a look at the store until the clock had caught up.

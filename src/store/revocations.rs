@@ -358,7 +358,7 @@ impl Revocations {
         let mut followed = self.0.followed.lock().await;
         // Writes during the call may be missing from the response, so the age of the copy counts from here.
         let begun = self.0.clock.moment();
-        let now = begun.shown();
+        let now = begun.wall();
         let written = self.0.written.load(Ordering::Acquire);
         let again = self.0.read_again.swap(u64::MAX, Ordering::AcqRel);
         followed.version = followed.version.min(again.saturating_sub(1));

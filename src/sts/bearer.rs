@@ -62,15 +62,15 @@ const MAX_HOLDERS: u64 = 10_000;
 /// The number of tokens that each holder has ended. Until its expiry, each ended token takes room in the store and in
 /// the memory of every replica, and nothing else bounds how many a holder gets in exchange for its own.
 #[derive(Clone, Debug)]
-pub struct HandedBack(Cache<String, Arc<AtomicU32>>);
+pub struct HolderRevocations(Cache<String, Arc<AtomicU32>>);
 
-impl Default for HandedBack {
+impl Default for HolderRevocations {
     fn default() -> Self {
         Self(Cache::builder().max_capacity(MAX_HOLDERS).time_to_live(MAX_LIFETIME + AFTER).build())
     }
 }
 
-impl HandedBack {
+impl HolderRevocations {
     /// Counts one more for the holder of the token with these claims, and refuses if there are too many.
     fn take(&self, claims: &Map<String, Value>) -> Result<(), Refusal> {
         if self.0.get_with(holder(claims), Arc::default).fetch_add(1, Ordering::Relaxed) < MOST_HANDED_BACK {
@@ -84,8 +84,8 @@ impl HandedBack {
         Err(Refusal::unavailable(Reason::Overloaded, detail))
     }
 
-    /// Ends a token at its holder's request. Returns whether that is new; repeating it ends nothing more and takes no
-    /// more room.
+    /// RunEnds a token at its holder's request. Returns whether that is new; repeating it ends nothing more and takes
+    /// no more room.
     async fn end(
         &self,
         revocations: &Revocations,
@@ -229,11 +229,12 @@ impl Exchanger<'_> {
     pub(super) fn lookup<'a>(&'a self, cluster: &'a Arc<str>) -> Result<Lookup<'a>, Refusal> {
         let found = self.own_issuer.settings.clusters.get(cluster);
         let found = found.ok_or_else(|| Refusal::unavailable(Reason::Internal, "the cluster is not known"))?;
-        let (ends, asking, clock) = (&self.app.ends, &self.app.asking, &self.app.clock);
-        Ok(Lookup { ends, asking, clock, cluster, pools: self.pools, server: &found.server })
+        let (ends, lookups, clock) = (&self.app.run_ends, &self.app.lookups, &self.app.clock);
+        Ok(Lookup { ends, lookups, clock, cluster, pools: self.pools, server: &found.server })
     }
 
-    /// Ends a token at its holder's request (RFC 7009). A token that is not Doorward's, or has ended, is not an error.
+    /// RunEnds a token at its holder's request (RFC 7009). A token that is not Doorward's, or has ended, is not an
+    /// error.
     pub async fn revoke(
         &self,
         request: &CleanRequest<()>,
@@ -252,13 +253,13 @@ impl Exchanger<'_> {
             exchange.reserve(2).await?;
             let until = Timestamp::from_secs(expires) + AFTER;
             let (issuer, id) = (self.own_issuer.name(&self.snapshot.issuers).to_owned(), jti.to_owned());
-            let (revocations, handed_back) = (self.app.revocations.clone(), self.app.handed_back.clone());
+            let (revocations, holder_revocations) = (self.app.revocations.clone(), self.app.holder_revocations.clone());
             let mut lent = exchange.lend();
             // If the holder disconnects, the token is ended all the same, and the trail must say by whom.
             let ended = self.app.drain.finish_on(&self.app.control, async move {
                 let ending = async {
                     let token = Target::Token { issuer: &issuer, id: &id };
-                    let is_new = handed_back.end(&revocations, token, &claims, until).await?;
+                    let is_new = holder_revocations.end(&revocations, token, &claims, until).await?;
                     lent.record().revoked = Some(id.clone());
                     lent.write_decided().await?;
                     Ok::<_, Refusal>(is_new)
@@ -344,7 +345,7 @@ mod tests {
     /// One step could fill the memory of every replica with tokens that it got and ended.
     #[test]
     fn one_holder_ends_a_thousand_tokens_and_no_more_and_keeps_no_other_from_it() {
-        let handed_back = HandedBack::default();
+        let holder_revocations = HolderRevocations::default();
         let claims = |pod: Option<&str>, client: &str| {
             let run = pod.map(|uid| json!({"pod": {"name": "build", "uid": uid}}));
             let mut claims = json!({"sub": "alice", "client_id": client, "jti": "7"}).as_object().unwrap().clone();
@@ -353,8 +354,8 @@ mod tests {
         };
         for (pod, client) in [(Some("a"), "builder"), (Some("b"), "builder"), (None, "builder"), (None, "web")] {
             let claims = claims(pod, client);
-            assert!((0..1000).all(|_| handed_back.take(&claims).is_ok()), "{claims:?}");
-            let refused = handed_back.take(&claims).unwrap_err();
+            assert!((0..1000).all(|_| holder_revocations.take(&claims).is_ok()), "{claims:?}");
+            let refused = holder_revocations.take(&claims).unwrap_err();
             assert_eq!((refused.status(), refused.reason()), (StatusCode::SERVICE_UNAVAILABLE, Reason::Overloaded));
             assert!(refused.description().contains("more are not taken"), "{}", refused.description());
         }
@@ -364,14 +365,15 @@ mod tests {
     async fn what_a_holder_ends_beyond_the_bound_goes_on_and_what_has_ended_is_not_counted_again() {
         let folder = tempfile::tempdir().unwrap();
         let store: Store = Arc::new(Embedded::open(&folder.path().join("store.redb")).unwrap());
-        let (handed_back, revocations) = (HandedBack::default(), Revocations::new(store, Clock::manual(NOW)));
+        let (holder_revocations, revocations) =
+            (HolderRevocations::default(), Revocations::new(store, Clock::manual(NOW)));
         let claims = |holder: &str| json!({"sub": holder, "client_id": "builder"}).as_object().unwrap().clone();
         let (token, until) = (|id: &'static str| Target::Token { issuer: "own", id }, NOW + Duration::from_secs(600));
         let end = async |holder: &'static str, id: &'static str| {
-            handed_back.end(&revocations, token(id), &claims(holder), until).await
+            holder_revocations.end(&revocations, token(id), &claims(holder), until).await
         };
         assert!(end("alice", "first").await.unwrap());
-        assert!((1..MOST_HANDED_BACK).all(|_| handed_back.take(&claims("alice")).is_ok()));
+        assert!((1..MOST_HANDED_BACK).all(|_| holder_revocations.take(&claims("alice")).is_ok()));
         assert!(!end("alice", "first").await.unwrap());
         end("alice", "more").await.unwrap_err();
         assert!(!revocations.is_revoked_until(token("more"), until));

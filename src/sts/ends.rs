@@ -35,7 +35,7 @@ const BLIND: Duration = Duration::from_secs(10);
 
 /// The state of the watches: whether the ends of runs are seen, and which objects have not ended. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Ends {
+pub struct RunEnds {
     watches: Arc<Mutex<HashMap<Watch, Watched>>>,
     /// The number of turns of watches that have begun.
     turns: Arc<AtomicU64>,
@@ -89,7 +89,7 @@ pub enum Kind {
     PipelineRun,
 }
 
-impl Ends {
+impl RunEnds {
     /// Applies a configuration in force: followers of a cluster learn where its tasks get tokens now. Returns the
     /// clusters that nobody follows yet; the caller must start to follow them.
     pub fn configure(&self, root: &raw::Root) -> Vec<Arc<str>> {
@@ -323,7 +323,7 @@ mod tests {
     #[test]
     fn ends_are_seen_only_while_every_watch_goes_on() {
         let clock = Clock::manual(Timestamp::from_secs(1_700_000_000));
-        let ends = Ends::default();
+        let ends = RunEnds::default();
         let watch = |kind| Watch { cluster: "c".into(), kind, namespace: None };
         let (runs, pods) = (watch(Kind::TaskRun), watch(Kind::Pod));
         assert!(!ends.are_seen("c", "ci", &BOTH, clock.moment()), "nobody watches");
@@ -350,7 +350,7 @@ mod tests {
     #[test]
     fn ends_are_not_seen_for_longer_though_the_clock_is_set_back() {
         let clock = Clock::manual(Timestamp::from_secs(1_700_000_000));
-        let ends = Ends::default();
+        let ends = RunEnds::default();
         let watch = Watch { cluster: "c".into(), kind: Kind::Pod, namespace: None };
         let pod = json!({"metadata": {"name": "a", "namespace": "ci", "uid": "u"}, "status": {"phase": "Running"}});
         ends.set(&watch, State::ToldAt(clock.moment()));
@@ -374,7 +374,7 @@ mod tests {
     #[test]
     fn of_watches_that_a_reload_took_away_nothing_is_left() {
         let now = Clock::manual(Timestamp::from_secs(1_700_000_000)).moment();
-        let ends = Ends::default();
+        let ends = RunEnds::default();
         let watch = |cluster: &str, namespace: Option<&str>| Watch {
             cluster: cluster.into(),
             kind: Kind::Pod,
@@ -407,7 +407,7 @@ mod tests {
     #[test]
     fn watches_that_told_while_the_store_was_away_tell_once_it_is_back() {
         let now = Clock::manual(Timestamp::from_secs(1_700_000_000)).moment();
-        let ends = Ends::default();
+        let ends = RunEnds::default();
         let watch = |cluster: &str, kind| Watch { cluster: cluster.into(), kind, namespace: None };
         let (runs, pods, other) = (watch("c", Kind::TaskRun), watch("c", Kind::Pod), watch("d", Kind::Pod));
         for watch in [&runs, &pods, &other] {
@@ -425,7 +425,7 @@ mod tests {
     #[test]
     fn ends_are_seen_only_where_somebody_watches() {
         let now = Clock::manual(Timestamp::from_secs(1_700_000_000)).moment();
-        let ends = Ends::default();
+        let ends = RunEnds::default();
         for kind in [Kind::TaskRun, Kind::Pod] {
             let watch = Watch { cluster: "c".into(), kind, namespace: Some("ci".to_owned()) };
             assert!(!ends.are_seen("c", "ci", &BOTH, now));
@@ -438,7 +438,7 @@ mod tests {
     #[test]
     fn what_has_not_ended_is_known_while_the_watch_tells() {
         let now = Clock::manual(Timestamp::from_secs(1_700_000_000)).moment();
-        let ends = Ends::default();
+        let ends = RunEnds::default();
         let watch =
             |kind, namespace: Option<&str>| Watch { cluster: "c".into(), kind, namespace: namespace.map(Into::into) };
         let (pods, everywhere) = (watch(Kind::Pod, Some("ci")), watch(Kind::TaskRun, None));
@@ -462,11 +462,11 @@ mod tests {
         ends.set(&pods, State::ToldAt(now));
         ends.tell(&pods, &pod("Succeeded"));
         assert!(!is_known());
-        let lose = |ends: &Ends, watch: &Watch| {
+        let lose = |ends: &RunEnds, watch: &Watch| {
             ends.lose(watch, now);
             ends.set(watch, State::ToldAt(now));
         };
-        for forget in [Ends::forget_all as fn(&Ends, &Watch), |ends, watch| ends.forget(watch, "u")] {
+        for forget in [RunEnds::forget_all as fn(&RunEnds, &Watch), |ends, watch| ends.forget(watch, "u")] {
             ends.tell(&pods, &pod("Pending"));
             assert!(is_known());
             forget(&ends, &pods);

@@ -11,7 +11,7 @@ use std::{
 use kube::{Resource, api::DynamicObject};
 
 use super::{
-    ends::{Ends, Kind, Object},
+    ends::{Kind, Object, RunEnds},
     objects::{GONE, Identity, Pod, REPLACED, Run},
     refusal::Refusal,
 };
@@ -29,8 +29,8 @@ const MAX_OBJECT: usize = 3 << 20;
 /// Looks up objects of one cluster.
 #[derive(Clone, Copy, Debug)]
 pub struct Lookup<'a> {
-    pub ends: &'a Ends,
-    pub asking: &'a Asking,
+    pub ends: &'a RunEnds,
+    pub lookups: &'a Lookups,
     pub clock: &'a Clock,
     /// The name of its issuer.
     pub cluster: &'a Arc<str>,
@@ -87,7 +87,7 @@ impl Lookup<'_> {
 
     /// Its state at the time of the call or later. `None` if it does not exist.
     async fn get(self, kind: Kind, path: String) -> Result<Option<Object>, Refusal> {
-        let turn = self.asking.turn(self.cluster, &path);
+        let turn = self.lookups.turn(self.cluster, &path);
         let look = async { Ok(self.look(&path).await?.map(|object| Object::read(kind, object))) };
         turn.take(look).await
     }
@@ -112,7 +112,7 @@ impl Lookup<'_> {
 /// Coalesces look-ups at API servers: there is one at a time per object, however many callers ask. A caller that asks
 /// after a look-up began waits for the next, since the object may have changed in between.
 #[derive(Clone, Debug, Default)]
-pub struct Asking(Arc<Mutex<Turns>>);
+pub struct Lookups(Arc<Mutex<Turns>>);
 
 /// By cluster and path.
 type Turns = HashMap<(Arc<str>, String), Arc<Turn>>;
@@ -129,18 +129,18 @@ struct Turn {
 
 /// A caller's place in the queue for an object.
 struct Asker {
-    asking: Asking,
+    lookups: Lookups,
     key: (Arc<str>, String),
     turn: Arc<Turn>,
     number: u64,
 }
 
-impl Asking {
+impl Lookups {
     fn turn(&self, cluster: &Arc<str>, path: &str) -> Asker {
         let key = (Arc::clone(cluster), path.to_owned());
         let turn = Arc::clone(self.turns().entry(key.clone()).or_default());
         let number = turn.number();
-        Asker { asking: self.clone(), key, turn, number }
+        Asker { lookups: self.clone(), key, turn, number }
     }
 
     fn turns(&self) -> MutexGuard<'_, Turns> {
@@ -172,7 +172,7 @@ impl Asker {
 
 impl Drop for Asker {
     fn drop(&mut self) {
-        let mut turns = self.asking.turns();
+        let mut turns = self.lookups.turns();
         // Under the lock, so that of two callers that end at the same moment one sees that only the map is left.
         drop(std::mem::take(&mut self.turn));
         if turns.get(&self.key).is_some_and(|turn| Arc::strong_count(turn) == 1) {
@@ -212,10 +212,10 @@ mod tests {
 
     #[tokio::test]
     async fn an_object_has_one_look_up_at_a_time_and_no_caller_gets_an_older_result() {
-        let (asking, cluster) = (Asking::default(), Arc::from("c"));
+        let (lookups, cluster) = (Lookups::default(), Arc::from("c"));
         let (looks, may_end) = (AtomicUsize::new(0), Semaphore::new(0));
         let ask = |path: &'static str| {
-            let asker = asking.turn(&cluster, path);
+            let asker = lookups.turn(&cluster, path);
             asker.take(async {
                 let number = looks.fetch_add(1, Ordering::SeqCst);
                 may_end.acquire().await.unwrap().forget();
@@ -246,21 +246,21 @@ mod tests {
         may_end.add_permits(2);
         assert_eq!(uid(ask("pod").await), "2", "nothing is kept");
         assert_eq!(uid(ask("run").await), "3");
-        assert!(asking.turns().is_empty());
+        assert!(lookups.turns().is_empty());
     }
 
     /// Each took the other for a caller that still asks, and the result was cached for ever.
     #[test]
     fn nothing_is_kept_where_the_last_two_end_at_the_same_moment() {
-        let (asking, cluster) = (Asking::default(), Arc::from("c"));
+        let (lookups, cluster) = (Lookups::default(), Arc::from("c"));
         let (together, kept) = (Barrier::new(2), AtomicUsize::new(0));
         let ask_again_and_again = || {
             for _ in 0..10_000 {
-                let asker = asking.turn(&cluster, "pod");
+                let asker = lookups.turn(&cluster, "pod");
                 together.wait();
                 drop(asker);
                 together.wait();
-                kept.fetch_add(asking.turns().len(), Ordering::SeqCst);
+                kept.fetch_add(lookups.turns().len(), Ordering::SeqCst);
                 together.wait();
             }
         };

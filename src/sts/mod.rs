@@ -56,12 +56,12 @@ use http::{HeaderValue, Method, Response, header};
 
 pub(crate) use self::refusal::printable;
 pub use self::{
-    bearer::{HandedBack, OVER},
+    bearer::{HolderRevocations, OVER},
     key_metric::KeyMetric,
     keys::SigningKeys,
-    look_up::Asking,
+    look_up::Lookups,
     objects::ENDS,
-    ring::{Kept, RingError, Vault},
+    ring::{KeyStorage, RingError, SigningKeyRing},
     settings::Settings,
 };
 use self::{
@@ -95,11 +95,11 @@ const MIN_ROTATE: Duration = Duration::from_secs(3600);
 #[derive(Debug)]
 pub struct OwnIssuer {
     settings: Settings,
-    kept: Kept,
+    kept: SigningKeyRing,
 }
 
 impl OwnIssuer {
-    pub fn new(settings: Settings, kept: Kept) -> Self {
+    pub fn new(settings: Settings, kept: SigningKeyRing) -> Self {
         Self { settings, kept }
     }
 
@@ -115,7 +115,12 @@ impl OwnIssuer {
 
     /// Makes keys before this takes effect in place of `former`, if Doorward makes them itself and did not before. The
     /// former keys, read from files, stay published for a while: a token that they signed is valid until its end.
-    pub async fn take_over(&self, former: Option<&Self>, vault: Vault<'_>, now: Timestamp) -> Result<(), RingError> {
+    pub async fn take_over(
+        &self,
+        former: Option<&Self>,
+        vault: KeyStorage<'_>,
+        now: Timestamp,
+    ) -> Result<(), RingError> {
         let Some(period) = self.rotation() else { return Ok(()) };
         if former.is_some_and(|former| former.rotation().is_some()) {
             return Ok(());

@@ -105,7 +105,7 @@ impl Exchanger<'_> {
 
     /// Refuses if the end of objects of these kinds would not be seen.
     fn seen(&self, cluster: &str, namespace: &str, kinds: &[ends::Kind]) -> Result<(), Refusal> {
-        if self.app.ends.are_seen(cluster, namespace, kinds, self.app.clock.moment()) {
+        if self.app.run_ends.are_seen(cluster, namespace, kinds, self.app.clock.moment()) {
             return Ok(());
         }
         let detail = format!(

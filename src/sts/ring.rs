@@ -34,7 +34,7 @@ const KEPT: Duration = Duration::from_secs(10 * 366 * 86_400);
 
 /// The keys in force, across all generations of the configuration. Cheap to clone.
 #[derive(Clone, Debug, Default)]
-pub struct Kept(Arc<Inner>);
+pub struct SigningKeyRing(Arc<Inner>);
 
 #[derive(Debug, Default)]
 struct Inner {
@@ -52,7 +52,7 @@ struct Former {
 
 /// The sealed storage of the keys, and the trail that records each change of them.
 #[derive(Clone, Copy, Debug)]
-pub struct Vault<'a> {
+pub struct KeyStorage<'a> {
     pub store: &'a Store,
     pub seal: &'a KeyRing,
     pub trail: &'a Trail,
@@ -88,7 +88,7 @@ struct Entry {
     signs_from: i64,
 }
 
-impl Kept {
+impl SigningKeyRing {
     /// The keys, once they have been read.
     pub fn get(&self) -> Option<Arc<SigningKeys>> {
         self.0.made.load_full()
@@ -119,7 +119,7 @@ impl Kept {
     /// records what was made and removed, since nothing else says how old a key is.
     pub async fn renew_once(
         &self,
-        Vault { store, seal, trail }: Vault<'_>,
+        KeyStorage { store, seal, trail }: KeyStorage<'_>,
         period: Duration,
         now: Timestamp,
     ) -> Result<Timestamp, RingError> {
@@ -148,19 +148,28 @@ impl Kept {
 
     /// [`Self::renew_once`], retried if another replica takes the same configuration at the same time: then its keys
     /// are read.
-    pub async fn renew(&self, vault: Vault<'_>, period: Duration, now: Timestamp) -> Result<Timestamp, RingError> {
+    pub async fn renew(
+        &self,
+        key_storage: KeyStorage<'_>,
+        period: Duration,
+        now: Timestamp,
+    ) -> Result<Timestamp, RingError> {
         for _ in 0..TRIES {
-            match self.renew_once(vault, period, now).await {
+            match self.renew_once(key_storage, period, now).await {
                 Err(RingError::Contended) => {}
                 done => return done,
             }
         }
-        self.renew_once(vault, period, now).await
+        self.renew_once(key_storage, period, now).await
     }
 
     /// Keeps generated keys published after the configuration got its own, until the last token that they signed has
     /// ended. After that the record expires from the store, even if it cannot be opened.
-    pub async fn retire(&self, Vault { store, seal, .. }: Vault<'_>, now: Timestamp) -> Result<(), RingError> {
+    pub async fn retire(
+        &self,
+        KeyStorage { store, seal, .. }: KeyStorage<'_>,
+        now: Timestamp,
+    ) -> Result<(), RingError> {
         let Some(stored) = store.get(Table::TokenKeys, RECORD, now).await? else {
             self.0.made.store(None);
             return Ok(());
@@ -178,9 +187,9 @@ impl Kept {
     }
 }
 
-impl Vault<'_> {
-    /// Removes keys that cannot be opened or read, so that [`Kept::renew_once`] makes others. Returns whether there
-    /// were any; usable keys stay.
+impl KeyStorage<'_> {
+    /// Removes keys that cannot be opened or read, so that [`SigningKeyRing::renew_once`] makes others. Returns whether
+    /// there were any; usable keys stay.
     pub async fn drop_unusable(self, now: Timestamp) -> Result<bool, RingError> {
         let Some(stored) = self.store.get(Table::TokenKeys, RECORD, now).await? else { return Ok(false) };
         if Ring::open(self.seal, &stored.value).and_then(|ring| ring.keys(now)).is_ok() {
@@ -292,8 +301,8 @@ mod tests {
     }
 
     impl Place {
-        fn vault<'a>(&'a self, seal: &'a KeyRing) -> Vault<'a> {
-            Vault { store: &self.store, seal, trail: &self.trail }
+        fn key_storage<'a>(&'a self, seal: &'a KeyRing) -> KeyStorage<'a> {
+            KeyStorage { store: &self.store, seal, trail: &self.trail }
         }
     }
 
@@ -302,11 +311,11 @@ mod tests {
     async fn keys_that_another_replica_makes_at_the_same_time_are_tried_for_again_and_not_for_ever() {
         let (place, seal) = (place(), KeyRing::of(&[[7; 32]]));
         for (late, is_made) in [(1, true), (TRIES, true), (TRIES + 1, false)] {
-            let (kept, disturbed) = (Kept::default(), Disturbed::new(Arc::clone(&place.store)));
+            let (kept, disturbed) = (SigningKeyRing::default(), Disturbed::new(Arc::clone(&place.store)));
             disturbed.late.store(late, SeqCst);
             let store: Store = Arc::new(disturbed);
             store.delete(Table::TokenKeys, RECORD).await.unwrap();
-            let made = kept.renew(Vault { store: &store, ..place.vault(&seal) }, PERIOD, START).await;
+            let made = kept.renew(KeyStorage { store: &store, ..place.key_storage(&seal) }, PERIOD, START).await;
             assert_eq!((made.is_ok(), kept.get().is_some()), (is_made, is_made), "{late}");
         }
     }
@@ -320,12 +329,12 @@ mod tests {
     async fn a_key_is_published_a_period_before_it_signs_and_until_its_last_token_has_ended() {
         let place = place();
         let seal = KeyRing::of(&[[7; 32]]);
-        let kept = Kept::default();
+        let kept = SigningKeyRing::default();
         let mut now = START;
         let (mut published, mut signer): (Vec<String>, Option<String>) = (Vec::new(), None);
         let mut signers = 0;
         while now < START + PERIOD * 4 {
-            let next = kept.renew_once(place.vault(&seal), PERIOD, now).await.unwrap();
+            let next = kept.renew_once(place.key_storage(&seal), PERIOD, now).await.unwrap();
             let ids = ids(&kept.get().unwrap());
             assert!(ids.len() >= 2, "{now}: {ids:?}");
             let first = ids.first().cloned();
@@ -341,8 +350,8 @@ mod tests {
         }
         assert_eq!(signers, 4);
         // Another process finds the same.
-        let other = Kept::default();
-        other.renew_once(place.vault(&seal), PERIOD, now - Duration::from_secs(1)).await.unwrap();
+        let other = SigningKeyRing::default();
+        other.renew_once(place.key_storage(&seal), PERIOD, now - Duration::from_secs(1)).await.unwrap();
         assert_eq!(ids(&other.get().unwrap()), published);
         // The keys published now were made and not removed, and no others.
         place.trail.shutdown();
@@ -365,33 +374,33 @@ mod tests {
     async fn generated_keys_stay_published_until_their_last_token_ends_after_keys_are_configured() {
         let place = place();
         let seal = KeyRing::of(&[[7; 32]]);
-        let kept = Kept::default();
-        kept.renew_once(place.vault(&seal), PERIOD, START).await.unwrap();
+        let kept = SigningKeyRing::default();
+        kept.renew_once(place.key_storage(&seal), PERIOD, START).await.unwrap();
         let made = ids(&kept.get().unwrap());
         for after in [0, 60, 1799] {
             // Also by a process that starts meanwhile.
-            let kept = Kept::default();
-            kept.retire(place.vault(&seal), START + Duration::from_secs(after)).await.unwrap();
+            let kept = SigningKeyRing::default();
+            kept.retire(place.key_storage(&seal), START + Duration::from_secs(after)).await.unwrap();
             assert_eq!(ids(&kept.get().unwrap()), made, "{after}");
         }
         // Back to generated keys, for good.
-        kept.renew_once(place.vault(&seal), PERIOD, START + Duration::from_secs(1799)).await.unwrap();
-        kept.renew_once(place.vault(&seal), PERIOD, START + Duration::from_secs(3600)).await.unwrap();
+        kept.renew_once(place.key_storage(&seal), PERIOD, START + Duration::from_secs(1799)).await.unwrap();
+        kept.renew_once(place.key_storage(&seal), PERIOD, START + Duration::from_secs(3600)).await.unwrap();
         assert_eq!(ids(&kept.get().unwrap()), made);
         let later = START + Duration::from_secs(3600);
-        kept.retire(place.vault(&seal), later).await.unwrap();
-        kept.retire(place.vault(&seal), later + AFTERGLOW).await.unwrap();
+        kept.retire(place.key_storage(&seal), later).await.unwrap();
+        kept.retire(place.key_storage(&seal), later + AFTERGLOW).await.unwrap();
         assert!(kept.get().is_none());
     }
 
     #[tokio::test]
     async fn the_keys_that_a_configuration_had_are_published_until_their_last_token_has_ended() {
         let place = place();
-        let kept = Kept::default();
+        let kept = SigningKeyRing::default();
         let of_file = SigningKeys::new(vec![Arc::new(SigningKey::generate().unwrap().0)]).unwrap();
         kept.follow(of_file.clone(), START);
         assert!(kept.with_former().is_none(), "none of them signs any more");
-        kept.renew_once(place.vault(&KeyRing::of(&[[7; 32]])), PERIOD, START).await.unwrap();
+        kept.renew_once(place.key_storage(&KeyRing::of(&[[7; 32]])), PERIOD, START).await.unwrap();
         let made = ids(&kept.get().unwrap());
         for (after, published) in [
             (0, [&made[..], &ids(&of_file)].concat()),
@@ -407,10 +416,10 @@ mod tests {
     async fn after_a_long_stop_a_key_that_everybody_knows_signs() {
         let place = place();
         let seal = KeyRing::of(&[[7; 32]]);
-        let kept = Kept::default();
-        kept.renew_once(place.vault(&seal), PERIOD, START).await.unwrap();
+        let kept = SigningKeyRing::default();
+        kept.renew_once(place.key_storage(&seal), PERIOD, START).await.unwrap();
         let before = ids(&kept.get().unwrap());
-        kept.renew_once(place.vault(&seal), PERIOD, START + PERIOD * 30).await.unwrap();
+        kept.renew_once(place.key_storage(&seal), PERIOD, START + PERIOD * 30).await.unwrap();
         let after = ids(&kept.get().unwrap());
         assert_eq!((after.len(), after.first()), (2, before.get(1)));
     }
@@ -418,14 +427,14 @@ mod tests {
     #[tokio::test]
     async fn nobody_reads_the_keys_without_the_key_that_sealed_them() {
         let place = place();
-        let kept = Kept::default();
-        kept.renew_once(place.vault(&KeyRing::of(&[[7; 32]])), PERIOD, START).await.unwrap();
+        let kept = SigningKeyRing::default();
+        kept.renew_once(place.key_storage(&KeyRing::of(&[[7; 32]])), PERIOD, START).await.unwrap();
         let before = ids(&kept.get().unwrap());
-        let error = kept.renew_once(place.vault(&KeyRing::of(&[[8; 32]])), PERIOD, START).await.unwrap_err();
+        let error = kept.renew_once(place.key_storage(&KeyRing::of(&[[8; 32]])), PERIOD, START).await.unwrap_err();
         assert!(matches!(error, RingError::Sealed));
         // The sealing key is replaced: the record is sealed again, and the old key can be removed.
-        kept.renew_once(place.vault(&KeyRing::of(&[[8; 32], [7; 32]])), PERIOD, START).await.unwrap();
-        kept.renew_once(place.vault(&KeyRing::of(&[[8; 32]])), PERIOD, START).await.unwrap();
+        kept.renew_once(place.key_storage(&KeyRing::of(&[[8; 32], [7; 32]])), PERIOD, START).await.unwrap();
+        kept.renew_once(place.key_storage(&KeyRing::of(&[[8; 32]])), PERIOD, START).await.unwrap();
         assert_eq!(ids(&kept.get().unwrap()), before);
     }
 
@@ -434,19 +443,19 @@ mod tests {
     async fn keys_that_nobody_can_open_go_on_an_operators_word_and_others_are_made() {
         let place = place();
         let (lost, seal) = (KeyRing::of(&[[7; 32]]), KeyRing::of(&[[8; 32]]));
-        let kept = Kept::default();
-        assert!(!place.vault(&seal).drop_unusable(START).await.unwrap(), "there are none");
-        kept.renew_once(place.vault(&lost), PERIOD, START).await.unwrap();
+        let kept = SigningKeyRing::default();
+        assert!(!place.key_storage(&seal).drop_unusable(START).await.unwrap(), "there are none");
+        kept.renew_once(place.key_storage(&lost), PERIOD, START).await.unwrap();
         let before = ids(&kept.get().unwrap());
-        assert!(!place.vault(&lost).drop_unusable(START).await.unwrap(), "they can be used");
-        assert!(place.vault(&seal).drop_unusable(START).await.unwrap());
-        kept.renew_once(place.vault(&seal), PERIOD, START).await.unwrap();
+        assert!(!place.key_storage(&lost).drop_unusable(START).await.unwrap(), "they can be used");
+        assert!(place.key_storage(&seal).drop_unusable(START).await.unwrap());
+        kept.renew_once(place.key_storage(&seal), PERIOD, START).await.unwrap();
         let after = ids(&kept.get().unwrap());
         assert!(after.len() == 2 && !after.iter().any(|id| before.contains(id)), "{before:?} {after:?}");
         // A malformed record is as useless.
         let garbage = seal.seal(Purpose::TokenKeys, RECORD, b"nothing").unwrap();
         place.store.put(Table::TokenKeys, RECORD, garbage, START + KEPT, Expect::Any, START).await.unwrap();
-        assert!(place.vault(&seal).drop_unusable(START).await.unwrap());
+        assert!(place.key_storage(&seal).drop_unusable(START).await.unwrap());
     }
 
     /// They stayed for ten years beside those of the configuration, and blocked others once that had none any more.
@@ -454,9 +463,9 @@ mod tests {
     async fn keys_that_nobody_can_open_go_by_themselves_where_the_configuration_has_keys() {
         let place = place();
         let (lost, seal) = (KeyRing::of(&[[7; 32]]), KeyRing::of(&[[8; 32]]));
-        let kept = Kept::default();
-        kept.renew_once(place.vault(&lost), PERIOD, START).await.unwrap();
-        assert!(matches!(kept.retire(place.vault(&seal), START).await, Err(RingError::Sealed)));
-        kept.renew_once(place.vault(&seal), PERIOD, START + AFTERGLOW).await.unwrap();
+        let kept = SigningKeyRing::default();
+        kept.renew_once(place.key_storage(&lost), PERIOD, START).await.unwrap();
+        assert!(matches!(kept.retire(place.key_storage(&seal), START).await, Err(RingError::Sealed)));
+        kept.renew_once(place.key_storage(&seal), PERIOD, START + AFTERGLOW).await.unwrap();
     }
 }

@@ -263,8 +263,8 @@ mod tests {
 
     use super::{
         super::{
-            ends::Ends,
-            look_up::{Asking, still_is},
+            ends::RunEnds,
+            look_up::{Lookups, still_is},
             objects::ENDS,
             pod_token::tests::claims,
         },
@@ -305,12 +305,12 @@ mod tests {
             json!({"spec": {"serviceAccountName": "builder", "nodeName": "n"}, "status": {"phase": "Running"}});
         let pod = (Kind::Pod, object("build-pod", MADE, Some(("TaskRun", "build")), &status));
         let clock = Clock::manual(now);
-        let ends = Ends::told("c", runs.into_iter().chain([pod]), clock.moment());
+        let ends = RunEnds::told("c", runs.into_iter().chain([pod]), clock.moment());
         let server: raw::Upstream = serde_saphyr::from_str("{name: api, url: 'https://10.0.0.1'}").unwrap();
         let server = Upstream::resolve(&server, &raw::Limits::default(), &At::root(), &mut Resolver::default());
         let lookup = Lookup {
             ends: &ends,
-            asking: &Asking::default(),
+            lookups: &Lookups::default(),
             clock: &clock,
             cluster: &"c".into(),
             pools: &Pools::new(Metrics::default(), Pings::NORMAL),

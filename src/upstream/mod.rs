@@ -319,7 +319,7 @@ fn closes(headers: &HeaderMap) -> bool {
 /// Marks a request whose client may send no more of its body once it has a response, so that the response must not wait
 /// for the body.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct WaitsForAnswer;
+pub(crate) struct ExpectsContinue;
 
 /// Sends a request on a connection and waits for the head of the response.
 async fn exchange(
@@ -331,7 +331,7 @@ async fn exchange(
     let progress = Arc::clone(lease.progress());
     let is_streaming = request.body().is_streaming();
     let is_http2 = matches!(lease, Lease::Http2(_));
-    let waits_for_answer = request.extensions().get::<WaitsForAnswer>().is_some();
+    let expects_continue = request.extensions().get::<ExpectsContinue>().is_some();
     let is_of_messages = is_of_messages(request.headers(), is_http2);
     // While the client still sends, the stall limit applies to the client.
     progress.begin(match is_streaming {
@@ -381,7 +381,7 @@ async fn exchange(
         if progress.is_request_open() {
             // Answered before the end of the request. The end of the response would cut off an upload that the upstream
             // still accepts, so the response waits for it.
-            holds = lane == Lane::Short && is_persistent && response.status().is_success() && !waits_for_answer;
+            holds = lane == Lane::Short && is_persistent && response.status().is_success() && !expects_continue;
             // In all other cases, the rest of the request must not run into the next one.
             lease.reusable = holds;
         }

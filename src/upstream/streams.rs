@@ -113,7 +113,7 @@ impl Stream {
         max: Duration,
         now: Moment,
     ) -> Self {
-        let deadline = (now + max).min(Moment::when_shown(principal.ends()));
+        let deadline = (now + max).min(Moment::at_wall(principal.ends()));
         Self { kind, principal, groups, token: None, request, began: now, deadline }
     }
 
@@ -358,7 +358,7 @@ impl Registry {
         }
         let now = self.shared.clock.moment();
         if !now.is_before(deadline) {
-            self.shared.expire(&entry, now.shown());
+            self.shared.expire(&entry, now.wall());
         }
         StreamHandle { epoch, entry, shared: Arc::clone(&self.shared) }
     }
@@ -431,7 +431,7 @@ impl Registry {
             }
             over
         };
-        over.iter().filter(|entry| self.shared.expire(entry, now.shown())).count()
+        over.iter().filter(|entry| self.shared.expire(entry, now.wall())).count()
     }
 
     /// Aborts the tasks of streams that were cut a while ago and may still run because their client, or the upstream of

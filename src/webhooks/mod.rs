@@ -58,7 +58,7 @@ pub use self::{
     facts::Facts,
     media::check_json,
     metrics::WebhookMetrics,
-    replay::{Once, Replay, ReplayKeys, Reservation},
+    replay::{DeliveryKey, Replay, ReplayKeys, Reservation},
     resolve::{fill_defaults, identity, resolve_all},
     signature::github_signature,
     told::{
@@ -108,7 +108,7 @@ pub struct Webhook {
 
 /// How a delivery is accepted exactly once.
 #[derive(Debug)]
-pub enum Taking {
+pub enum Acceptance {
     /// Forwarded while the sender waits.
     Reserved {
         reservation: Reservation,

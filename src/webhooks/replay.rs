@@ -46,8 +46,8 @@ pub struct ReplayKeys {
 }
 
 impl ReplayKeys {
-    /// `scopes` stand for the secrets, the first of them for the delivery's name ([`Once`]). `id` is the sender's id;
-    /// `signed` is the hash of the signed bytes, if they count.
+    /// `scopes` stand for the secrets, the first of them for the delivery's name ([`DeliveryKey`]). `id` is the
+    /// sender's id; `signed` is the hash of the signed bytes, if they count.
     pub(super) fn new(scopes: &[[u8; 32]], id: &str, signed: Option<&[u8; 32]>, window: Duration) -> Self {
         let keys = |kind: &'static [u8], data: Vec<u8>| scopes.iter().map(move |scope| sha256(&[scope, kind, &data]));
         let ids = keys(b"id\0", id.as_bytes().to_vec());
@@ -99,7 +99,7 @@ impl ReplayKeys {
 /// The name of a delivery: the same for every attempt, and different for every other delivery and for each wanted
 /// redelivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Once {
+pub struct DeliveryKey {
     pub id: [u8; 32],
     /// How long the name belongs to this delivery, counted from an attempt. After that, the same delivery is new and
     /// gets the same name. `None`: no other delivery ever gets it, which is the case for held ones.
@@ -324,7 +324,7 @@ impl Replay {
     }
 }
 
-/// See [`Once`].
+/// See [`DeliveryKey`].
 fn once(claimed: &[Claimed]) -> [u8; 32] {
     match claimed.first() {
         Some(claimed) => sha256(&[&claimed.key, &[claimed.again()]]),
@@ -344,8 +344,8 @@ fn unavailable(error: StoreError) -> Rejection {
 }
 
 impl Reservation {
-    pub fn once(&self) -> Once {
-        Once { id: once(&self.claimed), window: Some(self.window) }
+    pub fn once(&self) -> DeliveryKey {
+        DeliveryKey { id: once(&self.claimed), window: Some(self.window) }
     }
 
     /// Records the outcome of the delivery. Can be repeated after an error.

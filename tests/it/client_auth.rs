@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use crate::{
     harness::{Answer, Doorward, Issuer, OidcProvider, Upstream, folder_with, now, replace_file, told},
-    login_world::LoginWorld,
+    login_fixture::LoginFixture,
 };
 
 struct World {
@@ -31,7 +31,7 @@ async fn world(dir: TempDir, client: &str, further: &Value) -> World {
         ("[session]", "[session, bearer]"),
         ("limits:", "log: {filter: debug}\nlimits:"),
     ];
-    let (world, provider) = LoginWorld::certified_with(further, Upstream::start().await, dir, &changes).await;
+    let (world, provider) = LoginFixture::certified_with(further, Upstream::start().await, dir, &changes).await;
     World { doorward: world.doorward, provider, host: world.host }
 }
 

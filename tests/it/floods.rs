@@ -15,7 +15,7 @@ use crate::{
         streams::{WATCH, streaming},
         unique, until,
     },
-    login_world::LoginWorld,
+    login_fixture::LoginFixture,
 };
 
 const PATH: &str = "/apis/tekton.dev/v1/namespaces/ci/taskruns";
@@ -290,7 +290,7 @@ async fn credentials_that_nobody_gave_leave_nothing_behind() {
 #[tokio::test]
 async fn sessions_that_nobody_has_and_logins_that_nobody_ends_leave_nothing_behind() {
     let limits = ("drain_accept: 0", "drain_accept: 0, refusals_per_address: 2000");
-    let (world, _issuer) = LoginWorld::scripted(&[limits]).await;
+    let (world, _issuer) = LoginFixture::scripted(&[limits]).await;
     let cookie = world.log_in().await;
     assert_eq!(world.status(&cookie).await, 200);
     let _ = world.upstream.take();

@@ -6,10 +6,10 @@ use serde_json::{Value, json};
 
 use crate::{
     harness::{Answer, HANDSHAKE, Nginx, Raw, log_in, request},
-    login_world::{LoginWorld, RULE},
+    login_fixture::{LoginFixture, RULE},
 };
 
-async fn world(forward_auth: &str) -> LoginWorld {
+async fn world(forward_auth: &str) -> LoginFixture {
     let listener = format!("'127.0.0.1:{{port}}', trusted_proxies: [127.0.0.1/32]}}]\n{forward_auth}");
     let changes = [
         ("'127.0.0.1:{port}'}]", &*listener),
@@ -28,10 +28,10 @@ rules:
   - {id: open-to-users, on: {routes: [open]}, who: {users: [alice]}, do: allow}
   - {id: save, on: {routes: [web], methods: [POST], paths: [/save]}, who: {users: [alice]}, do: allow}"),
     ];
-    LoginWorld::scripted(&changes).await.0
+    LoginFixture::scripted(&changes).await.0
 }
 
-impl LoginWorld {
+impl LoginFixture {
     /// Asks as a proxy that passes on its client's `headers`.
     async fn ask(&self, line: &str, headers: &[&str]) -> Answer {
         self.doorward.send(&[&[line], headers].concat(), b"").await
@@ -55,7 +55,7 @@ fn the_recipe_for_nginx_is_the_one_that_is_tested() {
 }
 
 /// nginx in front of the upstream, which asks Doorward about each request.
-async fn nginx(world: &LoginWorld) -> Nginx {
+async fn nginx(world: &LoginFixture) -> Nginx {
     let (doorward, upstream) = (world.doorward.address("public").to_string(), world.upstream.url());
     let config = |address: &str| {
         include_str!("forward_auth/nginx.conf")

@@ -20,7 +20,7 @@ use tokio::{
 
 use crate::{
     harness::{Answer, Issuer, OidcProvider, Raw, Upstream, browse, found, free_port, until, within},
-    login_world::{CHALLENGE, Changes, LoginWorld, RULE, VERIFIER},
+    login_fixture::{CHALLENGE, Changes, LoginFixture, RULE, VERIFIER},
     pages::screenshots,
 };
 
@@ -43,15 +43,15 @@ const HOSTS: Changes<'_> = &[
     (RULE, "{id: people, on: {routes: [web, other]}, who: {users: [alice]}, do: allow}"),
 ];
 
-async fn world() -> (LoginWorld, Issuer) {
-    LoginWorld::scripted(HOSTS).await
+async fn world() -> (LoginFixture, Issuer) {
+    LoginFixture::scripted(HOSTS).await
 }
 
-async fn certified() -> (LoginWorld, OidcProvider) {
-    LoginWorld::certified(&json!({}), HOSTS).await
+async fn certified() -> (LoginFixture, OidcProvider) {
+    LoginFixture::certified(&json!({}), HOSTS).await
 }
 
-impl LoginWorld {
+impl LoginFixture {
     /// Presses the button of the page, as a browser with this origin, and returns the callback's response.
     async fn allow(&self, page: &str) -> Answer {
         let away = self.post(&format!("{page}&issuer=a"), &[&format!("Origin: {}", self.origin())], "").await;

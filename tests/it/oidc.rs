@@ -7,7 +7,7 @@ use crate::{
     harness::{
         Answered, Authority, Nginx, OidcProvider, Raw, Upstream, browse, browse_until, free_port, session, until,
     },
-    login_world::{Changes, LoginWorld, RULE, until_people_can_sign_in_over_tls},
+    login_fixture::{Changes, LoginFixture, RULE, until_people_can_sign_in_over_tls},
 };
 
 /// Bots use it too, with tokens that the provider may be asked about.
@@ -39,8 +39,8 @@ rules:
     ("'{upstream}'", "'http://localhost:{upstream_port}'"),
 ];
 
-async fn world() -> (LoginWorld, OidcProvider) {
-    LoginWorld::certified(&json!({}), CHANGES).await
+async fn world() -> (LoginFixture, OidcProvider) {
+    LoginFixture::certified(&json!({}), CHANGES).await
 }
 
 /// A provider may deliver the claims of a scope at userinfo only (OpenID Connect Core 1.0 section 5.4).
@@ -51,7 +51,7 @@ async fn groups_that_userinfo_alone_tells_let_a_person_in_where_it_is_asked() {
         let (from, to) =
             ("scopes: [offline_access]}", format!("scopes: [offline_access, profile], userinfo: {asks}}}"));
         let changes = [CHANGES, &[(from, &to)]].concat();
-        let (world, provider) = LoginWorld::certified(&further, &changes).await;
+        let (world, provider) = LoginFixture::certified(&further, &changes).await;
         let Answered { cookies, callback } = Answered::begin(&world.doorward, &world.host, &provider, "alice").await;
         let back = world.get(&callback, &[&cookies]).await;
         let cookie = session(&back).unwrap_or_else(|| panic!("{}{}", back.head, back.text()));
@@ -60,9 +60,9 @@ async fn groups_that_userinfo_alone_tells_let_a_person_in_where_it_is_asked() {
 }
 
 /// A Doorward whose provider, at this port, may not be running yet.
-async fn alone(provider: u16) -> LoginWorld {
+async fn alone(provider: u16) -> LoginFixture {
     let (upstream, dir) = (Upstream::start().await, tempfile::tempdir().unwrap());
-    LoginWorld::start(&format!("http://127.0.0.1:{provider}"), free_port(), upstream, dir, CHANGES).await
+    LoginFixture::start(&format!("http://127.0.0.1:{provider}"), free_port(), upstream, dir, CHANGES).await
 }
 
 #[tokio::test]
@@ -122,7 +122,7 @@ async fn a_person_logs_in_by_way_of_nginx() {
     let provider = OidcProvider::start(&origin).await;
     let listener = "', trusted_proxies: [127.0.0.1/32], tls: {certificates: [{chain: server.pem, key: server.key}]}}]";
     let changes = [CHANGES, &[("'}]", listener)]].concat();
-    let world = LoginWorld::start(&provider.issuer, port, Upstream::start().await, dir, &changes).await;
+    let world = LoginFixture::start(&provider.issuer, port, Upstream::start().await, dir, &changes).await;
     // As nginx connects.
     until_people_can_sign_in_over_tls(&world.doorward, &authority, &format!("localhost:{}", nginx.address.port()))
         .await;
@@ -204,7 +204,7 @@ async fn post(issuer: &str, path: &str, client: &str, secret: &str, form: &str) 
     if answer.body.is_empty() { Value::Null } else { answer.json() }
 }
 
-async fn call(world: &LoginWorld, token: &str) -> (u16, String) {
+async fn call(world: &LoginFixture, token: &str) -> (u16, String) {
     let answer = world
         .doorward
         .get("/apis/tekton.dev/v1/taskruns", &["Host: localhost", &format!("Authorization: Bearer {token}")])
@@ -233,7 +233,7 @@ async fn a_bot_brings_tokens_of_the_certified_provider() {
 #[tokio::test]
 async fn an_opaque_token_is_good_by_the_word_that_the_provider_signed() {
     let changes = [CHANGES, &[("mode: opaque,", "mode: opaque, signed: true,")]].concat();
-    let (world, provider) = LoginWorld::certified(&json!({}), &changes).await;
+    let (world, provider) = LoginFixture::certified(&json!({}), &changes).await;
     let opaque = token(&provider, "grant_type=client_credentials&scope=tekton:run").await;
     let (status, text) = call(&world, &opaque).await;
     assert_eq!(status, 200, "{text}");

@@ -5,13 +5,13 @@ use serde_json::{Value, json};
 
 use crate::{
     harness::{OidcProvider, RedisServer, browse_until, until},
-    login_world::{LoginWorld, STORE, on_redis},
+    login_fixture::{LoginFixture, STORE, on_redis},
     pages::screenshots,
 };
 
 #[tokio::test]
 async fn a_provider_outage_ends_no_session_and_logins_report_it_until_it_is_back() {
-    let (world, provider) = LoginWorld::certified(&json!({}), &[]).await;
+    let (world, provider) = LoginFixture::certified(&json!({}), &[]).await;
     let (doorward, origin) = (&world.doorward, world.origin());
     let options = json!({"scenario": "provider_outage", "url": origin, "screenshots": screenshots()});
     let mut browser = browse_until(&options, "answered").await;
@@ -42,7 +42,7 @@ async fn a_provider_outage_ends_no_session_and_logins_report_it_until_it_is_back
 async fn a_store_that_stops_takes_no_cookie_away_and_everything_goes_on_once_it_is_back() {
     let mut redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
     let store = on_redis(&format!("server: '{}'", redis.address()));
-    let (world, _provider) = LoginWorld::certified(&json!({}), &[(STORE, &store)]).await;
+    let (world, _provider) = LoginFixture::certified(&json!({}), &[(STORE, &store)]).await;
     let origin = world.origin();
     let options = json!({"scenario": "store_outage", "url": origin, "screenshots": screenshots()});
     let mut browser = browse_until(&options, "signed in").await;
@@ -71,7 +71,7 @@ async fn a_master_of_the_store_that_another_takes_the_place_of_signs_nobody_out(
     let standby = RedisServer::start(&["--replicaof", &format!("127.0.0.1 {}", master.port())]);
     let sentinel = RedisServer::sentinel(master.port());
     let server = format!("sentinel: {{servers: ['{}'], master: doorward}}", sentinel.address());
-    let (world, _provider) = LoginWorld::certified(&json!({}), &[(STORE, &on_redis(&server))]).await;
+    let (world, _provider) = LoginFixture::certified(&json!({}), &[(STORE, &on_redis(&server))]).await;
     let origin = world.origin();
     let browser = browse_until(&json!({"scenario": "failover", "url": origin}), "signed in").await;
     until(async || standby.ask::<i64>(&["HLEN", "doorward:{sessions}:records"]).await == 1).await;

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use crate::{
     harness::{OidcProvider, browse_until, free_port, until},
-    login_world::{CHALLENGE, LoginWorld, RULE, VERIFIER, provider},
+    login_fixture::{CHALLENGE, LoginFixture, RULE, VERIFIER, provider},
     step_up,
 };
 
@@ -17,7 +17,7 @@ pub fn screenshots() -> Option<String> {
 }
 
 /// Two providers, one of which is down, and rules that not everybody satisfies.
-async fn world() -> (LoginWorld, OidcProvider) {
+async fn world() -> (LoginFixture, OidcProvider) {
     let away = provider("away", &format!("http://127.0.0.1:{}", free_port()), "label: Partners");
     let changes = [
         ("name: a\n", "name: corp\n"),
@@ -30,7 +30,7 @@ rules:
 "),
         (RULE, "{id: people, on: {routes: [web]}, who: {issuers: [corp], groups: [developers]}, do: allow}"),
     ];
-    let (world, at) = LoginWorld::certified(&json!({}), &changes).await;
+    let (world, at) = LoginFixture::certified(&json!({}), &changes).await;
     until(async || world.get("/oauth2/start?issuer=corp", &[]).await.status == 303).await;
     (world, at)
 }
@@ -78,7 +78,7 @@ async fn every_page_is_for_everybody_and_fits_a_phone() {
 async fn pages_that_few_people_see_are_for_everybody_too() {
     // A rule that the provider cannot satisfy.
     let changes = [step_up::ROUTES, ("rules:\n", &*step_up::rules("{acr: [gold]}"))];
-    let (world, _provider) = LoginWorld::certified(&json!({}), &changes).await;
+    let (world, _provider) = LoginFixture::certified(&json!({}), &changes).await;
     // Two terminals, simulated by this test, ask for a code (RFC 8628).
     let begin = format!("code_challenge={CHALLENGE}&machine=build-7");
     let device = async || world.submit("/.doorward/login/device", &[], &begin).await.json();

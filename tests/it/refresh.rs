@@ -9,7 +9,7 @@ use tokio::{
 
 use crate::{
     harness::{Doorward, OidcProvider, RedisServer, Upstream, browse_until},
-    login_world::{LoginWorld, STORE, on_redis},
+    login_fixture::{LoginFixture, STORE, on_redis},
 };
 
 /// A little more than the default of `sessions.recheck`.
@@ -43,7 +43,7 @@ impl Balancer {
 async fn replica(issuer: &str, store: &str) -> Doorward {
     let changes = [(STORE, store), ("label: Example Corp", "scopes: [offline_access], prompt: consent")];
     let (upstream, dir) = (Upstream::start().await, tempfile::tempdir().unwrap());
-    LoginWorld::at(issuer, 0, upstream, dir, &changes).await.doorward
+    LoginFixture::at(issuer, 0, upstream, dir, &changes).await.doorward
 }
 
 /// Loads five tabs at once, `rounds` times, each time after the session is due. Each round must cost one refresh.

@@ -13,7 +13,7 @@ use tokio::sync::RwLock;
 
 use crate::{
     harness::{Answer, Doorward, Issuer, Raw, RedisServer, Upstream, found, log_in, request, settled, until, within},
-    login_world::{LoginWorld, STORE, on_redis},
+    login_fixture::{LoginFixture, STORE, on_redis},
 };
 
 async fn replica(instance: &str, issuer: &Issuer, redis: &str) -> Doorward {
@@ -28,7 +28,7 @@ async fn replica_with(instance: &str, issuer: &Issuer, redis: &str, limits: &str
         ("drain_accept: 0", limits),
     ];
     let (upstream, dir) = (Upstream::start().await, tempfile::tempdir().unwrap());
-    LoginWorld::at(issuer.url(), 0, upstream, dir, &changes).await.doorward
+    LoginFixture::at(issuer.url(), 0, upstream, dir, &changes).await.doorward
 }
 
 async fn answers(doorward: &Doorward, lines: &[&str], status: u16) -> Answer {
@@ -79,7 +79,7 @@ async fn a_replica_says_that_it_waits_for_redis_and_is_ready_though_it_may_not_a
     redis.kill();
     let store = on_redis(&format!("server: '{}'", redis.address()));
     let (upstream, dir) = (Upstream::start().await, tempfile::tempdir().unwrap());
-    let world = LoginWorld::start(issuer.url(), 0, upstream, dir, &[(STORE, &store)]).await;
+    let world = LoginFixture::start(issuer.url(), 0, upstream, dir, &[(STORE, &store)]).await;
     world.doorward.until_readyz_says("the store does not say whether its writes are durable").await;
     redis.restart();
     world.doorward.until_ready().await;
@@ -230,7 +230,7 @@ async fn a_rollout_is_done_once_each_replica_decides_by_the_policy_and_ends_with
 /// For any change other than to rules and grants it reported success at once, even if the change was refused.
 #[tokio::test]
 async fn a_change_beside_the_policy_is_in_force_once_it_was_taken_and_never_where_it_was_refused() {
-    let (world, _issuer) = LoginWorld::scripted(&[]).await;
+    let (world, _issuer) = LoginFixture::scripted(&[]).await;
     let mut doorward = world.doorward;
     let socket = doorward.dir().join("operator.sock").display().to_string();
     let status = async |digest: &str, timeout: &str| {

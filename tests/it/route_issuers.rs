@@ -8,11 +8,11 @@ use crate::{
         Issuer, Upstream, session,
         streams::{WATCH, begin, ends_in, streaming},
     },
-    login_world::{CHALLENGE, LoginWorld, ROUTE, RULE, VERIFIER},
-    mix_up::two_providers,
+    idp_mix_up::two_providers,
+    login_fixture::{CHALLENGE, LoginFixture, ROUTE, RULE, VERIFIER},
 };
 
-async fn world() -> LoginWorld {
+async fn world() -> LoginFixture {
     let changes = [
         ("'127.0.0.1:{port}'}]", "'127.0.0.1:{port}', trusted_proxies: [127.0.0.1/32]}]\nforward_auth: nginx"),
         (
@@ -28,7 +28,7 @@ async fn world() -> LoginWorld {
         .await
 }
 
-impl LoginWorld {
+impl LoginFixture {
     /// The `Cookie` line of a browser after a login at this issuer.
     async fn cookie_of(&self, issuer: &str) -> String {
         let away = self.get(&format!("/oauth2/start?issuer={issuer}&rd=/page"), &[]).await;

@@ -6,14 +6,14 @@ use serde_json::{Value, json};
 
 use crate::{
     harness::{HANDSHAKE, Raw, browse, log_in, settled},
-    login_world::{LoginWorld, ROUTE, STORE},
+    login_fixture::{LoginFixture, ROUTE, STORE},
 };
 
 /// Users who were signed in read "Please sign in", as browsers send no cookie with such a form. Forms of this very host
 /// were refused if its page sends no referrer.
 #[tokio::test]
 async fn a_form_of_another_host_is_refused_and_one_of_this_host_passes_with_or_without_referrer() {
-    let (world, _issuer) = LoginWorld::scripted(&[]).await;
+    let (world, _issuer) = LoginFixture::scripted(&[]).await;
     let (cookie, origin) = (world.log_in().await, format!("Origin: {}", world.origin()));
     let form = async |site: &str, more: &[&str]| {
         let browser =
@@ -61,7 +61,7 @@ async fn attacks_z39_a_plain_text_form_without_an_origin_changes_nothing_on_any_
         ),
         ("on: {routes: [web]}", "on: {routes: [web, kube, board]}"),
     ];
-    let (world, _issuer) = LoginWorld::scripted(&changes).await;
+    let (world, _issuer) = LoginFixture::scripted(&changes).await;
     let board = world.host.replace("localhost", "board.localhost");
     let config_maps = "/api/v1/namespaces/ci/configmaps";
     for (host, path) in [(&world.host, "/page"), (&world.host, config_maps), (&board, config_maps)] {
@@ -106,7 +106,7 @@ async fn peers_d17_a_followed_log_after_the_session_ended_gets_a_401_status_and_
         ("on: {routes: [web]}", "on: {routes: [board]}"),
         (STORE, &*store),
     ];
-    let (world, _issuer) = LoginWorld::scripted(&changes).await;
+    let (world, _issuer) = LoginFixture::scripted(&changes).await;
     let cookie = log_in(&world.doorward, &world.host, "/").await;
     let ask = async |more: &[&str]| {
         let lines = [&[&*cookie, "Accept: text/plain,*/*"], more].concat();
@@ -135,7 +135,7 @@ async fn peers_d17_a_followed_log_after_the_session_ended_gets_a_401_status_and_
 /// Each in a new browser, through the whole login, until Chromium's final address.
 #[tokio::test]
 async fn no_return_address_leads_a_browser_elsewhere() {
-    let (world, _issuer) = LoginWorld::scripted(&[]).await;
+    let (world, _issuer) = LoginFixture::scripted(&[]).await;
     let classes: BTreeMap<String, Vec<String>> =
         serde_json::from_str(include_str!("../../src/oidc/return_to/hostile.json")).unwrap();
     let all: Vec<&str> = classes.values().flatten().map(String::as_str).collect();
@@ -165,7 +165,7 @@ async fn no_return_address_leads_a_browser_elsewhere() {
 /// the responses, as the table is long.
 #[tokio::test]
 async fn no_return_address_is_kept_by_a_page_of_a_login_or_followed_by_who_is_signed_in() {
-    let (world, _issuer) = LoginWorld::scripted(&[]).await;
+    let (world, _issuer) = LoginFixture::scripted(&[]).await;
     let cookie = world.log_in().await;
     let classes: BTreeMap<String, Vec<String>> =
         serde_json::from_str(include_str!("../../src/oidc/return_to/hostile.json")).unwrap();
@@ -204,7 +204,7 @@ async fn no_return_address_is_kept_by_a_page_of_a_login_or_followed_by_who_is_si
 
 #[tokio::test]
 async fn the_provider_ends_sessions_without_a_cookie() {
-    let (world, issuer) = LoginWorld::scripted(&[]).await;
+    let (world, issuer) = LoginFixture::scripted(&[]).await;
     let post = async |body: &str| world.submit("/oauth2/backchannel_logout", &[], body).await;
     let (one, other) = (world.log_in().await, world.log_in().await);
     assert_eq!((world.status(&one).await, world.status(&other).await), (200, 200));
@@ -255,7 +255,7 @@ async fn the_provider_ends_sessions_without_a_cookie() {
 /// They were read outside that budget, from anybody, on as many connections as allowed.
 #[tokio::test]
 async fn forms_of_logins_and_logouts_are_read_within_the_memory_for_bodies() {
-    let (world, _issuer) = LoginWorld::scripted(&[("limits: {", "limits: {buffered_bytes: 2KiB, ")]).await;
+    let (world, _issuer) = LoginFixture::scripted(&[("limits: {", "limits: {buffered_bytes: 2KiB, ")]).await;
     for path in ["/oauth2/backchannel_logout", "/.doorward/login/token", "/.doorward/login/device", "/.doorward/device"]
     {
         let refused = world.submit(path, &[], &format!("code={}", "x".repeat(3000))).await;
@@ -270,7 +270,7 @@ async fn forms_of_logins_and_logouts_are_read_within_the_memory_for_bodies() {
 /// claim.
 #[tokio::test]
 async fn a_session_without_a_claim_that_is_required_since_leads_to_a_new_login() {
-    let (mut world, _issuer) = LoginWorld::scripted(&[]).await;
+    let (mut world, _issuer) = LoginFixture::scripted(&[]).await;
     let cookie = world.log_in().await;
     assert_eq!(world.status(&cookie).await, 200);
     world.doorward.change("    kind: human\n", "    kind: human\n    required_claims: {tenant: [ours]}\n");
@@ -287,7 +287,7 @@ async fn a_session_without_a_claim_that_is_required_since_leads_to_a_new_login()
 
 #[tokio::test]
 async fn a_person_sees_their_sessions_and_ends_others_and_nobody_else_makes_them() {
-    let (world, _issuer) = LoginWorld::scripted(&[]).await;
+    let (world, _issuer) = LoginFixture::scripted(&[]).await;
     let (here, there, elsewhere) = (world.log_in().await, world.log_in().await, world.log_in().await);
     let json = "Accept: application/json";
     let list = async |cookie: &str| world.get("/.doorward/sessions", &[json, cookie]).await;
@@ -339,7 +339,7 @@ async fn a_person_sees_their_sessions_and_ends_others_and_nobody_else_makes_them
 
 #[tokio::test]
 async fn an_operator_lists_and_ends_sessions() {
-    let (world, _issuer) = LoginWorld::scripted(&[]).await;
+    let (world, _issuer) = LoginFixture::scripted(&[]).await;
     let operator = async |arguments: &[&str]| {
         let person = ["--issuer", "a", "--subject", "alice", "--why", "laptop lost"];
         world.doorward.operator(&[&["sessions"], arguments, &person[..]].concat()).await
@@ -376,7 +376,7 @@ async fn an_operator_lists_and_ends_sessions() {
 async fn refusals_behind_a_proxy_are_counted_for_the_client_that_it_names_and_for_nobody_else() {
     let limits = ("drain_accept: 0", "drain_accept: 0, refusals_per_address: 4");
     let proxy = ("'127.0.0.1:{port}'}", "'127.0.0.1:{port}', trusted_proxies: [127.0.0.1/32, 10.0.0.0/8]}");
-    let (world, _issuer) = LoginWorld::scripted(&[limits, proxy]).await;
+    let (world, _issuer) = LoginFixture::scripted(&[limits, proxy]).await;
     let ask = async |named: &[&str]| world.get("/page", &[&["Accept: application/json"], named].concat()).await.status;
     for round in 0..8 {
         let of_one = if round < 4 { 401 } else { 429 };
@@ -392,7 +392,7 @@ async fn refusals_behind_a_proxy_are_counted_for_the_client_that_it_names_and_fo
 async fn whose_refusals_count_follows_a_reload_on_connections_that_are_open() {
     let limits = ("drain_accept: 0", "drain_accept: 0, refusals_per_address: 4");
     let proxy = ("'127.0.0.1:{port}'}", "'127.0.0.1:{port}', trusted_proxies: [192.0.2.0/24]}");
-    let (mut world, _issuer) = LoginWorld::scripted(&[limits, proxy]).await;
+    let (mut world, _issuer) = LoginFixture::scripted(&[limits, proxy]).await;
     let request = format!("GET /page HTTP/1.1\r\nHost: {}\r\nAccept: application/json\r\n\r\n", world.host);
     let ask = async |raw: &mut Raw| {
         raw.send(&request).await;
@@ -420,7 +420,7 @@ async fn whose_refusals_count_follows_a_reload_on_connections_that_are_open() {
 #[tokio::test]
 async fn who_asks_without_a_session_again_and_again_is_told_to_wait_and_nobody_else_is() {
     let limits = ("drain_accept: 0", "drain_accept: 0, refusals_per_address: 4");
-    let (world, _issuer) = LoginWorld::scripted(&[limits]).await;
+    let (world, _issuer) = LoginFixture::scripted(&[limits]).await;
     let cookie = world.log_in().await;
     let origin = format!("Origin: {}", world.origin());
     let ended = format!("Cookie: __Host-doorward={}", "a".repeat(43));

@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::{
     harness::{Issuer, asked, browse, now, settled},
     login::Shell,
-    login_world::{CHALLENGE, LoginWorld, VERIFIER},
+    login_fixture::{CHALLENGE, LoginFixture, VERIFIER},
 };
 
 /// Adds a route whose rule is made by [`rules`].
@@ -20,14 +20,14 @@ pub fn rules(need: &str) -> String {
     format!("rules:\n  - {{id: deploy, on: {{routes: [deploy]}}, who: {{users: [alice]}}, need: {need}, do: allow}}\n")
 }
 
-async fn world(need: &str) -> (LoginWorld, Issuer) {
-    LoginWorld::scripted(&[ROUTES, ("rules:\n", &rules(need))]).await
+async fn world(need: &str) -> (LoginFixture, Issuer) {
+    LoginFixture::scripted(&[ROUTES, ("rules:\n", &rules(need))]).await
 }
 
 #[tokio::test]
 async fn a_browser_gets_a_fresh_login_and_comes_back_to_where_it_was() {
     let changes = [ROUTES, ("rules:\n", &*rules("{fresh_login: {max_age: 5m}}"))];
-    let (world, _provider) = LoginWorld::certified(&json!({}), &changes).await;
+    let (world, _provider) = LoginFixture::certified(&json!({}), &changes).await;
     let origin = world.origin();
     let saw = browse(&json!({"scenario": "step_up", "url": origin})).await;
     assert_eq!(saw["before"]["status"], 401, "{saw}");

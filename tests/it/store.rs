@@ -16,7 +16,7 @@ use tokio::{
 use crate::{
     fixture::{WEBHOOK_SECRET, bearer},
     harness::{Issuer, Push, Upstream, until, within},
-    login_world::{LoginWorld, RULE, STORE},
+    login_fixture::{LoginFixture, RULE, STORE},
 };
 
 #[tokio::test]
@@ -35,7 +35,7 @@ routes:
     ];
     std::fs::write(dir.path().join("secret"), WEBHOOK_SECRET).unwrap();
     let issuer = Issuer::start().await;
-    let world = LoginWorld::at(issuer.url(), 0, Upstream::start().await, dir, &changes).await;
+    let world = LoginFixture::at(issuer.url(), 0, Upstream::start().await, dir, &changes).await;
     let doorward = &world.doorward;
     let deliver = async |push: &Push| push.send(doorward, &[]).await.status;
     let token = bearer(&issuer.token("alice", &[]));

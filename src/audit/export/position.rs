@@ -11,7 +11,7 @@ use super::{
     super::chain::{Link, Mac},
     reader::Place,
 };
-use crate::kept;
+use crate::atomic_file;
 
 /// A place between two lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +41,7 @@ pub(super) fn file_of(folder: &Path, export: &str) -> PathBuf {
 /// Reads a position. None if there is none or it is damaged: then the whole trail is sent again, which costs time and
 /// loses nothing.
 pub(super) fn load(path: &Path) -> io::Result<Option<Position>> {
-    let Some(text) = kept::read(path)? else { return Ok(None) };
+    let Some(text) = atomic_file::read(path)? else { return Ok(None) };
     let written: Option<Written> = serde_json::from_slice(&text).ok();
     let position = written.and_then(|written| {
         Some(Position {
@@ -63,7 +63,7 @@ pub(super) fn save(path: &Path, position: &Position) -> io::Result<()> {
     let written = Written { file: place.file, offset: place.offset, seq: last.seq, mac, caught_up: *caught_up };
     let mut text = serde_json::to_vec(&written)?;
     text.push(b'\n');
-    kept::write(path, &text, 0o600)
+    atomic_file::write(path, &text, 0o600)
 }
 
 #[cfg(test)]

@@ -12,8 +12,8 @@ use serde::{Deserialize, Serialize};
 
 use super::{Address, Failure, state_folder};
 use crate::{
+    atomic_file::{could_replace, replace},
     clock::Timestamp,
-    kept::{could_replace, replace},
 };
 
 /// The mode of files with a credential, or with a reference to one: readable by their owner only.

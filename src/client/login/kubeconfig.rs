@@ -13,7 +13,7 @@ use super::{
     EXEC_API, Failure,
     kept::{MODE, not_a_file},
 };
-use crate::kept::{could_replace, replace};
+use crate::atomic_file::{could_replace, replace};
 
 /// The maximum length of a chain of links, as in Linux.
 const MAX_LINKS: usize = 40;

@@ -18,9 +18,9 @@ use super::{
     signals::{Group, Signals},
 };
 use crate::{
+    atomic_file::replace,
     client::login::{MODE, not_a_file},
     clock::jitter,
-    kept::replace,
 };
 
 /// Writes a file atomically, readable for its owner only.

@@ -24,7 +24,7 @@ use super::{
     Failure,
     login::{Address, EXEC_API, MODE, exec_api},
 };
-use crate::kept::could_replace;
+use crate::atomic_file::could_replace;
 
 /// How long temporary failures are retried before the first token.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -137,7 +137,7 @@ impl Shared {
         let alarmed = now.since(fetched) > ALARM;
         if alarmed && !progress.alarmed {
             let error = progress.error.as_deref().unwrap_or("unknown");
-            let (fetched, until) = (fetched.shown(), self.usable_until.load().shown());
+            let (fetched, until) = (fetched.wall(), self.usable_until.load().wall());
             tracing::error!(issuer = %self.settings.name, %fetched, %until, error, "the key set is stale; from `until` on its tokens are refused with 503");
         } else if !alarmed && progress.alarmed {
             tracing::info!(issuer = %self.settings.name, "the key set is fresh again");
@@ -206,7 +206,7 @@ impl Shared {
                 (life, Some(answer.into_body()))
             }
         };
-        self.keep(started.shown(), jwks, discovery).await;
+        self.keep(started.wall(), jwks, discovery).await;
         match trouble {
             // The keys are fresh, but the endpoints of logins or introspection are not known.
             Some(error) if self.metadata.load().is_none() => Err(error),
@@ -296,8 +296,8 @@ impl Shared {
         };
         // The age of a set from the future is unknown.
         let now = self.clock.moment();
-        let age = now.shown().since(kept.fetched());
-        if kept.fetched() > now.shown() || age >= self.settings.max_stale {
+        let age = now.wall().since(kept.fetched());
+        if kept.fetched() > now.wall() || age >= self.settings.max_stale {
             return false;
         }
         let keys = Keys::parse(kept.jwks(), &self.settings.algorithms);

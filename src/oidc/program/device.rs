@@ -120,7 +120,7 @@ impl Login {
             secret: sha256(&[secret.as_bytes()]),
             origin: request.origin.as_str().to_owned(),
             address: request.address,
-            until: now.shown() + LIFETIME,
+            until: now.wall() + LIFETIME,
             decision: Decision::Open,
         };
         let code = UserCode::new();

@@ -53,7 +53,7 @@ pub use self::{
 };
 use super::{Login, LoginRequest, Outcome, failure::Failure, login::redirect, parameters::Parameters};
 use crate::{
-    authn::{NeededLogin, Whose},
+    authn::{EndpointAudit, NeededLogin},
     clock::Timestamp,
     sessions::{Ended, NewSession, Session, csrf, keyring::Purpose},
     sha256::sha256,
@@ -159,13 +159,13 @@ impl Login {
         &self,
         program: Program,
         new: NewSession<'_>,
-        whose: &Whose,
+        audit: &EndpointAudit,
     ) -> Result<Response<Bytes>, Failure> {
         let (location, session) = match program {
             Program::Loopback(program) => self.send_back(&program, new).await?,
             Program::Device(code) => self.let_in(&code, new).await?,
         };
-        whose.is(&session.principal);
+        audit.set_principal(&session.principal);
         Ok(redirect(&location))
     }
 

@@ -12,7 +12,7 @@ use super::{
     DEVICE_GRANT, Grant,
 };
 use crate::{
-    authn::Whose,
+    authn::EndpointAudit,
     error::{Reason, Rejection},
     request::headers::is_form,
     sessions::{Collected, Ended, Origin, Session},
@@ -27,7 +27,7 @@ const SOON: Duration = Duration::from_secs(5);
 pub(super) struct Bearer<'a> {
     pub origin: &'a Origin,
     pub address: IpAddr,
-    pub whose: &'a Whose,
+    pub audit: &'a EndpointAudit,
 }
 
 /// Why a program gets no session, with the error codes of RFC 6749 section 5.2.
@@ -111,10 +111,10 @@ impl Login {
             Err(refusal) => return refusal.answer(),
         };
         let (login, origin, address) = (self.clone(), request.origin.clone(), request.address);
-        let whose = request.whose.clone();
+        let audit = request.audit.clone();
         // A program that disconnects must not leave a used code and a session that nobody has.
         let task = self.0.sessions.shared().finish(async move {
-            let bearer = Bearer { origin: &origin, address, whose: &whose };
+            let bearer = Bearer { origin: &origin, address, audit: &audit };
             match form.brought {
                 Brought::Code(code) => login.redeem_code(&code, &form.verifier, bearer).await,
                 Brought::DeviceCode(code) => login.redeem_device(&code, &form.verifier, bearer).await,
@@ -122,7 +122,7 @@ impl Login {
         });
         match task.await {
             Ok(Ok((handle, session))) => {
-                request.whose.is(&session.principal);
+                request.audit.set_principal(&session.principal);
                 let now = self.0.sessions.now();
                 let body = json!({
                     "access_token": handle,
@@ -150,7 +150,7 @@ impl Login {
     /// Collects the session that waits for its program. Only the first program gets it, and a second one ends it, as
     /// one of the two stole the code (RFC 6749 section 4.1.2). After an error it still waits.
     pub(super) async fn collect(&self, grant: &Grant, bearer: Bearer<'_>) -> Result<Arc<Session>, Refusal> {
-        self.reserve(bearer.whose).await?;
+        self.reserve(bearer.audit).await?;
         match self.0.sessions.collect(&grant.handle, bearer.origin, bearer.address).await? {
             Collected::Now(session) => {
                 let (issuer, subject) = (session.issuer(), &session.principal.subject);
@@ -194,7 +194,7 @@ impl Login {
                 }
                 _ => rejection.into(),
             })?;
-            request.whose.is(&session.principal);
+            request.audit.set_principal(&session.principal);
             self.0.sessions.end(&session, Ended::signed_out).await?;
             Ok::<_, Refusal>(())
         };

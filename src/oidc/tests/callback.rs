@@ -205,8 +205,8 @@ async fn of_two_answers_at_once_one_counts() {
         body: &[],
         request_id: "r",
         address: std::net::Ipv4Addr::LOCALHOST.into(),
-        is_of_many: false,
-        whose: &Whose::default(),
+        is_shared_address: false,
+        audit: &EndpointAudit::default(),
         left_out: &[],
     };
     let (one, other) = tokio::join!(browser.login.answer(request), browser.login.answer(request));

@@ -182,8 +182,8 @@ async fn of_two_who_bring_a_code_at_once_neither_keeps_what_it_gave() {
                 body: form.as_bytes(),
                 request_id: "r-1",
                 address: [127, 0, 0, 1].into(),
-                is_of_many: false,
-                whose: &Whose::default(),
+                is_shared_address: false,
+                audit: &EndpointAudit::default(),
                 left_out: &[],
             };
             let answer = login.answer(request).await.unwrap();

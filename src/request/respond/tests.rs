@@ -19,9 +19,9 @@ fn what_kubectl_reads_as_bytes_is_refused_in_plain_text() {
         let request = Request::get(path).body(()).unwrap();
         let manner = Manner { is_discovery: is_discovery(path), ..Manner::of(Uuid::nil(), &request) };
         let route = Some(RouteTerms { kind: Some(RouteKind::Kubernetes), schemes: &[] });
-        let asker = manner.asker(None, None, Timestamp::default(), &brand);
+        let context = manner.context(None, None, Timestamp::default(), &brand);
         let rejection = Rejection::new(Reason::PolicyDenied, "no rule allows this").fix("ask for one");
-        let answer = refuse(&rejection, &Asker { route, ..asker });
+        let answer = refuse(&rejection, &RefusalContext { route, ..context });
         let kind = answer.headers()["content-type"].to_str().unwrap();
         assert_eq!((answer.status(), kind.starts_with("text/plain")), (StatusCode::FORBIDDEN, is_text), "{path}");
         let said = "doorward: no rule allows this. Ask for one (request 00000000-0000-0000-0000-000000000000)";
@@ -43,13 +43,13 @@ fn a_refusal_to_a_client_of_kubernetes_says_what_was_refused_and_which_request_i
     let wanted = Some(Arc::new(Attributes::parse(&http::Method::GET, path, None).unwrap()));
     let manner = Manner { wanted, ..Manner::of(Uuid::from_u128(7), &Request::get(path).body(()).unwrap()) };
     let route = Some(RouteTerms { kind: Some(RouteKind::Kubernetes), schemes: &[] });
-    let asker = Asker { route, ..manner.asker(None, None, Timestamp::default(), &brand) };
+    let context = RefusalContext { route, ..manner.context(None, None, Timestamp::default(), &brand) };
     for (reason, of) in [
         (Reason::NoRuleMatched, "list secrets in namespace \"ci\"; "),
         (Reason::PolicyDenied, "list secrets in namespace \"ci\"; "),
         (Reason::UpstreamTimeout, ""),
     ] {
-        let status: Value = serde_json::from_slice(refuse(&Rejection::new(reason, "no"), &asker).body()).unwrap();
+        let status: Value = serde_json::from_slice(refuse(&Rejection::new(reason, "no"), &context).body()).unwrap();
         assert_eq!(
             status["message"],
             format!("doorward: no ({of}request 00000000-0000-0000-0000-000000000007)"),
@@ -68,8 +68,8 @@ fn kubectl_is_told_by_a_warning_why_its_credential_is_not_taken() {
             ..Manner::of(Uuid::now_v7(), &Request::get(path).body(()).unwrap())
         };
         let route = Some(RouteTerms { kind: Some(RouteKind::Kubernetes), schemes: &[Scheme::Bearer] });
-        let asker = Asker { route, ..manner.asker(None, None, Timestamp::default(), &brand) };
-        let answer = refuse(&Rejection::new(reason, detail).fix("get a new one"), &asker);
+        let context = RefusalContext { route, ..manner.context(None, None, Timestamp::default(), &brand) };
+        let answer = refuse(&Rejection::new(reason, detail).fix("get a new one"), &context);
         answer.headers().get("warning").map(|value| value.to_str().unwrap().to_owned())
     };
     assert_eq!(
@@ -87,7 +87,7 @@ fn a_bearer_challenge_distinguishes_no_token_a_bad_one_too_few_scopes_and_a_misu
     let brand = Brand::default();
     let manner = Manner::of(Uuid::nil(), &Request::get("/").body(()).unwrap());
     let route = Some(RouteTerms { kind: Some(RouteKind::Http), schemes: &[Scheme::Bearer] });
-    let asker = Asker { route, ..manner.asker(None, None, Timestamp::default(), &brand) };
+    let context = RefusalContext { route, ..manner.context(None, None, Timestamp::default(), &brand) };
     let refused = |reason| Rejection::new(reason, "the \"token\" will not do");
     let scopes = ["tekton:read", "tekton:run"].map(str::to_owned).to_vec();
     let why = "error_description=\"the 'token' will not do\"";
@@ -106,7 +106,7 @@ fn a_bearer_challenge_distinguishes_no_token_a_bad_one_too_few_scopes_and_a_misu
         (refused(Reason::CredentialAmbiguous), None),
         (refused(Reason::BadRequest), None),
     ] {
-        let answer = refuse(&rejection, &asker);
+        let answer = refuse(&rejection, &context);
         let lines = answer.headers().get_all(header::WWW_AUTHENTICATE).iter();
         let came: Vec<_> = lines.map(|line| line.to_str().unwrap()).collect();
         let expected: Vec<_> = challenge.map(|more| format!("Bearer realm=\"doorward\"{more}")).into_iter().collect();
@@ -136,8 +136,8 @@ fn clients_of_grpc_web_are_refused_in_the_words_of_http() {
         let request = Request::post("/").header("content-type", content_type).body(()).unwrap();
         let manner = Manner::of(Uuid::nil(), &request);
         let route = Some(RouteTerms { kind: Some(RouteKind::Http), schemes: &[] });
-        let asker = Asker { route, ..manner.asker(None, None, Timestamp::default(), &brand) };
-        let answer = refuse(&Rejection::new(Reason::CredentialMissing, "no"), &asker);
+        let context = RefusalContext { route, ..manner.context(None, None, Timestamp::default(), &brand) };
+        let answer = refuse(&Rejection::new(Reason::CredentialMissing, "no"), &context);
         let expected = if is_grpc { (200, "application/grpc") } else { (401, "application/problem+json") };
         let found = (answer.status().as_u16(), answer.headers()["content-type"].to_str().unwrap());
         assert_eq!(found, expected, "{content_type}");
@@ -164,8 +164,8 @@ fn each_client_is_told_what_to_make_of_a_refusal_in_its_own_words() {
     ] {
         let answer = |kind| {
             let route = Some(RouteTerms { kind: Some(kind), schemes: &[] });
-            let asker = manner.asker(None, None, Timestamp::default(), &brand);
-            refuse(&Rejection::new(reason, "no"), &Asker { route, ..asker })
+            let context = manner.context(None, None, Timestamp::default(), &brand);
+            refuse(&Rejection::new(reason, "no"), &RefusalContext { route, ..context })
         };
         let status: Value = serde_json::from_slice(answer(RouteKind::Kubernetes).body()).unwrap();
         assert_eq!(status["reason"], kubernetes, "{reason}");

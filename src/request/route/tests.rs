@@ -175,7 +175,7 @@ async fn the_external_host_is_known_though_no_route_has_it() {
         ("/", false),
     ] {
         match routes.find("door.test", path, &Method::GET) {
-            Ok(Target::Own(Own::Page)) => assert!(own, "{path}"),
+            Ok(Target::Own(OwnEndpoint::Page)) => assert!(own, "{path}"),
             Err(Miss::Path) => assert!(!own, "{path}"),
             other => panic!("{path}: {other:?}"),
         }

@@ -4,7 +4,7 @@ fn arrival(trusted: &[IpNet]) -> Arrival<'_> {
     Arrival {
         peer: "10.0.0.9:4711".parse().unwrap(),
         peer_line: None,
-        is_unnamed: false,
+        lacks_proxy_address: false,
         trusted: !trusted.is_empty(),
         trusted_proxies: trusted,
         tls: false,
@@ -157,7 +157,7 @@ fn bodies_are_counted_by_address_where_it_is_that_of_one_client() {
     assert_eq!(of(arrival(&trusted), &[]), many);
     assert_eq!(of(arrival(&trusted), &[("x-forwarded-for", "203.0.113.9")]), one("203.0.113.9"));
     assert_eq!(of(arrival(&trusted), &[("x-forwarded-for", "2001:db8::1:2:3:4")]), one("2001:db8::"));
-    assert_eq!(of(Arrival { is_unnamed: true, ..arrival(&[]) }, &[]), many);
+    assert_eq!(of(Arrival { lacks_proxy_address: true, ..arrival(&[]) }, &[]), many);
 }
 
 #[test]

@@ -218,7 +218,7 @@ async fn where_a_session_was_last_seen_is_noted() {
     at.shared.clock.advance(Duration::from_secs(61));
     let address = IpAddr::from([192, 0, 2, 9]);
     let request = CookieRequest { origin: &dash(), method: &Method::GET, headers: &cookie, upgrade: false, address };
-    assert!(matches!(at.sessions.authenticate(request).await, Presented::Good(_)));
+    assert!(matches!(at.sessions.authenticate(request).await, Presented::Valid(_)));
     let listed = loop {
         let listed = at.sessions.list_own(&session).await.unwrap().remove(0);
         if listed.address.is_some() {

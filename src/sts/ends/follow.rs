@@ -105,11 +105,11 @@ fn line_up(queue: &mpsc::Sender<Work>, work: Work) -> Result<(), EndsError> {
 impl Follower {
     /// Watches where the configuration in force gives tasks tokens, and ends their tokens where it no longer does.
     async fn run(&self) {
-        let given = self.app.ends.given(&self.cluster);
+        let given = self.app.run_ends.given(&self.cluster);
         tokio::join!(self.watch(given.subscribe()), self.end_left(&given));
     }
 
-    /// Ends the tokens of tasks where a reload no longer gives them any.
+    /// RunEnds the tokens of tasks where a reload no longer gives them any.
     async fn end_left(&self, given: &Sender<Given>) {
         let (cluster, mut is_failing) = (&*self.cluster, false);
         let told = |ended: &Result<(), EndsError>| {
@@ -164,7 +164,7 @@ impl Follower {
         exchanged: &raw::Exchanged,
         queue: mpsc::Sender<Work>,
     ) -> Result<(), EndsError> {
-        let (ends, clock) = (self.app.ends.clone(), self.app.clock.clone());
+        let (ends, clock) = (self.app.run_ends.clone(), self.app.clock.clone());
         let mut watches = Watches::new(ends, clock, self.client.clone(), Arc::clone(&self.cluster));
         let mut events = stream::select_all(watches.change(&exchanged.namespaces)).ready_chunks(BATCH);
         loop {
@@ -198,7 +198,7 @@ impl Follower {
         told: Result<Told, WatchError>,
         Going { present, trouble, .. }: &mut Going,
     ) -> Option<Work> {
-        let ends = &self.app.ends;
+        let ends = &self.app.run_ends;
         let end = |watch: Watch, uid, why| Work::End(Over { cluster: watch.cluster, kind: watch.kind, uid, why });
         let mark = |watch: &Watch, at| Mark { at, turn: ends.turn(watch) };
         match told {
@@ -256,7 +256,7 @@ impl Follower {
             let mut is_late = false;
             while let Err(error) = self.do_all(&batch).await {
                 is_late = true;
-                self.app.ends.stall(&self.cluster, self.app.clock.moment());
+                self.app.run_ends.stall(&self.cluster, self.app.clock.moment());
                 tracing::warn!(
                     error = root_cause(&error),
                     "tokens of ended runs are refused here, but the ends cannot be recorded, so tasks get no tokens; will retry"
@@ -266,13 +266,13 @@ impl Follower {
             }
             for work in batch.drain(..) {
                 if let Work::All(watch, _, Mark { at, turn }) | Work::UpTo(watch, Mark { at, turn }) = work {
-                    self.app.ends.see(&watch, turn, at);
+                    self.app.run_ends.see(&watch, turn, at);
                 }
             }
             if is_late {
-                self.app.ends.resume(&self.cluster);
+                self.app.run_ends.resume(&self.cluster);
             }
-            if self.app.ends.all_tell(&self.cluster) {
+            if self.app.run_ends.all_tell(&self.cluster) {
                 self.health.ok();
             }
         }
@@ -285,7 +285,7 @@ impl Follower {
             match work {
                 Work::End(one) => over.push(one.clone()),
                 // If a reload has removed the watch meanwhile, there may be no permission to query any more.
-                Work::All(watch, present, _) if self.app.ends.has(watch) => {
+                Work::All(watch, present, _) if self.app.run_ends.has(watch) => {
                     over.extend(self.over(watch, present).await?);
                 }
                 Work::All(..) | Work::UpTo(..) => {}
@@ -294,8 +294,8 @@ impl Follower {
         self.end(over).await
     }
 
-    /// Ends the tokens of ended objects in this process, before the store is involved, which may be away: until it is
-    /// back no other process learns of it.
+    /// RunEnds the tokens of ended objects in this process, before the store is involved, which may be away: until it
+    /// is back no other process learns of it.
     fn end_here(&self, batch: &[(Watch, Result<Told, WatchError>)]) {
         let ended = batch.iter().filter_map(|(watch, told)| {
             let (object, why) = match told.as_ref().ok()? {

@@ -82,8 +82,8 @@ impl Left {
     }
 }
 
-/// Ends what each reload leaves, retrying until that succeeds. `told` receives the result of each attempt. An exchange
-/// that records itself later gives no token, as it checks again whether tokens are given there.
+/// RunEnds what each reload leaves, retrying until that succeeds. `told` receives the result of each attempt. An
+/// exchange that records itself later gives no token, as it checks again whether tokens are given there.
 pub(super) async fn end_left<F: Future<Output = Result<(), EndsError>>>(
     given: &Sender<Given>,
     end: impl Fn() -> F,
@@ -121,7 +121,7 @@ mod tests {
 
     use serde_json::json;
 
-    use super::{super::Ends, *};
+    use super::{super::RunEnds, *};
 
     fn given(namespaces: &[&str]) -> raw::Exchanged {
         raw::Exchanged {
@@ -168,7 +168,7 @@ mod tests {
             ..raw::Root::default()
         };
         let entry = |issuer: &str, namespaces: &[&str]| json!({"issuer": issuer, "kubernetes": "api", "namespaces": namespaces});
-        let ends = Ends::default();
+        let ends = RunEnds::default();
         let new =
             |exchange| ends.configure(&configuration(exchange)).iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(new(json!([{"issuer": "a"}, entry("c", &["ci", "staging"])])), ["c"]);

@@ -10,7 +10,7 @@ use kube::{Api, Client, api::DynamicObject};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::{
-    Ends, Kind, Watch,
+    Kind, RunEnds, Watch,
     follow::Present,
     watching::{Told, WatchError, watch},
 };
@@ -18,7 +18,7 @@ use crate::clock::Clock;
 
 /// The running watches. Dropping this marks them as lost, however their follower has ended.
 pub(super) struct Watches {
-    ends: Ends,
+    ends: RunEnds,
     clock: Clock,
     client: Client,
     /// The name of its issuer.
@@ -39,7 +39,7 @@ pub(super) struct Going {
 type Events = BoxStream<'static, (Watch, Result<Told, WatchError>)>;
 
 impl Watches {
-    pub(super) fn new(ends: Ends, clock: Clock, client: Client, cluster: Arc<str>) -> Self {
+    pub(super) fn new(ends: RunEnds, clock: Clock, client: Client, cluster: Arc<str>) -> Self {
         Self { ends, clock, client, cluster, going: HashMap::new() }
     }
 
@@ -107,9 +107,9 @@ mod tests {
     use crate::clock::Timestamp;
 
     /// No watches yet, of a cluster whose API server never responds.
-    fn watches() -> (Ends, Clock, Watches) {
+    fn watches() -> (RunEnds, Clock, Watches) {
         let silent = tower::service_fn(|_: Request<Body>| pending::<Result<Response<Body>, Infallible>>());
-        let (ends, clock) = (Ends::default(), Clock::manual(Timestamp::from_secs(1_700_000_000)));
+        let (ends, clock) = (RunEnds::default(), Clock::manual(Timestamp::from_secs(1_700_000_000)));
         let watches = Watches::new(ends.clone(), clock.clone(), Client::new(silent, "ci"), "c".into());
         (ends, clock, watches)
     }

@@ -323,10 +323,10 @@ mod tests {
             all.push(match told {
                 Ok(Told::Begins) => "begins".to_owned(),
                 Ok(Told::Present(object)) => format!("present {}", object.identity().name),
-                Ok(Told::All(at)) => format!("all at {}", at.shown().as_secs() - NOW.as_secs()),
+                Ok(Told::All(at)) => format!("all at {}", at.wall().as_secs() - NOW.as_secs()),
                 Ok(Told::Changed(object)) => format!("changed {}", object.identity().name),
                 Ok(Told::Gone(object)) => format!("gone {}", object.identity().name),
-                Ok(Told::UpTo(at)) => format!("up to {}", at.shown().as_secs() - NOW.as_secs()),
+                Ok(Told::UpTo(at)) => format!("up to {}", at.wall().as_secs() - NOW.as_secs()),
                 Err(error) => format!("error: {error}"),
             });
             // As the watcher's clock advances with time.

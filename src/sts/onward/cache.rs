@@ -301,7 +301,7 @@ impl Cached {
 
 impl Gained {
     fn new(assertion: String, given: Given, asked: TokenRequest, now: Moment) -> Self {
-        let lasts = given.expires.since(now.shown());
+        let lasts = given.expires.since(now.wall());
         let ends = now + lasts;
         Self {
             assertion,
@@ -316,7 +316,7 @@ impl Gained {
 
     /// When it expires by the current wall clock, which may have been set since the token was received.
     pub(super) fn expires(&self, now: Moment) -> Timestamp {
-        now.shown() + now.until(self.ends)
+        now.wall() + now.until(self.ends)
     }
 }
 

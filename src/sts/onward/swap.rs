@@ -50,7 +50,7 @@ impl Exchanger<'_> {
         let expires = gained.expires(now);
         // It may outlast the assertion for which the run was recorded, and ends with the run all the same.
         if let Some(of) = &party.of {
-            self.note_bearer(party, of, expires, now.shown()).await?;
+            self.note_bearer(party, of, expires, now.wall()).await?;
         }
         // While the caller waited, the grounds of the decision may have gone.
         if self.app.revocations.is_revoked(&party.principal).is_some() {

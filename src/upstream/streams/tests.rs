@@ -41,7 +41,7 @@ fn seconds(count: u64) -> Duration {
 #[test]
 fn the_deadline_is_the_earlier_of_credential_and_route() {
     let began = Clock::manual(Timestamp::from_secs(1_000_000)).moment();
-    let now = began.shown();
+    let now = began.wall();
     for (expires, max, expected) in [
         (now + seconds(60), seconds(30), now + seconds(30)),
         (now + seconds(60), seconds(90), now + seconds(60)),
@@ -49,7 +49,7 @@ fn the_deadline_is_the_earlier_of_credential_and_route() {
     ] {
         let request = watch("alice", expires, began).request;
         let stream = Stream::new(StreamKind::Watch, principal("alice", expires), Arc::default(), request, max, began);
-        assert_eq!(stream.deadline.shown(), expected);
+        assert_eq!(stream.deadline.wall(), expected);
     }
 }
 
@@ -58,19 +58,19 @@ fn the_deadline_is_the_earlier_of_credential_and_route() {
 fn a_stream_lasts_as_long_as_its_credential_is_taken() {
     let (registry, clock) = registry();
     let began = clock.moment();
-    let now = began.shown();
+    let now = began.wall();
     let of = |principal: Principal| {
         let request = watch("alice", now, began).request;
         Stream::new(StreamKind::Unsized, Arc::new(principal), Arc::default(), request, seconds(3600), began)
     };
     let ended = Principal { skew: seconds(30), ..(*principal("alice", now - seconds(5))).clone() };
     let handle = registry.register(of(ended.clone()));
-    assert_eq!((handle.stream().deadline.shown(), handle.reason()), (ended.ends(), None));
+    assert_eq!((handle.stream().deadline.wall(), handle.reason()), (ended.ends(), None));
     clock.advance(seconds(25));
     assert_eq!((registry.cut_expired(), handle.reason()), (1, Some(CutReason::Expired)));
     // Sessions and break-glass are not accepted beyond their end.
     let exact = registry.register(of((*principal("bob", now)).clone()));
-    assert_eq!((exact.stream().deadline.shown(), exact.reason()), (now, Some(CutReason::Expired)));
+    assert_eq!((exact.stream().deadline.wall(), exact.reason()), (now, Some(CutReason::Expired)));
 }
 
 #[tokio::test]
@@ -90,7 +90,7 @@ async fn kubernetes_t1_a_stream_ends_with_its_credential_and_not_before() {
 fn a_stream_that_its_route_ends_is_told_from_one_whose_credential_is_over() {
     let (registry, clock) = registry();
     let began = clock.moment();
-    let now = began.shown();
+    let now = began.wall();
     let of = |expires| {
         let request = watch("alice", expires, began).request;
         Stream::new(StreamKind::Upload, principal("alice", expires), Arc::default(), request, seconds(60), began)
@@ -163,7 +163,7 @@ fn an_upload_and_its_response_end_for_the_same_reason_whether_cut_before_or_afte
 fn a_stream_ends_by_an_earlier_time_that_is_set_later() {
     let (registry, clock) = registry();
     let began = clock.moment();
-    let expires = began.shown() + seconds(600);
+    let expires = began.wall() + seconds(600);
     let [first, second] = ["alice", "bob"].map(|name| registry.register(watch(name, expires, began)));
     let by = |seconds_later: u64| move |stream: &Stream| Some(stream.began + seconds(seconds_later));
     registry.end_by(by(7200));

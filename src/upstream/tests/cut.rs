@@ -30,7 +30,7 @@ async fn front(upstream: Arc<Upstream>, style: CutStyle) -> Front {
                 (pools.clone(), Arc::clone(&upstream), registry.clone(), ended.clone(), clock.clone());
             async move {
                 let now = clock.moment();
-                let expires = now.shown() + Duration::from_secs(60);
+                let expires = now.wall() + Duration::from_secs(60);
                 let handle = registry.register(streams::watch("alice", expires, now));
                 let response = pools.send(&upstream, &mut get(), Lane::Long).await.unwrap();
                 let hook: EndHook = Box::new(move |end| ended.send(end).unwrap());

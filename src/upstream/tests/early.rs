@@ -10,7 +10,7 @@ use crate::{
     body::{BodyError, EndedBy, Received, ResponseBody, Trailers},
     error::Rejection,
     request::expect::Awaited,
-    upstream::WaitsForAnswer,
+    upstream::ExpectsContinue,
 };
 
 #[tokio::test]
@@ -178,7 +178,7 @@ async fn an_answer_waits_for_no_body_of_a_client_that_waits_for_the_answer() {
         let (_frames, source) = mpsc::unbounded_channel::<Result<Frame<Bytes>, Infallible>>();
         let upload = RequestBody::streaming(incoming(Frames(source)).await, Trailers::Drop);
         let mut request = request("POST", upload);
-        request.extensions_mut().insert(WaitsForAnswer);
+        request.extensions_mut().insert(ExpectsContinue);
         let (pools, upstream) = (pools(), upstream(address));
         let expected = if body.contains("ok") { "ok" } else { "" };
         assert_eq!(fetch(&pools, &upstream, request).await.unwrap(), expected, "{body}");

@@ -37,7 +37,7 @@
 //!   part of the record. They are checked again periodically, in case the key comes back. A delivery of which only the
 //!   request cannot be read is parked.
 
-mod bring;
+mod dispatch;
 mod index;
 mod lease;
 mod patience;
@@ -56,7 +56,7 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-pub use self::{bring::run, index::Usage, patience::patiently, queue::Queue};
+pub use self::{dispatch::run, index::Usage, patience::patiently, queue::Queue};
 use super::{EventId, Facts};
 use crate::{
     clock::{Timestamp, millis, optional_millis, span_millis},
@@ -313,7 +313,7 @@ fn corrupt(what: &str, error: &serde_json::Error) -> StoreError {
 
 /// The outcome of an attempt to send a held delivery.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Brought {
+pub enum Attempt {
     /// The EventListener accepted it.
     Taken(Option<EventId>),
     Failed(Failure),
@@ -339,12 +339,12 @@ pub enum FailureKind {
 }
 
 /// Sends a held delivery to its EventListener, once.
-pub trait Carrier: Send + Sync + 'static {
+pub trait Deliverer: Send + Sync + 'static {
     /// Called once all deliveries that were held before this process began are known.
     fn knows_all(&self) {}
 
     /// Reserves memory for a request before it is read; `None` while memory is short.
     fn room(&self, held: &Held) -> Option<Room>;
 
-    fn bring(&self, id: HeldId, held: &Held, request: HeldRequest) -> impl Future<Output = Brought> + Send;
+    fn deliver(&self, id: HeldId, held: &Held, request: HeldRequest) -> impl Future<Output = Attempt> + Send;
 }

@@ -26,9 +26,9 @@ use crate::{
 const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 const SETTINGS: Settings = Settings { span: Duration::from_secs(3600), max: 1000, max_bytes: 1 << 20 };
 
-type Script = Box<dyn Fn(&Held) -> Brought + Send + Sync>;
+type Script = Box<dyn Fn(&Held) -> Attempt + Send + Sync>;
 
-/// A carrier with scripted outcomes, which records what it was given.
+/// A deliverer with scripted outcomes, which records what it was given.
 struct Scripted {
     script: Script,
     budget: ByteBudget,
@@ -36,12 +36,12 @@ struct Scripted {
     seen: Mutex<Vec<String>>,
 }
 
-impl Carrier for Scripted {
+impl Deliverer for Scripted {
     fn room(&self, held: &Held) -> Option<Room> {
         self.budget.room(Share::Held(Arc::clone(&held.webhook)), usize::try_from(held.size).unwrap())
     }
 
-    async fn bring(&self, _: HeldId, held: &Held, request: HeldRequest) -> Brought {
+    async fn deliver(&self, _: HeldId, held: &Held, request: HeldRequest) -> Attempt {
         assert_eq!(request.body, format!("body of {}", held.delivery));
         assert_eq!(request.head.header_map()["x-kept"], "yes");
         self.seen.lock().unwrap().push(held.delivery.to_string());
@@ -56,7 +56,7 @@ impl Carrier for Scripted {
 struct Fixture {
     queue: Queue,
     replay: Replay,
-    carrier: Arc<Scripted>,
+    deliverer: Arc<Scripted>,
     clock: Clock,
     stop: CancellationToken,
 }
@@ -68,19 +68,19 @@ impl Drop for Fixture {
 }
 
 impl Fixture {
-    fn new(store: &Arc<MemoryStore>, script: impl Fn(&Held) -> Brought + Send + Sync + 'static) -> Self {
+    fn new(store: &Arc<MemoryStore>, script: impl Fn(&Held) -> Attempt + Send + Sync + 'static) -> Self {
         Self::with_keys(store, &KeyRing::of(&[[1; 32]]), script)
     }
 
     fn with_keys(
         store: &Arc<MemoryStore>,
         keys: &KeyRing,
-        script: impl Fn(&Held) -> Brought + Send + Sync + 'static,
+        script: impl Fn(&Held) -> Attempt + Send + Sync + 'static,
     ) -> Self {
         Self {
             queue: Queue::new(store.clone(), keys, WebhookMetrics::default()),
             replay: Replay::new(store.clone()),
-            carrier: Arc::new(Scripted {
+            deliverer: Arc::new(Scripted {
                 script: Box::new(script),
                 budget: ByteBudget::new(1 << 20),
                 seen: Mutex::default(),
@@ -96,8 +96,8 @@ impl Fixture {
 
     fn start_after(&self, settle: Duration) {
         self.queue.set_doubt(None);
-        let (queue, carrier, clock) = (self.queue.clone(), Arc::clone(&self.carrier), self.clock.clone());
-        tokio::spawn(run(queue, carrier, clock, Drain::default(), settle, self.stop.clone()));
+        let (queue, deliverer, clock) = (self.queue.clone(), Arc::clone(&self.deliverer), self.clock.clone());
+        tokio::spawn(run(queue, deliverer, clock, Drain::default(), settle, self.stop.clone()));
     }
 
     async fn keep(&self, webhook: &str, repository: &str, delivery: &str) -> Result<HeldId, crate::error::Rejection> {
@@ -171,7 +171,7 @@ impl Fixture {
     }
 
     fn seen(&self) -> Vec<String> {
-        self.carrier.seen.lock().unwrap().clone()
+        self.deliverer.seen.lock().unwrap().clone()
     }
 
     /// Lets seconds pass until a condition holds.
@@ -195,15 +195,15 @@ impl Fixture {
     }
 }
 
-fn failed(kind: FailureKind) -> Brought {
-    Brought::Failed(Failure { kind, why: "scripted".to_owned() })
+fn failed(kind: FailureKind) -> Attempt {
+    Attempt::Failed(Failure { kind, why: "scripted".to_owned() })
 }
 
 #[tokio::test]
 async fn deliveries_of_a_repository_arrive_in_order_and_others_do_not_wait_for_them() {
     let fixture = Fixture::new(&MemoryStore::shared(), |held| match (&*held.delivery, held.tries) {
         ("a1", 0..4) => failed(FailureKind::Passing),
-        _ => Brought::Taken(None),
+        _ => Attempt::Taken(None),
     });
     for delivery in ["a1", "a2", "a3"] {
         fixture.keep("hub", "1", delivery).await.unwrap();
@@ -223,11 +223,11 @@ async fn deliveries_of_a_repository_arrive_in_order_and_others_do_not_wait_for_t
 #[tokio::test]
 async fn what_is_stored_after_it_was_given_up_on_is_brought() {
     let store = MemoryStore::shared();
-    let fixture = Fixture::new(&store, |_| Brought::Taken(None));
+    let fixture = Fixture::new(&store, |_| Attempt::Taken(None));
     fixture.keep("hub", "1", "a").await.unwrap();
     fixture.start();
     fixture.until("taken", async || fixture.seen() == ["a"]).await;
-    Fixture::new(&store, |_| Brought::Taken(None)).keep("hub", "1", "late").await.unwrap();
+    Fixture::new(&store, |_| Attempt::Taken(None)).keep("hub", "1", "late").await.unwrap();
     fixture.until("taken", async || fixture.seen() == ["a", "late"]).await;
 }
 
@@ -235,12 +235,12 @@ async fn what_is_stored_after_it_was_given_up_on_is_brought() {
 #[tokio::test]
 async fn without_room_in_memory_a_lane_rests_and_nothing_is_tried() {
     let fixture = Fixture::new(&MemoryStore::shared(), |held| match held.tries {
-        0 => Brought::Taken(None),
+        0 => Attempt::Taken(None),
         _ => panic!("a rest is no try"),
     });
     let id = fixture.keep("hub", "1", "a").await.unwrap();
     let (held, request) = fixture.queue.show(&id, NOW).await.unwrap().unwrap();
-    let budget = &fixture.carrier.budget;
+    let budget = &fixture.deliverer.budget;
     // Three eighths are reserved for deliveries that are not held.
     let size = usize::try_from(held.size).unwrap();
     budget.set_limit(size * 2);
@@ -260,7 +260,7 @@ async fn one_for_which_there_is_never_room_is_parked_when_its_time_is_over() {
     let fixture = Fixture::new(&MemoryStore::shared(), |_| panic!("there is no room"));
     let id = fixture.keep("hub", "1", "large").await.unwrap();
     let span = fixture.queue.show(&id, NOW).await.unwrap().unwrap().0.span;
-    fixture.carrier.budget.set_limit(1);
+    fixture.deliverer.budget.set_limit(1);
     fixture.start();
     let rests = NOW + Duration::from_secs(10);
     fixture.until("rests", async || fixture.clock.now() > rests).await;
@@ -276,9 +276,9 @@ async fn one_for_which_there_is_never_room_is_parked_when_its_time_is_over() {
 /// Regression: if its turn came after its time, it was parked as if it had been tried.
 #[tokio::test]
 async fn memory_that_is_short_for_a_moment_parks_nothing_whose_time_is_over() {
-    let fixture = Fixture::new(&MemoryStore::shared(), |_| Brought::Taken(None));
+    let fixture = Fixture::new(&MemoryStore::shared(), |_| Attempt::Taken(None));
     fixture.keep("hub", "1", "a").await.unwrap();
-    fixture.carrier.budget.set_limit(1);
+    fixture.deliverer.budget.set_limit(1);
     fixture.start();
     for (ahead, rests) in [(Duration::ZERO, Duration::from_secs(10)), (SETTINGS.span, LATE / 2)] {
         fixture.clock.advance(ahead);
@@ -287,7 +287,7 @@ async fn memory_that_is_short_for_a_moment_parks_nothing_whose_time_is_over() {
     }
     let held = fixture.queue.list(None, fixture.clock.now()).await.unwrap();
     assert_eq!(held.iter().map(|(_, held)| (held.tries, held.parked)).collect::<Vec<_>>(), [(0, None)]);
-    fixture.carrier.budget.set_limit(1 << 20);
+    fixture.deliverer.budget.set_limit(1 << 20);
     fixture.until("taken", async || fixture.held().await.is_empty()).await;
     assert_eq!(fixture.seen(), ["a"]);
 }
@@ -295,7 +295,7 @@ async fn memory_that_is_short_for_a_moment_parks_nothing_whose_time_is_over() {
 /// It is remembered for a day here, and waits longer.
 #[tokio::test]
 async fn one_that_is_new_again_is_held_beside_the_first() {
-    let fixture = Fixture::new(&MemoryStore::shared(), |_| Brought::Taken(None));
+    let fixture = Fixture::new(&MemoryStore::shared(), |_| Attempt::Taken(None));
     fixture.keep("hub", "1", "nightly").await.unwrap();
     assert_eq!(fixture.keep("hub", "1", "nightly").await.unwrap_err().reason(), Reason::ReplayedDelivery);
     fixture.clock.advance(Duration::from_secs(86_400));
@@ -314,7 +314,7 @@ async fn what_was_kept_by_a_process_that_died_is_brought_by_the_next() {
             dead.keep("hub", "1", delivery).await.unwrap();
         }
     }
-    let fixture = Fixture::new(&store, |_| Brought::Taken(None));
+    let fixture = Fixture::new(&store, |_| Attempt::Taken(None));
     fixture.start();
     fixture.until("empty", async || fixture.seen().len() == 3 && fixture.held().await.is_empty()).await;
     assert_eq!(fixture.seen(), ["a", "b", "c"]);
@@ -324,7 +324,7 @@ async fn what_was_kept_by_a_process_that_died_is_brought_by_the_next() {
 
 #[tokio::test]
 async fn a_sender_whose_queue_is_full_is_asked_to_come_back_and_no_other() {
-    let fixture = Fixture::new(&MemoryStore::shared(), |_| Brought::Taken(None));
+    let fixture = Fixture::new(&MemoryStore::shared(), |_| Attempt::Taken(None));
     let small = Settings { max: 2, ..SETTINGS };
     for delivery in ["a", "b"] {
         fixture.keep_within("hub", "1", delivery, small).await.unwrap();
@@ -349,7 +349,7 @@ async fn what_a_process_before_left_counts_against_the_bound_from_the_first_deli
             dead.keep_within("hub", "1", delivery, small).await.unwrap();
         }
     }
-    let fixture = Fixture::new(&store, |_| Brought::Taken(None));
+    let fixture = Fixture::new(&store, |_| Attempt::Taken(None));
     store.set_down(true);
     let unknown = fixture.keep_within("hub", "1", "c", small).await.unwrap_err();
     assert_eq!(unknown.reason(), Reason::StoreUnavailable, "nobody knows what is held");
@@ -363,7 +363,7 @@ async fn what_a_process_before_left_counts_against_the_bound_from_the_first_deli
 async fn what_is_held_is_known_before_it_may_be_brought() {
     let store = MemoryStore::shared();
     Fixture::new(&store, |_| panic!("it died before")).keep("hub", "1", "a").await.unwrap();
-    let fixture = Fixture::new(&store, |_| Brought::Taken(None));
+    let fixture = Fixture::new(&store, |_| Attempt::Taken(None));
     let settle = Duration::from_secs(600);
     fixture.start_after(settle);
     let waiting = || fixture.queue.index().usage().map(|(_, usage)| usage.waiting).sum::<usize>();
@@ -396,7 +396,7 @@ async fn how_long_the_oldest_waits_is_measured_though_nothing_is_brought() {
 #[tokio::test]
 async fn without_the_store_nothing_is_kept_and_what_is_kept_waits() {
     let store = MemoryStore::shared();
-    let fixture = Fixture::new(&store, |_| Brought::Taken(None));
+    let fixture = Fixture::new(&store, |_| Attempt::Taken(None));
     fixture.keep("hub", "1", "a").await.unwrap();
     store.set_down(true);
     assert_eq!(fixture.keep("hub", "1", "b").await.unwrap_err().reason(), Reason::StoreUnavailable);
@@ -417,7 +417,7 @@ async fn replicas_bring_each_delivery_once_and_in_order() {
         Fixture::new(&store, move |held| {
             let lane = held.repository_id.as_ref().unwrap().to_string();
             order.lock().unwrap().entry(lane).or_default().push(held.delivery.to_string());
-            Brought::Taken(None)
+            Attempt::Taken(None)
         })
     };
     let (here, there) = (replica(), replica());
@@ -468,7 +468,7 @@ fn a_request_is_kept_byte_for_byte() {
 #[tokio::test]
 async fn what_only_one_server_has_is_503_also_to_the_next_try() {
     let store = MemoryStore::shared();
-    let fixture = Fixture::new(&store, |_| Brought::Taken(None));
+    let fixture = Fixture::new(&store, |_| Attempt::Taken(None));
     fixture.queue.set_doubt(None);
     store.set_alone(true);
     for _ in 0..2 {

@@ -16,7 +16,7 @@ use crate::{
     fixture::{Change, WEBHOOK_SECRET},
     harness::{Answer, Doorward, Push, Raw, free_port, now, unique},
     webhooks::{
-        kill::{Kept, Plan, Random, Senders, try_to_deliver, until_all_arrive},
+        crash_recovery::{Kept, Plan, Random, Senders, try_to_deliver, until_all_arrive},
         senders::sender,
     },
 };

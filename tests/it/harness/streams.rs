@@ -12,7 +12,7 @@ use tokio::{
 use super::{Doorward, HANDSHAKE, Issuer, Raw, Recorded, Reply, Upstream, log_in, settled, within};
 use crate::{
     fixture::bearer,
-    login_world::{Changes, LoginWorld, ROUTE, RULE, STORE},
+    login_fixture::{Changes, LoginFixture, ROUTE, RULE, STORE},
 };
 
 pub const EXEC: &str = "/api/v1/namespaces/ci/pods/p/exec?command=sh";
@@ -161,8 +161,8 @@ pub const OF_CLUSTER: Changes<'_> = &[
 pub async fn with_login(sessions: &str, rule: &str) -> (Doorward, (Issuer, Upstream), String, String) {
     let (store, on) = (format!("sessions: {{{sessions}}}\n{STORE}"), format!("on: {{routes: [cluster]{rule}"));
     let changes = [OF_CLUSTER, &[(STORE, &store), ("on: {routes: [cluster]", &on)]].concat();
-    let (world, issuer) = LoginWorld::scripted_with(Upstream::scripted(streaming).await, &changes).await;
-    let LoginWorld { doorward, upstream, host } = world;
+    let (world, issuer) = LoginFixture::scripted_with(Upstream::scripted(streaming).await, &changes).await;
+    let LoginFixture { doorward, upstream, host } = world;
     let token = bearer(&issuer.token("probe", &[]));
     settled(async || doorward.get("/api/v1/pods", &["Host: localhost", &token]).await).await;
     let cookie = log_in(&doorward, &host, "/api/v1/pods").await;

@@ -16,7 +16,7 @@ fn collect(code: &str, verifier: &str) -> String {
     format!("grant_type=urn:ietf:params:oauth:grant-type:device_code&device_code={code}&code_verifier={verifier}")
 }
 
-impl LoginWorld {
+impl LoginFixture {
     async fn ask_for_device(&self) -> Answer {
         self.submit("/.doorward/login/device", &[], &format!("code_challenge={CHALLENGE}&machine=build-7")).await
     }
@@ -144,7 +144,7 @@ async fn nobody_gets_in_while_that_cannot_be_recorded_and_whoever_is_in_may_sign
 #[tokio::test]
 async fn no_code_verifier_token_cookie_or_handle_is_in_the_log_or_the_trail() {
     let limits = "limits: {drain_accept: 0}";
-    let (mut world, issuer) = LoginWorld::scripted(&[(limits, &format!("{limits}\nlog: {{filter: trace}}"))]).await;
+    let (mut world, issuer) = LoginFixture::scripted(&[(limits, &format!("{limits}\nlog: {{filter: trace}}"))]).await;
     issuer.give_refresh_tokens();
     let cookie = world.log_in().await;
     let code = world.code().await;
@@ -187,7 +187,7 @@ async fn no_code_verifier_token_cookie_or_handle_is_in_the_log_or_the_trail() {
 async fn whoever_keeps_the_body_of_a_login_back_keeps_nobody_out() {
     const QUEUE: usize = 8;
     let queue = format!("audit: {{queue: {QUEUE}, ");
-    let (world, _issuer) = LoginWorld::scripted(&[("audit: {", &*queue)]).await;
+    let (world, _issuer) = LoginFixture::scripted(&[("audit: {", &*queue)]).await;
     let cookie = world.log_in().await;
     let mut kept = Vec::new();
     for path in ["/.doorward/login/token", TYPE].into_iter().cycle().take(QUEUE) {
@@ -211,7 +211,7 @@ async fn whoever_brings_what_is_worth_nothing_needs_no_place_in_the_trail() {
         false => Reply::json(200, "{}"),
     })
     .await;
-    let (mut world, _issuer) = LoginWorld::scripted_with(upstream, &[("audit: {", "audit: {queue: 1, ")]).await;
+    let (mut world, _issuer) = LoginFixture::scripted_with(upstream, &[("audit: {", "audit: {queue: 1, ")]).await;
     let cookie = world.log_in().await;
     // The only place is taken.
     let mut holder = world.doorward.raw().await;
@@ -436,7 +436,7 @@ async fn a_session_that_was_not_collected_yet_is_listed_and_ended_as_any_other()
 #[tokio::test]
 async fn behind_a_proxy_that_names_nobody_one_client_shuts_no_other_out() {
     let proxy = ("'127.0.0.1:{port}'}", "'127.0.0.1:{port}', trusted_proxies: [127.0.0.1/32]}");
-    let (world, _issuer) = LoginWorld::scripted(&[proxy]).await;
+    let (world, _issuer) = LoginFixture::scripted(&[proxy]).await;
     let named = ["X-Forwarded-For: 192.0.2.1"];
     let form = format!("code_challenge={CHALLENGE}&machine=build-7");
     for number in 0..31 {

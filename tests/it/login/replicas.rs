@@ -3,15 +3,15 @@
 use super::*;
 use crate::{
     harness::RedisServer,
-    login_world::{STORE, on_redis},
+    login_fixture::{STORE, on_redis},
 };
 
 /// One of the replicas, to which a balancer sends requests.
-async fn replica(issuer: &Issuer, redis: &RedisServer, instance: &str) -> LoginWorld {
+async fn replica(issuer: &Issuer, redis: &RedisServer, instance: &str) -> LoginFixture {
     let store = on_redis(&format!("server: '{}'", redis.address()));
     let audit = format!("audit: {{instance: {instance}, ");
     let (upstream, dir) = (Upstream::start().await, tempfile::tempdir().unwrap());
-    let mut replica = LoginWorld::at(issuer.url(), 0, upstream, dir, &[(STORE, &store), ("audit: {", &audit)]).await;
+    let mut replica = LoginFixture::at(issuer.url(), 0, upstream, dir, &[(STORE, &store), ("audit: {", &audit)]).await;
     // As a browser sees them: both are one host.
     replica.host = "localhost:8080".to_owned();
     replica

@@ -4,7 +4,7 @@ use super::*;
 
 const EXEC_INFO: &str = "KUBERNETES_EXEC_INFO";
 
-impl LoginWorld {
+impl LoginFixture {
     /// Signs a shell in, with the browser of a person who presses the button.
     async fn sign_in(&self, shell: &Shell, arguments: &[&str]) -> String {
         let origin = self.origin();

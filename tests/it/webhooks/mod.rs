@@ -4,15 +4,15 @@
 mod again;
 mod attacks;
 mod certificate;
+pub mod crash_recovery;
 mod flood;
 mod handover;
 mod hold;
 mod interceptor;
-pub mod kill;
-mod nine;
 mod renamed;
 mod rotation;
 mod sealed;
+mod sender_attacks;
 pub mod senders;
 mod shared;
 mod sns;

@@ -12,7 +12,7 @@ pub use self::{
     door::{Door, MAX_BODY},
     table::SENDERS,
 };
-use super::{nine::Attack, sns};
+use super::{sender_attacks::Attack, sns};
 use crate::harness::{Answer, Raw, hex, now, rfc3339, unique};
 
 /// A sender of webhooks.

@@ -20,7 +20,7 @@ fn what_an_assertion_said_counts_to_what_is_held() {
     let given = Given {
         token: Zeroizing::new(long),
         form: GivenForm::Bearer,
-        expires: now.shown() + Duration::from_secs(3600),
+        expires: now.wall() + Duration::from_secs(3600),
         scopes: None,
     };
     let gained = Arc::new(Gained::new("jti".to_owned(), given, asked, now));

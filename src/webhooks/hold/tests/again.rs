@@ -5,7 +5,7 @@ use super::*;
 /// The EventListener would accept both, and create two runs for one delivery.
 #[tokio::test]
 async fn a_delivery_that_is_sent_again_while_it_waits_is_no_further_one() {
-    let fixture = Fixture::new(&MemoryStore::shared(), |_| Brought::Taken(None));
+    let fixture = Fixture::new(&MemoryStore::shared(), |_| Attempt::Taken(None));
     fixture.queue.set_doubt(None);
     let later = NOW + Duration::from_secs(61);
     let waiting_at = async |again, now| {
@@ -35,7 +35,7 @@ async fn a_delivery_that_is_sent_again_while_it_waits_is_no_further_one() {
 async fn what_was_brought_and_comes_back_with_a_failover_is_brought_again_within_minutes() {
     let store = MemoryStore::shared();
     store.set_shared();
-    let fixture = Fixture::new(&store, |_| Brought::Taken(None));
+    let fixture = Fixture::new(&store, |_| Attempt::Taken(None));
     fixture.queue.set_doubt(None);
     fixture.keep("hub", "1", "a").await.unwrap();
     let standby = store.copy();
@@ -56,7 +56,7 @@ async fn a_delivery_whose_parking_a_failover_lost_is_tried_again() {
     let is_allowed = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let allowed = Arc::clone(&is_allowed);
     let fixture = Fixture::new(&store, move |_| match allowed.load(std::sync::atomic::Ordering::SeqCst) {
-        true => Brought::Taken(None),
+        true => Attempt::Taken(None),
         false => failed(FailureKind::Denied),
     });
     fixture.queue.set_doubt(None);

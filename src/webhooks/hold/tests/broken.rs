@@ -25,7 +25,7 @@ fn a_record_is_read_and_written_as_ever() {
 #[tokio::test]
 async fn a_request_that_cannot_be_read_ends_with_its_parked_delivery() {
     let store = MemoryStore::shared();
-    let fixture = Fixture::new(&store, |_| Brought::Taken(None));
+    let fixture = Fixture::new(&store, |_| Attempt::Taken(None));
     let id = fixture.keep("hub", "1", "a").await.unwrap();
     spoil(&store, Table::HeldRequests, &id).await;
     fixture.start();
@@ -45,7 +45,7 @@ async fn a_request_that_cannot_be_read_ends_with_its_parked_delivery() {
 #[tokio::test]
 async fn a_request_that_the_store_itself_cannot_read_parks_its_delivery_and_stops_no_other() {
     let store = MemoryStore::shared();
-    let fixture = Fixture::new(&store, |_| Brought::Taken(None));
+    let fixture = Fixture::new(&store, |_| Attempt::Taken(None));
     let id = fixture.keep("hub", "1", "a").await.unwrap();
     fixture.keep("hub", "1", "b").await.unwrap();
     store.tear(Table::HeldRequests, id.once());
@@ -59,7 +59,7 @@ async fn a_request_that_the_store_itself_cannot_read_parks_its_delivery_and_stop
 #[tokio::test]
 async fn a_delivery_that_cannot_be_read_can_be_dropped() {
     let store = MemoryStore::shared();
-    let fixture = Fixture::new(&store, |_| Brought::Taken(None));
+    let fixture = Fixture::new(&store, |_| Attempt::Taken(None));
     fixture.queue.set_doubt(None);
     let id = fixture.keep("hub", "1", "a").await.unwrap();
     spoil(&store, Table::Held, &id).await;
@@ -72,7 +72,7 @@ async fn a_delivery_that_cannot_be_read_can_be_dropped() {
 #[tokio::test]
 async fn a_delivery_that_cannot_be_read_stops_no_other_and_can_be_dropped_after_a_restart() {
     let store = MemoryStore::shared();
-    let fixture = Fixture::new(&store, |_| Brought::Taken(None));
+    let fixture = Fixture::new(&store, |_| Attempt::Taken(None));
     fixture.queue.set_doubt(None);
     let id = fixture.keep("hub", "1", "a").await.unwrap();
     fixture.keep("hub", "1", "b").await.unwrap();
@@ -91,7 +91,7 @@ async fn a_delivery_that_cannot_be_read_stops_no_other_and_can_be_dropped_after_
 #[tokio::test]
 async fn a_record_that_the_store_itself_cannot_read_stops_no_other() {
     let store = MemoryStore::shared();
-    let fixture = Fixture::new(&store, |_| Brought::Taken(None));
+    let fixture = Fixture::new(&store, |_| Attempt::Taken(None));
     fixture.queue.set_doubt(None);
     let id = fixture.keep("hub", "1", "a").await.unwrap();
     fixture.keep("hub", "1", "b").await.unwrap();
@@ -111,7 +111,7 @@ async fn a_record_that_the_store_itself_cannot_read_stops_nothing_after_a_restar
     let id = dead.keep("hub", "1", "a").await.unwrap();
     dead.keep("hub", "1", "b").await.unwrap();
     store.tear(Table::Held, id.once());
-    let fixture = Fixture::new(&store, |_| Brought::Taken(None));
+    let fixture = Fixture::new(&store, |_| Attempt::Taken(None));
     fixture.keep("hub", "1", "c").await.expect("another delivery is taken");
     assert_eq!(fixture.held().await, [("b".to_owned(), false), ("c".to_owned(), false)]);
     fixture.start();
@@ -212,7 +212,7 @@ async fn a_delivery_that_was_taken_while_the_store_failed_is_forgotten_and_not_b
     let (script, breaks) = (store.clone(), Mutex::new(true));
     let fixture = Fixture::new(&store, move |_| {
         script.set_down(std::mem::take(&mut *breaks.lock().unwrap()));
-        Brought::Taken(None)
+        Attempt::Taken(None)
     });
     fixture.keep("hub", "1", "a").await.unwrap();
     fixture.start();

@@ -7,7 +7,7 @@ use crate::webhooks::hold::place::Place;
 async fn a_sender_with_many_repositories_that_hang_delays_no_other() {
     let fixture = Fixture::new(&MemoryStore::shared(), |held| match &*held.webhook {
         "hub" => failed(FailureKind::Passing),
-        _ => Brought::Taken(None),
+        _ => Attempt::Taken(None),
     });
     for number in 0..200 {
         fixture.keep("hub", &number.to_string(), &format!("hub-{number}")).await.unwrap();
@@ -21,7 +21,7 @@ async fn a_sender_with_many_repositories_that_hang_delays_no_other() {
 /// Otherwise eight busy repositories would keep all others of their sender waiting.
 #[tokio::test]
 async fn a_repository_has_its_turn_beside_eight_of_its_sender_that_are_never_empty() {
-    let fixture = Fixture::new(&MemoryStore::shared(), |_| Brought::Taken(None));
+    let fixture = Fixture::new(&MemoryStore::shared(), |_| Attempt::Taken(None));
     for number in 0..LANES * 100 {
         fixture.keep("hub", &(number % LANES).to_string(), &number.to_string()).await.unwrap();
     }
@@ -52,7 +52,7 @@ async fn deliveries_that_are_being_written_count_against_the_bound_of_their_send
 #[tokio::test]
 async fn beside_ten_thousand_of_one_sender_those_of_another_are_brought_after_a_few_of_them() {
     const FLOOD: usize = 10_000;
-    let fixture = Fixture::new(&MemoryStore::shared(), |_| Brought::Taken(None));
+    let fixture = Fixture::new(&MemoryStore::shared(), |_| Attempt::Taken(None));
     let settings = Settings { max: FLOOD, max_bytes: u64::MAX, ..SETTINGS };
     for number in 0..FLOOD {
         let repository = (number % 50).to_string();
@@ -76,7 +76,7 @@ async fn beside_ten_thousand_of_one_sender_those_of_another_are_brought_after_a_
 /// the alert for failures.
 #[tokio::test]
 async fn a_delivery_that_finds_the_queue_of_its_sender_full_is_counted() {
-    let fixture = Fixture::new(&MemoryStore::shared(), |_| Brought::Taken(None));
+    let fixture = Fixture::new(&MemoryStore::shared(), |_| Attempt::Taken(None));
     let one = Settings { max: 1, ..SETTINGS };
     fixture.keep_within("hub", "1", "a", one).await.unwrap();
     for delivery in ["b", "c"] {

@@ -10,18 +10,18 @@ struct Meanwhile {
     seen: Mutex<Vec<String>>,
 }
 
-impl Carrier for Meanwhile {
+impl Deliverer for Meanwhile {
     fn room(&self, held: &Held) -> Option<Room> {
-        self.here.carrier.room(held)
+        self.here.deliverer.room(held)
     }
 
-    async fn bring(&self, _: HeldId, held: &Held, _: HeldRequest) -> Brought {
+    async fn deliver(&self, _: HeldId, held: &Held, _: HeldRequest) -> Attempt {
         self.seen.lock().unwrap().push(held.delivery.to_string());
         if &*held.delivery == "1" {
             self.there.keep("hub", "7", "2").await.unwrap();
             self.here.keep("hub", "7", "3").await.unwrap();
         }
-        Brought::Taken(None)
+        Attempt::Taken(None)
     }
 }
 
@@ -32,15 +32,15 @@ async fn what_another_replica_stored_before_is_not_overtaken() {
     let nothing = || Fixture::new(&store, |_| panic!("another brings"));
     let (here, mut same) = (nothing(), nothing());
     same.queue = here.queue.clone();
-    let carrier = Arc::new(Meanwhile { here: same, there: nothing(), seen: Mutex::default() });
-    for queue in [&here.queue, &carrier.there.queue] {
+    let deliverer = Arc::new(Meanwhile { here: same, there: nothing(), seen: Mutex::default() });
+    for queue in [&here.queue, &deliverer.there.queue] {
         queue.set_doubt(None);
     }
     here.keep("hub", "7", "1").await.unwrap();
     let (queue, clock, stop) = (here.queue.clone(), here.clock.clone(), here.stop.clone());
-    tokio::spawn(run(queue, Arc::clone(&carrier), clock, Drain::default(), Duration::ZERO, stop));
-    here.until("brought", async || carrier.seen.lock().unwrap().len() == 3).await;
-    assert_eq!(*carrier.seen.lock().unwrap(), ["1", "2", "3"]);
+    tokio::spawn(run(queue, Arc::clone(&deliverer), clock, Drain::default(), Duration::ZERO, stop));
+    here.until("brought", async || deliverer.seen.lock().unwrap().len() == 3).await;
+    assert_eq!(*deliverer.seen.lock().unwrap(), ["1", "2", "3"]);
 }
 
 /// While it sends the first, its lease expires and another replica takes the lane, which may release it at once.
@@ -51,12 +51,12 @@ struct Losing {
     seen: Mutex<Vec<String>>,
 }
 
-impl Carrier for Losing {
+impl Deliverer for Losing {
     fn room(&self, held: &Held) -> Option<Room> {
-        self.here.carrier.room(held)
+        self.here.deliverer.room(held)
     }
 
-    async fn bring(&self, _: HeldId, held: &Held, _: HeldRequest) -> Brought {
+    async fn deliver(&self, _: HeldId, held: &Held, _: HeldRequest) -> Attempt {
         self.seen.lock().unwrap().push(held.delivery.to_string());
         if &*held.delivery == "1" {
             self.here.clock.advance(Duration::from_secs(61));
@@ -66,7 +66,7 @@ impl Carrier for Losing {
                 self.there.queue.give_back(lease, now).await;
             }
         }
-        Brought::Taken(None)
+        Attempt::Taken(None)
     }
 }
 
@@ -84,10 +84,10 @@ async fn a_replica_that_lost_a_lane_brings_no_more_of_it() {
         for delivery in ["1", "2"] {
             here.keep("hub", "7", delivery).await.unwrap();
         }
-        let carrier = Arc::new(Losing { here: same, there: nothing(), gives_back, seen: Mutex::default() });
+        let deliverer = Arc::new(Losing { here: same, there: nothing(), gives_back, seen: Mutex::default() });
         let (queue, clock, stop) = (here.queue.clone(), here.clock.clone(), here.stop.clone());
-        tokio::spawn(run(queue, Arc::clone(&carrier), clock, Drain::default(), Duration::ZERO, stop));
-        let seen = || carrier.seen.lock().unwrap().clone();
+        tokio::spawn(run(queue, Arc::clone(&deliverer), clock, Drain::default(), Duration::ZERO, stop));
+        let seen = || deliverer.seen.lock().unwrap().clone();
         here.until("brought", async || !seen().is_empty()).await;
         let later = here.clock.now() + Duration::from_secs(10);
         here.until("over", async || here.clock.now() > later).await;
@@ -99,7 +99,7 @@ async fn a_replica_that_lost_a_lane_brings_no_more_of_it() {
 #[tokio::test]
 async fn a_delivery_that_is_gone_from_the_store_holds_its_lane_up_for_one_read() {
     let store = MemoryStore::shared();
-    let fixture = Fixture::new(&store, |_| Brought::Taken(None));
+    let fixture = Fixture::new(&store, |_| Attempt::Taken(None));
     fixture.keep("hub", "1", "1").await.unwrap();
     // The last of its table, so that the versions that were read stay below its place.
     let gone = fixture.keep("hub", "1", "2").await.unwrap();
@@ -114,7 +114,7 @@ async fn a_delivery_that_is_gone_from_the_store_holds_its_lane_up_for_one_read()
 async fn of_a_store_that_was_set_back_all_is_read_however_much_there_is() {
     let store = MemoryStore::shared();
     store.set_shared();
-    let fixture = Fixture::new(&store, |_| Brought::Taken(None));
+    let fixture = Fixture::new(&store, |_| Attempt::Taken(None));
     fixture.queue.set_doubt(None);
     for number in 0..600 {
         fixture.keep("hub", "1", &format!("{number:03}")).await.unwrap();

@@ -9,7 +9,7 @@ async fn attacks_z18_one_that_is_refused_for_ever_is_parked_and_later_ones_go_on
     let fixture = Fixture::new(&MemoryStore::shared(), |held| match &*held.delivery {
         "bad" => failed(FailureKind::Refused),
         "denied" if held.received == NOW && held.until <= NOW + SETTINGS.span => failed(FailureKind::Denied),
-        _ => Brought::Taken(None),
+        _ => Attempt::Taken(None),
     });
     for delivery in ["bad", "denied", "good"] {
         fixture.keep("hub", "1", delivery).await.unwrap();
@@ -71,7 +71,7 @@ async fn one_that_is_not_taken_in_its_time_is_parked_until_its_end() {
 #[tokio::test]
 async fn what_stood_behind_another_until_its_time_was_over_is_tried_five_times() {
     let fixture = Fixture::new(&MemoryStore::shared(), |held| match (&*held.delivery, held.tries) {
-        ("b", 4) => Brought::Taken(None),
+        ("b", 4) => Attempt::Taken(None),
         _ => failed(FailureKind::Passing),
     });
     for delivery in ["a", "b", "c"] {
@@ -226,12 +226,12 @@ async fn an_unconfirmed_parking_counts_once_seen_and_that_of_another_replica_doe
 /// An operator drops it during its last attempt.
 struct Dropping(Fixture);
 
-impl Carrier for Dropping {
+impl Deliverer for Dropping {
     fn room(&self, held: &Held) -> Option<Room> {
-        self.0.carrier.room(held)
+        self.0.deliverer.room(held)
     }
 
-    async fn bring(&self, id: HeldId, _: &Held, _: HeldRequest) -> Brought {
+    async fn deliver(&self, id: HeldId, _: &Held, _: HeldRequest) -> Attempt {
         assert!(self.0.queue.drop_one(&id, NOW).await.unwrap());
         failed(FailureKind::Denied)
     }
@@ -244,10 +244,10 @@ async fn one_that_was_dropped_during_its_last_try_is_not_parked() {
     let (here, mut same) = (nothing(), nothing());
     same.queue = here.queue.clone();
     here.keep("hub", "1", "a").await.unwrap();
-    let carrier = Arc::new(Dropping(same));
+    let deliverer = Arc::new(Dropping(same));
     tokio::spawn(run(
         here.queue.clone(),
-        carrier,
+        deliverer,
         here.clock.clone(),
         Drain::default(),
         Duration::ZERO,

@@ -12,7 +12,7 @@ fn clocks_of_replicas_may_differ_by_less_than_a_pause() {
 #[tokio::test]
 async fn pauses_between_tries_double_up_to_a_bound() {
     let mut held = {
-        let fixture = Fixture::new(&MemoryStore::shared(), |_| Brought::Taken(None));
+        let fixture = Fixture::new(&MemoryStore::shared(), |_| Attempt::Taken(None));
         let id = fixture.keep("hub", "1", "a").await.unwrap();
         fixture.queue.show(&id, NOW).await.unwrap().unwrap().0
     };
@@ -28,7 +28,7 @@ async fn pauses_between_tries_double_up_to_a_bound() {
 
 #[tokio::test]
 async fn the_last_try_is_at_the_end_of_the_time_and_not_before() {
-    let fixture = Fixture::new(&MemoryStore::shared(), |_| Brought::Taken(None));
+    let fixture = Fixture::new(&MemoryStore::shared(), |_| Attempt::Taken(None));
     let minute = Settings { span: Duration::from_secs(60), ..SETTINGS };
     let id = fixture.keep_within("hub", "1", "a", minute).await.unwrap();
     let mut held = fixture.queue.show(&id, NOW).await.unwrap().unwrap().0;
@@ -44,7 +44,7 @@ async fn the_last_try_is_at_the_end_of_the_time_and_not_before() {
 /// that were days old.
 #[tokio::test]
 async fn what_is_late_by_a_minute_is_tried_once() {
-    let fixture = Fixture::new(&MemoryStore::shared(), |_| Brought::Taken(None));
+    let fixture = Fixture::new(&MemoryStore::shared(), |_| Attempt::Taken(None));
     let id = fixture.keep("hub", "1", "a").await.unwrap();
     let held = fixture.queue.show(&id, NOW).await.unwrap().unwrap().0;
     let failure = Failure { kind: FailureKind::Passing, why: "down".to_owned() };
@@ -60,7 +60,7 @@ async fn a_clock_that_is_set_back_stops_nothing() {
     let hour = Duration::from_secs(3600);
     let fixture = Fixture::new(&MemoryStore::shared(), |held| match held.received > NOW - Duration::from_secs(1) {
         true if held.tries < 3 => failed(FailureKind::Passing),
-        _ => Brought::Taken(None),
+        _ => Attempt::Taken(None),
     });
     fixture.keep("hub", "1", "before").await.unwrap();
     fixture.start();
@@ -104,7 +104,7 @@ async fn a_refusal_after_an_outage_is_the_first() {
     let fixture = Fixture::new(&MemoryStore::shared(), |held| match held.tries {
         0..6 => failed(FailureKind::Passing),
         6..10 => failed(FailureKind::Refused),
-        _ => Brought::Taken(None),
+        _ => Attempt::Taken(None),
     });
     fixture.keep("hub", "1", "a").await.unwrap();
     fixture.start();

@@ -57,7 +57,7 @@ async fn what_stands_in_clear_in_a_shared_store_is_not_brought() {
     let forged = elsewhere.keep("hub", "1", "forged").await.unwrap();
     assert!(stored(&store, Table::Held, &forged).await.starts_with(b"{"));
     store.set_shared();
-    let fixture = Fixture::new(&store, |_| Brought::Taken(None));
+    let fixture = Fixture::new(&store, |_| Attempt::Taken(None));
     fixture.queue.set_doubt(None);
     fixture.keep("hub", "1", "genuine").await.unwrap();
     fixture.start();
@@ -72,7 +72,7 @@ async fn one_whose_key_is_gone_stops_no_other_and_is_brought_once_the_key_is_bac
     let before = Fixture::with_keys(&store, &ring(&[1]), |_| panic!("nothing is brought"));
     before.queue.set_doubt(None);
     let id = before.keep("hub", "1", "old").await.unwrap();
-    let fixture = Fixture::with_keys(&store, &ring(&[2]), |_| Brought::Taken(None));
+    let fixture = Fixture::with_keys(&store, &ring(&[2]), |_| Attempt::Taken(None));
     fixture.queue.set_doubt(None);
     fixture.keep("hub", "1", "new").await.unwrap();
     fixture.start();
@@ -96,7 +96,7 @@ async fn one_whose_key_is_gone_stops_no_other_and_is_brought_once_the_key_is_bac
 #[tokio::test]
 async fn a_record_in_the_place_of_another_is_not_brought() {
     let store = shared();
-    let fixture = Fixture::new(&store, |_| Brought::Taken(None));
+    let fixture = Fixture::new(&store, |_| Attempt::Taken(None));
     fixture.queue.set_doubt(None);
     let mut ids = Vec::new();
     for delivery in ["a", "b", "c"] {

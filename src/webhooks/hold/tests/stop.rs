@@ -4,22 +4,22 @@ use tokio::sync::Notify;
 
 use super::*;
 
-/// A carrier whose EventListener answers on command.
+/// A deliverer whose EventListener answers on command.
 struct Slow {
     budget: ByteBudget,
     sent: Notify,
     answers: Notify,
 }
 
-impl Carrier for Slow {
+impl Deliverer for Slow {
     fn room(&self, held: &Held) -> Option<Room> {
         self.budget.room(Share::Held(Arc::clone(&held.webhook)), usize::try_from(held.size).unwrap())
     }
 
-    async fn bring(&self, _: HeldId, _: &Held, _: HeldRequest) -> Brought {
+    async fn deliver(&self, _: HeldId, _: &Held, _: HeldRequest) -> Attempt {
         self.sent.notify_one();
         self.answers.notified().await;
-        Brought::Taken(None)
+        Attempt::Taken(None)
     }
 }
 
@@ -29,17 +29,17 @@ async fn the_end_of_the_process_waits_until_what_is_on_its_way_is_taken_and_forg
     let fixture = Fixture::new(&MemoryStore::shared(), |_| panic!("another brings"));
     fixture.queue.set_doubt(None);
     let budget = ByteBudget::new(1 << 20);
-    let (carrier, drain) = (Arc::new(Slow { budget, sent: Notify::new(), answers: Notify::new() }), Drain::default());
+    let (deliverer, drain) = (Arc::new(Slow { budget, sent: Notify::new(), answers: Notify::new() }), Drain::default());
     for delivery in ["a", "b"] {
         fixture.keep("hub", "1", delivery).await.unwrap();
     }
     let (queue, clock, stop) = (fixture.queue.clone(), fixture.clock.clone(), fixture.stop.clone());
-    tokio::spawn(run(queue, Arc::clone(&carrier), clock, drain.clone(), Duration::ZERO, stop));
+    tokio::spawn(run(queue, Arc::clone(&deliverer), clock, drain.clone(), Duration::ZERO, stop));
     let patience = Duration::from_secs(10);
-    tokio::time::timeout(patience, carrier.sent.notified()).await.unwrap();
+    tokio::time::timeout(patience, deliverer.sent.notified()).await.unwrap();
     fixture.stop.cancel();
     assert_eq!(drain.unfinished(), 1);
-    carrier.answers.notify_one();
+    deliverer.answers.notify_one();
     drain.wait(patience).await;
     assert_eq!(drain.unfinished(), 0, "nothing else is begun");
     assert_eq!(fixture.held().await, [("b".to_owned(), false)]);

@@ -5,16 +5,16 @@ use serde_json::json;
 
 use crate::{
     harness::{Answer, Answered, OidcProvider, asked, session},
-    login_world::LoginWorld,
+    login_fixture::LoginFixture,
 };
 
 struct World {
-    at: LoginWorld,
+    at: LoginFixture,
     provider: OidcProvider,
 }
 
 async fn world() -> World {
-    let (at, provider) = LoginWorld::certified(&json!({}), &[("users: [alice]", "users: [alice, mallory]")]).await;
+    let (at, provider) = LoginFixture::certified(&json!({}), &[("users: [alice]", "users: [alice, mallory]")]).await;
     World { at, provider }
 }
 

@@ -7,7 +7,7 @@ use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Brought, Carrier, Failure, FailureKind, Held, HeldId, Lane, PARKED_FOR, Queue, is_due, lease::Lease,
+    Attempt, Deliverer, Failure, FailureKind, Held, HeldId, Lane, PARKED_FOR, Queue, is_due, lease::Lease,
     presence::Presence,
 };
 use crate::{
@@ -32,9 +32,9 @@ const ANEW: Duration = Duration::from_secs(300);
 
 /// Sends held deliveries until `stop`, and then finishes those in flight, for which `drain` waits. Nothing is sent
 /// before `settle` has passed; held deliveries are read and measured meanwhile.
-pub async fn run<C: Carrier>(
+pub async fn run<C: Deliverer>(
     queue: Queue,
-    carrier: Arc<C>,
+    deliverer: Arc<C>,
     clock: Clock,
     drain: Drain,
     settle: Duration,
@@ -50,7 +50,7 @@ pub async fn run<C: Carrier>(
             () = stop.cancelled() => return,
         }
     }
-    carrier.knows_all();
+    deliverer.knows_all();
     let mut lanes = JoinSet::new();
     let mut tick = every(TICK);
     let mut read_at = Instant::now();
@@ -62,7 +62,7 @@ pub async fn run<C: Carrier>(
             let busy = Busy { queue: queue.clone(), lane: lane.clone(), paused, _unfinished: unfinished };
             let turn = Turn {
                 queue: queue.clone(),
-                carrier: Arc::clone(&carrier),
+                deliverer: Arc::clone(&deliverer),
                 clock: clock.clone(),
                 presence: Arc::clone(&presence),
                 lane,
@@ -120,7 +120,7 @@ impl Drop for Busy {
 /// The turn of a lane.
 struct Turn<C> {
     queue: Queue,
-    carrier: Arc<C>,
+    deliverer: Arc<C>,
     clock: Clock,
     presence: Arc<Presence>,
     lane: Lane,
@@ -136,7 +136,7 @@ enum Next {
     Pause,
 }
 
-impl<C: Carrier> Turn<C> {
+impl<C: Deliverer> Turn<C> {
     async fn run(&self, mut busy: Busy, stop: &CancellationToken) {
         busy.paused = match self.bring_all(stop).await {
             Ok(true) => Timestamp::default(),
@@ -173,7 +173,7 @@ impl<C: Carrier> Turn<C> {
             if !self.queue.renew(lease, self.clock.now()).await? {
                 return Ok(false);
             }
-            match self.bring(&id).await? {
+            match self.deliver(&id).await? {
                 Next::GoOn => {}
                 Next::Rest => break,
                 Next::Pause => return Ok(false),
@@ -202,7 +202,7 @@ impl<C: Carrier> Turn<C> {
         }
     }
 
-    async fn bring(&self, id: &HeldId) -> Result<Next, StoreError> {
+    async fn deliver(&self, id: &HeldId) -> Result<Next, StoreError> {
         if self.queue.index().is_taken(id) {
             self.queue.forget(id, self.clock.now()).await?;
             return Ok(Next::GoOn);
@@ -217,7 +217,7 @@ impl<C: Carrier> Turn<C> {
         }
         // Reserved before the request is read: all lanes of all senders may have their turn at the same time, and once
         // read, requests cannot be refused.
-        let Some(room) = self.carrier.room(&held) else { return self.has_no_room(id, held, version).await };
+        let Some(room) = self.deliverer.room(&held) else { return self.has_no_room(id, held, version).await };
         let request = match self.queue.request_in(room, id, now).await {
             Ok(Some(request)) => request,
             Ok(None) => return self.has_no_room(id, held, version).await,
@@ -227,8 +227,8 @@ impl<C: Carrier> Turn<C> {
             }
             Err(error) => return Err(error),
         };
-        match self.carrier.bring(*id, &held, request).await {
-            Brought::Taken(event) => {
+        match self.deliverer.deliver(*id, &held, request).await {
+            Attempt::Taken(event) => {
                 self.queue.metrics.delivered(&held.webhook);
                 let (webhook, delivery, tries) = (&*held.webhook, &*held.delivery, held.tries + 1);
                 // Failed attempts are in the log, so their end is too.
@@ -242,7 +242,7 @@ impl<C: Carrier> Turn<C> {
                 self.queue.forget(id, self.clock.now()).await?;
                 Ok(Next::GoOn)
             }
-            Brought::Failed(failure) => self.failed(id, held, version, &failure).await,
+            Attempt::Failed(failure) => self.failed(id, held, version, &failure).await,
         }
     }
 
@@ -271,7 +271,7 @@ impl<C: Carrier> Turn<C> {
         if is_last {
             held.parked = Some(now);
         } else if held.tries == 1 {
-            // Once per delivery: its sender got 202, and nobody else learns that no run is created.
+            // DeliveryKey per delivery: its sender got 202, and nobody else learns that no run is created.
             tracing::warn!(
                 held = %id,
                 webhook = &*held.webhook,

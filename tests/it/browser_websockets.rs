@@ -5,10 +5,10 @@ use serde_json::{Value, json};
 
 use crate::{
     harness::{OidcProvider, Reply, Upstream, browse, browse_until},
-    login_world::{LoginWorld, STORE},
+    login_fixture::{LoginFixture, STORE},
 };
 
-async fn world() -> (LoginWorld, OidcProvider) {
+async fn world() -> (LoginFixture, OidcProvider) {
     let upstream = Upstream::scripted(|request| match request.has("upgrade") {
         true => Reply::WebSocket,
         false => Reply::json(200, "{}"),
@@ -16,7 +16,7 @@ async fn world() -> (LoginWorld, OidcProvider) {
     .await;
     let further = json!({"backchannelLogoutUri": "{origin}/oauth2/backchannel_logout"});
     let sessions = format!("sessions: {{idle: 2h, absolute: 2h}}\n{STORE}");
-    LoginWorld::certified_with(&further, upstream, tempfile::tempdir().unwrap(), &[(STORE, &sessions)]).await
+    LoginFixture::certified_with(&further, upstream, tempfile::tempdir().unwrap(), &[(STORE, &sessions)]).await
 }
 
 fn closed(saw: &Value, why: &str) {

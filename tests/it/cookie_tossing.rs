@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::{
     harness::{Authority, OidcProvider, Reply, Upstream, browse, free_port},
-    login_world::{LoginWorld, until_people_can_sign_in_over_tls},
+    login_fixture::{LoginFixture, until_people_can_sign_in_over_tls},
     pages::screenshots,
 };
 
@@ -37,8 +37,8 @@ async fn sibling_signs_nobody_in(arguments: &[&str], bare: &[&str]) {
         ("hosts: [localhost]", "hosts: [dash.apps.test]"),
         ("users: [alice]", "users: [alice, mallory]"),
     ];
-    let LoginWorld { doorward, upstream, .. } =
-        LoginWorld::start(&provider.issuer, port, upstream, dir, &changes).await;
+    let LoginFixture { doorward, upstream, .. } =
+        LoginFixture::start(&provider.issuer, port, upstream, dir, &changes).await;
     until_people_can_sign_in_over_tls(&doorward, &authority, &host).await;
     let siblings = format!("http://evil.apps.test:{}", evil.address.port());
     let saw = browse(&json!({"scenario": "tossing", "url": origin, "evil": siblings, "arguments": arguments,

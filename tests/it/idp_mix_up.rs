@@ -4,7 +4,7 @@
 use crate::{
     doctor::doctor,
     harness::{Answer, Issuer, Raw, Upstream, asked, cookies, until},
-    login_world::{Changes, LoginWorld, RULE, provider},
+    login_fixture::{Changes, LoginFixture, RULE, provider},
 };
 
 /// People choose between these two. `login` are further settings of the login at both.
@@ -13,7 +13,7 @@ pub async fn two_providers(
     login: &str,
     upstream: Upstream,
     changes: Changes<'_>,
-) -> LoginWorld {
+) -> LoginFixture {
     let both: [(&str, &str); 4] = [
         ("name: a\n", &format!("name: {}\n", first.0)),
         ("'{sub}'", &format!("'{}#{{sub}}'", first.0)),
@@ -21,7 +21,7 @@ pub async fn two_providers(
         ("upstreams:\n", &provider(second.0, second.1.url(), login)),
     ];
     let dir = tempfile::tempdir().unwrap();
-    let world = LoginWorld::at(first.1.url(), 0, upstream, dir, &[&both, changes].concat()).await;
+    let world = LoginFixture::at(first.1.url(), 0, upstream, dir, &[&both, changes].concat()).await;
     for (name, _) in [first, second] {
         until(async || world.get(&format!("/oauth2/start?issuer={name}"), &[]).await.status == 303).await;
     }
@@ -29,7 +29,7 @@ pub async fn two_providers(
 }
 
 struct World {
-    at: LoginWorld,
+    at: LoginFixture,
     evil: Issuer,
     honest: Issuer,
 }

@@ -18,7 +18,7 @@ use crate::{
         streams::{LOG, OF_CLUSTER, Streams, WATCH, begin, ends, http2, stream, streaming, with_login},
         unique, until, within,
     },
-    login_world::{LoginWorld, RULE, STORE, on_redis},
+    login_fixture::{LoginFixture, RULE, STORE, on_redis},
 };
 
 async fn watch(doorward: &Doorward, host: &str, credential: &str) -> Raw {
@@ -363,8 +363,8 @@ async fn a_stream_of_a_session_ends_when_its_rule_does_not_hold_any_more_though_
          - {{id: timed, on: {{routes: [cluster], kubernetes: {{resources: [taskruns]}}}}, who: {{users: [alice]}}, when: 'request.time < {until}', do: allow}}"
     );
     let changes = [&OF_CLUSTER[..2], &[(RULE, &rule), (STORE, &store)]].concat();
-    let (world, issuer) = LoginWorld::scripted_with(Upstream::scripted(streaming).await, &changes).await;
-    let LoginWorld { doorward, upstream: _upstream, host } = world;
+    let (world, issuer) = LoginFixture::scripted_with(Upstream::scripted(streaming).await, &changes).await;
+    let LoginFixture { doorward, upstream: _upstream, host } = world;
     let token = bearer(&issuer.token("probe", &[]));
     settled(async || doorward.get("/api/v1/pods", &["Host: localhost", &token]).await).await;
     let cookie = log_in(&doorward, &host, "/api/v1/pods").await;

@@ -14,7 +14,7 @@ use crate::{
         streams::{OF_CLUSTER, Streams, streaming},
         within,
     },
-    login_world::{LoginWorld, STORE, on_redis},
+    login_fixture::{LoginFixture, STORE, on_redis},
 };
 
 const PROMISED: Duration = Duration::from_secs(2);
@@ -22,7 +22,7 @@ const PAGE: &str = "/api/v1/pods";
 
 /// Two replicas on one Redis. The clock of one can be set.
 struct Replicas {
-    here: LoginWorld,
+    here: LoginFixture,
     there: Doorward,
     _redis: RedisServer,
 }
@@ -68,11 +68,11 @@ impl Replicas {
     }
 }
 
-async fn replica(instance: &str, port: u16, issuer: &str, login: &str, redis: &RedisServer) -> LoginWorld {
+async fn replica(instance: &str, port: u16, issuer: &str, login: &str, redis: &RedisServer) -> LoginFixture {
     let (store, audit) =
         (on_redis(&format!("server: '{}'", redis.address())), format!("audit: {{instance: {instance}, "));
     let changes = [OF_CLUSTER, &[(STORE, &store), ("audit: {", &audit), ("label: Example Corp", login)]].concat();
-    LoginWorld::at(issuer, port, Upstream::scripted(streaming).await, tempfile::tempdir().unwrap(), &changes).await
+    LoginFixture::at(issuer, port, Upstream::scripted(streaming).await, tempfile::tempdir().unwrap(), &changes).await
 }
 
 #[tokio::test]

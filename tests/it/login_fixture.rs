@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// Doorward between a provider and an upstream that records its requests.
-pub struct LoginWorld {
+pub struct LoginFixture {
     pub doorward: Doorward,
     pub upstream: Upstream,
     /// `localhost:PORT`.
@@ -24,7 +24,7 @@ pub type Changes<'a> = &'a [(&'a str, &'a str)];
 pub const VERIFIER: &str = "dBjftJeZ4CVP-mB92K27uhbUJU1p1r_wW1gFWFOEjXk";
 pub const CHALLENGE: &str = "E9Melhoa2OwvFrEMTJguCHaoeK1t8URWbuGJSstw-cM";
 
-impl LoginWorld {
+impl LoginFixture {
     /// With the scripted issuer, where everybody is Alice.
     pub async fn scripted(changes: Changes<'_>) -> (Self, Issuer) {
         Self::scripted_with(Upstream::start().await, changes).await
