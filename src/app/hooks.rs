@@ -405,7 +405,7 @@ fn unavailable(error: &StoreError) -> CommandError {
     if let StoreError::Corrupt(why) = error {
         return CommandError::new(format!("the delivery cannot be read: {why}")).help(DROP);
     }
-    CommandError::store("the held deliveries cannot be looked up", error)
+    CommandError::store("the held deliveries cannot be read", error)
 }
 
 /// Returns the error for a delivery that the store failed to drop.

@@ -72,7 +72,7 @@ const ROWS: [(&str, &str, &str); 39] = [
     (
         "issuers: [people, own], upstream",
         "issuers: [people, own], audiences: ['https://target.test'], upstream",
-        "no token of `people` would be taken",
+        "no token of `people` would be accepted",
     ),
     (
         OWN,

@@ -49,7 +49,7 @@ async fn what_is_held_is_brought_over_the_route_of_its_sender_whatever_that_is_c
 
 #[tokio::test]
 async fn what_is_held_of_a_sender_that_has_another_name_is_told_at_a_reload_and_at_a_start() {
-    const SAID: &str = "held deliveries cannot be brought";
+    const SAID: &str = "held deliveries cannot be delivered";
     let mut doorward = holding(SocketAddr::from(([127, 0, 0, 1], free_port()))).await;
     assert_eq!(deliver_to(&doorward, &unique(), &body(1)).await.status, 202);
     rename(&doorward, "github", "forge");

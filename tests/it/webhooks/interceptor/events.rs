@@ -203,7 +203,7 @@ async fn after_a_lost_response_a_trigger_that_already_asked_makes_no_second_run_
     let second = fixture.upstream.take()[0].one("doorward-assertion").to_owned();
     let again = question(&second, &body, "event-2");
     let (go, answer) = goes_on(&fixture, &again).await;
-    assert!(!go && answer.to_string().contains("event event-1 already"), "{answer}");
+    assert!(!go && answer.to_string().contains("already event event-1"), "{answer}");
     assert!(goes_on(&fixture, &of_trigger(&again, "namespaces/ci/triggers/other")).await.0);
     assert!(fixture.doorward.metrics().await.contains("interceptor_rebound_total 0"), "that is no alarm");
 }
