@@ -9,11 +9,7 @@ use serde::Deserialize;
 use tokio::{runtime::Handle, time::Instant};
 use uuid::Uuid;
 
-use super::{
-    exchange::Exchange,
-    forward::Forwarded,
-    pipeline::{Cleared, Worker},
-};
+use super::{decide::Cleared, exchange::Exchange, forward::Forwarded, pipeline::Worker};
 use crate::{
     audit::Record,
     authn::Principal,

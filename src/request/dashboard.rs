@@ -7,8 +7,9 @@ use http::{HeaderName, Method, StatusCode, header};
 use moka::sync::Cache;
 
 use super::{
+    decide::Cleared,
     exchange::Exchange,
-    pipeline::{Cleared, Ending, Worker},
+    pipeline::{Ending, Worker},
 };
 use crate::{
     authn::{Authenticated, CredentialId, Scheme},

@@ -2,7 +2,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `pipeline` | the steps of a request, in order |
+//! | `pipeline`, `decide` | the steps of a request, in order; authorize and assume identity among them |
 //! | `sanitize`, `host`, `path`, `method`, `headers` | which parts of a client's request are accepted, and in which form |
 //! | `route` | which upstream a request is for |
 //! | `exchange`, `notes` | what is recorded and counted for a request, and when |
@@ -21,6 +21,7 @@ mod account_refusal;
 mod apply;
 mod caused;
 mod dashboard;
+mod decide;
 mod delivery;
 pub(crate) mod exchange;
 pub(crate) mod expect;

@@ -19,6 +19,7 @@ use hyper::body::Body;
 use uuid::Uuid;
 
 use super::{
+    decide::Cleared,
     exchange::{AnswerBy, Exchange, Ledger, RawTarget},
     expect::answer_or_refuse,
     forward::{self, Forwarded},
@@ -34,20 +35,15 @@ use super::{
 use crate::{
     admin::metrics::RouteMetrics,
     app::App,
-    assertions::Asserted,
-    audit,
     authn::{self, Authenticator, Scheme},
-    authz::{Permit, authorize},
     body::{ClientBody, ResponseBody},
-    clock::{Moment, Timestamp},
     config::raw::RouteKind,
     downstream::{Connection, Protocol, Serve, Unfit},
     error::{Reason, Rejection},
     memory::Level,
     snapshot::Snapshot,
-    tekton::{self, Attribution, Fit},
-    upstream::{Lifetime, Pools},
-    webhooks,
+    tekton,
+    upstream::Pools,
 };
 
 /// Serves requests on one worker.
@@ -65,30 +61,6 @@ pub(super) enum Ending {
     Response { response: Answer, by: AnswerBy },
     /// A response after which the connection speaks another protocol.
     Upgraded(forward::Upgraded),
-}
-
-/// A request that the policy allows, and what follows from that.
-struct Permitted {
-    permit: Permit,
-    /// The rule that allowed it.
-    rule: Option<Arc<str>>,
-    /// The groups that grants gave.
-    groups: Arc<[Arc<str>]>,
-}
-
-/// A request that may be sent.
-pub(super) struct Cleared {
-    pub(super) outbound: Outbound,
-    /// The groups that grants gave, in which it is sent.
-    pub(super) groups: Arc<[Arc<str>]>,
-    /// For an apply or a patch of a run: adapts the body to the existing run, if there is one.
-    fit: Option<Fit>,
-    /// Whether a record of the decision must be durable before it is sent.
-    is_recorded_first: bool,
-    /// The epoch at which it was decided.
-    epoch: u64,
-    /// When it was decided.
-    pub(super) now: Moment,
 }
 
 impl Worker {
@@ -289,88 +261,6 @@ impl Worker {
         Box::pin(authenticated.read_call(limits, budget, exchange.record())).await
     }
 
-    /// Authorizes the request and assumes the identity that it is sent under; reserves room for its audit records, and
-    /// writes the first where one is required before it is sent. `once` is the idempotency key of a delivery to an
-    /// EventListener.
-    pub(super) fn decide<'e>(
-        &'e self,
-        snapshot: &'e Snapshot,
-        authenticated: authn::Authenticated,
-        once: Option<webhooks::DeliveryKey>,
-        exchange: &'e mut Exchange,
-    ) -> impl Future<Output = Result<Box<Cleared>, Rejection>> + Send + use<'e> {
-        // Outside the async block, so that the future does not have to store `authenticated`.
-        let now = self.app.clock.moment();
-        let cleared = self
-            .authorize(snapshot, authenticated, now, exchange)
-            .and_then(|permitted| self.assume(snapshot, permitted, once, now, exchange));
-        async move {
-            let cleared = cleared?;
-            exchange.reserve(if cleared.is_recorded_first { 2 } else { 1 }).await?;
-            if cleared.is_recorded_first {
-                Box::pin(exchange.write_decided()).await?;
-            }
-            self.recheck(snapshot, cleared.outbound.permit(), cleared.now, exchange)?;
-            Ok(cleared)
-        }
-    }
-
-    /// Asks the policy, and records its decision and the grants.
-    fn authorize(
-        &self,
-        snapshot: &Snapshot,
-        authenticated: authn::Authenticated,
-        now: Moment,
-        exchange: &mut Exchange,
-    ) -> Result<Permitted, Rejection> {
-        let decided = authorize(&snapshot.policy, authenticated, now.wall());
-        let decision = exchange.record().decision.insert(recorded(&decided.decision));
-        let permit = decided.permit?;
-        let given = snapshot.policy.kubernetes_groups(permit.principal());
-        decision.grants = given.grants;
-        if permit.lifetime() != Lifetime::Short && self.app.memory.level() >= Level::RefuseStreams {
-            return Err(Rejection::short_of_memory());
-        }
-        Ok(Permitted { permit, rule: decided.decision.rule, groups: given.groups })
-    }
-
-    /// Makes the request that is sent: with the caller's identity, the assertion for an EventListener, and the body of
-    /// a run that says who caused it.
-    fn assume(
-        &self,
-        snapshot: &Snapshot,
-        permitted: Permitted,
-        once: Option<webhooks::DeliveryKey>,
-        now: Moment,
-        exchange: &mut Exchange,
-    ) -> Result<Box<Cleared>, Rejection> {
-        let Permitted { mut permit, rule, groups } = permitted;
-        let is_recorded_first = permit.is_recorded_first();
-        let upstream = Arc::clone(permit.route().upstream.name());
-        let assertion = asserted(snapshot, &permit, &groups, once, now.wall(), exchange.record())?;
-        let (body, fit) = match permit.take_document() {
-            Some(document) => {
-                let (rule, request) = (rule.as_deref(), exchange.record().id);
-                let makes = document.run.intent.makes_a_run();
-                let (body, fit) = document.into_body(&Attribution { principal: permit.principal(), rule, request });
-                (Some((self.app.budget.hold(body).ok_or_else(Rejection::short_of_memory)?, makes)), fit)
-            }
-            None => (None, None),
-        };
-        let mut outbound = Outbound::assume(permit, &groups)?;
-        if let Some((body, makes_a_run)) = body {
-            outbound.attribute(body, makes_a_run);
-        }
-        if let Some(assertion) = assertion {
-            outbound.assert(assertion);
-        }
-        let record = exchange.record();
-        record.impersonated_groups = (record.kind == Some(RouteKind::Kubernetes)).then(|| Arc::clone(&groups));
-        record.upstream = Some(audit::Upstream { name: upstream, status: None });
-        outbound.note_body(is_recorded_first, || Arc::clone(exchange.received()));
-        Ok(Box::new(Cleared { outbound, groups, fit, is_recorded_first, epoch: exchange.epoch(), now }))
-    }
-
     /// Sends the request, and notes what the upstream answered.
     pub(super) async fn forward(
         &self,
@@ -449,30 +339,6 @@ impl Worker {
             control: &self.app.control,
         }
     }
-}
-
-/// The signed assertion for an EventListener. `None` for other upstreams, and for a request whose body was not read.
-fn asserted(
-    snapshot: &Snapshot,
-    permit: &Permit,
-    groups: &Arc<[Arc<str>]>,
-    once: Option<webhooks::DeliveryKey>,
-    now: Timestamp,
-    record: &audit::Record,
-) -> Result<Option<HeaderValue>, Rejection> {
-    let Some((body, once)) = record.body_digest.zip(once) else { return Ok(None) };
-    let id = record.id.to_string();
-    let asserted = Asserted {
-        principal: permit.principal(),
-        route: permit.route(),
-        groups,
-        request_id: &id,
-        body_sha256: &body,
-        once,
-        triggers: snapshot.policy.trigger_limits(permit.principal(), &permit.view(now)),
-    };
-    let assertion = snapshot.assertions.sign(asserted, now);
-    assertion.map(Some).ok_or_else(|| Rejection::new(Reason::Internal, "the assertion cannot be signed"))
 }
 
 /// Refuses a request by which the client itself asks to impersonate: that is never passed on and never ignored.
