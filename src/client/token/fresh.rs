@@ -39,7 +39,7 @@ pub fn check(file: &Path) -> Result<(), Failure> {
     let Some(what) = not_a_file(&found) else { return Ok(()) };
     let file = file.display();
     Err(format!(
-        "{file} is {what}, which a token does not replace; name a file, or leave `--out` out to print the token"
+        "{file} is {what}, which a token does not replace; name a file, or omit `--out` to print the token"
     )
     .into())
 }
@@ -367,7 +367,7 @@ mod tests {
         ] {
             let kind = fs::symlink_metadata(place).unwrap().file_type();
             let told = write(place, "token").unwrap_err().to_string();
-            assert!(told.contains(said) && told.contains("leave `--out` away"), "{told}");
+            assert!(told.contains(said) && told.contains("omit `--out`"), "{told}");
             remove(place);
             assert_eq!(fs::symlink_metadata(place).unwrap().file_type(), kind, "{}", place.display());
         }
