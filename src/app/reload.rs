@@ -280,7 +280,7 @@ impl Reloader {
         }
     }
 
-    /// RunEnds the streams that the generation in force no longer allows, and returns their number.
+    /// Ends the streams that the generation in force no longer allows, and returns their number.
     async fn end_refused_streams(&self) -> usize {
         let (app, streams) = (&self.app, &self.app.streams);
         streams.end_by(|stream| app.latest_end(stream));

@@ -32,7 +32,7 @@ pub async fn list(app: &App, command: &Command) -> Result<Value, CommandError> {
     Ok(json!({"sessions": list}))
 }
 
-/// RunEnds the sessions of a person, or one of them, with their streams. They may sign in again.
+/// Ends the sessions of a person, or one of them, with their streams. They may sign in again.
 pub async fn end(app: &App, command: &Command) -> Result<Value, CommandError> {
     let (issuer, arguments) = read(app, command)?;
     let sessions = app.snapshot.load().sessions.clone();

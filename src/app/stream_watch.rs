@@ -79,7 +79,7 @@ impl App {
         is_revoked.then_some(CutReason::Revoked)
     }
 
-    /// RunEnds the streams of sessions that have ended, of tokens and people that are revoked, and of tokens whose key
+    /// Ends the streams of sessions that have ended, of tokens and people that are revoked, and of tokens whose key
     /// was withdrawn. Returns their number.
     pub fn close_revoked_streams(&self) -> usize {
         let snapshot = self.snapshot.load();
@@ -104,7 +104,7 @@ const STREAM_TICK: Duration = Duration::from_millis(500);
 /// How often streams are decided again under a policy whose decisions can change at any moment.
 const CLOCK_TICK: Duration = Duration::from_secs(5);
 
-/// RunEnds streams whose credential was revoked, or signed with a key that its issuer withdrew.
+/// Ends streams whose credential was revoked, or signed with a key that its issuer withdrew.
 pub(super) async fn watch_streams(app: &App) {
     let mut tick = every(STREAM_TICK);
     loop {
@@ -115,7 +115,7 @@ pub(super) async fn watch_streams(app: &App) {
     }
 }
 
-/// RunEnds streams that a rule no longer allows because of the time: its hours are over, a login has become too old for
+/// Ends streams that a rule no longer allows because of the time: its hours are over, a login has become too old for
 /// it, or its expression uses the time. It is a task of its own, as deciding all streams takes long and must not delay
 /// revocations.
 pub(super) async fn watch_decisions(app: &App) {
@@ -170,7 +170,7 @@ const UNASKED: Duration = Duration::from_secs(300);
 // time.
 const _: () = assert!(UNASKED.as_secs() >= 4 * LONGEST_ISSUER_PAUSE.as_secs());
 
-/// RunEnds streams whose token is no longer valid at its issuer, if that is asked about tokens: by introspection or
+/// Ends streams whose token is no longer valid at its issuer, if that is asked about tokens: by introspection or
 /// TokenReview.
 pub(super) async fn watch_tokens(app: &Arc<App>) {
     let mut tick = every(TOKEN_TICK);

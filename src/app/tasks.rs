@@ -115,7 +115,7 @@ pub(super) fn follow_runs(app: &Arc<App>) {
     });
 }
 
-/// RunEnds the tokens of a run when the run ends, over connections of its own, if tasks get tokens in the generation in
+/// Ends the tokens of a run when the run ends, over connections of its own, if tasks get tokens in the generation in
 /// force. Tasks that already follow a cluster are informed of the new generation.
 pub(super) fn end_tokens(app: &Arc<App>) {
     let configuration = Arc::clone(&app.snapshot.load().raw);

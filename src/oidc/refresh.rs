@@ -175,7 +175,7 @@ async fn check(
 ) -> Result<Map<String, Value>, RefreshError> {
     let verified = provider.verify_id_token(token).await.map_err(|rejection| {
         let why = format!("its ID token: {}", rejection.detail());
-        // EndpointAudit token it is was not checked yet. The unverified claims can only end the session.
+        // Whose token it is was not checked yet. The unverified claims can only end the session.
         let of_another = || {
             let read = Unverified::parse(token).ok()?;
             check_whose(&read.claims, before, provider).err()

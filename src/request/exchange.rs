@@ -266,7 +266,7 @@ impl Exchange {
         self.0.to_answer = Some(self.elapsed());
     }
 
-    /// RunEnds an exchange whose connection was upgraded.
+    /// Ends an exchange whose connection was upgraded.
     pub fn end_upgrade(mut self, end: SpliceEnd) {
         self.record().bytes_in = end.bytes_to_upstream;
         self.end(BodyEnd { outcome: end.outcome, bytes: end.bytes_to_client });

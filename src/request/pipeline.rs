@@ -354,7 +354,7 @@ pub(super) fn refuse_impersonation<B>(request: &CleanRequest<B>) -> Result<(), R
         .fix("send it without these headers (`kubectl` without `--as`)"))
 }
 
-/// RunEnds the HTTP exchange of a connection that speaks another protocol from here on.
+/// Ends the HTTP exchange of a connection that speaks another protocol from here on.
 fn switch_protocols(upgraded: forward::Upgraded, mut exchange: Exchange) -> Answer {
     exchange.answered(StatusCode::SWITCHING_PROTOCOLS, AnswerBy::Upstream);
     exchange.write_started();

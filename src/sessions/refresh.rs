@@ -278,7 +278,7 @@ impl Sessions {
             }
             tracing::warn!(
                 session = %hash, issuer = %record.issuer, %why, %end,
-                "the provider rejected the recheck of a session; it will end at `end` unless a recheck succeeds before"
+                "the provider refused the recheck of a session, or its answer lacks the person's claims; the session will end at `end` unless a recheck succeeds before"
             );
         }
         let scopes = refreshed.scopes.as_deref().unwrap_or(&record.scopes);

@@ -217,7 +217,7 @@ impl Revocations {
         self.write(&[(token, reason, until)], Duration::ZERO).await
     }
 
-    /// Writes revocations. Those of tokens and principals are stored for `at_least` this long.
+    /// Writes revocations. Those of tokens and principals are stored for at least `at_least`, even if they end sooner.
     async fn write(&self, targets: &[(Target<'_>, &str, Timestamp)], at_least: Duration) -> Result<(), StoreError> {
         let (mirror, names, now) = (self.0.mirror.load_full(), self.0.names.load_full(), self.0.clock.now());
         let named = targets.iter().flat_map(|(target, reason, until)| {

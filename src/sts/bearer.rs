@@ -56,7 +56,7 @@ const TRIES: usize = 20;
 /// The number of tokens that one holder may end before they expire.
 const MOST_HANDED_BACK: u32 = 1000;
 
-/// The number of holders that are counted at once. Beyond that, the least recently seen are forgotten.
+/// The number of holders that are counted at once. Beyond that, the least frequent are forgotten.
 const MAX_HOLDERS: u64 = 10_000;
 
 /// The number of tokens that each holder has ended. Until its expiry, each ended token takes room in the store and in
@@ -77,14 +77,14 @@ impl HolderRevocations {
             return Ok(());
         }
         let detail = format!(
-            "whoever has it has ended {MOST_HANDED_BACK} tokens within some minutes, and more are not taken; it ends by itself within {} \
+            "its holder has ended {MOST_HANDED_BACK} tokens within some minutes, and can end no more for now; the token expires within {} \
              minutes",
             MAX_LIFETIME.as_secs() / 60
         );
         Err(Refusal::unavailable(Reason::Overloaded, detail))
     }
 
-    /// RunEnds a token at its holder's request. Returns whether that is new; repeating it ends nothing more and takes
+    /// Ends a token at its holder's request. Returns whether that is new; repeating it ends nothing more and takes
     /// no more room.
     async fn end(
         &self,
@@ -97,7 +97,7 @@ impl HolderRevocations {
             return Ok(false);
         }
         self.take(claims)?;
-        revocations.hand_back(token, "its holder has done with it", until).await?;
+        revocations.hand_back(token, "its holder revoked it", until).await?;
         Ok(true)
     }
 }
@@ -233,7 +233,7 @@ impl Exchanger<'_> {
         Ok(Lookup { ends, lookups, clock, cluster, pools: self.pools, server: &found.server })
     }
 
-    /// RunEnds a token at its holder's request (RFC 7009). A token that is not Doorward's, or has ended, is not an
+    /// Ends a token at its holder's request (RFC 7009). A token that is not Doorward's, or has ended, is not an
     /// error.
     pub async fn revoke(
         &self,
@@ -357,7 +357,7 @@ mod tests {
             assert!((0..1000).all(|_| holder_revocations.take(&claims).is_ok()), "{claims:?}");
             let refused = holder_revocations.take(&claims).unwrap_err();
             assert_eq!((refused.status(), refused.reason()), (StatusCode::SERVICE_UNAVAILABLE, Reason::Overloaded));
-            assert!(refused.description().contains("more are not taken"), "{}", refused.description());
+            assert!(refused.description().contains("can end no more"), "{}", refused.description());
         }
     }
 

@@ -82,8 +82,8 @@ impl Clusters {
         let is_other =
             |upstream: &str| is_there(root, upstream) && self.of.values().all(|cluster| !cluster.leads(&[upstream]));
         let mut warn = |at: &At, upstream: &str| {
-            resolver.warning(at, format!("`{upstream}` is of no cluster of `tokens.exchange`: tasks of runs that are made by way of it get no tokens"))
-                .help("if it leads to one of these clusters, name it in the `upstreams` of that");
+            resolver.warning(at, format!("`{upstream}` belongs to no cluster of `tokens.exchange`: tasks of runs that are made through it get no tokens"))
+                .help("if it leads to one of these clusters, list it in the `upstreams` of that cluster");
         };
         let routes =
             || root.routes.iter().enumerate().map(|(index, route)| (At::root().key("routes").index(index), route));

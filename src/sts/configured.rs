@@ -57,8 +57,8 @@ pub fn signing_keys(
     }
     if !keys.is_empty() && keys.iter().all(|(_, from)| *from > now) {
         resolver
-            .warning(&at, "the time of no key has come: until then the one that begins first signs")
-            .help("leave `from` of the key out that signs now");
+            .warning(&at, "no key is in force yet: until one is, the one with the earliest `from` signs")
+            .help("leave `from` out for the key that is to sign now");
     }
     if keys.len() < raw.keys.len() {
         return None;
@@ -70,8 +70,8 @@ pub fn signing_keys(
             let replaces_none = Some(key.algorithm()) != first && same.all(|(_, other)| other >= from);
             if replaces_none && *from != Timestamp::default() {
                 resolver
-                    .warning(&at.index(index).key("from"), "it says nothing here, as it chooses among keys of one algorithm")
-                    .help("access tokens are signed as the first key of the list does; to change the algorithm, move this one to the front, with a `from` that is to come");
+                    .warning(&at.index(index).key("from"), "it has no effect here, as it chooses among keys of one algorithm")
+                    .help("access tokens are signed with the algorithm of the first key in the list; to change it, move this key to the front, with a `from` in the future");
             }
         }
     }

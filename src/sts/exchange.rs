@@ -263,7 +263,7 @@ fn parties(principal: &Principal, own: Option<&Arc<str>>) -> Vec<KnownAs> {
 /// one is reached.
 fn out_of_time(party: &Party, now: Timestamp) -> Refusal {
     if party.task().is_some() {
-        return Refusal::subject("the time of the run, or of the token, is out");
+        return Refusal::subject("the run, or the token, has timed out");
     }
     // A route accepts it a little longer, as clocks differ.
     if party.ends.as_secs() <= now.as_secs() {

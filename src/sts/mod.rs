@@ -244,7 +244,7 @@ impl Issuing<'_> {
         exchange: &mut Exchange,
     ) -> Result<Response<Bytes>, Refusal> {
         if request.query().is_some() {
-            return Err(Refusal::malformed("parameters belong into the form, not into the address"));
+            return Err(Refusal::malformed("parameters belong in the form, not in the address"));
         }
         let share = request.meta().unproven();
         let (request, body) = request.take_body();

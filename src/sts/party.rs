@@ -160,7 +160,7 @@ impl Exchanger<'_> {
             return Err(Refusal::malformed("a task acts for whoever caused its run; leave `actor_token` out"));
         }
         if actor.kind == Kind::Human {
-            return Err(Refusal::subject("actor_token: it is a person's, and nobody acts for another but an agent"));
+            return Err(Refusal::subject("actor_token: it is a person's, and only an agent can act for somebody else"));
         }
         // The nested actor would act here, and what the subject permits its actor does not cover that one.
         if actor.actor.is_some() {
@@ -344,7 +344,7 @@ fn nobody(run: &str, Root { created, is_part, owner, .. }: &Root, now: Timestamp
             Some(owner) => controlled(&format!("run {run}"), owner),
             None => over(&format!(
                 "the cause of run {run} is not known: it is a part of a PipelineRun by its label `{MADE_BY}`, and none controls it; \
-                 start the whole again"
+                 start the whole PipelineRun again"
             )),
         };
     }

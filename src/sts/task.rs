@@ -149,7 +149,7 @@ impl Task {
             let parent = lookup.run(place, Kind::PipelineRun, namespace, &owner.object).await?;
             let mut made = parent.children.iter();
             let Some(made) = made.find(|made| made.kind == kind.name() && made.name == child.identity.name) else {
-                let (identity, why) = (&child.identity, "is none that its PipelineRun has made");
+                let (identity, why) = (&child.identity, "is not listed by its PipelineRun");
                 return Err(identity.not_yet(kind, why, identity.created, now));
             };
             child.identity.check_maker(kind, &parent.identity)?;
@@ -232,7 +232,7 @@ impl Identity {
             Some(owner) => controlled(&what, owner),
             None => Refusal::subject(format!(
                 "{what} is a part of a PipelineRun by its label `{MADE_BY}`, and none controls it: that has ended, or was deleted without \
-                 it, so start the whole again; make a run of its own without the label"
+                 it, so start the whole PipelineRun again; make a run of its own without the label"
             )),
         })
     }
@@ -335,7 +335,7 @@ mod tests {
             (
                 "a new task of a run",
                 vec![run(MADE, of_release, "build-pod"), parent(long_before)],
-                "is none that its PipelineRun has made",
+                "is not listed by its PipelineRun",
             ),
         ] {
             for (now, status, reason) in
@@ -366,7 +366,7 @@ mod tests {
                 Ok(task) => assert_eq!((task.pipeline_runs.len(), is_made), (1, true), "{kind} {name}"),
                 Err(refusal) => {
                     let why = refusal.description();
-                    assert!(!is_made && why.contains("is none that its PipelineRun has made"), "{kind} {name}: {why}");
+                    assert!(!is_made && why.contains("is not listed by its PipelineRun"), "{kind} {name}: {why}");
                 }
             }
         }

@@ -1,7 +1,8 @@
 //! The guarded labels, which contain the origin of a run. Tekton Triggers writes the event into what it creates;
 //! anybody who could change that later could give a run the cause of another delivery. If a run names another in a
 //! label, and has its uid as that of an owner, Tekton treats it as a task of that run, whatever kind the owner claims
-//! to be. So anybody who could add one of the two to the other could have a run adopted.
+//! to be. So anybody who could add that label to a run with such an owner, or that owner to a run with the label, could
+//! have it adopted.
 
 use serde_json::{Map, Value};
 

@@ -1,8 +1,8 @@
 //! Upstreams and their connection pools.
 //!
 //! `Pools::send` sends a prepared request and returns the streamed response. Connections are pooled per worker and per
-//! upstream identity (address, TLS, credential; see `settings`), never per caller: the caller's identity is in the
-//! headers of each request.
+//! upstream identity (entry, address, TLS with the client certificate; see `settings`), never per caller: a token of
+//! Doorward's own and the caller's identity are in the headers of each request.
 //!
 //! Short requests share connections, HTTP/1.1 one after the other and HTTP/2 concurrently. Watches, followed logs
 //! ([`Lane::Long`]) and [upgrades](upgrade) have a connection each: on a shared one, a few clients that do not read

@@ -117,7 +117,7 @@ impl Wanted {
     }
 
     pub(super) fn read(&self, body: &[u8]) -> Result<Values, NotStrict> {
-        // DeliveryKey for the whole body instead of once per text.
+        // Once for the whole body instead of once per text.
         let body = str::from_utf8(body).map_err(|_| serde_json::Error::custom("it is not UTF-8"))?;
         let mut values = Values(vec![None; self.places]);
         self.root.read(body, &mut values)?;

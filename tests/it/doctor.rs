@@ -563,7 +563,7 @@ async fn static_credentials_of_the_cluster_are_listed_with_what_takes_their_plac
     said.is("credentials", "warning", &["ci/builder", "git", "doorward token"]);
     assert_eq!(said.code, Some(0), "it works");
     std::fs::write(dir.path().join("list"), "no list").unwrap();
-    doctor(dir.path(), &asked).await.is("credentials", "fault", &["no list of Kubernetes objects"]);
+    doctor(dir.path(), &asked).await.is("credentials", "fault", &["not a list of Kubernetes objects"]);
 }
 
 #[tokio::test]
@@ -659,7 +659,7 @@ async fn attacks_z52_who_may_start_runs_past_doorward_is_listed() {
     list(&items[..1]);
     doctor(dir.path(), &asked).await.is("past", "skipped", &["ClusterRole"]);
     std::fs::write(dir.path().join("list"), "no list").unwrap();
-    doctor(dir.path(), &asked).await.is("past", "fault", &["no list of Kubernetes objects"]);
+    doctor(dir.path(), &asked).await.is("past", "fault", &["not a list of Kubernetes objects"]);
 }
 
 #[tokio::test]

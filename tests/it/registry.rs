@@ -124,7 +124,7 @@ async fn a_refusal_says_what_clients_of_registries_show() {
         ("no rule, and no scope", &login, Some(&*bob), 403, "DENIED", "no rule gives it"),
         ("another registry", "service=docker.io", Some(&*alice), 400, "UNSUPPORTED", "`tokens.registries`"),
         ("no registry", "scope=repository:a:pull", Some(&*alice), 400, "UNSUPPORTED", "`service` is missing"),
-        ("what is not given", &catalog, Some(&*alice), 400, "UNSUPPORTED", "`registry:catalog:*` is nothing that"),
+        ("what is not given", &catalog, Some(&*alice), 400, "UNSUPPORTED", "`registry:catalog:*` is not given here"),
         // The credential is checked first, whatever is requested.
         ("the same of nobody", &catalog, None, 401, "UNAUTHORIZED", "given for a password"),
         ("the same with a password that is none", &catalog, Some("hunter2"), 401, "UNAUTHORIZED", "password: "),

@@ -153,7 +153,7 @@ fn some<'a>(problems: &'a [String], budget: &mut Budget) -> Option<&'a [String]>
 pub(super) fn event(event: &Event, time: Timestamp, budget: &mut Budget, line: &mut Object<'_>) {
     match event {
         Event::Start { instance, key, interval_ms, repaired, missing } => {
-            lifecycle(line, (START, 1), time, code::START, "the trail begins or goes on after a start");
+            lifecycle(line, (START, 1), time, code::START, "the trail begins, or continues after a start");
             line.object("unmapped", |object| {
                 object
                     .text("instance", budget.text(Field::Names, instance))
@@ -164,13 +164,13 @@ pub(super) fn event(event: &Event, time: Timestamp, budget: &mut Budget, line: &
             });
         }
         Event::Stop { instance } => {
-            lifecycle(line, (STOP, 1), time, code::STOP, "the trail ends in good order");
+            lifecycle(line, (STOP, 1), time, code::STOP, "the trail ends in an orderly way");
             line.object("unmapped", |object| {
                 object.text("instance", budget.text(Field::Names, instance));
             });
         }
         Event::File { previous } => {
-            lifecycle(line, (OTHER, 1), time, code::FILE, "the trail goes on in a new file");
+            lifecycle(line, (OTHER, 1), time, code::FILE, "the trail continues in a new file");
             line.object("unmapped", |object| {
                 object.some_text("previous", budget.optional(Field::Names, previous.as_deref()));
             });

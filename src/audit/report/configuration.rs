@@ -133,7 +133,7 @@ pub fn ends_of_certificates(root: &Root, folder: &Path) -> impl Iterator<Item = 
 
 /// Whether records name a rule whenever it applies. Which Triggers a delivery starts is decided after its record, which
 /// names one allow: other allows may let it start more Triggers, and a deny that stops some of them is not in that
-/// record. The record of a stopped Trigger names no allow, and the first deny that stopped it. The record of a
+/// record. The record of a stopped Trigger names the first deny that stopped it, and no allow. The record of a
 /// server-side apply names the allow of the patch, but not that of the create that it may be. A rule in shadow mode
 /// decides nothing.
 fn is_recorded(rule: &Rule, root: &Root) -> bool {

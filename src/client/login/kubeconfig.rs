@@ -74,7 +74,7 @@ impl Files {
         let target = target(&self.first).map_err(told(&self.first))?;
         // A device would be replaced by a file, for all programs of the machine; a pipe may never deliver anything.
         if let Some(what) = fs::metadata(&target).ok().as_ref().and_then(not_a_file) {
-            let why = format!("{what}, which no context can be written to; have `KUBECONFIG` name a file");
+            let why = format!("{what}, and a context cannot be written to it; let `KUBECONFIG` name a file");
             return Err(format!("{} is {why}", self.first.display()).into());
         }
         if let Some(folder) = self.first.parent() {
@@ -159,7 +159,7 @@ fn add(config: &mut Value, context: &Context<'_>) -> Result<(), String> {
         "interactiveMode": "Never",
         "provideClusterInfo": false,
     }});
-    let config = config.as_object_mut().ok_or("this is no configuration of kubectl")?;
+    let config = config.as_object_mut().ok_or("this is not a kubectl configuration")?;
     of_others(config, name)?;
     let before = known(config, "contexts", name);
     let what = match before.and_then(|before| before.pointer("/context/namespace")) {
@@ -173,7 +173,7 @@ fn add(config: &mut Value, context: &Context<'_>) -> Result<(), String> {
         if entries.is_null() {
             *entries = json!([]);
         }
-        let entries = entries.as_array_mut().ok_or_else(|| format!("`{list}` is no list"))?;
+        let entries = entries.as_array_mut().ok_or_else(|| format!("`{list}` is not a list"))?;
         entries.retain(|entry| entry.get("name") != Some(&json!(name)));
         entries.push(json!({"name": name, member: value}));
     }

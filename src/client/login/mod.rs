@@ -189,7 +189,7 @@ pub async fn whoami(address: Option<&Address>, out: &mut (dyn Write + Send)) -> 
     Ok(())
 }
 
-/// RunEnds the session, there and here.
+/// Ends the session, there and here.
 pub async fn logout(address: Option<&Address>, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
     let (address, entry) = kept(address)?;
     if let Some(ca) = lost_ca(&entry) {

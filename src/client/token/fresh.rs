@@ -38,10 +38,8 @@ pub fn check(file: &Path) -> Result<(), Failure> {
     };
     let Some(what) = not_a_file(&found) else { return Ok(()) };
     let file = file.display();
-    Err(format!(
-        "{file} is {what}, which a token does not replace; name a file, or omit `--out` to print the token"
-    )
-    .into())
+    Err(format!("{file} is {what}, which a token does not replace; name a file, or omit `--out` to print the token")
+        .into())
 }
 
 /// Removes a file that [`write`] wrote.

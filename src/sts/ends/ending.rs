@@ -119,7 +119,7 @@ impl Follower {
         Ok(())
     }
 
-    /// RunEnds the tokens that this process got from providers for objects with these keys. After a reload that removed
+    /// Ends the tokens that this process got from providers for objects with these keys. After a reload that removed
     /// `tokens` as a whole there is no key with which to ask for that: they end with their run if another reload brings
     /// it back, else by themselves.
     fn end_onward<K: AsRef<str>>(&self, known: impl Iterator<Item = K>) {
@@ -200,7 +200,7 @@ impl Follower {
         Ok(())
     }
 
-    /// RunEnds the tokens of tasks where they get none any more.
+    /// Ends the tokens of tasks where they get none any more.
     pub(super) async fn end_all_left(&self, given: &Sender<Given>) -> Result<(), EndsError> {
         let mut after = 0;
         loop {

@@ -109,7 +109,7 @@ impl Follower {
         tokio::join!(self.watch(given.subscribe()), self.end_left(&given));
     }
 
-    /// RunEnds the tokens of tasks where a reload no longer gives them any.
+    /// Ends the tokens of tasks where a reload no longer gives them any.
     async fn end_left(&self, given: &Sender<Given>) {
         let (cluster, mut is_failing) = (&*self.cluster, false);
         let told = |ended: &Result<(), EndsError>| {
@@ -294,7 +294,7 @@ impl Follower {
         self.end(over).await
     }
 
-    /// RunEnds the tokens of ended objects in this process, before the store is involved, which may be away: until it
+    /// Ends the tokens of ended objects in this process, before the store is involved, which may be away: until it
     /// is back no other process learns of it.
     fn end_here(&self, batch: &[(Watch, Result<Told, WatchError>)]) {
         let ended = batch.iter().filter_map(|(watch, told)| {

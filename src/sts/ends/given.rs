@@ -82,7 +82,7 @@ impl Left {
     }
 }
 
-/// RunEnds what each reload leaves, retrying until that succeeds. `told` receives the result of each attempt. An
+/// Ends what each reload leaves, retrying until that succeeds. `told` receives the result of each attempt. An
 /// exchange that records itself later gives no token, as it checks again whether tokens are given there.
 pub(super) async fn end_left<F: Future<Output = Result<(), EndsError>>>(
     given: &Sender<Given>,

@@ -271,7 +271,7 @@ impl<C: Deliverer> Turn<C> {
         if is_last {
             held.parked = Some(now);
         } else if held.tries == 1 {
-            // DeliveryKey per delivery: its sender got 202, and nobody else learns that no run is created.
+            // Once per delivery: its sender got 202, and nobody else learns that no run is created.
             tracing::warn!(
                 held = %id,
                 webhook = &*held.webhook,

@@ -85,7 +85,7 @@ impl Queue {
         lock(&self.index)
     }
 
-    /// Stores a delivery that was allowed, together with its replay ids. DeliveryKey this has returned, the delivery
+    /// Stores a delivery that was allowed, together with its replay ids. Once this has returned, the delivery
     /// will be tried, whatever happens to the process; [`Queue::replicated`] waits until a failover cannot lose it
     /// either. Refuses with 503 if the sender's queue is full or the store is unavailable, after which the same request
     /// may try again, and as [`Replay::reserve`] does.

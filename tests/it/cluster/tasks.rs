@@ -25,7 +25,7 @@ pub const OVER: [&str; 8] = [
     "is being deleted",
     "does not exist any more",
     "under the same name",
-    "the time of the run, or of the token, is out",
+    "the run, or the token, has timed out",
     // The API server's answer once the pod is gone.
     "the token is not active",
     "revoked",

@@ -239,7 +239,7 @@ async fn every_end_that_is_seen_while_the_store_hangs_counts_here_at_once() {
     // The store was waited for, and has failed.
     tasks.cancel(second).await;
     dead_soon(&tasks, of_second).await;
-    tasks.world.doorward.wait_for_log_containing("the ends of runs are refused here").await;
+    tasks.world.doorward.wait_for_log_containing("tokens of ended runs are refused here").await;
     // Nothing of it is left to be listed.
     for path in [format!("{}/third", tasks.path("pipelineruns")), tasks.task_run(third)] {
         assert_eq!(tasks.world.api.ask("DELETE", &path, None).await.status, 200);

@@ -161,8 +161,8 @@ async fn check(yaml: &str) -> (bool, String) {
 
 #[tokio::test]
 async fn a_key_that_would_sign_before_everybody_knows_it_is_warned_of() {
-    let (early, none) = ("it signs in less than an hour", "the time of no key has come");
-    let idle = "it says nothing here, as it chooses among keys of one algorithm";
+    let (early, none) = ("it signs in less than an hour", "no key is in force yet");
+    let idle = "it has no effect here, as it chooses among keys of one algorithm";
     let from = |ahead: i64| format!("{{file: key.pem, from: '{}'}}", rfc3339(now().checked_add_signed(ahead).unwrap()));
     for (what, keys, warnings) in [
         ("past", from(-60), [false, false, false]),
@@ -273,7 +273,7 @@ async fn a_route_to_an_api_server_of_no_cluster_is_warned_of() {
             + "webhooks: [{name: hooks, sender: github, hold: false, secrets: [{secret: {file: seal}}]}]\n"
     };
     let warns = |told: &str| {
-        ["other", "web"].map(|name| told.contains(&format!("`{name}` is of no cluster of `tokens.exchange`")))
+        ["other", "web"].map(|name| told.contains(&format!("`{name}` belongs to no cluster of `tokens.exchange`")))
     };
     for (what, url, listed, warnings) in [
         ("the same with another credential", "https://10.0.0.1", "", [false, false]),

@@ -27,7 +27,7 @@ async fn a_token_that_is_asked_for_in_the_address_is_refused_in_the_trail_too() 
         assert_eq!((answer.status, &answer.json()["error"]), (400, &json!("invalid_request")), "{path}");
         let record = world.record(&answer).await;
         assert_eq!(record["status_code"], "bad_request", "{path}: {record:#}");
-        assert_eq!(record["status_detail"], "parameters belong into the form, not into the address", "{path}");
+        assert_eq!(record["status_detail"], "parameters belong in the form, not in the address", "{path}");
     }
 }
 
