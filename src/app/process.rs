@@ -178,7 +178,7 @@ pub fn run(sources: &Sources, started: impl FnOnce()) -> Result<(), StartError> 
     let _entered = runtime.enter();
     tasks::start(&app);
     tasks::renew_account_tokens(&app);
-    let bringing = tasks::deliver_held(&app);
+    let delivering = tasks::deliver_held(&app);
     tasks::follow_runs(&app);
     tasks::keep_token_keys(&app);
     tasks::end_tokens(&app);
@@ -207,7 +207,7 @@ pub fn run(sources: &Sources, started: impl FnOnce()) -> Result<(), StartError> 
     break_glass::log_closed(app.snapshot.load().break_glass.as_ref(), app.clock.now());
     started();
     tracing::info!(generation = 1, policy = &**app.snapshot.load().policy.digest(), "started");
-    let logging = runtime.block_on(serve(reloader, &downstream, &app, &bringing, signals));
+    let logging = runtime.block_on(serve(reloader, &downstream, &app, &delivering, signals));
     stop(&runtime, downstream, &app);
     drop(logging);
     Ok(())
@@ -258,7 +258,7 @@ async fn serve(
     mut reloader: reload::Reloader,
     downstream: &Downstream,
     app: &Arc<App>,
-    bringing: &TaskHandle,
+    delivering: &TaskHandle,
     mut signals: Signals,
 ) -> Logging {
     let reloads = async {
@@ -276,7 +276,7 @@ async fn serve(
     app.outcome.stopping();
     // While connections are still accepted, as an EventListener calls the interceptor about the delivery that it has
     // just received.
-    bringing.stop();
+    delivering.stop();
     let limits = Arc::clone(&app.snapshot.load().limits);
     let connections = downstream.drain().connections();
     tracing::info!(connections, "draining");
@@ -284,7 +284,7 @@ async fn serve(
     downstream.drain().begin();
     // A load balancer keeps sending requests until it notices, even if it has no connection at the moment. Somebody who
     // presses Ctrl-C at a terminal, or sends a second signal, wants Doorward to stop now.
-    let pause = if by_hand && connections == 0 && !app.held.is_bringing() { Duration::ZERO } else { accept };
+    let pause = if by_hand && connections == 0 && !app.held.is_delivering() { Duration::ZERO } else { accept };
     let hurried = tokio::select! {
         () = tokio::time::sleep(pause) => by_hand,
         _ = signals.asked() => true,

@@ -171,6 +171,6 @@ impl Decision {
 }
 
 /// The `why` or `fix` of a rule without a full stop at the end, as [`Rejection::new`] takes it.
-fn as_clause(text: &str) -> &str {
+pub(crate) fn as_clause(text: &str) -> &str {
     text.trim_end().trim_end_matches('.')
 }

@@ -70,7 +70,7 @@ pub(crate) use self::{
     cases::check_cases,
     claims::claims_named,
     concerns::Concern,
-    decision::{Decision, Outcome, Shadow, Would},
+    decision::{Decision, Outcome, Shadow, Would, as_clause},
     explain::Explanation,
     permit::authorize,
     policy::{Policy, SAME_WITHOUT},

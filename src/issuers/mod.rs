@@ -118,7 +118,8 @@ impl Context {
     }
 }
 
-/// The detail of the refusal of a token that was revoked, or whose holder was.
+/// The detail of the refusal of a token that was revoked, or whose holder was. `doorward token` recognises it by this
+/// text.
 pub const REVOKED: &str = "the token was revoked";
 
 /// The detail of the refusal of a token for a run whose end is not watched.

@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_client_of_http2_that_expects_it_waits_in_vain() {
+    fn only_a_client_of_http2_that_expects_100_continue_may_not_get_it() {
         for (version, expect, expected) in [
             (Version::HTTP_2, Some("100-continue"), true),
             (Version::HTTP_2, Some("100-Continue"), true),

@@ -189,7 +189,7 @@ impl Deliverer for Worker {
         note_target(&mut record, route, &snapshot);
         let mut exchange = Exchange::resume(record, ledger);
         let sent = Box::pin(self.send_held(&snapshot, route, id, request, &mut exchange)).await;
-        let brought = match sent {
+        let attempt = match sent {
             Ok((status, event)) => {
                 exchange.answered(status, AnswerBy::Upstream);
                 match status.is_success() {
@@ -215,7 +215,7 @@ impl Deliverer for Worker {
             }
         };
         exchange.on_end(BodyEnd { outcome: EndedBy::Complete, bytes: 0 });
-        brought
+        attempt
     }
 }
 

@@ -248,7 +248,7 @@ pub trait Backend: std::fmt::Debug + Send + Sync + 'static {
     fn changes<'a>(&'a self, table: Table, after: u64, limit: usize, now: Timestamp) -> StoreFuture<'a, Vec<Change>>;
 
     /// Whether the table was emptied or reset since a version that was read from it, so that records written up to then
-    /// may be lost.
+    /// may be lost. `after` is such a version, so never 0.
     fn was_set_back(&self, _table: Table, _after: u64) -> StoreFuture<'_, bool> {
         Box::pin(async { Ok(false) })
     }

@@ -5,7 +5,7 @@ use std::{collections::BTreeSet, sync::Arc};
 use super::{MAX_LIFETIME, exchange::Exchanger, party::Party, refusal::Refusal};
 use crate::{
     authn::Principal,
-    authz::{Decision, Outcome, RequestView, Shadow, TOKEN_ENDPOINT, TokenRules, TokenView, Would},
+    authz::{Decision, Outcome, RequestView, Shadow, TOKEN_ENDPOINT, TokenRules, TokenView, Would, as_clause},
     clock::Timestamp,
     config::raw::RouteKind,
     issuers::Quoted,
@@ -193,16 +193,16 @@ fn why(decision: &Decision, principal: &Principal) -> String {
     let rule = decision.rule.as_deref().unwrap_or_default();
     match &decision.outcome {
         Outcome::Deny(denial) => {
-            let parts = [denial.why.as_deref(), denial.fix.as_deref()].into_iter().flatten();
+            let parts = [denial.why.as_deref(), denial.fix.as_deref()].into_iter().flatten().map(as_clause);
             if decision.rule.is_none() {
                 return parts.collect::<Vec<_>>().join("; ");
             }
-            let said = parts.collect::<Vec<_>>().join(" ");
-            let noted = match &principal.kept_claims {
-                Some(_) => " If it looks at a claim that it did not when the run was caused, start the run again",
-                None => "",
-            };
-            format!("rule `{rule}` denies it. {said}{noted}")
+            let noted = "if it looks at a claim that it did not when the run was caused, start the run again";
+            let noted = principal.kept_claims.is_some().then_some(noted);
+            match parts.chain(noted).collect::<Vec<_>>().join("; ") {
+                said if said.is_empty() => format!("rule `{rule}` denies it"),
+                said => format!("rule `{rule}` denies it: {said}"),
+            }
         }
         Outcome::StepUp { missing, .. } => {
             format!(

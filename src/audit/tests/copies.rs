@@ -43,7 +43,7 @@ fn a_second_place_that_hangs_at_the_start_does_not_keep_doorward_from_starting()
     let trail = opened.recv_timeout(Duration::from_secs(30)).expect("it waits for the second place");
     assert!(matches!(trail.checkpoint_copy(), Some(Err(_))), "{:?}", trail.checkpoint_copy());
     // Ends the wait.
-    drop(OpenOptions::new().write(true).open(&copy).unwrap());
+    drop(OpenOptions::new().read(true).write(true).open(&copy).unwrap());
     trail.shutdown();
 }
 

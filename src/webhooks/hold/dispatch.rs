@@ -138,7 +138,7 @@ enum Next {
 
 impl<C: Deliverer> Turn<C> {
     async fn run(&self, mut busy: Busy, stop: &CancellationToken) {
-        busy.paused = match self.bring_all(stop).await {
+        busy.paused = match self.deliver_all(stop).await {
             Ok(true) => Timestamp::default(),
             Ok(false) => self.clock.now() + REST,
             Err(error) => {
@@ -149,19 +149,19 @@ impl<C: Deliverer> Turn<C> {
     }
 
     /// Returns false if another replica has the lane, or there is no memory for its first delivery.
-    async fn bring_all(&self, stop: &CancellationToken) -> Result<bool, StoreError> {
+    async fn deliver_all(&self, stop: &CancellationToken) -> Result<bool, StoreError> {
         // A delivery that another replica has sent is gone; this check costs less than a lease.
         let Some(first) = self.queue.index().first(&self.lane) else { return Ok(true) };
         if self.queue.store.is_shared() && self.queue.look_or_leave(&first, self.clock.now()).await?.is_none() {
             return Ok(true);
         }
         let Some(mut lease) = self.queue.lease(&self.lane, self.clock.now()).await? else { return Ok(false) };
-        let brought = self.bring_some(&mut lease, stop).await;
+        let delivered = self.deliver_some(&mut lease, stop).await;
         self.queue.give_back(lease, self.clock.now()).await;
-        brought
+        delivered
     }
 
-    async fn bring_some(&self, lease: &mut Lease, stop: &CancellationToken) -> Result<bool, StoreError> {
+    async fn deliver_some(&self, lease: &mut Lease, stop: &CancellationToken) -> Result<bool, StoreError> {
         // The replica that had the lane before may have written records that are not known here. So may a request here
         // whose sender left; its delivery must not be overtaken.
         self.queue.refresh(self.clock.now()).await?;

@@ -77,7 +77,7 @@ impl Queue {
     }
 
     /// Whether a delivery is in flight.
-    pub fn is_bringing(&self) -> bool {
+    pub fn is_delivering(&self) -> bool {
         self.index().is_busy()
     }
 
@@ -227,7 +227,13 @@ impl Queue {
     /// each time.
     pub(super) async fn look_at_parked(&self, now: Timestamp) -> Result<(), StoreError> {
         let turn = if self.store.is_shared() { self.index().parked_turn(PARKED_TURN) } else { Vec::new() };
-        for (id, version) in turn {
+        let looked = self.look_at(turn, now).await;
+        self.measure();
+        looked
+    }
+
+    async fn look_at(&self, parked: Vec<(HeldId, u64)>, now: Timestamp) -> Result<(), StoreError> {
+        for (id, version) in parked {
             let found = self.store.get(Table::Held, id.once(), now).await;
             let mut index = self.index();
             match found {
@@ -242,7 +248,6 @@ impl Queue {
                 Err(error) => return Err(error),
             }
         }
-        self.measure();
         Ok(())
     }
 

@@ -216,7 +216,7 @@ async fn a_delivery_that_was_taken_while_the_store_failed_is_forgotten_and_not_b
     });
     fixture.keep("hub", "1", "a").await.unwrap();
     fixture.start();
-    fixture.until("rests", async || fixture.seen().len() == 1 && !fixture.queue.is_bringing()).await;
+    fixture.until("rests", async || fixture.seen().len() == 1 && !fixture.queue.is_delivering()).await;
     store.set_down(false);
     fixture.until("forgotten", async || fixture.held().await.is_empty()).await;
     assert_eq!(fixture.seen(), ["a"]);

@@ -105,7 +105,7 @@ async fn a_delivery_that_is_gone_from_the_store_holds_its_lane_up_for_one_read()
     let gone = fixture.keep("hub", "1", "2").await.unwrap();
     assert!(store.delete(Table::Held, gone.once()).await.unwrap());
     fixture.start();
-    fixture.until("done", async || !fixture.queue.is_bringing() && fixture.held().await.is_empty()).await;
+    fixture.until("done", async || !fixture.queue.is_delivering() && fixture.held().await.is_empty()).await;
     assert_eq!(fixture.seen(), ["1"]);
 }
 

@@ -191,7 +191,7 @@ async fn a_delivery_counts_as_parked_once_the_store_has_it_so() {
     fixture.start();
     for tries in 1..=2 {
         store.set_down(false);
-        fixture.until("tried", async || fixture.seen().len() == tries && !fixture.queue.is_bringing()).await;
+        fixture.until("tried", async || fixture.seen().len() == tries && !fixture.queue.is_delivering()).await;
     }
     assert!(!fixture.metrics().contains("webhook_parked_total{"), "{}", fixture.metrics());
     is_broken.store(false, Ordering::SeqCst);
@@ -254,7 +254,7 @@ async fn one_that_was_dropped_during_its_last_try_is_not_parked() {
         here.stop.clone(),
     ));
     let is_tried = || here.metrics().contains("webhook_try_failed_total{webhook=\"hub\"} 1\n");
-    here.until("tried", async || is_tried() && !here.queue.is_bringing()).await;
+    here.until("tried", async || is_tried() && !here.queue.is_delivering()).await;
     assert_eq!(here.held().await, []);
     assert!(!here.metrics().contains("webhook_parked_total{"), "{}", here.metrics());
 }

@@ -90,7 +90,7 @@ async fn a_lane_that_rests_while_the_clock_is_set_back_goes_on() {
     });
     fixture.keep("hub", "1", "a").await.unwrap();
     fixture.start();
-    fixture.until("rests", async || fixture.seen().len() == 1 && !fixture.queue.is_bringing()).await;
+    fixture.until("rests", async || fixture.seen().len() == 1 && !fixture.queue.is_delivering()).await;
     fixture.clock.set(fixture.clock.now() - Duration::from_secs(3600));
     let set_back = fixture.clock.now();
     store.set_down(false);
