@@ -322,18 +322,22 @@ mod tests {
     #[tokio::test]
     async fn a_task_that_is_done_is_forgotten() {
         let (supervisor, health, _) = supervisor(SOON);
+        let is_empty = async || {
+            let empty = async {
+                while !health.report().components.is_empty() {
+                    tokio::task::yield_now().await;
+                }
+            };
+            tokio::time::timeout(Duration::from_secs(10), empty).await.expect("it is still in the report");
+        };
         supervisor.spawn(TaskSpec::new("work"), |_| async { Ok(()) });
-        while !health.report().components.is_empty() {
-            tokio::task::yield_now().await;
-        }
+        is_empty().await;
         let handle = supervisor.spawn(TaskSpec::new("next"), |stop| async move {
             stop.cancelled().await;
             Ok(())
         });
         handle.stop();
-        while !health.report().components.is_empty() {
-            tokio::task::yield_now().await;
-        }
+        is_empty().await;
     }
 
     #[tokio::test]

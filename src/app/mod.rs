@@ -13,7 +13,8 @@
 //! | `policies` | stored copies of earlier policies, so that their decisions can be explained |
 //! | `rollout`, `heads` | what replicas share: the configuration and policy of each, and its last checkpoint |
 //! | `durability` | whether a shared store could lose accepted writes, or is nearly full |
-//! | `operator` | the commands of operators, some of which are in `revoke`, `sessions`, `hooks` and `token_keys` |
+//! | `operator` | the commands of operators: their dispatch, and their records in the trail |
+//! | `revoke`, `sessions`, `hooks`, `token_keys` | the commands about revocations, sessions, held deliveries and token keys |
 
 pub mod account_tokens;
 mod certificates;

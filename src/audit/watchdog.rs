@@ -147,7 +147,7 @@ mod tests {
         assert!(!watchdog.has_stalled(), "it is at the next");
     }
 
-    /// It was never logged: each commit ended before it counted as hung.
+    /// Regression: a sink that stalls repeatedly was never logged, as each commit ended before it counted as hung.
     #[tokio::test(start_paused = true)]
     async fn a_sink_that_is_slow_again_and_again_is_told_of_though_it_never_hangs() {
         let slow_commits: Counter = Counter::default();

@@ -3,6 +3,14 @@
 //! A route lists its schemes. They are tried in order, and the first whose credential is present decides: an invalid
 //! credential never falls through to the next scheme. A bearer token takes precedence over a cookie wherever both could
 //! count, because a browser adds the cookie by itself, while a program sends the token on purpose.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `schemes` | the schemes of a route, tried in order |
+//! | `bearer`, `break_glass` | bearer tokens, and named client certificates for emergencies |
+//! | `principal`, `authenticated` | the caller, and the proof that a request has one |
+//! | `needed_login` | what a rule needs of a login |
+//! | `endpoint_audit` | the caller and the audit reservation of a request for Doorward itself |
 
 mod authenticated;
 pub(crate) mod bearer;

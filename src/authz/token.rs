@@ -355,7 +355,7 @@ pub(super) fn check_people(rule: &raw::Rule, at: &At, root: &raw::Root, report: 
         report
             .warning(
                 &at.key("who").key("kind"),
-                "nobody meets it: only bearer tokens are exchanged, and `kind` of a `login` does not apply to them",
+                "no caller matches it: only bearer tokens are exchanged, and `kind` of a `login` does not apply to them",
             )
             .help("write `kind: human` into the issuer, or at the client in its `clients`, if no program gets such a token");
     }

@@ -69,7 +69,7 @@ pub(super) fn finding(of: &str, (from, until): (Timestamp, Timestamp), clock: &C
 mod tests {
     use super::{super::State, *};
 
-    /// It was reported as valid, while `doorward login` refused it.
+    /// Regression: the doctor called such a certificate valid, while `doorward login` refused it.
     #[test]
     fn a_listener_whose_certificate_is_an_authoritys_own_is_told() {
         let folder = tempfile::tempdir().unwrap();

@@ -246,11 +246,11 @@ impl Look<'_> {
                 Finding::good(Check::Introspection, &self.of, said)
             }
             Ok(Some(true)) => {
-                let cure = "do not use it: anything that somebody makes up would be accepted as a token";
+                let cure = "do not use it: any made-up text would be accepted as a token";
                 Finding::fault(
                     Check::Introspection,
                     &self.of,
-                    "it reports a token as active that nobody has issued",
+                    "it reports a made-up token as active",
                     cure,
                 )
             }

@@ -198,7 +198,7 @@ mod tests {
         assert_eq!(taken(now + Duration::from_secs(3_600)), 0, "gives nobody anything");
     }
 
-    /// It admitted nothing until the clock had caught up.
+    /// Regression: after the clock was set back, the bucket admitted nothing until the clock had caught up.
     #[test]
     fn the_bucket_fills_though_the_clock_is_set_back() {
         let clock = clock();

@@ -188,7 +188,7 @@ mod tests {
     use super::*;
     use crate::issuers::Quoted;
 
-    /// It counted as one of the store's, which was well.
+    /// Regression: a login that could not be recorded counted as a failure of the store.
     #[test]
     fn a_login_that_cannot_be_recorded_counts_as_one() {
         for (reason, outcome) in [
@@ -200,7 +200,8 @@ mod tests {
         }
     }
 
-    /// It said to request an access token, and nobody learned what was wrong with the ID token.
+    /// Regression: the page advised requesting an access token, and the log did not say what was wrong with the ID
+    /// token.
     #[test]
     fn an_id_token_that_is_refused_is_told_as_one() {
         let came = Quoted::text(&"x".repeat(300));

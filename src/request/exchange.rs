@@ -356,7 +356,7 @@ mod tests {
     use super::*;
     use crate::{admin::metrics::RequestMetrics, error::Reason, sessions::tests::trail};
 
-    /// The trail said that it was issued to whoever left while it was being written down.
+    /// Regression: the trail named a token as issued although the client had left before it was answered.
     #[tokio::test]
     async fn a_token_whose_request_ended_without_an_answer_was_given_to_nobody() {
         let folder = tempfile::tempdir().unwrap();
@@ -394,7 +394,7 @@ mod tests {
         assert_eq!(is_issued, [false, true], "{text}");
     }
 
-    /// It was told that the EventListener had not answered, which nobody had asked.
+    /// Regression: the sender got the refusal of an EventListener that did not answer, although none had been asked.
     #[tokio::test(start_paused = true)]
     async fn a_sender_whose_time_is_over_while_the_trail_keeps_its_delivery_hears_of_the_trail() {
         let folder = tempfile::tempdir().unwrap();

@@ -295,7 +295,7 @@ fn restore(head: &HeldHead, id: Uuid, body: RequestBody) -> Result<CleanRequest<
     Ok(CleanRequest::restored(Method::POST, Arc::clone(&head.host), target, headers, meta, body))
 }
 
-/// The outcome of a try that was not over when the listeners were closed.
+/// The outcome of an attempt that was not over when the listeners were closed.
 fn cut(is_sent: bool) -> Rejection {
     match is_sent {
         true => {
@@ -307,7 +307,7 @@ fn cut(is_sent: bool) -> Rejection {
     }
 }
 
-/// Waits for `send` until `deadline`. A try that is not over by then has failed.
+/// Waits for `send` until `deadline`. An attempt that is not over by then has failed.
 async fn end_by<T>(deadline: Instant, send: impl Future<Output = Result<T, Rejection>>) -> Result<T, Rejection> {
     timeout_at(deadline, send).await.unwrap_or_else(|_| {
         let why = format!("the EventListener did not answer within {TRY:?}, if it received the delivery by then");
@@ -377,7 +377,7 @@ mod tests {
         }
     }
 
-    /// It was reported that an EventListener had not answered which had not been asked.
+    /// Regression: an attempt that was cut before it was sent counted as an EventListener that did not answer.
     #[test]
     fn a_try_that_the_end_of_the_process_cuts_is_of_the_event_listener_only_if_it_was_sent() {
         for (is_sent, reason) in [(true, Reason::UpstreamTimeout), (false, Reason::Draining)] {

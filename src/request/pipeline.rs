@@ -349,7 +349,7 @@ pub(super) fn refuse_impersonation<B>(request: &CleanRequest<B>) -> Result<(), R
     }
     let names: Vec<&str> = asked.iter().map(http::HeaderName::as_str).collect();
     let detail =
-        format!("the request asks to be somebody else ({}), and Doorward lets nobody impersonate", names.join(", "));
+        format!("the request sets impersonation headers ({}), which only Doorward may", names.join(", "));
     Err(Rejection::new(Reason::ImpersonationRefused, detail)
         .fix("send it without these headers (`kubectl` without `--as`)"))
 }

@@ -86,8 +86,8 @@ mod tests {
         assert!(!is_fresh(decided, clock.moment()));
     }
 
-    /// A caller who had signed out in another tab was told that they were revoked, and a Git host that it should sign
-    /// in.
+    /// Regression: somebody who had signed out in another tab read that their access was revoked, and a Git host that
+    /// it should sign in again.
     #[test]
     fn who_waited_to_be_recorded_hears_why_they_are_refused_after_all() {
         for (scheme, why, reason, told) in [

@@ -217,7 +217,7 @@ pub fn sanitize<B>(
 
 impl<B> CleanRequest<B> {
     /// Rebuilds a request that was sanitized when it arrived and stored since; for `request::held` alone.
-    pub(crate) fn restored(
+    pub(super) fn restored(
         method: Method,
         host: Arc<str>,
         target: PathAndQuery,

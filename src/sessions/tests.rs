@@ -450,7 +450,8 @@ async fn a_request_of_another_site_is_refused_before_the_session_is_looked_up() 
     assert!(matches!(at.sessions.authenticate(request).await, Presented::Valid(_)));
 }
 
-/// It would be served from memory without a look at the store until the clock had caught up.
+/// A record with a read time in the future would be served from memory, without asking the store, until the clock had
+/// caught up.
 #[tokio::test]
 async fn a_record_that_was_read_before_the_clock_was_set_back_is_read_again() {
     let at = Fixture::offline();

@@ -82,7 +82,7 @@ tables! {
     Deliveries = "deliveries",
     /// Revoked credentials, sessions and principals.
     Revocations = "revocations",
-    /// The state of each held delivery without its request, by a key that is the same for every try.
+    /// The state of each held delivery without its request, by a key that is the same for every attempt.
     Held = "held",
     /// The requests of held deliveries, by the same key.
     HeldRequests = "held_requests",
@@ -94,7 +94,7 @@ tables! {
     Causes = "causes",
     /// The keys that sign tokens, encrypted.
     TokenKeys = "token_keys",
-    /// Runs that have tokens of ours, by uid of the TaskRun.
+    /// Runs and pods that have tokens of ours, by cluster and uid.
     Tokens = "tokens",
     /// The last checkpoint of the audit trail of each replica, by its name.
     AuditHeads = "audit_heads",

@@ -83,9 +83,9 @@ impl Target<'_> {
 pub struct Revocation {
     /// The reason, for operators. The people affected never see it.
     pub reason: Arc<str>,
-    /// How long it is in force.
+    /// Until when it is in force.
     pub until: Timestamp,
-    /// How long it is stored, so that it replaces a longer one.
+    /// Until when it is stored, so that it replaces a longer one.
     kept: Timestamp,
 }
 

@@ -328,8 +328,8 @@ mod tests {
         assert!(told("subject_token", now + seconds(60)).description().contains("rules give it"));
     }
 
-    /// An exchange recorded itself after a reload had ended the tokens there; its token was given, and lasted until
-    /// another check half a minute later.
+    /// Regression: an exchange that recorded itself after a reload had ended the tokens there still gave its token,
+    /// which lasted until another check half a minute later.
     #[tokio::test]
     async fn a_task_is_refused_as_soon_as_the_configuration_gives_its_namespace_no_tokens() {
         let object = |name: &str| ObjectRef { name: name.to_owned(), uid: name.to_owned() };

@@ -426,7 +426,7 @@ mod tests {
         assert!(read(keys.set(), &assertion, Algorithm::RS256, "JWT").is_some());
     }
 
-    /// It signed from the moment it was listed first, before verifiers had read the set with it.
+    /// Regression: a new first key signed at once, before verifiers had read the key set that contains it.
     #[test]
     fn a_first_key_of_another_algorithm_signs_nothing_before_its_time() {
         let at = Timestamp::from_secs;

@@ -42,7 +42,7 @@ impl PodToken {
             return Err(misfit("its pod, account or namespace has a name that Kubernetes does not give"));
         }
         if claims.get("sub").and_then(Value::as_str) != Some(&format!("system:serviceaccount:{namespace}:{account}")) {
-            return Err(misfit("its subject is another account than the one that it names"));
+            return Err(misfit("its subject and the account that it names differ"));
         }
         let review =
             claims.get(REVIEW_CLAIM).ok_or_else(|| misfit("the cluster was not asked about it (`token_review`)"))?;
@@ -65,7 +65,7 @@ impl PodToken {
             && agrees("node-uid", text(["node", "uid"]))
             && agrees("credential-id", credential.as_deref());
         if !is_same {
-            return Err(misfit("the cluster says that it is of another pod, account or node than it says itself"));
+            return Err(misfit("the cluster reports another pod, account or node for it than the token names"));
         }
         Ok(Self {
             namespace: namespace.to_owned(),

@@ -440,7 +440,7 @@ mod tests {
         }
     }
 
-    /// It was a constant here, whatever the refusal says.
+    /// Regression: `Retry-After` was a constant, whatever the refusal said.
     #[test]
     fn a_client_of_a_registry_is_told_to_come_again_when_the_refusal_says() {
         let refusal = Refusal::unavailable(Reason::UpstreamUnreachable, "left alone");

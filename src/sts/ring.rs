@@ -438,7 +438,7 @@ mod tests {
         assert_eq!(ids(&kept.get().unwrap()), before);
     }
 
-    /// They stayed for ten years, in which no token could be issued.
+    /// Regression: keys that nobody can decrypt stayed for ten years, in which no token could be issued.
     #[tokio::test]
     async fn keys_that_nobody_can_open_go_on_an_operators_word_and_others_are_made() {
         let place = place();
@@ -458,7 +458,8 @@ mod tests {
         assert!(place.key_storage(&seal).drop_unusable(START).await.unwrap());
     }
 
-    /// They stayed for ten years beside those of the configuration, and blocked others once that had none any more.
+    /// Regression: keys that nobody can decrypt stayed for ten years beside those of the configuration, and blocked new
+    /// ones once the configuration had none any more.
     #[tokio::test]
     async fn keys_that_nobody_can_open_go_by_themselves_where_the_configuration_has_keys() {
         let place = place();

@@ -301,7 +301,8 @@ mod tests {
         assert_eq!(budget.used(), 0);
     }
 
-    /// It was refused with 503 although there was room, as it grew while another body from its address was being read.
+    /// Regression: a growing body was refused with 503 although there was room, because another body from its address
+    /// was being read.
     #[tokio::test(start_paused = true)]
     async fn a_large_body_is_read_while_a_small_one_of_its_address_is_under_way() {
         let budget = ByteBudget::new(500_000);

@@ -82,7 +82,7 @@ pub enum Lane {
     Long,
 }
 
-/// How long an exchange with the upstream lasts.
+/// How long a request to the upstream lasts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Lifetime {
     /// Answered soon.

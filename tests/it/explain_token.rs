@@ -135,7 +135,7 @@ async fn which_scopes_a_task_would_get_is_told_without_any_exchange() {
     }
 }
 
-/// It waited ten seconds for keys that nothing fetches, and then treated the token as invalid.
+/// Regression: `explain` waited ten seconds for keys that nothing fetches, and then called the token invalid.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_token_of_our_own_is_judged_by_the_keys_of_the_configuration_or_not_at_all() {
     let der = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap().to_pkcs8v1().unwrap();

@@ -159,7 +159,7 @@ async fn a_provider_that_is_away_at_the_start_is_told_and_holds_nobody_else_up()
     until(async || doorward.get("/x", &[&bearer(&away.token("alice", &[]))]).await.status == 200).await;
 }
 
-/// It was reported as failed until the next event, which may take days.
+/// Regression: the watches were reported as failed until the next event, which may take days.
 #[tokio::test]
 async fn watches_of_runs_that_were_cut_are_well_again_once_they_are_open_though_nothing_happens() {
     const NONE: &str = r#"{"kind":"PartialObjectMetadataList","apiVersion":"meta.k8s.io/v1","metadata":{"resourceVersion":"7"},"items":[]}"#;

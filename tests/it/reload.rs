@@ -238,7 +238,8 @@ async fn a_lost_file_of_denies_widens_nothing() {
 /// A file and its new content; `None` removes it.
 type FileChange<'a> = (&'a str, Option<&'a str>);
 
-/// It was compared with the files of the active configuration, and so loaded and refused again and again.
+/// Regression: a refused configuration was compared with the files of the active one, and therefore loaded and refused
+/// again and again.
 #[tokio::test]
 async fn a_refused_configuration_is_loaded_once_whatever_has_changed_of_the_one_in_force() {
     const DENIES: &str = "rules: [{id: closed, on: {paths: ['/api/v1/configmaps']}, do: deny}]";

@@ -71,7 +71,7 @@ async fn replicas_share_sessions_and_lose_none_when_redis_or_they_themselves_go_
     answers(&there, &lines, 401).await;
 }
 
-/// It stayed `starting` forever, without a reason.
+/// Regression: the replica stayed `starting` forever, without a reason.
 #[tokio::test]
 async fn a_replica_says_that_it_waits_for_redis_and_is_ready_though_it_may_not_ask_what_that_keeps() {
     let issuer = Issuer::start().await;

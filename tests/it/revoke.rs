@@ -80,7 +80,7 @@ async fn a_revoked_token_is_out_at_once_with_its_streams_and_stays_out() {
     assert_eq!(said["revocations"].as_array().unwrap().len(), 1, "{said}");
 }
 
-/// It was forwarded with a decision that could be ten seconds old.
+/// Regression: the request was forwarded with a decision that could be ten seconds old.
 #[tokio::test]
 async fn who_is_revoked_while_their_request_waits_for_the_trail_is_refused() {
     let told = Arc::new(Notify::new());
@@ -129,7 +129,7 @@ async fn a_revoked_subject_loses_every_token_until_the_time_is_over() {
     until(async || get(&one).await == 200).await;
 }
 
-/// They got in again, as revocations were stored under the name of the entry only.
+/// Regression: they got in again, as a revocation was stored only under the name of the issuer's entry.
 #[tokio::test]
 async fn who_is_revoked_stays_out_when_the_entry_of_their_issuer_has_another_name() {
     let Fixture { mut doorward, a, upstream: _upstream, .. } = Fixture::answering(streaming).await;

@@ -252,7 +252,7 @@ async fn the_provider_ends_sessions_without_a_cookie() {
     assert_eq!(big.status, 413);
 }
 
-/// They were read outside that budget, from anybody, on as many connections as allowed.
+/// Regression: forms were read outside that budget, from anybody, on as many connections as allowed.
 #[tokio::test]
 async fn forms_of_logins_and_logouts_are_read_within_the_memory_for_bodies() {
     let (world, _issuer) = LoginFixture::scripted(&[("limits: {", "limits: {buffered_bytes: 2KiB, ")]).await;

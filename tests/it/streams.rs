@@ -268,7 +268,8 @@ async fn unsized_are(doorward: &Doorward, count: usize) {
     doorward.until_metrics_say(&line).await;
 }
 
-/// They were not registered before the upstream had responded, and what their client sent was forwarded on.
+/// Regression: uploads were not registered before the upstream responded, and what their client sent meanwhile was
+/// forwarded.
 #[tokio::test]
 async fn uploads_end_with_their_credential_and_at_their_routes_limit_before_any_response() {
     let fixture = limited().await;

@@ -235,7 +235,7 @@ async fn a_command_has_a_token_at_hand_as_long_as_it_runs() {
     assert_eq!(revoked(&server), ["token=token-1", "token=token-2"]);
 }
 
-/// It asked for a token without a scope, which rules that name scopes by a pattern give to nobody.
+/// Regression: the command asked for a token without a scope, which rules that name scopes by a pattern give to nobody.
 #[tokio::test]
 async fn the_form_docker_login_asks_as_clients_of_registries_do_and_hears_what_they_hear() {
     let server = counting(600).await;
@@ -259,8 +259,8 @@ async fn the_form_docker_login_asks_as_clients_of_registries_do_and_hears_what_t
     }
 }
 
-/// It had a process group of its own, and kept running unattended when everything that `doorward token` was started
-/// with had been killed.
+/// Regression: the command had a process group of its own, and kept running when the group that `doorward token` was
+/// started with had been killed.
 #[tokio::test]
 async fn a_command_is_killed_with_the_group_that_doorward_was_started_in() {
     let server = counting(600).await;
@@ -322,7 +322,8 @@ async fn a_kept_file_is_gone_whichever_signal_ends_it() {
     }
 }
 
-/// It ended at once or, as process 1 of a container, did not notice, and the token stayed valid for all its lifetime.
+/// Regression: `doorward token` ended at once or, as process 1 of a container, ignored the signal, and the token stayed
+/// valid for all its lifetime.
 #[tokio::test]
 async fn who_is_told_to_end_before_there_is_a_token_for_the_command_ends_the_one_that_comes() {
     let told = Arc::new(Notify::new());
@@ -434,7 +435,8 @@ async fn the_end_of_the_run_is_final_and_takes_the_token_away() {
     }
 }
 
-/// It was reported as valid until its end, although the problem of the pod's token may affect it too.
+/// Regression: the earlier token was reported as valid until its end, although the problem of the pod's token may
+/// affect it too.
 #[tokio::test]
 async fn a_refusal_of_the_pods_token_says_nothing_good_of_the_one_before() {
     let asked = AtomicUsize::new(0);

@@ -44,8 +44,8 @@ fn records_count_from_the_first_moment_to_before_the_last() {
     assert!(rows(&report, "login_failures").is_empty());
 }
 
-/// It was in the report of the period in which it began, hours before the revocation that ended it, and not in the next
-/// one.
+/// Regression: the report counted a stream in the period in which it began, not in the one in which a revocation ended
+/// it.
 #[test]
 fn a_stream_that_was_ended_counts_where_it_ended() {
     let line = json!({
@@ -176,7 +176,8 @@ fn a_rule_is_unused_where_no_record_names_it_and_no_secret_is_read_out() {
     assert!(text.contains("rule idle, UNUSED in the period") && !text.contains("the-secret-text"), "{text}");
 }
 
-/// They were reported as unused while they stopped deliveries, or let them start Triggers, every day.
+/// Regression: rules that stop deliveries or let them start Triggers were reported as unused, because no record has to
+/// name them.
 #[test]
 fn of_rules_that_no_record_need_name_it_is_not_said_that_they_are_unused() {
     let yaml = "

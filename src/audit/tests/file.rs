@@ -250,7 +250,7 @@ fn a_file_whose_first_line_is_none_of_a_trail_is_told_of_by_that_line() {
     assert!(error.to_string().contains("the first line is not one of an audit trail"), "{error}");
 }
 
-/// It kept Doorward from starting, and the log named the last line.
+/// Regression: a damaged first line kept Doorward from starting, and the log named the last line instead.
 #[test]
 fn a_trail_with_a_damaged_line_at_its_beginning_is_gone_on_with_and_verify_tells_of_it() {
     for damaged in 0..2 {

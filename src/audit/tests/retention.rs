@@ -150,7 +150,7 @@ fn lines_are_kept_though_the_next_file_begins_with_a_request_that_arrived_long_b
     assert!(!oldest.exists(), "the twin: its time is over");
 }
 
-/// It was unknown when the previous file was written, so that file stayed as well.
+/// Regression: a damaged file has no known age, and the expired file before it was therefore kept too.
 #[test]
 fn a_file_whose_time_is_over_goes_though_the_next_one_is_damaged() {
     let kept = Kept::new(Retention { keep: None, retain: Some(8 * HOUR) });

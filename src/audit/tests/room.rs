@@ -229,7 +229,7 @@ async fn who_waits_for_room_in_vain_is_refused_in_the_end_and_counted() {
     assert!(metrics.wait_time.get() >= MAX_STALL.as_secs_f64());
 }
 
-/// It would have made all others wait behind it.
+/// A request that can never get enough room must not make all others wait behind it.
 #[tokio::test(start_paused = true)]
 async fn who_needs_more_than_there_can_ever_be_does_not_wait() {
     let trail = start(&queue(1), &Memory::default(), &clock());
@@ -282,7 +282,7 @@ async fn who_waits_for_room_is_refused_as_soon_as_the_trail_fails() {
     assert_eq!(trail.metrics().refusals(AuditUnavailable::Failing).get(), 1);
 }
 
-/// It got a place of another request that became free at the same moment.
+/// Regression: when the trail failed, a waiting request still got the place that another freed at the same moment.
 #[tokio::test]
 async fn who_waits_for_room_is_refused_though_some_is_free_by_when_the_trail_fails() {
     let sink = Memory::default();

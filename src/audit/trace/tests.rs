@@ -210,7 +210,7 @@ fn the_last_try_of_a_delivery_is_told_by_what_its_receiver_said() {
     }
 }
 
-/// It showed the time at which the request arrived.
+/// Regression: the trace showed when the request arrived, not when it was answered.
 #[test]
 fn an_answer_has_the_time_at_which_it_was_over() {
     let lines = [

@@ -48,7 +48,7 @@ fn while_the_sink_fails_nobody_waits_for_others() {
     }
 }
 
-/// It waited for a window in which no other write could arrive.
+/// Regression: a full group waited for a window in which no other write could arrive.
 #[test]
 fn with_as_much_as_is_handed_over_at_once_nobody_waits_for_others() {
     let (_sender, mut writer) = writer();

@@ -71,7 +71,8 @@ fn a_stop_of_a_delivery_is_told_with_its_rule() {
     }
 }
 
-/// It decided by the current names of scopes at providers, and by none if the provider was removed since.
+/// Regression: `explain` resolved scopes by the providers' current names, or by none if the provider had been removed
+/// since.
 #[test]
 fn a_kept_policy_decides_by_the_names_that_providers_had_for_scopes_then() {
     let written = |scopes: Option<&str>| -> Root {

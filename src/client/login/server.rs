@@ -285,7 +285,7 @@ mod tests {
         outcome.map_or_else(|refused| refused.to_string(), |()| "good".to_owned())
     }
 
-    /// It failed at once when run as written, since the authority was missing.
+    /// Regression: the command failed when it was run as printed, as it left out the authority.
     #[test]
     fn the_command_to_sign_in_again_trusts_what_was_trusted() {
         let address = "https://door.test".parse().unwrap();

@@ -380,7 +380,7 @@ mod tests {
         }
     }
 
-    /// It was retried for a minute, in each call.
+    /// Regression: an untrusted certificate was retried for a minute, in each call.
     #[tokio::test]
     async fn a_certificate_that_is_not_trusted_is_told_at_once_with_what_to_do() {
         let key = rcgen::KeyPair::generate().unwrap();

@@ -295,7 +295,7 @@ fn what_policy_files_say_is_printed_once_and_can_be_read_again() {
     assert_eq!(load(path).raw.rules, first.raw.rules);
 }
 
-/// It was left out, so the output tested another case.
+/// Regression: `print-config` left a `null` out, so that its output tested another case.
 #[test]
 fn a_null_in_the_body_or_the_claims_of_a_case_is_a_value() {
     let case = "{name: a, principal: {claims: {none: null}}, request: {route: api, body: {spec: {status: null}}}, expect: {outcome: deny}}";

@@ -143,7 +143,7 @@ fn requested(
             .error(&at.key("upstream"), format!("Doorward has no credential at upstream `{}`", asked.name))
             .help("give it one, such as the token of Doorward's pod");
     } else if asked.url.is_some() && upstream.url.is_some() && asked.url != upstream.url {
-        let what = "the token is requested at another address than the one that it is for";
+        let what = "the token is requested at another address than that of the upstream that it is for";
         report
             .warning(&at.key("upstream"), what)
             .help("both must lead to the same API server, or the other learns the token");
@@ -217,7 +217,7 @@ upstreams:
             (
                 "own, url: 'https://a'",
                 "own, url: 'https://b'",
-                &["the token is requested at another address than the one that it is for"],
+                &["the token is requested at another address than that of the upstream that it is for"],
             ),
             (
                 "api, url: 'https://a'",

@@ -136,7 +136,7 @@ fn nothing_that_another_layer_replaces_is_printed_beside_another_problem() {
     }
 }
 
-/// It was printed unless the key had one of four words in its name.
+/// Regression: the value of an unknown key was printed unless the key contained one of four words.
 #[test]
 fn no_value_of_an_unknown_key_is_printed() {
     for written in [

@@ -220,7 +220,7 @@ fn a_few_headers_beyond_a_large_limit_are_told_in_words() {
     }
 }
 
-/// It would be lost to a reset if the connection were closed while the browser still sends.
+/// If the connection were closed while the browser still sends, the answer would be lost to a reset.
 #[test]
 fn the_answer_to_all_the_cookies_that_a_browser_can_have_is_not_lost() {
     let server = Server::start();

@@ -220,7 +220,7 @@ fn resets_do_not_end_the_connection_of_a_trusted_proxy_with_the_streams_of_other
     }
 }
 
-/// They ended the connection with everything in progress on it, and were held against the address.
+/// Regression: small pieces of a body ended the connection with all its requests, and counted against the address.
 #[test]
 fn small_pieces_of_a_body_that_wait_end_no_connection_of_many_and_are_no_flood() {
     let trusted = vec!["127.0.0.0/8".parse().unwrap()];
@@ -243,7 +243,7 @@ fn small_pieces_of_a_body_that_wait_end_no_connection_of_many_and_are_no_flood()
     }
 }
 
-/// They were taken for small pieces that wait, so a client that kept sending them was never turned away.
+/// Regression: empty pieces were counted as small ones that wait, so a client that kept sending them was never refused.
 #[test]
 fn empty_pieces_of_a_body_are_a_flood() {
     let server = Server::start();
@@ -295,7 +295,7 @@ fn a_stream_that_the_client_does_not_take_from_ends_its_connection() {
     server.await_metric("connections_expired_total{phase=\"stalled\"} 1");
 }
 
-/// It ended the connection, and with it what others wait for on their streams.
+/// Regression: one stream that nobody reads ended the connection, and with it the streams that others wait for.
 #[test]
 fn a_stream_that_nobody_reads_ends_alone_beside_one_on_which_nothing_comes() {
     let server = Server::with_limits(&Limits { stream_idle_timeout: Span::from_millis(200), ..Limits::default() });
@@ -311,7 +311,7 @@ fn a_stream_that_nobody_reads_ends_alone_beside_one_on_which_nothing_comes() {
     assert!(frames.any(|(kind, _, stream, payload)| (kind, stream) == (0, 1) && payload == b"rest"), "the other one");
 }
 
-/// It was cut, as by our count nothing was in progress once the HTTP library had all of it.
+/// Regression: the response was cut, as Doorward counted nothing as in progress once the HTTP library had all of it.
 #[test]
 fn the_end_of_an_answer_that_a_slow_client_still_takes_is_not_cut() {
     let idle = Span::from_millis(200);

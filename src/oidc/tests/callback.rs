@@ -125,7 +125,8 @@ async fn a_login_of_another_browser_is_not_completed_here() {
     assert_eq!(attacker.get(&sent.good()).await.status(), StatusCode::SEE_OTHER);
 }
 
-/// They read only about an attack, and "Sign in again" always led to the same page.
+/// Regression: people whose browser keeps no cookie read only about an attack, and "Sign in again" led back to the same
+/// page.
 #[tokio::test]
 async fn whose_browser_keeps_no_cookie_reads_that_and_what_to_do() {
     for (origin, is_told_of_webkit) in

@@ -15,7 +15,7 @@ async fn one_person_has_so_many_sessions_and_no_more() {
     assert!(get(&at.sessions, &newest, &dash()).await.is_ok());
 }
 
-/// They counted until they would have ended in any case, and pushed out the one that was in use all the time.
+/// Regression: unused sessions counted until their latest possible end, and pushed out the one that was in use.
 #[tokio::test]
 async fn sessions_that_ended_unused_push_out_none_that_is_in_use() {
     let at = Fixture::offline();
@@ -39,7 +39,7 @@ async fn sessions_that_ended_unused_push_out_none_that_is_in_use() {
     }
 }
 
-/// It would count against those that go on.
+/// An ended session in the index would count against the sessions that continue.
 #[tokio::test]
 async fn a_session_that_is_over_is_in_the_index_no_more_though_others_are() {
     let at = Fixture::offline();
@@ -173,7 +173,8 @@ async fn a_session_that_ended_unused_is_not_ended_again() {
     }
 }
 
-/// The trail never had it, and the record of the session remained.
+/// Regression: if the client left, the end of its session was never recorded in the trail, and the session's record
+/// stayed.
 #[tokio::test]
 async fn an_end_is_brought_to_its_end_though_whoever_asked_for_it_leaves() {
     let at = Fixture::offline();

@@ -206,7 +206,7 @@ async fn a_replica_that_is_behind_waits_for_one_that_is_ahead_and_at_its_call() 
     assert_eq!(world.used(), [""; 0]);
 }
 
-/// It was retried until the clock had caught up, ten times a second and with a log line each time.
+/// Regression: the write was retried until the clock had caught up, ten times a second and with a log line each time.
 #[tokio::test]
 async fn a_store_that_is_away_is_tried_for_no_longer_than_a_lease_though_the_clock_is_set_back() {
     let world = world().await;
@@ -220,7 +220,7 @@ async fn a_store_that_is_away_is_tried_for_no_longer_than_a_lease_though_the_clo
     assert!(tokio::time::timeout(Duration::from_secs(10), settled).await.unwrap().is_err());
 }
 
-/// It was not asked again until the clock had caught up.
+/// Regression: the provider was not asked again until the clock had caught up.
 #[tokio::test]
 async fn a_provider_that_gave_no_answer_is_asked_after_the_pause_though_the_clock_is_set_back() {
     let world = world().await;

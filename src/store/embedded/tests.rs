@@ -169,7 +169,7 @@ async fn no_version_is_given_twice_however_many_records_are_written_at_once() {
     assert_eq!(store.changes(Table::Deliveries, 9, 10, NOW).await.unwrap().len(), 2);
 }
 
-/// It waited for a window in which no other write could arrive.
+/// Regression: a full commit waited for a window in which no other write could arrive.
 #[test]
 fn as_many_writes_as_one_commit_takes_wait_for_no_others() {
     let disk = SmallDisk::new(u64::MAX);
@@ -333,7 +333,7 @@ async fn a_store_whose_threads_ended_is_unavailable() {
     assert!(matches!(store.delete(Table::Logins, b"k").await, Err(StoreError::Unavailable(_))));
 }
 
-/// It would count as ready while nothing could be written.
+/// Otherwise the store would count as ready while nothing can be written.
 #[tokio::test]
 async fn a_store_whose_writing_thread_alone_ended_is_unavailable() {
     let (reads, mut asked) = mpsc::channel(1);

@@ -106,7 +106,8 @@ async fn a_look_that_finds_nothing_new_and_nothing_over_leaves_the_copy_as_it_is
     assert!(here.0.empty.load(Ordering::Acquire));
 }
 
-/// It was stored for an hour, while its holder could get further tokens to revoke every few minutes.
+/// Regression: such a revocation was stored for an hour, while its holder could get and revoke further tokens every few
+/// minutes.
 #[tokio::test]
 async fn what_its_holder_has_handed_back_is_kept_until_it_would_have_ended_and_can_be_taken_back() {
     let at = fixture();
@@ -299,8 +300,8 @@ async fn the_age_of_the_copy_grows_while_the_store_is_away() {
     assert_eq!(revocations.mirror_age(), Duration::from_secs(61));
 }
 
-/// It looked fresh for as long as the clock was set back, so that bearer routes were served without knowing who is
-/// revoked.
+/// Regression: the copy looked fresh for as long as the clock was set back, so bearer routes were served without
+/// knowing who is revoked.
 #[tokio::test]
 async fn the_copy_grows_old_though_the_clock_is_set_back() {
     let at = fixture();
@@ -316,7 +317,7 @@ async fn the_copy_grows_old_though_the_clock_is_set_back() {
     assert_eq!(revocations.mirror_age(), Duration::from_secs(61));
 }
 
-/// It looked as young as before a night in which the machine slept.
+/// Regression: after a night in which the machine slept, the copy looked as young as before.
 #[tokio::test]
 async fn the_copy_grows_old_while_the_machine_is_suspended() {
     let at = fixture();

@@ -132,8 +132,8 @@ mod tests {
         }
     }
 
-    /// It ignored tokens from before the process began, and those of other replicas; and it kept ending what a reload
-    /// brought back while the process ran, even where another replica gave tokens.
+    /// Regression: tokens from before the process began and those of other replicas were ignored; and namespaces that a
+    /// reload had brought back were still ended, even where another replica gave tokens.
     #[test]
     fn tokens_are_left_where_reloads_took_them_away_and_the_last_one_does_not_give_them() {
         let (all, both, one) = (given(&[]), given(&["ci", "staging"]), given(&["ci"]));
@@ -187,7 +187,7 @@ mod tests {
         assert!(given.borrow().leaves_none());
     }
 
-    /// It was ended every half a minute while the process ran.
+    /// Regression: what a reload had removed was ended again every half minute while the process ran.
     #[tokio::test(start_paused = true)]
     async fn what_a_reload_leaves_is_ended_until_that_succeeds_and_is_then_forgotten() {
         let sender = Sender::<Given>::default();

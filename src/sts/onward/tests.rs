@@ -92,7 +92,7 @@ fn what_cannot_be_is_told_at_its_place() {
     }
 }
 
-/// It was reported as not being a scope.
+/// Regression: a scope that is too long was reported as not being a scope.
 #[test]
 fn a_scope_that_is_longer_than_can_be_asked_for_is_told_to_be_long() {
     let vault = "provider: {jwt_bearer: {token_url: 'https://a'}}, assertion: {audience: x}";
@@ -293,7 +293,7 @@ async fn the_end_of_a_run_ends_its_tokens_there_and_here() {
     assert_eq!(world.asked(), ["/token"]);
 }
 
-/// It was given until the clock had caught up, when the provider no longer accepted it.
+/// Regression: a cached token was given until the clock had caught up, when the provider no longer accepted it.
 #[tokio::test]
 async fn a_token_is_held_no_longer_though_the_clock_is_set_back() {
     let world = World::start("").await;

@@ -343,7 +343,7 @@ mod tests {
         }
     }
 
-    /// It was refused whenever another body from its address was in flight, whichever came first.
+    /// Regression: a body was refused whenever another one from its address was in flight, whichever came first.
     #[test]
     fn of_one_client_the_body_that_is_beyond_its_part_first_goes_on() {
         let budget = ByteBudget::new(8000);

@@ -106,7 +106,7 @@ fn a_stream_that_its_route_ends_is_told_from_one_whose_credential_is_over() {
     assert_eq!(good.reason().map(CutReason::as_str), Some("max_stream"));
 }
 
-/// It lasted until the clock had caught up.
+/// Regression: after the clock was set back, a stream lasted until the clock had caught up.
 #[test]
 fn a_stream_lasts_no_longer_than_its_route_allows_though_the_clock_is_set_back() {
     let (registry, clock) = registry();

@@ -345,7 +345,8 @@ async fn who_has_waited_for_a_place_has_the_whole_time_to_connect() {
     }
 }
 
-/// It closed a connection that was already closed, which made no room, and was not woken to check again.
+/// Regression: the waiting request closed a connection that was already closed, which made no room, and was not woken
+/// to check again.
 #[tokio::test(start_paused = true)]
 async fn who_needs_a_place_closes_a_connection_that_has_one() {
     let close = Arc::new(Notify::new());

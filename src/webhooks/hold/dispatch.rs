@@ -254,7 +254,7 @@ impl<C: Deliverer> Turn<C> {
             held.parked = Some(now);
             let why = "there was no room for it in memory (`limits.buffered_bytes`)";
             held.last_error = Some(match held.last_error.take().filter(|_| held.tries > 0) {
-                Some(before) => format!("{why}; the last try: {before}"),
+                Some(before) => format!("{why}; the last attempt: {before}"),
                 None => why.to_owned(),
             });
             return self.put_back(id, held, version, now).await;

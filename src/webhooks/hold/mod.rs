@@ -36,6 +36,15 @@
 //! - **Unreadable** records, such as those whose key is gone, stay in the store and belong to no lane, as the lane is
 //!   part of the record. They are checked again periodically, in case the key comes back. A delivery of which only the
 //!   request cannot be read is parked.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `queue`, `index` | the stored deliveries, and what is known of them in memory |
+//! | `dispatch`, `lease` | which lanes have their turn, and which replica has a lane |
+//! | `presence` | whether this process was there to try a delivery |
+//! | `patience` | retries while the sender waits |
+//! | `place` | the limits of a sender's queue |
+//! | `seal` | encryption in a shared store |
 
 mod dispatch;
 mod index;
@@ -319,7 +328,7 @@ pub enum Attempt {
     Failed(Failure),
 }
 
-/// Why a try failed.
+/// Why an attempt failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Failure {
     pub kind: FailureKind,

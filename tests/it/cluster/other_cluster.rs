@@ -306,7 +306,7 @@ async fn a_replicas_cached_provider_tokens_end_with_its_reload_even_if_another_r
     assert_eq!(calls.last().unwrap().line(), "POST /revoke HTTP/1.1", "{calls:#?}");
 }
 
-/// They stayed valid until they expired, as after a restart no watch was left to end them.
+/// Regression: these tokens stayed valid until they expired, as after a restart no watch was left to end them.
 #[tokio::test]
 async fn the_tokens_of_a_cluster_or_a_namespace_that_a_restart_takes_away_are_refused() {
     let servers = "resource_servers: [{id: target, secret: {file: target}, audiences: ['https://target.test']}]";

@@ -78,7 +78,7 @@ async fn attacks_z28_a_policy_with_a_group_that_may_not_be_impersonated_is_refus
     world.doorward.wait_for_generation(2).await;
 }
 
-/// They would also belong to anybody who takes over Doorward.
+/// Whoever takes over Doorward would have these rights too.
 #[tokio::test]
 async fn rights_that_reach_far_and_that_nothing_needs_are_told() {
     let world = World::start().await;

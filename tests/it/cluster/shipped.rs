@@ -227,7 +227,8 @@ fn the_providers_of_the_installation_guide_fit_into_the_shipped_configuration() 
     }
 }
 
-/// It was a CA certificate, which the doctor warns of, while the migration ends when the doctor finds nothing.
+/// Regression: the guide made a CA certificate, which the doctor warns of, although the migration ends when the doctor
+/// finds nothing.
 #[test]
 fn the_doctor_finds_nothing_in_the_certificate_of_the_interceptor_by_the_guide() {
     let objects = objects(&built("single"));

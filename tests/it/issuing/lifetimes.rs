@@ -78,7 +78,7 @@ async fn an_operator_ends_a_token_of_ours_though_no_route_takes_it() {
     assert_eq!(introspected(&world, "target", &own).await["active"], false);
 }
 
-/// Under the new name of their issuer they were valid again.
+/// Regression: under the new name of their issuer, such tokens were valid again.
 #[tokio::test]
 async fn tokens_of_ours_that_were_ended_stay_so_where_a_reload_calls_their_issuer_otherwise() {
     let mut world = World::start().await;

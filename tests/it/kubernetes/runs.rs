@@ -134,7 +134,8 @@ async fn who_applies_a_run_of_somebody_else_does_not_take_it_over() {
     );
 }
 
-/// It was refused for its unchanged content, and permanently once an applied file has no labels any more.
+/// Regression: a run that was read and sent back was refused for its unchanged content, and forever once the applied
+/// file had no labels any more.
 #[tokio::test]
 async fn a_run_that_is_read_and_sent_back_is_changed_but_for_where_it_came_from() {
     const LAST: &str = "kubectl.kubernetes.io/last-applied-configuration";

@@ -39,7 +39,7 @@ async fn no_provider_is_asked_for_whoever_is_revoked_while_they_wait_for_the_tra
     assert_eq!(part(&assertion, 1)["sub"], world.username("bob"));
 }
 
-/// They were not revoked yet when rules were evaluated.
+/// The caller is revoked only after the rules were evaluated.
 #[tokio::test]
 async fn who_is_revoked_while_a_provider_is_asked_gets_no_token_of_it() {
     let (world, mut provider) = start().await;

@@ -29,7 +29,8 @@ pub(super) fn rename(doorward: &Doorward, former: &str, name: &str) {
     replace_file(&path, &renamed);
 }
 
-/// It was retried without success for a day, and new deliveries of its repository waited behind it.
+/// Regression: such a delivery was retried without success for a day, and new deliveries of its repository waited
+/// behind it.
 #[tokio::test]
 async fn what_is_held_is_brought_over_the_route_of_its_sender_whatever_that_is_called_by_then() {
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));

@@ -51,7 +51,8 @@ async fn what_a_killed_replica_forwarded_is_new_again_before_its_sender_gives_up
     assert_eq!(deliver_to(&there, &id, &body).await.status, 202);
 }
 
-/// It was forwarded again, by anybody who had stored it, once it no longer counted as in flight.
+/// Regression: anybody who had stored the delivery could have it forwarded again once it no longer counted as in
+/// flight.
 #[tokio::test]
 async fn that_a_delivery_was_taken_is_told_to_a_store_that_was_away() {
     let when = Arc::new(Notify::new());

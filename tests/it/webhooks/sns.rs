@@ -363,7 +363,7 @@ async fn webhooks_29_subscriptions_to_listed_topics_are_confirmed_and_sha_1_is_t
     }
 }
 
-/// It counted as in flight from before it was authenticated, so that its duplicate was forwarded too.
+/// Regression: a delivery counted as in flight before it was authenticated, so that its duplicate was forwarded too.
 #[tokio::test]
 async fn a_delivery_is_under_way_from_when_it_was_proven() {
     let authority = Authority::new();

@@ -93,7 +93,8 @@ fn what_the_run_says_adds_to_what_the_exchange_found_and_is_warned_of_where_it_d
     assert!(code == 0 && said.contains("  warning    the run itself does not say so: it names the request"), "{said}");
 }
 
-/// It was reported as created past Doorward, in a namespace that is not watched.
+/// Regression: a TaskRun that belongs to a PipelineRun was reported as created past Doorward, in a namespace that is
+/// not watched.
 #[test]
 fn of_a_task_run_that_is_not_there_is_said_that_it_may_be_a_part_of_a_pipeline_run() {
     let (code, said) = told(Kind::TaskRun, "ci/build-test", &[]);

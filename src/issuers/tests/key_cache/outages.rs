@@ -150,8 +150,8 @@ async fn a_discovery_document_that_cannot_be_used_any_more_is_told_though_the_ke
     }
 }
 
-/// It was retried only when the keys were due, after up to an hour, and the doubt about endpoints was reported until
-/// then.
+/// Regression: a failed discovery document was retried only when the keys were due, after up to an hour, and the doubt
+/// about endpoints was reported until then.
 #[tokio::test]
 async fn a_discovery_document_that_failed_is_retried_after_the_back_off() {
     let bench = Bench::new(json!({})).await;

@@ -9,7 +9,7 @@ fn refuses(script: &mut Script) {
     script.claims = None;
 }
 
-/// It went on for as long as any session, though the person was shut out at the provider.
+/// Regression: a session continued for its full time although its provider no longer confirmed the person.
 #[tokio::test]
 async fn a_provider_that_does_not_confirm_ends_a_session_but_not_in_a_short_outage() {
     let world = world().await;
@@ -30,7 +30,7 @@ async fn a_provider_that_does_not_confirm_ends_a_session_but_not_in_a_short_outa
     assert!(world.at.shared.revocations.end_of_session(&session.principal).is_some(), "streams and replicas know");
 }
 
-/// It went on until an hour after the clock had caught up.
+/// Regression: after the clock was set back, such a session continued until an hour after the clock had caught up.
 #[tokio::test]
 async fn a_session_for_which_nobody_vouches_ends_within_the_hour_though_the_clock_is_set_back() {
     let world = world().await;

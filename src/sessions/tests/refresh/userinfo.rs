@@ -86,8 +86,8 @@ async fn a_provider_that_can_tell_nothing_has_short_sessions() {
     assert!(world.at.provider.exchanges.lock().unwrap().is_empty());
 }
 
-/// It was over after three quarters of that where it was used: the refresh that could ask nothing began as early as
-/// any.
+/// Regression: a session in use ended after three quarters of `recheck`, as its refresh began as early as any other
+/// although there was nothing to ask.
 #[tokio::test]
 async fn a_session_about_which_nothing_can_be_asked_lasts_as_long_as_the_recheck() {
     async fn due(at: &Fixture, cookie: &HeaderMap) -> Option<u64> {

@@ -11,7 +11,7 @@ fn records_of_another_form_are_an_error() {
     assert_eq!((stored.version, stored.expires.as_millis(), stored.value.as_slice()), (7, -1, &b"a:b"[..]));
 }
 
-/// It made every read of changes fail, also after a restart.
+/// Regression: one record in another form made every read of changes fail, also after a restart.
 #[tokio::test]
 async fn a_record_of_another_form_hides_no_other_change() {
     let server = RedisServer::start(&[]);

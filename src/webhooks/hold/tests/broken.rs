@@ -205,7 +205,7 @@ async fn what_a_delivery_became_is_kept_before_it_is_parked() {
     assert_eq!(fixture.replay.leave_open(&delivery, "2", late).await.unwrap().bound, [tried.event]);
 }
 
-/// It would be sent a second time, which creates a second run without an interceptor.
+/// Without this it would be sent a second time, which creates a second run where no interceptor is asked.
 #[tokio::test]
 async fn a_delivery_that_was_taken_while_the_store_failed_is_forgotten_and_not_brought_again() {
     let store = MemoryStore::shared();
