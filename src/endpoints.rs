@@ -4,7 +4,7 @@
 pub mod probe;
 mod sessions;
 
-use std::{sync::Arc, time::Duration};
+use std::{any::Any, sync::Arc, time::Duration};
 
 use axum::{
     Extension, Router,
@@ -16,8 +16,9 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body_util::BodyExt;
 use serde_json::json;
+use tokio::time::timeout;
 use tower::ServiceExt;
-use tower_http::{catch_panic::CatchPanicLayer, timeout::TimeoutLayer};
+use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::{
     assertions,
@@ -70,13 +71,33 @@ fn refused(rejection: Rejection) -> AxumResponse {
     response
 }
 
+/// Has a router that panics refuse the request.
+fn guarded(router: Router) -> Router {
+    router.layer(CatchPanicLayer::custom(|_: Box<dyn Any + Send>| {
+        tracing::error!("an endpoint panicked");
+        refused(Rejection::new(Reason::Internal, "an error in Doorward prevented the answer"))
+    }))
+}
+
+/// Answers within [`TIMEOUT`].
+async fn answer(router: Router, request: Request<Body>) -> AxumResponse {
+    match timeout(TIMEOUT, router.oneshot(request)).await {
+        Ok(Ok(response)) => response,
+        Ok(Err(never)) => match never {},
+        Err(_) => {
+            let why = format!("the answer was not ready within {} s", TIMEOUT.as_secs());
+            refused(Rejection::new(Reason::UpstreamTimeout, why).fix("try again in a moment"))
+        }
+    }
+}
+
 /// The router of all endpoints.
 #[derive(Clone, Debug)]
 pub struct Endpoints(Router);
 
 impl Default for Endpoints {
     fn default() -> Self {
-        Self(
+        Self(guarded(
             Router::new()
                 .route("/oauth2/{*rest}", any(login))
                 .route("/oauth2/userinfo", get(user_info))
@@ -93,10 +114,8 @@ impl Default for Endpoints {
                 .route(sessions::END, post(sessions::end))
                 .route(PROTECTED_RESOURCE, get(protected_resource).options(allow_preflight))
                 .route(&format!("{PROTECTED_RESOURCE}/{{*resource}}"), get(protected_resource).options(allow_preflight))
-                .route(assertions::KEY_SET, get(assertion_keys))
-                .layer(TimeoutLayer::with_status_code(StatusCode::GATEWAY_TIMEOUT, TIMEOUT))
-                .layer(CatchPanicLayer::new()),
-        )
+                .route(assertions::KEY_SET, get(assertion_keys)),
+        ))
     }
 }
 
@@ -142,10 +161,7 @@ impl Endpoints {
             bearer,
             audit: audit.clone(),
         });
-        let mut response = match self.0.clone().oneshot(inner).await {
-            Ok(response) => response,
-            Err(never) => match never {},
-        };
+        let mut response = answer(self.0.clone(), inner).await;
         exchange.record().principal = audit.principal();
         if let Some(reservation) = audit.take_reservation() {
             exchange.hold(reservation);
@@ -456,6 +472,25 @@ fn asked_for_tokens<'a>(issuers: impl Iterator<Item = &'a Arc<Issuer>>) -> Vec<&
 mod tests {
     use super::*;
     use crate::authn::Actor;
+
+    /// Regression: a slow provider or a bug led to an empty page or a bare text, without a refusal in the record.
+    #[tokio::test(start_paused = true)]
+    async fn an_endpoint_that_takes_too_long_or_panics_refuses_the_request() {
+        let router = guarded(
+            Router::new()
+                .route("/good", get(async || "good"))
+                .route("/slow", get(std::future::pending::<String>))
+                .route("/panics", get(async || -> String { panic!("scripted") })),
+        );
+        for (path, reason) in
+            [("/good", None), ("/slow", Some(Reason::UpstreamTimeout)), ("/panics", Some(Reason::Internal))]
+        {
+            let mut response = answer(router.clone(), Request::get(path).body(Body::empty()).unwrap()).await;
+            let refused = response.extensions_mut().remove::<Refused>();
+            let refused = refused.and_then(|Refused(rejection)| Arc::into_inner(rejection));
+            assert_eq!(refused.map(|rejection| rejection.reason()), reason, "{path}");
+        }
+    }
 
     /// An agent that came with a person's token was shown the person alone.
     #[tokio::test]

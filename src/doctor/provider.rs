@@ -247,12 +247,7 @@ impl Look<'_> {
             }
             Ok(Some(true)) => {
                 let cure = "do not use it: any made-up text would be accepted as a token";
-                Finding::fault(
-                    Check::Introspection,
-                    &self.of,
-                    "it reports a made-up token as active",
-                    cure,
-                )
+                Finding::fault(Check::Introspection, &self.of, "it reports a made-up token as active", cure)
             }
             Err(why) => {
                 let cure = "check `introspection.client` and `introspection.endpoint`, what the client is allowed \

@@ -348,8 +348,7 @@ pub(super) fn refuse_impersonation<B>(request: &CleanRequest<B>) -> Result<(), R
         return Ok(());
     }
     let names: Vec<&str> = asked.iter().map(http::HeaderName::as_str).collect();
-    let detail =
-        format!("the request sets impersonation headers ({}), which only Doorward may", names.join(", "));
+    let detail = format!("the request sets impersonation headers ({}), which only Doorward may", names.join(", "));
     Err(Rejection::new(Reason::ImpersonationRefused, detail)
         .fix("send it without these headers (`kubectl` without `--as`)"))
 }
