@@ -15,7 +15,7 @@ use crate::{
     },
     clock::{Moment, Timestamp},
     config::values::Span,
-    store::{Expect, StoreError, Table},
+    store::{Change, Expect, StoreError, Table},
 };
 
 /// How often a replica publishes its state, and how long that is valid.
@@ -180,31 +180,49 @@ fn own(app: &App) -> Replica {
     }
 }
 
-/// Returns all live replicas, this one in its current state.
+/// Returns all live replicas, this one in its current state. Fails if the record of another cannot be read.
 async fn replicas(app: &App) -> Result<Vec<Replica>, StoreError> {
     let own = own(app);
     let mut all = Vec::new();
     if app.store.is_shared() {
         let now = app.clock.now();
         let page = app.store.changes(Table::Replicas, 0, PAGE, now).await?;
-        let readable = page.iter().filter_map(|change| change.stored.as_ref().ok());
-        let live = readable.filter(|stored| stored.expires > now);
-        all.extend(live.filter_map(|stored| serde_json::from_slice::<Replica>(&stored.value).ok()));
-        all.retain(|replica| replica.instance != own.instance);
+        all.extend(others(page, &own.instance, now)?);
     }
     all.push(own);
     all.sort_by(|one, other| one.instance.cmp(&other.instance));
     Ok(all)
 }
 
+/// Returns the live replicas in these records, except the one named `own`. One whose record cannot be read may have any
+/// configuration, so it must not count as absent; it writes its record again with the next heartbeat.
+fn others(page: Vec<Change>, own: &str, now: Timestamp) -> Result<Vec<Replica>, StoreError> {
+    let mut others = Vec::new();
+    for Change { key, stored, .. } in page {
+        if key == own.as_bytes() {
+            continue;
+        }
+        let stored = stored?;
+        if stored.expires > now {
+            let replica = serde_json::from_slice(&stored.value);
+            let corrupt = |error: serde_json::Error| {
+                StoreError::Corrupt(format!("the state of replica `{}`: {error}", key.escape_ascii()))
+            };
+            others.push(replica.map_err(corrupt)?);
+        }
+    }
+    Ok(others)
+}
+
 /// Whether another replica decides by a policy. If that is unknown, it is assumed: work that depends on it waits for
 /// the store anyway.
 pub async fn is_in_force_elsewhere(app: &App, digest: &str) -> bool {
-    replicas(app).await.map_or(true, |replicas| another_decides_by(&replicas, app.trail.instance(), digest))
+    another_decides_by(&replicas(app).await, app.trail.instance(), digest)
 }
 
-fn another_decides_by(replicas: &[Replica], own: &str, digest: &str) -> bool {
-    replicas.iter().any(|replica| *replica.instance != *own && *replica.policy == *digest)
+fn another_decides_by(replicas: &Result<Vec<Replica>, StoreError>, own: &str, digest: &str) -> bool {
+    let decides = |replica: &Replica| *replica.instance != *own && *replica.policy == *digest;
+    replicas.as_ref().map_or(true, |replicas| replicas.iter().any(decides))
 }
 
 #[derive(Debug, Deserialize)]
@@ -315,7 +333,7 @@ impl State {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::clock::Clock;
+    use crate::{clock::Clock, store::Stored};
 
     #[test]
     fn a_configuration_that_is_all_wrong_is_told_in_part() {
@@ -360,7 +378,7 @@ mod tests {
             stopping: false,
             refused: refused.map(|at| Refused { at, problems: vec!["no".to_owned()] }),
         };
-        let all = [replica("own", "new", None), replica("b", "old", None)];
+        let all = Ok(vec![replica("own", "new", None), replica("b", "old", None)]);
         assert!(another_decides_by(&all, "own", "old"));
         assert!(!another_decides_by(&all, "own", "new"), "it is this one that does");
         assert!(!another_decides_by(&all, "own", "older"));
@@ -386,6 +404,26 @@ mod tests {
             let mut seen = Seen::default();
             let found = looks.iter().map(|replicas| State::of(replicas, "new", &mut seen)).last();
             assert_eq!(found, Some(state), "{looks:?}");
+        }
+    }
+
+    /// Regression: it counted as absent, so a delivery that only its policy still allowed was parked, and a configuration
+    /// that it did not have was reported as in force everywhere.
+    #[test]
+    fn a_replica_whose_record_cannot_be_read_may_have_any_policy() {
+        let now = Timestamp::from_secs(1_700_000_000);
+        let stored = |value: &str, expires| Ok(Stored { value: value.as_bytes().to_vec(), version: 1, expires });
+        let torn = || Err(StoreError::Corrupt("torn".to_owned()));
+        for (key, stored, is_unknown) in [
+            ("b", torn(), true),
+            ("b", stored("{}", now + KEPT), true),
+            ("b", stored("{}", now), false),
+            ("own", torn(), false),
+        ] {
+            let page = vec![Change { key: key.as_bytes().to_vec(), version: 1, stored }];
+            let found = others(page, "own", now);
+            assert_eq!(found.is_err(), is_unknown, "{key}: {found:?}");
+            assert_eq!(another_decides_by(&found, "own", "old"), is_unknown, "{key}: {found:?}");
         }
     }
 
