@@ -8,7 +8,7 @@ use crate::{
     admin::health::Gate,
     audit::Head,
     clock::Timestamp,
-    store::{Expect, StoreError, Stored, Table, Written},
+    store::{Change, Expect, StoreError, Stored, Table, Written},
 };
 
 /// How long the others keep naming a replica that is gone.
@@ -70,11 +70,26 @@ impl Shared {
             let page = app.store.changes(Table::AuditHeads, self.after, PAGE, now).await?;
             let Some(last) = page.last() else { return Ok(()) };
             self.after = last.version;
-            let readable = page.iter().filter_map(|change| change.stored.as_ref().ok());
-            let heads = readable.filter_map(|stored| serde_json::from_slice::<Head>(&stored.value).ok());
+            let heads = page.into_iter().filter_map(readable);
             app.trail.witness(heads.filter(|head| *head.instance != *app.trail.instance()));
         }
     }
+}
+
+/// Returns the head in a record. One that cannot be read is logged, as it is not read again.
+fn readable(Change { key, stored, .. }: Change) -> Option<Head> {
+    let head: Result<Head, StoreError> = stored.and_then(|stored| {
+        serde_json::from_slice(&stored.value).map_err(|error| StoreError::Corrupt(error.to_string()))
+    });
+    let unreadable = |error: &StoreError| {
+        let instance = key.escape_ascii();
+        tracing::error!(
+            %instance,
+            %error,
+            "the last checkpoint of a replica cannot be read, so the audit trail of this one lacks it until that replica shares the next"
+        );
+    };
+    head.inspect_err(unreadable).ok()
 }
 
 /// Returns why a write failed. Versions only grow, so a version that is not higher than that of the own record shows
@@ -102,6 +117,30 @@ enum NotShared {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Returns the result of a call, and its log.
+    fn logged<T>(call: impl FnOnce() -> T) -> (T, String) {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let writer = Arc::new(file.reopen().unwrap());
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(writer).finish();
+        let result = tracing::subscriber::with_default(subscriber, call);
+        (result, std::fs::read_to_string(file.path()).unwrap())
+    }
+
+    /// Regression: it was skipped silently, and the trail lacked it.
+    #[test]
+    fn a_head_that_cannot_be_read_is_logged() {
+        let stored = |value: &str| Ok(Stored { value: value.as_bytes().to_vec(), version: 1, expires: Timestamp::MAX });
+        for (stored, is_readable) in [
+            (stored(r#"{"instance": "r1", "seq": 7, "mac": "m"}"#), true),
+            (stored("{}"), false),
+            (Err(StoreError::Corrupt("torn".to_owned())), false),
+        ] {
+            let (read, log) = logged(|| readable(Change { key: b"r1".to_vec(), version: 1, stored }));
+            assert_eq!((read.is_some(), log.is_empty()), (is_readable, is_readable), "{read:?} {log}");
+            assert_eq!(log.contains("instance=r1"), !is_readable, "{log}");
+        }
+    }
 
     #[test]
     fn a_store_that_lost_a_head_is_told_from_another_replica_of_the_same_name() {
