@@ -65,6 +65,14 @@ impl Entry {
     }
 }
 
+/// Sessions to end, each with the end of its record.
+#[derive(Default)]
+pub(super) struct Split {
+    pub going_on: Vec<(SessionHash, Timestamp)>,
+    /// Those that have ended by themselves, by the clock of this process: by another clock they may still be valid.
+    pub gone: Vec<(SessionHash, Timestamp)>,
+}
+
 /// The index of one person.
 pub(super) struct Index<'a> {
     store: &'a dyn Backend,
@@ -151,16 +159,18 @@ impl<'a> Index<'a> {
         Ok(has_begun && self.store.get(Table::Sessions, hash.as_bytes(), now).await?.is_none())
     }
 
-    /// Omits the sessions that have ended by themselves. If the store does not respond, a session counts as one that
-    /// goes on.
-    pub async fn without_gone(&self, entries: Vec<Entry>, now: Timestamp) -> Vec<Entry> {
-        let mut going_on = Vec::with_capacity(entries.len());
+    /// Splits sessions into those that go on and those that have ended by themselves. If the store does not respond, a
+    /// session counts as one that goes on.
+    pub async fn split(&self, entries: Vec<Entry>, now: Timestamp) -> Split {
+        let mut split = Split::default();
         for entry in entries {
-            if !matches!(self.is_gone(&entry, now).await, Ok(true)) {
-                going_on.push(entry);
+            let Some(session) = entry.session() else { continue };
+            match self.is_gone(&entry, now).await {
+                Ok(true) => split.gone.push(session),
+                Ok(false) | Err(_) => split.going_on.push(session),
             }
         }
-        going_on
+        split
     }
 
     /// Writes the index again, with this session in it and its current end.

@@ -1,13 +1,13 @@
 //! The sessions of one person: listed, and ended by the person, an operator or the provider.
 
-use std::{iter, net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc};
 
 use http::HeaderMap;
 use serde::Serialize;
 
 use super::{
     Ended, Origin, Session, Sessions, if_good,
-    index::{Entry, Index},
+    index::{Entry, Index, Split},
     record::{Holder, SessionHash, SessionId},
     seen,
 };
@@ -156,10 +156,9 @@ impl Sessions {
         let index = self.index(record);
         let mut others = index.entries(self.now()).await?;
         others.retain(|entry| entry.same_login(record) && entry.hash() != Some(*hash));
-        let others = index.without_gone(others, self.now()).await;
-        let others = others.iter().filter_map(Entry::session);
-        let all = others.chain(iter::once((*hash, record.ends))).collect();
-        self.end_all(&record.issuer_url, &record.subject, all, reason).await
+        let mut split = index.split(others, self.now()).await;
+        split.going_on.push((*hash, record.ends));
+        self.end_split(&record.issuer_url, &record.subject, split, reason).await
     }
 
     /// Ends these sessions of one person, each with the end of its record, and returns how many. All are revoked in one
@@ -176,22 +175,28 @@ impl Sessions {
         all: Vec<(SessionHash, Timestamp)>,
         reason: Ended,
     ) -> Result<usize, StoreError> {
-        if all.is_empty() {
+        self.end_split(issuer, subject, Split { going_on: all, gone: Vec::new() }, reason).await
+    }
+
+    /// As [`Sessions::end_all`]. Those that have ended by themselves are revoked too, as the clock of this process may
+    /// be ahead, but they are neither counted nor recorded in the trail.
+    async fn end_split(&self, issuer: &str, subject: &str, split: Split, reason: Ended) -> Result<usize, StoreError> {
+        if split.going_on.is_empty() && split.gone.is_empty() {
             return Ok(0);
         }
         let (sessions, issuer, subject) = (self.clone(), issuer.to_owned(), subject.to_owned());
-        let ending = async move { sessions.end_each(&sessions.index_of(&issuer, &subject), &all, reason).await };
+        let ending = async move { sessions.end_each(&sessions.index_of(&issuer, &subject), &split, reason).await };
         finished(self.0.shared.finish(ending)).await
     }
 
     async fn end_each(
         &self,
         index: &Index<'_>,
-        sessions: &[(SessionHash, Timestamp)],
+        Split { going_on, gone }: &Split,
         reason: Ended,
     ) -> Result<usize, StoreError> {
         let shared = &self.0.shared;
-        let named = sessions.iter().map(|(hash, ends)| (hash, hash.to_string(), *ends));
+        let named = going_on.iter().map(|(hash, ends)| (hash, hash.to_string(), *ends));
         let ending: Vec<_> = named
             .filter(|(_, name, ends)| {
                 let ended = shared.revocations.end_of(name);
@@ -199,9 +204,14 @@ impl Sessions {
             })
             .collect();
         let count = ending.len();
-        if count > 0 {
-            let targets: Vec<_> =
-                ending.iter().map(|(_, name, ends)| (Target::Session(name), reason.as_str(), *ends)).collect();
+        let gone_by_name = gone.iter().map(|(hash, ends)| (hash.to_string(), *ends));
+        let gone_by_name: Vec<(String, Timestamp)> = gone_by_name
+            .filter(|(name, ends)| !shared.revocations.is_revoked_until(Target::Session(name), *ends))
+            .collect();
+        if !ending.is_empty() || !gone_by_name.is_empty() {
+            let revoked = ending.iter().map(|(_, name, ends)| (name, *ends));
+            let revoked = revoked.chain(gone_by_name.iter().map(|(name, ends)| (name, *ends)));
+            let targets: Vec<_> = revoked.map(|(name, ends)| (Target::Session(name), reason.as_str(), ends)).collect();
             // The revocations first: streams and other processes check those.
             shared.revocations.revoke_all(&targets).await?;
         }
@@ -210,7 +220,7 @@ impl Sessions {
             shared.metrics.ended(hash, reason);
             shared.trail.note(Note::SessionEnded { session: name, why: reason.as_str() });
         }
-        let all: Vec<SessionHash> = sessions.iter().map(|(hash, _)| *hash).collect();
+        let all: Vec<SessionHash> = going_on.iter().chain(gone).map(|(hash, _)| *hash).collect();
         for hash in &all {
             if let Err(error) = shared.store.delete(Table::Sessions, hash.as_bytes()).await {
                 tracing::warn!(%error, "sessions that have ended stay in the store until their time, revoked until then");
@@ -255,9 +265,8 @@ impl Sessions {
         let index = self.index_of(issuer, subject);
         let mut entries = index.entries(self.now()).await?;
         entries.retain(wanted);
-        let entries = index.without_gone(entries, self.now()).await;
-        let sessions = entries.iter().filter_map(Entry::session).collect();
-        self.end_all(issuer, subject, sessions, reason).await
+        let split = index.split(entries, self.now()).await;
+        self.end_split(issuer, subject, split, reason).await
     }
 
     fn index_of(&self, issuer: &str, subject: &str) -> Index<'_> {

@@ -173,6 +173,41 @@ async fn a_session_that_ended_unused_is_not_ended_again() {
     }
 }
 
+/// Regression: it took them for ended and did not revoke them, so they stayed valid at the other replicas.
+#[tokio::test]
+async fn a_replica_whose_clock_is_ahead_ends_sessions_that_are_valid_at_others() {
+    for of_login in [false, true] {
+        let at = Fixture::offline();
+        let (idle, used) = (at.create("alice", &dash()).await, at.create("alice", &dash()).await);
+        let idle = get(&at.sessions, &idle, &dash()).await.unwrap();
+        let used = get(&at.sessions, &used, &dash()).await.unwrap();
+        let clock = Clock::manual(at.shared.clock.now() + HOUR * 9);
+        let revocations = Revocations::new(Arc::clone(&at.shared.store), clock.clone());
+        let shared = Shared { clock, revocations, ..at.shared.clone() };
+        let elsewhere = Fixture::generation(&at.provider, &shared, settings(), &[[1; 32]]);
+        *at.store.stays.lock().unwrap() = Some(Table::Sessions);
+        let (count, reason) = match of_login {
+            true => (elsewhere.end_login(&used, Ended::signed_out).await.unwrap(), Ended::signed_out),
+            false => {
+                let ended = elsewhere.end_of(&at.provider.issuer, "alice", None, Ended::revoked).await;
+                (ended.unwrap(), Ended::revoked)
+            }
+        };
+        // By its clock both are past their idle time; a sign-out counts its own session all the same.
+        assert_eq!(count, usize::from(of_login));
+        at.shared.revocations.refresh().await.unwrap();
+        for session in [&idle, &used] {
+            let revoked = at.shared.revocations.end_of(&session.name()).expect("it is revoked for all replicas");
+            assert_eq!(&*revoked.reason, reason.as_str());
+        }
+        assert!(at.sessions.entries_of(&idle).await.is_empty(), "they are in the index no more");
+        at.shared.trail.shutdown();
+        let lines = std::fs::read_to_string(at.folder.path().join("audit.jsonl")).unwrap();
+        let noted = lines.lines().filter(|line| line.contains("\"session_ended\""));
+        assert_eq!(noted.count(), count, "the end of a session that ended by itself is not recorded");
+    }
+}
+
 /// Regression: if the client left, the end of its session was never recorded in the trail, and the session's record
 /// stayed.
 #[tokio::test]
