@@ -15,7 +15,7 @@ use crate::{
     audit::{Note, TokensEnded},
     authn::principal::workload_key,
     clock::Timestamp,
-    store::{Change, Expect, Stored, Table, Target, Written},
+    store::{Change, Expect, Revocations, Store, StoreError, Stored, Table, Target, Written},
     sts::{MAX_LIFETIME, bearer::Bearer},
 };
 
@@ -33,6 +33,12 @@ pub(super) const GONE: &str = "it was deleted";
 
 /// The reason if nobody watches a run any more.
 const NOT_CONFIGURED: &str = "its cluster, or its namespace there, is no longer configured to have tokens";
+
+/// The reason if nobody can tell which object a record is of.
+const UNREADABLE: &str = "its record in the store cannot be read";
+
+/// The key of a record that cannot be read, and why.
+type Unreadable = (String, StoreError);
 
 /// An object whose tokens are to end.
 #[derive(Clone)]
@@ -60,8 +66,9 @@ impl Follower {
             let now = self.app.clock.now();
             let page = self.app.store().changes(Table::Tokens, after, PAGE, now).await?;
             let (full, last) = (page.len() == PAGE, page.last().map(|change| change.version));
-            for change in page {
-                let Some((bearer, uid)) = bearer_of(&change) else { continue };
+            let (found, unreadable) = read(page, &watch.cluster);
+            self.end_unreadable(&unreadable).await?;
+            for (bearer, uid) in found {
                 if !is_watched(watch, self.own().as_deref(), &bearer) {
                     continue;
                 }
@@ -133,16 +140,21 @@ impl Follower {
 
     async fn end_own(&self, known: &[(&Over, String)]) -> Result<(), EndsError> {
         let now = self.app.clock.now();
-        let keys = known.iter().map(|(_, key)| key.clone().into_bytes()).collect();
-        let found = self.app.store().get_all(Table::Tokens, keys, now).await?;
-        let ending = known.iter().zip(found).filter_map(|((over, key), stored)| {
-            let stored = stored?;
-            let bearer = serde_json::from_slice::<Bearer>(&stored.value).ok()?;
-            // While there is a record to find, so that it is ended once.
-            let until = stored.expires.max(now + MAX_LIFETIME + SKEW);
-            (bearer.cluster == over.cluster).then_some(Ending { over, key, stored, bearer, until })
-        });
-        let ending: Vec<Ending<'_>> = ending.collect();
+        let keys: Vec<Vec<u8>> = known.iter().map(|(_, key)| key.clone().into_bytes()).collect();
+        let found = get_each(self.app.store(), &keys, now).await?;
+        let (mut ending, mut unreadable): (Vec<Ending<'_>>, Vec<Unreadable>) = (Vec::new(), Vec::new());
+        for ((over, key), found) in known.iter().zip(found) {
+            let Some(found) = found.transpose() else { continue };
+            match found.and_then(|stored| Ok((bearer_of(key, &stored)?, stored))) {
+                Ok(((bearer, _), stored)) => {
+                    // While there is a record to find, so that it is ended once.
+                    let until = stored.expires.max(now + MAX_LIFETIME + SKEW);
+                    ending.push(Ending { over, key, stored, bearer, until });
+                }
+                Err(error) => unreadable.push((key.clone(), error)),
+            }
+        }
+        self.end_unreadable(&unreadable).await?;
         let new: Vec<&Ending<'_>> =
             ending.iter().filter(|ending| !self.app.revocations.has_stored(ending.key)).collect();
         if !new.is_empty() {
@@ -159,6 +171,16 @@ impl Follower {
             }
         }
         stream::iter(ending.into_iter().map(Ok)).try_for_each_concurrent(BATCH, |ending| self.tell(ending)).await
+    }
+
+    /// Ends the tokens of objects whose records cannot be read.
+    async fn end_unreadable(&self, unreadable: &[Unreadable]) -> Result<(), EndsError> {
+        let ended = end_unreadable(&self.app.revocations, unreadable, self.app.clock.now()).await;
+        self.end_onward(unreadable.iter().map(|(key, _)| key));
+        if ended? {
+            self.app.close_revoked_streams();
+        }
+        Ok(())
     }
 
     /// Records the end in the trail, unless that was done: the replica that revoked it may have stopped before.
@@ -206,7 +228,8 @@ impl Follower {
         loop {
             let page = self.app.store().changes(Table::Tokens, after, PAGE, self.app.clock.now()).await?;
             let Some(last) = page.last().map(|change| change.version) else { return Ok(()) };
-            let mut left: Vec<(Bearer, String)> = page.iter().filter_map(bearer_of).collect();
+            let (mut left, unreadable) = read(page, &self.cluster);
+            self.end_unreadable(&unreadable).await?;
             // Checked again for each page, as a reload may bring a namespace back meanwhile.
             left.retain(|(bearer, _)| bearer.cluster == self.cluster && given.borrow().is_left(&bearer.namespace));
             // For all of them, as each process has its own tokens from providers, whoever else has ended the rest or
@@ -257,12 +280,79 @@ fn goes_on(object: &Object, uid: &str) -> bool {
     object.identity().uid == uid && object.end().is_none() && is_seen
 }
 
-/// The object with tokens in a record, and its uid.
-fn bearer_of(change: &Change) -> Option<(Bearer, String)> {
-    let bearer: Bearer = serde_json::from_slice(&change.stored.as_ref().ok()?.value).ok()?;
-    let key = str::from_utf8(&change.key).ok()?;
-    let uid = key.strip_prefix(&workload_key(&bearer.cluster, ""))?.to_owned();
-    Some((bearer, uid))
+/// Returns the object with tokens in a record, and its uid.
+fn bearer_of(key: &str, stored: &Stored) -> Result<(Bearer, String), StoreError> {
+    let corrupt = |why: String| StoreError::Corrupt(format!("that of the tokens of `{key}`: {why}"));
+    let bearer: Bearer = serde_json::from_slice(&stored.value).map_err(|error| corrupt(error.to_string()))?;
+    match key.strip_prefix(&workload_key(&bearer.cluster, "")) {
+        Some(uid) => {
+            let uid = uid.to_owned();
+            Ok((bearer, uid))
+        }
+        None => Err(corrupt(format!("it names the cluster `{}`", bearer.cluster))),
+    }
+}
+
+/// Returns the objects with tokens in these records, each with its uid, and the records of a cluster that cannot be
+/// read.
+fn read(page: Vec<Change>, cluster: &str) -> (Vec<(Bearer, String)>, Vec<Unreadable>) {
+    let (mut found, mut unreadable) = (Vec::new(), Vec::new());
+    let is_of_cluster = |key: &str| key.rsplit_once('/').is_some_and(|(of, _)| of == cluster);
+    for Change { key, stored, .. } in page {
+        // Nobody writes such a key.
+        let Ok(key) = String::from_utf8(key) else { continue };
+        match stored.and_then(|stored| bearer_of(&key, &stored)) {
+            Ok(bearer) => found.push(bearer),
+            Err(error) if is_of_cluster(&key) => unreadable.push((key, error)),
+            Err(_) => {}
+        }
+    }
+    (found, unreadable)
+}
+
+/// Returns the records under these keys. One that cannot be read does not keep the others from being read.
+async fn get_each(
+    store: &Store,
+    keys: &[Vec<u8>],
+    now: Timestamp,
+) -> Result<Vec<Result<Option<Stored>, StoreError>>, StoreError> {
+    match store.get_all(Table::Tokens, keys.to_vec(), now).await {
+        Ok(found) => return Ok(found.into_iter().map(Ok).collect()),
+        Err(StoreError::Corrupt(_)) => {}
+        Err(error) => return Err(error),
+    }
+    let mut each = Vec::with_capacity(keys.len());
+    for key in keys {
+        match store.get(Table::Tokens, key, now).await {
+            found @ (Ok(_) | Err(StoreError::Corrupt(_))) => each.push(found),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(each)
+}
+
+/// Ends the tokens of objects whose records cannot be read. Only the record says where an object is, so its end might
+/// not be seen. Those may be tokens of another Doorward on the same store. Returns whether any had not ended before.
+async fn end_unreadable(
+    revocations: &Revocations,
+    unreadable: &[Unreadable],
+    now: Timestamp,
+) -> Result<bool, StoreError> {
+    let new: Vec<&Unreadable> = unreadable.iter().filter(|(key, _)| !revocations.has_stored(key)).collect();
+    for batch in new.chunks(BATCH) {
+        // Every token issued so far has expired by then.
+        let until = now + MAX_LIFETIME + SKEW;
+        let targets: Vec<_> = batch.iter().map(|(key, _)| (Target::Workload(key), UNREADABLE, until)).collect();
+        revocations.revoke_all(&targets).await?;
+        for (key, error) in batch {
+            tracing::error!(
+                %key,
+                %error,
+                "the tokens of a run have ended, as its record cannot be read and its end would not be seen; start the run again"
+            );
+        }
+    }
+    Ok(!new.is_empty())
 }
 
 #[cfg(test)]
@@ -270,6 +360,77 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::{
+        clock::Clock,
+        store::{Embedded, disturbed::Disturbed},
+    };
+
+    const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
+
+    fn bearer(cluster: &str) -> Bearer {
+        Bearer {
+            cluster: cluster.into(),
+            issuer: "https://door.example".into(),
+            others: Vec::new(),
+            kind: Kind::Pod,
+            namespace: "ci".to_owned(),
+            name: "build-pod".to_owned(),
+            is_told: false,
+        }
+    }
+
+    /// A store with these records, some of which it cannot read.
+    async fn store(folder: &tempfile::TempDir, records: &[(&str, Vec<u8>)], torn: &[&str]) -> Store {
+        let store = Disturbed::new(Arc::new(Embedded::open(&folder.path().join("store.redb")).unwrap()));
+        *store.torn.lock().unwrap() = torn.iter().map(|key| key.as_bytes().to_vec()).collect();
+        let store: Store = Arc::new(store);
+        for (key, value) in records {
+            let expires = NOW + MAX_LIFETIME;
+            store.put(Table::Tokens, key.as_bytes(), value.clone(), expires, Expect::Any, NOW).await.unwrap();
+        }
+        store
+    }
+
+    /// Regression: the record was skipped, so the tokens stayed valid after their run had ended.
+    #[tokio::test]
+    async fn tokens_whose_record_cannot_be_read_have_ended_and_no_others() {
+        let folder = tempfile::tempdir().unwrap();
+        let (east, west) = (serde_json::to_vec(&bearer("east")).unwrap(), serde_json::to_vec(&bearer("west")).unwrap());
+        let records = [
+            ("east/whole", east.clone()),
+            ("east/torn", east),
+            ("east/other-form", b"{}".to_vec()),
+            ("east/of-another", west.clone()),
+            ("west/torn", west),
+        ];
+        let store = store(&folder, &records, &["east/torn", "west/torn"]).await;
+        let page = store.changes(Table::Tokens, 0, PAGE, NOW).await.unwrap();
+        let (found, unreadable) = read(page, "east");
+        assert!(matches!(found.as_slice(), [(_, uid)] if uid == "whole"), "{found:?}");
+        let revocations = Revocations::new(Arc::clone(&store), Clock::manual(NOW));
+        for is_new in [true, false] {
+            assert_eq!(end_unreadable(&revocations, &unreadable, NOW).await.unwrap(), is_new);
+            for (key, _) in &records {
+                let has_ended = !["east/whole", "west/torn"].contains(key);
+                assert_eq!(revocations.has_stored(key), has_ended, "{key}");
+            }
+        }
+    }
+
+    /// Regression: the whole batch failed, so no end in it was recorded.
+    #[tokio::test]
+    async fn a_record_that_cannot_be_read_hides_no_other_that_is_looked_up_with_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let value = serde_json::to_vec(&bearer("east")).unwrap();
+        let records = [("east/a", value.clone()), ("east/torn", value.clone()), ("east/b", value)];
+        let store = store(&folder, &records, &["east/torn"]).await;
+        let keys = ["east/a", "east/torn", "east/b", "east/none"].map(|key| key.as_bytes().to_vec());
+        let found = get_each(&store, &keys, NOW).await.unwrap();
+        assert!(
+            matches!(found.as_slice(), [Ok(Some(_)), Err(StoreError::Corrupt(_)), Ok(Some(_)), Ok(None)]),
+            "{found:?}"
+        );
+    }
 
     /// Each list, and a reload that removed a cluster, ended all tokens of another Doorward's cluster with the same
     /// name; and such a reload ended those that another gave to a run of the same cluster, which went on.
@@ -284,15 +445,8 @@ mod tests {
             (Some(own), own, Some(other), (false, true)),
             (None, other, None, (true, true)),
         ] {
-            let bearer = Bearer {
-                cluster: "east".into(),
-                issuer: noted.into(),
-                others: beside.into_iter().map(Into::into).collect(),
-                kind: Kind::Pod,
-                namespace: "ci".to_owned(),
-                name: "build-pod".to_owned(),
-                is_told: false,
-            };
+            let others = beside.into_iter().map(Into::into).collect();
+            let bearer = Bearer { issuer: noted.into(), others, ..bearer("east") };
             assert_eq!((is_of_others(own, &bearer), is_also_of_others(own, &bearer)), expected, "{own:?} {bearer:?}");
             let watch = |cluster: &str, kind, namespace: Option<&str>| {
                 let watch = Watch { cluster: cluster.into(), kind, namespace: namespace.map(str::to_owned) };
