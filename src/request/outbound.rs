@@ -33,18 +33,18 @@ const FORWARDED_CLIENT: HeaderName = HeaderName::from_static("x-forwarded-client
 /// A request that may be sent, and the only type that can be forwarded. It can be made from a [`Permit`] only:
 ///
 /// ```
-/// use doorward::{authz::Permit, body::RequestBody, error::Rejection, request::outbound::Outbound, upstream::Lifetime};
-/// fn assume(_: http::Request<RequestBody>, permit: Permit, _: Lifetime) -> Result<Outbound, Rejection> {
+/// use doorward::{authz::Permit, error::Rejection, request::outbound::Outbound};
+/// fn assume(permit: Permit) -> Result<Outbound, Rejection> {
 ///     Outbound::assume(permit, &[])
 /// }
 /// ```
 ///
-/// It cannot be made from any other request, as its fields are private:
+/// It cannot be given any other request, as its fields are private:
 ///
 /// ```compile_fail,E0451
-/// use doorward::{authz::Permit, body::RequestBody, request::outbound::Outbound, upstream::Lifetime};
-/// fn forge(request: http::Request<RequestBody>, permit: Permit, lifetime: Lifetime) -> Outbound {
-///     Outbound { request, permit, lifetime, on_upgrade: None }
+/// use doorward::{body::RequestBody, request::outbound::Outbound};
+/// fn forge(outbound: Outbound, request: http::Request<RequestBody>) -> Outbound {
+///     Outbound { request, ..outbound }
 /// }
 /// ```
 #[derive(Debug)]
