@@ -9,7 +9,7 @@ use super::{exchange::Exchange, notes::recorded, outbound::Outbound, pipeline::W
 use crate::{
     assertions::Asserted,
     audit, authn,
-    authz::{Permit, authorize},
+    authz::{Permit, Policy, authorize},
     clock::{Moment, Timestamp},
     config::raw::RouteKind,
     error::{Reason, Rejection},
@@ -36,8 +36,6 @@ pub(super) struct Cleared {
     pub(super) groups: Arc<[Arc<str>]>,
     /// For an apply or a patch of a run: adapts the body to the existing run, if there is one.
     pub(super) fit: Option<Fit>,
-    /// Whether a record of the decision must be durable before it is sent.
-    is_recorded_first: bool,
     /// The epoch at which it was decided.
     pub(super) epoch: u64,
     /// When it was decided.
@@ -45,9 +43,8 @@ pub(super) struct Cleared {
 }
 
 impl Worker {
-    /// Authorizes the request and assumes the identity that it is sent under; reserves room for its audit records, and
-    /// writes the first where one is required before it is sent. `once` is the idempotency key of a delivery to an
-    /// EventListener.
+    /// Authorizes the request, assumes the identity that it is sent under, and records the decision. `once` is the
+    /// idempotency key of a delivery to an EventListener.
     pub(super) fn decide<'e>(
         &'e self,
         snapshot: &'e Snapshot,
@@ -62,16 +59,29 @@ impl Worker {
             .and_then(|permitted| self.assume(snapshot, permitted, once, now, exchange));
         async move {
             let cleared = cleared?;
-            exchange.reserve(if cleared.is_recorded_first { 2 } else { 1 }).await?;
-            if cleared.is_recorded_first {
-                Box::pin(exchange.write_decided()).await?;
-            }
-            self.recheck(snapshot, cleared.outbound.permit(), cleared.now, exchange)?;
+            self.record_decision(snapshot, cleared.outbound.permit(), cleared.now, exchange).await?;
             Ok(cleared)
         }
     }
 
-    /// Asks the policy, and records its decision and the grants.
+    /// Reserves room for the audit records of a request that was allowed at `decided`, and writes the first if it must
+    /// be durable before the request is sent. Then rechecks the decision, as it may have waited for the trail.
+    pub(super) async fn record_decision(
+        &self,
+        snapshot: &Snapshot,
+        permit: &Permit,
+        decided: Moment,
+        exchange: &mut Exchange,
+    ) -> Result<(), Rejection> {
+        let is_recorded_first = permit.is_recorded_first();
+        exchange.reserve(if is_recorded_first { 2 } else { 1 }).await?;
+        if is_recorded_first {
+            Box::pin(exchange.write_decided()).await?;
+        }
+        self.recheck(snapshot, permit, decided, exchange)
+    }
+
+    /// Decides by the policy, and adds the grants to the record of the decision.
     fn authorize(
         &self,
         snapshot: &Snapshot,
@@ -79,15 +89,16 @@ impl Worker {
         now: Moment,
         exchange: &mut Exchange,
     ) -> Result<Permitted, Rejection> {
-        let decided = authorize(&snapshot.policy, authenticated, now.wall());
-        let decision = exchange.record().decision.insert(recorded(&decided.decision));
-        let permit = decided.permit?;
+        let record = exchange.record();
+        let (permit, rule) = decide_by_policy(&snapshot.policy, authenticated, now.wall(), record)?;
         let given = snapshot.policy.kubernetes_groups(permit.principal());
-        decision.grants = given.grants;
+        if let Some(decision) = &mut record.decision {
+            decision.grants = given.grants;
+        }
         if permit.lifetime() != Lifetime::Short && self.app.memory.level() >= Level::RefuseStreams {
             return Err(Rejection::short_of_memory());
         }
-        Ok(Permitted { permit, rule: decided.decision.rule, groups: given.groups })
+        Ok(Permitted { permit, rule, groups: given.groups })
     }
 
     /// Makes the request that is sent: with the caller's identity, the assertion for an EventListener, and the body of
@@ -101,7 +112,6 @@ impl Worker {
         exchange: &mut Exchange,
     ) -> Result<Box<Cleared>, Rejection> {
         let Permitted { mut permit, rule, groups } = permitted;
-        let is_recorded_first = permit.is_recorded_first();
         let upstream = Arc::clone(permit.route().upstream.name());
         let assertion = asserted(snapshot, &permit, &groups, once, now.wall(), exchange.record())?;
         let (body, fit) = match permit.take_document() {
@@ -123,9 +133,22 @@ impl Worker {
         let record = exchange.record();
         record.impersonated_groups = (record.kind == Some(RouteKind::Kubernetes)).then(|| Arc::clone(&groups));
         record.upstream = Some(audit::Upstream { name: upstream, status: None });
+        let is_recorded_first = outbound.permit().is_recorded_first();
         outbound.note_body(is_recorded_first, || Arc::clone(exchange.received()));
-        Ok(Box::new(Cleared { outbound, groups, fit, is_recorded_first, epoch: exchange.epoch(), now }))
+        Ok(Box::new(Cleared { outbound, groups, fit, epoch: exchange.epoch(), now }))
     }
+}
+
+/// Decides a request by the policy, and notes the decision in `record`. Returns the permit and the rule that decided.
+pub(super) fn decide_by_policy(
+    policy: &Policy,
+    authenticated: authn::Authenticated,
+    now: Timestamp,
+    record: &mut audit::Record,
+) -> Result<(Permit, Option<Arc<str>>), Rejection> {
+    let decided = authorize(policy, authenticated, now);
+    record.decision = Some(recorded(&decided.decision));
+    Ok((decided.permit?, decided.decision.rule))
 }
 
 /// The signed assertion for an EventListener. `None` for other upstreams, and for a request whose body was not read.

@@ -15,9 +15,10 @@ use http::{
 use url::form_urlencoded;
 
 use super::{
+    decide::decide_by_policy,
     exchange::{Exchange, RawTarget},
     method,
-    notes::{note_route, recorded},
+    notes::note_route,
     outbound::name_line,
     own::own,
     pipeline::{Ending, Worker, arrival, refuse_impersonation},
@@ -26,7 +27,6 @@ use super::{
 };
 use crate::{
     authn::{self, Principal},
-    authz::authorize,
     body::ClientBody,
     config::raw::{ForwardAuth, RouteKind},
     downstream::Connection,
@@ -98,17 +98,10 @@ impl Worker {
                 "the API server is asked who may read this log, but only when Doorward forwards the request",
             ));
         }
-        let decided = authorize(&snapshot.policy, authenticated, now.wall());
-        exchange.record().decision = Some(recorded(&decided.decision));
-        let permit = decided.permit?;
+        let (permit, _) = decide_by_policy(&snapshot.policy, authenticated, now.wall(), exchange.record())?;
         let answer = passed(permit.principal())?;
-        let is_recorded_first = permit.is_recorded_first();
         // On this answer the proxy forwards the request.
-        exchange.reserve(if is_recorded_first { 2 } else { 1 }).await?;
-        if is_recorded_first {
-            exchange.write_decided().await?;
-        }
-        self.recheck(snapshot, &permit, now, exchange)?;
+        self.record_decision(snapshot, &permit, now, exchange).await?;
         Ok(own(answer, id))
     }
 }

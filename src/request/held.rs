@@ -17,10 +17,11 @@ use tokio::time::{Instant, timeout_at};
 use uuid::Uuid;
 
 use super::{
+    decide::decide_by_policy,
     delivery::{self, LEAST},
     exchange::{AnswerBy, Exchange},
     headers,
-    notes::{note_target, recorded},
+    notes::note_target,
     own::own,
     pipeline::{Ending, Worker},
     route::Route,
@@ -30,7 +31,7 @@ use crate::{
     app::{hooks, rollout},
     audit::Record,
     authn::{self, Authenticated},
-    authz::{Permit, authorize},
+    authz::Permit,
     body::{BodyEnd, EndedBy, OnEnd, RequestBody},
     clock::Timestamp,
     error::{Reason, Rejection},
@@ -61,9 +62,7 @@ impl Worker {
     ) -> Result<Ending, Rejection> {
         let begun = self.app.clock.moment();
         let now = begun.wall();
-        let decided = authorize(&snapshot.policy, authenticated, now);
-        exchange.record().decision = Some(recorded(&decided.decision));
-        let permit = decided.permit?;
+        let (permit, _) = decide_by_policy(&snapshot.policy, authenticated, now, exchange.record())?;
         let patience = delivery::deadline(budget, exchange.elapsed());
         exchange.set_deadline_of_trail(Some(patience));
         exchange.reserve(1).await?;
