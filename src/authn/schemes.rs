@@ -145,7 +145,7 @@ impl Authenticator<'_> {
             _ if !bearers => return Ok(None),
             Presented::Invalid(rejection) => return Err(rejection),
             Presented::Valid(token) => {
-                self.check_mirror()?;
+                self.revocations.check_fresh(self.max_mirror_age)?;
                 let BearerToken { token, remaining_protocols } = token;
                 let principal = self.issuers.authenticate(&token, &route.accepts, self.revocations).await?;
                 let asked = route.accepts.ask_about(&token, &principal);
@@ -156,15 +156,6 @@ impl Authenticator<'_> {
             request.replace_header(HeaderName::from_static("sec-websocket-protocol"), protocols);
         }
         Ok(Some((principal, token)))
-    }
-
-    /// Refuses if the mirror of the revocations is too old.
-    fn check_mirror(&self) -> Result<(), Rejection> {
-        if self.revocations.mirror_age() <= self.max_mirror_age {
-            return Ok(());
-        }
-        let why = "Doorward cannot check at the moment whether your token was revoked";
-        Err(Rejection::new(Reason::StoreUnavailable, why).fix("try again in a moment; the token may be valid"))
     }
 
     /// The principal of a bearer token that is sent to one of Doorward's own pages, by the first of `routes` (those of
@@ -185,7 +176,7 @@ impl Authenticator<'_> {
             Presented::Valid(token) if sessions::is_handle(&token.token) => return Ok(None),
             Presented::Valid(BearerToken { token, .. }) => token,
         };
-        self.check_mirror()?;
+        self.revocations.check_fresh(self.max_mirror_age)?;
         let (mut tried, mut refusal): (Vec<&Arc<Route>>, Option<Rejection>) = Default::default();
         for route in routes {
             // A route is listed once for each of its paths.
@@ -326,7 +317,7 @@ impl Authenticator<'_> {
         self.webhooks.genuine(webhook, &delivery);
         let principal = Arc::new(webhook.principal(&delivery).map_err(|rejection| webhook.heard(rejection))?);
         record.principal = Some(Arc::clone(&principal));
-        check_deliveries(self.revocations, &principal).map_err(|rejection| webhook.heard(rejection))?;
+        check_revoked(self.revocations, &principal).map_err(|rejection| webhook.heard(rejection))?;
         if delivery.ping {
             let answer = delivery.challenge.as_deref().unwrap_or("pong\n");
             return Ok(Authentication::Respond(Response::new(Bytes::copy_from_slice(answer.as_bytes()))));
@@ -372,31 +363,25 @@ pub(crate) fn stored_delivery(
 ) -> Result<Authenticated, Rejection> {
     let principal = Arc::new(webhooks::principal(facts, Timestamp::MAX)?);
     record.principal = Some(Arc::clone(&principal));
-    check_deliveries(revocations, &principal)?;
+    check_revoked(revocations, &principal)?;
     Authenticated::new(request, Arc::clone(route), principal)
 }
 
-/// Checks revocations for schemes that have not done so themselves. Of those, a client certificate alone is checked
-/// against the mirror however old that is, once it was read: break-glass may be needed on a day without the store.
+/// Checks revocations for schemes that have not done so themselves, against the mirror however old that is, once it was
+/// read. Sessions and deliveries need the store anyway, and break-glass may be needed on a day without it.
 fn check_revoked(revocations: &Revocations, principal: &Principal) -> Result<(), Rejection> {
     if principal.scheme != Scheme::Anonymous {
         revocations.check_read()?;
     }
-    match revocations.is_revoked(principal) {
-        None => Ok(()),
-        Some(_) => Err(access_revoked()),
+    if revocations.is_revoked(principal).is_none() {
+        return Ok(());
     }
-}
-
-/// Refuses the deliveries of a sender or repository that an operator has revoked.
-fn check_deliveries(revocations: &Revocations, principal: &Principal) -> Result<(), Rejection> {
-    revocations.check_read()?;
-    match revocations.is_revoked(principal) {
-        None => Ok(()),
-        Some(_) => {
-            Err(Rejection::new(Reason::TokenRevoked, "the deliveries of this sender or repository were revoked"))
+    Err(match principal.scheme {
+        Scheme::Webhook => {
+            Rejection::new(Reason::TokenRevoked, "the deliveries of this sender or repository were revoked")
         }
-    }
+        _ => access_revoked(),
+    })
 }
 
 fn known(
@@ -458,7 +443,7 @@ mod tests {
             let reason = |checked: Result<(), Rejection>| checked.err().map(|rejection| rejection.reason());
             [
                 reason(check_revoked(&revocations, &of(Scheme::BreakGlass))),
-                reason(check_deliveries(&revocations, &of(Scheme::Webhook))),
+                reason(check_revoked(&revocations, &of(Scheme::Webhook))),
                 reason(check_revoked(&revocations, &of(Scheme::Anonymous))),
             ]
         };

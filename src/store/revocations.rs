@@ -353,6 +353,15 @@ impl Revocations {
         Err(Rejection::new(Reason::StoreUnavailable, why).fix("try again in a moment"))
     }
 
+    /// Refuses a token while the copy is older than `max_age`, as it may have been revoked since.
+    pub fn check_fresh(&self, max_age: Duration) -> Result<(), Rejection> {
+        if self.mirror_age() <= max_age {
+            return Ok(());
+        }
+        let why = "Doorward cannot check at the moment whether the token was revoked";
+        Err(Rejection::new(Reason::StoreUnavailable, why).fix("try again in a moment; the token may be valid"))
+    }
+
     /// Renews the copy once.
     pub async fn refresh(&self) -> Result<(), StoreError> {
         let mut followed = self.0.followed.lock().await;

@@ -229,11 +229,7 @@ impl<'a> Exchanger<'a> {
 
     /// Refuses while the known revocations are too old.
     pub(super) fn check_revocations(&self) -> Result<(), Refusal> {
-        if self.app.revocations.mirror_age() <= self.snapshot.max_mirror_age {
-            return Ok(());
-        }
-        let detail = "Doorward cannot check at the moment whether the token was revoked; try again";
-        Err(Refusal::unavailable(Reason::StoreUnavailable, detail))
+        Ok(self.app.revocations.check_fresh(self.snapshot.max_mirror_age)?)
     }
 
     /// Authenticates the holder of the token that is to be exchanged. What the token permits elsewhere does not matter

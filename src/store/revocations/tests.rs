@@ -300,6 +300,21 @@ async fn the_age_of_the_copy_grows_while_the_store_is_away() {
     assert_eq!(revocations.mirror_age(), Duration::from_secs(61));
 }
 
+#[tokio::test]
+async fn tokens_are_refused_while_the_copy_is_older_than_allowed() {
+    let at = fixture();
+    let revocations = Revocations::new(Arc::clone(&at.store), at.clock.clone());
+    let refused = || revocations.check_fresh(Duration::from_secs(60)).err().map(|rejection| rejection.reason());
+    let unknown = Some(Reason::StoreUnavailable);
+    assert_eq!(refused(), unknown, "nothing was read yet");
+    revocations.refresh().await.unwrap();
+    assert_eq!(refused(), None);
+    at.clock.advance(Duration::from_secs(60));
+    assert_eq!(refused(), None);
+    at.clock.advance(Duration::from_secs(1));
+    assert_eq!(refused(), unknown);
+}
+
 /// Regression: the copy looked fresh for as long as the clock was set back, so bearer routes were served without
 /// knowing who is revoked.
 #[tokio::test]
