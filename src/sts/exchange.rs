@@ -13,7 +13,7 @@ use super::{
     bearer::{NO_OTHERS, over},
     claims::{self, AccessToken},
     form::{ACCESS_TOKEN, ExchangeRequest, Form},
-    grant::{Granted, Judged, audience},
+    grant::{Granted, TokenDecision, audience},
     keys::SigningKeys,
     party::Party,
     refusal::{Refusal, answer},
@@ -95,8 +95,8 @@ impl<'a> Exchanger<'a> {
         };
         self.recheck(&party)?;
         let view = party.view(request, &asked.audience, now);
-        let judged = self.decide(&party, &view, asked.scopes.as_deref());
-        let granted = self.record(&party, judged, exchange)?;
+        let decided = self.decide_all_or_nothing(&party, &view, asked.scopes.as_deref());
+        let granted = self.record(&party, decided, exchange)?;
         let issued = self.issue(&party, &view, granted, exchange).await?;
         let body = match issued {
             Given::Ours { token, expires, scope } => json!({
@@ -113,16 +113,21 @@ impl<'a> Exchanger<'a> {
     }
 
     /// Records who asks and what was decided.
-    pub(super) fn record(&self, party: &Party, judged: Judged, exchange: &mut Exchange) -> Result<Granted, Refusal> {
+    pub(super) fn record(
+        &self,
+        party: &Party,
+        decided: TokenDecision,
+        exchange: &mut Exchange,
+    ) -> Result<Granted, Refusal> {
         let record = exchange.record();
         record.principal = Some(Arc::clone(&party.principal));
         record.policy = Some(Arc::clone(self.snapshot.policy.digest()));
         record.claims.clone_from(&self.snapshot.claims);
-        record.decision = Some(recorded(&judged.decision));
+        record.decision = Some(recorded(&decided.decision));
         if let Some(asked) = &mut record.asked {
             asked.task = party.task().map(|task| task.view.clone());
         }
-        judged.granted
+        decided.granted
     }
 
     /// Issues what was granted: a token of Doorward's own or, for an audience that trusts another provider, one of that
@@ -310,7 +315,7 @@ mod tests {
         let seconds = std::time::Duration::from_secs;
         let told = |parameter, ends| {
             let principal = Arc::new(Principal::new(Scheme::Bearer, "corp", "7", "alice"));
-            out_of_time(&Party { principal, ends, parameter, act: None, of: None, shown: Vec::new() }, now)
+            out_of_time(&Party { ends, parameter, ..Party::of_tests(principal) }, now)
         };
         for (parameter, ends, why) in [
             ("subject_token", now, "subject_token: the token expired 0 s ago, at "),
@@ -348,8 +353,7 @@ mod tests {
         };
         let of = OfTask { task: Box::new(task), cluster: "east".into(), cause: Uuid::nil() };
         let principal = Arc::new(Principal::new(Scheme::Bearer, "company", "7", "alice"));
-        let ends = Timestamp::from_secs(1_700_000_000);
-        let party = Party { principal, ends, parameter: "subject_token", act: None, of: Some(of), shown: Vec::new() };
+        let party = Party { of: Some(of), ..Party::of_tests(principal) };
         let refused = |exchange: serde_json::Value| {
             let (issuers, _) = testing::resolve(&json!({"tokens": {"exchange": exchange}}), None, &testing::context());
             party.check_place(&issuers).err().map(|refusal| refusal.description().to_owned())

@@ -20,12 +20,12 @@ pub(super) struct Granted {
 }
 
 /// The decision of rules on a request, and what it grants.
-pub(super) struct Judged {
+pub(super) struct TokenDecision {
     pub(super) decision: Decision,
     pub(super) granted: Result<Granted, Refusal>,
 }
 
-impl Judged {
+impl TokenDecision {
     /// Allowed, but without any scope.
     fn without_scopes(decision: Decision) -> Self {
         Self { decision, granted: Ok(Granted::default()) }
@@ -67,32 +67,37 @@ impl Party {
 
 impl Exchanger<'_> {
     /// Grants all of the requested scopes, or nothing. A caller that names no scope gets all that rules name.
-    pub(super) fn decide(&self, party: &Party, view: &RequestView<'_>, asked: Option<&[String]>) -> Judged {
+    pub(super) fn decide_all_or_nothing(
+        &self,
+        party: &Party,
+        view: &RequestView<'_>,
+        asked: Option<&[String]>,
+    ) -> TokenDecision {
         let rules = self.snapshot.policy.token_rules(&party.principal, view);
         let found = match asked {
             Some(asked) => all_of(&rules, asked),
-            None => whatever(&rules, self.scopes(view)),
+            None => any_of(&rules, self.scopes(view)),
         };
-        self.judge(party, view, &rules, found)
+        self.with_refusal(party, view, &rules, found)
     }
 
     /// Grants as many of these scopes as rules give, but not none.
-    pub(super) fn decide_some(&self, party: &Party, view: &RequestView<'_>, asked: &[String]) -> Judged {
+    pub(super) fn decide_some(&self, party: &Party, view: &RequestView<'_>, asked: &[String]) -> TokenDecision {
         let rules = self.snapshot.policy.token_rules(&party.principal, view);
-        self.judge(party, view, &rules, some_of(&rules, asked))
+        self.with_refusal(party, view, &rules, some_of(&rules, asked))
     }
 
     /// Checks whether rules give any scope at all at this audience, and grants none of them.
-    pub(super) fn decide_any(&self, party: &Party, view: &RequestView<'_>) -> Judged {
+    pub(super) fn decide_whether_any(&self, party: &Party, view: &RequestView<'_>) -> TokenDecision {
         let rules = self.snapshot.policy.token_rules(&party.principal, view);
-        let refused = match whatever(&rules, self.scopes(view)) {
-            Ok((_, decision)) => return Judged::without_scopes(decision),
+        let refused = match any_of(&rules, self.scopes(view)) {
+            Ok((_, decision)) => return TokenDecision::without_scopes(decision),
             Err(refused) => refused,
         };
         let mut decisions = rules.scope_patterns().into_iter().map(|pattern| rules.decide(Some(&pattern)));
         match decisions.find(Decision::is_allow) {
-            Some(decision) => Judged::without_scopes(decision),
-            None => self.judge(party, view, &rules, Err(refused)),
+            Some(decision) => TokenDecision::without_scopes(decision),
+            None => self.with_refusal(party, view, &rules, Err(refused)),
         }
     }
 
@@ -102,11 +107,17 @@ impl Exchanger<'_> {
     }
 
     /// The result, with a refusal in words.
-    fn judge(&self, party: &Party, view: &RequestView<'_>, rules: &TokenRules<'_>, found: Found<'_>) -> Judged {
+    fn with_refusal(
+        &self,
+        party: &Party,
+        view: &RequestView<'_>,
+        rules: &TokenRules<'_>,
+        found: Found<'_>,
+    ) -> TokenDecision {
         match found {
-            Ok((granted, decision)) => Judged { decision, granted: Ok(granted) },
+            Ok((granted, decision)) => TokenDecision { decision, granted: Ok(granted) },
             Err((scope, decision)) => {
-                Judged { granted: Err(self.refuse(party, view, rules, scope, &decision)), decision }
+                TokenDecision { granted: Err(self.refuse(party, view, rules, scope, &decision)), decision }
             }
         }
     }
@@ -232,46 +243,42 @@ fn all_of<'s>(rules: &TokenRules<'_>, asked: &'s [String]) -> Found<'s> {
 }
 
 /// As many of these as rules give, or else a token without a scope.
-fn whatever(rules: &TokenRules<'_>, scopes: BTreeSet<&str>) -> Found<'static> {
-    let (mut granted, mut first, mut more) = (Granted::default(), None, Vec::new());
+fn any_of<'s>(rules: &TokenRules<'_>, scopes: BTreeSet<&'s str>) -> Found<'s> {
+    as_many(rules, scopes, |_, would| without_scope(rules, would))
+}
+
+/// As many of these as rules give, or else the refusal of the first.
+fn some_of<'s>(rules: &TokenRules<'_>, asked: &'s [String]) -> Found<'s> {
+    as_many(rules, asked.iter().map(String::as_str), |refused, would| match refused {
+        Some((scope, mut decision)) => {
+            decision.add_shadow(would);
+            Err((Some(scope), decision))
+        }
+        None => without_scope(rules, would),
+    })
+}
+
+/// As many of these as rules give. If they give none, the result is that of `if_none`, which gets the first refused
+/// scope, and what rules in `mode: shadow` would have given.
+fn as_many<'s>(
+    rules: &TokenRules<'_>,
+    scopes: impl IntoIterator<Item = &'s str>,
+    if_none: impl FnOnce(Option<(&'s str, Decision)>, Vec<Shadow>) -> Found<'s>,
+) -> Found<'s> {
+    let (mut granted, mut first, mut refused, mut would) = (Granted::default(), None, None, Vec::new());
     for scope in scopes {
         let decision = rules.decide(Some(scope));
         if decision.is_allow() {
             granted.give(Some(scope), &decision);
             join(&mut first, decision);
         } else {
-            more.extend(would_give(decision));
+            would.extend(would_give(&decision).cloned());
+            refused.get_or_insert((scope, decision));
         }
     }
-    let Some(mut first) = first else { return without_scope(rules, more) };
-    first.add_shadow(more);
+    let Some(mut first) = first else { return if_none(refused, would) };
+    first.add_shadow(would);
     Ok((granted, first))
-}
-
-fn some_of<'s>(rules: &TokenRules<'_>, asked: &'s [String]) -> Found<'s> {
-    let (mut granted, mut first, mut more) = (Granted::default(), None, Vec::new());
-    let mut refused = None;
-    for scope in asked {
-        let decision = rules.decide(Some(scope));
-        if decision.is_allow() {
-            granted.give(Some(scope), &decision);
-            join(&mut first, decision);
-        } else {
-            more.extend(would_give(decision.clone()));
-            refused.get_or_insert((scope.as_str(), decision));
-        }
-    }
-    match (first, refused) {
-        (Some(mut first), _) => {
-            first.add_shadow(more);
-            Ok((granted, first))
-        }
-        (None, Some((scope, mut decision))) => {
-            decision.add_shadow(more);
-            Err((Some(scope), decision))
-        }
-        (None, None) => without_scope(rules, more),
-    }
 }
 
 fn without_scope(rules: &TokenRules<'_>, more: Vec<Shadow>) -> Found<'static> {
@@ -302,8 +309,8 @@ fn join(first: &mut Option<Decision>, decision: Decision) {
 
 /// For a scope that is left out: which rules in `mode: shadow` would give it. What others would have refused was not
 /// given anyway.
-fn would_give(decision: Decision) -> impl Iterator<Item = Shadow> {
-    decision.shadow.into_iter().filter(|shadow| shadow.would == Would::Allow)
+fn would_give(decision: &Decision) -> impl Iterator<Item = &Shadow> {
+    decision.shadow.iter().filter(|shadow| shadow.would == Would::Allow)
 }
 
 /// A caller that asks for itself, with what a rule for a CI job would have to name.
@@ -419,8 +426,7 @@ rules:
         let root: raw::Root = serde_saphyr::from_str(&format!("{POLICY}  - {repos}\n")).unwrap();
         let policy = Policy::compile(&root, &mut Resolver::default()).unwrap();
         let principal = Arc::new(Principal::new(Scheme::Bearer, "corp", "1", "alice"));
-        let (ends, parameter) = (Timestamp::MAX, "subject_token");
-        let party = Party { principal, ends, parameter, act: None, of: None, shown: Vec::new() };
+        let party = Party::of_tests(principal);
         let request = asked();
         for (audience, scope, said) in [
             (
@@ -461,10 +467,9 @@ rules:
             ("gh", "no rule gives it"),
         ] {
             let principal = Arc::new(Principal::new(Scheme::Bearer, issuer, "1", "alice"));
-            let (ends, parameter) = (Timestamp::MAX, "subject_token");
-            let party = Party { principal, ends, parameter, act: None, of: None, shown: Vec::new() };
+            let party = Party::of_tests(principal);
             let rules = policy.token_rules(&party.principal, &party.view(&request, "y", NOW));
-            let Err((scope, decision)) = whatever(&rules, policy.token_scopes("y")) else { panic!("{issuer}") };
+            let Err((scope, decision)) = any_of(&rules, policy.token_scopes("y")) else { panic!("{issuer}") };
             let refusal = refusal(&rules, "y", scope, &why(&decision, &party.principal), "alice");
             assert_eq!(refusal.description(), format!("a token for `y`: {said} (alice)"), "{issuer}");
         }
@@ -481,14 +486,7 @@ rules:
                 delivery: Some(Arc::clone(&facts)),
                 ..Principal::new(Scheme::Webhook, "webhook:gh", "repo:1", "webhook:gh:repo:1")
             });
-            let party = Party {
-                principal: Arc::clone(&principal),
-                ends: Timestamp::MAX,
-                parameter: "subject_token",
-                act: None,
-                of: None,
-                shown: Vec::new(),
-            };
+            let party = Party::of_tests(Arc::clone(&principal));
             let request = asked();
             let decision = policy.decide(&party.principal, &party.view(&request, "x", NOW));
             assert_eq!(decision.is_allow(), given, "{event}");

@@ -263,6 +263,12 @@ impl Exchanger<'_> {
 }
 
 impl Party {
+    #[cfg(test)]
+    pub(super) fn of_tests(principal: Arc<Principal>) -> Self {
+        let (ends, parameter) = (Timestamp::MAX, "subject_token");
+        Self { principal, ends, parameter, act: None, of: None, shown: Vec::new() }
+    }
+
     pub(super) fn task(&self) -> Option<&Task> {
         self.of.as_ref().map(|of| &*of.task)
     }

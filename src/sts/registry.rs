@@ -233,11 +233,11 @@ impl Exchanger<'_> {
         self.recheck(&party)?;
         let view = party.view(request, &asked.service, now);
         // `docker login` asks for no scope, to check the password: it succeeds if a rule gives something there.
-        let judged = match asked.scopes.as_slice() {
-            [] => self.decide_any(&party, &view),
+        let decided = match asked.scopes.as_slice() {
+            [] => self.decide_whether_any(&party, &view),
             scopes => self.decide_some(&party, &view, scopes),
         };
-        let granted = self.record(&party, judged, exchange)?;
+        let granted = self.record(&party, decided, exchange)?;
         match self.issue(&party, &view, granted, exchange).await? {
             Given::Ours { token, expires, .. } => Ok(given(&token, now, expires)),
             Given::Onward(_) => Err(Refusal::unavailable(Reason::Internal, "a registry trusts no other provider")),
