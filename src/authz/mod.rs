@@ -7,6 +7,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `policy`, `rule` | the compiled policy of a configuration, and one compiled rule |
+//! | `tally` | which outcome wins among the rules that match |
 //! | `who` | the callers that a rule applies to or that get a grant |
 //! | `on`, `condition` | the requests that a rule applies to, and what all conditions have in common |
 //! | `kubernetes`, `run`, `time_window` | conditions on Kubernetes attributes, on changes of runs, on the time of the week |
@@ -45,6 +46,7 @@ mod rule;
 mod run;
 mod scenario;
 mod starts;
+mod tally;
 mod time_window;
 mod token;
 mod token_explain;

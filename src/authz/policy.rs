@@ -11,7 +11,7 @@ use std::{
 use data_encoding::HEXLOWER;
 
 use crate::{
-    authn::{NeededLogin, Principal, principal::check_name},
+    authn::{Principal, principal::check_name},
     clock::Timestamp,
     config::{
         raw,
@@ -26,9 +26,10 @@ use crate::{
 use super::{
     RequestView,
     condition::{Met, Reading},
-    decision::{Decision, Denial, Outcome, Shadow, Would},
+    decision::{Decision, Outcome},
     issuers::IssuerFacts,
-    rule::{Action, Approval, Case, Hit, Rule},
+    rule::{Action, Case, Rule},
+    tally::Tally,
     token::{TOKEN_ENDPOINT, misnamed},
     trigger::{DeniedTriggers, TriggerLimits},
     who::{self, Caller, Purpose, Who},
@@ -363,92 +364,6 @@ pub(super) fn create_of(request: &RequestView<'_>) -> Option<Attributes> {
 /// as the reason, as it is when the body is not read.
 pub(super) fn is_refused_as_create(patch: &Decision, create: &Decision) -> bool {
     !create.is_allow() && patch.outcome.effect() != raw::Effect::Deny
-}
-
-/// The combined result of the rules evaluated so far.
-#[derive(Default)]
-pub(super) struct Tally<'p> {
-    deny: Option<(&'p Rule, Option<String>)>,
-    failed: Option<(&'p Rule, String)>,
-    approve: Vec<(&'p Rule, &'p Arc<Approval>)>,
-    /// Approves that match only if doubt is read wide.
-    doubtful: Vec<(&'p Rule, &'p Arc<Approval>)>,
-    allow: Option<&'p Rule>,
-    /// With what the rule needs, and the part of it that is missing.
-    step_up: Option<(&'p Rule, &'p NeededLogin, NeededLogin)>,
-    shadow: Vec<Shadow>,
-}
-
-impl<'p> Tally<'p> {
-    fn look(&mut self, rule: &'p Rule, case: &Case<'_>) {
-        // After one allow, another can change the decision only by failing.
-        if !rule.shadow && (self.deny.is_some() || (self.allow.is_some() && !rule.can_fail())) {
-            return;
-        }
-        match (rule.look(case), &rule.action) {
-            (Hit::Miss, Action::Approve(approval)) if !rule.shadow => match rule.look_doubting(case) {
-                Hit::Miss => {}
-                Hit::Error(error) => self.failed = self.failed.take().or(Some((rule, error))),
-                Hit::Yes | Hit::Unmet(_) => self.doubtful.push((rule, approval)),
-            },
-            (hit, _) => self.count(rule, &hit),
-        }
-    }
-
-    /// Adds the result of evaluating a rule.
-    pub(super) fn count(&mut self, rule: &'p Rule, hit: &Hit) {
-        if rule.shadow {
-            let would = match hit {
-                Hit::Miss => return,
-                Hit::Yes => match rule.action {
-                    Action::Allow(_) => Would::Allow,
-                    Action::Deny => Would::Deny,
-                    Action::Approve(_) => Would::Approve,
-                },
-                Hit::Unmet(_) => Would::StepUp,
-                Hit::Error(_) => Would::Error,
-            };
-            return self.shadow.push(Shadow { rule: Arc::clone(&rule.id), would });
-        }
-        match (hit, &rule.action) {
-            (Hit::Miss, _) => {}
-            (Hit::Error(error), Action::Deny) => _ = self.deny.get_or_insert_with(|| (rule, Some(error.clone()))),
-            (Hit::Error(error), _) => _ = self.failed.get_or_insert_with(|| (rule, error.clone())),
-            (_, Action::Deny) => _ = self.deny.get_or_insert((rule, None)),
-            (_, Action::Approve(approval)) => self.approve.push((rule, approval)),
-            (Hit::Yes, Action::Allow(_)) => _ = self.allow.get_or_insert(rule),
-            (Hit::Unmet(missing), Action::Allow(need)) => {
-                _ = self.step_up.get_or_insert_with(|| (rule, need, missing.clone()));
-            }
-        }
-    }
-
-    pub(super) fn decide(self, no_match: impl FnOnce() -> Outcome) -> Decision {
-        let denial = |rule: &Rule, error| Outcome::Deny(Denial { why: rule.why.clone(), fix: rule.fix.clone(), error });
-        let (rule, outcome) = match self {
-            Self { deny: Some((rule, error)), .. } => (Some(rule), denial(rule, error)),
-            Self { failed: Some((rule, error)), .. } => (Some(rule), denial(rule, Some(error))),
-            Self { mut approve, doubtful, allow, step_up, .. } => {
-                // Doubt takes an allow away; it does not offer an approval where nothing else would let the request
-                // through.
-                if !approve.is_empty() || allow.is_some() {
-                    approve.extend(doubtful);
-                }
-                match (approve.first(), allow, step_up) {
-                    (Some((rule, _)), ..) => {
-                        let approvals = approve.iter().map(|(_, approval)| Arc::clone(approval)).collect();
-                        (Some(*rule), Outcome::Approve(approvals))
-                    }
-                    (None, Some(rule), _) => (Some(rule), Outcome::Allow),
-                    (None, None, Some((rule, need, missing))) => {
-                        (Some(rule), Outcome::StepUp { need: Box::new(need.clone()), missing: Box::new(missing) })
-                    }
-                    (None, None, None) => (None, no_match()),
-                }
-            }
-        };
-        Decision { outcome, rule: rule.map(|rule| Arc::clone(&rule.id)), shadow: self.shadow }
-    }
 }
 
 fn check_id<'a>(what: &str, id: &'a str, seen: &mut HashSet<&'a str>, at: &At, report: &mut Report) {

@@ -7,8 +7,8 @@ use crate::authn::Principal;
 
 use super::{
     Decision, Outcome, Policy, RequestView,
-    policy::Tally,
     rule::{Case, Hit, Rule},
+    tally::Tally,
     token::{misnamed, our_names},
 };
 

@@ -1,7 +1,11 @@
 use std::path::Path;
 
 use super::*;
-use crate::{authn::Scheme, authz::Scenario, cli::test};
+use crate::{
+    authn::Scheme,
+    authz::{Scenario, Would},
+    cli::test,
+};
 
 mod caused;
 mod concerns;
