@@ -3,6 +3,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `process` | the process from start to end |
+//! | `assemble` | the assembly of a process: store, trail, the first generation, and the state that all generations share |
 //! | `reload` | reloads: a new generation is built beside the current one and replaces it as a whole, or is refused |
 //! | `signals` | the signals that end the process |
 //! | `tasks` | background tasks |
@@ -17,6 +18,7 @@
 //! | `revoke`, `sessions`, `hooks`, `token_keys` | the commands about revocations, sessions, held deliveries and token keys |
 
 pub mod account_tokens;
+mod assemble;
 mod certificates;
 mod durability;
 mod heads;
