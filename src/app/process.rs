@@ -33,7 +33,7 @@ use crate::{
     egress::{Egress, Proxy},
     issuers,
     logging::{Logging, LoggingError},
-    request::pipeline::Worker,
+    request::worker::Worker,
     runtime::{control, worker_count},
     snapshot::{self, Context, Resolved},
     store::OpenError,

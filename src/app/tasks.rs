@@ -12,7 +12,7 @@ use crate::{
     clock::every,
     config::raw,
     lock::lock,
-    request::pipeline::Worker,
+    request::worker::Worker,
     runs,
     store::StoreError,
     sts::{OwnIssuer, ends},

@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use http::{HeaderValue, Method, Request, StatusCode, Uri, header};
 
-use super::{outbound::Outbound, pipeline::Worker};
+use super::{outbound::Outbound, worker::Worker};
 use crate::{
     body::{RequestBody, collect},
     error::{Reason, Rejection},

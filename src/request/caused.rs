@@ -9,7 +9,7 @@ use serde::Deserialize;
 use tokio::{runtime::Handle, time::Instant};
 use uuid::Uuid;
 
-use super::{decide::Cleared, exchange::Exchange, forward::Forwarded, pipeline::Worker};
+use super::{decide::Cleared, exchange::Exchange, forward::Forwarded, worker::Worker};
 use crate::{
     audit::Record,
     authn::Principal,

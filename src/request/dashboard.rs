@@ -6,11 +6,7 @@ use std::{sync::Arc, time::Duration};
 use http::{HeaderName, Method, StatusCode, header};
 use moka::sync::Cache;
 
-use super::{
-    decide::Cleared,
-    exchange::Exchange,
-    pipeline::{Ending, Worker},
-};
+use super::{decide::Cleared, exchange::Exchange, pipeline::Ending, worker::Worker};
 use crate::{
     authn::{Authenticated, CredentialId, Scheme},
     authz::{Permit, Policy, RequestView},

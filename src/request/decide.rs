@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use http::HeaderValue;
 
-use super::{exchange::Exchange, notes::recorded, outbound::Outbound, pipeline::Worker};
+use super::{exchange::Exchange, notes::recorded, outbound::Outbound, worker::Worker};
 use crate::{
     assertions::Asserted,
     audit, authn,

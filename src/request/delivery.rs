@@ -14,11 +14,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{
-    exchange::Exchange,
-    pipeline::{Ending, Worker},
-    route::Route,
-};
+use super::{exchange::Exchange, pipeline::Ending, route::Route, worker::Worker};
 use crate::{
     app::App,
     authn::Authenticated,

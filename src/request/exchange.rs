@@ -90,7 +90,7 @@ pub struct Ledger {
     /// The metrics of requests without a route, until one is found.
     pub metrics: Arc<RouteMetrics>,
     pub in_flight: InFlight,
-    /// The stream epoch, read before the configuration snapshot; see [`super::pipeline`].
+    /// The stream epoch, read before the configuration snapshot; see [`super::worker`].
     pub epoch: u64,
 }
 

@@ -21,9 +21,10 @@ use super::{
     notes::note_route,
     outbound::name_line,
     own::own,
-    pipeline::{Ending, Worker, arrival, refuse_impersonation},
+    pipeline::{Ending, arrival, refuse_impersonation},
     respond::Manner,
     route::Target,
+    worker::Worker,
 };
 use crate::{
     authn::{self, Principal},

@@ -23,9 +23,10 @@ use super::{
     headers,
     notes::note_target,
     own::own,
-    pipeline::{Ending, Worker},
+    pipeline::Ending,
     route::Route,
     sanitize::{CleanRequest, Meta},
+    worker::Worker,
 };
 use crate::{
     app::{hooks, rollout},

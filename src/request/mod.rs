@@ -3,6 +3,7 @@
 //! | file | holds |
 //! |---|---|
 //! | `pipeline`, `decide` | the steps of a request, in order; authorize and assume identity among them |
+//! | `worker` | the frame of these steps: opens the audit record, and makes the response |
 //! | `sanitize`, `host`, `path`, `method`, `headers` | which parts of a client's request are accepted, and in which form |
 //! | `route` | which upstream a request is for |
 //! | `exchange`, `notes` | what is recorded and counted for a request, and when |
@@ -42,5 +43,6 @@ pub(crate) mod respond;
 pub(crate) mod route;
 pub(crate) mod sanitize;
 mod step_up;
+pub(crate) mod worker;
 
 pub use self::forward_auth::PATH as FORWARD_AUTH;

@@ -8,10 +8,11 @@ use uuid::Uuid;
 
 use super::{
     exchange::{AnswerBy, Exchange},
-    pipeline::{Ending, Worker, refuse_impersonation},
+    pipeline::{Ending, refuse_impersonation},
     respond::{self, Manner},
     route::{Miss, OwnEndpoint},
     sanitize::CleanRequest,
+    worker::Worker,
 };
 use crate::{
     body::{ClientBody, ResponseBody},

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use super::{exchange::Exchange, notes::recorded, pipeline::Worker};
+use super::{exchange::Exchange, notes::recorded, worker::Worker};
 use crate::{
     authn::Scheme,
     authz::{Permit, RequestView},
