@@ -2,6 +2,7 @@
 //! Data without an OCSF field is in `unmapped`, except for the members that the chain adds at the end of a line.
 
 mod notes;
+mod verdict;
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -9,6 +10,7 @@ use http::{Method, StatusCode};
 use serde::{Serialize, Serializer};
 use uuid::Uuid;
 
+use self::verdict::Verdict;
 use super::{
     budget::{Budget, Field},
     caller::{Caller, Callers},
@@ -21,7 +23,6 @@ use crate::{
     authn::Principal,
     authz::AskedToken,
     clock::Timestamp,
-    config::raw::Effect,
     kubernetes::{Attributes, ObjectRef, impersonation},
     tekton::Run,
     webhooks::Facts,
@@ -96,16 +97,8 @@ fn metadata(line: &mut Object<'_>, code: &'static str, correlation: Option<Uuid>
 
 fn request(record: &Record, caller: Option<Caller<'_>>, budget: &mut Budget, line: &mut Object<'_>) {
     let ended = record.phase == Phase::Whole || record.phase == Phase::Completed;
-    // A failure of the upstream after a rule allowed the request counts as allowed; before any rule was evaluated it
-    // does not.
-    let allowed = match &record.decision {
-        Some(decision) => {
-            decision.outcome == Effect::Allow
-                && record.refusal.as_ref().is_none_or(|refusal| refusal.reason.is_of_upstream())
-        }
-        None => record.refusal.is_none(),
-    };
-    head(line, HTTP_ACTIVITY, activity(&record.method), if allowed { 1 } else { 2 }, record.time);
+    let verdict = Verdict::of(record);
+    head(line, HTTP_ACTIVITY, activity(&record.method), verdict.severity_id(), record.time);
     if ended {
         line.field("duration", millis(record));
     }
@@ -116,11 +109,9 @@ fn request(record: &Record, caller: Option<Caller<'_>>, budget: &mut Budget, lin
         Phase::Completed => code::COMPLETED,
     };
     metadata(line, code, Some(record.id), caller.is_some());
-    // Action: allowed or denied. Disposition: allowed or blocked. Status: unknown, success or failure.
-    let verdict = if allowed { 1 } else { 2 };
-    let failed = record.status.is_some_and(|status| status.is_client_error() || status.is_server_error());
-    line.field("action_id", verdict).field("disposition_id", verdict);
-    line.field("status_id", if failed || !allowed { 2 } else { u8::from(record.status.is_some()) });
+    line.field("action_id", verdict.action_id())
+        .field("disposition_id", verdict.action_id())
+        .field("status_id", verdict.status_id());
     if let Some(refusal) = &record.refusal {
         line.text("status_code", refusal.reason.as_str());
         line.text("status_detail", budget.text(Field::Detail, &refusal.detail));
@@ -133,36 +124,14 @@ fn request(record: &Record, caller: Option<Caller<'_>>, budget: &mut Budget, lin
             endpoint.field("ip", address);
         });
     }
-    line.object("http_request", |request| {
-        request.field("uid", Id(record.id)).text("http_method", budget.text(Field::Names, record.method.as_str()));
-        request.object("url", |url| {
-            url.text("hostname", budget.text(Field::Names, &record.host))
-                .text("path", budget.text(Field::Path, &record.path));
-        });
-        request.some_text("user_agent", budget.optional(Field::UserAgent, record.user_agent.as_deref()));
-    });
+    line.object("http_request", |object| http_request(record, budget, object));
     if let Some(status) = record.status {
         line.object("http_response", |response| {
             response.field("code", status.as_u16());
         });
     }
     if record.decision.is_some() || record.policy.is_some() {
-        line.objects("authorizations", |object| {
-            let decision = record.decision.as_ref();
-            object.some_text("decision", decision.map(|decision| decision.outcome.as_str()));
-            let rule = budget.optional(Field::Names, decision.and_then(|decision| decision.rule.as_deref()));
-            let version = budget.optional(Field::Names, record.policy.as_deref());
-            if rule.is_some() || version.is_some() {
-                object.object("policy", |policy| {
-                    // A policy of OCSF has a `uid` or a `name`.
-                    match rule {
-                        Some(rule) => policy.text("uid", rule),
-                        None => policy.text("name", "policy"),
-                    };
-                    policy.some_text("version", version);
-                });
-            }
-        });
+        line.objects("authorizations", |object| authorization(record, budget, object));
     }
     if let Some(tls) = &record.tls {
         line.object("tls", |object| self::tls(tls, budget, object));
@@ -173,6 +142,32 @@ fn request(record: &Record, caller: Option<Caller<'_>>, budget: &mut Budget, lin
         });
     }
     line.object("unmapped", |object| details(record, caller, ended, budget, object));
+}
+
+fn http_request(record: &Record, budget: &mut Budget, object: &mut Object<'_>) {
+    object.field("uid", Id(record.id)).text("http_method", budget.text(Field::Names, record.method.as_str()));
+    object.object("url", |url| {
+        url.text("hostname", budget.text(Field::Names, &record.host))
+            .text("path", budget.text(Field::Path, &record.path));
+    });
+    object.some_text("user_agent", budget.optional(Field::UserAgent, record.user_agent.as_deref()));
+}
+
+fn authorization(record: &Record, budget: &mut Budget, object: &mut Object<'_>) {
+    let decision = record.decision.as_ref();
+    object.some_text("decision", decision.map(|decision| decision.outcome.as_str()));
+    let rule = budget.optional(Field::Names, decision.and_then(|decision| decision.rule.as_deref()));
+    let version = budget.optional(Field::Names, record.policy.as_deref());
+    if rule.is_some() || version.is_some() {
+        object.object("policy", |policy| {
+            // A policy of OCSF has a `uid` or a `name`.
+            match rule {
+                Some(rule) => policy.text("uid", rule),
+                None => policy.text("name", "policy"),
+            };
+            policy.some_text("version", version);
+        });
+    }
 }
 
 fn millis(record: &Record) -> u64 {
