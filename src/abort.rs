@@ -22,11 +22,11 @@ thread_local! {
 
 /// Ends the work that an [`Abortable`] does.
 #[derive(Clone, Debug, Default)]
-pub struct Abort(Arc<Told>);
+pub struct Abort(Arc<Signal>);
 
 #[derive(Debug, Default)]
-struct Told {
-    is_told: AtomicBool,
+struct Signal {
+    is_set: AtomicBool,
     waker: AtomicWaker,
 }
 
@@ -38,7 +38,7 @@ impl Abort {
 
     /// Ends the work, wherever it waits.
     pub fn abort(&self) {
-        self.0.is_told.store(true, Ordering::Release);
+        self.0.is_set.store(true, Ordering::Release);
         self.0.waker.wake();
     }
 }
@@ -68,10 +68,10 @@ impl<F: Future<Output = ()>> Future for Abortable<F> {
         CURRENT.set(this.abort.take());
         let polled = work.poll(context);
         *this.abort = CURRENT.take();
-        if let Some(Abort(told)) = this.abort {
+        if let Some(Abort(signal)) = this.abort {
             // Registered before the flag is checked, so that an abort in between wakes this task.
-            told.waker.register(context.waker());
-            if told.is_told.load(Ordering::Acquire) {
+            signal.waker.register(context.waker());
+            if signal.is_set.load(Ordering::Acquire) {
                 this.work.set(None);
                 return Poll::Ready(());
             }

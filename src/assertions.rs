@@ -153,7 +153,7 @@ impl Keys {
     }
 
     /// The key stored in `path`. If there is none, it is generated and written for its owner only.
-    pub fn kept_in(path: &Path) -> io::Result<Self> {
+    pub fn load_or_create(path: &Path) -> io::Result<Self> {
         let pem = atomic_file::read_or_make(path, || {
             let pair = Ed25519KeyPair::generate();
             let pair = pair.map_err(|_| atomic_file::invalid(path, "no random bytes are available"))?;
@@ -282,7 +282,7 @@ mod tests {
     const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 
     fn keys(dir: &tempfile::TempDir, name: &str) -> Keys {
-        Keys::kept_in(&dir.path().join(name)).unwrap()
+        Keys::load_or_create(&dir.path().join(name)).unwrap()
     }
 
     fn assertions(keys: Keys) -> Assertions {

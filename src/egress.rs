@@ -102,7 +102,7 @@ impl Egress {
 
     /// A client that trusts nobody, for commands that only check a configuration: they may run where there is no
     /// authority and no proxy.
-    pub fn of_nobody() -> Result<Self, String> {
+    pub fn without_authorities() -> Result<Self, String> {
         Self::build(tls()?.with_root_certificates(RootCertStore::empty()).with_no_client_auth(), None, Proxy::default())
     }
 

@@ -164,7 +164,7 @@ impl Endpoints {
         let mut response = answer(self.0.clone(), inner).await;
         exchange.record().principal = audit.principal();
         if let Some(reservation) = audit.take_reservation() {
-            exchange.hold(reservation);
+            exchange.set_reservation(reservation);
         }
         let refused = response.extensions_mut().remove::<Refused>();
         if let Some(rejection) = refused.and_then(|Refused(rejection)| Arc::into_inner(rejection)) {

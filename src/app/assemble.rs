@@ -82,7 +82,7 @@ impl Parts<'_> {
         let app = Arc::new(self.assemble(snapshot, shared, redis, policies::beside(&store_path)));
         app.note_break_glass(app.snapshot.load().break_glass.as_ref(), &mut lock(&app.noted_break_glass));
         app.outcome.taken(Arc::clone(&loaded.digest), Vec::new());
-        app.keep_policy(&app.snapshot.load().policy)
+        app.store_policy(&app.snapshot.load().policy)
             .map_err(StartError::io("the policy cannot be stored beside the store"))?;
         Ok(Prepared { app, downstream, admin })
     }
@@ -106,9 +106,9 @@ impl Parts<'_> {
         if let Err(error) = self.runtime.block_on(revocations.refresh()) {
             tracing::error!(%error, "cannot read revocations from the store yet; authenticated requests get 503");
         }
-        let keys = KeyRing::kept_in(&store_path.with_extension(keyring::KEY_EXTENSION))
+        let keys = KeyRing::load_or_create(&store_path.with_extension(keyring::KEY_EXTENSION))
             .map_err(StartError::io("the session key cannot be stored beside the store"))?;
-        let assertion_keys = assertions::Keys::kept_in(&store_path.with_extension(assertions::KEY_EXTENSION))
+        let assertion_keys = assertions::Keys::load_or_create(&store_path.with_extension(assertions::KEY_EXTENSION))
             .map_err(StartError::io("the key of assertions cannot be stored beside the store"))?;
         let sessions = sessions::Shared {
             store,

@@ -25,12 +25,12 @@ pub(super) struct CertificateMetrics(Arc<Inner>);
 struct Inner {
     ends: Family<Labels<String>, Gauge>,
     turns: AtomicU64,
-    told: Mutex<Told>,
+    published: Mutex<Published>,
 }
 
 /// The metrics that are reported, and the turn that set them.
 #[derive(Debug, Default)]
-struct Told {
+struct Published {
     turn: u64,
     ends: BTreeMap<String, i64>,
 }
@@ -57,22 +57,22 @@ impl CertificateMetrics {
             // A kubeconfig can hold several.
             first.entry(place).and_modify(|first: &mut i64| *first = ends.min(*first)).or_insert(ends);
         }
-        self.tell(turn, first);
+        self.publish(turn, first);
     }
 
     /// Updates the metrics. Series that stay are never removed in between, as an alert on them would end for a moment.
-    fn tell(&self, turn: u64, ends: BTreeMap<String, i64>) {
-        let mut told = lock(&self.0.told);
-        if turn < told.turn {
+    fn publish(&self, turn: u64, ends: BTreeMap<String, i64>) {
+        let mut published = lock(&self.0.published);
+        if turn < published.turn {
             return;
         }
         for (place, at) in &ends {
             self.0.ends.get_or_create(&[("place", place.clone())]).set(*at);
         }
-        for gone in told.ends.keys().filter(|place| !ends.contains_key(*place)) {
+        for gone in published.ends.keys().filter(|place| !ends.contains_key(*place)) {
             self.0.ends.remove(&[("place", gone.clone())]);
         }
-        *told = Told { turn, ends };
+        *published = Published { turn, ends };
     }
 }
 
@@ -85,12 +85,12 @@ mod tests {
     #[test]
     fn a_configuration_whose_files_are_read_last_does_not_take_the_place_of_a_later_one() {
         let metrics = CertificateMetrics::default();
-        let told = |place: &str| metrics.0.ends.get(&[("place", place.to_owned())]).map(|ends| ends.get());
+        let published = |place: &str| metrics.0.ends.get(&[("place", place.to_owned())]).map(|ends| ends.get());
         let of = |places: &[(&str, i64)]| places.iter().map(|(place, ends)| ((*place).to_owned(), *ends)).collect();
         let (first, second, third) = (metrics.turn(), metrics.turn(), metrics.turn());
-        metrics.tell(first, of(&[("a", 1), ("b", 1)]));
-        metrics.tell(third, of(&[("b", 3), ("c", 3)]));
-        metrics.tell(second, of(&[("a", 2), ("b", 2)]));
-        assert_eq!((told("a"), told("b"), told("c")), (None, Some(3), Some(3)));
+        metrics.publish(first, of(&[("a", 1), ("b", 1)]));
+        metrics.publish(third, of(&[("b", 3), ("c", 3)]));
+        metrics.publish(second, of(&[("a", 2), ("b", 2)]));
+        assert_eq!((published("a"), published("b"), published("c")), (None, Some(3), Some(3)));
     }
 }

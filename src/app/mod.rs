@@ -75,7 +75,7 @@ use crate::{
 pub use self::{
     durability::check_held,
     operator::Operators,
-    policies::kept_policy,
+    policies::stored_policy,
     process::{StartError, check, check_at, check_elsewhere, run},
 };
 
@@ -173,8 +173,8 @@ impl App {
     }
 
     /// Records the break-glass settings of a generation in the trail, if they differ from those recorded last.
-    fn note_break_glass(&self, door: Option<&BreakGlass>, told: &mut Option<BreakGlass>) {
-        if let Some(note) = break_glass::note(door, told, self.clock.now()) {
+    fn note_break_glass(&self, break_glass: Option<&BreakGlass>, noted: &mut Option<BreakGlass>) {
+        if let Some(note) = break_glass::note(break_glass, noted, self.clock.now()) {
             self.trail.note(note);
         }
     }

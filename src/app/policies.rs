@@ -16,7 +16,7 @@ pub(super) fn beside(store: &Path) -> PathBuf {
 }
 
 /// Returns a policy that was in force, in its canonical form; `None` if it is not stored or damaged.
-pub fn kept_policy(store: &Path, digest: &str) -> Option<String> {
+pub fn stored_policy(store: &Path, digest: &str) -> Option<String> {
     // A digest is hexadecimal; anything else must not become part of a path.
     let is_digest = digest.len() == 64 && digest.bytes().all(|byte| byte.is_ascii_hexdigit());
     let kept = is_digest.then(|| std::fs::read_to_string(beside(store).join(digest)).ok()).flatten()?;
@@ -25,7 +25,7 @@ pub fn kept_policy(store: &Path, digest: &str) -> Option<String> {
 
 /// Stores a policy by its digest. A file with that name has the same content, unless a crash or the disk has damaged
 /// it.
-fn keep(folder: &Path, digest: &str, source: &str) -> io::Result<()> {
+fn store_in(folder: &Path, digest: &str, source: &str) -> io::Result<()> {
     let path = folder.join(digest);
     if std::fs::read(&path).is_ok_and(|kept| kept == source.as_bytes()) {
         return Ok(());
@@ -37,8 +37,8 @@ fn keep(folder: &Path, digest: &str, source: &str) -> io::Result<()> {
 
 impl App {
     /// Stores a policy, so that its decisions can be explained later.
-    pub(super) fn keep_policy(&self, policy: &Policy) -> io::Result<()> {
-        keep(&self.policies, policy.digest(), policy.source())
+    pub(super) fn store_policy(&self, policy: &Policy) -> io::Result<()> {
+        store_in(&self.policies, policy.digest(), policy.source())
     }
 }
 
@@ -55,13 +55,13 @@ mod tests {
         let source = "rules: []";
         let digest = HEXLOWER.encode(&sha256(&[source.as_bytes()]));
         let policies = beside(&store);
-        keep(&policies, &digest, source).unwrap();
-        assert_eq!(kept_policy(&store, &digest).as_deref(), Some(source));
+        store_in(&policies, &digest, source).unwrap();
+        assert_eq!(stored_policy(&store, &digest).as_deref(), Some(source));
         for damaged in ["", "rules"] {
             fs::write(policies.join(&digest), damaged).unwrap();
-            assert_eq!(kept_policy(&store, &digest), None, "{damaged:?}");
-            keep(&policies, &digest, source).unwrap();
-            assert_eq!(kept_policy(&store, &digest).as_deref(), Some(source));
+            assert_eq!(stored_policy(&store, &digest), None, "{damaged:?}");
+            store_in(&policies, &digest, source).unwrap();
+            assert_eq!(stored_policy(&store, &digest).as_deref(), Some(source));
         }
     }
 }

@@ -39,11 +39,11 @@ use crate::{
     store::OpenError,
     sts::KeyMetric,
     supervisor::{TaskHandle, TaskSpec},
-    upstream::{SEARCH_LIST_CURE, search_list_trouble},
+    upstream::{SEARCH_LIST_FIX, search_list_problem},
 };
 
 /// The longest time that long-lived streams have at the end to inform their clients, before connections are cut.
-const LAST_WORDS: Duration = Duration::from_secs(2);
+const STREAM_GRACE: Duration = Duration::from_secs(2);
 
 /// How long background tasks may take to end after the drain.
 pub(super) const TASKS_END: Duration = Duration::from_secs(5);
@@ -103,7 +103,7 @@ pub fn check_at(
 pub fn check_elsewhere(
     runtime: &Runtime,
 ) -> Result<impl FnMut(&config::raw::Root, &mut config::resolver::Resolver) -> Resolved, StartError> {
-    let egress = Egress::of_nobody().map_err(StartError::Trust)?;
+    let egress = Egress::without_authorities().map_err(StartError::Trust)?;
     let context = context(runtime, Clock::default(), &Metrics::default(), &RequestMetrics::default(), egress);
     Ok(move |root: &config::raw::Root, resolver: &mut config::resolver::Resolver| {
         resolver.elsewhere();
@@ -140,8 +140,8 @@ pub fn run(sources: &Sources, started: impl FnOnce()) -> Result<(), StartError> 
         .map_err(StartError::Configuration)?;
     let logging = Logging::init(&loaded.raw.log)?;
     warn_of(&loaded.warnings);
-    if let Some(why) = search_list_trouble() {
-        tracing::error!(fix = SEARCH_LIST_CURE, "{why}");
+    if let Some(why) = search_list_problem() {
+        tracing::error!(fix = SEARCH_LIST_FIX, "{why}");
     }
     let proxy = context.issuers.egress.proxy();
     if proxy.is_set() {
@@ -174,7 +174,7 @@ pub fn run(sources: &Sources, started: impl FnOnce()) -> Result<(), StartError> 
     tasks::renew_account_tokens(&app);
     let delivering = tasks::deliver_held(&app);
     tasks::follow_runs(&app);
-    tasks::keep_token_keys(&app);
+    tasks::maintain_token_keys(&app);
     tasks::end_tokens(&app);
     tasks::watch_rights(&app);
     tasks::export_trail(&app);
@@ -279,22 +279,22 @@ async fn serve(
     // A load balancer keeps sending requests until it notices, even if it has no connection at the moment. Somebody who
     // presses Ctrl-C at a terminal, or sends a second signal, wants Doorward to stop now.
     let pause = if by_hand && connections == 0 && !app.held.is_delivering() { Duration::ZERO } else { accept };
-    let hurried = tokio::select! {
+    let skip_wait = tokio::select! {
         () = tokio::time::sleep(pause) => by_hand,
         _ = signals.asked() => true,
     };
     app.streams.drain();
     downstream.drain().close();
-    let last_words = LAST_WORDS.min(rest / 4);
+    let stream_grace = STREAM_GRACE.min(rest / 4);
     let begun = Instant::now();
-    if !hurried {
+    if !skip_wait {
         let recheck = async {
             // A reload that was cancelled may not have rechecked all streams.
-            app.streams.recheck_in_parts(|stream| app.refuses(stream)).await;
+            app.streams.recheck_in_parts(|stream| app.refusal_of(stream)).await;
             pending::<()>().await;
         };
         tokio::select! {
-            () = downstream.drain().until_empty(rest - last_words) => {}
+            () = downstream.drain().until_empty(rest - stream_grace) => {}
             () = recheck => {}
             _ = signals.asked() => {}
         }

@@ -284,21 +284,21 @@ impl Reloader {
     async fn end_refused_streams(&self) -> usize {
         let (app, streams) = (&self.app, &self.app.streams);
         streams.end_by(|stream| app.latest_end(stream));
-        streams.cut_expired() + streams.recheck_in_parts(|stream| app.refuses(stream)).await
+        streams.cut_expired() + streams.recheck_in_parts(|stream| app.refusal_of(stream)).await
     }
 
     async fn take(&self, loaded: &Loaded, next: Snapshot, cause: Cause) {
         let app = &self.app;
         let (number, digest) = (next.number, Arc::clone(next.policy.digest()));
-        if let Err(error) = app.keep_policy(&next.policy) {
+        if let Err(error) = app.store_policy(&next.policy) {
             tracing::error!(%error, "the policy cannot be stored, so its decisions cannot be explained later");
         }
         break_glass::log_closed(next.break_glass.as_ref(), app.clock.now());
         app.budget.set_limit(next.limits.buffered_bytes.bytes());
         {
             // Recorded before it is in force, so that the people it admits are in the trail before their requests.
-            let mut told = lock(&app.noted_break_glass);
-            app.note_break_glass(next.break_glass.as_ref(), &mut told);
+            let mut noted = lock(&app.noted_break_glass);
+            app.note_break_glass(next.break_glass.as_ref(), &mut noted);
             self.put_in_force(next);
         }
         tasks::end_tokens(app);

@@ -19,7 +19,7 @@ use crate::{
 };
 
 /// How often a replica publishes its state, and how long that is valid.
-const TELL: Duration = Duration::from_secs(5);
+const PUBLISH_INTERVAL: Duration = Duration::from_secs(5);
 const KEPT: Duration = Duration::from_secs(20);
 
 /// How often the state of all replicas is checked, and for how long at most.
@@ -146,7 +146,7 @@ impl Outcome {
 }
 
 /// Publishes the state of this replica for the others, until it is dropped.
-pub(super) async fn tell(app: &App) {
+pub(super) async fn publish(app: &App) {
     let health = app.health.component("rollout", Gate::Report);
     let mut outcome = app.outcome.0.subscribe();
     loop {
@@ -161,7 +161,7 @@ pub(super) async fn tell(app: &App) {
         }
         tokio::select! {
             _ = outcome.changed() => {}
-            () = tokio::time::sleep(TELL) => {}
+            () = tokio::time::sleep(PUBLISH_INTERVAL) => {}
         }
     }
 }

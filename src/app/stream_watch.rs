@@ -20,19 +20,19 @@ use crate::{
     request::route::{Route, Target},
     sessions::Ended,
     snapshot::Snapshot,
-    upstream::streams::{Asked, CutReason, Stream, VouchedToken},
+    upstream::streams::{CheckedStream, CutReason, Stream, VouchedToken},
 };
 
 impl App {
     /// Returns why the generation in force would refuse the stream if it began now; `None` if it would not.
-    pub fn refuses(&self, stream: &Stream) -> Option<CutReason> {
-        self.refuses_to(&stream.principal, stream)
+    pub fn refusal_of(&self, stream: &Stream) -> Option<CutReason> {
+        self.refusal_of_as(&stream.principal, stream)
     }
 
     /// Does the same with the current facts about its caller.
-    fn refuses_to(&self, principal: &Principal, stream: &Stream) -> Option<CutReason> {
+    fn refusal_of_as(&self, principal: &Principal, stream: &Stream) -> Option<CutReason> {
         let snapshot = self.snapshot.load();
-        if let Some(why) = self.took_back(principal, &snapshot) {
+        if let Some(why) = self.withdrawal_of(principal, &snapshot) {
             return Some(why);
         }
         let now = self.clock.now();
@@ -40,9 +40,11 @@ impl App {
         let Some(route) = route else { return Some(CutReason::PermissionLost) };
         let known = match principal.scheme {
             Scheme::Bearer => route.accepts.judge_again(principal).map(Cow::Owned),
-            Scheme::BreakGlass => {
-                snapshot.break_glass.as_ref().and_then(|door| door.judge_again(principal, now)).map(Cow::Owned)
-            }
+            Scheme::BreakGlass => snapshot
+                .break_glass
+                .as_ref()
+                .and_then(|break_glass| break_glass.judge_again(principal, now))
+                .map(Cow::Owned),
             Scheme::Session => {
                 let is_taken = route.accepts.takes_logins_at(&principal.issuer);
                 snapshot.issuers.get(&principal.issuer).filter(|_| is_taken).map(|_| Cow::Borrowed(principal))
@@ -68,7 +70,7 @@ impl App {
 
     /// Returns why the credential of a caller is no longer valid, if it was withdrawn: by the caller, an operator, the
     /// issuer together with the key that signed it, or a reload that removed the cluster of its run.
-    pub fn took_back(&self, principal: &Principal, snapshot: &Snapshot) -> Option<CutReason> {
+    pub fn withdrawal_of(&self, principal: &Principal, snapshot: &Snapshot) -> Option<CutReason> {
         if let Some(end) = self.revocations.end_of_session(principal) {
             let is_revoked = &*end.reason == Ended::revoked.as_str();
             return Some(if is_revoked { CutReason::Revoked } else { CutReason::SignedOut });
@@ -83,7 +85,7 @@ impl App {
     /// was withdrawn. Returns their number.
     pub fn close_revoked_streams(&self) -> usize {
         let snapshot = self.snapshot.load();
-        self.streams.recheck(|stream| self.took_back(&stream.principal, &snapshot))
+        self.streams.recheck(|stream| self.withdrawal_of(&stream.principal, &snapshot))
     }
 }
 
@@ -128,7 +130,7 @@ pub(super) async fn watch_decisions(app: &App) {
         // Even if there is no stream: one that was decided before the boundary and begins after it must notice.
         let snapshot = app.snapshot.load_full();
         if may_decide_otherwise(looked, now, |from| snapshot.policy.next_change(from)) {
-            app.streams.recheck_in_parts(|stream| app.refuses(stream)).await;
+            app.streams.recheck_in_parts(|stream| app.refusal_of(stream)).await;
         }
         if decided.elapsed() >= CLOCK_TICK {
             decided = Instant::now();
@@ -138,7 +140,7 @@ pub(super) async fn watch_decisions(app: &App) {
                     stream.principal.scheme != Scheme::Session
                         && snapshot.policy.follows_the_clock_on(&stream.request.route)
                 };
-                let refuses = |stream: &Stream| may_change(stream).then(|| app.refuses(stream)).flatten();
+                let refuses = |stream: &Stream| may_change(stream).then(|| app.refusal_of(stream)).flatten();
                 app.streams.recheck_in_parts(refuses).await;
             }
         }
@@ -176,12 +178,12 @@ pub(super) async fn watch_tokens(app: &Arc<App>) {
     let mut tick = every(TOKEN_TICK);
     loop {
         tick.tick().await;
-        let look = async |asked: Asked| {
-            if let Some(why) = app.ends_at_issuer(asked.stream()).await {
-                asked.cut(why);
+        let look = async |checked: CheckedStream| {
+            if let Some(why) = app.ends_at_issuer(checked.stream()).await {
+                checked.cut(why);
             }
         };
-        stream::iter(app.streams.asked()).for_each_concurrent(TOKENS_AT_ONCE, look).await;
+        stream::iter(app.streams.with_tokens()).for_each_concurrent(TOKENS_AT_ONCE, look).await;
     }
 }
 
@@ -196,7 +198,7 @@ impl App {
         match Box::pin(snapshot.issuers.authenticate(text, &route.accepts, &self.revocations)).await {
             Ok(principal) => {
                 token.vouched_again(now);
-                self.refuses_to(&principal, stream)
+                self.refusal_of_as(&principal, stream)
             }
             Err(rejection) => match rejection.reason() {
                 // It may be valid. That is enough for a while, so that a provider can restart, but not for hours.
@@ -242,7 +244,7 @@ pub(super) async fn watch_sessions(app: &App) {
         let open = app.streams.by_session();
         lock(&known).retain(|name, _| open.contains_key(name));
         let over: Mutex<HashSet<Arc<str>>> = Mutex::default();
-        let look = async |(name, streams): (Arc<str>, Vec<Asked>)| {
+        let look = async |(name, streams): (Arc<str>, Vec<CheckedStream>)| {
             let principal = match sessions.current(&name).await {
                 Ok(Some(principal)) => {
                     lock(&known).insert(name, Arc::clone(&principal));
@@ -259,10 +261,10 @@ pub(super) async fn watch_sessions(app: &App) {
                     lock(&known).get(&name).cloned()
                 }
             };
-            for asked in &streams {
-                let stream = asked.stream();
-                if let Some(why) = app.refuses_to(principal.as_ref().unwrap_or(&stream.principal), stream) {
-                    asked.cut(why);
+            for checked in &streams {
+                let stream = checked.stream();
+                if let Some(why) = app.refusal_of_as(principal.as_ref().unwrap_or(&stream.principal), stream) {
+                    checked.cut(why);
                 }
             }
         };

@@ -34,7 +34,7 @@ pub(super) fn start(app: &Arc<App>) {
     spawn(app, critical("memory-watch"), |app| async move { watch_memory(&app).await });
     if app.store.is_shared() {
         spawn(app, TaskSpec::new("audit-heads"), |app| async move { heads::share(&app).await });
-        spawn(app, TaskSpec::new("rollout"), |app| async move { rollout::tell(&app).await });
+        spawn(app, TaskSpec::new("rollout"), |app| async move { rollout::publish(&app).await });
     }
     if let Some(redis) = app.redis.clone() {
         let watched = redis.clone();
@@ -137,7 +137,7 @@ pub(super) fn end_tokens(app: &Arc<App>) {
 }
 
 /// Reads, generates and rotates the keys that sign tokens, if the configuration has none.
-pub(super) fn keep_token_keys(app: &Arc<App>) {
+pub(super) fn maintain_token_keys(app: &Arc<App>) {
     spawn(app, TaskSpec::new("token-keys"), |app| async move {
         let health = app.health.component("token-keys", Gate::Report);
         loop {
@@ -249,14 +249,14 @@ async fn watch_health(app: &App) {
     let store = app.health.component("store", Gate::Readiness);
     let audit = app.health.component("audit", Gate::Readiness);
     let copy = app.trail.checkpoint_copy().map(|_| app.health.component("audit-checkpoint-copy", Gate::Report));
-    let open_door = app.health.component("break-glass", Gate::Report);
+    let break_glass = app.health.component("break-glass", Gate::Report);
     let mut tick = every(HEALTH_TICK);
     // A component is removed with its last handle, so the handles of a round are kept until the next.
     let mut issuers = Vec::new();
     loop {
         tick.tick().await;
         // Before the store is queried, which may hang.
-        watch_door(app, &open_door);
+        watch_break_glass(app, &break_glass);
         let snapshot = app.snapshot.load_full();
         let ping = app.store.ping().await;
         let (age, max_age) = (app.revocations.mirror_age(), snapshot.max_mirror_age);
@@ -306,13 +306,13 @@ async fn watch_health(app: &App) {
 }
 
 /// Reports whether break-glass is enabled, and records in the trail when it ends.
-fn watch_door(app: &App, component: &ComponentHandle) {
+fn watch_break_glass(app: &App, component: &ComponentHandle) {
     // Locked while the generation is read, as a reload holds it until the generation that it recorded is in force.
-    let mut told = lock(&app.noted_break_glass);
+    let mut noted = lock(&app.noted_break_glass);
     let snapshot = app.snapshot.load();
-    let door = snapshot.break_glass.as_ref();
-    break_glass::watch(door, component, &app.metrics.break_glass, app.clock.now());
-    app.note_break_glass(door, &mut told);
+    let break_glass = snapshot.break_glass.as_ref();
+    break_glass::watch(break_glass, component, &app.metrics.break_glass, app.clock.now());
+    app.note_break_glass(break_glass, &mut noted);
 }
 
 #[cfg(test)]

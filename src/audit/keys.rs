@@ -151,7 +151,7 @@ pub enum InvalidKey {
 }
 
 /// Reads the chain key from `directory`, or creates one there, readable by its owner only.
-pub(super) fn kept_chain_key(directory: &Path) -> io::Result<ChainKey> {
+pub(super) fn load_or_create_chain_key(directory: &Path) -> io::Result<ChainKey> {
     let path = directory.join(CHAIN_KEY_FILE);
     let text = atomic_file::read_or_make(&path, || {
         let mut bytes = Zeroizing::new([0; 32]);
@@ -162,7 +162,7 @@ pub(super) fn kept_chain_key(directory: &Path) -> io::Result<ChainKey> {
 }
 
 /// Reads or creates the checkpoint key in the same way, and writes its public half beside it for auditors.
-pub(super) fn kept_checkpoint_key(directory: &Path) -> io::Result<CheckpointKey> {
+pub(super) fn load_or_create_checkpoint_key(directory: &Path) -> io::Result<CheckpointKey> {
     let path = directory.join(CHECKPOINT_KEY_FILE);
     let pem = atomic_file::read_or_make(&path, || {
         let made = CheckpointKey::generate().and_then(|key| key.to_pem());
@@ -199,10 +199,10 @@ mod tests {
     #[test]
     fn keys_are_made_once_and_kept_for_their_owner_only() {
         let directory = tempfile::tempdir().unwrap();
-        let chain = kept_chain_key(directory.path()).unwrap();
-        let checkpoint = kept_checkpoint_key(directory.path()).unwrap();
-        assert_eq!(kept_chain_key(directory.path()).unwrap().id(), chain.id());
-        assert_eq!(kept_checkpoint_key(directory.path()).unwrap().public().id(), checkpoint.public().id());
+        let chain = load_or_create_chain_key(directory.path()).unwrap();
+        let checkpoint = load_or_create_checkpoint_key(directory.path()).unwrap();
+        assert_eq!(load_or_create_chain_key(directory.path()).unwrap().id(), chain.id());
+        assert_eq!(load_or_create_checkpoint_key(directory.path()).unwrap().public().id(), checkpoint.public().id());
         for file in [CHAIN_KEY_FILE, CHECKPOINT_KEY_FILE] {
             let mode = fs::metadata(directory.path().join(file)).unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{file}");

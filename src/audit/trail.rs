@@ -53,11 +53,11 @@ impl Trail {
         let keys_failed = |source| OpenError::File { path: key_directory.to_owned(), source };
         let chain_key = match &settings.chain_key {
             Some(key) => key.clone(),
-            None => keys::kept_chain_key(key_directory).map_err(keys_failed)?,
+            None => keys::load_or_create_chain_key(key_directory).map_err(keys_failed)?,
         };
         let checkpoint_key = match &settings.checkpoint_key {
             Some(key) => key.clone(),
-            None => keys::kept_checkpoint_key(key_directory).map_err(keys_failed)?,
+            None => keys::load_or_create_checkpoint_key(key_directory).map_err(keys_failed)?,
         };
         let mut backlog = Arc::new(Backlog::none());
         let (sink, found): (Box<dyn Sink>, _) = match &settings.destination {

@@ -177,13 +177,13 @@ pub fn watch(
     }
 }
 
-/// Returns the audit note for a change of break-glass since `told`: opened, closed, or open for other certificates.
-pub fn note(break_glass: Option<&BreakGlass>, told: &mut Option<BreakGlass>, now: Timestamp) -> Option<Note> {
+/// Returns the audit note for a change of break-glass since `noted`: opened, closed, or open for other certificates.
+pub fn note(break_glass: Option<&BreakGlass>, noted: &mut Option<BreakGlass>, now: Timestamp) -> Option<Note> {
     let open = break_glass.filter(|break_glass| break_glass.is_open(now));
-    if told.as_ref() == open {
+    if noted.as_ref() == open {
         return None;
     }
-    *told = open.cloned();
+    *noted = open.cloned();
     let detail = open.map_or_else(
         || "break-glass is closed".to_owned(),
         |open| {
@@ -371,22 +371,22 @@ mod tests {
         let component = health.component("break_glass", Gate::Report);
         let metrics = BreakGlassMetrics::default();
         let open = resolve(alice("2026-01-31T18:30:00Z")).0;
-        let mut told = None;
-        let mut announce = |door: Option<&BreakGlass>, now| {
-            watch(door, &component, &metrics, now);
-            note(door, &mut told, now)
+        let mut noted = None;
+        let mut announce = |break_glass: Option<&BreakGlass>, now| {
+            watch(break_glass, &component, &metrics, now);
+            note(break_glass, &mut noted, now)
         };
         let note = announce(open.as_ref(), NOW);
         assert_eq!((component.status(), metrics.open.get()), (Status::Alarm, 1));
         let Some(Note::Alarm { what: "break_glass", detail }) = note else { panic!("{note:?}") };
         assert!(detail.contains("alice") && detail.contains("18:30"), "{detail}");
         assert_eq!(announce(open.as_ref(), NOW), None, "it is told once");
-        let door = |until: &str, sha256: &str, group: Option<&str>, alice_first: bool| {
-            let mut door = alice(until);
-            let certificates = door["certificates"].as_array_mut().unwrap();
+        let break_glass = |until: &str, sha256: &str, group: Option<&str>, alice_first: bool| {
+            let mut break_glass = alice(until);
+            let certificates = break_glass["certificates"].as_array_mut().unwrap();
             let groups: Vec<&str> = group.into_iter().collect();
             certificates.insert(usize::from(alice_first), json!({"name": "bob", "sha256": sha256, "groups": groups}));
-            resolve(door).0
+            resolve(break_glass).0
         };
         // The same text twice did not say what had changed.
         let [one, another] = ["a", "b"].map(|digit| digit.repeat(64));
@@ -397,11 +397,15 @@ mod tests {
             ("2026-01-31T18:30:00Z", &another, None, "(no groups, bbbb"),
             ("2026-01-31T18:10:00Z", &another, None, "18:10"),
         ] {
-            let note = announce(door(until, sha256, group, true).as_ref(), NOW);
+            let note = announce(break_glass(until, sha256, group, true).as_ref(), NOW);
             let Some(Note::Alarm { detail, .. }) = note else { panic!("{note:?}") };
             assert!(["alice (sre, ", "; bob ", says].iter().all(|part| detail.contains(*part)), "{says}: {detail}");
-            assert_eq!(announce(door(until, sha256, group, true).as_ref(), NOW), None, "it is told once");
-            assert_eq!(announce(door(until, sha256, group, false).as_ref(), NOW), None, "the order says nothing");
+            assert_eq!(announce(break_glass(until, sha256, group, true).as_ref(), NOW), None, "it is told once");
+            assert_eq!(
+                announce(break_glass(until, sha256, group, false).as_ref(), NOW),
+                None,
+                "the order says nothing"
+            );
         }
         let note = announce(open.as_ref(), open.as_ref().unwrap().until);
         assert_eq!((component.status(), metrics.open.get()), (Status::Ok, 0));

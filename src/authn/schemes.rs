@@ -243,7 +243,7 @@ impl Authenticator<'_> {
     fn break_glass<B>(&self, request: &CleanRequest<B>, connection: &Connection) -> Presented<Arc<Principal>> {
         let der = certificate(request, connection).map(|certificate| &*certificate.der);
         match self.break_glass {
-            Some(door) => door.present(der, self.clock.now()).map(Arc::new),
+            Some(break_glass) => break_glass.present(der, self.clock.now()).map(Arc::new),
             None if der.is_some() => Presented::Invalid(break_glass::not_known()),
             None => Presented::Absent,
         }
@@ -322,7 +322,7 @@ impl Authenticator<'_> {
             let answer = delivery.challenge.as_deref().unwrap_or("pong\n");
             return Ok(Authentication::Respond(Response::new(Bytes::copy_from_slice(answer.as_bytes()))));
         }
-        let taking = match webhook.hold() {
+        let acceptance = match webhook.hold() {
             Some(settings) => webhooks::Acceptance::Held(delivery.replay, settings),
             None => {
                 // Read again, because verifying an SNS message includes fetching its certificate.
@@ -335,7 +335,7 @@ impl Authenticator<'_> {
             request.drop_query();
         }
         let authenticated = Authenticated::new(request, Arc::clone(route), principal)?;
-        Ok(Authentication::Known(authenticated, Some(taking)))
+        Ok(Authentication::Known(authenticated, Some(acceptance)))
     }
 }
 

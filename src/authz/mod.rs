@@ -77,7 +77,7 @@ pub(crate) use self::{
     permit::authorize,
     policy::{Policy, SAME_WITHOUT},
     rule::RuleAction,
-    scenario::{Scenario, Unasked},
+    scenario::{NotEvaluated, Scenario},
     starts::{StartRoute, StartRule, Through, may_be_of_deliveries},
     token::{AskedToken, TOKEN_ENDPOINT, TaskView, TokenView},
     token_explain::TokenExplanation,

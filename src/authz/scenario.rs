@@ -56,14 +56,14 @@ pub struct Scenario {
 
 /// Why no rule is evaluated.
 #[derive(Debug)]
-pub enum Unasked {
+pub enum NotEvaluated {
     /// The facts do not make a request.
     Incomplete(String),
     /// The proxy itself refuses such a request.
     Refused(Rejection),
 }
 
-impl fmt::Display for Unasked {
+impl fmt::Display for NotEvaluated {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Incomplete(why) => f.write_str(why),
@@ -72,15 +72,15 @@ impl fmt::Display for Unasked {
     }
 }
 
-impl std::error::Error for Unasked {}
+impl std::error::Error for NotEvaluated {}
 
-impl From<String> for Unasked {
+impl From<String> for NotEvaluated {
     fn from(why: String) -> Self {
         Self::Incomplete(why)
     }
 }
 
-impl From<Rejection> for Unasked {
+impl From<Rejection> for NotEvaluated {
     fn from(rejection: Rejection) -> Self {
         Self::Refused(rejection)
     }
@@ -92,7 +92,7 @@ impl Scenario {
         principal: Option<&raw::PrincipalFacts>,
         request: &raw::RequestFacts,
         root: &raw::Root,
-    ) -> Result<Self, Unasked> {
+    ) -> Result<Self, NotEvaluated> {
         let route = route_of(request, root)?;
         let Target { host, path, query, method } = target_of(request, &route, root)?;
         let now = match request.at.as_deref() {
@@ -215,7 +215,7 @@ fn target_of<'a>(
     request: &'a raw::RequestFacts,
     route: &'a raw::Route,
     root: &raw::Root,
-) -> Result<Target<'a>, Unasked> {
+) -> Result<Target<'a>, NotEvaluated> {
     let posts = route.kind == RouteKind::Webhook || request.token.is_some();
     let default_method = if posts { "POST" } else { "GET" };
     let method = request.method.as_deref().unwrap_or(default_method);
@@ -273,7 +273,13 @@ fn attributes_of(
 }
 
 /// Refuses a request that goes elsewhere than to the given route: no rule would see it as a request on that route.
-fn check_arrival(root: &raw::Root, route: &raw::Route, host: &str, path: &str, method: &Method) -> Result<(), Unasked> {
+fn check_arrival(
+    root: &raw::Root,
+    route: &raw::Route,
+    host: &str,
+    path: &str,
+    method: &Method,
+) -> Result<(), NotEvaluated> {
     let elsewhere = match route::taker(root, host, path, method)? {
         Taker::Route(taker) if taker.name == route.name => return Ok(()),
         Taker::Route(taker) => format!("to the route `{}`", taker.name),
@@ -331,7 +337,7 @@ fn document(
     attributes: &Attributes,
     request: &raw::RequestFacts,
     default_account: &str,
-) -> Result<Option<Document>, Unasked> {
+) -> Result<Option<Document>, NotEvaluated> {
     let default = match &request.body {
         Some(Value::Array(_)) => "application/json-patch+json",
         _ if attributes.verb == "patch" => "application/merge-patch+json",
@@ -340,7 +346,7 @@ fn document(
     let media = request.content_type.as_deref().unwrap_or(default);
     let media = media.parse().map_err(|_| format!("`{media}` is not a valid content type"))?;
     let headers = HeaderMap::from_iter([(header::CONTENT_TYPE, media)]);
-    let refused = |error| Unasked::Refused(Rejection::from(error));
+    let refused = |error| NotEvaluated::Refused(Rejection::from(error));
     let Some(body) = &request.body else {
         return Document::check_head(&attributes.verb, &headers).map(|()| None).map_err(refused);
     };

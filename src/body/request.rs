@@ -152,7 +152,7 @@ impl RequestBody {
     }
 
     /// The same body for a second attempt, if it can be sent again.
-    pub(crate) fn replay(&self) -> Option<Self> {
+    pub(crate) fn try_clone(&self) -> Option<Self> {
         match self {
             Self::Empty => Some(Self::Empty),
             Self::Buffered(bytes) => Some(Self::Buffered(bytes.clone())),

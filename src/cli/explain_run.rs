@@ -23,7 +23,7 @@ use crate::{
     app::{self, StartError},
     audit::{Files, ReplayInputs},
     authn::{Principal, wanted},
-    authz::{AskedToken, Policy, Scenario, Unasked},
+    authz::{AskedToken, NotEvaluated, Policy, Scenario},
     clock::{Clock, Timestamp},
     config::{
         self, Sources,
@@ -96,13 +96,13 @@ fn from_request(sources: &Sources, args: &ExplainArgs, url: &str) -> Result<Answ
         return Ok(rejection.into());
     }
     let request = match request_facts(&resolved, args, url, &target, now) {
-        Err(Unasked::Refused(rejection)) => return Ok(rejection.into()),
+        Err(NotEvaluated::Refused(rejection)) => return Ok(rejection.into()),
         request => request?,
     };
     let policy = resolved.policy().ok_or("the policy could not be compiled")?;
     let written = written_principal(args)?;
     let scenario = match Scenario::new(written.as_ref(), &request, &loaded.raw) {
-        Err(Unasked::Refused(rejection)) => return Ok(rejection.into()),
+        Err(NotEvaluated::Refused(rejection)) => return Ok(rejection.into()),
         scenario => scenario?,
     };
     let schemes = resolved.routes().by_name(&request.route).map(|route| route.schemes.as_slice()).unwrap_or_default();
@@ -201,7 +201,7 @@ fn of_token(sources: &Sources, args: &ExplainArgs, audience: &str) -> Result<Ans
         ..RequestFacts::default()
     };
     let scenario = match Scenario::new(written_principal(args)?.as_ref(), &request, &loaded.raw) {
-        Err(Unasked::Refused(rejection)) => return Ok(rejection.into()),
+        Err(NotEvaluated::Refused(rejection)) => return Ok(rejection.into()),
         scenario => scenario?,
     };
     let view = scenario.request();
@@ -246,7 +246,7 @@ fn request_facts(
     url: &str,
     target: &Target<'_>,
     now: Timestamp,
-) -> Result<RequestFacts, Unasked> {
+) -> Result<RequestFacts, NotEvaluated> {
     let url: Url = url.parse().map_err(|error| {
         format!("`{url}` is not a valid address ({error}); write it whole, as `https://tekton.example.com/`")
     })?;
@@ -339,7 +339,7 @@ fn from_trail(sources: &Sources, id: &str, format: Format, out: &mut impl Write)
     let inputs = record_of(&Files::new(files_of(&[path])?), id)?;
     let asked = inputs.principal.as_ref().zip(inputs.view());
     let recorded = inputs.policy.as_deref().filter(|digest| **digest != **current.digest());
-    let recorded = recorded.map(|digest| kept_policy(&loaded, digest));
+    let recorded = recorded.map(|digest| stored_policy(&loaded, digest));
     let again = |policy: &Policy| {
         let (principal, view) = asked.as_ref()?;
         Some(match &inputs.asked {
@@ -474,8 +474,8 @@ impl fmt::Display for FromTrail<'_> {
 }
 
 /// Reads a policy that was in force, from the folder where policies are stored by digest.
-fn kept_policy(loaded: &config::Loaded, digest: &str) -> Option<Policy> {
-    let source = app::kept_policy(&loaded.base().join(&loaded.raw.store.path), digest)?;
+fn stored_policy(loaded: &config::Loaded, digest: &str) -> Option<Policy> {
+    let source = app::stored_policy(&loaded.base().join(&loaded.raw.store.path), digest)?;
     policy_of(&source, &loaded.raw)
 }
 

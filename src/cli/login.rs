@@ -10,7 +10,7 @@ use crate::{
     authn::NeededLogin,
     client::{
         Failure,
-        login::{self, Address, Way},
+        login::{self, Address, BrowserMode},
     },
     config::values::Span,
 };
@@ -67,9 +67,9 @@ pub struct CredentialArgs {
 pub fn login(args: &LoginArgs, out: &mut impl Write) -> Result<u8, Failure> {
     let ca = args.ca.as_deref();
     let way = match (args.device, args.no_browser) {
-        (true, _) => Way::Device,
-        (_, true) => Way::PrintAddress,
-        _ => Way::OpenBrowser,
+        (true, _) => BrowserMode::Device,
+        (_, true) => BrowserMode::PrintAddress,
+        _ => BrowserMode::OpenBrowser,
     };
     if let Some(name) = &args.kubeconfig {
         login::check_context(name, &args.url, ca)?;

@@ -61,7 +61,7 @@ fn digest(text: &str) -> Result<String, String> {
 }
 
 #[derive(Deserialize)]
-struct Told {
+struct StatusAnswer {
     state: State,
     replicas: Vec<Replica>,
 }
@@ -78,14 +78,14 @@ pub fn run(asked: &RolloutCommand, out: &mut impl Write) -> Result<u8, Failure> 
         RolloutCommand::Status { digest, timeout, operator } => (digest, timeout, operator),
     };
     let arguments = json!({"digest": digest, "timeout": timeout.to_string()});
-    let Some(told) = operator::ask(CommandName::Rollout, arguments, operator)? else { return Ok(1) };
-    let told: Told = serde_json::from_value(told)?;
-    print(&told, digest, out)?;
-    Ok(u8::from(told.state != State::InForce))
+    let Some(answer) = operator::ask(CommandName::Rollout, arguments, operator)? else { return Ok(1) };
+    let answer: StatusAnswer = serde_json::from_value(answer)?;
+    print(&answer, digest, out)?;
+    Ok(u8::from(answer.state != State::InForce))
 }
 
-fn print(told: &Told, digest: &str, out: &mut impl Write) -> io::Result<()> {
-    for replica in &told.replicas {
+fn print(answer: &StatusAnswer, digest: &str, out: &mut impl Write) -> io::Result<()> {
+    for replica in &answer.replicas {
         let Replica { instance, policy, configuration, after_restart, generation, stopping, refused } = replica;
         let is_it = if replica.has(digest) { ", as asked for" } else { "" };
         let stops = if *stopping { ", stopping" } else { "" };
@@ -103,7 +103,7 @@ fn print(told: &Told, digest: &str, out: &mut impl Write) -> io::Result<()> {
             }
         }
     }
-    match told.state {
+    match answer.state {
         State::InForce => writeln!(out, "in force on every replica"),
         State::NeedsRestart => {
             writeln!(out, "in force on every replica except what needs a restart; restart those named, and ask again")

@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use serde_json::{Value, json};
 
 use super::{
-    locations::{Locations, Place},
+    locations::{Location, Locations},
     report::{At, Problem, Report, Severity},
     source::SourceFile,
 };
@@ -19,7 +19,7 @@ pub const MAX_SHOWN: usize = 500;
 pub struct Finding {
     pub severity: Severity,
     /// `None` if it is about something that is not written anywhere.
-    pub place: Option<Place>,
+    pub place: Option<Location>,
     pub at: At,
     pub message: String,
     pub help: Option<String>,
@@ -33,7 +33,7 @@ pub struct Diagnosis {
 }
 
 impl Finding {
-    pub(super) fn error(place: Option<Place>, message: impl Into<String>) -> Self {
+    pub(super) fn error(place: Option<Location>, message: impl Into<String>) -> Self {
         Self { severity: Severity::Error, place, at: At::root(), message: message.into(), help: None }
     }
 }
@@ -43,9 +43,9 @@ impl Diagnosis {
     pub(super) fn new(files: Vec<SourceFile>, mut findings: Vec<Finding>) -> Self {
         findings.sort_by_key(|finding| {
             let place = match &finding.place {
-                Some(Place::WholeFile { file }) => (0, *file, 0),
-                Some(Place::File { file, span }) => (0, *file, span.start),
-                Some(Place::Given(_)) => (1, 0, 0),
+                Some(Location::WholeFile { file }) => (0, *file, 0),
+                Some(Location::File { file, span }) => (0, *file, span.start),
+                Some(Location::Given(_)) => (1, 0, 0),
                 None => (2, 0, 0),
             };
             (place, finding.severity)
@@ -86,9 +86,9 @@ impl Diagnosis {
         };
         let (mut given_by, mut file, mut place) = (None, None, None);
         match &finding.place {
-            Some(Place::Given(giver)) => given_by = Some(giver.to_string()),
-            Some(Place::WholeFile { file: whole }) => file = Some(self.path(*whole)),
-            Some(Place::File { file: part, span }) => {
+            Some(Location::Given(giver)) => given_by = Some(giver.to_string()),
+            Some(Location::WholeFile { file: whole }) => file = Some(self.path(*whole)),
+            Some(Location::File { file: part, span }) => {
                 let text = self.files.get(*part).map_or("", |file| file.text.as_str());
                 file = Some(self.path(*part));
                 place = Some(line_and_column(text, span.start));

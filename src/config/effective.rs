@@ -7,7 +7,7 @@ use serde_json::Value;
 use super::{
     diagnosis::Lines,
     load::Loaded,
-    locations::Place,
+    locations::Location,
     raw,
     report::At,
     schema::{self, schema},
@@ -156,9 +156,9 @@ impl Notes<'_> {
         let locations = &self.loaded.locations;
         let path = |file: usize| Some(locations.files().get(file)?.path.display());
         Some(match locations.written(at)? {
-            Place::Given(giver) => giver.to_string(),
-            Place::WholeFile { file } => path(file)?.to_string(),
-            Place::File { file, span } => format!("{}:{}", path(file)?, self.files.get(file)?.number(span.start)),
+            Location::Given(giver) => giver.to_string(),
+            Location::WholeFile { file } => path(file)?.to_string(),
+            Location::File { file, span } => format!("{}:{}", path(file)?, self.files.get(file)?.number(span.start)),
         })
     }
 }

@@ -30,7 +30,7 @@ use figment::{
 
 use super::{
     diagnosis::Finding,
-    locations::{Giver, Locations, Place},
+    locations::{Giver, Location, Locations},
     raw::Limits,
     report::{At, nearest},
     schema, shape,
@@ -369,7 +369,7 @@ fn setting(giver: Giver, path: Vec<String>, value: &str, findings: &mut Vec<Find
 }
 
 fn given(giver: Giver, message: &str) -> Finding {
-    Finding::error(Some(Place::Given(giver)), message)
+    Finding::error(Some(Location::Given(giver)), message)
 }
 
 fn variable_name(path: &[String]) -> String {

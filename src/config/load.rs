@@ -20,7 +20,7 @@ use super::{
     diagnosis::{self, Diagnosis, Finding, Lines},
     fingerprint::Fingerprint,
     layers::{self, Setting, Sources},
-    locations::{Locations, Place, has_user},
+    locations::{Location, Locations, has_user},
     raw,
     report::{At, Report, Severity, nearest},
     resolve,
@@ -255,7 +255,7 @@ impl Draft {
                 let line = before.iter().filter(|byte| **byte == b'\n').count() + 1;
                 self.files.push(SourceFile { path: path.to_owned(), text: String::new() });
                 let message = format!("line {line} of the file is not UTF-8 (byte {valid})");
-                self.findings.push(Finding::error(Some(Place::WholeFile { file }), message));
+                self.findings.push(Finding::error(Some(Location::WholeFile { file }), message));
                 return None;
             }
         };
@@ -265,7 +265,7 @@ impl Draft {
         let node = match parsed {
             Ok(node) => node,
             Err(malformed) => {
-                let place = Place::File { file, span: malformed.span };
+                let place = Location::File { file, span: malformed.span };
                 let help = malformed.help.map(str::to_owned);
                 self.findings.push(Finding { help, ..Finding::error(Some(place), malformed.message) });
                 return None;
@@ -275,7 +275,7 @@ impl Draft {
         let lines = Lines::new(text);
         let repeated = node.repeated_keys();
         for Repeated { source: file, first, key, .. } in &repeated {
-            let place = Place::File { file: *file, span: key.span.clone() };
+            let place = Location::File { file: *file, span: key.span.clone() };
             let line = lines.number(first.span.start);
             let message = format!("`{}` is set here a second time; the first is on line {line}", key.name);
             self.findings.push(Finding::error(Some(place), message));
@@ -286,7 +286,7 @@ impl Draft {
             Data::Null => Some(Node { data: Data::Map(Vec::new()), ..node }),
             _ => {
                 self.findings.push(Finding::error(
-                    Some(Place::WholeFile { file }),
+                    Some(Location::WholeFile { file }),
                     "the file must be a map of settings".to_owned(),
                 ));
                 None
@@ -335,7 +335,7 @@ impl Draft {
                     Some(near) => format!("did you mean `{near}`?"),
                     None => "all other settings belong in the main file".to_owned(),
                 };
-                let place = Place::File { file, span: key.span };
+                let place = Location::File { file, span: key.span };
                 let message = format!("there is no setting `{}` in a policy file", key.name);
                 self.findings.push(Finding { help: Some(help), ..Finding::error(Some(place), message) });
                 continue;
@@ -345,7 +345,7 @@ impl Draft {
             }
             let span = value.span;
             let Data::List(items) = value.data else {
-                let place = Place::File { file, span: key.span };
+                let place = Location::File { file, span: key.span };
                 self.findings.push(Finding::error(Some(place), format!("`{}` must be a list", key.name)));
                 continue;
             };
@@ -376,7 +376,7 @@ impl Draft {
                 severity: Severity::Warning,
                 help: Some(format!("add `{name}` to `policies`, or move it elsewhere")),
                 ..Finding::error(
-                    Some(Place::WholeFile { file: 0 }),
+                    Some(Location::WholeFile { file: 0 }),
                     format!("{} is in the folder, but not used", path.display()),
                 )
             });
@@ -418,7 +418,7 @@ fn parts() -> String {
     names.join(", ")
 }
 
-fn lost_policy(place: Option<Place>, path: &Path, why: &str) -> Finding {
+fn lost_policy(place: Option<Location>, path: &Path, why: &str) -> Finding {
     let help = "a lost policy file could widen the policy; restore it, or remove it from the list";
     let message = format!("policy file {} {why}", path.display());
     Finding { help: Some(help.to_owned()), ..Finding::error(place, message) }

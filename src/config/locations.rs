@@ -32,7 +32,7 @@ impl fmt::Display for Giver {
 
 /// The place where something was written.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Place {
+pub enum Location {
     /// In a file, by its number in [`Locations::files`].
     File { file: usize, span: Range<usize> },
     /// A file as a whole.
@@ -68,26 +68,28 @@ impl Locations {
 
     /// Returns the place to show for a problem with the value at `at`. If that was not written, it is the nearest part
     /// around it that was.
-    pub fn place(&self, at: &At) -> Option<Place> {
+    pub fn place(&self, at: &At) -> Option<Location> {
         let (found, entry) = self.nearest(at)?;
         Some(match entry {
-            Entry::Given(giver) => Place::Given(giver.clone()),
+            Entry::Given(giver) => Location::Given(giver.clone()),
             Entry::Node { file, key: Some(key), .. } if found == *at && self.at_key.contains(at) => {
-                Place::File { file: *file, span: key.clone() }
+                Location::File { file: *file, span: key.clone() }
             }
-            Entry::Node { file, key: Some(key), container: true, .. } => Place::File { file: *file, span: key.clone() },
-            Entry::Node { file, .. } if found == At::root() => Place::WholeFile { file: *file },
+            Entry::Node { file, key: Some(key), container: true, .. } => {
+                Location::File { file: *file, span: key.clone() }
+            }
+            Entry::Node { file, .. } if found == At::root() => Location::WholeFile { file: *file },
             Entry::Node { file, value, container, .. } => {
                 let span = if *container { self.to_line_end(*file, value.start) } else { value.clone() };
-                Place::File { file: *file, span }
+                Location::File { file: *file, span }
             }
         })
     }
 
     /// Returns the place of byte `offset` of the text at `at`, within a plain, quoted or block scalar.
-    pub(super) fn place_within(&self, at: &At, offset: usize) -> Option<Place> {
+    pub(super) fn place_within(&self, at: &At, offset: usize) -> Option<Location> {
         let place = self.place(at)?;
-        let Place::File { file, span } = &place else { return Some(place) };
+        let Location::File { file, span } = &place else { return Some(place) };
         let written = self.files.get(*file).and_then(|source| source.text.get(span.clone())).unwrap_or_default();
         let start = span.start + skip(written, offset);
         let width = self
@@ -96,11 +98,11 @@ impl Locations {
             .and_then(|source| source.text.get(start..span.end))
             .and_then(|rest| rest.chars().next())
             .map_or(0, char::len_utf8);
-        Some(Place::File { file: *file, span: start..start + width })
+        Some(Location::File { file: *file, span: start..start + width })
     }
 
     /// Returns where the value at `at` was written; `None` for a default.
-    pub fn written(&self, at: &At) -> Option<Place> {
+    pub fn written(&self, at: &At) -> Option<Location> {
         self.entries.contains_key(at).then(|| self.place(at)).flatten()
     }
 
@@ -136,7 +138,7 @@ impl Locations {
 
     /// Whether another layer replaces the value that a file has there.
     pub(super) fn is_replaced(&self, at: &At) -> bool {
-        self.written(at).is_none_or(|by| matches!(by, Place::Given(_)))
+        self.written(at).is_none_or(|by| matches!(by, Location::Given(_)))
     }
 
     pub(super) fn insert_given(&mut self, at: &At, giver: Giver) {

@@ -6,7 +6,7 @@ use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet}
 
 use super::{
     diagnosis::{Diagnosis, Finding, MAX_SHOWN, line_and_column},
-    locations::Place,
+    locations::Location,
     report::Severity,
 };
 
@@ -51,12 +51,12 @@ impl Diagnosis {
         let title = level.primary_title(finding.message.as_str());
         let group = match &finding.place {
             None => Group::with_title(title),
-            Some(Place::Given(giver)) => title.element(Origin::path(giver.to_string())),
-            Some(Place::WholeFile { file }) => match self.files().get(*file) {
+            Some(Location::Given(giver)) => title.element(Origin::path(giver.to_string())),
+            Some(Location::WholeFile { file }) => match self.files().get(*file) {
                 Some(source) => title.element(Origin::path(source.path.display().to_string())),
                 None => Group::with_title(title),
             },
-            Some(Place::File { file, span }) => match self.files().get(*file) {
+            Some(Location::File { file, span }) => match self.files().get(*file) {
                 Some(source) => match excerpt(&source.text, span) {
                     Some((lines, number, span)) => title.element(
                         Snippet::source(lines)

@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// A certificate that ends sooner should have been renewed.
-const SOON: Duration = Duration::from_secs(14 * 86_400);
+const EXPIRES_SOON: Duration = Duration::from_secs(14 * 86_400);
 
 /// Checks the certificates in files that the configuration names: of listeners, of clients, and authorities.
 pub(super) fn of_files(doctor: &Doctor<'_>) -> Vec<Finding> {
@@ -58,7 +58,7 @@ pub(super) fn finding(of: &str, (from, until): (Timestamp, Timestamp), clock: &C
         return Finding::fault(Check::Certificates, of, format!("it ended on {until}"), cure);
     }
     // Those that live for hours are renewed when a third of their time is left.
-    if until.since(now) < SOON && until.since(now) < until.since(from) / 3 {
+    if until.since(now) < EXPIRES_SOON && until.since(now) < until.since(from) / 3 {
         let cure = "renew it, and check whether something does so automatically";
         return Finding::warning(Check::Certificates, of, format!("it ends in {days} days, on {until}"), cure);
     }

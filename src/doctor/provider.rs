@@ -44,14 +44,15 @@ pub(super) async fn examine(doctor: &Doctor<'_>, wants: impl Fn(Check) -> bool) 
     let looks = issuers.map(async |issuer: &Arc<Issuer>| {
         let client = doctor.resolved.clients().iter().find(|client| client.issuer == *issuer.name());
         let of = format!("issuer `{}`", issuer.name());
-        let look = Look { issuer, clock: &doctor.clock, asks_introspection, several, of, findings: Vec::new() };
-        look.all(client, &origins).await
+        let checks =
+            IssuerChecks { issuer, clock: &doctor.clock, asks_introspection, several, of, findings: Vec::new() };
+        checks.all(client, &origins).await
     });
     join_all(looks).await.concat()
 }
 
 /// The checks of one issuer.
-struct Look<'a> {
+struct IssuerChecks<'a> {
     issuer: &'a Issuer,
     clock: &'a Clock,
     asks_introspection: bool,
@@ -61,7 +62,7 @@ struct Look<'a> {
     findings: Vec<Finding>,
 }
 
-impl Look<'_> {
+impl IssuerChecks<'_> {
     async fn all(mut self, client: Option<&LoginClient>, origins: &[Origin]) -> Vec<Finding> {
         let settings = self.issuer.keys().settings();
         let github = client.and_then(|known| match &known.client.protocol {

@@ -13,7 +13,7 @@ use crate::{
     config::raw::{self, RouteKind},
     error::Rejection,
     rbac::PRINTS,
-    upstream::{Lane, SEARCH_LIST_CURE, Upstream, UpstreamErrorKind, search_list_trouble},
+    upstream::{Lane, SEARCH_LIST_FIX, Upstream, UpstreamErrorKind, search_list_problem},
 };
 
 const MAX_ANSWER: usize = 64 << 10;
@@ -69,8 +69,8 @@ pub(super) type WithoutToken = [(Arc<str>, Rejection)];
 pub(super) async fn examine(doctor: &Doctor<'_>, without: &WithoutToken) -> Vec<Finding> {
     let upstreams = doctor.resolved.upstreams().iter().filter(|upstream| !lacks(without, upstream.name()));
     let mut findings = join_all(upstreams.map(|upstream| one(doctor, upstream))).await;
-    let unread = search_list_trouble();
-    findings.extend(unread.map(|why| Finding::fault(Check::Upstreams, "names", why, SEARCH_LIST_CURE)));
+    let unread = search_list_problem();
+    findings.extend(unread.map(|why| Finding::fault(Check::Upstreams, "names", why, SEARCH_LIST_FIX)));
     findings
 }
 

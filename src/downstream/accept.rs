@@ -50,7 +50,7 @@ const WARN_AGAIN: Duration = Duration::from_secs(60);
 /// The running listeners.
 #[derive(Debug)]
 pub struct Downstream {
-    doors: Vec<Arc<Door>>,
+    listeners: Vec<Arc<Listener>>,
     drain: Drain,
     workers: Workers,
 }
@@ -60,13 +60,13 @@ pub struct Downstream {
 pub struct NeedsRestart(pub String);
 
 /// One listener, shared by all workers.
-pub(super) struct Door {
+pub(super) struct Listener {
     pub(super) name: Arc<str>,
     configured: SocketAddr,
     tickets: Option<Arc<dyn ProducesTickets>>,
     /// The `limits.tcp_keepalive` that accepted connections inherit.
     keepalive: Span,
-    settings: ArcSwap<DoorSettings>,
+    settings: ArcSwap<ConnectionSettings>,
     accepted: Counter,
     /// Set if the listener has TLS.
     certificate_ends: Option<Gauge>,
@@ -89,14 +89,14 @@ struct Warned {
     peer: Option<Instant>,
 }
 
-impl std::fmt::Debug for Door {
+impl std::fmt::Debug for Listener {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Door").field("name", &self.name).finish_non_exhaustive()
+        f.debug_struct("Listener").field("name", &self.name).finish_non_exhaustive()
     }
 }
 
 /// The settings that a reload changes. A connection keeps those that it began with.
-pub(super) struct DoorSettings {
+pub(super) struct ConnectionSettings {
     pub(super) limits: Arc<Limits>,
     pub(super) proxy_protocol_from: Arc<[IpNet]>,
     pub(super) trusted_proxies: Arc<[IpNet]>,
@@ -122,7 +122,7 @@ impl Bound {
         metrics: &Metrics,
         drain: Drain,
     ) -> io::Result<Downstream> {
-        let Self { listeners, settings } = self;
+        let Self { listeners: bound, settings } = self;
         let connections = settings.limits.connections;
         let possible = most_connections(&settings.limits, descriptors());
         if possible < connections {
@@ -133,16 +133,16 @@ impl Bound {
                  `limits.connections_file_share`"
             );
         }
-        let doors: Vec<Arc<Door>> = settings
+        let listeners: Vec<Arc<Listener>> = settings
             .listeners
             .iter()
-            .map(|listener| Arc::new(Door::new(listener, &settings.limits, metrics)))
+            .map(|listener| Arc::new(Listener::new(listener, &settings.limits, metrics)))
             .collect();
-        let count = listeners.first().map_or(0, |listener| listener.sockets.len());
+        let count = bound.first().map_or(0, |bound| bound.sockets.len());
         let mut sockets: Vec<Vec<Socket>> = (0..count).map(|_| Vec::new()).collect();
-        for (door, listener) in doors.iter().zip(listeners) {
-            for (worker, socket) in sockets.iter_mut().zip(listener.sockets) {
-                worker.push((Arc::clone(door), socket));
+        for (listener, bound) in listeners.iter().zip(bound) {
+            for (worker, socket) in sockets.iter_mut().zip(bound.sockets) {
+                worker.push((Arc::clone(listener), socket));
             }
         }
         let sockets = sockets.into_iter().map(|sockets| Arc::new(Mutex::new(sockets))).collect();
@@ -159,7 +159,7 @@ impl Bound {
                 work(Arc::new(shared), &held).await;
             }
         })?;
-        Ok(Downstream { doors, drain, workers })
+        Ok(Downstream { listeners, drain, workers })
     }
 }
 
@@ -168,14 +168,14 @@ impl Downstream {
     /// changes, which need a restart.
     pub fn reload(&self, settings: &Settings) -> Vec<NeedsRestart> {
         let mut left = Vec::new();
-        for door in &self.doors {
-            match settings.listeners.iter().find(|listener| listener.name == door.name) {
-                None => left.push(NeedsRestart(format!("listener `{}` was removed", door.name))),
-                Some(listener) => left.extend(door.reload(listener, &settings.limits)),
+        for listener in &self.listeners {
+            match settings.listeners.iter().find(|changed| changed.name == listener.name) {
+                None => left.push(NeedsRestart(format!("listener `{}` was removed", listener.name))),
+                Some(changed) => left.extend(listener.reload(changed, &settings.limits)),
             }
         }
         for listener in &settings.listeners {
-            if !self.doors.iter().any(|door| door.name == listener.name) {
+            if !self.listeners.iter().any(|known| known.name == listener.name) {
                 left.push(NeedsRestart(format!("listener `{}` was added", listener.name)));
             }
         }
@@ -193,25 +193,25 @@ impl Downstream {
     }
 }
 
-impl Door {
+impl Listener {
     fn new(settings: &ListenerSettings, limits: &Arc<Limits>, metrics: &Metrics) -> Self {
         let tickets = settings.tls.as_ref().and_then(|_| tls::tickets());
-        let door = Self {
+        let listener = Self {
             name: Arc::clone(&settings.name),
             configured: settings.address,
-            settings: ArcSwap::from_pointee(DoorSettings::new(settings, limits, tickets.as_ref())),
+            settings: ArcSwap::from_pointee(ConnectionSettings::new(settings, limits, tickets.as_ref())),
             tickets,
             keepalive: limits.tcp_keepalive,
             accepted: metrics.accepted(&settings.name),
             certificate_ends: settings.tls.as_ref().map(|_| metrics.certificate_ends(&settings.name)),
             warned: Mutex::default(),
         };
-        door.tell_end_of_certificate(settings);
-        door
+        listener.report_certificate_expiry(settings);
+        listener
     }
 
     /// Reports when the certificates that are in use from now on expire.
-    fn tell_end_of_certificate(&self, settings: &ListenerSettings) {
+    fn report_certificate_expiry(&self, settings: &ListenerSettings) {
         if let (Some(gauge), Some(ends)) = (&self.certificate_ends, settings.certificate_ends) {
             gauge.set(ends);
         }
@@ -245,7 +245,7 @@ impl Door {
     }
 
     /// Gives a connection the current keep-alive, if it has inherited another.
-    fn follow_keepalive(&self, stream: &TcpStream, quiet: Span) {
+    fn apply_keepalive(&self, stream: &TcpStream, quiet: Span) {
         if quiet != self.keepalive
             && let Err(error) = set_keepalive(&SockRef::from(stream), quiet.get())
         {
@@ -258,14 +258,14 @@ impl Door {
         if settings.tls.is_some() != self.settings.load().tls.is_some() {
             return Some(NeedsRestart(format!("TLS of listener `{}` was switched on or off", self.name)));
         }
-        self.settings.store(Arc::new(DoorSettings::new(settings, limits, self.tickets.as_ref())));
-        self.tell_end_of_certificate(settings);
+        self.settings.store(Arc::new(ConnectionSettings::new(settings, limits, self.tickets.as_ref())));
+        self.report_certificate_expiry(settings);
         (settings.address != self.configured)
             .then(|| NeedsRestart(format!("the address of listener `{}` changed to {}", self.name, settings.address)))
     }
 }
 
-impl DoorSettings {
+impl ConnectionSettings {
     fn new(settings: &ListenerSettings, limits: &Arc<Limits>, tickets: Option<&Arc<dyn ProducesTickets>>) -> Self {
         let limits = match settings.connections_per_address {
             Some(connections_per_address) => Arc::new(Limits { connections_per_address, ..(**limits).clone() }),
@@ -281,7 +281,7 @@ impl DoorSettings {
 }
 
 /// A listener's socket of one worker.
-type Socket = (Arc<Door>, StdListener);
+type Socket = (Arc<Listener>, StdListener);
 
 /// The sockets of a worker, kept outside of what a panic may unwind. A worker that is restarted takes new handles of
 /// them, and their queues have gone on filling. Emptied when the listeners close, as the port is open for as long as
@@ -290,8 +290,8 @@ type Held = Mutex<Vec<Socket>>;
 
 /// Runs a worker until its listeners are closed and their connections gone.
 async fn work<S: Serve>(shared: Arc<Shared<S>>, held: &Held) {
-    let doors = match listen(&shared, held) {
-        Ok(doors) => doors,
+    let listeners = match listen(&shared, held) {
+        Ok(listeners) => listeners,
         Err(error) => return tracing::error!(%error, "the worker cannot listen"),
     };
     let mut phase = shared.drain.subscribe();
@@ -306,7 +306,7 @@ async fn work<S: Serve>(shared: Arc<Shared<S>>, held: &Held) {
         }
         tokio::select! {
             changed = phase.changed() => if changed.is_err() { break },
-            () = sweep(&shared, &doors) => {}
+            () = sweep(&shared, &listeners) => {}
         }
     }
     for _ in 0..CUT_PAUSES {
@@ -318,27 +318,27 @@ async fn work<S: Serve>(shared: Arc<Shared<S>>, held: &Held) {
 }
 
 /// Starts accepting on all sockets.
-fn listen<S: Serve>(shared: &Arc<Shared<S>>, held: &Held) -> io::Result<Vec<Arc<Door>>> {
+fn listen<S: Serve>(shared: &Arc<Shared<S>>, held: &Held) -> io::Result<Vec<Arc<Listener>>> {
     let held = lock(held);
     held.iter()
-        .map(|(door, socket)| {
+        .map(|(listener, socket)| {
             let socket = TcpListener::from_std(socket.try_clone()?)?;
-            tokio::spawn(accept_all(Arc::clone(shared), Arc::clone(door), socket));
-            Ok(Arc::clone(door))
+            tokio::spawn(accept_all(Arc::clone(shared), Arc::clone(listener), socket));
+            Ok(Arc::clone(listener))
         })
         .collect()
 }
 
-async fn sweep<S: Serve>(shared: &Shared<S>, doors: &[Arc<Door>]) {
+async fn sweep<S: Serve>(shared: &Shared<S>, listeners: &[Arc<Listener>]) {
     loop {
-        let step = doors.iter().map(|door| liveness::step(&door.settings.load().limits)).min();
+        let step = listeners.iter().map(|listener| liveness::step(&listener.settings.load().limits)).min();
         let step = step.unwrap_or(Duration::from_secs(1));
         tokio::time::sleep(step).await;
         shared.registry.sweep(step, shared.service.memory());
     }
 }
 
-async fn accept_all<S: Serve>(shared: Arc<Shared<S>>, door: Arc<Door>, socket: TcpListener) {
+async fn accept_all<S: Serve>(shared: Arc<Shared<S>>, listener: Arc<Listener>, socket: TcpListener) {
     let mut phase = shared.drain.subscribe();
     let mut closing = std::pin::pin!(phase.wait_for(|phase| *phase >= Phase::Closing));
     loop {
@@ -348,7 +348,7 @@ async fn accept_all<S: Serve>(shared: Arc<Shared<S>>, door: Arc<Door>, socket: T
             accepted = socket.accept() => accepted,
         };
         match accepted {
-            Ok((stream, peer)) => admit(&shared, &door, stream, peer),
+            Ok((stream, peer)) => admit(&shared, &listener, stream, peer),
             Err(error) => pause_after(&error, &shared.metrics).await,
         }
     }
@@ -359,25 +359,25 @@ async fn accept_all<S: Serve>(shared: Arc<Shared<S>>, door: Arc<Door>, socket: T
             if stream.set_nonblocking(true).is_ok()
                 && let Ok(stream) = TcpStream::from_std(stream)
             {
-                admit(&shared, &door, stream, peer);
+                admit(&shared, &listener, stream, peer);
             }
         }
     }
 }
 
-fn admit<S: Serve>(shared: &Arc<Shared<S>>, door: &Arc<Door>, stream: TcpStream, peer: SocketAddr) {
-    door.accepted.inc();
+fn admit<S: Serve>(shared: &Arc<Shared<S>>, listener: &Arc<Listener>, stream: TcpStream, peer: SocketAddr) {
+    listener.accepted.inc();
     if shared.service.memory() >= Level::RefuseConnections {
         return shared.metrics.refused(Refused::Memory);
     }
-    let settings = door.settings.load_full();
+    let settings = listener.settings.load_full();
     let most = most_connections(&settings.limits, descriptors());
     let Some(admitted) = shared.admission.admit(most) else {
         return shared.metrics.refused(Refused::Total);
     };
-    door.follow_keepalive(&stream, settings.limits.tcp_keepalive);
+    listener.apply_keepalive(&stream, settings.limits.tcp_keepalive);
     let id = shared.ids.fetch_add(1, Ordering::Relaxed);
-    tokio::spawn(connection::run(Arc::clone(shared), Arc::clone(door), settings, stream, peer, id, admitted));
+    tokio::spawn(connection::run(Arc::clone(shared), Arc::clone(listener), settings, stream, peer, id, admitted));
 }
 
 async fn pause_after(error: &io::Error, metrics: &Metrics) {
@@ -432,9 +432,9 @@ mod tests {
     /// Otherwise a load balancer that is set up wrong leaves nothing in the log, or anybody who connects can fill it.
     #[test]
     fn a_proxy_protocol_that_does_not_fit_is_told_of_once_a_minute() {
-        let door = Door::new(&settings(), &Arc::new(Limits::default()), &Metrics::default());
+        let listener = Listener::new(&settings(), &Arc::new(Limits::default()), &Metrics::default());
         let begun = Instant::now();
-        let told = |fault, second| door.may_warn(fault, begun + Duration::from_secs(second));
+        let told = |fault, second| listener.may_warn(fault, begun + Duration::from_secs(second));
         assert_eq!(
             [0, 1, 59, 60, 61, 120].map(|second| told(ProxyFault::Peer, second)),
             [true, false, false, true, false, true]
@@ -445,11 +445,11 @@ mod tests {
     #[tokio::test]
     async fn a_connection_has_the_keep_alive_that_is_in_force_when_it_comes() {
         let settings = settings();
-        let door = Door::new(&settings, &Arc::new(Limits::default()), &Metrics::default());
-        let listener = TcpListener::bind(settings.address).await.unwrap();
-        let stream = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let listener = Listener::new(&settings, &Arc::new(Limits::default()), &Metrics::default());
+        let socket = TcpListener::bind(settings.address).await.unwrap();
+        let stream = TcpStream::connect(socket.local_addr().unwrap()).await.unwrap();
         for seconds in [45, 60] {
-            door.follow_keepalive(&stream, Span::from_secs(seconds));
+            listener.apply_keepalive(&stream, Span::from_secs(seconds));
             assert_eq!(SockRef::from(&stream).tcp_keepalive_time().unwrap(), Duration::from_secs(seconds));
         }
     }

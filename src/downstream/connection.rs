@@ -13,7 +13,7 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 
 use super::{
     Connection, Protocol, Serve,
-    accept::{Door, DoorSettings, ProxyFault, Shared},
+    accept::{ConnectionSettings, Listener, ProxyFault, Shared},
     admission::Admitted,
     http_server,
     io::{Prefix, SNIFF},
@@ -30,8 +30,8 @@ const HTTP2_PREFACE: &[u8; SNIFF] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Serves one connection to its end.
 pub(super) async fn run<S: Serve>(
     shared: Arc<Shared<S>>,
-    door: Arc<Door>,
-    settings: Arc<DoorSettings>,
+    listener: Arc<Listener>,
+    settings: Arc<ConnectionSettings>,
     stream: TcpStream,
     peer: SocketAddr,
     id: u64,
@@ -40,7 +40,8 @@ pub(super) async fn run<S: Serve>(
     let _panic = CountPanic(&shared.metrics);
     let liveness = Arc::new(Liveness::new(&settings.limits));
     let registered = shared.registry.register(id, Arc::clone(&liveness), Arc::clone(&settings.limits), admitted);
-    let opening = Opening { shared: &shared, door: &door, settings: &settings, liveness: &liveness, registered, id };
+    let opening =
+        Opening { shared: &shared, listener: &listener, settings: &settings, liveness: &liveness, registered, id };
     tokio::select! {
         biased;
         () = liveness.aborted() => {
@@ -50,7 +51,7 @@ pub(super) async fn run<S: Serve>(
         }
         outcome = opening.serve(stream, canonical(peer)) => {
             if let Err(refused) = outcome {
-                tracing::debug!(connection = id, listener = %door.name, %peer, reason = ?refused, "connection refused");
+                tracing::debug!(connection = id, listener = %listener.name, %peer, reason = ?refused, "connection refused");
                 shared.metrics.refused(refused);
             }
         }
@@ -59,8 +60,8 @@ pub(super) async fn run<S: Serve>(
 
 struct Opening<'a, S> {
     shared: &'a Arc<Shared<S>>,
-    door: &'a Door,
-    settings: &'a DoorSettings,
+    listener: &'a Listener,
+    settings: &'a ConnectionSettings,
     liveness: &'a Arc<Liveness>,
     registered: Registered,
     id: u64,
@@ -89,13 +90,13 @@ impl<S: Serve> Opening<'_, S> {
         // begins with.
         let lacks_proxy_address = from_balancer && announced.is_none();
         if lacks_proxy_address || contains(&self.settings.trusted_proxies, peer) {
-            self.liveness.speaks_for_many();
+            self.liveness.mark_shared();
         } else {
-            self.registered.count_for(&self.door.name, peer.ip(), &self.settings.limits)?;
+            self.registered.count_for(&self.listener.name, peer.ip(), &self.settings.limits)?;
         }
         let mut connection = Connection {
             id: self.id,
-            listener: Arc::clone(&self.door.name),
+            listener: Arc::clone(&self.listener.name),
             peer,
             peer_line: HeaderValue::try_from(peer.ip().to_string()).ok(),
             lacks_proxy_address,
@@ -129,7 +130,7 @@ impl<S: Serve> Opening<'_, S> {
                         "list it there if it is your load balancer; otherwise it must not send one",
                     )
                 };
-                self.door.warn_of_proxy_protocol(ProxyFault::Peer, sender, &why, fix);
+                self.listener.warn_of_proxy_protocol(ProxyFault::Peer, sender, &why, fix);
                 return Err(Refused::ProxyPeer);
             };
             connection.protocol = protocol;
@@ -144,7 +145,7 @@ impl<S: Serve> Opening<'_, S> {
             // A peer that disconnects without sending anything, as port health checks do.
             Ok(Err(HeaderError::Io(_))) => Err(Refused::ProxyHeader),
             Ok(Err(error)) => {
-                self.door.warn_of_proxy_protocol(
+                self.listener.warn_of_proxy_protocol(
                     ProxyFault::Header,
                     peer,
                     &error,
@@ -165,7 +166,7 @@ impl<S: Serve> Opening<'_, S> {
             Ok(Err(error)) => classify(&error),
             Err(_) => TlsFailure::Timeout,
         };
-        tracing::debug!(connection = self.id, listener = %self.door.name, reason = ?failure, "TLS handshake failed");
+        tracing::debug!(connection = self.id, listener = %self.listener.name, reason = ?failure, "TLS handshake failed");
         self.shared.metrics.tls_failed(failure);
         None
     }

@@ -111,7 +111,7 @@ impl<S: Serve> Server<S> {
             if let Poll::Ready(result) = connection.as_mut().poll(context) {
                 return Poll::Ready(result);
             }
-            if !finishing && self.liveness.is_told(Command::Finish) && self.liveness.phase() == Phase::Idle {
+            if !finishing && self.liveness.is_commanded(Command::Finish) && self.liveness.phase() == Phase::Idle {
                 finishing = true;
                 connection.as_mut().graceful_shutdown();
                 return connection.poll(context);
@@ -140,10 +140,10 @@ impl<S: Serve> Server<S> {
             .timer(TokioTimer::new())
             .max_concurrent_streams(self.limits.http2_streams)
             .initial_stream_window_size(window(self.limits.http2_stream_window.0))
-            .initial_connection_window_size(window(connection_window(&self.limits, self.liveness.is_for_many())))
+            .initial_connection_window_size(window(connection_window(&self.limits, self.liveness.is_shared())))
             .max_header_list_size(u32::try_from(largest_list(&self.limits)).unwrap_or(u32::MAX))
             .max_send_buf_size(self.limits.body_buffer.bytes())
-            .max_pending_accept_reset_streams(pending_resets(&self.limits, self.liveness.is_for_many()) as usize)
+            .max_pending_accept_reset_streams(pending_resets(&self.limits, self.liveness.is_shared()) as usize)
             .max_local_error_reset_streams(self.limits.http2_local_resets as usize)
             .keep_alive_interval(ping)
             .keep_alive_timeout(ping * 2 / 3);
@@ -151,7 +151,7 @@ impl<S: Serve> Server<S> {
         let mut connection = pin!(builder.serve_connection(io, service));
         let mut finishing = false;
         let result = poll_fn(|context| {
-            if !finishing && self.liveness.is_told(Command::Finish) {
+            if !finishing && self.liveness.is_commanded(Command::Finish) {
                 finishing = true;
                 connection.as_mut().graceful_shutdown();
             }
@@ -188,7 +188,7 @@ impl<S: Serve> Server<S> {
             if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                 liveness.enter(Phase::Upgraded);
             } else {
-                close |= drain.is_announced() || liveness.is_told(Command::Finish);
+                close |= drain.is_announced() || liveness.is_commanded(Command::Finish);
                 end_connection(&mut response, protocol, close, liveness);
             }
             Ok(response.map(|inner| Tracked::new(inner, in_flight, protocol)))

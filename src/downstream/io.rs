@@ -71,7 +71,7 @@ impl<T> Io<T> {
             return Ok(());
         }
         self.liveness.register(context);
-        if self.liveness.is_told(Command::Abort) {
+        if self.liveness.is_commanded(Command::Abort) {
             return Err(io::Error::new(io::ErrorKind::ConnectionAborted, "the connection is closed by shutdown"));
         }
         Ok(())

@@ -124,7 +124,7 @@ pub(super) struct Liveness {
     /// while an upstream is slow.
     reset_within: u32,
     /// The peer carries the requests of many clients, who are not responsible for each other's resets.
-    speaks_for_many: AtomicBool,
+    is_shared: AtomicBool,
     /// HTTP/1.1: scanned heads whose requests have not begun yet, whether part of a head or of a body is on its way,
     /// and what is wrong with the heads.
     heads: AtomicU32,
@@ -146,12 +146,12 @@ impl Liveness {
     }
 
     /// From now on its resets are not judged by their share, and h2 tolerates more of them.
-    pub(super) fn speaks_for_many(&self) {
-        self.speaks_for_many.store(true, Relaxed);
+    pub(super) fn mark_shared(&self) {
+        self.is_shared.store(true, Relaxed);
     }
 
-    pub(super) fn is_for_many(&self) -> bool {
-        self.speaks_for_many.load(Relaxed)
+    pub(super) fn is_shared(&self) -> bool {
+        self.is_shared.load(Relaxed)
     }
 
     pub(super) fn phase(&self) -> Phase {
@@ -170,7 +170,7 @@ impl Liveness {
         }
     }
 
-    pub(super) fn is_told(&self, command: Command) -> bool {
+    pub(super) fn is_commanded(&self, command: Command) -> bool {
         self.command.load(Relaxed) >= command as u8
     }
 
@@ -188,7 +188,7 @@ impl Liveness {
                 self.register(context);
                 registered = true;
             }
-            if self.is_told(Command::Abort) { Poll::Ready(()) } else { Poll::Pending }
+            if self.is_commanded(Command::Abort) { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
     }
@@ -213,7 +213,7 @@ impl Liveness {
         if self.active.fetch_sub(1, Relaxed) == 1 && self.phase() != Phase::Upgraded {
             self.enter(if self.within_head.load(Relaxed) { Phase::Head } else { Phase::Idle });
         }
-        if self.is_for_many() {
+        if self.is_shared() {
             return;
         }
         let early = self.swept().wrapping_sub(since) < self.reset_within;
@@ -352,7 +352,7 @@ impl Liveness {
     }
 
     fn expire(&self, command: Command, why: Expired) -> Option<Expired> {
-        let counted = self.is_told(Command::Finish);
+        let counted = self.is_commanded(Command::Finish);
         self.command(command);
         (!counted).then_some(why)
     }
@@ -381,7 +381,7 @@ mod tests {
         (1..7200).find_map(|second| {
             each(liveness);
             liveness.sweep(Sweep { step: Duration::from_secs(1), hurried: false }, &limits, protocol)?;
-            Some((second, if liveness.is_told(Command::Abort) { Command::Abort } else { Command::Finish }))
+            Some((second, if liveness.is_commanded(Command::Abort) { Command::Abort } else { Command::Finish }))
         })
     }
 
@@ -518,12 +518,12 @@ mod tests {
     #[test]
     fn of_one_that_speaks_for_many_they_are_not_judged() {
         let liveness = Liveness::new(&Limits::default());
-        liveness.speaks_for_many();
+        liveness.mark_shared();
         for _ in 0..400 {
             liveness.begin_request();
             liveness.end_request(false, liveness.swept());
         }
-        assert!(!liveness.is_flooded() && !liveness.is_told(Command::Abort));
+        assert!(!liveness.is_flooded() && !liveness.is_commanded(Command::Abort));
         assert_eq!(liveness.phase(), Phase::Idle);
     }
 

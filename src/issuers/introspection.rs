@@ -47,11 +47,11 @@ pub struct IntrospectionSettings {
 #[derive(Debug)]
 pub struct Introspection {
     lookup: Lookup,
-    asker: Arc<Asker>,
+    client: Arc<Client>,
 }
 
 #[derive(Debug)]
-struct Asker {
+struct Client {
     settings: IntrospectionSettings,
     egress: Egress,
     clock: Clock,
@@ -68,16 +68,16 @@ impl Introspection {
         lookup: Lookup,
         signed: Option<SignedAnswers>,
     ) -> Self {
-        Self { lookup, asker: Arc::new(Asker { settings, egress, clock, signed }) }
+        Self { lookup, client: Arc::new(Client { settings, egress, clock, signed }) }
     }
 
     /// The keys for answers, if they must be signed.
     pub(super) fn keys(&self) -> Option<&Arc<KeyCache>> {
-        self.asker.signed.as_ref().map(|signed| &signed.keys)
+        self.client.signed.as_ref().map(|signed| &signed.keys)
     }
 
     pub fn settings(&self) -> &IntrospectionSettings {
-        &self.asker.settings
+        &self.client.settings
     }
 
     pub fn mode(&self) -> IntrospectionMode {
@@ -98,7 +98,7 @@ impl Introspection {
     /// Introspects a made-up token, once and without the cache. The inner value says whether it is reported active; it
     /// is `None` for a signed answer, which is not opened. Returns `None` if no endpoint is known.
     pub async fn probe(&self, discovered: Option<&Metadata>) -> Option<Result<Option<bool>, String>> {
-        Some(self.asker.probe(self.endpoint(discovered)?).await)
+        Some(self.client.probe(self.endpoint(discovered)?).await)
     }
 
     /// Introspects a token; `None`: it is not active. `discovered` has the endpoint if none is configured. `vouched`
@@ -117,12 +117,12 @@ impl Introspection {
                 why: discovered.and_then(|discovered| self.trouble(discovered)).unwrap_or(not_yet).to_owned(),
             });
         };
-        let asker = &self.asker;
-        self.lookup.find(key, vouched, || Arc::clone(asker).ask(endpoint, token.to_owned())).await
+        let client = &self.client;
+        self.lookup.find(key, vouched, || Arc::clone(client).ask(endpoint, token.to_owned())).await
     }
 }
 
-impl Asker {
+impl Client {
     async fn ask(self: Arc<Self>, endpoint: Url, token: String) -> Result<Told, String> {
         let bounds = Bounds { timeout: self.settings.timeout, max_body: MAX_ANSWER };
         let mut trouble = String::new();

@@ -45,12 +45,12 @@ pub struct TokenReviewSettings {
 /// Token reviews at one API server.
 #[derive(Debug)]
 pub struct TokenReview {
-    asker: Arc<Asker>,
+    client: Arc<Client>,
     lookup: Lookup,
 }
 
 #[derive(Debug)]
-struct Asker {
+struct Client {
     settings: TokenReviewSettings,
     egress: Egress,
     /// The endpoint for reviews.
@@ -76,17 +76,17 @@ impl TokenReview {
     /// Fails if the address of the server is not valid.
     pub(super) fn new(settings: TokenReviewSettings, egress: Egress, lookup: Lookup) -> Result<Self, String> {
         let address = address(&settings.server, PATH)?;
-        Ok(Self { asker: Arc::new(Asker { settings, egress, address }), lookup })
+        Ok(Self { client: Arc::new(Client { settings, egress, address }), lookup })
     }
 
     pub fn settings(&self) -> &TokenReviewSettings {
-        &self.asker.settings
+        &self.client.settings
     }
 
     /// Returns the user information of the review; `None`: the token is no longer valid. The caller has verified the
     /// token's signature.
     pub async fn ask(&self, token: &str, key: Key) -> Result<Option<Arc<Answer>>, TokenError> {
-        self.lookup.find(key, true, || Arc::clone(&self.asker).review(token.to_owned())).await
+        self.lookup.find(key, true, || Arc::clone(&self.client).review(token.to_owned())).await
     }
 
     /// Whether the API server allows `bearer` to review tokens.
@@ -96,13 +96,13 @@ impl TokenReview {
             resource: "tokenreviews".into(),
             ..Access::new("create", "".into())
         };
-        let address = address(&self.asker.settings.server, access_review::PATH)?;
-        let answer = self.asker.post(address, access_review::review(&access)).await?;
+        let address = address(&self.client.settings.server, access_review::PATH)?;
+        let answer = self.client.post(address, access_review::review(&access)).await?;
         access_review::is_allowed(&answer).map_err(|error| format!("the answer cannot be read: {error}"))
     }
 }
 
-impl Asker {
+impl Client {
     async fn review(self: Arc<Self>, token: String) -> Result<Told, String> {
         let body = json!({
             "apiVersion": "authentication.k8s.io/v1",

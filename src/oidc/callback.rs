@@ -16,7 +16,7 @@ use super::{
     login::{parse, redirect, store_failed},
     parameters::Parameters,
     refresh::RefreshError,
-    vouch::require_told,
+    vouch::require_userinfo,
 };
 use crate::{
     authn::EndpointAudit,
@@ -257,11 +257,11 @@ impl Login {
         let Granted { access, refresh, id, scopes } = self.exchange(&*provider, &flow, code, &origin).await?;
         let tokens = Tokens { access, refresh, id };
         let mut claims = self.identify(&*provider, &flow, &tokens).await?;
-        let (mut told, mut named) = (BTreeSet::new(), BTreeSet::new());
+        let (mut from_userinfo, mut in_both) = (BTreeSet::new(), BTreeSet::new());
         if provider.client().asks_userinfo {
             let userinfo = self.ask_userinfo(&*provider, &tokens.access, &claims).await?;
-            named = userinfo::known(&claims, &userinfo).cloned().collect();
-            userinfo::complete(Arc::make_mut(&mut claims), &mut told, &userinfo);
+            in_both = userinfo::known(&claims, &userinfo).cloned().collect();
+            userinfo::complete(Arc::make_mut(&mut claims), &mut from_userinfo, &userinfo);
         }
         self.check_needed(&*provider, &flow, &claims)?;
         self.reserve(&audit).await?;
@@ -271,14 +271,24 @@ impl Login {
         let sessions = &self.0.sessions;
         if let Some(program) = flow.program {
             let seen = Seen::default();
-            let new = NewSession { origin: &origin, provider: &*provider, claims, told, named, scopes, tokens, seen };
+            let new = NewSession {
+                origin: &origin,
+                provider: &*provider,
+                claims,
+                from_userinfo,
+                in_both,
+                scopes,
+                tokens,
+                seen,
+            };
             let response = self.hand_over(program, new, &audit).await?;
             self.note_where_it_led(&state, mark, &flow.return_to).await;
             return Ok(response);
         }
         let before = sessions.held_by(&headers, &origin).await?;
         let seen = Seen::of(&headers, address);
-        let new = NewSession { origin: &origin, provider: &*provider, claims, told, named, scopes, tokens, seen };
+        let new =
+            NewSession { origin: &origin, provider: &*provider, claims, from_userinfo, in_both, scopes, tokens, seen };
         let (line, session) = sessions.create(new).await?;
         audit.set_principal(&session.principal);
         if let Some(before) = before {
@@ -345,7 +355,7 @@ impl Login {
         let told = match provider.metadata() {
             Some(metadata) => {
                 let subject = claims.get("sub").and_then(Value::as_str);
-                require_told(provider, &metadata, access, subject).await
+                require_userinfo(provider, &metadata, access, subject).await
             }
             None => Err(RefreshError::Later("the provider was not reached yet".to_owned())),
         };

@@ -10,7 +10,7 @@ use super::{
     exchange::{self, ExchangeError, Granted},
     github::{Github, GithubError},
     id_token::{self, Expected, Mismatch, Nonce},
-    vouch::{can_tell, require_told, tell, vouch},
+    vouch::{can_vouch, fetch_userinfo, require_userinfo, vouch},
 };
 use crate::{clock::Timestamp, error::Reason, issuers::Unverified, sessions::Tokens};
 
@@ -24,7 +24,7 @@ pub struct Refreshed {
     /// The claims that replace the earlier ones.
     pub claims: Option<Map<String, Value>>,
     /// The claims that userinfo returned, to complete or update those of the ID token.
-    pub told: Option<Map<String, Value>>,
+    pub userinfo: Option<Map<String, Value>>,
     pub scopes: Option<Vec<Arc<str>>>,
     /// Why the person could not be rechecked, though there may be new tokens.
     pub unvouched: Option<RefreshError>,
@@ -57,7 +57,7 @@ pub enum RefreshError {
 pub fn can_ask(provider: &dyn Provider, tokens: &Tokens) -> bool {
     tokens.refresh.is_some()
         || matches!(provider.client().protocol, Protocol::Github(_))
-        || provider.metadata().is_none_or(|metadata| can_tell(&metadata))
+        || provider.metadata().is_none_or(|metadata| can_vouch(&metadata))
 }
 
 /// Rechecks a login whose ID token had `claims`, with its tokens. A new ID token must be of the same person, for us,
@@ -76,9 +76,10 @@ pub async fn refresh(
     let subject = claims.get("sub").and_then(Value::as_str);
     let asks_userinfo = provider.client().asks_userinfo;
     let Some(token) = tokens.refresh.as_deref() else {
-        let told = vouch(provider, &metadata, &tokens.access, subject, now).await?;
-        let lacks = (asks_userinfo && told.is_none()).then(|| "its userinfo endpoint returned no claims".to_owned());
-        return Ok(Refreshed { told, lacks, ..Refreshed::default() });
+        let userinfo = vouch(provider, &metadata, &tokens.access, subject, now).await?;
+        let lacks =
+            (asks_userinfo && userinfo.is_none()).then(|| "its userinfo endpoint returned no claims".to_owned());
+        return Ok(Refreshed { userinfo, lacks, ..Refreshed::default() });
     };
     if !provider.can_verify() {
         return Err(RefreshError::Later("the keys of the provider are not available".to_owned()));
@@ -93,13 +94,13 @@ pub async fn refresh(
         },
     };
     // An answer without an ID token is valid (OpenID Connect Core 1.0 section 12.2), but has no groups.
-    let told = match asks_userinfo {
-        true => require_told(provider, &metadata, &access, subject).await.map(Some),
-        false if claims.is_none() => tell(provider, &metadata, &access, subject).await,
+    let userinfo = match asks_userinfo {
+        true => require_userinfo(provider, &metadata, &access, subject).await.map(Some),
+        false if claims.is_none() => fetch_userinfo(provider, &metadata, &access, subject).await,
         false => Ok(None),
     };
-    let (told, lacks) = match told {
-        Ok(told) => (told, None),
+    let (userinfo, lacks) = match userinfo {
+        Ok(userinfo) => (userinfo, None),
         // The grant is valid, so userinfo is asked again at the next refresh, not by another one now.
         Err(RefreshError::Later(why)) => {
             tracing::debug!(issuer = %provider.name(), why, "a session keeps its claims: userinfo failed");
@@ -108,7 +109,7 @@ pub async fn refresh(
         Err(RefreshError::Refused(why)) => (None, Some(why)),
         Err(error) => return Err(error),
     };
-    Ok(Refreshed { access: Some(access), refresh, id, claims, told, scopes, unvouched: None, lacks })
+    Ok(Refreshed { access: Some(access), refresh, id, claims, userinfo, scopes, unvouched: None, lacks })
 }
 
 /// New tokens of a person who could not be rechecked yet. They must be stored, as the earlier ones may be invalid now.

@@ -19,17 +19,17 @@ use crate::{
 const BOUNDS: Bounds = Bounds { timeout: Duration::from_secs(5), max_body: 64 << 10 };
 
 /// The answer of an endpoint.
-enum Word {
+enum Answer {
     /// The person `sub` may be signed in; their claims.
-    Yes(Map<String, Value>),
-    No(&'static str),
+    Confirmed(Map<String, Value>),
+    Denied(&'static str),
     /// Neither, and why: for example the page of a portal in front of the provider, or a provider that refuses our
     /// client.
-    Nothing(String),
+    Unusable(String),
 }
 
 /// Whether the provider announces an endpoint that can check an access token.
-pub(super) const fn can_tell(metadata: &Metadata) -> bool {
+pub(super) const fn can_vouch(metadata: &Metadata) -> bool {
     metadata.userinfo_endpoint.is_some() || metadata.introspection_endpoint.is_some()
 }
 
@@ -42,34 +42,34 @@ pub(super) async fn vouch(
     subject: Option<&str>,
     now: Timestamp,
 ) -> Result<Option<Map<String, Value>>, RefreshError> {
-    if !can_tell(metadata) {
+    if !can_vouch(metadata) {
         return Err(RefreshError::Gone(
             "there is no refresh token, and it announces neither a userinfo nor an introspection endpoint".to_owned(),
         ));
     }
-    let mut word = match &metadata.userinfo_endpoint {
+    let mut answer = match &metadata.userinfo_endpoint {
         Some(endpoint) => user_info(provider, endpoint, access).await?,
-        None => Word::Nothing("it announces no userinfo endpoint".to_owned()),
+        None => Answer::Unusable("it announces no userinfo endpoint".to_owned()),
     };
-    let tells = matches!(word, Word::Yes(_));
-    if let (Word::Nothing(why), Some(endpoint)) = (&word, &metadata.introspection_endpoint) {
-        word = match introspect(provider, endpoint, access, now).await? {
-            Word::Nothing(more) => Word::Nothing(format!("{why}, and {more}")),
+    let tells = matches!(answer, Answer::Confirmed(_));
+    if let (Answer::Unusable(why), Some(endpoint)) = (&answer, &metadata.introspection_endpoint) {
+        answer = match introspect(provider, endpoint, access, now).await? {
+            Answer::Unusable(more) => Answer::Unusable(format!("{why}, and {more}")),
             said => said,
         };
     }
-    match word {
-        Word::Yes(claims) if is_of(&claims, subject) => Ok(tells.then_some(claims)),
-        Word::Yes(_) => Err(of_another()),
-        Word::No(why) => Err(RefreshError::Gone(why.to_owned())),
-        Word::Nothing(why) => Err(RefreshError::Refused(why)),
+    match answer {
+        Answer::Confirmed(claims) if is_of(&claims, subject) => Ok(tells.then_some(claims)),
+        Answer::Confirmed(_) => Err(of_another()),
+        Answer::Denied(why) => Err(RefreshError::Gone(why.to_owned())),
+        Answer::Unusable(why) => Err(RefreshError::Refused(why)),
     }
 }
 
 /// The userinfo claims of the person `subject`, for whom the provider has just issued `access`; `None` if it returns
 /// none. A refusal says nothing about the person, as the new token vouches for them. Neither does
 /// [`RefreshError::Later`], which the caller ignores.
-pub(super) async fn tell(
+pub(super) async fn fetch_userinfo(
     provider: &dyn Provider,
     metadata: &Metadata,
     access: &str,
@@ -77,14 +77,14 @@ pub(super) async fn tell(
 ) -> Result<Option<Map<String, Value>>, RefreshError> {
     let Some(endpoint) = &metadata.userinfo_endpoint else { return Ok(None) };
     match user_info(provider, endpoint, access).await? {
-        Word::Yes(claims) if is_of(&claims, subject) => Ok(Some(claims)),
-        Word::Yes(_) => Err(of_another()),
-        Word::No(_) | Word::Nothing(_) => Ok(None),
+        Answer::Confirmed(claims) if is_of(&claims, subject) => Ok(Some(claims)),
+        Answer::Confirmed(_) => Err(of_another()),
+        Answer::Denied(_) | Answer::Unusable(_) => Ok(None),
     }
 }
 
-/// Like [`tell`], if the claims are required: an answer without claims is a refusal.
-pub(super) async fn require_told(
+/// Like [`fetch_userinfo`], if the claims are required: an answer without claims is a refusal.
+pub(super) async fn require_userinfo(
     provider: &dyn Provider,
     metadata: &Metadata,
     access: &str,
@@ -94,10 +94,10 @@ pub(super) async fn require_told(
         return Err(RefreshError::Refused("it announces no `userinfo_endpoint`".to_owned()));
     };
     match user_info(provider, endpoint, access).await? {
-        Word::Yes(claims) if is_of(&claims, subject) => Ok(claims),
-        Word::Yes(_) => Err(of_another()),
-        Word::No(why) => Err(RefreshError::Refused(why.to_owned())),
-        Word::Nothing(why) => Err(RefreshError::Refused(why)),
+        Answer::Confirmed(claims) if is_of(&claims, subject) => Ok(claims),
+        Answer::Confirmed(_) => Err(of_another()),
+        Answer::Denied(why) => Err(RefreshError::Refused(why.to_owned())),
+        Answer::Unusable(why) => Err(RefreshError::Refused(why)),
     }
 }
 
@@ -110,10 +110,10 @@ fn of_another() -> RefreshError {
 }
 
 /// Requests userinfo (OpenID Connect Core 1.0 section 5.3). An answer that is not JSON (section 5.3.2 allows a JWT) is
-/// [`Word::Nothing`].
-async fn user_info(provider: &dyn Provider, endpoint: &Url, access: &str) -> Result<Word, RefreshError> {
+/// [`Answer::Unusable`].
+async fn user_info(provider: &dyn Provider, endpoint: &Url, access: &str) -> Result<Answer, RefreshError> {
     let Some(bearer) = egress::bearer(access.as_bytes()) else {
-        return Ok(Word::Nothing("its access token cannot be sent in a header".to_owned()));
+        return Ok(Answer::Unusable("its access token cannot be sent in a header".to_owned()));
     };
     let request = Request::get(endpoint.as_str())
         .header(header::AUTHORIZATION, bearer)
@@ -123,12 +123,12 @@ async fn user_info(provider: &dyn Provider, endpoint: &Url, access: &str) -> Res
     let answer = send(provider, request).await?;
     Ok(match (answer.status(), object(&answer)) {
         // Section 5.3.2: `sub` is required.
-        (StatusCode::OK, Some(claims)) if claims.contains_key("sub") => Word::Yes(claims),
-        (StatusCode::UNAUTHORIZED, _) => Word::No("its userinfo endpoint no longer accepts the access token"),
-        (StatusCode::OK, _) => Word::Nothing(
+        (StatusCode::OK, Some(claims)) if claims.contains_key("sub") => Answer::Confirmed(claims),
+        (StatusCode::UNAUTHORIZED, _) => Answer::Denied("its userinfo endpoint no longer accepts the access token"),
+        (StatusCode::OK, _) => Answer::Unusable(
             "its userinfo endpoint answers with something other than a JSON object with a `sub`".to_owned(),
         ),
-        (status, _) => Word::Nothing(format!("its userinfo endpoint answers {status}")),
+        (status, _) => Answer::Unusable(format!("its userinfo endpoint answers {status}")),
     })
 }
 
@@ -138,16 +138,18 @@ async fn introspect(
     endpoint: &Url,
     access: &str,
     now: Timestamp,
-) -> Result<Word, RefreshError> {
+) -> Result<Answer, RefreshError> {
     let asked = [("token", access), ("token_type_hint", "access_token")];
     let request = provider.client().authentication.post(now, endpoint, "application/json", &asked);
     let answer = send(provider, request.map_err(RefreshError::Later)?).await?;
     let said = object(&answer).filter(|_| answer.status() == StatusCode::OK);
     Ok(match said.as_ref().and_then(|said| said.get("active")) {
         // The other members are about the token, not about the person.
-        Some(Value::Bool(true)) => Word::Yes(said.into_iter().flatten().filter(|(name, _)| name == "sub").collect()),
-        Some(Value::Bool(false)) => Word::No("its access token is no longer active"),
-        _ => Word::Nothing(format!(
+        Some(Value::Bool(true)) => {
+            Answer::Confirmed(said.into_iter().flatten().filter(|(name, _)| name == "sub").collect())
+        }
+        Some(Value::Bool(false)) => Answer::Denied("its access token is no longer active"),
+        _ => Answer::Unusable(format!(
             "its introspection endpoint answers {} and does not say whether the token is active",
             answer.status()
         )),

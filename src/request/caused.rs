@@ -132,11 +132,11 @@ impl Worker {
     }
 
     /// Notes which event a delivery became after it was sent: the one in the EventListener's answer or, if that was
-    /// lost, the one that the interceptor was asked about. `once` identifies the delivery. Its sender waits meanwhile.
+    /// lost, the one that the interceptor was asked about. `key` identifies the delivery. Its sender waits meanwhile.
     pub(super) async fn note_events(
         &self,
         snapshot: &Arc<Snapshot>,
-        once: DeliveryKey,
+        key: DeliveryKey,
         answered: Option<EventId>,
         exchange: &mut Exchange,
     ) {
@@ -144,7 +144,7 @@ impl Worker {
         if snapshot.raw.interceptor.is_some() {
             let now = self.app.clock.now();
             let delivery =
-                Named { once: HEXLOWER.encode(&once.id).into(), until: once.window.map(|window| now + window) };
+                Named { once: HEXLOWER.encode(&key.id).into(), until: key.window.map(|window| now + window) };
             let bound = self.bound(&delivery, answered.as_ref(), exchange);
             events = tokio::time::timeout(PATIENCE, bound).await.unwrap_or_else(|_| {
                 tracing::warn!("the event of a delivery was not noted in time");

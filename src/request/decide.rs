@@ -49,14 +49,14 @@ impl Worker {
         &'e self,
         snapshot: &'e Snapshot,
         authenticated: authn::Authenticated,
-        once: Option<webhooks::DeliveryKey>,
+        key: Option<webhooks::DeliveryKey>,
         exchange: &'e mut Exchange,
     ) -> impl Future<Output = Result<Box<Cleared>, Rejection>> + Send + use<'e> {
         // Outside the async block, so that the future does not have to store `authenticated`.
         let now = self.app.clock.moment();
         let cleared = self
             .authorize(snapshot, authenticated, now, exchange)
-            .and_then(|permitted| self.assume(snapshot, permitted, once, now, exchange));
+            .and_then(|permitted| self.assume(snapshot, permitted, key, now, exchange));
         async move {
             let cleared = cleared?;
             self.record_decision(snapshot, cleared.outbound.permit(), cleared.now, exchange).await?;
@@ -107,13 +107,13 @@ impl Worker {
         &self,
         snapshot: &Snapshot,
         permitted: Permitted,
-        once: Option<webhooks::DeliveryKey>,
+        key: Option<webhooks::DeliveryKey>,
         now: Moment,
         exchange: &mut Exchange,
     ) -> Result<Box<Cleared>, Rejection> {
         let Permitted { mut permit, rule, groups } = permitted;
         let upstream = Arc::clone(permit.route().upstream.name());
-        let assertion = asserted(snapshot, &permit, &groups, once, now.wall(), exchange.record())?;
+        let assertion = asserted(snapshot, &permit, &groups, key, now.wall(), exchange.record())?;
         let (body, fit) = match permit.take_document() {
             Some(document) => {
                 let (rule, request) = (rule.as_deref(), exchange.record().id);
@@ -156,11 +156,11 @@ fn asserted(
     snapshot: &Snapshot,
     permit: &Permit,
     groups: &Arc<[Arc<str>]>,
-    once: Option<webhooks::DeliveryKey>,
+    key: Option<webhooks::DeliveryKey>,
     now: Timestamp,
     record: &audit::Record,
 ) -> Result<Option<HeaderValue>, Rejection> {
-    let Some((body, once)) = record.body_digest.zip(once) else { return Ok(None) };
+    let Some((body, key)) = record.body_digest.zip(key) else { return Ok(None) };
     let id = record.id.to_string();
     let asserted = Asserted {
         principal: permit.principal(),
@@ -168,7 +168,7 @@ fn asserted(
         groups,
         request_id: &id,
         body_sha256: &body,
-        once,
+        once: key,
         triggers: snapshot.policy.trigger_limits(permit.principal(), &permit.view(now)),
     };
     let assertion = snapshot.assertions.sign(asserted, now);

@@ -31,7 +31,7 @@ const STORING: Duration = Duration::from_secs(1);
 
 /// The least time for the upstream, or for storing a delivery, even if the sender or the audit trail has used up the
 /// budget.
-pub(super) const LEAST: Duration = Duration::from_secs(1);
+pub(super) const MIN_REMAINING: Duration = Duration::from_secs(1);
 
 const RETRY_AFTER: Duration = Duration::from_secs(10);
 
@@ -49,18 +49,18 @@ impl Worker {
         snapshot: &Arc<Snapshot>,
         authenticated: Authenticated,
         route: &Arc<Route>,
-        taking: Option<Acceptance>,
+        acceptance: Option<Acceptance>,
         exchange: &mut Exchange,
     ) -> Result<Ending, Rejection> {
-        let sender = route.webhook.as_ref().filter(|_| taking.is_some());
-        let taken = match taking {
+        let sender = route.webhook.as_ref().filter(|_| acceptance.is_some());
+        let taken = match acceptance {
             Some(Acceptance::Held(keys, settings)) => {
                 let budget = sender.map_or(Duration::ZERO, |sender| sender.answer_within().saturating_sub(STORING));
                 Box::pin(self.hold(snapshot, authenticated, &keys, settings, budget, exchange)).await
             }
             Some(Acceptance::Reserved { reservation, is_form }) => {
                 let delivered = self.deliver(snapshot, authenticated, route, Some(reservation), exchange).await;
-                delivered.map(|ending| if is_form { plainly_taken(ending) } else { ending })
+                delivered.map(|ending| if is_form { without_body(ending) } else { ending })
             }
             None => self.deliver(snapshot, authenticated, route, None, exchange).await,
         };
@@ -103,14 +103,14 @@ impl Worker {
     ) -> Result<Ending, Rejection> {
         let sender = route.webhook.as_ref().filter(|_| reservation.is_some());
         let budget = sender.map(|sender| sender.answer_within());
-        let patience = budget.map(|budget| deadline(budget, exchange.elapsed()));
-        exchange.set_deadline_of_trail(patience);
+        let trail_deadline = budget.map(|budget| deadline(budget, exchange.elapsed()));
+        exchange.set_trail_deadline(trail_deadline);
         // Anything but a delivery is identified by its request alone, as it is sent only once.
-        let once = match &reservation {
-            Some(reservation) => reservation.once(),
+        let key = match &reservation {
+            Some(reservation) => reservation.key(),
             None => DeliveryKey { id: sha256(&[exchange.record().id.as_bytes()]), window: None },
         };
-        let cleared = self.decide(snapshot, authenticated, Some(once), exchange).await;
+        let cleared = self.decide(snapshot, authenticated, Some(key), exchange).await;
         let is_sent = cleared.is_ok();
         // Computed again, as the audit trail may have used up the time.
         let deadline = budget.map(|budget| deadline(budget, exchange.elapsed()));
@@ -124,13 +124,13 @@ impl Worker {
         let forwarded = answer_by(deadline, forward).await;
         let forwarded = match forwarded {
             Ok(Ending::Response { response, by }) => {
-                let (response, event_id) = read(response, deadline.unwrap_or_else(unhurried)).await;
-                self.note_events(snapshot, once, event_id, exchange).await;
+                let (response, event_id) = read(response, deadline.unwrap_or_else(unbounded_deadline)).await;
+                self.note_events(snapshot, key, event_id, exchange).await;
                 Ok(Ending::Response { response, by })
             }
             other => {
                 if is_sent {
-                    self.note_events(snapshot, once, None, exchange).await;
+                    self.note_events(snapshot, key, None, exchange).await;
                 }
                 other
             }
@@ -146,7 +146,7 @@ impl Worker {
 
 /// The answer to Slack for a form that an EventListener accepted: 200 without a body. After a 202, Slack tells whoever
 /// pressed a button that it failed, so that they press again, and would show the JSON to whoever entered a command.
-fn plainly_taken(ending: Ending) -> Ending {
+fn without_body(ending: Ending) -> Ending {
     match ending {
         Ending::Response { response, by } if response.status() == StatusCode::ACCEPTED => {
             let (mut parts, _) = response.into_parts();
@@ -160,13 +160,13 @@ fn plainly_taken(ending: Ending) -> Ending {
 }
 
 /// The deadline for the sender's answer: `budget` after the delivery arrived, which was `elapsed` ago. At least
-/// [`LEAST`] is left if the budget has that much.
+/// [`MIN_REMAINING`] is left if the budget has that much.
 pub(super) fn deadline(budget: Duration, elapsed: Duration) -> Instant {
-    Instant::now() + budget.saturating_sub(elapsed).max(LEAST.min(budget))
+    Instant::now() + budget.saturating_sub(elapsed).max(MIN_REMAINING.min(budget))
 }
 
 /// The deadline for reading an answer if the sender sets no bound.
-fn unhurried() -> Instant {
+fn unbounded_deadline() -> Instant {
     Instant::now() + UNHURRIED
 }
 

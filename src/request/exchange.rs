@@ -39,7 +39,7 @@ struct Open {
     connection: Option<Arc<Connection>>,
     reservation: Option<Reservation>,
     /// Until when the sender waits for the trail, if that is known.
-    patience: Option<tokio::time::Instant>,
+    trail_deadline: Option<tokio::time::Instant>,
     metrics: Arc<RouteMetrics>,
     outcome: Outcome,
     /// The time until the head of the response was there.
@@ -119,7 +119,7 @@ impl Exchange {
             trail: ledger.trail,
             connection: None,
             reservation: None,
-            patience: None,
+            trail_deadline: None,
             metrics: ledger.metrics,
             outcome: Outcome::Abandoned,
             to_answer: None,
@@ -134,13 +134,13 @@ impl Exchange {
     #[must_use]
     pub fn lend(&mut self) -> Self {
         let open = &mut *self.0;
-        let husk = Open {
+        let emptied = Open {
             record: None,
             began: open.began,
             trail: open.trail.clone(),
             connection: None,
             reservation: None,
-            patience: None,
+            trail_deadline: None,
             metrics: Arc::clone(&open.metrics),
             outcome: Outcome::Abandoned,
             to_answer: None,
@@ -148,7 +148,7 @@ impl Exchange {
             epoch: open.epoch,
             _in_flight: None,
         };
-        Self(std::mem::replace(&mut self.0, Box::new(husk)))
+        Self(std::mem::replace(&mut self.0, Box::new(emptied)))
     }
 
     /// The record, to fill in as things become known.
@@ -197,14 +197,14 @@ impl Exchange {
                 _ => trail.reserve(records).await,
             }
         };
-        let reservation = recorded_by(self.0.patience, taken, || Err(trail.out_of_time())).await?;
+        let reservation = within_deadline(self.0.trail_deadline, taken, || Err(trail.out_of_time())).await?;
         self.0.reservation = Some(reservation);
         Ok(())
     }
 
     /// Sets until when the sender waits for the trail. After that it is answered that the trail delays its delivery.
-    pub fn set_deadline_of_trail(&mut self, until: Option<tokio::time::Instant>) {
-        self.0.patience = until;
+    pub fn set_trail_deadline(&mut self, until: Option<tokio::time::Instant>) {
+        self.0.trail_deadline = until;
     }
 
     /// Refuses with 503 where nothing can be recorded.
@@ -213,19 +213,19 @@ impl Exchange {
     }
 
     /// Uses a reservation that was made elsewhere for its last record.
-    pub fn hold(&mut self, place: Reservation) {
-        self.0.reservation = Some(place);
+    pub fn set_reservation(&mut self, reservation: Reservation) {
+        self.0.reservation = Some(reservation);
     }
 
     /// Writes the decision before the request is forwarded, and returns when the record is on stable storage.
     pub async fn write_decided(&mut self) -> Result<(), Rejection> {
         let open = &mut *self.0;
-        let until = open.patience;
+        let until = open.trail_deadline;
         let (Some(reservation), Some(record)) = (&mut open.reservation, &mut open.record) else { return Ok(()) };
         record.phase = Phase::Decided;
         let written = reservation.write_durable(record.clone());
         record.phase = Phase::Completed;
-        Ok(recorded_by(until, written, || reservation.out_of_time()).await?)
+        Ok(within_deadline(until, written, || reservation.out_of_time()).await?)
     }
 
     /// Records that a stream has begun, and gives its reservation back, so that it does not occupy room for hours.
@@ -315,13 +315,13 @@ impl Drop for Exchange {
     }
 }
 
-/// Waits for the trail until `patience` is over, and returns the result of `late` then.
-async fn recorded_by<T>(
-    patience: Option<tokio::time::Instant>,
+/// Waits for the trail until `deadline`, and returns the result of `late` then.
+async fn within_deadline<T>(
+    deadline: Option<tokio::time::Instant>,
     recorded: impl Future<Output = Result<T, AuditUnavailable>>,
     late: impl FnOnce() -> Result<T, AuditUnavailable>,
 ) -> Result<T, AuditUnavailable> {
-    match patience {
+    match deadline {
         None => recorded.await,
         Some(until) => timeout_at(until, recorded).await.unwrap_or_else(|_| late()),
     }
@@ -401,10 +401,10 @@ mod tests {
         let (trail, start) = (trail(folder.path()), tokio::time::Instant::now());
         let until = start + Duration::from_secs(8);
         let out_of_time = || Err(trail.out_of_time());
-        let late = recorded_by::<()>(Some(until), pending(), out_of_time).await;
+        let late = within_deadline::<()>(Some(until), pending(), out_of_time).await;
         let late = Rejection::from(late.unwrap_err());
         assert_eq!(start.elapsed(), Duration::from_secs(8));
         assert_eq!((late.status(), late.reason()), (StatusCode::SERVICE_UNAVAILABLE, Reason::AuditUnavailable));
-        assert!(recorded_by(Some(until), async { Ok(()) }, out_of_time).await.is_ok(), "the twin");
+        assert!(within_deadline(Some(until), async { Ok(()) }, out_of_time).await.is_ok(), "the twin");
     }
 }

@@ -25,7 +25,7 @@ use crate::{
 };
 
 /// An upload of up to this many bytes is over, at the minimum pace, before a lost permission could matter.
-const SOON: u64 = 64 << 10;
+const SMALL_UPLOAD: u64 = 64 << 10;
 
 /// The outcome of a forwarded request.
 #[derive(Debug)]
@@ -116,7 +116,7 @@ fn may_last(request: &Request<RequestBody>, lane: Lane) -> bool {
     let body = request.body();
     body.is_streaming()
         && (lane == Lane::Long
-            || body.size_hint().exact().is_none_or(|bytes| bytes > SOON)
+            || body.size_hint().exact().is_none_or(|bytes| bytes > SMALL_UPLOAD)
             || is_of_messages(request.headers(), true))
 }
 

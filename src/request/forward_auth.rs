@@ -20,7 +20,7 @@ use super::{
     method,
     notes::note_route,
     outbound::name_line,
-    own::own,
+    own::own_response,
     pipeline::{Ending, arrival, refuse_impersonation},
     respond::Manner,
     route::Target,
@@ -40,7 +40,7 @@ use crate::{
 pub const PATH: &str = "/oauth2/auth";
 
 /// Returns which proxy asks, if `request` comes from a proxy that may ask.
-pub(super) fn asks<B>(request: &Request<B>, trusted: bool, snapshot: &Snapshot) -> Option<ForwardAuth> {
+pub(super) fn querying_proxy<B>(request: &Request<B>, trusted: bool, snapshot: &Snapshot) -> Option<ForwardAuth> {
     let proxy = snapshot.raw.forward_auth.filter(|_| trusted)?;
     let rest = request.uri().path().strip_prefix(PATH)?;
     let fits = match proxy {
@@ -92,7 +92,7 @@ impl Worker {
             authn::Authentication::Respond(_) if proxy == ForwardAuth::Nginx => {
                 return Err(Rejection::new(Reason::CredentialMissing, "nobody is signed in").fix("sign in"));
             }
-            authn::Authentication::Respond(response) => return Ok(own(response, id)),
+            authn::Authentication::Respond(response) => return Ok(own_response(response, id)),
         };
         if matches!(authenticated.page(), Some(Page::ExternalLog { .. })) {
             return Err(only_through_us(
@@ -103,7 +103,7 @@ impl Worker {
         let answer = passed(permit.principal())?;
         // On this answer the proxy forwards the request.
         self.record_decision(snapshot, &permit, now, exchange).await?;
-        Ok(own(answer, id))
+        Ok(own_response(answer, id))
     }
 }
 
@@ -200,14 +200,14 @@ fn original<B>(request: Request<B>, proxy: ForwardAuth) -> Result<Request<B>, Re
             (Some(parts.method.clone()), sent_to, Some(target))
         }
     };
-    let method = method.ok_or_else(|| unsaid(proxy, "method"))?;
-    let host = host.ok_or_else(|| unsaid(proxy, "host"))?;
-    let target = target.filter(|target| target.starts_with('/')).ok_or_else(|| unsaid(proxy, "path"))?;
+    let method = method.ok_or_else(|| missing(proxy, "method"))?;
+    let host = host.ok_or_else(|| missing(proxy, "host"))?;
+    let target = target.filter(|target| target.starts_with('/')).ok_or_else(|| missing(proxy, "path"))?;
     // It would be cut off here, while a proxy that forwards what it got sends it on.
     if target.contains('#') {
         return Err(ambiguous("its path has a `#`"));
     }
-    let target = PathAndQuery::try_from(target).map_err(|_| unsaid(proxy, "path"))?;
+    let target = PathAndQuery::try_from(target).map_err(|_| missing(proxy, "path"))?;
     if method == Method::CONNECT || method == Method::TRACE {
         return Err(Rejection::method_not_allowed(method::TAKEN, "no route takes this method"));
     }
@@ -235,12 +235,12 @@ static ORIGINAL_METHOD: HeaderName = HeaderName::from_static("x-original-method"
 static ORIGINAL_URI: HeaderName = HeaderName::from_static("x-original-uri");
 static ORIGINAL_URL: HeaderName = HeaderName::from_static("x-original-url");
 
-type Said = (Option<Method>, Option<HeaderValue>, Option<String>);
+type Original = (Option<Method>, Option<HeaderValue>, Option<String>);
 
 /// The format of nginx: `X-Original-Method` with `X-Original-URI` and the host that the proxy asks at, or with
 /// `X-Original-URL`, which includes scheme and host (ingress-nginx). With both it would not be clear which of them the
 /// client sent.
-fn nginx(headers: &mut HeaderMap, sent_to: Option<HeaderValue>) -> Result<Said, Rejection> {
+fn nginx(headers: &mut HeaderMap, sent_to: Option<HeaderValue>) -> Result<Original, Rejection> {
     let method = method(headers, &ORIGINAL_METHOD)?;
     let target = text(headers, &ORIGINAL_URI)?;
     let Some(url) = text(headers, &ORIGINAL_URL)? else { return Ok((method, sent_to, target)) };
@@ -285,7 +285,7 @@ fn ambiguous(what: impl Into<String>) -> Rejection {
         .fix("have the proxy set these headers itself, in place of what clients send")
 }
 
-fn unsaid(proxy: ForwardAuth, what: &str) -> Rejection {
+fn missing(proxy: ForwardAuth, what: &str) -> Rejection {
     let fix = match proxy {
         ForwardAuth::Nginx => {
             "set `X-Original-Method $request_method`, `X-Original-URI $request_uri` and `Host $host` (at another port than 443 \

@@ -18,11 +18,11 @@ use uuid::Uuid;
 
 use super::{
     decide::decide_by_policy,
-    delivery::{self, LEAST},
+    delivery::{self, MIN_REMAINING},
     exchange::{AnswerBy, Exchange},
     headers,
     notes::note_target,
-    own::own,
+    own::own_response,
     pipeline::Ending,
     route::Route,
     sanitize::{CleanRequest, Meta},
@@ -44,7 +44,8 @@ use crate::{
     webhooks::{
         DeliveryKey, EventId, ReplayKeys,
         hold::{
-            Attempt, Deliverer, Failure, FailureKind, Held, HeldHead, HeldId, HeldRequest, Settings, TRY, patiently,
+            ATTEMPT_TIMEOUT, Attempt, Deliverer, Failure, FailureKind, Held, HeldHead, HeldId, HeldRequest, Settings,
+            patiently,
         },
     },
 };
@@ -64,8 +65,8 @@ impl Worker {
         let begun = self.app.clock.moment();
         let now = begun.wall();
         let (permit, _) = decide_by_policy(&snapshot.policy, authenticated, now, exchange.record())?;
-        let patience = delivery::deadline(budget, exchange.elapsed());
-        exchange.set_deadline_of_trail(Some(patience));
+        let trail_deadline = delivery::deadline(budget, exchange.elapsed());
+        exchange.set_trail_deadline(Some(trail_deadline));
         exchange.reserve(1).await?;
         let deadline = delivery::deadline(budget, exchange.elapsed());
         self.recheck(snapshot, &permit, begun, exchange)?;
@@ -99,7 +100,7 @@ impl Worker {
         let mut response = Response::new(Bytes::from(format!("{body}\n")));
         *response.status_mut() = StatusCode::ACCEPTED;
         response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        Ok(own(response, request_id))
+        Ok(own_response(response, request_id))
     }
 
     async fn send_held(
@@ -119,13 +120,13 @@ impl Worker {
         let request = restore(&head, record.id, RequestBody::Buffered(body))?;
         record.trace = request.meta().trace_id();
         let authenticated = authn::stored_delivery(request, route, &facts, &self.app.revocations, record)?;
-        let once = DeliveryKey { id: *id.once(), window: None };
+        let key = DeliveryKey { id: *id.as_bytes(), window: None };
         let begun = Instant::now();
-        let deadline = begun + TRY;
-        exchange.set_deadline_of_trail(Some(begun + TRY.saturating_sub(LEAST)));
+        let deadline = begun + ATTEMPT_TIMEOUT;
+        exchange.set_trail_deadline(Some(begun + ATTEMPT_TIMEOUT.saturating_sub(MIN_REMAINING)));
         let is_sent = AtomicBool::new(false);
         let send = async {
-            let cleared = self.decide(snapshot, authenticated, Some(once), exchange).await?;
+            let cleared = self.decide(snapshot, authenticated, Some(key), exchange).await?;
             is_sent.store(true, Ordering::Relaxed);
             let forward = async {
                 let ending = self.forward(snapshot, cleared, exchange).await?;
@@ -144,7 +145,7 @@ impl Worker {
         };
         let event = sent.as_ref().ok().and_then(|(_, event)| event.clone());
         if is_sent.load(Ordering::Relaxed) {
-            self.note_events(snapshot, once, event, exchange).await;
+            self.note_events(snapshot, key, event, exchange).await;
         }
         sent
     }
@@ -193,7 +194,7 @@ impl Deliverer for Worker {
             Ok((status, event)) => {
                 exchange.answered(status, AnswerBy::Upstream);
                 match status.is_success() {
-                    true => Attempt::Taken(event),
+                    true => Attempt::Accepted(event),
                     false => Attempt::Failed(refused(status)),
                 }
             }
@@ -310,7 +311,8 @@ fn cut(is_sent: bool) -> Rejection {
 /// Waits for `send` until `deadline`. An attempt that is not over by then has failed.
 async fn end_by<T>(deadline: Instant, send: impl Future<Output = Result<T, Rejection>>) -> Result<T, Rejection> {
     timeout_at(deadline, send).await.unwrap_or_else(|_| {
-        let why = format!("the EventListener did not answer within {TRY:?}, if it received the delivery by then");
+        let why =
+            format!("the EventListener did not answer within {ATTEMPT_TIMEOUT:?}, if it received the delivery by then");
         Err(Rejection::new(Reason::UpstreamTimeout, why))
     })
 }
@@ -420,8 +422,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_try_ends_before_the_lease_of_its_lane_does() {
         let begin = Instant::now();
-        let failed = end_by(begin + TRY, pending::<Result<(), Rejection>>()).await.unwrap_err();
-        assert_eq!((begin.elapsed(), failure(&failed).kind), (TRY, FailureKind::Passing));
-        assert!(end_by(begin + TRY, async { Ok(()) }).await.is_ok());
+        let failed = end_by(begin + ATTEMPT_TIMEOUT, pending::<Result<(), Rejection>>()).await.unwrap_err();
+        assert_eq!((begin.elapsed(), failure(&failed).kind), (ATTEMPT_TIMEOUT, FailureKind::Passing));
+        assert!(end_by(begin + ATTEMPT_TIMEOUT, async { Ok(()) }).await.is_ok());
     }
 }

@@ -43,7 +43,7 @@ impl Worker {
                     asks_who.then(|| snapshot.routes.taking_tokens(request.host()).next().cloned()).flatten();
                 let authenticator = self.authenticator(snapshot);
                 let answer = self.app.endpoints.serve(snapshot, request, authenticator, exchange).await;
-                manner.taken_of = of_tokens;
+                manner.endpoint_route = of_tokens;
                 answer
             }
             OwnEndpoint::Issuer(endpoint) => {
@@ -58,12 +58,12 @@ impl Worker {
                 interceptor::answer(&self.app, &self.pools, snapshot, request, exchange).await
             }
         };
-        answer.map(|response| own(response, exchange.record().id))
+        answer.map(|response| own_response(response, exchange.record().id))
     }
 }
 
 /// A response of Doorward's own to the request with this id.
-pub(super) fn own(mut response: Response<Bytes>, id: Uuid) -> Ending {
+pub(super) fn own_response(mut response: Response<Bytes>, id: Uuid) -> Ending {
     respond::identify(&mut response, id);
     Ending::Response { response: response.map(ResponseBody::full), by: AnswerBy::Us }
 }

@@ -19,7 +19,7 @@ use super::{
     forward_auth,
     notes::{note_request, note_route, recorded},
     outbound::Outbound,
-    own::own,
+    own::own_response,
     respond::Manner,
     route::{Miss, Target},
     sanitize::{Arrival, CleanRequest, sanitize},
@@ -60,7 +60,7 @@ impl Worker {
         manner: &mut Manner,
     ) -> Result<Ending, Rejection> {
         let arrival = arrival(connection, snapshot);
-        if let Some(proxy) = forward_auth::asks(&request, arrival.trusted, snapshot) {
+        if let Some(proxy) = forward_auth::querying_proxy(&request, arrival.trusted, snapshot) {
             let answer = Box::pin(self.answer_proxy(proxy, snapshot, connection, request, exchange, manner)).await;
             return answer.map_err(|rejection| forward_auth::as_understood_by(proxy, rejection));
         }
@@ -90,13 +90,15 @@ impl Worker {
             }
             _ => rejection,
         })?;
-        let (authenticated, taking) = match authenticated {
-            authn::Authentication::Known(authenticated, taking) => (authenticated, taking),
-            authn::Authentication::Respond(response) => return Ok(own(response, exchange.record().id)),
+        let (authenticated, acceptance) = match authenticated {
+            authn::Authentication::Known(authenticated, acceptance) => (authenticated, acceptance),
+            authn::Authentication::Respond(response) => return Ok(own_response(response, exchange.record().id)),
         };
         let authenticated = self.read_body(snapshot, authenticated, exchange).await?;
         match route.kind {
-            RouteKind::Webhook => Box::pin(self.take_delivery(snapshot, authenticated, &route, taking, exchange)).await,
+            RouteKind::Webhook => {
+                Box::pin(self.take_delivery(snapshot, authenticated, &route, acceptance, exchange)).await
+            }
             RouteKind::Dashboard => Box::pin(self.browse(snapshot, authenticated, exchange)).await,
             _ => {
                 let cleared = self.decide(snapshot, authenticated, None, exchange).await?;
@@ -203,7 +205,7 @@ impl Worker {
         let begin = |outbound: &Outbound, kind| {
             let handle = self.app.streams.register(outbound.permit().stream(kind, Arc::clone(groups), *now));
             if handle.missed(*epoch) {
-                if let Some(why) = self.app.refuses(handle.stream()) {
+                if let Some(why) = self.app.refusal_of(handle.stream()) {
                     handle.end(why);
                 }
                 if let Some(latest) = self.app.latest_end(handle.stream()) {

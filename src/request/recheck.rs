@@ -33,8 +33,8 @@ impl Worker {
             return Ok(());
         }
         let principal = permit.principal();
-        if let Some(why) = self.app.took_back(principal, &self.app.snapshot.load()) {
-            return Err(taken_back(why, principal.scheme));
+        if let Some(why) = self.app.withdrawal_of(principal, &self.app.snapshot.load()) {
+            return Err(withdrawn(why, principal.scheme));
         }
         // The body that says what becomes of a run has already moved to the request that is sent.
         let run = exchange.record().run.clone();
@@ -52,7 +52,7 @@ fn is_fresh(decided: Moment, now: Moment) -> bool {
 }
 
 /// The refusal of a caller that was allowed and would not be now.
-fn taken_back(why: CutReason, scheme: Scheme) -> Rejection {
+fn withdrawn(why: CutReason, scheme: Scheme) -> Rejection {
     match (scheme, why) {
         (Scheme::Webhook, _) => {
             let detail =
@@ -96,7 +96,7 @@ mod tests {
             (Scheme::Session, CutReason::SignedOut, Reason::SessionExpired, "the session ended"),
             (Scheme::Webhook, CutReason::Revoked, Reason::TokenRevoked, "deliveries of this sender"),
         ] {
-            let refused = taken_back(why, scheme);
+            let refused = withdrawn(why, scheme);
             assert_eq!(refused.reason(), reason, "{scheme:?} {why:?}");
             assert!(refused.to_string().contains(told), "{refused}");
         }

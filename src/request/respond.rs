@@ -57,11 +57,11 @@ pub struct Manner {
     /// The route, once it is known.
     pub(super) route: Option<Arc<Route>>,
     /// For one of Doorward's own pages: a route whose schemes it accepts.
-    pub(super) taken_of: Option<Arc<Route>>,
+    pub(super) endpoint_route: Option<Arc<Route>>,
     /// Only clients of Kubernetes use this host, so that they understand a `Status` without a route too.
     pub(super) is_for_kubernetes: bool,
     /// The request attributes of Kubernetes, once they are known.
-    pub(super) wanted: Option<Arc<Attributes>>,
+    pub(super) kubernetes: Option<Arc<Attributes>>,
 }
 
 impl Manner {
@@ -79,9 +79,9 @@ impl Manner {
             step_up: None,
             reached: Reached::default(),
             route: None,
-            taken_of: None,
+            endpoint_route: None,
             is_for_kubernetes: false,
-            wanted: None,
+            kubernetes: None,
         }
     }
 
@@ -118,7 +118,7 @@ impl Manner {
         now: Timestamp,
         brand: &'a Brand,
     ) -> RefusalContext<'a> {
-        let own = self.taken_of.as_deref().map(|route| RouteTerms { kind: None, schemes: &route.schemes });
+        let own = self.endpoint_route.as_deref().map(|route| RouteTerms { kind: None, schemes: &route.schemes });
         let route =
             self.route.as_deref().map(|route| RouteTerms { kind: Some(route.kind), schemes: &route.schemes }).or(own);
         RefusalContext { manner: self, route, resource_metadata, who, now, brand }
@@ -315,7 +315,7 @@ fn status_object(rejection: &Rejection, context: &RefusalContext<'_>) -> Value {
 /// request id that `doorward explain` takes.
 fn in_words_of_status(rejection: &Rejection, context: &RefusalContext<'_>) -> String {
     let manner = context.manner;
-    let wanted = manner.wanted.as_deref().filter(|_| rejection.reason().is_decision());
+    let wanted = manner.kubernetes.as_deref().filter(|_| rejection.reason().is_decision());
     let wanted = wanted.map(|wanted| format!("{}; ", terminal::line(&wanted.in_words()))).unwrap_or_default();
     format!("doorward: {} ({wanted}request {})", rejection.in_words(), manner.id)
 }

@@ -111,7 +111,7 @@ impl Worker {
         exchange: &mut Exchange,
     ) -> Response<Bytes> {
         let record = exchange.record();
-        manner.wanted.clone_from(&record.kubernetes);
+        manner.kubernetes.clone_from(&record.kubernetes);
         manner.is_for_kubernetes = record.endpoint.is_none() && snapshot.routes.is_for_kubernetes(&record.host);
         match step_up::offer(rejection, &snapshot.login, record.principal.as_deref(), &record.host, manner) {
             Ok(mut response) => {

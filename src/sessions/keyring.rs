@@ -88,7 +88,7 @@ impl KeyRing {
     }
 
     /// The key stored in `path`. If there is none, one is made and written, readable for its owner only.
-    pub fn kept_in(path: &Path) -> io::Result<Self> {
+    pub fn load_or_create(path: &Path) -> io::Result<Self> {
         let text = atomic_file::read_or_make(path, || {
             Ok(Zeroizing::new(BASE64_STANDARD.encode(random::<KEY_LEN>()).into_bytes()))
         })?;
@@ -245,11 +245,11 @@ mod tests {
     fn a_generated_key_is_kept_for_its_owner_only() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("session.key");
-        let sealed = KeyRing::kept_in(&path).unwrap().seal(Purpose::State, b"", b"x").unwrap();
+        let sealed = KeyRing::load_or_create(&path).unwrap().seal(Purpose::State, b"", b"x").unwrap();
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
-        assert_eq!(KeyRing::kept_in(&path).unwrap().open(Purpose::State, b"", &sealed).unwrap(), b"x");
+        assert_eq!(KeyRing::load_or_create(&path).unwrap().open(Purpose::State, b"", &sealed).unwrap(), b"x");
         std::fs::write(&path, "short").unwrap();
-        let error = KeyRing::kept_in(&path).unwrap_err();
+        let error = KeyRing::load_or_create(&path).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::InvalidData);
         assert!(error.to_string().contains("session.key"), "{error}");
     }

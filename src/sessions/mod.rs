@@ -148,9 +148,9 @@ pub struct NewSession<'a> {
     pub provider: &'a dyn Provider,
     pub claims: Arc<Map<String, Value>>,
     /// Names of the claims that came from the userinfo endpoint.
-    pub told: BTreeSet<String>,
+    pub from_userinfo: BTreeSet<String>,
     /// Names of the claims that both userinfo and the ID token have.
-    pub named: BTreeSet<String>,
+    pub in_both: BTreeSet<String>,
     /// The scopes that were granted.
     pub scopes: Vec<Arc<str>>,
     pub tokens: Tokens,
@@ -273,8 +273,8 @@ impl Sessions {
             issuer_url: new.provider.issuer().to_owned(),
             subject: subject.into(),
             claims: new.claims,
-            told: new.told,
-            named: new.named,
+            from_userinfo: new.from_userinfo,
+            in_both: new.in_both,
             scopes: new.scopes,
             tokens: new.tokens,
             machine,

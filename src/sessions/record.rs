@@ -130,11 +130,11 @@ pub(super) struct Record {
     pub claims: Arc<Map<String, Value>>,
     /// Names of claims that came from the userinfo endpoint: those that it no longer returns are removed.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub told: BTreeSet<String>,
+    pub from_userinfo: BTreeSet<String>,
     /// Names of claims that an ID token had when userinfo had them too. If userinfo no longer has one and there is no
     /// new ID token, it is removed as well.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
-    pub named: BTreeSet<String>,
+    pub in_both: BTreeSet<String>,
     pub scopes: Vec<Arc<str>>,
     pub tokens: Tokens,
     /// The machine of the program that holds it; `None` if a browser does. A session of one kind of holder is not valid

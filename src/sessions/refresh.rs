@@ -84,7 +84,7 @@ struct Flights {
     sweep_at: usize,
     /// When a userinfo endpoint last named a claim that the session in question had. Another person who lost that claim
     /// may be asked about for the first time, and would otherwise keep it.
-    named: HashMap<Grant, HashMap<String, Timestamp>>,
+    in_both: HashMap<Grant, HashMap<String, Timestamp>>,
 }
 
 /// An issuer, and the scopes that it granted: userinfo returns other claims for an access token with other scopes.
@@ -94,17 +94,17 @@ impl Flights {
     /// Records the claims that userinfo of the record's issuer returned for an access token with `scopes`. Returns the
     /// claims that it has named for such tokens since the session began, of any person. Earlier ones do not count: a
     /// provider may be changed to name a claim in the ID token only.
-    fn named_since(
+    fn in_both_since(
         &mut self,
         record: &Record,
         scopes: &[Arc<str>],
-        told: &Map<String, Value>,
+        userinfo: &Map<String, Value>,
         now: Timestamp,
     ) -> BTreeSet<String> {
         let grant = (Arc::clone(&record.issuer), scopes.iter().cloned().collect());
-        let named = self.named.entry(grant).or_default();
-        named.extend(userinfo::known(&record.claims, told).map(|name| (name.clone(), now)));
-        named.iter().filter(|(_, at)| **at >= record.created).map(|(name, _)| name.clone()).collect()
+        let in_both = self.in_both.entry(grant).or_default();
+        in_both.extend(userinfo::known(&record.claims, userinfo).map(|name| (name.clone(), now)));
+        in_both.iter().filter(|(_, at)| **at >= record.created).map(|(name, _)| name.clone()).collect()
     }
 
     fn begin(&mut self, session: SessionHash, over: watch::Receiver<()>, now: Moment) {
@@ -282,13 +282,13 @@ impl Sessions {
             );
         }
         let scopes = refreshed.scopes.as_deref().unwrap_or(&record.scopes);
-        let named = refreshed
-            .told
+        let in_both = refreshed
+            .userinfo
             .as_ref()
-            .map(|told| lock(&inner.shared.refreshes.0).named_since(&record, scopes, told, now))
+            .map(|userinfo| lock(&inner.shared.refreshes.0).in_both_since(&record, scopes, userinfo, now))
             .unwrap_or_default();
         let asks_userinfo = provider.client().asks_userinfo;
-        let apply = |record: &mut Record| refreshed.clone().apply(record, &named, now, asks_userinfo);
+        let apply = |record: &mut Record| refreshed.clone().apply(record, &in_both, now, asks_userinfo);
         let is_there = self.settle(hash, &lease, give_up, apply).await?;
         if !is_there && refreshed.refresh.is_some() {
             tracing::warn!(
@@ -399,9 +399,9 @@ impl Refreshed {
         }
     }
 
-    /// Applies the refresh to a record. `named` are claims that userinfo of this provider has named for others with the
-    /// same scopes.
-    fn apply(self, record: &mut Record, named: &BTreeSet<String>, now: Timestamp, asks_userinfo: bool) {
+    /// Applies the refresh to a record. `in_both` are claims that userinfo of this provider has named for others with
+    /// the same scopes.
+    fn apply(self, record: &mut Record, in_both: &BTreeSet<String>, now: Timestamp, asks_userinfo: bool) {
         let is_refused = self.refusal().is_some();
         if let Some(access) = self.access {
             record.tokens.access = access;
@@ -426,23 +426,23 @@ impl Refreshed {
                 }
             }
             let before = std::mem::replace(&mut record.claims, Arc::new(claims));
-            let names = std::mem::take(&mut record.told);
-            if asks_userinfo && self.told.is_none() {
-                let told = before.iter().filter(|(name, _)| names.contains(*name));
-                let told = told.map(|(name, value)| (name.clone(), value.clone())).collect();
-                userinfo::complete(Arc::make_mut(&mut record.claims), &mut record.told, &told);
+            let names = std::mem::take(&mut record.from_userinfo);
+            if asks_userinfo && self.userinfo.is_none() {
+                let userinfo = before.iter().filter(|(name, _)| names.contains(*name));
+                let userinfo = userinfo.map(|(name, value)| (name.clone(), value.clone())).collect();
+                userinfo::complete(Arc::make_mut(&mut record.claims), &mut record.from_userinfo, &userinfo);
             }
         }
-        if let Some(told) = self.told {
+        if let Some(userinfo) = self.userinfo {
             let claims = Arc::make_mut(&mut record.claims);
             if is_anew {
-                record.named.extend(userinfo::known(claims, &told).cloned());
+                record.in_both.extend(userinfo::known(claims, &userinfo).cloned());
             } else {
-                let named: BTreeSet<String> = record.named.union(named).cloned().collect();
-                userinfo::follow(claims, &mut record.told, &named, &told);
+                let in_both: BTreeSet<String> = record.in_both.union(in_both).cloned().collect();
+                userinfo::follow(claims, &mut record.from_userinfo, &in_both, &userinfo);
             }
             if asks_userinfo {
-                userinfo::complete(claims, &mut record.told, &told);
+                userinfo::complete(claims, &mut record.from_userinfo, &userinfo);
             }
         }
         if let Some(scopes) = self.scopes {

@@ -213,7 +213,7 @@ impl Revocations {
 
     /// Revokes a token at the request of its holder. The token expires before `until`. The revocation is stored no
     /// longer than that, as it does not lift an earlier one, and holders decide how many there are.
-    pub async fn hand_back(&self, token: Target<'_>, reason: &str, until: Timestamp) -> Result<(), StoreError> {
+    pub async fn revoke_for_holder(&self, token: Target<'_>, reason: &str, until: Timestamp) -> Result<(), StoreError> {
         self.write(&[(token, reason, until)], Duration::ZERO).await
     }
 

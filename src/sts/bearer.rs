@@ -20,7 +20,7 @@ use super::{
     exchange::Exchanger,
     form::Form,
     look_up::Lookup,
-    party::{OfTask, Party},
+    party::{Party, TaskOrigin},
     refusal::{Refusal, answer},
 };
 use crate::{
@@ -51,10 +51,10 @@ pub(super) fn over(why: &str) -> Refusal {
 }
 
 /// How often writing a record is tried while others write it too.
-const TRIES: usize = 20;
+const MAX_ATTEMPTS: usize = 20;
 
 /// The number of tokens that one holder may end before they expire.
-const MOST_HANDED_BACK: u32 = 1000;
+const MAX_PER_HOLDER: u32 = 1000;
 
 /// The number of holders that are counted at once. Beyond that, the least frequent are forgotten.
 const MAX_HOLDERS: u64 = 10_000;
@@ -73,11 +73,11 @@ impl Default for HolderRevocations {
 impl HolderRevocations {
     /// Counts one more for the holder of the token with these claims, and refuses if there are too many.
     fn take(&self, claims: &Map<String, Value>) -> Result<(), Refusal> {
-        if self.0.get_with(holder(claims), Arc::default).fetch_add(1, Ordering::Relaxed) < MOST_HANDED_BACK {
+        if self.0.get_with(holder(claims), Arc::default).fetch_add(1, Ordering::Relaxed) < MAX_PER_HOLDER {
             return Ok(());
         }
         let detail = format!(
-            "its holder has ended {MOST_HANDED_BACK} tokens within some minutes, and can end no more for now; the token expires within {} \
+            "its holder has ended {MAX_PER_HOLDER} tokens within some minutes, and can end no more for now; the token expires within {} \
              minutes",
             MAX_LIFETIME.as_secs() / 60
         );
@@ -86,7 +86,7 @@ impl HolderRevocations {
 
     /// Ends a token at its holder's request. Returns whether that is new; repeating it ends nothing more and takes
     /// no more room.
-    async fn end(
+    async fn revoke(
         &self,
         revocations: &Revocations,
         token: Target<'_>,
@@ -97,7 +97,7 @@ impl HolderRevocations {
             return Ok(false);
         }
         self.take(claims)?;
-        revocations.hand_back(token, "its holder revoked it", until).await?;
+        revocations.revoke_for_holder(token, "its holder revoked it", until).await?;
         Ok(true)
     }
 }
@@ -125,7 +125,7 @@ pub struct Bearer {
     pub name: String,
     /// Whether the end of its tokens is in the audit trail.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    pub is_told: bool,
+    pub end_recorded: bool,
 }
 
 impl Bearer {
@@ -163,13 +163,13 @@ async fn note(
     expires: Timestamp,
     now: Timestamp,
 ) -> Result<Noted, StoreError> {
-    for _ in 0..TRIES {
+    for _ in 0..MAX_ATTEMPTS {
         let keys = bearers.iter().map(|(key, _)| key.clone().into_bytes()).collect();
         let found = store.get_all(Table::Tokens, keys, now).await?;
         let mut puts = Vec::new();
         for ((key, bearer), stored) in bearers.iter().zip(found) {
             let known = stored.as_ref().and_then(|stored| serde_json::from_slice::<Bearer>(&stored.value).ok());
-            if known.as_ref().is_some_and(|known| known.is_told) {
+            if known.as_ref().is_some_and(|known| known.end_recorded) {
                 return Ok(Noted::Ended);
             }
             // A record that only others have written would be left out when ends are looked for.
@@ -201,24 +201,24 @@ impl Exchanger<'_> {
     pub(super) async fn note_bearer(
         &self,
         party: &Party,
-        of: &OfTask,
+        origin: &TaskOrigin,
         expires: Timestamp,
         now: Timestamp,
     ) -> Result<(), Refusal> {
-        let task = &of.task;
+        let task = &origin.task;
         let bearers = task.lives_with().map(|(kind, object)| {
-            let (cluster, issuer) = (Arc::clone(&of.cluster), Arc::clone(self.own_issuer.issuer()));
+            let (cluster, issuer) = (Arc::clone(&origin.cluster), Arc::clone(self.own_issuer.issuer()));
             let (namespace, name) = (task.view.namespace.clone(), object.name.clone());
-            let bearer = Bearer { cluster, issuer, kind, namespace, name, others: Vec::new(), is_told: false };
-            (workload_key(&of.cluster, &object.uid), bearer)
+            let bearer = Bearer { cluster, issuer, kind, namespace, name, others: Vec::new(), end_recorded: false };
+            (workload_key(&origin.cluster, &object.uid), bearer)
         });
         if let Noted::Ended = note(self.app.store(), bearers.collect(), expires, now).await? {
             return Err(over(NO_OTHERS));
         }
         // The search for ends may have run before this was recorded. No provider is asked for a token that nobody would
         // end there.
-        party.check_place(&self.app.snapshot.load().issuers)?;
-        task.still_runs(self.lookup(&of.cluster)?).await?;
+        party.check_namespace(&self.app.snapshot.load().issuers)?;
+        task.still_runs(self.lookup(&origin.cluster)?).await?;
         match self.app.revocations.is_revoked(&party.principal) {
             Some(_) => Err(over(NO_OTHERS)),
             None => Ok(()),
@@ -259,7 +259,7 @@ impl Exchanger<'_> {
             let ended = self.app.drain.finish_on(&self.app.control, async move {
                 let ending = async {
                     let token = Target::Token { issuer: &issuer, id: &id };
-                    let is_new = holder_revocations.end(&revocations, token, &claims, until).await?;
+                    let is_new = holder_revocations.revoke(&revocations, token, &claims, until).await?;
                     lent.record().revoked = Some(id.clone());
                     lent.write_decided().await?;
                     Ok::<_, Refusal>(is_new)
@@ -287,7 +287,7 @@ mod tests {
         let of = |kind, name: &str| {
             let (cluster, namespace) = ("east".into(), "ci".to_owned());
             let (issuer, name) = ("https://door.example".into(), name.to_owned());
-            (name.clone(), Bearer { cluster, issuer, kind, namespace, name, others: Vec::new(), is_told: false })
+            (name.clone(), Bearer { cluster, issuer, kind, namespace, name, others: Vec::new(), end_recorded: false })
         };
         vec![of(Kind::Pod, pod), of(Kind::PipelineRun, "run")]
     }
@@ -311,7 +311,7 @@ mod tests {
 
         // An end that was recorded is not forgotten, and nothing is recorded after it.
         let (_, mut bearer) = bearers("a").pop().unwrap();
-        bearer.is_told = true;
+        bearer.end_recorded = true;
         let told = serde_json::to_vec(&bearer).unwrap();
         store.put(Table::Tokens, b"run", told.clone(), late + seconds(700), Expect::Any, late).await.unwrap();
         assert_eq!(noted("c", late, 600).await, Noted::Ended);
@@ -370,10 +370,10 @@ mod tests {
         let claims = |holder: &str| json!({"sub": holder, "client_id": "builder"}).as_object().unwrap().clone();
         let (token, until) = (|id: &'static str| Target::Token { issuer: "own", id }, NOW + Duration::from_secs(600));
         let end = async |holder: &'static str, id: &'static str| {
-            holder_revocations.end(&revocations, token(id), &claims(holder), until).await
+            holder_revocations.revoke(&revocations, token(id), &claims(holder), until).await
         };
         assert!(end("alice", "first").await.unwrap());
-        assert!((1..MOST_HANDED_BACK).all(|_| holder_revocations.take(&claims("alice")).is_ok()));
+        assert!((1..MAX_PER_HOLDER).all(|_| holder_revocations.take(&claims("alice")).is_ok()));
         assert!(!end("alice", "first").await.unwrap());
         end("alice", "more").await.unwrap_err();
         assert!(!revocations.is_revoked_until(token("more"), until));

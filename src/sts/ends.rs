@@ -8,7 +8,7 @@
 
 mod ending;
 mod follow;
-mod given;
+mod token_namespaces;
 mod watches;
 mod watching;
 
@@ -25,13 +25,13 @@ use kube::api::{ApiResource, DynamicObject, GroupVersionKind};
 use tokio::sync::watch::Sender;
 
 pub use self::follow::follow;
-use self::given::Given;
+use self::token_namespaces::TokenNamespaces;
 use super::objects::{Identity, Pod, Run};
 use crate::{clock::Moment, config::raw, lock::lock};
 
 /// How long tasks still get tokens after their ends can no longer be seen, and how long the cache is trusted while the
 /// watches are silent. Issued tokens end by themselves.
-const BLIND: Duration = Duration::from_secs(10);
+const MAX_UNOBSERVED: Duration = Duration::from_secs(10);
 
 /// The state of the watches: whether the ends of runs are seen, and which objects have not ended. Cheap to clone.
 #[derive(Clone, Debug, Default)]
@@ -40,7 +40,7 @@ pub struct RunEnds {
     /// The number of turns of watches that have begun.
     turns: Arc<AtomicU64>,
     /// The clusters that are [followed](follow), and where their tasks get tokens.
-    followed: Arc<Mutex<HashMap<Arc<str>, Sender<Given>>>>,
+    followed: Arc<Mutex<HashMap<Arc<str>, Sender<TokenNamespaces>>>>,
 }
 
 /// One watch.
@@ -73,7 +73,7 @@ pub(super) enum Object {
 #[derive(Clone, Copy, Debug, Default)]
 enum State {
     /// Everything that happened until then is reported.
-    ToldAt(Moment),
+    CurrentAt(Moment),
     /// Silent since then.
     LostAt(Moment),
     /// It has never reported anything.
@@ -102,26 +102,27 @@ impl RunEnds {
                 new.push(cluster);
             }
         }
-        for (cluster, given) in &*followed {
-            given.send_if_modified(|given| given.change(root.clusters().find(|of| *of.issuer == **cluster)));
+        for (cluster, namespaces) in &*followed {
+            namespaces
+                .send_if_modified(|namespaces| namespaces.change(root.clusters().find(|of| *of.issuer == **cluster)));
         }
         new
     }
 
     /// Where tasks of a followed cluster get tokens.
-    fn given(&self, cluster: &str) -> Sender<Given> {
+    fn token_namespaces(&self, cluster: &str) -> Sender<TokenNamespaces> {
         lock(&self.followed).get(cluster).cloned().unwrap_or_default()
     }
 
     /// Whether the end of objects of these kinds in this namespace would be seen.
-    pub fn are_seen(&self, cluster: &str, namespace: &str, kinds: &[Kind], now: Moment) -> bool {
+    pub fn are_observed(&self, cluster: &str, namespace: &str, kinds: &[Kind], now: Moment) -> bool {
         let all = self.all();
         kinds.iter().all(|&kind| {
             all.iter().any(|(watch, watched)| {
                 watch.covers(cluster, kind, namespace)
                     && match watched.state {
-                        State::ToldAt(_) => true,
-                        State::LostAt(at) => now.since(at) < BLIND,
+                        State::CurrentAt(_) => true,
+                        State::LostAt(at) => now.since(at) < MAX_UNOBSERVED,
                         State::Never => false,
                     }
             })
@@ -133,24 +134,28 @@ impl RunEnds {
         let all = self.all();
         let (_, watched) = all.iter().find(|(watch, _)| watch.covers(cluster, kind, namespace))?;
         // A connection that was cut silently delivers nothing.
-        let is_told = matches!(watched.state, State::ToldAt(at) if now.since(at) < BLIND);
+        let is_current = matches!(watched.state, State::CurrentAt(at) if now.since(at) < MAX_UNOBSERVED);
         // An owner reference can name the uid of an object in another namespace.
-        watched.live.get(uid).filter(|object| is_told && object.identity().namespace == namespace).cloned()
+        watched.live.get(uid).filter(|object| is_current && object.identity().namespace == namespace).cloned()
     }
 
     /// Whether every watch of a cluster reports.
-    fn all_tell(&self, cluster: &str) -> bool {
-        of_cluster(&mut self.all(), cluster).all(|watched| matches!(watched.state, State::ToldAt(_)))
+    fn all_current(&self, cluster: &str) -> bool {
+        of_cluster(&mut self.all(), cluster).all(|watched| matches!(watched.state, State::CurrentAt(_)))
     }
 
     /// The state in which all watches of a cluster have just reported these objects.
     #[cfg(test)]
-    pub(super) fn told(cluster: &str, objects: impl Iterator<Item = (Kind, serde_json::Value)>, now: Moment) -> Self {
+    pub(super) fn reported(
+        cluster: &str,
+        objects: impl Iterator<Item = (Kind, serde_json::Value)>,
+        now: Moment,
+    ) -> Self {
         let ends = Self::default();
         for (kind, object) in objects {
             let watch = Watch { cluster: cluster.into(), kind, namespace: None };
-            ends.set(&watch, State::ToldAt(now));
-            ends.tell(&watch, &Object::read(kind, serde_json::from_value(object).unwrap()));
+            ends.set(&watch, State::CurrentAt(now));
+            ends.apply(&watch, &Object::read(kind, serde_json::from_value(object).unwrap()));
         }
         ends
     }
@@ -172,7 +177,7 @@ impl RunEnds {
     }
 
     /// Marks a watch as lost, and drops its objects.
-    fn lose(&self, watch: &Watch, now: Moment) {
+    fn mark_lost(&self, watch: &Watch, now: Moment) {
         let turn = self.next_turn();
         if let Some(watched) = self.all().get_mut(watch) {
             watched.lost(now);
@@ -192,7 +197,7 @@ impl RunEnds {
     fn resume(&self, cluster: &str) {
         for watched in of_cluster(&mut self.all(), cluster) {
             if let Some(at) = watched.done {
-                watched.state = State::ToldAt(at);
+                watched.state = State::CurrentAt(at);
             }
         }
     }
@@ -206,9 +211,9 @@ impl RunEnds {
     }
 
     /// Notes that everything up to `at` is reported, if the watch is still in the turn in which it said so.
-    fn see(&self, watch: &Watch, turn: u64, at: Moment) {
+    fn mark_current(&self, watch: &Watch, turn: u64, at: Moment) {
         if let Some(watched) = self.all().get_mut(watch).filter(|watched| watched.turn == turn) {
-            (watched.state, watched.done) = (State::ToldAt(at), Some(at));
+            (watched.state, watched.done) = (State::CurrentAt(at), Some(at));
         }
     }
 
@@ -223,7 +228,7 @@ impl RunEnds {
     }
 
     /// Notes what a watch reports about an object.
-    fn tell(&self, watch: &Watch, object: &Object) {
+    fn apply(&self, watch: &Watch, object: &Object) {
         let mut all = self.all();
         let Some(watched) = all.get_mut(watch) else { return };
         match object.end() {
@@ -256,7 +261,7 @@ fn of_cluster<'a>(all: &'a mut HashMap<Watch, Watched>, cluster: &'a str) -> imp
 impl Watched {
     fn lost(&mut self, at: Moment) {
         // Since the first failure, if it reported anything before.
-        if matches!(self.state, State::ToldAt(_)) {
+        if matches!(self.state, State::CurrentAt(_)) {
             self.state = State::LostAt(at);
         }
     }
@@ -326,24 +331,24 @@ mod tests {
         let ends = RunEnds::default();
         let watch = |kind| Watch { cluster: "c".into(), kind, namespace: None };
         let (runs, pods) = (watch(Kind::TaskRun), watch(Kind::Pod));
-        assert!(!ends.are_seen("c", "ci", &BOTH, clock.moment()), "nobody watches");
+        assert!(!ends.are_observed("c", "ci", &BOTH, clock.moment()), "nobody watches");
         ends.begin(&runs);
         ends.begin(&pods);
-        ends.set(&runs, State::ToldAt(clock.moment()));
+        ends.set(&runs, State::CurrentAt(clock.moment()));
         ends.set(&pods, State::LostAt(clock.moment()));
-        assert!(!ends.are_seen("c", "ci", &BOTH, clock.moment()), "one has never told anything");
-        ends.set(&pods, State::ToldAt(clock.moment()));
-        assert!(ends.are_seen("c", "ci", &BOTH, clock.moment()));
-        assert!(!ends.are_seen("d", "ci", &BOTH, clock.moment()));
+        assert!(!ends.are_observed("c", "ci", &BOTH, clock.moment()), "one has never told anything");
+        ends.set(&pods, State::CurrentAt(clock.moment()));
+        assert!(ends.are_observed("c", "ci", &BOTH, clock.moment()));
+        assert!(!ends.are_observed("d", "ci", &BOTH, clock.moment()));
         ends.set(&pods, State::LostAt(clock.moment()));
         ends.begin(&pods);
-        assert!(ends.are_seen("c", "ci", &BOTH, clock.moment()), "for a moment");
+        assert!(ends.are_observed("c", "ci", &BOTH, clock.moment()), "for a moment");
         clock.advance(Duration::from_secs(9));
         ends.set(&pods, State::LostAt(clock.moment()));
         clock.advance(Duration::from_secs(1));
-        assert!(!ends.are_seen("c", "ci", &BOTH, clock.moment()), "each try does not begin the moment anew");
-        ends.set(&pods, State::ToldAt(clock.moment()));
-        assert!(ends.are_seen("c", "ci", &BOTH, clock.moment()));
+        assert!(!ends.are_observed("c", "ci", &BOTH, clock.moment()), "each try does not begin the moment anew");
+        ends.set(&pods, State::CurrentAt(clock.moment()));
+        assert!(ends.are_observed("c", "ci", &BOTH, clock.moment()));
     }
 
     /// Tasks got tokens whose end nobody would see, until the clock had caught up.
@@ -353,10 +358,10 @@ mod tests {
         let ends = RunEnds::default();
         let watch = Watch { cluster: "c".into(), kind: Kind::Pod, namespace: None };
         let pod = json!({"metadata": {"name": "a", "namespace": "ci", "uid": "u"}, "status": {"phase": "Running"}});
-        ends.set(&watch, State::ToldAt(clock.moment()));
-        ends.tell(&watch, &Object::read(Kind::Pod, serde_json::from_value(pod).unwrap()));
+        ends.set(&watch, State::CurrentAt(clock.moment()));
+        ends.apply(&watch, &Object::read(Kind::Pod, serde_json::from_value(pod).unwrap()));
         let is_known = || ends.find("c", Kind::Pod, "ci", "u", clock.moment()).is_some();
-        let are_seen = || ends.are_seen("c", "ci", &[Kind::Pod], clock.moment());
+        let are_observed = || ends.are_observed("c", "ci", &[Kind::Pod], clock.moment());
         clock.set(Timestamp::from_secs(1_600_000_000));
         clock.advance(Duration::from_secs(9));
         assert!(is_known());
@@ -365,9 +370,9 @@ mod tests {
         ends.set(&watch, State::LostAt(clock.moment()));
         clock.set(Timestamp::from_secs(1_500_000_000));
         clock.advance(Duration::from_secs(9));
-        assert!(are_seen(), "for a moment");
+        assert!(are_observed(), "for a moment");
         clock.advance(Duration::from_secs(1));
-        assert!(!are_seen());
+        assert!(!are_observed());
     }
 
     /// A watch that is lost for good would have been queried in place of the one that reports.
@@ -382,13 +387,13 @@ mod tests {
         };
         let (all, one, other) = (watch("c", None), watch("c", Some("ci")), watch("d", None));
         for watch in [&all, &one, &other] {
-            ends.set(watch, State::ToldAt(now));
+            ends.set(watch, State::CurrentAt(now));
         }
-        ends.lose(&all, now);
-        assert!(!ends.all_tell("c"));
+        ends.mark_lost(&all, now);
+        assert!(!ends.all_current("c"));
         ends.keep("c", &HashSet::from([one.clone()]));
-        assert!(ends.all_tell("c"));
-        let seen = |cluster, namespace| ends.are_seen(cluster, namespace, &[Kind::Pod], now);
+        assert!(ends.all_current("c"));
+        let seen = |cluster, namespace| ends.are_observed(cluster, namespace, &[Kind::Pod], now);
         assert_eq!([seen("c", "ci"), seen("c", "staging"), seen("d", "staging")], [true, false, true]);
         assert!(ends.has(&one) && !ends.has(&all));
 
@@ -397,10 +402,10 @@ mod tests {
         let turn = ends.turn(&all);
         ends.keep("c", &HashSet::new());
         ends.begin(&all);
-        ends.see(&all, turn, now);
-        assert!(!ends.all_tell("c"));
-        ends.see(&all, ends.turn(&all), now);
-        assert!(ends.all_tell("c"));
+        ends.mark_current(&all, turn, now);
+        assert!(!ends.all_current("c"));
+        ends.mark_current(&all, ends.turn(&all), now);
+        assert!(ends.all_current("c"));
     }
 
     /// A watch that was lost while the store was away is not among them.
@@ -412,12 +417,12 @@ mod tests {
         let (runs, pods, other) = (watch("c", Kind::TaskRun), watch("c", Kind::Pod), watch("d", Kind::Pod));
         for watch in [&runs, &pods, &other] {
             ends.begin(watch);
-            ends.see(watch, ends.turn(watch), now);
+            ends.mark_current(watch, ends.turn(watch), now);
         }
-        let tells = |kind| ends.are_seen("c", "ci", &[kind], now + BLIND);
+        let tells = |kind| ends.are_observed("c", "ci", &[kind], now + MAX_UNOBSERVED);
         ends.stall("c", now);
-        assert_eq!([tells(Kind::TaskRun), tells(Kind::Pod), ends.all_tell("d")], [false, false, true]);
-        ends.lose(&pods, now);
+        assert_eq!([tells(Kind::TaskRun), tells(Kind::Pod), ends.all_current("d")], [false, false, true]);
+        ends.mark_lost(&pods, now);
         ends.resume("c");
         assert_eq!([tells(Kind::TaskRun), tells(Kind::Pod)], [true, false]);
     }
@@ -428,11 +433,11 @@ mod tests {
         let ends = RunEnds::default();
         for kind in [Kind::TaskRun, Kind::Pod] {
             let watch = Watch { cluster: "c".into(), kind, namespace: Some("ci".to_owned()) };
-            assert!(!ends.are_seen("c", "ci", &BOTH, now));
-            ends.set(&watch, State::ToldAt(now));
+            assert!(!ends.are_observed("c", "ci", &BOTH, now));
+            ends.set(&watch, State::CurrentAt(now));
         }
-        assert!(ends.are_seen("c", "ci", &BOTH, now));
-        assert!(!ends.are_seen("c", "staging", &BOTH, now));
+        assert!(ends.are_observed("c", "ci", &BOTH, now));
+        assert!(!ends.are_observed("c", "staging", &BOTH, now));
     }
 
     #[test]
@@ -449,45 +454,45 @@ mod tests {
         let pod = |phase: &str| object(Kind::Pod, json!({"phase": phase}));
         let is_known = || ends.find("c", Kind::Pod, "ci", "u", now).is_some();
         ends.begin(&pods);
-        ends.tell(&pods, &pod("Running"));
+        ends.apply(&pods, &pod("Running"));
         assert!(!is_known(), "the watch has not told all yet");
-        ends.set(&pods, State::ToldAt(now));
+        ends.set(&pods, State::CurrentAt(now));
         assert!(is_known());
         assert!(ends.find("c", Kind::Pod, "other", "u", now).is_none());
         assert!(ends.find("d", Kind::Pod, "ci", "u", now).is_none());
         assert!(ends.find("c", Kind::TaskRun, "ci", "u", now).is_none());
-        assert!(ends.find("c", Kind::Pod, "ci", "u", now + BLIND).is_none(), "nothing was heard for too long");
+        assert!(ends.find("c", Kind::Pod, "ci", "u", now + MAX_UNOBSERVED).is_none(), "nothing was heard for too long");
         ends.set(&pods, State::LostAt(now));
         assert!(!is_known(), "it may have ended meanwhile");
-        ends.set(&pods, State::ToldAt(now));
-        ends.tell(&pods, &pod("Succeeded"));
+        ends.set(&pods, State::CurrentAt(now));
+        ends.apply(&pods, &pod("Succeeded"));
         assert!(!is_known());
         let lose = |ends: &RunEnds, watch: &Watch| {
-            ends.lose(watch, now);
-            ends.set(watch, State::ToldAt(now));
+            ends.mark_lost(watch, now);
+            ends.set(watch, State::CurrentAt(now));
         };
         for forget in [RunEnds::forget_all as fn(&RunEnds, &Watch), |ends, watch| ends.forget(watch, "u")] {
-            ends.tell(&pods, &pod("Pending"));
+            ends.apply(&pods, &pod("Pending"));
             assert!(is_known());
             forget(&ends, &pods);
             assert!(!is_known());
         }
-        ends.tell(&pods, &pod("Pending"));
+        ends.apply(&pods, &pod("Pending"));
         lose(&ends, &pods);
         assert!(!is_known(), "what was lost is told anew");
-        ends.tell(&pods, &pod("Pending"));
+        ends.apply(&pods, &pod("Pending"));
         let turn = ends.turn(&pods);
-        ends.lose(&pods, now);
-        ends.tell(&pods, &pod("Pending"));
-        ends.see(&pods, turn, now);
+        ends.mark_lost(&pods, now);
+        ends.apply(&pods, &pod("Pending"));
+        ends.mark_current(&pods, turn, now);
         assert!(!is_known(), "what it told before it was lost says nothing any more");
-        ends.see(&pods, ends.turn(&pods), now);
+        ends.mark_current(&pods, ends.turn(&pods), now);
         assert!(is_known());
         lose(&ends, &pods);
 
         // Where all namespaces are watched, an owner reference that names the uid of another's run leads nowhere.
-        ends.set(&everywhere, State::ToldAt(now));
-        ends.tell(&everywhere, &object(Kind::TaskRun, json!({})));
+        ends.set(&everywhere, State::CurrentAt(now));
+        ends.apply(&everywhere, &object(Kind::TaskRun, json!({})));
         let run = |namespace| ends.find("c", Kind::TaskRun, namespace, "u", now);
         assert!(run("ci").is_some());
         assert!(run("other").is_none());

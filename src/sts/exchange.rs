@@ -44,8 +44,8 @@ pub struct Exchanger<'a> {
 }
 
 /// The token that was given.
-pub(super) enum Given {
-    Ours {
+pub(super) enum IssuedToken {
+    Own {
         token: Zeroizing<String>,
         expires: Timestamp,
         /// Separated by spaces.
@@ -99,7 +99,7 @@ impl<'a> Exchanger<'a> {
         let granted = self.record(&party, decided, exchange)?;
         let issued = self.issue(&party, &view, granted, exchange).await?;
         let body = match issued {
-            Given::Ours { token, expires, scope } => json!({
+            IssuedToken::Own { token, expires, scope } => json!({
                 "access_token": &*token,
                 "issued_token_type": ACCESS_TOKEN,
                 "token_type": "Bearer",
@@ -107,7 +107,7 @@ impl<'a> Exchanger<'a> {
                 "expires_in": expires.since(self.app.clock.now()).as_secs(),
                 "scope": scope,
             }),
-            Given::Onward(response) => return Ok(response),
+            IssuedToken::Onward(response) => return Ok(response),
         };
         Ok(answer(StatusCode::OK, &body))
     }
@@ -125,7 +125,7 @@ impl<'a> Exchanger<'a> {
         record.claims.clone_from(&self.snapshot.claims);
         record.decision = Some(recorded(&decided.decision));
         if let Some(asked) = &mut record.asked {
-            asked.task = party.task().map(|task| task.view.clone());
+            asked.task = party.task_details().map(|task| task.view.clone());
         }
         decided.granted
     }
@@ -138,8 +138,8 @@ impl<'a> Exchanger<'a> {
         view: &RequestView<'_>,
         granted: Granted,
         exchange: &mut Exchange,
-    ) -> Result<Given, Refusal> {
-        let (task, now) = (party.task(), view.now);
+    ) -> Result<IssuedToken, Refusal> {
+        let (task, now) = (party.task_details(), view.now);
         let audience = audience(view);
         let registries = &self.own_issuer.settings.registries;
         let lifetime = registries.get(audience).copied().unwrap_or(self.own_issuer.settings.lifetime);
@@ -149,8 +149,8 @@ impl<'a> Exchanger<'a> {
         if expires.as_secs() <= now.as_secs() {
             return Err(out_of_time(party, now));
         }
-        if let Some(of) = &party.of {
-            self.note_bearer(party, of, expires, now).await?;
+        if let Some(origin) = &party.task {
+            self.note_bearer(party, origin, expires, now).await?;
         }
         let (jti, by_rules) = (Uuid::now_v7().to_string(), granted.clone());
         let scope = granted.scopes.join(" ");
@@ -181,7 +181,7 @@ impl<'a> Exchanger<'a> {
             scopes: granted.scopes,
             expires,
             rules: granted.rules,
-            cause: party.of.as_ref().map(|of| of.cause),
+            cause: party.task.as_ref().map(|origin| origin.cause),
             task: task.map(issued_to),
             parties,
             onward: None,
@@ -189,13 +189,13 @@ impl<'a> Exchanger<'a> {
         if let Some(onward) = onward {
             let gives_until = |until| self.gives_until(party, view, &by_rules, until);
             let given = self.pass_on(onward, &claims, party, issued, gives_until, exchange).await?;
-            return Ok(Given::Onward(given));
+            return Ok(IssuedToken::Onward(given));
         }
         let token = self.keys.sign(&claims);
         let token =
             Zeroizing::new(token.ok_or_else(|| Refusal::unavailable(Reason::Internal, "the token cannot be signed"))?);
         self.give(party, issued, exchange).await?;
-        Ok(Given::Ours { token, expires, scope })
+        Ok(IssuedToken::Own { token, expires, scope })
     }
 
     /// Records that a token was issued, before it leaves Doorward. A token that cannot be recorded is not given, nor is
@@ -221,14 +221,14 @@ impl<'a> Exchanger<'a> {
     pub(super) fn recheck(&self, party: &Party) -> Result<(), Refusal> {
         self.check_revocations()?;
         let snapshot = self.app.snapshot.load();
-        let is_out = |principal: &Principal| self.app.took_back(principal, &snapshot).is_some();
-        if let Some(&(parameter, _)) = party.shown.iter().find(|(_, principal)| is_out(principal)) {
+        let is_out = |principal: &Principal| self.app.withdrawal_of(principal, &snapshot).is_some();
+        if let Some(&(parameter, _)) = party.presented.iter().find(|(_, principal)| is_out(principal)) {
             return Err(Refusal::of_token(parameter, &issuers::revoked()));
         }
         // For a task: who caused it, and the objects with which it ends. All others have presented their own token.
         match is_out(&party.principal) {
             true => Err(over(NO_OTHERS)),
-            false => party.check_place(&snapshot.issuers),
+            false => party.check_namespace(&snapshot.issuers),
         }
     }
 
@@ -263,7 +263,7 @@ fn parties(principal: &Principal, own: Option<&Arc<str>>) -> Vec<KnownAs> {
 /// The refusal of a token that would last less than a second. A task has several limits, and no use for knowing which
 /// one is reached.
 fn out_of_time(party: &Party, now: Timestamp) -> Refusal {
-    if party.task().is_some() {
+    if party.task_details().is_some() {
         return Refusal::subject("the run, or the token, has timed out");
     }
     // A route accepts it a little longer, as clocks differ.
@@ -306,7 +306,7 @@ mod tests {
         authz::TaskView,
         issuers::testing,
         kubernetes::ObjectRef,
-        sts::{party::OfTask, task::Root},
+        sts::{party::TaskOrigin, task::Root},
     };
 
     #[test]
@@ -351,12 +351,12 @@ mod tests {
             times_out: None,
             pod_token: None,
         };
-        let of = OfTask { task: Box::new(task), cluster: "east".into(), cause: Uuid::nil() };
+        let origin = TaskOrigin { task: Box::new(task), cluster: "east".into(), cause: Uuid::nil() };
         let principal = Arc::new(Principal::new(Scheme::Bearer, "company", "7", "alice"));
-        let party = Party { of: Some(of), ..Party::of_tests(principal) };
+        let party = Party { task: Some(origin), ..Party::of_tests(principal) };
         let refused = |exchange: serde_json::Value| {
             let (issuers, _) = testing::resolve(&json!({"tokens": {"exchange": exchange}}), None, &testing::context());
-            party.check_place(&issuers).err().map(|refusal| refusal.description().to_owned())
+            party.check_namespace(&issuers).err().map(|refusal| refusal.description().to_owned())
         };
         let why = Some("no task in namespace ci gets tokens".to_owned());
         assert_eq!(refused(json!([{"issuer": "east", "kubernetes": "api", "namespaces": ["ci", "shop"]}])), None);

@@ -59,7 +59,7 @@ impl Party {
             // The delivery that caused the run.
             delivery: self.principal.delivery.as_deref(),
             trigger: None,
-            token: Some(TokenView { audience, scope: None, task: self.task().map(|task| &task.view) }),
+            token: Some(TokenView { audience, scope: None, task: self.task_details().map(|task| &task.view) }),
             now,
         }
     }
@@ -161,7 +161,7 @@ impl Exchanger<'_> {
         scope: Option<&str>,
         decision: &Decision,
     ) -> Refusal {
-        let whom = match party.task() {
+        let whom = match party.task_details() {
             Some(task) => {
                 let none = || "none".to_owned();
                 let cluster = match self.own_issuer.has_several_clusters() {

@@ -41,7 +41,7 @@ pub struct Lookup<'a> {
 
 /// Where a [`Lookup`] looks.
 #[derive(Clone, Copy, Debug)]
-pub enum Place {
+pub enum Source {
     /// Slightly stale, and without objects that have ended: good enough to find an object, but not to refuse one.
     Watched,
     Server,
@@ -49,16 +49,22 @@ pub enum Place {
 
 impl Lookup<'_> {
     /// The pod with this name and uid, unless it has ended.
-    pub async fn pod(self, place: Place, namespace: &str, meant: &ObjectRef) -> Result<Arc<Pod>, Refusal> {
-        match self.object(place, Kind::Pod, namespace, meant).await? {
+    pub async fn pod(self, source: Source, namespace: &str, meant: &ObjectRef) -> Result<Arc<Pod>, Refusal> {
+        match self.object(source, Kind::Pod, namespace, meant).await? {
             Object::Pod(pod) => Ok(pod),
             Object::Run(_) => Err(gone(called(Kind::Pod), &meant.name)),
         }
     }
 
     /// The TaskRun or PipelineRun with this name and uid, unless it has ended.
-    pub async fn run(self, place: Place, kind: Kind, namespace: &str, meant: &ObjectRef) -> Result<Arc<Run>, Refusal> {
-        match self.object(place, kind, namespace, meant).await? {
+    pub async fn run(
+        self,
+        source: Source,
+        kind: Kind,
+        namespace: &str,
+        meant: &ObjectRef,
+    ) -> Result<Arc<Run>, Refusal> {
+        match self.object(source, kind, namespace, meant).await? {
             Object::Run(run) => Ok(run),
             Object::Pod(_) => Err(gone(called(kind), &meant.name)),
         }
@@ -67,15 +73,15 @@ impl Lookup<'_> {
     /// As [`Self::pod`] and [`Self::run`], for any kind.
     pub(super) async fn object(
         self,
-        place: Place,
+        source: Source,
         kind: Kind,
         namespace: &str,
         meant: &ObjectRef,
     ) -> Result<Object, Refusal> {
         let ObjectRef { name, uid } = meant;
-        let object = match place {
-            Place::Watched => self.ends.find(self.cluster, kind, namespace, uid, self.clock.moment()),
-            Place::Server => {
+        let object = match source {
+            Source::Watched => self.ends.find(self.cluster, kind, namespace, uid, self.clock.moment()),
+            Source::Server => {
                 let all = DynamicObject::url_path(&kind.resource(), Some(namespace));
                 self.get(kind, format!("{all}/{name}")).await?
             }
@@ -128,7 +134,7 @@ struct Turn {
 }
 
 /// A caller's place in the queue for an object.
-struct Asker {
+struct Ticket {
     lookups: Lookups,
     key: (Arc<str>, String),
     turn: Arc<Turn>,
@@ -136,11 +142,11 @@ struct Asker {
 }
 
 impl Lookups {
-    fn turn(&self, cluster: &Arc<str>, path: &str) -> Asker {
+    fn turn(&self, cluster: &Arc<str>, path: &str) -> Ticket {
         let key = (Arc::clone(cluster), path.to_owned());
         let turn = Arc::clone(self.turns().entry(key.clone()).or_default());
         let number = turn.number();
-        Asker { lookups: self.clone(), key, turn, number }
+        Ticket { lookups: self.clone(), key, turn, number }
     }
 
     fn turns(&self) -> MutexGuard<'_, Turns> {
@@ -154,7 +160,7 @@ impl Turn {
     }
 }
 
-impl Asker {
+impl Ticket {
     /// The result of a look-up that began after this caller asked: another caller's, or its own.
     async fn take(self, look: impl Future<Output = Found>) -> Found {
         let mut last = self.turn.last.lock().await;
@@ -170,7 +176,7 @@ impl Asker {
     }
 }
 
-impl Drop for Asker {
+impl Drop for Ticket {
     fn drop(&mut self) {
         let mut turns = self.lookups.turns();
         // Under the lock, so that of two callers that end at the same moment one sees that only the map is left.
@@ -215,8 +221,8 @@ mod tests {
         let (lookups, cluster) = (Lookups::default(), Arc::from("c"));
         let (looks, may_end) = (AtomicUsize::new(0), Semaphore::new(0));
         let ask = |path: &'static str| {
-            let asker = lookups.turn(&cluster, path);
-            asker.take(async {
+            let ticket = lookups.turn(&cluster, path);
+            ticket.take(async {
                 let number = looks.fetch_add(1, Ordering::SeqCst);
                 may_end.acquire().await.unwrap().forget();
                 let object = json!({"metadata": {"name": "a", "uid": number.to_string()}});
@@ -256,9 +262,9 @@ mod tests {
         let (together, kept) = (Barrier::new(2), AtomicUsize::new(0));
         let ask_again_and_again = || {
             for _ in 0..10_000 {
-                let asker = lookups.turn(&cluster, "pod");
+                let ticket = lookups.turn(&cluster, "pod");
                 together.wait();
-                drop(asker);
+                drop(ticket);
                 together.wait();
                 kept.fetch_add(lookups.turns().len(), Ordering::SeqCst);
                 together.wait();

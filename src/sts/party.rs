@@ -38,13 +38,13 @@ pub(super) struct Party {
     pub(super) parameter: &'static str,
     /// The actor, with earlier actors nested in it.
     pub(super) act: Option<Value>,
-    pub(super) of: Option<OfTask>,
+    pub(super) task: Option<TaskOrigin>,
     /// The principals of the tokens that were presented, each with its parameter.
-    pub(super) shown: Vec<(&'static str, Arc<Principal>)>,
+    pub(super) presented: Vec<(&'static str, Arc<Principal>)>,
 }
 
 /// The task that asks.
-pub(super) struct OfTask {
+pub(super) struct TaskOrigin {
     pub(super) task: Box<Task>,
     /// The name of its cluster's issuer.
     pub(super) cluster: Arc<str>,
@@ -65,11 +65,11 @@ impl Exchanger<'_> {
             if let Some(act) = &act {
                 check_depth("subject_token", act)?;
             }
-            let shown = vec![(parameter, Arc::clone(&subject))];
-            return Ok(Party { ends: subject.expires, parameter, principal: subject, act, of: None, shown });
+            let presented = vec![(parameter, Arc::clone(&subject))];
+            return Ok(Party { ends: subject.expires, parameter, principal: subject, act, task: None, presented });
         }
         let pod = PodToken::read(&subject.claims)?;
-        check_place(&self.snapshot.issuers, &subject.issuer, &pod.namespace)?;
+        check_namespace(&self.snapshot.issuers, &subject.issuer, &pod.namespace)?;
         let seen = |kinds: &[ends::Kind]| self.seen(&subject.issuer, &pod.namespace, kinds);
         seen(&[ends::Kind::TaskRun, ends::Kind::Pod])?;
         let task = Box::new(Task::of(&pod, self.lookup(&subject.issuer)?, now).await?);
@@ -98,14 +98,14 @@ impl Exchanger<'_> {
                 .collect(),
             ..behind
         };
-        let of = OfTask { task, cluster: Arc::clone(&subject.issuer), cause: cause.request };
-        let (ends, shown) = (subject.expires, vec![(parameter, subject)]);
-        Ok(Party { principal: Arc::new(principal), ends, parameter, act: Some(act), of: Some(of), shown })
+        let origin = TaskOrigin { task, cluster: Arc::clone(&subject.issuer), cause: cause.request };
+        let (ends, presented) = (subject.expires, vec![(parameter, subject)]);
+        Ok(Party { principal: Arc::new(principal), ends, parameter, act: Some(act), task: Some(origin), presented })
     }
 
     /// Refuses if the end of objects of these kinds would not be seen.
     fn seen(&self, cluster: &str, namespace: &str, kinds: &[ends::Kind]) -> Result<(), Refusal> {
-        if self.app.run_ends.are_seen(cluster, namespace, kinds, self.app.clock.moment()) {
+        if self.app.run_ends.are_observed(cluster, namespace, kinds, self.app.clock.moment()) {
             return Ok(());
         }
         let detail = format!(
@@ -145,7 +145,7 @@ impl Exchanger<'_> {
     pub(super) fn as_themselves(&self, subject: Arc<Principal>) -> Arc<Principal> {
         let is_of_people = self.snapshot.issuers.get(&subject.issuer).is_some_and(|issuer| issuer.is_of_people());
         // Never the reverse: the client's settings change nothing about a person.
-        match subject.kind == Kind::Agent && is_of_people && !self.is_itself(&subject) {
+        match subject.kind == Kind::Agent && is_of_people && !self.is_own_token_of_client(&subject) {
             true => Arc::new(Principal { kind: Kind::Human, subject_kind: None, ..(*subject).clone() }),
             false => subject,
         }
@@ -180,13 +180,13 @@ impl Exchanger<'_> {
             ));
         }
         let may_act = subject.claims.get("may_act");
-        let is_let = match may_act {
-            Some(may_act) => self.is_meant(may_act, subject, actor),
+        let is_permitted = match may_act {
+            Some(may_act) => self.names_agent(may_act, subject, actor),
             // Issuers choose client names without regard to each other.
             None => subject.issuer == actor.issuer && subject.client.is_some() && subject.client == actor.client,
         };
         let is_named = may_act.is_some_and(|may_act| may_act.get("sub").is_some());
-        if is_let && !is_named && !self.is_itself(actor) {
+        if is_permitted && !is_named && !self.is_own_token_of_client(actor) {
             // Its subject is not shown: the trail has the refusal, and knows no pseudonym for somebody who is not the
             // principal.
             return Err(Refusal::subject(format!(
@@ -197,8 +197,8 @@ impl Exchanger<'_> {
                 actor.issuer
             )));
         }
-        if !is_let {
-            let who = match actor.kind == Kind::Workload || self.is_itself(actor) {
+        if !is_permitted {
+            let who = match actor.kind == Kind::Workload || self.is_own_token_of_client(actor) {
                 true => format!("`{}`", actor.subject),
                 false => "the subject of actor_token".to_owned(),
             };
@@ -221,19 +221,19 @@ impl Exchanger<'_> {
             true => (actor.expires, "actor_token"),
             false => (subject.expires, "subject_token"),
         };
-        let shown = vec![("subject_token", Arc::clone(subject)), ("actor_token", Arc::clone(actor))];
-        Ok(Party { principal: Arc::new(principal), ends, parameter, act: Some(act), of: None, shown })
+        let presented = vec![("subject_token", Arc::clone(subject)), ("actor_token", Arc::clone(actor))];
+        Ok(Party { principal: Arc::new(principal), ends, parameter, act: Some(act), task: None, presented })
     }
 
     /// Whether a token is its client's own, and represents nobody else.
-    fn is_itself(&self, of: &Principal) -> bool {
+    fn is_own_token_of_client(&self, of: &Principal) -> bool {
         let issuer = self.snapshot.issuers.get(&of.issuer);
         issuer.zip(of.client.as_deref()).is_some_and(|(issuer, client)| issuer.is_client(client, &of.subject))
     }
 
     /// Whether `may_act` means this agent: everything in it must be true of the agent. If it names no issuer, its own
     /// is meant.
-    fn is_meant(&self, may_act: &Value, subject: &Principal, actor: &Principal) -> bool {
+    fn names_agent(&self, may_act: &Value, subject: &Principal, actor: &Principal) -> bool {
         let identifier = self.identifier(&actor.issuer);
         let Some(said) = may_act.as_object() else { return false };
         let names_somebody = said.contains_key("sub") || said.contains_key("client_id");
@@ -266,17 +266,19 @@ impl Party {
     #[cfg(test)]
     pub(super) fn of_tests(principal: Arc<Principal>) -> Self {
         let (ends, parameter) = (Timestamp::MAX, "subject_token");
-        Self { principal, ends, parameter, act: None, of: None, shown: Vec::new() }
+        Self { principal, ends, parameter, act: None, task: None, presented: Vec::new() }
     }
 
-    pub(super) fn task(&self) -> Option<&Task> {
-        self.of.as_ref().map(|of| &*of.task)
+    pub(super) fn task_details(&self) -> Option<&Task> {
+        self.task.as_ref().map(|origin| &*origin.task)
     }
 
     /// Refuses a task where none gets tokens by the configuration of these issuers: nobody sees its end there, and the
     /// sweep over what a reload has left may have run before this one was recorded.
-    pub(super) fn check_place(&self, issuers: &Issuers) -> Result<(), Refusal> {
-        self.of.as_ref().map_or(Ok(()), |of| check_place(issuers, &of.cluster, &of.task.view.namespace))
+    pub(super) fn check_namespace(&self, issuers: &Issuers) -> Result<(), Refusal> {
+        self.task
+            .as_ref()
+            .map_or(Ok(()), |origin| check_namespace(issuers, &origin.cluster, &origin.task.view.namespace))
     }
 
     /// On whose behalf it is, with their own issuer. A run that a task caused belongs to whoever caused the task.
@@ -289,7 +291,7 @@ impl Party {
     }
 }
 
-fn check_place(issuers: &Issuers, cluster: &str, namespace: &str) -> Result<(), Refusal> {
+fn check_namespace(issuers: &Issuers, cluster: &str, namespace: &str) -> Result<(), Refusal> {
     match issuers.give_in(cluster, namespace) {
         true => Ok(()),
         false => Err(Refusal::subject(format!("no task in namespace {namespace} gets tokens"))),

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Issuing,
-    exchange::{Exchanger, Given},
+    exchange::{Exchanger, IssuedToken},
     form::{basic, is_audience, short},
     metadata,
     refusal::{Refusal, printable},
@@ -130,13 +130,13 @@ fn is_name(name: &str) -> bool {
 
 /// The request of a client.
 #[derive(Debug, PartialEq, Eq)]
-struct Asked {
+struct TokenQuery {
     service: String,
     /// As rules name them. Empty if the client only checks whether its password is valid.
     scopes: Vec<String>,
 }
 
-impl Asked {
+impl TokenQuery {
     fn read(query: Option<&str>) -> Result<Self, Refusal> {
         let query = query.unwrap_or_default();
         if query.len() > MAX_QUERY {
@@ -203,7 +203,7 @@ impl Issuing<'_> {
 
 impl Exchanger<'_> {
     async fn registry(&self, request: &CleanRequest<()>, exchange: &mut Exchange) -> Result<Response<Bytes>, Refusal> {
-        let asked = Asked::read(request.query());
+        let asked = TokenQuery::read(request.query());
         if let Ok(asked) = &asked {
             exchange.record().asked = Some(Box::new(AskedToken {
                 audience: asked.service.clone(),
@@ -221,7 +221,7 @@ impl Exchanger<'_> {
             // An ended token proves nothing. It is checked once more when there is room in the trail.
             self.held(&claims)?;
             exchange.reserve(1).await?;
-            return self.hand_back(&password, asked, &claims, self.app.clock.now(), exchange);
+            return self.return_unchanged(&password, asked, &claims, self.app.clock.now(), exchange);
         }
         let subject = self.authenticate("password", &password).await?;
         exchange.record().principal = Some(Arc::clone(&subject));
@@ -239,13 +239,15 @@ impl Exchanger<'_> {
         };
         let granted = self.record(&party, decided, exchange)?;
         match self.issue(&party, &view, granted, exchange).await? {
-            Given::Ours { token, expires, .. } => Ok(given(&token, now, expires)),
-            Given::Onward(_) => Err(Refusal::unavailable(Reason::Internal, "a registry trusts no other provider")),
+            IssuedToken::Own { token, expires, .. } => Ok(given(&token, now, expires)),
+            IssuedToken::Onward(_) => {
+                Err(Refusal::unavailable(Reason::Internal, "a registry trusts no other provider"))
+            }
         }
     }
 
     /// The request, if its registry is known.
-    fn known(&self, asked: Asked) -> Result<Asked, Refusal> {
+    fn known(&self, asked: TokenQuery) -> Result<TokenQuery, Refusal> {
         if self.own_issuer.settings.registries.contains_key(&asked.service) {
             return Ok(asked);
         }
@@ -264,10 +266,10 @@ impl Exchanger<'_> {
     }
 
     /// Returns a Doorward token for this registry as it is: rules were evaluated when it was issued.
-    fn hand_back(
+    fn return_unchanged(
         &self,
         token: &str,
-        asked: Result<Asked, Refusal>,
+        asked: Result<TokenQuery, Refusal>,
         claims: &Map<String, Value>,
         now: Timestamp,
         exchange: &mut Exchange,
@@ -276,7 +278,7 @@ impl Exchanger<'_> {
         let audience = claims.get("aud").and_then(Value::as_str).unwrap_or_default();
         let expires = holder.expires;
         exchange.record().principal = Some(Arc::new(holder));
-        let Asked { service, .. } = asked?;
+        let TokenQuery { service, .. } = asked?;
         if audience != service {
             return Err(Refusal::subject(format!(
                 "password: the token is for another audience than `{service}`; ask for one with this audience"
@@ -333,8 +335,8 @@ mod tests {
 
     use super::*;
 
-    fn asked(query: &str) -> Result<Asked, String> {
-        Asked::read(Some(query)).map_err(|refusal| refusal.description().to_owned())
+    fn asked(query: &str) -> Result<TokenQuery, String> {
+        TokenQuery::read(Some(query)).map_err(|refusal| refusal.description().to_owned())
     }
 
     #[test]

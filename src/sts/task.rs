@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use super::{
     ends::Kind,
-    look_up::{Lookup, Place},
+    look_up::{Lookup, Source},
     objects::{Identity, Owner, Pod, TASK_RUN},
     pod_token::PodToken,
     refusal::Refusal,
@@ -76,32 +76,32 @@ impl Task {
 
     /// Refuses if the task, its pod or a run that contains it has ended since they were looked up.
     pub async fn still_runs(&self, lookup: Lookup<'_>) -> Result<(), Refusal> {
-        match self.runs_at(Place::Watched, lookup).await {
+        match self.runs_at(Source::Watched, lookup).await {
             Ok(()) => Ok(()),
-            Err(_) => self.runs_at(Place::Server, lookup).await,
+            Err(_) => self.runs_at(Source::Server, lookup).await,
         }
     }
 
-    async fn runs_at(&self, place: Place, lookup: Lookup<'_>) -> Result<(), Refusal> {
+    async fn runs_at(&self, source: Source, lookup: Lookup<'_>) -> Result<(), Refusal> {
         let namespace = &self.view.namespace;
         for (kind, object) in self.lives_with() {
-            lookup.object(place, kind, namespace, object).await?;
+            lookup.object(source, kind, namespace, object).await?;
         }
         Ok(())
     }
 
     /// The task that runs in the pod of a token, if it still does.
     pub async fn of(token: &PodToken, lookup: Lookup<'_>, now: Timestamp) -> Result<Self, Refusal> {
-        match Self::found(token, lookup, Place::Watched, now).await {
+        match Self::found(token, lookup, Source::Watched, now).await {
             Ok(task) => Ok(task),
-            Err(_) => Self::found(token, lookup, Place::Server, now).await,
+            Err(_) => Self::found(token, lookup, Source::Server, now).await,
         }
     }
 
-    async fn found(token: &PodToken, lookup: Lookup<'_>, place: Place, now: Timestamp) -> Result<Self, Refusal> {
+    async fn found(token: &PodToken, lookup: Lookup<'_>, source: Source, now: Timestamp) -> Result<Self, Refusal> {
         let namespace = &token.namespace;
         let name = &token.pod.name;
-        let pod = lookup.pod(place, namespace, &token.pod).await?;
+        let pod = lookup.pod(source, namespace, &token.pod).await?;
         check_pod(&pod, token)?;
         let owner = pod.identity.owner_of_kind(Kind::TaskRun).ok_or_else(|| {
             Refusal::subject(format!(
@@ -109,7 +109,7 @@ impl Task {
             ))
         })?;
         check_watched(&pod)?;
-        let run = lookup.run(place, Kind::TaskRun, namespace, &owner.object).await?;
+        let run = lookup.run(source, Kind::TaskRun, namespace, &owner.object).await?;
         if run.pod.is_empty() {
             // A TaskRun that is retried is older than its pod.
             return Err(run.identity.not_yet(Kind::TaskRun, "does not know its pod", pod.identity.created, now));
@@ -146,7 +146,7 @@ impl Task {
             if task.pipeline_runs.len() == MAX_DEPTH {
                 return Err(Refusal::subject(format!("the run is within more than {MAX_DEPTH} others")));
             }
-            let parent = lookup.run(place, Kind::PipelineRun, namespace, &owner.object).await?;
+            let parent = lookup.run(source, Kind::PipelineRun, namespace, &owner.object).await?;
             let mut made = parent.children.iter();
             let Some(made) = made.find(|made| made.kind == kind.name() && made.name == child.identity.name) else {
                 let (identity, why) = (&child.identity, "is not listed by its PipelineRun");
@@ -305,7 +305,7 @@ mod tests {
             json!({"spec": {"serviceAccountName": "builder", "nodeName": "n"}, "status": {"phase": "Running"}});
         let pod = (Kind::Pod, object("build-pod", MADE, Some(("TaskRun", "build")), &status));
         let clock = Clock::manual(now);
-        let ends = RunEnds::told("c", runs.into_iter().chain([pod]), clock.moment());
+        let ends = RunEnds::reported("c", runs.into_iter().chain([pod]), clock.moment());
         let server: raw::Upstream = serde_saphyr::from_str("{name: api, url: 'https://10.0.0.1'}").unwrap();
         let server = Upstream::resolve(&server, &raw::Limits::default(), &At::root(), &mut Resolver::default());
         let lookup = Lookup {
@@ -316,7 +316,7 @@ mod tests {
             pools: &Pools::new(Metrics::default(), Pings::NORMAL),
             server: &server.unwrap(),
         };
-        Task::found(&token.unwrap(), lookup, Place::Watched, now).await
+        Task::found(&token.unwrap(), lookup, Source::Watched, now).await
     }
 
     /// Tekton writes this a little after it has made a pod or a run, so a client that soon asks again finds it.

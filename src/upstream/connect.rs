@@ -30,13 +30,13 @@ pub(crate) const USER_TIMEOUT: Duration = Duration::from_secs(30);
 /// ignores longer lines.
 const RESOLVER_LINE: usize = 254;
 
-/// What to do about [`search_list_trouble`].
-pub(crate) const SEARCH_LIST_CURE: &str = "give the pod only the domains of the cluster, by `dnsPolicy: None` and `dnsConfig` \
+/// What to do about [`search_list_problem`].
+pub(crate) const SEARCH_LIST_FIX: &str = "give the pod only the domains of the cluster, by `dnsPolicy: None` and `dnsConfig` \
                                            (docs/install.md, \"Where clusters differ\")";
 
 /// Why this program does not resolve names that need the domains of `search`, such as those of a cluster, although
 /// other programs do.
-pub(crate) fn search_list_trouble() -> Option<String> {
+pub(crate) fn search_list_problem() -> Option<String> {
     if !cfg!(target_env = "musl") {
         return None;
     }

@@ -54,7 +54,7 @@ use hyper::{body::Incoming, client::conn::TrySendError};
 
 pub(crate) use self::{
     account_token::AccountToken,
-    connect::{SEARCH_LIST_CURE, USER_TIMEOUT, keep_alive, search_list_trouble},
+    connect::{SEARCH_LIST_FIX, USER_TIMEOUT, keep_alive, search_list_problem},
     get::GetError,
     progress::{Progress, Ticks},
     settings::{Access, TlsClient, TlsIdentity},
@@ -171,8 +171,8 @@ impl Pools {
                 }
                 Err(error) => return Err(error),
             };
-            let again = if is_retry { None } else { replay(&lease, request) };
-            match exchange(upstream, lease, request, lane).await {
+            let again = if is_retry { None } else { copy_for_retry(&lease, request) };
+            match send_on(upstream, lease, request, lane).await {
                 Ok(response) => return Ok(response),
                 Err(Failure { error, unsent }) => {
                     let next = match unsent {
@@ -247,13 +247,13 @@ fn prepare(upstream: &Upstream, request: &mut Request<RequestBody>) -> Result<()
 }
 
 /// A copy of a request, for a retry.
-struct Replay {
+struct RetryCopy {
     request: Request<RequestBody>,
     /// The request is idempotent and the connection was reused: the peer may have closed it before it saw the request.
     may_be_stale: bool,
 }
 
-impl Replay {
+impl RetryCopy {
     fn is_allowed_after(&self, error: &UpstreamError) -> bool {
         error.is_retryable() || (self.may_be_stale && error.kind() == UpstreamErrorKind::Closed)
     }
@@ -261,7 +261,7 @@ impl Replay {
 
 /// Copies a request that may be retried: its connection was reused, so that the peer may have closed it meanwhile, and
 /// its body can be sent again.
-fn replay(lease: &Lease, request: &Request<RequestBody>) -> Option<Box<Replay>> {
+fn copy_for_retry(lease: &Lease, request: &Request<RequestBody>) -> Option<Box<RetryCopy>> {
     let is_idempotent = request.method().is_idempotent();
     let (may_be_stale, is_wanted) = match lease {
         Lease::Http1(lease) => (lease.reused && is_idempotent, lease.reused && is_idempotent),
@@ -271,11 +271,11 @@ fn replay(lease: &Lease, request: &Request<RequestBody>) -> Option<Box<Replay>> 
     if !is_wanted {
         return None;
     }
-    let mut copy = Request::new(request.body().replay()?);
+    let mut copy = Request::new(request.body().try_clone()?);
     copy.method_mut().clone_from(request.method());
     copy.uri_mut().clone_from(request.uri());
     copy.headers_mut().clone_from(request.headers());
-    Some(Box::new(Replay { request: copy, may_be_stale }))
+    Some(Box::new(RetryCopy { request: copy, may_be_stale }))
 }
 
 /// A failed attempt, with the request if nothing of it was sent.
@@ -322,7 +322,7 @@ fn closes(headers: &HeaderMap) -> bool {
 pub(crate) struct ExpectsContinue;
 
 /// Sends a request on a connection and waits for the head of the response.
-async fn exchange(
+async fn send_on(
     upstream: &Arc<Upstream>,
     mut lease: Lease,
     request: &mut Request<RequestBody>,
@@ -351,12 +351,12 @@ async fn exchange(
             let Some(sender) = lease.sender() else {
                 return Err(UpstreamError::new(UpstreamErrorKind::Closed, upstream.name()).into());
             };
-            wait(upstream, &progress, pin!(sender.try_send_request(std::mem::take(request)))).await
+            wait_for_head(upstream, &progress, pin!(sender.try_send_request(std::mem::take(request)))).await
         }
         Lease::Http2(lease) => {
             make_absolute(upstream, request);
             let mut sender = lease.connection.sender.clone();
-            let sent = wait(upstream, &progress, pin!(sender.try_send_request(std::mem::take(request)))).await;
+            let sent = wait_for_head(upstream, &progress, pin!(sender.try_send_request(std::mem::take(request)))).await;
             sent.map_err(|failure| {
                 if failure.is_of_connection() {
                     lease.retire();
@@ -406,7 +406,7 @@ async fn exchange(
 }
 
 /// Waits for the head of a response, within the time limit of the exchange.
-async fn wait(
+async fn wait_for_head(
     upstream: &Arc<Upstream>,
     progress: &Progress,
     mut response: Pin<&mut impl Future<Output = Result<Response<Incoming>, TrySendError<Request<RequestBody>>>>>,

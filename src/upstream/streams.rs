@@ -369,26 +369,26 @@ impl Registry {
     }
 
     /// The streams whose tokens are checked with their issuers.
-    pub fn asked(&self) -> Vec<Asked> {
+    pub fn with_tokens(&self) -> Vec<CheckedStream> {
         let open = self.shared.open();
         let asked = open.streams.values().filter(|entry| entry.stream.token.is_some() && entry.cut.get().is_none());
-        asked.map(|entry| self.ask_about(entry)).collect()
+        asked.map(|entry| self.checked(entry)).collect()
     }
 
     /// The streams of sessions, by session name.
-    pub fn by_session(&self) -> HashMap<Arc<str>, Vec<Asked>> {
+    pub fn by_session(&self) -> HashMap<Arc<str>, Vec<CheckedStream>> {
         let open = self.shared.open();
-        let mut sessions: HashMap<Arc<str>, Vec<Asked>> = HashMap::new();
+        let mut sessions: HashMap<Arc<str>, Vec<CheckedStream>> = HashMap::new();
         for entry in open.streams.values().filter(|entry| entry.cut.get().is_none()) {
             if let CredentialId::Session(name) = &entry.stream.principal.credential {
-                sessions.entry(Arc::clone(name)).or_default().push(self.ask_about(entry));
+                sessions.entry(Arc::clone(name)).or_default().push(self.checked(entry));
             }
         }
         sessions
     }
 
-    fn ask_about(&self, entry: &Entry) -> Asked {
-        Asked { entry: entry.clone(), shared: Arc::clone(&self.shared) }
+    fn checked(&self, entry: &Entry) -> CheckedStream {
+        CheckedStream { entry: entry.clone(), shared: Arc::clone(&self.shared) }
     }
 
     /// Sweeps over all streams and ends those that may not continue. `refuses` is not called under a lock.
@@ -487,12 +487,12 @@ impl Registry {
 
 /// A stream whose token or session is being checked. It may end meanwhile.
 #[derive(Debug)]
-pub struct Asked {
+pub struct CheckedStream {
     entry: Entry,
     shared: Arc<Shared>,
 }
 
-impl Asked {
+impl CheckedStream {
     pub fn stream(&self) -> &Stream {
         &self.entry.stream
     }

@@ -19,7 +19,7 @@ use super::{
     prepare,
     splice::splice,
     streams::StreamHandle,
-    wait,
+    wait_for_head,
 };
 use crate::{
     body::{EndedBy, RequestBody},
@@ -196,7 +196,8 @@ impl Pools {
             return Err(UpstreamError::new(UpstreamErrorKind::Closed, upstream.name()));
         };
         let sent = sender.try_send_request(request);
-        let mut response = wait(upstream, &progress, pin!(sent)).await.map_err(|Failure { error, .. }| error)?;
+        let mut response =
+            wait_for_head(upstream, &progress, pin!(sent)).await.map_err(|Failure { error, .. }| error)?;
 
         let status = response.status();
         if status == StatusCode::SWITCHING_PROTOCOLS {

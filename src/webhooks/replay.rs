@@ -344,7 +344,7 @@ fn unavailable(error: StoreError) -> Rejection {
 }
 
 impl Reservation {
-    pub fn once(&self) -> DeliveryKey {
+    pub fn key(&self) -> DeliveryKey {
         DeliveryKey { id: once(&self.claimed), window: Some(self.window) }
     }
 

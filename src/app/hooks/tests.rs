@@ -98,7 +98,7 @@ async fn of_a_delivery_that_cannot_be_read_is_said_so_where_its_whole_id_is_writ
     let queue = Queue::new(Arc::clone(&store), &KeyRing::of(&[[1; 32]]), WebhookMetrics::default());
     let (id, now) = (HeldId::new([1; 32]), Timestamp::from_secs(1_700_000_000));
     let junk = b"junk".to_vec();
-    store.put(Table::Held, id.once(), junk, Timestamp::MAX, Expect::Any, now).await.unwrap();
+    store.put(Table::Held, id.as_bytes(), junk, Timestamp::MAX, Expect::Any, now).await.unwrap();
     let find = async |id: String| find(&queue, &One { id }, LEAST_DIGITS, now).await.unwrap_err();
     let unreadable = find(id.to_string()).await;
     assert!(unreadable.message.starts_with("the delivery cannot be read: "), "{unreadable}");

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value};
 
-use super::Unasked;
+use super::NotEvaluated;
 use crate::{
     authn::{Actor, Kind, LoginFacts, Principal, Scheme, break_glass, wanted},
     clock::Timestamp,
@@ -24,7 +24,7 @@ pub(super) fn complete(
     route: &raw::Route,
     root: &raw::Root,
     now: Timestamp,
-) -> Result<Principal, Unasked> {
+) -> Result<Principal, NotEvaluated> {
     let task = token.and_then(|token| token.task.as_ref());
     task.map_or(Ok(()), |task| check_cluster(task, root))?;
     let is_one_of_several = root.clusters().nth(1).is_some();
@@ -293,7 +293,7 @@ routes:
             let request = raw::RequestFacts { route: route.to_owned(), ..raw::RequestFacts::default() };
             let came = match Scenario::new(Some(&facts), &request, &root) {
                 Ok(scenario) => Ok(scenario.principal.scheme),
-                Err(Unasked::Refused(refused)) => Err(refused.reason()),
+                Err(NotEvaluated::Refused(refused)) => Err(refused.reason()),
                 Err(unasked) => panic!("{issuer} at {route}: {unasked}"),
             };
             assert_eq!(came, expected, "{issuer} at {route}");

@@ -113,14 +113,14 @@ fn printed(result: io::Result<()>) -> Result<(), Failure> {
 }
 
 #[derive(Serialize)]
-struct Told<'a, T> {
+struct Output<'a, T> {
     intact: bool,
     #[serde(flatten)]
     found: &'a T,
 }
 
 fn json(intact: bool, found: &impl Serialize, out: &mut impl Write) -> io::Result<()> {
-    print_json(&Told { intact, found }, out)
+    print_json(&Output { intact, found }, out)
 }
 
 fn print(findings: &Findings, stdout: &mut impl Write, stderr: &mut impl Write) -> io::Result<()> {

@@ -102,17 +102,17 @@ struct Answer {
     /// The digest of the policy.
     policy: String,
     /// Rules that allow it, or would after an approval, which nobody can give yet.
-    rules: Vec<Told>,
+    rules: Vec<RuleLine>,
     /// Rules that deny it, and take precedence over all others.
-    narrowed_by: Vec<Told>,
-    grants: Vec<GrantTold>,
+    narrowed_by: Vec<RuleLine>,
+    grants: Vec<GrantLine>,
     /// `None` if no list of the cluster was given.
     cluster: Option<Past>,
 }
 
 /// A rule that may decide.
 #[derive(Debug, Serialize)]
-struct Told {
+struct RuleLine {
     id: String,
     does: RuleAction,
     routes: Vec<StartRoute>,
@@ -123,7 +123,7 @@ struct Told {
 
 /// A grant, and what its groups may do in the namespace.
 #[derive(Debug, Serialize)]
-struct GrantTold {
+struct GrantLine {
     id: String,
     who: Value,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -152,13 +152,13 @@ impl Answer {
             written.retain(|name, value| {
                 !(matches!(name.as_str(), "id" | "fix" | "mode") || (name == "do" && value.is_string()))
             });
-            Told { id: rule.to_string(), does, routes, written }
+            RuleLine { id: rule.to_string(), does, routes, written }
         };
         let (denies, allows) =
             policy.starts(root, namespace).into_iter().partition(|start| start.does == RuleAction::Deny);
         let rules = Vec::into_iter(allows).map(&mut told).collect();
         let narrowed_by = Vec::into_iter(denies).map(&mut told).collect();
-        let grants = root.grants.iter().map(|grant| GrantTold {
+        let grants = root.grants.iter().map(|grant| GrantLine {
             id: grant.id.clone(),
             who: of_grants
                 .remove(&grant.id)
@@ -291,7 +291,7 @@ impl fmt::Display for Answer {
     }
 }
 
-impl fmt::Display for Told {
+impl fmt::Display for RuleLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let does = match self.does {
             RuleAction::Approve => "would allow it after an approval, which nobody can give yet",

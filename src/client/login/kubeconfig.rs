@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 
 use super::{
     EXEC_API, Failure,
-    kept::{MODE, not_a_file},
+    session_file::{MODE, not_a_file},
 };
 use crate::atomic_file::{could_replace, replace};
 

@@ -5,14 +5,14 @@
 //! |---|---|
 //! | `server` | the Doorward at which a program signs in |
 //! | `loopback`, `device` | receiving the code from the browser, and the login without a browser on this machine |
-//! | `kept` | the stored handles of this person |
+//! | `session_file` | the stored handles of this person |
 //! | `kubeconfig` | a context for kubectl |
 
 mod device;
-mod kept;
 pub mod kubeconfig;
 mod loopback;
 mod server;
+mod session_file;
 
 use std::{
     env, fmt,
@@ -25,11 +25,11 @@ use std::{
 
 use serde_json::{Value, json};
 
-pub(crate) use self::kept::{MODE, not_a_file};
+pub(crate) use self::session_file::{MODE, not_a_file};
 use self::{
-    kept::{Entry, Kept},
     loopback::Loopback,
     server::Server,
+    session_file::{Entry, SessionFile},
 };
 use super::Failure;
 use crate::{
@@ -85,7 +85,7 @@ impl FromStr for Address {
 
 /// How a person reaches the page for the login.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Way {
+pub enum BrowserMode {
     /// A browser of this machine is opened.
     OpenBrowser,
     /// They open the address themselves, on this machine.
@@ -98,16 +98,18 @@ pub enum Way {
 pub async fn login(
     address: &Address,
     ca: Option<&Path>,
-    way: Way,
+    mode: BrowserMode,
     needed: &NeededLogin,
     out: &mut (dyn Write + Send),
 ) -> Result<(), Failure> {
     // Before anybody signs in for a login that cannot be stored.
-    Kept::check()?;
+    SessionFile::check()?;
     let server = Server::new(address, absolute(ca)?.as_deref())?;
-    let SignedIn { username, former } = match way {
-        Way::Device => device::sign_in(&server, needed, out).await?,
-        Way::OpenBrowser | Way::PrintAddress => by_loopback(&server, way == Way::OpenBrowser, needed, out).await?,
+    let SignedIn { username, former } = match mode {
+        BrowserMode::Device => device::sign_in(&server, needed, out).await?,
+        BrowserMode::OpenBrowser | BrowserMode::PrintAddress => {
+            by_loopback(&server, mode == BrowserMode::OpenBrowser, needed, out).await?
+        }
     };
     writeln!(out, "Signed in as {}.", terminal::line(&username))?;
     // Nobody holds it any more, but it would look used in the list of sessions.
@@ -167,7 +169,7 @@ async fn by_loopback(
 /// Stores a session. If that fails, the session is ended, as nobody holds it.
 async fn keep(server: &Server, entry: Entry) -> Result<SignedIn, Failure> {
     let (username, handle) = (entry.username.clone(), entry.handle.clone());
-    match Kept::change(|kept| kept.put(&server.address, entry)) {
+    match SessionFile::change(|kept| kept.put(&server.address, entry)) {
         Ok(former) => Ok(SignedIn { username, former }),
         Err(error) => match server.end(&handle).await {
             Ok(()) => Err(format!("the session cannot be stored, and was ended: {error}").into()),
@@ -193,7 +195,7 @@ pub async fn whoami(address: Option<&Address>, out: &mut (dyn Write + Send)) -> 
 pub async fn logout(address: Option<&Address>, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
     let (address, entry) = kept(address)?;
     if let Some(ca) = lost_ca(&entry) {
-        Kept::change(|kept| kept.remove(&address))?;
+        SessionFile::change(|kept| kept.remove(&address))?;
         return Err(format!(
             "{} no longer exists, so Doorward cannot be reached: the session was removed here and goes on there; \
              {address}/.doorward/sessions ends it",
@@ -203,7 +205,7 @@ pub async fn logout(address: Option<&Address>, out: &mut (dyn Write + Send)) -> 
     }
     let ended = server(&address, &entry)?.end(&entry.handle).await;
     ended.map_err(|refused| format!("you are still signed in at {address}: {refused}"))?;
-    Kept::change(|kept| kept.remove(&address))?;
+    SessionFile::change(|kept| kept.remove(&address))?;
     writeln!(out, "Signed out of {address}.")?;
     Ok(())
 }
@@ -306,7 +308,7 @@ fn lost_ca(entry: &Entry) -> Option<&Path> {
 }
 
 fn kept(address: Option<&Address>) -> Result<(Address, Entry), Failure> {
-    let kept = Kept::read()?;
+    let kept = SessionFile::read()?;
     match address {
         Some(address) => {
             let entry = kept.get(address);

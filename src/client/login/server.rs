@@ -10,7 +10,7 @@ use http::{Method, Request, Response, StatusCode, header};
 use serde_json::Value;
 use url::form_urlencoded::Serializer;
 
-use super::{Address, again, kept::Entry};
+use super::{Address, again, session_file::Entry};
 use crate::{
     authn::NeededLogin,
     client::{self, CertificateFault, RENEW},

@@ -78,11 +78,11 @@ fn flags_win_over_variables_and_variables_over_the_file() {
     let place = |pointer: [&str; 2]| locations.place(&At::root().key(pointer[0]).key(pointer[1]));
     assert_eq!(
         place(["audit", "when_full"]),
-        Some(Place::Given(Giver::Variable("DOORWARD_AUDIT__WHEN_FULL".to_owned())))
+        Some(Location::Given(Giver::Variable("DOORWARD_AUDIT__WHEN_FULL".to_owned())))
     );
-    assert_eq!(place(["log", "filter"]), Some(Place::Given(Giver::Flag("log.filter".to_owned()))));
-    assert_eq!(place(["audit", "queue"]), Some(Place::File { file: 0, span: 34..35 }));
-    assert_eq!(locations.place(&At::root().key("workers")), Some(Place::Given(Giver::Flag("workers".to_owned()))));
+    assert_eq!(place(["log", "filter"]), Some(Location::Given(Giver::Flag("log.filter".to_owned()))));
+    assert_eq!(place(["audit", "queue"]), Some(Location::File { file: 0, span: 34..35 }));
+    assert_eq!(locations.place(&At::root().key("workers")), Some(Location::Given(Giver::Flag("workers".to_owned()))));
 }
 
 /// Both keys were present, and the file was blamed for it.
@@ -108,7 +108,7 @@ fn where_one_key_of_several_may_stand_the_later_layer_chooses() {
             "store": {"redis": {"server": "b:1", "prefix": "p", "password": {"env": "R"}}},
         })
     );
-    let variable = Some(Place::Given(Giver::Variable("DOORWARD_ADMIN__TOKEN".to_owned())));
+    let variable = Some(Location::Given(Giver::Variable("DOORWARD_ADMIN__TOKEN".to_owned())));
     assert_eq!(locations.place(&token), variable);
 
     let (whole, _) = merged(&[("DOORWARD_ADMIN__TOKEN__FILE", "other")], &[("store.redis", "{sentinel: {master: m}}")]);
@@ -121,7 +121,7 @@ fn where_one_key_of_several_may_stand_the_later_layer_chooses() {
     let both = [("DOORWARD_ADMIN__TOKEN__ENV", "A"), ("DOORWARD_ADMIN__TOKEN__FILE", "other")];
     let (whole, locations) = merged(&both, &[]);
     assert_eq!(whole.pointer("/admin/token"), Some(&serde_json::json!({"env": "A", "file": "other"})));
-    assert!(matches!(locations.place(&token), Some(Place::Given(_))), "no file is blamed for it");
+    assert!(matches!(locations.place(&token), Some(Location::Given(_))), "no file is blamed for it");
 }
 
 /// A section with a key from another layer was shown at that layer for all its problems.
@@ -132,8 +132,8 @@ fn a_section_of_the_file_is_shown_there_where_another_layer_sets_what_it_chose()
     let mut locations = Locations::default();
     merge(&schema(), &Node::parse(file, 0).unwrap(), &settings, &mut locations).unwrap();
     let redis = At::root().key("store").key("redis");
-    assert!(matches!(locations.place(&redis), Some(Place::File { .. })));
-    assert!(matches!(locations.place(&redis.key("server")), Some(Place::Given(_))));
+    assert!(matches!(locations.place(&redis), Some(Location::File { .. })));
+    assert!(matches!(locations.place(&redis.key("server")), Some(Location::Given(_))));
 }
 
 #[test]
@@ -143,7 +143,7 @@ fn a_list_that_is_set_takes_the_places_of_the_one_in_the_file_away() {
     let mut locations = Locations::default();
     let merged = merge(&schema(), &Node::parse(file, 0).unwrap(), &settings, &mut locations).unwrap();
     assert_eq!(merged, serde_json::json!({"policies": ["c"]}));
-    let given = Some(Place::Given(Giver::Variable("DOORWARD_POLICIES".to_owned())));
+    let given = Some(Location::Given(Giver::Variable("DOORWARD_POLICIES".to_owned())));
     assert_eq!(locations.place(&At::root().key("policies").index(0)), given);
 }
 

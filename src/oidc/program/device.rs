@@ -27,7 +27,7 @@ use super::{
         logout::display_name,
         parameters::encode,
     },
-    Asker, Grant, Program, UserCode, from_our_page,
+    Grant, Program, ProgramRequest, UserCode, from_our_page,
     limits::{Devices, Full, Taken},
     token::{Bearer, Refusal, form_of, from_program, json_answer, seconds},
 };
@@ -62,7 +62,7 @@ const TRIES: usize = 4;
 /// A program that waits for a person to decide.
 #[derive(Serialize, Deserialize)]
 struct Waiting {
-    asker: Asker,
+    asker: ProgramRequest,
     /// The hash of the secret that only the program holds.
     secret: [u8; 32],
     origin: String,
@@ -99,12 +99,12 @@ impl Login {
 
     async fn wait_for_person(&self, request: LoginRequest<'_>) -> Result<Response<Bytes>, Refusal> {
         from_program(request)?;
-        let asker = Asker::parse(&form_of(request.body)?).map_err(Refusal::request)?;
+        let asker = ProgramRequest::parse(&form_of(request.body)?).map_err(Refusal::request)?;
         let now = self.0.sessions.moment();
         let place = self.devices().place(request.party(), now).map_err(|full| {
             let (status, whose, wait) = match full {
                 Full::Network(wait) => (StatusCode::TOO_MANY_REQUESTS, " from your network", wait),
-                Full::House(wait) => (StatusCode::SERVICE_UNAVAILABLE, "", wait),
+                Full::Total(wait) => (StatusCode::SERVICE_UNAVAILABLE, "", wait),
             };
             let description = format!(
                 "too many programs{whose} are waiting for somebody to type their code; try again in {}, or run \
@@ -209,11 +209,11 @@ impl Login {
     async fn may_guess(&self, request: LoginRequest<'_>) -> Result<Result<Taken<'_>, Full>, Failure> {
         let now = self.0.sessions.moment();
         match self.devices().guess(request.party(), now, false) {
-            Err(Full::House(wait)) => {
+            Err(Full::Total(wait)) => {
                 let held = self.0.sessions.held_by(request.headers, request.origin).await?;
                 Ok(match held {
                     Some(_) => self.devices().guess(request.party(), now, true),
-                    None => Err(Full::House(wait)),
+                    None => Err(Full::Total(wait)),
                 })
             }
             guess => Ok(guess),
@@ -229,7 +229,7 @@ impl Login {
                 );
                 (StatusCode::TOO_MANY_REQUESTS, wait, why)
             }
-            Full::House(wait) => {
+            Full::Total(wait) => {
                 let why = format!(
                     "Too many codes that nobody waits for were typed. Sign in here in this browser first, and type it then; or \
                      try again in {}.",
@@ -390,7 +390,7 @@ impl Login {
                 return Err(Refusal::wait("authorization_pending", "nobody has typed the code and decided yet"));
             }
             Decision::Declined(_) => return Err(declined()),
-            Decision::Used(session) => return Err(self.brought_twice(session).await),
+            Decision::Used(session) => return Err(self.code_reused(session).await),
             Decision::Allowed(grant) => grant,
         };
         let session = self.collect(grant, bearer).await?;

@@ -20,7 +20,7 @@ use crate::{clock::Moment, lock::lock};
 const MIN_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The maximum number of programs that wait at once.
-const WAITING: Bounds = Bounds { network: 30, site: 60, house: 1000 };
+const WAITING: Bounds = Bounds { network: 30, site: 60, total: 1000 };
 
 /// The maximum number of wrong codes within ten minutes.
 ///
@@ -29,7 +29,7 @@ const WAITING: Bounds = Bounds { network: 30, site: 60, house: 1000 };
 /// wait; with ten it is two in a hundred thousand. An attacker who finds one can decline it, or sign somebody's
 /// terminal in as themselves, but gains nobody's access. Using up the total takes 2500 IPv4 addresses, or 500 IPv6
 /// networks of 2^80 addresses; browsers with a session may then type as many again, which doubles the probability.
-const MISTYPED: Bounds = Bounds { network: 20, site: 100, house: 50_000 };
+const MISTYPED: Bounds = Bounds { network: 20, site: 100, total: 50_000 };
 
 /// Limits waiting programs and guesses. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -47,7 +47,7 @@ struct Inner {
 
 impl Default for Devices {
     fn default() -> Self {
-        let cache = || 4 * WAITING.house as u64;
+        let cache = || 4 * WAITING.total as u64;
         Self(Arc::new(Inner {
             waiting: Recent::new(WAITING),
             places: Cache::builder().max_capacity(cache()).time_to_live(LIFETIME).build(),
@@ -107,7 +107,7 @@ pub(in super::super) enum Full {
     /// The limit of the caller's network or site.
     Network(Duration),
     /// The total.
-    House(Duration),
+    Total(Duration),
 }
 
 /// Limits per network, per site, and in total.
@@ -115,7 +115,7 @@ pub(in super::super) enum Full {
 struct Bounds {
     network: usize,
     site: usize,
-    house: usize,
+    total: usize,
 }
 
 /// Events of the last ten minutes.
@@ -182,9 +182,9 @@ impl Recent {
         if let Some(wait) = too_many.max() {
             return Err(Full::Network(wait));
         }
-        let house = if is_known_here { 2 * self.bounds.house } else { self.bounds.house };
-        if within.taken.len() >= house {
-            return Err(Full::House(wait(within.taken.keys().next())));
+        let total = if is_known_here { 2 * self.bounds.total } else { self.bounds.total };
+        if within.taken.len() >= total {
+            return Err(Full::Total(wait(within.taken.keys().next())));
         }
         let ticket = within.next;
         within.next += 1;
@@ -281,7 +281,7 @@ mod tests {
 
     #[test]
     fn a_limit_is_for_one_network_for_a_site_and_for_all_and_passes() {
-        let recent = Recent::new(Bounds { network: 2, site: 3, house: 5 });
+        let recent = Recent::new(Bounds { network: 2, site: 3, total: 5 });
         let take = |text: &str, now| recent.take(address(text), now, false).map(Taken::keep);
         let later = now() + Duration::from_secs(60);
         assert!(take("2001:db8::1", now()).is_ok() && take("2001:db8:0:0:ffff::1", later).is_ok());
@@ -290,10 +290,10 @@ mod tests {
         assert!(matches!(take("2001:db8:0:2::1", later), Err(Full::Network(_))), "the site has enough of them");
         assert!(take("192.0.2.1", later).is_ok() && take("::ffff:192.0.2.1", later).is_ok());
         assert!(matches!(take("192.0.2.1", later), Err(Full::Network(_))), "it is the same, however it is written");
-        assert_eq!(take("198.51.100.1", later), Err(Full::House(LIFETIME - Duration::from_secs(60))));
+        assert_eq!(take("198.51.100.1", later), Err(Full::Total(LIFETIME - Duration::from_secs(60))));
         assert!(
             recent.take(address("198.51.100.1"), later, true).is_ok(),
-            "for who is known here the house is not full"
+            "for who is known here the total is not reached"
         );
         // The wait that was returned is exact.
         assert!(take("198.51.100.1", now() + LIFETIME - Duration::from_millis(1)).is_err());
@@ -303,13 +303,13 @@ mod tests {
     /// Behind a trusted proxy that names no client, one client locked out the others.
     #[test]
     fn whose_network_nobody_knows_counts_for_the_house_alone() {
-        let recent = Recent::new(Bounds { network: 1, site: 1, house: 3 });
+        let recent = Recent::new(Bounds { network: 1, site: 1, total: 3 });
         let take = || recent.take(None, now(), false).map(Taken::keep);
         let tickets: Vec<_> = (0..3).map(|_| take().unwrap()).collect();
-        assert_eq!(take(), Err(Full::House(LIFETIME)));
+        assert_eq!(take(), Err(Full::Total(LIFETIME)));
         let take_known = || recent.take(None, now(), true).map(Taken::keep);
         let of_known: Vec<_> = (0..3).map(|_| take_known().unwrap()).collect();
-        assert_eq!(take_known(), Err(Full::House(LIFETIME)), "who is known here finds an end too");
+        assert_eq!(take_known(), Err(Full::Total(LIFETIME)), "who is known here finds an end too");
         of_known.into_iter().for_each(|ticket| recent.give_back(ticket));
         recent.give_back(tickets[1]);
         assert!(recent.take(address("192.0.2.1"), now(), false).is_ok());

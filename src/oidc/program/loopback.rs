@@ -18,7 +18,7 @@ use super::{
         logout::display_name,
         parameters::{Parameters, encode},
     },
-    Asker, Grant, PAGE, Program, from_our_page,
+    Grant, PAGE, Program, ProgramRequest, from_our_page,
     token::{Bearer, Refusal},
     user_code::letters,
 };
@@ -43,7 +43,7 @@ pub struct Loopback {
     port: u16,
     /// The `state` by which it recognises its login.
     state: String,
-    asker: Asker,
+    asker: ProgramRequest,
 }
 
 impl Loopback {
@@ -74,13 +74,13 @@ impl Loopback {
         if !(16..=128).contains(&state.len()) || !super::is_base64url(state) {
             return Err(malformed("`state` is not 16 to 128 characters of base64url"));
         }
-        let asker = Asker::parse(parameters).map_err(malformed)?;
+        let asker = ProgramRequest::parse(parameters).map_err(malformed)?;
         Ok(Self { port, state: state.to_owned(), asker })
     }
 
     /// The address of the page that asks for consent.
     fn address(&self) -> String {
-        let Self { port, state, asker: Asker { challenge, machine, needed } } = self;
+        let Self { port, state, asker: ProgramRequest { challenge, machine, needed } } = self;
         let address =
             format!("{PAGE}?port={port}&state={state}&code_challenge={challenge}&machine={}", encode(machine));
         let begins = address.len();
@@ -108,9 +108,9 @@ pub fn confirmation(challenge: &str) -> String {
 
 /// The stored state of a code.
 #[derive(Serialize, Deserialize)]
-enum Kept {
+enum StoredCode {
     Good {
-        asker: Asker,
+        asker: ProgramRequest,
         origin: String,
         grant: Grant,
     },
@@ -170,7 +170,7 @@ impl Login {
         let until = self.0.sessions.now() + CODE_LIFETIME;
         let origin = new.origin.as_str().to_owned();
         let (grant, session) = self.prepare(new, &program.asker, until).await?;
-        let kept = Kept::Good { asker: program.asker.clone(), origin, grant };
+        let kept = StoredCode::Good { asker: program.asker.clone(), origin, grant };
         let failure = match self.keep(&key_of(&code), &kept, until, Expect::Absent).await {
             Ok(Written::Done(_)) => return Ok((program.back(&format!("code={code}")), session)),
             Ok(Written::Conflict(_)) => Failure::new(Outcome::internal, "A code was drawn twice. Sign in again."),
@@ -192,9 +192,9 @@ impl Login {
             || Refusal::grant("the code is not known, or it is older than a minute; run `doorward login` again");
         let (kept, version) = self.kept(&key).await?.ok_or_else(unknown)?;
         let (asker, origin, grant) = match kept {
-            Kept::Good { asker, origin, grant } => (asker, origin, grant),
-            Kept::Used(session) => return Err(self.brought_twice(&session).await),
-            Kept::Void => {
+            StoredCode::Good { asker, origin, grant } => (asker, origin, grant),
+            StoredCode::Used(session) => return Err(self.code_reused(&session).await),
+            StoredCode::Void => {
                 let why = "the code was used before, by another program, without effect; run `doorward login` again";
                 return Err(Refusal::grant(why));
             }
@@ -206,15 +206,15 @@ impl Login {
         };
         if let Some(why) = whose {
             // This also ends the session if its own program collected it at the same moment.
-            self.keep(&key, &Kept::Void, until, Expect::Version(version)).await?;
+            self.keep(&key, &StoredCode::Void, until, Expect::Version(version)).await?;
             self.0.sessions.end_named(&grant.session, Ended::revoked).await?;
             return Err(Refusal::grant(why));
         }
         let session = self.collect(&grant, bearer).await?;
-        let used = Kept::Used(grant.session.clone());
+        let used = StoredCode::Used(grant.session.clone());
         match self.keep(&key, &used, until, Expect::Version(version)).await {
             Ok(Written::Done(_)) => {}
-            Ok(Written::Conflict(_)) => return Err(self.brought_twice(&grant.session).await),
+            Ok(Written::Conflict(_)) => return Err(self.code_reused(&grant.session).await),
             // A second use is still detected by the state of the session.
             Err(error) => tracing::warn!(%error, "could not mark a login code as used"),
         }

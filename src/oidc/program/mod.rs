@@ -99,7 +99,7 @@ pub enum Program {
 
 /// The program that asks for a session: what binds the session to it, and the name it is listed by.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Asker {
+struct ProgramRequest {
     /// The PKCE challenge, by S256.
     challenge: String,
     /// The name that its machine gave.
@@ -109,7 +109,7 @@ struct Asker {
     needed: Option<NeededLogin>,
 }
 
-impl Asker {
+impl ProgramRequest {
     fn parse(parameters: &Parameters<'_>) -> Result<Self, &'static str> {
         let text = |name: &str| parameters.get(name).unwrap_or_default().to_owned();
         let needed = NeededLogin::from_query(|name| parameters.get(name));
@@ -173,7 +173,7 @@ impl Login {
     async fn prepare(
         &self,
         new: NewSession<'_>,
-        asker: &Asker,
+        asker: &ProgramRequest,
         until: Timestamp,
     ) -> Result<(Grant, Arc<Session>), Failure> {
         let (handle, session) = self.0.sessions.create_for_program(new, asker.machine.clone(), until).await?;

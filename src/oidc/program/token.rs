@@ -20,7 +20,7 @@ use crate::{
 };
 
 /// When to retry after a failure of ours.
-const SOON: Duration = Duration::from_secs(5);
+const RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// The request context of a program that presents a code.
 #[derive(Clone, Copy, Debug)]
@@ -83,7 +83,7 @@ impl From<Rejection> for Refusal {
         match status.as_u16() {
             503 => Self {
                 status,
-                retry_after: Some(rejection.retry_after().unwrap_or(SOON)),
+                retry_after: Some(rejection.retry_after().unwrap_or(RETRY_AFTER)),
                 ..Self::new("temporarily_unavailable", description)
             },
             500..600 => Self { status, ..Self::new("server_error", description) },
@@ -97,7 +97,7 @@ impl From<StoreError> for Refusal {
     fn from(error: StoreError) -> Self {
         tracing::error!(%error, "the store failed while a program signed in");
         Rejection::new(Reason::StoreUnavailable, "Doorward cannot reach its store; try again in a moment")
-            .with_retry_after(SOON)
+            .with_retry_after(RETRY_AFTER)
             .into()
     }
 }
@@ -115,9 +115,9 @@ impl Login {
         // A program that disconnects must not leave a used code and a session that nobody has.
         let task = self.0.sessions.shared().finish(async move {
             let bearer = Bearer { origin: &origin, address, audit: &audit };
-            match form.brought {
-                Brought::Code(code) => login.redeem_code(&code, &form.verifier, bearer).await,
-                Brought::DeviceCode(code) => login.redeem_device(&code, &form.verifier, bearer).await,
+            match form.code {
+                PresentedCode::Code(code) => login.redeem_code(&code, &form.verifier, bearer).await,
+                PresentedCode::DeviceCode(code) => login.redeem_device(&code, &form.verifier, bearer).await,
             }
         });
         match task.await {
@@ -157,7 +157,7 @@ impl Login {
                 tracing::info!(%issuer, %subject, session = grant.session, "a program signed in");
                 Ok(session)
             }
-            Collected::Before => Err(self.brought_twice(&grant.session).await),
+            Collected::Before => Err(self.code_reused(&grant.session).await),
             Collected::Ended => Err(Refusal::denied(
                 "the session was ended before this program collected it; run `doorward login` again if you want one",
             )),
@@ -165,7 +165,7 @@ impl Login {
     }
 
     /// Ends the session of a code that was used twice, and returns the refusal.
-    pub(super) async fn brought_twice(&self, session: &str) -> Refusal {
+    pub(super) async fn code_reused(&self, session: &str) -> Refusal {
         match self.0.sessions.end_named(session, Ended::revoked).await {
             Ok(ended) => {
                 if ended {
@@ -223,11 +223,11 @@ pub(super) fn from_program(request: LoginRequest<'_>) -> Result<(), Refusal> {
 
 /// The form of a program that presents a code.
 struct Form {
-    brought: Brought,
+    code: PresentedCode,
     verifier: String,
 }
 
-enum Brought {
+enum PresentedCode {
     Code(String),
     DeviceCode(String),
 }
@@ -239,9 +239,9 @@ impl Form {
             let value = parameters.get(name).map(str::to_owned);
             value.ok_or_else(|| Refusal::request(format!("`{name}` is missing")))
         };
-        let brought = match parameters.get("grant_type") {
-            Some("authorization_code") => Brought::Code(needed("code")?),
-            Some(DEVICE_GRANT) => Brought::DeviceCode(needed("device_code")?),
+        let code = match parameters.get("grant_type") {
+            Some("authorization_code") => PresentedCode::Code(needed("code")?),
+            Some(DEVICE_GRANT) => PresentedCode::DeviceCode(needed("device_code")?),
             _ => {
                 return Err(Refusal::new(
                     "unsupported_grant_type",
@@ -254,7 +254,7 @@ impl Form {
         if !(43..=128).contains(&verifier.len()) || !verifier.bytes().all(unreserved) {
             return Err(Refusal::request("`code_verifier` is not one of RFC 7636"));
         }
-        Ok(Self { brought, verifier })
+        Ok(Self { code, verifier })
     }
 }
 

@@ -40,8 +40,8 @@ fn what_kubectl_reads_as_bytes_is_refused_in_plain_text() {
 fn a_refusal_to_a_client_of_kubernetes_says_what_was_refused_and_which_request_it_was() {
     let brand = Brand::default();
     let path = "/api/v1/namespaces/ci/secrets";
-    let wanted = Some(Arc::new(Attributes::parse(&http::Method::GET, path, None).unwrap()));
-    let manner = Manner { wanted, ..Manner::of(Uuid::from_u128(7), &Request::get(path).body(()).unwrap()) };
+    let kubernetes = Some(Arc::new(Attributes::parse(&http::Method::GET, path, None).unwrap()));
+    let manner = Manner { kubernetes, ..Manner::of(Uuid::from_u128(7), &Request::get(path).body(()).unwrap()) };
     let route = Some(RouteTerms { kind: Some(RouteKind::Kubernetes), schemes: &[] });
     let context = RefusalContext { route, ..manner.context(None, None, Timestamp::default(), &brand) };
     for (reason, of) in [

@@ -25,7 +25,7 @@ use tokio::{runtime::Handle, sync::Mutex};
 
 use super::{
     super::StoreError,
-    settings::{Place, Settings},
+    settings::{Settings, Topology},
 };
 
 /// The timeout of connecting.
@@ -185,16 +185,16 @@ async fn connect(settings: &Settings) -> RedisResult<Live> {
             }
             Ok::<_, std::convert::Infallible>(())
         });
-    let connection = match &settings.place {
-        Place::Server(address) => {
+    let connection = match &settings.topology {
+        Topology::Server(address) => {
             let client = settings.client(address)?;
             Connection::Server(client.get_multiplexed_async_connection_with_config(&config).await?)
         }
-        Place::Sentinel { sentinels, master, user } => {
+        Topology::Sentinel { sentinels, master, user } => {
             let mut sentinel = settings.sentinel(sentinels, master, user)?;
             Connection::Server(sentinel.get_async_connection_with_config(&config).await?)
         }
-        Place::Cluster(nodes) => Connection::Cluster(settings.cluster(nodes)?.get_async_connection().await?),
+        Topology::Cluster(nodes) => Connection::Cluster(settings.cluster(nodes)?.get_async_connection().await?),
     };
     Ok(Live { connection, broken })
 }

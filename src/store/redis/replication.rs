@@ -23,22 +23,22 @@ const AT_ONCE: usize = 1000;
 
 /// The waits of a store, over their own connection. The task ends with the last clone.
 #[derive(Clone)]
-pub(super) struct Replication(mpsc::UnboundedSender<Asked>);
+pub(super) struct Replication(mpsc::UnboundedSender<WaitRequest>);
 
-struct Asked {
+struct WaitRequest {
     keys: Vec<Vec<u8>>,
-    told: oneshot::Sender<Result<(), StoreError>>,
+    reply: oneshot::Sender<Result<(), StoreError>>,
 }
 
 impl Replication {
     /// Starts the task. `records` is the name of the hash with the deliveries, and `mark` is the key that a wait
     /// writes, in the same slot.
     pub fn new(link: Arc<Link>, control: &Handle, records: String, mark: String) -> Self {
-        let (asks, mut asked) = mpsc::unbounded_channel::<Asked>();
+        let (asks, mut asked) = mpsc::unbounded_channel::<WaitRequest>();
         control.spawn(async move {
-            let mut all: Vec<Asked> = Vec::new();
+            let mut all: Vec<WaitRequest> = Vec::new();
             while asked.recv_many(&mut all, AT_ONCE).await > 0 {
-                all.retain(|one| !one.told.is_closed());
+                all.retain(|one| !one.reply.is_closed());
                 wait(&link, &records, &mark, std::mem::take(&mut all)).await;
             }
         });
@@ -47,17 +47,17 @@ impl Replication {
 
     /// Waits until a replica has everything that was written before. At least one of these keys must exist.
     pub async fn has(&self, keys: Vec<Vec<u8>>) -> Result<(), StoreError> {
-        let (told, hears) = oneshot::channel();
+        let (reply, hears) = oneshot::channel();
         let given_up = || StoreError::Unavailable("waiting for a replica was given up".to_owned());
-        self.0.send(Asked { keys, told }).map_err(|_| given_up())?;
+        self.0.send(WaitRequest { keys, reply }).map_err(|_| given_up())?;
         match tokio::time::timeout(PATIENCE, hears).await {
-            Ok(told) => told.unwrap_or_else(|_| Err(given_up())),
+            Ok(reply) => reply.unwrap_or_else(|_| Err(given_up())),
             Err(_) => Err(StoreError::Timeout),
         }
     }
 }
 
-async fn wait(link: &Link, records: &str, mark: &str, asked: Vec<Asked>) {
+async fn wait(link: &Link, records: &str, mark: &str, asked: Vec<WaitRequest>) {
     if asked.is_empty() {
         return;
     }
@@ -72,7 +72,7 @@ async fn wait(link: &Link, records: &str, mark: &str, asked: Vec<Asked>) {
     commands.cmd("WAIT").arg(1).arg(REPLICA_PATIENCE.as_millis() as u64);
     let answers = link.call::<Vec<Value>>(&Request::Pipeline(commands), Repeat::Harmless).await;
     let mut found = answers.as_deref().unwrap_or_default();
-    for Asked { keys, told } in asked {
+    for WaitRequest { keys, reply } in asked {
         let (own, others) = found.split_at(keys.len().min(found.len()));
         found = others;
         let is_there = own.iter().any(|found| matches!(found, Value::BulkString(_)));
@@ -86,6 +86,6 @@ async fn wait(link: &Link, records: &str, mark: &str, asked: Vec<Asked>) {
             Ok(_) => Err(StoreError::Timeout),
         };
         // This fails if the caller does not wait any more.
-        let _ = told.send(outcome);
+        let _ = reply.send(outcome);
     }
 }

@@ -25,7 +25,7 @@ use crate::{
 /// The location of Redis, and our credentials there.
 #[derive(Clone)]
 pub struct Settings {
-    pub(super) place: Place,
+    pub(super) topology: Topology,
     pub(super) prefix: String,
     user: User,
     database: u16,
@@ -35,7 +35,7 @@ pub struct Settings {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Place {
+pub(super) enum Topology {
     Server(Address),
     Sentinel { sentinels: Vec<Address>, master: String, user: User },
     Cluster(Vec<Address>),
@@ -57,10 +57,10 @@ pub(super) struct User {
 impl Settings {
     /// Reports every problem at its place, and returns `None` if there is one.
     pub fn resolve(raw: &raw::Redis, resolver: &mut Resolver, at: &At) -> Option<Self> {
-        let place = match (&raw.server, &raw.sentinel, raw.cluster.as_slice()) {
-            (Some(server), None, []) => address(server, &at.key("server"), resolver).map(Place::Server),
-            (None, Some(sentinel), []) => sentinel_place(sentinel, &at.key("sentinel"), resolver),
-            (None, None, nodes @ [_, ..]) => addresses(nodes, &at.key("cluster"), resolver).map(Place::Cluster),
+        let topology = match (&raw.server, &raw.sentinel, raw.cluster.as_slice()) {
+            (Some(server), None, []) => address(server, &at.key("server"), resolver).map(Topology::Server),
+            (None, Some(sentinel), []) => sentinel_topology(sentinel, &at.key("sentinel"), resolver),
+            (None, None, nodes @ [_, ..]) => addresses(nodes, &at.key("cluster"), resolver).map(Topology::Cluster),
             (None, None, []) => {
                 resolver
                     .error(at, "does not say where Redis is")
@@ -92,7 +92,7 @@ impl Settings {
         };
         good.then_some(())?;
         Some(Self {
-            place: place?,
+            topology: topology?,
             prefix: raw.prefix.clone(),
             user: user?,
             database: raw.database,
@@ -109,7 +109,7 @@ impl Settings {
                 (own, tls.root_cert.clone())
             })
         };
-        self.place == other.place
+        self.topology == other.topology
             && self.user == other.user
             && self.database == other.database
             && certificates(self) == certificates(other)
@@ -182,7 +182,10 @@ impl Settings {
 
 impl fmt::Debug for Settings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Settings").field("place", &self.place).field("prefix", &self.prefix).finish_non_exhaustive()
+        f.debug_struct("Settings")
+            .field("topology", &self.topology)
+            .field("prefix", &self.prefix)
+            .finish_non_exhaustive()
     }
 }
 
@@ -225,7 +228,7 @@ impl User {
     }
 }
 
-fn sentinel_place(raw: &raw::RedisSentinel, at: &At, resolver: &mut Resolver) -> Option<Place> {
+fn sentinel_topology(raw: &raw::RedisSentinel, at: &At, resolver: &mut Resolver) -> Option<Topology> {
     let sentinels = addresses(&raw.servers, &at.key("servers"), resolver);
     let user = User::resolve(raw.username.as_deref(), raw.password.as_ref(), resolver, at);
     if raw.servers.is_empty() {
@@ -237,8 +240,8 @@ fn sentinel_place(raw: &raw::RedisSentinel, at: &At, resolver: &mut Resolver) ->
             .help("use the name in the `sentinel monitor` line in the configuration of the sentinels");
     }
     let good = !raw.servers.is_empty() && !raw.master.is_empty();
-    let place = Place::Sentinel { sentinels: sentinels?, master: raw.master.clone(), user: user? };
-    good.then_some(place)
+    let topology = Topology::Sentinel { sentinels: sentinels?, master: raw.master.clone(), user: user? };
+    good.then_some(topology)
 }
 
 fn addresses(list: &[String], at: &At, resolver: &mut Resolver) -> Option<Vec<Address>> {

@@ -115,8 +115,8 @@ async fn what_its_holder_has_handed_back_is_kept_until_it_would_have_ended_and_c
     let elsewhere = Revocations::new(Arc::clone(&at.store), at.clock.clone());
     let until = at.clock.now() + Duration::from_secs(600);
     let token = |id| Target::Token { issuer: "corp", id };
-    here.hand_back(token("over"), "its holder has done with it", until).await.unwrap();
-    here.hand_back(token("mistaken"), "its holder has done with it", until).await.unwrap();
+    here.revoke_for_holder(token("over"), "its holder has done with it", until).await.unwrap();
+    here.revoke_for_holder(token("mistaken"), "its holder has done with it", until).await.unwrap();
     elsewhere.refresh().await.unwrap();
     assert!(elsewhere.is_revoked_until(token("over"), until) && elsewhere.is_revoked_until(token("mistaken"), until));
     let is_known = |of: &Revocations, id| of.0.mirror.load().get(token(id)).is_some();

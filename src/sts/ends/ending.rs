@@ -8,7 +8,7 @@ use tokio::sync::watch::Sender;
 use super::{
     Kind, Object, Watch,
     follow::{EndsError, Follower, Present},
-    given::Given,
+    token_namespaces::TokenNamespaces,
     watches::api,
 };
 use crate::{
@@ -42,7 +42,7 @@ type Unreadable = (String, StoreError);
 
 /// An object whose tokens are to end.
 #[derive(Clone)]
-pub(super) struct Over {
+pub(super) struct EndedObject {
     pub(super) cluster: Arc<str>,
     pub(super) kind: Kind,
     pub(super) uid: String,
@@ -51,7 +51,7 @@ pub(super) struct Over {
 
 /// An object with tokens that are to end, with the key of its record.
 struct Ending<'a> {
-    over: &'a Over,
+    over: &'a EndedObject,
     key: &'a str,
     stored: Stored,
     bearer: Bearer,
@@ -60,7 +60,7 @@ struct Ending<'a> {
 
 impl Follower {
     /// The objects with tokens that have ended, or no longer exist, according to the complete list of a watch.
-    pub(super) async fn over(&self, watch: &Watch, present: &Present) -> Result<Vec<Over>, EndsError> {
+    pub(super) async fn find_ended(&self, watch: &Watch, present: &Present) -> Result<Vec<EndedObject>, EndsError> {
         let (mut over, mut missing, mut after) = (Vec::new(), Vec::new(), 0);
         loop {
             let now = self.app.clock.now();
@@ -75,7 +75,7 @@ impl Follower {
                 match present.get(&uid) {
                     Some(None) => {}
                     Some(Some(why)) => {
-                        over.push(Over { cluster: Arc::clone(&watch.cluster), kind: watch.kind, uid, why })
+                        over.push(EndedObject { cluster: Arc::clone(&watch.cluster), kind: watch.kind, uid, why })
                     }
                     None => missing.push((bearer, uid)),
                 }
@@ -88,21 +88,21 @@ impl Follower {
         // It may have begun since the list was made.
         let asked = stream::iter(missing).map(async |(bearer, uid)| {
             let is_there = self.is_there(&bearer, &uid).await?;
-            Ok::<_, EndsError>((!is_there).then_some(Over {
+            Ok::<_, EndsError>((!is_there).then_some(EndedObject {
                 cluster: Arc::clone(&watch.cluster),
                 kind: watch.kind,
                 uid,
                 why: GONE,
             }))
         });
-        let gone: Vec<Option<Over>> = asked.buffer_unordered(BATCH).try_collect().await?;
+        let gone: Vec<Option<EndedObject>> = asked.buffer_unordered(BATCH).try_collect().await?;
         over.extend(gone.into_iter().flatten());
         Ok(over)
     }
 
     async fn is_there(&self, bearer: &Bearer, uid: &str) -> Result<bool, EndsError> {
         let is_revoked = || self.app.revocations.workload(&workload_key(&bearer.cluster, uid)).is_some();
-        if bearer.is_told || is_revoked() {
+        if bearer.end_recorded || is_revoked() {
             return Ok(false);
         }
         let found = api(&self.client, bearer.kind, Some(&bearer.namespace)).get_opt(&bearer.name).await?;
@@ -111,12 +111,12 @@ impl Follower {
 
     /// Revokes the tokens of objects that have any. Many are revoked at once, as each batch costs a write to the store
     /// and a sweep over all streams.
-    pub(super) async fn end(&self, mut over: Vec<Over>) -> Result<(), EndsError> {
+    pub(super) async fn end(&self, mut over: Vec<EndedObject>) -> Result<(), EndsError> {
         // Objects that have ended are reported several times in a row: each is ended once.
         let mut ending = HashSet::new();
         over.retain(|over| ending.insert((Arc::clone(&over.cluster), over.uid.clone())));
         for over in over.chunks(BATCH) {
-            let known: Vec<(&Over, String)> =
+            let known: Vec<(&EndedObject, String)> =
                 over.iter().map(|over| (over, workload_key(&over.cluster, &over.uid))).collect();
             let ended = self.end_own(&known).await;
             // After the revocation: a call in progress checks for that once it has cached its token.
@@ -138,7 +138,7 @@ impl Follower {
         }
     }
 
-    async fn end_own(&self, known: &[(&Over, String)]) -> Result<(), EndsError> {
+    async fn end_own(&self, known: &[(&EndedObject, String)]) -> Result<(), EndsError> {
         let now = self.app.clock.now();
         let keys: Vec<Vec<u8>> = known.iter().map(|(_, key)| key.clone().into_bytes()).collect();
         let found = get_each(self.app.store(), &keys, now).await?;
@@ -162,7 +162,10 @@ impl Follower {
                 new.iter().map(|ending| (Target::Workload(ending.key), ending.over.why, ending.until)).collect();
             self.app.revocations.revoke_all(&targets).await?;
             let streams = self.app.close_revoked_streams();
-            for Ending { over: Over { cluster, kind, why, .. }, bearer: Bearer { namespace, name, .. }, .. } in &new {
+            for Ending {
+                over: EndedObject { cluster, kind, why, .. }, bearer: Bearer { namespace, name, .. }, ..
+            } in &new
+            {
                 let (cluster, kind) = (&**cluster, kind.name());
                 tracing::info!(cluster, kind, namespace, name, why, "tokens have ended");
             }
@@ -185,10 +188,10 @@ impl Follower {
 
     /// Records the end in the trail, unless that was done: the replica that revoked it may have stopped before.
     async fn tell(&self, Ending { over, key, stored, bearer, until }: Ending<'_>) -> Result<(), EndsError> {
-        if bearer.is_told {
+        if bearer.end_recorded {
             return Ok(());
         }
-        let Over { cluster, kind, uid, why } = over;
+        let EndedObject { cluster, kind, uid, why } = over;
         let ended = TokensEnded {
             cluster: Arc::clone(cluster),
             kind: kind.name(),
@@ -208,8 +211,8 @@ impl Follower {
         (mut stored, mut bearer): (Stored, Bearer),
         mut until: Timestamp,
     ) -> Result<(), EndsError> {
-        while !bearer.is_told {
-            bearer.is_told = true;
+        while !bearer.end_recorded {
+            bearer.end_recorded = true;
             let told = serde_json::to_vec(&bearer).unwrap_or_default();
             let (expect, now) = (Expect::Version(stored.version), self.app.clock.now());
             match self.app.store().put(Table::Tokens, key.as_bytes(), told, until, expect, now).await? {
@@ -223,7 +226,7 @@ impl Follower {
     }
 
     /// Ends the tokens of tasks where they get none any more.
-    pub(super) async fn end_all_left(&self, given: &Sender<Given>) -> Result<(), EndsError> {
+    pub(super) async fn end_all_withdrawn(&self, namespaces: &Sender<TokenNamespaces>) -> Result<(), EndsError> {
         let mut after = 0;
         loop {
             let page = self.app.store().changes(Table::Tokens, after, PAGE, self.app.clock.now()).await?;
@@ -231,15 +234,17 @@ impl Follower {
             let (mut left, unreadable) = read(page, &self.cluster);
             self.end_unreadable(&unreadable).await?;
             // Checked again for each page, as a reload may bring a namespace back meanwhile.
-            left.retain(|(bearer, _)| bearer.cluster == self.cluster && given.borrow().is_left(&bearer.namespace));
+            left.retain(|(bearer, _)| {
+                bearer.cluster == self.cluster && namespaces.borrow().is_withdrawn(&bearer.namespace)
+            });
             // For all of them, as each process has its own tokens from providers, whoever else has ended the rest or
             // continues to give some.
             self.end_onward(left.iter().map(|(bearer, uid)| workload_key(&bearer.cluster, uid)));
             // An object with tokens of several Doorwards has one end for all of them, and another Doorward may continue
             // to give it tokens.
             let own = self.own();
-            left.retain(|(bearer, _)| !bearer.is_told && !is_also_of_others(own.as_deref(), bearer));
-            let over = left.into_iter().map(|(Bearer { cluster, kind, .. }, uid)| Over {
+            left.retain(|(bearer, _)| !bearer.end_recorded && !is_also_of_others(own.as_deref(), bearer));
+            let over = left.into_iter().map(|(Bearer { cluster, kind, .. }, uid)| EndedObject {
                 cluster,
                 kind,
                 uid,
@@ -375,7 +380,7 @@ mod tests {
             kind: Kind::Pod,
             namespace: "ci".to_owned(),
             name: "build-pod".to_owned(),
-            is_told: false,
+            end_recorded: false,
         }
     }
 

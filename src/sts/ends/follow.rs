@@ -15,10 +15,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     Watch,
-    ending::{GONE, Over, SKEW},
-    given::{Given, end_left},
+    ending::{EndedObject, GONE, SKEW},
+    token_namespaces::{TokenNamespaces, end_withdrawn},
     watches::{Going, Watches},
-    watching::{MAX_RETRY, Told, WatchError},
+    watching::{MAX_RETRY, ObjectEvent, WatchError},
 };
 use crate::{
     admin::health::{ComponentHandle, Gate},
@@ -79,7 +79,7 @@ pub(super) type Present = HashMap<String, Option<&'static str>>;
 
 /// The work that is left for an event of a watch.
 enum Work {
-    End(Over),
+    End(EndedObject),
     /// The initial list is complete.
     All(Watch, Present, Mark),
     /// Everything that happened until then was queued before.
@@ -105,12 +105,12 @@ fn line_up(queue: &mpsc::Sender<Work>, work: Work) -> Result<(), EndsError> {
 impl Follower {
     /// Watches where the configuration in force gives tasks tokens, and ends their tokens where it no longer does.
     async fn run(&self) {
-        let given = self.app.run_ends.given(&self.cluster);
-        tokio::join!(self.watch(given.subscribe()), self.end_left(&given));
+        let namespaces = self.app.run_ends.token_namespaces(&self.cluster);
+        tokio::join!(self.watch(namespaces.subscribe()), self.end_withdrawn(&namespaces));
     }
 
     /// Ends the tokens of tasks where a reload no longer gives them any.
-    async fn end_left(&self, given: &Sender<Given>) {
+    async fn end_withdrawn(&self, namespaces: &Sender<TokenNamespaces>) {
         let (cluster, mut is_failing) = (&*self.cluster, false);
         let told = |ended: &Result<(), EndsError>| {
             if let Err(error) = ended
@@ -125,26 +125,26 @@ impl Follower {
             is_failing = ended.is_err();
             // For a watched cluster the health shows the state of the watches.
             match ended {
-                _ if given.borrow().exchanged.is_some() => {}
+                _ if namespaces.borrow().exchanged.is_some() => {}
                 Ok(()) => self.health.ok(),
                 Err(error) => self.health.failed(error.to_string()),
             }
         };
-        end_left(given, || self.end_all_left(given), told).await;
+        end_withdrawn(namespaces, || self.end_all_withdrawn(namespaces), told).await;
     }
 
     /// Watches again and again, wherever the configuration in force gives tasks tokens.
-    async fn watch(&self, mut given: Receiver<Given>) {
+    async fn watch(&self, mut namespaces: Receiver<TokenNamespaces>) {
         loop {
-            let exchanged = given.borrow_and_update().exchanged.clone();
+            let exchanged = namespaces.borrow_and_update().exchanged.clone();
             let Some(exchanged) = exchanged else {
                 // There is nothing to watch meanwhile, so nothing fails.
-                _ = given.changed().await;
+                _ = namespaces.changed().await;
                 continue;
             };
             let (queue, work) = mpsc::channel(BACKLOG);
             let watched = tokio::select! {
-                watched = self.read(&mut given, &exchanged, queue) => watched,
+                watched = self.read(&mut namespaces, &exchanged, queue) => watched,
                 error = self.work(work) => Err(error),
             };
             if let Err(error) = watched {
@@ -160,7 +160,7 @@ impl Follower {
     /// removes the upstream.
     async fn read(
         &self,
-        given: &mut Receiver<Given>,
+        namespaces: &mut Receiver<TokenNamespaces>,
         exchanged: &raw::Exchanged,
         queue: mpsc::Sender<Work>,
     ) -> Result<(), EndsError> {
@@ -171,8 +171,8 @@ impl Follower {
             let batch = tokio::select! {
                 // First, as what is no longer configured cannot be watched either.
                 biased;
-                _ = given.changed() => {
-                    let now = given.borrow_and_update().exchanged.clone();
+                _ = namespaces.changed() => {
+                    let now = namespaces.borrow_and_update().exchanged.clone();
                     let Some(now) = now.filter(|now| now.kubernetes == exchanged.kubernetes) else { return Ok(()) };
                     for begun in watches.change(&now.namespaces) {
                         events.get_mut().push(begun);
@@ -182,9 +182,9 @@ impl Follower {
                 batch = events.next() => batch.ok_or(EndsError::Ended)?,
             };
             self.end_here(&batch);
-            for (watch, told) in batch {
+            for (watch, event) in batch {
                 let Some(going) = watches.get_mut(&watch) else { continue };
-                if let Some(work) = self.take(watch, told, going) {
+                if let Some(work) = self.take(watch, event, going) {
                     line_up(&queue, work)?;
                 }
             }
@@ -195,44 +195,45 @@ impl Follower {
     fn take(
         &self,
         watch: Watch,
-        told: Result<Told, WatchError>,
+        event: Result<ObjectEvent, WatchError>,
         Going { present, trouble, .. }: &mut Going,
     ) -> Option<Work> {
         let ends = &self.app.run_ends;
-        let end = |watch: Watch, uid, why| Work::End(Over { cluster: watch.cluster, kind: watch.kind, uid, why });
+        let end =
+            |watch: Watch, uid, why| Work::End(EndedObject { cluster: watch.cluster, kind: watch.kind, uid, why });
         let mark = |watch: &Watch, at| Mark { at, turn: ends.turn(watch) };
-        match told {
-            Ok(Told::Begins) => {
+        match event {
+            Ok(ObjectEvent::ListBegins) => {
                 ends.forget_all(&watch);
                 present.clear();
                 None
             }
-            Ok(Told::Present(object)) => {
-                ends.tell(&watch, &object);
+            Ok(ObjectEvent::Listed(object)) => {
+                ends.apply(&watch, &object);
                 present.insert(object.identity().uid.clone(), object.end());
                 None
             }
-            Ok(Told::All(at)) => {
+            Ok(ObjectEvent::ListComplete(at)) => {
                 *trouble = None;
                 let (present, mark) = (mem::take(present), mark(&watch, at));
                 Some(Work::All(watch, present, mark))
             }
-            Ok(Told::UpTo(at)) => {
+            Ok(ObjectEvent::Bookmark(at)) => {
                 *trouble = None;
                 let mark = mark(&watch, at);
                 Some(Work::UpTo(watch, mark))
             }
-            Ok(Told::Changed(object)) => {
-                ends.tell(&watch, &object);
+            Ok(ObjectEvent::Changed(object)) => {
+                ends.apply(&watch, &object);
                 object.end().map(|why| end(watch, object.identity().uid.clone(), why))
             }
-            Ok(Told::Gone(object)) => {
+            Ok(ObjectEvent::Deleted(object)) => {
                 let uid = object.identity().uid.clone();
                 ends.forget(&watch, &uid);
                 Some(end(watch, uid, GONE))
             }
             Err(error) => {
-                ends.lose(&watch, self.app.clock.moment());
+                ends.mark_lost(&watch, self.app.clock.moment());
                 // Idle connections for lists may have been cut as silently, and the next list would wait for a response
                 // on one.
                 if matches!(error, WatchError::Silent) {
@@ -266,13 +267,13 @@ impl Follower {
             }
             for work in batch.drain(..) {
                 if let Work::All(watch, _, Mark { at, turn }) | Work::UpTo(watch, Mark { at, turn }) = work {
-                    self.app.run_ends.see(&watch, turn, at);
+                    self.app.run_ends.mark_current(&watch, turn, at);
                 }
             }
             if is_late {
                 self.app.run_ends.resume(&self.cluster);
             }
-            if self.app.run_ends.all_tell(&self.cluster) {
+            if self.app.run_ends.all_current(&self.cluster) {
                 self.health.ok();
             }
         }
@@ -286,7 +287,7 @@ impl Follower {
                 Work::End(one) => over.push(one.clone()),
                 // If a reload has removed the watch meanwhile, there may be no permission to query any more.
                 Work::All(watch, present, _) if self.app.run_ends.has(watch) => {
-                    over.extend(self.over(watch, present).await?);
+                    over.extend(self.find_ended(watch, present).await?);
                 }
                 Work::All(..) | Work::UpTo(..) => {}
             }
@@ -296,12 +297,12 @@ impl Follower {
 
     /// Ends the tokens of ended objects in this process, before the store is involved, which may be away: until it
     /// is back no other process learns of it.
-    fn end_here(&self, batch: &[(Watch, Result<Told, WatchError>)]) {
-        let ended = batch.iter().filter_map(|(watch, told)| {
-            let (object, why) = match told.as_ref().ok()? {
+    fn end_here(&self, batch: &[(Watch, Result<ObjectEvent, WatchError>)]) {
+        let ended = batch.iter().filter_map(|(watch, event)| {
+            let (object, why) = match event.as_ref().ok()? {
                 // After trouble with the store everything is listed again, so the list may report an end.
-                Told::Changed(object) | Told::Present(object) => (object, object.end()?),
-                Told::Gone(object) => (object, GONE),
+                ObjectEvent::Changed(object) | ObjectEvent::Listed(object) => (object, object.end()?),
+                ObjectEvent::Deleted(object) => (object, GONE),
                 _ => return None,
             };
             Some((workload_key(&watch.cluster, &object.identity().uid), why))
@@ -342,7 +343,7 @@ mod tests {
             let watch = Watch { cluster: "c".into(), kind: Kind::Pod, namespace: None };
             Work::UpTo(watch, Mark { at: Moment::MIN, turn: 0 })
         };
-        let end = || Work::End(Over { cluster: "c".into(), kind: Kind::Pod, uid: "u".to_owned(), why: GONE });
+        let end = || Work::End(EndedObject { cluster: "c".into(), kind: Kind::Pod, uid: "u".to_owned(), why: GONE });
         for _ in 0..2 * BACKLOG {
             line_up(&queue, up_to()).unwrap();
         }

@@ -12,7 +12,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::{
     Kind, RunEnds, Watch,
     follow::Present,
-    watching::{Told, WatchError, watch},
+    watching::{ObjectEvent, WatchError, watch},
 };
 use crate::clock::Clock;
 
@@ -36,7 +36,7 @@ pub(super) struct Going {
 }
 
 /// The events of a watch.
-type Events = BoxStream<'static, (Watch, Result<Told, WatchError>)>;
+type Events = BoxStream<'static, (Watch, Result<ObjectEvent, WatchError>)>;
 
 impl Watches {
     pub(super) fn new(ends: RunEnds, clock: Clock, client: Client, cluster: Arc<str>) -> Self {
@@ -82,7 +82,7 @@ impl Watches {
 impl Drop for Watches {
     fn drop(&mut self) {
         for watch in self.going.keys() {
-            self.ends.lose(watch, self.clock.moment());
+            self.ends.mark_lost(watch, self.clock.moment());
         }
     }
 }
@@ -103,7 +103,7 @@ mod tests {
     use http::{Request, Response};
     use kube::client::Body;
 
-    use super::{super::BLIND, *};
+    use super::{super::MAX_UNOBSERVED, *};
     use crate::clock::Timestamp;
 
     /// No watches yet, of a cluster whose API server never responds.
@@ -119,17 +119,18 @@ mod tests {
     #[tokio::test]
     async fn watches_whose_follower_has_ended_are_lost() {
         let (ends, clock, mut watches) = watches();
-        let are_seen = || ends.are_seen("c", "ci", &[Kind::TaskRun, Kind::Pod, Kind::PipelineRun], clock.moment());
+        let are_observed =
+            || ends.are_observed("c", "ci", &[Kind::TaskRun, Kind::Pod, Kind::PipelineRun], clock.moment());
         for mut events in watches.change(&["ci".to_owned()]) {
             let (watch, _) = events.next().await.unwrap();
-            ends.see(&watch, ends.turn(&watch), clock.moment());
+            ends.mark_current(&watch, ends.turn(&watch), clock.moment());
         }
-        clock.advance(BLIND);
-        assert!(are_seen(), "the watches go on");
+        clock.advance(MAX_UNOBSERVED);
+        assert!(are_observed(), "the watches go on");
         drop(watches);
-        assert!(are_seen(), "for a moment");
-        clock.advance(BLIND);
-        assert!(!are_seen());
+        assert!(are_observed(), "for a moment");
+        clock.advance(MAX_UNOBSERVED);
+        assert!(!are_observed());
     }
 
     /// All were restarted by each reload that named one more, and until they had listed everything, tasks got tokens
@@ -139,33 +140,33 @@ mod tests {
         let (ends, clock, mut watches) = watches();
         let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<String>>();
         let kinds = [Kind::TaskRun, Kind::Pod, Kind::PipelineRun];
-        let are_seen = |namespace| ends.are_seen("c", namespace, &kinds, clock.moment());
+        let are_observed = |namespace| ends.are_observed("c", namespace, &kinds, clock.moment());
         // Marks each list as complete.
         let begin = async |begun: &mut Vec<Events>, namespace: &str| {
             assert_eq!(begun.len(), 3);
             for events in begun {
                 let (watch, told) = events.next().await.unwrap();
-                assert!(matches!(told, Ok(Told::Begins)));
+                assert!(matches!(told, Ok(ObjectEvent::ListBegins)));
                 assert_eq!(watch.namespace.as_deref(), Some(namespace));
-                ends.see(&watch, ends.turn(&watch), clock.moment());
+                ends.mark_current(&watch, ends.turn(&watch), clock.moment());
             }
         };
         let mut of_ci = watches.change(&names(&["ci"]));
         begin(&mut of_ci, "ci").await;
         assert!(watches.change(&names(&["ci", "ci"])).is_empty());
         let mut of_shop = watches.change(&names(&["shop", "ci"]));
-        assert!(are_seen("ci") && !are_seen("shop"));
+        assert!(are_observed("ci") && !are_observed("shop"));
         begin(&mut of_shop, "shop").await;
         assert!(of_ci.iter_mut().all(|events| events.next().now_or_never().is_none()), "they go on");
-        assert!(are_seen("ci") && are_seen("shop"));
+        assert!(are_observed("ci") && are_observed("shop"));
 
         assert!(watches.change(&names(&["shop"])).is_empty());
         assert!(of_ci.iter_mut().all(|events| matches!(events.next().now_or_never(), Some(None))), "they have ended");
-        assert!(!are_seen("ci") && are_seen("shop"));
+        assert!(!are_observed("ci") && are_observed("shop"));
 
         let everywhere = watches.change(&[]);
         assert!(of_shop.iter_mut().all(|events| matches!(events.next().now_or_never(), Some(None))));
-        assert_eq!((everywhere.len(), are_seen("shop")), (3, false));
+        assert_eq!((everywhere.len(), are_observed("shop")), (3, false));
         drop(watches);
         for mut events in everywhere {
             assert!(events.next().await.is_none(), "none goes on by itself");

@@ -30,7 +30,8 @@ const LATE_RETRY: Duration = Duration::from_secs(5);
 const LATE: u32 = 3;
 
 /// The requested duration of a watch, in seconds. The API server sends a bookmark two seconds before its end, and the
-/// end counts as one too, so reports do not grow older than [`BLIND`](super::BLIND) in normal operation.
+/// end counts as one too, so reports do not grow older than [`MAX_UNOBSERVED`](super::MAX_UNOBSERVED) in normal
+/// operation.
 const WATCH: u32 = 4;
 
 /// A watch that is silent for this long after that, or before it begins, was cut silently. Over HTTP/2 a
@@ -45,16 +46,16 @@ const PAGE: u32 = 500;
 
 /// An event of a watch, in order.
 #[derive(Debug)]
-pub(super) enum Told {
+pub(super) enum ObjectEvent {
     /// A complete list follows.
-    Begins,
-    Present(Object),
+    ListBegins,
+    Listed(Object),
     /// The list is complete, as of this moment.
-    All(Moment),
+    ListComplete(Moment),
     Changed(Object),
-    Gone(Object),
+    Deleted(Object),
     /// Everything that happened until then is reported.
-    UpTo(Moment),
+    Bookmark(Moment),
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -95,7 +96,11 @@ struct Watching {
 }
 
 /// The events of the watch of a kind of objects. After an error it starts again with a complete list.
-pub(super) fn watch(api: Api<DynamicObject>, kind: Kind, clock: Clock) -> BoxStream<'static, Result<Told, WatchError>> {
+pub(super) fn watch(
+    api: Api<DynamicObject>,
+    kind: Kind,
+    clock: Clock,
+) -> BoxStream<'static, Result<ObjectEvent, WatchError>> {
     let watcher = Watcher { api, kind, clock };
     let begin = (watcher, State::New, Duration::ZERO, FIRST_RETRY, 0);
     stream::unfold(begin, async |(watcher, state, wait, next, lists)| {
@@ -103,20 +108,22 @@ pub(super) fn watch(api: Api<DynamicObject>, kind: Kind, clock: Clock) -> BoxStr
             tokio::time::sleep(wait).await;
         }
         let lists_now = matches!(state, State::New | State::Listing { .. });
-        let (told, state) = match watcher.next(state).await {
-            Ok((told, state)) => (Ok(told), state),
+        let (event, state) = match watcher.next(state).await {
+            Ok((event, state)) => (Ok(event), state),
             Err(error) => (Err(error), State::New),
         };
-        let (wait, next, lists) = match &told {
+        let (wait, next, lists) = match &event {
             Err(_) if lists >= LATE && !lists_now => (LATE_RETRY, next, lists),
             // A server that does not list either is not slow but away.
             Err(_) => (next, (next * 2).min(MAX_RETRY), if lists_now { 0 } else { lists }),
             // A reported list does not prove that the watch after it works.
-            Ok(Told::UpTo(_) | Told::Changed(_) | Told::Gone(_)) => (Duration::ZERO, FIRST_RETRY, 0),
-            Ok(Told::All(_)) => (Duration::ZERO, next, lists + 1),
+            Ok(ObjectEvent::Bookmark(_) | ObjectEvent::Changed(_) | ObjectEvent::Deleted(_)) => {
+                (Duration::ZERO, FIRST_RETRY, 0)
+            }
+            Ok(ObjectEvent::ListComplete(_)) => (Duration::ZERO, next, lists + 1),
             Ok(_) => (Duration::ZERO, next, lists),
         };
-        Some((told, (watcher, state, wait, next, lists)))
+        Some((event, (watcher, state, wait, next, lists)))
     })
     .boxed()
 }
@@ -128,22 +135,24 @@ struct Watcher {
 }
 
 impl Watcher {
-    async fn next(&self, mut state: State) -> Result<(Told, State), WatchError> {
+    async fn next(&self, mut state: State) -> Result<(ObjectEvent, State), WatchError> {
         loop {
             state = match state {
                 State::New => {
                     let (asked, next) = (self.clock.moment(), Next::Page(None));
-                    return Ok((Told::Begins, State::Listing { asked, rest: VecDeque::new(), next }));
+                    return Ok((ObjectEvent::ListBegins, State::Listing { asked, rest: VecDeque::new(), next }));
                 }
                 State::Listing { asked, mut rest, next } => match (rest.pop_front(), next) {
                     (Some(object), next) => {
-                        return Ok((Told::Present(self.read(object)), State::Listing { asked, rest, next }));
+                        return Ok((ObjectEvent::Listed(self.read(object)), State::Listing { asked, rest, next }));
                     }
                     (None, Next::Page(token)) => {
                         let (rest, next) = self.page(token).await?;
                         State::Listing { asked, rest, next }
                     }
-                    (None, Next::Version(version)) => return Ok((Told::All(asked), State::At(version))),
+                    (None, Next::Version(version)) => {
+                        return Ok((ObjectEvent::ListComplete(asked), State::At(version)));
+                    }
                 },
                 State::At(version) => {
                     let (asked, began) = (self.clock.moment(), Instant::now());
@@ -153,7 +162,7 @@ impl Watcher {
                     State::Watching(Watching { version, asked, began, events })
                 }
                 State::Watching(watching) => match self.step(watching).await? {
-                    (Some(told), state) => return Ok((told, state)),
+                    (Some(event), state) => return Ok((event, state)),
                     (None, state) => state,
                 },
             };
@@ -178,11 +187,11 @@ impl Watcher {
     }
 
     /// The next event of a watch.
-    async fn step(&self, mut watching: Watching) -> Result<(Option<Told>, State), WatchError> {
+    async fn step(&self, mut watching: Watching) -> Result<(Option<ObjectEvent>, State), WatchError> {
         let silent = Duration::from_secs(WATCH.into()) + SILENT;
         let event = tokio::time::timeout(silent, watching.events.next()).await.map_err(|_| WatchError::Silent)?;
         let asked = watching.asked;
-        let told = match event.transpose()? {
+        let event = match event.transpose()? {
             // It ends by itself when its time is up. A watch that the API server ends earlier may have been too slow,
             // and have missed events.
             None => {
@@ -190,23 +199,23 @@ impl Watcher {
                 if !is_whole {
                     tokio::time::sleep(FIRST_RETRY).await;
                 }
-                return Ok((is_whole.then_some(Told::UpTo(asked)), State::At(watching.version)));
+                return Ok((is_whole.then_some(ObjectEvent::Bookmark(asked)), State::At(watching.version)));
             }
             Some(WatchEvent::Error(status)) => return Err(kube::Error::Api(status).into()),
             Some(WatchEvent::Bookmark(bookmark)) => {
                 watching.version = bookmark.metadata.resource_version;
-                Told::UpTo(asked)
+                ObjectEvent::Bookmark(asked)
             }
             Some(WatchEvent::Added(object) | WatchEvent::Modified(object)) => {
                 watching.version = version(&object)?;
-                Told::Changed(self.read(object))
+                ObjectEvent::Changed(self.read(object))
             }
             Some(WatchEvent::Deleted(object)) => {
                 watching.version = version(&object)?;
-                Told::Gone(self.read(object))
+                ObjectEvent::Deleted(self.read(object))
             }
         };
-        Ok((Some(told), State::Watching(watching)))
+        Ok((Some(event), State::Watching(watching)))
     }
 
     fn watch(&self) -> WatchParams {
@@ -252,7 +261,7 @@ mod tests {
     struct World {
         clock: Clock,
         asked: Arc<Mutex<Vec<String>>>,
-        told: BoxStream<'static, Result<Told, WatchError>>,
+        told: BoxStream<'static, Result<ObjectEvent, WatchError>>,
         /// Whether it fails to list at the moment.
         is_away: Arc<AtomicBool>,
         /// Requests whose query contains this are never answered.
@@ -321,12 +330,12 @@ mod tests {
         let until = Instant::now() + Duration::from_secs(seconds);
         while let Ok(Some(told)) = tokio::time::timeout_at(until, world.told.next()).await {
             all.push(match told {
-                Ok(Told::Begins) => "begins".to_owned(),
-                Ok(Told::Present(object)) => format!("present {}", object.identity().name),
-                Ok(Told::All(at)) => format!("all at {}", at.wall().as_secs() - NOW.as_secs()),
-                Ok(Told::Changed(object)) => format!("changed {}", object.identity().name),
-                Ok(Told::Gone(object)) => format!("gone {}", object.identity().name),
-                Ok(Told::UpTo(at)) => format!("up to {}", at.wall().as_secs() - NOW.as_secs()),
+                Ok(ObjectEvent::ListBegins) => "begins".to_owned(),
+                Ok(ObjectEvent::Listed(object)) => format!("present {}", object.identity().name),
+                Ok(ObjectEvent::ListComplete(at)) => format!("all at {}", at.wall().as_secs() - NOW.as_secs()),
+                Ok(ObjectEvent::Changed(object)) => format!("changed {}", object.identity().name),
+                Ok(ObjectEvent::Deleted(object)) => format!("gone {}", object.identity().name),
+                Ok(ObjectEvent::Bookmark(at)) => format!("up to {}", at.wall().as_secs() - NOW.as_secs()),
                 Err(error) => format!("error: {error}"),
             });
             // As the watcher's clock advances with time.

@@ -26,9 +26,9 @@ const SKEW: i64 = 60;
 
 /// A token of a provider. Nothing else is passed on: no refresh token, no ID token.
 #[derive(Clone)]
-pub struct Given {
+pub struct ProviderToken {
     pub token: Zeroizing<String>,
-    pub form: GivenForm,
+    pub form: TokenForm,
     pub expires: Timestamp,
     /// The scopes that the provider names; `None` for those that were asked for (RFC 6749 section 5.1).
     pub scopes: Option<Vec<String>>,
@@ -36,7 +36,7 @@ pub struct Given {
 
 /// The form of a provider's token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum GivenForm {
+pub enum TokenForm {
     Bearer,
     /// JSON in the form that `credential_process` of AWS returns.
     AwsCredentials,
@@ -70,7 +70,7 @@ pub struct Expected<'a> {
 
 impl Expected<'_> {
     /// The token in a response.
-    pub fn read(&self, answer: &Response<Bytes>) -> Result<Given, Failure> {
+    pub fn read(&self, answer: &Response<Bytes>) -> Result<ProviderToken, Failure> {
         let body = success(self.reads, answer)?;
         match self.reads {
             Reads::OAuth { exchanged } => self.oauth(&body, exchanged),
@@ -78,7 +78,7 @@ impl Expected<'_> {
         }
     }
 
-    fn oauth(&self, body: &Map<String, Value>, exchanged: bool) -> Result<Given, Failure> {
+    fn oauth(&self, body: &Map<String, Value>, exchanged: bool) -> Result<ProviderToken, Failure> {
         let token = token(body.get("access_token"))?;
         let told = |came: Option<&Value>| {
             came.map_or_else(|| "missing".to_owned(), |came| format!("`{}`", clean(&plain(came))))
@@ -135,20 +135,20 @@ impl Expected<'_> {
             (None, Some(end)) => Timestamp::from_secs(end),
             (None, None) => return Err(unfit("it does not say how long the token lasts (`expires_in`)")),
         };
-        Ok(Given { token, form: GivenForm::Bearer, expires, scopes })
+        Ok(ProviderToken { token, form: TokenForm::Bearer, expires, scopes })
     }
 
     /// The response of Google's `generateAccessToken`.
-    pub fn service_account(&self, answer: &Response<Bytes>) -> Result<Given, Failure> {
+    pub fn service_account(&self, answer: &Response<Bytes>) -> Result<ProviderToken, Failure> {
         let body = success(self.reads, answer)?;
         let token = token(body.get("accessToken"))?;
         let end = body.get("expireTime").and_then(Value::as_str).and_then(Timestamp::from_rfc3339);
         let expires = end.ok_or_else(|| unfit("it does not say when the token ends (`expireTime`)"))?;
         self.check_lifetime(expires.as_secs().saturating_sub(self.now.as_secs()), SKEW)?;
-        Ok(Given { token, form: GivenForm::Bearer, expires, scopes: None })
+        Ok(ProviderToken { token, form: TokenForm::Bearer, expires, scopes: None })
     }
 
-    fn aws(&self, body: &Map<String, Value>) -> Result<Given, Failure> {
+    fn aws(&self, body: &Map<String, Value>) -> Result<ProviderToken, Failure> {
         let path = ["AssumeRoleWithWebIdentityResponse", "AssumeRoleWithWebIdentityResult", "Credentials"];
         let credentials = path.iter().try_fold(None::<&Map<String, Value>>, |found, name| {
             found.unwrap_or(body).get(*name).and_then(Value::as_object).map(Some)
@@ -170,7 +170,12 @@ impl Expected<'_> {
             "SessionToken": &*part("SessionToken")?,
             "Expiration": expires.to_string(),
         });
-        Ok(Given { token: Zeroizing::new(process.to_string()), form: GivenForm::AwsCredentials, expires, scopes: None })
+        Ok(ProviderToken {
+            token: Zeroizing::new(process.to_string()),
+            form: TokenForm::AwsCredentials,
+            expires,
+            scopes: None,
+        })
     }
 
     /// The scopes that a JWT claims: `scope` (RFC 9068 section 2.2.3), or `scp`, which is text at some providers and a
@@ -344,16 +349,19 @@ fn unfit(why: impl Into<String>) -> Failure {
     Failure::Unfit(why.into())
 }
 
-impl Given {
+impl ProviderToken {
     /// Its approximate size in bytes.
     pub fn size(&self) -> usize {
         self.token.len() + self.scopes.iter().flatten().map(String::len).sum::<usize>()
     }
 }
 
-impl std::fmt::Debug for Given {
+impl std::fmt::Debug for ProviderToken {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Given").field("form", &self.form).field("expires", &self.expires).finish_non_exhaustive()
+        f.debug_struct("ProviderToken")
+            .field("form", &self.form)
+            .field("expires", &self.expires)
+            .finish_non_exhaustive()
     }
 }
 

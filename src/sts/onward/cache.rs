@@ -20,7 +20,7 @@ use zeroize::Zeroizing;
 
 use super::{
     Onward, Onwards,
-    answer::{Expected, Failure, Given},
+    answer::{Expected, Failure, ProviderToken},
     protocol::Sent,
 };
 use crate::{
@@ -79,7 +79,7 @@ struct Cached {
 /// A token that a provider gave.
 #[derive(Debug)]
 pub struct Gained {
-    pub given: Given,
+    pub given: ProviderToken,
     /// The `jti` of the assertion that it was given for, by which the provider's log knows it.
     pub assertion: String,
     /// The SHA-256 of the token, in hexadecimal.
@@ -300,7 +300,7 @@ impl Cached {
 }
 
 impl Gained {
-    fn new(assertion: String, given: Given, asked: TokenRequest, now: Moment) -> Self {
+    fn new(assertion: String, given: ProviderToken, asked: TokenRequest, now: Moment) -> Self {
         let lasts = given.expires.since(now.wall());
         let ends = now + lasts;
         Self {
@@ -384,7 +384,13 @@ impl TokenRequest {
     }
 
     /// Asks the provider.
-    async fn call(&self, keys: &SigningKeys, jti: &str, ends: Timestamp, clock: &Clock) -> Result<Given, Failure> {
+    async fn call(
+        &self,
+        keys: &SigningKeys,
+        jti: &str,
+        ends: Timestamp,
+        clock: &Clock,
+    ) -> Result<ProviderToken, Failure> {
         let (now, onward) = (clock.now(), &self.onward);
         let assertion = self.sign(keys, jti, None, now, ends).map_err(Failure::Away)?;
         let client_assertion = match onward.protocol.wants_client_assertion() {

@@ -8,7 +8,7 @@ use serde_json::{Map, Value, json};
 
 use super::{
     Onward,
-    answer::{Failure, GivenForm},
+    answer::{Failure, TokenForm},
     cache::{Gained, TokenRequest},
     protocol::{Kind, session_name},
 };
@@ -49,8 +49,8 @@ impl Exchanger<'_> {
         let (given, now) = (&gained.given, self.app.clock.moment());
         let expires = gained.expires(now);
         // It may outlast the assertion for which the run was recorded, and ends with the run all the same.
-        if let Some(of) = &party.of {
-            self.note_bearer(party, of, expires, now.wall()).await?;
+        if let Some(origin) = &party.task {
+            self.note_bearer(party, origin, expires, now.wall()).await?;
         }
         // While the caller waited, the grounds of the decision may have gone.
         if self.app.revocations.is_revoked(&party.principal).is_some() {
@@ -87,8 +87,8 @@ impl Exchanger<'_> {
         };
         self.give(party, issued, exchange).await?;
         let (issued_token_type, token_type) = match given.form {
-            GivenForm::Bearer => (ACCESS_TOKEN, "Bearer"),
-            GivenForm::AwsCredentials => (AWS_CREDENTIALS, "N_A"),
+            TokenForm::Bearer => (ACCESS_TOKEN, "Bearer"),
+            TokenForm::AwsCredentials => (AWS_CREDENTIALS, "N_A"),
         };
         let body = json!({
             "access_token": &*given.token,
@@ -120,7 +120,7 @@ impl Exchanger<'_> {
             OnwardSubject::Client => claims.client_id,
             OnwardSubject::Text(text) => text,
         };
-        let session = match party.task() {
+        let session = match party.task_details() {
             Some(task) => session_name(&format!("{}.{}", task.view.namespace, task.task_run.name)),
             None => session_name(&format!("{}.{}", claims.origin.issuer, claims.origin.sub)),
         };

@@ -18,17 +18,17 @@ use crate::{
 };
 
 /// Deliveries of one lane before another lane of its sender gets its turn.
-const TURN: usize = 32;
+const DELIVERIES_PER_TURN: usize = 32;
 
 /// How long a lane pauses after an error of the store, or while another replica has it.
-const REST: Duration = Duration::from_secs(1);
+const LANE_PAUSE: Duration = Duration::from_secs(1);
 
 /// How often the store is checked for new records, and ages are measured.
 const TICK: Duration = Duration::from_millis(500);
 
 /// How often all records of a shared store are read again, so that a delivery that a failover restored is sent soon. No
 /// lane begins meanwhile.
-const ANEW: Duration = Duration::from_secs(300);
+const FULL_READ_INTERVAL: Duration = Duration::from_secs(300);
 
 /// Sends held deliveries until `stop`, and then finishes those in flight, for which `drain` waits. Nothing is sent
 /// before `settle` has passed; held deliveries are read and measured meanwhile.
@@ -46,7 +46,7 @@ pub async fn run<C: Deliverer>(
     while let Err(error) = queue.read_once(clock.now()).await {
         tracing::warn!(%error, "cannot read held deliveries from the store yet");
         tokio::select! {
-            () = tokio::time::sleep(REST) => {}
+            () = tokio::time::sleep(LANE_PAUSE) => {}
             () = stop.cancelled() => return,
         }
     }
@@ -58,7 +58,7 @@ pub async fn run<C: Deliverer>(
         presence.look();
         let (due, next) = if has_settled { queue.index().begin_due(clock.now()) } else { (Vec::new(), None) };
         for lane in due {
-            let (paused, unfinished) = (clock.now() + REST, drain.begin_task());
+            let (paused, unfinished) = (clock.now() + LANE_PAUSE, drain.begin_task());
             let busy = Busy { queue: queue.clone(), lane: lane.clone(), paused, _unfinished: unfinished };
             let turn = Turn {
                 queue: queue.clone(),
@@ -81,15 +81,15 @@ pub async fn run<C: Deliverer>(
                 queue.measure_age(clock.now());
                 // Other replicas write too, and a write that this process gave up on may still arrive.
                 let looked = async {
-                    match read_at.elapsed() >= ANEW {
+                    match read_at.elapsed() >= FULL_READ_INTERVAL {
                         true => {
                             queue.read_anew(clock.now()).await?;
                             read_at = Instant::now();
                         }
                         false => queue.refresh(clock.now()).await?,
                     }
-                    queue.look_at_parked(clock.now()).await?;
-                    queue.look_at_unreadable(clock.now()).await
+                    queue.recheck_parked(clock.now()).await?;
+                    queue.recheck_unreadable(clock.now()).await
                 };
                 if let Err(error) = looked.await {
                     tracing::debug!(%error, "cannot read new held deliveries from the store at the moment");
@@ -140,10 +140,10 @@ impl<C: Deliverer> Turn<C> {
     async fn run(&self, mut busy: Busy, stop: &CancellationToken) {
         busy.paused = match self.deliver_all(stop).await {
             Ok(true) => Timestamp::default(),
-            Ok(false) => self.clock.now() + REST,
+            Ok(false) => self.clock.now() + LANE_PAUSE,
             Err(error) => {
                 tracing::warn!(webhook = &*self.lane.webhook, %error, "held deliveries wait for the store");
-                self.clock.now() + REST
+                self.clock.now() + LANE_PAUSE
             }
         };
     }
@@ -152,7 +152,7 @@ impl<C: Deliverer> Turn<C> {
     async fn deliver_all(&self, stop: &CancellationToken) -> Result<bool, StoreError> {
         // A delivery that another replica has sent is gone; this check costs less than a lease.
         let Some(first) = self.queue.index().first(&self.lane) else { return Ok(true) };
-        if self.queue.store.is_shared() && self.queue.look_or_leave(&first, self.clock.now()).await?.is_none() {
+        if self.queue.store.is_shared() && self.queue.read_if_readable(&first, self.clock.now()).await?.is_none() {
             return Ok(true);
         }
         let Some(mut lease) = self.queue.lease(&self.lane, self.clock.now()).await? else { return Ok(false) };
@@ -165,7 +165,7 @@ impl<C: Deliverer> Turn<C> {
         // The replica that had the lane before may have written records that are not known here. So may a request here
         // whose sender left; its delivery must not be overtaken.
         self.queue.refresh(self.clock.now()).await?;
-        for _ in 0..TURN {
+        for _ in 0..DELIVERIES_PER_TURN {
             if stop.is_cancelled() {
                 break;
             }
@@ -208,7 +208,7 @@ impl<C: Deliverer> Turn<C> {
             return Ok(Next::GoOn);
         }
         let now = self.clock.now();
-        let Some((held, version)) = self.queue.look_or_leave(id, now).await? else { return Ok(Next::GoOn) };
+        let Some((held, version)) = self.queue.read_if_readable(id, now).await? else { return Ok(Next::GoOn) };
         if held.parked.is_some() {
             return Ok(Next::GoOn);
         }
@@ -228,7 +228,7 @@ impl<C: Deliverer> Turn<C> {
             Err(error) => return Err(error),
         };
         match self.deliverer.deliver(*id, &held, request).await {
-            Attempt::Taken(event) => {
+            Attempt::Accepted(event) => {
                 self.queue.metrics.delivered(&held.webhook);
                 let (webhook, delivery, tries) = (&*held.webhook, &*held.delivery, held.tries + 1);
                 // Failed attempts are in the log, so their end is too.
@@ -266,7 +266,7 @@ impl<C: Deliverer> Turn<C> {
     async fn failed(&self, id: &HeldId, mut held: Held, version: u64, failure: &Failure) -> Result<Next, StoreError> {
         let now = self.clock.now();
         let is_over = self.presence.is_over(&held);
-        let is_last = held.failed(failure, now, is_over);
+        let is_last = held.record_failure(failure, now, is_over);
         self.queue.metrics.try_failed(&held.webhook);
         if is_last {
             held.parked = Some(now);
@@ -293,7 +293,7 @@ impl<C: Deliverer> Turn<C> {
         // Before the record, as a process that dies after parking would never do it.
         let span = if is_parked { PARKED_FOR } else { Duration::ZERO };
         let replay = Replay::new(self.queue.store.clone());
-        if let Err(error) = replay.keep_events(&HEXLOWER.encode(id.once()), span, now).await {
+        if let Err(error) = replay.keep_events(&HEXLOWER.encode(id.as_bytes()), span, now).await {
             tracing::warn!(held = %id, %error, "the events of a held delivery could not be kept for longer; if it is retried late, it may create a run twice");
         }
         // As stored, so that a request that cannot be opened expires as well. One that the store itself cannot read is

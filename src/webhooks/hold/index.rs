@@ -122,7 +122,7 @@ impl Index {
 
     /// Takes an unreadable record out of its lane, where `known` was the known version before it was read. Returns
     /// false if it is already known as unreadable, or a later version arrived during the read.
-    pub(super) fn leave(&mut self, id: HeldId, version: u64, why: String, known: Option<u64>) -> bool {
+    pub(super) fn mark_unreadable(&mut self, id: HeldId, version: u64, why: String, known: Option<u64>) -> bool {
         let is_later = |there: u64| there > version && Some(there) != known;
         let is_known = |left: &Unreadable| left.version == version && left.why == why;
         if self.version(&id).is_some_and(is_later) || self.unreadable.get(&id).is_some_and(is_known) {

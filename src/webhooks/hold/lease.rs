@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Lane, Queue, TRY};
+use super::{ATTEMPT_TIMEOUT, Lane, Queue};
 use crate::{
     clock::Timestamp,
     store::{Expect, Put, StoreError, Table, WrittenAll},
@@ -21,10 +21,11 @@ pub(super) struct Lease {
 const LEASE: Duration = Duration::from_secs(60);
 
 /// The remaining time that a lease must have for another attempt.
-const LEAST: Duration = Duration::from_secs(40);
+const MIN_REMAINING: Duration = Duration::from_secs(40);
 
 // Recording the outcome of an attempt takes time as well.
-const _: () = assert!(2 * TRY.as_secs() <= LEAST.as_secs() && LEAST.as_secs() < LEASE.as_secs());
+const _: () =
+    assert!(2 * ATTEMPT_TIMEOUT.as_secs() <= MIN_REMAINING.as_secs() && MIN_REMAINING.as_secs() < LEASE.as_secs());
 
 impl Queue {
     /// Takes the lease of a lane; `None` if another replica has it.
@@ -39,7 +40,7 @@ impl Queue {
     /// Makes sure that a lease lasts for another attempt. Returns false if it was lost.
     pub(super) async fn renew(&self, lease: &mut Lease, now: Timestamp) -> Result<bool, StoreError> {
         match lease.version {
-            Some(version) if lease.until < now + LEAST => {
+            Some(version) if lease.until < now + MIN_REMAINING => {
                 self.write_lease(lease, Expect::Version(version), now + LEASE, now).await
             }
             _ => Ok(true),

@@ -43,16 +43,16 @@
 //! | `dispatch`, `lease` | which lanes have their turn, and which replica has a lane |
 //! | `presence` | whether this process was there to try a delivery |
 //! | `patience` | retries while the sender waits |
-//! | `place` | the limits of a sender's queue |
+//! | `queue_slot` | the limits of a sender's queue |
 //! | `seal` | encryption in a shared store |
 
 mod dispatch;
 mod index;
 mod lease;
 mod patience;
-mod place;
 mod presence;
 mod queue;
+mod queue_slot;
 mod seal;
 #[cfg(test)]
 mod tests;
@@ -81,15 +81,15 @@ pub const LANES: usize = 8;
 pub const PARKED_FOR: Duration = Duration::from_secs(30 * 86_400);
 
 /// How long an attempt may take, so that it ends before the lease of its lane does. An EventListener answers at once.
-pub const TRY: Duration = Duration::from_secs(20);
+pub const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How often an EventListener may refuse a delivery before it is parked.
-const REFUSALS: u32 = 5;
+const MAX_REFUSALS: u32 = 5;
 
 /// How often a delivery is tried before it is parked because its time is over. Its time can be over when its turn
 /// comes, if it waited behind another of its repository, and its EventListener may not be ready yet at the first
 /// attempt.
-const LEAST_TRIES: u32 = 5;
+const MIN_ATTEMPTS: u32 = 5;
 
 /// How long after the end of its time a delivery gets these attempts. Later it gets one and does not wait for memory:
 /// each further attempt would delay a lane even more that is already behind.
@@ -120,11 +120,11 @@ pub struct Settings {
 pub struct HeldId([u8; 32]);
 
 impl HeldId {
-    pub const fn new(once: [u8; 32]) -> Self {
-        Self(once)
+    pub const fn new(key: [u8; 32]) -> Self {
+        Self(key)
     }
 
-    pub const fn once(&self) -> &[u8; 32] {
+    pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 
@@ -234,7 +234,7 @@ impl Held {
 
     /// Records a failed attempt. Returns whether it was the last one: none is left but the one at the end of its time,
     /// which `is_over`, and those for a delivery whose turn came late.
-    fn failed(&mut self, failure: &Failure, now: Timestamp, is_over: bool) -> bool {
+    fn record_failure(&mut self, failure: &Failure, now: Timestamp, is_over: bool) -> bool {
         self.tries = self.tries.saturating_add(1);
         self.last_error = Some(failure.why.clone());
         let pause = Duration::from_secs(1 << self.tries.saturating_sub(1).min(5)).min(LONGEST_PAUSE);
@@ -242,12 +242,12 @@ impl Held {
         if now < self.until {
             self.next = self.next.min(self.until);
         }
-        let had_its_time = is_over && (self.tries >= LEAST_TRIES || self.is_late(now));
+        let had_its_time = is_over && (self.tries >= MIN_ATTEMPTS || self.is_late(now));
         match failure.kind {
             FailureKind::Passing => had_its_time,
             FailureKind::Refused => {
                 self.refusals = self.refusals.saturating_add(1);
-                self.refusals >= REFUSALS || had_its_time
+                self.refusals >= MAX_REFUSALS || had_its_time
             }
             FailureKind::Denied => true,
         }
@@ -324,7 +324,7 @@ fn corrupt(what: &str, error: &serde_json::Error) -> StoreError {
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Attempt {
     /// The EventListener accepted it.
-    Taken(Option<EventId>),
+    Accepted(Option<EventId>),
     Failed(Failure),
 }
 

@@ -90,7 +90,7 @@ impl Queue {
     ) -> Result<Option<HeldId>, StoreError> {
         for name in replay.stored_names(keys, now).await? {
             let id = HeldId::new(name);
-            if self.look_or_leave(&id, now).await?.is_some_and(|(held, _)| held.request == request) {
+            if self.read_if_readable(&id, now).await?.is_some_and(|(held, _)| held.request == request) {
                 self.wake.notify_one();
                 return Ok(Some(id));
             }

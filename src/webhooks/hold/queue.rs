@@ -10,7 +10,7 @@ use uuid::Uuid;
 use super::{
     Held, HeldId, HeldRequest, PARKED_FOR, Settings,
     index::{Index, Usage},
-    place::{Place, full},
+    queue_slot::{QueueSlot, full},
     seal::Seal,
 };
 use crate::{
@@ -105,7 +105,7 @@ impl Queue {
         self.read_once(now).await.map_err(unwritable)?;
         let head = request.encode_head().map_err(unwritable)?;
         held.size = (head.len() + request.body.len()) as u64;
-        let Some(place) = Place::take(self, &held, settings) else {
+        let Some(slot) = QueueSlot::take(self, &held, settings) else {
             // A delivery that is stored already needs no further place and is not lost.
             return match replay.check(keys, now).await {
                 Ok(()) => Err(full(self, &held.webhook)),
@@ -129,7 +129,7 @@ impl Queue {
             Ok(taken) => taken,
             Err(rejection) => return self.not_again(rejection, held.request, replay, keys, now).await,
         };
-        drop(place);
+        drop(slot);
         let id = HeldId::new(once);
         self.index().set(id, held, versions.first().copied().unwrap_or_default());
         self.measure();
@@ -152,7 +152,7 @@ impl Queue {
     ) -> Result<Option<(HeldId, Uuid)>, Rejection> {
         for name in replay.names(keys, now).await.map_err(unwritable)? {
             let id = HeldId::new(name);
-            let found = self.look_or_leave(&id, now).await.map_err(unwritable)?;
+            let found = self.read_if_readable(&id, now).await.map_err(unwritable)?;
             if let Some((held, _)) = found.filter(|(held, _)| held.parked.is_none()) {
                 return Ok(Some((id, held.request)));
             }
@@ -202,7 +202,7 @@ impl Queue {
             for (key, version, record) in read {
                 match record {
                     Some((id, Ok(held))) => index.set(id, held, version),
-                    Some((id, Err(error))) => leave(&mut index, id, version, &error, None),
+                    Some((id, Err(error))) => mark_unreadable(&mut index, id, version, &error, None),
                     // Logged when it was first read.
                     None if version <= known => {}
                     None => {
@@ -225,26 +225,26 @@ impl Queue {
     /// Detects parked deliveries that are gone or no longer parked: another replica's operator dropped or retried them,
     /// or a failover lost the parking, which leaves nothing that [`Queue::refresh`] could read. Checks a few of them
     /// each time.
-    pub(super) async fn look_at_parked(&self, now: Timestamp) -> Result<(), StoreError> {
+    pub(super) async fn recheck_parked(&self, now: Timestamp) -> Result<(), StoreError> {
         let turn = if self.store.is_shared() { self.index().parked_turn(PARKED_TURN) } else { Vec::new() };
-        let looked = self.look_at(turn, now).await;
+        let looked = self.recheck(turn, now).await;
         self.measure();
         looked
     }
 
-    async fn look_at(&self, parked: Vec<(HeldId, u64)>, now: Timestamp) -> Result<(), StoreError> {
+    async fn recheck(&self, parked: Vec<(HeldId, u64)>, now: Timestamp) -> Result<(), StoreError> {
         for (id, version) in parked {
-            let found = self.store.get(Table::Held, id.once(), now).await;
+            let found = self.store.get(Table::Held, id.as_bytes(), now).await;
             let mut index = self.index();
             match found {
                 Ok(None) => index.remove_version(&id, version),
                 // A failover lost that it was parked.
                 Ok(Some(stored)) if stored.version != version => match self.decode(&id, stored.value) {
                     Ok(held) => index.set_found(id, held, stored.version, Some(version)),
-                    Err(error) => leave(&mut index, id, stored.version, &error, Some(version)),
+                    Err(error) => mark_unreadable(&mut index, id, stored.version, &error, Some(version)),
                 },
                 Ok(Some(_)) => {}
-                Err(error @ StoreError::Corrupt(_)) => leave(&mut index, id, version, &error, Some(version)),
+                Err(error @ StoreError::Corrupt(_)) => mark_unreadable(&mut index, id, version, &error, Some(version)),
                 Err(error) => return Err(error),
             }
         }
@@ -253,25 +253,25 @@ impl Queue {
 
     /// Detects unreadable records that can be read now, because their key came back, or are gone. Checks a few of them
     /// each time.
-    pub(super) async fn look_at_unreadable(&self, now: Timestamp) -> Result<(), StoreError> {
+    pub(super) async fn recheck_unreadable(&self, now: Timestamp) -> Result<(), StoreError> {
         let turn = self.index().unreadable_turn(UNREADABLE_TURN);
         for id in turn {
-            self.look_or_leave(&id, now).await?;
+            self.read_if_readable(&id, now).await?;
         }
         Ok(())
     }
 
     /// Reads the current record of a delivery and updates the index. An unreadable record leaves its lane and stays in
     /// the store, so that it blocks no other.
-    pub(super) async fn look(&self, id: &HeldId, now: Timestamp) -> Result<Option<(Held, u64)>, StoreError> {
+    pub(super) async fn read(&self, id: &HeldId, now: Timestamp) -> Result<Option<(Held, u64)>, StoreError> {
         let known = self.index().version(id);
-        let found = match self.store.get(Table::Held, id.once(), now).await {
+        let found = match self.store.get(Table::Held, id.as_bytes(), now).await {
             // The store itself cannot read the record.
             Err(error @ StoreError::Corrupt(_)) => {
                 {
                     let mut index = self.index();
                     let version = known.or_else(|| index.unreadable_version(id));
-                    leave(&mut index, *id, version.unwrap_or_default(), &error, known);
+                    mark_unreadable(&mut index, *id, version.unwrap_or_default(), &error, known);
                 }
                 self.measure();
                 return Err(error);
@@ -289,16 +289,20 @@ impl Queue {
                 Ok(Some((held, version)))
             }
             Err(error) => {
-                leave(&mut self.index(), *id, version, &error, known);
+                mark_unreadable(&mut self.index(), *id, version, &error, known);
                 self.measure();
                 Err(error)
             }
         }
     }
 
-    /// As [`Queue::look`]; `None` also if it cannot be read.
-    pub(super) async fn look_or_leave(&self, id: &HeldId, now: Timestamp) -> Result<Option<(Held, u64)>, StoreError> {
-        match self.look(id, now).await {
+    /// As [`Queue::read`]; `None` also if it cannot be read.
+    pub(super) async fn read_if_readable(
+        &self,
+        id: &HeldId,
+        now: Timestamp,
+    ) -> Result<Option<(Held, u64)>, StoreError> {
+        match self.read(id, now).await {
             Err(StoreError::Corrupt(_)) => Ok(None),
             looked => looked,
         }
@@ -330,7 +334,7 @@ impl Queue {
 
     /// The request of a delivery as it is stored; it may be unreadable or missing.
     pub(super) async fn stored_request(&self, id: &HeldId, now: Timestamp) -> Result<Option<Vec<u8>>, StoreError> {
-        let stored = self.store.get(Table::HeldRequests, id.once(), now).await?;
+        let stored = self.store.get(Table::HeldRequests, id.as_bytes(), now).await?;
         Ok(stored.map(|stored| stored.value))
     }
 
@@ -346,8 +350,8 @@ impl Queue {
     ) -> Result<bool, StoreError> {
         held.place.get_or_insert(version);
         let expires = if held.parked.is_some() { now + PARKED_FOR } else { Timestamp::MAX };
-        let put = |table, value, expect| Put { table, key: id.once().to_vec(), value, expires, expect };
-        let record = self.seal.seal(Purpose::Held, id.once(), &[&held.encode()?])?;
+        let put = |table, value, expect| Put { table, key: id.as_bytes().to_vec(), value, expires, expect };
+        let record = self.seal.seal(Purpose::Held, id.as_bytes(), &[&held.encode()?])?;
         let mut puts = vec![put(Table::Held, record, Expect::Version(version))];
         if let Some(request) = request {
             puts.push(put(Table::HeldRequests, request, Expect::Any));
@@ -374,7 +378,7 @@ impl Queue {
     pub(super) async fn forget(&self, id: &HeldId, now: Timestamp) -> Result<(), StoreError> {
         let gone = |table| Put {
             table,
-            key: id.once().to_vec(),
+            key: id.as_bytes().to_vec(),
             value: Vec::new(),
             expires: Timestamp::default(),
             expect: Expect::Any,
@@ -412,7 +416,7 @@ impl Queue {
 
     /// A delivery with its request.
     pub async fn show(&self, id: &HeldId, now: Timestamp) -> Result<Option<(Held, HeldRequest)>, StoreError> {
-        match self.look(id, now).await? {
+        match self.read(id, now).await? {
             None => Ok(None),
             Some((held, _)) => Ok(Some((held, self.request(id, now).await?))),
         }
@@ -422,12 +426,12 @@ impl Queue {
     /// Returns false if it is gone.
     pub async fn retry(&self, id: &HeldId, now: Timestamp) -> Result<bool, StoreError> {
         loop {
-            let Some((mut held, version)) = self.look(id, now).await? else { return Ok(false) };
+            let Some((mut held, version)) = self.read(id, now).await? else { return Ok(false) };
             let request = match held.parked {
                 Some(_) => {
                     let request = self.request(id, now).await?;
                     let parts = [&*request.encode_head()?, &*request.body];
-                    Some(self.seal.seal(Purpose::HeldRequest, id.once(), &parts)?)
+                    Some(self.seal.seal(Purpose::HeldRequest, id.as_bytes(), &parts)?)
                 }
                 None => None,
             };
@@ -445,7 +449,7 @@ impl Queue {
     /// Drops a delivery, even an unreadable one. It is never sent, unless it is in flight at this moment. Returns false
     /// if it is gone.
     pub async fn drop_one(&self, id: &HeldId, now: Timestamp) -> Result<bool, StoreError> {
-        let is_there = match self.store.get(Table::Held, id.once(), now).await {
+        let is_there = match self.store.get(Table::Held, id.as_bytes(), now).await {
             // There is a record, though the store itself cannot read it.
             Err(StoreError::Corrupt(_)) => true,
             found => found?.is_some(),
@@ -483,8 +487,8 @@ impl Queue {
 }
 
 /// Takes an unreadable record out of its lane and logs it once.
-fn leave(index: &mut Index, id: HeldId, version: u64, error: &StoreError, known: Option<u64>) {
-    if index.leave(id, version, error.to_string(), known) {
+fn mark_unreadable(index: &mut Index, id: HeldId, version: u64, error: &StoreError, known: Option<u64>) {
+    if index.mark_unreadable(id, version, error.to_string(), known) {
         tracing::error!(held = %id, %error, "{UNREADABLE}");
     }
 }

@@ -48,7 +48,7 @@ impl Seal {
                 ));
             }
             (None, Some(_)) => Err(OpenError::UnknownKey),
-            (Some(keys), Some(sealed)) => keys.load().open(purpose, id.once(), sealed),
+            (Some(keys), Some(sealed)) => keys.load().open(purpose, id.as_bytes(), sealed),
         };
         opened.map_err(|error| {
             StoreError::Corrupt(match error {

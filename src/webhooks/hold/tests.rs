@@ -203,7 +203,7 @@ fn failed(kind: FailureKind) -> Attempt {
 async fn deliveries_of_a_repository_arrive_in_order_and_others_do_not_wait_for_them() {
     let fixture = Fixture::new(&MemoryStore::shared(), |held| match (&*held.delivery, held.tries) {
         ("a1", 0..4) => failed(FailureKind::Passing),
-        _ => Attempt::Taken(None),
+        _ => Attempt::Accepted(None),
     });
     for delivery in ["a1", "a2", "a3"] {
         fixture.keep("hub", "1", delivery).await.unwrap();
@@ -223,11 +223,11 @@ async fn deliveries_of_a_repository_arrive_in_order_and_others_do_not_wait_for_t
 #[tokio::test]
 async fn what_is_stored_after_it_was_given_up_on_is_brought() {
     let store = MemoryStore::shared();
-    let fixture = Fixture::new(&store, |_| Attempt::Taken(None));
+    let fixture = Fixture::new(&store, |_| Attempt::Accepted(None));
     fixture.keep("hub", "1", "a").await.unwrap();
     fixture.start();
     fixture.until("taken", async || fixture.seen() == ["a"]).await;
-    Fixture::new(&store, |_| Attempt::Taken(None)).keep("hub", "1", "late").await.unwrap();
+    Fixture::new(&store, |_| Attempt::Accepted(None)).keep("hub", "1", "late").await.unwrap();
     fixture.until("taken", async || fixture.seen() == ["a", "late"]).await;
 }
 
@@ -235,7 +235,7 @@ async fn what_is_stored_after_it_was_given_up_on_is_brought() {
 #[tokio::test]
 async fn without_room_in_memory_a_lane_rests_and_nothing_is_tried() {
     let fixture = Fixture::new(&MemoryStore::shared(), |held| match held.tries {
-        0 => Attempt::Taken(None),
+        0 => Attempt::Accepted(None),
         _ => panic!("a rest is no try"),
     });
     let id = fixture.keep("hub", "1", "a").await.unwrap();
@@ -276,7 +276,7 @@ async fn one_for_which_there_is_never_room_is_parked_when_its_time_is_over() {
 /// Regression: if its turn came after its time, it was parked as if it had been tried.
 #[tokio::test]
 async fn memory_that_is_short_for_a_moment_parks_nothing_whose_time_is_over() {
-    let fixture = Fixture::new(&MemoryStore::shared(), |_| Attempt::Taken(None));
+    let fixture = Fixture::new(&MemoryStore::shared(), |_| Attempt::Accepted(None));
     fixture.keep("hub", "1", "a").await.unwrap();
     fixture.deliverer.budget.set_limit(1);
     fixture.start();
@@ -295,7 +295,7 @@ async fn memory_that_is_short_for_a_moment_parks_nothing_whose_time_is_over() {
 /// It is remembered for a day here, and waits longer.
 #[tokio::test]
 async fn one_that_is_new_again_is_held_beside_the_first() {
-    let fixture = Fixture::new(&MemoryStore::shared(), |_| Attempt::Taken(None));
+    let fixture = Fixture::new(&MemoryStore::shared(), |_| Attempt::Accepted(None));
     fixture.keep("hub", "1", "nightly").await.unwrap();
     assert_eq!(fixture.keep("hub", "1", "nightly").await.unwrap_err().reason(), Reason::ReplayedDelivery);
     fixture.clock.advance(Duration::from_secs(86_400));
@@ -314,7 +314,7 @@ async fn what_was_kept_by_a_process_that_died_is_brought_by_the_next() {
             dead.keep("hub", "1", delivery).await.unwrap();
         }
     }
-    let fixture = Fixture::new(&store, |_| Attempt::Taken(None));
+    let fixture = Fixture::new(&store, |_| Attempt::Accepted(None));
     fixture.start();
     fixture.until("empty", async || fixture.seen().len() == 3 && fixture.held().await.is_empty()).await;
     assert_eq!(fixture.seen(), ["a", "b", "c"]);
@@ -324,7 +324,7 @@ async fn what_was_kept_by_a_process_that_died_is_brought_by_the_next() {
 
 #[tokio::test]
 async fn a_sender_whose_queue_is_full_is_asked_to_come_back_and_no_other() {
-    let fixture = Fixture::new(&MemoryStore::shared(), |_| Attempt::Taken(None));
+    let fixture = Fixture::new(&MemoryStore::shared(), |_| Attempt::Accepted(None));
     let small = Settings { max: 2, ..SETTINGS };
     for delivery in ["a", "b"] {
         fixture.keep_within("hub", "1", delivery, small).await.unwrap();
@@ -349,7 +349,7 @@ async fn what_a_process_before_left_counts_against_the_bound_from_the_first_deli
             dead.keep_within("hub", "1", delivery, small).await.unwrap();
         }
     }
-    let fixture = Fixture::new(&store, |_| Attempt::Taken(None));
+    let fixture = Fixture::new(&store, |_| Attempt::Accepted(None));
     store.set_down(true);
     let unknown = fixture.keep_within("hub", "1", "c", small).await.unwrap_err();
     assert_eq!(unknown.reason(), Reason::StoreUnavailable, "nobody knows what is held");
@@ -363,7 +363,7 @@ async fn what_a_process_before_left_counts_against_the_bound_from_the_first_deli
 async fn what_is_held_is_known_before_it_may_be_brought() {
     let store = MemoryStore::shared();
     Fixture::new(&store, |_| panic!("it died before")).keep("hub", "1", "a").await.unwrap();
-    let fixture = Fixture::new(&store, |_| Attempt::Taken(None));
+    let fixture = Fixture::new(&store, |_| Attempt::Accepted(None));
     let settle = Duration::from_secs(600);
     fixture.start_after(settle);
     let waiting = || fixture.queue.index().usage().map(|(_, usage)| usage.waiting).sum::<usize>();
@@ -376,7 +376,7 @@ async fn what_is_held_is_known_before_it_may_be_brought() {
     fixture.until("looked at", async || waiting() == 3).await;
     assert_eq!(fixture.seen(), [""; 0]);
     tokio::time::advance(Duration::from_secs(1)).await;
-    fixture.until("brought", async || fixture.seen() == ["a", "b", "c"]).await;
+    fixture.until("delivered", async || fixture.seen() == ["a", "b", "c"]).await;
 }
 
 #[tokio::test(start_paused = true)]
@@ -396,7 +396,7 @@ async fn how_long_the_oldest_waits_is_measured_though_nothing_is_brought() {
 #[tokio::test]
 async fn without_the_store_nothing_is_kept_and_what_is_kept_waits() {
     let store = MemoryStore::shared();
-    let fixture = Fixture::new(&store, |_| Attempt::Taken(None));
+    let fixture = Fixture::new(&store, |_| Attempt::Accepted(None));
     fixture.keep("hub", "1", "a").await.unwrap();
     store.set_down(true);
     assert_eq!(fixture.keep("hub", "1", "b").await.unwrap_err().reason(), Reason::StoreUnavailable);
@@ -417,7 +417,7 @@ async fn replicas_bring_each_delivery_once_and_in_order() {
         Fixture::new(&store, move |held| {
             let lane = held.repository_id.as_ref().unwrap().to_string();
             order.lock().unwrap().entry(lane).or_default().push(held.delivery.to_string());
-            Attempt::Taken(None)
+            Attempt::Accepted(None)
         })
     };
     let (here, there) = (replica(), replica());
@@ -468,7 +468,7 @@ fn a_request_is_kept_byte_for_byte() {
 #[tokio::test]
 async fn what_only_one_server_has_is_503_also_to_the_next_try() {
     let store = MemoryStore::shared();
-    let fixture = Fixture::new(&store, |_| Attempt::Taken(None));
+    let fixture = Fixture::new(&store, |_| Attempt::Accepted(None));
     fixture.queue.set_doubt(None);
     store.set_alone(true);
     for _ in 0..2 {

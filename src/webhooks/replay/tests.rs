@@ -169,7 +169,7 @@ async fn a_redelivery_under_an_id_of_its_own_is_taken_of_senders_that_make_them_
         for (anew, expected) in [(false, Some(Reason::ReplayedDelivery)), (true, None)] {
             let keys = |id| keys(1 + u8::from(anew), id, Some(1)).redeliveries(1, anew);
             let mut first = replay.reserve(&keys("a"), LEASE, NOW).await.unwrap();
-            let name = first.once();
+            let name = first.key();
             first.commit(NOW).await.unwrap();
             assert_eq!(
                 reason(replay.reserve(&keys("b"), LEASE, NOW).await),
@@ -178,7 +178,7 @@ async fn a_redelivery_under_an_id_of_its_own_is_taken_of_senders_that_make_them_
             );
             let again = replay.reserve(&keys("b"), LEASE, NOW + REDELIVERY_GAP).await;
             if let Ok(again) = &again {
-                assert_ne!(again.once(), name, "it is another delivery to the interceptor");
+                assert_ne!(again.key(), name, "it is another delivery to the interceptor");
             }
             assert_eq!(reason(again), expected);
         }

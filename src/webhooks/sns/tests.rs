@@ -18,7 +18,7 @@ fn with_hosts(hosts: &[&str]) -> Arc<Source> {
 
 fn trusting(hosts: &[&str], authorities: Option<[u8; 32]>) -> Arc<Source> {
     let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
-    Arc::new(Source::new(hosts, Egress::of_nobody().unwrap(), authorities))
+    Arc::new(Source::new(hosts, Egress::without_authorities().unwrap(), authorities))
 }
 
 fn certificate() -> Certificate {

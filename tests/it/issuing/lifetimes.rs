@@ -82,11 +82,11 @@ async fn an_operator_ends_a_token_of_ours_though_no_route_takes_it() {
 #[tokio::test]
 async fn tokens_of_ours_that_were_ended_stay_so_where_a_reload_calls_their_issuer_otherwise() {
     let mut world = World::start().await;
-    let (holder_revocations, leaked) = {
+    let (ended, leaked) = {
         let job = world.job(&json!({}));
         (world.exchange(&job, "deploy").await.token(), world.exchange(&job, "deploy").await.token())
     };
-    assert_eq!(world.doorward.submit("/oauth2/revoke", &[], &format!("token={holder_revocations}")).await.status, 200);
+    assert_eq!(world.doorward.submit("/oauth2/revoke", &[], &format!("token={ended}")).await.status, 200);
     let jti = part(&leaked, 1)["jti"].as_str().unwrap().to_owned();
     let (code, said) =
         world.doorward.operator(&["revoke", "--issuer", "own", "--token-id", &jti, "--why", "leaked"]).await;
@@ -96,7 +96,7 @@ async fn tokens_of_ours_that_were_ended_stay_so_where_a_reload_calls_their_issue
     };
     reload(&world.doorward, rename).await;
     for what in ["after the reload", "after a restart"] {
-        for token in [&holder_revocations, &leaked] {
+        for token in [&ended, &leaked] {
             assert_eq!(introspected(&world, "target", token).await["active"], false, "{what}");
             let used = world.doorward.get("/", &["Host: localhost", &format!("Authorization: Bearer {token}")]).await;
             assert_eq!((used.status, used.reason().as_str()), (401, "token_revoked"), "{what}: {}", used.text());

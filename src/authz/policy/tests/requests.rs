@@ -1,7 +1,7 @@
 //! Requests decide by their Kubernetes attributes and their paths.
 
 use super::*;
-use crate::{authz::Unasked, error::Reason};
+use crate::{authz::NotEvaluated, error::Reason};
 
 #[test]
 fn kubernetes_requests_are_decided_on_their_attributes() {
@@ -129,7 +129,10 @@ fn a_request_for_a_run_that_is_always_refused_is_an_error_of_its_case() {
             said.contains(why) && said.ends_with(": it is refused before any rule is evaluated"),
             "{method} {path}: {said}"
         );
-        assert!(matches!(unasked, Unasked::Refused(refused) if refused.reason() == reason), "{method} {path}: {said}");
+        assert!(
+            matches!(unasked, NotEvaluated::Refused(refused) if refused.reason() == reason),
+            "{method} {path}: {said}"
+        );
     }
     for (method, path, lacks_body) in [
         ("POST", "pipelineruns", true),
@@ -461,7 +464,7 @@ routes:
         ("route: any, host: x.example, path: /.well-known/oauth-protected-resource/y", "goes to Doorward itself"),
     ] {
         let unasked = told(request).unwrap_err();
-        assert!(matches!(&unasked, Unasked::Incomplete(told) if told.contains(why)), "{request}: {unasked}");
+        assert!(matches!(&unasked, NotEvaluated::Incomplete(told) if told.contains(why)), "{request}: {unasked}");
     }
     for (request, reason, why) in [
         ("route: read, path: /a/b", Reason::MethodNotAllowed, "this path takes POST only"),
@@ -474,7 +477,7 @@ routes:
         ("route: old, path: /v1/logs-proxy/a/b/c", Reason::PolicyDenied, "as the route names no API server"),
     ] {
         let unasked = told(request).unwrap_err();
-        let is_so = matches!(&unasked, Unasked::Refused(refused) if refused.reason() == reason && refused.detail().contains(why));
+        let is_so = matches!(&unasked, NotEvaluated::Refused(refused) if refused.reason() == reason && refused.detail().contains(why));
         assert!(is_so, "{request}: {unasked}");
     }
 }
@@ -505,6 +508,6 @@ fn a_case_of_an_event_that_no_delivery_is_known_by_is_an_error() {
     ] {
         let unasked = told(&format!("route: gh, delivery: {{event: {event}}}")).unwrap_err();
         let is_told = |told: &str| told.contains(&format!("as the event `{event}`")) && told.contains(why);
-        assert!(matches!(&unasked, Unasked::Incomplete(told) if is_told(told)), "{event}: {unasked}");
+        assert!(matches!(&unasked, NotEvaluated::Incomplete(told) if is_told(told)), "{event}: {unasked}");
     }
 }

@@ -1,7 +1,7 @@
 //! Tokens of Doorward's own: which of their scopes are shown, and who presents them.
 
 use super::*;
-use crate::authz::{AskedToken, Unasked};
+use crate::authz::{AskedToken, NotEvaluated};
 
 /// Whoever asks for one audience has no use for rules about another.
 #[test]
@@ -77,7 +77,7 @@ rules:
         let request: raw::RequestFacts = serde_saphyr::from_str(&format!("{{token: {{audience: x{task}}}}}")).unwrap();
         match Scenario::new(Some(&facts), &request, &root) {
             Ok(_) => None,
-            Err(Unasked::Refused(refused)) => Some(refused.detail().to_owned()),
+            Err(NotEvaluated::Refused(refused)) => Some(refused.detail().to_owned()),
             Err(unasked) => panic!("{unasked}"),
         }
     };

@@ -55,7 +55,7 @@ fn a_token_of_the_standard_is_taken_as_it_is() {
     ] {
         let given = expected(Reads::OAuth { exchanged: true }).read(&answer(200, &with(&change).to_string()));
         let given = given.unwrap_or_else(|why| panic!("{what}: {why:?}"));
-        assert_eq!((given.expires.as_secs() - NOW, given.form), (lasts, GivenForm::Bearer), "{what}");
+        assert_eq!((given.expires.as_secs() - NOW, given.form), (lasts, TokenForm::Bearer), "{what}");
         let named = given.scopes.map(|scopes| scopes.iter().map(|scope| scope.clone().leak() as &str).collect());
         assert_eq!(named, scopes, "{what}");
     }
@@ -244,7 +244,7 @@ fn credentials_of_aws_become_what_credential_process_reads() {
     };
     for expiration in [json!(NOW + 900), json!(1_700_000_900.0), json!("2023-11-14T22:28:20Z")] {
         let given = expected(Reads::Aws).read(&answer(200, &body(&expiration))).unwrap();
-        assert_eq!((given.expires.as_secs(), given.form), (NOW + 900, GivenForm::AwsCredentials));
+        assert_eq!((given.expires.as_secs(), given.form), (NOW + 900, TokenForm::AwsCredentials));
         let said: Value = serde_json::from_str(&given.token).unwrap();
         let expected = json!({
             "Version": 1, "AccessKeyId": "ASIA", "SecretAccessKey": "s/+=", "SessionToken": "t==",

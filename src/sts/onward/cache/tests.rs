@@ -1,4 +1,4 @@
-use super::super::{answer::GivenForm, tests::resolve};
+use super::super::{answer::TokenForm, tests::resolve};
 use super::*;
 
 /// Only the token was counted, so callers that asked for long scopes filled the memory.
@@ -17,9 +17,9 @@ fn what_an_assertion_said_counts_to_what_is_held() {
         session: "session".to_owned(),
         lives_with: Box::default(),
     };
-    let given = Given {
+    let given = ProviderToken {
         token: Zeroizing::new(long),
-        form: GivenForm::Bearer,
+        form: TokenForm::Bearer,
         expires: now.wall() + Duration::from_secs(3600),
         scopes: None,
     };

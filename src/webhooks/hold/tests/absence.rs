@@ -9,7 +9,7 @@ fn with_listener(store: &Arc<MemoryStore>) -> (Fixture, Arc<AtomicBool>) {
     let is_up = Arc::new(AtomicBool::new(false));
     let up = Arc::clone(&is_up);
     let fixture = Fixture::new(store, move |_| match up.load(Ordering::SeqCst) {
-        true => Attempt::Taken(None),
+        true => Attempt::Accepted(None),
         false => failed(FailureKind::Passing),
     });
     (fixture, is_up)

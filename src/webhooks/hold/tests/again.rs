@@ -5,7 +5,7 @@ use super::*;
 /// The EventListener would accept both, and create two runs for one delivery.
 #[tokio::test]
 async fn a_delivery_that_is_sent_again_while_it_waits_is_no_further_one() {
-    let fixture = Fixture::new(&MemoryStore::shared(), |_| Attempt::Taken(None));
+    let fixture = Fixture::new(&MemoryStore::shared(), |_| Attempt::Accepted(None));
     fixture.queue.set_doubt(None);
     let later = NOW + Duration::from_secs(61);
     let waiting_at = async |again, now| {
@@ -20,7 +20,7 @@ async fn a_delivery_that_is_sent_again_while_it_waits_is_no_further_one() {
     assert_eq!(waiting_at(2, NOW).await, None, "it is a retry of the sender, and a repetition");
     assert_eq!(waiting(0).await, None, "it is taken once, and is a repetition");
 
-    let (mut held, version) = fixture.queue.look(&id, later).await.unwrap().unwrap();
+    let (mut held, version) = fixture.queue.read(&id, later).await.unwrap().unwrap();
     held.parked = Some(later);
     assert!(fixture.queue.rewrite(&id, held, version, None, later).await.unwrap());
     assert_eq!(waiting(2).await, None, "nobody tries it any more");
@@ -35,7 +35,7 @@ async fn a_delivery_that_is_sent_again_while_it_waits_is_no_further_one() {
 async fn what_was_brought_and_comes_back_with_a_failover_is_brought_again_within_minutes() {
     let store = MemoryStore::shared();
     store.set_shared();
-    let fixture = Fixture::new(&store, |_| Attempt::Taken(None));
+    let fixture = Fixture::new(&store, |_| Attempt::Accepted(None));
     fixture.queue.set_doubt(None);
     fixture.keep("hub", "1", "a").await.unwrap();
     let standby = store.copy();
@@ -56,7 +56,7 @@ async fn a_delivery_whose_parking_a_failover_lost_is_tried_again() {
     let is_allowed = Arc::new(std::sync::atomic::AtomicBool::new(false));
     let allowed = Arc::clone(&is_allowed);
     let fixture = Fixture::new(&store, move |_| match allowed.load(std::sync::atomic::Ordering::SeqCst) {
-        true => Attempt::Taken(None),
+        true => Attempt::Accepted(None),
         false => failed(FailureKind::Denied),
     });
     fixture.queue.set_doubt(None);
@@ -67,5 +67,5 @@ async fn a_delivery_whose_parking_a_failover_lost_is_tried_again() {
     is_allowed.store(true, std::sync::atomic::Ordering::SeqCst);
     store.fail_over_to(standby);
     tokio::time::advance(Duration::from_secs(1)).await;
-    fixture.until("brought", async || fixture.held().await.is_empty()).await;
+    fixture.until("delivered", async || fixture.held().await.is_empty()).await;
 }

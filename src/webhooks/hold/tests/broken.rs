@@ -4,7 +4,7 @@ use super::*;
 use crate::store::{Backend as _, Expect, Table};
 
 async fn spoil(store: &MemoryStore, table: Table, id: &HeldId) {
-    store.put(table, id.once(), b"junk".to_vec(), Timestamp::MAX, Expect::Any, NOW).await.unwrap();
+    store.put(table, id.as_bytes(), b"junk".to_vec(), Timestamp::MAX, Expect::Any, NOW).await.unwrap();
 }
 
 /// Deliveries wait in the store while Doorward is updated, and while the update is taken back.
@@ -25,13 +25,13 @@ fn a_record_is_read_and_written_as_ever() {
 #[tokio::test]
 async fn a_request_that_cannot_be_read_ends_with_its_parked_delivery() {
     let store = MemoryStore::shared();
-    let fixture = Fixture::new(&store, |_| Attempt::Taken(None));
+    let fixture = Fixture::new(&store, |_| Attempt::Accepted(None));
     let id = fixture.keep("hub", "1", "a").await.unwrap();
     spoil(&store, Table::HeldRequests, &id).await;
     fixture.start();
     fixture.until("parked", async || fixture.held().await == [("a".to_owned(), true)]).await;
     let now = fixture.clock.now();
-    let left = async |table, at| store.get(table, id.once(), at).await.unwrap().is_some();
+    let left = async |table, at| store.get(table, id.as_bytes(), at).await.unwrap().is_some();
     for table in [Table::Held, Table::HeldRequests] {
         assert!(left(table, now).await, "{table:?}");
         assert!(!left(table, now + PARKED_FOR).await, "{table:?}");
@@ -45,21 +45,21 @@ async fn a_request_that_cannot_be_read_ends_with_its_parked_delivery() {
 #[tokio::test]
 async fn a_request_that_the_store_itself_cannot_read_parks_its_delivery_and_stops_no_other() {
     let store = MemoryStore::shared();
-    let fixture = Fixture::new(&store, |_| Attempt::Taken(None));
+    let fixture = Fixture::new(&store, |_| Attempt::Accepted(None));
     let id = fixture.keep("hub", "1", "a").await.unwrap();
     fixture.keep("hub", "1", "b").await.unwrap();
-    store.tear(Table::HeldRequests, id.once());
+    store.tear(Table::HeldRequests, id.as_bytes());
     fixture.start();
     fixture.until("parked", async || fixture.held().await == [("a".to_owned(), true)]).await;
     assert_eq!(fixture.seen(), ["b"]);
     let ended = fixture.clock.now() + PARKED_FOR;
-    assert!(store.get(Table::HeldRequests, id.once(), ended).await.unwrap().is_none());
+    assert!(store.get(Table::HeldRequests, id.as_bytes(), ended).await.unwrap().is_none());
 }
 
 #[tokio::test]
 async fn a_delivery_that_cannot_be_read_can_be_dropped() {
     let store = MemoryStore::shared();
-    let fixture = Fixture::new(&store, |_| Attempt::Taken(None));
+    let fixture = Fixture::new(&store, |_| Attempt::Accepted(None));
     fixture.queue.set_doubt(None);
     let id = fixture.keep("hub", "1", "a").await.unwrap();
     spoil(&store, Table::Held, &id).await;
@@ -72,7 +72,7 @@ async fn a_delivery_that_cannot_be_read_can_be_dropped() {
 #[tokio::test]
 async fn a_delivery_that_cannot_be_read_stops_no_other_and_can_be_dropped_after_a_restart() {
     let store = MemoryStore::shared();
-    let fixture = Fixture::new(&store, |_| Attempt::Taken(None));
+    let fixture = Fixture::new(&store, |_| Attempt::Accepted(None));
     fixture.queue.set_doubt(None);
     let id = fixture.keep("hub", "1", "a").await.unwrap();
     fixture.keep("hub", "1", "b").await.unwrap();
@@ -84,18 +84,18 @@ async fn a_delivery_that_cannot_be_read_stops_no_other_and_can_be_dropped_after_
     let written = id.to_string();
     assert_eq!(HeldId::parse(&written[..63]), None);
     assert!(queue.drop_one(&HeldId::parse(&written).unwrap(), NOW).await.unwrap());
-    assert!(store.get(Table::Held, id.once(), NOW).await.unwrap().is_none());
+    assert!(store.get(Table::Held, id.as_bytes(), NOW).await.unwrap().is_none());
 }
 
 /// Regression: its lane had turn after turn without sending anything.
 #[tokio::test]
 async fn a_record_that_the_store_itself_cannot_read_stops_no_other() {
     let store = MemoryStore::shared();
-    let fixture = Fixture::new(&store, |_| Attempt::Taken(None));
+    let fixture = Fixture::new(&store, |_| Attempt::Accepted(None));
     fixture.queue.set_doubt(None);
     let id = fixture.keep("hub", "1", "a").await.unwrap();
     fixture.keep("hub", "1", "b").await.unwrap();
-    store.tear(Table::Held, id.once());
+    store.tear(Table::Held, id.as_bytes());
     fixture.start();
     fixture.until("the next one is brought", async || fixture.seen() == ["b"]).await;
     assert!(matches!(&*fixture.queue.unreadable(), [(left, _)] if *left == id));
@@ -110,8 +110,8 @@ async fn a_record_that_the_store_itself_cannot_read_stops_nothing_after_a_restar
     let dead = Fixture::new(&store, |_| panic!("it died before"));
     let id = dead.keep("hub", "1", "a").await.unwrap();
     dead.keep("hub", "1", "b").await.unwrap();
-    store.tear(Table::Held, id.once());
-    let fixture = Fixture::new(&store, |_| Attempt::Taken(None));
+    store.tear(Table::Held, id.as_bytes());
+    let fixture = Fixture::new(&store, |_| Attempt::Accepted(None));
     fixture.keep("hub", "1", "c").await.expect("another delivery is taken");
     assert_eq!(fixture.held().await, [("b".to_owned(), false), ("c".to_owned(), false)]);
     fixture.start();
@@ -119,7 +119,7 @@ async fn a_record_that_the_store_itself_cannot_read_stops_nothing_after_a_restar
     assert_eq!(fixture.seen(), ["b", "c"]);
     for _ in 0..2 {
         assert!(matches!(&*fixture.queue.unreadable(), [(left, _)] if *left == id));
-        fixture.queue.look_at_unreadable(fixture.clock.now()).await.unwrap();
+        fixture.queue.recheck_unreadable(fixture.clock.now()).await.unwrap();
     }
     assert!(fixture.queue.drop_one(&id, fixture.clock.now()).await.unwrap());
     assert_eq!(fixture.queue.unreadable(), []);
@@ -145,8 +145,8 @@ async fn a_parked_record_that_the_store_itself_cannot_read_hides_no_other() {
     for id in [&ids[0], &ids[2]] {
         assert!(here.queue.drop_one(id, now).await.unwrap());
     }
-    store.tear(Table::Held, ids[1].once());
-    there.queue.look_at_parked(now).await.unwrap();
+    store.tear(Table::Held, ids[1].as_bytes());
+    there.queue.recheck_parked(now).await.unwrap();
     assert_eq!(there.held().await, []);
     assert!(matches!(&*there.queue.unreadable(), [(left, _)] if *left == ids[1]));
 }
@@ -166,7 +166,7 @@ async fn what_cannot_be_read_is_told_until_it_is_gone() {
     }
     // The third check covers the rest.
     for left in [24, 8, 0] {
-        fixture.queue.look_at_unreadable(NOW).await.unwrap();
+        fixture.queue.recheck_unreadable(NOW).await.unwrap();
         assert_eq!(fixture.queue.unreadable().len(), left);
     }
 }
@@ -178,11 +178,11 @@ async fn a_later_record_than_one_that_cannot_be_read_stays_in_its_lane() {
     let id = fixture.keep("hub", "1", "a").await.unwrap();
     let mut index = fixture.queue.index();
     let version = index.version(&id).unwrap();
-    let mut leave = |known| index.leave(id, version - 1, "junk".to_owned(), known);
-    assert!(!leave(None), "a later one is known");
+    let mut mark_unreadable = |known| index.mark_unreadable(id, version - 1, "junk".to_owned(), known);
+    assert!(!mark_unreadable(None), "a later one is known");
     // The store was set back to before the later record.
-    assert!(leave(Some(version)));
-    assert!(!leave(None), "it is told once");
+    assert!(mark_unreadable(Some(version)));
+    assert!(!mark_unreadable(None), "it is told once");
     assert!(index.version(&id).is_none());
 }
 
@@ -192,7 +192,7 @@ async fn what_a_delivery_became_is_kept_before_it_is_parked() {
     let store = MemoryStore::shared();
     let fixture = Fixture::new(&store, |_| failed(FailureKind::Denied));
     let id = fixture.keep("hub", "1", "a").await.unwrap();
-    let once = HEXLOWER.encode(id.once());
+    let once = HEXLOWER.encode(id.as_bytes());
     let tried = TriedEvent { event: EventId::parse("e1").unwrap(), attempt: "1".into() };
     let delivery = Named { once: once.as_str().into(), until: None };
     fixture.replay.bind_event(&delivery, "namespaces/ci/triggers/push", &tried, NOW).await.unwrap();
@@ -212,7 +212,7 @@ async fn a_delivery_that_was_taken_while_the_store_failed_is_forgotten_and_not_b
     let (script, breaks) = (store.clone(), Mutex::new(true));
     let fixture = Fixture::new(&store, move |_| {
         script.set_down(std::mem::take(&mut *breaks.lock().unwrap()));
-        Attempt::Taken(None)
+        Attempt::Accepted(None)
     });
     fixture.keep("hub", "1", "a").await.unwrap();
     fixture.start();

@@ -21,7 +21,7 @@ impl Deliverer for Meanwhile {
             self.there.keep("hub", "7", "2").await.unwrap();
             self.here.keep("hub", "7", "3").await.unwrap();
         }
-        Attempt::Taken(None)
+        Attempt::Accepted(None)
     }
 }
 
@@ -39,7 +39,7 @@ async fn what_another_replica_stored_before_is_not_overtaken() {
     here.keep("hub", "7", "1").await.unwrap();
     let (queue, clock, stop) = (here.queue.clone(), here.clock.clone(), here.stop.clone());
     tokio::spawn(run(queue, Arc::clone(&deliverer), clock, Drain::default(), Duration::ZERO, stop));
-    here.until("brought", async || deliverer.seen.lock().unwrap().len() == 3).await;
+    here.until("delivered", async || deliverer.seen.lock().unwrap().len() == 3).await;
     assert_eq!(*deliverer.seen.lock().unwrap(), ["1", "2", "3"]);
 }
 
@@ -66,7 +66,7 @@ impl Deliverer for Losing {
                 self.there.queue.give_back(lease, now).await;
             }
         }
-        Attempt::Taken(None)
+        Attempt::Accepted(None)
     }
 }
 
@@ -88,7 +88,7 @@ async fn a_replica_that_lost_a_lane_brings_no_more_of_it() {
         let (queue, clock, stop) = (here.queue.clone(), here.clock.clone(), here.stop.clone());
         tokio::spawn(run(queue, Arc::clone(&deliverer), clock, Drain::default(), Duration::ZERO, stop));
         let seen = || deliverer.seen.lock().unwrap().clone();
-        here.until("brought", async || !seen().is_empty()).await;
+        here.until("delivered", async || !seen().is_empty()).await;
         let later = here.clock.now() + Duration::from_secs(10);
         here.until("over", async || here.clock.now() > later).await;
         assert_eq!(seen().len(), if gives_back { 2 } else { 1 }, "given back: {gives_back}");
@@ -99,11 +99,11 @@ async fn a_replica_that_lost_a_lane_brings_no_more_of_it() {
 #[tokio::test]
 async fn a_delivery_that_is_gone_from_the_store_holds_its_lane_up_for_one_read() {
     let store = MemoryStore::shared();
-    let fixture = Fixture::new(&store, |_| Attempt::Taken(None));
+    let fixture = Fixture::new(&store, |_| Attempt::Accepted(None));
     fixture.keep("hub", "1", "1").await.unwrap();
     // The last of its table, so that the versions that were read stay below its place.
     let gone = fixture.keep("hub", "1", "2").await.unwrap();
-    assert!(store.delete(Table::Held, gone.once()).await.unwrap());
+    assert!(store.delete(Table::Held, gone.as_bytes()).await.unwrap());
     fixture.start();
     fixture.until("done", async || !fixture.queue.is_delivering() && fixture.held().await.is_empty()).await;
     assert_eq!(fixture.seen(), ["1"]);
@@ -114,7 +114,7 @@ async fn a_delivery_that_is_gone_from_the_store_holds_its_lane_up_for_one_read()
 async fn of_a_store_that_was_set_back_all_is_read_however_much_there_is() {
     let store = MemoryStore::shared();
     store.set_shared();
-    let fixture = Fixture::new(&store, |_| Attempt::Taken(None));
+    let fixture = Fixture::new(&store, |_| Attempt::Accepted(None));
     fixture.queue.set_doubt(None);
     for number in 0..600 {
         fixture.keep("hub", "1", &format!("{number:03}")).await.unwrap();
@@ -138,7 +138,7 @@ async fn a_record_that_was_set_back_is_believed_where_it_is_looked_at() {
     let fixture = Fixture::new(&store, |_| failed(FailureKind::Denied));
     fixture.queue.set_doubt(None);
     let id = fixture.keep("hub", "1", "a").await.unwrap();
-    let (mut held, version) = fixture.queue.look(&id, NOW).await.unwrap().unwrap();
+    let (mut held, version) = fixture.queue.read(&id, NOW).await.unwrap().unwrap();
     held.parked = Some(NOW);
     assert!(fixture.queue.rewrite(&id, held, version, None, NOW).await.unwrap());
     assert!(fixture.queue.retry(&id, NOW).await.unwrap());
@@ -146,10 +146,10 @@ async fn a_record_that_was_set_back_is_believed_where_it_is_looked_at() {
     assert_eq!(waits(&fixture), 1);
     // Back to when it was parked.
     let elsewhere = Fixture::new(&store, |_| panic!("nothing is brought"));
-    let (mut held, version) = elsewhere.queue.look(&id, NOW).await.unwrap().unwrap();
+    let (mut held, version) = elsewhere.queue.read(&id, NOW).await.unwrap().unwrap();
     held.parked = Some(NOW);
     assert!(elsewhere.queue.rewrite(&id, held, version, None, NOW).await.unwrap());
     store.set_back(Table::Held);
-    fixture.queue.look(&id, NOW).await.unwrap();
+    fixture.queue.read(&id, NOW).await.unwrap();
     assert_eq!(waits(&fixture), 0);
 }

@@ -9,7 +9,7 @@ async fn attacks_z18_one_that_is_refused_for_ever_is_parked_and_later_ones_go_on
     let fixture = Fixture::new(&MemoryStore::shared(), |held| match &*held.delivery {
         "bad" => failed(FailureKind::Refused),
         "denied" if held.received == NOW && held.until <= NOW + SETTINGS.span => failed(FailureKind::Denied),
-        _ => Attempt::Taken(None),
+        _ => Attempt::Accepted(None),
     });
     for delivery in ["bad", "denied", "good"] {
         fixture.keep("hub", "1", delivery).await.unwrap();
@@ -39,7 +39,7 @@ async fn attacks_z18_one_that_is_refused_for_ever_is_parked_and_later_ones_go_on
 async fn what_a_parked_delivery_became_is_known_as_long_as_it_is_kept() {
     let fixture = Fixture::new(&MemoryStore::shared(), |_| failed(FailureKind::Denied));
     let id = fixture.keep("hub", "1", "a").await.unwrap();
-    let once = HEXLOWER.encode(id.once());
+    let once = HEXLOWER.encode(id.as_bytes());
     let tried = TriedEvent { event: EventId::parse("e1").unwrap(), attempt: "1".into() };
     let delivery = Named { once: once.as_str().into(), until: None };
     fixture.replay.bind_event(&delivery, "namespaces/ci/triggers/push", &tried, NOW).await.unwrap();
@@ -71,7 +71,7 @@ async fn one_that_is_not_taken_in_its_time_is_parked_until_its_end() {
 #[tokio::test]
 async fn what_stood_behind_another_until_its_time_was_over_is_tried_five_times() {
     let fixture = Fixture::new(&MemoryStore::shared(), |held| match (&*held.delivery, held.tries) {
-        ("b", 4) => Attempt::Taken(None),
+        ("b", 4) => Attempt::Accepted(None),
         _ => failed(FailureKind::Passing),
     });
     for delivery in ["a", "b", "c"] {
@@ -135,7 +135,7 @@ async fn sixteen_parked_deliveries_are_looked_at_in_one_tick_and_then_the_next()
     }
     // The third check covers the rest.
     for left in [24, 8, 0] {
-        there.queue.look_at_parked(now).await.unwrap();
+        there.queue.recheck_parked(now).await.unwrap();
         assert_eq!(there.held().await.len(), left);
     }
 }
@@ -209,7 +209,7 @@ async fn an_unconfirmed_parking_counts_once_seen_and_that_of_another_replica_doe
         let (here, elsewhere) = (nothing(), nothing());
         let id = here.keep("hub", "1", "a").await.unwrap();
         here.queue.index().set_parking(id, NOW);
-        let (mut held, version) = elsewhere.queue.look(&id, NOW).await.unwrap().unwrap();
+        let (mut held, version) = elsewhere.queue.read(&id, NOW).await.unwrap().unwrap();
         held.parked = Some(written);
         assert!(elsewhere.queue.rewrite(&id, held, version, None, NOW).await.unwrap());
         for _ in 0..2 {

@@ -12,28 +12,29 @@ fn clocks_of_replicas_may_differ_by_less_than_a_pause() {
 #[tokio::test]
 async fn pauses_between_tries_double_up_to_a_bound() {
     let mut held = {
-        let fixture = Fixture::new(&MemoryStore::shared(), |_| Attempt::Taken(None));
+        let fixture = Fixture::new(&MemoryStore::shared(), |_| Attempt::Accepted(None));
         let id = fixture.keep("hub", "1", "a").await.unwrap();
         fixture.queue.show(&id, NOW).await.unwrap().unwrap().0
     };
     let failure = Failure { kind: FailureKind::Passing, why: "down".to_owned() };
     let mut pauses = Vec::new();
     for _ in 0..7 {
-        assert!(!held.failed(&failure, NOW, false));
+        assert!(!held.record_failure(&failure, NOW, false));
         pauses.push(held.next.since(NOW).as_secs());
     }
     assert_eq!(pauses, [1, 2, 4, 8, 16, 30, 30]);
-    assert!(held.failed(&failure, NOW + SETTINGS.span, true), "its time is over");
+    assert!(held.record_failure(&failure, NOW + SETTINGS.span, true), "its time is over");
 }
 
 #[tokio::test]
 async fn the_last_try_is_at_the_end_of_the_time_and_not_before() {
-    let fixture = Fixture::new(&MemoryStore::shared(), |_| Attempt::Taken(None));
+    let fixture = Fixture::new(&MemoryStore::shared(), |_| Attempt::Accepted(None));
     let minute = Settings { span: Duration::from_secs(60), ..SETTINGS };
     let id = fixture.keep_within("hub", "1", "a", minute).await.unwrap();
     let mut held = fixture.queue.show(&id, NOW).await.unwrap().unwrap().0;
     let (mut now, mut tries) = (NOW, Vec::new());
-    while !held.failed(&Failure { kind: FailureKind::Passing, why: "down".to_owned() }, now, now >= held.until) {
+    while !held.record_failure(&Failure { kind: FailureKind::Passing, why: "down".to_owned() }, now, now >= held.until)
+    {
         tries.push(now.since(NOW).as_secs());
         now = held.next;
     }
@@ -44,12 +45,12 @@ async fn the_last_try_is_at_the_end_of_the_time_and_not_before() {
 /// that were days old.
 #[tokio::test]
 async fn what_is_late_by_a_minute_is_tried_once() {
-    let fixture = Fixture::new(&MemoryStore::shared(), |_| Attempt::Taken(None));
+    let fixture = Fixture::new(&MemoryStore::shared(), |_| Attempt::Accepted(None));
     let id = fixture.keep("hub", "1", "a").await.unwrap();
     let held = fixture.queue.show(&id, NOW).await.unwrap().unwrap().0;
     let failure = Failure { kind: FailureKind::Passing, why: "down".to_owned() };
     for (late, is_last) in [(Duration::ZERO, false), (LATE - Duration::from_secs(1), false), (LATE, true)] {
-        assert_eq!(held.clone().failed(&failure, held.until + late, true), is_last, "{late:?}");
+        assert_eq!(held.clone().record_failure(&failure, held.until + late, true), is_last, "{late:?}");
     }
 }
 
@@ -60,7 +61,7 @@ async fn a_clock_that_is_set_back_stops_nothing() {
     let hour = Duration::from_secs(3600);
     let fixture = Fixture::new(&MemoryStore::shared(), |held| match held.received > NOW - Duration::from_secs(1) {
         true if held.tries < 3 => failed(FailureKind::Passing),
-        _ => Attempt::Taken(None),
+        _ => Attempt::Accepted(None),
     });
     fixture.keep("hub", "1", "before").await.unwrap();
     fixture.start();
@@ -104,7 +105,7 @@ async fn a_refusal_after_an_outage_is_the_first() {
     let fixture = Fixture::new(&MemoryStore::shared(), |held| match held.tries {
         0..6 => failed(FailureKind::Passing),
         6..10 => failed(FailureKind::Refused),
-        _ => Attempt::Taken(None),
+        _ => Attempt::Accepted(None),
     });
     fixture.keep("hub", "1", "a").await.unwrap();
     fixture.start();

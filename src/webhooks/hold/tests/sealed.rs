@@ -17,11 +17,11 @@ fn ring(keys: &[u8]) -> KeyRing {
 }
 
 async fn stored(store: &MemoryStore, table: Table, id: &HeldId) -> Vec<u8> {
-    store.get(table, id.once(), NOW).await.unwrap().unwrap().value
+    store.get(table, id.as_bytes(), NOW).await.unwrap().unwrap().value
 }
 
 async fn put(store: &MemoryStore, table: Table, id: &HeldId, value: Vec<u8>) {
-    store.put(table, id.once(), value, Timestamp::MAX, Expect::Any, NOW).await.unwrap();
+    store.put(table, id.as_bytes(), value, Timestamp::MAX, Expect::Any, NOW).await.unwrap();
 }
 
 #[tokio::test]
@@ -57,7 +57,7 @@ async fn what_stands_in_clear_in_a_shared_store_is_not_brought() {
     let forged = elsewhere.keep("hub", "1", "forged").await.unwrap();
     assert!(stored(&store, Table::Held, &forged).await.starts_with(b"{"));
     store.set_shared();
-    let fixture = Fixture::new(&store, |_| Attempt::Taken(None));
+    let fixture = Fixture::new(&store, |_| Attempt::Accepted(None));
     fixture.queue.set_doubt(None);
     fixture.keep("hub", "1", "genuine").await.unwrap();
     fixture.start();
@@ -72,7 +72,7 @@ async fn one_whose_key_is_gone_stops_no_other_and_is_brought_once_the_key_is_bac
     let before = Fixture::with_keys(&store, &ring(&[1]), |_| panic!("nothing is brought"));
     before.queue.set_doubt(None);
     let id = before.keep("hub", "1", "old").await.unwrap();
-    let fixture = Fixture::with_keys(&store, &ring(&[2]), |_| Attempt::Taken(None));
+    let fixture = Fixture::with_keys(&store, &ring(&[2]), |_| Attempt::Accepted(None));
     fixture.queue.set_doubt(None);
     fixture.keep("hub", "1", "new").await.unwrap();
     fixture.start();
@@ -83,12 +83,12 @@ async fn one_whose_key_is_gone_stops_no_other_and_is_brought_once_the_key_is_bac
     // Its sender may retry, and nothing is tried here.
     assert_eq!(fixture.keep("hub", "1", "old").await.unwrap_err().reason(), Reason::ReplayedDelivery);
     for table in BOTH {
-        assert!(store.get(table, id.once(), NOW + PARKED_FOR * 10).await.unwrap().is_some(), "it stays");
+        assert!(store.get(table, id.as_bytes(), NOW + PARKED_FOR * 10).await.unwrap().is_some(), "it stays");
     }
 
     fixture.queue.set_keys(&ring(&[2, 1]));
     tokio::time::advance(Duration::from_secs(1)).await;
-    fixture.until("brought", async || fixture.seen() == ["new", "old"]).await;
+    fixture.until("delivered", async || fixture.seen() == ["new", "old"]).await;
     assert_eq!(fixture.queue.unreadable(), []);
     fixture.until("told", async || fixture.metrics().contains("webhook_held_unreadable 0\n")).await;
 }
@@ -96,7 +96,7 @@ async fn one_whose_key_is_gone_stops_no_other_and_is_brought_once_the_key_is_bac
 #[tokio::test]
 async fn a_record_in_the_place_of_another_is_not_brought() {
     let store = shared();
-    let fixture = Fixture::new(&store, |_| Attempt::Taken(None));
+    let fixture = Fixture::new(&store, |_| Attempt::Accepted(None));
     fixture.queue.set_doubt(None);
     let mut ids = Vec::new();
     for delivery in ["a", "b", "c"] {

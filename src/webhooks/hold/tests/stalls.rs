@@ -11,7 +11,7 @@ const PATIENCE: Duration = Duration::from_secs(7);
 #[tokio::test(start_paused = true)]
 async fn what_comes_while_the_store_stalls_is_kept_once_it_answers() {
     let store = MemoryStore::shared();
-    let fixture = Fixture::new(&store, |_| Attempt::Taken(None));
+    let fixture = Fixture::new(&store, |_| Attempt::Accepted(None));
     store.set_down(true);
     let mends = async {
         sleep(Duration::from_secs(3)).await;
@@ -38,7 +38,7 @@ async fn what_was_stored_by_a_try_whose_answer_was_lost_is_kept() {
     let full = Settings { max: 1, ..SETTINGS };
     for (settings, doubt) in [(SETTINGS, None), (full, None), (SETTINGS, Some("it does not sync"))] {
         let store = MemoryStore::shared();
-        let fixture = Fixture::new(&store, |_| Attempt::Taken(None));
+        let fixture = Fixture::new(&store, |_| Attempt::Accepted(None));
         store.set_alone(true);
         let mends = async {
             sleep(Duration::from_millis(50)).await;
@@ -66,7 +66,7 @@ async fn what_was_stored_by_a_try_whose_answer_was_lost_is_kept() {
 async fn what_comes_again_is_called_taken_only_once_no_failover_loses_it() {
     for settings in [SETTINGS, Settings { max: 1, ..SETTINGS }] {
         let store = MemoryStore::shared();
-        let fixture = Fixture::new(&store, |_| Attempt::Taken(None));
+        let fixture = Fixture::new(&store, |_| Attempt::Accepted(None));
         let reason = async |delivery| fixture.keep_within("hub", "1", delivery, settings).await.unwrap_err().reason();
         store.set_alone(true);
         assert_eq!(reason("a").await, Reason::StoreUnavailable);
@@ -83,7 +83,7 @@ async fn what_comes_again_is_called_taken_only_once_no_failover_loses_it() {
 /// A write that the store does not confirm in time may be done just before the next attempt writes.
 #[tokio::test]
 async fn what_is_stored_between_the_look_and_the_write_of_another_try_is_kept() {
-    let fixture = Fixture::new(&MemoryStore::shared(), |_| Attempt::Taken(None));
+    let fixture = Fixture::new(&MemoryStore::shared(), |_| Attempt::Accepted(None));
     let request = Uuid::new_v4();
     let kept = fixture.keep_as((request, false), "hub", "1", "a", SETTINGS).await.unwrap();
     assert_eq!(fixture.keep_as((request, false), "hub", "1", "a", SETTINGS).await.unwrap(), kept);

@@ -19,7 +19,7 @@ impl Deliverer for Slow {
     async fn deliver(&self, _: HeldId, _: &Held, _: HeldRequest) -> Attempt {
         self.sent.notify_one();
         self.answers.notified().await;
-        Attempt::Taken(None)
+        Attempt::Accepted(None)
     }
 }
 

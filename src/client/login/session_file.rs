@@ -39,11 +39,11 @@ impl Entry {
 }
 
 #[derive(Default, Serialize, Deserialize)]
-pub struct Kept {
+pub struct SessionFile {
     sessions: BTreeMap<String, Entry>,
 }
 
-impl Kept {
+impl SessionFile {
     pub fn read() -> Result<Self, Failure> {
         Self::of(&file(&state_folder()?))
     }
@@ -169,13 +169,13 @@ mod tests {
             username: "alice".to_owned(),
             ca: None,
         };
-        assert!(Kept::of(&file(&folder)).unwrap().only().is_err(), "nobody is signed in");
-        assert!(Kept::change_in(&folder, |kept| kept.put(&one, entry("dws_0"))).unwrap().is_none());
-        let former = Kept::change_in(&folder, |kept| kept.put(&one, entry("dws_1"))).unwrap();
+        assert!(SessionFile::of(&file(&folder)).unwrap().only().is_err(), "nobody is signed in");
+        assert!(SessionFile::change_in(&folder, |kept| kept.put(&one, entry("dws_0"))).unwrap().is_none());
+        let former = SessionFile::change_in(&folder, |kept| kept.put(&one, entry("dws_1"))).unwrap();
         assert_eq!(former.unwrap().handle, "dws_0");
-        assert_eq!(Kept::of(&file(&folder)).unwrap().only().unwrap().1.handle, "dws_1");
-        Kept::change_in(&folder, |kept| kept.put(&other, entry("dws_2"))).unwrap();
-        let kept = Kept::of(&file(&folder)).unwrap();
+        assert_eq!(SessionFile::of(&file(&folder)).unwrap().only().unwrap().1.handle, "dws_1");
+        SessionFile::change_in(&folder, |kept| kept.put(&other, entry("dws_2"))).unwrap();
+        let kept = SessionFile::of(&file(&folder)).unwrap();
         assert_eq!((&*kept.get(&one).unwrap().handle, &*kept.get(&other).unwrap().handle), ("dws_1", "dws_2"));
         assert!(kept.only().err().unwrap().to_string().contains("name one"));
         for (path, mode) in [(folder.clone(), 0o700), (file(&folder), 0o600)] {
@@ -183,11 +183,11 @@ mod tests {
         }
         assert_eq!(fs::read_dir(&folder).unwrap().count(), 2, "nothing but the file and its lock");
 
-        Kept::change_in(&folder, |kept| kept.remove(&one)).unwrap();
-        assert!(Kept::of(&file(&folder)).unwrap().get(&one).is_none());
+        SessionFile::change_in(&folder, |kept| kept.remove(&one)).unwrap();
+        assert!(SessionFile::of(&file(&folder)).unwrap().get(&one).is_none());
         // A file that others could read no longer counts as secret.
         fs::set_permissions(file(&folder), fs::Permissions::from_mode(0o640)).unwrap();
-        assert!(Kept::of(&file(&folder)).err().unwrap().to_string().contains("chmod 600"));
+        assert!(SessionFile::of(&file(&folder)).err().unwrap().to_string().contains("chmod 600"));
     }
 
     #[test]
@@ -197,7 +197,7 @@ mod tests {
         for (text, is_none) in [("", true), ("\n", true), ("{\"sess", false), ("[]", false)] {
             let _ = fs::remove_file(&path);
             replace(&path, text.as_bytes(), MODE).unwrap();
-            match (Kept::of(&path), is_none) {
+            match (SessionFile::of(&path), is_none) {
                 (Ok(kept), true) => assert!(kept.sessions.is_empty()),
                 (Err(error), false) => {
                     let told = error.to_string();
@@ -212,14 +212,14 @@ mod tests {
     fn whether_a_session_can_be_kept_is_known_before_there_is_one() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("doorward");
-        Kept::check_in(&folder).unwrap();
+        SessionFile::check_in(&folder).unwrap();
         assert!(!file(&folder).exists(), "nothing is written");
         fs::write(file(&folder), "{").unwrap();
-        assert!(Kept::check_in(&folder).is_err(), "damaged");
+        assert!(SessionFile::check_in(&folder).is_err(), "damaged");
         fs::remove_file(file(&folder)).unwrap();
         fs::remove_dir_all(&folder).unwrap();
         fs::write(&folder, "").unwrap();
-        let told = Kept::check_in(&folder).unwrap_err().to_string();
+        let told = SessionFile::check_in(&folder).unwrap_err().to_string();
         assert!(told.starts_with(&format!("sessions cannot be stored in {}: ", folder.display())), "{told}");
     }
 }

@@ -17,13 +17,13 @@ pub(super) fn full(queue: &Queue, webhook: &Arc<str>) -> Rejection {
 }
 
 /// A place in a sender's queue, given back when dropped.
-pub(super) struct Place<'a> {
+pub(super) struct QueueSlot<'a> {
     queue: &'a Queue,
     webhook: Arc<str>,
     size: u64,
 }
 
-impl<'a> Place<'a> {
+impl<'a> QueueSlot<'a> {
     /// Reserves a place; `None` if the queue is full.
     pub(super) fn take(queue: &'a Queue, held: &Held, settings: &Settings) -> Option<Self> {
         let (webhook, size) = (Arc::clone(&held.webhook), held.size);
@@ -32,7 +32,7 @@ impl<'a> Place<'a> {
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for QueueSlot<'_> {
     fn drop(&mut self) {
         self.queue.index().release(&self.webhook, self.size);
     }

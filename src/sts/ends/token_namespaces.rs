@@ -10,56 +10,56 @@ use crate::config::raw;
 /// Where tasks of a cluster get tokens by the configuration in force, and where tokens from before are still to be
 /// ended.
 #[derive(Debug, Default)]
-pub(super) struct Given {
+pub(super) struct TokenNamespaces {
     /// `None` for nowhere.
     pub(super) exchanged: Option<raw::Exchanged>,
-    left: Left,
+    withdrawn: Withdrawn,
 }
 
 /// Where reloads have taken tokens away, until the tokens there have ended. Only while the store is away can several
 /// reloads add up. What a later reload gives again is removed.
 #[derive(Debug)]
-enum Left {
+enum Withdrawn {
     /// In all namespaces.
     All,
     In(BTreeSet<String>),
 }
 
-impl Default for Left {
+impl Default for Withdrawn {
     fn default() -> Self {
         Self::In(BTreeSet::new())
     }
 }
 
-impl Given {
+impl TokenNamespaces {
     /// Applies the configuration in force. Returns whether it has changed.
     pub(super) fn change(&mut self, exchanged: Option<&raw::Exchanged>) -> bool {
         if self.exchanged.as_ref() == exchanged {
             return false;
         }
         if let Some(before) = mem::replace(&mut self.exchanged, exchanged.cloned()) {
-            self.left.add(before.namespaces);
+            self.withdrawn.add(before.namespaces);
         }
         if let Some(given) = exchanged {
-            self.left.take_out(given);
+            self.withdrawn.take_out(given);
         }
         true
     }
 
-    pub(super) fn leaves_none(&self) -> bool {
-        matches!(&self.left, Left::In(names) if names.is_empty())
+    pub(super) fn none_withdrawn(&self) -> bool {
+        matches!(&self.withdrawn, Withdrawn::In(names) if names.is_empty())
     }
 
-    pub(super) fn is_left(&self, namespace: &str) -> bool {
-        let is_taken_away = match &self.left {
-            Left::All => true,
-            Left::In(names) => names.contains(namespace),
+    pub(super) fn is_withdrawn(&self, namespace: &str) -> bool {
+        let is_taken_away = match &self.withdrawn {
+            Withdrawn::All => true,
+            Withdrawn::In(names) => names.contains(namespace),
         };
         is_taken_away && self.exchanged.as_ref().is_none_or(|given| !given.gives_in(namespace))
     }
 }
 
-impl Left {
+impl Withdrawn {
     fn add(&mut self, namespaces: Vec<String>) {
         match self {
             _ if namespaces.is_empty() => *self = Self::All,
@@ -84,15 +84,15 @@ impl Left {
 
 /// Ends what each reload leaves, retrying until that succeeds. `told` receives the result of each attempt. An
 /// exchange that records itself later gives no token, as it checks again whether tokens are given there.
-pub(super) async fn end_left<F: Future<Output = Result<(), EndsError>>>(
-    given: &Sender<Given>,
+pub(super) async fn end_withdrawn<F: Future<Output = Result<(), EndsError>>>(
+    given: &Sender<TokenNamespaces>,
     end: impl Fn() -> F,
     mut told: impl FnMut(&Result<(), EndsError>),
 ) {
     let mut heard = given.subscribe();
     loop {
-        let leaves_none = heard.borrow_and_update().leaves_none();
-        if leaves_none {
+        let none_withdrawn = heard.borrow_and_update().none_withdrawn();
+        if none_withdrawn {
             _ = heard.changed().await;
             continue;
         }
@@ -105,7 +105,7 @@ pub(super) async fn end_left<F: Future<Output = Result<(), EndsError>>>(
         given.send_if_modified(|given| {
             // What a reload has left meanwhile has not ended.
             if !heard.has_changed().unwrap_or_default() {
-                given.left = Left::default();
+                given.withdrawn = Withdrawn::default();
             }
             false
         });
@@ -151,12 +151,16 @@ mod tests {
             (vec![Some(&one), None, Some(&one)], [false; 3]),
             (vec![Some(&all), None], [true; 3]),
         ] {
-            let mut given = Given::default();
+            let mut given = TokenNamespaces::default();
             for reload in &reloads {
                 assert!(given.change(*reload) && !given.change(*reload), "{reloads:?}");
             }
-            assert_eq!(["ci", "staging", "other"].map(|namespace| given.is_left(namespace)), expected, "{reloads:?}");
-            assert_eq!(given.leaves_none(), expected == [false; 3], "{reloads:?}");
+            assert_eq!(
+                ["ci", "staging", "other"].map(|namespace| given.is_withdrawn(namespace)),
+                expected,
+                "{reloads:?}"
+            );
+            assert_eq!(given.none_withdrawn(), expected == [false; 3], "{reloads:?}");
         }
     }
 
@@ -172,31 +176,31 @@ mod tests {
         let new =
             |exchange| ends.configure(&configuration(exchange)).iter().map(ToString::to_string).collect::<Vec<_>>();
         assert_eq!(new(json!([{"issuer": "a"}, entry("c", &["ci", "staging"])])), ["c"]);
-        let (given, mut heard) = (ends.given("c"), ends.given("c").subscribe());
-        assert!(given.borrow().leaves_none() && given.borrow().exchanged.is_some());
+        let (given, mut heard) = (ends.token_namespaces("c"), ends.token_namespaces("c").subscribe());
+        assert!(given.borrow().none_withdrawn() && given.borrow().exchanged.is_some());
         assert_eq!(new(json!([entry("c", &["ci", "staging"]), entry("d", &[])])), ["d"]);
         assert!(!heard.has_changed().unwrap(), "nothing has changed there");
         assert!(new(json!([entry("c", &["other"])])).is_empty());
         assert!(new(json!([entry("c", &["other", "ci"])])).is_empty());
         assert!(heard.has_changed().unwrap());
-        let left = |namespace| heard.borrow_and_update().is_left(namespace);
+        let left = |namespace| heard.borrow_and_update().is_withdrawn(namespace);
         assert_eq!(["ci", "staging", "other"].map(left), [false, true, false]);
         assert!(ends.configure(&raw::Root::default()).is_empty());
-        assert!(given.borrow().exchanged.is_none() && given.borrow().is_left("ci"));
+        assert!(given.borrow().exchanged.is_none() && given.borrow().is_withdrawn("ci"));
         assert!(new(json!([entry("c", &[])])).is_empty(), "somebody follows it already");
-        assert!(given.borrow().leaves_none());
+        assert!(given.borrow().none_withdrawn());
     }
 
     /// Regression: what a reload had removed was ended again every half minute while the process ran.
     #[tokio::test(start_paused = true)]
     async fn what_a_reload_leaves_is_ended_until_that_succeeds_and_is_then_forgotten() {
-        let sender = Sender::<Given>::default();
+        let sender = Sender::<TokenNamespaces>::default();
         let reload = |namespaces: &[&str]| {
             sender.send_if_modified(|state| state.change(Some(&given(namespaces))));
         };
         let (fails, told) = (Cell::new(true), RefCell::new(Vec::new()));
         let end = || async { if fails.get() { Err(EndsError::Ended) } else { Ok(()) } };
-        let ends = end_left(&sender, end, |ended| told.borrow_mut().push(ended.is_ok()));
+        let ends = end_withdrawn(&sender, end, |ended| told.borrow_mut().push(ended.is_ok()));
         let events = async {
             let soon = Duration::from_secs(1);
             reload(&["ci"]);
@@ -205,18 +209,18 @@ mod tests {
             reload(&["other"]);
             tokio::time::sleep(soon).await;
             assert!(told.take().starts_with(&[false, false]), "it is tried again");
-            assert!(sender.borrow().is_left("ci"));
+            assert!(sender.borrow().is_withdrawn("ci"));
             fails.set(false);
             tokio::time::sleep(soon).await;
             assert_eq!(told.take().last(), Some(&true));
-            assert!(sender.borrow().leaves_none() && !sender.borrow().is_left("ci"));
+            assert!(sender.borrow().none_withdrawn() && !sender.borrow().is_withdrawn("ci"));
             tokio::time::sleep(100 * soon).await;
             assert!(told.borrow().is_empty(), "it is forgotten");
 
             reload(&["staging"]);
             tokio::time::sleep(soon).await;
             assert_eq!(told.take(), [true], "once");
-            assert!(sender.borrow().leaves_none());
+            assert!(sender.borrow().none_withdrawn());
         };
         tokio::select! {
             () = ends => {}
@@ -227,7 +231,7 @@ mod tests {
     /// The round had begun before, and did not cover it.
     #[tokio::test(start_paused = true)]
     async fn what_a_reload_leaves_during_a_round_is_ended_as_well() {
-        let sender = Sender::<Given>::default();
+        let sender = Sender::<TokenNamespaces>::default();
         let reload = |namespaces: &[&str]| {
             sender.send_if_modified(|state| state.change(Some(&given(namespaces))));
         };
@@ -235,15 +239,15 @@ mod tests {
         reload(&["staging"]);
         let rounds = RefCell::new(Vec::new());
         let end = || async {
-            rounds.borrow_mut().push(["ci", "staging"].map(|namespace| sender.borrow().is_left(namespace)));
+            rounds.borrow_mut().push(["ci", "staging"].map(|namespace| sender.borrow().is_withdrawn(namespace)));
             if rounds.borrow().len() == 1 {
                 reload(&["other"]);
             }
             Ok::<_, EndsError>(())
         };
-        let ends = end_left(&sender, end, |_| ());
+        let ends = end_withdrawn(&sender, end, |_| ());
         assert!(timeout(Duration::from_secs(60), ends).await.is_err());
         assert_eq!(*rounds.borrow(), [[true, false], [true, true]]);
-        assert!(sender.borrow().leaves_none());
+        assert!(sender.borrow().none_withdrawn());
     }
 }
