@@ -96,7 +96,7 @@ mod tests {
     use super::*;
 
     #[tokio::test]
-    async fn work_that_waits_for_ever_is_dropped_when_it_is_told_to_end_and_other_work_is_not() {
+    async fn work_that_waits_forever_is_dropped_when_asked_to_end_and_other_work_is_not() {
         let (told, mut abort) = tokio::sync::mpsc::unbounded_channel();
         let work = || {
             let told = told.clone();
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn outside_of_any_work_it_ends_nothing() {
+    async fn an_abort_outside_of_any_work_has_no_effect() {
         let (told, mut goes_on) = tokio::sync::mpsc::unbounded_channel();
         let work = tokio::spawn(Abortable::new(async move {
             Abort::of_this_work();

@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn an_assertion_is_good_for_a_minute_by_clocks_a_minute_apart_and_by_its_own_keys_alone() {
+    fn an_assertion_is_valid_for_a_minute_with_clocks_a_minute_apart_and_its_own_keys() {
         let dir = tempfile::tempdir().unwrap();
         let ours = assertions(keys(&dir, "a"));
         let token = ours.encode(&claims(&ours)).unwrap();
@@ -336,7 +336,7 @@ mod tests {
 
     /// The file of the keys may be that of the keys of other JWTs.
     #[test]
-    fn a_jwt_of_another_type_is_no_assertion_though_its_key_is_ours() {
+    fn a_jwt_of_another_type_is_no_assertion_even_with_our_key() {
         let dir = tempfile::tempdir().unwrap();
         let ours = assertions(keys(&dir, "a"));
         for (typ, is_one) in [(Some(TYPE), true), (Some("at+jwt"), false), (None, false)] {

@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_that_make_a_file_at_once_both_have_what_the_first_wrote() {
+    fn two_processes_that_create_a_file_at_once_both_get_the_content_of_the_first() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a.key");
         let second = read_or_make(&path, || {

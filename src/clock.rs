@@ -397,7 +397,7 @@ mod tests {
     }
 
     #[test]
-    fn time_passes_though_a_clock_is_set_back() {
+    fn time_passes_even_if_a_clock_is_set_back() {
         let clock = Clock::manual(Timestamp::from_secs(100));
         let began = clock.passed();
         clock.advance(Duration::from_secs(5));
@@ -408,7 +408,7 @@ mod tests {
     }
 
     #[test]
-    fn a_moment_comes_though_a_clock_is_set_back_and_though_the_machine_is_stopped() {
+    fn a_deadline_is_reached_even_if_the_clock_is_set_back_or_the_machine_suspended() {
         let (clock, minute) = (Clock::manual(Timestamp::from_secs(10_000)), Duration::from_secs(60));
         let began = clock.moment();
         let end = began + minute;
@@ -431,7 +431,7 @@ mod tests {
     }
 
     #[test]
-    fn of_two_moments_the_sooner_and_the_later_are_so_by_both_clocks() {
+    fn the_earlier_and_later_of_two_moments_are_so_by_both_clocks() {
         let clock = Clock::manual(Timestamp::from_secs(10_000));
         let before = clock.moment();
         clock.advance(Duration::from_secs(1));
@@ -487,7 +487,7 @@ mod tests {
 
     /// Adding up the second one panicked, which ended the watch that read it, such as that of tokens.
     #[test]
-    fn a_duration_of_go_that_is_too_long_is_none() {
+    fn a_go_duration_that_is_too_long_is_ignored() {
         for text in ["99999999999999999999h", "5000000000000000h5000000000000000h"] {
             assert_eq!(go_duration(text), None, "{text}");
         }

@@ -494,7 +494,7 @@ mod tests {
 
     /// An agent that came with a person's token was shown the person alone.
     #[tokio::test]
-    async fn an_agent_is_told_that_it_acts_and_which_client_it_is() {
+    async fn whoami_tells_an_agent_that_it_acts_and_by_which_client() {
         for (actor, told) in
             [(None, json!(null)), (Some("worker-app"), json!({"subject": "worker", "client": "worker-app"}))]
         {

@@ -401,7 +401,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_happened_and_what_to_do_are_two_sentences() {
+    fn the_reason_and_the_remedy_are_two_sentences() {
         let rejection = Rejection::new(Reason::SessionExpired, "it has ended");
         assert_eq!(rejection.in_words(), "it has ended");
         assert_eq!(rejection.fix("sign in again").in_words(), "it has ended. Sign in again");
@@ -423,7 +423,7 @@ mod tests {
     }
 
     #[test]
-    fn all_causes_are_told_in_one_line() {
+    fn all_causes_of_an_error_are_printed_on_one_line() {
         let rejection = Rejection::new(Reason::Internal, "it failed");
         assert_eq!(rejection.causes(), None);
         let cause = Rejection::new(Reason::UpstreamFailed, "no answer").because("the connection was reset");

@@ -72,7 +72,7 @@ mod tests {
     }
 
     #[test]
-    fn who_comes_alone_does_not_wait() {
+    fn a_single_caller_does_not_wait() {
         let mut commit = GroupCommit { window: Duration::MAX, ..GroupCommit::new() };
         for _ in 0..3 {
             assert_eq!(windows(commit, &[2]), 0);
@@ -90,7 +90,7 @@ mod tests {
 
     /// An fsync was shared by the writes of one window, however many more were on their way.
     #[test]
-    fn as_long_as_each_window_brings_somebody_another_one_is_waited_for() {
+    fn another_window_is_awaited_as_long_as_each_brings_a_caller() {
         let commit = GroupCommit::expecting(usize::MAX, Duration::ZERO, Duration::MAX);
         let cases: [(&[usize], usize); 4] = [(&[1, 2], 1), (&[2], 2), (&[2, 5, 6, 6, 7], 4), (&[2, 0, 1], 2)];
         for (sharing, waited) in cases {
@@ -100,7 +100,7 @@ mod tests {
 
     /// Two writers in step waited for one more window each time, which could bring nobody.
     #[test]
-    fn once_as_many_have_come_as_are_expected_no_other_window_is_waited_for() {
+    fn once_the_expected_callers_have_arrived_no_further_window_is_awaited() {
         let commit = GroupCommit::expecting(3, Duration::ZERO, Duration::MAX);
         let cases: [(&[usize], usize); 4] = [(&[3], 1), (&[5], 1), (&[2, 3, 4], 2), (&[2], 2)];
         for (sharing, waited) in cases {
@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn a_few_that_come_alone_between_others_wait_and_then_none_does() {
+    fn a_few_single_callers_after_a_burst_wait_and_then_none_does() {
         let mut commit = GroupCommit::expecting(8, Duration::ZERO, MOST);
         let waited: Vec<usize> = std::iter::repeat_with(|| {
             commit.shared(1);

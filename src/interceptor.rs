@@ -347,7 +347,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn an_ask_that_the_deadline_cuts_hides_no_trouble_that_came_before() {
+    async fn an_attempt_cut_by_the_deadline_hides_no_earlier_failure() {
         for (troubles, reason) in
             [(0, Reason::UpstreamTimeout), (1, Reason::UpstreamFailed), (3, Reason::UpstreamFailed)]
         {

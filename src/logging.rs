@@ -120,7 +120,7 @@ mod tests {
 
     /// `h2` warns of each answer to a ping that was not sent: a line for 17 bytes from a stranger.
     #[test]
-    fn what_h2_warns_of_is_logged_only_where_the_filter_names_it() {
+    fn warnings_of_h2_are_logged_only_if_the_filter_names_it() {
         for (filter, h2, ours) in [
             ("info", false, true),
             ("debug", false, true),

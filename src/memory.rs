@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn of_levels_that_begin_together_the_last_holds() {
+    fn of_memory_levels_with_the_same_limit_the_strictest_applies() {
         let limits = Limits {
             memory_close_idle: 50,
             memory_refuse_streams: 50,
@@ -196,7 +196,7 @@ mod tests {
     }
 
     #[test]
-    fn the_level_is_told_and_taken_back() {
+    fn the_memory_level_is_reported_and_cleared() {
         let component = Health::new(Clock::default()).component("memory", Gate::Readiness);
         let memory = Memory::default();
         let of = |limit| Limits { memory: Some(limit), ..Limits::default() };

@@ -306,7 +306,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn only_a_critical_task_takes_readiness_away() {
+    async fn only_a_critical_task_affects_readiness() {
         for (spec, ready) in [(TaskSpec::new("work"), true), (TaskSpec::new("work").critical(), false)] {
             let (supervisor, health, _) = supervisor(NEVER);
             supervisor.spawn(spec, |_| async { Err("no".into()) });
@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_task_that_is_done_is_forgotten() {
+    async fn a_finished_task_leaves_the_health_report() {
         let (supervisor, health, _) = supervisor(SOON);
         let is_empty = async || {
             let empty = async {
@@ -341,7 +341,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn shutdown_goes_backwards_and_aborts_at_the_deadline() {
+    async fn shutdown_is_in_reverse_order_and_aborts_at_the_deadline() {
         let (supervisor, ..) = supervisor(SOON);
         let (sender, mut receiver) = mpsc::unbounded_channel();
         for name in ["store", "audit", "sessions"] {

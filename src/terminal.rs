@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_on_a_page_cannot_be_turned_round() {
+    fn direction_marks_in_a_name_are_escaped() {
         assert_eq!(undirected("nimda\u{202e}\u{2066}\u{61c}"), "nimda\\u202e\\u2066\\u061c");
         for same in ["alice", "\u{5d0}\u{5dc}\u{5d9}", "a\nb"] {
             assert!(matches!(undirected(same), Cow::Borrowed(text) if text == same), "{same}");

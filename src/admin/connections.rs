@@ -57,7 +57,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_counted_is_given_back() {
+    fn a_counted_connection_is_released() {
         let open = Arc::<Open>::default();
         let from = |number: u8| open.admit(IpAddr::from([192, 0, 2, number]));
         let mut held: Vec<Counted> = (0..MAX_PER_ADDRESS).map(|_| from(1).unwrap()).collect();

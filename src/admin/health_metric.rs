@@ -34,7 +34,7 @@ mod tests {
     use crate::{admin::health::Gate, clock::Clock};
 
     #[test]
-    fn a_component_that_has_failed_is_told_by_its_name() {
+    fn a_failed_component_is_reported_by_its_name() {
         let health = Health::new(Clock::default());
         let [store, rollout] = ["store", "rollout"].map(|name| health.component(name, Gate::Report));
         store.failed("away");

@@ -309,7 +309,7 @@ mod tests {
     }
 
     #[test]
-    fn outcomes_say_whose_turn_it_is() {
+    fn outcomes_distinguish_denied_rejected_failed_and_duplicate_requests() {
         assert_eq!(Outcome::Abandoned.as_str(), "abandoned");
         for (reason, outcome) in [
             (Reason::TokenExpired, "unauthenticated"),

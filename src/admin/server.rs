@@ -422,7 +422,7 @@ mod tests {
 
     /// Sixty-four silent clients made health unreachable, for kubelet too.
     #[tokio::test]
-    async fn connections_of_one_address_keep_no_other_from_asking() {
+    async fn connections_of_one_address_do_not_lock_others_out() {
         let (address, stop, serving) = serving().await;
         let connect = async |from: &str| {
             let socket = tokio::net::TcpSocket::new_v4().unwrap();

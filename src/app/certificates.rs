@@ -83,7 +83,7 @@ mod tests {
     /// The files of an earlier configuration were still being read, and its certificates were reported until the next
     /// reload.
     #[test]
-    fn a_configuration_whose_files_are_read_last_does_not_take_the_place_of_a_later_one() {
+    fn a_configuration_whose_files_are_read_late_does_not_replace_a_later_one() {
         let metrics = CertificateMetrics::default();
         let published = |place: &str| metrics.0.ends.get(&[("place", place.to_owned())]).map(|ends| ends.get());
         let of = |places: &[(&str, i64)]| places.iter().map(|(place, ends)| ((*place).to_owned(), *ends)).collect();

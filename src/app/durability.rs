@@ -110,7 +110,7 @@ mod tests {
 
     /// Some large deliveries within half a minute used up the space that is needed to process held deliveries.
     #[test]
-    fn a_store_is_looked_at_more_often_only_while_deliveries_may_be_held_there() {
+    fn a_store_is_checked_more_often_only_while_it_may_hold_deliveries() {
         for (doubt, holds, often) in [
             (None, true, true),
             (None, false, false),

@@ -143,7 +143,7 @@ mod tests {
     }
 
     #[test]
-    fn a_store_that_lost_a_head_is_told_from_another_replica_of_the_same_name() {
+    fn a_store_that_lost_a_head_is_distinguished_from_a_replica_of_the_same_name() {
         let found = |version| Stored { value: Vec::new(), version, expires: Timestamp::MAX };
         for (known, found, same_name) in
             [(Some(7), None, false), (Some(7), Some(found(6)), false), (Some(7), Some(found(8)), true)]

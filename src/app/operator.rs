@@ -152,7 +152,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_reload_that_was_taken_tells_what_it_brought_into_force() {
+    fn an_accepted_reload_reports_what_it_changed() {
         let of = |answer: Value| ended("reload".to_owned(), &Ok(answer.into()));
         let taken = json!({"taken": true, "generation": 7, "policy": "sha256:1a"});
         assert_eq!(of(taken), "reload (generation 7, policy sha256:1a)");
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_dropped_before_the_store_failed_is_named_too() {
+    fn deliveries_dropped_before_the_store_failed_are_named_too() {
         let named = vec![HeldDelivery::Known { request: "r".to_owned(), delivery: "d".to_owned() }];
         let done = Done { answer: json!({"dropped": 1}), deliveries: Some(named.clone()) };
         assert_eq!(deliveries(&Ok(done)), Some(named.clone()));

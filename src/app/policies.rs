@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_kept_policy_that_was_damaged_is_not_believed_and_is_written_again() {
+    fn a_damaged_stored_policy_is_not_used_and_is_written_again() {
         let folder = tempfile::tempdir().unwrap();
         let store = folder.path().join("doorward.redb");
         let source = "rules: []";

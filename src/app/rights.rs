@@ -277,7 +277,7 @@ mod tests {
 
     /// Roles that are printed with other options replace the constrained form by the classic one.
     #[test]
-    fn who_is_to_apply_roles_again_is_told_to_give_the_same_options() {
+    fn the_advice_to_apply_roles_again_asks_for_the_same_options() {
         let group = Access { resource: "groups".into(), name: "ops".into(), ..Access::new("impersonate", "".into()) };
         let told = not_given("cluster", &group);
         assert!(told.contains("with the same options as before (`--form` too)"), "{told}");

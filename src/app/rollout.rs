@@ -336,7 +336,7 @@ mod tests {
     use crate::{clock::Clock, store::Stored};
 
     #[test]
-    fn a_configuration_that_is_all_wrong_is_told_in_part() {
+    fn a_configuration_with_too_many_errors_is_reported_in_part() {
         let outcome = Outcome::default();
         for (found, told) in [(1, 1), (20, 20), (1000, 21)] {
             outcome.refused(Timestamp::from_secs(1), &vec!["wrong".to_owned(); found]);
@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn whoever_asks_for_a_load_hears_of_one_that_began_afterwards() {
+    async fn a_request_for_a_reload_is_answered_by_one_that_began_afterwards() {
         let (outcome, second) = (Outcome::default(), Duration::from_secs(1));
         outcome.begun();
         let load = async || {
@@ -430,7 +430,7 @@ mod tests {
     /// Only rules and grants were published, so a new route or key was reported as in force everywhere before any
     /// replica had it.
     #[test]
-    fn a_configuration_is_in_force_once_each_replica_has_taken_it_though_the_policy_is_the_same() {
+    fn a_configuration_is_in_force_once_all_replicas_loaded_it_even_with_the_same_policy() {
         let replica = |instance: &str, configuration: &str, refused: Option<i64>| Replica {
             instance: instance.into(),
             policy: "policy".into(),
@@ -455,7 +455,7 @@ mod tests {
 
     /// A listener kept serving the interceptor, although its new setting was reported as in force.
     #[test]
-    fn a_configuration_of_which_some_takes_a_restart_is_not_in_force_and_its_policy_is() {
+    fn with_settings_that_need_a_restart_only_the_policy_of_a_configuration_is_in_force() {
         let replica = |instance: &str, configuration: &str, after_restart: &[&str]| Replica {
             instance: instance.into(),
             policy: "policy".into(),
@@ -482,7 +482,7 @@ mod tests {
 
     /// The wait ended at once while pods were restarted, and named those that were gone.
     #[test]
-    fn a_restart_is_waited_for_once_it_is_under_way_and_not_for_long_before() {
+    fn a_restart_in_progress_is_awaited_and_one_yet_to_begin_only_briefly() {
         let replica = |instance: &str, after_restart: &[&str], stopping: bool| Replica {
             instance: instance.into(),
             policy: "policy".into(),

@@ -289,7 +289,7 @@ mod tests {
     use crate::{clock::Clock, config::resolver::Secret};
 
     #[test]
-    fn a_stream_whose_issuer_is_away_goes_on_for_five_minutes_though_the_clock_is_set_back() {
+    fn a_stream_whose_issuer_is_down_lasts_five_minutes_even_if_the_clock_is_set_back() {
         let clock = Clock::manual(Timestamp::from_secs(1_700_000_000));
         let token = VouchedToken::new(Arc::new(Secret::new(b"opaque".to_vec())), clock.moment());
         clock.set(clock.now() - Duration::from_secs(3600));
@@ -312,7 +312,7 @@ mod tests {
 
     /// A stream that had been allowed while the clock was ahead continued in hours in which no rule allows it.
     #[test]
-    fn streams_are_decided_again_at_the_boundaries_of_rules_and_where_the_clock_is_set_back() {
+    fn streams_are_decided_again_at_the_boundaries_of_rules_and_when_the_clock_is_set_back() {
         let at = |seconds: i64| Timestamp::from_secs(1_700_000_000 + seconds);
         for (looked, now, boundary, expected) in [
             (0, 10, None, false),

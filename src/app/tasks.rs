@@ -321,7 +321,7 @@ mod tests {
 
     /// The store was healthy and the replica ready, while each bearer token was refused.
     #[test]
-    fn a_store_that_does_not_tell_who_is_revoked_has_failed_though_it_answers() {
+    fn a_store_that_cannot_list_revocations_has_failed_even_if_it_answers() {
         let [fresh, limit, old] = [59, 60, 61].map(Duration::from_secs);
         for (ping, age, fails) in [
             (Ok(()), fresh, false),
@@ -338,7 +338,7 @@ mod tests {
     }
 
     #[test]
-    fn a_shared_store_that_is_away_takes_no_replica_out_while_bearer_tokens_are_answered() {
+    fn an_unavailable_shared_store_leaves_replicas_ready_for_bearer_tokens() {
         let [fresh, limit, old] = [59, 60, 61].map(Duration::from_secs);
         for (age, gate) in [
             (Some(fresh), Gate::Report),

@@ -258,7 +258,7 @@ mod tests {
 
     /// More than a hundred were dropped all at once, so that none of them was known when it returned.
     #[test]
-    fn callers_who_come_in_turn_stay_known_and_what_is_kept_of_them_has_a_bound() {
+    fn recent_callers_stay_cached_and_the_cache_is_bounded() {
         let caller = |number: usize| Arc::new(Principal::new(Scheme::Bearer, "corp", format!("bot-{number}"), "bot"));
         let bots: Vec<Arc<Principal>> = (0..1000).map(caller).collect();
         // Somebody else holds them too, otherwise nothing is cached.
@@ -287,7 +287,7 @@ mod tests {
 
     /// Like the end of an exchange, when nobody else holds the task any more.
     #[test]
-    fn what_was_written_of_a_caller_is_copied_for_the_last_line_about_it() {
+    fn the_text_written_for_a_caller_is_copied_into_its_last_line() {
         let (mut callers, task) =
             (Callers::default(), Arc::new(Principal::new(Scheme::Bearer, "corp", "task", "task")));
         assert!(callers.kept(&task, None).is_none(), "nobody else has it");

@@ -231,7 +231,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn of_too_many_checkpoints_that_were_not_copied_the_last_ones_are_retained() {
+    fn the_latest_of_too_many_uncopied_checkpoints_are_retained() {
         for (lines, retained) in [(4, 4 << 20), (5, 1 << 20)] {
             let mut state = State::default();
             for line in 1..=lines {

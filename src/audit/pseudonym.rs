@@ -312,7 +312,7 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_is_none_is_refused_and_a_key_never_prints_itself() {
+    fn an_invalid_key_is_refused_and_a_key_never_prints_itself() {
         assert_eq!(PseudonymKey::from_base64(b"***").unwrap_err(), InvalidKey::Base64);
         assert_eq!(PseudonymKey::from_base64(b"c2hvcnQ=").unwrap_err(), InvalidKey::Short(5));
         assert_eq!(format!("{:?}", key(1)), "PseudonymKey");
@@ -339,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn the_person_whom_a_command_is_about_is_hidden_and_who_gave_it_is_not() {
+    fn the_subject_of_a_command_is_pseudonymized_and_its_operator_is_not() {
         let pseudonyms = Pseudonyms::new(key(1));
         let hidden = |subject: &str, issuer: &str, why: String| {
             let arguments = serde_json::json!({"issuer": issuer, "subject": subject});

@@ -205,7 +205,7 @@ mod tests {
     }
 
     #[test]
-    fn the_defaults_are_good() {
+    fn the_defaults_are_valid() {
         let mut resolver = Resolver::new(Path::new("/etc/doorward"));
         let settings = Settings::resolve(&Audit::default(), &egress(), &mut resolver, &at()).unwrap();
         assert_eq!(settings.destination, Destination::Stdout);
@@ -238,7 +238,7 @@ mod tests {
     }
 
     #[test]
-    fn every_problem_is_reported_at_its_place() {
+    fn every_problem_is_reported_at_its_path() {
         let directory = tempfile::tempdir().unwrap();
         fs::write(directory.path().join("short"), "c2hvcnQ=\n").unwrap();
         let raw = Audit {

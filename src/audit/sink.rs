@@ -435,7 +435,7 @@ mod tests {
     }
 
     #[test]
-    fn an_output_whose_reader_is_gone_is_a_failure() {
+    fn an_output_without_a_reader_is_a_failure() {
         let (mut out, reader) = UnixStream::pair().unwrap();
         out.set_nonblocking(true).unwrap();
         while out.write(&[b'x'; 4096]).is_ok() {}

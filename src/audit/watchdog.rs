@@ -132,7 +132,7 @@ mod tests {
     /// Requests that waited for a write of six seconds and a sync of another six got 503, while the replica counted as
     /// ready.
     #[tokio::test(start_paused = true)]
-    async fn a_sink_hangs_though_no_call_of_it_lasts_for_as_long() {
+    async fn a_sink_can_hang_even_if_no_single_call_lasts_that_long() {
         let watchdog = Watchdog::new(Counter::default());
         for _ in 0..2 {
             watchdog.enter();
@@ -149,7 +149,7 @@ mod tests {
 
     /// Regression: a sink that stalls repeatedly was never logged, as each commit ended before it counted as hung.
     #[tokio::test(start_paused = true)]
-    async fn a_sink_that_is_slow_again_and_again_is_told_of_though_it_never_hangs() {
+    async fn a_sink_that_is_slow_repeatedly_is_reported_even_if_it_never_hangs() {
         let slow_commits: Counter = Counter::default();
         let watchdog = Watchdog::new(slow_commits.clone());
         let is_slow_after = async |took: Duration| {

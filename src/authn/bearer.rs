@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn the_token_protocol_never_goes_on() {
+    fn the_token_subprotocol_is_never_forwarded() {
         let first = format!("v5.channel.k8s.io, {TOKEN_PROTOCOL}{}", URL_SAFE_NO_PAD.encode("abc"));
         let headers =
             headers(&[("sec-websocket-protocol", first.as_bytes()), ("sec-websocket-protocol", b"v4.channel.k8s.io")]);
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn two_places_are_ambiguous() {
+    fn a_token_in_two_places_is_ambiguous() {
         let protocols = format!("{TOKEN_PROTOCOL}YWJj, v5.channel.k8s.io");
         let headers = headers(&[("authorization", b"Bearer x"), ("sec-websocket-protocol", protocols.as_bytes())]);
         assert_eq!(outcome(&headers, None, true), Err(400));

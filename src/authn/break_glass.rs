@@ -305,7 +305,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_refused_when_a_configuration_is_loaded() {
+    fn invalid_break_glass_settings_are_refused_at_load() {
         let with = |name: &str, sha256: String, group: &str| json!({"until": "2026-01-31T18:00:00Z", "certificates": [{"name": name, "sha256": sha256, "groups": [group]}]});
         let digest = || sha256_hex(DER);
         let twice = json!({"until": "2026-01-31T18:00:00Z", "certificates": [
@@ -338,7 +338,7 @@ mod tests {
 
     /// Only the first was reported, and the others were found in later runs.
     #[test]
-    fn a_bad_name_and_all_bad_groups_are_told_in_one_run() {
+    fn a_bad_name_and_all_bad_groups_are_reported_together() {
         let places = |name: &str, groups: &[&str]| {
             let certificate = json!({"name": name, "sha256": sha256_hex(DER), "groups": groups});
             let (open, resolver) = resolve(json!({"until": "2026-01-31T17:00:00Z", "certificates": [certificate]}));
@@ -359,7 +359,7 @@ mod tests {
     }
 
     #[test]
-    fn one_that_has_passed_is_closed_and_nothing_to_look_at() {
+    fn an_expired_break_glass_is_closed_and_no_configuration_problem() {
         let (closed, resolver) = resolve(alice("2026-01-31T17:30:00Z"));
         assert_eq!(resolver.report.problems(), []);
         assert!(!closed.unwrap().is_open(NOW));

@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_needed_survives_an_address_and_nothing_is_read_out_of_nonsense() {
+    fn a_needed_login_survives_a_url_and_invalid_parameters_are_ignored() {
         let needed = NeededLogin {
             mfa: Some(Duration::from_secs(900)),
             acr: ["gold", "urn:okta:loa:2fa:any"].map(Arc::from).to_vec(),

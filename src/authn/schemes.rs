@@ -434,7 +434,7 @@ mod tests {
 
     /// A start without the store, or the first moments after it, let in callers that had been revoked.
     #[tokio::test]
-    async fn nobody_who_may_be_revoked_gets_in_before_that_was_read() {
+    async fn no_revocable_caller_is_admitted_before_revocations_were_read() {
         let folder = tempfile::tempdir().unwrap();
         let store: Store = Arc::new(Embedded::open(&folder.path().join("store.redb")).unwrap());
         let revocations = Revocations::new(store, Clock::default());

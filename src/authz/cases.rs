@@ -50,7 +50,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_in_cases_that_are_not_there_are_told_of() {
+    fn unknown_names_in_cases_are_reported() {
         let root: raw::Root = serde_saphyr::from_str(
             "
 issuers: [{name: company, issuer: 'https://company.example'}]

@@ -32,7 +32,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn conditions_and_expressions_are_looked_through() {
+    fn claims_are_found_in_conditions_and_expressions() {
         let root: Root = serde_json::from_value(serde_json::json!({
             "grants": [{"id": "g", "who": {"claims": {
                 "team": ["a"], "/realm/roles": ["b"], "/https:~1~1x~0y/roles": ["c"], "https://x/team": ["d"],

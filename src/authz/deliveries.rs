@@ -246,7 +246,7 @@ routes:
 
     /// A preview was created, closed, and reopened, and then never removed.
     #[test]
-    fn what_gogs_tells_in_the_same_words_again_is_warned_of() {
+    fn gogs_events_that_repeat_with_an_identical_body_are_warned_about() {
         warns(
             "on: {routes: [gogs], event: [push, pull_request]}",
             "/on/event/1",
@@ -269,7 +269,7 @@ routes:
     }
 
     #[test]
-    fn a_full_ref_is_warned_of_where_all_names_are_bare() {
+    fn a_full_ref_is_warned_about_if_all_names_are_bare() {
         warns("on: {event_listener: build, branch: [main, refs/heads/main]}", "/on/branch/1", "a branch", "`main`");
         warns("on: {event_listener: third, tag: [refs/tags/v1*]}", "/on/tag/0", "a tag", "`v1*`");
         for good in ["on: {event_listener: other, branch: [refs/heads/main]}", "on: {branch: [refs/heads/main]}"] {
@@ -279,7 +279,7 @@ routes:
 
     /// An allow never let a second push to a Gitea pull request build, and a deny prevented none.
     #[test]
-    fn an_action_that_the_host_calls_otherwise_is_warned_of() {
+    fn an_action_that_the_git_host_names_differently_is_warned_about() {
         let at = "/on/action/1";
         warns("on: {routes: [tea], action: [opened, synchronize]}", at, "`synchronize`", "write `synchronized`");
         warns("on: {routes: [gh], action: [opened, synchronized]}", at, "`synchronized`", "write `synchronize`");
@@ -298,7 +298,7 @@ routes:
 
     /// A deny that was written in this way did nothing.
     #[test]
-    fn an_id_in_capitals_is_warned_of_where_hosts_write_none() {
+    fn an_uppercase_id_is_warned_about_if_hosts_write_lowercase() {
         const ID: &str = "azure-devops:278D5CD2-584D-4B63-824A-2BA458937249";
         let written = format!("`{}`", ID.to_ascii_lowercase());
         for (key, id) in [("repositories", ID), ("senders", ID)] {
@@ -313,7 +313,7 @@ routes:
     }
 
     #[test]
-    fn the_name_of_a_maker_is_told_from_that_of_its_identities() {
+    fn the_name_of_a_sender_type_is_distinguished_from_its_identity_prefix() {
         for (key, what) in [("repositories", "repository"), ("senders", "sender")] {
             let id = "bitbucket_cloud:{673a6070-3421-46c9-9d48-90745f7bfe8e}";
             let problems = problems(&format!("who: {{{key}: ['{id}']}}"));
@@ -325,7 +325,7 @@ routes:
     }
 
     #[test]
-    fn numbers_that_no_delivery_tells_are_warned_of() {
+    fn numbers_that_no_delivery_contains_are_warned_about() {
         let repositories = "/who/repositories/0";
         warns("who: {repositories: ['github:01']}", repositories, "as `01`", "`github:1`");
         warns("who: {repositories: ['harbor:5']}", repositories, "of `harbor`", "`delivery`");

@@ -108,7 +108,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_guarded_must_be_named() {
+    fn guarded_resources_must_be_named() {
         const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
         const TEKTON: &str = "/apis/tekton.dev/v1/namespaces/a";
         const FETCHED: &str = "/apis/resolution.tekton.dev/v1beta1/namespaces/a/resolutionrequests";
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn whatever_takes_a_cookie_is_a_browsers() {
+    fn every_route_that_accepts_a_cookie_counts_as_a_browser_route() {
         let routes = "routes:
   - {name: api, kind: kubernetes, hosts: [a], schemes: [bearer], upstream: u}
   - {name: shell, kind: kubernetes, hosts: [b], schemes: [bearer, session], upstream: u}

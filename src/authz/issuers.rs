@@ -146,7 +146,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_said_elsewhere_or_is_said_to_be_nothing_is_not_withheld() {
+    fn claims_that_are_read_elsewhere_or_declared_absent_are_not_withheld() {
         let (corp, preset) = (facts(&json!({})), facts(&json!({"preset": "github_actions"})));
         let (silent, empty) = (with(&json!({})), with(&json!({"groups": [], "scope": ""})));
         assert!(corp.withholds_groups(&silent) && corp.withholds_scopes(&silent) && corp.withholds_client(&silent));
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_provider_where_people_log_in_withholds_groups_by_its_preset_as_by_what_is_written() {
+    fn a_login_provider_withholds_groups_alike_by_preset_and_by_settings() {
         let silent = with(&json!({}));
         for preset in PRESETS {
             // These are not expected to provide groups.
@@ -191,7 +191,7 @@ mod tests {
 
     /// The output of `print-config` must decide in the same way as the configuration that it was printed from.
     #[test]
-    fn what_is_filled_in_for_who_reads_a_configuration_changes_no_decision() {
+    fn defaults_that_print_config_fills_in_change_no_decision() {
         for preset in PRESETS {
             let entry = json!({"name": "corp", "issuer": "https://corp.example", "preset": preset});
             let written: raw::Issuer = serde_json::from_value(entry).unwrap();

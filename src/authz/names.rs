@@ -248,7 +248,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_deny_takes_another_case_or_form_of_a_user_name_for_the_same() {
+    fn only_a_deny_ignores_case_and_unicode_form_of_a_user_name() {
         // attacks:Z4
         for (written, given, strict, wide) in [
             ("alice@corp", "alice@corp", true, true),

@@ -126,7 +126,7 @@ mod tests {
 
     /// Such a pattern looked as if it did something, in a deny too.
     #[test]
-    fn a_pattern_of_bundles_by_their_field_is_told_to_be_met_by_nothing() {
+    fn a_bundle_pattern_that_nothing_matches_is_warned_about() {
         for (pattern, expected) in [
             ("bundle?bundle=registry.example%2Fci%3A*", 1),
             ("bundle?*", 1),
@@ -201,7 +201,7 @@ mod tests {
     }
 
     #[test]
-    fn a_prefix_that_leaves_open_where_code_comes_from_is_refused() {
+    fn a_prefix_that_does_not_fix_the_origin_of_code_is_refused() {
         for (pattern, expected) in [
             ("hub?kind=task&name=git-clone&*", &["type", "url", "version"][..]),
             ("hub?kind=task&name=git-clone*", &["type", "url", "version"]),

@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_deny_of_parameters_or_labels_that_names_no_code_is_told_to_hit_all_that_leaves_them_out() {
+    fn a_deny_of_parameters_or_labels_without_code_is_warned_to_hit_runs_without_them() {
         for (rule, action, expected) in [
             (json!({"params": {"env": ["prod"]}}), raw::Action::Deny, &["/params"][..]),
             (json!({"labels": {"env": ["prod"]}}), raw::Action::Deny, &["/labels"]),
@@ -370,7 +370,7 @@ mod tests {
 
     /// The rule looked as if the account had to be listed, but a run of the code could have any account.
     #[test]
-    fn an_allow_of_code_that_leaves_the_service_account_open_is_told() {
+    fn an_allow_of_code_without_service_accounts_is_warned_about() {
         for (rule, action, expected) in [
             (json!({"does": ["create"], "code": ["deploy"]}), raw::Action::Allow, 1),
             (json!({"code": ["deploy"], "service_accounts": ["deployer"]}), raw::Action::Allow, 0),
@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn an_allow_of_what_is_brought_that_is_of_statuses_and_changes_alone_is_told_to_be_met_by_nothing() {
+    fn an_allow_of_content_for_status_changes_alone_is_warned_to_match_nothing() {
         for (rule, action, expected) in [
             (json!({"does": ["cancel"], "code": ["deploy"]}), raw::Action::Allow, true),
             (json!({"does": ["change", "start"], "params": {"env": ["prod"]}}), raw::Action::Allow, true),
@@ -414,7 +414,7 @@ mod tests {
     }
 
     #[test]
-    fn a_change_may_bring_anything_and_a_status_nothing() {
+    fn a_change_may_have_any_content_and_a_status_change_none() {
         let rule = json!({"service_accounts": ["deployer"]});
         assert_eq!(both(&rule, &Run::only(RunIntent::Change)), (false, true));
         assert_eq!(both(&rule, &Run::only(RunIntent::Cancel)), (false, false));
@@ -441,14 +441,14 @@ mod tests {
     }
 
     #[test]
-    fn a_condition_that_asks_for_nothing_is_a_mistake() {
+    fn a_condition_without_any_test_is_an_error() {
         let mut report = Report::default();
         RunCondition::compile(&raw::OnRun::default(), &raw::Action::Allow, &At::root(), &mut report);
         assert_eq!(report.problems().len(), 1);
     }
 
     #[test]
-    fn an_allow_says_where_a_resolver_fetches_from_and_a_deny_need_not() {
+    fn an_allow_must_name_the_source_of_a_resolver_and_a_deny_need_not() {
         let raw = raw::OnRun { code: vec!["hub?kind=task&name=git-clone&*".to_owned()], ..raw::OnRun::default() };
         for (action, expected) in [(raw::Action::Allow, true), (raw::Action::Deny, false)] {
             let mut report = Report::default();

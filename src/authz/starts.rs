@@ -359,7 +359,7 @@ routes:
 
     /// Readers of the list look into each of its routes.
     #[test]
-    fn a_route_on_which_a_rule_can_hit_nobody_is_not_told() {
+    fn a_route_on_which_a_rule_can_match_no_caller_is_not_listed() {
         const DOORS: &str = "
 issuers:
   - {name: corp, issuer: 'https://corp.example', kind: human, audiences: [door], login: {client: {id: door, secret: {env: SECRET}}}}
@@ -410,7 +410,7 @@ routes:
     }
 
     #[test]
-    fn it_is_told_by_whose_right_a_run_is_started() {
+    fn each_route_to_a_run_is_listed_with_the_account_that_starts_it() {
         let root: raw::Root = serde_saphyr::from_str(&format!("{GROUND}rules: [{{id: a, do: allow}}]")).unwrap();
         let policy = Policy::compile(&root, &mut Resolver::default()).unwrap();
         let starts = policy.starts(&root, "ci");

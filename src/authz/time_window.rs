@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn windows_that_say_nothing_clear_are_refused() {
+    fn ambiguous_time_windows_are_refused() {
         for (days, from, to, zone, key) in [
             (Some("mon-foo"), "08:00", "18:00", None, "days"),
             (Some(""), "08:00", "18:00", None, "days"),

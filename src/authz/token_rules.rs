@@ -117,7 +117,7 @@ rules:
     }
 
     #[test]
-    fn a_scope_is_decided_as_if_all_rules_were_asked_anew() {
+    fn a_scope_is_decided_as_if_all_rules_were_evaluated_again() {
         let (root, policy) = policy(POLICY);
         for groups in [&[][..], &["dev"], &["bare"], &["admin"], &["dev", "admin", "leaving"], &["admin", "doubted"]] {
             let scenario = scenario(groups, &root);
@@ -136,7 +136,7 @@ rules:
     /// beside it if no scope was requested by name. Later they left it out, and told people to ask for it by the name
     /// that only the rule has.
     #[test]
-    fn a_scope_is_refused_by_a_name_that_is_its_providers_alone_and_left_out_where_none_is_asked_for() {
+    fn a_scope_under_its_providers_name_is_refused_if_named_and_omitted_if_not() {
         let (root, policy) = policy(
             "
 issuers: [{name: corp, issuer: 'https://corp.example', kind: human}]
@@ -183,7 +183,7 @@ rules:
 
     /// Otherwise each scope would cost a walk through all rules, and each refusal one for each scope of all rules.
     #[test]
-    fn rules_of_others_and_for_others_are_not_looked_at_for_each_scope() {
+    fn rules_for_other_callers_and_audiences_are_not_evaluated_for_each_scope() {
         let (root, policy) = policy(POLICY);
         let scenario = scenario(&["bare"], &root);
         let rules = policy.token_rules(&scenario.principal, &scenario.request());

@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_without_a_namespace_is_denied_and_not_allowed_where_the_event_listener_is_unknown() {
+    fn without_an_event_listener_a_name_without_namespace_matches_denies_and_no_allows() {
         let allow = limits("allow: [{names: [build, 'ci/test']}]");
         let deny = limits("allow: [{}], deny: [{rule: stop, triggers: {names: [deploy, 'ci/release']}}]");
         let nowhere = |namespace, name| Trigger { listener_namespace: "", ..trigger(namespace, name, None) };
@@ -199,7 +199,7 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_service_account_lets_nobody_through() {
+    fn an_unknown_service_account_permits_no_run() {
         let allow = limits("allow: [{service_accounts: [builder]}]");
         let deny = limits("allow: [{}], deny: [{rule: stop, triggers: {service_accounts: [deployer]}}]");
         for (account, by_allow, by_deny) in

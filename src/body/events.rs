@@ -86,7 +86,7 @@ mod tests {
     }
 
     #[test]
-    fn a_watch_is_told_by_its_type_and_is_unknown_in_any_other() {
+    fn the_framing_of_a_watch_follows_from_its_content_type() {
         use header::{CONTENT_ENCODING, CONTENT_TYPE};
         for kind in [
             "application/vnd.kubernetes.protobuf;stream=watch",
@@ -109,7 +109,7 @@ mod tests {
     /// In CBOR a newline is a number, a length or a part of a text: an event was taken for complete in its middle, and
     /// for cut where it was complete.
     #[test]
-    fn a_watch_whose_events_nobody_can_tell_is_never_between_two() {
+    fn a_watch_whose_events_cannot_be_parsed_is_never_between_two_events() {
         let mut events = of(&[(header::CONTENT_TYPE, "application/cbor-seq")]);
         events.pass(b"");
         assert!(events.is_between(), "nothing has come");

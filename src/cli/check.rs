@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_good_configuration_is_one_line_and_status_0() {
+    fn a_valid_configuration_gives_one_line_and_status_0() {
         let (status, out) = checked("listeners: [{name: a, address: '127.0.0.1:1'}]", Format::Human);
         assert_eq!(status, 0);
         let (_, out) = out.rsplit_once('/').unwrap();
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_one_is_status_64_for_people_and_for_machines() {
+    fn an_invalid_configuration_gives_status_64_for_people_and_for_machines() {
         let bad = "listeners: [{name: a, address: '127.0.0.1', tsl: {certificates: []}}]\nworkers: 0";
         let (status, out) = checked(bad, Format::Human);
         assert_eq!(status, 64);

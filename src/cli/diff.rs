@@ -150,7 +150,7 @@ rules: [{id: look, on: {kubernetes: {verbs: [read]}}, who: {issuers: [a]}, do: a
     }
 
     #[test]
-    fn a_new_group_is_told_with_the_right_that_it_needs() {
+    fn a_new_group_is_reported_with_the_right_that_it_needs() {
         let after = BEFORE.replace("['tekton:dev']", "['tekton:dev', 'tekton:ops']");
         let (status, told) = diff(&after, &[]);
         assert_eq!(status, 1);
@@ -170,7 +170,7 @@ rules: [{id: look, on: {kubernetes: {verbs: [read]}}, who: {issuers: [a]}, do: a
     }
 
     #[test]
-    fn what_is_no_longer_given_is_a_role_to_take_away() {
+    fn rights_for_groups_no_longer_given_are_listed_for_removal() {
         let other = "kubernetes_groups: ['tekton:ops'], tekton_roles: [{role: view, namespaces: [ci]}]";
         let (_, told) = diff(&BEFORE.replace("kubernetes_groups: ['tekton:dev']", other), &[]);
         assert!(told.contains("- ClusterRole doorward-impersonator: impersonate groups named tekton:dev"), "{told}");
@@ -205,7 +205,7 @@ rules: [{id: look, on: {kubernetes: {verbs: [read]}}, who: {issuers: [a]}, do: a
     }
 
     #[test]
-    fn recorded_requests_are_told_that_would_be_decided_otherwise() {
+    fn recorded_requests_with_a_changed_decision_are_reported() {
         let folder = tempfile::tempdir().unwrap();
         let trail = folder.path().join("audit.jsonl");
         let lines = [

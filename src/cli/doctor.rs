@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn what_others_wrote_does_nothing_to_a_terminal() {
+    fn text_of_others_is_printed_without_control_characters() {
         let finding = Finding {
             check: Check::Issuer,
             of: "issuer `a`".to_owned(),

@@ -94,7 +94,7 @@ mod tests {
 
     /// The key went into the object with the certificates.
     #[test]
-    fn a_private_key_beside_the_certificates_is_not_told_to_the_cluster() {
+    fn a_private_key_beside_the_certificates_is_not_sent_to_the_cluster() {
         let dir = tempfile::tempdir().unwrap();
         let ca = dir.path().join("combined.pem");
         let made = rcgen::generate_simple_self_signed(vec!["s.n.svc".to_owned()]).unwrap();
@@ -105,7 +105,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_label_of_dns_names_no_service_and_no_namespace() {
+    fn a_service_or_namespace_must_be_a_dns_label() {
         #[derive(clap::Parser)]
         struct Cli {
             #[command(flatten)]

@@ -359,7 +359,7 @@ mod tests {
     const BY_KUBECONFIG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config/examples/outside-the-cluster.yaml");
 
     #[test]
-    fn what_presents_no_token_is_explained_without_secrets_and_certificates() {
+    fn requests_without_a_token_are_explained_without_secrets_and_certificates() {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), "{issuer: company, kind: human, groups: [nobody]}").unwrap();
         let explained = |config: &str, host: &str, option: &str| {
@@ -383,7 +383,7 @@ mod tests {
 
     /// Such a request was explained as allowed, or the command failed.
     #[test]
-    fn what_the_proxy_refuses_whatever_the_rules_say_is_explained_so() {
+    fn requests_that_the_proxy_refuses_before_any_rule_are_explained_as_such() {
         let (person, body) = (tempfile::NamedTempFile::new().unwrap(), tempfile::NamedTempFile::new().unwrap());
         std::fs::write(person.path(), "{issuer: company, kind: human, groups: [developers]}").unwrap();
         std::fs::write(body.path(), "{kind: PipelineRun, spec: {pipelineRef: {}}}").unwrap();

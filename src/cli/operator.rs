@@ -244,7 +244,7 @@ mod tests {
 
     /// Only the help said so, and somebody who was shut out got in again after a month.
     #[test]
-    fn each_page_that_says_how_somebody_is_shut_out_says_for_how_long() {
+    fn each_page_about_revoking_a_person_says_for_how_long_it_holds() {
         let mut command = Cli::command();
         let revoke = command.find_subcommand_mut("revoke").unwrap();
         let span = revoke.get_arguments().find(|argument| argument.get_id() == "span").unwrap();

@@ -48,7 +48,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_value_that_somebody_set_tells_who() {
+    fn each_value_that_was_set_is_shown_with_its_source() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("doorward.yaml");
         let main = "\

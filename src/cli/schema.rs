@@ -68,7 +68,7 @@ mod tests {
     }
 
     #[test]
-    fn every_setting_says_what_it_is() {
+    fn every_setting_has_a_description() {
         fn undescribed(schema: &serde_json::Value, path: &str, found: &mut Vec<String>) {
             let Some(schema) = schema.as_object() else { return };
             for (name, property) in schema.get("properties").and_then(|p| p.as_object()).into_iter().flatten() {

@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_setting_that_differs_is_told_where_it_stands() {
+    fn each_changed_setting_is_reported_with_its_path() {
         let before = json!({
             "rules": [{"id": "a", "who": {"groups": ["dev", "ops"]}, "do": "allow"}, {"id": "b", "do": "deny"}],
             "sessions": {"idle": "8h", "absolute": null},

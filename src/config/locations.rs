@@ -239,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_with_a_password_is_told_from_other_texts_with_an_at_sign() {
+    fn an_address_with_a_password_is_distinguished_from_other_text_with_an_at_sign() {
         for text in [
             "http://x:hunter2@host/",
             "http://hunter2@host",

@@ -162,7 +162,7 @@ mod tests {
     }
 
     #[test]
-    fn only_fixed_settings_are_told() {
+    fn only_settings_that_need_a_restart_are_reported() {
         let old = "workers: 2\nlisteners: [{name: a, address: '127.0.0.1:1'}]\nsessions: {idle: 1h}\n";
         for (new, changed) in [
             (old, vec![]),
@@ -305,7 +305,7 @@ mod tests {
 
     /// A setting that is on neither list would be ignored by a reload without a message.
     #[test]
-    fn of_every_setting_it_is_known_whether_it_follows_a_reload() {
+    fn every_setting_is_known_to_follow_a_reload_or_to_need_a_restart() {
         let settings: Vec<String> = crate::config::schema::settings(&crate::config::schema())
             .iter()
             .map(|path| format!("/{}", path.join("/")))
@@ -325,7 +325,7 @@ mod tests {
     /// Operators who read that all other settings follow a reload must not conclude that a listener stopped serving the
     /// interceptor when it did not.
     #[test]
-    fn what_takes_a_restart_stands_in_the_list_of_the_operators() {
+    fn settings_that_need_a_restart_are_listed_in_the_operators_guide() {
         let page = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/docs/operations.md"));
         let list = page.split_once("takes effect only after a restart").unwrap().1.split_once("\n\nSIGTERM").unwrap().0;
         assert!(list.contains("of `audit` all but `when_full` and `export`"), "{list}");

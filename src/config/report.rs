@@ -197,7 +197,7 @@ mod tests {
 
     /// With each of 2,000 rules renamed, each of the names in tests was compared with each rule, for seconds.
     #[test]
-    fn of_more_unknown_names_than_are_shown_the_nearest_is_not_looked_for() {
+    fn no_suggestion_is_computed_for_unknown_names_beyond_those_shown() {
         let mut report = Report::default();
         let help = |report: &mut Report| report.unknown(&At::root(), "rule", "deplyo", ["deploy", "look"]).help.clone();
         for _ in 0..MAX_SHOWN {

@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_swapped_with_the_configuration_is_of_its_volume_and_nothing_else() {
+    fn only_files_of_the_same_volume_are_replaced_with_the_configuration() {
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("config");
         mount(&config, "secret");
@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_on_another_machine_is_neither_read_nor_missed() {
+    fn paths_on_another_machine_are_neither_read_nor_reported_as_missing() {
         let (folder, at) = (tempfile::tempdir().unwrap(), At::root());
         std::fs::write(folder.path().join("secret"), "one").unwrap();
         let file = SecretSource::File("secret".into());

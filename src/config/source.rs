@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_text_that_cannot_be_read_the_keys_alone_are_shown() {
+    fn only_the_keys_of_an_unreadable_text_are_shown() {
         for (text, shown) in [
             ("secret: @hunter2\n", "secret: ********\n"),
             ("  - {secret: hunter2, more: x}\n", "  - {secret: ***************"),
@@ -445,7 +445,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_single_plain_document_is_refused_where_it_goes_wrong() {
+    fn anything_but_a_single_plain_document_is_refused_at_the_line_at_fault() {
         let deep = "[".repeat(1000);
         let bomb = "a: &a [x,x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b,*b]\n\
                     d: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: [*d,*d,*d,*d,*d,*d,*d,*d,*d,*d]\n";

@@ -118,12 +118,12 @@ fn with(old: &str, new: &str) -> Case {
 }
 
 #[test]
-fn the_good_configuration_has_nothing_to_complain_about() {
+fn the_valid_configuration_has_no_problems() {
     assert_eq!(Case::new(GOOD).printed(), "no errors\n");
 }
 
 #[test]
-fn a_scheme_that_would_never_be_looked_for_is_an_error() {
+fn a_scheme_that_would_never_be_tried_is_an_error() {
     let printed = |schemes: &str| Case::new(&GOOD.replace("schemes: [webhook]", schemes)).printed();
     for (schemes, name) in [
         ("schemes: [webhook, session]", "session"),
@@ -161,7 +161,7 @@ fn a_drain_of_zero_is_taken_however_it_is_written() {
 
 /// The deserializer refused it, without a place, and no other problems were reported.
 #[test]
-fn a_wrong_address_in_a_test_of_the_policy_is_told_where_it_stands_beside_other_problems() {
+fn a_wrong_address_in_a_policy_test_is_reported_at_its_path_with_other_problems() {
     for address in ["10.0.0.300", "10.0.0.0/8", "localhost"] {
         let test = format!("{{name: a, request: {{route: api, address: {address}}}, expect: {{outcome: deny}}}}");
         let printed = with("sessions:\n", &format!("tests: [{test}]\nworkers: many\nsessions:\n")).printed();
@@ -172,7 +172,7 @@ fn a_wrong_address_in_a_test_of_the_policy_is_told_where_it_stands_beside_other_
 
 /// The JSON deserializer refused it in its own words, without a place.
 #[test]
-fn a_fact_of_an_unknown_name_is_told_of_where_it_stands() {
+fn a_fact_with_an_unknown_name_is_reported_at_its_path() {
     let facts = "sender: generic\n    signature: {header: x-sig}\n    facts: {who: /who, branhc: /branch}";
     let printed = Case::new(&GOOD.replace("sender: github", facts)).printed();
     for said in ["there is no setting `who` here", "doorward.yaml:15:13", "`actor_id`", "did you mean `branch`?"] {
@@ -385,7 +385,7 @@ golden! {
 }
 
 #[test]
-fn what_a_sender_asks_for_must_be_possible() {
+fn the_requirements_of_a_sender_must_be_satisfiable() {
     let sender = |sender: &str| {
         Case::new(&GOOD.replace("sender: github", sender).replace("schemes: [webhook]", "schemes: [bearer, webhook]"))
     };
@@ -424,7 +424,7 @@ fn what_a_sender_asks_for_must_be_possible() {
 
 /// People sign in at GitHub, which issues no tokens that others could verify.
 #[test]
-fn a_route_takes_no_tokens_where_none_of_its_issuers_signs_any() {
+fn a_route_accepts_no_tokens_if_none_of_its_issuers_signs_any() {
     for (issuers, problem) in [("[hub]", Some("no issuer of this route signs tokens")), ("[hub, company]", None)] {
         let hub = "  - {name: hub, preset: github_oauth, audiences: [doorward], login: {client: {id: hub, secret: {file: client-secret}}}}";
         let route = format!("schemes: [session, bearer]\n    issuers: {issuers}\n    upstream: dashboard");
@@ -491,7 +491,7 @@ proptest::proptest! {
 }
 
 #[test]
-fn a_folder_to_write_in_that_is_not_there_is_told() {
+fn a_missing_folder_to_write_in_is_reported() {
     let main = "audit: {sink: {file: {path: logs/audit.jsonl}}, checkpoint_copy: copy/checkpoints}\n\
                 store: {path: state/doorward.redb}\nadmin: {socket: run/doorward.sock}\n";
     let case = Case::new(&format!("{main}listeners: [{{name: main, address: '127.0.0.1:0'}}]"));

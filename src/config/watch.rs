@@ -326,7 +326,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn the_same_content_is_no_change_and_a_request_is_one_all_the_same() {
+    async fn the_same_content_is_no_change_but_a_request_always_is() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("doorward.yaml");
         fs::write(&path, "same").unwrap();
@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_change_is_told_once_and_another_file_can_be_followed() {
+    async fn a_change_is_reported_once_and_another_file_can_be_watched() {
         let folder = tempfile::tempdir().unwrap();
         let (one, two) = (folder.path().join("one"), folder.path().join("two"));
         fs::write(&one, "1").unwrap();

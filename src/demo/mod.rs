@@ -196,7 +196,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn nobody_else_looks_into_the_folder_of_the_demo() {
+    fn other_users_cannot_read_the_folder_of_the_demo() {
         let folder = folder().unwrap();
         assert_eq!(fs::metadata(folder.path()).unwrap().permissions().mode() & 0o777, 0o700);
     }

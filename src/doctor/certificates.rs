@@ -71,7 +71,7 @@ mod tests {
 
     /// Regression: the doctor called such a certificate valid, while `doorward login` refused it.
     #[test]
-    fn a_listener_whose_certificate_is_an_authoritys_own_is_told() {
+    fn a_listener_with_the_certificate_of_an_authority_is_reported() {
         let folder = tempfile::tempdir().unwrap();
         for (name, is_ca) in
             [("server", rcgen::IsCa::ExplicitNoCa), ("own", rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained))]
@@ -97,7 +97,7 @@ mod tests {
     }
 
     #[test]
-    fn a_certificate_is_told_of_when_it_has_little_of_its_time_left() {
+    fn a_certificate_near_its_expiry_is_reported() {
         let clock = Clock::manual(Timestamp::from_secs(1_000_000_000));
         let day = 86_400;
         let now = clock.now().as_secs();

@@ -120,7 +120,7 @@ mod tests {
 
     /// If packets to the first address were dropped, the whole name was taken for unreachable.
     #[tokio::test]
-    async fn an_address_that_drops_what_comes_hides_none_that_answers() {
+    async fn an_address_that_drops_packets_hides_none_that_answers() {
         // A full queue: its length and one more.
         let full = TcpSocket::new_v4().unwrap();
         full.bind(([127, 0, 0, 1], 0).into()).unwrap();
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_that_would_not_be_looked_at_is_refused() {
+    fn an_address_that_would_be_ignored_is_refused() {
         for text in [
             "",
             "el-build.ci.svc",

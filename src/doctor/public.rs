@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_of_doorward_is_told_in_its_own_words() {
+    fn a_refusal_by_doorward_is_reported_in_its_own_words() {
         let judge = |body: &'static str| {
             let address = IpAddr::from([192, 0, 2, 1]);
             let ends = Ends { own: address, public: address };
@@ -374,7 +374,7 @@ mod tests {
     /// Google's load balancer appends its own address after the client's in `X-Forwarded-For`; only what depends on
     /// addresses fails.
     #[test]
-    fn a_load_balancer_whose_own_address_passes_for_everybodys_is_told() {
+    fn a_load_balancer_that_hides_client_addresses_is_reported() {
         let of = "https://door.example";
         let judge = |own: &str, client: &str| {
             let ends = Ends { own: own.parse().unwrap(), public: "203.0.113.2".parse().unwrap() };

@@ -431,7 +431,7 @@ mod tests {
 
     /// Otherwise a load balancer that is set up wrong leaves nothing in the log, or anybody who connects can fill it.
     #[test]
-    fn a_proxy_protocol_that_does_not_fit_is_told_of_once_a_minute() {
+    fn a_mismatch_of_the_proxy_protocol_is_logged_once_a_minute() {
         let listener = Listener::new(&settings(), &Arc::new(Limits::default()), &Metrics::default());
         let begun = Instant::now();
         let told = |fault, second| listener.may_warn(fault, begun + Duration::from_secs(second));
@@ -443,7 +443,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_connection_has_the_keep_alive_that_is_in_force_when_it_comes() {
+    async fn a_connection_has_the_keep_alive_in_force_when_it_is_accepted() {
         let settings = settings();
         let listener = Listener::new(&settings, &Arc::new(Limits::default()), &Metrics::default());
         let socket = TcpListener::bind(settings.address).await.unwrap();

@@ -206,7 +206,7 @@ mod tests {
     /// The connection counted as idle as soon as h2 had the last piece, and was closed while the client was still
     /// taking it.
     #[test]
-    fn a_request_is_under_way_until_the_last_piece_of_its_answer_is_written() {
+    fn a_request_is_in_progress_until_the_last_byte_of_its_answer_is_written() {
         for (protocol, kept) in [(Protocol::Http2, Phase::Busy), (Protocol::Http1, Phase::Idle)] {
             let liveness = Arc::new(Liveness::new(&Limits::default()));
             liveness.begin_request();

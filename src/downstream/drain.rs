@@ -218,7 +218,7 @@ mod tests {
 
     /// The cause of a run was lost if the process ended meanwhile: nobody was connected, and so nothing was waited for.
     #[tokio::test(start_paused = true)]
-    async fn what_was_begun_is_waited_for_without_a_connection_and_no_longer_than_until_the_deadline() {
+    async fn work_without_a_connection_is_awaited_until_the_deadline_at_most() {
         for (lasts, waited, left) in [(5, 5, 0), (60, 20, 1)] {
             let drain = Drain::default();
             let task = drain.begin_task();
@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn what_nobody_waits_for_any_more_is_brought_to_its_end_before_the_process_ends() {
+    async fn work_whose_client_left_is_completed_before_the_process_ends() {
         let drain = Drain::default();
         let (told, done) = watch::channel(false);
         let begin = || {
@@ -254,7 +254,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_another_process_can_do_does_not_begin_once_the_door_is_closed() {
+    async fn work_for_another_process_does_not_begin_once_the_listeners_are_closed() {
         let drain = Drain::default();
         drain.begin();
         let begun = drain.begin_task_unless_closing();

@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn an_end_for_small_pieces_is_told_from_one_for_empty_pieces() {
+    fn a_close_because_of_small_frames_is_distinguished_from_one_for_empty_frames() {
         for (empty, expected) in [(0, true), (MOST_EMPTY as usize, true), (MOST_EMPTY as usize + 1, false)] {
             let mut frames = Frames::default();
             frames.received(&preface());
@@ -156,7 +156,7 @@ mod tests {
 
     /// A response that ended in these words had every later flood of its connection blamed on nobody.
     #[test]
-    fn only_what_is_written_last_tells_and_however_it_is_cut() {
+    fn only_the_last_frame_counts_however_the_writes_are_split() {
         let ours = goaway(b"too_many_data_frames");
         let data = |text: &[u8]| frame(DATA, 0, text);
         for (written, expected) in [

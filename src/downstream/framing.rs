@@ -273,7 +273,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn cuts_do_not_matter(bytes in "(GET / HTTP/1.1\r\n|Content-Length: [0-9]{1,2}\r?\n|Transfer-Encoding: chunked\r\n|X: y\r?\n|\r\n){0,12}", step in 1_usize..20) {
+        fn a_head_is_scanned_alike_however_it_is_split(bytes in "(GET / HTTP/1.1\r\n|Content-Length: [0-9]{1,2}\r?\n|Transfer-Encoding: chunked\r\n|X: y\r?\n|\r\n){0,12}", step in 1_usize..20) {
             let whole = scan(&[bytes.as_bytes()]);
             let parts: Vec<&[u8]> = bytes.as_bytes().chunks(step).collect();
             let cut = scan(&parts);

@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn a_browser_with_many_cookies_is_let_in_whether_or_not_each_has_a_field_of_its_own() {
+    fn a_browser_with_many_cookies_is_admitted_however_they_are_split() {
         let with = |cookies: usize, others: usize, size: usize| {
             let cookie = format!("c={}", "v".repeat(size));
             let request = (0..cookies).fold(Request::get("/"), |request, _| request.header("cookie", &cookie));
@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn framing_has_one_meaning() {
+    fn ambiguous_framing_is_refused() {
         let clean = Framing { scanned: true, defect: None };
         let chunked = |coding: &str| Request::post("/").header("transfer-encoding", coding);
         let cases = [

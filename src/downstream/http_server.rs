@@ -282,7 +282,7 @@ mod tests {
     use super::*;
 
     #[tokio::test(start_paused = true)]
-    async fn what_a_client_still_sends_is_taken_to_a_bound_of_bytes_and_of_time() {
+    async fn data_a_client_still_sends_is_read_up_to_a_bound_of_bytes_and_time() {
         for (sent, taken) in [(0, 0), (100, 100), (LINGER_BYTES, LINGER_BYTES), (LINGER_BYTES * 2, LINGER_BYTES)] {
             let mut client = io::Cursor::new(vec![0; usize::try_from(sent).unwrap()]);
             linger(&mut client).await;

@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn what_an_upgraded_stream_carries_is_no_request() {
+    fn bytes_of_an_upgraded_stream_are_not_parsed_as_a_request() {
         let bytes = b"GET / HTTP/1.1\nHost: a\r\n\r\n";
         for (phase, defect) in [(Phase::Head, Some(Defect::BareLineFeed)), (Phase::Upgraded, None)] {
             let (mut io, _client) = connection(phase);

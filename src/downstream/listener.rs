@@ -320,7 +320,7 @@ mod tests {
     }
 
     #[test]
-    fn a_plain_listener_of_somebody_else_is_refused_too() {
+    fn a_port_held_by_another_plain_listener_is_refused_too() {
         let other = TcpListener::bind(loopback(0)).unwrap();
         assert_eq!(bind(&[other.local_addr().unwrap()], 2).unwrap_err().source.kind(), io::ErrorKind::AddrInUse);
     }
@@ -328,7 +328,7 @@ mod tests {
     /// By the port alone, our own listener at one loopback address was blamed for what another program has at the
     /// other.
     #[test]
-    fn who_has_a_port_is_told_by_the_address_too() {
+    fn the_owner_of_a_port_is_found_by_its_address_too() {
         let table =
             "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n";
         let line = |words: &[[u8; 4]], state: &str, inode: u32| {

@@ -477,7 +477,7 @@ mod tests {
 
     /// When an upstream became slow, a whole office was locked out, as the deadlines of its gRPC calls expired.
     #[test]
-    fn who_waited_for_a_second_and_gave_up_does_not_flood_and_who_did_not_wait_does() {
+    fn a_reset_after_a_second_is_no_flood_and_an_immediate_one_is() {
         for (seconds, expected) in [(0, true), (1, false), (2, false)] {
             let liveness = Liveness::new(&Limits::default());
             let closed = (0..20).any(|_| {
@@ -498,7 +498,7 @@ mod tests {
     }
 
     #[test]
-    fn how_soon_a_reset_must_come_to_count_can_be_set() {
+    fn the_time_within_which_a_reset_counts_as_flood_can_be_set() {
         for (within, after, expected) in [(1000, 500, true), (400, 500, false), (400, 200, true), (3000, 2500, true)] {
             let limits = Limits { http2_reset_within: Span::from_millis(within), ..Limits::default() };
             assert!(step(&limits) <= Duration::from_millis(within / 2), "the sweeps of {within} ms cannot tell");
@@ -516,7 +516,7 @@ mod tests {
     }
 
     #[test]
-    fn of_one_that_speaks_for_many_they_are_not_judged() {
+    fn a_connection_that_serves_many_clients_is_not_judged_as_a_flood() {
         let liveness = Liveness::new(&Limits::default());
         liveness.mark_shared();
         for _ in 0..400 {

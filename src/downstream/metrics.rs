@@ -193,7 +193,7 @@ mod tests {
     /// Somebody with all alarms noticed nothing while each new connection was closed because there were as many as
     /// allowed.
     #[test]
-    fn what_to_watch_tells_of_each_reason_for_which_connections_are_refused() {
+    fn the_monitoring_guide_names_each_reason_for_refused_connections() {
         let (metrics, mut registry) = (Metrics::default(), Registry::default());
         metrics.register(&mut registry);
         for reason in Refused::ALL {

@@ -229,7 +229,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_header_that_never_comes_is_not_waited_for() {
+    async fn a_header_that_never_arrives_is_not_awaited() {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         for sent in ["", "PROXY TCP4 "] {
             let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();

@@ -240,7 +240,7 @@ mod tests {
     }
 
     #[test]
-    fn a_credential_is_never_told() {
+    fn the_credential_of_a_proxy_is_never_printed() {
         let good = proxy(&[("HTTPS_PROXY", "http://user:hunter2@proxy.test:3128")]).unwrap();
         assert_eq!(good.to_string(), "http://proxy.test:3128/ (`HTTPS_PROXY`)");
         let intercept = good.intercept(&"https://a.test".parse().unwrap()).unwrap();

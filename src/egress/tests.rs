@@ -97,7 +97,7 @@ async fn only_a_safe_request_is_sent_again_where_the_connection_breaks() {
 /// All but four were closed after each burst of reviews, as when many pods start at once, and opened again for the
 /// next.
 #[tokio::test]
-async fn calls_that_come_in_bursts_go_over_the_connections_of_those_before() {
+async fn calls_in_bursts_reuse_the_connections_of_earlier_ones() {
     let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/", server.local_addr().unwrap());
     let (opened, all_there) = (Arc::new(AtomicUsize::new(0)), Arc::new(Barrier::new(KEPT)));

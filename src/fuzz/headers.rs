@@ -218,7 +218,7 @@ mod tests {
     use crate::fuzz::corpus;
 
     #[test]
-    fn requests_of_the_corpus_come_in_however_they_arrive_and_have_headers_of_each_class() {
+    fn corpus_requests_are_admitted_in_every_arrival_and_cover_each_class_of_headers() {
         let sent: Vec<HeaderMap> = corpus("headers").iter().map(|bytes| fields(bytes).0).collect();
         for (version, trusted) in ARRIVALS {
             let count = sent.iter().filter(|sent| cleaned(sent, version, trusted).is_some()).count();

@@ -63,7 +63,7 @@ mod tests {
     use crate::fuzz::corpus;
 
     #[test]
-    fn paths_of_the_corpus_come_in_with_queries_and_with_names_of_resources() {
+    fn corpus_paths_are_admitted_with_queries_and_resource_names() {
         let (mut accepted, mut with_query, mut with_name) = (0, 0, 0);
         for bytes in corpus("path") {
             let Ok(request) = Request::builder().uri(&*bytes).header("host", "a.test").body(()) else { continue };

@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn the_assertion_counts_where_it_stands_alone() {
+    fn the_assertion_counts_only_if_it_occurs_once() {
         for (header, only) in [
             (r#"{"Doorward-Assertion":["a"]}"#, Some("a")),
             (r#"{"X":["b", 7, {}],"doorward-assertion":["a"]}"#, Some("a")),

@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_breaker_cannot_be_is_told_with_why() {
+    fn an_invalid_breaker_is_refused_with_the_reason() {
         for (failures, pause, longest, place) in [
             (5, Span::from_secs(5), 60, None),
             (1, Span::from_millis(100), 60, None),
@@ -200,7 +200,7 @@ mod tests {
 
     /// Regression: after the clock was set back, the bucket admitted nothing until the clock had caught up.
     #[test]
-    fn the_bucket_fills_though_the_clock_is_set_back() {
+    fn the_bucket_fills_even_if_the_clock_is_set_back() {
         let clock = clock();
         let bucket = Bucket::new(10, 3, clock.moment());
         let taken = || (0..100).filter(|_| bucket.take(clock.moment())).count();

@@ -451,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn an_assertion_that_cannot_be_replaced_is_none() {
+    fn an_assertion_from_the_environment_is_refused_as_it_cannot_be_replaced() {
         let source = SecretSource::Env("PATH".to_owned());
         let mut resolver = Resolver::default();
         assert!(federated(&source, &At::root(), &mut resolver).is_none());

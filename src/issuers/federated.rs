@@ -125,7 +125,7 @@ mod tests {
     }
 
     #[test]
-    fn what_must_not_be_sent_or_cannot_work_is_told() {
+    fn unsafe_and_unworkable_settings_are_reported() {
         let end = NOW.as_secs() + 600;
         let of_pod = |audience: &Value| json!({"iss": "https://cluster.example", "aud": audience, "exp": end, "kubernetes.io": {"namespace": "doorward"}});
         let payload = URL_SAFE_NO_PAD.encode(json!({"exp": end}).to_string());

@@ -395,7 +395,7 @@ mod tests {
     }
 
     #[test]
-    fn no_more_than_so_many_keys_of_a_set_are_looked_at() {
+    fn the_number_of_keys_read_from_a_set_is_bounded() {
         let numbered = |number: usize| P256.jwk(&number.to_string(), json!({}));
         let keys: Vec<Value> = (0..=MAX_KEYS).map(numbered).collect();
         assert_eq!(parse(&keys), Ok(MAX_KEYS));

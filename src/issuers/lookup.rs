@@ -265,7 +265,7 @@ mod tests {
 
     /// The other call ended between the check of the cache and the check of calls in progress.
     #[tokio::test]
-    async fn what_another_call_has_just_told_is_not_asked_again() {
+    async fn an_answer_that_another_call_just_got_is_not_requested_again() {
         for (told, is_good) in [(Some((Map::new(), 2)), true), (None, false)] {
             let lookup = lookup(Duration::from_secs(10), Clock::default());
             let key = sha256(&[b"token"]);
@@ -284,7 +284,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn whoever_asked_first_may_leave_and_the_others_hear_what_is_told() {
+    async fn the_first_caller_may_leave_and_the_others_still_get_the_answer() {
         let lookup = lookup(Duration::from_secs(10), Clock::default());
         for (token, vouched) in [("pod", true), ("opaque", false)] {
             let key = sha256(&[token.as_bytes()]);
@@ -315,7 +315,7 @@ mod tests {
 
     /// A provider, or a proxy in front of it, may answer nonsense tokens with 400 or 403.
     #[tokio::test]
-    async fn strangers_whose_tokens_the_issuer_answers_with_errors_cost_nobody_else_an_answer() {
+    async fn tokens_that_the_issuer_answers_with_errors_do_not_block_other_callers() {
         let clock = Clock::manual(Timestamp::from_secs(1_700_000_000));
         let lookup = lookup(Duration::from_secs(30), clock.clone());
         let find = |token: &'static str, number: u8, told: Result<Told, String>| {
@@ -340,7 +340,7 @@ mod tests {
 
     /// A thousand pods start at once: none is refused, and no more calls than allowed are made at a time.
     #[tokio::test]
-    async fn tokens_whose_signature_is_good_wait_for_their_turn() {
+    async fn tokens_with_a_valid_signature_wait_for_their_turn() {
         let lookup = lookup(Duration::from_secs(10), Clock::default());
         let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
         let find = |number: usize, vouched: bool| {

@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_work_is_told() {
+    fn unworkable_settings_are_reported() {
         for (preset, issuer, audiences, fits) in [
             (Preset::Entra, "https://login.microsoftonline.com/8f1c/v2.0", true, true),
             (Preset::Entra, "https://login.microsoftonline.com/common/v2.0", true, false),

@@ -134,7 +134,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_accepted_equals_what_serde_json_reads() {
+    fn accepted_documents_equal_what_serde_json_reads() {
         for text in [r#"{}"#, r#"{"a":[1,-2,3.5,true,null,"x\u0041"],"b":{"a":{}}}"#, " {\"a\" : 1e3}\n"] {
             let expected: Value = serde_json::from_str(text).unwrap();
             assert_eq!(Value::Object(object(text.as_bytes()).unwrap()), expected, "{text}");

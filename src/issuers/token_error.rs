@@ -249,7 +249,7 @@ mod tests {
 
     /// The caller was told to request an access token, which it had.
     #[test]
-    fn who_comes_with_a_token_that_lives_too_long_is_told_what_makes_it_shorter() {
+    fn a_token_with_too_long_a_lifetime_is_refused_with_the_setting_that_shortens_it() {
         let (came, limit) = (Duration::from_secs(7200), Duration::from_secs(3600));
         let told = Rejection::from(TokenError::Lifetime { came, limit }).in_words();
         assert!(told.contains("lives longer") && told.contains("`expirationSeconds`"), "{told}");

@@ -63,7 +63,7 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn weak_keys_are_told_apart_from_good_ones() {
+    fn weak_keys_are_distinguished_from_good_ones() {
         let good = {
             let mut modulus = vec![0xa5_u8; 256];
             modulus[255] = 0x0f;

@@ -226,7 +226,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_plain_yes_is_one() {
+    fn only_an_explicit_yes_permits_access() {
         for (body, allowed) in [
             (r#"{"status":{"allowed":true}}"#, Some(true)),
             (r#"{"status":{"allowed":true,"denied":true}}"#, Some(false)),

@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn credentials_are_taken_out() {
+    fn credentials_are_redacted() {
         let jwt = "eyJhbGciOiJSUzI1NiJ9.eyJzdWIiOiJhIn0.c2lnbmF0dXJl";
         for (line, redacted) in [
             (format!("token {jwt} refused"), "token [redacted] refused"),

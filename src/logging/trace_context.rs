@@ -139,7 +139,7 @@ mod tests {
     }
 
     #[test]
-    fn a_parent_of_a_version_to_come_is_bounded() {
+    fn a_traceparent_of_a_future_version_is_bounded() {
         for (more, passes) in [(MAX_PARENT - 56, true), (MAX_PARENT - 55, false)] {
             let parent = format!("cc-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-{}", "x".repeat(more));
             let came = headers(&[("traceparent", &*parent)]);
@@ -148,7 +148,7 @@ mod tests {
     }
 
     #[test]
-    fn of_several_parents_none_is_believed() {
+    fn several_traceparents_are_ignored() {
         for came in [
             headers(&[]),
             headers(&[("tracestate", "a=1")]),

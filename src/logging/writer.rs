@@ -174,7 +174,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reader_who_stands_still_stops_nobody() {
+    fn a_stalled_reader_of_the_log_blocks_nobody() {
         let sink = Sink::default();
         let still = sink.0.lock().unwrap();
         let lines = Lines::new(sink.clone()).unwrap();
@@ -191,7 +191,7 @@ mod tests {
 
     /// The process never ended, and kept its store open.
     #[test]
-    fn a_reader_who_stands_still_keeps_nobody_from_the_end() {
+    fn a_stalled_reader_of_the_log_does_not_prevent_the_exit() {
         for (row, queued) in [("the thread waits for the reader", 1), ("and the queue is full", QUEUE + 10)] {
             let sink = Sink::default();
             let still = sink.0.lock().unwrap();

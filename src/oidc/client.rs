@@ -250,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_sent_is_reported() {
+    fn invalid_login_parameters_are_reported() {
         for (at, change) in [
             ("/acr_values/0", (|login| login.acr_values = vec!["a b".to_owned()]) as fn(&mut raw::Login)),
             ("/mfa_acr_values/0", |login| login.mfa_acr_values = vec![String::new()]),

@@ -203,7 +203,7 @@ mod tests {
     /// Regression: the page advised requesting an access token, and the log did not say what was wrong with the ID
     /// token.
     #[test]
-    fn an_id_token_that_is_refused_is_told_as_one() {
+    fn a_refused_id_token_is_reported_as_an_id_token() {
         let came = Quoted::text(&"x".repeat(300));
         let error = TokenError::Claim { name: "sub", came, expected: "a text of at most 255 bytes" };
         let failure = Failure::from(Rejection::from(error));

@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn a_state_is_ours_and_ends() {
+    fn a_state_is_authenticated_and_expires() {
         let keys = KeyRing::of(&[[1; 32]]);
         let state = State::new(&keys, NOW).unwrap();
         assert_eq!(State::parse(&keys, state.as_str()), Some(state.clone()));

@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_asked_of_the_authentication_is_looked_at() {
+    fn the_requested_authentication_is_verified() {
         let hour = Some(Duration::from_secs(3600));
         for (row, auth_time, expected) in [
             ("oauth-section:2.10 recent", json!(NOW - 3660), Ok(())),

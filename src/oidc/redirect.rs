@@ -62,7 +62,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_that_are_shared_at_a_risk_are_told() {
+    fn redirect_addresses_that_are_shared_at_a_risk_are_reported() {
         let (shared, own) = (r#", "redirect": "shared""#, r#", "redirect": "own""#);
         for (row, issuers, expected) in [
             ("one", vec![issuer("a", "")], vec![]),
@@ -81,7 +81,7 @@ mod tests {
     }
 
     #[test]
-    fn only_addresses_of_ours_lead_back() {
+    fn only_own_addresses_are_return_addresses() {
         for (path, expected) in [
             ("/oauth2/callback", true),
             ("/oauth2/callback/a", true),

@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_whole_address_of_ours_is_its_path() {
+    fn a_full_own_address_is_reduced_to_its_path() {
         for (address, path) in [
             ("https://dash.example.com/a?b=c#d", "/a?b=c#d"),
             ("https://dash.example.com/", "/"),
@@ -107,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn addresses_of_ours_survive_unchanged() {
+    fn own_addresses_are_kept_unchanged() {
         for address in [
             "/",
             "/a",
@@ -132,7 +132,7 @@ mod tests {
     }
 
     #[test]
-    fn what_looks_like_a_blank_or_stands_at_an_edge_is_none_within_a_name() {
+    fn encoded_blanks_at_an_edge_and_blank_like_characters_are_refused() {
         for address in
             ["/%20", "/%20a", "/a%20/b", "/a/%20b", "/a%20", "/a%C2%A0b", "/a%E2%80%83b", "/a%09b", "/a%E3%80%80b"]
         {
@@ -141,7 +141,7 @@ mod tests {
     }
 
     #[test]
-    fn what_leads_to_the_front_page_unasked_is_told_apart() {
+    fn a_rejected_return_address_is_distinguished_from_none() {
         for (address, is_elsewhere) in
             [(None, false), (Some("/a"), false), (Some("/"), false), (Some("//evil.com"), true), (Some("/a%20"), true)]
         {
@@ -172,7 +172,7 @@ mod tests {
 
     /// The rows of the advisories, as in a `rd` parameter after decoding it once.
     #[test]
-    fn addresses_of_advisories_lead_to_the_front_page() {
+    fn addresses_from_security_advisories_redirect_to_the_front_page() {
         for (row, address) in [
             ("peers:T1", "//evil.com"),
             ("peers:T1", "http://evil.com"),
@@ -192,7 +192,7 @@ mod tests {
 
     /// Addresses by class, which the black-box tests also open in a browser.
     #[test]
-    fn addresses_that_lead_elsewhere_lead_to_the_front_page() {
+    fn foreign_addresses_redirect_to_the_front_page() {
         let classes: BTreeMap<String, Vec<String>> =
             serde_json::from_str(include_str!("return_to/hostile.json")).unwrap();
         assert!(classes.len() >= 20 && classes.values().flatten().collect::<BTreeSet<_>>().len() >= 200);
@@ -207,7 +207,7 @@ mod tests {
 
     proptest::proptest! {
         #[test]
-        fn what_is_kept_resolves_to_our_origin(address in "[/\\\\.a%0259fFcC:@?#\t\n \u{a0}]{0,24}") {
+        fn accepted_return_addresses_resolve_to_our_origin(address in "[/\\\\.a%0259fFcC:@?#\t\n \u{a0}]{0,24}") {
             if let Some(kept) = check(&ours(), &address) {
                 let ours = ours();
                 let url = Url::parse(&ours.url("/")).unwrap().join(&kept).unwrap();

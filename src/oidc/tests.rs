@@ -200,7 +200,7 @@ fn body(response: &Response<Bytes>) -> &str {
 }
 
 #[tokio::test]
-async fn a_person_signs_in_and_comes_back_to_where_they_were() {
+async fn a_person_signs_in_and_returns_to_their_page() {
     let mut browser = Browser::new().await;
     let sent = browser.depart("%2Fruns%3Fnamespace%3Dprod").await;
     let parameters = &sent.parameters;
@@ -271,7 +271,7 @@ async fn userinfo_removes_a_group_of_the_id_token_at_the_first_refresh() {
 
 /// Some providers return groups only at userinfo.
 #[tokio::test]
-async fn what_the_id_token_lacks_is_of_userinfo_where_it_is_asked() {
+async fn claims_missing_from_the_id_token_come_from_userinfo_if_configured() {
     let groups = |session: Option<Arc<Session>>| session.map(|session| session.principal.groups.clone());
     for (row, asks, user_info, expected) in [
         ("told", true, (200, json!({"sub": "alice", "groups": ["release"]})), Some(vec!["release"])),
@@ -315,7 +315,7 @@ async fn what_the_id_token_lacks_is_of_userinfo_where_it_is_asked() {
 }
 
 #[tokio::test]
-async fn we_prove_who_we_are_in_each_of_the_ways() {
+async fn doorward_authenticates_to_a_provider_by_each_method() {
     let pem = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).unwrap().serialize_pem();
     for (authentication, members) in [
         (ClientAuth::of_test("doorward", ClientAuthMethod::Post, Some("s3cret")), vec!["client_id", "client_secret"]),
@@ -344,7 +344,7 @@ async fn we_prove_who_we_are_in_each_of_the_ways() {
 }
 
 #[tokio::test]
-async fn hostile_return_addresses_lead_to_the_front_page() {
+async fn hostile_return_addresses_redirect_to_the_front_page() {
     for (row, address) in [
         ("peers:T1", "//evil.com"),
         ("peers:T1", "http://evil.com"),
@@ -362,7 +362,7 @@ async fn hostile_return_addresses_lead_to_the_front_page() {
 }
 
 #[tokio::test]
-async fn a_provider_that_is_away_is_said_and_nothing_is_lost() {
+async fn an_unavailable_provider_is_reported_and_nothing_is_lost() {
     let mut browser = Browser::new().await;
     let metadata = browser.fixture.provider.metadata.lock().unwrap().take();
     let response = browser.get("/oauth2/start?rd=/runs").await;
@@ -381,7 +381,7 @@ async fn a_provider_that_is_away_is_said_and_nothing_is_lost() {
 }
 
 #[tokio::test]
-async fn without_the_store_nobody_is_signed_in_or_out() {
+async fn without_the_store_sign_in_and_sign_out_fail() {
     let mut browser = Browser::new().await;
     let sent = browser.depart("/").await;
     browser.fixture.store.switch(true);

@@ -144,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_name_and_no_logo_is_refused() {
+    fn an_invalid_name_or_logo_is_refused() {
         for (name, logo, what) in [
             (Some(" "), None, "the name is empty"),
             (Some("a\nb"), None, "control characters"),

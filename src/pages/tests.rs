@@ -231,7 +231,7 @@ fn pages_have_landmarks_one_heading_and_no_script_but_the_one() {
 }
 
 #[test]
-fn a_denial_tells_reason_rule_request_and_what_to_do() {
+fn a_denial_shows_the_reason_the_rule_the_request_and_a_remedy() {
     let text = denied_page(&rejection("no"), "Because.", "GET /x", "alice").render(&Brand::default()).into_string();
     for part in [
         "You may not do this",
@@ -251,7 +251,7 @@ fn a_denial_tells_reason_rule_request_and_what_to_do() {
 }
 
 #[test]
-fn what_waits_for_an_approval_is_told_as_refused() {
+fn a_request_that_waits_for_an_approval_is_shown_as_refused() {
     let shown = |does: RuleAction| {
         let view = WhoAmIView {
             username: "alice",
@@ -351,7 +351,7 @@ fn whatever_is_shown_is_escaped() {
 }
 
 #[test]
-fn a_name_turns_nothing_round_that_stands_beside_it() {
+fn a_name_with_direction_marks_does_not_reverse_the_text_beside_it() {
     let who = "nimda\u{202e}\u{2067}";
     let page = confirm_sign_out(&ConfirmSignOutView { who: Some(who) }).render(&Brand::default()).into_string();
     assert!(page.contains("<strong><bdi>nimda\\u202e\\u2067</bdi></strong>"), "{page}");

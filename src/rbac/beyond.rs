@@ -167,7 +167,7 @@ runs: {kubernetes: cluster, namespaces: [ci]}
     }
 
     #[test]
-    fn what_is_needed_and_what_everybody_has_is_not_beyond() {
+    fn needed_rights_and_those_of_everybody_are_not_excessive() {
         let runs = json!([{"apiGroups": ["tekton.dev"], "resources": ["pipelineruns", "taskruns"], "verbs": ["list", "watch"]}]);
         let listed = [("ci", and(classic(), runs.clone())), ("default", classic())];
         assert!(told(Form::Classic, &listed, &[]).is_empty());
@@ -177,7 +177,7 @@ runs: {kubernetes: cluster, namespaces: [ci]}
     }
 
     #[test]
-    fn what_is_beyond_is_told_once_and_by_its_widest() {
+    fn excess_rights_are_reported_once_in_their_widest_form() {
         let admin = json!([{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}, {"nonResourceURLs": ["*"], "verbs": ["*"]}]);
         let listed = [("ci", and(classic(), admin.clone())), ("default", and(classic(), admin))];
         assert_eq!(told(Form::Classic, &listed, &[("list", "secrets")]), ["* * of *", "* *"]);
@@ -205,14 +205,14 @@ runs: {kubernetes: cluster, namespaces: [ci]}
     }
 
     #[test]
-    fn the_classic_role_beside_the_constrained_one_is_beyond() {
+    fn the_classic_role_beside_the_constrained_one_is_excessive() {
         let told = told(Form::Constrained, &[("ci", classic()), ("default", classic())], &[]);
         assert_eq!(told, ["impersonate groups named tekton:dev", "impersonate users"]);
     }
 
     /// The advice was to remove each of the rights that limit Doorward.
     #[test]
-    fn the_constrained_role_beside_the_classic_one_is_told_as_undone() {
+    fn a_classic_role_beside_the_constrained_one_is_reported_to_undo_it() {
         let act = json!([
             {"apiGroups": [""], "resources": ["pods", "pods/log"], "verbs": ["impersonate-on:user-info:get"]},
             {"nonResourceURLs": ["/version"], "verbs": ["impersonate-on:user-info:get"]},

@@ -208,7 +208,7 @@ rules: [{id: look, on: {kubernetes: {verbs: [read]}}, who: {issuers: [a]}, do: a
     }
 
     #[test]
-    fn what_is_printed_is_neither_too_little_nor_too_much() {
+    fn printed_roles_without_changes_show_no_difference() {
         assert!(differences(|_| ()).is_empty());
         let wider = json!({
             "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRoleBinding", "metadata": {"name": "another"},
@@ -225,7 +225,7 @@ rules: [{id: look, on: {kubernetes: {verbs: [read]}}, who: {issuers: [a]}, do: a
     }
 
     #[test]
-    fn what_doorward_alone_may_is_nobody_elses() {
+    fn bindings_of_doorwards_own_role_to_others_are_reported() {
         let mallory = json!({"kind": "User", "name": "mallory"});
         let told = differences(|items| {
             items.push(bound("backdoor", "doorward-impersonator", &mallory));
@@ -277,7 +277,7 @@ rules: [{id: look, on: {kubernetes: {verbs: [read]}}, who: {issuers: [a]}, do: a
     }
 
     #[test]
-    fn what_everybody_may_is_told_only_where_it_is_more_than_kubernetes_and_tekton_give() {
+    fn rights_of_everybody_are_reported_only_beyond_the_defaults_of_kubernetes_and_tekton() {
         let everybody = json!({"kind": "Group", "name": "system:authenticated"});
         let reviews = json!({"apiGroups": ["authorization.k8s.io"], "resources": ["selfsubjectaccessreviews"], "verbs": ["create"]});
         let told = |rule: &Value| {
@@ -309,7 +309,7 @@ rules: [{id: look, on: {kubernetes: {verbs: [read]}}, who: {issuers: [a]}, do: a
     }
 
     #[test]
-    fn what_is_missing_stale_or_too_wide_is_named() {
+    fn missing_stale_and_excessive_rights_are_named() {
         let role = |items: &mut Vec<Value>, name: &str| -> usize {
             items.iter().position(|item| item["metadata"]["name"] == name && !item["rules"].is_null()).unwrap()
         };

@@ -52,7 +52,7 @@ fn without_grants_no_group_may_be_impersonated() {
 }
 
 #[test]
-fn what_doorward_does_as_itself_is_only_what_is_configured() {
+fn rights_of_doorwards_own_account_follow_the_configuration() {
     assert!(!print(CONFIGURATION, Form::Classic).contains("doorward-reader"));
     let triggers = format!(
         "{CONFIGURATION}  - {{id: t, on: {{trigger: {{service_accounts: [builder]}}}}, who: {{issuers: [a]}}, do: allow}}\n"
@@ -69,7 +69,7 @@ fn what_doorward_does_as_itself_is_only_what_is_configured() {
 }
 
 #[test]
-fn what_two_features_need_in_one_namespace_is_printed_once() {
+fn rights_that_two_features_need_in_one_namespace_are_printed_once() {
     let shared = "runs: {kubernetes: cluster, namespaces: [ci]}
 tokens: {exchange: [{issuer: cluster, kubernetes: cluster, namespaces: [ci]}]}
 ";

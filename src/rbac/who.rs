@@ -296,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_whole_list_is_told() {
+    fn an_incomplete_list_is_reported() {
         assert!(Cluster::read(b"{}").is_err());
         assert!(Cluster::read(b"no").is_err());
         let items = [role("ClusterRole", "r", &json!([])), binding("ci/r", ("Role", "r"), &json!([]))];

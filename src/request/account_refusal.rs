@@ -234,7 +234,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_of_our_account_is_told_from_one_of_the_caller() {
+    fn a_refusal_of_our_account_is_distinguished_from_one_of_the_caller() {
         let on = format!("{OURS}impersonate-on:user-info:list");
         for (message, is_ours) in [
             (format!(r#"users "alice" is forbidden: {OURS}impersonate {USERS}"#), true),

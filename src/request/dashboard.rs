@@ -218,7 +218,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn all_is_seen_by_those_who_may_list_all_alone() {
+    fn the_full_view_needs_the_right_to_list_everything() {
         let namespaces = Access { resource: "namespaces".into(), ..Access::new("list", "".into()) };
         let (all, one) = (runs("list", "".into()), runs("list", "a".into()));
         let create = runs("create", "a".into());

@@ -358,7 +358,7 @@ mod tests {
 
     /// Regression: the trail named a token as issued although the client had left before it was answered.
     #[tokio::test]
-    async fn a_token_whose_request_ended_without_an_answer_was_given_to_nobody() {
+    async fn a_token_whose_request_got_no_answer_is_not_recorded_as_issued() {
         let folder = tempfile::tempdir().unwrap();
         let (trail, requests) = (trail(folder.path()), RequestMetrics::default());
         let ids = [1, 2].map(Uuid::from_u128);
@@ -396,7 +396,7 @@ mod tests {
 
     /// Regression: the sender got the refusal of an EventListener that did not answer, although none had been asked.
     #[tokio::test(start_paused = true)]
-    async fn a_sender_whose_time_is_over_while_the_trail_keeps_its_delivery_hears_of_the_trail() {
+    async fn a_sender_whose_deadline_passes_while_the_trail_stalls_is_refused_because_of_the_trail() {
         let folder = tempfile::tempdir().unwrap();
         let (trail, start) = (trail(folder.path()), tokio::time::Instant::now());
         let until = start + Duration::from_secs(8);

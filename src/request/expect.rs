@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_waits_for_a_word_for_ever_is_told_what_to_do_in_time() {
+    async fn a_client_that_waits_for_100_continue_is_refused_after_five_seconds() {
         let begun = Instant::now();
         let refused = answer_or_refuse(pending::<Result<(), _>>(), || Awaited::Nothing).await.unwrap_err();
         assert_eq!((refused.status(), refused.reason()), (StatusCode::EXPECTATION_FAILED, Reason::BodyTimeout));
@@ -100,7 +100,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn who_sends_the_body_in_the_end_or_could_not_yet_is_not_refused() {
+    async fn a_client_that_sends_its_body_or_could_not_yet_is_not_refused() {
         let answer = || async {
             sleep(Duration::from_secs(60)).await;
             Ok(())

@@ -378,7 +378,7 @@ mod tests {
 
     /// Caddy copies the query of the original request if the URL at which it asks has none.
     #[test]
-    fn a_refusal_for_what_narrows_nothing_says_where_it_comes_from() {
+    fn a_refusal_of_an_unsupported_parameter_names_its_origin() {
         for (proxy, original_uri, fix) in [
             (ForwardAuth::Traefik, "/search?allowed_groups=dev", "`uri /oauth2/auth?`"),
             (ForwardAuth::Traefik, "/search?a=b", "remove the parameter from the URL"),
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn the_answer_names_who_acts_and_the_client_or_nobody_over_what_the_client_sent() {
+    fn the_answer_overwrites_actor_and_client_headers_that_the_client_sent() {
         let alice = Principal::new(Scheme::Bearer, "corp", "7", "alice");
         let by_agent = Principal {
             client: Some("cli".into()),
@@ -419,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn nginx_is_told_what_it_understands() {
+    fn nginx_gets_only_status_codes_that_it_understands() {
         for (row, reason, proxy, expected) in [
             ("nobody is signed in", Reason::CredentialMissing, ForwardAuth::Nginx, 401),
             ("the login does not do", Reason::NeedUnmet, ForwardAuth::Nginx, 403),
@@ -433,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn a_websocket_is_one_though_the_proxy_takes_its_upgrade_away() {
+    fn a_websocket_is_recognized_even_if_the_proxy_removes_its_upgrade() {
         let asked = |lines: &[(&'static str, &str)]| {
             let mut request = Request::builder().uri(PATH).header("host", "a.example").header("connection", "close");
             for (name, value) in [("x-original-method", "GET"), ("x-original-uri", "/")].iter().chain(lines) {

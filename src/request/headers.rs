@@ -294,7 +294,7 @@ mod tests {
 
     /// The search for a name relies on this.
     #[test]
-    fn forgeable_prefixes_stand_in_order_and_none_begins_with_another() {
+    fn forgeable_prefixes_are_sorted_and_none_begins_with_another() {
         assert!(FORGEABLE_PREFIXES.is_sorted());
         let pairs = FORGEABLE_PREFIXES.iter().flat_map(|one| FORGEABLE_PREFIXES.iter().map(move |other| (one, other)));
         assert_eq!(pairs.filter(|(one, other)| one != other && one.starts_with(**other)).collect::<Vec<_>>(), []);
@@ -308,7 +308,7 @@ mod tests {
     }
 
     #[test]
-    fn forged_identity_never_goes_on() {
+    fn forged_identity_headers_are_never_forwarded() {
         for (row, name, expected) in [
             ("kubernetes:A1", "Impersonate-Group", Class::Impersonation),
             ("kubernetes:A2", "Impersonate-Uid", Class::Impersonation),
@@ -385,7 +385,7 @@ mod tests {
     }
 
     #[test]
-    fn no_configuration_lets_a_header_go_on_that_tells_who_is_calling() {
+    fn no_configuration_passes_on_an_identity_header_of_the_client() {
         let why = |name: &str| never_passes(&HeaderName::from_bytes(name.as_bytes()).unwrap());
         for good in ["X-Custom", "Accept-Language", "X-GitHub-Delivery"] {
             assert_eq!(why(good), None, "{good}");
@@ -428,7 +428,7 @@ mod tests {
 
     /// Compared with each header, the names that a stranger can list there took milliseconds.
     #[test]
-    fn of_names_in_connection_only_those_of_headers_that_are_there_are_kept_and_each_once() {
+    fn names_in_connection_are_kept_once_and_only_if_such_a_header_is_present() {
         let mut headers = HeaderMap::new();
         let names = (0..2000).map(|i| format!("a{i},X-Hop, x-hop")).collect::<Vec<_>>().join(",");
         headers.insert("connection", format!("close, bad name, {names}, X-Other").parse().unwrap());

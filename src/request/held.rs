@@ -344,7 +344,7 @@ mod tests {
     use crate::webhooks::Facts;
 
     #[test]
-    fn what_passes_by_itself_is_told_from_what_does_not() {
+    fn temporary_failures_are_distinguished_from_final_ones() {
         for (status, kind) in [
             (400, FailureKind::Refused),
             (413, FailureKind::Refused),

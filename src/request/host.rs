@@ -136,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn an_address_leads_back_by_the_scheme_and_port_that_the_client_used() {
+    fn a_return_address_has_the_scheme_and_port_that_the_client_used() {
         for (secure, named, host, url) in [
             (true, "Tekton.Example", "tekton.example", "https://tekton.example/x"),
             (true, "tekton.example:443", "tekton.example", "https://tekton.example/x"),
@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn one_form_for_every_spelling() {
+    fn every_spelling_of_a_host_has_one_form() {
         for spelling in
             ["tekton.example", "Tekton.Example", "tekton.example.", "tekton.example:443", "TEKTON.example.:8443"]
         {

@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn another_spelling_of_a_known_method_is_told_from_a_method_of_its_own() {
+    fn another_spelling_of_a_known_method_is_distinguished_from_an_unknown_method() {
         for (sent, known) in
             [("delete", Some("DELETE")), ("Post", Some("POST")), ("connect", Some("CONNECT")), ("DELETE", None)]
         {

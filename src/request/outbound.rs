@@ -299,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn an_upstream_is_told_who_acts_for_the_person_and_by_which_client_and_by_nobody_else() {
+    fn an_upstream_learns_actor_and_client_from_doorward_alone() {
         for kind in [RouteKind::Http, RouteKind::Dashboard] {
             for (client, actor) in
                 [(None, None), (Some("assistant"), None), (Some("cli"), Some("worker")), (Some("J\u{fc}rgen"), None)]
@@ -320,7 +320,7 @@ mod tests {
 
     /// Without the name, the request would look like one of the person alone; trimmed, like one of another agent.
     #[test]
-    fn an_agent_whose_name_no_header_can_say_is_refused_and_not_left_out() {
+    fn an_agent_whose_name_fits_no_header_is_refused_and_not_omitted() {
         for name in ["wor\nker", " worker", "worker\t", "wor\u{7f}ker"] {
             for principal in [alice(None, Some(name)), alice(Some(name), None)] {
                 let refused = sent(RouteKind::Http, &principal).unwrap_err();

@@ -76,7 +76,7 @@ mod tests {
     use crate::clock::{Clock, Timestamp};
 
     #[test]
-    fn a_decision_is_looked_at_again_after_a_second_though_the_clock_is_set_back() {
+    fn a_decision_is_rechecked_after_a_second_even_if_the_clock_is_set_back() {
         let clock = Clock::manual(Timestamp::from_secs(1_700_000_000));
         let decided = clock.moment();
         clock.set(clock.now() - Duration::from_secs(3600));
@@ -89,7 +89,7 @@ mod tests {
     /// Regression: somebody who had signed out in another tab read that their access was revoked, and a Git host that
     /// it should sign in again.
     #[test]
-    fn who_waited_to_be_recorded_hears_why_they_are_refused_after_all() {
+    fn a_caller_withdrawn_while_waiting_for_the_trail_gets_the_reason() {
         for (scheme, why, reason, told) in [
             (Scheme::Bearer, CutReason::Revoked, Reason::TokenRevoked, "your access was revoked"),
             (Scheme::Session, CutReason::Revoked, Reason::TokenRevoked, "your access was revoked"),

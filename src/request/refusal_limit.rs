@@ -62,7 +62,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_refused_so_often_and_then_told_to_wait() {
+    fn an_address_with_too_many_refusals_gets_429() {
         let refusals = Refusals::default();
         let address = |text: &str| text.parse().unwrap();
         let count = |reason, from| {
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_is_told_nothing_of_pages() {
+    fn a_program_gets_no_advice_about_pages() {
         let refusals = Refusals::default();
         for (is_program, said) in [(true, "credential"), (false, "pages")] {
             let malformed = Rejection::new(Reason::CredentialMalformed, "it is no token");

@@ -192,7 +192,7 @@ pub(super) mod tests {
     }
 
     #[test]
-    fn what_somebody_is_is_known_of_a_run_that_their_task_made() {
+    fn the_attributes_of_a_person_are_known_for_a_run_that_their_task_made() {
         let own = Some(Box::new(KnownAs { issuer: "corp".into(), subject: "7".into() }));
         for (of_subject, on_behalf_of, claims) in [
             (Kind::Human, own.clone(), 1),

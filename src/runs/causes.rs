@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_caused_a_run_is_known_by_its_uid_with_what_rules_look_at() {
+    async fn the_cause_of_a_run_is_found_by_its_uid_with_the_facts_for_rules() {
         let at = Fixture::new();
         at.causes().keep(run("u"), &cause(), NOW).await.unwrap();
         let found = at.causes().of(asked("u", None), None, NOW).await.unwrap().cause.unwrap().principal();
@@ -175,7 +175,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_run_comes_of_an_event_only_if_it_was_made_right_after_it() {
+    async fn a_run_is_attributed_to_an_event_only_if_created_right_after_it() {
         let at = Fixture::new();
         at.causes().keep(Mark::Event { cluster: "c", event: "e" }, &cause(), NOW).await.unwrap();
         for (what, uid, event, created, known) in [
@@ -220,7 +220,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn of_the_runs_within_it_is_told_which_somebody_made() {
+    async fn the_first_outer_run_that_was_made_by_a_request_is_found() {
         let at = Fixture::new();
         at.causes().keep(run("made"), &cause(), NOW).await.unwrap();
         for (cluster, within, made) in [

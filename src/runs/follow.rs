@@ -271,7 +271,7 @@ mod tests {
 
     /// Regression: the component was reported as healthy at each event of the watch that worked.
     #[test]
-    fn one_watch_that_works_does_not_tell_that_all_do() {
+    fn one_working_watch_does_not_mean_that_all_work() {
         let health = Health::new(Clock::default());
         let states = States::new(health.component("runs", Gate::Report), 2);
         let told = || {
@@ -296,7 +296,7 @@ mod tests {
 
     /// Regression: it was reported as a failed component.
     #[test]
-    fn a_watch_that_must_list_anew_has_not_failed() {
+    fn a_watch_that_must_list_again_has_not_failed() {
         let health = Health::new(Clock::default());
         let states = States::new(health.component("runs", Gate::Report), 1);
         let told = || health.report().components.remove(0).status;

@@ -74,7 +74,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_error_of_the_api_server_is_told_with_its_status_and_only_a_missing_right_as_one() {
+    fn an_api_server_error_is_reported_with_its_status_and_403_alone_as_a_missing_right() {
         for (code, said, expected, is_of_credential_expected) in [
             (503, "{}", "the API server answered with 503 Service Unavailable", false),
             (503, "", "the API server answered with 503 Service Unavailable", false),

@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[test]
-    fn a_form_that_somebody_sent_is_told_from_what_a_script_sends() {
+    fn a_submitted_form_is_distinguished_from_a_request_by_a_script() {
         let mode = |value| ("sec-fetch-mode", value);
         let destination = |value| ("sec-fetch-dest", value);
         const HTML: (&str, &str) = ("accept", "text/html,application/xhtml+xml,*/*;q=0.8");
@@ -346,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn a_form_of_another_host_is_told_from_one_of_ours_and_from_a_link() {
+    fn a_form_of_another_host_is_distinguished_from_an_own_one_and_from_a_link() {
         let site = |value| ("sec-fetch-site", value);
         for (row, method, pairs, expected) in [
             ("another site", Method::POST, &[site("cross-site"), NAVIGATES, PAGE][..], true),
@@ -360,7 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn preflights_are_told_from_other_options() {
+    fn preflights_are_distinguished_from_other_options_requests() {
         let ask = ("access-control-request-method", "DELETE");
         assert!(is_preflight(&Method::OPTIONS, &headers(&[("origin", "https://evil.example"), ask])), "attacks:Z8");
         assert!(!is_preflight(&Method::OPTIONS, &headers(&[OURS])));

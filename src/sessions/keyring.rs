@@ -205,7 +205,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_first_key_sealed_any_ring_with_that_key_opens() {
+    fn any_ring_with_the_sealing_key_opens_a_value() {
         let (old, new) = ([1; 32], [2; 32]);
         let sealed = KeyRing::of(&[old]).seal(Purpose::Session, b"k", b"secret").unwrap();
         assert!(!sealed.windows(6).any(|window| window == b"secret"));
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_moved_changed_or_cut_is_not_opened() {
+    fn moved_changed_or_truncated_values_are_not_opened() {
         let ring = KeyRing::of(&[[1; 32]]);
         let sealed = ring.seal(Purpose::Session, b"k", b"secret").unwrap();
         assert_eq!(ring.open(Purpose::Index, b"k", &sealed), Err(OpenError::Broken));

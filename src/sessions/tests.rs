@@ -135,7 +135,7 @@ async fn a_record_serves_from_memory_for_a_second_and_never_past_its_end() {
 
 /// `peers:D10`.
 #[tokio::test]
-async fn without_the_store_it_is_our_fault_and_passes() {
+async fn without_the_store_the_refusal_is_an_internal_and_temporary_one() {
     let at = Fixture::offline();
     let cookie = at.create("alice", &dash()).await;
     at.store.switch(true);
@@ -146,7 +146,7 @@ async fn without_the_store_it_is_our_fault_and_passes() {
 }
 
 #[tokio::test]
-async fn an_ended_session_is_over_at_once_and_in_other_processes() {
+async fn an_ended_session_is_refused_at_once_in_all_processes() {
     let at = Fixture::offline();
     let (first, second) = (at.create("alice", &dash()).await, at.create("alice", &dash()).await);
     let elsewhere = Fixture::generation(&at.provider, &at.shared, settings(), &[[1; 32]]);
@@ -168,7 +168,7 @@ async fn an_ended_session_is_over_at_once_and_in_other_processes() {
 
 /// A record whose claims are those of another person, as a bug of ours would leave it.
 #[tokio::test]
-async fn a_session_whose_claims_name_another_person_is_worth_nothing() {
+async fn a_session_whose_claims_name_another_person_is_refused() {
     let at = Fixture::offline();
     let cookie = at.create("alice", &dash()).await;
     let session = get(&at.sessions, &cookie, &dash()).await.unwrap();
@@ -203,7 +203,7 @@ async fn a_session_that_was_just_used_is_not_written_again() {
 
 /// No use was recorded until the clock had caught up, and an unused session stayed valid for as much longer.
 #[tokio::test]
-async fn the_use_of_a_session_is_noted_though_the_clock_is_set_back() {
+async fn the_use_of_a_session_is_recorded_even_if_the_clock_is_set_back() {
     let at = Fixture::offline();
     let cookie = at.create("alice", &dash()).await;
     let session = get(&at.sessions, &cookie, &dash()).await.unwrap();
@@ -245,7 +245,7 @@ async fn signing_out_ends_the_login_on_every_host() {
 }
 
 #[tokio::test]
-async fn each_end_of_a_session_stands_in_the_trail_with_why() {
+async fn each_end_of_a_session_is_recorded_in_the_trail_with_its_reason() {
     let at = Fixture::offline();
     let issuer = at.provider.issuer.clone();
     let mut expected = Vec::new();
@@ -346,7 +346,7 @@ async fn a_new_configuration_holds_for_old_sessions() {
 }
 
 #[tokio::test]
-async fn a_person_who_is_revoked_is_out_and_cannot_come_in() {
+async fn a_revoked_person_loses_their_session_and_cannot_sign_in() {
     let at = Fixture::offline();
     let (alice, bob) = (at.create("alice", &dash()).await, at.create("bob", &dash()).await);
     let target = Target::Principal { issuer: "corp", subject: "alice" };
@@ -369,7 +369,7 @@ async fn a_person_who_is_revoked_is_out_and_cannot_come_in() {
 /// From when the store was back until its revocations were read, a replica that had started without it accepted revoked
 /// people.
 #[tokio::test]
-async fn no_session_is_good_before_it_was_read_who_is_revoked() {
+async fn no_session_is_accepted_before_revocations_were_read() {
     let at = Fixture::offline();
     let (alice, bob) = (at.create("alice", &dash()).await, at.create("bob", &dash()).await);
     let target = Target::Principal { issuer: "corp", subject: "alice" };

@@ -86,7 +86,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_address_is_verified_by_who_tells_of_it() {
+    fn an_address_is_verified_only_by_the_source_that_gives_it() {
         for (row, ours, userinfo, verified) in [
             ("userinfo alone", json!({}), json!({"email": "a@b.c", "email_verified": true}), true),
             ("the same", json!({"email": "a@b.c"}), json!({"email": "a@b.c", "email_verified": true}), true),
@@ -103,7 +103,7 @@ mod tests {
 
     /// `groups` were returned both for the login and for others; the session was not rechecked in between.
     #[test]
-    fn what_userinfo_has_named_and_names_no_more_is_gone_and_comes_back_when_it_is_named_again() {
+    fn a_claim_that_userinfo_omits_is_removed_and_returns_when_it_is_named_again() {
         let userinfo = |userinfo: Value| userinfo.as_object().unwrap().clone();
         let mut claims = userinfo(json!({"groups": ["dev"], "team": "a"}));
         let mut names = BTreeSet::new();
@@ -124,7 +124,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_token_says_of_itself_and_of_the_login_is_of_no_other() {
+    fn userinfo_does_not_replace_claims_about_the_token_and_the_login() {
         let mut claims = Map::new();
         let mut names = BTreeSet::new();
         let userinfo =

@@ -127,7 +127,7 @@ mod tests {
     use crate::authn::{Scheme, principal::WorkloadIdentity};
 
     #[test]
-    fn nobody_but_a_task_is_a_client_by_the_name_of_a_service_account() {
+    fn only_a_task_can_be_a_client_by_the_name_of_a_service_account() {
         let named = |subject: &str| Principal::new(Scheme::Bearer, "corp", subject, "alice");
         let service_account = WorkloadIdentity::ServiceAccount { namespace: "ci".into(), name: "builder".into() };
         let actor = Actor::service_account(None, "ci", "builder");

@@ -326,7 +326,7 @@ mod tests {
     const BOTH: [Kind; 2] = [Kind::TaskRun, Kind::Pod];
 
     #[test]
-    fn ends_are_seen_only_while_every_watch_goes_on() {
+    fn ends_are_seen_only_while_every_watch_is_open() {
         let clock = Clock::manual(Timestamp::from_secs(1_700_000_000));
         let ends = RunEnds::default();
         let watch = |kind| Watch { cluster: "c".into(), kind, namespace: None };
@@ -353,7 +353,7 @@ mod tests {
 
     /// Tasks got tokens whose end nobody would see, until the clock had caught up.
     #[test]
-    fn ends_are_not_seen_for_longer_though_the_clock_is_set_back() {
+    fn ends_are_not_seen_for_longer_even_if_the_clock_is_set_back() {
         let clock = Clock::manual(Timestamp::from_secs(1_700_000_000));
         let ends = RunEnds::default();
         let watch = Watch { cluster: "c".into(), kind: Kind::Pod, namespace: None };
@@ -377,7 +377,7 @@ mod tests {
 
     /// A watch that is lost for good would have been queried in place of the one that reports.
     #[test]
-    fn of_watches_that_a_reload_took_away_nothing_is_left() {
+    fn nothing_is_left_of_watches_that_a_reload_removed() {
         let now = Clock::manual(Timestamp::from_secs(1_700_000_000)).moment();
         let ends = RunEnds::default();
         let watch = |cluster: &str, namespace: Option<&str>| Watch {
@@ -410,7 +410,7 @@ mod tests {
 
     /// A watch that was lost while the store was away is not among them.
     #[test]
-    fn watches_that_told_while_the_store_was_away_tell_once_it_is_back() {
+    fn ends_seen_while_the_store_was_down_are_recorded_once_it_is_back() {
         let now = Clock::manual(Timestamp::from_secs(1_700_000_000)).moment();
         let ends = RunEnds::default();
         let watch = |cluster: &str, kind| Watch { cluster: cluster.into(), kind, namespace: None };
@@ -428,7 +428,7 @@ mod tests {
     }
 
     #[test]
-    fn ends_are_seen_only_where_somebody_watches() {
+    fn ends_are_seen_only_where_a_watch_is_open() {
         let now = Clock::manual(Timestamp::from_secs(1_700_000_000)).moment();
         let ends = RunEnds::default();
         for kind in [Kind::TaskRun, Kind::Pod] {

@@ -310,7 +310,7 @@ mod tests {
     };
 
     #[test]
-    fn a_token_that_has_just_expired_is_called_so_where_no_run_is_in_play() {
+    fn without_a_run_a_just_expired_token_is_reported_as_expired() {
         let now = Timestamp::from_secs(1_700_000_000);
         let seconds = std::time::Duration::from_secs;
         let told = |parameter, ends| {
@@ -368,7 +368,7 @@ mod tests {
     /// A second identical entry, or a name that no token of another provider has, would trace a token to a revocation
     /// that did not end it.
     #[test]
-    fn who_has_a_token_of_ours_is_known_by_the_name_in_it_once() {
+    fn the_holder_of_an_own_token_is_listed_once_by_the_name_in_it() {
         let own: Arc<str> = "own".into();
         let listed = |principal: &Principal, own: Option<&Arc<str>>| {
             let parties = parties(principal, own);

@@ -220,7 +220,7 @@ mod tests {
         &subject_token_type=urn:ietf:params:oauth:token-type:jwt&audience=https://api.example";
 
     #[test]
-    fn what_is_asked_for_is_read() {
+    fn the_parameters_of_a_request_are_read() {
         let asked = read(&format!("{GOOD}&scope=b+a+b&requested_token_type=")).unwrap();
         assert_eq!((asked.subject_token.as_str(), asked.audience.as_str()), ("t", "https://api.example"));
         assert_eq!(asked.scopes.unwrap(), ["a", "b"], "each once, in one order");
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_is_named_in_the_words_of_the_standard() {
+    fn errors_have_the_codes_of_the_standard() {
         for (what, body, error, said) in [
             ("another grant", GOOD.replace("token-exchange", "saml2"), "unsupported_grant_type", "token-exchange"),
             ("no grant", GOOD.replace("grant_type", "grant"), "invalid_request", "`grant_type`"),

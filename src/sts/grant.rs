@@ -382,7 +382,7 @@ rules:
     }
 
     #[test]
-    fn a_job_that_no_rule_is_for_hears_what_one_would_have_to_name() {
+    fn a_job_without_a_rule_learns_what_a_rule_would_have_to_name() {
         let claims = serde_json::json!({"environment": "staging", "ref": "refs/heads/main"});
         let job = |claims: &serde_json::Value| Principal {
             workload: Some(WorkloadIdentity::Repository { provider: "github", id: "7".into() }),
@@ -396,7 +396,7 @@ rules:
     }
 
     #[test]
-    fn a_login_that_does_not_do_hears_what_the_rule_needs() {
+    fn an_insufficient_login_is_refused_with_what_the_rule_needs() {
         let needed = NeededLogin { mfa: Some(std::time::Duration::from_secs(900)), ..NeededLogin::default() };
         let missing = Box::new(needed);
         let outcome = Outcome::StepUp { need: missing.clone(), missing };
@@ -407,7 +407,7 @@ rules:
     }
 
     #[test]
-    fn an_agent_that_no_rule_is_for_hears_who_acts_and_for_whom() {
+    fn a_refusal_of_an_agent_names_the_actor_and_the_person() {
         let known = |issuer: &str, subject: &str| KnownAs { issuer: issuer.into(), subject: subject.into() };
         let agent = |client: Option<&str>| Principal {
             actor: Some(Actor { subject: "planner".into(), client: client.map(Into::into) }),
@@ -421,7 +421,7 @@ rules:
 
     /// The refusal said that no rule gives anything for the audience, so that one seemed to be missing.
     #[test]
-    fn who_names_no_scope_hears_of_those_that_rules_give_by_a_pattern() {
+    fn a_request_without_a_scope_learns_which_scopes_rules_give_by_a_pattern() {
         let repos = "{id: repos, on: {token: {audiences: [y], scopes: ['repo:*']}}, who: {issuers: [corp]}, do: allow}";
         let root: raw::Root = serde_saphyr::from_str(&format!("{POLICY}  - {repos}\n")).unwrap();
         let policy = Policy::compile(&root, &mut Resolver::default()).unwrap();
@@ -449,7 +449,7 @@ rules:
     /// The refusal said that no rule gives any scope, though one that applies names one; then, to ask for what no rule
     /// gives.
     #[test]
-    fn who_names_no_scope_hears_that_the_rule_has_one_by_its_providers_name() {
+    fn a_request_without_a_scope_learns_that_the_rule_has_one_under_its_providers_name() {
         let onward = "{audience: y, provider: {jwt_bearer: {token_url: 'https://a'}}, assertion: {audience: a}, scopes: {read: There}}";
         let several =
             "{id: several, on: {token: {audiences: ['y*'], scopes: [There]}}, who: {issuers: [corp]}, do: allow}";
@@ -477,7 +477,7 @@ rules:
 
     /// Otherwise an allow that looks at it gives nothing, and explaining it finds another decision.
     #[test]
-    fn the_delivery_that_caused_a_run_is_known_to_rules_now_and_when_the_decision_is_made_again() {
+    fn rules_see_the_delivery_that_caused_a_run_at_first_and_at_each_recheck() {
         let root: raw::Root = serde_saphyr::from_str(POLICY).unwrap();
         let policy = Policy::compile(&root, &mut Resolver::default()).unwrap();
         for (event, given) in [("push", true), ("tag_push", false)] {

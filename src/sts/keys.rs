@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn who_takes_rs256_alone_gets_assertions_of_the_first_rsa_key() {
+    fn a_provider_that_accepts_only_rs256_gets_assertions_of_the_first_rsa_key() {
         let (ec, rsa) = (key(), Arc::new(rsa(KeySize::Rsa2048).unwrap()));
         let keys = SigningKeys::new(vec![Arc::clone(&ec), Arc::clone(&rsa)]).unwrap();
         let claims = json!({"sub": "alice"});
@@ -363,7 +363,7 @@ mod tests {
     }
 
     #[test]
-    fn the_first_key_signs_and_whoever_has_the_set_can_check() {
+    fn the_first_key_signs_and_the_published_set_verifies() {
         let (one, other) = (key(), key());
         let both = SigningKeys::new(vec![Arc::clone(&one), Arc::clone(&other)]).unwrap();
         let token = both.sign(&json!({"sub": "alice"})).unwrap();
@@ -379,7 +379,7 @@ mod tests {
     }
 
     #[test]
-    fn of_keys_with_a_time_the_newest_signs_whose_time_has_come_and_all_are_published() {
+    fn among_dated_keys_the_newest_active_one_signs_and_all_are_published() {
         let at = Timestamp::from_secs;
         let (first, second, third) = (key(), key(), key());
         let dated = |keys: &[(&Arc<SigningKey>, i64)]| {
@@ -402,7 +402,7 @@ mod tests {
     /// From the time of a new RSA key on, it signed all access tokens, which registries and others that accept only
     /// ES256 refused.
     #[test]
-    fn the_time_of_a_key_of_another_algorithm_changes_nothing_for_who_checks_access_tokens() {
+    fn the_date_of_a_key_of_another_algorithm_does_not_affect_access_tokens() {
         let at = Timestamp::from_secs;
         let (first, second) = (key(), key());
         let [old, new] = [(); 2].map(|()| Arc::new(rsa(KeySize::Rsa2048).unwrap()));
@@ -451,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_published_is_public() {
+    fn no_private_key_is_published() {
         let (key, der) = SigningKey::generate().unwrap();
         let again = SigningKey::from_der(&der).unwrap();
         assert_eq!(key.id, again.id);

@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_what_it_should_be_is_missing_and_stops_nothing() {
+    fn malformed_objects_count_as_missing_and_stop_nothing() {
         let none = json!({});
         for (spec, status) in [
             (json!(null), json!(null)),

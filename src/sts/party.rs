@@ -408,7 +408,7 @@ mod tests {
     /// A run that another's task made belongs to whoever caused that one: when their issuer is removed, both are
     /// refused.
     #[test]
-    fn a_run_that_a_task_made_is_refused_as_its_own_is_once_the_issuer_of_who_caused_it_is_gone() {
+    fn a_run_made_by_a_task_is_refused_once_the_issuer_of_its_cause_is_removed() {
         let first = Principal::new(Scheme::Bearer, "company", "7", "alice");
         let second = Principal {
             on_behalf_of: Some(Box::new(KnownAs { issuer: "company".into(), subject: "7".into() })),
@@ -424,7 +424,7 @@ mod tests {
 
     /// Neither is an entry of `issuers`, so both would get the refusal about an issuer that is no longer configured.
     #[test]
-    fn a_run_of_somebody_without_a_token_gets_none_and_is_told_why() {
+    fn a_run_caused_without_a_token_gets_none_and_learns_why() {
         for (issuer, why) in [("anonymous", "who had no credential"), ("break-glass", "caused by break-glass")] {
             let principal = Principal::new(Scheme::Bearer, issuer, "alice", "alice");
             let cause = Cause::new(&principal, None, Uuid::nil(), Timestamp::default(), &[]);
@@ -436,7 +436,7 @@ mod tests {
 
     /// The refusal said that it had perhaps been made past Doorward, though it ran for longer than its cause is stored.
     #[test]
-    fn a_run_that_is_too_old_for_tokens_is_told_so_and_to_be_started_anew() {
+    fn a_run_that_is_too_old_for_tokens_is_advised_to_start_again() {
         let (made, second) = (Timestamp::from_secs(1_700_000_000), Duration::from_secs(1));
         let old = "about a week ago or earlier";
         // The cause of a delivery's run is stored from the delivery on.
@@ -458,7 +458,7 @@ mod tests {
     /// The refusal said that it was made past Doorward, which `doorward token` does not recognise as the end of its
     /// tokens.
     #[test]
-    fn what_is_left_of_a_pipeline_run_that_a_request_made_is_told_that_its_tokens_have_ended() {
+    fn leftovers_of_a_requested_pipeline_run_learn_that_their_tokens_have_ended() {
         let made = Timestamp::from_secs(1_700_000_000);
         let part = root(Some(made), true);
         let refusal = nobody("build", &part, made + SETTLING);
@@ -468,7 +468,7 @@ mod tests {
 
     /// The PipelineRun goes on, and `doorward token` in the task took the refusal for its end.
     #[test]
-    fn what_a_custom_run_made_in_a_requested_pipeline_is_not_told_that_its_tokens_have_ended() {
+    fn the_refusal_of_a_run_made_by_a_custom_run_does_not_say_that_its_tokens_ended() {
         let made = Timestamp::from_secs(1_700_000_000);
         let object = ObjectRef { name: "loop".to_owned(), uid: "l".to_owned() };
         let part = Root { owner: Some(Owner { kind: "CustomRun".to_owned(), object }), ..root(Some(made), true) };
@@ -478,7 +478,7 @@ mod tests {
     }
 
     #[test]
-    fn a_task_is_told_to_try_again_only_where_it_may_be_known_later_who_caused_its_run() {
+    fn a_task_is_advised_to_retry_only_if_the_cause_of_its_run_may_become_known() {
         let (later, never) = (http::StatusCode::SERVICE_UNAVAILABLE, http::StatusCode::BAD_REQUEST);
         assert_eq!(unknown(&CauseError::Store(StoreError::Timeout)).status(), later);
         for error in

@@ -233,7 +233,7 @@ mod tests {
     use crate::issuers::Quoted;
 
     #[test]
-    fn a_token_that_is_not_good_is_told_what_was_expected_and_what_came() {
+    fn the_refusal_of_a_token_names_the_expected_and_the_actual_value() {
         let error = TokenError::Audience {
             came: Quoted::text("https://kubernetes.default.svc"),
             expected: vec!["https://door.example".to_owned()],
@@ -253,7 +253,7 @@ mod tests {
     /// Holders of a token could read who is accepted, and the trail had them and the token's owner, though it has
     /// pseudonyms for people.
     #[test]
-    fn whom_a_token_names_and_whom_the_configuration_lets_in_is_for_the_log_alone() {
+    fn token_subjects_and_permitted_issuers_are_named_in_the_log_alone() {
         let came = Quoted::text("mallory");
         let required = TokenError::RequiredClaim {
             name: "sub".into(),
@@ -276,7 +276,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_wrong_with_a_request_is_told_as_oauth_does_under_the_status_that_it_has() {
+    fn request_errors_are_reported_as_oauth_errors_with_their_status() {
         let broken = Rejection::new(Reason::BadRequest, "the body broke off before its end").fix("send the whole body");
         let full =
             Rejection::new(Reason::Overloaded, "too many bodies are being read at once").fix("try again in a moment");
@@ -301,7 +301,7 @@ mod tests {
     }
 
     #[test]
-    fn an_audience_of_a_pod_s_token_is_told_as_it_stands_there() {
+    fn the_audience_of_a_pod_token_is_reported_verbatim() {
         let came = Quoted::json(Some(&json!(["https://kubernetes.default.svc"])));
         let error = TokenError::Audience { came, expected: vec!["https://door.example".to_owned()] };
         let answer = Refusal::of_token("subject_token", &error.into()).answer();
@@ -312,7 +312,7 @@ mod tests {
 
     /// Each step retried every two seconds for all of a pause of minutes, with the same result.
     #[test]
-    fn who_asks_of_a_provider_that_is_left_alone_comes_again_once_it_is_asked_or_in_ten_seconds() {
+    fn a_request_during_a_providers_pause_may_retry_after_it_or_in_ten_seconds() {
         for (left, told) in [(1, "2"), (2_000, "2"), (2_001, "3"), (9_500, "10"), (300_000, "10")] {
             let refusal = Refusal::unavailable(Reason::UpstreamUnreachable, "left alone");
             let answer = refusal.again_after(Duration::from_millis(left)).answer();

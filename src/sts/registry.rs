@@ -340,7 +340,7 @@ mod tests {
     }
 
     #[test]
-    fn what_clients_ask_for_is_read_as_scopes_of_rules() {
+    fn requested_registry_access_is_read_as_scopes_of_rules() {
         for (query, scopes) in [
             ("service=r&scope=repository:acme/app:pull,push", &["pull:acme/app", "push:acme/app"][..]),
             ("service=r&scope=repository%3Aacme%2Fapp%3Apull&account=x&client_id=docker", &["pull:acme/app"]),
@@ -358,7 +358,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_can_mean_is_refused_with_why() {
+    fn nonsensical_settings_are_refused_with_the_reason() {
         for (query, said) in [
             ("", "`service` is missing"),
             ("service=&scope=repository:a:pull", "`service` is missing"),
@@ -382,7 +382,7 @@ mod tests {
     }
 
     #[test]
-    fn access_says_what_the_scopes_do() {
+    fn the_access_claim_corresponds_to_the_scopes() {
         let scopes = ["pull:acme/app", "push:acme/app", "pull:reg:5000/base", "deploy"].map(Arc::from);
         let of = |name: &str, actions: &[&str]| Access {
             kind: "repository",
@@ -422,7 +422,7 @@ mod tests {
     }
 
     #[test]
-    fn a_password_comes_in_one_way_only() {
+    fn a_password_is_accepted_in_one_way_only() {
         let read = |values: &[&str]| {
             let values = values.iter().map(|value| (header::AUTHORIZATION, value.parse().unwrap()));
             password(&values.collect()).map(|password| password.to_string())
@@ -444,7 +444,7 @@ mod tests {
 
     /// Regression: `Retry-After` was a constant, whatever the refusal said.
     #[test]
-    fn a_client_of_a_registry_is_told_to_come_again_when_the_refusal_says() {
+    fn a_registry_client_gets_the_retry_time_of_the_refusal() {
         let refusal = Refusal::unavailable(Reason::UpstreamUnreachable, "left alone");
         for (left, told) in [(2, "2"), (5, "5")] {
             let response = refused(&refusal.clone().again_after(Duration::from_secs(left)), "https://door.example");

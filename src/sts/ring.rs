@@ -308,7 +308,7 @@ mod tests {
 
     /// All replicas take a new configuration at about the same time, and each needs keys then.
     #[tokio::test]
-    async fn keys_that_another_replica_makes_at_the_same_time_are_tried_for_again_and_not_for_ever() {
+    async fn a_conflict_with_keys_of_another_replica_is_retried_a_bounded_number_of_times() {
         let (place, seal) = (place(), KeyRing::of(&[[7; 32]]));
         for (late, is_made) in [(1, true), (TRIES, true), (TRIES + 1, false)] {
             let (kept, disturbed) = (SigningKeyRing::default(), Disturbed::new(Arc::clone(&place.store)));
@@ -413,7 +413,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn after_a_long_stop_a_key_that_everybody_knows_signs() {
+    async fn after_a_long_stop_a_widely_known_key_signs() {
         let place = place();
         let seal = KeyRing::of(&[[7; 32]]);
         let kept = SigningKeyRing::default();
@@ -425,7 +425,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn nobody_reads_the_keys_without_the_key_that_sealed_them() {
+    async fn keys_cannot_be_read_without_the_key_that_sealed_them() {
         let place = place();
         let kept = SigningKeyRing::default();
         kept.renew_once(place.key_storage(&KeyRing::of(&[[7; 32]])), PERIOD, START).await.unwrap();
@@ -440,7 +440,7 @@ mod tests {
 
     /// Regression: keys that nobody can decrypt stayed for ten years, in which no token could be issued.
     #[tokio::test]
-    async fn keys_that_nobody_can_open_go_on_an_operators_word_and_others_are_made() {
+    async fn an_operator_drops_undecryptable_keys_and_new_ones_are_made() {
         let place = place();
         let (lost, seal) = (KeyRing::of(&[[7; 32]]), KeyRing::of(&[[8; 32]]));
         let kept = SigningKeyRing::default();
@@ -461,7 +461,7 @@ mod tests {
     /// Regression: keys that nobody can decrypt stayed for ten years beside those of the configuration, and blocked new
     /// ones once the configuration had none any more.
     #[tokio::test]
-    async fn keys_that_nobody_can_open_go_by_themselves_where_the_configuration_has_keys() {
+    async fn undecryptable_keys_are_dropped_automatically_if_the_configuration_has_keys() {
         let place = place();
         let (lost, seal) = (KeyRing::of(&[[7; 32]]), KeyRing::of(&[[8; 32]]));
         let kept = SigningKeyRing::default();

@@ -321,7 +321,7 @@ mod tests {
 
     /// Tekton writes this a little after it has made a pod or a run, so a client that soon asks again finds it.
     #[tokio::test]
-    async fn what_tekton_may_be_about_to_write_is_waited_for_and_for_half_a_minute_alone() {
+    async fn an_imminent_write_of_tekton_is_awaited_for_half_a_minute_at_most() {
         let second = Duration::from_secs(1);
         let run = |made, owner, pod: &str| {
             (Kind::TaskRun, object("build", made, owner, &json!({"status": {"podName": pod}})))
@@ -351,7 +351,7 @@ mod tests {
 
     /// Whoever makes a run can name any PipelineRun as its owner, and would get the tokens of whoever caused that.
     #[tokio::test]
-    async fn a_run_that_its_pipeline_run_lists_under_another_kind_or_name_is_none_of_it() {
+    async fn a_run_listed_under_another_kind_or_name_is_not_part_of_its_pipeline_run() {
         for (kind, name, is_made) in [
             ("TaskRun", "build", true),
             ("TaskRun", "other", false),
@@ -401,7 +401,7 @@ mod tests {
     /// The garbage collector removes the owner from what is left of a PipelineRun that is deleted alone. If a delivery
     /// caused it, its task got tokens as one of no pipeline, which a deny of that pipeline does not match.
     #[tokio::test]
-    async fn what_is_left_of_a_pipeline_run_of_a_delivery_gets_no_tokens_as_a_run_by_itself() {
+    async fn leftovers_of_a_delivered_pipeline_run_get_no_tokens_as_separate_runs() {
         let run = |owner, labels: Value, annotations: Value| {
             let mut run = object("build", MADE, owner, &json!({"status": {"podName": "build-pod"}}));
             run["metadata"]["labels"] = labels;
@@ -431,7 +431,7 @@ mod tests {
 
     /// The refusal said that its PipelineRun had ended, which `doorward token` took for the end of a run that goes on.
     #[tokio::test]
-    async fn runs_of_a_custom_run_get_no_tokens_and_are_not_said_to_have_ended() {
+    async fn runs_of_a_custom_run_get_no_tokens_and_are_not_reported_as_ended() {
         let mut run = object("build", MADE, Some(("CustomRun", "loop")), &json!({"status": {"podName": "build-pod"}}));
         run["metadata"]["labels"] = json!({EVENT_ID: "e", MADE_BY: "release"});
         let refusal = found(MADE, vec![(Kind::TaskRun, run)]).await.unwrap_err();

@@ -98,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_written_for_a_new_run_does_not_change_one_that_is_there() {
+    fn annotations_for_a_new_run_do_not_change_an_existing_one() {
         let there = json!({"metadata": {"uid": "u"}});
         let new = json!({"spec": {"serviceAccountName": "default", "status": "Cancelled"}});
         let came =
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_client_asks_of_the_run_that_is_there_holds() {
+    fn preconditions_of_the_client_on_an_existing_run_are_kept() {
         let there = json!({"metadata": {"uid": "u", "resourceVersion": "7"}});
         for (sent, expected) in [
             (json!({}), json!({"uid": "u"})),

@@ -121,7 +121,7 @@ mod tests {
     use crate::authn::{Actor, Kind, Scheme};
 
     #[test]
-    fn what_the_client_says_of_itself_is_overwritten() {
+    fn identity_annotations_of_the_client_are_overwritten() {
         let principal = Principal {
             kind: Kind::Human,
             actor: Some(Actor { subject: "bot".into(), client: None }),

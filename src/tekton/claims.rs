@@ -109,7 +109,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_patch_says_as_it_is_is_left_out_and_the_rest_is_done() {
+    fn a_patch_with_unchanged_claims_is_applied_without_them() {
         let owners = json!([{"apiVersion": "tekton.dev/v1", "kind": "PipelineRun", "name": "release", "uid": "r"}]);
         let there = json!({
             "name": "x", "uid": "u", "resourceVersion": "7", "ownerReferences": owners,
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_patch_says_otherwise_is_refused() {
+    fn a_patch_with_other_claims_is_refused() {
         let owner = |name: &str| json!([{"apiVersion": "example.com/v1", "kind": "X", "name": name, "uid": name}]);
         let there = json!({"uid": "u", "annotations": {ASKED: "bob"}, "labels": {EVENT_ID: "e"}, "ownerReferences": owner("a")});
         for metadata in [
@@ -154,7 +154,7 @@ mod tests {
     }
 
     #[test]
-    fn of_all_labels_those_that_say_where_a_run_came_from_stay() {
+    fn labels_that_name_the_origin_of_a_run_are_kept() {
         let patch = json!({"metadata": {"annotations": {}}});
         let labels = json!({EVENT_ID: "e", MADE_BY: "release", "doorward.dev/x": "y", "app": "x", "team": "a"});
         for (labels, away) in [(labels, json!({"app": null, "team": null})), (json!({}), json!({}))] {

@@ -110,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn an_apply_says_of_where_a_run_came_from_what_the_run_says() {
+    fn an_apply_repeats_the_origin_labels_of_the_run() {
         let applied = |metadata: Value, there: &Value| {
             let Value::Object(mut metadata) = metadata else { panic!() };
             keep(&mut metadata, there.as_object().unwrap().clone());

@@ -180,7 +180,7 @@ mod tests {
 
     /// Some parsers ignore the beginning and find the rest.
     #[test]
-    fn a_pointer_that_begins_with_anything_but_a_slash_is_none() {
+    fn a_pointer_that_does_not_begin_with_a_slash_is_invalid() {
         for operation in [
             json!({"op": "add", "path": "x/spec/status", "value": "Cancelled"}),
             json!({"op": "move", "from": "x/spec/status", "path": "/spec/params/0/value"}),
@@ -193,7 +193,7 @@ mod tests {
 
     /// Otherwise a deny of a status would not match if the patch also changes a label.
     #[test]
-    fn what_becomes_of_the_status_beside_another_change_is_told() {
+    fn a_status_change_beside_another_change_is_recognized() {
         let label = json!({"op": "add", "path": "/metadata/labels/a", "value": "b"});
         let status = |op: &str, value: Value| json!({"op": op, "path": "/spec/status", "value": value});
         let (cancel, start, any) = (vec![Intent::Cancel], vec![Intent::Start], ANY.to_vec());
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn a_patch_of_the_status_alone_is_told_from_other_changes() {
+    fn a_patch_of_the_status_alone_is_distinguished_from_other_changes() {
         let replace = |value: Value| json!([{"op": "replace", "path": "/spec/status", "value": value}]);
         for (patch, expected) in [
             (replace("Cancelled".into()), Intent::Cancel),
@@ -307,7 +307,7 @@ mod tests {
     }
 
     #[test]
-    fn who_asked_for_a_run_cannot_be_patched() {
+    fn the_requester_of_a_run_cannot_be_patched() {
         let ours = format!("{PREFIX}requested-by");
         let pointer = format!("/metadata/annotations/{}", ours.replace('/', "~1"));
         for operation in [

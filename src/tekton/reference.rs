@@ -163,7 +163,7 @@ mod tests {
 
     /// Regression: each of them evaded a deny of `deploy`, and matched an allow of what the reference says.
     #[test]
-    fn what_tekton_takes_no_notice_of_beside_a_name_is_refused() {
+    fn fields_that_tekton_ignores_beside_a_name_are_refused() {
         const TASKS: [Place; 2] = [Place::Task, Place::TaskOrCustom];
         const ALL: [Place; 4] = [Place::Task, Place::TaskOrCustom, Place::Pipeline, Place::Step];
         for (reference, places) in [
@@ -204,7 +204,7 @@ mod tests {
 
     /// As `tkn`, the Dashboard and the API server itself write them; the last adds `kind: Task` if there is no kind.
     #[test]
-    fn a_reference_is_told_by_what_runs_for_it() {
+    fn a_reference_is_described_by_what_runs_for_it() {
         let custom = json!({"apiVersion": "example.com/v1", "kind": "Wait", "name": "x"});
         for (reference, place, expected) in [
             (json!({"name": "deploy"}), Place::Task, "deploy"),
@@ -273,7 +273,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_there_is_told_by_the_name_that_tekton_runs() {
+    fn a_reference_is_described_by_the_name_that_tekton_runs() {
         for (reference, expected) in [
             (json!({"name": "deploy", "kind": "X"}), "deploy"),
             (json!({"name": "deploy", "kind": "Wait", "apiVersion": "example.com/v1"}), "deploy"),
@@ -287,7 +287,7 @@ mod tests {
 
     /// Regression: the error said that Tekton treats it as a reference to a task, but it makes a CustomRun.
     #[test]
-    fn what_a_custom_controller_runs_has_no_resolver_besides() {
+    fn a_reference_to_a_custom_controller_has_no_resolver() {
         for version in ["tekton.dev/v1", "example.com/v1"] {
             let reference = json!({"resolver": "git", "apiVersion": version, "kind": "Loop"});
             let refused = read(&reference, Place::TaskOrCustom).map(|_| ());
@@ -298,7 +298,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_beside_a_resolver_is_told_and_is_none_of_its_parameters() {
+    fn a_name_beside_a_resolver_is_described_and_is_not_one_of_its_parameters() {
         let reference = |name: &str| json!({"resolver": "mine", "name": name, "params": [{"name": "a", "value": "b"}]});
         assert_eq!(&*describe(&reference("https://x")), "mine?#https%3A%2F%2Fx?a=b");
         assert_eq!(&*describe(&reference("")), "mine?a=b");

@@ -319,7 +319,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_an_api_server_answers_is_told_in_words_and_holds_nothing() {
+    async fn an_error_of_the_api_server_is_explained_and_gives_no_token() {
         let clock = Clock::manual(Timestamp::from_secs(1_000_000));
         let target = upstream_with("127.0.0.1:1".parse().unwrap(), account);
         let token = target.account_token().unwrap();

@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_body_counts_for_its_address_until_it_proves_who_sent_it() {
+    async fn a_body_counts_towards_its_address_until_its_sender_is_verified() {
         let budget = ByteBudget::new(800_000);
         let stranger = Share::Unproven(Some([192, 0, 2, 1].into()));
         let read = async |length: usize| {
@@ -304,7 +304,7 @@ mod tests {
     /// Regression: a growing body was refused with 503 although there was room, because another body from its address
     /// was being read.
     #[tokio::test(start_paused = true)]
-    async fn a_large_body_is_read_while_a_small_one_of_its_address_is_under_way() {
+    async fn a_large_body_is_read_while_a_small_one_of_its_address_is_in_progress() {
         let budget = ByteBudget::new(500_000);
         let share = Share::Unproven(Some([192, 0, 2, 1].into()));
         let mut large = script(vec![40_000, 40_000]);
@@ -361,7 +361,7 @@ mod tests {
 
     /// Its bytes had earned it time to occupy memory without sending more.
     #[tokio::test(start_paused = true)]
-    async fn a_body_that_came_fast_and_stands_still_has_no_more_time_than_another() {
+    async fn a_body_that_stalls_after_a_fast_start_gets_no_extra_time() {
         let budget = ByteBudget::new(1 << 20);
         let mut body = script(vec![90_000]);
         body.hangs = true;

@@ -191,7 +191,7 @@ mod tests {
     /// A single address was not tried again in parallel, so that a network that had come back was noticed only at the
     /// kernel's next retransmission.
     #[tokio::test(start_paused = true)]
-    async fn an_address_that_keeps_us_waiting_is_tried_anew_beside() {
+    async fn a_slow_address_is_tried_again_in_parallel() {
         let began = Instant::now();
         let tries = Arc::new(AtomicUsize::new(0));
         let answered_at = |number: usize| {
@@ -229,7 +229,7 @@ mod tests {
 
     /// All names of the shipped configuration need it, and other programs on the same node resolve them.
     #[test]
-    fn a_search_list_that_is_too_long_for_a_static_program_is_told() {
+    fn a_search_list_that_is_too_long_for_a_static_binary_is_reported() {
         let of = |length: usize| {
             format!("nameserver 10.96.0.10\n{:x<length$}\noptions ndots:5\n", "search ci.svc.cluster.local ")
         };

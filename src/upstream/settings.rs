@@ -385,7 +385,7 @@ mod tests {
     /// If `url` leads to an ingress controller, the ingress may know the EventListener only by the name that senders
     /// use, which must then be forwarded.
     #[test]
-    fn an_upstream_gets_its_own_host_on_webhook_routes_unless_configured_otherwise() {
+    fn an_upstream_gets_its_own_host_on_webhook_routes_by_default() {
         use raw::{
             RouteKind::{Dashboard, Http, Kubernetes, Webhook},
             UpstreamHost::{Client, Own},
@@ -443,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn the_pool_key_tells_entries_addresses_names_authorities_and_client_certificates_apart() {
+    fn the_pool_key_distinguishes_entries_addresses_names_and_certificates() {
         let dir = tempfile::tempdir().unwrap();
         let alice = identity_files(dir.path(), "alice");
         let bob = identity_files(dir.path(), "bob");

@@ -249,7 +249,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bytes_pass_both_ways_and_each_half_closes_by_itself() {
+    async fn bytes_pass_both_ways_and_each_half_closes_separately() {
         let (mut client, client_end) = duplex(64);
         let (mut upstream, upstream_end) = duplex(64);
         let (_registry, handle) = handle();
@@ -269,7 +269,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_client_that_does_not_read_costs_a_bounded_buffer() {
+    async fn a_client_that_does_not_read_uses_a_bounded_buffer() {
         const PIPE: usize = 4 * BUFFER;
         let (_client, client_end) = duplex(1024);
         let (mut upstream, upstream_end) = duplex(PIPE);

@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn what_names_no_certificate_is_refused() {
+    fn a_setting_that_matches_no_certificate_is_refused() {
         for (names, sha256) in [(&[][..], &[][..]), (&["a b"], &[]), (&["192.0.2.1"], &[]), (&[], &["00"])] {
             assert!(resolve(names, sha256).is_none(), "{names:?} {sha256:?}");
         }

@@ -303,7 +303,7 @@ mod tests {
     }
 
     #[test]
-    fn what_two_parsers_could_read_differently_is_refused() {
+    fn documents_that_two_parsers_could_read_differently_are_refused() {
         let deep = format!("{{\"a\":{}{}}}", "[".repeat(10_000), "]".repeat(10_000));
         for body in [
             &br#"{"ref": 1, "ref": 2}"#[..],

@@ -181,7 +181,7 @@ mod tests {
 
     /// A setting that became required, or an additional check before the signature, would make all of them refused.
     #[test]
-    fn each_sender_takes_an_input_of_the_corpus_as_it_is_and_one_that_is_signed_anew() {
+    fn each_sender_accepts_a_corpus_input_as_it_is_and_one_signed_again() {
         let inputs: Vec<_> = corpus("webhook");
         let inputs = inputs.iter().map(|bytes| fields(bytes));
         let inputs: Vec<_> = inputs.map(|(headers, body)| (headers, Bytes::copy_from_slice(body))).collect();

@@ -230,7 +230,7 @@ fn deliver(webhook: &Webhook, event: &str, id: &str, body: &str) -> Result<Deliv
 
 /// Not all senders let the content type of a hook be configured.
 #[test]
-fn who_is_refused_for_a_content_type_hears_which_setting_of_the_sender_it_is() {
+fn a_refusal_of_a_content_type_names_the_setting_of_the_sender() {
     let sns = json!({"topics": ["arn:aws:sns:eu-west-1:123456789012:pushes"]});
     for (sender, expected) in [
         ("harbor", "payload format"),
@@ -363,7 +363,7 @@ fn z17_what_no_signature_covers_stays_here() {
 
 /// Four consecutive 4xx answers disable a hook of GitLab, and with it the deliveries that are wanted.
 #[test]
-fn a_sender_that_counts_failures_hears_no_4xx_of_a_decision() {
+fn a_sender_that_counts_failures_gets_no_4xx_for_a_decision() {
     for (sender, counts) in [
         ("gitlab", true),
         ("bitbucket_data_center", true),
@@ -432,7 +432,7 @@ fn principals_are_agents_named_by_numbers() {
 }
 
 #[test]
-fn webhooks_27_an_unsigned_test_is_answered_where_the_configuration_says_so() {
+fn webhooks_27_an_unsigned_test_is_answered_if_configured() {
     let entry = |allowed: bool| json!({"name": "dc", "sender": "bitbucket_data_center", "unsigned_pings": allowed});
     let allowed = resolve(entry(true), &secrets(&[SECRET])).0.unwrap();
     let ping = head(&[("x-event-key", "diagnostics:ping")]);

@@ -6,7 +6,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn the_admin_listener_tells_strangers_nothing() {
+async fn the_admin_listener_reveals_nothing_to_strangers() {
     let change = |yaml: String| {
         yaml.change("admin: {address: 127.0.0.1:0,", "admin: {address: 127.0.0.1:0, token: {file: admin},")
     };
@@ -86,7 +86,7 @@ async fn preflights_and_other_hosts_never_reach_an_upstream() {
 
 /// A lax route for all methods must not get the requests of a stricter one because it comes first.
 #[tokio::test]
-async fn a_route_for_some_methods_takes_them_though_one_for_all_stands_before_it() {
+async fn a_route_for_some_methods_takes_them_even_after_a_route_for_all() {
     let both = "routes:\n  - {name: read, kind: http, hosts: [both.test], schemes: [anonymous], upstream: web}\n  \
         - {name: write, kind: http, hosts: [both.test], methods: [POST, PUT], schemes: [bearer], upstream: web}\n";
     let rules = "rules:\n  - {id: both, on: {routes: [read, write]}, who: {anonymous: true}, do: allow}\n";
@@ -116,7 +116,7 @@ async fn a_method_that_no_route_of_a_path_takes_is_answered_with_those_of_all_of
 
 /// A client's request to impersonate is never ignored, even where nothing is forwarded.
 #[tokio::test]
-async fn the_pages_of_doorward_itself_refuse_whoever_asks_to_be_somebody_else() {
+async fn doorwards_own_pages_refuse_impersonation_headers() {
     let fixture = Fixture::start().await;
     let alice = fixture.alice();
     for line in ["Impersonate-User: root", "Impersonate-Group: system:masters", "Impersonate-Uid: 1"] {
@@ -129,7 +129,7 @@ async fn the_pages_of_doorward_itself_refuse_whoever_asks_to_be_somebody_else() 
 
 /// For callers, deliveries and anonymous requests, both plain and upgrades.
 #[tokio::test]
-async fn every_kind_of_route_says_who_calls_in_our_words_alone() {
+async fn every_kind_of_route_sends_only_doorwards_identity_headers() {
     let fixture = Fixture::answering(|request| match request.has("upgrade") {
         true => Reply::Echo,
         false => Reply::json(200, "{}"),
@@ -241,7 +241,7 @@ async fn peers_t13_an_address_of_two_domains_is_of_neither() {
 }
 
 #[tokio::test]
-async fn a_proxy_header_from_somebody_unlisted_closes_the_connection() {
+async fn a_proxy_header_from_an_unlisted_peer_closes_the_connection() {
     let fixture = Fixture::start().await;
     let mut raw = fixture.doorward.raw().await;
     raw.send("PROXY TCP4 1.2.3.4 5.6.7.8 1 2\r\nGET /x HTTP/1.1\r\nHost: open.test\r\n\r\n").await;
@@ -269,7 +269,7 @@ async fn sizes_have_their_own_answers() {
 }
 
 #[tokio::test]
-async fn an_upstream_that_is_away_or_silent_is_told_apart() {
+async fn an_unreachable_upstream_is_distinguished_from_a_silent_one() {
     let fixture =
         Fixture::with(|yaml| yaml.change("response_timeout: 5s", "response_timeout: 300ms"), |_| Reply::Hang).await;
     let (answer, _) = fixture.api("/api/v1/pods", &[&fixture.alice()]).await;

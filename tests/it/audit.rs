@@ -67,7 +67,7 @@ async fn a_request_that_was_refused_before_it_was_understood_is_recorded_as_it_w
 }
 
 #[tokio::test]
-async fn what_was_edited_or_taken_out_is_found() {
+async fn edited_and_removed_records_are_found() {
     let mut fixture = Fixture::start().await;
     for _ in 0..5 {
         fixture.api(PATH, &[&fixture.alice()]).await;
@@ -99,7 +99,7 @@ async fn what_was_edited_or_taken_out_is_found() {
 
 /// The digest of a streamed body is known only at its end.
 #[tokio::test]
-async fn the_body_of_a_write_that_is_passed_on_as_it_comes_is_on_the_record() {
+async fn the_body_of_a_streamed_write_is_recorded() {
     let fixture = Fixture::start().await;
     let alice = fixture.alice();
     let record = async |phase: &str, path: &str| {
@@ -130,7 +130,7 @@ async fn the_body_of_a_write_that_is_passed_on_as_it_comes_is_on_the_record() {
 
 /// Each occupied its place in the queue until the last byte, and when that is read is up to the client.
 #[tokio::test]
-async fn who_takes_answers_slowly_leaves_room_in_the_trail_for_others() {
+async fn clients_that_read_slowly_leave_room_in_the_trail_for_others() {
     let fixture = Fixture::with(
         |yaml| yaml.change("audit: {", "audit: {queue: 16, "),
         |request| match request.line().contains("/slow") {
@@ -154,7 +154,7 @@ async fn who_takes_answers_slowly_leaves_room_in_the_trail_for_others() {
 }
 
 #[tokio::test]
-async fn a_full_disk_refuses_or_goes_on_as_configured_and_never_crashes() {
+async fn a_full_disk_refuses_or_passes_requests_as_configured_and_never_crashes() {
     for (when_full, status) in [("refuse", 503), ("continue", 200)] {
         let change = |yaml: String| {
             yaml.change("{path: audit.jsonl}", "{path: full/audit.jsonl}")
@@ -252,7 +252,7 @@ async fn a_decision_can_be_explained_from_its_id() {
 /// A token with an empty groups claim is in no group. Without the claim the groups are unknown, and a deny by groups
 /// applies.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_a_deny_by_groups_let_through_is_explained_so() {
+async fn explain_shows_how_a_deny_by_groups_treats_an_empty_and_an_absent_claim() {
     const RULES: &str = "- {id: no-contractors, on: {routes: [api]}, who: {issuers: [a], groups: [contractors]}, do: deny}\n  \
                            - {id: all-of-a, on: {routes: [api]}, who: {issuers: [a], kind: human}, do: allow}";
     let change = |yaml: String| yaml.change_first("\nrules:\n", &format!("\nrules:\n  {RULES}\n"));
@@ -419,7 +419,7 @@ async fn checkpoints_are_signed_by_the_key_that_is_configured() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn explain_tells_what_is_wrong_with_a_token_in_plain_words() {
+async fn explain_reports_the_problem_of_a_token_in_plain_words() {
     let fixture = Fixture::start().await;
     let now = crate::harness::now();
     let with = |name: &str, value: Value| {
@@ -506,7 +506,7 @@ async fn explain_says_that_what_no_route_takes_is_refused() {
 
 /// A token gives no access where none is accepted.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn explain_takes_no_token_where_the_route_takes_none() {
+async fn explain_accepts_no_token_if_the_route_accepts_none() {
     let login = "kind: human, login: {client: {id: doorward, secret: {file: client}}}}";
     let change = |yaml: String| {
         yaml.change_first("username: 'b:{sub}', kind: human}", &format!("username: 'b:{{sub}}', {login}")).change_first(

@@ -153,7 +153,7 @@ async fn named_certificates_get_in_on_their_route_and_an_alarm_says_so() {
 
 /// Other requests may go unrecorded if configured so; every break-glass request is recorded or refused.
 #[tokio::test]
-async fn nothing_goes_through_unrecorded_also_where_the_trail_may_lose_records() {
+async fn nothing_passes_unrecorded_even_if_the_trail_may_lose_records() {
     let mut world = world().await;
     world.doorward.change("audit: {", "audit: {when_full: continue, ");
     world.doorward.wait_for_generation(2).await;
@@ -196,7 +196,7 @@ async fn a_stream_ends_when_a_reload_takes_the_groups_of_its_certificate() {
 }
 
 #[tokio::test]
-async fn when_the_time_is_over_the_door_closes_and_so_does_what_is_open() {
+async fn when_break_glass_expires_its_route_and_open_streams_close() {
     let world = world().await;
     let mut watch = world.watch().await;
     assert_eq!(world.get("glass.test", Some(&world.alice)).await.status, 200);
@@ -211,7 +211,7 @@ async fn when_the_time_is_over_the_door_closes_and_so_does_what_is_open() {
 }
 
 #[tokio::test]
-async fn taking_the_section_away_closes_it_at_once_and_it_is_open_for_an_hour_at_most() {
+async fn removing_the_section_closes_break_glass_at_once_and_it_is_open_an_hour_at_most() {
     let mut world = world().await;
     // Only the section is removed; route, grant and rule stay.
     let closed = {

@@ -15,7 +15,7 @@ fn check(configuration: &Path, more: &[&str]) -> (Option<i32>, String) {
 }
 
 #[test]
-fn every_example_is_good_where_none_of_its_files_are() {
+fn every_example_is_valid_without_its_files() {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples");
     let entries = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
     let examples: Vec<PathBuf> = entries.filter(|path| path.is_file()).collect();
@@ -57,7 +57,7 @@ admin: {token: {file: lost}, address: 127.0.0.1:0, socket: lost/operator.sock}
 ";
 
 #[test]
-fn what_needs_no_file_is_found_all_the_same() {
+fn problems_that_involve_no_file_are_found_too() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("doorward.yaml");
     let with = |there: &str, here: &str, more: &[&str]| {
@@ -87,7 +87,7 @@ fn what_needs_no_file_is_found_all_the_same() {
 
 /// As in CI, with a bare image.
 #[test]
-fn what_looks_at_a_policy_alone_needs_neither_authorities_nor_a_proxy() {
+fn policy_commands_need_neither_authorities_nor_a_proxy() {
     let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("config/examples/dashboard.yaml");
     let nothing = tempfile::tempdir().unwrap();
     let empty = nothing.path().join("none.pem");
@@ -140,7 +140,7 @@ admin: {{address: 127.0.0.1:0}}
 }
 
 #[test]
-fn what_nobody_would_enforce_or_bring_is_refused() {
+fn settings_that_nothing_would_enforce_or_provide_are_refused() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("doorward.yaml");
     for name in ["secret", "token"] {

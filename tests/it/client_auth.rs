@@ -144,7 +144,7 @@ fn projected(cluster: &Issuer, kid: &str, subject: &str, lasts: u64) -> String {
 }
 
 #[tokio::test]
-async fn an_assertion_of_the_cluster_proves_doorward_and_is_read_anew() {
+async fn a_cluster_assertion_authenticates_doorward_and_is_read_again() {
     let cluster = Issuer::start().await;
     let options = json!({"federated": {"issuer": cluster.url(), "subject": SUBJECT, "audience": AUDIENCE}});
     let first = projected(&cluster, "key-1", SUBJECT, 3600);
@@ -204,7 +204,7 @@ audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
 }
 
 #[tokio::test]
-async fn what_cannot_prove_doorward_is_told_before_it_starts() {
+async fn an_unusable_client_credential_is_reported_before_the_start() {
     let cluster = Issuer::start().await;
     let dir = folder("secret", "s3cret");
     std::fs::write(dir.path().join("token"), projected(&cluster, "key-1", SUBJECT, 600)).unwrap();

@@ -56,7 +56,7 @@ fn refused(answer: &Answer, status: u16, title: &str) {
 }
 
 #[tokio::test]
-async fn a_code_of_somebody_elses_login_gives_no_session() {
+async fn a_code_of_another_persons_login_gives_no_session() {
     let mut world = world().await;
     // The attacker's code in the victim's login would sign the victim in as the attacker; a stolen code of the victim
     // in the attacker's login would sign the attacker in as the victim. The provider detects both by PKCE.
@@ -87,7 +87,7 @@ async fn a_code_of_somebody_elses_login_gives_no_session() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_brought_again_gives_no_second_session_and_ends_none() {
+async fn a_replayed_answer_gives_no_second_session_and_ends_none() {
     let world = world().await;
     let answered = world.answered("alice").await;
     let first = world.get(&answered.callback, &answered.cookies).await;
@@ -108,7 +108,7 @@ async fn an_answer_that_is_brought_again_gives_no_second_session_and_ends_none()
 }
 
 #[tokio::test]
-async fn a_cookie_that_somebody_had_before_the_login_is_worth_nothing_after_it() {
+async fn a_cookie_from_before_the_login_is_worthless_after_it() {
     let world = world().await;
     let planted = [
         ("one that was made up", format!("Cookie: __Host-doorward={}", "A".repeat(43))),

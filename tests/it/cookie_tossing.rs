@@ -91,12 +91,12 @@ async fn sibling_signs_nobody_in(arguments: &[&str], bare: &[&str]) {
 }
 
 #[tokio::test]
-async fn cookies_of_a_sibling_sign_nobody_in_and_lock_nobody_out() {
+async fn cookies_of_a_sibling_domain_neither_sign_in_nor_lock_out() {
     // While the browser still sends, the end of the connection can arrive before the reason for it.
     sibling_signs_nobody_in(&[], &["ERR_HTTP2_PROTOCOL_ERROR", "ERR_CONNECTION_RESET"]).await;
 }
 
 #[tokio::test]
-async fn cookies_of_a_sibling_sign_nobody_in_and_lock_nobody_out_over_http1() {
+async fn cookies_of_a_sibling_domain_neither_sign_in_nor_lock_out_over_http1() {
     sibling_signs_nobody_in(&["--disable-http2"], &["HTTP ERROR 431"]).await;
 }

@@ -93,14 +93,14 @@ async fn pages_offer_what_rules_allow_by_path() {
 }
 
 #[tokio::test]
-async fn who_may_see_all_is_offered_all_and_who_may_start_nothing_is_offered_nothing_to_start() {
+async fn the_dashboard_offers_only_what_its_user_may_see_and_start() {
     let fixture = Fixture::answering(reviewed(&["list namespaces", "list pipelineruns"])).await;
     let (answer, _) = get(&fixture, "/v1/properties", &[]).await;
     assert_eq!(answer.json(), json!({"dashboardVersion": "v0.60.0", "isReadOnly": true}));
 }
 
 #[tokio::test]
-async fn attacks_z54_properties_are_fetched_anew_and_whole() {
+async fn attacks_z54_properties_are_fetched_uncached_and_complete() {
     let fixture = dashboard(reviewed(&[])).await;
     let more = [
         "If-None-Match: \"1\"",
@@ -223,7 +223,7 @@ async fn a_dashboard_that_knows_no_api_server_shows_no_logs() {
 }
 
 #[tokio::test]
-async fn what_a_browser_has_no_use_for_must_be_named_on_a_dashboards_host() {
+async fn on_a_dashboard_host_requests_unusual_for_a_browser_must_be_named() {
     let fixture = dashboard(reviewed(&[])).await;
     for path in [
         "/api/v1/namespaces/team-a/secrets",

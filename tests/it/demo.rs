@@ -107,7 +107,7 @@ fn paste(demo: &Demo, number: usize) -> String {
 /// The held delivery is delivered, the trail names everybody and verifies, and changes to the configuration take
 /// effect.
 #[tokio::test]
-async fn the_story_goes_on_in_the_trail_and_in_the_configuration() {
+async fn the_held_delivery_arrives_the_trail_verifies_and_a_change_takes_effect() {
     let demo = Demo::start();
     let (folder, configuration) = demo.folder();
     let trail = folder.join("audit.jsonl");
@@ -154,7 +154,7 @@ async fn the_story_goes_on_in_the_trail_and_in_the_configuration() {
 }
 
 #[test]
-fn a_port_in_use_is_told_with_what_to_do() {
+fn a_port_in_use_is_reported_with_a_remedy() {
     let demo = Demo::start();
     for (port, provider, taken) in [(demo.port, free_port(), demo.port), (free_port(), demo.provider, demo.provider)] {
         let output = command(port, provider).env("TMPDIR", demo.temporary.path()).output().unwrap();
@@ -221,7 +221,7 @@ async fn one_click_signs_in() {
 }
 
 #[tokio::test]
-async fn a_doctor_finds_nothing_wrong_with_it() {
+async fn the_doctor_finds_no_problem_in_the_demo() {
     let demo = Demo::start();
     let (dir, _) = demo.folder();
     let public = format!("http://localhost:{}", demo.port);

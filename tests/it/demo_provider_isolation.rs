@@ -61,7 +61,7 @@ fn no_setting_and_no_value_of_one_names_it() {
 
 /// The schema is complete: a name that it lacks is refused in every layer.
 #[test]
-fn no_layer_takes_a_name_for_it() {
+fn no_configuration_layer_has_a_setting_for_the_demo_provider() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("doorward.yaml");
     let check = |more: &str, variables: &[(String, &str)], flags: &[String]| {
@@ -125,7 +125,7 @@ fn listening(pid: u32) -> BTreeSet<u16> {
 }
 
 #[tokio::test]
-async fn a_doorward_that_serves_listens_where_it_was_told_to_and_nowhere_else() {
+async fn a_running_doorward_listens_only_at_its_configured_addresses() {
     let told = |doorward: &Doorward| -> BTreeSet<u16> {
         ["public", "admin"].iter().map(|listener| doorward.address(listener).port()).collect()
     };

@@ -115,7 +115,7 @@ async fn with_provider(change: impl FnOnce(&OidcProvider, String) -> String) -> 
 }
 
 #[tokio::test]
-async fn a_provider_that_fits_is_good() {
+async fn a_correct_provider_passes_every_check() {
     let (_provider, origin, dir) = with_provider(|_, yaml| yaml).await;
     let said = doctor(dir.path(), &[&PROVIDER[..], &["--public", &origin]].concat()).await;
     for check in ["discovery", "issuer", "algorithms", "clock", "redirect"] {
@@ -128,7 +128,7 @@ async fn a_provider_that_fits_is_good() {
 }
 
 #[tokio::test]
-async fn a_provider_that_cannot_be_reached_is_told() {
+async fn an_unreachable_provider_is_reported() {
     let dir = folder(&configuration(&somewhere(), &somewhere(), "http://localhost:1"));
     let said = doctor(dir.path(), &PROVIDER).await;
     said.is("discovery", "fault", &["the connection failed", "check `issuer`, `ca`", "the NetworkPolicy `doorward`"]);
@@ -138,7 +138,7 @@ async fn a_provider_that_cannot_be_reached_is_told() {
 }
 
 #[tokio::test]
-async fn an_issuer_that_is_spelt_otherwise_is_told_as_it_spells_itself() {
+async fn a_misspelt_issuer_is_reported_with_the_right_spelling() {
     let spelt =
         |provider: &OidcProvider, yaml: String| yaml.replace(&provider.issuer, &format!("{}/", provider.issuer));
     let (provider, _, dir) = with_provider(spelt).await;
@@ -148,7 +148,7 @@ async fn an_issuer_that_is_spelt_otherwise_is_told_as_it_spells_itself() {
 }
 
 #[tokio::test]
-async fn a_cluster_that_calls_itself_otherwise_is_told_as_it_does() {
+async fn a_wrong_cluster_issuer_is_reported_with_the_clusters_own_name() {
     let own = "https://kubernetes.default.svc.cluster.local";
     let api = Upstream::scripted(move |request| {
         if request.head.starts_with("GET /.well-known/openid-configuration ") {
@@ -180,7 +180,7 @@ async fn a_cluster_that_calls_itself_otherwise_is_told_as_it_does() {
 }
 
 #[tokio::test]
-async fn keys_for_other_algorithms_are_told() {
+async fn keys_for_other_algorithms_are_reported() {
     let other = |_: &OidcProvider, yaml: String| yaml.replace("algorithms: [RS256]", "algorithms: [ES384]");
     let (_provider, _, dir) = with_provider(other).await;
     let said = doctor(dir.path(), &PROVIDER).await;
@@ -189,7 +189,7 @@ async fn keys_for_other_algorithms_are_told() {
 }
 
 #[tokio::test]
-async fn a_clock_that_is_not_the_providers_is_told() {
+async fn a_clock_that_differs_from_the_providers_is_warned_about() {
     let (_provider, _, dir) = with_provider(|_, yaml| yaml).await;
     let environment = faults::environment(dir.path());
     faults::set_clock_ahead(dir.path(), 20);
@@ -203,7 +203,7 @@ async fn a_clock_that_is_not_the_providers_is_told() {
 }
 
 #[tokio::test]
-async fn a_redirect_address_that_the_provider_does_not_know_is_told() {
+async fn a_redirect_address_unknown_to_the_provider_is_reported() {
     let (_provider, _, dir) = with_provider(|_, yaml| yaml).await;
     let elsewhere = somewhere();
     let said = doctor(dir.path(), &[&PROVIDER[..], &["--public", &elsewhere]].concat()).await;
@@ -233,7 +233,7 @@ async fn provider_that_answers(authorize: &'static str) -> Upstream {
 }
 
 #[tokio::test]
-async fn whether_a_provider_knows_the_redirect_address_is_told_from_what_it_answers() {
+async fn the_answer_of_a_provider_shows_whether_it_knows_the_redirect_address() {
     for (answer, state, words) in [
         (
             "303 See Other\r\nLocation: http://localhost:7/oauth2/callback?error=login_required&state=x",
@@ -262,7 +262,7 @@ async fn whether_a_provider_knows_the_redirect_address_is_told_from_what_it_answ
 }
 
 #[tokio::test]
-async fn issuers_are_asked_about_a_token_that_nobody_issued() {
+async fn introspection_is_tested_with_a_made_up_token() {
     let jwt = "application/token-introspection+jwt";
     for (status, media_type, body, state, words) in [
         (200, "application/json", r#"{"active": false}"#, "good", "it says which tokens are active"),
@@ -293,7 +293,7 @@ async fn issuers_are_asked_about_a_token_that_nobody_issued() {
 }
 
 #[tokio::test]
-async fn upstreams_are_asked_whether_they_are_well() {
+async fn the_health_of_upstreams_is_checked() {
     for (kind, path, answer, state, words) in [
         ("webhook, webhook: github, schemes: [webhook], paths: [/hooks]", "/live", 200, "good", "EventListener `it`"),
         ("webhook, webhook: github, schemes: [webhook], paths: [/hooks]", "/live", 404, "warning", "another receiver"),
@@ -380,7 +380,7 @@ const HTTPS: &str = "proxy_set_header X-Forwarded-Proto $scheme;";
 const UPGRADE: &str = "proxy_set_header Upgrade $http_upgrade; proxy_set_header Connection $connection_upgrade;";
 
 #[tokio::test]
-async fn what_gets_lost_at_the_proxy_in_front_is_told() {
+async fn what_the_proxy_in_front_drops_is_reported() {
     let upstream = Upstream::start().await;
     let port = free_port();
     let yaml = configuration(&format!("http://localhost:{port}"), "http://localhost:1", &upstream.url());
@@ -423,7 +423,7 @@ async fn what_gets_lost_at_the_proxy_in_front_is_told() {
 }
 
 #[tokio::test]
-async fn days_of_certificates_are_told_in_files_and_at_the_public_address() {
+async fn the_remaining_days_of_certificates_in_files_and_at_the_public_address_are_reported() {
     const DAY: u64 = 86_400;
     let dir = folder("");
     let (authority, key) = (Authority::new(), KeyPair::generate().unwrap());
@@ -453,7 +453,7 @@ async fn days_of_certificates_are_told_in_files_and_at_the_public_address() {
 }
 
 #[tokio::test]
-async fn a_store_that_cannot_be_used_is_told() {
+async fn an_unusable_store_is_reported() {
     let dir = folder(&configuration("http://localhost:7", "http://localhost:1", "http://localhost:1"));
     let said = doctor(dir.path(), &["--only", "store"]).await;
     said.is("store", "good", &["does not exist yet"]);
@@ -478,7 +478,7 @@ async fn a_store_that_cannot_be_used_is_told() {
 }
 
 #[tokio::test]
-async fn a_redis_that_is_away_or_could_lose_what_it_has_is_told() {
+async fn an_unreachable_redis_and_one_that_could_lose_data_are_reported() {
     let mut redis = RedisServer::start(&["--maxmemory", "100mb", "--maxmemory-policy", "allkeys-lru"]);
     let yaml = configuration("http://localhost:7", "http://localhost:1", "http://localhost:1");
     let store = format!("store: {{path: doorward.redb, redis: {{server: '{}'}}}}", redis.address());
@@ -608,7 +608,7 @@ async fn the_authorities_of_a_cluster_interceptor_must_be_those_of_the_listener(
 }
 
 #[tokio::test]
-async fn attacks_z52_who_may_start_runs_past_doorward_is_listed() {
+async fn attacks_z52_subjects_that_may_start_runs_past_doorward_are_listed() {
     let dir = folder(&configuration("http://localhost:7", "http://localhost:1", "http://localhost:1"));
     let asked = ["--only", "past", "--cluster", "list", "--service-account", "front/doorward"];
     doctor(dir.path(), &["--only", "past"]).await.is("past", "skipped", &["--cluster"]);
@@ -684,7 +684,7 @@ async fn people_read_a_line_for_each_thing() {
 
 /// A pod elsewhere does not have the configuration.
 #[tokio::test]
-async fn what_can_be_reached_past_doorward_is_told_from_elsewhere() {
+async fn upstreams_reachable_past_doorward_are_reported_from_outside() {
     let (there, nothing) = (Upstream::start().await, somewhere());
     let unknown = "http://nobody.invalid:8080".to_owned();
     let url = there.url();

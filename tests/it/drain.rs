@@ -24,7 +24,7 @@ fn with_drain(drain: &'static str) -> impl FnOnce(String) -> String {
 }
 
 #[tokio::test]
-async fn nothing_that_is_under_way_is_lost() {
+async fn a_drain_loses_nothing_in_progress() {
     let told = Arc::new(Notify::new());
     let script = {
         let told = told.clone();
@@ -88,7 +88,7 @@ async fn nothing_that_is_under_way_is_lost() {
 
 /// Nobody else knows who caused the run, so that it is recorded even if its client has left.
 #[tokio::test]
-async fn a_run_that_is_being_made_is_waited_for_though_its_client_has_left() {
+async fn a_run_being_created_is_awaited_even_if_its_client_has_left() {
     const RUNS: &str = "/apis/tekton.dev/v1/namespaces/ci/pipelineruns";
     let told = Arc::new(Notify::new());
     let script = {
@@ -126,7 +126,7 @@ async fn a_run_that_is_being_made_is_waited_for_though_its_client_has_left() {
 
 /// An exec session or a copy out of a pod may use all of the drain time. A watch is reopened elsewhere at once.
 #[tokio::test]
-async fn a_shell_goes_on_after_the_door_has_closed_and_a_watch_does_not() {
+async fn a_shell_continues_after_the_listeners_closed_and_a_watch_does_not() {
     let mut fixture = Fixture::with(with_drain("drain_accept: 0s, drain: 20m"), streaming).await;
     let alice = fixture.alice();
     let mut streams = Streams::open(&fixture.doorward, &["Host: api.test", &alice]).await;
@@ -142,7 +142,7 @@ async fn a_shell_goes_on_after_the_door_has_closed_and_a_watch_does_not() {
 
 /// Part of the drain time is reserved for them, so that they are told before connections are cut.
 #[tokio::test]
-async fn what_lasts_is_told_of_the_end_before_the_deadline() {
+async fn long_streams_are_notified_of_the_drain_before_its_deadline() {
     let mut fixture = Fixture::with(with_drain("drain_accept: 0s, drain: 8s"), streaming).await;
     let alice = fixture.alice();
     let streams = Streams::open(&fixture.doorward, &["Host: api.test", &alice]).await;
@@ -152,7 +152,7 @@ async fn what_lasts_is_told_of_the_end_before_the_deadline() {
 }
 
 #[tokio::test]
-async fn what_does_not_end_is_cut_at_the_deadline() {
+async fn unfinished_requests_are_cut_at_the_deadline() {
     let script = |request: &crate::harness::Recorded| match request.line().contains(SLOW) {
         true => Reply::Hang,
         false => streaming(request),
@@ -172,7 +172,7 @@ async fn what_does_not_end_is_cut_at_the_deadline() {
 }
 
 #[tokio::test]
-async fn ctrl_c_does_not_wait_where_nobody_is_connected() {
+async fn ctrl_c_does_not_wait_if_nobody_is_connected() {
     let mut fixture = Fixture::with(with_drain("drain_accept: 10m, drain: 20m"), |_| Reply::json(200, "{}")).await;
     fixture.doorward.until_metrics_say("doorward_downstream_connections 0").await;
     fixture.doorward.signal("INT");

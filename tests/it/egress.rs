@@ -83,7 +83,7 @@ async fn a_proxy_that_refuses_is_named_in_the_log() {
 }
 
 #[tokio::test]
-async fn what_no_proxy_lists_is_called_without() {
+async fn hosts_in_no_proxy_are_called_directly() {
     let (_, proxy, dir) = behind_proxy(None).await;
     let address = format!("http://{}", proxy.address);
     let yaml = CONFIGURATION.change("https://id.test", "https://203.0.113.1:1");

@@ -93,7 +93,7 @@ async fn an_exchange_is_explained_from_its_id() {
 }
 
 #[tokio::test]
-async fn which_scopes_a_task_would_get_is_told_without_any_exchange() {
+async fn explain_token_lists_the_scopes_of_a_task_without_an_exchange() {
     let world = world().await;
     let task =
         ["--audience", TARGET, "--principal", "dev.yaml", "--service-account", "ci/builder", "--pipeline", "release"];

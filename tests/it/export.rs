@@ -145,7 +145,7 @@ async fn a_syslog_server_has_the_whole_trail_over_tcp_and_tls() {
 }
 
 #[tokio::test]
-async fn nobody_else_gets_the_trail_in_the_name_of_the_server() {
+async fn an_impostor_of_the_collector_does_not_get_the_trail() {
     let (trusted, other) = (Authority::new(), Authority::new());
     let folder = tempfile::tempdir().unwrap();
     write_clients(folder.path(), &trusted);
@@ -232,7 +232,7 @@ fn long() -> String {
 }
 
 #[tokio::test]
-async fn a_receiver_that_stops_reading_stops_requests_where_nothing_may_be_lost() {
+async fn a_receiver_that_stops_reading_stops_requests_if_nothing_may_be_lost() {
     let server = SyslogServer::start(None).await;
     let export = syslog(&server).change("}}", "}, max_behind: 1MiB}");
     let mut fixture = start(&export).await;
@@ -266,7 +266,7 @@ async fn a_receiver_that_stops_reading_stops_requests_where_nothing_may_be_lost(
 }
 
 #[tokio::test]
-async fn a_receiver_that_stops_reading_loses_lines_where_requests_matter_more() {
+async fn a_receiver_that_stops_reading_loses_lines_if_requests_matter_more() {
     for is_cut in [false, true] {
         let server = SyslogServer::start(None).await;
         let export = syslog(&server).change("}}", "}, when_behind: continue}");
@@ -361,7 +361,7 @@ async fn a_collector_has_the_whole_trail_whatever_it_answers() {
 }
 
 #[tokio::test]
-async fn a_collector_that_refuses_is_told_of_and_has_everything_once_it_takes() {
+async fn a_collector_that_refuses_is_reported_and_gets_everything_once_it_accepts() {
     let collector = Collector::start().await;
     collector.always(CollectorAnswer { status: 400, retry_after: None, body: "no such tenant", takes: false });
     let export = format!("{{name: otel, otlp: {{endpoint: 'http://{}/v1/logs'}}}}", collector.address);
@@ -402,7 +402,7 @@ async fn a_new_address_and_a_new_secret_are_used_without_a_restart() {
 }
 
 #[tokio::test]
-async fn a_connection_goes_on_over_a_reload_and_ends_in_good_order_where_the_server_is_another() {
+async fn a_connection_survives_a_reload_and_is_closed_cleanly_if_the_server_changed() {
     let (first, second) = (SyslogServer::start(None).await, SyslogServer::start(None).await);
     let mut fixture = start(&syslog(&first)).await;
     first.arrived.wait_for(&written(&fixture.doorward)).await;

@@ -61,7 +61,7 @@ async fn heads_without_end() {
 
 /// An occasional byte does not extend the time limit for a head.
 #[tokio::test]
-async fn heads_that_come_byte_by_byte() {
+async fn heads_sent_byte_by_byte_get_no_extra_time() {
     const EXPIRED: &str = "doorward_downstream_connections_expired_total{phase=\"head\"}";
     let fixture = Fixture::start().await;
     let address = fixture.doorward.address("public");
@@ -255,7 +255,7 @@ async fn flood(doorward: &Doorward, requests: u32, mut send: impl AsyncFnMut(u32
 }
 
 #[tokio::test]
-async fn credentials_that_nobody_gave_leave_nothing_behind() {
+async fn forged_credentials_leave_nothing_behind() {
     let fixture = Fixture::start().await;
     let mut raw = Raw::connect(fixture.doorward.address("public")).await;
     let filler = "a".repeat(15_000);
@@ -288,7 +288,7 @@ async fn credentials_that_nobody_gave_leave_nothing_behind() {
 
 /// The store is queried for each well-formed handle, and requests for a login are redirected.
 #[tokio::test]
-async fn sessions_that_nobody_has_and_logins_that_nobody_ends_leave_nothing_behind() {
+async fn forged_sessions_and_unfinished_logins_leave_nothing_behind() {
     let limits = ("drain_accept: 0", "drain_accept: 0, refusals_per_address: 2000");
     let (world, _issuer) = LoginFixture::scripted(&[limits]).await;
     let cookie = world.log_in().await;
@@ -359,7 +359,7 @@ async fn connections_that_say_nothing_are_cheap() {
 
 /// Anybody may be refused any number of times, with paths of any length: each refusal leaves a line.
 #[tokio::test]
-async fn refusals_that_cannot_be_recorded() {
+async fn a_flood_of_refusals_that_cannot_be_recorded_is_survived() {
     let fixture = Fixture::with_faults(|yaml| yaml, |_| Reply::json(200, "{}")).await;
     fixture.doorward.break_trail(true);
     let address = fixture.doorward.address("public");

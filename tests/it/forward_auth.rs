@@ -92,7 +92,7 @@ async fn a_request_line_that_names_another_host_than_the_header_borrows_no_polic
 
 /// peers:T10: a program that claims to be a health check of a cloud or of the kubelet gets no access.
 #[tokio::test]
-async fn a_health_check_by_its_word_is_nobody() {
+async fn a_client_that_claims_to_be_a_health_check_gets_no_access() {
     let world = world("forward_auth: nginx").await;
     let cookie = world.log_in().await;
     let host = format!("Host: {}", world.host);
@@ -378,7 +378,7 @@ async fn a_path_is_open_by_its_own_bytes_alone_whichever_proxy_asks() {
 
 /// An upstream that signs in the user in the header had a user `anonymous` for all requests without a credential.
 #[tokio::test]
-async fn who_comes_without_a_credential_passes_as_nobody() {
+async fn a_client_without_a_credential_passes_as_anonymous() {
     for proxy in ["traefik", "envoy"] {
         let world = world(&format!("forward_auth: {proxy}")).await;
         let cookie = log_in(&world.doorward, "open.localhost", "/oauth2/start?rd=%2Fpage").await;
@@ -455,7 +455,7 @@ async fn hosts_forms_and_streams_are_asked_about_as_they_would_be_sent() {
 
 /// After a 200 the proxy forwards the request, whatever happens to Doorward afterwards.
 #[tokio::test]
-async fn what_may_change_something_or_lasts_is_in_the_trail_before_the_proxy_is_answered() {
+async fn writes_and_streams_are_in_the_trail_before_the_proxy_is_answered() {
     let world = world("forward_auth: traefik").await;
     let cookie = log_in(&world.doorward, "localhost", "/page").await;
     let own = "Origin: http://localhost";
@@ -480,7 +480,7 @@ async fn what_may_change_something_or_lasts_is_in_the_trail_before_the_proxy_is_
 }
 
 #[tokio::test]
-async fn nobody_asks_unless_it_is_configured() {
+async fn forward_auth_answers_404_unless_it_is_configured() {
     let world = world("").await;
     let cookie = log_in(&world.doorward, "localhost", "/page").await;
     let lines = ["Host: localhost", &cookie, "X-Original-Method: GET", "X-Original-URI: /page"];

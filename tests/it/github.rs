@@ -134,7 +134,7 @@ async fn an_answer_that_names_github_signs_in_and_one_that_names_another_does_no
 }
 
 #[tokio::test]
-async fn who_is_no_active_member_stays_out_and_reads_why() {
+async fn a_person_who_is_no_active_member_is_refused_with_the_reason() {
     type Change = fn(&mut crate::harness::github::People);
     let rows: [(&str, &str, Change, u16, &str); 9] = [
         ("of another organisation", "tenant: other", |_| (), 403, "a member of the organisation `other`"),
@@ -193,7 +193,7 @@ async fn who_is_no_active_member_stays_out_and_reads_why() {
 }
 
 #[tokio::test]
-async fn errors_that_come_with_the_status_of_a_success_are_errors() {
+async fn errors_with_a_success_status_are_treated_as_errors() {
     let world = world_of("tenant: acme", "another-secret").await;
     let refused = world.sign_in().await;
     assert_eq!(refused.status, 502, "{}", refused.text());
@@ -233,7 +233,7 @@ async fn an_application_that_may_not_read_addresses_lets_people_in_without_one()
 
 /// Anybody can add a foreign address to their account, and make it the primary one.
 #[tokio::test]
-async fn an_address_that_github_has_not_verified_is_nobodys() {
+async fn an_address_that_github_has_not_verified_is_not_used() {
     let world = world().await;
     for (verified, expected) in [(false, Value::Null), (true, "boss@acme.example".into())] {
         world.github.people().emails = Some(json!([
@@ -247,7 +247,7 @@ async fn an_address_that_github_has_not_verified_is_nobodys() {
 
 /// Attack Z45: GitHub notifies nobody when a member leaves.
 #[tokio::test]
-async fn who_leaves_the_organisation_or_takes_the_application_away_is_out_at_the_next_recheck() {
+async fn leaving_the_organisation_or_removing_the_app_ends_the_session_at_the_next_recheck() {
     for (row, leave) in [
         ("left", (|people| people.memberships.clear()) as fn(&mut crate::harness::github::People)),
         ("took the application away", |people| people.tokens.clear()),
@@ -275,7 +275,7 @@ async fn teams_follow_what_github_says_later() {
 }
 
 #[tokio::test]
-async fn tokens_that_end_are_renewed_and_who_cannot_renew_is_out() {
+async fn expiring_tokens_are_renewed_and_a_failed_renewal_ends_the_session() {
     let world = world().await;
     world.github.people().expiring = true;
     let cookie = world.session().await;
@@ -301,7 +301,7 @@ async fn tokens_that_end_are_renewed_and_who_cannot_renew_is_out() {
 }
 
 #[tokio::test]
-async fn a_token_that_claims_to_be_of_github_is_of_nobody() {
+async fn a_token_that_claims_to_be_of_github_is_refused() {
     let world = world().await;
     let claims = data_encoding::BASE64URL_NOPAD.encode(json!({"iss": world.github.url()}).to_string().as_bytes());
     for token in ["gho_16C7e42F292c6912E7710c838347Ae178B4a".to_owned(), format!("eyJhbGciOiJSUzI1NiJ9.{claims}.AAAA")]

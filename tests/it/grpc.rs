@@ -153,7 +153,7 @@ async fn calls_may_be_silent_and_uploads_end_on_revocation_before_and_after_the_
 }
 
 #[tokio::test]
-async fn a_call_that_nobody_has_answered_ends_with_its_permission() {
+async fn an_unanswered_call_ends_with_its_permission() {
     let (address, mut taken) = upstream().await;
     let fixture = door(address).await;
     let mut client = client(&fixture).await;

@@ -103,7 +103,7 @@ async fn with_one_address_for_both_it_could() {
 }
 
 #[tokio::test]
-async fn the_doctor_tells_which_address_a_provider_wants_and_who_is_at_risk() {
+async fn the_doctor_names_the_redirect_address_of_each_provider_and_those_at_risk() {
     for (login, address, at_risk) in
         [("label: Corp", "/oauth2/callback/evil", false), ("redirect: shared", "/oauth2/callback", true)]
     {

@@ -185,7 +185,7 @@ pub fn clock(minute: u64, midnight: &str) -> String {
 }
 
 #[tokio::test]
-async fn what_is_published_is_what_the_standards_say_and_the_keys_outlive_a_restart() {
+async fn published_metadata_follows_the_standards_and_the_keys_survive_a_restart() {
     let mut world = World::start().await;
     for path in ["/.well-known/openid-configuration", "/.well-known/oauth-authorization-server"] {
         let answer = world.doorward.get(path, &["Host: doorward.test"]).await;
@@ -306,7 +306,7 @@ async fn a_job_of_gitlab_gets_a_token_on_the_conditions_of_its_rule() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_token_is_named_with_what_was_expected_and_what_came() {
+async fn token_errors_name_the_expected_and_the_actual_value() {
     let world = World::start().await;
     let good = world.job(&json!({}));
     for (what, subject_token, error, said) in [
@@ -349,7 +349,7 @@ async fn what_is_wrong_with_a_token_is_named_with_what_was_expected_and_what_cam
 }
 
 #[tokio::test]
-async fn a_verifier_that_is_not_ours_takes_the_tokens_and_the_metadata() {
+async fn an_independent_verifier_accepts_the_tokens_and_the_metadata() {
     let world = World::start().await;
     let own = world.exchange(&world.job(&json!({})), "deploy").await.token();
     let said = verify(world.doorward.address("public").port(), DOOR, TARGET, &own).await;
@@ -402,7 +402,7 @@ async fn the_examples_decide_as_their_tests_say() {
 }
 
 #[tokio::test]
-async fn each_route_that_takes_tokens_says_whose_and_a_challenge_leads_there() {
+async fn each_route_publishes_its_issuers_and_its_challenge_links_to_them() {
     // Signs nothing, so that no token could come from it.
     const GITHUB: &str =
         "  - {name: github, preset: github_oauth, tenant: acme, login: {client: {id: door, secret: {file: target}}}}\n";

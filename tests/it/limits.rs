@@ -170,7 +170,7 @@ async fn how_many_resets_may_wait_can_be_set() {
 }
 
 #[tokio::test]
-async fn how_many_streams_a_client_may_open_and_how_much_it_may_send_unasked_can_be_set() {
+async fn the_maximum_of_streams_and_the_initial_window_can_be_set() {
     let told = async |limits: &'static str| {
         let fixture = Fixture::with(with_limits(limits), ok).await;
         h2::hello(fixture.doorward.address("public")).await
@@ -275,7 +275,7 @@ async fn how_large_a_delivery_may_be_can_be_set() {
 
 /// All buffered bodies share one memory, and the slowest may take its time.
 #[tokio::test]
-async fn no_body_is_waited_for_of_whom_the_policy_refuses_whatever_it_says() {
+async fn the_body_of_a_caller_who_is_refused_anyway_is_not_awaited() {
     let rules = "rules:\n  - {id: no-code, on: {run: {inline: true}}, do: deny}\n  \
         - {id: bots, on: {event_listener: build}, who: {issuers: [a], groups: [bots]}, do: allow}\n";
     let change = |yaml: String| {
@@ -336,7 +336,7 @@ async fn a_body_that_drips_is_given_up_and_one_that_flows_is_not() {
 
 /// The client was told that the body was incomplete, and to send all of it.
 #[tokio::test]
-async fn a_body_in_chunks_that_are_none_is_told_so() {
+async fn a_body_with_malformed_chunks_is_refused_with_that_reason() {
     let fixture = Fixture::start().await;
     let mut raw = fixture.doorward.raw().await;
     let head =

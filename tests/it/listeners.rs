@@ -46,7 +46,7 @@ fn behind_a_balancer(yaml: &str) -> String {
 }
 
 #[tokio::test]
-async fn a_balancer_says_who_comes_and_nobody_else_may() {
+async fn a_load_balancer_names_the_client_and_nobody_else_may() {
     let fixture = Fixture::with(|yaml| behind_a_balancer(&yaml), |_| Reply::json(200, "{}")).await;
     let inside = [10, 1, 2, 3];
     let too_long = format!("PROXY TCP4 {}", "1".repeat(200));
@@ -248,7 +248,7 @@ async fn the_protocol_is_agreed_and_a_connection_is_for_the_host_that_it_was_ope
 
 /// As ingress-nginx (`proxy-ssl-name`) and gateways (`BackendTLSPolicy`) do, which know a Service by one name.
 #[tokio::test]
-async fn a_trusted_proxy_may_use_one_server_name_for_all_hosts_but_its_certificate_only_for_that_one() {
+async fn a_trusted_proxy_may_use_one_server_name_for_all_hosts_but_a_certificate_for_one() {
     let world = World::start().await;
     let (nobody, alice) = (world.authority.client(&[], None), world.authority.client(&[], Some(&world.alice)));
     for (listener, config, name, host, status) in [
@@ -291,7 +291,7 @@ async fn certificates_are_read_again_and_a_broken_one_changes_nothing() {
 }
 
 #[tokio::test]
-async fn a_session_is_resumed_only_where_no_client_certificate_is_asked_for() {
+async fn a_session_is_resumed_only_if_no_client_certificate_is_requested() {
     let mut world = World::start().await;
     let kind = async |world: &World, listener: &str, config: &Arc<rustls::ClientConfig>| {
         let stream = connect_tls(world.doorward.address(listener), config, "two.test").await?;
@@ -369,7 +369,7 @@ admin: {{address: '{admin}'}}
 }
 
 #[tokio::test]
-async fn a_port_that_somebody_has_is_told_with_who_it_is() {
+async fn a_port_in_use_is_reported_with_the_program_that_has_it() {
     let fixture = Fixture::start().await;
     let (public, admin) = (fixture.doorward.address("public"), fixture.doorward.address("admin"));
     // A second Doorward: with SO_REUSEPORT alone it would silently share the port.

@@ -194,7 +194,7 @@ async fn a_shell_signs_in_by_way_of_the_browser_and_has_a_session_of_its_own() {
 
 /// Also for requests that no rule decides.
 #[tokio::test]
-async fn the_trail_says_who_signed_in_and_out_and_looked_at_what_is_theirs() {
+async fn the_trail_records_sign_in_sign_out_and_views_of_own_pages() {
     let (world, _issuer) = world().await;
     let origin = format!("Origin: {}", world.origin());
     let cookie = world.log_in().await;
@@ -245,7 +245,7 @@ async fn the_trail_says_who_signed_in_and_out_and_looked_at_what_is_theirs() {
 }
 
 #[tokio::test]
-async fn a_person_who_cancels_signs_in_nothing() {
+async fn a_person_who_cancels_is_not_signed_in() {
     let (world, _issuer) = world().await;
     let shell = Shell::new();
     let (mut child, mut lines, url, _) = shell.login(&[&world.origin()]).await;
@@ -393,7 +393,7 @@ async fn a_handle_is_worth_what_a_session_is_and_nothing_as_a_cookie() {
 }
 
 #[tokio::test]
-async fn what_else_comes_to_the_loopback_ends_no_login() {
+async fn other_requests_to_the_loopback_address_end_no_login() {
     let (world, _issuer) = world().await;
     let shell = Shell::new();
     let (mut child, _lines, url, _) = shell.login(&[&world.origin()]).await;

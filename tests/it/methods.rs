@@ -139,7 +139,7 @@ async fn no_method_passes_that_a_deny_of_methods_cannot_have_meant() {
 
 /// RFC 9110 section 9.3.2.
 #[tokio::test]
-async fn the_answer_to_head_has_the_head_of_that_to_get_and_nobody_left_before_its_end() {
+async fn an_answer_to_head_has_the_headers_of_get_and_counts_as_complete() {
     let fixture = Fixture::start().await;
     for (path, status) in [("/api/v1/pods", 401), ("/.well-known/jwks.json", 200)] {
         // A 401 is the last response on its connection.

@@ -45,7 +45,7 @@ async fn world() -> (LoginFixture, OidcProvider) {
 
 /// A provider may deliver the claims of a scope at userinfo only (OpenID Connect Core 1.0 section 5.4).
 #[tokio::test]
-async fn groups_that_userinfo_alone_tells_let_a_person_in_where_it_is_asked() {
+async fn groups_from_userinfo_alone_admit_a_person_if_it_is_configured() {
     for (asks, status) in [(true, 200), (false, 403)] {
         let further = json!({"userinfoAlone": true});
         let (from, to) =
@@ -66,7 +66,7 @@ async fn alone(provider: u16) -> LoginFixture {
 }
 
 #[tokio::test]
-async fn a_person_logs_in_is_who_they_are_and_is_out_after_signing_out() {
+async fn a_person_signs_in_is_recognized_and_signs_out() {
     let (world, _provider) = world().await;
     let saw =
         browse(&json!({"scenario": "login", "url": world.origin(), "path": "/deep/page?tab=1#/namespaces/ci?x=%2F", "person": "alice"}))
@@ -102,7 +102,7 @@ async fn a_person_logs_in_is_who_they_are_and_is_out_after_signing_out() {
 }
 
 #[tokio::test]
-async fn kubectl_without_a_credential_is_told_of_the_login_that_it_has() {
+async fn kubectl_without_a_credential_is_referred_to_doorward_login() {
     let world = alone(free_port()).await;
     let told = world.get("/apis/tekton.dev/v1/namespaces/ci/taskruns", &[]).await;
     assert_eq!(told.status, 401);
@@ -142,7 +142,7 @@ async fn without_a_script_path_and_query_survive() {
 }
 
 #[tokio::test]
-async fn tabs_that_log_in_at_once_all_come_back_to_their_places() {
+async fn tabs_that_sign_in_at_once_all_return_to_their_pages() {
     let (world, _provider) = world().await;
     let saw = browse(&json!({"scenario": "tabs", "url": world.origin()})).await;
     assert_eq!(saw["landed"], saw["expected"]);
@@ -150,7 +150,7 @@ async fn tabs_that_log_in_at_once_all_come_back_to_their_places() {
 }
 
 #[tokio::test]
-async fn a_form_that_meets_an_ended_session_is_told_of_and_a_script_is_refused() {
+async fn a_form_sent_with_an_ended_session_is_reported_and_a_script_is_refused() {
     let (world, _provider) = world().await;
     let saw = browse(&json!({"scenario": "form", "url": world.origin()})).await;
     let fetched = &saw["fetched"];
@@ -173,7 +173,7 @@ async fn an_answer_in_another_browser_or_twice_gets_a_page_with_a_way_on() {
 }
 
 #[tokio::test]
-async fn a_provider_that_is_away_gets_a_page_whose_button_works_once_it_is_back() {
+async fn with_its_provider_down_a_login_gets_a_page_whose_button_works_later() {
     let port = free_port();
     let world = alone(port).await;
     let waiting = browse_until(&json!({"scenario": "provider", "url": world.origin()}), "away").await;
@@ -213,7 +213,7 @@ async fn call(world: &LoginFixture, token: &str) -> (u16, String) {
 }
 
 #[tokio::test]
-async fn a_bot_brings_tokens_of_the_certified_provider() {
+async fn a_bot_authenticates_with_tokens_of_the_certified_provider() {
     let (world, provider) = world().await;
     let grant = "grant_type=client_credentials&scope=tekton:run";
     let resource = "&resource=https://doorward.test";
@@ -231,7 +231,7 @@ async fn a_bot_brings_tokens_of_the_certified_provider() {
 
 /// The provider signs its introspection responses (RFC 9701), and each is verified.
 #[tokio::test]
-async fn an_opaque_token_is_good_by_the_word_that_the_provider_signed() {
+async fn an_opaque_token_is_accepted_by_a_signed_introspection_answer() {
     let changes = [CHANGES, &[("mode: opaque,", "mode: opaque, signed: true,")]].concat();
     let (world, provider) = LoginFixture::certified(&json!({}), &changes).await;
     let opaque = token(&provider, "grant_type=client_credentials&scope=tekton:run").await;

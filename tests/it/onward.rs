@@ -194,7 +194,7 @@ async fn a_token_of_the_provider_is_passed_on_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn the_sdk_of_aws_takes_what_is_passed_on_and_swaps_a_token_of_ours_by_itself() {
+async fn the_aws_sdk_accepts_issued_credentials_and_exchanges_an_own_token_itself() {
     let (world, provider) = start().await;
     let alice = world.person("alice", &json!({}));
     let role = now() + 900;
@@ -317,7 +317,7 @@ async fn a_scope_is_given_by_the_name_that_rules_go_by_and_not_by_that_of_the_pr
 }
 
 #[tokio::test]
-async fn a_provider_is_asked_once_for_one_thing_and_anew_for_another() {
+async fn a_provider_is_asked_once_for_one_request_and_again_for_another() {
     let (world, mut provider) = start().await;
     let (alice, bob) = (world.person("alice", &json!({})), world.person("bob", &json!({})));
     let (told, go_on) = (Arc::new(Notify::new()), json!(good("first")).to_string());
@@ -364,7 +364,7 @@ async fn a_provider_is_asked_once_for_one_thing_and_anew_for_another() {
 }
 
 #[tokio::test]
-async fn a_token_is_asked_for_anew_before_it_ends() {
+async fn a_token_is_requested_again_before_it_expires() {
     let (world, provider) = start().await;
     let alice = world.person("alice", &json!({}));
     let first = ask(&world, &alice, "vault", "read").await.token();
@@ -378,7 +378,7 @@ async fn a_token_is_asked_for_anew_before_it_ends() {
 }
 
 #[tokio::test]
-async fn what_a_provider_does_wrong_is_told_and_not_passed_on() {
+async fn errors_of_a_provider_are_reported_and_not_passed_on() {
     let (world, provider) = start().await;
     let alice = world.person("alice", &json!({}));
     let with = |name: &str, value: Value| {

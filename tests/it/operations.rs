@@ -135,7 +135,7 @@ limits: {{drain_accept: 0}}
 }
 
 #[tokio::test]
-async fn a_provider_that_is_away_at_the_start_is_told_and_holds_nobody_else_up() {
+async fn a_provider_that_is_down_at_the_start_is_reported_and_delays_nobody_else() {
     let (away, here, upstream) = (Issuer::start().await, Issuer::start().await, Upstream::start().await);
     away.set_fault(Fault::Garbage);
     let (dir, state) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
@@ -161,7 +161,7 @@ async fn a_provider_that_is_away_at_the_start_is_told_and_holds_nobody_else_up()
 
 /// Regression: the watches were reported as failed until the next event, which may take days.
 #[tokio::test]
-async fn watches_of_runs_that_were_cut_are_well_again_once_they_are_open_though_nothing_happens() {
+async fn cut_watches_of_runs_are_healthy_once_reopened_even_without_events() {
     const NONE: &str = r#"{"kind":"PartialObjectMetadataList","apiVersion":"meta.k8s.io/v1","metadata":{"resourceVersion":"7"},"items":[]}"#;
     let idle = Upstream::scripted(|request| match request.line() {
         line if line.contains("watch=true") => Reply::Watch(Vec::new()),
@@ -182,7 +182,7 @@ async fn watches_of_runs_that_were_cut_are_well_again_once_they_are_open_though_
 }
 
 #[tokio::test]
-async fn what_is_short_of_memory_sheds_what_costs_least_first_and_says_so() {
+async fn a_process_short_of_memory_sheds_the_least_costly_work_first_and_reports_it() {
     let limited = |yaml: String| yaml.change("limits: {", "limits: {memory: 1000KiB, ");
     let fixture = Fixture::with_faults(limited, streaming).await;
     let alice = fixture.alice();
@@ -230,7 +230,7 @@ async fn what_is_short_of_memory_sheds_what_costs_least_first_and_says_so() {
 }
 
 #[tokio::test]
-async fn the_metrics_tell_what_happens() {
+async fn the_metrics_count_requests_and_refusals() {
     let fixture = Fixture::start().await;
     let alice = fixture.alice();
     for token in [&alice, &alice, &bearer(&fixture.a.token("carol", &["guests"]))] {
@@ -273,7 +273,7 @@ async fn the_metrics_tell_what_happens() {
 }
 
 #[tokio::test]
-async fn a_trace_goes_on_behind_doorward_and_into_the_trail() {
+async fn a_trace_continues_at_the_upstream_and_in_the_trail() {
     let fixture = Fixture::start().await;
     let trace = format!("{:032x}", fixture.doorward.pid());
     let parent = format!("traceparent: 00-{trace}-00f067aa0ba902b7-01");
@@ -307,7 +307,7 @@ async fn the_cases_beside_an_example_are_decided_as_they_say() {
 
 /// The time that a client then reads or an upstream sends is measured separately.
 #[tokio::test]
-async fn a_request_is_measured_to_the_response_head_and_an_abandoned_one_is_not_counted_as_answered() {
+async fn requests_are_timed_to_the_response_head_and_abandoned_ones_counted_as_such() {
     let script = |request: &Recorded| match request.line() {
         line if line.contains("/silent") => Reply::Hang,
         _ => Reply::Watch(vec![b"the beginning".to_vec()]),
@@ -345,7 +345,7 @@ async fn a_request_is_measured_to_the_response_head_and_an_abandoned_one_is_not_
 
 /// The certificate that the guide creates for Valkey expired silently, and with it everybody's access to Doorward.
 #[tokio::test]
-async fn the_ends_of_certificates_that_no_listener_has_are_told_and_follow_their_files() {
+async fn the_expiry_of_certificates_beyond_listeners_is_measured_and_follows_their_files() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().to_owned();
     let ends = |year: i32| {
@@ -375,7 +375,7 @@ limits: {drain_accept: 0}
 
 /// Another user can open the socket if its group may, which is the case if somebody is listed.
 #[tokio::test]
-async fn attacks_z13_a_user_who_is_not_listed_commands_nothing_and_is_in_the_trail() {
+async fn attacks_z13_a_user_who_is_not_listed_is_refused_and_recorded_in_the_trail() {
     let own = std::fs::metadata("/proc/self").unwrap();
     // Only root can become another user. Without that the test fails, as a skipped one would look like a pass.
     let becomes: &[&str] = if own.uid() == 0 { &["setpriv"] } else { &["sudo", "-n", "setpriv"] };

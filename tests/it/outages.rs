@@ -39,7 +39,7 @@ async fn a_provider_outage_ends_no_session_and_logins_report_it_until_it_is_back
 }
 
 #[tokio::test]
-async fn a_store_that_stops_takes_no_cookie_away_and_everything_goes_on_once_it_is_back() {
+async fn a_store_that_stops_removes_no_cookie_and_everything_works_once_it_is_back() {
     let mut redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
     let store = on_redis(&format!("server: '{}'", redis.address()));
     let (world, _provider) = LoginFixture::certified(&json!({}), &[(STORE, &store)]).await;
@@ -66,7 +66,7 @@ async fn a_store_that_stops_takes_no_cookie_away_and_everything_goes_on_once_it_
 }
 
 #[tokio::test]
-async fn a_master_of_the_store_that_another_takes_the_place_of_signs_nobody_out() {
+async fn a_failover_of_the_store_signs_nobody_out() {
     let mut master = RedisServer::start(&["--repl-diskless-sync-delay", "0"]);
     let standby = RedisServer::start(&["--replicaof", &format!("127.0.0.1 {}", master.port())]);
     let sentinel = RedisServer::sentinel(master.port());

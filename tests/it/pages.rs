@@ -36,7 +36,7 @@ rules:
 }
 
 #[tokio::test]
-async fn every_page_is_for_everybody_and_fits_a_phone() {
+async fn every_page_is_accessible_and_fits_a_phone() {
     let (world, _provider) = world().await;
     let options = json!({"scenario": "pages", "url": world.origin(), "screenshots": screenshots()});
     let pages = browse_until(&options, "late").await;
@@ -75,7 +75,7 @@ async fn every_page_is_for_everybody_and_fits_a_phone() {
 }
 
 #[tokio::test]
-async fn pages_that_few_people_see_are_for_everybody_too() {
+async fn rarely_seen_pages_are_accessible_too() {
     // A rule that the provider cannot satisfy.
     let changes = [step_up::ROUTES, ("rules:\n", &*step_up::rules("{acr: [gold]}"))];
     let (world, _provider) = LoginFixture::certified(&json!({}), &changes).await;

@@ -75,7 +75,7 @@ async fn tabs_cost_one_refresh(rotate: bool, replicas: usize, store: &str) {
 }
 
 #[tokio::test]
-async fn five_tabs_of_an_old_session_cost_one_refresh() {
+async fn five_tabs_of_an_old_session_cause_one_refresh() {
     tabs_cost_one_refresh(false, 1, STORE).await;
 }
 

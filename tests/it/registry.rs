@@ -151,7 +151,7 @@ async fn a_refusal_says_what_clients_of_registries_show() {
 }
 
 #[tokio::test]
-async fn a_token_of_ours_for_the_registry_is_good_there_and_its_end_is_one() {
+async fn an_own_token_for_the_registry_is_accepted_there_until_it_is_revoked() {
     let world = world().await;
     let alice = world.person("alice", &json!({"aud": "https://doorward.test"}));
     let for_audience = async |audience: &str, scope: &str| {
@@ -189,7 +189,7 @@ async fn a_token_of_ours_for_the_registry_is_good_there_and_its_end_is_one() {
 }
 
 #[tokio::test]
-async fn no_token_is_given_back_to_a_registry_while_nobody_knows_what_was_revoked() {
+async fn no_token_is_returned_to_a_registry_while_revocations_are_unknown() {
     let world =
         world_with(|yaml| yaml.change("{path: doorward.redb}", "{path: doorward.redb, max_mirror_age: 3s}")).await;
     let alice = world.person("alice", &json!({"aud": "https://doorward.test"}));
@@ -211,7 +211,7 @@ async fn no_token_is_given_back_to_a_registry_while_nobody_knows_what_was_revoke
 }
 
 #[tokio::test]
-async fn a_token_whose_time_is_out_is_not_given_back_to_a_registry() {
+async fn an_expired_token_is_not_returned_to_a_registry() {
     let world = world().await;
     let alice = world.person("alice", &json!({"exp": now() + 3600}));
     let asked = [("subject_token", &*alice), ("audience", SERVICE), ("scope", "push:acme/app")];
@@ -335,7 +335,7 @@ async fn distributions_own_registry_takes_a_push_with_a_token_for_that_repositor
 
 /// Each got a token, and nothing ended it, although it was given for a revoked token.
 #[tokio::test]
-async fn who_is_revoked_while_they_wait_for_the_trail_gets_no_token() {
+async fn a_caller_revoked_while_waiting_for_the_trail_gets_no_token() {
     let mut holder = Holder::start().await;
     let world = world_with(|yaml| holder.change(&yaml)).await;
     let person = |subject: &str| world.person(subject, &json!({"aud": "https://doorward.test"}));

@@ -200,7 +200,7 @@ async fn a_broken_configuration_is_refused_and_the_old_one_kept() {
 
 /// If the authority, address or limit of an issuer's keys changes, they are fetched again.
 #[tokio::test]
-async fn a_generation_waits_for_keys_that_it_fetches_anew() {
+async fn a_generation_waits_for_keys_that_it_fetches_again() {
     let mut fixture = Fixture::with_faults(|yaml| yaml, |_| Reply::json(200, "{}")).await;
     let alice = fixture.alice();
     let fetches = fixture.a.key_fetches();
@@ -342,7 +342,7 @@ async fn a_secret_that_changes_is_used_without_restart() {
 
 /// The kubelet renews a token within the hour, whether or not the configuration is fixed by then.
 #[tokio::test]
-async fn a_secret_that_changes_is_used_though_the_configuration_beside_it_is_refused() {
+async fn a_changed_secret_is_used_even_if_the_configuration_is_refused() {
     let (mut doorward, upstream, issuer, good) = started(str::to_owned).await;
     let token = format!("Authorization: Bearer {}", issuer.token("alice", &["dev"]));
     // Not even YAML, so that it does not name the secret's file; and valid except for one thing.
@@ -372,7 +372,7 @@ async fn a_secret_that_changes_is_used_though_the_configuration_beside_it_is_ref
 }
 
 #[tokio::test]
-async fn a_stream_that_loses_its_permission_is_closed_and_others_go_on() {
+async fn a_stream_that_loses_its_permission_is_closed_and_others_continue() {
     let upstream = Upstream::scripted(|_| Reply::Watch(vec![b"{\"type\":\"ADDED\"}\n".to_vec()])).await;
     let issuer = Issuer::start().await;
     let both = "  - {id: dev, who: {groups: [dev]}, do: allow}\n  - {id: ops, who: {groups: [ops]}, do: allow}";
@@ -402,7 +402,7 @@ async fn a_stream_that_loses_its_permission_is_closed_and_others_go_on() {
 
 /// A user removed from the list must not be able to use it until the next restart.
 #[tokio::test]
-async fn the_operator_socket_follows_who_is_listed() {
+async fn the_operator_socket_follows_changes_to_its_list_of_users() {
     use std::os::unix::fs::PermissionsExt;
 
     let (upstream, issuer) = (Upstream::start().await, Issuer::start().await);
@@ -421,7 +421,7 @@ async fn the_operator_socket_follows_who_is_listed() {
 
 /// A refusal must not be taken for success, and must stay visible.
 #[tokio::test]
-async fn a_refused_configuration_is_told_to_whoever_asked_for_it_and_for_as_long_as_it_stays() {
+async fn a_refused_configuration_is_reported_at_the_reload_and_as_long_as_it_remains() {
     let (upstream, issuer) = (Upstream::start().await, Issuer::start().await);
     let yaml =
         configuration(&upstream, &issuer, "'tekton:dev'", ALLOW).change("admin: {", "admin: {socket: operator.sock, ");
@@ -445,7 +445,7 @@ async fn a_refused_configuration_is_told_to_whoever_asked_for_it_and_for_as_long
 
 /// A warning before the error looks like the reason, and would be fixed without effect.
 #[tokio::test]
-async fn warnings_of_a_refused_configuration_are_not_told_as_reasons() {
+async fn warnings_of_a_refused_configuration_are_not_reported_as_reasons() {
     let (upstream, issuer) = (Upstream::start().await, Issuer::start().await);
     let star = "grants:\n  - {id: star, who: {groups: ['star*']}, kubernetes_groups: ['tekton:dev']}\n";
     let yaml = configuration(&upstream, &issuer, "'tekton:dev'", ALLOW)
@@ -472,7 +472,7 @@ async fn warnings_of_a_refused_configuration_are_not_told_as_reasons() {
 /// An operator with a full disk sets `continue` to keep working, or `refuse` when an auditor demands it. The trail's
 /// other settings stay, and whoever changed them is told.
 #[tokio::test]
-async fn what_a_full_trail_does_follows_a_reload_and_the_rest_of_it_is_told_to_take_a_restart() {
+async fn a_reload_changes_when_full_and_reports_that_the_rest_needs_a_restart() {
     let (upstream, issuer) = (Upstream::start().await, Issuer::start().await);
     let yaml =
         configuration(&upstream, &issuer, "'tekton:dev'", ALLOW).change("admin: {", "admin: {socket: operator.sock, ");

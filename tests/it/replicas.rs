@@ -73,7 +73,7 @@ async fn replicas_share_sessions_and_lose_none_when_redis_or_they_themselves_go_
 
 /// Regression: the replica stayed `starting` forever, without a reason.
 #[tokio::test]
-async fn a_replica_says_that_it_waits_for_redis_and_is_ready_though_it_may_not_ask_what_that_keeps() {
+async fn a_replica_reports_its_wait_for_redis_and_is_ready_without_the_right_to_info() {
     let issuer = Issuer::start().await;
     let mut redis = RedisServer::start(&["--user", "default", "on", "nopass", "~*", "&*", "+@all", "-info", "-config"]);
     redis.kill();
@@ -118,7 +118,7 @@ async fn an_auditor_misses_the_trail_of_a_replica_that_another_has_seen() {
 }
 
 #[tokio::test]
-async fn a_failover_by_sentinel_logs_nobody_out() {
+async fn a_failover_by_sentinel_signs_nobody_out() {
     let issuer = Issuer::start().await;
     let mut master = RedisServer::start(&["--repl-diskless-sync-delay", "0"]);
     let standby = RedisServer::start(&["--replicaof", &format!("127.0.0.1 {}", master.port())]);
@@ -170,7 +170,7 @@ async fn digest(doorward: &Doorward, more: &[&str]) -> String {
 }
 
 #[tokio::test]
-async fn a_rollout_is_done_once_each_replica_decides_by_the_policy_and_ends_with_the_first_refusal() {
+async fn a_rollout_succeeds_once_all_replicas_use_the_policy_and_fails_at_the_first_refusal() {
     let issuer = Issuer::start().await;
     let redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
     let settings = format!("server: '{}'", redis.address());
@@ -229,7 +229,7 @@ async fn a_rollout_is_done_once_each_replica_decides_by_the_policy_and_ends_with
 
 /// For any change other than to rules and grants it reported success at once, even if the change was refused.
 #[tokio::test]
-async fn a_change_beside_the_policy_is_in_force_once_it_was_taken_and_never_where_it_was_refused() {
+async fn a_change_outside_the_policy_is_in_force_once_accepted_and_never_if_refused() {
     let (world, _issuer) = LoginFixture::scripted(&[]).await;
     let mut doorward = world.doorward;
     let socket = doorward.dir().join("operator.sock").display().to_string();

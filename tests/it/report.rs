@@ -208,7 +208,7 @@ async fn a_damaged_line_stops_no_query() {
 }
 
 #[tokio::test]
-async fn the_page_of_a_report_is_for_everybody_and_prints_whole() {
+async fn the_page_of_a_report_is_accessible_and_prints_completely() {
     let fixture = world().await;
     let page = fixture.doorward.dir().join("report.html");
     fs::write(&page, report(&fixture.doorward, &["--format", "html"])).unwrap();

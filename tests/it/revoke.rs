@@ -82,7 +82,7 @@ async fn a_revoked_token_is_out_at_once_with_its_streams_and_stays_out() {
 
 /// Regression: the request was forwarded with a decision that could be ten seconds old.
 #[tokio::test]
-async fn who_is_revoked_while_their_request_waits_for_the_trail_is_refused() {
+async fn a_caller_revoked_while_waiting_for_the_trail_is_refused() {
     let told = Arc::new(Notify::new());
     let waits_for = Arc::clone(&told);
     let mut fixture = Fixture::with(
@@ -115,7 +115,7 @@ async fn who_is_revoked_while_their_request_waits_for_the_trail_is_refused() {
 }
 
 #[tokio::test]
-async fn a_revoked_subject_loses_every_token_until_the_time_is_over() {
+async fn a_revoked_subject_loses_every_token_until_the_revocation_expires() {
     let fixture = Fixture::answering(streaming).await;
     let (one, two) = (fixture.alice(), fixture.alice());
     let adam = bearer(&fixture.a.token("adam", &["dev"]));
@@ -131,7 +131,7 @@ async fn a_revoked_subject_loses_every_token_until_the_time_is_over() {
 
 /// Regression: they got in again, as a revocation was stored only under the name of the issuer's entry.
 #[tokio::test]
-async fn who_is_revoked_stays_out_when_the_entry_of_their_issuer_has_another_name() {
+async fn a_revoked_person_stays_revoked_after_their_issuer_entry_is_renamed() {
     let Fixture { mut doorward, a, upstream: _upstream, .. } = Fixture::answering(streaming).await;
     let (alice, adam) = (bearer(&a.token("alice", &["dev"])), bearer(&a.token("adam", &["dev"])));
     let revoke = ["revoke", "--issuer", "a", "--subject", "alice", "--why", "left"];
@@ -173,7 +173,7 @@ async fn a_revocation_that_would_do_nothing_is_refused() {
 
 /// Unpacked over the volume, it removed the newest lines of the trail, and their numbers were used again.
 #[test]
-fn a_restore_from_a_tar_brings_the_store_back_and_leaves_the_trail_as_it_is() {
+fn a_restore_from_a_tar_restores_the_store_and_leaves_the_trail_unchanged() {
     let page = include_str!("../../docs/upkeep.md");
     let folder = tempfile::tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);

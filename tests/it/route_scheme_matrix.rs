@@ -391,7 +391,7 @@ async fn every_kind_of_route_refuses_each_scheme_done_wrong_and_takes_it_done_ri
 
 /// `kubernetes:W6`, `attacks:Z39`: a browser says which origin opens a socket; only Doorward's own may.
 #[tokio::test]
-async fn an_upgrade_with_a_cookie_comes_from_our_own_pages_only() {
+async fn an_upgrade_with_a_cookie_is_accepted_only_from_own_pages() {
     let upstream = Upstream::scripted(|request| match request.has("upgrade") {
         true => Reply::Echo,
         false => Reply::json(200, "{}"),

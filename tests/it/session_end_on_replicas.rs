@@ -76,7 +76,7 @@ async fn replica(instance: &str, port: u16, issuer: &str, login: &str, redis: &R
 }
 
 #[tokio::test]
-async fn a_session_that_is_ended_at_one_replica_is_over_at_the_other_one_within_two_seconds() {
+async fn a_session_ended_at_one_replica_ends_at_the_other_within_two_seconds() {
     let issuer = Issuer::start().await;
     let replicas = Replicas::start(0, issuer.url(), "label: Example Corp").await;
     let origin = format!("Origin: {}", replicas.here.origin());

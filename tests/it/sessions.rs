@@ -12,7 +12,7 @@ use crate::{
 /// Users who were signed in read "Please sign in", as browsers send no cookie with such a form. Forms of this very host
 /// were refused if its page sends no referrer.
 #[tokio::test]
-async fn a_form_of_another_host_is_refused_and_one_of_this_host_passes_with_or_without_referrer() {
+async fn a_form_of_another_host_is_refused_and_an_own_one_passes_even_without_a_referrer() {
     let (world, _issuer) = LoginFixture::scripted(&[]).await;
     let (cookie, origin) = (world.log_in().await, format!("Origin: {}", world.origin()));
     let form = async |site: &str, more: &[&str]| {
@@ -134,7 +134,7 @@ async fn peers_d17_a_followed_log_after_the_session_ended_gets_a_401_status_and_
 
 /// Each in a new browser, through the whole login, until Chromium's final address.
 #[tokio::test]
-async fn no_return_address_leads_a_browser_elsewhere() {
+async fn no_return_address_sends_a_browser_to_another_site() {
     let (world, _issuer) = LoginFixture::scripted(&[]).await;
     let classes: BTreeMap<String, Vec<String>> =
         serde_json::from_str(include_str!("../../src/oidc/return_to/hostile.json")).unwrap();
@@ -164,7 +164,7 @@ async fn no_return_address_leads_a_browser_elsewhere() {
 /// Where the pages of a login lead with each address, and where users are sent who are already signed in. Checks only
 /// the responses, as the table is long.
 #[tokio::test]
-async fn no_return_address_is_kept_by_a_page_of_a_login_or_followed_by_who_is_signed_in() {
+async fn no_foreign_return_address_is_stored_at_a_login_or_followed_when_signed_in() {
     let (world, _issuer) = LoginFixture::scripted(&[]).await;
     let cookie = world.log_in().await;
     let classes: BTreeMap<String, Vec<String>> =
@@ -269,7 +269,7 @@ async fn forms_of_logins_and_logouts_are_read_within_the_memory_for_bodies() {
 /// Every page was 403 until the session ended: users with such a session were not led to a login that could deliver the
 /// claim.
 #[tokio::test]
-async fn a_session_without_a_claim_that_is_required_since_leads_to_a_new_login() {
+async fn a_session_without_a_newly_required_claim_needs_a_new_login() {
     let (mut world, _issuer) = LoginFixture::scripted(&[]).await;
     let cookie = world.log_in().await;
     assert_eq!(world.status(&cookie).await, 200);
@@ -286,7 +286,7 @@ async fn a_session_without_a_claim_that_is_required_since_leads_to_a_new_login()
 }
 
 #[tokio::test]
-async fn a_person_sees_their_sessions_and_ends_others_and_nobody_else_makes_them() {
+async fn a_person_lists_and_ends_their_own_sessions_and_forged_requests_cannot() {
     let (world, _issuer) = LoginFixture::scripted(&[]).await;
     let (here, there, elsewhere) = (world.log_in().await, world.log_in().await, world.log_in().await);
     let json = "Accept: application/json";
@@ -373,7 +373,7 @@ async fn an_operator_lists_and_ends_sessions() {
 
 /// The pages of one user delayed everybody's programs, instead of them being told how to sign in.
 #[tokio::test]
-async fn refusals_behind_a_proxy_are_counted_for_the_client_that_it_names_and_for_nobody_else() {
+async fn refusals_behind_a_proxy_are_counted_only_for_the_client_that_it_names() {
     let limits = ("drain_accept: 0", "drain_accept: 0, refusals_per_address: 4");
     let proxy = ("'127.0.0.1:{port}'}", "'127.0.0.1:{port}', trusted_proxies: [127.0.0.1/32, 10.0.0.0/8]}");
     let (world, _issuer) = LoginFixture::scripted(&[limits, proxy]).await;
@@ -389,7 +389,7 @@ async fn refusals_behind_a_proxy_are_counted_for_the_client_that_it_names_and_fo
 
 /// Like the trust in proxies for client addresses.
 #[tokio::test]
-async fn whose_refusals_count_follows_a_reload_on_connections_that_are_open() {
+async fn the_client_that_refusals_are_counted_for_follows_a_reload_on_open_connections() {
     let limits = ("drain_accept: 0", "drain_accept: 0, refusals_per_address: 4");
     let proxy = ("'127.0.0.1:{port}'}", "'127.0.0.1:{port}', trusted_proxies: [192.0.2.0/24]}");
     let (mut world, _issuer) = LoginFixture::scripted(&[limits, proxy]).await;
@@ -418,7 +418,7 @@ async fn whose_refusals_count_follows_a_reload_on_connections_that_are_open() {
 
 /// As the pages of a Dashboard do that stay open after their session ends.
 #[tokio::test]
-async fn who_asks_without_a_session_again_and_again_is_told_to_wait_and_nobody_else_is() {
+async fn a_client_that_keeps_asking_without_a_session_gets_429_and_others_do_not() {
     let limits = ("drain_accept: 0", "drain_accept: 0, refusals_per_address: 4");
     let (world, _issuer) = LoginFixture::scripted(&[limits]).await;
     let cookie = world.log_in().await;

@@ -25,7 +25,7 @@ async fn world(need: &str) -> (LoginFixture, Issuer) {
 }
 
 #[tokio::test]
-async fn a_browser_gets_a_fresh_login_and_comes_back_to_where_it_was() {
+async fn a_browser_gets_a_fresh_login_and_returns_to_its_page() {
     let changes = [ROUTES, ("rules:\n", &*rules("{fresh_login: {max_age: 5m}}"))];
     let (world, _provider) = LoginFixture::certified(&json!({}), &changes).await;
     let origin = world.origin();
@@ -73,7 +73,7 @@ async fn a_program_reads_in_the_challenge_which_login_its_token_has_to_be_of() {
 /// A form cannot be preserved over a login, so that the user is not redirected: a page explains where to sign in, and
 /// that the form must be sent again.
 #[tokio::test]
-async fn who_sent_a_form_is_shown_the_way_to_the_login_and_back_to_the_form() {
+async fn a_person_who_sent_a_form_is_led_to_the_login_and_back_to_the_form() {
     let (world, _issuer) = world("{acr: [gold]}").await;
     let (cookie, origin) = (world.log_in().await, world.origin());
     for (referer, back) in [
@@ -121,7 +121,7 @@ async fn a_provider_that_cannot_is_asked_once_and_the_session_stays() {
 }
 
 #[tokio::test]
-async fn who_signed_in_from_a_shell_reads_what_to_run_and_that_login_asks_for_it() {
+async fn a_shell_user_learns_which_login_to_run_and_it_asks_for_the_missing_factor() {
     let (world, _issuer) = world("{mfa: {max_age: 15m}, acr: [gold]}").await;
     let origin = format!("Origin: {}", world.origin());
     let press = async |page: &str| world.post(&format!("{page}&issuer=a"), &[&origin], "").await;

@@ -20,7 +20,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn a_store_that_is_away_is_503_and_nobody_is_logged_out() {
+async fn an_unavailable_store_gives_503_and_signs_nobody_out() {
     let dir = tempfile::tempdir().unwrap();
     let changes = [
         ("routes:\n", "webhooks:
@@ -113,7 +113,7 @@ routes:
 /// On OpenShift, the files on a volume from another namespace belong to that namespace's user; Kubernetes changes only
 /// their group.
 #[tokio::test]
-async fn a_store_file_of_another_user_is_opened_if_group_writable_and_refused_if_world_writable() {
+async fn a_store_file_of_another_user_may_be_group_writable_and_not_world_writable() {
     if std::fs::metadata("/proc/self").unwrap().uid() != 0 {
         assert!(std::env::var_os("CI").is_none(), "it was not tried: root alone can become another user");
         return;

@@ -65,7 +65,7 @@ async fn a_stream_ends_when_a_reload_takes_a_group_away_that_it_was_sent_under()
 /// While the caller is being authenticated, a reload removes the rule, but the request is still decided by the previous
 /// configuration.
 #[tokio::test]
-async fn a_stream_ends_that_was_let_in_by_a_generation_which_was_replaced_meanwhile() {
+async fn a_stream_admitted_by_a_meanwhile_replaced_generation_ends() {
     let told = Arc::new(Notify::new());
     let script = {
         let told = Arc::clone(&told);
@@ -114,7 +114,7 @@ async fn a_stream_of_a_session_ends_when_its_person_has_another_name() {
 }
 
 #[tokio::test]
-async fn a_stream_ends_when_its_route_is_for_other_requests_or_leads_elsewhere() {
+async fn a_stream_ends_when_its_route_changes_its_match_or_upstream() {
     let start = |yaml: String| {
         let api = "{name: api, kind: kubernetes, hosts: [api.test],";
         let upstream = yaml.lines().find(|line| line.contains("{name: cluster, url")).unwrap().to_owned();
@@ -354,7 +354,7 @@ async fn a_stream_ends_when_a_login_grows_too_old_or_an_expression_looks_at_the_
 
 /// The session cannot be looked up then, and its cached data is used.
 #[tokio::test]
-async fn a_stream_of_a_session_ends_when_its_rule_does_not_hold_any_more_though_the_store_is_away() {
+async fn a_session_stream_ends_when_its_rule_no_longer_holds_even_without_the_store() {
     let mut redis = RedisServer::start(&[]);
     let store = on_redis(&format!("server: '{}'", redis.address()));
     let until = now() + 300;
@@ -381,7 +381,7 @@ async fn a_stream_of_a_session_ends_when_its_rule_does_not_hold_any_more_though_
 
 /// The longer it does not read, the more data is waiting, so that the response would not be polled for hours.
 #[tokio::test]
-async fn a_stream_whose_client_does_not_read_ends_all_the_same() {
+async fn a_stream_whose_client_does_not_read_ends_too() {
     let (of_raw, of_http2) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
     let floods = [("/first/", Arc::clone(&of_raw)), ("/second/", Arc::clone(&of_http2))];
     let without_end = move |request: &Recorded| match floods.iter().find(|(name, _)| request.line().contains(name)) {

@@ -75,7 +75,7 @@ async fn kubernetes_t4_what_lasts_may_be_silent_for_longer_than_a_plain_answer()
 
 /// The rules stay as they are. Access is narrowed at the issuer or at the route, one thing at a time.
 #[tokio::test]
-async fn streams_end_when_a_reload_takes_no_more_tokens_like_that_of_who_opened_them() {
+async fn streams_end_when_a_reload_no_longer_accepts_their_token() {
     let mut fixture = Fixture::answering(streaming).await;
     let path = fixture.doorward.dir().join("doorward.yaml");
     let narrow = |before: &str, from: &str, to: &str| {
@@ -150,7 +150,7 @@ async fn streams_end_when_a_reload_takes_no_more_tokens_like_that_of_who_opened_
 }
 
 #[tokio::test]
-async fn streams_end_with_the_logout_of_who_opened_them() {
+async fn streams_end_when_the_person_who_opened_them_signs_out() {
     let (doorward, _peers, host, cookie) = with_login("", "").await;
     let (host_line, origin) = (format!("Host: {host}"), format!("Origin: http://{host}"));
     let streams = Streams::open(&doorward, &[&host_line, &origin, &cookie]).await;
@@ -162,7 +162,7 @@ async fn streams_end_with_the_logout_of_who_opened_them() {
 }
 
 #[tokio::test]
-async fn streams_end_with_the_session_of_who_opened_them() {
+async fn streams_end_with_the_session_that_opened_them() {
     let (doorward, _peers, host, cookie) = with_login("absolute: 2h, idle: 2h", "").await;
     let (host_line, origin) = (format!("Host: {host}"), format!("Origin: http://{host}"));
     let mut streams = Streams::open(&doorward, &[&host_line, &origin, &cookie]).await;
@@ -196,7 +196,7 @@ async fn attacks_z45_a_user_disabled_at_the_provider_is_out_in_time_with_all_ope
 
 /// A browser adds the cookie to a link on anybody's page.
 #[tokio::test]
-async fn a_link_reaches_no_server_behind_the_api_server_with_somebodys_cookie() {
+async fn a_link_with_a_persons_cookie_reaches_no_server_behind_the_api_server() {
     let (doorward, (_issuer, upstream), host, cookie) = with_login("", "").await;
     let (host_line, before) = (format!("Host: {host}"), upstream.requests().len());
     let get = async |more: &[&str]| {
@@ -216,7 +216,7 @@ async fn a_link_reaches_no_server_behind_the_api_server_with_somebodys_cookie() 
 }
 
 #[tokio::test]
-async fn streams_end_with_the_token_of_who_opened_them() {
+async fn streams_end_with_the_token_they_were_opened_with() {
     let fixture = Fixture::with_faults(|yaml| yaml, streaming).await;
     let mut claims = fixture.a.claims("alice", &["dev"]);
     claims["exp"] = json!(now() + 1200);
@@ -406,7 +406,7 @@ async fn watches_of_one_caller_leave_connections_to_others() {
 
 /// Servers of gRPC's core library, including C++ and Python, refuse a call without it.
 #[tokio::test]
-async fn what_a_client_says_of_trailers_goes_on_to_an_upstream_of_http2() {
+async fn te_trailers_of_a_client_is_forwarded_to_an_http2_upstream() {
     let (heads, mut seen) = tokio::sync::mpsc::unbounded_channel();
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -439,7 +439,7 @@ async fn what_a_client_says_of_trailers_goes_on_to_an_upstream_of_http2() {
 
 /// `100 Continue` cannot be sent over HTTP/2. Most clients continue without it after a second.
 #[tokio::test]
-async fn over_http2_a_client_that_expects_100_continue_is_told_what_to_do_or_served_if_it_continues() {
+async fn over_http2_a_client_that_expects_100_continue_gets_advice_or_is_served_if_it_sends() {
     let fixture =
         Fixture::with(|yaml| yaml.change("body_timeout: 1s", "body_timeout: 30s"), |_| Reply::json(200, "{}")).await;
     let stream = tokio::net::TcpStream::connect(fixture.doorward.address("public")).await.unwrap();

@@ -122,7 +122,7 @@ async fn the_pods_token_is_swapped_for_what_is_asked() {
 }
 
 #[tokio::test]
-async fn what_passes_is_waited_for_and_what_does_not_is_told() {
+async fn temporary_failures_are_retried_and_final_ones_reported() {
     let count = AtomicUsize::new(0);
     let busy = Upstream::scripted(move |_| match count.fetch_add(1, Ordering::SeqCst) {
         0 => Reply::Bytes(
@@ -157,7 +157,7 @@ async fn what_passes_is_waited_for_and_what_does_not_is_told() {
 }
 
 #[tokio::test]
-async fn a_file_is_kept_fresh_with_the_pods_newest_token_and_gone_in_the_end() {
+async fn a_file_is_kept_fresh_with_the_pods_newest_token_and_removed_at_the_end() {
     let mut server = counting(1).await;
     let step = Step::new(&server.url(), SUBJECT);
     let mut child = step.command(&["--audience", "a", "--out", "token", "--keep"]).spawn().unwrap();
@@ -237,7 +237,7 @@ async fn a_command_has_a_token_at_hand_as_long_as_it_runs() {
 
 /// Regression: the command asked for a token without a scope, which rules that name scopes by a pattern give to nobody.
 #[tokio::test]
-async fn the_form_docker_login_asks_as_clients_of_registries_do_and_hears_what_they_hear() {
+async fn the_docker_login_form_sends_and_receives_what_registry_clients_do() {
     let server = counting(600).await;
     let arguments = ["--audience", "registry.example", "--scope", "push:a", "--as", "docker-login"];
     let output = Step::new(&server.url(), SUBJECT).run(&arguments).await;
@@ -306,7 +306,7 @@ async fn a_kept_file_outlasts_a_hang_up_that_is_ignored_from_the_start() {
 
 /// With all but two signals it ended at once.
 #[tokio::test]
-async fn a_kept_file_is_gone_whichever_signal_ends_it() {
+async fn a_kept_file_is_removed_whichever_signal_ends_the_command() {
     // Whoever runs the tests may ignore some signals, which is inherited.
     let ignored = ignored("self");
     let ends = |signal: &Signal| (ignored >> (signal.as_raw() - 1)) & 1 == 0;
@@ -325,7 +325,7 @@ async fn a_kept_file_is_gone_whichever_signal_ends_it() {
 /// Regression: `doorward token` ended at once or, as process 1 of a container, ignored the signal, and the token stayed
 /// valid for all its lifetime.
 #[tokio::test]
-async fn who_is_told_to_end_before_there_is_a_token_for_the_command_ends_the_one_that_comes() {
+async fn a_signal_before_the_first_token_ends_the_token_that_arrives() {
     let told = Arc::new(Notify::new());
     let Reply::Bytes(answer) = issued("token-1", 600) else { panic!("an answer is bytes") };
     let mut server = Upstream::scripted({
@@ -347,7 +347,7 @@ async fn who_is_told_to_end_before_there_is_a_token_for_the_command_ends_the_one
 }
 
 #[tokio::test]
-async fn a_token_that_is_not_renewed_is_taken_away_when_it_has_ended() {
+async fn a_token_file_that_is_not_renewed_is_removed_when_the_token_expires() {
     let asked = Arc::new(AtomicUsize::new(0));
     let server = Upstream::scripted({
         let asked = Arc::clone(&asked);
@@ -458,7 +458,7 @@ async fn a_refusal_of_the_pods_token_says_nothing_good_of_the_one_before() {
 }
 
 #[tokio::test]
-async fn a_mistyped_file_of_the_pods_token_is_told_at_once() {
+async fn a_mistyped_path_of_the_pods_token_is_reported_at_once() {
     let server = counting(600).await;
     let step = Step::new(&server.url(), SUBJECT);
     fs::write(step.path("empty"), "\n").unwrap();
@@ -537,7 +537,7 @@ async fn kubectl_is_answered_in_the_version_in_which_it_asks() {
 }
 
 #[tokio::test]
-async fn git_hears_a_token_for_its_own_host_and_no_other() {
+async fn git_gets_a_token_for_its_own_host_and_no_other() {
     let server = counting(600).await;
     let step = Step::new(&server.url(), SUBJECT);
     let helper = format!("!{} token --audience git.example --as git", env!("CARGO_BIN_EXE_doorward"));

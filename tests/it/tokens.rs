@@ -203,7 +203,7 @@ async fn an_identity_that_kubernetes_would_misread_is_403() {
 }
 
 #[tokio::test]
-async fn what_one_issuer_says_counts_for_that_issuer_only() {
+async fn statements_of_an_issuer_count_for_that_issuer_only() {
     let fixture = Fixture::start().await;
     // The same group and subject from another issuer.
     let (answer, seen) = fixture.api(PATH, &[&bearer(&fixture.b.token("alice", &["dev"]))]).await;
@@ -313,7 +313,7 @@ async fn a_clock_of_an_issuer_that_is_off_is_forgiven_for_half_a_minute() {
 }
 
 #[tokio::test]
-async fn an_issuer_that_misbehaves_stops_nobody_else_and_costs_no_memory_and_is_used_once_it_mends() {
+async fn a_misbehaving_issuer_blocks_nobody_else_costs_no_memory_and_can_recover() {
     // An issuer that does not answer is waited for.
     let others = async {
         for fault in [Fault::Garbage, Fault::Huge, Fault::Error, Fault::Redirect, Fault::Empty, Fault::OtherIssuer] {
@@ -366,7 +366,7 @@ limits: {{drain_accept: 0}}
 
 /// A valid set is not replaced by an invalid response, and one that is too old is Doorward's problem, not the caller's.
 #[tokio::test]
-async fn keys_that_were_fetched_outlive_the_trouble_of_their_issuer_until_they_are_too_old() {
+async fn fetched_keys_outlive_an_outage_of_their_issuer_until_they_are_too_old() {
     let keys = |yaml: String| yaml.change("    kind: human\n", "    kind: human\n    keys: {max_stale: 2h}\n");
     let fixture = Fixture::with_faults(keys, |_| Reply::json(200, "{}")).await;
     let mut ahead = 0;

@@ -168,7 +168,7 @@ async fn a_client_does_not_pass_for_the_proxy_by_what_it_writes_into_the_line() 
 }
 
 #[tokio::test]
-async fn a_stranger_names_nobody() {
+async fn an_untrusted_peer_cannot_name_a_client_address() {
     let listed = |yaml: String| trusting(&yaml).change("trusted_proxies: [127.0.0.1/32]", "trusted_proxies: []");
     let fixture = Fixture::with(listed, |_| Reply::json(200, "{}")).await;
     let answer = Push::new().send(&fixture.doorward, &["X-Forwarded-For: 10.1.1.1"]).await;
@@ -213,7 +213,7 @@ async fn every_answer_carries_our_id_of_the_request_and_no_other() {
 
 /// A bot has no session, but its owner may want to know who it is here.
 #[tokio::test]
-async fn who_am_i_takes_the_bearer_tokens_that_the_routes_of_its_host_take() {
+async fn whoami_accepts_the_bearer_tokens_that_the_routes_of_its_host_accept() {
     let two = ["a", "b"].map(|issuer| {
         format!(
             "  - {{name: two-{issuer}, kind: http, hosts: [two.test], paths: [/{issuer}/*], schemes: [bearer], issuers: [{issuer}], upstream: web}}\n"
@@ -275,7 +275,7 @@ async fn who_am_i_takes_the_bearer_tokens_that_the_routes_of_its_host_take() {
 
 /// EventListeners and the programs behind them fetch the assertion keys there, whichever hosts people use.
 #[tokio::test]
-async fn the_keys_of_assertions_are_at_the_external_host_though_no_route_has_it() {
+async fn the_keys_of_assertions_are_at_the_external_host_even_if_no_route_has_it() {
     let change = |yaml: String| yaml.change("external_host: api.test", "external_host: door.test");
     let fixture = Fixture::with(change, |_| Reply::json(200, "{}")).await;
     let get = async |host: &str, path: &str| fixture.doorward.get(path, &[&format!("Host: {host}")]).await;
@@ -288,7 +288,7 @@ async fn the_keys_of_assertions_are_at_the_external_host_though_no_route_has_it(
 
 /// Over HTTP/2, browsers send each cookie in a field of its own (RFC 9113 section 8.2.3).
 #[tokio::test]
-async fn the_cookies_that_http2_splits_are_one_header_here_and_one_line_at_an_upstream_of_http1() {
+async fn cookies_that_http2_splits_are_joined_into_one_line_for_an_http1_upstream() {
     let fixture = Fixture::start().await;
     let crumbs: Vec<String> = (0..150).map(|index| format!("c{index}={index}")).collect();
     let mut fields: Vec<(String, String)> =

@@ -101,7 +101,7 @@ fn a_command_is_known_by_its_name_alone() {
 /// An operator who had to revoke somebody was told that the outcome is unknown, although the store had said that it
 /// wrote nothing.
 #[test]
-fn a_command_that_a_full_server_refused_is_said_to_have_done_nothing_and_others_to_be_unknown() {
+fn a_command_that_a_full_server_refused_reports_no_effect_and_others_an_unknown_one() {
     let full = StoreError::Full("OOM".to_owned());
     for (error, is_shared, said) in [
         (&full, true, "nothing was revoked: the store is full: OOM"),
@@ -128,7 +128,7 @@ async fn attacks_z13_commands_are_recorded_and_strangers_refused() {
 }
 
 #[tokio::test]
-async fn somebody_who_was_taken_off_the_list_commands_no_more_over_an_open_connection_either() {
+async fn an_operator_removed_from_the_list_is_refused_on_open_connections_too() {
     let serving = Serving::start(Recorder::default(), true).await;
     let mode = || std::fs::metadata(serving.path()).unwrap().permissions().mode() & 0o777;
     let own = UnixStream::pair().unwrap().0.peer_cred().unwrap().uid();
@@ -150,7 +150,7 @@ async fn somebody_who_was_taken_off_the_list_commands_no_more_over_an_open_conne
 }
 
 #[tokio::test]
-async fn one_operator_too_many_hears_that_nothing_was_done() {
+async fn one_operator_too_many_is_refused_without_any_effect() {
     let serving = Serving::start(Recorder::default(), false).await;
     let mut others = Vec::new();
     for _ in 0..MAX_CONNECTIONS {
@@ -163,7 +163,7 @@ async fn one_operator_too_many_hears_that_nothing_was_done() {
 }
 
 #[tokio::test]
-async fn who_is_cut_off_before_the_answer_hears_that_it_may_have_been_done() {
+async fn a_client_cut_off_before_the_answer_learns_that_the_command_may_have_run() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s");
     let listener = UnixListener::bind(&path).unwrap();
@@ -184,7 +184,7 @@ async fn who_is_cut_off_before_the_answer_hears_that_it_may_have_been_done() {
 }
 
 #[tokio::test]
-async fn what_cannot_be_recorded_is_not_run() {
+async fn a_command_that_cannot_be_recorded_is_not_run() {
     let serving = Serving::start(Recorder { full: true, ..Recorder::default() }, false).await;
     assert_eq!(serving.send(&command("status")).await, Answer::Error(CommandError::new("audit is full")));
     assert_eq!(serving.recorder.records().len(), 1);

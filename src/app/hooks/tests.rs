@@ -16,7 +16,7 @@ fn held(delivery: &str) -> Held {
 }
 
 #[test]
-fn one_delivery_that_cannot_be_read_stops_none_of_the_others() {
+fn an_unreadable_delivery_does_not_block_the_others() {
     let id = |number: u8| HeldId::new([number; 32]);
     let held = held("d-1");
     let corrupt = || Err(StoreError::Corrupt("junk".to_owned()));
@@ -57,7 +57,7 @@ fn one_delivery_that_cannot_be_read_stops_none_of_the_others() {
 /// An operator who freed space in a store that was full, or answered late, was told that held deliveries cannot be
 /// looked up, or that it failed.
 #[test]
-fn of_a_delivery_that_may_have_been_dropped_is_said_so() {
+fn a_delivery_that_may_have_been_dropped_is_reported_as_such() {
     let held = held("d-1");
     let full = StoreError::Full("OOM".to_owned());
     for (error, is_shared, is_known) in [
@@ -92,7 +92,7 @@ fn an_answer_about_many_names_some_and_the_trail_all() {
 
 /// `show` and `retry` reported that no such delivery is held.
 #[tokio::test]
-async fn of_a_delivery_that_cannot_be_read_is_said_so_where_its_whole_id_is_written() {
+async fn an_unreadable_delivery_is_reported_if_its_full_id_is_given() {
     let folder = tempfile::tempdir().unwrap();
     let store: Store = Arc::new(Embedded::open(&folder.path().join("store.redb")).unwrap());
     let queue = Queue::new(Arc::clone(&store), &KeyRing::of(&[[1; 32]]), WebhookMetrics::default());
@@ -124,7 +124,7 @@ fn a_command_names_one_delivery_or_says_which_of_many() {
 }
 
 #[test]
-fn the_id_of_a_sender_is_told_from_that_of_what_is_held() {
+fn the_id_of_a_sender_is_distinguished_from_that_of_a_held_delivery() {
     let held = held("145ebc3a-1");
     let all = [(HeldId::new([7; 32]), held)];
     let told = called_by_its_sender("145ebc3a-1", &all).unwrap();

@@ -69,7 +69,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_damaged_line_is_an_error_of_which_nothing_is_known() {
+    fn a_damaged_line_is_an_error_without_facts() {
         let facts = Facts::of(b"{\"time\":1,");
         assert_eq!((facts.severity(), facts.time, facts.metadata.event_code), (Severity::Error, 0, None));
         let facts = Facts::of(br#"{"severity_id":2,"metadata":{"event_code":"a\u0062"},"other":[{}],"seq":7}"#);

@@ -73,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_position_is_read_as_it_was_written_and_damage_is_none() {
+    fn a_position_is_read_as_it_was_written_and_a_damaged_one_is_ignored() {
         let folder = tempfile::tempdir().unwrap();
         let path = file_of(folder.path(), "siem");
         assert_eq!(load(&path).unwrap(), None);

@@ -282,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_stand_in_the_head_does_not() {
+    fn characters_not_permitted_in_a_syslog_header_are_replaced() {
         let code = "a]\\u0022 \\n".to_owned() + &"x".repeat(40);
         let line = format!(r#"{{"severity_id":1,"time":1,"metadata":{{"event_code":"{code}"}},"seq":2147483648}}"#);
         let message = framed(&line, "host name\nü");

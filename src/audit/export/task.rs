@@ -405,7 +405,7 @@ mod tests {
 
     /// After `Retry-After: 0`, or a date in the past, it was called again in a loop without any pause.
     #[test]
-    fn a_receiver_that_is_busy_is_asked_after_a_pause_that_grows_though_it_asks_for_none() {
+    fn a_busy_receiver_is_retried_with_growing_pauses_even_if_it_asks_for_none() {
         let trail = Written::new(&[2]);
         let (_backlog, export) = open(&trail, limit(None, WhenBehind::Refuse));
         let clock = Clock::default();
@@ -465,7 +465,7 @@ mod tests {
     /// The new file was sent from the receiver's position in the moved one on; if it was shorter than that, the trail
     /// could not be read.
     #[tokio::test]
-    async fn a_file_that_began_just_now_is_not_read_as_the_one_that_somebody_moved() {
+    async fn a_new_file_is_not_mistaken_for_the_one_that_was_moved() {
         for count in [4, 1] {
             let trail = Written::new(&[2]);
             let (backlog, export) = open(&trail, limit(None, WhenBehind::Refuse));

@@ -140,7 +140,7 @@ fn a_file_that_is_rotated_while_it_is_read_is_read_to_its_end() {
 /// The new file had the number of the one that was gone, and the receiver's position in that was reached later in the
 /// new file, or never.
 #[test]
-fn a_file_that_replaces_one_that_somebody_moved_or_removed_is_read_from_its_beginning() {
+fn a_file_that_replaces_a_moved_or_removed_one_is_read_from_its_beginning() {
     for is_removed in [false, true] {
         let lines = Written::new(&[4]).lines;
         let folder = tempfile::tempdir().unwrap();
@@ -233,7 +233,7 @@ fn an_export_resumes_after_the_remaining_lines_if_the_last_file_was_moved() {
 
 /// Its lines were never sent, and counted as deleted.
 #[test]
-fn a_file_whose_first_line_is_damaged_is_sent_where_the_place_of_an_export_may_be_in_it() {
+fn a_file_with_a_damaged_first_line_is_sent_if_an_exports_position_may_be_in_it() {
     for (file, at) in [(1, 1), (2, 5)] {
         let trail = Written::new(&[4, 4, 4]);
         let last = Sealed::parse(trail.lines[at].trim_end().as_bytes()).unwrap().link;
@@ -315,7 +315,7 @@ fn files_that_were_deleted_are_counted_once_however_it_is_noticed() {
 /// Lines that were in flight on a broken connection are sent again; those that were deleted meanwhile cannot be, and
 /// count as lost.
 #[test]
-fn what_was_on_its_way_when_its_file_went_is_lost_with_the_connection() {
+fn lines_in_flight_when_their_file_was_removed_are_lost_with_the_connection() {
     let trail = Written::new(&[4, 4, 4]);
     let (backlog, export) = open(&trail, limit(None, WhenBehind::Continue));
     let end = *export.end().borrow();
@@ -337,7 +337,7 @@ fn what_was_on_its_way_when_its_file_went_is_lost_with_the_connection() {
 }
 
 #[test]
-fn what_is_to_be_sent_again_is_lost_if_its_file_goes_before() {
+fn lines_to_be_sent_again_are_lost_if_their_file_is_removed_first() {
     let trail = Written::new(&[4, 4]);
     let (backlog, export) = open(&trail, limit(None, WhenBehind::Continue));
     let batch = trail.few(export.settled(), *export.end().borrow(), 4).unwrap();
@@ -438,7 +438,7 @@ fn bytes_are_counted_over_files() {
 }
 
 #[test]
-fn damaged_lines_are_sent_as_they_stand() {
+fn damaged_lines_are_sent_verbatim() {
     let trail = Written::new(&[3]);
     let damaged = fs::read_to_string(trail.path()).unwrap().replacen("class", "CLASS", 1) + "no line\n";
     fs::write(trail.path(), &damaged).unwrap();
@@ -450,7 +450,7 @@ fn damaged_lines_are_sent_as_they_stand() {
 }
 
 #[test]
-fn what_is_wrong_with_exports_is_reported_once_at_its_place() {
+fn problems_of_exports_are_reported_once_at_their_path() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("secret"), "Bearer hunter2").unwrap();
     fs::write(folder.path().join("lines"), "a\nb").unwrap();

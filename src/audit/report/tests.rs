@@ -68,7 +68,7 @@ fn names_of_strangers_neither_move_the_cursor_nor_are_markup() {
 }
 
 #[test]
-fn each_policy_that_was_read_is_told_with_when_and_why() {
+fn each_policy_that_was_loaded_is_reported_with_its_time_and_reason() {
     let note = |code: &str, unmapped: Value| json!({"time": 1, "metadata": {"event_code": code}, "unmapped": unmapped});
     let later = |time: i64| json!({"time": time, "metadata": {"event_code": "policy.loaded"}, "unmapped": {"policy": "1a", "cause": "files"}});
     let report = report(
@@ -96,7 +96,7 @@ fn each_policy_that_was_read_is_told_with_when_and_why() {
 }
 
 #[test]
-fn commands_stand_in_the_text_as_the_trail_has_them() {
+fn commands_are_shown_as_the_trail_records_them() {
     let command = r#"end-sessions {"issuer":"company","subject":"8f14e45f"}"#;
     let line = json!({
         "time": 1, "metadata": {"event_code": "operator"}, "actor": {"user": {"name": "olga"}}, "unmapped": {"command": command},
@@ -107,7 +107,7 @@ fn commands_stand_in_the_text_as_the_trail_has_them() {
 
 /// A revocation that the store had refused looked to a reviewer like one that was done.
 #[test]
-fn commands_that_failed_are_told_apart_from_those_that_were_done() {
+fn failed_commands_are_distinguished_from_completed_ones() {
     let line = |status: u32, user: Value, command: &str| {
         json!({
             "time": 1, "status_id": status, "metadata": {"event_code": "operator"}, "actor": {"user": user},
@@ -145,7 +145,7 @@ fn queries_can_stand_in_single_quotes() {
 }
 
 #[test]
-fn a_rule_is_unused_where_no_record_names_it_and_no_secret_is_read_out() {
+fn a_rule_that_no_record_names_is_unused_and_no_secret_is_printed() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join("chain"), "the-secret-text").unwrap();
     let certificate = rcgen::generate_simple_self_signed(["a.test".to_owned()]).unwrap();
@@ -179,7 +179,7 @@ fn a_rule_is_unused_where_no_record_names_it_and_no_secret_is_read_out() {
 /// Regression: rules that stop deliveries or let them start Triggers were reported as unused, because no record has to
 /// name them.
 #[test]
-fn of_rules_that_no_record_need_name_it_is_not_said_that_they_are_unused() {
+fn rules_that_need_no_record_are_not_reported_as_unused() {
     let yaml = "
 routes:
   - {name: hooks, kind: webhook, hosts: [a], schemes: [webhook], webhook: gh, upstream: el}
@@ -252,7 +252,7 @@ rules:
 
 /// The authority of client certificates decides who gets in by `break_glass`, and expires like all others.
 #[test]
-fn the_authorities_of_client_certificates_are_told_of() {
+fn the_authorities_of_client_certificates_are_reported() {
     let dir = tempfile::tempdir().unwrap();
     let authority = rcgen::generate_simple_self_signed(["a.test".to_owned()]).unwrap();
     std::fs::write(dir.path().join("clients.pem"), authority.cert.pem()).unwrap();
@@ -267,7 +267,7 @@ fn the_authorities_of_client_certificates_are_told_of() {
 
 /// Claims and bodies of test cases have members of any name, and their texts were listed as secrets.
 #[test]
-fn what_only_has_the_name_of_a_setting_is_no_secret() {
+fn members_named_like_a_setting_are_not_listed_as_secrets() {
     let yaml = "
 issuers: [{name: corp, issuer: 'https://corp.example', required_claims: {x: [{file: a}]}}]
 tokens:
@@ -290,7 +290,7 @@ tests:
 }
 
 #[test]
-fn each_setting_that_names_a_file_is_told_of_or_holds_neither_a_secret_nor_a_certificate() {
+fn each_file_setting_is_reported_unless_it_holds_no_secret_and_no_certificate() {
     const OTHERS: [&str; 7] = ["checkpoint_copy", "keep_in", "logo", "path", "policies", "session_policy", "socket"];
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/config/raw");
     let mut found = BTreeSet::new();
@@ -305,7 +305,7 @@ fn each_setting_that_names_a_file_is_told_of_or_holds_neither_a_secret_nor_a_cer
 }
 
 #[test]
-fn what_a_kubeconfig_holds_and_names_is_told_and_not_read_out() {
+fn the_contents_of_a_kubeconfig_are_reported_without_their_values() {
     let dir = tempfile::tempdir().unwrap();
     let own = rcgen::generate_simple_self_signed(["a.test".to_owned()]).unwrap();
     let encoded = |text: String| base64::Engine::encode(&base64::prelude::BASE64_STANDARD, text);
@@ -349,7 +349,7 @@ fn what_a_kubeconfig_holds_and_names_is_told_and_not_read_out() {
 }
 
 #[test]
-fn each_reason_of_a_refusal_counts_in_its_part_alone() {
+fn each_reason_of_a_refusal_is_counted_in_one_section_only() {
     let lines: Vec<Value> = crate::error::Reason::ALL
         .iter()
         .map(|reason| json!({"time": 1, "status_code": reason.as_str(), "unmapped": {"route": "api"}}))
@@ -371,14 +371,14 @@ fn each_reason_of_a_refusal_counts_in_its_part_alone() {
 
 /// A group such as `system:masters` in a good token makes no principal.
 #[test]
-fn who_was_refused_before_there_was_a_principal_is_named_in_the_denials() {
+fn a_caller_refused_before_authentication_is_named_in_the_denials() {
     let line = json!({"time": 1, "status_code": "identity_refused", "unmapped": {"route": "api", "presented": {"issuer": "b", "subject": "bea"}}});
     let report = report(&[line], 0, 2);
     assert_eq!(rows(&report, "denials")[0].what, "identity_refused: bea at api");
 }
 
 #[test]
-fn a_key_that_was_made_before_the_period_is_told_with_its_age() {
+fn a_key_made_before_the_period_is_reported_with_its_age() {
     let made = |time: i64, id: &str| json!({"time": time, "metadata": {"event_code": "key.made"}, "unmapped": {"key": {"of": "tokens", "id": id}}});
     const DAY: i64 = 86_400_000;
     let report = report(&[made(0, "k1"), made(9 * DAY, "k2"), made(10 * DAY, "k3")], 5 * DAY, 10 * DAY);
@@ -389,7 +389,7 @@ fn a_key_that_was_made_before_the_period_is_told_with_its_age() {
 }
 
 #[test]
-fn a_no_that_a_rule_asks_for_is_told() {
+fn a_condition_that_is_false_is_reported() {
     let yaml = "rules: [{id: a, on: {fork: false}, who: {users: [x], anonymous: false}, do: allow}]";
     let root: crate::config::raw::Root = serde_saphyr::from_str(yaml).unwrap();
     let folder = tempfile::tempdir().unwrap();
@@ -399,7 +399,7 @@ fn a_no_that_a_rule_asks_for_is_told() {
 }
 
 #[test]
-fn a_rule_is_told_as_narrow_as_it_is_where_nothing_more_is_asked_of_what_must_be_there() {
+fn an_empty_condition_is_reported_as_a_condition() {
     let yaml = "rules: [{id: a, on: {token: {}, kubernetes: {}, run: {}, trigger: {}}, who: {issuers: [x], on_behalf_of: {}}, do: allow}]";
     let root: crate::config::raw::Root = serde_saphyr::from_str(yaml).unwrap();
     let folder = tempfile::tempdir().unwrap();
@@ -411,7 +411,7 @@ fn a_rule_is_told_as_narrow_as_it_is_where_nothing_more_is_asked_of_what_must_be
 }
 
 #[test]
-fn a_token_that_its_holder_ended_counts_once_and_one_that_opens_nothing_says_so() {
+fn a_token_revoked_by_its_holder_counts_once_and_an_unused_one_is_marked() {
     let at = |code: &str, unmapped: &Value| json!({"time": 1, "metadata": {"event_code": code}, "unmapped": unmapped});
     let (revoked, issued) =
         (json!({"revoked": "j"}), json!({"issued": {"audience": "r.test", "scopes": [], "rules": []}}));
@@ -433,7 +433,7 @@ fn a_token_that_its_holder_ended_counts_once_and_one_that_opens_nothing_says_so(
 
 /// A person who has left does not count as seen because a run of theirs continues.
 #[test]
-fn what_a_task_does_for_somebody_is_no_use_of_their_own() {
+fn the_activity_of_a_task_does_not_count_as_activity_of_its_person() {
     let by_task = |time| {
         let mut line = denied(time, "bob");
         line["unmapped"]["principal"] = json!({"kind": "agent", "actor": {"subject": "serviceaccount:ci:builder"}});

@@ -78,7 +78,7 @@ fn all_chains_that_saw_each_other_are_intact() {
 
 /// Opening a named pipe would wait for a writer.
 #[test]
-fn what_is_no_file_is_told_and_not_waited_for() {
+fn a_path_that_is_not_a_file_is_reported_without_waiting_for_it() {
     let replicas = Replicas::new();
     let pipe = replicas.folder.path().join("pipe");
     assert!(std::process::Command::new("mkfifo").arg(&pipe).status().unwrap().success());
@@ -92,7 +92,7 @@ fn what_is_no_file_is_told_and_not_waited_for() {
 
 /// Links between folders may form a cycle.
 #[test]
-fn folders_are_looked_into_to_some_depth_and_what_is_deeper_is_told() {
+fn folders_are_searched_to_a_bounded_depth_and_deeper_ones_are_reported() {
     let replicas = Replicas::new();
     let seventh = replicas.folder.path().join("a/a/a/a/a/a/a");
     fs::create_dir_all(&seventh).unwrap();
@@ -122,7 +122,7 @@ fn a_chain_whose_end_was_compared_says_so_and_another_does_not() {
 }
 
 #[test]
-fn how_far_a_chain_was_compared_is_told_as_who_saw_it_may_be_gone_for_long() {
+fn the_last_position_at_which_a_chain_was_compared_is_reported() {
     let replicas = Replicas::new();
     let whole = replicas.check();
     replicas.run("doorward-0", None);
@@ -139,7 +139,7 @@ fn how_far_a_chain_was_compared_is_told_as_who_saw_it_may_be_gone_for_long() {
 }
 
 #[test]
-fn a_chain_that_is_missing_is_named_with_who_saw_it() {
+fn a_missing_chain_is_named_with_the_replica_that_saw_it() {
     let replicas = Replicas::new().without_copies();
     fs::remove_dir_all(replicas.folder("doorward-1")).unwrap();
     let all = replicas.check();
@@ -151,7 +151,7 @@ fn a_chain_that_is_missing_is_named_with_who_saw_it() {
 
 /// The problem named the highest number, which the chain had before it was begun again.
 #[test]
-fn a_chain_that_is_missing_is_named_with_who_saw_it_last() {
+fn a_missing_chain_is_named_with_the_replica_that_saw_it_last() {
     let replicas = Replicas::new();
     let old = replicas.run("doorward-1", None);
     replicas.run("doorward-0", Some(old.clone()));
@@ -179,7 +179,7 @@ fn a_copy_of_checkpoints_alone_misses_a_chain() {
 }
 
 #[test]
-fn a_chain_that_was_cut_or_begun_anew_is_missed_by_the_others() {
+fn a_chain_that_was_cut_or_restarted_is_noticed_by_the_others() {
     for begun_anew in [false, true] {
         let replicas = Replicas::new().without_copies();
         let path = replicas.folder("doorward-1").join("audit.jsonl");
@@ -208,7 +208,7 @@ fn a_chain_that_was_cut_or_begun_anew_is_missed_by_the_others() {
 
 /// The later head replaced the earlier one, as both have the same number, and everything was reported as intact.
 #[test]
-fn a_chain_that_was_begun_again_is_missed_though_others_saw_the_new_one_at_the_same_number() {
+fn a_restarted_chain_is_noticed_even_if_others_saw_the_new_one_at_the_same_number() {
     let replicas = Replicas::new().without_copies();
     let path = replicas.folder("doorward-1").join("audit.jsonl");
     let number = || {
@@ -258,7 +258,7 @@ fn one_line_names_so_many_others_and_the_next_the_rest() {
 
 /// No other replica saw that chain, so none would miss it.
 #[test]
-fn a_trail_whose_first_byte_was_edited_is_no_other_file() {
+fn a_trail_whose_first_byte_was_edited_still_counts_as_a_trail() {
     let replicas = Replicas { folder: tempfile::tempdir().unwrap(), settings: settings() };
     NAMES.iter().for_each(|name| drop(replicas.run(name, None)));
     let replicas = replicas.without_copies();
@@ -273,7 +273,7 @@ fn a_trail_whose_first_byte_was_edited_is_no_other_file() {
 }
 
 #[test]
-fn where_there_is_no_trail_nothing_is_said_to_be_intact() {
+fn without_a_trail_nothing_is_reported_as_intact() {
     let settings = settings();
     let folder = tempfile::tempdir().unwrap();
     let check = |since| verify_all(&[folder.path().to_owned()], &proof(&settings), since);
@@ -317,7 +317,7 @@ impl Replicas {
 
 /// Only checkpoints in files that were removed need not be there.
 #[test]
-fn a_chain_that_removes_old_files_is_missed_by_the_others_where_its_end_was_cut() {
+fn a_cut_end_of_a_chain_with_removed_files_is_noticed_by_the_other_chains() {
     let replicas = Replicas { folder: tempfile::tempdir().unwrap(), settings: settings() };
     let before = replicas.run("doorward-1", None);
     replicas.run("doorward-0", Some(before.clone()));

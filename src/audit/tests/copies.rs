@@ -33,7 +33,7 @@ fn a_checkpoint_after_a_half_written_line_is_copied_to_a_line_of_its_own() {
 
 /// An open of a named pipe hangs until somebody writes to it, as does a mount whose server is gone.
 #[test]
-fn a_second_place_that_hangs_at_the_start_does_not_keep_doorward_from_starting() {
+fn a_checkpoint_copy_that_hangs_does_not_prevent_the_start() {
     let directory = tempfile::tempdir().unwrap();
     let (settings, copy) = copied(directory.path());
     assert!(std::process::Command::new("mkfifo").arg(&copy).status().unwrap().success());

@@ -23,7 +23,7 @@ fn intact(path: &Path, proof: &Proof) -> Summary {
 }
 
 #[test]
-fn a_trail_goes_on_after_a_restart() {
+fn a_trail_continues_after_a_restart() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("audit.jsonl");
     let settings = file_settings(&path);
@@ -57,7 +57,7 @@ fn keys_that_are_not_configured_are_kept() {
 
 /// Later lines were written to a file that nobody could find any more, and counted as written.
 #[test]
-fn lines_do_not_go_with_a_file_that_somebody_moves_or_removes() {
+fn later_lines_are_not_lost_with_a_file_that_is_moved_or_removed() {
     let directory = tempfile::tempdir().unwrap();
     let (path, moved) = (directory.path().join("audit.jsonl"), directory.path().join("elsewhere"));
     let (mut sink, _) = RotatingFile::open(&path, 1 << 20, Retention::default(), NOW).unwrap();
@@ -82,7 +82,7 @@ fn lines_do_not_go_with_a_file_that_somebody_moves_or_removes() {
 /// The trail could not be written for a moment, or somebody's empty file became a file of the trail at which retention
 /// stopped.
 #[test]
-fn of_a_file_that_somebody_moved_none_in_its_place_is_rotated() {
+fn no_file_is_rotated_in_place_of_one_that_was_moved() {
     for is_made_anew in [false, true] {
         let directory = tempfile::tempdir().unwrap();
         let (path, moved) = (directory.path().join("audit.jsonl"), directory.path().join("elsewhere"));
@@ -117,7 +117,7 @@ fn write(trail: &Trail, number: u128) -> Result<(), AuditUnavailable> {
 
 /// An export read the beginning of the new file as the rest of the one that was gone.
 #[test]
-fn that_another_file_comes_for_one_that_somebody_removed_is_known_before_it_is_there() {
+fn the_successor_of_a_file_that_was_removed_is_announced_before_it_exists() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("audit.jsonl");
     let (trail, backlog) = exported(&path, 1 << 20);
@@ -139,7 +139,7 @@ fn that_another_file_comes_for_one_that_somebody_removed_is_known_before_it_is_t
 
 /// Otherwise an export reads the beginning of the new file as the rest of the one that was moved.
 #[test]
-fn that_another_file_comes_for_a_full_one_that_somebody_moved_is_known_before_it_is_there() {
+fn the_successor_of_a_full_file_that_was_moved_is_announced_before_it_exists() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("audit.jsonl");
     let (trail, backlog) = exported(&path, 1);
@@ -182,7 +182,7 @@ fn a_trail_that_cannot_be_written_names_its_file() {
 
 /// The open file can only append.
 #[test]
-fn what_a_failed_sync_has_lost_of_a_file_is_written_in_its_place() {
+fn lines_that_a_failed_sync_lost_are_written_again_in_place() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("audit.jsonl");
     let (mut sink, _) = RotatingFile::open(&path, 1 << 20, Retention::default(), NOW).unwrap();
@@ -217,7 +217,7 @@ fn a_half_written_last_line_is_cut_at_the_next_start() {
 }
 
 #[test]
-fn a_file_whose_very_first_line_is_torn_begins_anew() {
+fn a_file_with_a_torn_first_line_is_started_again() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("audit.jsonl");
     let settings = file_settings(&path);
@@ -239,7 +239,7 @@ fn a_file_that_is_no_trail_is_left_alone() {
 
 /// The error named the last line, which was intact.
 #[test]
-fn a_file_whose_first_line_is_none_of_a_trail_is_told_of_by_that_line() {
+fn an_error_about_a_first_line_that_is_no_record_names_that_line() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("audit.jsonl");
     open(&file_settings(&path), directory.path()).shutdown();
@@ -252,7 +252,7 @@ fn a_file_whose_first_line_is_none_of_a_trail_is_told_of_by_that_line() {
 
 /// Regression: a damaged first line kept Doorward from starting, and the log named the last line instead.
 #[test]
-fn a_trail_with_a_damaged_line_at_its_beginning_is_gone_on_with_and_verify_tells_of_it() {
+fn a_trail_with_a_damaged_first_line_is_continued_and_verify_reports_it() {
     for damaged in 0..2 {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("audit.jsonl");
@@ -351,7 +351,7 @@ fn a_crash_between_two_files_is_bridged() {
 }
 
 #[test]
-fn a_tail_cut_between_two_starts_is_told_by_the_copied_checkpoint() {
+fn a_tail_cut_between_two_starts_is_detected_by_the_copied_checkpoint() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("audit.jsonl");
     let copy = directory.path().join("elsewhere.jsonl");
@@ -397,7 +397,7 @@ fn of_one_start_with_a_copy(path: &Path) -> (Settings, Proof) {
 /// The output did not mention the later lines, which somebody may have cut off, nor that the checkpoint's line is
 /// missing.
 #[test]
-fn how_far_a_copy_of_checkpoints_tells_is_said_as_it_may_have_ended_long_ago() {
+fn the_last_position_that_a_copy_of_checkpoints_covers_is_reported() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("audit.jsonl");
     let (settings, proof) = of_one_start_with_a_copy(&path);
@@ -419,7 +419,7 @@ fn how_far_a_copy_of_checkpoints_tells_is_said_as_it_may_have_ended_long_ago() {
 
 /// The output said that the line is not in the files.
 #[test]
-fn a_last_checkpoint_that_was_edited_is_not_said_to_be_gone() {
+fn an_edited_last_checkpoint_is_not_reported_as_missing() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("audit.jsonl");
     let (_, proof) = of_one_start_with_a_copy(&path);
@@ -433,7 +433,7 @@ fn a_last_checkpoint_that_was_edited_is_not_said_to_be_gone() {
 }
 
 #[test]
-fn a_second_place_that_is_away_stops_nothing() {
+fn an_unavailable_checkpoint_copy_stops_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("audit.jsonl");
     let copy = directory.path().join("mount/elsewhere.jsonl");
@@ -460,7 +460,7 @@ fn a_second_place_that_is_away_stops_nothing() {
 
 /// Like a mount whose server is gone.
 #[test]
-fn a_second_place_that_hangs_stops_nothing() {
+fn a_checkpoint_copy_that_hangs_stops_nothing() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("audit.jsonl");
     let copy = directory.path().join("elsewhere.jsonl");

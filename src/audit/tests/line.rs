@@ -26,7 +26,7 @@ fn fits(line: &[u8]) -> bool {
 }
 
 #[test]
-fn a_line_says_all_that_the_record_does() {
+fn a_line_contains_everything_in_the_record() {
     let line: Value = serde_json::from_slice(&written(&full_record())).unwrap();
     for (pointer, value) in [
         ("/class_uid", json!(4002)),
@@ -66,7 +66,7 @@ fn a_line_says_all_that_the_record_does() {
 }
 
 #[test]
-fn a_refusal_is_told_with_its_reason() {
+fn a_refusal_is_recorded_with_its_reason() {
     let mut record = record(1);
     record.refuse(&Rejection::new(Reason::TokenExpired, "the token ended an hour ago"));
     let line: Value = serde_json::from_slice(&written(&record)).unwrap();
@@ -78,7 +78,7 @@ fn a_refusal_is_told_with_its_reason() {
 
 /// The record named nobody.
 #[test]
-fn a_refused_identity_is_told_with_whom_the_credential_named() {
+fn a_refused_identity_is_recorded_with_the_subject_that_its_credential_named() {
     let mut record = record(1);
     let names = PresentedIdentity {
         issuer: "corp".into(),
@@ -97,7 +97,7 @@ fn a_refused_identity_is_told_with_whom_the_credential_named() {
 }
 
 #[test]
-fn what_was_let_through_and_failed_beyond_is_told_apart_from_what_was_refused() {
+fn a_permitted_request_that_failed_upstream_is_distinguished_from_a_refused_one() {
     for (outcome, reason, action) in [
         (Some(Effect::Allow), None, 1),
         (Some(Effect::Allow), Some(Reason::UpstreamTimeout), 1),
@@ -120,7 +120,7 @@ fn what_was_let_through_and_failed_beyond_is_told_apart_from_what_was_refused() 
 }
 
 #[test]
-fn what_a_decision_was_made_on_can_be_read_back() {
+fn the_inputs_of_a_decision_can_be_read_back() {
     let record = full_record();
     let inputs = ReplayInputs::parse(&written(&record)).unwrap();
     assert_eq!(inputs.id, record.id);
@@ -147,7 +147,7 @@ fn what_a_decision_was_made_on_can_be_read_back() {
 
 /// An issuer that says there are no groups has not withheld them.
 #[test]
-fn a_word_of_no_groups_can_be_told_from_no_word() {
+fn an_empty_list_of_groups_is_distinguished_from_an_absent_one() {
     for says in [true, false] {
         let principal =
             Principal { groups: Vec::new(), says_groups: says, scopes: Vec::new(), says_scopes: says, ..principal() };
@@ -160,7 +160,7 @@ fn a_word_of_no_groups_can_be_told_from_no_word() {
 
 /// Otherwise a decision about an agent that acts for a person may differ when it is repeated.
 #[test]
-fn the_kind_of_whom_somebody_acts_for_can_be_read_back() {
+fn the_kind_of_the_person_behind_an_actor_can_be_read_back() {
     for subject in [Kind::Human, Kind::Agent] {
         let (kind, subject_kind) = Principal::kinds(subject, true);
         let principal = Principal { kind, subject_kind, ..principal() };
@@ -171,7 +171,7 @@ fn the_kind_of_whom_somebody_acts_for_can_be_read_back() {
 }
 
 #[test]
-fn a_token_that_was_asked_for_can_be_read_back() {
+fn a_requested_token_can_be_read_back() {
     let task = TaskView {
         cluster: "cluster".to_owned(),
         namespace: "ci".to_owned(),
@@ -209,7 +209,7 @@ fn a_claim_with_a_slash_in_its_name_can_be_read_back() {
 
 /// E-mail addresses are recorded only under a policy that uses them.
 #[test]
-fn an_address_of_mail_that_the_policy_asks_for_can_be_read_back() {
+fn an_email_address_that_the_policy_uses_can_be_read_back() {
     let claims = json!({"email": "alice@example.com", "email_verified": true});
     let principal = Arc::new(Principal { claims: Arc::new(claims.as_object().unwrap().clone()), ..principal() });
     let email = |names: Option<&[&str]>| {
@@ -396,7 +396,7 @@ fn hostile(text: &str, many: usize) -> Record {
 }
 
 #[test]
-fn a_line_stays_in_bounds_whatever_is_in_it() {
+fn a_line_is_bounded_whatever_its_content() {
     let long = "x".repeat(100_000);
     let control = "\u{1}".repeat(100_000);
     let quotes = "\"\\".repeat(10_000);
@@ -411,7 +411,7 @@ fn a_line_stays_in_bounds_whatever_is_in_it() {
 
 /// The last ones were left out, and a token that an operator had revoked through one of them was reported as not ended.
 #[test]
-fn a_line_names_all_whose_revocation_ends_a_token_though_their_names_are_the_longest() {
+fn a_line_names_every_party_whose_revocation_ends_a_token_even_with_longest_names() {
     let (namespace, account) = ("n".repeat(63), "a".repeat(253));
     let account = |cluster| (cluster, format!("system:serviceaccount:{namespace}:{account}"));
     // A task whose run three agents caused for somebody, and the name in the token.
@@ -443,7 +443,7 @@ fn a_line_names_all_whose_revocation_ends_a_token_though_their_names_are_the_lon
 }
 
 #[test]
-fn what_fits_is_not_cut_and_what_matters_least_is_cut_first() {
+fn a_line_that_fits_is_not_cut_and_the_least_important_fields_are_cut_first() {
     let groups: Vec<Arc<str>> = (0..200).map(|n| format!("6f1c{n:04}-0000-4000-8000-000000000000").into()).collect();
     let with = |count: usize, agent: usize| {
         let principal = Principal { groups: groups[..count].to_vec(), ..principal() };
@@ -458,7 +458,7 @@ fn what_fits_is_not_cut_and_what_matters_least_is_cut_first() {
 }
 
 #[test]
-fn who_comes_again_is_written_as_at_first() {
+fn a_repeated_caller_is_written_as_the_first_time() {
     let line = |record: &Record, callers: &mut Callers| {
         let mut line = Vec::new();
         write_record(record, callers, &mut line);

@@ -74,7 +74,7 @@ fn no_name_of_a_person_reaches_a_line_and_all_else_does() {
 
 /// The two together revealed whose the pseudonym is, in every other line too.
 #[test]
-fn who_pushes_to_a_repository_of_their_own_is_not_named_by_it() {
+fn the_name_of_a_personal_repository_does_not_reveal_its_owner() {
     for (actor, owner, repository, hidden) in [
         ("octoalice", "octoalice", "octoalice/app", true),
         ("octoalice", "OctoAlice", "OctoAlice/app", true),
@@ -101,7 +101,7 @@ fn who_pushes_to_a_repository_of_their_own_is_not_named_by_it() {
 }
 
 #[test]
-fn who_is_refused_before_there_is_a_principal_has_no_name_either() {
+fn a_caller_refused_before_authentication_is_pseudonymized_too() {
     let named = |subject: &str| {
         let mut record = record(1);
         let presented = PresentedIdentity {
@@ -125,7 +125,7 @@ const TASK: &str = "serviceaccount:ci:builder";
 
 /// The actor makes the principal an agent, whose subject is still a person.
 #[test]
-fn a_person_on_whose_behalf_a_task_acts_has_no_name_either() {
+fn a_person_on_whose_behalf_a_task_acts_is_pseudonymized_too() {
     let own = || Some(Box::new(KnownAs { issuer: "corp".into(), subject: "00u1".into() }));
     for (what, on_behalf_of, claims, hidden) in [
         ("a token of ours for a person", own(), json!({"kind": "human", "act": {}}), true),
@@ -188,7 +188,7 @@ fn workloads_bots_agents_and_break_glass_keep_their_names() {
 
 /// The name beside the pseudonym would reveal for ever whose that is.
 #[test]
-fn who_acts_for_somebody_has_no_name_in_a_refusal_either() {
+fn an_actor_is_pseudonymized_in_a_refusal_too() {
     let bob = Actor { subject: "bob".into(), client: None };
     let agent = Actor { subject: "agent-7".into(), client: Some("agents".into()) };
     for (actor, kind, said) in [
@@ -207,7 +207,7 @@ fn who_acts_for_somebody_has_no_name_in_a_refusal_either() {
 
 /// Their agent has a token of another issuer, and starts the run.
 #[test]
-fn a_person_behind_the_agent_that_caused_a_run_has_no_name_where_its_tasks_ask_for_tokens() {
+fn a_person_behind_the_agent_that_caused_a_run_is_pseudonymized_in_token_requests() {
     for (what, claims, hidden) in
         [("an agent that acts for somebody", json!({"act": {"sub": "planner"}}), true), ("a bot", json!({}), false)]
     {

@@ -60,7 +60,7 @@ fn at_most(keep: u32) -> Kept {
 }
 
 #[test]
-fn only_so_many_full_files_are_kept_and_the_trail_tells_which_went() {
+fn the_number_of_full_files_is_bounded_and_the_trail_names_the_removed_ones() {
     let kept = at_most(2);
     kept.run(400);
     assert_eq!(kept.files().len(), 3);
@@ -73,7 +73,7 @@ fn only_so_many_full_files_are_kept_and_the_trail_tells_which_went() {
 }
 
 #[test]
-fn a_file_that_somebody_removed_is_missed_though_others_went_in_time() {
+fn a_file_removed_by_hand_is_noticed_even_if_others_expired() {
     let kept = at_most(3);
     kept.run(400);
     kept.intact();
@@ -88,7 +88,7 @@ fn a_file_that_somebody_removed_is_missed_though_others_went_in_time() {
 }
 
 #[test]
-fn lines_go_when_their_time_is_over_though_no_file_is_full() {
+fn lines_expire_even_if_no_file_is_full() {
     let kept = Kept::new(Retention { keep: None, retain: Some(8 * HOUR) });
     for _ in 0..8 {
         kept.run(1);
@@ -109,7 +109,7 @@ fn lines_go_when_their_time_is_over_though_no_file_is_full() {
 /// The end of a long stream is written with the time of its arrival, so that a file counted as old as soon as it was
 /// full.
 #[test]
-fn lines_are_kept_from_when_they_were_written_though_their_requests_arrived_long_before() {
+fn retention_counts_from_the_writing_of_a_line_and_not_the_arrival_of_its_request() {
     let kept = Kept { latency: 9 * HOUR, ..Kept::new(Retention { keep: None, retain: Some(8 * HOUR) }) };
     kept.run(400);
     assert!(kept.files().len() > 3, "{:?}", kept.files());
@@ -121,7 +121,7 @@ fn lines_are_kept_from_when_they_were_written_though_their_requests_arrived_long
 
 /// A file that replaced a moved one began with such an end, so that the previous file counted as old.
 #[test]
-fn lines_are_kept_though_the_next_file_begins_with_a_request_that_arrived_long_before() {
+fn lines_are_retained_even_if_the_next_file_begins_with_a_request_from_long_before() {
     let kept = Kept { latency: 9 * HOUR, ..Kept::new(Retention { keep: None, retain: Some(8 * HOUR) }) };
     let trail = Trail::open(&kept.settings, kept.directory.path(), kept.clock.clone()).unwrap();
     let write = |number| {
@@ -152,7 +152,7 @@ fn lines_are_kept_though_the_next_file_begins_with_a_request_that_arrived_long_b
 
 /// Regression: a damaged file has no known age, and the expired file before it was therefore kept too.
 #[test]
-fn a_file_whose_time_is_over_goes_though_the_next_one_is_damaged() {
+fn an_expired_file_is_removed_even_if_the_next_one_is_damaged() {
     let kept = Kept::new(Retention { keep: None, retain: Some(8 * HOUR) });
     kept.run(400);
     let [oldest, damaged] = [0, 1].map(|at: usize| kept.files()[at].clone());
@@ -208,7 +208,7 @@ fn files_that_a_crash_left_are_no_alarm() {
 
 /// Otherwise the chain key would be enough to explain that files are gone.
 #[test]
-fn a_line_that_tells_of_removed_files_counts_only_with_a_good_signature() {
+fn a_line_about_removed_files_counts_only_with_a_valid_signature() {
     let kept = at_most(2);
     kept.run(400);
     assert!(kept.intact().cut.is_some());

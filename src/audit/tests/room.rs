@@ -32,7 +32,7 @@ async fn stall(trail: &Trail, sink: &Memory) -> Written {
 
 /// A sync of half a second filled the queue, and requests got 503 although nothing was wrong with the disk.
 #[tokio::test]
-async fn requests_wait_for_room_while_the_disk_stands_still() {
+async fn requests_wait_for_room_while_the_disk_stalls() {
     let sink = Memory::default();
     let trail = start(&queue(4), &sink, &clock());
     let stalled = stall(&trail, &sink).await;
@@ -56,7 +56,7 @@ async fn requests_wait_for_room_while_the_disk_stands_still() {
 
 /// Each request would have waited as long for a hanging disk, and the replica counted as ready.
 #[tokio::test]
-async fn once_somebody_has_waited_in_vain_others_do_not_until_the_disk_takes_lines() {
+async fn after_a_request_timed_out_no_other_waits_until_the_disk_works_again() {
     let sink = Memory::default();
     let trail = start(&queue(4), &sink, &clock());
     let stalled = stall(&trail, &sink).await;
@@ -79,7 +79,7 @@ async fn once_somebody_has_waited_in_vain_others_do_not_until_the_disk_takes_lin
 
 /// The provider's response was consumed, and only then the lack of space was noticed.
 #[tokio::test]
-async fn what_would_be_in_vain_does_not_begin_where_no_room_comes_free() {
+async fn the_check_before_any_work_fails_while_no_room_becomes_free() {
     let sink = Memory::default();
     let trail = start(&queue(4), &sink, &clock());
     let _stalled = stall(&trail, &sink).await;
@@ -95,7 +95,7 @@ async fn what_would_be_in_vain_does_not_begin_where_no_room_comes_free() {
 }
 
 #[tokio::test]
-async fn a_record_that_is_not_on_the_disk_in_time_refuses_its_request_and_is_told() {
+async fn a_record_that_is_not_on_disk_in_time_refuses_its_request_and_is_reported() {
     let sink = Memory::default();
     let trail = start(&queue(4), &sink, &clock());
     let stalled = stall(&trail, &sink).await;
@@ -109,7 +109,7 @@ async fn a_record_that_is_not_on_the_disk_in_time_refuses_its_request_and_is_tol
 
 /// While there was space, each request waited as long for its own record as the first.
 #[tokio::test]
-async fn once_the_disk_hangs_nobody_waits_for_a_record_to_be_on_it() {
+async fn once_the_disk_hangs_no_request_waits_for_its_record() {
     let sink = Memory::default();
     let settings = queue(64);
     let trail = start(&settings, &sink, &clock());
@@ -130,7 +130,7 @@ async fn once_the_disk_hangs_nobody_waits_for_a_record_to_be_on_it() {
 
 /// The end of a run that had tokens was queued with each try, twice a second for as long as the disk hung.
 #[tokio::test]
-async fn what_is_noted_until_it_is_there_is_not_queued_by_each_try() {
+async fn a_record_that_is_retried_until_written_is_queued_only_once() {
     let alarm = || Note::Alarm { what: "test", detail: "again".to_owned() };
     let notes = |sink: &Memory| sink.lines().iter().filter(|line| line["unmapped"]["detail"].is_string()).count();
     let sink = Memory::default();
@@ -156,7 +156,7 @@ async fn what_is_noted_until_it_is_there_is_not_queued_by_each_try() {
 
 /// Each try counted as a lost record, although it was in the trail in the end.
 #[tokio::test]
-async fn what_is_noted_until_it_is_there_is_not_lost_where_there_is_no_place_for_it() {
+async fn a_record_that_is_retried_until_written_survives_a_full_queue() {
     let alarm = || Note::Alarm { what: "test", detail: "again".to_owned() };
     let sink = Memory::default();
     let trail = start(&queue(4), &sink, &clock());
@@ -176,7 +176,7 @@ async fn what_is_noted_until_it_is_there_is_not_lost_where_there_is_no_place_for
 /// Deliveries, whose senders wait for less, left each time before anybody noticed, and the replica counted as ready for
 /// as long as the disk hung.
 #[tokio::test]
-async fn a_disk_that_hangs_is_told_though_nobody_waits_for_as_long() {
+async fn a_disk_that_hangs_is_reported_even_if_no_request_waits_that_long() {
     let sink = Memory::default();
     let trail = start(&queue(64), &sink, &clock());
     let _stalled = stall(&trail, &sink).await;
@@ -196,7 +196,7 @@ async fn a_disk_that_hangs_is_told_though_nobody_waits_for_as_long() {
 /// Deliveries, whose senders wait for less than a disk may stand still, were refused under `continue`, and those that
 /// are sent once lost.
 #[tokio::test]
-async fn who_waits_no_longer_for_the_disk_goes_on_under_continue_unless_it_must_be_recorded() {
+async fn under_continue_a_request_whose_wait_for_the_disk_ends_passes_unless_strict() {
     let continuing = Settings { when_full: WhenFull::Continue, ..settings() };
     let trail = start(&continuing, &Memory::default(), &clock());
     assert_eq!(trail.reserve(2).await.unwrap().out_of_time(), Ok(()));
@@ -208,7 +208,7 @@ async fn who_waits_no_longer_for_the_disk_goes_on_under_continue_unless_it_must_
 }
 
 #[tokio::test(start_paused = true)]
-async fn the_wait_of_who_left_is_counted() {
+async fn the_wait_of_a_client_that_left_is_counted() {
     let trail = start(&queue(2), &Memory::default(), &clock());
     let _others = trail.reserve(2).await.unwrap();
     assert!(timeout(MAX_STALL / 2, trail.reserve(1)).await.is_err());
@@ -218,7 +218,7 @@ async fn the_wait_of_who_left_is_counted() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn who_waits_for_room_in_vain_is_refused_in_the_end_and_counted() {
+async fn a_request_that_waits_too_long_for_room_is_refused_and_counted() {
     let trail = start(&queue(2), &Memory::default(), &clock());
     let _others = trail.reserve(2).await.unwrap();
     let begun = tokio::time::Instant::now();
@@ -231,7 +231,7 @@ async fn who_waits_for_room_in_vain_is_refused_in_the_end_and_counted() {
 
 /// A request that can never get enough room must not make all others wait behind it.
 #[tokio::test(start_paused = true)]
-async fn who_needs_more_than_there_can_ever_be_does_not_wait() {
+async fn a_request_that_can_never_get_enough_room_does_not_wait() {
     let trail = start(&queue(1), &Memory::default(), &clock());
     assert_eq!(trail.reserve(2).await.unwrap_err(), AuditUnavailable::Full);
     assert_eq!(trail.metrics().waits.get(), 0);
@@ -240,7 +240,7 @@ async fn who_needs_more_than_there_can_ever_be_does_not_wait() {
 
 /// Otherwise a request that needs space for two records waits for as long as others arrive that need it for one.
 #[tokio::test]
-async fn nobody_overtakes_those_who_wait_for_room() {
+async fn requests_that_wait_for_room_are_not_overtaken() {
     let trail = start(&queue(2), &Memory::default(), &clock());
     let (first, second) = (trail.reserve(1).await.unwrap(), trail.reserve(1).await.unwrap());
     let (reserved, ()) = tokio::join!(trail.reserve(2), async {
@@ -254,7 +254,7 @@ async fn nobody_overtakes_those_who_wait_for_room() {
 
 /// A client that leaves must not take its place with it.
 #[tokio::test]
-async fn who_leaves_while_it_waits_holds_no_room() {
+async fn a_request_dropped_while_it_waits_holds_no_room() {
     let trail = start(&queue(2), &Memory::default(), &clock());
     let (first, second) = (trail.reserve(1).await.unwrap(), trail.reserve(1).await.unwrap());
     tokio::select! {
@@ -269,7 +269,7 @@ async fn who_leaves_while_it_waits_holds_no_room() {
 }
 
 #[tokio::test]
-async fn who_waits_for_room_is_refused_as_soon_as_the_trail_fails() {
+async fn a_request_that_waits_for_room_is_refused_as_soon_as_the_trail_fails() {
     let sink = Memory::default();
     let trail = start(&queue(2), &sink, &clock());
     let mut others = trail.reserve(2).await.unwrap();
@@ -284,7 +284,7 @@ async fn who_waits_for_room_is_refused_as_soon_as_the_trail_fails() {
 
 /// Regression: when the trail failed, a waiting request still got the place that another freed at the same moment.
 #[tokio::test]
-async fn who_waits_for_room_is_refused_though_some_is_free_by_when_the_trail_fails() {
+async fn a_request_that_waits_for_room_is_refused_if_the_trail_fails_as_room_becomes_free() {
     let sink = Memory::default();
     let trail = start(&queue(2), &sink, &clock());
     let mut others = trail.reserve(2).await.unwrap();
@@ -302,7 +302,7 @@ async fn who_waits_for_room_is_refused_though_some_is_free_by_when_the_trail_fai
 }
 
 #[tokio::test]
-async fn who_waits_for_room_is_refused_when_the_trail_closes() {
+async fn a_request_that_waits_for_room_is_refused_when_the_trail_closes() {
     let trail = start(&queue(1), &Memory::default(), &clock());
     let _others = trail.reserve(1).await.unwrap();
     let (refused, ()) = tokio::join!(trail.reserve(1), async {
@@ -313,7 +313,7 @@ async fn who_waits_for_room_is_refused_when_the_trail_closes() {
 }
 
 #[tokio::test]
-async fn who_waits_for_room_goes_on_when_a_reload_says_so() {
+async fn a_request_that_waits_for_room_continues_when_a_reload_permits_it() {
     let settings = queue(1);
     let trail = start(&settings, &Memory::default(), &clock());
     let _others = trail.reserve(1).await.unwrap();
@@ -326,7 +326,7 @@ async fn who_waits_for_room_goes_on_when_a_reload_says_so() {
 
 /// Their records took all space, and allowed requests were refused.
 #[tokio::test]
-async fn a_flood_of_refusals_keeps_no_request_waiting() {
+async fn a_flood_of_refusals_delays_no_request() {
     let sink = Memory::default();
     let trail = start(&queue(4), &sink, &clock());
     let stalled = stall(&trail, &sink).await;
@@ -341,7 +341,7 @@ async fn a_flood_of_refusals_keeps_no_request_waiting() {
 
 /// The thread takes nothing from the queue meanwhile, so the sender alone bounds it.
 #[tokio::test]
-async fn a_flood_of_long_records_while_the_disk_stands_still_is_bounded_in_bytes() {
+async fn a_flood_of_long_records_while_the_disk_stalls_is_bounded_in_bytes() {
     for (records, are_lost) in [(1000, false), (4000, true)] {
         let sink = Memory::default();
         let trail = start(&queue(1 << 20), &sink, &clock());

@@ -31,7 +31,7 @@ fn written() -> &'static Written {
 }
 
 #[test]
-fn a_key_of_another_trail_is_told_once() {
+fn a_key_of_another_trail_is_reported_once() {
     let Written { bytes, lines, proof } = written();
     let keys = vec![ChainKey::new(&[9; 32]).unwrap()];
     let other = Proof { keys, last_checkpoint: None, ..proof.clone() };
@@ -92,7 +92,7 @@ proptest! {
 }
 
 #[test]
-fn problems_are_told_in_plain_words_with_their_place() {
+fn problems_are_reported_in_plain_words_with_their_position() {
     let Written { lines, proof, .. } = written();
     let without = |at: usize| [&lines[..at], &lines[at + 1..]].concat().concat();
     let replaced = |at: usize, line: &[u8]| [&lines[..at].concat(), line, &lines[at + 1..].concat()].concat();
@@ -117,7 +117,7 @@ fn problems_are_told_in_plain_words_with_their_place() {
 }
 
 #[test]
-fn without_the_key_nothing_is_said_and_with_another_all_is_wrong() {
+fn without_the_key_nothing_is_claimed_and_with_another_everything_fails() {
     let Written { bytes, proof, .. } = written();
     assert!(matches!(Verifier::new(&Proof { keys: Vec::new(), ..proof.clone() }), Err(CannotVerify::NoKey)));
     let other = ChainKey::new(&[8; 32]).unwrap();
@@ -335,7 +335,7 @@ fn a_line_of_another_chain_with_the_same_key_and_the_right_number_is_found() {
 
 /// Public keys are optional. A forged checkpoint with a low number would hide that lines were cut off the end.
 #[test]
-fn a_checkpoint_that_was_edited_is_no_proof_though_no_public_key_is_given() {
+fn an_edited_checkpoint_is_no_proof_even_without_a_public_key() {
     let Written { lines, proof, .. } = written();
     let last = String::from_utf8(lines.last().unwrap().clone()).unwrap();
     let edited = last.replacen("\"records\":", "\"records\": ", 1);

@@ -68,7 +68,7 @@ fn a_full_file_is_synced_before_the_next_begins() {
 
 /// They are held in memory until then, and lost in a power failure.
 #[test]
-fn what_nobody_waits_for_is_synced_before_it_grows_large() {
+fn records_without_a_waiter_are_synced_before_they_pile_up() {
     let sink = Memory::default();
     let trail = start(&Settings { queue: 4096, ..settings() }, &sink, &clock());
     for number in 0..5000 {
@@ -105,7 +105,7 @@ fn a_closed_trail_refuses() {
 }
 
 #[test]
-fn a_durable_record_is_synced_before_the_request_goes_on() {
+fn a_durable_record_is_synced_before_the_request_continues() {
     let sink = Memory::default();
     let trail = start(&settings(), &sink, &clock());
     let mut reservation = trail.take_room(2, false).unwrap();
@@ -138,7 +138,7 @@ fn durable_records_share_a_sync() {
 
 /// It is needed in the middle of an incident, when a restart would lose the waiting records.
 #[test]
-fn what_happens_when_it_is_full_follows_a_reload() {
+fn the_behaviour_of_a_full_trail_follows_a_reload() {
     let settings = Settings { queue: 1, ..settings() };
     let trail = start(&settings, &Memory::default(), &clock());
     let _room = trail.take_room(1, false).unwrap();
@@ -150,7 +150,7 @@ fn what_happens_when_it_is_full_follows_a_reload() {
 }
 
 #[test]
-fn checkpoints_come_by_count_and_by_time() {
+fn checkpoints_are_written_by_count_and_by_time() {
     let settings = Settings { checkpoint_records: 5, ..settings() };
     let sink = Memory::default();
     let clock = clock();
@@ -174,7 +174,7 @@ fn checkpoints_come_by_count_and_by_time() {
 
 /// The next one was due one interval after the last, which was then in the future.
 #[test]
-fn a_checkpoint_comes_soon_after_the_clock_was_set_back() {
+fn a_checkpoint_is_written_soon_after_the_clock_was_set_back() {
     let (sink, clock) = (Memory::default(), clock());
     let trail = start(&settings(), &sink, &clock);
     clock.set(clock.now() - Duration::from_secs(3600));

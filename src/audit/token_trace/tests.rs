@@ -36,7 +36,7 @@ fn revoke(time: i64, arguments: &Value) -> String {
 }
 
 #[test]
-fn a_token_of_another_issuer_with_the_same_id_is_no_use_of_ours_and_not_ended_with_it() {
+fn a_token_of_another_issuer_with_the_same_id_is_neither_a_use_nor_ended() {
     let operator = |issuer: &str| revoke(5, &json!({"issuer": issuer, "token_id": "same"}));
     let told = |lines: &[String]| {
         let token = traced(lines, Tokens::Id("same")).pop().unwrap();
@@ -52,7 +52,7 @@ fn a_token_of_another_issuer_with_the_same_id_is_no_use_of_ours_and_not_ended_wi
 
 /// Callers that were revoked or left while their token was being recorded got none, and it was reported as issued.
 #[test]
-fn a_token_whose_request_was_refused_or_left_once_it_was_written_down_was_given_to_nobody() {
+fn a_token_whose_request_was_refused_or_dropped_counts_as_never_issued() {
     let answered = |more: &Value, refusal: Option<&str>| {
         let mut line: Value = serde_json::from_str(&of(1, 1, "corp", more)).unwrap();
         line["status_code"] = refusal.into();
@@ -124,7 +124,7 @@ fn a_token_of_another_provider_has_not_ended_with_its_run_or_by_a_revocation() {
 }
 
 #[test]
-fn the_first_end_counts_whichever_file_it_stands_in() {
+fn the_first_revocation_counts_in_whichever_file_it_is() {
     let given_up = |time| of(9, time, "own", &json!({"revoked": "same"}));
     for (what, lines, first) in [
         (
@@ -144,7 +144,7 @@ fn the_first_end_counts_whichever_file_it_stands_in() {
 
 /// A task whose run was created by a task of another run, with its own token; a person's planner had started that run.
 #[test]
-fn an_operator_who_revokes_any_of_those_by_whom_a_token_is_good_has_ended_it() {
+fn revoking_any_party_that_a_token_depends_on_ends_the_token() {
     let account = "system:serviceaccount:ci:builder";
     let parties = json!([["own", "alice"], ["corp", "00u1"], ["cluster", account], ["corp", "planner"],]);
     for (what, issuer, subject, is_ended) in [

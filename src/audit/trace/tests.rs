@@ -159,7 +159,7 @@ fn a_delivery_is_found_by_the_id_of_its_sender_and_by_its_event() {
 }
 
 #[test]
-fn a_run_that_a_request_made_is_of_no_delivery_whose_event_it_bears() {
+fn a_run_made_by_a_request_is_not_traced_to_the_delivery_whose_event_it_copies() {
     let lines = [
         request(ARRIVAL, "request", &json!({"webhook": {"webhook": "github", "delivery": "d"}, "event_id": "e"})),
         request(REQUEST, "request", &creates("ci")),
@@ -176,7 +176,7 @@ fn a_run_that_a_request_made_is_of_no_delivery_whose_event_it_bears() {
 }
 
 #[test]
-fn runs_that_had_the_same_name_are_told_apart() {
+fn runs_that_had_the_same_name_are_distinguished() {
     let asked = |id| json!({"request": id});
     let lines = [
         request(REQUEST, "request", &creates("ci")),
@@ -191,7 +191,7 @@ fn runs_that_had_the_same_name_are_told_apart() {
 
 /// The record has both, and 502 is the status that Doorward would have sent to a sender that still waited.
 #[test]
-fn the_last_try_of_a_delivery_is_told_by_what_its_receiver_said() {
+fn the_last_attempt_of_a_delivery_is_reported_by_the_answer_of_its_receiver() {
     let ended = |id, more: &Value| {
         let mut line: Value = serde_json::from_str(&request(id, "request.completed", more)).unwrap();
         line["http_response"] = json!({"code": 502});
@@ -292,7 +292,7 @@ fn runs_are_found_by_kind_namespace_name_and_uid() {
 
 /// Claims are JSON that an issuer wrote. They can hold what looks like the metadata of another request.
 #[test]
-fn a_record_whose_claims_name_another_request_is_not_taken_for_its_record() {
+fn a_record_whose_claims_name_another_request_is_not_mistaken_for_its_record() {
     let claims = json!({"claims": {"correlation_uid": REQUEST}});
     let [other, own] = [request(ARRIVAL, "request", &claims), request(REQUEST, "request", &json!({}))];
     let (_file, files) = trail(&format!("{other}\n{own}\n"));

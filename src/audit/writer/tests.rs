@@ -34,7 +34,7 @@ fn waiting() -> Item {
 
 /// All of them were to be told at once that it fails.
 #[test]
-fn while_the_sink_fails_nobody_waits_for_others() {
+fn while_the_sink_fails_no_record_waits_for_others() {
     for (fails, taken) in [(false, 2), (true, 1)] {
         let (sender, mut writer) = writer();
         writer.group = GroupCommit::expecting(2, Duration::ZERO, Duration::MAX);
@@ -50,7 +50,7 @@ fn while_the_sink_fails_nobody_waits_for_others() {
 
 /// Regression: a full group waited for a window in which no other write could arrive.
 #[test]
-fn with_as_much_as_is_handed_over_at_once_nobody_waits_for_others() {
+fn a_full_batch_is_synced_without_waiting_for_more() {
     let (_sender, mut writer) = writer();
     let window = Duration::from_secs(60);
     writer.group = GroupCommit::expecting(2, window, Duration::MAX);
@@ -63,7 +63,7 @@ fn with_as_much_as_is_handed_over_at_once_nobody_waits_for_others() {
 
 /// After a burst it held some MiB until the next checkpoint.
 #[test]
-fn room_for_what_is_not_synced_is_kept_under_load_and_given_back_before_the_thread_sleeps() {
+fn buffers_for_unsynced_lines_are_kept_under_load_and_freed_before_the_thread_sleeps() {
     let (_sender, mut writer) = writer();
     writer.unsynced.reserve(UNSYNCED);
     writer.synced = false;
@@ -87,7 +87,7 @@ fn just_synced() -> Instant {
 
 /// Without a sync at this interval, a steady trickle of such records would wait for one until it amounts to some MiB.
 #[test]
-fn records_that_nobody_waits_for_are_synced_within_a_second() {
+fn records_without_a_waiter_are_synced_within_a_second() {
     let before = Instant::now().checked_sub(SYNC_INTERVAL).unwrap();
     for (last_sync, synced) in [(just_synced(), false), (before, true)] {
         let (_sender, mut writer) = writer();
@@ -161,7 +161,7 @@ impl Sink for Failing {
 
 /// Otherwise the beginning of the trail would be missing and no line would explain it.
 #[test]
-fn old_files_stay_if_the_line_that_tells_of_their_removal_cannot_be_synced() {
+fn old_files_remain_if_the_line_about_their_removal_cannot_be_synced() {
     for fails in [true, false] {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("audit.jsonl");

@@ -109,7 +109,7 @@ fn expressions_see_the_request_and_the_principal() {
 }
 
 #[test]
-fn what_is_absent_or_of_another_type_has_no_value() {
+fn absent_attributes_and_those_of_another_type_have_no_value() {
     for source in [
         "principal.claims.nope == 'x'",
         "principal.claims.level == 4 && principal.claims.nope",
@@ -159,7 +159,7 @@ fn a_claim_and_a_list_are_made_values_once_in_an_evaluation() {
 
 /// By `kind` alone, a deny of people missed those who acted for one.
 #[test]
-fn a_person_for_whom_somebody_acts_is_one_to_an_expression() {
+fn a_person_behind_an_actor_is_a_person_in_an_expression() {
     const PERSON: &str = "principal.subject_kind == 'human'";
     for (subject, is_acted_for, expected) in [
         (Kind::Human, false, [true, true]),
@@ -177,7 +177,7 @@ fn a_person_for_whom_somebody_acts_is_one_to_an_expression() {
 }
 
 #[test]
-fn an_address_with_two_at_signs_is_none() {
+fn an_address_with_two_at_signs_is_invalid() {
     let with = |email: &str| Principal { email: Some(email.into()), ..principal() };
     let source = "principal.email.endsWith('@company.com')";
     assert_eq!(evaluate_for(source, &with("alice@company.com")), Ok(true));
@@ -185,7 +185,7 @@ fn an_address_with_two_at_signs_is_none() {
 }
 
 #[test]
-fn slips_are_told_at_load_where_they_stand() {
+fn mistakes_are_reported_at_load_with_their_position() {
     for (source, message, at) in [
         ("principal.groups ==", "does not parse", None),
         ("principal.group == 'x'", "there is no field `group`", Some("principal.".len() - 1)),

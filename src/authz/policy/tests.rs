@@ -65,7 +65,7 @@ fn decide_all(ground: &str, policy: &str) {
 }
 
 #[test]
-fn the_groups_of_a_grant_are_shared_by_all_who_meet_no_other() {
+fn callers_matched_by_the_same_grants_share_one_list_of_groups() {
     let grants = "
 grants:
   - {id: all, who: {issuers: [corp]}, kubernetes_groups: [a, b, a]}
@@ -116,7 +116,7 @@ tests:
 
 /// All streams were decided again every few seconds if one rule, on any route, looked at the time.
 #[test]
-fn only_routes_with_a_rule_that_follows_the_clock_are_decided_again_as_it_goes() {
+fn only_routes_with_rules_about_time_are_decided_again_as_time_passes() {
     let policy = |rules: &str| compile(&root(GROUND, &format!("rules:\n{rules}"))).unwrap();
     let fresh = |on: &str, mode: &str| {
         policy(&format!(
@@ -199,7 +199,7 @@ tests:
 }
 
 #[test]
-fn a_deny_by_user_name_holds_in_any_case_and_form_and_an_allow_in_its_own_alone() {
+fn a_deny_by_user_name_ignores_case_and_form_and_an_allow_does_not() {
     // attacks:Z4
     decide_all(
         ONE_ISSUER,
@@ -262,7 +262,7 @@ tests:
 }
 
 #[test]
-fn what_a_principal_is_decides_and_who_acts_for_it() {
+fn a_decision_considers_the_principal_and_its_actor() {
     // attacks:Z5: without a kind the facts say agent.
     decide_all(
         ONE_ISSUER,
@@ -294,7 +294,7 @@ tests:
 
 /// The token of the person for whom an agent acts may have been issued to another client, which asks for nothing here.
 #[test]
-fn where_somebody_acts_a_client_is_theirs_and_a_deny_is_of_both() {
+fn with_an_actor_the_client_is_the_actors_and_a_deny_applies_to_both() {
     let policy = "
 rules:
   - {id: planner, on: {paths: [/allow]}, who: {clients: [planner]}, do: allow}
@@ -336,7 +336,7 @@ tests:
 }
 
 #[test]
-fn the_client_that_is_told_is_the_one_that_asks() {
+fn a_refusal_names_the_client_of_the_actor_if_there_is_one() {
     let root = root(ONE_ISSUER, "rules: [{id: planner, who: {clients: [planner]}, do: allow}]");
     let policy = compile(&root).unwrap();
     let request: raw::RequestFacts = serde_saphyr::from_str("{route: web}").unwrap();
@@ -353,7 +353,7 @@ fn the_client_that_is_told_is_the_one_that_asks() {
 }
 
 #[test]
-fn strangers_meet_only_what_is_for_strangers() {
+fn anonymous_callers_match_only_rules_for_anonymous_callers() {
     decide_all(
         ONE_ISSUER,
         "
@@ -372,7 +372,7 @@ tests:
 }
 
 #[test]
-fn a_deny_holds_where_the_issuer_withholds_what_it_asks_for() {
+fn a_deny_applies_if_the_issuer_withholds_the_claim_that_it_tests() {
     decide_all(
         "
 issuers:
@@ -404,7 +404,7 @@ tests:
 
 /// A principal whose token says nothing about groups, although the preset of the provider expects them.
 #[test]
-fn a_deny_over_groups_holds_where_a_provider_of_logins_withholds_them() {
+fn a_deny_over_groups_applies_if_a_login_provider_withholds_them() {
     decide_all(
         "
 issuers: [{name: corp, preset: okta, issuer: 'https://corp.okta.com', kind: human}]
@@ -428,7 +428,7 @@ tests:
 }
 
 #[test]
-fn a_doubtful_approve_takes_an_allow_away_and_opens_nothing() {
+fn an_uncertain_approve_overrides_an_allow_and_permits_nothing() {
     decide_all(
         ONE_ISSUER,
         "

@@ -230,7 +230,7 @@ mod tests {
     /// Such a principal was decided by the rules, which the proxy does not evaluate for it, so access looked allowed
     /// that nobody has.
     #[test]
-    fn somebody_comes_by_a_credential_of_their_issuer_that_the_route_takes_or_not_at_all() {
+    fn a_principal_needs_a_credential_that_its_issuer_gives_and_the_route_accepts() {
         const LOGIN: &str = "login: {client: {id: door, secret: {env: SECRET}}}";
         let root: raw::Root = serde_saphyr::from_str(&format!(
             "

@@ -103,7 +103,7 @@ fn a_task_gets_what_its_service_account_pipeline_and_task_may_have() {
 
 /// The code of a run is reported as it was written, before Tekton fills in parameters.
 #[test]
-fn a_deny_of_code_holds_where_a_parameter_of_a_resolver_may_become_it() {
+fn a_deny_of_code_applies_if_a_resolver_parameter_may_become_it() {
     let of = |pipeline: &str| TaskView { pipeline: Some(pipeline.to_owned()), ..task() };
     let filled_in = of("bundles?bundle=%24%28params.b%29&kind=pipeline&name=release");
     let other = of("bundles?bundle=new.example%2Fci%3A1&kind=pipeline&name=release");
@@ -148,7 +148,7 @@ fn a_service_account_of_one_cluster_is_not_that_of_another() {
 }
 
 #[test]
-fn an_account_in_a_namespace_whose_tasks_get_no_tokens_is_warned_of() {
+fn an_account_in_a_namespace_whose_tasks_get_no_tokens_is_warned_about() {
     const BOTH: &str =
         "[{issuer: east, kubernetes: e, namespaces: [ci]}, {issuer: west, kubernetes: w, namespaces: [dev]}]";
     let (ci, all) = ("[{issuer: east, kubernetes: e, namespaces: [ci]}]", "[{issuer: east, kubernetes: e}]");
@@ -192,7 +192,7 @@ fn a_rule_bounds_the_life_of_what_it_gives_within_that_of_all() {
 }
 
 #[test]
-fn who_is_no_task_gets_nothing_by_a_rule_for_tasks() {
+fn a_caller_that_is_no_task_gets_nothing_from_a_rule_for_tasks() {
     let token = TokenView { audience: "a", scope: None, task: None };
     assert!(on("{audiences: [a]}").matches(&token, Reading::Strict));
     for condition in ["{audiences: [a], service_accounts: ['ci/*']}", "{audiences: [a], pipelines: [p]}"] {
@@ -201,7 +201,7 @@ fn who_is_no_task_gets_nothing_by_a_rule_for_tasks() {
 }
 
 #[test]
-fn a_pattern_that_cannot_be_read_is_told_where_it_stands() {
+fn a_pattern_that_cannot_be_parsed_is_reported_at_its_path() {
     for key in ["audiences", "scopes", "service_accounts", "pipelines", "pipeline_tasks", "tasks"] {
         let mut report = Report::default();
         let audiences = if key == "audiences" { "" } else { "audiences: [a], " };
@@ -214,7 +214,7 @@ fn a_pattern_that_cannot_be_read_is_told_where_it_stands() {
 }
 
 #[test]
-fn only_what_a_token_misses_is_told() {
+fn only_the_conditions_that_a_token_misses_are_reported() {
     let task = task();
     let token = |scope| TokenView { audience: "registry.example", scope, task: Some(&task) };
     let misses = |condition: &str, token: &TokenView<'_>| -> Vec<String> {
@@ -243,7 +243,7 @@ fn only_what_a_token_misses_is_told() {
 }
 
 #[test]
-fn an_allow_says_where_a_resolver_fetches_from_and_a_deny_need_not() {
+fn an_allow_must_name_the_source_of_a_resolver_and_a_deny_need_not() {
     for (key, pattern, allowed) in [
         ("pipelines", "git?pathInRepo=a&revision=main&*", false),
         ("tasks", "hub?kind=task&name=git-clone&*", false),
@@ -261,7 +261,7 @@ fn an_allow_says_where_a_resolver_fetches_from_and_a_deny_need_not() {
 
 /// `test` and `explain` decide by the rules alone, and would show that it gives something.
 #[test]
-fn an_allow_of_tokens_for_whom_break_glass_let_in_is_warned_of() {
+fn an_allow_of_tokens_for_break_glass_users_is_warned_about() {
     for (on, action, at) in [
         ("token: {audiences: [a]}", "allow", &["/who/issuers/1"][..]),
         ("token: {audiences: [a]}", "deny", &[]),

@@ -224,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_found_is_told_to_programs_with_each_problem() {
+    fn findings_are_printed_as_json_with_each_problem() {
         let directory = tempfile::tempdir().unwrap();
         let path = written(directory.path());
         let told = || {
@@ -247,7 +247,7 @@ mod tests {
     /// The trail was reported as intact, with no hint for callers that look at the exit status; and for an edited line,
     /// a newer copy was suggested.
     #[test]
-    fn a_copy_of_checkpoints_that_nothing_was_compared_with_is_told_on_standard_error() {
+    fn a_copy_of_checkpoints_that_was_not_compared_is_reported_on_standard_error() {
         let directory = tempfile::tempdir().unwrap();
         let retention = Retention { keep: None, retain: Some(Duration::from_secs(8 * 3600)) };
         let clock = Clock::manual(Timestamp::from_secs(1_700_000_000));
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn the_exit_code_tells_intact_from_tampered_from_unknown() {
+    fn the_exit_code_distinguishes_intact_tampered_and_unknown() {
         let directory = tempfile::tempdir().unwrap();
         let directory = directory.path();
         let path = written(directory);

@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_rule_that_waits_for_an_approval_lets_nobody_start_a_run_yet() {
+    fn a_rule_that_waits_for_an_approval_permits_no_run_yet() {
         let by = |action: &str| {
             let yaml = format!(
                 "

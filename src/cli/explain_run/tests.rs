@@ -34,7 +34,7 @@ fn an_address_is_taken_as_it_is_written() {
 }
 
 #[test]
-fn a_record_that_cannot_be_read_is_told_and_not_taken_for_none() {
+fn a_record_that_cannot_be_read_is_reported_and_not_treated_as_missing() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("audit.jsonl");
     let id = Uuid::from_u128(5);
@@ -47,7 +47,7 @@ fn a_record_that_cannot_be_read_is_told_and_not_taken_for_none() {
 }
 
 #[test]
-fn a_stop_of_a_delivery_is_told_with_its_rule() {
+fn a_stopped_delivery_is_reported_with_its_rule() {
     let told = |outcome, rule, reason| {
         let (asked, detail, policy) = (None, None, None);
         let told = FromTrail {

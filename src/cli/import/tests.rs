@@ -106,7 +106,7 @@ fn alpha_with(more: &str) -> Imported {
 }
 
 #[test]
-fn who_may_sign_in_by_alpha_yaml_and_was_not_converted_lets_nobody_in() {
+fn sign_in_rules_of_an_alpha_config_that_are_not_converted_admit_nobody() {
     for (more, name) in [
         ("keycloakConfig: {roles: [deployers]}", "allowed_role"),
         ("KeycloakConfig: {Roles: [deployers]}", "allowed_role"),
@@ -139,7 +139,7 @@ fn who_may_sign_in_by_alpha_yaml_and_was_not_converted_lets_nobody_in() {
 }
 
 #[test]
-fn who_may_sign_in_by_a_cfg_and_was_not_converted_lets_nobody_in() {
+fn sign_in_rules_of_a_cfg_file_that_are_not_converted_admit_nobody() {
     let cfg = |more: &str| {
         let base = "provider = \"oidc\"\noidc_issuer_url = \"https://id.example.com\"\nclient_id = \"a\"\n\
             client_secret_file = \"/s\"\nupstreams = [\"http://a:1\"]\n";
@@ -166,7 +166,7 @@ fn who_may_sign_in_by_a_cfg_and_was_not_converted_lets_nobody_in() {
 }
 
 #[test]
-fn what_alpha_yaml_says_and_has_no_counterpart_is_named() {
+fn alpha_settings_without_a_counterpart_are_named() {
     let alpha = "
 upstreamConfig:
   proxyRawPath: true
@@ -203,7 +203,7 @@ server: {SecureBindAddress: '0.0.0.0:4443', TLS: {Key: {value: not-to-be-printed
 }
 
 #[test]
-fn what_the_converter_to_alpha_yaml_writes_for_nothing_chosen_is_not_named() {
+fn defaults_written_by_the_alpha_converter_are_not_named() {
     let alpha = "
 upstreamConfig:
   upstreams:
@@ -318,7 +318,7 @@ fn the_listener_is_at_the_address_that_was_listened_at() {
 }
 
 #[test]
-fn neither_a_name_breaks_a_comment_nor_an_error_tells_a_secret() {
+fn a_name_cannot_break_a_comment_and_an_error_reveals_no_secret() {
     let found = imported(&[CFG, "\"a\\nrules\" = 1\n"], None).unwrap();
     assert!(found.yaml.contains("# Not converted: `a\\nrules`: "), "{}", found.yaml);
     for text in [
@@ -354,7 +354,7 @@ server: {BindAddress: '0.0.0.0:4180'}
 }
 
 #[test]
-fn who_only_answers_an_ingress_is_asked_by_it() {
+fn a_proxy_without_upstreams_is_imported_as_forward_auth() {
     let text = "provider = \"oidc\"\noidc_issuer_url = \"https://id.example.com\"\nclient_id = \"a\"\n\
         client_secret_file = \"/s\"\nemail_domains = [\"*\"]\nupstreams = [\"static://202\"]\nuser_id_claim = \"upn\"\n";
     let imported = imported(&[text], Some("a.example.com")).unwrap();
@@ -401,7 +401,7 @@ fn groups_of_gitlab_are_those_of_userinfo() {
 }
 
 #[test]
-fn what_leads_nowhere_is_an_error() {
+fn an_incomplete_configuration_is_an_error() {
     let base = "provider = \"oidc\"\nclient_id = \"a\"\n";
     for (row, text, host, word) in [
         ("no host", format!("{base}oidc_issuer_url = \"https://i\"\nupstreams = [\"http://a\"]"), None, "--host"),

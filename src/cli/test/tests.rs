@@ -20,7 +20,7 @@ fn run_cases(tests: &str) -> Results {
 }
 
 #[test]
-fn cases_that_only_leaves_out_are_not_said_to_be_missing() {
+fn cases_excluded_by_only_are_not_reported_as_missing() {
     let root: Root = serde_saphyr::from_str(CONFIG).unwrap();
     let policy = Policy::compile(&root, &mut Resolver::new(Path::new("/"))).unwrap();
     let tests = "tests: [{name: good, principal: {groups: [dev]}, request: {route: web}, expect: {outcome: allow}}]";
@@ -31,7 +31,7 @@ fn cases_that_only_leaves_out_are_not_said_to_be_missing() {
 }
 
 #[test]
-fn a_case_that_differs_fails_and_tells_how() {
+fn a_case_that_differs_fails_and_shows_the_difference() {
     let results = run_cases(
         "
 tests:
@@ -68,7 +68,7 @@ fn all_as_expected_passes_and_nothing_at_all_does_not() {
 }
 
 #[test]
-fn what_came_of_each_case_is_told_to_programs() {
+fn the_result_of_each_case_is_printed_as_json() {
     let folder = tempfile::tempdir().unwrap();
     let file = |name: &str, text: &str| {
         let path = folder.path().join(name);

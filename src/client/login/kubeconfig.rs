@@ -259,7 +259,7 @@ mod tests {
         assert!(locked.contains("config.lock"), "{locked}");
     }
     #[test]
-    fn a_link_stays_a_link_and_what_it_leads_to_is_written() {
+    fn a_symbolic_link_is_kept_and_its_target_is_written() {
         let dir = tempfile::tempdir().unwrap();
         let (file, middle) = (dir.path().join("config"), dir.path().join("middle"));
         let real = dir.path().join("dotfiles/kube.yaml");
@@ -311,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn what_another_file_of_the_list_has_of_that_name_is_not_hidden() {
+    fn an_entry_of_that_name_in_another_kubeconfig_of_the_list_is_not_hidden() {
         let dir = tempfile::tempdir().unwrap();
         let other = dir.path().join("other");
         let others = vec![dir.path().join("missing"), other.clone()];

@@ -369,7 +369,7 @@ mod tests {
     }
 
     #[test]
-    fn a_path_that_cannot_be_kept_is_refused_before_anybody_signs_in() {
+    fn a_path_that_cannot_be_stored_is_refused_before_the_login() {
         use std::os::unix::ffi::OsStrExt;
 
         let path = Path::new(std::ffi::OsStr::from_bytes(b"/etc/ca-\xff.pem"));

@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_wrong_address_and_a_certificate_that_is_not_trusted_are_told_before_the_login() {
+    async fn a_wrong_address_or_untrusted_certificate_is_reported_before_the_login() {
         let answer = |answer: &'static str| {
             move |mut stream: TcpStream| async move {
                 let mut read = [0; 1024];

@@ -158,7 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn handles_are_their_owners_alone() {
+    fn handles_can_be_read_by_their_owner_alone() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("state/doorward");
         let (one, other): (Address, Address) =
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn an_empty_file_is_none_and_a_damaged_one_says_what_to_do() {
+    fn an_empty_file_counts_as_missing_and_a_damaged_one_gives_a_remedy() {
         let dir = tempfile::tempdir().unwrap();
         let path = file(dir.path());
         for (text, is_none) in [("", true), ("\n", true), ("{\"sess", false), ("[]", false)] {
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn whether_a_session_can_be_kept_is_known_before_there_is_one() {
+    fn the_session_file_is_checked_before_there_is_a_session() {
         let dir = tempfile::tempdir().unwrap();
         let folder = dir.path().join("doorward");
         SessionFile::check_in(&folder).unwrap();

@@ -357,7 +357,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn another_host_than_the_external_one_is_told_from_a_refusal() {
+    fn a_wrong_host_is_distinguished_from_a_refusal() {
         let server = "https://door.test".parse().unwrap();
         let swap = Swap::new(server, None, PathBuf::new(), "a".to_owned(), Wish::Login).unwrap();
         let said = |status: u16, body: &'static str| {
@@ -382,7 +382,7 @@ mod tests {
 
     /// Regression: an untrusted certificate was retried for a minute, in each call.
     #[tokio::test]
-    async fn a_certificate_that_is_not_trusted_is_told_at_once_with_what_to_do() {
+    async fn an_untrusted_certificate_is_reported_at_once_with_a_remedy() {
         let key = rcgen::KeyPair::generate().unwrap();
         let authority = rcgen::KeyPair::generate().unwrap();
         let mut as_authority = rcgen::CertificateParams::new(["localhost".to_owned()]).unwrap();
@@ -425,7 +425,7 @@ mod tests {
 
     /// AWS keys were sent to another host as a password or a token.
     #[test]
-    fn credentials_that_are_no_token_are_taken_for_none() {
+    fn credentials_that_are_no_token_are_ignored() {
         let body = br#"{"access_token":"{\"SecretAccessKey\":\"s\"}","token_type":"N_A","expires_in":900}"#;
         for (wish, is_taken) in [
             (Wish::Token { scope: None, or_other: true }, true),
@@ -443,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn that_the_run_has_ended_is_said_once() {
+    fn the_end_of_the_run_is_reported_once() {
         for said in [
             "invalid_grant: the run has ended, or its tokens were ended: it has a successor",
             "TaskRun build: it is gone",
@@ -454,7 +454,7 @@ mod tests {
     }
 
     #[test]
-    fn the_end_of_the_run_is_told_from_what_may_be_put_right() {
+    fn the_end_of_the_run_is_distinguished_from_errors_that_can_be_corrected() {
         let revoked = format!("{}: who caused it, or acted for them, has been revoked", sts::OVER);
         for (description, ended) in [
             ("pod build-pod: it is being deleted", true),

@@ -296,7 +296,7 @@ mod tests {
 
     /// Nobody had it, and it was valid for all its life.
     #[tokio::test]
-    async fn a_token_that_is_on_its_way_at_the_end_is_ended_too() {
+    async fn a_token_that_arrives_at_the_end_is_revoked_too() {
         for held in [0, 1] {
             let issuer = Arc::new(Issuer::default());
             let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
@@ -348,7 +348,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_file_is_neither_replaced_nor_taken_away() {
+    fn a_path_that_is_not_a_file_is_neither_replaced_nor_removed() {
         let folder = tempfile::tempdir().unwrap();
         let [file, link, dangling, socket, inner] =
             ["file", "link", "dangling", "socket", "folder"].map(|name| folder.path().join(name));

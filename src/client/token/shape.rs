@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn a_registry_that_is_called_otherwise_than_its_service_is_found_by_its_host() {
+    fn a_registry_whose_service_has_another_name_is_found_by_its_host() {
         for (audience, registry, hosts) in [
             ("images", Some("registry.example.com"), &["registry.example.com"][..]),
             ("images", Some("registry.example.com:8443"), &["registry.example.com:8443"]),

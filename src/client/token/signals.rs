@@ -184,7 +184,7 @@ mod tests {
     }
 
     #[test]
-    fn the_group_of_a_command_is_by_what_started_the_leader_of_this_one() {
+    fn the_process_group_of_a_command_depends_on_what_started_the_leader_of_ours() {
         let processes = tempfile::tempdir().unwrap();
         let process = |pid: i32, parent: i32, command_line: &str| {
             let of = processes.path().join(pid.to_string());
@@ -204,7 +204,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_command_with_a_group_of_its_own_hears_there_of_a_signal() {
+    async fn a_command_with_its_own_process_group_gets_the_signal_there() {
         let kind = SignalKind::alarm();
         let signals = Signals(vec![(kind, signal(kind).unwrap())]);
         let mut command = Command::new("sh");

@@ -196,7 +196,7 @@ fn every_setting_with_a_default_is_shown() {
 }
 
 #[test]
-fn defaults_that_depend_on_what_stands_beside_them_are_shown_as_they_hold() {
+fn defaults_that_depend_on_neighbouring_settings_are_shown_as_they_apply() {
     let printed = read(&print(WHOLE));
     for (pointer, value) in [
         ("/issuers/0/clock_skew", "30s"),
@@ -259,7 +259,7 @@ rules:
 
 /// A null is refused, like a key without a value.
 #[test]
-fn what_is_shown_is_a_configuration_that_means_the_same() {
+fn the_printed_configuration_has_the_same_meaning() {
     let first = print(WHOLE);
     assert!(!first.contains(": null"), "{first}");
     let values = |text: &str| Node::parse(text, 0).unwrap().to_json();
@@ -280,7 +280,7 @@ fn lines_are_found_as_by_reading_from_the_beginning() {
 }
 
 #[test]
-fn what_policy_files_say_is_printed_once_and_can_be_read_again() {
+fn rules_of_policy_files_are_printed_once_and_can_be_read_again() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("doorward.yaml");
     let main =

@@ -12,7 +12,7 @@ fn settings_of(file: &str, environment: &[(&str, &str)], flags: &[(&str, &str)])
 }
 
 #[test]
-fn a_short_drain_shortens_the_time_for_connections_that_still_come() {
+fn a_short_drain_shortens_the_time_for_new_connections() {
     let accept = |file: &str, environment: &[(&str, &str)], flags: &[(&str, &str)]| {
         let (settings, _) = settings_of(file, environment, flags);
         let merged = merge(&schema(), &Node::parse(file, 0).unwrap(), &settings, &mut Locations::default()).unwrap();
@@ -87,7 +87,7 @@ fn flags_win_over_variables_and_variables_over_the_file() {
 
 /// Both keys were present, and the file was blamed for it.
 #[test]
-fn where_one_key_of_several_may_stand_the_later_layer_chooses() {
+fn of_mutually_exclusive_keys_the_later_layer_decides() {
     let file = "admin: {token: {file: t}}\naudit: {chain_key: {file: c}}\nstore: {redis: {cluster: [a], prefix: p, password: {file: r}}}\n";
     let merged = |environment: &[(&str, &str)], flags: &[(&str, &str)]| {
         let (settings, findings) = settings_of(file, environment, flags);

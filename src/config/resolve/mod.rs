@@ -104,7 +104,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_upstream_that_no_route_leads_to_may_be_of_use_to_something_else() {
+    fn an_upstream_without_a_route_may_be_used_by_another_setting() {
         for (user, is_used) in [
             ("runs: {kubernetes: api}", true),
             ("interceptor: {host: doorward.svc, kubernetes: api}", true),

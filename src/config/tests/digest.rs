@@ -13,7 +13,7 @@ fn digest(case: &Case) -> Arc<str> {
 }
 
 #[test]
-fn a_configuration_is_named_by_what_it_says_and_not_by_where_or_by_what_is_set_beside_it() {
+fn the_digest_follows_the_content_of_a_configuration_and_not_its_location() {
     let main = format!("{GOOD}workers: 1\n");
     let plain = digest(&case(&main, "grants: []\n"));
     assert_eq!(plain, digest(&case(&main, "# Nobody\ngrants: []\n")), "in another folder, with a comment");
@@ -26,7 +26,7 @@ fn a_configuration_is_named_by_what_it_says_and_not_by_where_or_by_what_is_set_b
 /// Text that looks like an address with a password was left out, so a change of who is admitted was reported as in
 /// force at once, even where it was refused.
 #[test]
-fn people_and_conditions_that_look_like_a_user_with_a_password_are_told_apart_in_the_digest() {
+fn the_digest_distinguishes_people_and_conditions_from_user_and_password() {
     let of_rule = |rule: &str| digest(&case(GOOD, &format!("rules: [{{id: extra, {rule}, do: allow}}]\n")));
     for (one, other) in [
         ("who: {users: ['corp:alice@example.com']}", "who: {users: ['corp:carol@example.com']}"),

@@ -44,7 +44,7 @@ fn the_schema_lets_no_setting_be_empty() {
 
 /// A test case expected any rule, and `explain` explained a principal without groups.
 #[test]
-fn what_is_left_empty_in_a_file_of_tests_or_of_a_principal_is_an_error_there_too() {
+fn empty_values_in_files_of_tests_and_principals_are_errors_too() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("part.yaml");
     let case = |more: &str| {
@@ -84,7 +84,7 @@ fn what_is_left_empty_in_a_file_of_tests_or_of_a_principal_is_an_error_there_too
 /// A former secret whose end is left empty would be accepted for ever, and a revoked token until its own expiry without
 /// introspection.
 #[test]
-fn what_protects_and_is_left_empty_is_an_error() {
+fn an_empty_protective_setting_is_an_error() {
     const SECRET: &str = "secret: {file: github-secret}";
     for (there, empty) in [
         (SECRET, "secret: {file: github-secret}, not_before: "),

@@ -44,7 +44,7 @@ fn a_variable_or_a_flag_chooses_another_source_of_a_secret_than_the_file() {
 
 /// The variable was blamed for a key that it does not set.
 #[test]
-fn what_is_missing_in_a_section_of_the_file_is_told_there_whatever_a_variable_sets_in_it() {
+fn a_missing_setting_is_reported_in_its_file_section_despite_a_variable_beside_it() {
     for (section, variable, missing) in [
         ("interceptor:\n  settle: 5s\n", ("DOORWARD_INTERCEPTOR__SETTLE", "6s"), "`host` is missing"),
         ("break_glass: {certificates: []}\n", ("DOORWARD_BREAK_GLASS__CERTIFICATES", "[]"), "`until` is missing"),
@@ -59,7 +59,7 @@ fn what_is_missing_in_a_section_of_the_file_is_told_there_whatever_a_variable_se
 
 /// The file was blamed for its content.
 #[test]
-fn a_choice_that_is_spread_over_layers_or_not_whole_gives_way_to_a_later_one() {
+fn a_choice_spread_over_layers_or_incomplete_is_replaced_by_a_later_one() {
     let redis = |sentinel: &str| Case::new(&format!("{GOOD}store: {{redis: {{sentinel: {sentinel}}}}}\n"));
     for case in [
         redis("{servers: ['a:1'], master: m}").env("DOORWARD_STORE__REDIS__SENTINEL__MASTER", "n"),
@@ -99,7 +99,7 @@ fn an_empty_list_of_a_layer_chooses_nothing() {
 }
 
 #[test]
-fn rules_of_policy_files_stand_behind_those_of_the_main_file() {
+fn rules_of_policy_files_follow_those_of_the_main_file() {
     let case = Case::new(&format!("policies: [a.yaml, b.yaml]\n{GOOD}"))
         .file("a.yaml", "rules: [{id: a, do: deny}]\ngrants: [{id: g, who: {}, kubernetes_groups: [x]}]")
         .file("b.yaml", "rules: [{id: b, do: allow}]")

@@ -15,7 +15,7 @@ fn places(main: &str) -> Vec<String> {
 }
 
 #[test]
-fn of_no_place_two_errors_are_told() {
+fn no_path_has_two_errors() {
     let with = |old: &str, new: &str| GOOD.replace(old, new);
     for (main, place) in [
         (
@@ -50,7 +50,7 @@ fn of_no_place_two_errors_are_told() {
 }
 
 #[test]
-fn a_bound_is_not_said_to_be_more_than_one_that_cannot_be() {
+fn a_limit_is_not_compared_with_one_that_is_invalid() {
     let of_listener =
         GOOD.replace("address: 127.0.0.1:8080", "address: 127.0.0.1:8080\n    connections_per_address: 5");
     for (main, limits, expected) in [

@@ -164,7 +164,7 @@ fn no_value_of_an_unknown_key_is_printed() {
 }
 
 #[test]
-fn no_secret_is_printed_wherever_it_stands() {
+fn no_secret_is_printed_at_any_path() {
     for written in [
         "secrets: hunter2",
         "secrets: [hunter2]",
@@ -196,7 +196,7 @@ fn no_secret_is_printed_wherever_it_stands() {
 /// Everything beside the key that another layer replaced was dropped silently, and a value that was refused before was
 /// accepted.
 #[test]
-fn a_secret_that_stands_there_itself_gives_way_to_no_other_layer() {
+fn an_inline_secret_is_not_replaced_by_another_layer() {
     for (written, variable, value) in [
         ("admin: {token: {value: hunter2}}", "DOORWARD_ADMIN__TOKEN__ENV", "A"),
         ("admin: {token: {value: hunter2}}", "DOORWARD_ADMIN__TOKEN", "{env: A}"),

@@ -55,7 +55,7 @@ fn a_silent_connection_is_closed() {
 
 /// As port health checks do.
 #[test]
-fn a_peer_that_goes_without_a_word_is_not_waited_for() {
+fn a_peer_that_vanishes_silently_is_not_awaited() {
     let server = Server::with_limits(&Limits { header_timeout: Span::from_secs(600), ..Limits::default() });
     drop(server.connect());
     server.await_metric("connections_accepted_total{listener=\"main\"} 1");
@@ -159,7 +159,7 @@ fn a_reload_changes_limits_and_trusted_peers_for_new_connections() {
 }
 
 #[test]
-fn what_is_wrong_with_the_configuration_is_told_in_one_run() {
+fn all_errors_of_the_configuration_are_reported_together() {
     let limits = Limits { header_count: 0, http2_streams: 0, ..Limits::default() };
     let mut resolver = Resolver::new(Path::new("/"));
     assert!(Settings::resolve(&[listener("a")], &limits, &mut resolver, &At::root()).is_none());

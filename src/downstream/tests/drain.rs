@@ -13,7 +13,7 @@ async fn through(drain: &Drain, rest: Duration) -> usize {
 }
 
 #[test]
-fn requests_under_way_end_and_idle_connections_are_closed() {
+fn requests_in_progress_complete_and_idle_connections_are_closed() {
     let mut server = Server::start();
     let (mut idle, mut slow) = (server.connect(), server.connect());
     assert_eq!(status(&idle.get("/")), "200");
@@ -43,7 +43,7 @@ fn requests_under_way_end_and_idle_connections_are_closed() {
 
 /// Nobody told such a connection to end, so the whole shutdown lasted until its deadline.
 #[test]
-fn a_response_that_is_under_way_when_the_door_closes_ends_its_connection_with_it() {
+fn a_response_in_progress_when_the_listeners_close_ends_its_connection() {
     let server = Server::start();
     let mut client = server.connect();
     client.send("GET /parts HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -62,7 +62,7 @@ fn a_response_that_is_under_way_when_the_door_closes_ends_its_connection_with_it
 }
 
 #[test]
-fn a_head_on_its_way_when_the_door_closes_is_still_served() {
+fn a_head_in_flight_when_the_listeners_close_is_still_served() {
     let server = Server::start();
     let mut client = server.connect();
     assert_eq!(status(&client.get("/")), "200");
@@ -78,7 +78,7 @@ fn a_head_on_its_way_when_the_door_closes_is_still_served() {
 }
 
 #[test]
-fn what_is_left_at_the_deadline_is_cut_upgraded_streams_too() {
+fn everything_left_at_the_deadline_is_cut_including_upgraded_streams() {
     let mut server = Server::start();
     let (mut slow, mut upgraded) = (server.connect(), server.connect());
     slow.send("GET /slow HTTP/1.1\r\nHost: a\r\n\r\n");
@@ -99,7 +99,7 @@ fn what_is_left_at_the_deadline_is_cut_upgraded_streams_too() {
 }
 
 #[test]
-fn a_stream_that_ends_by_itself_is_not_waited_for() {
+fn a_stream_that_ends_on_its_own_does_not_delay_the_drain() {
     let server = Server::start();
     let mut upgraded = server.connect();
     upgraded.send("GET /upgrade HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n");

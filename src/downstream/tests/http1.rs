@@ -159,7 +159,7 @@ fn kubernetes_r1_twins_that_are_well_formed_are_served() {
 }
 
 #[test]
-fn kubernetes_r1_what_stands_behind_a_body_is_followed() {
+fn kubernetes_r1_bytes_after_a_body_are_parsed_as_a_request() {
     let server = Server::start();
     let evil = "POST /read HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\nabPOST /read HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n";
     for piece in [evil.len(), 9, 1] {
@@ -205,7 +205,7 @@ fn a_large_request_gets_the_status_that_says_what_is_large() {
 }
 
 #[test]
-fn a_few_headers_beyond_a_large_limit_are_told_in_words() {
+fn a_few_headers_beyond_a_large_limit_are_explained() {
     let server = Server::with_limits(&Limits { header_count: 150, ..Limits::default() });
     let request = |count: usize| {
         let lines: String = (1..count).map(|index| format!("h{index}: v\r\n")).collect();

@@ -297,7 +297,7 @@ fn a_stream_that_the_client_does_not_take_from_ends_its_connection() {
 
 /// Regression: one stream that nobody reads ended the connection, and with it the streams that others wait for.
 #[test]
-fn a_stream_that_nobody_reads_ends_alone_beside_one_on_which_nothing_comes() {
+fn an_unread_stream_ends_without_its_idle_neighbour() {
     let server = Server::with_limits(&Limits { stream_idle_timeout: Span::from_millis(200), ..Limits::default() });
     let mut client = server.connect();
     begin(&mut client);

@@ -45,7 +45,7 @@ fn a_listed_peer_must_speak_it() {
 }
 
 #[test]
-fn a_header_may_come_in_pieces() {
+fn a_header_may_arrive_in_pieces() {
     let server = behind_balancer(&Limits::default());
     let mut client = server.connect();
     for byte in [V1, GET].concat() {
@@ -62,7 +62,7 @@ fn a_header_that_does_not_end_has_a_deadline() {
 }
 
 #[test]
-fn attacks_z36_nobody_else_may_speak_it() {
+fn attacks_z36_only_listed_peers_may_send_the_proxy_protocol() {
     for header in [V1.to_vec(), v2(0x20, &[])] {
         let server = Server::start();
         assert_eq!(server.exchange(&[header.as_slice(), GET].concat()), "");

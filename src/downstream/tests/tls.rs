@@ -138,7 +138,7 @@ fn certificates_are_chosen_by_name_and_read_again() {
 }
 
 #[test]
-fn the_first_end_of_the_certificates_of_a_listener_is_told_and_follows_a_reload() {
+fn the_first_expiry_of_a_listeners_certificates_is_measured_and_follows_a_reload() {
     let authority = Authority::new();
     let files = ["a.test", "b.test"].map(|host| authority.issue(host));
     let ends = |host: &str, year: i32| {
@@ -190,7 +190,7 @@ fn a_client_certificate_is_verified_if_there_is_one() {
 }
 
 #[test]
-fn attacks_z9_sessions_are_resumed_only_where_no_client_certificate_is_asked_for() {
+fn attacks_z9_sessions_are_resumed_only_if_no_client_certificate_is_requested() {
     let authority = Authority::new();
     let files = vec![authority.issue("a.test")];
     let alice = authority.issue("alice");
@@ -236,7 +236,7 @@ fn attacks_z36_a_proxy_header_before_tls_closes_the_connection() {
 
 /// As NLB and HAProxy do.
 #[test]
-fn a_balancer_says_who_comes_before_the_handshake() {
+fn a_load_balancer_names_the_client_before_the_handshake() {
     let authority = Authority::new();
     let listener = Listener {
         proxy_protocol_from: vec!["127.0.0.0/8".parse().unwrap()],

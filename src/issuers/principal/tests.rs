@@ -20,7 +20,7 @@ fn mapping(preset: Option<Preset>) -> Mapping {
 }
 
 #[test]
-fn a_client_that_is_too_long_is_told_how_long_it_may_be() {
+fn a_client_name_that_is_too_long_is_refused_with_the_limit() {
     for (preset, longest) in [(None, MAX_SUBJECT), (Some(Preset::Doorward), MAX_NAME)] {
         let client = |bytes: usize| {
             let claims = json!({"client_id": "c".repeat(bytes)});
@@ -59,7 +59,7 @@ fn a_place_with_null_is_passed_over_for_the_next() {
 }
 
 #[test]
-fn our_own_tokens_say_what_their_subject_is_and_not_who_acts() {
+fn own_tokens_name_the_kind_of_their_subject_and_not_of_the_actor() {
     for (of_subject, act, expected) in [
         ("human", None, Kind::Human),
         ("human", Some("planner"), Kind::Agent),

@@ -514,7 +514,7 @@ async fn revocations_go_by_jti() {
 
 /// oauth:21: without a `jti`, revocations use the signed text.
 #[tokio::test]
-async fn the_high_s_twin_of_a_revoked_token_whose_jti_names_nothing_is_revoked_too() {
+async fn the_high_s_twin_of_a_revoked_token_with_an_empty_jti_is_revoked_too() {
     let bench = Bench::new().await;
     let payload = |more: Value| bench.payload(changed(json!({"jti": "x".repeat(257)}), &more));
     let es256 = header(json!({"alg": "ES256", "kid": "p256"}));

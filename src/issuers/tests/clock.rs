@@ -62,7 +62,7 @@ impl Bench {
 }
 
 #[tokio::test]
-async fn new_tokens_are_asked_about_though_the_clock_was_set_back_in_a_flood() {
+async fn new_tokens_are_introspected_even_if_the_clock_was_set_back_in_a_flood() {
     let bench = Bench::new().await;
     for number in 0..100 {
         assert_eq!(bench.ask(&format!("stranger-{number}")).await, Ok(()));
@@ -74,7 +74,7 @@ async fn new_tokens_are_asked_about_though_the_clock_was_set_back_in_a_flood() {
 }
 
 #[tokio::test]
-async fn an_endpoint_that_failed_is_asked_after_its_pause_though_the_clock_was_set_back() {
+async fn an_endpoint_that_failed_is_asked_after_its_pause_even_if_the_clock_was_set_back() {
     let bench = Bench::new().await;
     bench.provider.on("/introspect", Reply::Answer(500, "text/plain", "".into()));
     for number in 0..5 {
@@ -88,7 +88,7 @@ async fn an_endpoint_that_failed_is_asked_after_its_pause_though_the_clock_was_s
 }
 
 #[tokio::test]
-async fn answers_are_remembered_no_longer_though_the_clock_is_set_back() {
+async fn answers_are_cached_no_longer_even_if_the_clock_is_set_back() {
     let bench = Bench::new().await;
     assert_eq!(bench.ask("token").await, Ok(()));
     bench.answer(false);
@@ -104,7 +104,7 @@ async fn answers_are_remembered_no_longer_though_the_clock_is_set_back() {
 }
 
 #[tokio::test]
-async fn keys_are_renewed_though_the_clock_is_set_back() {
+async fn keys_are_renewed_even_if_the_clock_is_set_back() {
     let bench = Bench::new().await;
     let token = bench.token(&RSA, "a");
     assert_eq!(bench.ask(&token).await, Ok(()));
@@ -117,7 +117,7 @@ async fn keys_are_renewed_though_the_clock_is_set_back() {
 }
 
 #[tokio::test]
-async fn keys_are_used_no_longer_than_max_stale_though_the_clock_is_set_back() {
+async fn keys_are_used_no_longer_than_max_stale_even_if_the_clock_is_set_back() {
     let bench = Bench::new().await;
     let token = bench.token(&RSA, "a");
     bench.provider.on("/jwks", Reply::Answer(500, "text/plain", "".into()));
@@ -131,7 +131,7 @@ async fn keys_are_used_no_longer_than_max_stale_though_the_clock_is_set_back() {
 }
 
 #[tokio::test]
-async fn a_key_that_was_asked_for_in_vain_is_looked_for_again_though_the_clock_was_set_back() {
+async fn an_unknown_key_is_looked_up_again_even_if_the_clock_was_set_back() {
     let bench = Bench::new().await;
     let token = bench.token(&OTHER_RSA, "b");
     assert_eq!(bench.ask(&token).await, Err(Reason::KeyUnknown));

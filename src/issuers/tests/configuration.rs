@@ -25,7 +25,7 @@ fn good(changes: Value) -> Value {
 }
 
 #[tokio::test]
-async fn each_problem_is_at_its_place() {
+async fn each_problem_is_reported_at_its_path() {
     use Severity::{Error, Warning};
     let secret = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(secret.path(), "s").unwrap();

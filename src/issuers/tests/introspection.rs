@@ -139,7 +139,7 @@ async fn codes_and_refresh_tokens_that_are_active_are_no_access_tokens() {
 
 /// A short token had almost no weight, whatever the answer, so the cache was unbounded.
 #[tokio::test]
-async fn a_token_weighs_what_was_told_of_it_as_well() {
+async fn the_cached_size_of_a_token_includes_its_introspection_answer() {
     let groups: Vec<String> = (0..500).map(|number| format!("a-group-of-the-directory-{number}")).collect();
     let told = groups.iter().map(String::len).sum::<usize>();
     let bench = Bench::new(json!({})).await;
@@ -176,7 +176,7 @@ async fn an_opaque_token_lives_no_longer_than_max_lifetime() {
 
 /// django-oauth-toolkit names people only by `username`: all would be their client, with its rights.
 #[tokio::test]
-async fn a_person_of_whom_no_subject_is_told_is_not_taken_for_the_client() {
+async fn a_person_without_a_subject_is_not_mistaken_for_the_client() {
     let bench = Bench::new(json!({})).await;
     for username in ["alice", "listed"] {
         bench.answer(json!({"sub": null, "client_id": "listed", "username": username}));

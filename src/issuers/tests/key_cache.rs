@@ -73,7 +73,7 @@ impl Bench {
 }
 
 #[tokio::test]
-async fn a_rotated_key_is_fetched_once_for_all_who_wait() {
+async fn a_rotated_key_is_fetched_once_for_all_waiting_requests() {
     let bench = Bench::new(json!({})).await;
     assert_eq!(bench.provider.hits("/jwks"), 1);
     bench.provider.on("/jwks", Reply::keys(&[RSA.jwk("a", json!({})), OTHER_RSA.jwk("b", json!({}))]));
@@ -181,7 +181,7 @@ async fn the_negative_cache_for_keys_can_be_set_and_a_reload_applies_it_at_once(
 
 /// With a short fetch timeout, a slow disk caused the refusal of a caller whose key arrived right after.
 #[tokio::test(start_paused = true)]
-async fn whoever_waits_for_a_key_is_given_up_no_sooner_than_two_fetches_and_a_slow_disk_take() {
+async fn the_wait_for_a_key_allows_for_two_fetches_and_a_slow_disk() {
     let issuer =
         json!({"name": "main", "issuer": "https://idp.test", "audiences": ["doorward"], "keys": {"timeout": "100ms"}});
     let root: raw::Root = serde_json::from_value(json!({"issuers": [issuer]})).unwrap();
@@ -293,7 +293,7 @@ async fn the_key_of_a_caller_is_lost_once_it_has_left_the_set_and_by_nothing_els
 
 /// Supplied keys need no second answer.
 #[tokio::test]
-async fn a_key_of_our_own_that_is_supplied_no_more_is_lost_at_once() {
+async fn an_own_key_that_is_no_longer_supplied_is_lost_at_once() {
     let bench = Bench::new(json!({})).await;
     let (own, other) = (RSA.jwk("a", json!({})), OTHER_RSA.jwk("b", json!({})));
     let keys = bench.issuers.get("main").unwrap().keys();

@@ -116,7 +116,7 @@ async fn only_presets_vouch_for_workloads() {
 }
 
 #[tokio::test]
-async fn reviews_decide_where_configured() {
+async fn token_reviews_decide_if_configured() {
     let bench = Bench::new("kubernetes", true).await;
     let good = json!({"authenticated": true, "audiences": ["doorward"], "user": {
         "username": "system:serviceaccount:ci:builder", "uid": "s",
@@ -148,7 +148,7 @@ async fn reviews_decide_where_configured() {
 }
 
 #[tokio::test]
-async fn reviews_go_where_the_kubeconfig_of_the_upstream_leads() {
+async fn token_reviews_go_to_the_server_in_the_kubeconfig_of_the_upstream() {
     let bench = Bench::new("kubernetes", false).await;
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name);
@@ -185,7 +185,7 @@ async fn reviews_go_where_the_kubeconfig_of_the_upstream_leads() {
 
 /// Before, each token was answered with 503.
 #[tokio::test]
-async fn a_bearer_that_no_header_may_have_is_reported_at_its_place() {
+async fn a_bearer_token_invalid_in_a_header_is_reported_at_its_path() {
     let bearer = tempfile::NamedTempFile::new().unwrap();
     let issuer = json!({"name": "main", "issuer": "https://kubernetes.test", "audiences": ["doorward"],
         "preset": "kubernetes", "keys": {"bearer": {"file": bearer.path()}},

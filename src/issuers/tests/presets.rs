@@ -126,7 +126,7 @@ async fn cognito_has_no_audience_but_a_client_and_says_what_a_token_is_for() {
 }
 
 #[tokio::test]
-async fn google_has_two_names_and_everybody_as_a_customer() {
+async fn google_tokens_have_two_issuer_names_and_are_restricted_by_hd() {
     let at = Fixture::new(json!({"preset": "google", "required_claims": {"hd": ["acme.example"]}})).await;
     let claims =
         json!({"iss": "accounts.google.com", "hd": "acme.example", "email": "a@acme.example", "email_verified": true});
@@ -160,7 +160,7 @@ async fn keycloak_says_in_the_payload_what_a_token_is() {
 
 /// Keycloak omits `groups` for people without groups, and writes realm roles only into access tokens.
 #[tokio::test]
-async fn who_has_lost_their_last_group_has_no_other_names_in_its_place() {
+async fn a_person_who_lost_their_last_group_gets_no_other_names_in_its_place() {
     for (preset, claims) in [
         ("keycloak", json!({"realm_access": {"roles": ["dev", "uma_authorization"]}})),
         ("zitadel", json!({"groups": ["dev"]})),
@@ -377,7 +377,7 @@ async fn required_claims_are_required_of_logins() {
 
 /// Okta, Clerk and others write the requested scopes into ID tokens.
 #[tokio::test]
-async fn what_a_login_was_granted_is_never_read_from_the_id_token() {
+async fn scopes_of_a_login_are_never_read_from_the_id_token() {
     for settings in [json!({"preset": "okta"}), json!({"claims": {"scopes": "/granted"}})] {
         let at = Fixture::new(settings.clone()).await;
         let alice = at.login(json!({"scope": "admin", "scp": ["admin"], "granted": ["admin"]})).await.unwrap();
@@ -402,7 +402,7 @@ async fn a_login_is_of_our_own_client_where_only_listed_ones_are_accepted() {
 
 /// The preset of a login provider makes people who log in human, and says nothing about bearer tokens.
 #[tokio::test]
-async fn attacks_z5_who_logs_in_is_what_the_settings_say_and_else_an_agent() {
+async fn attacks_z5_a_login_has_the_configured_kind_and_otherwise_that_of_an_agent() {
     let human = changed(login(), &json!({"kind": "human"}));
     let listed = |kind| json!([{"id": CLIENT, "kind": kind}]);
     let ours = json!({"client_id": CLIENT});

@@ -209,7 +209,7 @@ async fn kinds() {
 /// Rules treated the person as an agent: a scope alone was enough, a deny for people did not match, and a rule for
 /// agents of people matched nobody.
 #[tokio::test]
-async fn a_person_for_whom_somebody_acts_stays_one_to_the_policy() {
+async fn a_person_behind_an_actor_is_still_a_person_to_the_policy() {
     const POLICY: &str = "
 issuers: [{name: main, issuer: 'https://main.example'}]
 routes: [{name: web, kind: http, hosts: [web.example], schemes: [bearer, anonymous], upstream: web}]
@@ -289,7 +289,7 @@ async fn id_tokens_are_refused() {
 /// An ID token from a refresh at Spring Authorization Server has neither `typ` nor `nonce`, and the audience of access
 /// tokens.
 #[tokio::test]
-async fn an_id_token_without_a_nonce_is_told_by_its_other_claims() {
+async fn an_id_token_without_a_nonce_is_recognized_by_its_other_claims() {
     let none = Value::Null;
     for (preset, types) in [(none.clone(), json!([""])), ("okta".into(), none.clone()), ("dex".into(), none)] {
         // Access tokens of Dex look like this.
@@ -339,7 +339,7 @@ async fn where_client_and_scopes_are_read_does_not_decide_what_is_an_id_token() 
 
 /// RFC 9864 deprecates the name `EdDSA`, which does not name the curve.
 #[tokio::test]
-async fn ed25519_goes_by_either_of_its_names() {
+async fn ed25519_is_accepted_under_both_of_its_names() {
     for [of_key, of_token, setting] in [
         ["EdDSA", "EdDSA", "EdDSA"],
         ["Ed25519", "Ed25519", "EdDSA"],
@@ -399,7 +399,7 @@ async fn a_cached_token_expires_and_is_one_principal() {
 
 /// After a restart without the cluster, or the namespace, no watch would have ended these tokens with their run.
 #[tokio::test]
-async fn a_token_of_our_own_for_a_run_is_worth_nothing_where_nobody_sees_its_end() {
+async fn an_own_token_for_a_run_is_refused_where_the_end_of_the_run_is_not_watched() {
     let own = json!({"name": "own", "issuer": "https://door.example", "preset": "doorward", "audiences": ["doorward"]});
     let exchange = json!([
         {"issuer": "east", "kubernetes": "api", "namespaces": ["ci"]},

@@ -57,7 +57,7 @@ impl Fixture {
 }
 
 #[tokio::test]
-async fn people_of_listed_tenants_come_in_by_the_name_that_one_entry_for_each_gives_them() {
+async fn people_of_listed_tenants_have_the_same_names_as_with_one_entry_per_tenant() {
     let at = Fixture::new().await;
     for tenant in [A, B] {
         let person = at.bearer(tenant, json!({})).await.unwrap();

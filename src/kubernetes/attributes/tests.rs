@@ -137,7 +137,7 @@ fn other_paths_are_no_resources() {
 }
 
 #[test]
-fn what_two_readers_could_read_differently_is_refused() {
+fn requests_that_two_parsers_could_read_differently_are_refused() {
     for (row, target) in [
         ("kubernetes:P2", "/api/v1/watch"),
         ("kubernetes:P2", "/apis/tekton.dev/v1/proxy"),
@@ -255,7 +255,7 @@ fn a_log_may_be_upgraded_whether_or_not_it_is_followed() {
 }
 
 #[test]
-fn an_apply_is_told_from_other_patches_by_its_type() {
+fn an_apply_is_distinguished_from_other_patches_by_its_type() {
     const POD: &str = "/api/v1/namespaces/a/pods/p";
     for (method, target, types, expected) in [
         ("PATCH", POD, &["application/apply-patch+yaml"][..], true),

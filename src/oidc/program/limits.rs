@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn a_program_that_asks_too_soon_is_to_wait() {
+    fn a_program_that_polls_too_soon_must_wait() {
         let devices = Devices::default();
         assert!(!devices.asks_too_soon([1; 32], now()));
         assert!(devices.asks_too_soon([1; 32], now() + MIN_INTERVAL / 2));
@@ -266,7 +266,7 @@ mod tests {
 
     /// Programs had to slow down, and networks stayed full, until the clock had caught up.
     #[test]
-    fn neither_a_pause_nor_a_limit_is_longer_where_the_clock_is_set_back() {
+    fn neither_a_pause_nor_a_limit_is_longer_if_the_clock_is_set_back() {
         let (devices, clock, here) = (Devices::default(), clock(), address("192.0.2.1"));
         assert!(!devices.asks_too_soon([1; 32], clock.moment()));
         while devices.guess(here, clock.moment(), false).map(Taken::keep).is_ok() {}
@@ -302,7 +302,7 @@ mod tests {
 
     /// Behind a trusted proxy that names no client, one client locked out the others.
     #[test]
-    fn whose_network_nobody_knows_counts_for_the_house_alone() {
+    fn a_client_without_an_address_counts_towards_the_total_alone() {
         let recent = Recent::new(Bounds { network: 1, site: 1, total: 3 });
         let take = || recent.take(None, now(), false).map(Taken::keep);
         let tickets: Vec<_> = (0..3).map(|_| take().unwrap()).collect();
@@ -316,7 +316,7 @@ mod tests {
     }
 
     #[test]
-    fn a_place_that_is_not_needed_any_more_is_free() {
+    fn a_slot_that_is_no_longer_needed_becomes_free() {
         let devices = Devices::default();
         let here = address("192.0.2.1");
         for number in 0..WAITING.network {
@@ -331,7 +331,7 @@ mod tests {
     }
 
     #[test]
-    fn nobody_closes_the_door_to_others_from_fifty_networks() {
+    fn fifty_networks_of_one_site_lock_nobody_else_out() {
         let devices = Devices::default();
         for network in 0..50_u16 {
             let address = Some(IpAddr::from(Ipv6Addr::new(0x2001, 0xdb8, 0, network, 0, 0, 0, 1)));
@@ -342,7 +342,7 @@ mod tests {
     }
 
     #[test]
-    fn of_many_who_guess_at_once_no_more_get_through() {
+    fn simultaneous_guesses_do_not_exceed_the_limit() {
         let devices = Devices::default();
         let through = std::sync::atomic::AtomicUsize::new(0);
         std::thread::scope(|scope| {

@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_code_is_typed_as_people_type() {
+    fn a_user_code_is_accepted_as_people_type_it() {
         let code = UserCode::new();
         assert_eq!(UserCode::parse(&code.0), Some(code.clone()));
         for typed in ["bcdf-ghjk", "BCDFGHJK", " b c d f g h j k ", "BCDF--GHJK"] {

@@ -9,7 +9,7 @@ use crate::{
 /// Callbacks that differ from the valid one in one respect. None reaches the token endpoint, creates a session or
 /// redirects.
 #[tokio::test]
-async fn an_answer_that_is_not_ours_goes_nowhere() {
+async fn an_answer_to_a_foreign_login_is_refused() {
     type Row = (&'static str, fn(&Sent) -> String, StatusCode);
     let rows: &[Row] = &[
         (
@@ -128,7 +128,7 @@ async fn a_login_of_another_browser_is_not_completed_here() {
 /// Regression: people whose browser keeps no cookie read only about an attack, and "Sign in again" led back to the same
 /// page.
 #[tokio::test]
-async fn whose_browser_keeps_no_cookie_reads_that_and_what_to_do() {
+async fn a_browser_that_keeps_no_cookies_gets_an_explanation_and_a_remedy() {
     for (origin, is_told_of_webkit) in
         [(Origin::https("dash.example.com"), false), (Origin::loopback("localhost:8080"), true)]
     {
@@ -191,7 +191,7 @@ async fn an_answer_counts_once_and_for_ten_minutes() {
 }
 
 #[tokio::test]
-async fn of_two_answers_at_once_one_counts() {
+async fn only_one_of_two_simultaneous_answers_counts() {
     let mut browser = Browser::new().await;
     let sent = browser.depart("/").await;
     let headers = browser.headers();
@@ -227,7 +227,7 @@ impl Browser {
 
 /// Each was stored for twenty minutes with its return address, which the client had chosen.
 #[tokio::test]
-async fn an_answer_that_signs_nobody_in_does_not_fill_the_store() {
+async fn a_failed_login_does_not_fill_the_store() {
     let mut browser = Browser::new().await;
     let sent = browser.depart("/runs").await;
     let refused = format!("/oauth2/callback?error=access_denied&state={}&iss={}", sent.state(), encode(&sent.issuer));
@@ -254,7 +254,7 @@ async fn an_answer_that_signs_nobody_in_does_not_fill_the_store() {
 
 /// Token responses with one fault. The state is used up and there is no session.
 #[tokio::test]
-async fn tokens_that_are_not_good_give_no_session() {
+async fn invalid_tokens_give_no_session() {
     type Row = (&'static str, fn(&mut Script), StatusCode);
     let rows: &[Row] = &[
         (
@@ -328,7 +328,7 @@ async fn tokens_that_are_not_good_give_no_session() {
 }
 
 #[tokio::test]
-async fn what_the_provider_says_is_shown_as_text_and_bounded() {
+async fn the_error_of_the_provider_is_shown_as_bounded_text() {
     let mut browser = Browser::new().await;
     let sent = browser.depart("/").await;
     let description = format!("%25s%25n%3Cscript%3E%0d%0a{}", "x".repeat(5000));
@@ -343,7 +343,7 @@ async fn what_the_provider_says_is_shown_as_text_and_bounded() {
 
 /// "Sign in with another account" led to the provider, which returned the same person without asking.
 #[tokio::test]
-async fn whose_account_may_not_sign_in_is_led_to_where_they_can_choose_another() {
+async fn a_person_whose_account_is_not_permitted_can_choose_another() {
     let anew = "class=\"button\" href=\"/oauth2/start?prompt=login&amp;issuer=corp&amp;rd=%2Fruns\"";
     let plain = "class=\"button\" href=\"/oauth2/start?rd=%2Fruns\"";
     for (error, button) in [("access_denied", anew), ("temporarily_unavailable", plain), ("invalid_request", plain)] {
@@ -364,7 +364,7 @@ async fn whose_account_may_not_sign_in_is_led_to_where_they_can_choose_another()
 
 /// It is a decision about the account, not a failure of the provider.
 #[tokio::test]
-async fn an_account_that_required_claims_keep_out_is_told_so() {
+async fn an_account_without_the_required_claims_is_refused_with_that_reason() {
     let secret = ClientAuth::of_test("doorward", ClientAuthMethod::Basic, Some("s"));
     let mut provider = ScriptedProvider::start("corp", secret).await;
     provider.required.insert("hd".to_owned(), "acme.example".into());

@@ -62,7 +62,7 @@ async fn the_code_of_an_honest_provider_never_reaches_another_one() {
 }
 
 #[tokio::test]
-async fn each_provider_has_the_address_that_tells_its_answers_apart() {
+async fn each_provider_has_a_redirect_address_that_distinguishes_its_answers() {
     use Redirect::{Own, Shared};
     for (row, several, (names_itself, redirect), expected) in [
         ("alone", false, (false, None), "/oauth2/callback"),
@@ -91,7 +91,7 @@ async fn each_provider_has_the_address_that_tells_its_answers_apart() {
 
 /// A provider's metadata can change while somebody is there.
 #[tokio::test]
-async fn a_provider_that_stops_to_name_itself_begins_anew_at_its_own_address() {
+async fn a_provider_that_stops_sending_iss_restarts_at_its_own_address() {
     let mut browser = between_two(Setup { evil: (true, None), honest: (true, None) }).await;
     let sent = browser.depart_from("/oauth2/start?issuer=corp&rd=/").await;
     browser.fixture.provider.change_metadata(|metadata| metadata.iss_parameter_supported = false);

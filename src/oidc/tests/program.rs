@@ -117,7 +117,7 @@ fn refused((status, told): &(StatusCode, Value), error: &str, why: &str) {
 }
 
 #[tokio::test]
-async fn a_store_that_fails_while_a_program_comes_costs_nobody_the_login() {
+async fn a_store_that_fails_while_a_program_collects_its_login_loses_no_login() {
     for is_device in [true, false] {
         for table in [Table::SessionIndex, Table::Sessions] {
             let mut browser = Browser::new().await;
@@ -155,7 +155,7 @@ async fn a_store_that_fails_while_a_program_comes_costs_nobody_the_login() {
 }
 
 #[tokio::test]
-async fn of_two_who_bring_a_code_at_once_neither_keeps_what_it_gave() {
+async fn a_code_that_is_redeemed_twice_at_once_leaves_no_session() {
     for is_device in [true, false] {
         let mut browser = Browser::new().await;
         let brought = browser.allowed(is_device).await;
@@ -204,7 +204,7 @@ async fn of_two_who_bring_a_code_at_once_neither_keeps_what_it_gave() {
 }
 
 #[tokio::test]
-async fn somebody_who_comes_between_the_session_and_the_note_of_it_is_found_out() {
+async fn a_second_use_before_the_code_is_marked_as_used_is_detected() {
     let mut browser = Browser::new().await;
     let brought = browser.allowed_device().await;
     // The first has its session, but the code is not marked as used yet.
@@ -249,7 +249,7 @@ async fn a_session_that_waits_for_its_program_is_out_of_reach_and_within_that_of
 }
 
 #[tokio::test]
-async fn nobody_comes_and_nothing_stays() {
+async fn a_login_that_is_never_collected_leaves_nothing() {
     for (is_device, lifetime) in [(true, 600), (false, 60)] {
         let mut browser = Browser::new().await;
         let brought = browser.allowed(is_device).await;
@@ -266,7 +266,7 @@ async fn nobody_comes_and_nothing_stays() {
 }
 
 #[tokio::test]
-async fn a_terminal_that_is_declined_while_somebody_lets_it_in_gets_nothing() {
+async fn a_terminal_that_is_declined_while_being_approved_gets_nothing() {
     let mut browser = Browser::new().await;
     let device = browser.begin_device().await;
     let sent = browser.depart_for(&device).await;
@@ -291,7 +291,7 @@ async fn a_terminal_that_is_declined_while_somebody_lets_it_in_gets_nothing() {
 /// Declining freed the place at once, while the record stayed, so anybody could fill the store by declining programs of
 /// their own.
 #[tokio::test]
-async fn nobody_fills_the_store_with_terminals_that_they_decline_themselves() {
+async fn declined_terminals_do_not_fill_the_store() {
     let mut browser = Browser::new().await;
     let form = format!("code_challenge={}&machine=build-7", program::challenge(VERIFIER));
     for _ in 0..30 {
@@ -312,7 +312,7 @@ async fn nobody_fills_the_store_with_terminals_that_they_decline_themselves() {
 
 /// The session was of no use, and stayed in the person's list.
 #[tokio::test]
-async fn a_terminal_is_declined_with_its_session_though_the_browser_leaves() {
+async fn declining_a_terminal_ends_its_session_even_if_the_browser_leaves() {
     let mut browser = Browser::new().await;
     let Brought::Device(device) = browser.allowed_device().await else { unreachable!() };
     let typed = format!("code={}", device["user_code"].as_str().unwrap());
@@ -361,7 +361,7 @@ async fn a_store_that_was_full_leaves_no_place_taken() {
 }
 
 #[tokio::test]
-async fn whoever_may_not_sign_in_is_told_so_in_the_browser_and_may_come_with_another_account() {
+async fn an_account_that_may_not_sign_in_learns_it_in_the_browser_and_another_may_be_used() {
     let mut browser = Browser::new().await;
     let device = browser.begin_device().await;
     let sent = browser.depart_for(&device).await;
@@ -379,7 +379,7 @@ async fn whoever_may_not_sign_in_is_told_so_in_the_browser_and_may_come_with_ano
 
 /// Otherwise the program would wait for ten minutes.
 #[tokio::test]
-async fn whoever_may_not_sign_in_can_tell_the_program_on_their_machine() {
+async fn a_person_who_may_not_sign_in_can_decline_the_waiting_program() {
     let cancel = "href=\"http://127.0.0.1:7000/?error=access_denied&amp;state=a-state-of-the-program\"";
     let mut browser = Browser::new().await;
     let refused = browser.refused_loopback("system:admin").await;
@@ -398,7 +398,7 @@ async fn whoever_may_not_sign_in_can_tell_the_program_on_their_machine() {
 }
 
 #[tokio::test]
-async fn where_strangers_fill_the_house_it_says_for_how_long_and_lets_in_who_has_a_session() {
+async fn when_strangers_use_up_all_guesses_the_page_says_how_long_and_sessions_pass() {
     let mut browser = Browser::new().await;
     let device = browser.begin_device().await;
     let form = format!("code={}", device["user_code"].as_str().unwrap());
@@ -428,7 +428,7 @@ async fn where_strangers_fill_the_house_it_says_for_how_long_and_lets_in_who_has
 
 /// Their page offers no second try with stronger parameters.
 #[tokio::test]
-async fn whoever_signs_a_program_in_for_what_is_needed_has_to_authenticate() {
+async fn a_login_of_a_program_that_must_satisfy_a_rule_asks_for_authentication() {
     let mut browser = Browser::new().await;
     for (needed, prompt) in [("", None), ("&acr_values=gold", Some("login"))] {
         let page = format!(

@@ -13,7 +13,7 @@ async fn asking(change: impl FnOnce(&mut Client)) -> Browser {
 }
 
 #[tokio::test]
-async fn what_a_login_asks_for_is_sent_and_looked_at() {
+async fn the_requirements_of_a_login_are_sent_and_verified() {
     let mut browser = asking(|client| {
         client.wishes = Wishes {
             prompt: Some(Prompt::SelectAccount),
@@ -140,7 +140,7 @@ async fn each_provider_is_asked_in_its_own_way_to_end_its_session() {
 
 /// RFC 9470 section 5: a login that is too weak, or too old, for the policy is repeated with what it lacks.
 #[tokio::test]
-async fn a_login_for_a_rule_asks_for_what_the_rule_needs_and_comes_back_only_with_that() {
+async fn a_login_for_a_rule_asks_for_what_the_rule_needs_and_succeeds_only_with_it() {
     let mut browser = asking(|client| client.wishes.mfa_acr_values = vec!["two".to_owned()]).await;
     let now = browser.fixture.shared.clock.now();
     browser.sign_in().await;
@@ -191,7 +191,7 @@ async fn a_login_for_a_rule_asks_for_what_the_rule_needs_and_comes_back_only_wit
 
 /// A provider with a session of the person returns them at once if their login is recent enough for `max_age`.
 #[tokio::test]
-async fn who_lacks_a_factor_is_asked_for_it_though_their_login_is_young() {
+async fn a_person_who_lacks_a_factor_is_asked_for_it_even_after_a_recent_login() {
     for (row, classes, prompt) in
         [("no class asks for it", [].as_slice(), Some("login")), ("a class", ["two"].as_slice(), None)]
     {
@@ -226,7 +226,7 @@ async fn who_lacks_a_factor_is_asked_for_it_though_their_login_is_young() {
 /// The address of a login can request more than one factor, but no class that the configuration does not accept: the
 /// provider's class for more than one factor may be weaker than the accepted ones.
 #[tokio::test]
-async fn asking_for_more_than_one_factor_accepts_no_class_besides() {
+async fn requesting_more_than_one_factor_accepts_no_further_class() {
     let mut browser = asking(|client| {
         client.wishes.acr_values = ["phr", "two"].map(str::to_owned).to_vec();
         client.wishes.mfa_acr_values = ["any", "two"].map(str::to_owned).to_vec();

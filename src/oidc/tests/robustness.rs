@@ -85,7 +85,7 @@ async fn only_people_are_sent_to_the_login() {
 }
 
 #[tokio::test]
-async fn a_form_that_met_an_ended_session_is_told_of() {
+async fn a_form_sent_with_an_ended_session_is_reported_after_the_login() {
     let mut browser = Browser::new().await;
     let ours = ("origin", "https://dash.example.com");
     let form = |referer| [&NAVIGATION[..], &[ours, ("sec-fetch-site", "same-origin"), ("referer", referer)]].concat();
@@ -160,7 +160,7 @@ async fn many_tabs_at_once_are_no_circle() {
 }
 
 #[tokio::test]
-async fn an_answer_that_comes_twice_leads_on_where_the_first_one_led() {
+async fn a_repeated_answer_links_to_where_the_first_one_went() {
     let mut browser = Browser::new().await;
     let sent = browser.depart("/runs").await;
     browser.get(&sent.good()).await;
@@ -175,7 +175,7 @@ async fn an_answer_that_comes_twice_leads_on_where_the_first_one_led() {
 }
 
 #[tokio::test]
-async fn a_late_answer_leads_on_where_another_tab_signed_in() {
+async fn a_late_answer_continues_if_another_tab_signed_in() {
     let mut browser = Browser::new().await;
     let late = browser.depart("/slow").await;
     browser.fixture.shared.clock.advance(Duration::from_secs(601));
@@ -191,7 +191,7 @@ async fn a_late_answer_leads_on_where_another_tab_signed_in() {
 }
 
 #[tokio::test]
-async fn a_tab_that_was_given_up_for_others_leads_on_where_the_browser_is_signed_in() {
+async fn a_tab_dropped_for_newer_ones_continues_if_the_browser_is_signed_in() {
     let mut browser = Browser::new().await;
     let oldest = browser.depart("/tab").await;
     for _ in 0..16 {

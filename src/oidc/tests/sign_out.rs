@@ -102,7 +102,7 @@ async fn signing_out_has_the_provider_take_back_a_grant_that_outlasts_its_sessio
 }
 
 #[tokio::test]
-async fn nobody_waits_for_a_grant_to_be_taken_back() {
+async fn signing_out_does_not_wait_until_the_grant_is_revoked() {
     let silent = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let mut browser = Browser::new().await;
     let port = silent.local_addr().unwrap().port();
@@ -123,7 +123,7 @@ async fn nobody_waits_for_a_grant_to_be_taken_back() {
 
 /// A second attempt reported success, while the sessions on other hosts and at the provider continued.
 #[tokio::test]
-async fn whoever_signs_out_again_after_the_store_failed_half_way_is_out_everywhere() {
+async fn signing_out_again_after_a_store_failure_ends_the_session_everywhere() {
     let ours = [("origin", "https://dash.example.com")];
     let rows = [
         ("nothing was written", Some(Table::Revocations), None, StatusCode::SERVICE_UNAVAILABLE),

@@ -60,7 +60,7 @@ fn told(ways: &[Way]) -> Vec<String> {
 }
 
 #[test]
-fn groups_of_grants_are_told_apart_from_who_needs_no_rule() {
+fn groups_of_grants_are_listed_apart_from_subjects_that_need_no_rule() {
     let past = past(&bound("run", &runs(&json!({})), &[group("tekton:dev"), group("ops"), user("ann")]));
     assert_eq!(told(&past.by_group["tekton:dev"]), ["Group tekton:dev: create pipelineruns, create taskruns"]);
     assert!(past.by_group["tekton:other"].is_empty());
@@ -73,14 +73,14 @@ fn groups_of_grants_are_told_apart_from_who_needs_no_rule() {
 }
 
 #[test]
-fn what_everybody_may_the_groups_of_grants_may_too() {
+fn the_groups_of_grants_have_the_rights_of_everybody_too() {
     let past = past(&bound("run", &runs(&json!({})), &[group("system:authenticated")]));
     assert_eq!(past.by_group["tekton:other"].len(), 1);
     assert!(told(&past.past)[0].ends_with("(everybody with any credential of the cluster)"));
 }
 
 #[test]
-fn who_is_expected_is_told_with_the_reason() {
+fn expected_subjects_are_reported_with_the_reason() {
     let all = json!([{"apiGroups": ["*"], "resources": ["*"], "verbs": ["*"]}]);
     let people = json!([{"apiGroups": [""], "resources": ["users", "groups"], "verbs": ["impersonate"]}]);
     let mut items: Vec<Value> = bound("all", &all, &[group("system:masters")]).into();
@@ -183,7 +183,7 @@ fn who_is_expected_is_told_with_the_reason() {
 
 /// An EventListener creates runs for anybody who reaches it, but these rights alone were not reported.
 #[test]
-fn who_reaches_an_event_listener_past_its_route_is_told() {
+fn subjects_that_reach_an_event_listener_past_its_route_are_reported() {
     let reach = |resource: &str, verb: &str| json!([{"apiGroups": [""], "resources": [resource], "verbs": [verb]}]);
     let listener = json!({"kind": "EventListener", "metadata": {"namespace": "ci", "name": "build"}, "spec": {"serviceAccountName": "build"}});
     let mut items: Vec<Value> =
@@ -208,7 +208,7 @@ fn who_reaches_an_event_listener_past_its_route_is_told() {
 
 /// Its own account may create none, and that of the Trigger is in another namespace.
 #[test]
-fn who_reaches_an_event_listener_that_sets_off_triggers_of_another_namespace_is_told() {
+fn subjects_that_reach_an_event_listener_with_triggers_elsewhere_are_reported() {
     let forward = json!([{"apiGroups": [""], "resources": ["pods/portforward"], "verbs": ["create"]}]);
     let object = |kind: &str, namespace: &str, spec: &Value| json!({"kind": kind, "metadata": {"namespace": namespace, "name": "x"}, "spec": spec});
     let build = json!({"serviceAccountName": "build"});
@@ -270,7 +270,7 @@ fn an_event_listener_makes_runs_with_the_account_of_its_pod_where_that_is_known(
 }
 
 #[test]
-fn who_may_be_somebody_else_is_told_with_the_limits() {
+fn subjects_that_may_impersonate_others_are_reported_with_the_limits() {
     let impersonate = |group: &str, resource: &str, verb: &str, names: &[&str]| json!([{"apiGroups": [group], "resources": [resource], "verbs": [verb], "resourceNames": names}]);
     let mut items: Vec<Value> = Vec::new();
     items.extend(bound("g", &impersonate("", "groups", "impersonate", &["tekton:dev"]), &[user("ann")]));
@@ -291,7 +291,7 @@ fn who_may_be_somebody_else_is_told_with_the_limits() {
 }
 
 #[test]
-fn ways_to_a_token_to_triggers_and_to_more_rights_are_told() {
+fn ways_to_tokens_to_triggers_and_to_more_rights_are_reported() {
     let rule = |group: &str, resources: &[&str], verbs: &[&str], names: &[&str]| json!([{"apiGroups": [group], "resources": resources, "verbs": verbs, "resourceNames": names}]);
     let rbac = "rbac.authorization.k8s.io";
     let mut items: Vec<Value> = bound("r", &runs(&json!({})), &[account("ci", "build")]).into();
@@ -339,7 +339,7 @@ fn ways_to_a_token_to_triggers_and_to_more_rights_are_told() {
 
 /// On a cluster with an unmodified Tekton nothing is reported, so that every report matters.
 #[test]
-fn what_tekton_binds_to_its_own_accounts_is_expected_and_no_more() {
+fn only_tektons_own_bindings_to_its_accounts_are_expected() {
     let rule = |group: &str, resources: &[&str], verbs: &[&str]| json!([{"apiGroups": [group], "resources": resources, "verbs": verbs}]);
     let own = |name: &str| account("tekton-pipelines", name);
     let resolvers = || account("tekton-pipelines-resolvers", "tekton-pipelines-resolvers");
@@ -401,7 +401,7 @@ fn tektons_own_accounts_are_expected_in_the_namespace_that_it_has() {
 }
 
 #[test]
-fn strays_are_told_once_with_their_namespaces() {
+fn objects_outside_the_expected_namespaces_are_reported_once() {
     let mut items: Vec<Value> = bound("r", &runs(&json!({})), &[account("ci", "cron"), group("system:masters")]).into();
     let pipeline = |namespace: &str| json!({"apiVersion": "tekton.dev/v1", "kind": "Pipeline", "metadata": {"namespace": namespace, "name": "p"}});
     items.extend(["ci", "prod"].map(pipeline));

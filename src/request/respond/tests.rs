@@ -60,7 +60,7 @@ fn a_refusal_to_a_client_of_kubernetes_says_what_was_refused_and_which_request_i
 
 /// client-go discards the text of a 401 to a discovery request, and prints each warning once.
 #[test]
-fn kubectl_is_told_by_a_warning_why_its_credential_is_not_taken() {
+fn kubectl_gets_a_warning_that_explains_why_its_credential_is_refused() {
     let brand = Brand::default();
     let warning = |path: &str, reason, detail: &'static str| {
         let manner = Manner {
@@ -146,7 +146,7 @@ fn clients_of_grpc_web_are_refused_in_the_words_of_http() {
 
 /// By these clients wait and retry, or give up as after a bad request.
 #[test]
-fn each_client_is_told_what_to_make_of_a_refusal_in_its_own_words() {
+fn each_kind_of_client_gets_a_refusal_in_its_own_format() {
     let request = Request::post("/").header("content-type", "application/grpc").body(()).unwrap();
     let manner = Manner::of(Uuid::nil(), &request);
     let brand = Brand::default();

@@ -69,7 +69,7 @@ const ANY: &str = "only GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
 /// Which route is stricter must not depend on its place in the file.
 #[tokio::test]
-async fn what_says_more_of_a_request_takes_it_in_either_order() {
+async fn the_more_specific_route_takes_a_request_in_either_order() {
     let dashboard = json!({"name": "board", "kind": "dashboard", "kubernetes": "up"});
     for (one, other, requests) in [
         (
@@ -162,7 +162,7 @@ async fn what_says_more_of_a_request_takes_it_in_either_order() {
 
 /// Servers fetch the keys of assertions there, whichever hosts people and programs use.
 #[tokio::test]
-async fn the_external_host_is_known_though_no_route_has_it() {
+async fn the_external_host_is_known_even_if_no_route_has_it() {
     let routes = table(&json!({"external_host": "door.test"}), &[json!({"name": "web"})]);
     assert_eq!(routes.host("door.test").as_deref(), Some("door.test"));
     assert_eq!(routes.host("other.test"), None);

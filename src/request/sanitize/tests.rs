@@ -51,7 +51,7 @@ fn a_known_method_in_another_spelling_is_refused() {
 }
 
 #[test]
-fn an_absolute_target_is_the_host_that_upstreams_are_told_of() {
+fn the_host_of_an_absolute_target_is_the_one_that_upstreams_get() {
     let request = Request::builder().uri("http://Tekton.Example:8443/a").header("host", "other.example");
     let known = |host: &str| (host == "tekton.example").then(|| host.into());
     let request = sanitize(request.body(()).unwrap(), arrival(&[]), Uuid::nil(), known).unwrap();
@@ -60,7 +60,7 @@ fn an_absolute_target_is_the_host_that_upstreams_are_told_of() {
 }
 
 #[test]
-fn what_connection_names_is_gone_and_our_credential_is_still_read() {
+fn headers_named_by_connection_are_removed_and_our_credential_is_still_read() {
     for lines in [
         &[("connection", "close, X-Secret"), ("x-secret", "1")][..],
         &[("connection", ""), ("connection", "x-secret"), ("x-secret", "1")],
@@ -72,7 +72,7 @@ fn what_connection_names_is_gone_and_our_credential_is_still_read() {
 }
 
 #[test]
-fn headers_of_impersonation_are_noted_by_name_and_gone_from_the_request() {
+fn impersonation_headers_are_recorded_by_name_and_removed() {
     let request = clean(&[("impersonate-user", "root"), ("impersonate-extra-%41cme", "x")]).unwrap();
     assert_eq!(request.meta().impersonation.len(), 2);
     assert!(request.headers().is_empty());
@@ -94,7 +94,7 @@ fn forwarded_addresses_count_from_trusted_proxies_only() {
 
 /// Google's load balancers append the client's address and then their own, at which browsers reach them.
 #[test]
-fn a_load_balancer_that_names_itself_after_its_client_is_trusted_by_both_of_its_addresses() {
+fn a_load_balancer_that_appends_itself_is_trusted_by_both_of_its_addresses() {
     let networks: Vec<IpNet> = vec!["35.191.0.0/16".parse().unwrap(), "130.211.0.0/22".parse().unwrap()];
     let both = [&networks[..], &["203.0.113.2/32".parse().unwrap()]].concat();
     let from = |trusted: &[IpNet]| {
@@ -121,7 +121,7 @@ fn a_websocket_over_tls_is_as_secure_as_a_page_over_tls() {
 
 /// What a client wrote comes before what a proxy appended.
 #[test]
-fn a_protocol_that_stands_there_twice_is_not_believed() {
+fn a_forwarded_protocol_that_occurs_twice_is_ignored() {
     let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
     let said = |protocol: &'static str| ("x-forwarded-proto", protocol);
     for (lines, secure) in [(vec![said("https")], true), (vec![said("https"), said("http")], false)] {
@@ -130,7 +130,7 @@ fn a_protocol_that_stands_there_twice_is_not_believed() {
 }
 
 #[test]
-fn a_port_beside_a_forwarded_address_hides_nobody() {
+fn a_port_beside_a_forwarded_address_hides_no_client() {
     let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
     for (line, client) in [
         ("203.0.113.9:4711", "203.0.113.9"),
@@ -161,7 +161,7 @@ fn bodies_are_counted_by_address_where_it_is_that_of_one_client() {
 }
 
 #[test]
-fn what_is_no_address_where_the_client_must_stand_is_refused() {
+fn a_forwarded_client_that_is_no_address_is_refused() {
     let trusted: Vec<IpNet> = vec!["10.0.0.0/8".parse().unwrap()];
     for (line, expected) in [
         ("nonsense", None),

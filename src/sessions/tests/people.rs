@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn one_person_has_so_many_sessions_and_no_more() {
+async fn the_number_of_sessions_of_a_person_is_bounded() {
     let at = Fixture::offline();
     let oldest = at.create("alice", &dash()).await;
     for _ in 1..settings().max_per_person {
@@ -41,7 +41,7 @@ async fn sessions_that_ended_unused_push_out_none_that_is_in_use() {
 
 /// An ended session in the index would count against the sessions that continue.
 #[tokio::test]
-async fn a_session_that_is_over_is_in_the_index_no_more_though_others_are() {
+async fn an_ended_session_leaves_the_index_even_if_others_remain() {
     let at = Fixture::offline();
     at.create("alice", &dash()).await;
     at.shared.clock.advance(HOUR * 23);
@@ -54,7 +54,7 @@ async fn a_session_that_is_over_is_in_the_index_no_more_though_others_are() {
 /// A login is in the index before its record is stored, and only a failure can leave it there without a record for a
 /// minute.
 #[tokio::test]
-async fn a_session_that_is_just_being_made_stays_listed_where_there_is_no_room() {
+async fn a_session_being_created_stays_listed_when_the_index_is_full() {
     for (seconds, listed, surplus) in [(59, 3, 1), (60, 2, 0)] {
         let at = Fixture::offline();
         let kept = get(&at.sessions, &at.create("alice", &dash()).await, &dash()).await.unwrap();
@@ -72,7 +72,7 @@ async fn a_session_that_is_just_being_made_stays_listed_where_there_is_no_room()
 }
 
 #[tokio::test]
-async fn a_login_that_cannot_be_kept_leaves_the_other_sessions_where_they_can_be_ended() {
+async fn a_login_that_cannot_be_stored_leaves_the_other_sessions_endable() {
     let at = Fixture::offline();
     let oldest = at.create("alice", &dash()).await;
     let mut latest = HeaderMap::new();
@@ -211,7 +211,7 @@ async fn a_replica_whose_clock_is_ahead_ends_sessions_that_are_valid_at_others()
 /// Regression: if the client left, the end of its session was never recorded in the trail, and the session's record
 /// stayed.
 #[tokio::test]
-async fn an_end_is_brought_to_its_end_though_whoever_asked_for_it_leaves() {
+async fn ending_a_session_completes_after_the_client_disconnects() {
     let at = Fixture::offline();
     let session = get(&at.sessions, &at.create("alice", &dash()).await, &dash()).await.unwrap();
     at.store.leave_at(Table::Revocations, at.sessions.end(&session, Ended::signed_out)).await;
@@ -224,7 +224,7 @@ async fn an_end_is_brought_to_its_end_though_whoever_asked_for_it_leaves() {
 }
 
 #[tokio::test]
-async fn a_person_sees_where_they_are_signed_in_and_ends_what_they_want() {
+async fn a_person_lists_their_sessions_and_ends_any_of_them() {
     let at = Fixture::offline();
     let (here, there, elsewhere) =
         (at.create("alice", &dash()).await, at.create("alice", &dash()).await, at.create("alice", &dash()).await);

@@ -97,7 +97,7 @@ fn answers(status: u16, answer: Value) -> (StatusCode, Value) {
 }
 
 #[tokio::test]
-async fn groups_and_scopes_follow_a_refresh_that_nobody_waits_for() {
+async fn groups_and_scopes_follow_a_refresh_in_the_background() {
     let world = world().await;
     world.advance(200, |_| {});
     assert_eq!(world.get().await.unwrap().principal.groups, [Arc::<str>::from("dev")]);
@@ -122,7 +122,7 @@ async fn groups_and_scopes_follow_a_refresh_that_nobody_waits_for() {
 }
 
 #[tokio::test]
-async fn whoever_asks_and_wherever_a_refresh_token_is_used_once() {
+async fn simultaneous_requests_at_all_replicas_use_a_refresh_token_once() {
     let world = world().await;
     world.advance(301, |_| {});
     let (here, there) = (world.at.sessions.clone(), world.replica());
@@ -141,7 +141,7 @@ async fn whoever_asks_and_wherever_a_refresh_token_is_used_once() {
 
 /// A person who was shut out at the provider stayed in until the clock had caught up.
 #[tokio::test]
-async fn a_session_is_refreshed_though_the_clock_is_set_back() {
+async fn a_session_is_refreshed_even_if_the_clock_is_set_back() {
     let world = world().await;
     let clock = &world.at.shared.clock;
     clock.set(clock.now() - Duration::from_secs(30));
@@ -208,7 +208,7 @@ async fn a_replica_that_is_behind_waits_for_one_that_is_ahead_and_at_its_call() 
 
 /// Regression: the write was retried until the clock had caught up, ten times a second and with a log line each time.
 #[tokio::test]
-async fn a_store_that_is_away_is_tried_for_no_longer_than_a_lease_though_the_clock_is_set_back() {
+async fn an_unavailable_store_is_retried_no_longer_than_a_lease_even_with_the_clock_set_back() {
     let world = world().await;
     let hash = world.get().await.unwrap().hash;
     let clock = &world.at.shared.clock;
@@ -222,7 +222,7 @@ async fn a_store_that_is_away_is_tried_for_no_longer_than_a_lease_though_the_clo
 
 /// Regression: the provider was not asked again until the clock had caught up.
 #[tokio::test]
-async fn a_provider_that_gave_no_answer_is_asked_after_the_pause_though_the_clock_is_set_back() {
+async fn a_silent_provider_is_asked_after_the_pause_even_if_the_clock_is_set_back() {
     let world = world().await;
     let is_away = |script: &mut Script| script.status = StatusCode::SERVICE_UNAVAILABLE;
     world.advance(301, is_away);
@@ -370,7 +370,7 @@ async fn shutdown_waits_for_a_refresh_in_flight_and_none_begins_while_closing() 
 
 /// The response of a provider that no longer confirms the person.
 #[tokio::test]
-async fn a_session_whose_grant_is_gone_ends_everywhere() {
+async fn a_session_whose_grant_was_revoked_ends_everywhere() {
     type Change = fn(&mut Script);
     let rows: [(&str, Change); 6] = [
         ("invalid_grant", |script| {
@@ -415,7 +415,7 @@ async fn a_login_of_the_person_elsewhere_ends_no_session_and_makes_none_younger_
 }
 
 #[tokio::test]
-async fn a_provider_in_trouble_costs_nobody_the_session_and_is_left_alone() {
+async fn a_failing_provider_ends_no_session_and_is_given_a_pause() {
     type Change = fn(&mut Script);
     let rows: [(&str, Change); 5] = [
         ("500", |script| script.status = StatusCode::INTERNAL_SERVER_ERROR),

@@ -233,7 +233,7 @@ async fn reopen(path: &Path) -> Embedded {
 }
 
 #[test]
-fn a_second_process_is_told_that_the_file_is_in_use() {
+fn a_second_process_is_refused_because_the_file_is_in_use() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("store.redb");
     let _first = Embedded::open(&path).unwrap();
@@ -261,7 +261,7 @@ fn a_folder_that_is_not_there_is_named() {
 }
 
 #[tokio::test]
-async fn a_full_disk_is_said_and_passes_once_there_is_room() {
+async fn a_full_disk_is_reported_until_there_is_room() {
     let disk = SmallDisk::new(u64::MAX);
     let handle = disk.clone();
     let store = Embedded::start(Disk::storage(move || handle.clone(), Clock::default()).unwrap()).unwrap();
@@ -351,7 +351,7 @@ async fn a_store_whose_writing_thread_alone_ended_is_unavailable() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_the_file_is_told_with_its_path() {
+async fn problems_with_the_file_are_reported_with_its_path() {
     let (reads, mut asked) = mpsc::channel(1);
     let (writes, _kept) = mpsc::channel(1);
     let store = Embedded { path: "/data/doorward.redb".into(), reads, writes };

@@ -280,7 +280,7 @@ async fn a_failover_is_followed_by_way_of_the_sentinel_for_a_user_with_few_right
 }
 
 #[tokio::test]
-async fn whoever_follows_a_server_that_was_set_back_hears_all_again() {
+async fn all_changes_are_read_again_after_the_server_was_reset() {
     let server = RedisServer::start(&[]);
     let store = store(&json!({"server": server.address()}));
     let end = NOW + Duration::from_secs(60);
@@ -317,7 +317,7 @@ async fn no_version_is_given_twice_by_a_server_that_lost_its_last_writes() {
 }
 
 #[tokio::test]
-async fn what_has_ended_is_swept_and_fills_no_page() {
+async fn expired_records_are_swept_and_fill_no_page() {
     let server = RedisServer::start(&[]);
     let store = store(&json!({"server": server.address()}));
     let (soon, end) = (NOW + Duration::from_secs(1), NOW + Duration::from_secs(60));
@@ -396,7 +396,7 @@ async fn a_clock_that_differs_from_the_servers_is_measured() {
 }
 
 #[tokio::test]
-async fn revocations_that_an_emptied_store_lost_are_put_back_by_whoever_knows_them() {
+async fn revocations_that_an_emptied_store_lost_are_restored_by_replicas_that_know_them() {
     let server = RedisServer::start(&[]);
     let settings = json!({"server": server.address()});
     let clock = Clock::manual(NOW);
@@ -460,7 +460,7 @@ async fn revocations_that_an_emptied_store_lost_are_put_back_by_whoever_knows_th
 }
 
 #[test]
-fn what_cannot_be_is_told_at_its_place() {
+fn impossible_settings_are_reported_at_their_path() {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join("junk"), "junk").unwrap();
     std::fs::write(folder.path().join("bytes"), b"\xff").unwrap();

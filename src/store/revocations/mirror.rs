@@ -101,7 +101,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_not_kept_any_more_is_forgotten_unless_there_is_a_later_word() {
+    fn a_removed_revocation_is_forgotten_unless_there_is_a_later_one() {
         let now = Timestamp::from_secs(1_700_000_000);
         let learn = |mirror: &mut Mirror, target: Target<'_>, kept: Timestamp| {
             let revocation = Revocation { reason: "left".into(), until: kept, kept };

@@ -60,7 +60,7 @@ mod tests {
     /// The failed renewal had begun at an earlier version, because an own write was to be read again, and the next one
     /// started from that.
     #[tokio::test]
-    async fn what_a_store_lost_while_a_look_failed_is_put_back() {
+    async fn revocations_the_store_lost_while_a_read_failed_are_restored() {
         let folder = tempfile::tempdir().unwrap();
         let inner = Embedded::open(&folder.path().join("store.redb")).unwrap();
         let disturbed = Arc::new(Disturbed::new(Arc::new(inner)));

@@ -22,7 +22,7 @@ fn session(id: &str) -> CredentialId {
 }
 
 #[tokio::test]
-async fn what_is_revoked_is_known_here_at_once_and_elsewhere_after_a_refresh() {
+async fn a_revocation_applies_here_at_once_and_elsewhere_after_a_refresh() {
     let at = fixture();
     let here = Revocations::new(Arc::clone(&at.store), at.clock.clone());
     let elsewhere = Revocations::new(Arc::clone(&at.store), at.clock.clone());
@@ -50,7 +50,7 @@ async fn what_is_revoked_is_known_here_at_once_and_elsewhere_after_a_refresh() {
 
 /// Each write and each sweep of streams that a repeated revocation would cost is wasted.
 #[tokio::test]
-async fn what_is_revoked_by_all_its_names_and_as_long_need_not_be_revoked_again() {
+async fn a_target_revoked_by_all_names_for_as_long_is_not_revoked_again() {
     let at = fixture();
     let here = Revocations::new(Arc::clone(&at.store), at.clock.clone());
     let until = at.clock.now() + Duration::from_secs(60);
@@ -109,7 +109,7 @@ async fn a_look_that_finds_nothing_new_and_nothing_over_leaves_the_copy_as_it_is
 /// Regression: such a revocation was stored for an hour, while its holder could get and revoke further tokens every few
 /// minutes.
 #[tokio::test]
-async fn what_its_holder_has_handed_back_is_kept_until_it_would_have_ended_and_can_be_taken_back() {
+async fn a_revocation_by_the_holder_is_kept_until_the_token_expires_and_can_be_undone() {
     let at = fixture();
     let here = Revocations::new(Arc::clone(&at.store), at.clock.clone());
     let elsewhere = Revocations::new(Arc::clone(&at.store), at.clock.clone());
@@ -134,7 +134,7 @@ async fn what_its_holder_has_handed_back_is_kept_until_it_would_have_ended_and_c
 }
 
 #[tokio::test]
-async fn what_is_revoked_together_has_its_own_reason_and_end() {
+async fn targets_revoked_together_have_their_own_reason_and_end() {
     let at = fixture();
     let here = Revocations::new(Arc::clone(&at.store), at.clock.clone());
     let elsewhere = Revocations::new(Arc::clone(&at.store), at.clock.clone());
@@ -150,7 +150,7 @@ async fn what_is_revoked_together_has_its_own_reason_and_end() {
 }
 
 #[tokio::test]
-async fn an_end_that_was_seen_counts_here_until_the_store_has_it_too_and_no_longer_than_it_was_to() {
+async fn a_local_revocation_holds_until_the_store_has_it_and_no_longer_than_its_lifetime() {
     let at = fixture();
     let here = Revocations::new(Arc::clone(&at.store), at.clock.clone());
     let until = at.clock.now() + Duration::from_secs(60);
@@ -205,7 +205,7 @@ async fn a_revocation_ends_at_its_time() {
 }
 
 #[tokio::test]
-async fn a_later_word_of_the_same_target_replaces_the_earlier() {
+async fn a_later_revocation_of_the_same_target_replaces_the_earlier() {
     let at = fixture();
     let revocations = Revocations::new(Arc::clone(&at.store), at.clock.clone());
     revocations.know(&[named("corp", "https://corp.test")]);
@@ -226,7 +226,7 @@ async fn a_later_word_of_the_same_target_replaces_the_earlier() {
 
 /// The replica enforced its own one until it was restarted, and lifted what another replica had revoked since.
 #[tokio::test]
-async fn a_later_word_of_another_replica_counts_though_it_was_read_before_an_own_one_was_taken_in() {
+async fn a_later_change_by_another_replica_wins_over_an_own_earlier_one_that_arrives_late() {
     let at = fixture();
     let new = || Revocations::new(Arc::clone(&at.store), at.clock.clone());
     let (here, elsewhere) = (new(), new());
@@ -247,7 +247,7 @@ async fn a_later_word_of_another_replica_counts_though_it_was_read_before_an_own
 /// The record of the later revocation had expired when such a replica polled, so that it enforced the earlier one for a
 /// month.
 #[tokio::test]
-async fn what_is_taken_back_is_so_at_a_replica_whose_clock_is_ahead_or_that_looks_late() {
+async fn an_undone_revocation_is_undone_at_replicas_whose_clock_is_ahead_or_that_read_late() {
     let seconds = Duration::from_secs;
     for (row, span, ahead, late) in [
         ("its clock is ahead", 1, 5, 0),
@@ -318,7 +318,7 @@ async fn tokens_are_refused_while_the_copy_is_older_than_allowed() {
 /// Regression: the copy looked fresh for as long as the clock was set back, so bearer routes were served without
 /// knowing who is revoked.
 #[tokio::test]
-async fn the_copy_grows_old_though_the_clock_is_set_back() {
+async fn the_copy_becomes_stale_even_if_the_clock_is_set_back() {
     let at = fixture();
     let revocations = Revocations::new(Arc::clone(&at.store), at.clock.clone());
     revocations.refresh().await.unwrap();
@@ -345,7 +345,7 @@ async fn the_copy_grows_old_while_the_machine_is_suspended() {
 
 /// A clock that was ahead for one renewal removed it from the copy, and nothing read it again.
 #[tokio::test]
-async fn what_a_clock_that_is_ahead_takes_for_ended_is_in_force_again_once_the_clock_is_right() {
+async fn a_revocation_expired_by_a_fast_clock_applies_again_once_the_clock_is_right() {
     let at = fixture();
     let right = at.clock.now();
     let until = right + Duration::from_secs(86_400);
@@ -389,7 +389,7 @@ async fn more_than_a_page_of_revocations_is_followed() {
 
 /// A reload that added or renamed the entry for our own tokens made revoked tokens valid again.
 #[tokio::test]
-async fn what_is_revoked_of_our_own_tokens_stays_so_whatever_their_issuer_is_called() {
+async fn revoked_own_tokens_stay_revoked_whatever_the_name_of_their_issuer() {
     let at = fixture();
     let new = || Revocations::new(Arc::clone(&at.store), at.clock.clone());
     let until = at.clock.now() + Duration::from_secs(60);
@@ -437,7 +437,7 @@ async fn what_is_revoked_of_our_own_tokens_stays_so_whatever_their_issuer_is_cal
 
 /// Two entries that swapped their names, or one that took a former name, would have shared their revocations.
 #[tokio::test]
-async fn a_former_name_of_our_own_issuer_that_another_has_binds_nobody_of_that() {
+async fn a_former_name_of_the_own_issuer_that_another_has_now_revokes_nobody_there() {
     let at = fixture();
     let until = at.clock.now() + Duration::from_secs(60);
     let identifier: Arc<str> = "https://door.test".into();
@@ -468,7 +468,7 @@ async fn a_former_name_of_our_own_issuer_that_another_has_binds_nobody_of_that()
 /// Revoked people got in again when the entry of their provider was renamed, also if they had been revoked before it
 /// was configured.
 #[tokio::test]
-async fn what_is_revoked_of_any_issuer_stays_so_when_its_entry_has_another_name() {
+async fn revocations_of_any_issuer_survive_a_renaming_of_its_entry() {
     let at = fixture();
     let new = || Revocations::new(Arc::clone(&at.store), at.clock.clone());
     let until = at.clock.now() + Duration::from_secs(60);
@@ -501,7 +501,7 @@ async fn what_is_revoked_of_any_issuer_stays_so_when_its_entry_has_another_name(
 
 /// A sender of webhooks is identified by nothing but its name.
 #[tokio::test]
-async fn what_is_revoked_of_a_sender_that_has_another_name_is_listed_as_meeting_nobody() {
+async fn a_revocation_of_a_renamed_sender_is_listed_as_without_effect() {
     let at = fixture();
     let (revocations, until) =
         (Revocations::new(Arc::clone(&at.store), at.clock.clone()), at.clock.now() + Duration::from_secs(60));
@@ -519,7 +519,7 @@ async fn what_is_revoked_of_a_sender_that_has_another_name_is_listed_as_meeting_
 
 /// A longer revocation by another issuer hid it.
 #[tokio::test]
-async fn what_meets_nobody_is_listed_also_where_another_issuer_has_revoked_the_same_name() {
+async fn a_revocation_without_effect_is_listed_even_if_another_issuer_has_the_same_name() {
     let at = fixture();
     let revocations = Revocations::new(Arc::clone(&at.store), at.clock.clone());
     let (gone, stays) = (named("gone", "https://gone.test"), named("stays", "https://stays.test"));

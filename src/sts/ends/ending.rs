@@ -467,7 +467,7 @@ mod tests {
 
     /// For objects that the list of a restarted watch does not contain.
     #[test]
-    fn a_pod_that_lost_its_label_while_nobody_watched_has_no_tokens_though_it_runs() {
+    fn a_pod_that_lost_its_label_while_unwatched_has_no_tokens_even_if_it_runs() {
         let pod = |change: fn(&mut Value)| {
             let mut pod = json!({
                 "metadata": {"name": "build-pod", "uid": "u", "labels": {"tekton.dev/taskRun": "build"}},

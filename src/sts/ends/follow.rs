@@ -337,7 +337,7 @@ mod tests {
 
     /// In a long outage of the store, what watches say every few seconds must not take the room of what they say once.
     #[test]
-    fn how_far_a_watch_has_come_takes_half_of_the_queue_at_most() {
+    fn progress_marks_of_watches_take_half_of_the_queue_at_most() {
         let (queue, _work) = mpsc::channel(BACKLOG);
         let up_to = || {
             let watch = Watch { cluster: "c".into(), kind: Kind::Pod, namespace: None };

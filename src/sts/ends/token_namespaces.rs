@@ -166,7 +166,7 @@ mod tests {
 
     /// Each round asked whether the configuration had changed by then, and missed what came and went in between.
     #[test]
-    fn who_follows_a_cluster_hears_of_each_reload_and_a_cluster_is_new_once() {
+    fn a_follower_of_a_cluster_gets_each_reload_and_a_cluster_is_new_only_once() {
         let configuration = |exchange: serde_json::Value| raw::Root {
             tokens: Some(serde_json::from_value(json!({"exchange": exchange})).unwrap()),
             ..raw::Root::default()

@@ -117,7 +117,7 @@ mod tests {
     /// Otherwise tasks would get tokens whose ends nobody sees, until the watches of the next follower failed or
     /// completed their lists.
     #[tokio::test]
-    async fn watches_whose_follower_has_ended_are_lost() {
+    async fn watches_whose_follower_ended_count_as_lost() {
         let (ends, clock, mut watches) = watches();
         let are_observed =
             || ends.are_observed("c", "ci", &[Kind::TaskRun, Kind::Pod, Kind::PipelineRun], clock.moment());
@@ -136,7 +136,7 @@ mod tests {
     /// All were restarted by each reload that named one more, and until they had listed everything, tasks got tokens
     /// nowhere in the cluster.
     #[tokio::test]
-    async fn watches_of_namespaces_that_stay_go_on_while_others_come_and_go() {
+    async fn watches_of_remaining_namespaces_continue_while_others_are_added_and_removed() {
         let (ends, clock, mut watches) = watches();
         let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<String>>();
         let kinds = [Kind::TaskRun, Kind::Pod, Kind::PipelineRun];

@@ -345,7 +345,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_watch_in_which_nothing_happens_says_so_again_and_again() {
+    async fn a_quiet_watch_reports_its_progress_repeatedly() {
         let quiet = || (vec![bookmark("8")], Some(4));
         let mut world = world(vec![quiet(), (vec![], Some(4)), (vec![], None)]);
         assert_eq!(
@@ -364,7 +364,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_watch_that_is_cut_or_silent_says_nothing_of_how_far_it_has_come() {
+    async fn a_cut_or_silent_watch_reports_no_progress() {
         let event = |kind: &str, name: &str| json!({"type": kind, "object": pod(name, "9")});
         let cut = (vec![event("MODIFIED", "a"), event("DELETED", "b")], Some(1));
         let mut world = world(vec![cut, (vec![], None), (vec![], None)]);
@@ -403,7 +403,7 @@ mod tests {
 
     /// The network, TLS and the API server take part of that time.
     #[test]
-    fn a_cut_is_noticed_and_the_next_try_begun_in_less_than_the_two_seconds_that_are_promised() {
+    fn a_cut_watch_is_noticed_and_retried_within_the_promised_two_seconds() {
         let longest = Pings::EAGER.notice() + MAX_RETRY;
         assert!(longest <= Duration::from_millis(1750), "{longest:?}");
     }
@@ -430,7 +430,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn after_an_error_all_is_told_anew() {
+    async fn after_an_error_everything_is_listed_again() {
         let gone = json!({"type": "ERROR", "object": {"kind": "Status", "apiVersion": "v1", "metadata": {}, "code": 410,
             "status": "Failure", "reason": "Expired", "message": "too old"}});
         let mut world = world(vec![(vec![gone], Some(0)), (vec![], None)]);

@@ -25,7 +25,7 @@ pub(super) fn resolve(onward: &str, rest: &str) -> (Onwards, Vec<(String, String
 }
 
 #[test]
-fn what_cannot_be_is_told_at_its_place() {
+fn impossible_settings_are_reported_at_their_path() {
     let vault = "provider: {jwt_bearer: {token_url: 'https://idp.test/t'}}, assertion: {audience: 'https://idp.test'}";
     let aws = "provider: {aws: {role: 'arn:aws:iam::1:role/a'}}";
     let one = |more: &str| format!("{{audience: v, {vault}{more}}}");
@@ -94,7 +94,7 @@ fn what_cannot_be_is_told_at_its_place() {
 
 /// Regression: a scope that is too long was reported as not being a scope.
 #[test]
-fn a_scope_that_is_longer_than_can_be_asked_for_is_told_to_be_long() {
+fn a_scope_that_is_too_long_to_request_is_reported_as_too_long() {
     let vault = "provider: {jwt_bearer: {token_url: 'https://a'}}, assertion: {audience: x}";
     for (bytes, told) in [(512, 0), (513, 2)] {
         let long = "a".repeat(bytes);
@@ -140,7 +140,7 @@ fn an_assertion_for_entra_id_that_is_not_signed_as_that_documents_is_warned_of()
 }
 
 #[test]
-fn who_is_meant_and_for_whom_follows_from_the_kind() {
+fn subject_and_audience_of_an_assertion_follow_from_the_kind() {
     for (provider, subject, audience) in [
         ("{token_exchange: {token_url: 'https://a'}}", OnwardSubject::Caller, "x"),
         ("{client_credentials: {token_url: 'https://a'}}", OnwardSubject::Client, "x"),
@@ -234,7 +234,7 @@ impl World {
 }
 
 #[tokio::test]
-async fn a_token_is_for_one_who_asks_one_thing() {
+async fn a_cached_token_is_reused_only_for_the_same_caller_and_request() {
     let world = World::start("").await;
     let first = world.obtain(world.wanted("alice", &["run", "pod"])).await;
     assert_eq!(world.obtain(world.wanted("alice", &["run", "pod"])).await, first);
@@ -295,7 +295,7 @@ async fn the_end_of_a_run_ends_its_tokens_there_and_here() {
 
 /// Regression: a cached token was given until the clock had caught up, when the provider no longer accepted it.
 #[tokio::test]
-async fn a_token_is_held_no_longer_though_the_clock_is_set_back() {
+async fn a_token_is_cached_no_longer_even_if_the_clock_is_set_back() {
     let world = World::start("").await;
     let first = world.obtain(world.wanted("alice", &["run", "pod"])).await;
     world.clock.set(world.clock.now() - Duration::from_secs(3600));
@@ -307,7 +307,7 @@ async fn a_token_is_held_no_longer_though_the_clock_is_set_back() {
 
 /// Rules and the trail had its end by the former clock, and it was refused for as long as that had been ahead.
 #[tokio::test]
-async fn the_end_of_a_token_is_told_by_the_clock_that_was_set_since_it_came() {
+async fn the_expiry_of_a_token_follows_a_clock_that_was_set_since() {
     let world = World::start("").await;
     let ends = world.clock.now() + Duration::from_secs(600);
     let gained = world.held.obtain(world.wanted("alice", &[]), &world.keys, "jti", ends).await.unwrap();
@@ -341,7 +341,7 @@ async fn the_end_of_a_run_ends_a_token_that_has_a_successor_as_well() {
 
 /// The cache had been emptied, and the tokens were valid at the provider until they expired.
 #[tokio::test]
-async fn the_end_of_a_run_ends_its_token_though_the_clock_was_ahead_when_another_came() {
+async fn the_end_of_a_run_ends_its_token_even_if_the_clock_was_ahead_at_another() {
     let mut world = World::start("").await;
     let first = world.obtain(world.wanted("alice", &["run", "pod"])).await;
     let right = world.clock.now();
@@ -389,7 +389,7 @@ async fn a_token_is_ended_with_the_secret_that_the_client_has_by_then() {
 }
 
 #[tokio::test]
-async fn a_run_that_ends_while_its_token_is_on_its_way_has_it_ended_too() {
+async fn a_token_that_arrives_after_the_end_of_its_run_is_revoked_too() {
     let mut world = World::start("").await;
     let until = world.clock.now() + Duration::from_secs(600);
     world.revocations.revoke(Target::Workload("pod"), "it has ended", until).await.unwrap();
@@ -431,7 +431,7 @@ async fn a_refusal_is_not_remembered() {
 }
 
 #[tokio::test]
-async fn a_provider_in_trouble_is_left_alone_for_a_while_and_others_are_not() {
+async fn a_failing_provider_is_given_a_pause_and_others_are_not() {
     let world = World::start("").await;
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let address = listener.local_addr().unwrap();

@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn what_the_back_end_hides_stays_hidden() {
+    fn properties_that_the_back_end_hides_stay_hidden() {
         let backend = json!({"isReadOnly": true, "tenantNamespaces": ["b", "c"], "defaultNamespace": "c"});
         let sight = Sight { namespaces: Some(vec!["a".into(), "b".into()]), may_create: true, sign_out: None };
         assert_eq!(rewritten(&backend, &sight), json!({"isReadOnly": true, "tenantNamespaces": ["b"]}));

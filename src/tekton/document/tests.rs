@@ -51,7 +51,7 @@ fn an_alias_is_read_as_its_anchor_and_merge_keys_tags_and_second_documents_are_r
 
 /// Regression: the error was reported as one of YAML, or of another type.
 #[test]
-fn malformed_json_is_told_as_such_and_repeats_nothing_of_the_body() {
+fn malformed_json_is_reported_without_repeating_the_body() {
     for (verb, media, body, why) in [
         (
             "create",
@@ -230,7 +230,7 @@ fn accounts_and_templates_of_another_version_are_refused() {
 }
 
 #[test]
-fn what_is_read_in_two_ways_is_refused() {
+fn ambiguous_documents_are_refused() {
     let (json, merge, patch) = ("application/json", "application/merge-patch+json", "application/json-patch+json");
     for (verb, media, body, why) in [
         ("create", json, r#"{"spec":{"serviceAccountName":"a","serviceAccountName":"b"}}"#, "has a member twice"),
@@ -338,7 +338,7 @@ fn a_request_with_two_content_types_is_refused() {
 
 /// Regression: each token was compared with all known names, so one patch of 3 MiB blocked its worker for seconds.
 #[test]
-fn a_pointer_that_leads_deeper_than_any_run_is_refused() {
+fn a_pointer_deeper_than_any_run_is_refused() {
     let patch = |tokens: usize| {
         let body = json!([{"op": "test", "path": "/a".repeat(tokens), "value": 1}]).to_string();
         read("patch", "application/json-patch+json", &body)
@@ -350,7 +350,7 @@ fn a_pointer_that_leads_deeper_than_any_run_is_refused() {
 proptest! {
     /// Whatever is accepted has the same meaning when it is read again from what is sent.
     #[test]
-    fn what_is_sent_is_what_was_decided(account in "[a-zA-Z$().:-]{0,12}", inline: bool, text in "\\PC{1,40}") {
+    fn the_forwarded_document_is_the_one_that_was_decided(account in "[a-zA-Z$().:-]{0,12}", inline: bool, text in "\\PC{1,40}") {
         let mut object = json!({"metadata": {"labels": {"l": text}}, "spec": {"taskRunTemplate": {"serviceAccountName": account}}});
         if inline {
             object["spec"]["pipelineSpec"] = json!({"tasks": [{"taskRef": {"name": text}}]});

@@ -183,7 +183,7 @@ fn literals_that_are_called_like_credentials() {
 }
 
 #[test]
-fn no_value_is_held_or_told() {
+fn no_value_is_stored_or_printed() {
     const VALUE: &str = "hunter2hunter2";
     let items = json!([
         {"kind": "Secret", "type": "kubernetes.io/basic-auth", "data": {"password": VALUE}, "stringData": {"password": VALUE},

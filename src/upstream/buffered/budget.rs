@@ -300,7 +300,7 @@ mod tests {
 
     /// Ten connections of a stranger blocked everybody's deliveries and the requests of EventListeners.
     #[test]
-    fn what_one_client_or_sender_has_leaves_room_for_others() {
+    fn one_client_or_sender_leaves_room_for_others() {
         for (one, other) in [(at(1), at(2)), (of("hub"), of("lab"))] {
             let budget = ByteBudget::new(800);
             let filled = fill(&budget, &one);
@@ -345,7 +345,7 @@ mod tests {
 
     /// Regression: a body was refused whenever another one from its address was in flight, whichever came first.
     #[test]
-    fn of_one_client_the_body_that_is_beyond_its_part_first_goes_on() {
+    fn the_body_of_a_client_that_exceeds_its_share_first_continues() {
         let budget = ByteBudget::new(8000);
         let (mut first, mut second) = (budget.reservation(at(1)), budget.reservation(at(1)));
         assert!(first.grow_to(600) && second.grow_to(300));

@@ -87,7 +87,7 @@ async fn kubernetes_t1_a_stream_ends_with_its_credential_and_not_before() {
 
 /// Clients were told that a valid token was invalid, and requested another.
 #[test]
-fn a_stream_that_its_route_ends_is_told_from_one_whose_credential_is_over() {
+fn a_stream_ended_by_its_route_is_distinguished_from_one_with_an_expired_credential() {
     let (registry, clock) = registry();
     let began = clock.moment();
     let now = began.wall();
@@ -108,7 +108,7 @@ fn a_stream_that_its_route_ends_is_told_from_one_whose_credential_is_over() {
 
 /// Regression: after the clock was set back, a stream lasted until the clock had caught up.
 #[test]
-fn a_stream_lasts_no_longer_than_its_route_allows_though_the_clock_is_set_back() {
+fn a_stream_lasts_no_longer_than_its_route_allows_even_if_the_clock_is_set_back() {
     let (registry, clock) = registry();
     let handle = registry.register(watch("alice", Timestamp::MAX, clock.moment()));
     clock.set(clock.now() - seconds(3600));
@@ -123,7 +123,7 @@ fn a_stream_lasts_no_longer_than_its_route_allows_though_the_clock_is_set_back()
 
 /// Of the two, a client may leave the response unread, so its stream is checked, whichever was cut first.
 #[test]
-fn an_upload_and_its_response_end_for_the_same_reason_whether_cut_before_or_after_joining() {
+fn an_upload_and_its_response_end_for_the_same_reason_before_and_after_joining() {
     let (registry, clock) = registry();
     let register = || registry.register(watch("alice", Timestamp::MAX, clock.moment()));
     let joins_and_ends: [fn(&StreamHandle, StreamHandle) -> StreamHandle; 4] = [
@@ -182,7 +182,7 @@ fn a_stream_ends_by_an_earlier_time_that_is_set_later() {
 
 /// A shorter `max_stream` after a reload used the wall clock only, even if the credential ended before it.
 #[test]
-fn a_stream_ends_by_an_earlier_time_that_is_set_later_though_the_clock_is_set_back() {
+fn a_stream_ends_at_an_earlier_time_set_later_even_if_the_clock_is_set_back() {
     for lasts in [600, 7200] {
         let (registry, clock) = registry();
         let handle = registry.register(watch("alice", clock.now() + seconds(lasts), clock.moment()));
@@ -206,7 +206,7 @@ async fn the_deadline_task_wakes_a_waiting_stream() {
 }
 
 #[test]
-fn a_stream_that_is_over_when_it_begins_is_cut_at_once() {
+fn a_stream_that_has_expired_when_it_begins_is_cut_at_once() {
     let (registry, clock) = registry();
     let handle = registry.register(watch("alice", clock.now(), clock.moment()));
     assert_eq!(handle.reason(), Some(CutReason::Expired));
@@ -287,7 +287,7 @@ fn streams_of_a_session_are_found_together_and_without_those_of_others() {
 }
 
 #[test]
-fn an_answer_that_is_only_without_a_length_may_end_by_itself_when_doorward_stops() {
+fn a_plain_answer_without_a_length_may_finish_when_doorward_stops() {
     let (registry, clock) = registry();
     let long = registry.register(watch("alice", Timestamp::MAX, clock.moment()));
     let answer = Stream { kind: StreamKind::Unsized, ..watch("alice", Timestamp::MAX, clock.moment()) };

@@ -110,7 +110,7 @@ async fn kubernetes_t1_a_watch_ends_cleanly_and_a_log_never_looks_complete() {
 
 /// gRPC clients took the reset for a server fault (INTERNAL), which many do not retry.
 #[tokio::test]
-async fn clients_of_grpc_hear_why_their_stream_was_ended() {
+async fn grpc_clients_learn_why_their_stream_was_ended() {
     for (reason, status) in [(CutReason::Revoked, "16"), (CutReason::PermissionLost, "7"), (CutReason::Draining, "14")]
     {
         let (upstream, _closed) = upstream_that_sends(EVENT).await;
@@ -233,7 +233,7 @@ async fn what_a_client_sends_over_http2_ends_after_the_cut_though_its_upstream_t
 }
 
 #[tokio::test]
-async fn the_hook_hears_of_each_end_once() {
+async fn the_hook_is_called_once_for_each_end() {
     const WHOLE: &str = "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nwhole";
     const CHUNKED: &str = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nwhole\r\n0\r\n\r\n";
     for sent in [WHOLE, CHUNKED] {
@@ -263,7 +263,7 @@ async fn the_hook_hears_of_each_end_once() {
 }
 
 #[tokio::test]
-async fn bodies_of_our_own_tell_their_end_too() {
+async fn doorwards_own_bodies_report_their_end_too() {
     let (ended, mut ends) = mpsc::unbounded_channel();
     let hook = || {
         let ended = ended.clone();

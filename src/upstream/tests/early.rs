@@ -81,7 +81,7 @@ async fn an_upload_that_is_answered_early_arrives_whole() {
 /// If the response has no content, the client sees only the error about its body, though the upstream may have done
 /// what was asked. After a 408 it would retry without checking.
 #[tokio::test]
-async fn an_answer_that_is_given_up_with_the_upload_is_told_of() {
+async fn an_answer_abandoned_with_the_upload_is_reported() {
     let (address, _) = scripted(|_, mut stream| async move {
         read_head(&mut stream).await;
         stream.write_all(b"HTTP/1.1 202 Accepted\r\nContent-Length: 0\r\n\r\n").await.unwrap();
@@ -200,7 +200,7 @@ async fn an_empty_body_that_has_ended_is_not_awaited() {
 
 /// The rest of the upload is lost with the connection, whether or not the response waits.
 #[tokio::test]
-async fn an_upstream_that_takes_no_more_of_an_upload_keeps_no_answer_back() {
+async fn an_upstream_that_stops_reading_an_upload_does_not_delay_its_answer() {
     for close in ["Connection: keep-alive, Close\r\n", ""] {
         for length in ["0\r\n\r\n", "2\r\n\r\nok"] {
             let (address, _) = scripted(move |_, mut stream| async move {

@@ -119,7 +119,7 @@ async fn attacks_z10_bytes_behind_a_response_never_reach_the_next_request() {
 }
 
 #[tokio::test]
-async fn attacks_z38_a_101_that_nobody_asked_for_is_refused_and_its_connection_closed() {
+async fn attacks_z38_an_unrequested_101_is_refused_and_its_connection_closed() {
     for (status, is_fine) in
         [("101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade", false), ("200 OK", true)]
     {
@@ -155,7 +155,7 @@ async fn attacks_z38_a_101_that_nobody_asked_for_is_refused_and_its_connection_c
 
 /// gRPC servers begin with HTTP/2 settings, whatever the request.
 #[tokio::test]
-async fn of_a_peer_that_speaks_http2_alone_the_fix_says_which_setting_mends_it() {
+async fn the_fix_for_a_peer_with_http2_alone_names_the_setting() {
     let (address, _) = scripted(|_, mut stream| async move {
         read_head(&mut stream).await;
         let settings = [0_u8, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 100];
@@ -273,7 +273,7 @@ async fn a_peer_that_takes_no_tls_handshake_is_a_connect_timeout() {
 }
 
 #[tokio::test]
-async fn an_answer_that_does_not_come_is_a_504_and_its_connection_is_closed() {
+async fn a_missing_answer_becomes_504_and_its_connection_is_closed() {
     let (closed, mut was_closed) = mpsc::unbounded_channel();
     let (address, accepted) = scripted(move |_, mut stream| {
         let closed = closed.clone();
@@ -346,7 +346,7 @@ async fn a_stream_of_events_may_be_silent_as_long_as_a_watch() {
 }
 
 #[tokio::test]
-async fn a_client_that_stalls_or_breaks_off_is_told_so() {
+async fn a_client_that_stalls_or_disconnects_is_named_as_the_cause() {
     let (address, _) = scripted(|_, mut stream| async move {
         is_closed_silently(&mut stream).await;
     })
@@ -371,7 +371,7 @@ async fn a_client_that_stalls_or_breaks_off_is_told_so() {
 
 /// Without a length or chunks, a client takes a truncated response for a complete one.
 #[tokio::test]
-async fn an_answer_of_http_1_0_goes_on_in_our_own_version() {
+async fn an_http_1_0_answer_is_forwarded_as_http_1_1() {
     let (address, _) = scripted(|_, mut stream| async move {
         read_head(&mut stream).await;
         stream.write_all(b"HTTP/1.0 200 OK\r\n\r\nok").await.unwrap();

@@ -76,7 +76,7 @@ async fn the_host_travels_as_the_authority() {
 
 /// The client's acceptance of trailers is forwarded only on connections that support them.
 #[tokio::test]
-async fn te_goes_on_over_http2_alone() {
+async fn te_is_forwarded_over_http2_alone() {
     let (heads, mut seen) = mpsc::unbounded_channel();
     let (address, _) = scripted(move |_, stream| {
         let heads = heads.clone();
@@ -148,7 +148,7 @@ async fn another_connection_is_opened_at_the_peers_stream_limit() {
 }
 
 #[tokio::test]
-async fn a_peer_that_says_goodbye_costs_no_request() {
+async fn a_goaway_of_the_peer_fails_no_request() {
     let goodbye = Arc::new(Notify::new());
     let say = Arc::clone(&goodbye);
     let ended = Arc::new(AtomicUsize::new(0));
@@ -217,7 +217,7 @@ async fn resetting(reason: h2::Reason) -> (SocketAddr, Arc<AtomicUsize>) {
 }
 
 #[tokio::test]
-async fn a_request_that_the_peer_did_not_look_at_is_sent_again_whatever_its_method() {
+async fn a_request_that_the_peer_ignored_is_sent_again_whatever_its_method() {
     for (reason, method, is_sent_again) in [
         (h2::Reason::REFUSED_STREAM, "POST", true),
         (h2::Reason::REFUSED_STREAM, "GET", true),
@@ -233,7 +233,7 @@ async fn a_request_that_the_peer_did_not_look_at_is_sent_again_whatever_its_meth
 
 /// A streamed body is not stored, so that only the client can send it again.
 #[tokio::test]
-async fn who_streams_a_body_that_the_peer_did_not_look_at_hears_that_nothing_was_done() {
+async fn a_streamed_body_that_the_peer_ignored_is_reported_as_not_processed() {
     for (reason, kind, status) in [
         (h2::Reason::REFUSED_STREAM, UpstreamErrorKind::NotTaken, StatusCode::SERVICE_UNAVAILABLE),
         (h2::Reason::INTERNAL_ERROR, UpstreamErrorKind::Closed, StatusCode::BAD_GATEWAY),
@@ -416,7 +416,7 @@ fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
 /// They ended the connection with all its streams, although its window had room. The frames are written by hand because
 /// a library would interleave the streams: here all small ones arrive before the second response.
 #[tokio::test]
-async fn small_pieces_of_an_answer_that_nobody_reads_end_no_stream_beside_it() {
+async fn small_frames_of_an_unread_answer_end_no_neighbouring_stream() {
     const DATA: u8 = 0;
     const HEADERS: u8 = 1;
     const SETTINGS: u8 = 4;
@@ -483,7 +483,7 @@ async fn attacks_z37_trailers_pass_only_where_they_are_allowed() {
 }
 
 #[test]
-fn only_what_comes_over_http2_may_call_itself_messages() {
+fn only_bodies_over_http2_may_count_as_messages() {
     for (kind, of_messages) in [
         ("application/grpc", true),
         ("application/grpc+proto", true),
@@ -499,7 +499,7 @@ fn only_what_comes_over_http2_may_call_itself_messages() {
 
 /// A call that streams messages to its server may be silent for longer than an upload.
 #[tokio::test]
-async fn messages_may_come_at_any_time_and_another_body_keeps_its_pace() {
+async fn messages_may_arrive_at_any_time_and_other_bodies_need_a_minimum_rate() {
     let (address, _) = scripted(|_, stream| {
         serve_http2(stream, |request| async move {
             let whole = request.into_body().collect().await.is_ok();

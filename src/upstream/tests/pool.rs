@@ -63,7 +63,7 @@ async fn a_connection_whose_end_was_announced_takes_no_further_request() {
 }
 
 #[tokio::test]
-async fn a_response_that_nobody_reads_to_its_end_closes_its_connection() {
+async fn a_response_that_is_not_read_to_its_end_closes_its_connection() {
     let (closed, mut was_closed) = mpsc::unbounded_channel();
     let (address, accepted) = scripted(move |_, mut stream| {
         let closed = closed.clone();
@@ -157,7 +157,7 @@ async fn a_connection_is_young_however_long_there_was_none_before() {
 
 /// Unused shared connections occupied all slots, up to their maximum age.
 #[tokio::test]
-async fn a_stream_of_its_own_takes_the_place_of_a_shared_connection_that_nobody_uses() {
+async fn a_dedicated_connection_replaces_an_unused_shared_one() {
     let (address, accepted, _ended) = ending(StatusCode::OK).await;
     let upstream = upstream_with(address, |entry| {
         entry.protocol = Some(raw::UpstreamProtocol::Http2);

@@ -24,7 +24,7 @@ async fn take(node: &Arc<Node>, upstream: &Upstream, (lane, pick): (Lane, Pick))
 
 /// Under load, free connections went to new requests, and the waiting ones finally got a 503.
 #[tokio::test]
-async fn who_waits_for_a_connection_is_not_overtaken() {
+async fn a_request_that_waits_for_a_connection_is_not_overtaken() {
     const LAST: &[u8] = b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 2\r\n\r\nok";
     // Either a connection becomes free, or room for a new one.
     for answer in [OK, LAST] {
@@ -66,7 +66,7 @@ async fn who_waits_for_a_connection_is_not_overtaken() {
 
 /// A new watch took the slot of a waiter or of a short request, and a retry took that of anybody.
 #[tokio::test]
-async fn nobody_is_overtaken_whatever_they_wait_for() {
+async fn no_waiting_request_is_overtaken_by_one_that_waits_for_something_else() {
     for (first, second) in KINDS.into_iter().flat_map(|first| KINDS.map(|second| (first, second))) {
         let (address, _) = scripted(answer_all).await;
         let upstream = upstream_with(address, |entry| entry.max_connections = 1);
@@ -111,7 +111,7 @@ async fn of_one_stream() -> (SocketAddr, Arc<AtomicUsize>) {
 
 /// Waiters behind the first did not learn of free streams, and new requests took them.
 #[tokio::test]
-async fn who_waits_for_a_stream_is_not_overtaken() {
+async fn a_request_that_waits_for_a_stream_is_not_overtaken() {
     let (address, accepted) = of_one_stream().await;
     let upstream = upstream_with(address, |entry| {
         entry.protocol = Some(raw::UpstreamProtocol::Http2);
@@ -137,7 +137,7 @@ async fn who_waits_for_a_stream_is_not_overtaken() {
 
 /// All waited for a new connection that never opened, although streams were free.
 #[tokio::test]
-async fn who_waits_for_a_connection_that_another_opens_gets_a_stream_that_became_free() {
+async fn a_request_that_waits_for_a_connecting_peer_gets_a_stream_that_became_free() {
     let (address, accepted) = of_one_stream().await;
     let upstream = upstream_with(address, |entry| entry.protocol = Some(raw::UpstreamProtocol::Http2));
     let pools = pools();
@@ -162,7 +162,7 @@ async fn who_waits_for_a_connection_that_another_opens_gets_a_stream_that_became
 
 /// As after a response that arrived before the end of its upload was written.
 #[tokio::test]
-async fn who_waits_gets_a_connection_that_was_given_back_before_it_was_ready() {
+async fn a_waiting_request_gets_a_connection_that_was_returned_before_it_was_ready() {
     let (address, accepted) = scripted(|_, mut stream| async move {
         while read_head(&mut stream).await.is_some() {
             tokio::time::sleep(Duration::from_millis(300)).await;
@@ -186,7 +186,7 @@ async fn who_waits_gets_a_connection_that_was_given_back_before_it_was_ready() {
 
 /// Only one of them got a connection every tenth of a second; the others waited although connections were free.
 #[tokio::test]
-async fn all_who_wait_get_connections_that_became_ready_together() {
+async fn all_waiting_requests_get_connections_that_became_ready_together() {
     const COUNT: usize = 30;
     let (address, accepted) = scripted(|_, mut stream| async move {
         read_head(&mut stream).await;
@@ -223,7 +223,7 @@ async fn all_who_wait_get_connections_that_became_ready_together() {
 /// A request blocked by its own configuration's limit held back all those behind, which were within theirs, until it
 /// gave up.
 #[tokio::test]
-async fn who_waits_goes_by_the_limit_of_the_configuration_that_came_last() {
+async fn a_waiting_request_follows_the_limit_of_the_latest_configuration() {
     for kind in KINDS {
         let (address, _) = scripted(answer_all).await;
         let of = |limit| upstream_with(address, |entry| entry.max_connections = limit);
@@ -241,7 +241,7 @@ async fn who_waits_goes_by_the_limit_of_the_configuration_that_came_last() {
 
 /// Waiters were not notified, and did not check, as long as no stream ended.
 #[tokio::test]
-async fn who_waits_gets_a_stream_once_the_peer_takes_more() {
+async fn a_waiting_request_gets_a_stream_once_the_peer_allows_more() {
     /// SETTINGS with SETTINGS_MAX_CONCURRENT_STREAMS.
     fn settings(streams: u8) -> [u8; 15] {
         [0, 0, 6, 4, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, streams]
@@ -277,7 +277,7 @@ async fn who_waits_gets_a_stream_once_the_peer_takes_more() {
 /// If a connection becomes ready after it was returned, that is not notified at once, and waiters that timed out before
 /// got the error that all are in use.
 #[tokio::test]
-async fn who_waits_looks_once_more_at_the_end() {
+async fn a_waiting_request_checks_once_more_at_its_deadline() {
     let answer = Arc::new(Notify::new());
     let told = Arc::clone(&answer);
     let (address, accepted) = scripted(move |_, mut stream| {
@@ -320,7 +320,7 @@ async fn who_waits_looks_once_more_at_the_end() {
 
 /// Those that had waited longest had almost no time left to connect, and lost their slot.
 #[tokio::test(start_paused = true)]
-async fn who_has_waited_for_a_place_has_the_whole_time_to_connect() {
+async fn a_request_that_waited_for_a_slot_has_the_full_time_to_connect() {
     const SETTINGS: &[u8] = &[0, 0, 0, 4, 0, 0, 0, 0, 0];
     let (address, _) = scripted(|_, mut stream| async move {
         tokio::time::sleep(Duration::from_millis(1500)).await;
@@ -348,7 +348,7 @@ async fn who_has_waited_for_a_place_has_the_whole_time_to_connect() {
 /// Regression: the waiting request closed a connection that was already closed, which made no room, and was not woken
 /// to check again.
 #[tokio::test(start_paused = true)]
-async fn who_needs_a_place_closes_a_connection_that_has_one() {
+async fn a_request_that_needs_a_slot_closes_an_idle_connection() {
     let close = Arc::new(Notify::new());
     let told = Arc::clone(&close);
     let service = hyper::service::service_fn(|_: Request<Incoming>| async {
@@ -389,7 +389,7 @@ async fn who_needs_a_place_closes_a_connection_that_has_one() {
 }
 
 #[tokio::test]
-async fn who_waits_in_vain_for_a_stream_hears_whether_the_upstream_is_full_or_silent() {
+async fn a_timed_out_wait_for_a_stream_tells_a_full_upstream_from_a_silent_one() {
     let of = |address, connect_timeout| {
         upstream_with(address, |entry| {
             entry.protocol = Some(raw::UpstreamProtocol::Http2);
@@ -421,7 +421,7 @@ async fn who_waits_in_vain_for_a_stream_hears_whether_the_upstream_is_full_or_si
 
 /// If a slot became free at the last moment but went to another, the error was a 504.
 #[tokio::test]
-async fn who_waits_in_vain_for_a_place_hears_that_the_upstream_is_full() {
+async fn a_timed_out_wait_for_a_slot_is_refused_as_upstream_full() {
     let (address, _) = scripted(answer_all).await;
     let within = |connect_timeout| {
         upstream_with(address, |entry| {

@@ -119,7 +119,7 @@ async fn two_client_certificates_never_share_a_connection() {
 }
 
 #[tokio::test]
-async fn long_requests_are_http1_although_http2_is_negotiated_otherwise() {
+async fn long_requests_use_http1_although_others_negotiate_http2() {
     let (dir, authority) = (tempfile::tempdir().unwrap(), authority());
     std::fs::write(dir.path().join("ca.crt"), &authority.pem).unwrap();
     let (address, _) = server(&authority, &["h2", "http/1.1"]).await;

@@ -214,7 +214,7 @@ impl Recv for Mutex<mpsc::UnboundedReceiver<()>> {
 }
 
 #[tokio::test]
-async fn kubernetes_t2_a_websocket_that_is_cut_tells_its_client_why_and_spdy_just_ends() {
+async fn kubernetes_t2_a_cut_websocket_gives_its_client_the_reason_and_spdy_just_ends() {
     for (handshake, protocol, goodbye) in
         [(HANDSHAKE, "websocket", "\u{88}\u{9}\u{3}\u{f0}revoked"), (SPDY, "SPDY/3.1", "")]
     {

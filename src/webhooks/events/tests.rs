@@ -58,7 +58,7 @@ async fn attacks_z46_within_a_try_the_event_listeners_own_answer_decides() {
 
 /// The genuine question was disputed, was about another Trigger, or came after the attempt.
 #[tokio::test]
-async fn attacks_z46_a_false_event_of_a_try_whose_answer_was_lost_costs_no_run() {
+async fn attacks_z46_a_false_event_of_an_attempt_with_a_lost_answer_loses_no_run() {
     for (row, in_the_try, afterwards) in [
         ("the same Trigger", &[("a", "false@1"), ("a", "true@1")][..], &[][..]),
         ("another Trigger", &[("a", "false@1"), ("b", "true@1")], &[]),
@@ -100,7 +100,7 @@ async fn attacks_z46_a_dispute_takes_nothing_from_the_event_of_an_earlier_try() 
 }
 
 #[tokio::test]
-async fn what_the_event_listener_answered_is_not_taken_away_by_a_dispute() {
+async fn a_dispute_does_not_remove_the_answer_of_the_event_listener() {
     let replay = Replay::new(MemoryStore::shared());
     let ask = async |text| replay.bind_event(&delivery("d"), "a", &named(text), NOW).await.unwrap();
     assert_eq!(ask("true@1").await, Bound::Ours);
@@ -153,7 +153,7 @@ async fn attacks_z46_beyond_the_most_triggers_a_run_is_made_rather_than_lost() {
 }
 
 #[tokio::test]
-async fn attacks_z46_who_takes_all_room_gets_no_run_for_each_event() {
+async fn attacks_z46_using_up_all_room_does_not_give_a_run_for_each_event() {
     for is_answered in [true, false] {
         let replay = Replay::new(MemoryStore::shared());
         let ask =
@@ -175,7 +175,7 @@ async fn attacks_z46_who_takes_all_room_gets_no_run_for_each_event() {
 }
 
 #[tokio::test]
-async fn what_is_bound_lives_as_long_as_a_delivery_may_be_tried_again() {
+async fn a_bound_event_lives_as_long_as_its_delivery_may_be_retried() {
     let replay = Replay::new(MemoryStore::shared());
     let late = NOW + KEPT + Duration::from_secs(1);
     let ask = async |once, text, now| replay.bind_event(&delivery(once), "a", &named(text), now).await.unwrap();
@@ -206,7 +206,7 @@ async fn a_delivery_that_is_new_again_is_another_to_its_triggers() {
 }
 
 #[tokio::test]
-async fn what_is_kept_longer_is_not_cut_short_by_a_late_question() {
+async fn a_late_question_does_not_shorten_a_longer_retention() {
     let replay = Replay::new(MemoryStore::shared());
     let ask =
         async |trigger: &str, text, now| replay.bind_event(&delivery("d"), trigger, &named(text), now).await.unwrap();

@@ -221,7 +221,7 @@ async fn deliveries_of_a_repository_arrive_in_order_and_others_do_not_wait_for_t
 
 /// A write that is given up on, because it takes too long or its sender has left, may be done all the same.
 #[tokio::test]
-async fn what_is_stored_after_it_was_given_up_on_is_brought() {
+async fn a_delivery_stored_after_its_request_gave_up_is_delivered() {
     let store = MemoryStore::shared();
     let fixture = Fixture::new(&store, |_| Attempt::Accepted(None));
     fixture.keep("hub", "1", "a").await.unwrap();
@@ -256,7 +256,7 @@ async fn without_room_in_memory_a_lane_rests_and_nothing_is_tried() {
 
 /// Regression: later deliveries of its repository waited forever.
 #[tokio::test]
-async fn one_for_which_there_is_never_room_is_parked_when_its_time_is_over() {
+async fn a_delivery_that_never_finds_room_is_parked_when_its_time_is_over() {
     let fixture = Fixture::new(&MemoryStore::shared(), |_| panic!("there is no room"));
     let id = fixture.keep("hub", "1", "large").await.unwrap();
     let span = fixture.queue.show(&id, NOW).await.unwrap().unwrap().0.span;
@@ -306,7 +306,7 @@ async fn one_that_is_new_again_is_held_beside_the_first() {
 }
 
 #[tokio::test]
-async fn what_was_kept_by_a_process_that_died_is_brought_by_the_next() {
+async fn deliveries_stored_by_a_process_that_died_are_sent_by_the_next() {
     let store = MemoryStore::shared();
     {
         let dead = Fixture::new(&store, |_| panic!("it died before"));
@@ -323,7 +323,7 @@ async fn what_was_kept_by_a_process_that_died_is_brought_by_the_next() {
 }
 
 #[tokio::test]
-async fn a_sender_whose_queue_is_full_is_asked_to_come_back_and_no_other() {
+async fn only_a_sender_with_a_full_queue_is_asked_to_retry() {
     let fixture = Fixture::new(&MemoryStore::shared(), |_| Attempt::Accepted(None));
     let small = Settings { max: 2, ..SETTINGS };
     for delivery in ["a", "b"] {
@@ -340,7 +340,7 @@ async fn a_sender_whose_queue_is_full_is_asked_to_come_back_and_no_other() {
 }
 
 #[tokio::test]
-async fn what_a_process_before_left_counts_against_the_bound_from_the_first_delivery_on() {
+async fn deliveries_left_by_an_earlier_process_count_towards_the_bound_from_the_start() {
     let store = MemoryStore::shared();
     let small = Settings { max: 2, ..SETTINGS };
     {
@@ -360,7 +360,7 @@ async fn what_a_process_before_left_counts_against_the_bound_from_the_first_deli
 
 /// Otherwise metrics would say after each start that nothing is held.
 #[tokio::test(start_paused = true)]
-async fn what_is_held_is_known_before_it_may_be_brought() {
+async fn held_deliveries_are_counted_before_they_may_be_sent() {
     let store = MemoryStore::shared();
     Fixture::new(&store, |_| panic!("it died before")).keep("hub", "1", "a").await.unwrap();
     let fixture = Fixture::new(&store, |_| Attempt::Accepted(None));
@@ -380,7 +380,7 @@ async fn what_is_held_is_known_before_it_may_be_brought() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn how_long_the_oldest_waits_is_measured_though_nothing_is_brought() {
+async fn the_age_of_the_oldest_delivery_is_measured_even_if_nothing_is_sent() {
     let fixture = Fixture::new(&MemoryStore::shared(), |_| panic!("it has not settled"));
     fixture.keep("hub", "1", "a").await.unwrap();
     fixture.clock.advance(Duration::from_secs(90));
@@ -408,7 +408,7 @@ async fn without_the_store_nothing_is_kept_and_what_is_kept_waits() {
 }
 
 #[tokio::test]
-async fn replicas_bring_each_delivery_once_and_in_order() {
+async fn replicas_send_each_delivery_once_and_in_order() {
     let store = MemoryStore::shared();
     store.set_shared();
     let order: Arc<Mutex<BTreeMap<String, Vec<String>>>> = Arc::default();
@@ -466,7 +466,7 @@ fn a_request_is_kept_byte_for_byte() {
 
 /// The sender's next attempt must not get 200 for a delivery that a failover could still lose.
 #[tokio::test]
-async fn what_only_one_server_has_is_503_also_to_the_next_try() {
+async fn a_delivery_on_one_server_only_gets_503_at_the_next_attempt_too() {
     let store = MemoryStore::shared();
     let fixture = Fixture::new(&store, |_| Attempt::Accepted(None));
     fixture.queue.set_doubt(None);

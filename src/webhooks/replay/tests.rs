@@ -35,7 +35,7 @@ async fn the_body_of_a_delivery_that_waits_is_not_it_under_another_id() {
 }
 
 #[tokio::test]
-async fn what_a_second_delivery_gets() {
+async fn a_duplicate_is_answered_by_the_state_of_the_first() {
     struct Case {
         row: &'static str,
         second: ReplayKeys,
@@ -135,7 +135,7 @@ async fn webhooks_19_the_window_and_the_lease_end() {
 }
 
 #[tokio::test]
-async fn a_delivery_that_somebody_asked_for_again_is_taken_as_often_as_configured() {
+async fn a_redelivery_on_request_is_accepted_as_often_as_configured() {
     for replay in everywhere() {
         let keys = |id| keys(1, id, Some(1)).redeliveries(2, false);
         let take = async |keys: &ReplayKeys, now| match replay.reserve(keys, LEASE, now).await {
@@ -220,7 +220,7 @@ async fn a_delivery_is_the_same_whichever_of_the_secrets_signed_it() {
 }
 
 #[tokio::test]
-async fn of_two_redeliveries_at_once_one_is_forwarded() {
+async fn only_one_of_two_simultaneous_redeliveries_is_forwarded() {
     for replay in everywhere() {
         let keys = keys(1, "a", None).redeliveries(5, false);
         replay.reserve(&keys, LEASE, NOW).await.unwrap().commit(NOW).await.unwrap();
@@ -242,7 +242,7 @@ async fn without_the_store_nothing_is_forwarded() {
 }
 
 #[tokio::test]
-async fn what_the_store_did_not_take_is_remembered_here_and_nothing_further_is_forwarded() {
+async fn deliveries_the_store_refused_are_remembered_and_nothing_more_is_forwarded() {
     let store = MemoryStore::shared();
     let replay = Replay::new(store.clone());
     replay.reserve(&keys(1, "before", None), LEASE, NOW).await.unwrap().commit(NOW).await.unwrap();
@@ -261,7 +261,7 @@ async fn what_the_store_did_not_take_is_remembered_here_and_nothing_further_is_f
 
 /// Otherwise somebody who had kept the delivery could have had it forwarded once more after the lease.
 #[tokio::test(start_paused = true)]
-async fn what_a_shared_store_did_not_take_is_said_to_it_again() {
+async fn writes_that_a_shared_store_refused_are_repeated() {
     let store = MemoryStore::shared();
     store.set_shared();
     let (replay, clock) = (Replay::new(store.clone()), Clock::manual(NOW));
@@ -290,7 +290,7 @@ async fn what_a_shared_store_did_not_take_is_said_to_it_again() {
 }
 
 #[tokio::test]
-async fn what_was_remembered_here_alone_is_in_the_store_once_that_works_again() {
+async fn deliveries_remembered_in_memory_are_stored_once_the_store_works_again() {
     let store = MemoryStore::shared();
     let replay = Replay::new(store.clone());
     let mut first = replay.reserve(&keys(1, "a", None), LEASE, NOW).await.unwrap();
@@ -316,7 +316,7 @@ async fn leases_that_lapsed_take_no_memory() {
 }
 
 #[test]
-fn who_is_turned_away_by_a_full_store_hears_that() {
+fn a_delivery_refused_by_a_full_store_gets_that_reason() {
     for (error, says) in [(StoreError::Full("x".to_owned()), true), (StoreError::Timeout, false)] {
         let refused = unavailable(error);
         assert_eq!(refused.reason(), Reason::StoreUnavailable);

@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn an_issuer_that_is_no_authority_is_none() {
+    fn a_certificate_that_is_no_authority_is_not_accepted_as_an_issuer() {
         for (is_ca, good) in [(IsCa::Ca(BasicConstraints::Unconstrained), true), (IsCa::ExplicitNoCa, false)] {
             let (key, mut issuer) = (KeyPair::generate().unwrap(), of(&[]));
             issuer.is_ca = is_ca;

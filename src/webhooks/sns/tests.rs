@@ -88,7 +88,7 @@ fn only_topics_have_hosts() {
 }
 
 #[test]
-fn webhooks_29_certificates_come_from_listed_hosts_alone() {
+fn webhooks_29_certificates_are_fetched_from_listed_hosts_alone() {
     let source = with_hosts(&["sns.us-east-1.amazonaws.com", "localhost:4566"]);
     for (url, good) in [
         ("https://sns.us-east-1.amazonaws.com/SimpleNotificationService-0123456789abcdef.pem", true),
@@ -120,7 +120,7 @@ fn webhooks_29_certificates_come_from_listed_hosts_alone() {
 /// Regression: AWS got a request for every address that somebody named without waiting, and genuine messages waited
 /// behind all of them.
 #[tokio::test]
-async fn so_many_certificates_are_fetched_at_once_and_no_more() {
+async fn the_number_of_simultaneous_certificate_fetches_is_bounded() {
     // It never answers.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let host = silent.local_addr().unwrap().to_string();
@@ -154,7 +154,7 @@ async fn a_fetch_that_failed_is_made_again_after_a_moment() {
 
 /// Regression: ten wrong certificates a second from somebody behind the same load balancer kept all others from theirs.
 #[tokio::test(start_paused = true)]
-async fn clients_that_nobody_tells_apart_have_more_than_a_stranger_among_them_takes_by_the_way() {
+async fn clients_behind_one_address_get_certificates_despite_a_stranger_among_them() {
     let source = with_hosts(&["localhost"]);
     for number in 0..2 * MAX_OF_NOBODY {
         let begun = source.begin(&at(number), None).map(drop);
@@ -170,7 +170,7 @@ async fn clients_that_nobody_tells_apart_have_more_than_a_stranger_among_them_ta
 /// Regression: ten nonexistent addresses a second kept the genuine one from being fetched, for as long as they were
 /// named.
 #[tokio::test(start_paused = true)]
-async fn who_names_addresses_that_lead_nowhere_keeps_no_other_from_a_certificate() {
+async fn addresses_that_cannot_be_fetched_do_not_block_other_certificates() {
     let source = with_hosts(&["localhost"]);
     for number in 0..2 * MAX_FETCHES {
         let begun = source.begin(&at(number), client(1)).map(drop);
@@ -262,7 +262,7 @@ async fn a_message_that_is_too_old_keeps_no_certificate() {
 
 /// Regression: every message was refused from then on, and neither a reload nor a change of the entry helped.
 #[tokio::test(start_paused = true)]
-async fn a_certificate_that_has_ended_is_fetched_anew() {
+async fn an_expired_certificate_is_fetched_again() {
     let (key, source) = (rsa(), with_hosts(&["localhost"]));
     source.keep(at("a"), of_key(&key, 2020));
     // So that nothing is fetched here.
@@ -274,7 +274,7 @@ async fn a_certificate_that_has_ended_is_fetched_anew() {
 
 /// The same if its host had another certificate in the same file by then.
 #[tokio::test(start_paused = true)]
-async fn a_certificate_whose_key_did_not_make_a_signature_is_fetched_anew_once_a_minute() {
+async fn a_certificate_that_does_not_verify_is_fetched_again_once_a_minute() {
     let (before, after, source) = (rsa(), rsa(), with_hosts(&["localhost"]));
     let (sns, renewed) = (sns(&source), signed(&after, &at("a"), NOW));
     source.keep(at("a"), of_key(&before, 4096));
@@ -291,7 +291,7 @@ async fn a_certificate_whose_key_did_not_make_a_signature_is_fetched_anew_once_a
 
 /// Regression: a client that repeatedly named the genuine certificate and left kept it from being fetched at all.
 #[tokio::test]
-async fn a_fetch_goes_on_for_others_when_who_asked_first_has_left() {
+async fn a_fetch_continues_for_others_after_the_first_caller_left() {
     // The fetch's connection would be closed if it ended with the client that started it.
     let server = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let host = server.local_addr().unwrap().to_string();

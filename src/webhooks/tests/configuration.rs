@@ -4,7 +4,7 @@ use super::*;
 use crate::config::values::Size;
 
 #[test]
-fn configurations_that_would_let_somebody_in_are_refused() {
+fn configurations_that_would_admit_anybody_are_refused() {
     let generic = |signature: Value| json!({"name": "ci", "sender": "generic", "signature": signature});
     let hub = |extra: Value| {
         let mut webhook = json!({"name": "hub", "sender": "github"});
@@ -166,7 +166,7 @@ fn settings_beyond_their_limits_are_refused() {
 
 /// Regression: a form that could not be read was also reported for the secrets, in terms of GitLab.
 #[test]
-fn a_header_that_cannot_be_is_told_of_once() {
+fn an_impossible_header_is_reported_once() {
     for signature in [json!({"header": "X Bad"}), json!({"header": "x-a", "timestamp_header": "X Bad"})] {
         let webhook = json!({"name": "ci", "sender": "generic", "signature": signature});
         let (_, resolver) = resolve(webhook, &secrets(&[SECRET]));
@@ -196,7 +196,7 @@ fn told(facts: &Value, body: &Value) -> Arc<Facts> {
 
 /// Regression: CI names both for a build of a tag, and only the branch was read, so a deny of the tag did not match.
 #[test]
-fn a_tag_that_is_pointed_at_is_told_though_something_stands_at_the_branch() {
+fn a_tag_at_its_pointer_is_read_even_if_a_branch_is_named_too() {
     let pointers = json!({"branch": "/build/branch", "tag": "/build/tag"});
     for (build, branch, tag) in [
         (json!({"branch": "v1.2", "tag": "v1.2"}), Some("v1.2"), Some("v1.2")),
@@ -240,7 +240,7 @@ fn what_has_several_elements_where_a_branch_or_a_tag_is_pointed_at_is_several() 
 }
 
 #[test]
-fn a_sender_all_of_whose_secrets_have_ended_is_warned_of() {
+fn a_sender_whose_secrets_have_all_expired_is_warned_about() {
     let secret = |until: Option<&str>| SecretText {
         value: SECRET.to_owned(),
         not_before: None,
@@ -280,7 +280,7 @@ fn attacks_z17_generic_headers_that_interceptors_interpret_are_refused() {
 }
 
 #[test]
-fn attacks_z21_senders_that_never_try_again_are_held_unless_somebody_says_otherwise() {
+fn attacks_z21_deliveries_of_senders_that_never_retry_are_held_by_default() {
     for (sender, held) in [
         ("github", true),
         ("gitea", true),
@@ -320,7 +320,7 @@ fn times_of_secrets_are_checked() {
 }
 
 #[test]
-fn what_two_senders_must_not_share() {
+fn forbidden_sharing_between_two_senders_is_reported() {
     let folder = tempfile::tempdir().unwrap();
     fs::write(folder.path().join("a"), SECRET).unwrap();
     fs::write(folder.path().join("b"), "another secret than that").unwrap();
@@ -347,7 +347,7 @@ fn what_two_senders_must_not_share() {
 }
 
 #[test]
-fn a_secret_that_three_senders_share_is_told_of_once_for_each_that_follows() {
+fn a_secret_shared_by_three_senders_is_reported_once_for_each_after_the_first() {
     let folder = tempfile::tempdir().unwrap();
     let entry = |name: &str| {
         fs::write(folder.path().join(name), SECRET).unwrap();
@@ -363,7 +363,7 @@ fn a_secret_that_three_senders_share_is_told_of_once_for_each_that_follows() {
 
 /// Less than the sender's timeout, so that it still gets 503.
 #[test]
-fn webhooks_33_an_answer_may_take_as_long_as_is_told_of_its_sender() {
+fn webhooks_33_the_answer_deadline_is_shorter_than_the_timeout_of_the_sender() {
     for kind in raw::Sender::ALL {
         let told = match kind {
             raw::Sender::Slack => Duration::from_millis(2500),

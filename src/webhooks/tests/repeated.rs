@@ -108,7 +108,7 @@ fn webhooks_18_an_identical_body_is_a_new_delivery_with_unique_bodies_off() {
 /// Regression: a branch that a program creates, deletes and creates again within a second has one body, and the last
 /// event was lost.
 #[test]
-fn webhooks_18_what_bitbucket_data_center_says_twice_is_two_deliveries_where_ids_alone_count() {
+fn webhooks_18_a_bitbucket_event_sent_twice_is_two_deliveries_if_only_ids_count() {
     let body = r#"{"eventKey":"repo:refs_changed","date":"2023-11-14T22:13:20+0000","repository":{"id":84},"changes":[{"ref":{"id":"refs/heads/a"},"type":"ADD"}]}"#;
     for (unique, is_same) in [(None, true), (Some(true), true), (Some(false), false)] {
         let entry = json!({"name": "dc", "sender": "bitbucket_data_center", "unique_bodies": unique});
@@ -147,7 +147,7 @@ fn gitea(webhook: &Webhook, sender: &str, event: &str, id: &str, body: &str) -> 
 /// the last event. Renaming a branch back and forth, creating a tag on a page and editing a wiki page change no time at
 /// all.
 #[test]
-fn webhooks_18_what_gitea_and_its_kin_say_twice_is_two_deliveries_where_ids_alone_count() {
+fn webhooks_18_an_event_that_gitea_or_its_kin_send_twice_is_two_if_only_ids_count() {
     let closed = r#"{"action":"closed","number":8,"pull_request":{"number":8,"updated_at":"2026-11-29T21:27:12Z"},"repository":{"id":71}}"#;
     let forced = r#"{"ref":"refs/heads/main","before":"1","after":"2","repository":{"id":71}}"#;
     let renamed_from = r#"{"ref":"env-a","ref_type":"branch","pusher_type":"user","repository":{"id":71}}"#;

@@ -81,7 +81,7 @@ impl Past {
 }
 
 #[tokio::test]
-async fn runs_and_templates_past_doorward_say_nothing_in_its_name() {
+async fn runs_and_templates_made_past_doorward_cannot_claim_its_annotations() {
     Tekton::get().await;
     let world = World::start().await;
     let listed = format!("system:serviceaccount:{}:build", world.namespace);

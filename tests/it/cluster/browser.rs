@@ -23,7 +23,7 @@ async fn back_end() -> Upstream {
 }
 
 #[tokio::test]
-async fn a_user_sees_namespaces_starts_follows_and_cancels_a_run_and_is_signed_out_after_logout() {
+async fn a_user_lists_namespaces_starts_follows_and_cancels_a_run_and_signs_out() {
     walk(Front::Own(free_port())).await;
 }
 
@@ -108,7 +108,7 @@ upstreams:
 
 /// Without a browser, which would not let a page claim another origin.
 #[tokio::test]
-async fn another_site_opens_no_watch_and_logs_from_outside_go_to_who_may_read_logs_there() {
+async fn another_site_opens_no_watch_and_outside_logs_need_the_right_to_read_logs() {
     Tekton::get().await;
     let back_end = back_end().await;
     let change = |yaml: String| {

@@ -8,7 +8,7 @@ use crate::{fixture::Change, harness::until};
 /// `kubernetes:6.4 forged owner reference`: the uid of a TaskRun does not contain its namespace, and anybody who may
 /// create pods somewhere can write any uid into them.
 #[tokio::test]
-async fn an_owner_reference_into_another_namespace_leads_nowhere() {
+async fn an_owner_reference_into_another_namespace_is_ignored() {
     let exchange = "kubernetes: cluster, namespaces: ['{ns}']}]}";
     let tasks = Tasks::with(|yaml| yaml.change(exchange, "kubernetes: cluster}]}"), &[]).await;
     let api = tasks.world.api;

@@ -145,7 +145,7 @@ async fn a_refusal_of_our_own_account_goes_to_the_log_and_not_to_the_caller() {
 }
 
 #[tokio::test]
-async fn a_refusal_of_the_caller_goes_on_as_it_came() {
+async fn a_refusal_of_the_caller_by_the_api_server_is_forwarded_unchanged() {
     let world = World::set_up(Setup { rights: json!(printed("classic")), ..Setup::default() }, |yaml| yaml).await;
     for form in FORMS {
         let answer =

@@ -12,7 +12,7 @@ use super::{programs, world::World};
 use crate::harness::within;
 
 #[tokio::test]
-async fn attacks_z29_an_informer_that_reads_all_by_a_watch_syncs_and_hears_what_changes() {
+async fn attacks_z29_an_informer_that_lists_by_a_watch_syncs_and_gets_changes() {
     let world = World::start().await;
     for http1 in [false, true] {
         let kubectl = world.kubectl("alice");

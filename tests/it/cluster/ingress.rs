@@ -19,7 +19,7 @@ async fn kubectl_reads_and_writes_by_way_of_nginx() {
 }
 
 #[tokio::test]
-async fn who_one_is_and_what_one_may_do_is_the_same_by_way_of_nginx() {
+async fn whoami_and_can_i_answer_the_same_through_nginx() {
     kubectl::whoami_and_can_i(&World::behind_nginx().await).await;
 }
 
@@ -39,7 +39,7 @@ async fn logs_are_followed_and_containers_attached_to_by_way_of_nginx() {
 }
 
 #[tokio::test]
-async fn a_person_who_is_shut_out_loses_all_streams_through_nginx_at_once() {
+async fn a_revoked_person_loses_all_streams_through_nginx_at_once() {
     pods::shut_out(&World::behind_nginx().await).await;
 }
 
@@ -49,7 +49,7 @@ async fn kubectl_signs_in_with_doorward_login_by_way_of_nginx() {
 }
 
 #[tokio::test]
-async fn a_person_at_the_dashboard_comes_by_way_of_nginx() {
+async fn a_person_reaches_the_dashboard_through_nginx() {
     browser::walk(Front::nginx()).await;
 }
 
@@ -59,7 +59,7 @@ async fn five_hundred_watches_pass_nginx() {
 }
 
 #[tokio::test]
-async fn nginx_changes_no_path_and_says_who_the_client_is() {
+async fn nginx_changes_no_path_and_forwards_the_client_address() {
     let world = World::behind_nginx().await;
     let ask = async |line: &str| {
         let mut raw = world.connect().await;
@@ -84,7 +84,7 @@ async fn nginx_changes_no_path_and_says_who_the_client_is() {
 }
 
 #[tokio::test]
-async fn nginx_passes_a_body_on_while_it_comes() {
+async fn nginx_forwards_a_body_while_it_arrives() {
     let world = World::behind_nginx().await;
     let line = format!("POST /api/v1/namespaces/{}/configmaps HTTP/1.1", world.namespace);
     let lines = [&line, "Host: localhost", &world.developer("alice"), "Impersonate-User: bob", "Content-Length: 100"];

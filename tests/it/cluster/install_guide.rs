@@ -162,7 +162,7 @@ fn the_guide_has_an_entry_of_the_network_policy_for_the_pods_of_an_ingress() {
 /// Doorward takes revocations only while it runs, and the page left it reachable meanwhile: users revoked since the
 /// snapshot got in.
 #[tokio::test]
-async fn a_restore_lets_nobody_in_before_what_was_revoked_since_is_revoked_again() {
+async fn a_restore_admits_nobody_until_later_revocations_are_repeated() {
     let page = fs::read_to_string(deploy().join("../docs/upkeep.md")).unwrap();
     let (_, restore) = page.split_once("\n## Restore\n").unwrap();
     let steps =

@@ -50,7 +50,7 @@ async fn reads_by(world: &World, credential: &str) {
 }
 
 #[tokio::test]
-async fn a_kubeconfig_leads_to_the_api_server_and_its_credentials_change_without_a_restart() {
+async fn a_kubeconfig_names_the_api_server_and_its_credentials_change_without_a_restart() {
     let api = ApiServer::get().await;
     let by_file = kubeconfig(api, &json!({"tokenFile": "token", "token": "outdated"}));
     let with_kubeconfig = |yaml: String| {

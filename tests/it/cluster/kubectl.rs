@@ -14,7 +14,7 @@ async fn kubectl_reads_and_writes_over_http1_and_http2() {
 }
 
 #[tokio::test]
-async fn who_one_is_and_what_one_may_do() {
+async fn whoami_and_can_i_answer_for_the_caller() {
     whoami_and_can_i(&World::start().await).await;
 }
 

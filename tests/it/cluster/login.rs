@@ -13,7 +13,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn kubectl_is_who_signed_in_with_doorward_login_until_the_session_ends() {
+async fn kubectl_acts_as_whoever_ran_doorward_login_until_the_session_ends() {
     login(Front::Own(0)).await;
 }
 

@@ -66,7 +66,7 @@ const GUARDED: [(&str, &str, &str, &str); 2] = [
 ];
 
 #[test]
-fn event_listeners_and_the_dashboard_admit_the_pods_of_doorward_and_nobody_else() {
+fn event_listeners_and_the_dashboard_admit_only_the_pods_of_doorward() {
     for (overlay, objects) in overlays() {
         let policies = of_kind(&objects, "NetworkPolicy");
         for (name, label, value, policy) in GUARDED {
@@ -108,7 +108,7 @@ fn event_listeners_and_the_dashboard_admit_the_pods_of_doorward_and_nobody_else(
 }
 
 #[test]
-fn doorward_goes_where_its_configuration_leads_and_nowhere_else() {
+fn doorward_connects_only_to_configured_addresses() {
     for (overlay, objects) in overlays() {
         let policy = &find(&objects, "NetworkPolicy", "doorward")["spec"];
         assert!(selects(&policy["podSelector"], labels(&objects, "doorward")), "{overlay}");
@@ -187,7 +187,7 @@ fn each_port_that_is_named_is_one_of_the_pods_that_are_selected() {
 }
 
 #[test]
-fn pods_are_locked_up_and_asked_how_they_are() {
+fn pods_are_restricted_and_have_probes() {
     for (overlay, objects) in overlays() {
         let sets = of_kind(&objects, "StatefulSet");
         assert_eq!(sets.len(), if overlay == "single" { 1 } else { 2 });
@@ -235,7 +235,7 @@ fn pods_are_locked_up_and_asked_how_they_are() {
 }
 
 #[test]
-fn replicas_are_spread_and_not_all_taken_away_at_once() {
+fn replicas_are_spread_and_protected_from_simultaneous_eviction() {
     for (overlay, objects) in overlays() {
         let labels = labels(&objects, "doorward");
         let budgets = of_kind(&objects, "PodDisruptionBudget");
@@ -369,7 +369,7 @@ fn the_load_balancer_of_the_examples_keeps_the_address_of_clients_on_aws_too() {
 
 /// Its addresses include all pods, so that a step of a run could claim any address if nothing else kept it out.
 #[test]
-fn an_ingress_in_the_cluster_is_trusted_by_the_guide_at_a_listener_that_lets_in_nobody_else() {
+fn the_guide_trusts_an_ingress_at_a_listener_that_admits_only_it() {
     let guide = guide();
     let block = |first: &str| {
         let (_, rest) = guide.split_once(&format!("```yaml\n{first}\n")).unwrap();

@@ -165,7 +165,7 @@ async fn a_rule_for_a_service_account_of_one_cluster_gives_nothing_to_that_of_an
 /// Otherwise the watches would resume at the new upstream with the resource versions of the old one, and miss objects
 /// that were never listed there.
 #[tokio::test]
-async fn where_a_reload_names_another_upstream_for_a_cluster_all_is_listed_anew() {
+async fn a_reload_to_another_upstream_of_a_cluster_lists_everything_again() {
     let change = |yaml: String| {
         let (upstream, _) = another_upstream(&yaml, "again");
         yaml.change("upstreams:\n", &upstream).change(
@@ -189,7 +189,7 @@ async fn where_a_reload_names_another_upstream_for_a_cluster_all_is_listed_anew(
 
 /// Otherwise each reload that removes a namespace would end the tokens of all other Doorwards on the same store.
 #[tokio::test]
-async fn what_another_doorward_on_the_same_store_gave_goes_on() {
+async fn tokens_issued_by_another_doorward_on_the_same_store_stay_valid() {
     const THERE: &str = "elsewhere.test";
     let redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
     let tasks = on_redis(&redis).await;
@@ -215,7 +215,7 @@ async fn what_another_doorward_on_the_same_store_gave_goes_on() {
 }
 
 #[tokio::test]
-async fn the_tokens_of_a_cluster_that_a_reload_takes_away_end() {
+async fn the_tokens_of_a_cluster_that_a_reload_removes_end() {
     let mut tasks = Tasks::start().await;
     let (_task, own) = with_token(&tasks, "left-behind").await;
     let path = tasks.world.doorward.dir().join("doorward.yaml");
@@ -247,7 +247,7 @@ async fn the_tokens_of_a_cluster_that_a_reload_takes_away_end() {
 /// The watches were those of the start: tasks there got no tokens until a restart, and ends of tokens from other
 /// replicas were not seen here.
 #[tokio::test]
-async fn a_namespace_that_a_reload_brings_is_watched_and_the_tokens_in_one_that_it_takes_away_end() {
+async fn a_reload_watches_added_namespaces_and_ends_the_tokens_in_removed_ones() {
     let (elsewhere, listed) = ("namespaces: [elsewhere]}]}", "namespaces: ['{ns}']}]}");
     let mut tasks = Tasks::with(|yaml| yaml.change(listed, elsewhere), &[]).await;
     let listed = listed.replace("{ns}", &tasks.world.namespace);
@@ -280,7 +280,7 @@ async fn a_namespace_that_a_reload_brings_is_watched_and_the_tokens_in_one_that_
 /// Each replica caches what it got, and one that saw the end already in the trail kept its cache until the token
 /// expired.
 #[tokio::test]
-async fn a_replicas_cached_provider_tokens_end_with_its_reload_even_if_another_replica_reported_it() {
+async fn a_reload_ends_cached_provider_tokens_even_if_another_replica_reported_it() {
     let given = json!({"access_token": "given", "token_type": "Bearer", "expires_in": 3600}).to_string();
     let mut provider = Upstream::scripted(move |_| Reply::json(200, &given)).await;
     let redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
@@ -308,7 +308,7 @@ async fn a_replicas_cached_provider_tokens_end_with_its_reload_even_if_another_r
 
 /// Regression: these tokens stayed valid until they expired, as after a restart no watch was left to end them.
 #[tokio::test]
-async fn the_tokens_of_a_cluster_or_a_namespace_that_a_restart_takes_away_are_refused() {
+async fn the_tokens_of_a_cluster_or_namespace_that_a_restart_removes_are_refused() {
     let servers = "resource_servers: [{id: target, secret: {file: target}, audiences: ['https://target.test']}]";
     for without in ["{issuer: a}", "{issuer: cluster, kubernetes: cluster, namespaces: [elsewhere]}"] {
         let change = |yaml: String| yaml.change("tokens: {", &format!("tokens: {{{servers}, "));
@@ -334,7 +334,7 @@ async fn the_tokens_of_a_cluster_or_a_namespace_that_a_restart_takes_away_are_re
 
 /// Through a route of its own, and without tokens for its tasks.
 #[tokio::test]
-async fn an_api_server_that_answers_with_the_uid_of_another_clusters_run_gives_that_run_no_cause() {
+async fn an_api_server_that_answers_with_a_uid_of_another_cluster_gives_no_run_a_cause() {
     let uid = Arc::new(OnceLock::<Value>::new());
     let answer = Arc::clone(&uid);
     let hostile =

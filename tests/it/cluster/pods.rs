@@ -64,7 +64,7 @@ async fn logs_are_followed_and_containers_attached_to() {
 }
 
 #[tokio::test]
-async fn a_person_who_is_shut_out_loses_all_streams_at_once() {
+async fn a_revoked_person_loses_all_streams_at_once() {
     shut_out(&World::start().await).await;
 }
 

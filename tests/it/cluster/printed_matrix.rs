@@ -76,12 +76,12 @@ async fn exec_cp_and_port_forward_pass_by_the_printed_rights_in_the_constrained_
 }
 
 #[tokio::test]
-async fn logs_are_followed_and_containers_attached_to_by_the_printed_rights_in_the_classic_form() {
+async fn logs_and_attach_work_with_the_printed_rights_in_the_classic_form() {
     pods::logs_and_attach(&world("classic").await).await;
 }
 
 #[tokio::test]
-async fn logs_are_followed_and_containers_attached_to_by_the_printed_rights_in_the_constrained_form() {
+async fn logs_and_attach_work_with_the_printed_rights_in_the_constrained_form() {
     let world = world("constrained").await;
     pods::logs_and_attach(&world).await;
     assert_constrained(&world).await;

@@ -184,7 +184,7 @@ fn path(role: &Value) -> Option<String> {
 const UNLINKED: &str = "runs are not linked to their causes";
 
 #[tokio::test]
-async fn what_is_printed_is_enough_for_everybody_and_each_rule_of_it_is_needed() {
+async fn the_printed_roles_suffice_for_everybody_and_each_rule_is_needed() {
     // Its objects are cluster-wide, with fixed names. It ends with the test binary.
     let api: &'static ApiServer = Box::leak(Box::new(ApiServer::start().await));
     define(api).await;

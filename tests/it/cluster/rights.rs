@@ -14,7 +14,7 @@ async fn tells(world: &World, text: &str) {
 }
 
 #[tokio::test]
-async fn a_right_that_is_missing_is_told_until_it_is_there() {
+async fn a_missing_right_is_reported_until_it_is_granted() {
     let grant = "grants:\n  - {id: more, who: {groups: [more]}, kubernetes_groups: ['tekton:more']}\n";
     let world = World::with(|yaml| yaml.change("grants:\n", grant)).await;
     tells(&world, "Doorward may not impersonate groups tekton:more; `doorward rbac`").await;
@@ -38,7 +38,7 @@ async fn a_right_that_is_missing_is_told_until_it_is_there() {
 
 /// Constrained impersonation needs more rights, which are also checked one by one.
 #[tokio::test]
-async fn what_may_not_be_done_while_impersonating_is_told() {
+async fn actions_that_are_forbidden_while_impersonating_are_reported() {
     let nothing = json!([{"apiGroups": [""], "resources": ["configmaps"], "verbs": ["get"]}]);
     let world = World::set_up(Setup { rights: nothing, ..Setup::default() }, |yaml| yaml).await;
     let account = json!({"kind": "ServiceAccount", "namespace": world.namespace, "name": "doorward"});
@@ -57,7 +57,7 @@ async fn what_may_not_be_done_while_impersonating_is_told() {
 
 /// Users with groups that Doorward may not impersonate would suddenly be refused.
 #[tokio::test]
-async fn attacks_z28_a_policy_with_a_group_that_may_not_be_impersonated_is_refused_until_it_may() {
+async fn attacks_z28_a_policy_is_refused_until_all_its_groups_may_be_impersonated() {
     let mut world = World::start().await;
     let path = world.doorward.dir().join("doorward.yaml");
     let yaml = std::fs::read_to_string(&path).unwrap();
@@ -80,7 +80,7 @@ async fn attacks_z28_a_policy_with_a_group_that_may_not_be_impersonated_is_refus
 
 /// Whoever takes over Doorward would have these rights too.
 #[tokio::test]
-async fn rights_that_reach_far_and_that_nothing_needs_are_told() {
+async fn far_reaching_rights_that_nothing_needs_are_reported() {
     let world = World::start().await;
     let doctor = async || doctor(world.doorward.dir(), &["--only", "rights"]).await;
     doctor().await.is("rights", "good", &[]);
@@ -112,7 +112,7 @@ async fn rights_that_reach_far_and_that_nothing_needs_are_told() {
 
 /// The API server falls back to the classic right, which defeats the limits of the constrained form.
 #[tokio::test]
-async fn a_classic_role_that_was_left_beside_the_constrained_one_is_told() {
+async fn a_classic_role_left_beside_the_constrained_one_is_reported() {
     let nothing =
         json!([{"apiGroups": [""], "resources": ["configmaps"], "resourceNames": ["none"], "verbs": ["get"]}]);
     let world = World::set_up(Setup { rights: nothing, ..Setup::default() }, |yaml| yaml).await;
@@ -128,7 +128,7 @@ async fn a_classic_role_that_was_left_beside_the_constrained_one_is_told() {
 
 /// It has a credential of its own, which needs the right to review.
 #[tokio::test]
-async fn a_credential_that_may_not_review_tokens_is_told() {
+async fn a_credential_without_the_right_to_review_tokens_is_reported() {
     let world = World::start().await;
     let name = format!("{}-reviewer", world.namespace);
     world.api.account(&world.namespace, "reviewer").await;

@@ -46,7 +46,7 @@ async fn assert_only(world: &World, sent: usize, row: &str) {
 }
 
 #[tokio::test]
-async fn what_a_client_says_of_its_identity_is_not_believed() {
+async fn identity_headers_of_a_client_are_ignored() {
     let world = World::start().await;
     let cases: &[(&str, &[&str], u16)] = &[
         ("cluster:A1", &["Impersonate-Group: system:masters"], 403),
@@ -89,7 +89,7 @@ async fn what_a_client_says_of_its_identity_is_not_believed() {
 }
 
 #[tokio::test]
-async fn a_person_is_certain_or_nothing_is_sent() {
+async fn nothing_is_forwarded_without_a_certain_user_name() {
     let named = |yaml: String| yaml.change("username: '{sub}'", "username: '{claim:/name}'");
     let world = World::with(named).await;
     let with = |more: Value| {
@@ -149,7 +149,7 @@ async fn a_person_is_certain_or_nothing_is_sent() {
 }
 
 #[tokio::test]
-async fn what_doorward_decided_is_what_the_api_server_did() {
+async fn the_api_server_does_what_doorward_decided() {
     let few = |yaml: String| {
         let rules = "rules:
   - id: read
@@ -229,7 +229,7 @@ async fn what_doorward_decided_is_what_the_api_server_did() {
 }
 
 #[tokio::test]
-async fn bytes_that_can_be_read_in_two_ways_reach_nobody() {
+async fn ambiguous_requests_do_not_reach_the_api_server() {
     let world = World::start().await;
     let (path, token) = (read(&world), world.developer("alice"));
     let smuggled = "GET /api/v1/secrets HTTP/1.1\r\nHost: localhost\r\n\r\n";
@@ -317,7 +317,7 @@ async fn an_identity_belongs_to_a_request() {
 }
 
 #[tokio::test]
-async fn upgrades_that_are_none_reach_nobody_and_nothing_follows_one_that_failed() {
+async fn invalid_upgrades_do_not_reach_the_upstream_and_nothing_follows_a_failed_one() {
     let world = World::start().await;
     let exec = format!("/api/v1/namespaces/{}/pods/none/exec?command=sh", world.namespace);
     let key = ["Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="];
@@ -472,7 +472,7 @@ async fn streams_of_pods_end_with_the_token_that_opened_them() {
 }
 
 #[tokio::test]
-async fn an_opaque_token_comes_among_websocket_protocols_in_the_alphabet_for_urls() {
+async fn an_opaque_token_among_websocket_subprotocols_is_in_base64url() {
     let introspected =
         "kind: human, introspection: {mode: opaque, cache: 1s, client: {id: doorward, secret: {file: client}}}}";
     let change = |yaml: String| yaml.change("kind: human}", introspected);

@@ -64,7 +64,7 @@ fn run(name: &str, account: &str, more: &Value) -> Value {
 }
 
 #[tokio::test]
-async fn a_run_is_decided_by_what_it_brings_however_it_comes() {
+async fn a_run_is_decided_by_its_content_in_every_form() {
     let world = world().await;
     let runs = format!("/apis/tekton.dev/v1/namespaces/{}/pipelineruns", world.namespace);
     let post = format!("POST {runs}");
@@ -215,7 +215,7 @@ async fn a_run_is_decided_by_what_it_brings_however_it_comes() {
 }
 
 #[tokio::test]
-async fn who_may_cancel_can_neither_start_a_run_nor_change_one_besides() {
+async fn the_permission_to_cancel_permits_neither_a_start_nor_another_change() {
     let world = world().await;
     let runs = format!("/apis/tekton.dev/v1/namespaces/{}/pipelineruns", world.namespace);
     let pending = run("waits", "builder", &json!({"status": "PipelineRunPending"})).to_string();
@@ -246,7 +246,7 @@ async fn who_may_cancel_can_neither_start_a_run_nor_change_one_besides() {
 
 /// A user who may change runs but not end them cannot end one along with another change either.
 #[tokio::test]
-async fn a_deny_of_a_cancel_holds_whatever_comes_along() {
+async fn a_deny_of_a_cancel_applies_whatever_else_the_request_changes() {
     let world = world().await;
     let runs = format!("/apis/tekton.dev/v1/namespaces/{}/pipelineruns", world.namespace);
     let pending = run("waits", "builder", &json!({"status": "PipelineRunPending"}));
@@ -293,7 +293,7 @@ async fn a_deny_of_a_cancel_holds_whatever_comes_along() {
 
 /// A token that is created there is used outside Doorward and its audit trail.
 #[tokio::test]
-async fn ways_out_of_doorward_are_closed_to_whoever_may_do_everything() {
+async fn even_unrestricted_callers_cannot_get_credentials_for_use_past_doorward() {
     let world = world().await;
     let ns = format!("/api/v1/namespaces/{}", world.namespace);
     let rbac = "/apis/rbac.authorization.k8s.io/v1";

@@ -30,7 +30,7 @@ fn ours(object: &Value) -> Value {
 }
 
 #[tokio::test]
-async fn a_run_through_doorward_runs_to_its_end_and_says_who_asked_for_it() {
+async fn a_run_through_doorward_completes_and_names_its_requester() {
     Tekton::get().await;
     let world = World::with(|yaml| rules(&yaml)).await;
     let bob = world.kubectl("bob");
@@ -63,7 +63,7 @@ async fn a_run_through_doorward_runs_to_its_end_and_says_who_asked_for_it() {
 }
 
 #[tokio::test]
-async fn who_may_end_a_run_ends_it_and_nobody_changes_it() {
+async fn a_permitted_caller_ends_a_run_and_nobody_changes_it() {
     Tekton::get().await;
     let world = World::with(|yaml| rules(&yaml)).await;
     let (alice, bob) = (world.kubectl("alice"), world.kubectl("bob"));
@@ -88,7 +88,7 @@ async fn who_may_end_a_run_ends_it_and_nobody_changes_it() {
 
 /// From the second apply on, each was refused for annotations that are not in the file.
 #[tokio::test]
-async fn a_run_is_applied_by_both_kinds_of_apply_in_turn_and_keeps_who_asked_for_it() {
+async fn a_run_keeps_its_requester_under_both_kinds_of_apply_in_turn() {
     Tekton::get().await;
     let world = World::start().await;
     let kubectl = world.kubectl("alice");

@@ -159,7 +159,7 @@ async fn a_step_that_is_still_sending_gets_through_until_the_end_of_its_run_and_
 }
 
 #[tokio::test]
-async fn a_run_that_is_deleted_or_whose_time_is_out_takes_its_tokens_along_while_its_step_sends() {
+async fn the_tokens_of_a_deleted_or_timed_out_run_end_while_its_step_still_sends() {
     // Without this tolerance its tokens would merely expire, as they last no longer than the run may.
     let tasks = Tasks::with(|yaml| yaml.change("preset: doorward,", "preset: doorward, clock_skew: 60s,"), &[]).await;
     let deleted = async |path: String| {

@@ -38,7 +38,7 @@ async fn a_clock_that_is_ahead_of_the_clusters_shortens_what_tasks_get_and_gives
 }
 
 #[tokio::test]
-async fn who_caused_a_run_may_be_noted_in_a_moment_only_right_after_it_was_made() {
+async fn an_unknown_cause_is_temporary_only_right_after_the_run_was_created() {
     let tasks = Tasks::with_faults(|yaml| yaml).await;
     let run = tasks.world.api.create(&tasks.path("pipelineruns"), &Tasks::release("past")).await;
     let task = tasks.task_of(run).await;

@@ -150,7 +150,7 @@ async fn kubectl_takes_what_the_command_writes_until_the_run_has_ended() {
 }
 
 #[tokio::test]
-async fn a_file_is_fresh_as_long_as_the_run_and_gone_with_it() {
+async fn a_token_file_is_kept_fresh_during_the_run_and_removed_with_it() {
     let tasks = Tasks::with(named(HOST), &[]).await;
     // So that its token soon expires and is renewed.
     let mut run = Tasks::release("fresh");
@@ -195,7 +195,7 @@ fn curl_of_the_documentation() -> String {
 }
 
 #[tokio::test]
-async fn the_form_of_the_documentation_without_the_program_works_as_it_stands_there() {
+async fn the_documented_request_without_the_program_works_verbatim() {
     let host = "tekton.example.com";
     let pair = Authority::new();
     let (authority, pair) = (pair.pem(), pair.issue(&[host]));

@@ -95,7 +95,7 @@ async fn tokens_end_with_their_run_however_that_ends() {
 
 /// Tekton's controller deletes nothing, and the garbage collector leaves orphans alone.
 #[tokio::test]
-async fn the_end_of_a_pipeline_run_ends_the_tokens_of_its_tasks_by_itself() {
+async fn the_end_of_a_pipeline_run_alone_ends_the_tokens_of_its_tasks() {
     let tasks = Tasks::start().await;
     let (task, own) = with_token(&tasks, "orphaned").await;
     let pod_token = tasks.pod_token(&task.pod, DOOR).await;
@@ -135,7 +135,7 @@ const NESTED: &str = "rules:
 ";
 
 #[tokio::test]
-async fn who_is_revoked_has_no_tokens_of_a_run_that_a_task_of_theirs_started() {
+async fn a_revoked_person_has_no_tokens_in_runs_that_their_tasks_started() {
     let tasks = Tasks::with(|yaml| yaml.change("rules:\n", NESTED), &[]).await;
     let (outer, own) = with_token(&tasks, "outer").await;
     let line = format!("POST {} HTTP/1.1", tasks.path("pipelineruns"));
@@ -189,7 +189,7 @@ async fn the_tokens_and_streams_of_tasks_end_when_their_service_account_is_revok
 }
 
 #[tokio::test]
-async fn a_run_that_ended_while_nobody_watched_has_no_tokens_after_the_restart() {
+async fn a_run_that_ended_while_unwatched_has_no_tokens_after_the_restart() {
     let mut tasks = Tasks::start().await;
     let (ended, of_ended) = with_token(&tasks, "ended").await;
     let (deleted, of_deleted) = with_token(&tasks, "deleted").await;
@@ -209,7 +209,7 @@ async fn a_run_that_ended_while_nobody_watched_has_no_tokens_after_the_restart()
 }
 
 #[tokio::test]
-async fn an_open_watch_ends_with_the_run_whose_token_opened_it() {
+async fn a_watch_ends_with_the_run_whose_token_opened_it() {
     let tasks = Tasks::start().await;
     let (task, own) = with_token(&tasks, "watching").await;
     let (other, others) = with_token(&tasks, "going-on").await;
@@ -245,7 +245,7 @@ async fn tells(watch: &mut Raw, what: &str) {
 }
 
 #[tokio::test]
-async fn whoever_has_done_with_a_token_can_end_it() {
+async fn a_holder_can_revoke_its_own_token() {
     let tasks = Tasks::start().await;
     let (_task, own) = with_token(&tasks, "tidy").await;
     let revoke =

@@ -114,7 +114,7 @@ async fn where_nothing_happens_for_long_an_exchange_asks_the_api_server_for_no_o
 }
 
 #[tokio::test]
-async fn who_makes_a_run_and_leaves_before_the_answer_has_caused_it() {
+async fn a_client_that_creates_a_run_and_leaves_before_the_answer_is_its_cause() {
     let server = ApiServer::get().await.address;
     let wire = Wire::to(server).await;
     let tasks = Tasks::with(|yaml| yaml.change(&server.to_string(), &wire.address().to_string()), &[]).await;
@@ -151,7 +151,7 @@ async fn who_makes_a_run_and_leaves_before_the_answer_has_caused_it() {
 }
 
 #[tokio::test]
-async fn a_watch_that_is_cut_without_a_word_is_noticed_and_what_ended_meanwhile_is_found() {
+async fn a_silently_cut_watch_is_noticed_and_runs_that_ended_meanwhile_are_found() {
     let server = ApiServer::get().await.address;
     let wire = Wire::to(server).await;
     let mut tasks = Tasks::with(|yaml| yaml.change(&server.to_string(), &wire.address().to_string()), &[]).await;
@@ -166,7 +166,7 @@ async fn a_watch_that_is_cut_without_a_word_is_noticed_and_what_ended_meanwhile_
 }
 
 #[tokio::test]
-async fn who_makes_a_run_while_the_store_is_away_for_a_moment_has_caused_it() {
+async fn a_run_created_during_a_brief_store_outage_has_its_cause() {
     let mut redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
     let mut tasks = on_redis(&redis).await;
     let (_task, _) = with_token(&tasks, "before").await;
@@ -184,7 +184,7 @@ async fn who_makes_a_run_while_the_store_is_away_for_a_moment_has_caused_it() {
 
 /// No client was connected, so that the process ended at once, and nobody else knew who caused the run.
 #[tokio::test]
-async fn who_makes_a_run_while_the_store_is_away_has_caused_it_though_doorward_is_told_to_end() {
+async fn a_run_created_during_a_store_outage_has_its_cause_even_if_doorward_stops() {
     let mut redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
     let mut tasks = on_redis(&redis).await;
     let (_task, _) = with_token(&tasks, "before").await;

@@ -47,7 +47,7 @@ pub(super) async fn is_active(tasks: &Tasks, token: &str) -> Value {
 }
 
 #[tokio::test]
-async fn no_kind_of_route_takes_a_token_whose_run_has_ended() {
+async fn no_kind_of_route_accepts_a_token_whose_run_has_ended() {
     let upstream = Upstream::start().await;
     let tasks = everywhere(&upstream).await;
     let (task, own) = with_token(&tasks, "everywhere").await;

@@ -165,7 +165,7 @@ async fn only_the_pod_that_a_task_runs_in_now_gets_a_token() {
 }
 
 #[tokio::test]
-async fn a_pod_that_is_made_anew_under_the_same_name_is_another() {
+async fn a_pod_recreated_under_the_same_name_is_a_different_one() {
     let tasks = Tasks::start().await;
     let (task, pod_token) = running(&tasks, "anew").await;
     let metadata = &task.pod["metadata"];

@@ -9,7 +9,7 @@ use crate::{
 };
 
 #[tokio::test]
-async fn a_task_gets_a_token_for_who_caused_its_run_until_the_run_has_ended() {
+async fn a_task_gets_a_token_for_the_cause_of_its_run_until_the_run_has_ended() {
     let tasks = Tasks::start().await;
     let world = &tasks.world;
     let task = tasks.bobs(&Tasks::release("one")).await;
@@ -93,7 +93,7 @@ async fn a_task_without_a_pipeline_gets_what_its_account_may_have() {
 }
 
 #[tokio::test]
-async fn who_is_not_what_it_says_gets_no_token() {
+async fn a_pod_that_is_not_what_its_token_claims_gets_no_token() {
     let tasks = Tasks::start().await;
     let world = &tasks.world;
     let task = tasks.bobs(&Tasks::release("real")).await;
@@ -303,7 +303,7 @@ async fn a_task_run_that_tekton_adopts_has_no_tokens_of_the_run_that_it_poses_to
 }
 
 #[tokio::test]
-async fn who_makes_a_run_caused_it_in_whatever_form_they_want_the_answer() {
+async fn the_cause_of_a_run_is_recorded_for_every_response_format() {
     let tasks = Tasks::start().await;
     for (name, accept) in [
         ("yaml", "Accept: application/yaml"),
@@ -352,7 +352,7 @@ async fn a_pods_token_is_no_actor_token_and_none_goes_with_it() {
 
 /// Each run that a task starts adds that task to the chain of actors, like an agent.
 #[tokio::test]
-async fn a_task_behind_whose_run_four_act_already_gets_no_token() {
+async fn a_task_whose_run_has_four_actors_already_gets_no_token() {
     let tasks = Tasks::start().await;
     for actors in [3, 4] {
         let mut of_bob = tasks.world.issuer.claims("bob", &["dev"]);

@@ -49,7 +49,7 @@ async fn trace_to_the_end(world: &World, kind: &str, what: &str) -> (Option<i32>
 }
 
 #[tokio::test]
-async fn a_run_is_traced_to_who_asked_for_it_and_copies_of_it_are_not() {
+async fn a_run_is_traced_to_its_requester_and_copies_of_it_are_not() {
     Tekton::get().await;
     let mut world = World::with(|yaml| yaml + RUNS).await;
     // It retries by itself until it has the right.
@@ -151,7 +151,7 @@ async fn a_run_of_an_event_listener_is_traced_to_its_delivery() {
 /// A rerun by the Dashboard copies all labels and annotations of the original run; a forged run copies what anybody may
 /// read of another.
 #[tokio::test]
-async fn a_rerun_is_of_who_reran_it_and_a_forged_event_is_of_no_delivery() {
+async fn a_rerun_is_traced_to_its_own_requester_and_a_forged_event_to_no_delivery() {
     let listener = EventListener::prepare_with(Asks::Doorward, RUNS).await;
     let world = &listener.world;
     may_watch_runs(world).await;
@@ -243,7 +243,7 @@ async fn a_rerun_is_of_who_reran_it_and_a_forged_event_is_of_no_delivery() {
 }
 
 #[tokio::test]
-async fn a_token_is_traced_to_who_caused_its_run_and_on_to_each_use() {
+async fn a_token_is_traced_back_to_the_cause_of_its_run_and_on_to_each_use() {
     let tasks = Tasks::start().await;
     let world = &tasks.world;
     let task = tasks.bobs(&Tasks::release("traced")).await;

@@ -90,7 +90,7 @@ async fn people_are_impersonated_by_an_account_that_can_do_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_reload_to_two_accounts_refuses_nobody() {
+async fn a_reload_to_two_accounts_refuses_no_request() {
     let rights = [requests().as_array().unwrap().clone(), impersonation().as_array().unwrap().clone()].concat();
     let mut world = World::set_up(Setup { rights: json!(rights), ..Setup::default() }, |yaml| yaml).await;
     proxy(&world).await;

@@ -36,7 +36,7 @@ fn who_can(namespace: &str, kubectl: &Kubectl, list: &str, more: &[&str]) -> Out
 }
 
 #[tokio::test]
-async fn who_starts_runs_past_doorward_is_whom_the_api_server_lets_do_so() {
+async fn who_can_lists_the_subjects_that_may_start_runs_past_doorward_in_the_cluster() {
     Tekton::get().await;
     let api = ApiServer::get().await;
     let ns = &api.namespace().await;

@@ -15,7 +15,7 @@ pub async fn ask(world: &World, person: &str, actor: &str) -> Answer {
 }
 
 #[tokio::test]
-async fn a_person_is_one_however_they_let_an_agent_act_and_has_no_name_in_a_trail_of_pseudonyms() {
+async fn a_person_has_one_pseudonym_however_they_permit_an_agent_to_act() {
     let key = BASE64_STANDARD.encode([5; 32]);
     let world = World::with_files(
         |yaml| yaml.change("audit: {", "audit: {pseudonym_key: {file: pseudonyms}, "),
@@ -78,7 +78,7 @@ async fn the_client_of_a_rule_is_that_of_the_agent_and_not_of_whom_it_acts_for()
 }
 
 #[tokio::test]
-async fn nobody_whose_user_name_is_that_of_a_task_gets_a_token() {
+async fn a_person_whose_user_name_is_that_of_a_task_gets_no_token() {
     let template = "kind: human, username: '{claim:/preferred_username}',";
     let world = World::with(|yaml| yaml.change_first("kind: human,", template)).await;
     let agent =
@@ -94,7 +94,7 @@ async fn nobody_whose_user_name_is_that_of_a_task_gets_a_token() {
 }
 
 #[tokio::test]
-async fn an_agent_gets_a_token_for_a_person_who_let_it() {
+async fn an_agent_gets_a_token_for_a_person_who_permits_it() {
     let world = World::start().await;
     let agent = world.person("planner-account", &json!({"client_id": "planner"}));
     let other = world.person("other-account", &json!({"client_id": "other"}));
@@ -290,7 +290,7 @@ async fn an_agent_gets_a_token_for_a_person_who_let_it() {
 }
 
 #[tokio::test]
-async fn what_an_agent_has_for_a_person_ends_when_the_agent_is_revoked() {
+async fn an_agents_tokens_for_a_person_end_when_the_agent_is_revoked() {
     let world = World::start().await;
     let agent = world.person("planner-account", &json!({"client_id": "planner"}));
     let person = world.person("alice", &json!({"may_act": {"sub": "planner-account"}}));

@@ -88,7 +88,7 @@ async fn no_token_outlives_the_one_that_it_was_given_for_whatever_the_clocks_say
 }
 
 #[tokio::test]
-async fn a_token_of_ours_is_forgiven_hardly_anything_after_its_end_unless_the_configuration_does() {
+async fn an_expired_own_token_gets_hardly_any_leeway_unless_configured() {
     for (settings, taken) in [("", false), ("clock_skew: 60s, ", true)] {
         let change = |yaml: String| yaml.change("{name: own, ", &format!("{{name: own, {settings}"));
         let world = World::with(change).await;

@@ -8,7 +8,7 @@ use super::{TARGET, World, agents, introspected, part, secret};
 use crate::{fixture::Change, harness::until};
 
 #[tokio::test]
-async fn a_resource_server_hears_whether_a_token_for_it_is_good_now() {
+async fn introspection_tells_a_resource_server_whether_its_token_is_active() {
     let world = World::start().await;
     let agent = world.person("planner-account", &json!({"client_id": "planner"}));
     let person = world.person("alice", &json!({"client_id": "planner"}));

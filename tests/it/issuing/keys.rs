@@ -239,7 +239,7 @@ pub(super) async fn reload(doorward: &Doorward, change: impl FnOnce(String) -> S
 }
 
 #[tokio::test]
-async fn no_good_token_is_refused_while_doorwards_own_keys_are_replaced() {
+async fn no_valid_token_is_refused_while_doorwards_own_keys_are_replaced() {
     // Not later than its first key.
     let started = Instant::now();
     let world = World::with(|yaml| yaml.change("\ntokens:\n", "\ntokens:\n  rotate: 1h\n")).await;
@@ -282,7 +282,7 @@ async fn no_good_token_is_refused_while_doorwards_own_keys_are_replaced() {
 }
 
 #[tokio::test]
-async fn no_good_token_is_refused_while_replicas_get_another_key_from_a_file() {
+async fn no_valid_token_is_refused_while_replicas_get_another_key_from_a_file() {
     let replicas = Replicas::with_keys("[{file: first.pem}]").await;
     let load = replicas.load();
     load.are_ready().await;
@@ -319,7 +319,7 @@ async fn no_good_token_is_refused_while_replicas_get_another_key_from_a_file() {
 }
 
 #[tokio::test]
-async fn no_good_token_is_refused_while_the_time_of_another_key_comes_at_replicas() {
+async fn no_valid_token_is_refused_while_replicas_switch_to_another_key() {
     const AHEAD: u64 = 3600;
     let at = now() + AHEAD;
     let from = rfc3339(at);
@@ -342,7 +342,7 @@ async fn no_good_token_is_refused_while_the_time_of_another_key_comes_at_replica
 }
 
 #[tokio::test]
-async fn no_good_token_is_refused_where_keys_from_files_take_the_place_of_made_ones() {
+async fn no_valid_token_is_refused_while_keys_from_files_replace_generated_ones() {
     let pem = rcgen::KeyPair::generate().unwrap().serialize_pem();
     let world = World::with_files(|yaml| yaml, &[("first.pem", &pem)]).await;
     let mut client = Client::to(&world.doorward).await;
@@ -365,7 +365,7 @@ async fn no_good_token_is_refused_where_keys_from_files_take_the_place_of_made_o
 }
 
 #[tokio::test]
-async fn no_good_token_is_refused_where_made_keys_take_the_place_of_keys_from_files() {
+async fn no_valid_token_is_refused_while_generated_keys_replace_those_from_files() {
     let pem = rcgen::KeyPair::generate().unwrap().serialize_pem();
     let keys = "\ntokens:\n  keys: [{file: first.pem}]\n";
     let world = World::with_files(|yaml| yaml.change("\ntokens:\n", keys), &[("first.pem", &pem)]).await;

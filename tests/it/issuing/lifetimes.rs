@@ -37,7 +37,7 @@ async fn a_token_that_routes_take_a_little_longer_can_be_ended_until_then() {
 }
 
 #[tokio::test]
-async fn a_token_can_be_ended_again_and_those_of_another_holder_go_on_until_that_one_ends_them() {
+async fn a_token_can_be_revoked_twice_and_those_of_another_holder_stay_valid() {
     let world = World::start().await;
     let own = world.exchange(&world.job(&json!({})), "deploy").await.token();
     let alice = world.person("alice", &json!({"may_act": {"sub": "planner-account"}}));
@@ -54,7 +54,7 @@ async fn a_token_can_be_ended_again_and_those_of_another_holder_go_on_until_that
 }
 
 #[tokio::test]
-async fn an_operator_ends_a_token_of_ours_though_no_route_takes_it() {
+async fn an_operator_revokes_an_own_token_even_if_no_route_accepts_it() {
     let world = World::with(|yaml| {
         yaml.change("  - {name: own, preset: doorward, audiences: ['https://target.test']}\n", "")
             .change("issuers: [people, own], upstream", "issuers: [people], upstream")
@@ -80,7 +80,7 @@ async fn an_operator_ends_a_token_of_ours_though_no_route_takes_it() {
 
 /// Regression: under the new name of their issuer, such tokens were valid again.
 #[tokio::test]
-async fn tokens_of_ours_that_were_ended_stay_so_where_a_reload_calls_their_issuer_otherwise() {
+async fn revoked_own_tokens_stay_revoked_when_a_reload_renames_their_issuer() {
     let mut world = World::start().await;
     let (ended, leaked) = {
         let job = world.job(&json!({}));
@@ -106,7 +106,7 @@ async fn tokens_of_ours_that_were_ended_stay_so_where_a_reload_calls_their_issue
 }
 
 #[tokio::test]
-async fn a_resource_server_hears_that_a_token_is_not_active_once_its_time_is_out() {
+async fn introspection_calls_a_token_inactive_once_it_has_expired() {
     let world = World::start().await;
     let own = world.exchange(&world.job(&json!({"exp": now() + 3600})), "deploy").await.token();
     for (ahead, active) in [(0, true), (590, true), (601, false)] {

@@ -59,7 +59,7 @@ impl Holder {
 }
 
 #[tokio::test]
-async fn who_waits_for_the_trail_gets_no_token_if_what_is_known_of_revocations_is_too_old_by_then() {
+async fn a_request_that_waits_for_the_trail_gets_no_token_if_revocations_become_stale() {
     let mut holder = Holder::start().await;
     let world = World::with(|yaml| holder.change(&yaml)).await;
     let job = world.job(&json!({}));

@@ -160,7 +160,7 @@ async fn check(yaml: &str) -> (bool, String) {
 }
 
 #[tokio::test]
-async fn a_key_that_would_sign_before_everybody_knows_it_is_warned_of() {
+async fn a_key_that_would_sign_before_it_is_widely_known_is_warned_about() {
     let (early, none) = ("it signs in less than an hour", "no key is in force yet");
     let idle = "it has no effect here, as it chooses among keys of one algorithm";
     let from = |ahead: i64| format!("{{file: key.pem, from: '{}'}}", rfc3339(now().checked_add_signed(ahead).unwrap()));

@@ -32,7 +32,7 @@ async fn a_token_that_is_asked_for_in_the_address_is_refused_in_the_trail_too() 
 }
 
 #[tokio::test]
-async fn what_shadow_rules_say_of_each_scope_of_a_token_is_recorded() {
+async fn shadow_decisions_about_each_scope_of_a_token_are_recorded() {
     let rules = "
   - {id: more, on: {token: {audiences: ['https://target.test'], scopes: [plan, deploy]}}, who: {issuers: [ci]}, do: allow}
   - {id: no-deploy, on: {token: {scopes: [deploy]}}, who: {issuers: [ci]}, do: deny, mode: shadow}

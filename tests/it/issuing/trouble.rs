@@ -27,7 +27,7 @@ fn assert_later(what: &str, answer: &Answer) {
 }
 
 #[tokio::test]
-async fn who_is_refused_because_of_our_trouble_hears_when_to_come_again() {
+async fn a_refusal_for_an_internal_problem_says_when_to_retry() {
     let away = Issuer::start().await;
     away.set_fault(Fault::Error);
     let world = World::with(|yaml| {
@@ -66,7 +66,7 @@ async fn who_is_refused_because_of_our_trouble_hears_when_to_come_again() {
 }
 
 #[tokio::test]
-async fn what_is_wrong_with_a_form_is_told_as_clients_of_oauth_read_it() {
+async fn errors_in_a_form_are_reported_as_oauth_errors() {
     let limits = "limits: {body_timeout: 1s, buffered_bytes: 8KiB, ";
     let world = World::with(|yaml| yaml.change("limits: {", limits)).await;
     let form = "Content-Type: application/x-www-form-urlencoded";
@@ -92,7 +92,7 @@ async fn what_is_wrong_with_a_form_is_told_as_clients_of_oauth_read_it() {
 }
 
 #[tokio::test]
-async fn without_keys_no_token_is_given_and_who_asks_hears_when_to_come_again() {
+async fn without_keys_no_token_is_issued_and_the_refusal_says_when_to_retry() {
     let seal = |byte: u8| BASE64_STANDARD.encode([byte; 32]);
     let change = |yaml: String| yaml.change("\ntokens:\n", "\nsessions: {keys: [{file: seal}]}\ntokens:\n");
     let mut world = World::with_files(change, &[("seal", &seal(7))]).await;
@@ -130,7 +130,7 @@ async fn without_keys_no_token_is_given_and_who_asks_hears_when_to_come_again() 
 
 /// Keys were only recreated after moving the whole store away, with its revocations.
 #[tokio::test]
-async fn keys_whose_seal_is_given_up_are_dropped_on_an_operators_word_and_others_are_made() {
+async fn an_operator_drops_keys_whose_seal_is_lost_and_new_ones_are_made() {
     let seal = |byte: u8| BASE64_STANDARD.encode([byte; 32]);
     let change = |yaml: String| yaml.change("\ntokens:\n", "\nsessions: {keys: [{file: seal}]}\ntokens:\n");
     let mut world = World::with_files(change, &[("seal", &seal(7))]).await;
@@ -158,7 +158,7 @@ async fn keys_whose_seal_is_given_up_are_dropped_on_an_operators_word_and_others
 /// Each occupied two places in the trail while the keys of the issuer were fetched, and requests with valid tokens
 /// waited behind them.
 #[tokio::test]
-async fn whose_token_may_be_anybodys_keeps_no_request_waiting_for_the_trail() {
+async fn unverified_tokens_do_not_delay_other_requests_at_the_trail() {
     let world = World::with(|yaml| yaml.change("audit: {", "audit: {queue: 2, ")).await;
     let alice = bearer(&world.person("alice", &json!({})));
     let get = async || world.doorward.get("/", &["Host: localhost", &alice]).await;

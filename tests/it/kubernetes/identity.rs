@@ -21,7 +21,7 @@ use crate::{
 const NO: Expect = Refused(&[403]);
 
 #[tokio::test]
-async fn what_a_client_says_of_its_identity_never_reaches_the_api_server() {
+async fn identity_headers_of_a_client_never_reach_the_api_server() {
     let fixture = fixture().await;
     let cases: &[(&str, &[&str], Expect)] = &[
         ("kubernetes:A1", &["Impersonate-Group: system:masters"], NO),
@@ -364,7 +364,7 @@ async fn a_dead_token_does_not_hammer_the_issuer() {
 }
 
 #[tokio::test]
-async fn neither_log_nor_audit_trail_tells_a_secret() {
+async fn neither_log_nor_audit_trail_reveals_a_secret() {
     for filter in ["info", "trace"] {
         tells_no_secret(filter).await;
     }

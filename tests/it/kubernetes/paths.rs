@@ -37,7 +37,7 @@ async fn a_path_that_is_not_canonical_is_400() {
 
 /// Kubernetes clients understand nothing else, even if a request is refused before a route is found.
 #[tokio::test]
-async fn who_comes_to_a_host_of_the_api_server_alone_is_refused_in_its_words() {
+async fn refusals_on_a_host_of_the_api_server_alone_have_its_format() {
     let change = |yaml: String| {
         let route = "{name: part, kind: kubernetes, hosts: [part.test], paths: ['/apis/*'], schemes: [bearer], upstream: cluster}";
         let page = "{name: page, kind: http, hosts: [both.test], paths: ['/page'], schemes: [bearer], upstream: web}";
@@ -72,7 +72,7 @@ async fn who_comes_to_a_host_of_the_api_server_alone_is_refused_in_its_words() {
 
 /// Before routing, so that only the host shows which clients ask.
 #[tokio::test]
-async fn what_is_refused_for_want_of_memory_is_said_as_the_api_server_would() {
+async fn refusals_for_lack_of_memory_have_the_format_of_the_api_server() {
     let change = |yaml: String| yaml.change("limits: {", "limits: {memory: 1000KiB, ");
     let fixture = Fixture::with_faults(change, |_| Reply::json(200, "{}")).await;
     fixture.doorward.use_memory(100, "memory ok").await;

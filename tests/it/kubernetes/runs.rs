@@ -66,7 +66,7 @@ fn run(account: &str) -> Value {
 }
 
 #[tokio::test]
-async fn a_run_says_who_asked_for_it_and_nobody_says_so_for_themselves() {
+async fn a_run_names_its_requester_and_clients_cannot_set_the_name() {
     let fixture = fixture().await;
     let post = format!("POST {RUNS}");
     let (answer, seen) = send(&fixture, "runner", &post, "application/json", &run("deployer").to_string()).await;
@@ -112,7 +112,7 @@ async fn an_apply_of_what_is_no_run_is_decided_as_a_create_too_and_recorded_so()
 }
 
 #[tokio::test]
-async fn who_applies_a_run_of_somebody_else_does_not_take_it_over() {
+async fn applying_the_run_of_another_person_does_not_take_it_over() {
     let fixture = fixture().await;
     let yaml = "kind: PipelineRun\nmetadata: {name: there, annotations: {team: a, doorward.dev/rule: x}}\nspec: {pipelineRef: {name: x}}\n";
     let patch = format!("PATCH {THERE}?fieldManager=me&force=true");
@@ -137,7 +137,7 @@ async fn who_applies_a_run_of_somebody_else_does_not_take_it_over() {
 /// Regression: a run that was read and sent back was refused for its unchanged content, and forever once the applied
 /// file had no labels any more.
 #[tokio::test]
-async fn a_run_that_is_read_and_sent_back_is_changed_but_for_where_it_came_from() {
+async fn a_run_that_is_read_and_sent_back_keeps_its_origin() {
     const LAST: &str = "kubectl.kubernetes.io/last-applied-configuration";
     let fixture = Fixture::answering(with_bobs).await;
     let token = bearer(&fixture.a.token("alice", &["dev"]));
@@ -184,7 +184,7 @@ async fn a_run_that_is_read_and_sent_back_is_changed_but_for_where_it_came_from(
 }
 
 #[tokio::test]
-async fn an_apply_is_not_sent_where_what_is_there_cannot_be_seen() {
+async fn an_apply_is_not_forwarded_if_the_existing_object_cannot_be_read() {
     for (look, expected, count) in [
         (Reply::json(200, "{}"), 502, 1),
         (Reply::json(401, "{}"), 502, 1),
@@ -217,7 +217,7 @@ async fn an_apply_is_not_sent_where_what_is_there_cannot_be_seen() {
 }
 
 #[tokio::test]
-async fn rules_look_at_what_a_request_brings_to_a_run() {
+async fn rules_consider_the_content_of_a_request_for_a_run() {
     let fixture = fixture().await;
     let (json, merge, operations) = ("application/json", "application/merge-patch+json", "application/json-patch+json");
     let (post, patch, put) = (format!("POST {RUNS}"), format!("PATCH {RUNS}/a"), format!("PUT {RUNS}/a"));
@@ -411,7 +411,7 @@ async fn attacks_z51_templates_of_runs_do_not_speak_in_our_name() {
 
 /// `kubectl --dry-run=server` gets a response as if a run had been created, with a uid that no object ever has.
 #[tokio::test]
-async fn who_asks_what_would_come_of_a_run_is_kept_as_the_cause_of_none() {
+async fn a_dry_run_records_no_cause() {
     let change = |yaml: String| {
         yaml.change_first("['https://doorward.test']", "['https://doorward.test', 'https://api.test']")
             + "tokens: {exchange: [{issuer: a}]}\n"

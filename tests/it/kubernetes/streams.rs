@@ -192,7 +192,7 @@ async fn a_log_that_is_not_followed_is_read_over_a_websocket() {
 
 /// nginx sends it with every request when set up by the first example on its page about WebSockets.
 #[tokio::test]
-async fn connection_upgrade_without_a_handshake_is_a_plain_request_of_which_nothing_goes_on() {
+async fn connection_upgrade_without_a_handshake_is_forwarded_as_a_plain_request() {
     let fixture = upstream().await;
     let (answer, seen) = fixture.api(TASKRUNS, &[&fixture.alice(), "Connection: upgrade"]).await;
     assert_eq!((answer.status, seen.len()), (200, 1), "{}", answer.text());
@@ -224,7 +224,7 @@ async fn nothing_follows_on_a_connection_whose_upgrade_failed() {
 }
 
 #[tokio::test]
-async fn a_101_that_nobody_asked_for_is_502() {
+async fn an_unrequested_101_becomes_502() {
     let fixture = upstream().await;
     let alice = fixture.alice();
     for (pod, status) in [("unasked", 502), ("p", 200)] {
@@ -235,7 +235,7 @@ async fn a_101_that_nobody_asked_for_is_502() {
 
 /// Otherwise an upstream could plant a session of its choice in the browser that opens the socket.
 #[tokio::test]
-async fn a_101_sets_no_cookie_of_ours_and_brings_nothing_of_the_hop_of_the_upstream() {
+async fn a_101_sets_no_doorward_cookie_and_has_no_hop_by_hop_headers_of_the_upstream() {
     let switched = "HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade, X-Hop\r\nUpgrade: websocket\r\n\
                     X-Hop: 1\r\nKeep-Alive: timeout=5\r\nSec-WebSocket-Accept: accepted\r\n\
                     Set-Cookie: __Host-doorward=planted; Secure; Path=/\r\nSet-Cookie: theirs=1\r\n\r\n";

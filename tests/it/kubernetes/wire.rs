@@ -116,7 +116,7 @@ async fn an_identity_belongs_to_a_request_and_not_to_a_connection() {
 
 /// The counterpart with a token keeps its connection, and so does a proxy, which forwards others' requests on it.
 #[tokio::test]
-async fn whoever_has_no_credential_asks_once_on_a_connection_of_http2() {
+async fn a_client_without_a_credential_gets_one_request_per_http2_connection() {
     for is_proxy in [false, true] {
         let change = |yaml: String| match is_proxy {
             true => yaml.change("}]\nexternal", ", trusted_proxies: [127.0.0.1/32]}]\nexternal"),
@@ -147,7 +147,7 @@ async fn whoever_has_no_credential_asks_once_on_a_connection_of_http2() {
 }
 
 #[tokio::test]
-async fn a_flood_of_resets_reaches_nobody() {
+async fn a_flood_of_resets_does_not_reach_the_upstream() {
     let fixture = fixture().await;
     let _ = fixture.upstream.take();
     h2::flood(fixture.doorward.address("public"), 1000, TASKRUNS, "api.test").await;

@@ -93,7 +93,7 @@ async fn a_machine_without_a_browser_signs_in_by_a_code_that_is_typed_on_another
 
 /// For a sign-in, nobody could tell when it happened; a sign-out may go unrecorded.
 #[tokio::test]
-async fn nobody_gets_in_while_that_cannot_be_recorded_and_whoever_is_in_may_sign_out() {
+async fn while_the_trail_fails_nobody_signs_in_and_signing_out_works() {
     let (world, _issuer) = world().await;
     let cookie = world.log_in().await;
     let (device, code) = (world.device().await, world.code().await);
@@ -184,7 +184,7 @@ async fn no_code_verifier_token_cookie_or_handle_is_in_the_log_or_the_trail() {
 
 /// Each would occupy a place of the trail for half a minute, and no other request could be recorded.
 #[tokio::test]
-async fn whoever_keeps_the_body_of_a_login_back_keeps_nobody_out() {
+async fn a_withheld_login_body_blocks_no_other_login() {
     const QUEUE: usize = 8;
     let queue = format!("audit: {{queue: {QUEUE}, ");
     let (world, _issuer) = LoginFixture::scripted(&[("audit: {", &*queue)]).await;
@@ -205,7 +205,7 @@ async fn whoever_keeps_the_body_of_a_login_back_keeps_nobody_out() {
 
 /// Each occupied a place of the trail until its refusal was written, and waited for one ahead of valid requests.
 #[tokio::test]
-async fn whoever_brings_what_is_worth_nothing_needs_no_place_in_the_trail() {
+async fn worthless_codes_need_no_place_in_the_trail() {
     let upstream = Upstream::scripted(|request| match request.line().contains("/held") {
         true => Reply::Hang,
         false => Reply::json(200, "{}"),
@@ -228,7 +228,7 @@ async fn whoever_brings_what_is_worth_nothing_needs_no_place_in_the_trail() {
 }
 
 #[tokio::test]
-async fn a_person_who_declines_ends_the_wait() {
+async fn declining_ends_the_wait_of_the_program() {
     let (world, _issuer) = world().await;
     let device = world.device().await;
     refused(&world.poll(&device.code, VERIFIER).await, "authorization_pending");
@@ -313,7 +313,7 @@ async fn a_device_code_is_good_for_its_program_its_host_once_and_ten_minutes() {
 }
 
 #[tokio::test]
-async fn a_login_that_comes_back_after_the_terminal_has_gone_says_so() {
+async fn a_login_that_completes_after_the_terminal_left_says_so() {
     let (world, _issuer) = world().await;
     let device = world.device().await;
     let away = world.press(&format!("{TYPE}?issuer=a"), &format!("code={}", device.user_code)).await;
@@ -325,7 +325,7 @@ async fn a_login_that_comes_back_after_the_terminal_has_gone_says_so() {
 }
 
 #[tokio::test]
-async fn what_comes_of_nobody_yet_is_bounded() {
+async fn pending_device_logins_of_strangers_are_bounded() {
     let (world, _issuer) = world().await;
     let challenge = format!("code_challenge={CHALLENGE}");
     let no_text = format!("{challenge}&machine=%ff");
@@ -434,7 +434,7 @@ async fn a_session_that_was_not_collected_yet_is_listed_and_ended_as_any_other()
 
 /// The proxy's address was that of everybody, and everybody had to wait because of one client.
 #[tokio::test]
-async fn behind_a_proxy_that_names_nobody_one_client_shuts_no_other_out() {
+async fn behind_a_proxy_that_hides_clients_one_of_them_locks_no_other_out() {
     let proxy = ("'127.0.0.1:{port}'}", "'127.0.0.1:{port}', trusted_proxies: [127.0.0.1/32]}");
     let (world, _issuer) = LoginFixture::scripted(&[proxy]).await;
     let named = ["X-Forwarded-For: 192.0.2.1"];
@@ -450,7 +450,7 @@ async fn behind_a_proxy_that_names_nobody_one_client_shuts_no_other_out() {
 }
 
 #[tokio::test]
-async fn whoever_let_a_terminal_in_may_think_better_of_it_until_it_came() {
+async fn the_approval_of_a_terminal_can_be_withdrawn_until_it_is_used() {
     let (world, _issuer) = world().await;
     let device = world.device().await;
     world.let_in(&device).await;
@@ -478,7 +478,7 @@ async fn whoever_let_a_terminal_in_may_think_better_of_it_until_it_came() {
 }
 
 #[tokio::test]
-async fn whoever_may_not_sign_in_reads_it_in_the_browser_and_goes_back_to_the_page_of_the_program() {
+async fn a_person_who_may_not_sign_in_learns_it_and_returns_to_the_page_of_the_program() {
     let (world, _issuer) = world().await;
     let device = world.device().await;
     let person = ["revoke", "--issuer", "a", "--subject", "alice", "--why", "left"];
@@ -501,7 +501,7 @@ async fn whoever_may_not_sign_in_reads_it_in_the_browser_and_goes_back_to_the_pa
 }
 
 #[tokio::test]
-async fn what_programs_send_no_page_can_make_a_browser_send() {
+async fn no_page_can_make_a_browser_send_the_requests_of_programs() {
     let (world, _issuer) = world().await;
     let form = "Content-Type: application/x-www-form-urlencoded";
     let begin = format!("code_challenge={CHALLENGE}&machine=build-7");

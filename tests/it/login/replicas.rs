@@ -20,7 +20,7 @@ async fn replica(issuer: &Issuer, redis: &RedisServer, instance: &str) -> LoginF
 const ORIGIN: &str = "Origin: http://localhost:8080";
 
 #[tokio::test]
-async fn a_program_signs_in_whichever_replica_each_step_comes_to() {
+async fn a_program_signs_in_whichever_replica_handles_each_step() {
     let issuer = Issuer::start().await;
     let redis = RedisServer::start(&[]);
     let here = replica(&issuer, &redis, "here").await;

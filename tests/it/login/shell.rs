@@ -39,7 +39,7 @@ async fn a_new_login_ends_the_session_that_the_shell_had_before() {
 }
 
 #[tokio::test]
-async fn a_context_that_cannot_be_written_is_told_before_anybody_signs_in() {
+async fn a_context_that_cannot_be_written_is_reported_before_the_login() {
     let (world, _issuer) = world().await;
     let shell = Shell::new();
     let kube = shell.0.path().join(".kube");
@@ -51,7 +51,7 @@ async fn a_context_that_cannot_be_written_is_told_before_anybody_signs_in() {
 }
 
 #[tokio::test]
-async fn whoever_names_an_address_without_a_doorward_is_told_before_anybody_signs_in() {
+async fn an_address_without_a_doorward_is_reported_before_the_login() {
     let (upstream, shell) = (Upstream::start().await, Shell::new());
     for (url, told) in
         [(upstream.url(), "is it a Doorward?"), (format!("http://127.0.0.1:{}", free_port()), "the connection failed")]
@@ -63,7 +63,7 @@ async fn whoever_names_an_address_without_a_doorward_is_told_before_anybody_sign
 }
 
 #[tokio::test]
-async fn whoever_moved_the_authorities_away_can_sign_out_and_in_again() {
+async fn a_person_who_moved_the_authorities_file_can_sign_out_and_in_again() {
     let (world, _issuer) = world().await;
     let (shell, origin) = (Shell::new(), world.origin());
     world.sign_in(&shell, &[]).await;
@@ -81,7 +81,7 @@ async fn whoever_moved_the_authorities_away_can_sign_out_and_in_again() {
 
 /// Otherwise the code would be used up, and the session would continue with nobody holding it.
 #[tokio::test]
-async fn a_session_that_cannot_be_kept_is_told_before_anybody_signs_in_or_else_ended() {
+async fn a_session_that_cannot_be_stored_is_reported_before_the_login_or_ended() {
     let (world, _issuer) = world().await;
     let (shell, origin) = (Shell::new(), world.origin());
     let first = world.sign_in(&shell, &[]).await;
@@ -112,7 +112,7 @@ async fn a_session_that_cannot_be_kept_is_told_before_anybody_signs_in_or_else_e
 }
 
 #[tokio::test]
-async fn kubectl_is_told_what_to_do_where_there_is_no_credential_for_it() {
+async fn kubectl_gets_a_remedy_if_there_is_no_credential_for_it() {
     let (world, _issuer) = world().await;
     let (shell, origin) = (Shell::new(), world.origin());
     let ask = async |api: &str| {

@@ -19,7 +19,7 @@ async fn revoke(world: &World, subject: &str) {
 
 /// The provider would issue a token that nothing ends there.
 #[tokio::test]
-async fn no_provider_is_asked_for_whoever_is_revoked_while_they_wait_for_the_trail() {
+async fn no_provider_is_asked_for_a_caller_revoked_while_waiting_for_the_trail() {
     let (mut holder, provider) = (Holder::start().await, Provider::start().await);
     let world = start_with(&provider.upstream.url(), |yaml| holder.change(&yaml)).await;
     let (alice, bob) = (world.person("alice", &json!({})), world.person("bob", &json!({})));
@@ -41,7 +41,7 @@ async fn no_provider_is_asked_for_whoever_is_revoked_while_they_wait_for_the_tra
 
 /// The caller is revoked only after the rules were evaluated.
 #[tokio::test]
-async fn who_is_revoked_while_a_provider_is_asked_gets_no_token_of_it() {
+async fn a_caller_revoked_while_a_provider_is_asked_gets_no_token() {
     let (world, mut provider) = start().await;
     let alice = world.person("alice", &json!({}));
     let (told, given) = (Arc::new(Notify::new()), good("too-late").to_string());

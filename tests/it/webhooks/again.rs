@@ -84,7 +84,7 @@ async fn the_trail_says_held_of_what_is_stored_alone_and_a_redelivery_names_the_
 
 /// The EventListener makes a run anyway: its cause would be unknown, and the retry would make another.
 #[tokio::test]
-async fn a_delivery_whose_sender_leaves_before_the_answer_is_taken_once_and_its_event_is_recorded() {
+async fn a_delivery_whose_sender_disconnects_is_accepted_once_and_its_event_recorded() {
     let answers = Arc::new(tokio::sync::Notify::new());
     let script = answers.clone();
     let mut upstream = Upstream::scripted(move |_| match Reply::json(202, r#"{"eventID":"event-1"}"#) {
@@ -109,7 +109,7 @@ async fn a_delivery_whose_sender_leaves_before_the_answer_is_taken_once_and_its_
 }
 
 #[tokio::test]
-async fn of_fifty_twins_at_once_one_is_held() {
+async fn only_one_of_fifty_simultaneous_duplicates_is_held() {
     let upstream = upstream().await;
     let doorward = Arc::new(start(upstream.address, true, "").await);
     let id = unique();
@@ -134,7 +134,7 @@ async fn of_fifty_twins_at_once_one_is_held() {
 /// With one sender for each kind of proof. If a duplicate were confirmed before the EventListener accepted the first,
 /// the delivery could be lost.
 #[tokio::test]
-async fn webhooks_17_a_duplicate_in_flight_must_be_retried_and_is_accepted_if_the_first_was_not() {
+async fn webhooks_17_a_duplicate_in_flight_is_retried_and_accepted_if_the_first_was_not() {
     let (told, status) = (Arc::new(tokio::sync::Notify::new()), Arc::new(AtomicU16::new(0)));
     let (when, what) = (told.clone(), status.clone());
     let script = move |_: &Recorded| match Reply::json(what.load(Ordering::SeqCst), "{}") {
@@ -209,7 +209,7 @@ async fn webhooks_19_a_replay_at_another_replica_is_one() {
 
 /// A tag that is deleted and pushed again: nothing in such a body depends on the time.
 #[tokio::test]
-async fn a_push_of_bitbucket_cloud_that_looks_like_another_arrives_where_ids_alone_count() {
+async fn a_bitbucket_cloud_push_that_looks_like_another_arrives_if_only_ids_count() {
     let bitbucket = sender("bitbucket-cloud");
     let body = bitbucket.new_body();
     for (entry, arrive) in [("sender: bitbucket_cloud", 1), ("sender: bitbucket_cloud, unique_bodies: false", 2)] {

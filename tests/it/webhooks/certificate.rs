@@ -23,7 +23,7 @@ async fn deliver_to(
 }
 
 #[tokio::test]
-async fn a_sender_with_a_certificate_is_refused_without_it_though_it_signs() {
+async fn a_sender_with_a_certificate_is_refused_without_it_even_if_it_signs() {
     let upstream = Upstream::scripted(|_| Reply::json(202, "{}")).await;
     let authority = Authority::new();
     let dir = folder_with(&[("ca.pem", &authority.pem()), ("secret", WEBHOOK_SECRET)]);

@@ -35,7 +35,7 @@ async fn until_waiting(doorward: &Doorward, count: usize) {
 }
 
 #[tokio::test]
-async fn nothing_is_brought_before_event_listeners_reach_the_interceptor() {
+async fn nothing_is_sent_before_event_listeners_can_reach_the_interceptor() {
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let upstream = Upstream::scripted_at(address, |_| Reply::json(202, "{}")).await;
     let doorward = holding(address, "10m").await;
@@ -54,7 +54,7 @@ async fn nothing_is_brought_before_event_listeners_reach_the_interceptor() {
 
 /// Also in the seconds after a start, when nothing is delivered yet.
 #[tokio::test]
-async fn what_is_held_counts_against_its_bound_before_anything_is_brought() {
+async fn held_deliveries_count_towards_the_bound_before_anything_is_sent() {
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let doorward = holding(address, "10m").await;
     let bounded = settled(address, "10m").change("sender: github,", "sender: github, held: {max: 1},");
@@ -68,7 +68,7 @@ async fn what_is_held_counts_against_its_bound_before_anything_is_brought() {
 }
 
 #[tokio::test]
-async fn a_process_that_stops_brings_nothing_more_and_answers_the_interceptor_until_its_door_closes() {
+async fn a_stopping_process_delivers_nothing_more_and_answers_the_interceptor_until_it_closes() {
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let mut doorward = holding(address, "0s").await;
     assert_eq!(deliver_to(&doorward, &unique(), super::BODY).await.status, 202);
@@ -88,7 +88,7 @@ async fn a_process_that_stops_brings_nothing_more_and_answers_the_interceptor_un
 
 /// An EventListener that responds later has nobody to ask, and makes no run; and the try was cut off without a record.
 #[tokio::test]
-async fn what_is_not_answered_when_the_door_closes_is_tried_again_where_event_listeners_ask() {
+async fn an_attempt_unanswered_when_the_listeners_close_is_retried_if_event_listeners_ask() {
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let upstream = Upstream::scripted_at(address, |_| Reply::Hang).await;
     let dir = folder_with(&[("secret", WEBHOOK_SECRET)]);

@@ -89,7 +89,7 @@ fn takes(request: &Recorded) -> Reply {
 }
 
 #[tokio::test]
-async fn a_delivery_is_taken_while_its_event_listener_is_down_and_arrives_after_a_kill_in_order() {
+async fn deliveries_to_a_stopped_event_listener_are_accepted_and_arrive_in_order_after_a_kill() {
     const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let doorward = holding(address, "store: {path: doorward.redb}").await;
@@ -148,7 +148,7 @@ async fn a_delivery_is_taken_while_its_event_listener_is_down_and_arrives_after_
 }
 
 #[tokio::test]
-async fn what_is_parked_is_shown_retried_and_dropped_by_operators_on_the_record() {
+async fn operators_list_retry_and_drop_parked_deliveries_on_the_record() {
     let status = Arc::new(AtomicU16::new(400));
     let script = status.clone();
     let upstream = Upstream::scripted(move |request| match script.load(Ordering::SeqCst) {
@@ -303,7 +303,7 @@ async fn a_held_delivery_is_decided_again_when_it_is_sent() {
 }
 
 #[tokio::test]
-async fn what_is_held_of_a_repository_that_is_revoked_is_parked_at_once() {
+async fn held_deliveries_of_a_revoked_repository_are_parked_at_once() {
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let doorward = holding(address, "store: {path: doorward.redb}").await;
     let (revoked, other) = (unique(), unique());
@@ -353,7 +353,7 @@ async fn a_store_that_cannot_be_written_is_503_and_nothing_is_promised() {
 
 /// The response was a 503 at once, although the sender waits for ten seconds and never retries.
 #[tokio::test]
-async fn a_delivery_that_comes_while_the_disk_stalls_is_held_once_it_works() {
+async fn a_delivery_that_arrives_while_the_disk_stalls_is_held_once_it_works() {
     let upstream = Upstream::scripted(takes).await;
     let doorward = holding(upstream.address, "store: {path: doorward.redb}").await;
     let (id, body) = (unique(), body(1));
@@ -385,7 +385,7 @@ pub(super) fn on_redis(redis: &RedisServer, el: SocketAddr) -> (tempfile::TempDi
 
 /// The longer the store hangs, the more requests wait for it.
 #[tokio::test]
-async fn memory_is_looked_at_as_often_as_ever_while_the_store_hangs() {
+async fn memory_is_checked_as_often_as_before_while_the_store_hangs() {
     let upstream = Upstream::scripted(takes).await;
     let redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
     let (dir, yaml) = on_redis(&redis, upstream.address);
@@ -435,7 +435,7 @@ async fn nothing_is_held_in_a_redis_that_could_lose_it_and_check_says_so() {
 }
 
 #[tokio::test]
-async fn replicas_on_redis_bring_each_delivery_once_and_in_order_though_one_of_them_dies() {
+async fn replicas_on_redis_send_each_delivery_once_and_in_order_even_if_one_dies() {
     let (down, taken) = (Arc::new(AtomicBool::new(false)), Arc::new(Mutex::new(Vec::new())));
     let script = (down.clone(), taken.clone());
     let upstream = Upstream::scripted(move |request| match script.0.load(Ordering::SeqCst) {
@@ -485,7 +485,7 @@ async fn replicas_on_redis_bring_each_delivery_once_and_in_order_though_one_of_t
 
 /// A replica that a rollout has not reached yet decides by the older policy.
 #[tokio::test]
-async fn a_replica_whose_policy_is_older_gives_up_no_delivery_that_another_has_taken() {
+async fn a_replica_with_an_older_policy_drops_no_delivery_that_another_accepted() {
     let down = Arc::new(AtomicBool::new(true));
     let script = down.clone();
     let upstream = Upstream::scripted(move |request| match script.load(Ordering::SeqCst) {
@@ -520,7 +520,7 @@ async fn a_replica_whose_policy_is_older_gives_up_no_delivery_that_another_has_t
 
 /// A 202 means that the standby has it as well.
 #[tokio::test]
-async fn what_was_held_before_a_failover_by_sentinel_is_brought_once_after_it() {
+async fn a_delivery_held_before_a_failover_by_sentinel_is_sent_once_after_it() {
     let synced = ["--appendonly", "yes", "--appendfsync", "always", "--repl-diskless-sync-delay", "0"];
     let mut master = RedisServer::start(&synced);
     let follows = format!("127.0.0.1 {}", master.port());

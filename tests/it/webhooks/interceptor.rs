@@ -126,7 +126,7 @@ fn trigger_id_of(length: usize) -> String {
 }
 
 #[tokio::test]
-async fn the_interceptor_lets_go_on_what_came_through_doorward_and_nothing_else() {
+async fn the_interceptor_permits_only_events_that_came_through_doorward() {
     let mut fixture = fixture().await;
     let (assertion, body) = asserted(&fixture).await;
     let good = question(&assertion, &body, "event-1");
@@ -287,7 +287,7 @@ async fn a_delivery_sets_off_only_triggers_that_its_rules_name() {
 }
 
 #[tokio::test]
-async fn attacks_z20_the_service_account_of_a_trigger_is_read_where_rules_look_at_it() {
+async fn attacks_z20_the_service_account_of_a_trigger_is_read_if_rules_test_it() {
     let rules =
         |yaml: String| yaml.change("branch: [main]}", "branch: [main], trigger: {service_accounts: [builder]}}");
     let fixture = fixture_with(rules, |request| {
@@ -337,7 +337,7 @@ async fn attacks_z20_the_service_account_of_a_trigger_is_read_where_rules_look_a
 
 /// An EventListener asks only once: after an error there would be no run.
 #[tokio::test]
-async fn a_store_that_is_away_for_a_moment_costs_no_run() {
+async fn a_brief_store_outage_loses_no_run() {
     let fixture = Fixture::with_faults(|yaml| with_interceptor(&yaml), |_| Reply::json(202, ANSWER)).await;
     let (assertion, body) = asserted(&fixture).await;
     fixture.doorward.break_disk(true);
@@ -352,7 +352,7 @@ async fn a_store_that_is_away_for_a_moment_costs_no_run() {
 
 /// Parsed into values, such a list takes sixteen times its size.
 #[tokio::test]
-async fn a_question_of_many_values_costs_little_more_than_its_bytes() {
+async fn a_question_with_many_values_uses_little_more_memory_than_its_bytes() {
     let fixture = fixture().await;
     let list = |value: &str, count: usize| format!("[{value}{}]", format!(",{value}").repeat(count));
     let context = r#""context":{"event_id":"e","trigger_id":"namespaces/ci/triggers/push"}"#;

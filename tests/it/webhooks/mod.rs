@@ -79,7 +79,7 @@ fn assert_asks_to_come_back(answer: &Answer, row: &str) {
 }
 
 #[tokio::test]
-async fn webhooks_33_while_the_upstream_refuses_connections_the_sender_gets_503_and_its_retry_arrives() {
+async fn webhooks_33_while_the_upstream_refuses_the_sender_gets_503_and_its_retry_arrives() {
     let address = std::net::SocketAddr::from(([127, 0, 0, 1], free_port()));
     let down = format!("- {{name: down, url: 'http://{address}'}}\n  - {{name: web, url: ");
     let fixture = Fixture::with(
@@ -99,7 +99,7 @@ async fn webhooks_33_while_the_upstream_refuses_connections_the_sender_gets_503_
 }
 
 #[tokio::test]
-async fn webhooks_33_while_the_upstream_hangs_the_sender_gets_503_in_its_time_and_its_retry_arrives() {
+async fn webhooks_33_while_the_upstream_hangs_the_sender_gets_503_in_time_and_can_retry() {
     let hangs = std::sync::Arc::new(std::sync::atomic::AtomicBool::new(true));
     let script = hangs.clone();
     // Far longer than the test: only the sender's own time limit ends the request.
@@ -153,7 +153,7 @@ async fn the_event_id_of_the_event_listener_is_in_the_audit_record() {
 }
 
 #[tokio::test]
-async fn of_fifty_twins_at_once_one_arrives() {
+async fn only_one_of_fifty_simultaneous_duplicates_arrives() {
     let fixture = std::sync::Arc::new(Fixture::answering(|_| Reply::json(202, "{}")).await);
     let id = unique();
     let tasks: Vec<_> = (0..50)
@@ -172,7 +172,7 @@ async fn of_fifty_twins_at_once_one_arrives() {
 }
 
 #[tokio::test]
-async fn webhooks_27_an_unsigned_test_is_answered_where_the_configuration_says_so_and_goes_no_further() {
+async fn webhooks_27_an_unsigned_test_is_answered_if_configured_and_not_forwarded() {
     let fixture = Fixture::with(
         |yaml| yaml.change("sender: github,", "sender: bitbucket_data_center, unsigned_pings: true,"),
         |_| Reply::json(202, "{}"),

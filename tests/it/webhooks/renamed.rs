@@ -32,7 +32,7 @@ pub(super) fn rename(doorward: &Doorward, former: &str, name: &str) {
 /// Regression: such a delivery was retried without success for a day, and new deliveries of its repository waited
 /// behind it.
 #[tokio::test]
-async fn what_is_held_is_brought_over_the_route_of_its_sender_whatever_that_is_called_by_then() {
+async fn held_deliveries_use_the_route_of_their_sender_even_after_it_was_renamed() {
     let address = SocketAddr::from(([127, 0, 0, 1], free_port()));
     let mut doorward = holding(address).await;
     let (before, after) = (unique(), unique());
@@ -49,7 +49,7 @@ async fn what_is_held_is_brought_over_the_route_of_its_sender_whatever_that_is_c
 }
 
 #[tokio::test]
-async fn what_is_held_of_a_sender_that_has_another_name_is_told_at_a_reload_and_at_a_start() {
+async fn held_deliveries_of_a_renamed_sender_are_reported_at_a_reload_and_at_the_start() {
     const SAID: &str = "held deliveries cannot be delivered";
     let mut doorward = holding(SocketAddr::from(([127, 0, 0, 1], free_port()))).await;
     assert_eq!(deliver_to(&doorward, &unique(), &body(1)).await.status, 202);
@@ -63,7 +63,7 @@ async fn what_is_held_of_a_sender_that_has_another_name_is_told_at_a_reload_and_
 }
 
 #[tokio::test]
-async fn what_is_revoked_of_a_sender_that_has_another_name_is_told_at_a_reload_and_at_a_start() {
+async fn revocations_of_a_renamed_sender_are_reported_at_a_reload_and_at_the_start() {
     const SAID: &str = "revocations have no effect";
     let mut doorward = holding(SocketAddr::from(([127, 0, 0, 1], free_port()))).await;
     let revoke = ["revoke", "--issuer", "webhook:github", "--subject", "webhook:github:repo:1", "--why", "test"];

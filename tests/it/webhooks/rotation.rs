@@ -14,7 +14,7 @@ pub async fn signed_by(fixture: &Fixture, secret: &str) -> u16 {
 }
 
 #[tokio::test]
-async fn a_secret_that_is_written_anew_is_used_without_a_restart_and_the_old_one_is_not() {
+async fn a_rewritten_secret_replaces_the_old_one_without_a_restart() {
     let mut fixture = Fixture::answering(|_| Reply::json(202, "{}")).await;
     assert_eq!(deliver(&fixture, &unique(), BODY, &[]).await.status, 202);
     assert_eq!(signed_by(&fixture, NEXT).await, 401);
@@ -27,7 +27,7 @@ async fn a_secret_that_is_written_anew_is_used_without_a_restart_and_the_old_one
 }
 
 #[tokio::test]
-async fn webhooks_7_a_secret_that_is_emptied_or_lost_while_doorward_runs_lets_nobody_in() {
+async fn webhooks_7_a_secret_emptied_or_lost_while_doorward_runs_admits_nobody() {
     for is_lost in [false, true] {
         let mut fixture = Fixture::answering(|_| Reply::json(202, "{}")).await;
         let file = fixture.doorward.dir().join("secret");
@@ -45,7 +45,7 @@ async fn webhooks_7_a_secret_that_is_emptied_or_lost_while_doorward_runs_lets_no
 }
 
 #[tokio::test]
-async fn webhooks_7_a_sender_of_whose_secrets_all_have_ended_is_heard_by_nobody() {
+async fn webhooks_7_a_sender_whose_secrets_have_all_expired_is_refused() {
     for hold in [false, true] {
         let upstream = Upstream::scripted(|_| Reply::json(202, "{}")).await;
         let dir = folder_with(&[("secret", WEBHOOK_SECRET)]);
@@ -78,7 +78,7 @@ async fn webhooks_7_a_sender_of_whose_secrets_all_have_ended_is_heard_by_nobody(
 }
 
 #[tokio::test]
-async fn a_secret_that_ends_while_a_body_comes_proves_it_no_longer() {
+async fn a_secret_that_expires_while_a_body_arrives_no_longer_verifies_it() {
     let upstream = Upstream::scripted(|_| Reply::json(202, "{}")).await;
     let dir = folder_with(&[("secret", WEBHOOK_SECRET)]);
     let until = doorward::clock::Timestamp::from_secs(i64::try_from(now() + 3600).unwrap());

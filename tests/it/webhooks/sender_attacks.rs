@@ -343,7 +343,7 @@ async fn wrong_where(hold: bool) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn each_of_nine_attacks_on_each_sender_is_answered_as_its_entry_says_and_its_twin_is_taken() {
+async fn each_of_nine_attacks_on_each_sender_is_refused_and_its_valid_twin_is_accepted() {
     let (forwarded, held) = tokio::join!(wrong_where(false), wrong_where(true));
     assert!(forwarded.is_empty() && held.is_empty(), "forwarded at once: {forwarded:#?}, held: {held:#?}");
 }

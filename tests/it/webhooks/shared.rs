@@ -18,7 +18,7 @@ use crate::{
 
 /// Bitbucket Cloud retries only twice.
 #[tokio::test]
-async fn what_a_killed_replica_forwarded_is_new_again_before_its_sender_gives_up() {
+async fn a_delivery_forwarded_by_a_killed_replica_is_new_again_before_its_sender_gives_up() {
     let tries = Arc::new(AtomicUsize::new(0));
     let script = tries.clone();
     let upstream = Upstream::scripted(move |_| match script.fetch_add(1, Ordering::SeqCst) {
@@ -54,7 +54,7 @@ async fn what_a_killed_replica_forwarded_is_new_again_before_its_sender_gives_up
 /// Regression: anybody who had stored the delivery could have it forwarded again once it no longer counted as in
 /// flight.
 #[tokio::test]
-async fn that_a_delivery_was_taken_is_told_to_a_store_that_was_away() {
+async fn an_accepted_delivery_is_recorded_once_the_store_is_back() {
     let when = Arc::new(Notify::new());
     let told = when.clone();
     let Reply::Bytes(taken) = Reply::json(202, "{}") else { panic!() };
@@ -82,7 +82,7 @@ async fn that_a_delivery_was_taken_is_told_to_a_store_that_was_away() {
 
 /// Everything it asked about was stopped, after its 202.
 #[tokio::test]
-async fn an_event_listener_may_ask_a_replica_whose_clock_is_ahead_of_that_which_sent() {
+async fn an_event_listener_may_ask_a_replica_whose_clock_is_ahead_of_the_sending_one() {
     let upstream = Upstream::scripted(|_| Reply::json(202, r#"{"eventID":"event-1"}"#)).await;
     let redis = RedisServer::start(&[]);
     let start = async || {

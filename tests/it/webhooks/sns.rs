@@ -365,7 +365,7 @@ async fn webhooks_29_subscriptions_to_listed_topics_are_confirmed_and_sha_1_is_t
 
 /// Regression: a delivery counted as in flight before it was authenticated, so that its duplicate was forwarded too.
 #[tokio::test]
-async fn a_delivery_is_under_way_from_when_it_was_proven() {
+async fn a_delivery_is_in_progress_from_its_verification() {
     let authority = Authority::new();
     let (told, Reply::Bytes(taken)) = (Arc::new(Notify::new()), Reply::json(202, "{}")) else { panic!() };
     let when = told.clone();
@@ -390,7 +390,7 @@ async fn a_delivery_is_under_way_from_when_it_was_proven() {
 
 /// A caller that named it and disconnected, again and again, prevented it from being fetched at all.
 #[tokio::test]
-async fn a_certificate_is_had_by_others_when_who_named_it_first_has_left() {
+async fn a_certificate_is_fetched_for_others_after_the_first_caller_left() {
     let authority = Authority::new();
     let (amazon, upstream) = (Amazon::start(&authority).await, Upstream::scripted(|_| Reply::json(202, "{}")).await);
     let doorward = start(&authority, &amazon, &upstream, "").await;

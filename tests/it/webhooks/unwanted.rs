@@ -21,7 +21,7 @@ async fn until_denied(door: &Door, user: &str, status: u16, count: usize) {
 
 /// After four such responses GitLab pauses a hook, and wanted deliveries are lost too.
 #[tokio::test]
-async fn a_sender_that_counts_failures_hears_no_4xx_of_what_nobody_wants() {
+async fn a_sender_that_counts_failures_gets_no_4xx_for_unwanted_events() {
     for hold in [false, true] {
         let door =
             Door::with(hold, |yaml| yaml.change("rules: [{id: all, on: {", "rules: [{id: all, on: {branch: [main], "))

@@ -41,7 +41,7 @@ async fn webhooks_3_and_4_sha_1_proves_nothing() {
 }
 
 #[tokio::test]
-async fn webhooks_22_and_23_a_signature_that_is_there_must_be_good_and_without_it_the_token_counts() {
+async fn webhooks_22_and_23_a_signature_must_be_valid_and_without_one_the_token_counts() {
     let door = Door::open().await;
     let time = format!("webhook-timestamp: {}", now());
     let zeros = "webhook-signature: v1,AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
@@ -79,7 +79,7 @@ async fn webhooks_26_a_header_that_the_body_belies_is_400() {
 
 /// Login names can be transferred; numbers cannot.
 #[tokio::test]
-async fn webhooks_28_who_caused_it_is_known_by_number_and_only_from_the_body() {
+async fn webhooks_28_the_person_who_caused_a_delivery_is_known_by_number_from_the_body_alone() {
     let fixture = Fixture::with(
         |yaml| {
             yaml.change(
@@ -103,7 +103,7 @@ async fn webhooks_28_who_caused_it_is_known_by_number_and_only_from_the_body() {
 
 /// Azure DevOps does not say who pushed to the branch of a pull request.
 #[tokio::test]
-async fn webhooks_28_whoever_is_denied_gets_nothing_by_an_event_that_does_not_tell_who_caused_it() {
+async fn webhooks_28_a_denied_person_gains_nothing_by_an_event_that_names_no_person() {
     const CREATED: &str = r#""pullRequestId":12,"targetRefName":"refs/heads/main","createdBy":{"id":"a-5"}"#;
     let door = Door::with(false, |yaml| {
         yaml.change("rules: [", "rules: [{id: blocked, who: {senders: ['azure-devops:a-6']}, do: deny}, ")
@@ -130,7 +130,7 @@ async fn webhooks_28_whoever_is_denied_gets_nothing_by_an_event_that_does_not_te
 }
 
 #[tokio::test]
-async fn webhooks_30_the_metric_tells_which_secret_of_a_rotation_is_in_use() {
+async fn webhooks_30_the_metric_shows_which_secret_of_a_rotation_is_in_use() {
     const OLD: &str = "introspection-secret";
     let fixture = Fixture::with(
         |yaml| {

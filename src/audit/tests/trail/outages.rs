@@ -25,7 +25,7 @@ fn a_sync_that_fails_is_no_success() {
 
 /// Linux reports a failed write in one sync, and the next one succeeds although the data is gone.
 #[test]
-fn what_a_failed_sync_has_lost_is_written_again_before_the_next_counts() {
+fn records_that_a_failed_sync_lost_are_written_again_before_the_next_counts() {
     let sink = Memory::default();
     let settings = settings();
     let trail = start(&settings, &sink, &clock());
@@ -44,7 +44,7 @@ fn what_a_failed_sync_has_lost_is_written_again_before_the_next_counts() {
 }
 
 #[test]
-fn a_sink_that_hangs_does_not_keep_the_process_from_its_end() {
+fn a_sink_that_hangs_does_not_prevent_the_exit() {
     let sink = Memory::default();
     let trail = start(&settings(), &sink, &clock());
     sink.set(|disk| disk.hold_syncs = true);
@@ -63,7 +63,7 @@ fn a_sink_that_hangs_does_not_keep_the_process_from_its_end() {
 
 /// Each request was refused, and health reported nothing.
 #[test]
-fn a_panic_of_the_thread_is_a_failure_that_refuses_whatever_else_would_go_on() {
+fn a_panic_of_the_writer_thread_refuses_requests_even_under_continue() {
     let sink = Memory::default();
     let trail = start(&Settings { when_full: WhenFull::Continue, ..settings() }, &sink, &clock());
     assert!(trail.failure().is_none() && !trail.refuses());
@@ -77,7 +77,7 @@ fn a_panic_of_the_thread_is_a_failure_that_refuses_whatever_else_would_go_on() {
 }
 
 #[test]
-fn a_full_disk_refuses_and_recovers_by_itself() {
+fn a_full_disk_refuses_requests_and_recovers_automatically() {
     let settings = settings();
     let sink = Memory::default();
     let clock = clock();
@@ -137,7 +137,7 @@ fn a_disk_that_hung_for_minutes_leaves_a_gap_and_a_trail_that_is_intact() {
 /// The time at which the start began with its files was not noted, so that the trail looked as if somebody had removed
 /// a checkpoint.
 #[test]
-fn a_disk_that_hung_while_a_start_looked_after_files_leaves_a_gap_and_a_trail_that_is_intact() {
+fn a_disk_that_hung_while_a_start_checked_files_leaves_a_gap_in_an_intact_trail() {
     let settings = settings();
     let (sink, clock) = (Memory::default(), clock());
     sink.set(|disk| disk.hold_files = true);
@@ -178,7 +178,7 @@ fn a_disk_that_hung_before_it_failed_leaves_a_gap_from_when_it_began_to_hang() {
 
 /// Each hang was too short for a gap, and both together looked as if somebody had removed a checkpoint.
 #[test]
-fn a_disk_that_hung_twice_while_a_checkpoint_was_due_leaves_a_gap_and_a_trail_that_is_intact() {
+fn a_disk_that_hung_twice_at_a_checkpoint_leaves_a_gap_in_an_intact_trail() {
     let settings = settings();
     let (sink, clock) = (Memory::default(), clock());
     let trail = start(&settings, &sink, &clock);
@@ -201,7 +201,7 @@ fn a_disk_that_hung_twice_while_a_checkpoint_was_due_leaves_a_gap_and_a_trail_th
 }
 
 #[test]
-fn under_continue_requests_go_on_and_what_is_lost_is_counted() {
+fn under_continue_requests_pass_and_lost_records_are_counted() {
     let settings = Settings { when_full: WhenFull::Continue, queue: 4, ..settings() };
     let sink = Memory::default();
     let trail = start(&settings, &sink, &clock());
@@ -228,7 +228,7 @@ fn under_continue_requests_go_on_and_what_is_lost_is_counted() {
 
 /// Break-glass access must not happen unrecorded, even if other requests proceed.
 #[test]
-fn what_must_not_happen_unrecorded_is_refused_under_continue_too() {
+fn actions_that_need_a_record_are_refused_under_continue_too() {
     let settings = Settings { when_full: WhenFull::Continue, queue: 4, ..settings() };
     let sink = Memory::default();
     let trail = start(&settings, &sink, &clock());
@@ -248,13 +248,13 @@ fn what_must_not_happen_unrecorded_is_refused_under_continue_too() {
 
 /// A line may be a hundred times longer than most, and refused clients control its length.
 #[test]
-fn what_waits_in_an_outage_is_bounded_in_bytes_and_what_is_promised_is_kept() {
+fn records_waiting_in_an_outage_are_bounded_in_bytes_and_promised_ones_are_kept() {
     outage_after_a_promise(WhenFull::Refuse);
 }
 
 /// Requests that were let through with a guaranteed record are recorded, even if nothing is guaranteed any more.
 #[test]
-fn what_was_promised_before_a_reload_is_kept() {
+fn records_promised_before_a_reload_are_kept() {
     outage_after_a_promise(WhenFull::Continue);
 }
 

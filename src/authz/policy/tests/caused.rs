@@ -77,7 +77,7 @@ fn the_repository_of_a_job_that_caused_a_run_is_known_to_rules() {
 }
 
 #[test]
-fn the_verified_address_of_who_caused_a_run_is_known_to_rules() {
+fn rules_can_use_the_verified_address_of_the_person_who_caused_a_run() {
     let rule = "  - {id: mail, on: {token: {audiences: [x]}}, who: {issuers: [corp]}, when: \"has(principal.email) && principal.email.endsWith('@corp.example')\", do: allow}\n";
     let alice = |verified: bool| with("corp", &json!({"email": "alice@corp.example", "email_verified": verified}));
     assert!(decided(rule, &alice(true)).0);
@@ -86,7 +86,7 @@ fn the_verified_address_of_who_caused_a_run_is_known_to_rules() {
 
 /// What was stored does not show who had the claim and who had not.
 #[test]
-fn a_deny_by_a_claim_that_was_not_looked_for_when_a_run_was_caused_binds_its_tokens() {
+fn a_deny_by_a_claim_not_read_when_a_run_was_caused_applies_to_its_tokens() {
     let all = "  - {id: all, on: {token: {audiences: [x]}}, who: {issuers: [corp]}, do: allow}\n";
     let (visitor, alice) = (with("corp", &json!({"team": "visitors"})), with("corp", &json!({})));
     for deny in [
@@ -105,7 +105,7 @@ fn a_deny_by_a_claim_that_was_not_looked_for_when_a_run_was_caused_binds_its_tok
 
 /// To the expression, the claim looked absent.
 #[test]
-fn an_allow_that_asks_for_the_want_of_a_claim_gives_nothing_where_none_was_looked_for() {
+fn an_allow_for_an_absent_claim_does_not_match_if_claims_were_not_read() {
     let visitor = with("corp", &json!({"team": "visitors"}));
     let staff = "  - {id: staff, on: {token: {audiences: [x]}}, who: {issuers: [corp]}, when: \"!has(principal.claims.team)\", do: allow}\n";
     let all = "  - {id: all, on: {token: {audiences: [x]}}, who: {issuers: [corp]}, do: allow}\n";
@@ -121,7 +121,7 @@ fn an_allow_that_asks_for_the_want_of_a_claim_gives_nothing_where_none_was_looke
 
 /// A deny by groups matches callers whose groups are unknown, but not callers who are known to have none.
 #[test]
-fn a_word_of_no_groups_is_kept_of_who_caused_a_run() {
+fn an_empty_list_of_groups_is_kept_for_the_person_who_caused_a_run() {
     let rules = "  - {id: all, on: {token: {audiences: [x]}}, who: {issuers: [corp]}, do: allow}\n  - {id: guests, who: {issuers: [corp], groups: [guests]}, do: deny}\n  - {id: scoped, who: {issuers: [corp], scopes: [little]}, do: deny}\n";
     for says in [true, false] {
         let alice = Principal { says_groups: says, says_scopes: says, ..with("corp", &json!({})) };
@@ -134,7 +134,7 @@ fn a_word_of_no_groups_is_kept_of_who_caused_a_run() {
 
 /// As the token endpoint evaluates rules, so that cases can test them.
 #[test]
-fn cases_tell_the_delivery_that_caused_the_run_of_a_task() {
+fn cases_can_name_the_delivery_that_caused_the_run_of_a_task() {
     let exchange = "tokens: {exchange: [{issuer: cluster, kubernetes: api}]}\n";
     let task = "task: {namespace: ci, service_account: build}";
     let case = |expect: &str, issuer: &str, request: &str| {

@@ -14,7 +14,7 @@ routes:
 ";
 
 #[test]
-fn somebody_is_told_of_the_rules_that_speak_of_them_alone() {
+fn a_person_is_shown_only_the_rules_that_concern_them() {
     let root = root(
         GROUND,
         "
@@ -46,7 +46,7 @@ rules:
 }
 
 #[test]
-fn the_api_group_without_a_name_is_told_by_the_one_that_people_give_it() {
+fn the_unnamed_api_group_is_shown_as_core() {
     let ground = "
 issuers: [{name: corp, issuer: 'https://corp.example', kind: human}]
 routes: [{name: api, kind: kubernetes, hosts: [k8s.example], schemes: [bearer], upstream: api}]

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn deliveries_are_told_apart_by_what_their_bodies_tell() {
+fn deliveries_are_distinguished_by_the_facts_in_their_bodies() {
     decide_all(
         &GROUND.replace("webhooks:\n", "webhooks:\n  - {name: bb, sender: bitbucket_cloud, secrets: [{secret: {env: OTHER}}]}\n"),
         "
@@ -40,7 +40,7 @@ tests:
 
 /// Every event that does not carry the number evaded such a deny.
 #[test]
-fn a_deny_of_numbers_holds_where_a_delivery_or_a_token_does_not_tell_its_number() {
+fn a_deny_of_numbers_applies_if_a_delivery_or_token_has_no_number() {
     decide_all(
         &GROUND.replace("webhooks:\n", "webhooks:\n  - {name: bb, sender: bitbucket_cloud, secrets: [{secret: {env: OTHER}}]}\n"),
         "
@@ -87,7 +87,7 @@ tests:
 
 /// As docs/webhooks.md describes it.
 #[test]
-fn a_push_that_deletes_is_kept_out_by_the_commit_that_it_lacks() {
+fn a_push_that_deletes_is_denied_for_its_missing_commit() {
     decide_all(
         GROUND,
         "
@@ -102,7 +102,7 @@ tests:
 
 /// Without a principal, it was always denied, whatever the rules said, and a case that expects a deny passed.
 #[test]
-fn a_delivery_of_which_nobody_says_whose_it_is_is_its_senders() {
+fn a_delivery_in_a_case_without_a_principal_belongs_to_its_sender() {
     decide_all(
         &format!("{GROUND}interceptor: {{host: door.svc, kubernetes: api}}\n"),
         "
@@ -128,7 +128,7 @@ tests:
 
 /// Another allow may have let the delivery in.
 #[test]
-fn an_allow_whose_need_is_not_met_names_no_trigger() {
+fn an_allow_with_an_unsatisfied_need_names_no_trigger() {
     let ground = GROUND.replace("schemes: [webhook]", "schemes: [bearer, webhook]");
     let root = root(
         &format!("{ground}interceptor: {{host: door.svc, kubernetes: api}}\n"),

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn the_digest_is_of_what_the_policy_means() {
+fn the_digest_follows_the_meaning_of_the_policy() {
     let one = root(GROUND, "rules: [{id: a, on: {}, do: allow}, {id: b, who: {users: [x]}, do: deny, why: null}]");
     let two = root(GROUND, "rules: [{do: deny, who: {users: [x], anonymous: false}, id: b}, {id: a, do: allow}]");
     let other = root(GROUND, "rules: [{id: a, do: allow}, {id: b, who: {users: [y]}, do: deny}]");
@@ -20,7 +20,7 @@ fn the_digest_is_of_what_the_policy_means() {
 
 /// With other names, a rule gives another scope or none, and the trail had one digest for both.
 #[test]
-fn what_providers_call_scopes_is_part_of_the_policy() {
+fn provider_names_of_scopes_are_part_of_the_policy() {
     let digest = |scopes: &str| {
         let onward = format!(
             "{{audience: x, provider: {{jwt_bearer: {{token_url: 'https://a'}}}}, assertion: {{audience: a}}{scopes}}}"
@@ -36,7 +36,7 @@ fn what_providers_call_scopes_is_part_of_the_policy() {
 
 /// A policy that is stored by its digest is used for decisions again, and must not have become wider.
 #[test]
-fn what_is_asked_for_by_a_no_is_part_of_the_policy() {
+fn conditions_that_are_false_are_part_of_the_policy() {
     for asked in ["fork: false", "run: {inline: false}", "run: {does: [create], pod_template: false}"] {
         let written = root(GROUND, &format!("rules: [{{id: a, on: {{{asked}}}, do: allow}}]"));
         let policy = compile(&written).unwrap();

@@ -15,7 +15,7 @@ fn problems(ground: &str, policy: &str) -> Vec<String> {
 }
 
 #[test]
-fn each_slip_is_told_at_its_place() {
+fn each_mistake_is_reported_at_its_path() {
     for (row, policy, at, message) in [
         ("", "rules: [{id: a, do: allow}, {id: a, do: deny}]", "/rules/1/id", "another rule has the id"),
         ("", "rules: [{id: '', do: allow}]", "/rules/0/id", "cannot be the id"),
@@ -247,7 +247,7 @@ fn each_slip_is_told_at_its_place() {
 }
 
 #[test]
-fn all_slips_are_told_in_one_run() {
+fn all_mistakes_are_reported_together() {
     let policy = "
 rules:
   - {id: a, on: {routes: [x], methods: [get]}, who: {groups: [g]}, when: 'x', do: allow}
@@ -259,7 +259,7 @@ grants:
 }
 
 #[test]
-fn what_is_right_is_taken() {
+fn a_valid_policy_is_accepted() {
     for (ground, policy) in [
         (ONE_ISSUER, "rules: [{id: a, who: {groups: [x]}, do: allow}]"),
         (ONE_ISSUER, "rules: [{id: a, who: {scopes: [x]}, do: deny}]"),
@@ -280,7 +280,7 @@ fn what_is_right_is_taken() {
 
 /// A rule that names no issuer means the only one there is.
 #[test]
-fn what_an_issuer_says_is_asked_for_where_there_is_one() {
+fn a_condition_on_groups_needs_a_defined_issuer() {
     let rule = "rules: [{id: a, who: {groups: [x]}, do: allow}]";
     assert_eq!(problems(ONE_ISSUER, rule), [""; 0]);
     assert_eq!(problems("", rule), ["/rules/0/who/groups no issuer is defined that could provide it"]);
@@ -313,7 +313,7 @@ fn ids_are_short_and_of_plain_characters() {
 }
 
 #[test]
-fn an_empty_list_is_refused_where_it_stands() {
+fn an_empty_list_is_refused_at_its_path() {
     for policy in [
         "{id: a, on: {routes: []}, do: deny}",
         "{id: a, who: {groups: []}, do: deny}",

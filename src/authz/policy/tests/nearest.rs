@@ -73,7 +73,7 @@ rules:
 
 /// A sender never becomes another one, however many other conditions its own rule has.
 #[test]
-fn a_rule_of_another_sender_is_farther_than_one_whose_branch_is_missed() {
+fn a_rule_that_misses_only_the_branch_is_nearer_than_one_of_another_sender() {
     const GROUND: &str = "
 webhooks:
   - {name: github, sender: github, secrets: [{secret: {env: A}}]}

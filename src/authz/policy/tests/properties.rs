@@ -233,7 +233,7 @@ proptest! {
 
     /// For a delivery, this is the number that its event does not carry.
     #[test]
-    fn a_number_that_a_delivery_does_not_tell_never_turns_a_denial_into_an_allow(
+    fn a_number_missing_from_a_delivery_never_turns_a_denial_into_an_allow(
         rules in rules(who_delivers()),
         told in delivery(),
     ) {
@@ -250,7 +250,7 @@ proptest! {
     }
 
     #[test]
-    fn a_number_that_a_token_does_not_tell_never_turns_a_denial_into_an_allow(
+    fn a_number_missing_from_a_token_never_turns_a_denial_into_an_allow(
         rules in rules(who_runs_jobs()),
         facts in job(),
     ) {
@@ -265,7 +265,7 @@ proptest! {
     /// Rights that no rule gives to agents are for nobody who acts for another: `act` alone never turns a denial into
     /// an allow.
     #[test]
-    fn who_acts_for_another_gets_nothing_by_it_that_no_rule_gives_to_agents(rules in rules(who()), facts in principal()) {
+    fn an_actor_gains_nothing_that_no_rule_gives_to_agents(rules in rules(who()), facts in principal()) {
         let of_others = rules.into_iter().filter(|rule| rule.action == raw::Action::Deny || !speaks_of_agents(rule));
         let (root, policy) = compile_good(of_others.collect());
         if !decide(&policy, &root, &without_actor(&facts)).is_allow() {
@@ -277,7 +277,7 @@ proptest! {
 
     /// Nobody who acts for another can evade a deny by leaving `act` out, unless the rule is about exactly that.
     #[test]
-    fn taking_the_actor_away_takes_no_denial_away(rules in rules(who()), facts in principal()) {
+    fn removing_the_actor_removes_no_denial(rules in rules(who()), facts in principal()) {
         let (root, policy) = compile_good(rules);
         let decision = decide(&policy, &root, &facts);
         let by = root.rules.iter().find(|rule| decision.rule.as_deref() == Some(&rule.id));
@@ -305,7 +305,7 @@ proptest! {
     }
 
     #[test]
-    fn the_order_of_rules_means_nothing(
+    fn the_order_of_rules_does_not_matter(
         (rules, shuffled) in rules(who()).prop_flat_map(|rules| (Just(rules.clone()), Just(rules).prop_shuffle())),
         facts in principal(),
     ) {

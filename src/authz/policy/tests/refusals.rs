@@ -51,7 +51,7 @@ rules:
 
 /// A client asks for exactly what it is told to (RFC 6750 section 3.1: what is necessary to access the resource).
 #[test]
-fn whoever_lacks_a_scope_is_told_to_keep_those_that_the_route_asks_for_too() {
+fn a_caller_who_lacks_a_scope_is_asked_to_keep_the_scopes_of_the_route_too() {
     let root = root(
         GROUND,
         "
@@ -99,7 +99,7 @@ rules:
 /// A login for the missing part alone got that part and lost the rest: the person went back and forth, and their
 /// session was weaker afterwards.
 #[test]
-fn whose_login_lacks_a_part_reads_of_that_and_is_to_sign_in_with_all_that_the_rule_needs() {
+fn a_caller_whose_login_lacks_a_factor_must_sign_in_with_all_that_the_rule_needs() {
     let rule = "{id: all, who: {issuers: [corp]}, need: {acr: [gold], fresh_login: {max_age: 5m}}, do: allow}";
     let root = root(ONE_ISSUER, &format!("rules: [{rule}]"));
     let policy = compile(&root).unwrap();
@@ -119,7 +119,7 @@ fn whose_login_lacks_a_part_reads_of_that_and_is_to_sign_in_with_all_that_the_ru
 }
 
 #[test]
-fn an_explanation_tells_what_hits_what_misses_and_what_would_pass() {
+fn an_explanation_lists_what_matches_what_misses_and_what_would_pass() {
     let root = root(
         ONE_ISSUER,
         "

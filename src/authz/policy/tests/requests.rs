@@ -56,7 +56,7 @@ tests:
 }
 
 #[test]
-fn webhooks_and_workloads_are_told_apart_by_numbers_and_accounts() {
+fn webhooks_and_workloads_are_distinguished_by_numbers_and_accounts() {
     decide_all(
         GROUND,
         "
@@ -84,7 +84,7 @@ tests:
 }
 
 #[test]
-fn requests_are_told_apart_by_path_method_host_time_and_address() {
+fn requests_are_distinguished_by_path_method_host_time_and_address() {
     decide_all(
         &ONE_ISSUER.replace("[web.example]", "[web.example, a.web.example]"),
         "
@@ -146,7 +146,7 @@ fn a_request_for_a_run_that_is_always_refused_is_an_error_of_its_case() {
 
 /// Only the API server knows whether such a patch is accepted.
 #[test]
-fn a_patch_that_is_held_against_the_run_is_told_from_others() {
+fn a_patch_that_is_compared_with_the_run_is_distinguished_from_others() {
     let root = root(GROUND, "rules: [{id: all, on: {routes: [api]}, who: {issuers: [corp]}, do: allow}]");
     for (annotation, expected) in [("doorward.dev/requested-by", true), ("team", false)] {
         let path = "/apis/tekton.dev/v1/namespaces/ci/pipelineruns/held";
@@ -172,7 +172,7 @@ fn patch(root: &raw::Root, groups: &str, namespace: &str, content_type: &str) ->
 
 /// An apply must also be allowed as the create that it may be; the explanation is about what decided.
 #[test]
-fn what_refuses_an_apply_is_explained() {
+fn the_rule_that_refuses_an_apply_is_explained() {
     let rules = "
 rules:
   - {id: patch, on: {kubernetes: {verbs: [patch]}}, who: {issuers: [corp], groups: [dev]}, do: allow}
@@ -237,7 +237,7 @@ tests:
 
 /// It is decided as two requests, but there is one record.
 #[test]
-fn what_shadow_rules_say_of_an_apply_as_the_create_that_it_may_be_is_recorded_too() {
+fn shadow_decisions_about_an_apply_as_a_possible_create_are_recorded_too() {
     let rules = "
 rules:
   - {id: all, on: {kubernetes: {verbs: [create, patch], resources: [pipelineruns]}}, who: {issuers: [corp], groups: [dev]}, do: allow}
@@ -304,7 +304,7 @@ tests:
 
 /// Otherwise a deny of a user would pass its test, and let the user in.
 #[test]
-fn who_names_no_user_name_has_that_of_the_issuers_template() {
+fn a_principal_without_a_user_name_gets_that_of_the_issuers_template() {
     const ENTRA: &str = "https://login.microsoftonline.com";
     const TENANT: &str = "8f1c0a52-5d0e-4c0b-9d4e-0f5a3c1b2d77";
     let ground = format!(
@@ -425,7 +425,7 @@ tests:
 
 /// Such a case was decided as if the request had come to the route in the case.
 #[test]
-fn a_case_of_a_request_that_does_not_come_to_its_route_is_an_error() {
+fn a_case_whose_request_would_not_reach_its_route_is_an_error() {
     const ROUTES: &str = "
 issuers: [{name: corp, issuer: 'https://corp.example'}]
 webhooks: [{name: gh, sender: github, secrets: [{secret: {env: SECRET}}]}]

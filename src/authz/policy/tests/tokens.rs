@@ -5,7 +5,7 @@ use crate::authz::{AskedToken, NotEvaluated};
 
 /// Whoever asks for one audience has no use for rules about another.
 #[test]
-fn without_a_scope_those_of_other_audiences_are_not_told() {
+fn without_a_scope_the_scopes_of_other_audiences_are_not_listed() {
     let root = root(
         GROUND,
         "
@@ -65,7 +65,7 @@ rules:
 
 /// The exchange evaluates no rule for them.
 #[test]
-fn who_gets_no_token_whatever_rules_say_is_refused_in_a_case_too() {
+fn a_principal_that_can_never_get_a_token_is_refused_in_a_case_too() {
     let policy = "
 tokens: {exchange: [{issuer: corp}, {issuer: cluster, kubernetes: api, namespaces: [ci]}]}
 rules:
@@ -116,7 +116,7 @@ fn a_case_of_a_task_says_of_which_cluster_it_is_unless_there_is_only_one() {
 
 /// The token says `kind: human`, and the grant gave nothing, without a warning.
 #[test]
-fn a_kind_that_nobody_is_who_comes_with_the_token_of_a_task_is_told() {
+fn a_kind_that_no_subject_of_a_task_token_has_is_warned_about() {
     const OWN: &str = "
 issuers:
   - {name: corp, issuer: 'https://corp.example', kind: human}
@@ -155,7 +155,7 @@ issuers:
 /// What a client asks its provider for is no right of the person, but scopes in a token of Doorward's own were given by
 /// rules.
 #[test]
-fn a_scope_that_rules_gave_is_for_who_acts_for_a_person_and_one_of_a_provider_is_not() {
+fn an_actor_can_use_scopes_that_rules_gave_and_not_those_of_a_provider() {
     const OWN: &str = "
 issuers:
   - {name: corp, issuer: 'https://corp.example', kind: human}
@@ -194,7 +194,7 @@ tests:
 }
 
 #[test]
-fn a_scope_that_is_written_for_who_acts_for_a_person_and_gives_them_nothing_is_told() {
+fn a_scope_that_gives_an_actor_nothing_is_warned_about() {
     const OWN: &str = "
 issuers:
   - {name: corp, issuer: 'https://corp.example', kind: human}

@@ -3,7 +3,7 @@
 use super::*;
 
 #[test]
-fn who_lets_read_a_dashboard_is_told_that_its_api_is_read_too() {
+fn a_rule_that_opens_a_dashboard_is_warned_to_open_its_api_too() {
     const BOARD: &str = "
 issuers: [{name: corp, issuer: 'https://corp.example', kind: human}]
 routes:
@@ -30,7 +30,7 @@ routes:
 
 /// Such a deny never matches, but looks as if it did.
 #[test]
-fn who_names_an_event_by_another_hosts_name_is_told() {
+fn an_event_under_the_name_of_another_git_host_is_warned_about() {
     const HOSTS: &str = "
 webhooks:
   - {name: gh, sender: github, secrets: [{secret: {env: SECRET}}]}
@@ -89,7 +89,7 @@ fn a_rule_that_waits_for_approvals_warns_that_there_are_none() {
 
 /// Such a need is never met: a login asks only for the classes of its issuer.
 #[test]
-fn a_class_that_no_login_brings_is_told() {
+fn an_authentication_class_that_no_login_gives_is_warned_about() {
     for (login, acr, expected) in [
         ("login: {client: {id: doorward}, acr_values: [silver]}", "[gold]", 1),
         ("login: {client: {id: doorward}, acr_values: [silver]}", "[gold, silver]", 0),
@@ -107,7 +107,7 @@ fn a_class_that_no_login_brings_is_told() {
 
 /// A login asks only for the classes in its `acr_values`, so such a need may never be met.
 #[test]
-fn a_need_for_more_factors_that_no_provider_is_asked_for_is_told() {
+fn a_need_for_more_factors_that_no_provider_is_asked_for_is_warned_about() {
     let okta = "issuers: [{name: corp, issuer: 'https://corp.example', preset: okta, login: {client: {id: doorward}, ";
     for (login, expected) in [
         ("acr_values: [phr]}}]", 1),
@@ -126,7 +126,7 @@ fn a_need_for_more_factors_that_no_provider_is_asked_for_is_told() {
 
 /// `login.kind` applies to people who log in, and nobody logs in at the token endpoint.
 #[test]
-fn a_rule_for_people_whose_tokens_never_say_that_they_are_people_is_told() {
+fn a_rule_for_people_whose_tokens_never_name_their_kind_is_warned_about() {
     let token = "token: {audiences: [x], scopes: [y]}";
     let of_task = "token: {audiences: [x], scopes: [y], service_accounts: [ci/a]}";
     let login = "login: {kind: human, client: {id: doorward}}";
@@ -165,7 +165,7 @@ tokens: {{exchange: [{{issuer: corp}}, {{issuer: cluster, kubernetes: api}}{}]}}
 
 /// These are not errors: somebody may have defined such a resource, and a `*` may be part of a name.
 #[test]
-fn names_that_hardly_anything_has_are_told_of() {
+fn unusual_resource_names_are_warned_about_with_a_suggestion() {
     for (rule, told) in [
         ("on: {kubernetes: {resources: [pod/exec]}}", "did you mean `pods/exec`?"),
         ("on: {kubernetes: {resources: [pods/Exec]}}", "did you mean `pods/exec`?"),

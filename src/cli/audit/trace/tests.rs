@@ -80,7 +80,7 @@ fn a_token_is_traced_to_the_cause_that_its_exchange_found_where_no_runs_are_watc
 }
 
 #[test]
-fn what_the_run_says_adds_to_what_the_exchange_found_and_is_warned_of_where_it_differs() {
+fn the_record_of_a_run_complements_that_of_the_exchange_and_a_difference_is_warned_about() {
     let (code, said) = told(Kind::Token, "jti", &[link("build", Some("east"), CAUSE)]);
     assert!(code == 0 && said.contains("ci/build r, created at") && !said.contains("warning"), "{said}");
     let (code, said) = told(Kind::Token, "jti", &[link("build", None, OTHER)]);
@@ -96,7 +96,7 @@ fn what_the_run_says_adds_to_what_the_exchange_found_and_is_warned_of_where_it_d
 /// Regression: a TaskRun that belongs to a PipelineRun was reported as created past Doorward, in a namespace that is
 /// not watched.
 #[test]
-fn of_a_task_run_that_is_not_there_is_said_that_it_may_be_a_part_of_a_pipeline_run() {
+fn a_missing_task_run_is_reported_as_possibly_part_of_a_pipeline_run() {
     let (code, said) = told(Kind::TaskRun, "ci/build-test", &[]);
     assert!(code == 1 && said.contains("no TaskRun ci/build-test is in the trail"), "{said}");
     assert!(said.contains("or it is a part of a PipelineRun: trace that one"), "{said}");
@@ -104,7 +104,7 @@ fn of_a_task_run_that_is_not_there_is_said_that_it_may_be_a_part_of_a_pipeline_r
 
 /// Files of another replica are missing, but nobody has changed anything.
 #[test]
-fn a_cause_that_is_not_in_these_files_is_no_sign_that_somebody_changed_it() {
+fn a_cause_missing_from_the_given_files_is_not_reported_as_tampering() {
     let file = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(file.path(), [exchange(), link("build", Some("east"), CAUSE)].join("\n") + "\n").unwrap();
     let mut out = Vec::new();
@@ -129,7 +129,7 @@ fn a_run_of_another_cluster_with_the_same_uid_is_another() {
 }
 
 #[test]
-fn a_request_leads_to_the_token_that_it_got_and_to_those_of_the_runs_that_it_caused() {
+fn the_trace_of_a_request_includes_its_token_and_those_of_the_runs_it_caused() {
     for (id, links) in [(EXCHANGE, vec![]), (CAUSE, vec![]), (CAUSE, vec![link("build", Some("east"), CAUSE)])] {
         let (code, said) = told(Kind::Request, &id.to_string(), &links);
         assert_eq!((code, said.matches("  token      jti for x").count()), (0, 1), "{id} {links:?}: {said}");
@@ -168,7 +168,7 @@ fn a_token_that_an_agent_asked_for_says_so_and_one_of_the_person_alone_does_not(
 
 /// Programs read the same as people.
 #[test]
-fn the_same_is_told_as_json() {
+fn a_trace_has_the_same_content_as_json() {
     let alice = json!({"username": "alice", "kind": "human", "issuer": "corp", "subject": "7"});
     let by = |id: Uuid| json!({"id": id, "time": 1_000_000, "by": alice, "method": "POST", "host": "h", "path": "/"});
     let task = json!({
@@ -201,7 +201,7 @@ fn the_same_is_told_as_json() {
 
 /// A run with many tokens is printed once.
 #[test]
-fn tokens_of_one_run_stand_below_it() {
+fn tokens_of_one_run_are_listed_below_it() {
     let second =
         exchange().replace("\"jti\"", "\"jti-2\"").replace(&EXCHANGE.to_string(), &Uuid::from_u128(4).to_string());
     let (code, said) = told(Kind::PipelineRun, "ci/build", &[second]);
@@ -214,7 +214,7 @@ fn tokens_of_one_run_stand_below_it() {
 
 /// A damaged line must not hide everything else from the trace.
 #[test]
-fn a_line_that_cannot_be_read_is_passed_over_and_told() {
+fn a_line_that_cannot_be_read_is_skipped_and_reported() {
     let damaged = request(Uuid::from_u128(5), "carol", &json!({})).replace("\"unmapped\":{", "\"unmapped\":[");
     let (code, said) = told(Kind::Token, "jti", std::slice::from_ref(&damaged));
     assert!(code == 1 && said.contains("caused by  alice"), "{said}");
@@ -225,7 +225,7 @@ fn a_line_that_cannot_be_read_is_passed_over_and_told() {
 
 /// A delivery that led to nothing must not look like one in progress.
 #[test]
-fn a_request_tells_what_became_of_it() {
+fn the_trace_of_a_request_shows_its_outcome() {
     let delivery = Uuid::from_u128(6);
     let answered = |id: Uuid, time: i64, status: u16, more: &Value| {
         let mut line: Value = serde_json::from_str(&request(id, "hook", more)).unwrap();
@@ -258,7 +258,7 @@ fn a_request_tells_what_became_of_it() {
 
 /// For a watch, which continues after its response began, the response says nothing about its end.
 #[test]
-fn a_watch_that_was_ended_tells_when_and_why() {
+fn the_trace_of_an_ended_watch_shows_when_and_why_it_ended() {
     let watch = Uuid::from_u128(9);
     let line = |code: &str, more: &Value| {
         let mut line: Value = serde_json::from_str(&request(watch, "ada", more)).unwrap();
@@ -286,7 +286,7 @@ fn a_watch_that_was_ended_tells_when_and_why() {
 
 /// Control characters were printed unescaped, and erased or reversed the text beside them.
 #[test]
-fn what_a_stranger_asked_for_is_text_on_a_terminal() {
+fn requests_of_strangers_are_printed_without_control_characters() {
     // attacks:Z19
     let id = Uuid::from_u128(9);
     let mut line: Value = serde_json::from_str(&request(id, "bob\u{202e}", &json!({}))).unwrap();

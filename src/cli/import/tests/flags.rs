@@ -81,7 +81,7 @@ fn lists_between_commas_are_lists() {
 
 /// An entry that was disabled with `#` let everybody in again.
 #[test]
-fn what_a_comment_says_of_who_gets_in_is_left_out() {
+fn access_settings_in_comments_are_ignored() {
     let when = OF_EXAMPLE;
     for (row, more, groups) in [
         ("a domain", "  # - --email-domain=*\n", json!(null)),
@@ -117,7 +117,7 @@ fn flags_in_brackets_are_refused_and_not_left_out() {
 
 /// The flag was left out silently, and the rule let in everybody of the domain.
 #[test]
-fn an_entry_whose_quotes_do_not_fit_is_refused_and_not_left_out() {
+fn an_entry_with_unbalanced_quotes_is_refused_and_not_skipped() {
     for entry in
         ["'--allowed-group=o'brien'", "'--allowed-group=dev", "\"--allowed-group=dev", "\"--allowed-group=a\"b"]
     {

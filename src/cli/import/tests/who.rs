@@ -34,7 +34,7 @@ fn decide(imported: &Imported, cases: &[(&str, bool)]) {
 
 /// oauth2-proxy refuses a login whose `email_verified` is false, whatever the domains.
 #[test]
-fn an_address_that_is_not_verified_lets_nobody_in_where_every_domain_does() {
+fn an_unverified_address_admits_nobody_even_if_every_domain_is_allowed() {
     let any = "email_domains = [\"*\"]";
     let verified = ("{claims: {email: a@b.example, email_verified: true}}", true);
     let unsaid = ("{claims: {email: a@b.example}}", true);
@@ -130,7 +130,7 @@ fn a_login_asks_for_what_the_rule_looks_at() {
 
 /// Among the groups of oauth2-proxy are the roles of Keycloak and cidaas, which no claim of groups has.
 #[test]
-fn a_role_among_the_groups_lets_nobody_in_until_it_is_said_by_its_claim() {
+fn a_role_among_the_groups_admits_nobody_until_its_claim_is_configured() {
     for (provider, groups, noticed, left) in [
         ("keycloak-oidc", "\"role:admin\"", &["signed-in", "allowed_role"][..], json!(null)),
         ("keycloak-oidc", "\"/dev\", \"role:admin\"", &["signed-in", "allowed_role"], json!(["/dev"])),
@@ -147,7 +147,7 @@ fn a_role_among_the_groups_lets_nobody_in_until_it_is_said_by_its_claim() {
 }
 
 #[test]
-fn dots_in_the_claim_of_groups_lead_into_objects() {
+fn dots_in_the_groups_claim_select_members_of_objects() {
     for (written, claim) in [
         ("realm_access.roles", json!("/realm_access/roles")),
         ("https://example.com/groups", json!("https://example.com/groups")),

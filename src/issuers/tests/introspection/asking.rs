@@ -27,7 +27,7 @@ async fn the_handle_of_a_session_is_sent_to_no_issuer() {
 }
 
 #[tokio::test]
-async fn what_is_no_answer_is_our_trouble_and_is_not_remembered() {
+async fn an_invalid_answer_is_an_internal_failure_and_is_not_cached() {
     let duplicate = r#"{"active":false,"active":true,"sub":"alice","aud":"doorward"}"#;
     let large = format!(r#"{{"active":true,"pad":"{}"}}"#, "x".repeat(100_000));
     for (what, reply) in [
@@ -80,7 +80,7 @@ async fn answers_are_remembered_for_their_time() {
 }
 
 #[tokio::test]
-async fn many_requests_make_one_call_which_survives_whoever_began_it() {
+async fn many_requests_share_one_call_which_survives_the_one_that_began_it() {
     let bench = Bench::new(json!({})).await;
     for outcome in join_all((0..50).map(|_| bench.ask("good"))).await {
         assert_eq!(outcome, Ok(()));
@@ -229,7 +229,7 @@ async fn a_refusal_of_our_own_client_says_what_to_check() {
 
 /// oidc-provider refuses introspection of any JWT, and says so only here.
 #[tokio::test]
-async fn what_a_refusal_says_is_told_without_what_was_sent() {
+async fn a_refusal_is_reported_without_the_data_that_was_sent() {
     let bench = Bench::new(json!({})).await;
     let told = json!({
         "error": "unsupported_token_type",
@@ -277,7 +277,7 @@ async fn an_endpoint_that_discovery_does_not_name_is_to_be_written() {
 
 /// No issuer is queried about a text that is too long for a token.
 #[tokio::test]
-async fn an_endless_token_is_refused_unasked() {
+async fn a_token_without_an_expiry_is_refused_without_asking_the_issuer() {
     let bench = Bench::new(json!({})).await;
     let token = "t".repeat(MAX_TOKEN);
     assert_eq!((bench.ask(&token).await, bench.calls()), (Ok(()), 1));
@@ -306,7 +306,7 @@ async fn opaque_tokens_go_to_the_routes_issuer_alone() {
 
 /// `always`: the signature is checked, and the issuer is queried as well.
 #[tokio::test]
-async fn jwts_are_introspected_where_configured() {
+async fn jwts_are_introspected_if_configured() {
     let bench = Bench::new(json!({"mode": "always"})).await;
     let token =
         |changes| RSA.token(r#"{"alg":"RS256","kid":"rsa","typ":"at+jwt"}"#, &claims(&bench.provider.url, changes));

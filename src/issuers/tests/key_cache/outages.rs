@@ -78,7 +78,7 @@ async fn keys_that_could_not_be_fetched_for_an_hour_are_an_alarm() {
 }
 
 #[tokio::test]
-async fn a_provider_that_hangs_delays_nobody_and_is_given_up() {
+async fn a_provider_that_hangs_delays_no_request_and_its_fetch_is_abandoned() {
     let bench = Bench::new(json!({})).await;
     let token = bench.token(&RSA, "a", json!({}));
     bench.provider.on(DISCOVERY, Reply::Hang);
@@ -129,7 +129,7 @@ async fn discovery_of_another_issuer_gives_no_keys() {
 /// The failure was not reported, as the old document stayed in use: logins and introspection used endpoints that may be
 /// gone, and the next start had no keys.
 #[tokio::test]
-async fn a_discovery_document_that_cannot_be_used_any_more_is_told_though_the_keys_are_fresh() {
+async fn a_discovery_document_that_became_unusable_is_reported_even_with_fresh_keys() {
     let bench = Bench::new(json!({})).await;
     let good = bench.provider.metadata();
     let moved = Reply::json(&changed(good.clone(), &json!({"issuer": "https://renamed.test"})));

@@ -32,7 +32,7 @@ async fn a_provider_that_does_not_confirm_ends_a_session_but_not_in_a_short_outa
 
 /// Regression: after the clock was set back, such a session continued until an hour after the clock had caught up.
 #[tokio::test]
-async fn a_session_for_which_nobody_vouches_ends_within_the_hour_though_the_clock_is_set_back() {
+async fn a_session_that_is_not_confirmed_ends_within_an_hour_even_if_the_clock_is_set_back() {
     let world = world().await;
     world.advance(301, refuses);
     assert!(world.get().await.is_ok());
@@ -79,7 +79,7 @@ async fn a_refusal_in_another_form_than_oauths_ends_a_session_in_the_end_too() {
 /// While the keys rotate and cannot be fetched, new tokens arrive that cannot be verified yet; and the former refresh
 /// token is used up.
 #[tokio::test]
-async fn a_key_that_cannot_be_fetched_costs_neither_the_session_nor_the_token_that_rotated() {
+async fn a_key_that_cannot_be_fetched_loses_neither_session_nor_rotated_token() {
     for (reason, lives) in [
         (Reason::KeyUnknown, true),
         (Reason::IssuerUnavailable, true),
@@ -108,7 +108,7 @@ async fn a_key_that_cannot_be_fetched_costs_neither_the_session_nor_the_token_th
 
 /// A clock that was wrong for a moment signed everybody out, as if the provider had.
 #[tokio::test]
-async fn clock_differences_cost_neither_session_nor_rotated_token_unless_they_last() {
+async fn clock_differences_lose_neither_session_nor_rotated_token_unless_they_last() {
     type Change = fn(&mut Script);
     let rows: [(&str, Change); 5] = [
         ("not valid yet", |script| script.unverifiable = Some(Reason::TokenNotYetValid)),
@@ -167,7 +167,7 @@ async fn a_refresh_token_is_not_used_up_while_the_keys_of_its_provider_are_away(
 }
 
 #[tokio::test]
-async fn a_provider_that_cannot_be_reached_costs_nobody_the_session() {
+async fn an_unreachable_provider_ends_no_session() {
     let world = world().await;
     world.at.provider.change_metadata(|metadata| metadata.token_endpoint.set_port(Some(1)).unwrap());
     for _ in 0..4 {

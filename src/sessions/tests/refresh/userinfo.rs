@@ -53,7 +53,7 @@ async fn without_a_refresh_token_the_access_token_is_asked_about() {
 
 /// The page of a portal in front of the provider, or a changed client secret, ended all such sessions at once.
 #[tokio::test]
-async fn an_answer_that_tells_nothing_of_an_access_token_ends_a_session_in_the_end_and_not_at_once() {
+async fn answers_that_say_nothing_about_a_token_end_a_session_later_and_not_at_once() {
     let nothing = || answers(404, Value::Null);
     for (row, user_info, introspection, lives) in [
         ("nothing is there", nothing(), nothing(), false),
@@ -77,7 +77,7 @@ async fn an_answer_that_tells_nothing_of_an_access_token_ends_a_session_in_the_e
 }
 
 #[tokio::test]
-async fn a_provider_that_can_tell_nothing_has_short_sessions() {
+async fn a_provider_that_cannot_confirm_sessions_has_short_ones() {
     let world = without_refresh_token(|_| {}).await;
     world.at.provider.change_metadata(|metadata| {
         (metadata.userinfo_endpoint, metadata.introspection_endpoint) = (None, None);
@@ -116,7 +116,7 @@ async fn a_session_about_which_nothing_can_be_asked_lasts_as_long_as_the_recheck
 
 /// A replica whose clock was behind that of the one where somebody had signed in ended the session at once.
 #[tokio::test]
-async fn a_session_about_which_nothing_can_be_asked_is_not_ended_by_a_clock_that_is_a_little_behind() {
+async fn a_session_that_cannot_be_confirmed_is_not_ended_by_a_clock_slightly_behind() {
     let World { at, .. } = world().await;
     at.provider.change_metadata(|metadata| {
         (metadata.userinfo_endpoint, metadata.introspection_endpoint) = (None, None);
@@ -167,7 +167,7 @@ async fn an_address_that_userinfo_changes_is_verified_only_if_it_says_so() {
 /// Many providers return groups in the ID token only, so userinfo without them means nothing until it has returned them
 /// once.
 #[tokio::test]
-async fn a_claim_that_userinfo_does_not_tell_any_more_is_gone_and_others_stay() {
+async fn a_claim_that_userinfo_no_longer_returns_is_removed_and_others_remain() {
     let world = without_refresh_token(|_| {}).await;
     let release = json!(["release"]);
     for (row, told, groups) in [
@@ -196,7 +196,7 @@ async fn a_claim_that_userinfo_does_not_tell_any_more_is_gone_and_others_stay() 
 
 /// A person who was removed from the last group before the first refresh would have kept it until the session ends.
 #[tokio::test]
-async fn a_group_that_userinfo_names_for_others_alone_is_gone_at_the_first_refresh() {
+async fn a_group_that_userinfo_names_only_for_others_is_removed_at_the_first_refresh() {
     let world = without_refresh_token(|script| {
         script.user_info = answers(200, json!({"sub": "alice", "groups": ["dev"]}));
     })
@@ -226,7 +226,7 @@ async fn a_group_that_userinfo_names_for_others_alone_is_gone_at_the_first_refre
 
 /// Some providers return groups from userinfo only.
 #[tokio::test]
-async fn what_the_id_token_lacks_is_of_userinfo_where_it_is_asked() {
+async fn claims_missing_from_the_id_token_come_from_userinfo_if_configured() {
     let mut provider = provider().await;
     provider.client.asks_userinfo = true;
     let world = world_at(provider).await;
@@ -274,7 +274,7 @@ async fn what_the_id_token_lacks_is_of_userinfo_where_it_is_asked() {
 /// If a scope was removed from the client, people would keep what userinfo returned once, for as long as a session
 /// lasts.
 #[tokio::test]
-async fn a_session_ends_of_which_userinfo_tells_nothing_for_an_hour_though_it_answers() {
+async fn a_session_ends_if_userinfo_answers_nothing_useful_for_an_hour() {
     for (row, status, stays) in [("it answers", 403, false), ("it has trouble", 503, true)] {
         let mut provider = provider().await;
         provider.client.asks_userinfo = true;

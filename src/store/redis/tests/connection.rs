@@ -135,7 +135,7 @@ async fn another_server_or_database_is_used_without_a_restart() {
 
 /// Each caller would connect separately to a server that is down or has just come back.
 #[tokio::test]
-async fn callers_that_come_at_once_share_one_attempt_to_connect() {
+async fn simultaneous_callers_share_one_attempt_to_connect() {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let closing = store(&json!({"server": listener.local_addr().unwrap().to_string()}));
     let accepted = Arc::new(AtomicUsize::new(0));

@@ -39,7 +39,7 @@ fn a_server_that_does_not_sync_each_write_is_lossy() {
 }
 
 #[tokio::test]
-async fn what_a_server_says_of_its_disk_and_its_replicas_is_found_out() {
+async fn the_durability_of_a_server_and_its_replicas_is_detected() {
     let server = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "everysec"]);
     let asked = store(&json!({"server": server.address()}));
     assert!(matches!(asked.durability().await.unwrap(), Durability::Lossy(why) if why.contains("appendfsync always")));

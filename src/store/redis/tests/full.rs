@@ -3,7 +3,7 @@
 use super::*;
 
 #[tokio::test]
-async fn a_full_server_says_so_to_whoever_asks_whether_it_is_well() {
+async fn a_full_server_is_reported_by_the_health_check() {
     let server = RedisServer::start(&[]);
     let store = store(&json!({"server": server.address()}));
     store.ping().await.unwrap();
@@ -17,7 +17,7 @@ async fn a_full_server_says_so_to_whoever_asks_whether_it_is_well() {
 }
 
 #[tokio::test]
-async fn a_full_server_says_so() {
+async fn a_full_server_is_reported_as_full() {
     let server = RedisServer::start(&["--maxmemory", "1mb", "--maxmemory-policy", "noeviction"]);
     let store = store(&json!({"server": server.address()}));
     let end = NOW + Duration::from_secs(60);
@@ -48,7 +48,7 @@ async fn nothing_more_is_held_once_nine_tenths_of_the_memory_are_used() {
 /// Removals were refused like new records, so that deliveries were delivered again after a restart, and nobody could
 /// drop any.
 #[tokio::test]
-async fn what_is_there_can_be_removed_from_a_full_server() {
+async fn existing_records_can_be_removed_from_a_full_server() {
     let server = RedisServer::start(&[]);
     let store = store(&json!({"server": server.address()}));
     let put = |table, end| Put { table, key: b"key".into(), value: b"value".into(), expires: end, expect: Expect::Any };
@@ -74,7 +74,7 @@ async fn what_is_there_can_be_removed_from_a_full_server() {
 
 /// Nothing else would free memory in a server whose records expire without being removed.
 #[tokio::test]
-async fn what_has_ended_is_swept_from_a_full_server_by_the_writes_that_it_refuses() {
+async fn writes_refused_by_a_full_server_sweep_its_expired_records() {
     let server = RedisServer::start(&[]);
     let store = store(&json!({"server": server.address()}));
     let write = async |key: &str, now: Timestamp| {

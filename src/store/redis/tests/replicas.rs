@@ -20,7 +20,7 @@ async fn replica_of(server: &RedisServer) -> Arc<RedisServer> {
 
 /// The replica of Doorward that gets a duplicate has not written the delivery itself.
 #[tokio::test]
-async fn what_another_connection_wrote_is_waited_for_as_well() {
+async fn writes_of_another_connection_are_awaited_too() {
     let server = RedisServer::start(&[]);
     let replica = replica_of(&server).await;
     let settings = json!({"server": server.address(), "durable": true});
@@ -48,7 +48,7 @@ async fn what_another_connection_wrote_is_waited_for_as_well() {
 
 /// Sessions and everything else waited behind it, and lost the connection if several waited.
 #[tokio::test]
-async fn who_waits_for_a_replica_holds_up_nobody_else() {
+async fn a_wait_for_a_replica_does_not_delay_other_commands() {
     let server = RedisServer::start(&[]);
     let replica = replica_of(&server).await;
     let store = store(&json!({"server": server.address(), "durable": true}));
@@ -73,7 +73,7 @@ async fn who_waits_for_a_replica_holds_up_nobody_else() {
 
 /// Each waited for all earlier ones, so that the last of several simultaneous ones were refused with a slow replica.
 #[tokio::test]
-async fn all_who_wait_for_a_replica_at_once_share_one_wait_and_hear_of_their_own_records() {
+async fn simultaneous_waits_for_a_replica_are_shared_and_report_their_own_records() {
     let server = RedisServer::start(&[]);
     let _replica = replica_of(&server).await;
     let store = store(&json!({"server": server.address(), "durable": true}));
@@ -97,7 +97,7 @@ async fn all_who_wait_for_a_replica_at_once_share_one_wait_and_hear_of_their_own
 
 /// This concerns the server with the held deliveries: the others have nothing to wait for, and may sync as they like.
 #[tokio::test]
-async fn what_is_held_in_a_cluster_is_synced_by_the_server_that_has_it_and_has_reached_a_replica() {
+async fn a_held_delivery_in_a_cluster_is_synced_by_its_server_and_has_reached_a_replica() {
     let options = [
         "--cluster-enabled",
         "yes",
@@ -158,7 +158,7 @@ async fn what_is_held_in_a_cluster_is_synced_by_the_server_that_has_it_and_has_r
 
 /// A server that took over before it had a record confirms everything that it has itself.
 #[tokio::test]
-async fn what_a_failover_has_lost_is_not_safe() {
+async fn a_record_that_a_failover_lost_is_not_reported_as_safe() {
     let server = RedisServer::start(&[]);
     let _replica = replica_of(&server).await;
     let store = store(&json!({"server": server.address(), "durable": true}));

@@ -86,7 +86,7 @@ fn a_token_without_a_scope_asked_for_is_passed_on_only_if_something_says_what_it
 }
 
 #[test]
-fn what_was_not_asked_for_is_not_passed_on() {
+fn scopes_that_were_not_requested_are_not_passed_on() {
     for (what, change, said) in [
         ("a wider scope", json!({"scope": "read admin"}), "scope `admin`, which was not asked for (`read write` was)"),
         (
@@ -160,7 +160,7 @@ fn scopes_of_a_resource_are_those_that_were_asked_for_there() {
 }
 
 #[test]
-fn what_a_provider_says_is_told_short_and_without_tokens() {
+fn the_error_of_a_provider_is_reported_shortened_and_without_tokens() {
     let read = |status, body: &str| expected(Reads::Aws).read(&answer(status, body)).unwrap_err();
     let refused = |error: &str, said: Option<&str>| Failure::Refused {
         error: error.to_owned(),

@@ -155,7 +155,7 @@ fn a_service_account_is_asked_for_with_the_least_token_of_the_pool() {
 }
 
 #[test]
-fn what_ends_a_token_is_proven_as_what_asked_for_it() {
+fn a_revocation_request_is_authenticated_like_the_token_request() {
     let pairs = |yaml: &str| -> Vec<(String, String)> {
         let protocol = resolve(yaml).0.unwrap();
         let url = Url::parse("https://idp.example/revoke").unwrap();
@@ -177,7 +177,7 @@ fn what_ends_a_token_is_proven_as_what_asked_for_it() {
 }
 
 #[test]
-fn what_cannot_be_is_reported_at_its_place() {
+fn impossible_providers_are_reported_at_their_path() {
     for (yaml, place) in [
         ("token_exchange: {token_url: 'http://idp.example/token'}", "/token_exchange/token_url"),
         ("jwt_bearer: {token_url: nothing}", "/jwt_bearer/token_url"),

@@ -31,7 +31,7 @@ fn told_of(onward: &str, rule: &str) -> Vec<(String, bool)> {
 
 /// It adds a warning to a configuration in force, and stops none.
 #[test]
-fn a_rule_that_means_aws_by_a_pattern_and_gives_scopes_is_warned_of() {
+fn a_rule_with_scopes_that_matches_aws_by_a_pattern_is_warned_about() {
     let aws = "provider: {aws: {role: 'arn:aws:iam::1:role/a'}}";
     for (audiences, scopes, told) in
         [("'v*'", ", scopes: [a]", 1), ("'*'", ", scopes: [a]", 1), ("'v*'", "", 0), ("'vault*'", ", scopes: [a]", 0)]
@@ -44,7 +44,7 @@ fn a_rule_that_means_aws_by_a_pattern_and_gives_scopes_is_warned_of() {
 /// A provider that is asked for no scope gives what it chooses, or nothing: `check` accepted it, and each exchange was
 /// refused.
 #[test]
-fn a_rule_without_scopes_is_told_of_where_the_provider_needs_one_or_chooses() {
+fn a_rule_without_scopes_is_reported_if_the_provider_needs_or_chooses_one() {
     let google = "provider: {google: {pool_provider: '//iam.googleapis.com/p/providers/q'}}";
     let standard = "provider: {token_exchange: {token_url: 'https://a'}}, assertion: {audience: x}";
     let client =
@@ -73,7 +73,7 @@ fn a_rule_without_scopes_is_told_of_where_the_provider_needs_one_or_chooses() {
 /// A caller that was denied such a scope by one name got it by the other. A deny gives nothing, and an allow may need
 /// the name at another audience, or give something beside it: these only get a warning.
 #[test]
-fn a_name_of_a_scope_that_rules_do_not_go_by_is_told_of() {
+fn a_scope_name_that_rules_do_not_use_is_reported() {
     for (scopes, rule, told) in [
         ("{a: there}", "audiences: [v], scopes: [a]}}, do: allow", vec![]),
         ("{a: there}", "audiences: [v], scopes: [there]}}, do: allow", vec![("/0/audience", true)]),
@@ -108,7 +108,7 @@ fn a_name_of_a_scope_that_rules_do_not_go_by_is_told_of() {
 
 /// Two that differ in case were reported as one, though scopes are case-sensitive (RFC 6749 section 3.3).
 #[test]
-fn names_that_differ_in_case_are_said_to_be_perhaps_one_scope_there() {
+fn names_that_differ_in_case_are_reported_as_possibly_one_scope() {
     for (scopes, said) in [
         ("{a: there, b: there}", "`a` and `b` are one scope there, `there`"),
         ("{a: There, b: there}", "`a` and `b` may be one scope there: `There` and `there`"),

@@ -130,7 +130,7 @@ fn the_context_that_is_named_is_taken_and_what_is_wrong_with_others_is_not_looke
 }
 
 #[test]
-fn the_file_of_a_token_wins_and_stands_in_the_folder_of_the_kubeconfig() {
+fn the_token_file_takes_precedence_and_is_relative_to_the_kubeconfig() {
     let mut bench = Bench::new();
     bench.set("/users/0/user/tokenFile", json!("token")).write("token", "rotated\n");
     assert_eq!(bench.good().authorization().unwrap().unwrap(), "Bearer rotated");
@@ -189,7 +189,7 @@ fn data_and_files_make_the_same_connection_and_another_certificate_another() {
 }
 
 #[test]
-fn on_loopback_clear_text_is_taken() {
+fn clear_text_is_accepted_on_loopback() {
     let mut bench = Bench::new();
     bench.set(CLUSTER_AT, json!({"server": "http://127.0.0.1:8001"}));
     let upstream = bench.good();
@@ -197,7 +197,7 @@ fn on_loopback_clear_text_is_taken() {
 }
 
 #[test]
-fn what_changes_nothing_and_what_is_empty_is_passed_over() {
+fn settings_without_effect_and_empty_ones_are_ignored() {
     let mut bench = Bench::new();
     bench.set("/clusters/0/cluster/insecure-skip-tls-verify", json!(false));
     bench.set("/clusters/0/cluster/disable-compression", json!(true));
@@ -212,7 +212,7 @@ fn what_changes_nothing_and_what_is_empty_is_passed_over() {
 }
 
 #[test]
-fn what_cannot_be_followed_is_refused_with_a_cure() {
+fn unsupported_settings_are_refused_with_a_remedy() {
     let (user, cluster) = (|key: &str| format!("{USER_AT}/{key}"), |key: &str| format!("{CLUSTER_AT}/{key}"));
     let data = encoded(SECRET);
     let rows: Vec<(&str, String, Value, &str, &str)> = vec![
@@ -368,7 +368,7 @@ fn what_cannot_be_followed_is_refused_with_a_cure() {
 }
 
 #[test]
-fn certificates_that_cannot_be_read_are_told_by_the_field_that_holds_them() {
+fn unreadable_certificates_are_reported_with_their_field() {
     let mut bench = Bench::new();
     let (chain, key) = certificate();
     let (_, other) = certificate();

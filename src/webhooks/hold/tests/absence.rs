@@ -38,14 +38,14 @@ async fn assert_all_are_taken_in_order(fixture: &Fixture, is_up: &AtomicBool) {
 
 /// Regression: all were tried once and parked within seconds, before the pod of the EventListener was ready.
 #[tokio::test]
-async fn what_is_beyond_its_time_after_an_outage_waits_until_its_event_listener_is_ready() {
+async fn an_overdue_delivery_after_an_outage_waits_for_its_event_listener() {
     let (fixture, is_up) = after_an_outage().await;
     fixture.until("tried", async || fixture.seen().len() >= 5).await;
     assert_all_are_taken_in_order(&fixture, &is_up).await;
 }
 
 #[tokio::test]
-async fn what_is_beyond_its_time_after_an_outage_is_parked_after_ten_minutes() {
+async fn an_overdue_delivery_after_an_outage_is_parked_after_ten_minutes() {
     let (fixture, _) = after_an_outage().await;
     let began = fixture.clock.now();
     fixture.until("parked", async || fixture.held().await.iter().all(|(_, parked)| *parked)).await;

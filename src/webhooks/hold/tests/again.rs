@@ -32,7 +32,7 @@ async fn a_delivery_that_is_sent_again_while_it_waits_is_no_further_one() {
 /// Regression: nothing noticed it until a process that started weeks later sent it, when the interceptor had forgotten
 /// its runs.
 #[tokio::test(start_paused = true)]
-async fn what_was_brought_and_comes_back_with_a_failover_is_brought_again_within_minutes() {
+async fn a_sent_delivery_restored_by_a_failover_is_sent_again_within_minutes() {
     let store = MemoryStore::shared();
     store.set_shared();
     let fixture = Fixture::new(&store, |_| Attempt::Accepted(None));

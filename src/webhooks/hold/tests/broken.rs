@@ -153,7 +153,7 @@ async fn a_parked_record_that_the_store_itself_cannot_read_hides_no_other() {
 
 /// Another replica's operator may have dropped it.
 #[tokio::test]
-async fn what_cannot_be_read_is_told_until_it_is_gone() {
+async fn an_unreadable_delivery_is_reported_until_it_is_removed() {
     let store = MemoryStore::shared();
     let fixture = Fixture::new(&store, |_| panic!("nothing is brought"));
     for number in 0..40 {
@@ -188,7 +188,7 @@ async fn a_later_record_than_one_that_cannot_be_read_stays_in_its_lane() {
 
 /// Nothing would extend their life later, as parked deliveries are not tried.
 #[tokio::test]
-async fn what_a_delivery_became_is_kept_before_it_is_parked() {
+async fn the_outcome_of_a_delivery_is_stored_before_it_is_parked() {
     let store = MemoryStore::shared();
     let fixture = Fixture::new(&store, |_| failed(FailureKind::Denied));
     let id = fixture.keep("hub", "1", "a").await.unwrap();
@@ -207,7 +207,7 @@ async fn what_a_delivery_became_is_kept_before_it_is_parked() {
 
 /// Without this it would be sent a second time, which creates a second run where no interceptor is asked.
 #[tokio::test]
-async fn a_delivery_that_was_taken_while_the_store_failed_is_forgotten_and_not_brought_again() {
+async fn a_delivery_accepted_while_the_store_failed_is_removed_and_not_sent_again() {
     let store = MemoryStore::shared();
     let (script, breaks) = (store.clone(), Mutex::new(true));
     let fixture = Fixture::new(&store, move |_| {
@@ -224,7 +224,7 @@ async fn a_delivery_that_was_taken_while_the_store_failed_is_forgotten_and_not_b
 
 /// Only this process knows that the EventListener has it; otherwise it would be sent a second time.
 #[tokio::test]
-async fn what_an_event_listener_has_is_known_though_the_store_is_set_back() {
+async fn accepted_deliveries_stay_known_even_if_the_store_is_set_back() {
     let fixture = Fixture::new(&MemoryStore::shared(), |_| panic!("nothing is brought"));
     let (taken, waiting) = (fixture.keep("hub", "1", "a").await.unwrap(), fixture.keep("hub", "2", "b").await.unwrap());
     let mut index = fixture.queue.index();

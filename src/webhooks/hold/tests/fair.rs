@@ -50,7 +50,7 @@ async fn deliveries_that_are_being_written_count_against_the_bound_of_their_send
 /// The number of deliveries after a minute of 10,000 without progress. A few of them precede each delivery of the other
 /// sender, however many of them wait.
 #[tokio::test]
-async fn beside_ten_thousand_of_one_sender_those_of_another_are_brought_after_a_few_of_them() {
+async fn a_sender_with_ten_thousand_held_deliveries_hardly_delays_another() {
     const FLOOD: usize = 10_000;
     let fixture = Fixture::new(&MemoryStore::shared(), |_| Attempt::Accepted(None));
     let settings = Settings { max: FLOOD, max_bytes: u64::MAX, ..SETTINGS };

@@ -27,7 +27,7 @@ impl Deliverer for Meanwhile {
 
 /// Regression: a replica knew its own deliveries at once, and the other's half a second later.
 #[tokio::test]
-async fn what_another_replica_stored_before_is_not_overtaken() {
+async fn deliveries_stored_earlier_by_another_replica_are_not_overtaken() {
     let store = MemoryStore::shared();
     let nothing = || Fixture::new(&store, |_| panic!("another brings"));
     let (here, mut same) = (nothing(), nothing());
@@ -73,7 +73,7 @@ impl Deliverer for Losing {
 /// Otherwise a replica that was suspended for a minute would send deliveries while another has the lane, twice or out
 /// of order.
 #[tokio::test]
-async fn a_replica_that_lost_a_lane_brings_no_more_of_it() {
+async fn a_replica_that_lost_a_lane_sends_no_more_of_it() {
     for gives_back in [false, true] {
         let store = MemoryStore::shared();
         store.set_shared();
@@ -97,7 +97,7 @@ async fn a_replica_that_lost_a_lane_brings_no_more_of_it() {
 
 /// Otherwise its lane would read the store again and again without a pause.
 #[tokio::test]
-async fn a_delivery_that_is_gone_from_the_store_holds_its_lane_up_for_one_read() {
+async fn a_delivery_missing_from_the_store_delays_its_lane_for_one_read() {
     let store = MemoryStore::shared();
     let fixture = Fixture::new(&store, |_| Attempt::Accepted(None));
     fixture.keep("hub", "1", "1").await.unwrap();
@@ -111,7 +111,7 @@ async fn a_delivery_that_is_gone_from_the_store_holds_its_lane_up_for_one_read()
 
 /// Regression: the same page was read again and again, and nothing was sent any more.
 #[tokio::test]
-async fn of_a_store_that_was_set_back_all_is_read_however_much_there_is() {
+async fn a_store_that_was_set_back_is_read_completely_whatever_its_size() {
     let store = MemoryStore::shared();
     store.set_shared();
     let fixture = Fixture::new(&store, |_| Attempt::Accepted(None));
@@ -132,7 +132,7 @@ async fn of_a_store_that_was_set_back_all_is_read_however_much_there_is() {
 
 /// Regression: the lane looped, as the record in the store was older than the known one.
 #[tokio::test]
-async fn a_record_that_was_set_back_is_believed_where_it_is_looked_at() {
+async fn a_record_that_was_set_back_is_used_when_it_is_read() {
     let store = MemoryStore::shared();
     store.set_shared();
     let fixture = Fixture::new(&store, |_| failed(FailureKind::Denied));

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::*;
 
 #[tokio::test]
-async fn attacks_z18_one_that_is_refused_for_ever_is_parked_and_later_ones_go_on() {
+async fn attacks_z18_a_delivery_that_is_always_refused_is_parked_and_later_ones_continue() {
     let fixture = Fixture::new(&MemoryStore::shared(), |held| match &*held.delivery {
         "bad" => failed(FailureKind::Refused),
         "denied" if held.received == NOW && held.until <= NOW + SETTINGS.span => failed(FailureKind::Denied),
@@ -36,7 +36,7 @@ async fn attacks_z18_one_that_is_refused_for_ever_is_parked_and_later_ones_go_on
 
 /// An operator may retry it that late, which must not create a second run.
 #[tokio::test]
-async fn what_a_parked_delivery_became_is_known_as_long_as_it_is_kept() {
+async fn the_outcome_of_a_parked_delivery_is_known_as_long_as_it_is_stored() {
     let fixture = Fixture::new(&MemoryStore::shared(), |_| failed(FailureKind::Denied));
     let id = fixture.keep("hub", "1", "a").await.unwrap();
     let once = HEXLOWER.encode(id.as_bytes());
@@ -90,7 +90,7 @@ async fn what_stood_behind_another_until_its_time_was_over_is_tried_five_times()
 
 /// Otherwise they would count towards the sender's limit for good.
 #[tokio::test(start_paused = true)]
-async fn parked_deliveries_that_another_replica_dropped_or_brought_take_no_room() {
+async fn parked_deliveries_that_another_replica_dropped_or_sent_take_no_room() {
     let store = MemoryStore::shared();
     store.set_shared();
     let denying = || Fixture::new(&store, |_| failed(FailureKind::Denied));
@@ -116,7 +116,7 @@ async fn parked_deliveries_that_another_replica_dropped_or_brought_take_no_room(
 
 /// Redis is asked for each in turn, while the queue does nothing else.
 #[tokio::test]
-async fn sixteen_parked_deliveries_are_looked_at_in_one_tick_and_then_the_next() {
+async fn sixteen_parked_deliveries_are_checked_per_tick() {
     let store = MemoryStore::shared();
     store.set_shared();
     let (here, there) =
@@ -141,7 +141,7 @@ async fn sixteen_parked_deliveries_are_looked_at_in_one_tick_and_then_the_next()
 }
 
 #[tokio::test]
-async fn a_parked_delivery_that_changed_while_it_was_looked_at_stays() {
+async fn a_parked_delivery_that_changed_while_it_was_checked_remains() {
     let fixture = Fixture::new(&MemoryStore::shared(), |_| failed(FailureKind::Denied));
     fixture.keep("hub", "1", "a").await.unwrap();
     fixture.start();

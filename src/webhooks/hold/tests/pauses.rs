@@ -44,7 +44,7 @@ async fn the_last_try_is_at_the_end_of_the_time_and_not_before() {
 /// Regression: each was tried five times, so a lane whose EventListener hangs fell further behind and sent deliveries
 /// that were days old.
 #[tokio::test]
-async fn what_is_late_by_a_minute_is_tried_once() {
+async fn a_delivery_that_is_late_by_a_minute_is_tried_once() {
     let fixture = Fixture::new(&MemoryStore::shared(), |_| Attempt::Accepted(None));
     let id = fixture.keep("hub", "1", "a").await.unwrap();
     let held = fixture.queue.show(&id, NOW).await.unwrap().unwrap().0;
@@ -82,7 +82,7 @@ async fn a_clock_that_is_set_back_stops_nothing() {
 }
 
 #[tokio::test]
-async fn a_lane_that_rests_while_the_clock_is_set_back_goes_on() {
+async fn a_pausing_lane_continues_after_the_clock_was_set_back() {
     let store = MemoryStore::shared();
     let (script, breaks) = (store.clone(), Mutex::new(true));
     let fixture = Fixture::new(&store, move |_| {

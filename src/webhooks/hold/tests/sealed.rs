@@ -25,7 +25,7 @@ async fn put(store: &MemoryStore, table: Table, id: &HeldId, value: Vec<u8>) {
 }
 
 #[tokio::test]
-async fn nothing_of_a_delivery_stands_in_clear_in_a_shared_store() {
+async fn nothing_of_a_delivery_is_unencrypted_in_a_shared_store() {
     for (store, is_clear) in [(shared(), false), (MemoryStore::shared(), true)] {
         let fixture = Fixture::new(&store, |_| failed(FailureKind::Denied));
         fixture.queue.set_doubt(None);
@@ -51,7 +51,7 @@ async fn nothing_of_a_delivery_stands_in_clear_in_a_shared_store() {
 
 /// Anybody who can write to the store could create a delivery of any repository.
 #[tokio::test]
-async fn what_stands_in_clear_in_a_shared_store_is_not_brought() {
+async fn unencrypted_deliveries_in_a_shared_store_are_not_sent() {
     let store = MemoryStore::shared();
     let elsewhere = Fixture::new(&store, |_| panic!("nothing is brought"));
     let forged = elsewhere.keep("hub", "1", "forged").await.unwrap();
@@ -67,7 +67,7 @@ async fn what_stands_in_clear_in_a_shared_store_is_not_brought() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn one_whose_key_is_gone_stops_no_other_and_is_brought_once_the_key_is_back() {
+async fn a_delivery_whose_key_is_missing_blocks_no_other_and_is_sent_once_the_key_is_back() {
     let store = shared();
     let before = Fixture::with_keys(&store, &ring(&[1]), |_| panic!("nothing is brought"));
     before.queue.set_doubt(None);
@@ -94,7 +94,7 @@ async fn one_whose_key_is_gone_stops_no_other_and_is_brought_once_the_key_is_bac
 }
 
 #[tokio::test]
-async fn a_record_in_the_place_of_another_is_not_brought() {
+async fn a_record_moved_to_the_key_of_another_is_not_sent() {
     let store = shared();
     let fixture = Fixture::new(&store, |_| Attempt::Accepted(None));
     fixture.queue.set_doubt(None);

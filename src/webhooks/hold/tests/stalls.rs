@@ -9,7 +9,7 @@ const PATIENCE: Duration = Duration::from_secs(7);
 
 /// Regression: the sender got 503 after the first call, and never sent the delivery again.
 #[tokio::test(start_paused = true)]
-async fn what_comes_while_the_store_stalls_is_kept_once_it_answers() {
+async fn a_delivery_that_arrives_while_the_store_stalls_is_stored_once_it_answers() {
     let store = MemoryStore::shared();
     let fixture = Fixture::new(&store, |_| Attempt::Accepted(None));
     store.set_down(true);
@@ -34,7 +34,7 @@ async fn what_comes_while_the_store_stalls_is_kept_once_it_answers() {
 
 /// Regression: it was treated as a duplicate of itself, or refused because the queue had no further place.
 #[tokio::test(start_paused = true)]
-async fn what_was_stored_by_a_try_whose_answer_was_lost_is_kept() {
+async fn a_delivery_stored_by_an_attempt_whose_answer_was_lost_is_kept() {
     let full = Settings { max: 1, ..SETTINGS };
     for (settings, doubt) in [(SETTINGS, None), (full, None), (SETTINGS, Some("it does not sync"))] {
         let store = MemoryStore::shared();
@@ -63,7 +63,7 @@ async fn what_was_stored_by_a_try_whose_answer_was_lost_is_kept() {
 
 /// Regression: if its sender's queue was full, it got 200 before another server had it, and was lost with the only one.
 #[tokio::test]
-async fn what_comes_again_is_called_taken_only_once_no_failover_loses_it() {
+async fn a_repeated_delivery_is_called_accepted_only_once_no_failover_can_lose_it() {
     for settings in [SETTINGS, Settings { max: 1, ..SETTINGS }] {
         let store = MemoryStore::shared();
         let fixture = Fixture::new(&store, |_| Attempt::Accepted(None));
@@ -82,7 +82,7 @@ async fn what_comes_again_is_called_taken_only_once_no_failover_loses_it() {
 
 /// A write that the store does not confirm in time may be done just before the next attempt writes.
 #[tokio::test]
-async fn what_is_stored_between_the_look_and_the_write_of_another_try_is_kept() {
+async fn a_delivery_stored_between_read_and_write_of_another_attempt_is_kept() {
     let fixture = Fixture::new(&MemoryStore::shared(), |_| Attempt::Accepted(None));
     let request = Uuid::new_v4();
     let kept = fixture.keep_as((request, false), "hub", "1", "a", SETTINGS).await.unwrap();

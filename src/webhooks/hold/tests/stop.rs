@@ -25,7 +25,7 @@ impl Deliverer for Slow {
 
 /// Regression: it was cut some seconds after the listeners closed, and created its run once more after the next start.
 #[tokio::test]
-async fn the_end_of_the_process_waits_until_what_is_on_its_way_is_taken_and_forgotten() {
+async fn the_exit_waits_until_attempts_in_flight_are_accepted_and_removed() {
     let fixture = Fixture::new(&MemoryStore::shared(), |_| panic!("another brings"));
     fixture.queue.set_doubt(None);
     let budget = ByteBudget::new(1 << 20);

@@ -102,7 +102,7 @@ async fn decides(way: Way) {
 /// The interceptor never learns the EventListener's response to the other replica, and silently stopped the genuine
 /// event.
 #[tokio::test]
-async fn attacks_z46_a_false_event_raises_an_alarm_if_interceptor_and_receiver_have_separate_stores() {
+async fn attacks_z46_a_false_event_raises_an_alarm_if_the_interceptor_has_a_separate_store() {
     let upstream = Upstream::scripted(|_| Reply::json(202, ANSWER)).await;
     let start = async || {
         let dir = folder_with(&[("secret", WEBHOOK_SECRET), ("assertions", ASSERTION_KEY.as_str())]);
@@ -151,7 +151,7 @@ async fn attacks_z46_triggers_that_find_no_room_raise_an_alarm() {
 
 /// Then nobody knows which event was the delivery's own, so that the retry makes the run.
 #[tokio::test]
-async fn attacks_z46_a_false_event_and_a_lost_answer_cost_no_run() {
+async fn attacks_z46_a_false_event_and_a_lost_answer_lose_no_run() {
     for way in [Way::Forwarded, Way::Held] {
         costs_no_run(way).await;
     }
@@ -210,7 +210,7 @@ async fn after_a_lost_response_a_trigger_that_already_asked_makes_no_second_run_
 
 /// The run exists, whatever happened to the response.
 #[tokio::test]
-async fn the_event_of_what_was_sent_and_whose_answer_was_lost_is_in_the_audit_record() {
+async fn the_event_of_a_delivery_whose_answer_was_lost_is_in_the_audit_record() {
     for way in WAYS {
         let (fixture, told) = way.answering_later(500, "{}").await;
         let (id, body) = (unique(), Push::body());

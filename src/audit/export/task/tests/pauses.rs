@@ -12,7 +12,7 @@ fn task(trail: &Written) -> Task {
 
 /// Half of a single line cannot be sent, so the same call would be repeated in a loop.
 #[test]
-fn a_single_line_that_is_too_large_for_the_receiver_is_sent_again_only_after_a_long_pause() {
+fn a_line_too_large_for_the_receiver_is_sent_again_only_after_a_long_pause() {
     let mut task = task(&Written::new(&[2]));
     for (count, waits) in [(2, false), (1, true)] {
         let batch = lines(&task, count, 100);
