@@ -74,7 +74,7 @@ impl Files {
         let target = target(&self.first).map_err(told(&self.first))?;
         // A device would be replaced by a file, for all programs of the machine; a pipe may never deliver anything.
         if let Some(what) = fs::metadata(&target).ok().as_ref().and_then(not_a_file) {
-            let why = format!("{what}, and a context cannot be written to it; let `KUBECONFIG` name a file");
+            let why = format!("{what}, and a context cannot be written to it; set `KUBECONFIG` to the path of a file");
             return Err(format!("{} is {why}", self.first.display()).into());
         }
         if let Some(folder) = self.first.parent() {
@@ -300,7 +300,7 @@ mod tests {
             let files = Files { first: first.clone(), others: Vec::new() };
             for refused in [files.check(&plain()), files.write(&plain())] {
                 let refused = refused.unwrap_err().to_string();
-                assert!(refused.contains("have `KUBECONFIG` name a file"), "{refused}");
+                assert!(refused.contains("set `KUBECONFIG` to the path of a file"), "{refused}");
             }
             assert!(not_a_file(&fs::metadata(&first).unwrap()).is_some(), "{} is as it was", first.display());
         }
