@@ -57,18 +57,18 @@ pub struct DoctorArgs {
     ca: Option<PathBuf>,
 
     #[arg(long, value_name = "FILE", help = format!(
-        "For `interceptor`, `credentials` and `past`: the output of `kubectl get {KINDS} -A -o json`; `-` is \
-         standard input. Kinds may be left out; without the last four, `past` is skipped. Of Secrets only \
+        "For `interceptor`, `credentials` and `bypass`: the output of `kubectl get {KINDS} -A -o json`; `-` is \
+         standard input. Kinds may be left out; without the last four, `bypass` is skipped. Of Secrets only \
          names, types and annotations are looked at"
     ))]
     cluster: Option<PathBuf>,
 
-    /// For `past`: Doorward's service account in the cluster.
+    /// For `bypass`: Doorward's service account in the cluster.
     #[arg(long, value_name = "NAMESPACE/NAME", default_value = "doorward/doorward", value_parser = account)]
     service_account: Account,
 
-    /// For `past`: the namespace of Tekton's controllers, which may start runs. Its resolvers may be in that namespace
-    /// with `-resolvers` appended.
+    /// For `bypass`: the namespace of Tekton's controllers, which may start runs. Its resolvers may be in that
+    /// namespace with `-resolvers` appended.
     #[arg(long, value_name = "NAMESPACE", default_value = "tekton-pipelines")]
     tekton_namespace: String,
 

@@ -2,7 +2,7 @@
 
 use super::{Check, Doctor, Finding};
 use crate::{
-    rbac::{self, Strays, Way},
+    rbac::{self, BypassRight, Strays},
     tekton::standing,
 };
 
@@ -26,27 +26,27 @@ pub(super) fn credentials(doctor: &Doctor<'_>) -> Vec<Finding> {
 }
 
 /// Reports every subject that may create runs, directly or by other rights, and is not expected to.
-pub(super) fn past(doctor: &Doctor<'_>) -> Vec<Finding> {
+pub(super) fn bypass(doctor: &Doctor<'_>) -> Vec<Finding> {
     let Some((path, list)) = doctor.cluster else {
-        return vec![Finding::skipped(Check::Past, "cluster", UNKNOWN)];
+        return vec![Finding::skipped(Check::Bypass, "cluster", UNKNOWN)];
     };
     let of = path.display().to_string();
-    let Strays { ways, lacks, namespaces } = match rbac::strays(list, doctor.raw(), doctor.installed) {
+    let Strays { rights, lacks, namespaces } = match rbac::strays(list, doctor.raw(), doctor.installed) {
         Ok(strays) => strays,
-        Err(error) => return vec![no_list(Check::Past, &of, &error)],
+        Err(error) => return vec![no_list(Check::Bypass, &of, &error)],
     };
     if !lacks.is_empty() {
         let said = format!("it has no {}, so it cannot show who may start runs", lacks.join(" and no "));
-        return vec![Finding::skipped(Check::Past, &of, said)];
+        return vec![Finding::skipped(Check::Bypass, &of, said)];
     }
     if namespaces == 0 {
         let said = "neither it nor the configuration names a namespace of Tekton's; add `pipelines,tasks,pipelineruns` to the list";
-        return vec![Finding::skipped(Check::Past, &of, said)];
+        return vec![Finding::skipped(Check::Bypass, &of, said)];
     }
-    if ways.is_empty() {
-        return vec![Finding::good(Check::Past, &of, "nobody unexpected may start runs past Doorward")];
+    if rights.is_empty() {
+        return vec![Finding::good(Check::Bypass, &of, "nobody unexpected may start runs past Doorward")];
     }
-    let finding = |(Way { subject, may, binding, role, note, .. }, namespaces): &(Way, Vec<String>)| {
+    let finding = |(BypassRight { subject, may, binding, role, note, .. }, namespaces): &(BypassRight, Vec<String>)| {
         let note = note.as_ref().map(|note| format!(" ({note})")).unwrap_or_default();
         let may = may.join(", ");
         // A right may be bound in another namespace than those where it leads to runs.
@@ -54,9 +54,9 @@ pub(super) fn past(doctor: &Doctor<'_>) -> Vec<Finding> {
         let said = format!("{subject}{note} may {may} by {binding} and {role}, and so start runs in {runs}");
         let cure = "remove the right, or make the cluster refuse runs that are created past Doorward and let \
                     EventListeners ask its interceptor; `doorward audit who-can start-run NAMESPACE` shows more";
-        Finding::warning(Check::Past, &of, said, cure)
+        Finding::warning(Check::Bypass, &of, said, cure)
     };
-    ways.iter().map(finding).collect()
+    rights.iter().map(finding).collect()
 }
 
 pub(super) fn no_list(check: Check, of: &str, error: &serde_json::Error) -> Finding {

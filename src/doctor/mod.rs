@@ -8,7 +8,7 @@
 //! | `provider` | issuers: what they publish, and whether they know Doorward |
 //! | `public` | the address at which browsers reach Doorward |
 //! | `interceptor` | whether EventListeners trust the interceptor |
-//! | `cluster` | a list of the cluster: static credentials, and ways past Doorward |
+//! | `cluster` | a list of the cluster: static credentials, and who can bypass Doorward |
 //! | `outside` | from elsewhere: whether others reach what only Doorward may reach |
 //! | `certificates` | how long certificates are valid |
 
@@ -72,7 +72,7 @@ pub enum Check {
     /// Static credentials in the cluster.
     Credentials,
     /// Who in the cluster may start runs past Doorward.
-    Past,
+    Bypass,
     /// Nobody but Doorward reaches its upstreams. Checked with `--outside`.
     Isolation,
 }
@@ -186,8 +186,8 @@ impl Doctor<'_> {
         if wants(&[Check::Credentials]) {
             findings.extend(cluster::credentials(self));
         }
-        if wants(&[Check::Past]) {
-            findings.extend(cluster::past(self));
+        if wants(&[Check::Bypass]) {
+            findings.extend(cluster::bypass(self));
         }
         if wants(&[Check::Isolation]) {
             findings.push(outside::advise(self.raw()));

@@ -13,15 +13,15 @@
 //! | `compare` | what a cluster has, compared with what is needed |
 //! | `who` | whom a cluster allows to do something |
 //! | `start` | the rights by which somebody can start a run |
-//! | `past` | whom a cluster allows to start runs, and who of them goes past Doorward |
+//! | `bypass` | whom a cluster allows to start runs, and which of them can bypass Doorward |
 
 mod actions;
 mod beyond;
+mod bypass;
 mod compare;
 mod impersonation;
 mod listed;
 mod own;
-mod past;
 mod right;
 mod start;
 mod tekton;
@@ -36,9 +36,9 @@ use serde::Serialize;
 
 pub use self::{
     beyond::{beyond, far_reaching, namespaces},
+    bypass::{Bypass, BypassRight, Installed, Strays, find_bypass, strays},
     compare::{Changes, changes, compare},
     own::{OwnRight, group_rights, own_rights, shared_upstream},
-    past::{Installed, Past, Strays, Way, strays, ways},
 };
 use crate::{config::raw, kubernetes::PolicyRule};
 

@@ -610,8 +610,8 @@ async fn the_authorities_of_a_cluster_interceptor_must_be_those_of_the_listener(
 #[tokio::test]
 async fn attacks_z52_subjects_that_may_start_runs_past_doorward_are_listed() {
     let dir = folder(&configuration("http://localhost:7", "http://localhost:1", "http://localhost:1"));
-    let asked = ["--only", "past", "--cluster", "list", "--service-account", "front/doorward"];
-    doctor(dir.path(), &["--only", "past"]).await.is("past", "skipped", &["--cluster"]);
+    let asked = ["--only", "bypass", "--cluster", "list", "--service-account", "front/doorward"];
+    doctor(dir.path(), &["--only", "bypass"]).await.is("bypass", "skipped", &["--cluster"]);
     let object = |kind: &str, metadata: Value, more: Value| {
         let mut object = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": kind, "metadata": metadata});
         object.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
@@ -641,12 +641,12 @@ async fn attacks_z52_subjects_that_may_start_runs_past_doorward_are_listed() {
     ));
     let list = |items: &[Value]| std::fs::write(dir.path().join("list"), json!({"items": items}).to_string()).unwrap();
     list(&items);
-    doctor(dir.path(), &asked).await.is("past", "good", &["nobody unexpected"]);
+    doctor(dir.path(), &asked).await.is("bypass", "good", &["nobody unexpected"]);
     items.extend(bound("cron", create, account("ci", "cron")));
     list(&items);
     let said = doctor(dir.path(), &asked).await;
     said.is(
-        "past",
+        "bypass",
         "warning",
         &[
             "ServiceAccount ci/cron may create pipelineruns by ClusterRoleBinding cron and ClusterRole cron, and so start runs in ci",
@@ -655,11 +655,11 @@ async fn attacks_z52_subjects_that_may_start_runs_past_doorward_are_listed() {
     );
     assert_eq!(said.code, Some(0), "it works");
     list(&items[1..]);
-    doctor(dir.path(), &asked).await.is("past", "skipped", &["names a namespace of Tekton's"]);
+    doctor(dir.path(), &asked).await.is("bypass", "skipped", &["names a namespace of Tekton's"]);
     list(&items[..1]);
-    doctor(dir.path(), &asked).await.is("past", "skipped", &["ClusterRole"]);
+    doctor(dir.path(), &asked).await.is("bypass", "skipped", &["ClusterRole"]);
     std::fs::write(dir.path().join("list"), "no list").unwrap();
-    doctor(dir.path(), &asked).await.is("past", "fault", &["not a list of Kubernetes objects"]);
+    doctor(dir.path(), &asked).await.is("bypass", "fault", &["not a list of Kubernetes objects"]);
 }
 
 #[tokio::test]

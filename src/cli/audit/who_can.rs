@@ -22,7 +22,7 @@ use crate::{
         Sources,
         raw::{self, EventListener, TektonRole},
     },
-    rbac::{self, Account, Installed, PRINTS, Past, Way},
+    rbac::{self, Account, Bypass, BypassRight, Installed, PRINTS},
     tekton::dashboard::is_subdomain,
     terminal,
 };
@@ -75,22 +75,23 @@ pub fn run(args: &WhoCanArgs, out: &mut impl Write) -> Result<u8, Failure> {
     let Does::StartRun = args.does;
     let (loaded, policy) = load_policy(&Sources::of_process(args.config.clone(), Vec::new()))?;
     let root = &loaded.raw;
-    let past = args.cluster.as_ref().map(|path| -> Result<Past, Failure> {
+    let bypass = args.cluster.as_ref().map(|path| -> Result<Bypass, Failure> {
         let list = read(path)?;
         let installed = Installed { doorward: &args.service_account, tekton: &args.tekton_namespace };
-        let past = rbac::ways(&list, root, installed, &args.namespace).map_err(|error| no_list(path, &error))?;
-        if !past.lacks.is_empty() {
+        let bypass =
+            rbac::find_bypass(&list, root, installed, &args.namespace).map_err(|error| no_list(path, &error))?;
+        if !bypass.lacks.is_empty() {
             return Err(format!(
                 "{} has no {}, although every cluster has some, so it cannot show who may do what; get all kinds of \
                  all namespaces: kubectl get clusterroles,clusterrolebindings,roles,rolebindings -A -o json",
                 path.display(),
-                past.lacks.join(" and no ")
+                bypass.lacks.join(" and no ")
             )
             .into());
         }
-        Ok(past)
+        Ok(bypass)
     });
-    let answer = Answer::of(root, &policy, &args.namespace, past.transpose()?)?;
+    let answer = Answer::of(root, &policy, &args.namespace, bypass.transpose()?)?;
     args.format.print(&answer, out)?;
     Ok(0)
 }
@@ -107,7 +108,7 @@ struct Answer {
     narrowed_by: Vec<RuleLine>,
     grants: Vec<GrantLine>,
     /// `None` if no list of the cluster was given.
-    cluster: Option<Past>,
+    cluster: Option<Bypass>,
 }
 
 /// A rule that may decide.
@@ -134,7 +135,7 @@ struct GrantLine {
 }
 
 impl Answer {
-    fn of(root: &raw::Root, policy: &Policy, namespace: &str, cluster: Option<Past>) -> serde_json::Result<Self> {
+    fn of(root: &raw::Root, policy: &Policy, namespace: &str, cluster: Option<Bypass>) -> serde_json::Result<Self> {
         // Without keys that are not set.
         let mut written: Value = serde_json::from_str(policy.source())?;
         let mut by_id = |kind: &str| -> HashMap<String, Map<String, Value>> {
@@ -200,8 +201,8 @@ impl Answer {
             writeln!(f, "  grant {} to {}", grant.id, terminal::line(&grant.who.to_string()))?;
             for group in &grant.groups {
                 let group_told = terminal::line(group);
-                match self.cluster.as_ref().and_then(|past| past.by_group.get(group)) {
-                    Some(ways) if ways.is_empty() => {
+                match self.cluster.as_ref().and_then(|bypass| bypass.by_group.get(group)) {
+                    Some(rights) if rights.is_empty() => {
                         let what = match grant.has_role {
                             true => format!(
                                 "the grant gives it the role, but the cluster does not bind it (apply what {PRINTS})"
@@ -214,10 +215,10 @@ impl Answer {
                              allows"
                         )?;
                     }
-                    Some(ways) => {
-                        for way in ways {
-                            let by = if way.subject.name == *group { "" } else { ", as everybody may" };
-                            writeln!(f, "    {group_told}: {}{by}", told(way))?;
+                    Some(rights) => {
+                        for right in rights {
+                            let by = if right.subject.name == *group { "" } else { ", as everybody may" };
+                            writeln!(f, "    {group_told}: {}{by}", told(right))?;
                         }
                     }
                     None if grant.has_role => {
@@ -237,24 +238,25 @@ impl Answer {
     }
 
     fn cluster(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Some(Past { past, dangling, .. }) = &self.cluster else {
+        let Some(Bypass { others, dangling, .. }) = &self.cluster else {
             return writeln!(f, "\nTo see who gets past Doorward by the roles of the cluster, use `--cluster`.");
         };
-        let (expected, others): (Vec<&Way>, Vec<&Way>) = past.iter().partition(|way| way.expected.is_some());
+        let (expected, unexpected): (Vec<&BypassRight>, Vec<&BypassRight>) =
+            others.iter().partition(|right| right.expected.is_some());
         writeln!(f, "\nPast Doorward, by the roles of the cluster:")?;
-        if others.is_empty() {
+        if unexpected.is_empty() {
             writeln!(f, "  nobody unexpected")?;
         }
-        for way in others {
-            let note = way.note.as_ref().map(|note| format!("\n    {}", terminal::line(note))).unwrap_or_default();
-            writeln!(f, "  {}: {}{note}", terminal::line(&way.subject.to_string()), told(way))?;
+        for right in unexpected {
+            let note = right.note.as_ref().map(|note| format!("\n    {}", terminal::line(note))).unwrap_or_default();
+            writeln!(f, "  {}: {}{note}", terminal::line(&right.subject.to_string()), told(right))?;
         }
         if !expected.is_empty() {
             writeln!(f, "As expected:")?;
         }
-        for way in expected {
-            let why = terminal::line(way.expected.as_deref().unwrap_or_default());
-            writeln!(f, "  {}: {}\n    {why}", terminal::line(&way.subject.to_string()), told(way))?;
+        for right in expected {
+            let why = terminal::line(right.expected.as_deref().unwrap_or_default());
+            writeln!(f, "  {}: {}\n    {why}", terminal::line(&right.subject.to_string()), told(right))?;
         }
         if !dangling.is_empty() {
             writeln!(f, "These roles do not exist; whoever creates one decides what it gives:")?;
@@ -268,8 +270,8 @@ impl Answer {
     }
 }
 
-fn told(way: &Way) -> String {
-    terminal::line(&format!("{}, by {} and {}", way.may.join(", "), way.binding, way.role))
+fn told(right: &BypassRight) -> String {
+    terminal::line(&format!("{}, by {} and {}", right.may.join(", "), right.binding, right.role))
 }
 
 impl fmt::Display for Answer {
@@ -336,7 +338,7 @@ mod tests {
     use super::*;
     use crate::config::resolver::Resolver;
 
-    fn told(yaml: &str, cluster: Option<Past>) -> String {
+    fn told(yaml: &str, cluster: Option<Bypass>) -> String {
         let root: raw::Root = serde_saphyr::from_str(yaml).unwrap();
         let policy = Policy::compile(&root, &mut Resolver::new(Path::new("/"))).unwrap();
         Answer::of(&root, &policy, "ci", cluster).unwrap().to_string()
@@ -378,7 +380,7 @@ routes: [{name: k8s, kind: kubernetes, hosts: [k8s.example], schemes: [bearer], 
 grants: [{id: dev, who: {groups: [dev]}, kubernetes_groups: ['tekton:dev'], tekton_roles: [{role: run, namespaces: [ci]}]}]
 rules: [{id: start, on: {kubernetes: {verbs: [create], resources: [pipelineruns]}}, who: {groups: [dev]}, do: allow}]
 ";
-        let unbound = Past { by_group: [("tekton:dev".to_owned(), Vec::new())].into(), ..Past::default() };
+        let unbound = Bypass { by_group: [("tekton:dev".to_owned(), Vec::new())].into(), ..Bypass::default() };
         for (cluster, expected) in [(None, "once what "), (Some(unbound), "does not bind it (apply what ")] {
             let told = told(YAML, cluster);
             assert!(told.contains(&format!("{expected}{PRINTS}")), "{told}");

@@ -68,10 +68,11 @@ async fn who_can_lists_the_subjects_that_may_start_runs_past_doorward_in_the_clu
     let output = who_can(ns, &kubectl, &list, &["--format", "json"]);
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let told: Value = serde_json::from_slice(&output.stdout).unwrap();
-    let past = told["cluster"]["past"].as_array().unwrap();
-    let creates = |way: &Value| way["may"].as_array().unwrap().contains(&json!("create pipelineruns"));
-    let of_here =
-        |name: &str| past.iter().find(|way| way["subject"]["name"] == name && way["subject"]["namespace"] == **ns);
+    let others = told["cluster"]["others"].as_array().unwrap();
+    let creates = |right: &Value| right["may"].as_array().unwrap().contains(&json!("create pipelineruns"));
+    let of_here = |name: &str| {
+        others.iter().find(|right| right["subject"]["name"] == name && right["subject"]["namespace"] == **ns)
+    };
     for (name, may) in [("deployer", true), ("reader", false), ("nightly", false), ("actor", false), ("default", false)]
     {
         assert_eq!(of_here(name).is_some_and(creates), may, "{name}: {told:#}");
@@ -85,7 +86,7 @@ async fn who_can_lists_the_subjects_that_may_start_runs_past_doorward_in_the_clu
     );
     assert_eq!(of_here("deployer").unwrap()["expected"], Value::Null);
     assert_eq!(of_here("actor").unwrap()["may"], json!(["impersonate users"]));
-    let of_group = |name: &str| past.iter().find(|way| way["subject"]["name"] == format!("{name}-{ns}"));
+    let of_group = |name: &str| others.iter().find(|right| right["subject"]["name"] == format!("{name}-{ns}"));
     assert!(of_group("releases").is_some_and(creates));
     assert_eq!(of_group("dev"), None, "it is one that a grant gives");
     assert_eq!(told["cluster"]["by_group"][format!("dev-{ns}")][0]["binding"]["name"], "dev");
@@ -94,7 +95,7 @@ async fn who_can_lists_the_subjects_that_may_start_runs_past_doorward_in_the_clu
         let answer = kubectl.output(&["auth", "can-i", "create", "pipelineruns.tekton.dev", "--as=x", &whom]).await;
         assert_eq!(String::from_utf8_lossy(&answer.stdout).trim(), may, "{name}");
     }
-    let masters = past.iter().find(|way| way["subject"]["name"] == "system:masters" && creates(way)).unwrap();
+    let masters = others.iter().find(|right| right["subject"]["name"] == "system:masters" && creates(right)).unwrap();
     assert!(masters["expected"].is_string(), "{masters}");
 
     // An apply is a patch by name, which creates what does not exist.

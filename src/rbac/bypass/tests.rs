@@ -38,45 +38,45 @@ fn runs(more: &Value) -> Value {
     json!([rule])
 }
 
-fn past(items: &[Value]) -> Past {
-    past_beside("tekton-pipelines", items)
+fn bypass(items: &[Value]) -> Bypass {
+    bypass_beside("tekton-pipelines", items)
 }
 
-fn past_beside(tekton: &str, items: &[Value]) -> Past {
+fn bypass_beside(tekton: &str, items: &[Value]) -> Bypass {
     let root: raw::Root = serde_saphyr::from_str(CONFIGURATION).unwrap();
     let doorward = Account { namespace: "doorward".to_owned(), name: "doorward".to_owned() };
     let installed = Installed { doorward: &doorward, tekton };
-    ways(json!({"items": items}).to_string().as_bytes(), &root, installed, "ci").unwrap()
+    find_bypass(json!({"items": items}).to_string().as_bytes(), &root, installed, "ci").unwrap()
 }
 
 /// `SUBJECT: MAY`, with `+` where it is expected, and the note.
-fn told(ways: &[Way]) -> Vec<String> {
-    let line = |way: &Way| {
-        let sign = if way.expected.is_some() { "+" } else { "" };
-        let why = way.expected.iter().chain(&way.note).map(|text| format!(" ({text})"));
-        format!("{sign}{}: {}{}", way.subject, way.may.join(", "), why.collect::<String>())
+fn told(rights: &[BypassRight]) -> Vec<String> {
+    let line = |right: &BypassRight| {
+        let sign = if right.expected.is_some() { "+" } else { "" };
+        let why = right.expected.iter().chain(&right.note).map(|text| format!(" ({text})"));
+        format!("{sign}{}: {}{}", right.subject, right.may.join(", "), why.collect::<String>())
     };
-    ways.iter().map(line).collect()
+    rights.iter().map(line).collect()
 }
 
 #[test]
 fn groups_of_grants_are_listed_apart_from_subjects_that_need_no_rule() {
-    let past = past(&bound("run", &runs(&json!({})), &[group("tekton:dev"), group("ops"), user("ann")]));
-    assert_eq!(told(&past.by_group["tekton:dev"]), ["Group tekton:dev: create pipelineruns, create taskruns"]);
-    assert!(past.by_group["tekton:other"].is_empty());
+    let bypass = bypass(&bound("run", &runs(&json!({})), &[group("tekton:dev"), group("ops"), user("ann")]));
+    assert_eq!(told(&bypass.by_group["tekton:dev"]), ["Group tekton:dev: create pipelineruns, create taskruns"]);
+    assert!(bypass.by_group["tekton:other"].is_empty());
     let expected = [
         "Group ops: create pipelineruns, create taskruns",
         "User ann: create pipelineruns, create taskruns (anybody who has this name at the API server; those who get it \
          through Doorward need a rule too)",
     ];
-    assert_eq!(told(&past.past), expected);
+    assert_eq!(told(&bypass.others), expected);
 }
 
 #[test]
 fn the_groups_of_grants_have_the_rights_of_everybody_too() {
-    let past = past(&bound("run", &runs(&json!({})), &[group("system:authenticated")]));
-    assert_eq!(past.by_group["tekton:other"].len(), 1);
-    assert!(told(&past.past)[0].ends_with("(everybody with any credential of the cluster)"));
+    let bypass = bypass(&bound("run", &runs(&json!({})), &[group("system:authenticated")]));
+    assert_eq!(bypass.by_group["tekton:other"].len(), 1);
+    assert!(told(&bypass.others)[0].ends_with("(everybody with any credential of the cluster)"));
 }
 
 #[test]
@@ -100,7 +100,7 @@ fn expected_subjects_are_reported_with_the_reason() {
     items.extend(names.map(|name| json!({"kind": "ServiceAccount", "metadata": {"namespace": "ci", "name": name}})));
     let listener = |name: &str, spec: Value| json!({"kind": "EventListener", "metadata": {"namespace": "ci", "name": name}, "spec": spec});
     items.push(listener("build", json!({"serviceAccountName": "build", "triggers": [{"name": "t"}]})));
-    let routed = told(&past(&items).past);
+    let routed = told(&bypass(&items).others);
     let of_tokens = [
         "change cronjobs",
         "change daemonsets",
@@ -153,7 +153,7 @@ fn expected_subjects_are_reported_with_the_reason() {
     assert_eq!(sorted(routed), sorted(expected.map(str::to_owned).into()));
 
     let trigger = json!({"kind": "Trigger", "metadata": {"namespace": "ci", "name": "x"}, "spec": {"serviceAccountName": "deploy"}});
-    let with_trigger = told(&past(&[items.clone(), vec![trigger.clone()]].concat()).past).join("\n");
+    let with_trigger = told(&bypass(&[items.clone(), vec![trigger.clone()]].concat()).others).join("\n");
     let of_trigger = "it makes the runs of Trigger ci/x, set off by EventListeners that are all behind routes";
     assert!(
         with_trigger.contains(&format!("+ServiceAccount ci/deploy: create taskruns ({of_trigger})")),
@@ -161,7 +161,7 @@ fn expected_subjects_are_reported_with_the_reason() {
     );
     items.retain(|item| item["kind"] != "EventListener");
     items.push(trigger);
-    let alone = told(&past(&items).past).join("\n");
+    let alone = told(&bypass(&items).others).join("\n");
     assert!(
         alone.contains("\nServiceAccount ci/deploy: create taskruns (it makes the runs of Trigger ci/x, and"),
         "{alone}"
@@ -171,7 +171,7 @@ fn expected_subjects_are_reported_with_the_reason() {
     items.push(listener("build", json!({"serviceAccountName": "build"})));
     items.push(listener("stray", json!({"triggers": [{"name": "t", "serviceAccountName": "deploy"}]})));
     items.push(json!({"kind": "Trigger", "metadata": {"namespace": "ci", "name": "x"}, "spec": {"serviceAccountName": "build"}}));
-    let stray = told(&past(&items).past).join("\n");
+    let stray = told(&bypass(&items).others).join("\n");
     for line in [
         "\nServiceAccount ci/deploy: create taskruns (it makes the runs of EventListener ci/stray, to which no route leads)\n",
         "\nServiceAccount ci/build: create taskruns (it makes the runs of Trigger ci/x, and not each EventListener is known to be behind a route)\n",
@@ -192,7 +192,7 @@ fn subjects_that_reach_an_event_listener_past_its_route_are_reported() {
     items.extend(bound("proxy", &reach("services/proxy", "update"), &[group("tekton:dev")]));
     items.extend(bound("look", &reach("services", "get"), &[user("bob")]));
     let reaching = |items: &[Value]| {
-        let told = told(&past(items).past);
+        let told = told(&bypass(items).others);
         told.into_iter().filter(|line| line.contains("reach EventListeners")).collect::<Vec<_>>()
     };
     assert_eq!(reaching(&items), [""; 0], "there is none");
@@ -231,7 +231,7 @@ fn subjects_that_reach_an_event_listener_with_triggers_elsewhere_are_reported() 
         items.extend(bound("forward", &forward, &[user("ann")]));
         items.push(object("EventListener", "hooks", &listener));
         items.push(object("Trigger", trigger.0, trigger.1));
-        let told = told(&past(&items).past);
+        let told = told(&bypass(&items).others);
         let reaching = "User ann: reach EventListeners by pods/portforward of hooks (";
         assert_eq!(told.iter().any(|line| line.starts_with(reaching)), is_told, "{what}: {told:?}");
     }
@@ -263,8 +263,8 @@ fn an_event_listener_makes_runs_with_the_account_of_its_pod_where_that_is_known(
         items.push(
             json!({"kind": "EventListener", "metadata": {"namespace": "ci", "name": "build"}, "spec": spec.clone()}),
         );
-        let past = past(&items).past;
-        let names = past.iter().filter(|way| way.expected.is_some()).map(|way| way.subject.name.as_str());
+        let others = bypass(&items).others;
+        let names = others.iter().filter(|right| right.expected.is_some()).map(|right| right.subject.name.as_str());
         assert_eq!(names.collect::<BTreeSet<_>>(), expected.iter().copied().collect(), "{spec}");
     }
 }
@@ -284,10 +284,10 @@ fn subjects_that_may_impersonate_others_are_reported_with_the_limits() {
         "User bob: impersonate serviceaccounts of ci named build",
         "User ann: impersonate groups named tekton:dev",
     ];
-    assert_eq!(told(&past(&items).past), expected, "what may be done as somebody else is needed too");
+    assert_eq!(told(&bypass(&items).others), expected, "what may be done as somebody else is needed too");
 
     items.extend(bound("a", &runs(&json!({"verbs": ["impersonate-on:user-info:create"]})), &[user("dan")]));
-    assert_eq!(told(&past(&items).past).last().unwrap(), "User dan: impersonate:user-info users");
+    assert_eq!(told(&bypass(&items).others).last().unwrap(), "User dan: impersonate:user-info users");
 }
 
 #[test]
@@ -334,7 +334,7 @@ fn ways_to_tokens_to_triggers_and_to_more_rights_are_reported() {
         "ServiceAccount ci/cd: change clusterinterceptors, change triggers",
         "ServiceAccount ci/cd: bind clusterroles named view",
     ];
-    assert_eq!(told(&past(&items).past), expected);
+    assert_eq!(told(&bypass(&items).others), expected);
 }
 
 /// On a cluster with an unmodified Tekton nothing is reported, so that every report matters.
@@ -357,9 +357,11 @@ fn only_tektons_own_bindings_to_its_accounts_are_expected() {
     items.extend(bound("tekton-triggers-core-interceptors", &secrets, &[own("tekton-triggers-core-interceptors")]));
     items.extend(bound("tekton-triggers-secrets", &interceptors, &[own("tekton-triggers-core-interceptors")]));
     items.extend(bound("tekton-pipelines-resolvers", &secrets, &[resolvers()]));
-    let installed = past(&items).past;
+    let installed = bypass(&items).others;
     assert_eq!(installed.len(), 9, "{installed:#?}");
-    let strays = |ways: &[Way]| told(&ways.iter().filter(|way| way.expected.is_none()).cloned().collect::<Vec<_>>());
+    let strays = |rights: &[BypassRight]| {
+        told(&rights.iter().filter(|right| right.expected.is_none()).cloned().collect::<Vec<_>>())
+    };
     assert_eq!(strays(&installed), [""; 0]);
 
     let all = rule("*", &["*"], &["*"]);
@@ -370,8 +372,8 @@ fn only_tektons_own_bindings_to_its_accounts_are_expected() {
         ("tekton-more", &secrets, account("ci", "tekton-pipelines-webhook")),
         ("cluster-admin", &all, resolvers()),
     ] {
-        let with = past(&[items.clone(), bound(name, rules, std::slice::from_ref(&who)).into()].concat());
-        let strays = strays(&with.past);
+        let with = bypass(&[items.clone(), bound(name, rules, std::slice::from_ref(&who)).into()].concat());
+        let strays = strays(&with.others);
         assert!(!strays.is_empty(), "{name} {who}");
         let name = format!("{}/{}: ", who["namespace"].as_str().unwrap(), who["name"].as_str().unwrap());
         assert!(strays.iter().all(|line| line.contains(&name)), "{strays:?}");
@@ -389,8 +391,8 @@ fn tektons_own_accounts_are_expected_in_the_namespace_that_it_has() {
         let accounts =
             [account(namespace, "tekton-pipelines-webhook"), account(resolvers, "tekton-pipelines-resolvers")];
         items.extend(bound("tekton-pipelines-webhook", &secrets, &accounts));
-        let ways = past_beside(tekton, &items).past;
-        ways.iter().filter(|way| way.expected.is_none()).count()
+        let others = bypass_beside(tekton, &items).others;
+        others.iter().filter(|right| right.expected.is_none()).count()
     };
     const OPENSHIFT: &str = "openshift-pipelines";
     assert_eq!(strays(OPENSHIFT, (OPENSHIFT, OPENSHIFT)), 0);
@@ -411,18 +413,18 @@ fn objects_outside_the_expected_namespaces_are_reported_once() {
     let installed = Installed { doorward: &doorward, tekton: "tekton-pipelines" };
     let strays = strays(json!({"items": items}).to_string().as_bytes(), &root, installed).unwrap();
     assert_eq!(strays.lacks, ["Role", "RoleBinding"]);
-    let [(way, namespaces)] = &strays.ways[..] else { panic!("{strays:?}") };
+    let [(right, namespaces)] = &strays.rights[..] else { panic!("{strays:?}") };
     assert_eq!(
-        (way.subject.to_string(), namespaces.join(" ")),
+        (right.subject.to_string(), namespaces.join(" ")),
         ("ServiceAccount ci/cron".to_owned(), "ci prod".to_owned())
     );
 }
 
 #[test]
 fn a_create_that_is_limited_by_name_is_one_by_apply() {
-    let past = past(&bound("run", &runs(&json!({"resourceNames": ["nightly"]})), &[account("ci", "build")]));
+    let bypass = bypass(&bound("run", &runs(&json!({"resourceNames": ["nightly"]})), &[account("ci", "build")]));
     let may =
         "create pipelineruns named nightly by server-side apply, create taskruns named nightly by server-side apply";
-    assert_eq!(told(&past.past), [format!("ServiceAccount ci/build: {may}")]);
-    assert_eq!(past.lacks, ["Role", "RoleBinding"]);
+    assert_eq!(told(&bypass.others), [format!("ServiceAccount ci/build: {may}")]);
+    assert_eq!(bypass.lacks, ["Role", "RoleBinding"]);
 }

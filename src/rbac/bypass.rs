@@ -1,4 +1,4 @@
-//! Whom a cluster allows to start Tekton runs in a namespace, and who of them goes past Doorward.
+//! Whom a cluster allows to start Tekton runs in a namespace, and which of them can bypass Doorward.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,7 +21,7 @@ use crate::{
 
 /// Something that leads to a run and that one binding allows a subject to do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Way {
+pub struct BypassRight {
     pub subject: Named,
     /// Such as `create pipelineruns`, or `impersonate users`.
     pub may: Vec<String>,
@@ -35,12 +35,12 @@ pub struct Way {
 
 /// The subjects that a cluster allows to start runs in a namespace.
 #[derive(Clone, Debug, Default, Serialize)]
-pub struct Past {
-    /// For each group that grants give, the ways in which its members may create runs. They need one to create runs
-    /// through Doorward.
-    pub by_group: BTreeMap<String, Vec<Way>>,
+pub struct Bypass {
+    /// For each group that grants give, the rights by which its members may create runs. They need one to create
+    /// runs through Doorward.
+    pub by_group: BTreeMap<String, Vec<BypassRight>>,
     /// All other subjects: they need no rule.
-    pub past: Vec<Way>,
+    pub others: Vec<BypassRight>,
     /// Bindings in that namespace whose roles are not in the list.
     pub dangling: Vec<Dangling>,
     /// Kinds that are missing from the list, which is therefore incomplete.
@@ -62,9 +62,15 @@ pub struct Installed<'a> {
     pub tekton: &'a str,
 }
 
-/// Finds them in the output of `kubectl get clusterroles,clusterrolebindings,roles,rolebindings -A -o json`. With
-/// ServiceAccounts, EventListeners and Triggers in it, the result says what accounts are for, and which do not exist.
-pub fn ways(list: &[u8], root: &raw::Root, installed: Installed<'_>, namespace: &str) -> serde_json::Result<Past> {
+/// Finds the subjects that may start runs in `namespace`, from the output of `kubectl get
+/// clusterroles,clusterrolebindings,roles,rolebindings -A -o json`. With ServiceAccounts, EventListeners and Triggers in
+/// it, the result says what accounts are for, and which do not exist.
+pub fn find_bypass(
+    list: &[u8],
+    root: &raw::Root,
+    installed: Installed<'_>,
+    namespace: &str,
+) -> serde_json::Result<Bypass> {
     Ok(Search::read(list, root, installed)?.within(namespace))
 }
 
@@ -72,28 +78,28 @@ pub fn ways(list: &[u8], root: &raw::Root, installed: Installed<'_>, namespace: 
 /// objects of Tekton, and those that the configuration names.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Strays {
-    pub ways: Vec<(Way, Vec<String>)>,
-    /// Kinds that are missing from the list, as in [`Past`].
+    pub rights: Vec<(BypassRight, Vec<String>)>,
+    /// Kinds that are missing from the list, as in [`Bypass`].
     pub lacks: Vec<&'static str>,
     /// The number of namespaces that were examined.
     pub namespaces: usize,
 }
 
-/// [`ways`] for all of these namespaces.
+/// [`find_bypass`] for all of these namespaces, without the subjects that are expected.
 pub fn strays(list: &[u8], root: &raw::Root, installed: Installed<'_>) -> serde_json::Result<Strays> {
     let search = Search::read(list, root, installed)?;
-    let mut strays: Vec<(Way, Vec<String>)> = Vec::new();
+    let mut strays: Vec<(BypassRight, Vec<String>)> = Vec::new();
     let namespaces = namespaces_of(list, root)?;
     let count = namespaces.len();
     for namespace in namespaces {
-        for way in search.within(&namespace).past.into_iter().filter(|way| way.expected.is_none()) {
-            match strays.iter_mut().find(|(other, _)| *other == way) {
+        for right in search.within(&namespace).others.into_iter().filter(|right| right.expected.is_none()) {
+            match strays.iter_mut().find(|(other, _)| *other == right) {
                 Some((_, namespaces)) => namespaces.push(namespace.clone()),
-                None => strays.push((way, vec![namespace.clone()])),
+                None => strays.push((right, vec![namespace.clone()])),
             }
         }
     }
-    Ok(Strays { ways: strays, lacks: search.cluster.lacks(), namespaces: count })
+    Ok(Strays { rights: strays, lacks: search.cluster.lacks(), namespaces: count })
 }
 
 fn namespaces_of(list: &[u8], root: &raw::Root) -> serde_json::Result<BTreeSet<String>> {
@@ -131,12 +137,12 @@ impl<'a> Search<'a> {
         Ok(Self { cluster, others, granted: groups(root), accounts, tekton })
     }
 
-    fn within(&self, namespace: &str) -> Past {
-        let mut past = Past {
+    fn within(&self, namespace: &str) -> Bypass {
+        let mut bypass = Bypass {
             by_group: self.granted.iter().map(|group| ((*group).to_owned(), Vec::new())).collect(),
             dangling: self.cluster.dangling(namespace),
             lacks: self.cluster.lacks(),
-            ..Past::default()
+            ..Bypass::default()
         };
         for ((right, Holder { subject, binding, role, .. }), may) in
             found(&self.cluster, namespace, &self.others.listening)
@@ -145,20 +151,21 @@ impl<'a> Search<'a> {
             let is_granted = self.granted.iter().any(|group| of_group(group));
             let (expected, note) = self.others.judge(right, &subject, (&binding, &role), &self.accounts, self.tekton);
             let note = note.or_else(|| is_granted.then(|| GRANTED.to_owned()));
-            let way = Way { expected, note, subject: subject.clone(), may: may.into_iter().collect(), binding, role };
+            let may = may.into_iter().collect();
+            let bypass_right = BypassRight { expected, note, subject: subject.clone(), may, binding, role };
             if right == Right::Create {
-                for (group, ways) in &mut past.by_group {
+                for (group, rights) in &mut bypass.by_group {
                     if of_group(group) || of_group(AUTHENTICATED) {
-                        ways.push(Way { note: None, ..way.clone() });
+                        rights.push(BypassRight { note: None, ..bypass_right.clone() });
                     }
                 }
                 if is_granted {
                     continue;
                 }
             }
-            past.past.push(way);
+            bypass.others.push(bypass_right);
         }
-        past
+        bypass
     }
 }
 
