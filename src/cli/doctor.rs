@@ -146,10 +146,10 @@ fn line(finding: &Finding) -> String {
     };
     let check = finding.check.to_possible_value();
     let check = check.as_ref().map_or("", |value| value.get_name());
-    let cure = if finding.cure.is_empty() { String::new() } else { format!(". {}", finding.cure) };
+    let fix = if finding.fix.is_empty() { String::new() } else { format!(". {}", finding.fix) };
     // The text of a server may be a sentence with its full stop.
-    let said = finding.said.trim_end_matches('.');
-    terminal::line(&format!("{mark:<8} {check:<12} {}: {said}{cure}", finding.of))
+    let message = finding.message.trim_end_matches('.');
+    terminal::line(&format!("{mark:<8} {check:<12} {}: {message}{fix}", finding.subject))
 }
 
 #[cfg(test)]
@@ -160,10 +160,10 @@ mod tests {
     fn a_sentence_that_a_server_wrote_ends_in_one_dot() {
         let finding = Finding {
             check: Check::Store,
-            of: "Redis".to_owned(),
+            subject: "Redis".to_owned(),
             state: State::Fault,
-            said: "the store is full: OOM command not allowed when used memory > 'maxmemory'.".to_owned(),
-            cure: "give Redis more memory".to_owned(),
+            message: "the store is full: OOM command not allowed when used memory > 'maxmemory'.".to_owned(),
+            fix: "give Redis more memory".to_owned(),
         };
         assert!(line(&finding).ends_with("> 'maxmemory'. give Redis more memory"), "{}", line(&finding));
     }
@@ -172,10 +172,10 @@ mod tests {
     fn text_of_others_is_printed_without_control_characters() {
         let finding = Finding {
             check: Check::Issuer,
-            of: "issuer `a`".to_owned(),
+            subject: "issuer `a`".to_owned(),
             state: State::Fault,
-            said: "it is called \u{1b}[2J".to_owned(),
-            cure: "look\nagain".to_owned(),
+            message: "it is called \u{1b}[2J".to_owned(),
+            fix: "look\nagain".to_owned(),
         };
         assert_eq!(line(&finding), "FAULT    issuer       issuer `a`: it is called \\u001b[2J. look\\nagain");
     }

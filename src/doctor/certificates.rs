@@ -34,11 +34,11 @@ fn of_authorities(listeners: &[raw::Listener], folder: &Path) -> Vec<Finding> {
         for files in listener.tls.iter().flat_map(|tls| &tls.certificates) {
             let file = folder.join(&files.chain);
             if read(&file).is_some_and(|chain| chain.first().is_some_and(is_authority)) {
-                let of = format!("listener {} ({})", listener.name, file.display());
-                let said = "it is the certificate of an authority (`CA:TRUE`), so `doorward login` and `doorward \
-                            token` refuse it";
-                let cure = "create it with `-addext basicConstraints=critical,CA:FALSE`, or have an authority sign one";
-                findings.push(Finding::warning(Check::Certificates, &of, said, cure));
+                let subject = format!("listener {} ({})", listener.name, file.display());
+                let message = "it is the certificate of an authority (`CA:TRUE`), so `doorward login` and `doorward \
+                               token` refuse it";
+                let fix = "create it with `-addext basicConstraints=critical,CA:FALSE`, or have an authority sign one";
+                findings.push(Finding::warning(Check::Certificates, &subject, message, fix));
             }
         }
     }
@@ -46,23 +46,23 @@ fn of_authorities(listeners: &[raw::Listener], folder: &Path) -> Vec<Finding> {
 }
 
 /// Returns the finding on a certificate, by the times between which it is valid.
-pub(super) fn finding(of: &str, (from, until): (Timestamp, Timestamp), clock: &Clock) -> Finding {
+pub(super) fn finding(subject: &str, (from, until): (Timestamp, Timestamp), clock: &Clock) -> Finding {
     let now = clock.now();
     let days = until.since(now).as_secs() / 86_400;
     if now < from {
-        let cure = "set the clock of this machine, or reissue the certificate";
-        return Finding::fault(Check::Certificates, of, format!("it is not valid before {from}"), cure);
+        let fix = "set the clock of this machine, or reissue the certificate";
+        return Finding::fault(Check::Certificates, subject, format!("it is not valid before {from}"), fix);
     }
     if until <= now {
-        let cure = "replace it in its file, which is reloaded automatically, and find out why it was not renewed";
-        return Finding::fault(Check::Certificates, of, format!("it ended on {until}"), cure);
+        let fix = "replace it in its file, which is reloaded automatically, and find out why it was not renewed";
+        return Finding::fault(Check::Certificates, subject, format!("it ended on {until}"), fix);
     }
     // Those that live for hours are renewed when a third of their time is left.
     if until.since(now) < EXPIRES_SOON && until.since(now) < until.since(from) / 3 {
-        let cure = "renew it, and check whether something does so automatically";
-        return Finding::warning(Check::Certificates, of, format!("it ends in {days} days, on {until}"), cure);
+        let fix = "renew it, and check whether something does so automatically";
+        return Finding::warning(Check::Certificates, subject, format!("it ends in {days} days, on {until}"), fix);
     }
-    Finding::good(Check::Certificates, of, format!("valid for {days} days"))
+    Finding::good(Check::Certificates, subject, format!("valid for {days} days"))
 }
 
 #[cfg(test)]
@@ -92,8 +92,12 @@ mod tests {
         let found = of_authorities(&listeners, folder.path());
         let [finding] = &found[..] else { panic!("{found:?}") };
         assert_eq!(finding.state, State::Warning);
-        assert!(finding.of.starts_with("listener public (") && finding.of.ends_with("own)"), "{}", finding.of);
-        assert!(finding.cure.contains("CA:FALSE"), "{}", finding.cure);
+        assert!(
+            finding.subject.starts_with("listener public (") && finding.subject.ends_with("own)"),
+            "{}",
+            finding.subject
+        );
+        assert!(finding.fix.contains("CA:FALSE"), "{}", finding.fix);
     }
 
     #[test]

@@ -93,9 +93,9 @@ impl ClientConfig {
 pub(super) fn examine(doctor: &Doctor<'_>) -> Vec<Finding> {
     let Some(interceptor) = &doctor.raw().interceptor else { return Vec::new() };
     let host = interceptor.host.as_str();
-    let of = format!("interceptor `{host}`");
+    let subject = format!("interceptor `{host}`");
     let Some((path, list)) = doctor.cluster else {
-        return vec![Finding::skipped(Check::Interceptor, &of, cluster::UNKNOWN)];
+        return vec![Finding::skipped(Check::Interceptor, &subject, cluster::UNKNOWN)];
     };
     let objects = match serde_json::from_slice::<List<Object>>(list) {
         Ok(list) => list.items,
@@ -103,24 +103,24 @@ pub(super) fn examine(doctor: &Doctor<'_>) -> Vec<Finding> {
     };
     let all: Vec<&Object> = objects.iter().filter(|object| object.kind == "ClusterInterceptor").collect();
     if all.is_empty() {
-        let said = "the list has no ClusterInterceptor; add `clusterinterceptors` to it, unless there is none";
-        return vec![Finding::skipped(Check::Interceptor, &of, said)];
+        let message = "the list has no ClusterInterceptor; add `clusterinterceptors` to it, unless there is none";
+        return vec![Finding::skipped(Check::Interceptor, &subject, message)];
     }
     let ours: Vec<_> =
         all.into_iter().filter(|object| object.spec.client_config.host().as_deref() == Some(host)).collect();
     if ours.is_empty() {
-        let said = "no ClusterInterceptor points to it, so no EventListener asks it";
-        return vec![Finding::warning(Check::Interceptor, &of, said, AGAIN)];
+        let message = "no ClusterInterceptor points to it, so no EventListener asks it";
+        return vec![Finding::warning(Check::Interceptor, &subject, message, AGAIN)];
     }
     let chains = chains(doctor, interceptor.listener.as_deref());
     let finding = |object: &&Object| {
-        let of = format!("ClusterInterceptor `{}`", object.metadata.name);
-        let fault = |why, cure| {
-            let said = format!("EventListeners do not trust `{host}`: {why}");
-            Finding::fault(Check::Interceptor, &of, said, cure)
+        let subject = format!("ClusterInterceptor `{}`", object.metadata.name);
+        let fault = |why, fix| {
+            let message = format!("EventListeners do not trust `{host}`: {why}");
+            Finding::fault(Check::Interceptor, &subject, message, fix)
         };
         match believed(&object.spec.client_config.ca_bundle, &chains, host, doctor.clock.now()) {
-            Ok(()) => Finding::good(Check::Interceptor, &of, format!("EventListeners trust `{host}`")),
+            Ok(()) => Finding::good(Check::Interceptor, &subject, format!("EventListeners trust `{host}`")),
             Err(Doubt::OfTime(why)) => fault(why, RENEW),
             Err(Doubt::OfBundle(why)) => fault(why, AGAIN),
         }

@@ -81,14 +81,14 @@ pub enum Check {
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub struct Finding {
     pub check: Check,
-    /// What was checked, such as ``issuer `corp` ``.
-    pub of: String,
+    /// The thing that was checked, such as ``issuer `corp` ``.
+    pub subject: String,
     pub state: State,
-    /// The state that was found.
-    pub said: String,
-    /// What to do about it. Empty if nothing needs to be done.
+    /// A description of the state.
+    pub message: String,
+    /// The remedy. Empty if nothing needs to be done.
     #[serde(skip_serializing_if = "String::is_empty")]
-    pub cure: String,
+    pub fix: String,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -104,24 +104,24 @@ pub enum State {
 }
 
 impl Finding {
-    fn new(check: Check, of: &str, state: State, said: String, cure: String) -> Self {
-        Self { check, of: of.to_owned(), state, said, cure }
+    fn new(check: Check, subject: &str, state: State, message: String, fix: String) -> Self {
+        Self { check, subject: subject.to_owned(), state, message, fix }
     }
 
-    fn good(check: Check, of: &str, said: impl Into<String>) -> Self {
-        Self::new(check, of, State::Good, said.into(), String::new())
+    fn good(check: Check, subject: &str, message: impl Into<String>) -> Self {
+        Self::new(check, subject, State::Good, message.into(), String::new())
     }
 
-    fn skipped(check: Check, of: &str, said: impl Into<String>) -> Self {
-        Self::new(check, of, State::Skipped, said.into(), String::new())
+    fn skipped(check: Check, subject: &str, message: impl Into<String>) -> Self {
+        Self::new(check, subject, State::Skipped, message.into(), String::new())
     }
 
-    fn warning(check: Check, of: &str, said: impl Into<String>, cure: impl Into<String>) -> Self {
-        Self::new(check, of, State::Warning, said.into(), cure.into())
+    fn warning(check: Check, subject: &str, message: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self::new(check, subject, State::Warning, message.into(), fix.into())
     }
 
-    fn fault(check: Check, of: &str, said: impl Into<String>, cure: impl Into<String>) -> Self {
-        Self::new(check, of, State::Fault, said.into(), cure.into())
+    fn fault(check: Check, subject: &str, message: impl Into<String>, fix: impl Into<String>) -> Self {
+        Self::new(check, subject, State::Fault, message.into(), fix.into())
     }
 }
 

@@ -64,14 +64,14 @@ pub(super) fn advise(raw: &raw::Root) -> Finding {
     // An API server authenticates its callers itself.
     let guarded = raw.upstreams.iter().filter(|upstream| What::of(raw, &upstream.name) != What::ApiServer);
     let addresses: Vec<&str> = guarded.filter_map(|upstream| upstream.url.as_deref()).collect();
-    let (said, cure) = match addresses.as_slice() {
+    let (message, fix) = match addresses.as_slice() {
         [] => ("there is nothing but API servers", String::new()),
         addresses => (
             "whether others reach them can only be checked from elsewhere",
             format!("in a pod of another namespace run `doorward doctor --outside {}`", addresses.join(" ")),
         ),
     };
-    Finding::new(Check::Isolation, "upstreams", State::Skipped, said.to_owned(), cure)
+    Finding::new(Check::Isolation, "upstreams", State::Skipped, message.to_owned(), fix)
 }
 
 async fn one(Address { text: address, host, port }: &Address) -> Finding {

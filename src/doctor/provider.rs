@@ -43,9 +43,9 @@ pub(super) async fn examine(doctor: &Doctor<'_>, wants: impl Fn(Check) -> bool) 
     let several = doctor.resolved.clients().len() > 1;
     let looks = issuers.map(async |issuer: &Arc<Issuer>| {
         let client = doctor.resolved.clients().iter().find(|client| client.issuer == *issuer.name());
-        let of = format!("issuer `{}`", issuer.name());
+        let subject = format!("issuer `{}`", issuer.name());
         let checks =
-            IssuerChecks { issuer, clock: &doctor.clock, asks_introspection, several, of, findings: Vec::new() };
+            IssuerChecks { issuer, clock: &doctor.clock, asks_introspection, several, subject, findings: Vec::new() };
         checks.all(client, &origins).await
     });
     join_all(looks).await.concat()
@@ -58,7 +58,7 @@ struct IssuerChecks<'a> {
     asks_introspection: bool,
     /// Whether people sign in at other issuers, too.
     several: bool,
-    of: String,
+    subject: String,
     findings: Vec<Finding>,
 }
 
@@ -78,8 +78,8 @@ impl IssuerChecks<'_> {
             (Some(url), _) => self.keys(&url).await,
             (None, Some(github)) => self.api(github).await,
             (None, None) => {
-                let said = "its discovery document does not say where its keys are";
-                self.findings.push(Finding::skipped(Check::Algorithms, &self.of, said));
+                let message = "its discovery document does not say where its keys are";
+                self.findings.push(Finding::skipped(Check::Algorithms, &self.subject, message));
             }
         }
         if self.asks_introspection {
@@ -87,9 +87,9 @@ impl IssuerChecks<'_> {
         }
         let asks_userinfo = client.is_some_and(|known| known.client.asks_userinfo);
         if asks_userinfo && metadata.as_ref().is_some_and(|metadata| metadata.userinfo_endpoint.is_none()) {
-            let said = "it announces no userinfo endpoint, which each login must query because of `login.userinfo`";
-            let cure = "remove `userinfo`: until then nobody can sign in there";
-            self.findings.push(Finding::fault(Check::Discovery, &self.of, said, cure));
+            let message = "it announces no userinfo endpoint, which each login must query because of `login.userinfo`";
+            let fix = "remove `userinfo`: until then nobody can sign in there";
+            self.findings.push(Finding::fault(Check::Discovery, &self.subject, message, fix));
         }
         if let Some(LoginClient { client, .. }) = client {
             let names_itself = metadata.as_ref().is_some_and(|metadata| metadata.iss_parameter_supported);
@@ -101,16 +101,16 @@ impl IssuerChecks<'_> {
                         self.redirect(&endpoint, client, &origin.url(&path)).await;
                     }
                     if !origins.is_empty() && redirect::is_at_risk(client, names_itself, self.several) {
-                        let said = "it shares its redirect address with other providers, and does not name itself in \
-                                    its answers: codes of another provider could be taken for its own";
+                        let message = "it shares its redirect address with other providers, and does not name itself \
+                                       in its answers: codes of another provider could be taken for its own";
                         let own = redirect::path(self.issuer.name(), true);
-                        let cure = format!("remove `redirect: shared`, and register `https://HOST{own}` there");
-                        self.findings.push(Finding::warning(Check::Redirect, &self.of, said, cure));
+                        let fix = format!("remove `redirect: shared`, and register `https://HOST{own}` there");
+                        self.findings.push(Finding::warning(Check::Redirect, &self.subject, message, fix));
                     }
                 }
                 None => {
-                    let said = "its discovery document does not say where people sign in";
-                    self.findings.push(Finding::skipped(Check::Redirect, &self.of, said));
+                    let message = "its discovery document does not say where people sign in";
+                    self.findings.push(Finding::skipped(Check::Redirect, &self.subject, message));
                 }
             }
         }
@@ -136,19 +136,24 @@ impl IssuerChecks<'_> {
         let named = document.as_ref().and_then(|document| document.get("issuer")?.as_str());
         let called = settings.document_issuer();
         if let Some(named) = named.filter(|named| **named != *called) {
-            self.findings.push(Finding::good(Check::Discovery, &self.of, format!("{location} can be read")));
-            self.findings.push(Finding::fault(Check::Issuer, &self.of, told_otherwise(named, &called), AS_IT_DOES));
+            self.findings.push(Finding::good(Check::Discovery, &self.subject, format!("{location} can be read")));
+            self.findings.push(Finding::fault(
+                Check::Issuer,
+                &self.subject,
+                told_otherwise(named, &called),
+                AS_IT_DOES,
+            ));
             return None;
         }
         match Metadata::parse(answer.body(), &called) {
             Ok(metadata) => {
-                self.findings.push(Finding::good(Check::Discovery, &self.of, format!("{location} can be read")));
-                let said = format!("it calls itself {called}, as the configuration does");
-                self.findings.push(Finding::good(Check::Issuer, &self.of, said));
+                self.findings.push(Finding::good(Check::Discovery, &self.subject, format!("{location} can be read")));
+                let message = format!("it calls itself {called}, as the configuration does");
+                self.findings.push(Finding::good(Check::Issuer, &self.subject, message));
                 if let Some(why) = self.issuer.introspection_trouble(&metadata) {
-                    let cure = "its manual says where it answers (RFC 7662); until that is configured, no token can be \
-                                introspected";
-                    self.findings.push(Finding::fault(Check::Discovery, &self.of, why, cure));
+                    let fix = "its manual says where it answers (RFC 7662); until that is configured, no token can be \
+                               introspected";
+                    self.findings.push(Finding::fault(Check::Discovery, &self.subject, why, fix));
                 }
                 Some(metadata)
             }
@@ -166,28 +171,30 @@ impl IssuerChecks<'_> {
         let answer = match self.get(location, true, MAX_METADATA).await {
             Ok(answer) => answer,
             Err(why) => {
-                let said = format!("the name of the cluster cannot be read: {why}");
-                self.findings.push(Finding::skipped(Check::Issuer, &self.of, said));
+                let message = format!("the name of the cluster cannot be read: {why}");
+                self.findings.push(Finding::skipped(Check::Issuer, &self.subject, message));
                 return;
             }
         };
         let document = serde_json::from_slice::<Value>(answer.body()).ok();
         let finding = match document.as_ref().and_then(|document| document.get("issuer")?.as_str()) {
-            Some(named) if *named == *called => {
-                Finding::good(Check::Issuer, &self.of, format!("it calls itself {called}, as the configuration does"))
-            }
-            Some(named) => Finding::fault(Check::Issuer, &self.of, told_otherwise(named, &called), AS_IT_DOES),
-            None => Finding::skipped(Check::Issuer, &self.of, format!("{location} names no issuer")),
+            Some(named) if *named == *called => Finding::good(
+                Check::Issuer,
+                &self.subject,
+                format!("it calls itself {called}, as the configuration does"),
+            ),
+            Some(named) => Finding::fault(Check::Issuer, &self.subject, told_otherwise(named, &called), AS_IT_DOES),
+            None => Finding::skipped(Check::Issuer, &self.subject, format!("{location} names no issuer")),
         };
         self.findings.push(finding);
     }
 
     /// Reports that the discovery document, or what is used in its place, cannot be read.
     fn unreadable(&mut self, why: String) {
-        let cure = "open that address from where Doorward runs; check `issuer`, `ca`, the proxy and the network in \
-                    between: in a cluster the NetworkPolicy `doorward` needs an entry for it (docs/install.md, \"Where \
-                    Doorward may go\")";
-        self.findings.push(Finding::fault(Check::Discovery, &self.of, why, cure));
+        let fix = "open that address from where Doorward runs; check `issuer`, `ca`, the proxy and the network in \
+                   between: in a cluster the NetworkPolicy `doorward` needs an entry for it (docs/install.md, \"Where \
+                   Doorward may go\")";
+        self.findings.push(Finding::fault(Check::Discovery, &self.subject, why, fix));
     }
 
     /// GitHub has no discovery document; what matters is whether it answers questions about people.
@@ -195,8 +202,8 @@ impl IssuerChecks<'_> {
         match self.get(github.probe(), false, MAX_PAGE).await {
             Ok(answer) => {
                 self.compare_clocks(answer.headers());
-                let said = format!("its API answers at {}", github.probe());
-                self.findings.push(Finding::good(Check::Discovery, &self.of, said));
+                let message = format!("its API answers at {}", github.probe());
+                self.findings.push(Finding::good(Check::Discovery, &self.subject, message));
             }
             Err(why) => self.unreadable(why),
         }
@@ -208,10 +215,10 @@ impl IssuerChecks<'_> {
         let answer = match self.get(url, settings.url.is_some() || own, MAX_KEY_SET).await {
             Ok(answer) => answer,
             Err(why) => {
-                let cure = "open that address from where Doorward runs; check `keys`, `ca` and the network in between: \
-                            in a cluster the NetworkPolicy `doorward` needs an entry for it (docs/install.md, \"Where \
-                            Doorward may go\")";
-                self.findings.push(Finding::fault(Check::Algorithms, &self.of, why, cure));
+                let fix = "open that address from where Doorward runs; check `keys`, `ca` and the network in between: \
+                           in a cluster the NetworkPolicy `doorward` needs an entry for it (docs/install.md, \"Where \
+                           Doorward may go\")";
+                self.findings.push(Finding::fault(Check::Algorithms, &self.subject, why, fix));
                 return;
             }
         };
@@ -223,12 +230,12 @@ impl IssuerChecks<'_> {
         let finding = match Keys::parse(answer.body(), &settings.algorithms) {
             Ok(keys) => {
                 let passed_over = keys.skipped().len();
-                let said = format!("{} keys for {accepted}, {passed_over} others are ignored", keys.count());
-                Finding::good(Check::Algorithms, &self.of, said)
+                let message = format!("{} keys for {accepted}, {passed_over} others are ignored", keys.count());
+                Finding::good(Check::Algorithms, &self.subject, message)
             }
             Err(why) => Finding::fault(
                 Check::Algorithms,
-                &self.of,
+                &self.subject,
                 format!("{url}: {why}; accepted is {accepted}"),
                 "add the algorithm with which it signs to `algorithms` if that is supported, or let it sign with one \
                  of those",
@@ -241,20 +248,20 @@ impl IssuerChecks<'_> {
     async fn introspection(&mut self, metadata: Option<&Metadata>) {
         let Some(told) = self.issuer.probe_introspection(metadata).await else { return };
         self.findings.push(match told {
-            Ok(Some(false)) => Finding::good(Check::Introspection, &self.of, "it says which tokens are active"),
+            Ok(Some(false)) => Finding::good(Check::Introspection, &self.subject, "it says which tokens are active"),
             Ok(None) => {
-                let said = "it answers with a signed response, which is only verified while Doorward runs";
-                Finding::good(Check::Introspection, &self.of, said)
+                let message = "it answers with a signed response, which is only verified while Doorward runs";
+                Finding::good(Check::Introspection, &self.subject, message)
             }
             Ok(Some(true)) => {
-                let cure = "do not use it: any made-up text would be accepted as a token";
-                Finding::fault(Check::Introspection, &self.of, "it reports a made-up token as active", cure)
+                let fix = "do not use it: any made-up text would be accepted as a token";
+                Finding::fault(Check::Introspection, &self.subject, "it reports a made-up token as active", fix)
             }
             Err(why) => {
-                let cure = "check `introspection.client` and `introspection.endpoint`, what the client is allowed \
-                            there, `ca` and the network in between; until then requests with tokens that need \
-                            introspection get 503";
-                Finding::fault(Check::Introspection, &self.of, why, cure)
+                let fix = "check `introspection.client` and `introspection.endpoint`, what the client is allowed \
+                           there, `ca` and the network in between; until then requests with tokens that need \
+                           introspection get 503";
+                Finding::fault(Check::Introspection, &self.subject, why, fix)
             }
         });
     }
@@ -263,26 +270,26 @@ impl IssuerChecks<'_> {
     fn compare_clocks(&mut self, headers: &HeaderMap) {
         let now = self.clock.now();
         let Some(there) = date(headers) else {
-            let said = "it does not report its time";
-            self.findings.push(Finding::skipped(Check::Clock, &self.of, said));
+            let message = "it does not report its time";
+            self.findings.push(Finding::skipped(Check::Clock, &self.subject, message));
             return;
         };
         let (ahead, behind) = (now.since(there), there.since(now));
         let apart = ahead.max(behind);
         let which = if ahead > behind { "ahead of" } else { "behind" };
-        let said = format!("the clock here is {} s {which} its own", apart.as_secs());
-        let cure = "synchronise this machine, or theirs, with NTP";
+        let message = format!("the clock here is {} s {which} its own", apart.as_secs());
+        let fix = "synchronise this machine, or theirs, with NTP";
         self.findings.push(if apart <= UNSHARP {
-            Finding::good(Check::Clock, &self.of, "the clocks agree")
+            Finding::good(Check::Clock, &self.subject, "the clocks agree")
         } else if apart <= self.issuer.skew() {
-            Finding::warning(Check::Clock, &self.of, format!("{said}, which is still tolerated"), cure)
+            Finding::warning(Check::Clock, &self.subject, format!("{message}, which is still tolerated"), fix)
         } else {
             let skew = self.issuer.skew().as_secs();
             Finding::fault(
                 Check::Clock,
-                &self.of,
-                format!("{said}, and {skew} s are tolerated: valid tokens are refused, or expired ones accepted"),
-                cure,
+                &self.subject,
+                format!("{message}, and {skew} s are tolerated: valid tokens are refused, or expired ones accepted"),
+                fix,
             )
         });
     }
@@ -307,8 +314,8 @@ impl IssuerChecks<'_> {
         let finding = match send(self.issuer.keys().egress(), &url, PAGE_TYPES, None, MAX_PAGE).await {
             Ok(answer) => self.judge(&answer, &url, back, client.id()),
             Err(why) => {
-                let cure = "open that address from where Doorward runs; check `ca` and the network in between";
-                Finding::fault(Check::Redirect, &self.of, why, cure)
+                let fix = "open that address from where Doorward runs; check `ca` and the network in between";
+                Finding::fault(Check::Redirect, &self.subject, why, fix)
             }
         };
         self.findings.push(finding);
@@ -316,19 +323,19 @@ impl IssuerChecks<'_> {
 
     fn judge(&self, answer: &Response<Bytes>, asked: &Url, back: &str, client: &str) -> Finding {
         let status = answer.status();
-        let unknown = |said: String| {
-            let cure = format!("sign in once; if the provider complains, register {back} with the client `{client}`");
+        let unknown = |message: String| {
+            let fix = format!("sign in once; if the provider complains, register {back} with the client `{client}`");
             Finding::warning(
                 Check::Redirect,
-                &self.of,
-                format!("{said}, which does not show whether it knows {back}"),
-                cure,
+                &self.subject,
+                format!("{message}, which does not show whether it knows {back}"),
+                fix,
             )
         };
         if status.is_client_error() {
             return Finding::fault(
                 Check::Redirect,
-                &self.of,
+                &self.subject,
                 format!("it refuses {back} with {status}"),
                 format!("register exactly that address at the provider, with the client `{client}`"),
             );
@@ -346,11 +353,11 @@ impl IssuerChecks<'_> {
         match told("error") {
             Some(error) if !NOBODY.contains(&error.as_str()) => Finding::warning(
                 Check::Redirect,
-                &self.of,
+                &self.subject,
                 format!("it knows {back}, but refuses the request: {}{why}", Quoted::text(&error)),
                 format!("check what the client `{client}` is allowed there: code with PKCE, and the scope `openid`"),
             ),
-            _ => Finding::good(Check::Redirect, &self.of, format!("it knows {back}")),
+            _ => Finding::good(Check::Redirect, &self.subject, format!("it knows {back}")),
         }
     }
 

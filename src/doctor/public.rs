@@ -176,7 +176,7 @@ impl Probed {
             || format!("the answer is {}, and not Doorward's", self.status).into(),
             |Refused { reason, detail, fix }| Lost {
                 why: format!("Doorward refuses it with {} `{reason}`: {detail}", self.status.as_u16()),
-                cure: fix,
+                fix,
             },
         ))
     }
@@ -195,19 +195,19 @@ struct Refused {
 struct Lost {
     why: String,
     /// The remedy that Doorward itself suggests.
-    cure: Option<String>,
+    fix: Option<String>,
 }
 
 impl From<String> for Lost {
     fn from(why: String) -> Self {
-        Self { why, cure: None }
+        Self { why, fix: None }
     }
 }
 
 impl Lost {
-    /// Returns the finding. `before` says what was requested, and `cure` is the usual remedy.
-    fn fault(self, check: Check, of: &str, before: &str, cure: &str) -> Finding {
-        Finding::fault(check, of, format!("{before}{}", self.why), self.cure.unwrap_or_else(|| cure.to_owned()))
+    /// Returns the finding. `before` says what was requested, and `fix` is the usual remedy.
+    fn fault(self, check: Check, subject: &str, before: &str, fix: &str) -> Finding {
+        Finding::fault(check, subject, format!("{before}{}", self.why), self.fix.unwrap_or_else(|| fix.to_owned()))
     }
 }
 
@@ -221,10 +221,10 @@ pub(super) fn validity(certificate: &CertificateDer<'_>) -> Option<(Timestamp, T
 pub(super) async fn examine(public: Option<&Public>, clock: &Clock) -> Vec<Finding> {
     let checks = [Check::Origin, Check::Upgrade, Check::Cookies];
     let Some(public) = public else {
-        let said = "neither `external_host` nor `--public` says at which address browsers reach Doorward";
-        return checks.map(|check| Finding::skipped(check, "public address", said)).into();
+        let message = "neither `external_host` nor `--public` says at which address browsers reach Doorward";
+        return checks.map(|check| Finding::skipped(check, "public address", message)).into();
     };
-    let of = public.origin.as_str();
+    let subject = public.origin.as_str();
     let cookies = HeaderValue::from_str(&format!("of-others={}", "x".repeat(COOKIES))).ok();
     let cookies: Vec<_> = cookies.into_iter().map(|value| (header::COOKIE, value)).collect();
     let upgrade = [
@@ -236,33 +236,33 @@ pub(super) async fn examine(public: Option<&Public>, clock: &Clock) -> Vec<Findi
     let plain = match public.probe(&[]).await {
         Ok(plain) => plain,
         Err(why) => {
-            let cure = "check whether Doorward runs, whether the name leads there, and the certificate, for which \
-                        `--ca` names the authorities. In a cluster, if others can reach it, the NetworkPolicy \
-                        `doorward` lacks an entry for the ingress (docs/install.md, \"Where Doorward may go\")";
-            let mut findings = vec![Finding::fault(Check::Origin, of, why, cure)];
+            let fix = "check whether Doorward runs, whether the name leads there, and the certificate, for which \
+                       `--ca` names the authorities. In a cluster, if others can reach it, the NetworkPolicy \
+                       `doorward` lacks an entry for the ingress (docs/install.md, \"Where Doorward may go\")";
+            let mut findings = vec![Finding::fault(Check::Origin, subject, why, fix)];
             let others = [Check::Upgrade, Check::Cookies, Check::Certificates];
-            findings.extend(others.map(|check| Finding::skipped(check, of, "it cannot be reached")));
+            findings.extend(others.map(|check| Finding::skipped(check, subject, "it cannot be reached")));
             return findings;
         }
     };
     let (upgrade, cookies) = tokio::join!(public.probe(&upgrade), public.probe(&cookies));
     let arrived = plain.arrived();
-    let is_known = arrived.as_ref().is_ok_and(|arrived| arrived.origin.as_deref() == Some(of));
+    let is_known = arrived.as_ref().is_ok_and(|arrived| arrived.origin.as_deref() == Some(subject));
     let mut findings = vec![
-        judge_origin(of, plain.ends, arrived),
-        judge_upgrade(of, is_known, upgrade.map_err(Lost::from).and_then(|probed| probed.arrived())),
-        judge_cookies(of, cookies.map_err(Lost::from).and_then(|probed| probed.arrived())),
+        judge_origin(subject, plain.ends, arrived),
+        judge_upgrade(subject, is_known, upgrade.map_err(Lost::from).and_then(|probed| probed.arrived())),
+        judge_cookies(subject, cookies.map_err(Lost::from).and_then(|probed| probed.arrived())),
     ];
-    findings.extend(plain.certificate.map(|valid| certificates::finding(of, valid, clock)));
+    findings.extend(plain.certificate.map(|valid| certificates::finding(subject, valid, clock)));
     findings
 }
 
-fn judge_origin(of: &str, ends: Ends, arrived: Result<Arrived, Lost>) -> Finding {
-    let fault = |said: String, cure| Finding::fault(Check::Origin, of, said, cure);
+fn judge_origin(subject: &str, ends: Ends, arrived: Result<Arrived, Lost>) -> Finding {
+    let fault = |message: String, fix| Finding::fault(Check::Origin, subject, message, fix);
     match arrived.map(|arrived| (arrived.origin, arrived.client)) {
-        Ok((Some(origin), client)) if origin == of => judge_client(of, ends, client),
+        Ok((Some(origin), client)) if origin == subject => judge_client(subject, ends, client),
         Ok((origin, _))
-            if of.starts_with("https:") && origin.as_ref().is_none_or(|origin| origin.starts_with("http:")) =>
+            if subject.starts_with("https:") && origin.as_ref().is_none_or(|origin| origin.starts_with("http:")) =>
         {
             fault(
                 "Doorward does not know that it is https, so nobody can sign in".to_owned(),
@@ -276,7 +276,7 @@ fn judge_origin(of: &str, ends: Ends, arrived: Result<Arrived, Lost>) -> Finding
         ),
         Err(lost) => lost.fault(
             Check::Origin,
-            of,
+            subject,
             "",
             "let what is in front send `/.doorward/` and `/oauth2/` of this host to Doorward, and check that Doorward \
              has this version",
@@ -286,54 +286,54 @@ fn judge_origin(of: &str, ends: Ends, arrived: Result<Arrived, Lost>) -> Finding
 
 /// The address that browsers connect to is not a client's, unless the doctor runs there or behind a router that
 /// translates to that address.
-fn judge_client(of: &str, ends: Ends, client: IpAddr) -> Finding {
+fn judge_client(subject: &str, ends: Ends, client: IpAddr) -> Finding {
     if client == ends.public && client != ends.own {
-        let said = format!(
+        let message = format!(
             "Doorward takes {client}, to which this name resolves, for the address of every client. Unless this \
              machine itself uses that address for its connections, limits and rules with `addresses` apply to \
              everybody at once"
         );
-        let cure = "ask from outside of that network first: if other clients appear with their own addresses, nothing \
-                    is wrong. Otherwise let what is at that address name its client in `X-Forwarded-For` or keep the \
-                    client's address; if it adds its own address there too, as Google's load balancer does, add that \
-                    address to `trusted_proxies` of the listener (docs/install.md, \"A managed load balancer that \
-                    speaks HTTP\")";
-        return Finding::warning(Check::Origin, of, said, cure);
+        let fix = "ask from outside of that network first: if other clients appear with their own addresses, nothing \
+                   is wrong. Otherwise let what is at that address name its client in `X-Forwarded-For` or keep the \
+                   client's address; if it adds its own address there too, as Google's load balancer does, add that \
+                   address to `trusted_proxies` of the listener (docs/install.md, \"A managed load balancer that \
+                   speaks HTTP\")";
+        return Finding::warning(Check::Origin, subject, message, fix);
     }
-    Finding::good(Check::Origin, of, format!("Doorward sees it under this address, and this client as {client}"))
+    Finding::good(Check::Origin, subject, format!("Doorward sees it under this address, and this client as {client}"))
 }
 
 /// `is_known`: other requests arrive under the public address. If they do not, that is reported for them.
-fn judge_upgrade(of: &str, is_known: bool, arrived: Result<Arrived, Lost>) -> Finding {
-    let cure = "let the proxy in front speak HTTP/1.1 and pass `Connection` and `Upgrade` on \
-                (deploy/examples/nginx.conf); otherwise logs, `kubectl exec` and live pages do not work";
+fn judge_upgrade(subject: &str, is_known: bool, arrived: Result<Arrived, Lost>) -> Finding {
+    let fix = "let the proxy in front speak HTTP/1.1 and pass `Connection` and `Upgrade` on \
+               (deploy/examples/nginx.conf); otherwise logs, `kubectl exec` and live pages do not work";
     match arrived {
         Ok(arrived) if !arrived.websocket => {
-            Finding::fault(Check::Upgrade, of, "the upgrade to WebSocket is lost on the way", cure)
+            Finding::fault(Check::Upgrade, subject, "the upgrade to WebSocket is lost on the way", fix)
         }
-        Ok(arrived) if is_known && arrived.origin.as_deref() != Some(of) => Finding::fault(
+        Ok(arrived) if is_known && arrived.origin.as_deref() != Some(subject) => Finding::fault(
             Check::Upgrade,
-            of,
+            subject,
             "an upgrade to WebSocket arrives under another address or as clear text, so nobody is signed in there",
             "let the proxy in front set `Host` and `X-Forwarded-Proto` for upgrades as it does for other requests",
         ),
-        Ok(_) => Finding::good(Check::Upgrade, of, "an upgrade to WebSocket gets through"),
-        Err(lost) => lost.fault(Check::Upgrade, of, "with an upgrade to WebSocket ", cure),
+        Ok(_) => Finding::good(Check::Upgrade, subject, "an upgrade to WebSocket gets through"),
+        Err(lost) => lost.fault(Check::Upgrade, subject, "with an upgrade to WebSocket ", fix),
     }
 }
 
-fn judge_cookies(of: &str, arrived: Result<Arrived, Lost>) -> Finding {
+fn judge_cookies(subject: &str, arrived: Result<Arrived, Lost>) -> Finding {
     let size = COOKIES >> 10;
-    let cure = "let the proxy in front accept larger headers (nginx: `large_client_header_buffers`), and check \
-                `limits.header_bytes`";
+    let fix = "let the proxy in front accept larger headers (nginx: `large_client_header_buffers`), and check \
+               `limits.header_bytes`";
     match arrived.map(|arrived| arrived.cookies) {
         Ok(cookies) if cookies >= COOKIES => {
-            Finding::good(Check::Cookies, of, format!("{size} KiB of cookies get through"))
+            Finding::good(Check::Cookies, subject, format!("{size} KiB of cookies get through"))
         }
         Ok(cookies) => {
-            Finding::fault(Check::Cookies, of, format!("of {size} KiB of cookies {cookies} bytes arrive"), cure)
+            Finding::fault(Check::Cookies, subject, format!("of {size} KiB of cookies {cookies} bytes arrive"), fix)
         }
-        Err(lost) => lost.fault(Check::Cookies, of, &format!("with {size} KiB of cookies "), cure),
+        Err(lost) => lost.fault(Check::Cookies, subject, &format!("with {size} KiB of cookies "), fix),
     }
 }
 
@@ -361,13 +361,13 @@ mod tests {
         };
         let own = judge(r#"{"status":400,"reason":"bad_request","detail":"it is odd","fix":"send it straight"}"#);
         assert_eq!(
-            (&*own.said, &*own.cure),
+            (&*own.message, &*own.fix),
             ("Doorward refuses it with 400 `bad_request`: it is odd", "send it straight")
         );
         for other in ["<p>Bad Request</p>", r#"{"status":400,"reason":"BadRequest","detail":"of another"}"#] {
             let found = judge(other);
-            assert!(found.said.contains("not Doorward's"), "{found:?}");
-            assert!(found.cure.contains("`/.doorward/` and `/oauth2/`"), "{found:?}");
+            assert!(found.message.contains("not Doorward's"), "{found:?}");
+            assert!(found.fix.contains("`/.doorward/` and `/oauth2/`"), "{found:?}");
         }
     }
 
@@ -375,36 +375,36 @@ mod tests {
     /// addresses fails.
     #[test]
     fn a_load_balancer_that_hides_client_addresses_is_reported() {
-        let of = "https://door.example";
+        let subject = "https://door.example";
         let judge = |own: &str, client: &str| {
             let ends = Ends { own: own.parse().unwrap(), public: "203.0.113.2".parse().unwrap() };
-            judge_origin(of, ends, Ok(arrived(Some(of), client)))
+            judge_origin(subject, ends, Ok(arrived(Some(subject), client)))
         };
         let found = judge("10.0.0.9", "203.0.113.2");
         assert_eq!(found.state, State::Warning);
-        assert!(found.said.contains("203.0.113.2") && found.cure.contains("trusted_proxies"), "{found:?}");
+        assert!(found.message.contains("203.0.113.2") && found.fix.contains("trusted_proxies"), "{found:?}");
         // If a router that translates the doctor's own address were trusted, everybody behind it could choose their
         // address.
-        let (asked, trusted) = (found.cure.find("ask from outside"), found.cure.find("trusted_proxies"));
-        assert!(found.said.contains("Unless this machine") && asked.is_some() && asked < trusted, "{found:?}");
+        let (asked, trusted) = (found.fix.find("ask from outside"), found.fix.find("trusted_proxies"));
+        assert!(found.message.contains("Unless this machine") && asked.is_some() && asked < trusted, "{found:?}");
         let found = judge("10.0.0.9", "198.51.100.7");
         assert_eq!(found.state, State::Good);
-        assert!(found.said.contains("198.51.100.7"), "whoever runs it may compare: {found:?}");
+        assert!(found.message.contains("198.51.100.7"), "whoever runs it may compare: {found:?}");
         assert_eq!(judge("203.0.113.2", "203.0.113.2").state, State::Good, "asked from there");
     }
 
     /// A proxy may set other headers for upgrades than for pages, which only an upgrade shows.
     #[test]
     fn an_upgrade_that_arrives_as_clear_text_is_a_fault() {
-        let of = "https://door.example";
+        let subject = "https://door.example";
         let state = |websocket, origin: Option<&str>, is_known| {
             let arrived = Arrived { websocket, ..arrived(origin, "198.51.100.7") };
-            judge_upgrade(of, is_known, Ok(arrived)).state
+            judge_upgrade(subject, is_known, Ok(arrived)).state
         };
-        assert_eq!(state(true, Some(of), true), State::Good);
+        assert_eq!(state(true, Some(subject), true), State::Good);
         assert_eq!(state(true, None, true), State::Fault);
         assert_eq!(state(true, Some("https://other.example"), true), State::Fault);
-        assert_eq!(state(false, Some(of), true), State::Fault);
+        assert_eq!(state(false, Some(subject), true), State::Fault);
         assert_eq!(state(true, None, false), State::Good, "what is wrong with all requests is told once");
     }
 
@@ -418,8 +418,8 @@ mod tests {
         std::fs::write(&empty, "").unwrap();
         for (ca, why) in [(empty, "there is no certificate in it"), (gone, "No such file")] {
             let public = Public::parse(&address, Some(ca.clone())).unwrap();
-            let said = public.probe(&[]).await.err().unwrap();
-            assert!(said.starts_with(&format!("{}: {why}", ca.display())), "{said}");
+            let message = public.probe(&[]).await.err().unwrap();
+            assert!(message.starts_with(&format!("{}: {why}", ca.display())), "{message}");
         }
     }
 

@@ -8,22 +8,22 @@ use crate::audit::export::{Settings, Unfit};
 pub(super) async fn examine(doctor: &Doctor<'_>) -> Vec<Finding> {
     let exports = doctor.resolved.audit.iter().flat_map(|audit| &audit.exports);
     let look = async |export: &Settings| {
-        let of = format!("receiver `{}`", export.name());
+        let subject = format!("receiver `{}`", export.name());
         let found = export.probe(doctor.clock.now()).await;
         match found {
-            Ok(()) => Finding::good(Check::Receivers, &of, "it accepts what it is sent"),
+            Ok(()) => Finding::good(Check::Receivers, &subject, "it accepts what it is sent"),
             Err(Unfit::Unreachable(why)) => {
-                let cure = "check its address, `tls` or `ca`, and whether it can be reached from here: in a cluster \
-                            the NetworkPolicy `doorward` needs an entry with its port (docs/audit-export.md)";
-                Finding::fault(Check::Receivers, &of, why, cure)
+                let fix = "check its address, `tls` or `ca`, and whether it can be reached from here: in a cluster \
+                           the NetworkPolicy `doorward` needs an entry with its port (docs/audit-export.md)";
+                Finding::fault(Check::Receivers, &subject, why, fix)
             }
             Err(Unfit::Refuses(why)) => {
-                let cure = "check what it requires, a certificate (`tls.certificate`) or `headers`, and its own log";
-                Finding::fault(Check::Receivers, &of, why, cure)
+                let fix = "check what it requires, a certificate (`tls.certificate`) or `headers`, and its own log";
+                Finding::fault(Check::Receivers, &subject, why, fix)
             }
             Err(Unfit::Busy(why)) => {
-                let cure = "lines wait until it accepts them; check it if this lasts";
-                Finding::warning(Check::Receivers, &of, why, cure)
+                let fix = "lines wait until it accepts them; check it if this lasts";
+                Finding::warning(Check::Receivers, &subject, why, fix)
             }
         }
     };

@@ -83,24 +83,24 @@ pub(super) async fn examine_rights(doctor: &Doctor<'_>, without: &WithoutToken) 
     let mut answers = rights::examine(&doctor.pools, doctor.raw(), doctor.resolved).await;
     answers.retain(|(name, _)| !lacks(without, name));
     let finding = |(name, answer): (Arc<str>, Result<Rights, Rejection>)| {
-        let of = format!("API server `{name}`");
+        let subject = format!("API server `{name}`");
         match answer {
             Ok(Rights { lacks, .. }) if !lacks.is_empty() => Finding::fault(
                 Check::Rights,
-                &of,
+                &subject,
                 format!("Doorward may not {}", lacks.join(", ")),
                 format!("apply what {PRINTS} for this configuration"),
             ),
             Ok(Rights { beyond, .. }) if !beyond.is_empty() => Finding::warning(
                 Check::Rights,
-                &of,
+                &subject,
                 format!("it allows what the configuration needs, and more: Doorward may {}", beyond.join(", ")),
                 format!("bind Doorward's account to what {PRINTS} for this configuration alone"),
             ),
-            Ok(_) => Finding::good(Check::Rights, &of, "it allows what the configuration needs"),
+            Ok(_) => Finding::good(Check::Rights, &subject, "it allows what the configuration needs"),
             Err(error) => Finding::fault(
                 Check::Rights,
-                &of,
+                &subject,
                 format!("it could not be queried: {error}"),
                 "see the finding on the upstream itself",
             ),
@@ -111,40 +111,40 @@ pub(super) async fn examine_rights(doctor: &Doctor<'_>, without: &WithoutToken) 
 
 /// Reports that Doorward gets no token of the service account that it uses at an upstream.
 pub(super) fn without_token(check: Check, name: &str, error: &Rejection) -> Finding {
-    let cure = format!(
+    let fix = format!(
         "make sure that the account exists, that the upstream in its `credential` answers, and that what {PRINTS} is \
          applied"
     );
-    Finding::fault(check, &format!("API server `{name}`"), error.detail(), cure)
+    Finding::fault(check, &format!("API server `{name}`"), error.detail(), fix)
 }
 
 async fn one(doctor: &Doctor<'_>, upstream: &Arc<Upstream>) -> Finding {
     let what = What::of(doctor.raw(), upstream.name());
-    let of = format!("{} `{}`", what.name(), upstream.name());
+    let subject = format!("{} `{}`", what.name(), upstream.name());
     let mut request = Request::new(RequestBody::Empty);
     *request.uri_mut() = http::Uri::from_static(what.path());
     let answer = match doctor.pools.send(upstream, &mut request, Lane::Short).await {
         Ok(answer) => answer,
         Err(error) => {
-            let cure = match error.kind() {
+            let fix = match error.kind() {
                 UpstreamErrorKind::NotHttp1 => {
                     "check its `url`; if it speaks only HTTP/2, as gRPC servers do, set `protocol: http2`"
                 }
                 _ => "check its `url` and `tls`, and whether it can be reached from here",
             };
-            let said = Rejection::from(error).detail().to_owned();
-            return Finding::fault(Check::Upstreams, &of, said, cure);
+            let message = Rejection::from(error).detail().to_owned();
+            return Finding::fault(Check::Upstreams, &subject, message, fix);
         }
     };
     let status = answer.status();
     let body = collect(answer.into_body(), MAX_ANSWER).await;
-    let said = format!("it answers {} with {status}", what.path());
-    let fault = |cure: &str| Finding::fault(Check::Upstreams, &of, said.clone(), cure);
+    let message = format!("it answers {} with {status}", what.path());
+    let fault = |fix: &str| Finding::fault(Check::Upstreams, &subject, message.clone(), fix);
     match (what, status) {
         (What::ApiServer, StatusCode::OK) => {
             let version = body.and_then(|body| serde_json::from_slice::<Value>(&body).ok());
             match version.as_ref().and_then(|version| version["gitVersion"].as_str()) {
-                Some(version) => Finding::good(Check::Upstreams, &of, format!("Kubernetes {version}")),
+                Some(version) => Finding::good(Check::Upstreams, &subject, format!("Kubernetes {version}")),
                 None => fault("it is not an API server; check its `url`"),
             }
         }
@@ -156,17 +156,17 @@ async fn one(doctor: &Doctor<'_>, upstream: &Arc<Upstream>) -> Finding {
             fault("an API server answers with 200; check its `url`, and what is between it and here")
         }
         (What::Dashboard | What::EventListener, StatusCode::OK) => {
-            Finding::good(Check::Upstreams, &of, "it is healthy")
+            Finding::good(Check::Upstreams, &subject, "it is healthy")
         }
         (What::Dashboard, _) => fault("a healthy Tekton Dashboard answers with 200; check its `url` and the pod"),
         (What::EventListener, _) if status.is_server_error() => fault("check the pod of the EventListener"),
         (What::EventListener, _) => Finding::warning(
             Check::Upstreams,
-            &of,
-            said,
+            &subject,
+            message,
             "a healthy EventListener answers with 200; if this is another receiver of webhooks, there is no problem",
         ),
         (What::Other, _) if status.is_server_error() => fault("check that server"),
-        (What::Other, _) => Finding::good(Check::Upstreams, &of, said),
+        (What::Other, _) => Finding::good(Check::Upstreams, &subject, message),
     }
 }

@@ -64,7 +64,7 @@ impl Sort {
     }
 
     /// What can replace it.
-    pub const fn cure(self) -> &'static str {
+    pub const fn fix(self) -> &'static str {
         match self {
             Self::Account | Self::Annotated | Self::Task => {
                 "let the step exchange its pod's token for a short-lived one (`doorward token`, docs/workload-identity.md), then \

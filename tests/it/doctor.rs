@@ -30,7 +30,7 @@ impl Said {
         let finding = found.next().unwrap_or_else(|| panic!("nothing was said of {check}: {:#?}", self.findings));
         assert!(found.next().is_none(), "it was said more than once: {:#?}", self.findings);
         let text = |name: &str| finding[name].as_str().unwrap_or_default();
-        (text("state"), format!("{}: {}. {}", text("of"), text("said"), text("cure")))
+        (text("state"), format!("{}: {}. {}", text("subject"), text("message"), text("fix")))
     }
 
     #[track_caller]
@@ -341,8 +341,8 @@ audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
     );
     let dir = folder(&yaml.replace("schemes: [session], upstream: web", "schemes: [session], upstream: pages"));
     let said = doctor(dir.path(), &["--only", "upstreams"]).await;
-    let of: Vec<&str> = said.findings.iter().map(|finding| finding["of"].as_str().unwrap()).collect();
-    assert_eq!(of, ["Dashboard `pages`", "API server `web`"]);
+    let subjects: Vec<&str> = said.findings.iter().map(|finding| finding["subject"].as_str().unwrap()).collect();
+    assert_eq!(subjects, ["Dashboard `pages`", "API server `web`"]);
     let dir = folder(&configuration("http://localhost:7", "http://localhost:1", &somewhere()));
     let said = doctor(dir.path(), &["--only", "upstreams"]).await;
     said.is("upstreams", "fault", &["upstream `web`", "check its `url` and `tls`"]);
@@ -445,7 +445,7 @@ async fn the_remaining_days_of_certificates_in_files_and_at_the_public_address_a
         faults::set_clock_ahead(dir.path(), days * DAY);
         let said = doctor_with(dir.path(), &asked, &faults::environment(dir.path())).await;
         let states: Vec<_> =
-            said.findings.iter().map(|finding| (finding["of"].as_str(), finding["state"].as_str())).collect();
+            said.findings.iter().map(|finding| (finding["subject"].as_str(), finding["state"].as_str())).collect();
         // An expired certificate is not even connected to.
         let at_public = if state == "fault" { "skipped" } else { state };
         assert_eq!(states, [(Some(&*public), Some(at_public)), (Some(&*file), Some(state))], "{:#?}", said.findings);

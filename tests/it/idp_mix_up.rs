@@ -110,7 +110,7 @@ async fn the_doctor_names_the_redirect_address_of_each_provider_and_those_at_ris
         let world = world(login).await;
         let public = world.at.origin();
         let said = doctor(world.at.doorward.dir(), &["--only", "redirect", "--public", &public]).await;
-        let of_evil = said.findings.iter().filter(|finding| finding["of"] == "issuer `evil`");
+        let of_evil = said.findings.iter().filter(|finding| finding["subject"] == "issuer `evil`");
         let told = of_evil.map(|finding| format!("{finding}\n")).collect::<String>();
         assert!(told.contains(&format!("it knows {public}{address}\"")), "{told}");
         assert_eq!(told.contains("codes of another provider could be taken for its own"), at_risk, "{told}");

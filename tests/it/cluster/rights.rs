@@ -155,6 +155,6 @@ async fn a_credential_without_the_right_to_review_tokens_is_reported() {
 async fn the_doctor_reads_the_keys_of_a_cluster_as_the_proxy_does() {
     let tasks = Tasks::start().await;
     let said = doctor(tasks.world.doorward.dir(), &["--only", "algorithms"]).await;
-    let of_cluster = said.findings.iter().find(|finding| finding["of"] == "issuer `cluster`");
+    let of_cluster = said.findings.iter().find(|finding| finding["subject"] == "issuer `cluster`");
     assert_eq!(of_cluster.map(|finding| &finding["state"]), Some(&json!("good")), "{:#?}", said.findings);
 }

@@ -239,7 +239,7 @@ fn the_doctor_finds_nothing_in_the_certificate_of_the_interceptor_by_the_guide()
     let asked = ["--only", "certificates", "--public", "https://localhost:1", "--format", "json"];
     let output = doorward(&["doctor"]).arg(root.path().join("etc/doorward/config")).args(asked).output().unwrap();
     let findings: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
-    let is_of_it = |finding: &&Value| finding["of"].as_str().unwrap().contains("interceptor-tls/tls.crt");
+    let is_of_it = |finding: &&Value| finding["subject"].as_str().unwrap().contains("interceptor-tls/tls.crt");
     let states: Vec<&Value> = findings.iter().filter(is_of_it).map(|finding| &finding["state"]).collect();
     assert_eq!(states, ["good"], "{findings:#?}");
 }

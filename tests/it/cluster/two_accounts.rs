@@ -53,9 +53,9 @@ async fn people_are_impersonated_by_an_account_that_can_do_nothing_else() {
     assert_eq!(refused.status, 502);
     let said = doctor(world.doorward.dir(), &["--only", "rights", "--only", "upstreams"]).await;
     let of_cluster: Vec<&Value> =
-        said.findings.iter().filter(|finding| finding["of"] == "API server `cluster`").collect();
+        said.findings.iter().filter(|finding| finding["subject"] == "API server `cluster`").collect();
     assert_eq!((of_cluster.len(), &of_cluster[0]["state"]), (1, &json!("fault")), "{:?}", said.findings);
-    assert!(of_cluster[0]["said"].as_str().unwrap().contains("there is no token of the service account"));
+    assert!(of_cluster[0]["message"].as_str().unwrap().contains("there is no token of the service account"));
     assert!(refused.text().contains("was not called, as Doorward has no token for it"), "{}", refused.text());
 
     proxy(&world).await;
@@ -67,7 +67,7 @@ async fn people_are_impersonated_by_an_account_that_can_do_nothing_else() {
     // The right to request the token applies to all namespaces here, which is more than needed.
     let not_good: Vec<&Value> = said.findings.iter().filter(|finding| finding["state"] != "good").collect();
     assert_eq!((said.findings.len(), not_good.len()), (4, 1), "{:?}", said.findings);
-    assert!(not_good[0]["said"].as_str().unwrap().contains("create serviceaccounts/token"), "{not_good:?}");
+    assert!(not_good[0]["message"].as_str().unwrap().contains("create serviceaccounts/token"), "{not_good:?}");
 
     // A generation continues with the token of the previous one.
     let requested = |world: &World| {
