@@ -40,7 +40,7 @@ impl Operators {
         match outcome {
             Some(Ok(())) => {
                 let snapshot = self.app.snapshot.load();
-                Ok(json!({"taken": true, "generation": snapshot.number, "policy": &**snapshot.policy.digest()}))
+                Ok(json!({"applied": true, "generation": snapshot.number, "policy": &**snapshot.policy.digest()}))
             }
             Some(Err(refused)) => Err(CommandError::new(format!(
                 "the configuration was refused, and the older one is kept: {}",
@@ -74,7 +74,7 @@ fn written(snapshot: &Snapshot, command: &Command) -> String {
 /// Returns a command that has ended for the audit trail. A reload includes the generation that it put in force, as the
 /// record of the load itself does not say who requested it.
 fn ended(command: String, result: &Result<Done, CommandError>) -> String {
-    let answer = result.as_ref().ok().map(|done| &done.answer).filter(|answer| answer["taken"] == true);
+    let answer = result.as_ref().ok().map(|done| &done.answer).filter(|answer| answer["applied"] == true);
     match answer.and_then(|answer| answer["generation"].as_u64().zip(answer["policy"].as_str())) {
         Some((generation, policy)) => format!("{command} (generation {generation}, policy {policy})"),
         None => command,
@@ -152,10 +152,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_accepted_reload_reports_what_it_changed() {
+    fn an_applied_reload_is_recorded_with_its_generation_and_policy() {
         let of = |answer: Value| ended("reload".to_owned(), &Ok(answer.into()));
-        let taken = json!({"taken": true, "generation": 7, "policy": "sha256:1a"});
-        assert_eq!(of(taken), "reload (generation 7, policy sha256:1a)");
+        let applied = json!({"applied": true, "generation": 7, "policy": "sha256:1a"});
+        assert_eq!(of(applied), "reload (generation 7, policy sha256:1a)");
         assert_eq!(of(json!({"generation": 7, "policy": "sha256:1a"})), "reload", "of `status` it says nothing");
         assert_eq!(ended("reload".to_owned(), &Err(CommandError::new("it was refused"))), "reload");
     }
