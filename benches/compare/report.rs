@@ -94,8 +94,8 @@ pub fn summary(figures: &Figures) -> String {
     seen.sort_by(f64::total_cmp);
     let [least, most] = seen;
     format!(
-        "A plain request takes {:.0} us of CPU time in Doorward and {:.0} us in a bare proxy of hyper. With a session it takes {:.2} times as much\n\
-         as in the bare one, and with a bearer token seen before {:.2} to {:.2} times. A signed delivery of 25 kB takes {:.0} us, and an idle\n\
+        "A plain request takes {:.0} us of CPU time in Doorward and {:.0} us in a bare hyper proxy. With a session it takes {:.2} times as much as\n\
+         in the bare proxy, and with a bearer token seen before {:.2} to {:.2} times. A signed delivery of 25 kB takes {:.0} us, and an idle\n\
          Doorward {:.1} MiB.\n",
         cost("plain", "doorward"),
         cost("plain", "bare"),
