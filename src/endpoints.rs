@@ -39,6 +39,7 @@ use crate::{
     },
     sessions::{Origin, Session},
     snapshot::Snapshot,
+    supervisor::panic_message,
     upstream::buffered::{self, BufferLimits},
 };
 
@@ -73,8 +74,8 @@ fn refused(rejection: Rejection) -> AxumResponse {
 
 /// Has a router that panics refuse the request.
 fn guarded(router: Router) -> Router {
-    router.layer(CatchPanicLayer::custom(|_: Box<dyn Any + Send>| {
-        tracing::error!("an endpoint panicked");
+    router.layer(CatchPanicLayer::custom(|panic: Box<dyn Any + Send>| {
+        tracing::error!(why = panic_message(&*panic), "an endpoint panicked");
         refused(Rejection::new(Reason::Internal, "an error in Doorward prevented the answer"))
     }))
 }

@@ -70,8 +70,8 @@ impl Shared {
             let page = app.store.changes(Table::AuditHeads, self.after, PAGE, now).await?;
             let Some(last) = page.last() else { return Ok(()) };
             self.after = last.version;
-            let heads = page.into_iter().filter_map(readable);
-            app.trail.witness(heads.filter(|head| *head.instance != *app.trail.instance()));
+            let others = page.into_iter().filter(|change| change.key != app.trail.instance().as_bytes());
+            app.trail.witness(others.filter_map(readable));
         }
     }
 }

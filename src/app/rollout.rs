@@ -241,9 +241,14 @@ pub(super) async fn status(app: &App, command: &Command) -> Result<Value, Comman
     let begins = if app.store.is_shared() { BEGINS } else { Duration::ZERO };
     let mut seen = Seen { begins, ..Seen::default() };
     loop {
-        let replicas = replicas(app).await;
-        let replicas =
-            replicas.map_err(|error| CommandError::store("the other replicas cannot be looked up", &error))?;
+        let replicas = match replicas(app).await {
+            // A replica that is running writes its record again within seconds.
+            Err(StoreError::Corrupt(_)) if app.clock.moment().is_before(until) => {
+                tokio::time::sleep(LOOK).await;
+                continue;
+            }
+            found => found.map_err(|error| CommandError::store("the other replicas cannot be looked up", &error))?,
+        };
         let state = State::of(&replicas, &digest, &mut seen);
         let now = app.clock.moment();
         if !seen.goes_on(state, now) || !now.is_before(until) {
@@ -407,8 +412,8 @@ mod tests {
         }
     }
 
-    /// Regression: it counted as absent, so a delivery that only its policy still allowed was parked, and a configuration
-    /// that it did not have was reported as in force everywhere.
+    /// Regression: it counted as absent, so a delivery that only its policy still allowed was parked, and a
+    /// configuration that it did not have was reported as in force everywhere.
     #[test]
     fn a_replica_whose_record_cannot_be_read_may_have_any_policy() {
         let now = Timestamp::from_secs(1_700_000_000);

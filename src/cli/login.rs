@@ -66,7 +66,7 @@ pub struct CredentialArgs {
 
 pub fn login(args: &LoginArgs, out: &mut impl Write) -> Result<u8, Failure> {
     let ca = args.ca.as_deref();
-    let way = match (args.device, args.no_browser) {
+    let mode = match (args.device, args.no_browser) {
         (true, _) => BrowserMode::Device,
         (_, true) => BrowserMode::PrintAddress,
         _ => BrowserMode::OpenBrowser,
@@ -80,7 +80,7 @@ pub fn login(args: &LoginArgs, out: &mut impl Write) -> Result<u8, Failure> {
         fresh: args.max_age.map(Span::get),
     };
     // Not on standard output, which is reserved for what programs read.
-    runtime()?.block_on(login::login(&args.url, ca, way, &needed, &mut io::stderr()))?;
+    runtime()?.block_on(login::login(&args.url, ca, mode, &needed, &mut io::stderr()))?;
     if let Some(name) = &args.kubeconfig {
         let file = login::write_context(name, &args.url, ca)?;
         writeln!(out, "kubectl now uses the context `{name}`, in {}.", file.display())?;

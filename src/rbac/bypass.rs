@@ -63,8 +63,8 @@ pub struct Installed<'a> {
 }
 
 /// Finds the subjects that may start runs in `namespace`, from the output of `kubectl get
-/// clusterroles,clusterrolebindings,roles,rolebindings -A -o json`. With ServiceAccounts, EventListeners and Triggers in
-/// it, the result says what accounts are for, and which do not exist.
+/// clusterroles,clusterrolebindings,roles,rolebindings -A -o json`. With ServiceAccounts, EventListeners and Triggers
+/// in it, the result says what accounts are for, and which do not exist.
 pub fn find_bypass(
     list: &[u8],
     root: &raw::Root,

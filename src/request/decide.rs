@@ -43,7 +43,7 @@ pub(super) struct Cleared {
 }
 
 impl Worker {
-    /// Authorizes the request, assumes the identity that it is sent under, and records the decision. `once` is the
+    /// Authorizes the request, assumes the identity that it is sent under, and records the decision. `key` is the
     /// idempotency key of a delivery to an EventListener.
     pub(super) fn decide<'e>(
         &'e self,

@@ -36,7 +36,7 @@ pub(super) const MIN_REMAINING: Duration = Duration::from_secs(1);
 const RETRY_AFTER: Duration = Duration::from_secs(10);
 
 /// How long the body of an answer may take if the sender sets no bound: it is read even if the sender has disconnected.
-const UNHURRIED: Duration = Duration::from_secs(30);
+const DEFAULT_WAIT: Duration = Duration::from_secs(30);
 
 /// The largest body of an answer that is returned to the sender. An EventListener's has some 150 bytes, and a sender
 /// that shows the body (Slack, of other answers than 202) accepts no more.
@@ -124,7 +124,7 @@ impl Worker {
         let forwarded = answer_by(deadline, forward).await;
         let forwarded = match forwarded {
             Ok(Ending::Response { response, by }) => {
-                let (response, event_id) = read(response, deadline.unwrap_or_else(unbounded_deadline)).await;
+                let (response, event_id) = read(response, deadline.unwrap_or_else(default_deadline)).await;
                 self.note_events(snapshot, key, event_id, exchange).await;
                 Ok(Ending::Response { response, by })
             }
@@ -166,8 +166,8 @@ pub(super) fn deadline(budget: Duration, elapsed: Duration) -> Instant {
 }
 
 /// The deadline for reading an answer if the sender sets no bound.
-fn unbounded_deadline() -> Instant {
-    Instant::now() + UNHURRIED
+fn default_deadline() -> Instant {
+    Instant::now() + DEFAULT_WAIT
 }
 
 /// Waits for `forward` until `deadline`. A timeout or another failure of the upstream becomes a 503.

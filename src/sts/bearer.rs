@@ -109,7 +109,8 @@ fn holder(claims: &Map<String, Value>) -> String {
 }
 
 /// The stored record of a run or a pod that has tokens, by its cluster and uid ([`workload_key`]): enough to find it
-/// again there.
+/// again there. A replica that cannot read a record ends the tokens of its run, so a version that shares a store with
+/// an older one may only add fields that have a default.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Bearer {
     /// The name of the cluster's issuer.

@@ -85,11 +85,11 @@ impl Withdrawn {
 /// Ends what each reload leaves, retrying until that succeeds. `told` receives the result of each attempt. An
 /// exchange that records itself later gives no token, as it checks again whether tokens are given there.
 pub(super) async fn end_withdrawn<F: Future<Output = Result<(), EndsError>>>(
-    given: &Sender<TokenNamespaces>,
+    namespaces: &Sender<TokenNamespaces>,
     end: impl Fn() -> F,
     mut told: impl FnMut(&Result<(), EndsError>),
 ) {
-    let mut heard = given.subscribe();
+    let mut heard = namespaces.subscribe();
     loop {
         let none_withdrawn = heard.borrow_and_update().none_withdrawn();
         if none_withdrawn {
@@ -102,10 +102,10 @@ pub(super) async fn end_withdrawn<F: Future<Output = Result<(), EndsError>>>(
             _ = timeout(MAX_RETRY, heard.changed()).await;
             continue;
         }
-        given.send_if_modified(|given| {
+        namespaces.send_if_modified(|namespaces| {
             // What a reload has left meanwhile has not ended.
             if !heard.has_changed().unwrap_or_default() {
-                given.withdrawn = Withdrawn::default();
+                namespaces.withdrawn = Withdrawn::default();
             }
             false
         });
