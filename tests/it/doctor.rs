@@ -266,7 +266,7 @@ async fn introspection_is_tested_with_a_made_up_token() {
     let jwt = "application/token-introspection+jwt";
     for (status, media_type, body, state, words) in [
         (200, "application/json", r#"{"active": false}"#, "good", "it says which tokens are active"),
-        (200, "application/json", r#"{"active": true}"#, "fault", "that nobody has issued"),
+        (200, "application/json", r#"{"active": true}"#, "fault", "a made-up token as active"),
         (200, "application/json", r#"{"active": "no"}"#, "fault", "no `active`"),
         (200, "text/html", "<p>Sign in</p>", "fault", "not application/json"),
         (401, "application/json", r#"{"error": "invalid_client"}"#, "fault", "refuses our own client"),

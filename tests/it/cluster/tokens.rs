@@ -174,7 +174,7 @@ async fn a_pod_that_is_not_what_its_token_claims_gets_no_token() {
             tasks.pod_token(&forged.pod, DOOR).await,
             "the cause of run forged is not known",
         ),
-        ("a forged owner of a run", tasks.pod_token(&child.pod, DOOR).await, "none that its PipelineRun has made"),
+        ("a forged owner of a run", tasks.pod_token(&child.pod, DOOR).await, "is not listed by its PipelineRun"),
         ("no token at all", "e30.e30.e30".to_owned(), "subject_token"),
     ] {
         // The owner of a new run may not have recorded it yet, nor Doorward who caused it.

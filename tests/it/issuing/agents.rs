@@ -168,7 +168,7 @@ async fn an_agent_gets_a_token_for_a_person_who_permits_it() {
             "a deny",
             world.person("mallory", &json!({"may_act": {"sub": "planner-account"}})),
             &agent,
-            "Mallory has left.",
+            "Mallory has left",
         ),
         ("no token", lets.clone(), &"x".to_owned(), "actor_token"),
         (
