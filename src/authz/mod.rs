@@ -112,7 +112,7 @@ pub struct RequestView<'a> {
     pub delivery: Option<&'a Facts>,
     /// The Trigger that a delivery is about to set off. `None` when the delivery arrives at Doorward.
     pub trigger: Option<Trigger<'a>>,
-    /// On requests for a token. Only tokens are given for these.
+    /// On requests for a token, which only an allow with `on.token` allows.
     pub token: Option<TokenView<'a>>,
     pub now: Timestamp,
 }

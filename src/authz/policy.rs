@@ -249,7 +249,7 @@ impl Policy {
         allows.filter(|rule| rule.is_of_issuer(&is_meant)).flat_map(Rule::scopes).collect()
     }
 
-    /// Returns the scopes of a token that allows on a route ask for, each once.
+    /// Returns those of the principal's scopes that some allow on a route asks for, each once.
     fn kept_scopes(&self, principal: &Principal, route: &str) -> Vec<Arc<str>> {
         let known = self.scopes_on(route, |issuer| *issuer == *principal.issuer);
         let mut kept: Vec<Arc<str>> =

@@ -97,12 +97,12 @@ impl Outbound {
         &self.request
     }
 
-    /// The request, for whoever sends it and takes it out, and the permit that it is sent by.
+    /// The request, which its sender takes out, and the permit by which it is sent.
     pub(super) fn parts_to_send(&mut self) -> (&mut Request<RequestBody>, &Permit) {
         (&mut self.request, &self.permit)
     }
 
-    /// The client's side of an upgrade, which is there once.
+    /// Takes the client's side of an upgrade, which can be done once.
     pub(super) fn take_upgrade(&mut self) -> Option<OnUpgrade> {
         self.on_upgrade.take()
     }

@@ -40,7 +40,7 @@ pub struct On {
     /// Webhook routes: the name of the EventListener.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub event_listener: Option<String>,
-    /// The namespace: of the EventListener, or of a Kubernetes request.
+    /// The namespace: of the EventListener, of a Kubernetes request, or of the task that requests a token.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub namespace: Option<String>,
     /// Webhook routes: the event (`push`, `pull_request`).

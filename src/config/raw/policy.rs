@@ -156,7 +156,7 @@ pub struct Approve {
 pub struct Who {
     /// Callers without a credential, on a route with the scheme `anonymous`. No other condition matches them.
     pub anonymous: bool,
-    /// Issuers, by name. Required together with groups, scopes, claims and subjects if there are several issuers.
+    /// Issuers, by name. If there are several, required with groups, scopes, claims, subjects, clients, on_behalf_of.
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub issuers: Vec<String>,
