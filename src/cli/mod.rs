@@ -1,4 +1,5 @@
-//! The commands, one file each: their arguments and their actions.
+//! The commands, a file for each or for those that belong together: their arguments and their actions. `operator` has
+//! those to a running Doorward, `login` those of a person in a shell, and `audit` is a folder.
 //!
 //! Besides these, `explain_run` finds the principal and the request for `explain`, and `format` prints results.
 

@@ -21,6 +21,7 @@
 //! | `verified` | the cache of verified tokens |
 //! | `resolve`, `defaults` | issuers from the configuration, and default values |
 //! | `presets`, `tenants`, `resolve/login_only` | quirks of providers; several tenants behind one address; GitHub |
+//! | `testing`, `fuzz` | for tests: keys, tokens and a scripted provider; fuzz bodies |
 
 mod breaker;
 mod checks;

@@ -28,6 +28,7 @@
 //! | `unsent` | forms whose session had ended |
 //! | `program` | the login of programs through the browser |
 //! | `failure`, `metrics` | failed logins, as seen by people, logs and metrics |
+//! | `scripted` | a provider for tests, with scripted responses |
 
 mod attempts;
 pub mod backchannel;

@@ -6,6 +6,7 @@
 //! | `views` | the pages of browser logins, sessions and refusals |
 //! | `programs` | the pages of `doorward login` |
 //! | `brand` | the configured name and logo |
+//! | `style.css`, `fragment.js`, `icon.svg` | the one stylesheet, the one script, and the icon of the tab |
 
 mod brand;
 mod programs;

@@ -7,7 +7,7 @@
 //!
 //! | file | holds |
 //! |---|---|
-//! | `senders` | the table of senders, one file per vendor |
+//! | `senders` | the table of senders, one file per vendor or for similar ones |
 //! | `resolve`, `checks` | builds senders from the configuration; rejects settings that exclude each other |
 //! | `precheck` | the head, before the body is polled |
 //! | `signature`, `certificate`, `sns` | proof of origin: a secret, a client certificate, Amazon SNS |
@@ -17,6 +17,7 @@
 //! | `events` | which event of its EventListener a delivery became |
 //! | `told` | what the deliveries of a sender can contain, for checks of rules |
 //! | `metrics` | metrics of deliveries |
+//! | `vectors`, `testing`, `fuzz` | for tests: deliveries of each sender, a store that fails on demand, the fuzz body |
 
 mod certificate;
 mod checks;
