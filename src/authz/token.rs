@@ -56,7 +56,7 @@ pub struct TaskView {
 
 impl TaskView {
     /// Its service account, as rules name it: `NAMESPACE/ACCOUNT`.
-    fn account(&self) -> String {
+    pub(crate) fn account(&self) -> String {
         format!("{}/{}", self.namespace, self.service_account)
     }
 }

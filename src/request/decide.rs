@@ -112,7 +112,6 @@ impl Worker {
         exchange: &mut Exchange,
     ) -> Result<Box<Cleared>, Rejection> {
         let Permitted { mut permit, rule, groups } = permitted;
-        let upstream = Arc::clone(permit.route().upstream.name());
         let assertion = asserted(snapshot, &permit, &groups, key, now.wall(), exchange.record())?;
         let (body, fit) = match permit.take_document() {
             Some(document) => {
@@ -132,9 +131,9 @@ impl Worker {
         }
         let record = exchange.record();
         record.impersonated_groups = (record.kind == Some(RouteKind::Kubernetes)).then(|| Arc::clone(&groups));
+        let upstream = Arc::clone(outbound.permit().route().upstream.name());
         record.upstream = Some(audit::Upstream { name: upstream, status: None });
-        let is_recorded_first = outbound.permit().is_recorded_first();
-        outbound.note_body(is_recorded_first, || Arc::clone(exchange.received()));
+        outbound.note_body(|| Arc::clone(exchange.received()));
         Ok(Box::new(Cleared { outbound, groups, fit, epoch: exchange.epoch(), now }))
     }
 }

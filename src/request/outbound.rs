@@ -146,11 +146,12 @@ impl Outbound {
         self.permit.meta().expects_continue && self.request.body().is_streaming()
     }
 
-    /// Counts the bytes of a streamed body as they pass, and computes their digest if `hashed`.
-    pub fn note_body(&mut self, hashed: bool, received: impl FnOnce() -> Arc<Received>) {
+    /// Counts the bytes of a streamed body as they pass, and computes their digest if the decision is recorded before
+    /// the request is sent.
+    pub fn note_body(&mut self, received: impl FnOnce() -> Arc<Received>) {
         if let RequestBody::Streaming(_) = self.request.body() {
             let body = std::mem::take(self.request.body_mut());
-            *self.request.body_mut() = body.noted(&received(), hashed);
+            *self.request.body_mut() = body.noted(&received(), self.permit.is_recorded_first());
         }
     }
 }

@@ -274,7 +274,8 @@ fn out_of_time(party: &Party, now: Timestamp) -> Refusal {
     Refusal::subject("the time for which rules give it ends within a second")
 }
 
-/// The client id of a token for this principal, whose names must not be ones that only tasks have.
+/// The client id of a token for this principal. Refuses a principal without one whose subject is a name that only tasks
+/// have.
 fn client(principal: &Principal) -> Result<Arc<str>, Refusal> {
     claims::client(principal).ok_or_else(|| {
         let subject = &principal.subject;

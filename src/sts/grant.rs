@@ -169,9 +169,8 @@ impl Exchanger<'_> {
                     false => String::new(),
                 };
                 format!(
-                    "service account {}/{}{cluster} in pipeline {}, task {}, on behalf of {}",
-                    task.view.namespace,
-                    task.view.service_account,
+                    "service account {}{cluster} in pipeline {}, task {}, on behalf of {}",
+                    task.view.account(),
                     task.view.pipeline.clone().unwrap_or_else(none),
                     task.view.pipeline_task.clone().or_else(|| task.view.task.clone()).unwrap_or_else(none),
                     party.principal.username,

@@ -224,7 +224,8 @@ fn a_person_behind_the_agent_that_caused_a_run_is_pseudonymized_in_token_request
     }
 }
 
-/// A policy can name any claim, which is then written.
+/// A policy can name any claim, which is then written. The list repeats that of the code, so that a claim which is
+/// removed there is missed here.
 #[test]
 fn no_personal_claim_that_the_policy_names_reaches_a_line() {
     let personal = [

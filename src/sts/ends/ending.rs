@@ -178,7 +178,7 @@ impl Follower {
 
     /// Ends the tokens of objects whose records cannot be read.
     async fn end_unreadable(&self, unreadable: &[Unreadable]) -> Result<(), EndsError> {
-        let ended = end_unreadable(&self.app.revocations, unreadable, self.app.clock.now()).await;
+        let ended = revoke_unreadable(&self.app.revocations, unreadable, self.app.clock.now()).await;
         self.end_onward(unreadable.iter().map(|(key, _)| key));
         if ended? {
             self.app.close_revoked_streams();
@@ -290,10 +290,7 @@ fn bearer_of(key: &str, stored: &Stored) -> Result<(Bearer, String), StoreError>
     let corrupt = |why: String| StoreError::Corrupt(format!("that of the tokens of `{key}`: {why}"));
     let bearer: Bearer = serde_json::from_slice(&stored.value).map_err(|error| corrupt(error.to_string()))?;
     match key.strip_prefix(&workload_key(&bearer.cluster, "")) {
-        Some(uid) => {
-            let uid = uid.to_owned();
-            Ok((bearer, uid))
-        }
+        Some(uid) => Ok((bearer, uid.to_owned())),
         None => Err(corrupt(format!("it names the cluster `{}`", bearer.cluster))),
     }
 }
@@ -336,9 +333,10 @@ async fn get_each(
     Ok(each)
 }
 
-/// Ends the tokens of objects whose records cannot be read. Only the record says where an object is, so its end might
-/// not be seen. Those may be tokens of another Doorward on the same store. Returns whether any had not ended before.
-async fn end_unreadable(
+/// Revokes the tokens of objects whose records cannot be read. Only the record says where an object is, so its end
+/// might not be seen. Those may be tokens of another Doorward on the same store. Returns whether any were not revoked
+/// before.
+async fn revoke_unreadable(
     revocations: &Revocations,
     unreadable: &[Unreadable],
     now: Timestamp,
@@ -414,7 +412,7 @@ mod tests {
         assert!(matches!(found.as_slice(), [(_, uid)] if uid == "whole"), "{found:?}");
         let revocations = Revocations::new(Arc::clone(&store), Clock::manual(NOW));
         for is_new in [true, false] {
-            assert_eq!(end_unreadable(&revocations, &unreadable, NOW).await.unwrap(), is_new);
+            assert_eq!(revoke_unreadable(&revocations, &unreadable, NOW).await.unwrap(), is_new);
             for (key, _) in &records {
                 let has_ended = !["east/whole", "west/torn"].contains(key);
                 assert_eq!(revocations.has_stored(key), has_ended, "{key}");
