@@ -111,11 +111,11 @@ impl Outcome {
     }
 
     pub(super) fn refused(&self, at: Timestamp, problems: &[String]) {
-        let mut told: Vec<String> = problems.iter().take(MAX_PROBLEMS).cloned().collect();
+        let mut published: Vec<String> = problems.iter().take(MAX_PROBLEMS).cloned().collect();
         if let Some(more) = problems.len().checked_sub(MAX_PROBLEMS).filter(|more| *more > 0) {
-            told.push(format!("and {more} more; the log and the audit trail have all of them"));
+            published.push(format!("and {more} more; the log and the audit trail have all of them"));
         }
-        self.end(Err(Refused { at: at.as_millis(), problems: told }));
+        self.end(Err(Refused { at: at.as_millis(), problems: published }));
     }
 
     /// Notes that this replica has begun to stop.

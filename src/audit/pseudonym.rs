@@ -90,7 +90,8 @@ pub(super) fn is_pseudonym(name: &str) -> bool {
 #[derive(Debug)]
 pub(super) struct Pseudonyms {
     key: PseudonymKey,
-    /// Principals that return, by their memory address, each with its pseudonymous form.
+    /// Principals that return, by their memory address, each with its pseudonymous form. They are held so that no other
+    /// principal can get the address.
     kept: HashMap<usize, (Arc<Principal>, Arc<Principal>)>,
 }
 

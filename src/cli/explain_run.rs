@@ -432,12 +432,10 @@ impl fmt::Display for FromTrail<'_> {
             writeln!(f, "asked for: {asked}")?;
         }
         match outcome {
-            // The question of an EventListener: a held delivery that came again is allowed.
-            Some(Effect::Deny) if self.about.is_some() => {
-                write!(f, "recorded: deny by {} on the delivery, policy {policy}", rule.unwrap_or("no rule"))?;
-            }
             Some(outcome) => {
-                write!(f, "recorded: {} by {}, policy {policy}", outcome.as_str(), rule.unwrap_or("no rule"))?;
+                // The question of an EventListener: a held delivery that came again is allowed.
+                let on = if *outcome == Effect::Deny && self.about.is_some() { " on the delivery" } else { "" };
+                write!(f, "recorded: {} by {}{on}, policy {policy}", outcome.as_str(), rule.unwrap_or("no rule"))?;
             }
             None if reason.is_some() => write!(f, "recorded: refused before any rule was evaluated, policy {policy}")?,
             None => write!(f, "recorded: not refused, and no rule was evaluated, policy {policy}")?,

@@ -145,7 +145,7 @@ impl<'a> Index<'a> {
         let mut gone = Vec::new();
         for entry in &entries {
             let Some(hash) = entry.hash() else { continue };
-            if has_ended(&hash) || self.is_gone(entry, now).await? {
+            if has_ended(&hash) || self.is_gone(&hash, entry.began, now).await? {
                 gone.push(hash);
             }
         }
@@ -153,9 +153,8 @@ impl<'a> Index<'a> {
     }
 
     /// Whether a session has ended by itself because it was unused, or was never stored because the store failed.
-    async fn is_gone(&self, entry: &Entry, now: Timestamp) -> Result<bool, StoreError> {
-        let Some(hash) = entry.hash() else { return Ok(false) };
-        let has_begun = entry.began + BEGINNING <= now;
+    async fn is_gone(&self, hash: &SessionHash, began: Timestamp, now: Timestamp) -> Result<bool, StoreError> {
+        let has_begun = began + BEGINNING <= now;
         Ok(has_begun && self.store.get(Table::Sessions, hash.as_bytes(), now).await?.is_none())
     }
 
@@ -165,7 +164,7 @@ impl<'a> Index<'a> {
         let mut split = Split::default();
         for entry in entries {
             let Some(session) = entry.session() else { continue };
-            match self.is_gone(&entry, now).await {
+            match self.is_gone(&session.0, entry.began, now).await {
                 Ok(true) => split.gone.push(session),
                 Ok(false) | Err(_) => split.going_on.push(session),
             }

@@ -269,8 +269,8 @@ impl Backend for Redis {
                 }
                 after = number(last).ok_or_else(|| corrupt("a version"))?;
                 let here = Timestamp::from_millis(number(here).ok_or_else(|| corrupt("the time"))?);
-                for entry in page.chunks_exact(3) {
-                    let [key, version, record] = entry else { continue };
+                let (entries, _) = page.as_chunks::<3>();
+                for [key, version, record] in entries {
                     // A record that was removed meanwhile is not a change.
                     if record.is_empty() {
                         continue;
@@ -288,7 +288,7 @@ impl Backend for Redis {
                         changes.push(Change { key: key.clone(), version, stored: Ok(stored) });
                     }
                 }
-                if page.len() / 3 < wanted {
+                if entries.len() < wanted {
                     break;
                 }
             }

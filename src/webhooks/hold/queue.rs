@@ -227,9 +227,10 @@ impl Queue {
     /// each time.
     pub(super) async fn recheck_parked(&self, now: Timestamp) -> Result<(), StoreError> {
         let turn = if self.store.is_shared() { self.index().parked_turn(PARKED_TURN) } else { Vec::new() };
-        let looked = self.recheck(turn, now).await;
+        let rechecked = self.recheck(turn, now).await;
+        // Even if the store failed, as it may have done so after some of them.
         self.measure();
-        looked
+        rechecked
     }
 
     async fn recheck(&self, parked: Vec<(HeldId, u64)>, now: Timestamp) -> Result<(), StoreError> {
