@@ -10,7 +10,7 @@
 //! | Tekton and Kubernetes | `webhooks`, `assertions`, `interceptor`, `kubernetes`, `tekton`, `runs`, `rbac` |
 //! | records | `audit`, `store`, `group_commit`, `atomic_file` |
 //! | commands | [`cli`], `client`, `doctor`, [`demo`] |
-//! | operation | `admin` (health, metrics, operator socket), `logging`, `memory` |
+//! | operation | `admin` (health, metrics, operator socket), `logging`, `memory`, `code_pages` |
 //! | utilities | [`clock`], `egress`, `keepalive`, `lock`, `pointer`, `sha256`, `terminal` |
 //!
 //! Doorward is a program, not a library: modules are `pub` only as far as the binary, doc tests, fuzz targets and tests
@@ -28,6 +28,7 @@ pub mod body;
 pub mod cli;
 mod client;
 pub mod clock;
+mod code_pages;
 pub mod config;
 pub mod demo;
 mod doctor;

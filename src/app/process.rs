@@ -28,6 +28,7 @@ use crate::{
     audit,
     authn::break_glass,
     clock::Clock,
+    code_pages,
     config::{self, Diagnosis, Refused, Sources, report::Severity},
     downstream::{BindError, Bound, Downstream},
     egress::{Egress, Proxy},
@@ -201,6 +202,7 @@ pub fn run(sources: &Sources, started: impl FnOnce()) -> Result<(), StartError> 
     break_glass::log_closed(app.snapshot.load().break_glass.as_ref(), app.clock.now());
     started();
     tracing::info!(generation = 1, policy = &**app.snapshot.load().policy.digest(), "started");
+    code_pages::release();
     let logging = runtime.block_on(serve(reloader, &downstream, &app, &delivering, signals));
     stop(&runtime, downstream, &app);
     drop(logging);
@@ -259,6 +261,7 @@ async fn serve(
         loop {
             let cause = reloader.changed().await;
             reloader.reload(cause, downstream).await;
+            code_pages::release();
         }
     };
     // A reload that is waiting is cancelled: a generation takes effect as a whole or not at all.
