@@ -16,7 +16,7 @@ pub(crate) use self::{
     request::Received,
     response::{BodyEnd, CutStyle, EndedBy, OnEnd, ResponseBody},
 };
-use crate::upstream::streams::CutReason;
+use crate::streams::CutReason;
 
 /// Whether trailers are forwarded. They are on `http` routes from HTTP/2 to HTTP/2, as gRPC needs them. Elsewhere they
 /// are dropped, because a trailer could bring back a header that was removed from the head of the request. For the same

@@ -4,7 +4,7 @@
 //! | concern | modules |
 //! |---|---|
 //! | process | `app` (start, reload, stop), [`config`], `snapshot` (one configuration), `runtime`, `supervisor` |
-//! | request path | `downstream` -> [`request`] -> [`authn`] -> [`authz`] -> `upstream`; [`body`], [`error`], `abort` |
+//! | request path | `downstream` -> [`request`] -> [`authn`] -> [`authz`] -> `upstream`; [`body`], `streams`, [`error`], `abort` |
 //! | Doorward's own pages | `endpoints`, `pages` |
 //! | identity | `issuers`, `oidc`, `sessions`, `sts` (Doorward as a token issuer) |
 //! | Tekton and Kubernetes | `webhooks`, `assertions`, `interceptor`, `kubernetes`, `tekton`, `runs`, `rbac` |
@@ -57,6 +57,7 @@ mod sessions;
 mod sha256;
 mod snapshot;
 mod store;
+mod streams;
 mod sts;
 mod supervisor;
 mod tekton;

@@ -34,9 +34,10 @@ use crate::{
     },
     snapshot::{Context, Resolved, Shared, Snapshot},
     store::{self, Embedded, Metered, Redis, Revocations, Store},
+    streams,
     sts::{self, HolderRevocations, Lookups, ends::RunEnds, onward},
     supervisor::{Backoff, Supervisor},
-    upstream::{buffered::ByteBudget, streams},
+    upstream::buffered::ByteBudget,
     webhooks::{Replay, hold},
 };
 

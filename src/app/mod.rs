@@ -66,9 +66,10 @@ use crate::{
     sessions::SessionMetrics,
     snapshot::{Context, Shared, Snapshot},
     store::{Redis, Revocations, Store, StoreMetrics},
+    streams,
     sts::{HolderRevocations, KeyStorage, Lookups, ends::RunEnds, onward},
     supervisor::{Supervisor, TaskMetrics},
-    upstream::{self, Pings, Pools, buffered::ByteBudget, streams},
+    upstream::{self, Pings, Pools, buffered::ByteBudget},
     webhooks::{Replay, WebhookMetrics, hold},
 };
 

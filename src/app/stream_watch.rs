@@ -20,7 +20,7 @@ use crate::{
     request::route::{Route, Target},
     sessions::Ended,
     snapshot::Snapshot,
-    upstream::streams::{CheckedStream, CutReason, Stream, VouchedToken},
+    streams::{CheckedStream, CutReason, Stream, VouchedToken},
 };
 
 impl App {

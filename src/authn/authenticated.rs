@@ -19,11 +19,9 @@ use crate::{
     kubernetes::Attributes,
     request::{route::Route, sanitize::CleanRequest},
     sha256::sha256,
+    streams::StreamRequest,
     tekton::{Document, MAX_BODY, Run, RunKind, RunType, dashboard::Page, template},
-    upstream::{
-        buffered::{self, BufferLimits, ByteBudget, Share},
-        streams::StreamRequest,
-    },
+    upstream::buffered::{self, BufferLimits, ByteBudget, Share},
     webhooks,
 };
 

@@ -12,12 +12,9 @@ use crate::{
     clock::{Moment, Timestamp},
     error::Rejection,
     request::{route::Route, sanitize::Meta},
+    streams::{Stream, StreamKind, VouchedToken},
     tekton::Document,
-    upstream::{
-        Lifetime,
-        streams::{Stream, StreamKind, VouchedToken},
-        upgrade::UpgradeProtocol,
-    },
+    upstream::{Lifetime, upgrade::UpgradeProtocol},
 };
 
 /// Proof that the policy allows a request. It owns the request, so it cannot be used for another one, and using it

@@ -16,7 +16,8 @@ use super::{BodyError, ClientBody, Trailers, exactly};
 use crate::{
     request::{expect::Awaited, headers::clean_trailers},
     sha256::Sha256,
-    upstream::{Progress, Ticks, streams::StreamHandle},
+    streams::StreamHandle,
+    upstream::{Progress, Ticks},
 };
 
 /// The body of a request to an upstream.

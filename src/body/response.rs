@@ -13,9 +13,9 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use http_body::{Body, Frame, SizeHint};
 
 use super::{BodyError, Events, Trailers, exactly};
-use crate::upstream::{
-    UpstreamBody,
+use crate::{
     streams::{CutReason, StreamHandle},
+    upstream::UpstreamBody,
 };
 
 /// How a response's body ended.

@@ -17,9 +17,9 @@ use crate::{
     config::raw::RouteKind,
     error::{Reason, Rejection},
     sessions::cookie,
+    streams::{CutReason, StreamHandle, StreamKind},
     upstream::{
         Lane, Lifetime, Pools, Upstream, UpstreamBody, is_event_stream, is_of_messages,
-        streams::{CutReason, StreamHandle, StreamKind},
         upgrade::{SpliceEnd, UpgradeAnswer, UpgradeProtocol},
     },
 };

@@ -10,7 +10,7 @@ use crate::{
     clock::Moment,
     error::{Reason, Rejection},
     snapshot::Snapshot,
-    upstream::streams::CutReason,
+    streams::CutReason,
 };
 
 /// How old a decision may be, provided that nobody was revoked since.

@@ -18,7 +18,6 @@
 //! | `buffered` | request bodies that are read whole |
 //! | `progress` | time limits without timers |
 //! | `upgrade`, `websocket`, `splice` | upgrades to other protocols: handshake, WebSocket frames, copying both ways |
-//! | `streams` | long-lived streams, which are closed when their credential or permission ends |
 //! | `error`, `metrics` | upstream errors, and the metrics of the pools |
 
 mod account_token;
@@ -32,7 +31,6 @@ mod progress;
 mod response;
 mod settings;
 mod splice;
-pub mod streams;
 pub mod upgrade;
 mod websocket;
 

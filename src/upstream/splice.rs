@@ -14,11 +14,11 @@ use tokio::{
     time::{Instant, sleep_until, timeout},
 };
 
-use super::{
+use super::websocket::{FrameTracker, close_frame};
+use crate::{
+    body::EndedBy,
     streams::{CutReason, StreamHandle},
-    websocket::{FrameTracker, close_frame},
 };
-use crate::body::EndedBy;
 
 /// The size of the buffer of each direction.
 const BUFFER: usize = 16 << 10;
@@ -237,12 +237,15 @@ mod tests {
     use super::*;
     use crate::{
         clock::Timestamp,
-        upstream::streams::tests::{registry, watch},
+        streams::{
+            Registry,
+            tests::{registry, watch},
+        },
     };
 
     const IDLE: Duration = Duration::from_secs(3600);
 
-    fn handle() -> (crate::upstream::streams::Registry, StreamHandle) {
+    fn handle() -> (Registry, StreamHandle) {
         let (registry, clock) = registry();
         let handle = registry.register(watch("alice", Timestamp::MAX, clock.moment()));
         (registry, handle)

@@ -18,12 +18,12 @@ use super::{
     pool::{Http1Lease, Lease},
     prepare,
     splice::splice,
-    streams::StreamHandle,
     wait_for_head,
 };
 use crate::{
     body::{EndedBy, RequestBody},
     error::{Reason, Rejection},
+    streams::StreamHandle,
 };
 
 /// How long the client may take to receive the 101 before the upgrade is given up.

@@ -1,7 +1,7 @@
 //! Tracks where WebSocket frames begin and end (RFC 6455 section 5.2), so that Doorward's own close frame never lands
 //! within another frame.
 
-use super::streams::CutReason;
+use crate::streams::CutReason;
 
 /// Tracks the frames of one direction. Reads only their headers.
 #[derive(Clone, Copy, Debug, Default)]

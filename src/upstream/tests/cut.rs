@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     body::{CutStyle, EndedBy, Events, Received, ResponseBody, Trailers},
     clock::{Clock, Timestamp},
-    upstream::streams::{CutReason, Registry, tests as streams},
+    streams::{CutReason, Registry, tests as streams},
 };
 
 struct Front {

@@ -9,10 +9,8 @@ use crate::{
     body::{BodyError, EndedBy},
     clock::Timestamp,
     error::Rejection,
-    upstream::{
-        streams::{CutReason, Registry, tests as streams},
-        upgrade::{SpliceEnd, UpgradeAnswer, requested},
-    },
+    streams::{CutReason, Registry, tests as streams},
+    upstream::upgrade::{SpliceEnd, UpgradeAnswer, requested},
 };
 
 type AnyBody = UnsyncBoxBody<Bytes, BodyError>;
