@@ -14,11 +14,10 @@ use tokio::time::timeout;
 
 pub use super::splice::SpliceEnd;
 use super::{
-    Failure, Pools, Upstream, UpstreamBody, UpstreamError, UpstreamErrorKind, in_our_version,
+    Pools, Upstream, UpstreamBody, UpstreamError, UpstreamErrorKind,
     pool::{Http1Lease, Lease},
-    prepare,
+    send::{Failure, in_our_version, prepare, wait_for_head},
     splice::splice,
-    wait_for_head,
 };
 use crate::{
     body::{EndedBy, RequestBody},
