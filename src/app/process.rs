@@ -171,14 +171,7 @@ pub fn run(sources: &Sources, started: impl FnOnce()) -> Result<(), StartError> 
     starting.abort();
     let downstream = start_workers(bound, &app)?;
     let _entered = runtime.enter();
-    tasks::start(&app);
-    tasks::renew_account_tokens(&app);
-    let delivering = tasks::deliver_held(&app);
-    tasks::follow_runs(&app);
-    tasks::maintain_token_keys(&app);
-    tasks::end_tokens(&app);
-    tasks::watch_rights(&app);
-    tasks::export_trail(&app);
+    let delivering = tasks::start(&app);
     let admin_address = admin_server.as_ref().map(AdminServer::address);
     let handles = reload::AdminHandles {
         token: admin_server.as_ref().map(AdminServer::token),

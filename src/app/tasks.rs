@@ -21,8 +21,9 @@ use crate::{
     webhooks::hold,
 };
 
-/// Starts the tasks that run until the end of the process.
-pub(super) fn start(app: &Arc<App>) {
+/// Starts the tasks that run until the end of the process. Returns the one that delivers held deliveries, as it has to
+/// stop while connections are still accepted.
+pub(super) fn start(app: &Arc<App>) -> TaskHandle {
     let critical = |name: &'static str| TaskSpec::new(name).critical();
     spawn_until(app, critical("revocations"), |app, stop| app.revocations.clone().follow(stop));
     spawn(app, critical("stream-deadlines"), |app| app.streams.clone().enforce_deadlines());
@@ -57,6 +58,14 @@ pub(super) fn start(app: &Arc<App>) {
             }
         });
     }
+    renew_account_tokens(app);
+    let delivering = deliver_held(app);
+    follow_runs(app);
+    maintain_token_keys(app);
+    end_tokens(app);
+    watch_rights(app);
+    export_trail(app);
+    delivering
 }
 
 /// Starts a task that needs no clean-up when it is stopped.
@@ -94,7 +103,7 @@ where
 
 /// Delivers held deliveries, over connections of its own. If this process serves the interceptor, it first waits until
 /// EventListeners can reach it: they call it only once, and create no run if the call fails.
-pub(super) fn deliver_held(app: &Arc<App>) -> TaskHandle {
+fn deliver_held(app: &Arc<App>) -> TaskHandle {
     let deliverer = Arc::new(Worker::new(Arc::clone(app), app.own_pools()));
     spawn_until(app, TaskSpec::new("held-deliveries"), move |app, stop| {
         let (queue, deliverer) = (app.held.clone(), Arc::clone(&deliverer));
@@ -105,7 +114,7 @@ pub(super) fn deliver_held(app: &Arc<App>) -> TaskHandle {
 }
 
 /// Links Tekton runs to their causes if the configuration has `runs`, over connections of its own.
-pub(super) fn follow_runs(app: &Arc<App>) {
+fn follow_runs(app: &Arc<App>) {
     let Some(runs) = app.snapshot.load().raw.runs.clone() else { return };
     let own = app.own_pools();
     let app = Arc::clone(app);
@@ -137,7 +146,7 @@ pub(super) fn end_tokens(app: &Arc<App>) {
 }
 
 /// Reads, generates and rotates the keys that sign tokens, if the configuration has none.
-pub(super) fn maintain_token_keys(app: &Arc<App>) {
+fn maintain_token_keys(app: &Arc<App>) {
     spawn(app, TaskSpec::new("token-keys"), |app| async move {
         let health = app.health.component("token-keys", Gate::Report);
         loop {
@@ -177,7 +186,7 @@ pub(super) fn maintain_token_keys(app: &Arc<App>) {
 const KEYS_TICK: Duration = Duration::from_secs(30);
 
 /// Renews the service-account tokens that Doorward presents to upstreams, over connections of its own.
-pub(super) fn renew_account_tokens(app: &Arc<App>) {
+fn renew_account_tokens(app: &Arc<App>) {
     let own = app.own_pools();
     spawn(app, TaskSpec::new("account-tokens").critical(), move |app| {
         let own = own.clone();
@@ -186,7 +195,7 @@ pub(super) fn renew_account_tokens(app: &Arc<App>) {
 }
 
 /// Checks whether Kubernetes gives the rights that the configuration needs.
-pub(super) fn watch_rights(app: &Arc<App>) {
+fn watch_rights(app: &Arc<App>) {
     let own = app.own_pools();
     spawn(app, TaskSpec::new("rights"), move |app| {
         let own = own.clone();
@@ -195,7 +204,7 @@ pub(super) fn watch_rights(app: &Arc<App>) {
 }
 
 /// Sends the audit trail to its receivers.
-pub(super) fn export_trail(app: &Arc<App>) {
+fn export_trail(app: &Arc<App>) {
     for export in app.trail.exports() {
         let (export, health, clock) = (export.clone(), app.health.clone(), app.clock.clone());
         let spec = TaskSpec::new(format!("audit-export/{}", export.name()));
