@@ -382,16 +382,9 @@ impl Revocations {
             self.0.may_lack_names.store(true, Ordering::Release);
             let full = changes.len() == PAGE;
             reached = last.version;
-            let (whole, torn): (Vec<_>, Vec<_>) =
-                changes.into_iter().map(|change| change.stored).partition(Result::is_ok);
+            let (whole, torn): (Vec<_>, Vec<_>) = changes.into_iter().map(Record::read).partition(Result::is_ok);
             unreadable = unreadable.or_else(|| torn.into_iter().find_map(Result::err));
-            self.learn(whole.into_iter().flatten().filter_map(|stored| match serde_json::from_slice(&stored.value) {
-                Ok(record) => Some((record, stored.expires)),
-                Err(error) => {
-                    tracing::error!(%error, "a revocation in the store cannot be read");
-                    None
-                }
-            }));
+            self.learn(whole.into_iter().flatten());
             if !full {
                 break;
             }

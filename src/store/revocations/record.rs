@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
 
 use super::{Revocation, Target};
 use crate::{
     clock::{Timestamp, optional_millis},
     sha256::sha256,
-    store::{Expect, Put, StoreError, Table},
+    store::{Change, Expect, Put, StoreError, Table},
 };
 
 #[derive(Serialize, Deserialize)]
@@ -36,6 +37,17 @@ impl Record {
         (Self { what, reason, until: (until < kept).then_some(until) }, kept)
     }
 
+    /// Reads the record of a change; returns it with its expiry.
+    pub(super) fn read(Change { key, stored, .. }: Change) -> Result<(Self, Timestamp), StoreError> {
+        let stored = stored?;
+        let corrupt = |error: serde_json::Error| {
+            let (key, table) = (HEXLOWER.encode(&key), Table::Revocations.as_str());
+            StoreError::Corrupt(format!("the one with the key {key} (hexadecimal) of the table `{table}`: {error}"))
+        };
+        let record = serde_json::from_slice(&stored.value).map_err(corrupt)?;
+        Ok((record, stored.expires))
+    }
+
     pub(super) fn put(&self, kept: Timestamp, expect: Expect) -> Result<Put, StoreError> {
         let key = sha256(&[&serde_json::to_vec(&self.what).unwrap_or_default()]).to_vec();
         let value = serde_json::to_vec(self).map_err(|error| StoreError::Corrupt(error.to_string()))?;
@@ -50,6 +62,47 @@ impl From<Target<'_>> for What {
             Target::Token { issuer, id } => Self::Token { issuer: issuer.into(), id: id.into() },
             Target::Principal { issuer, subject } => Self::Principal { issuer: issuer.into(), subject: subject.into() },
             Target::Workload(uid) => Self::Workload { uid: uid.into() },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::{super::Revocations, *};
+    use crate::{
+        authn::CredentialId,
+        clock::Clock,
+        store::{Embedded, Store, disturbed::Disturbed},
+    };
+
+    /// Regression: a record that the store could read, but that was no revocation, was skipped, and the copy counted as
+    /// complete without it: whoever it revoked got in.
+    #[tokio::test]
+    async fn the_copy_is_incomplete_while_a_revocation_cannot_be_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let inner: Store = Arc::new(Embedded::open(&folder.path().join("store.redb")).unwrap());
+        let disturbed = Arc::new(Disturbed::new(Arc::clone(&inner)));
+        let clock = Clock::manual(Timestamp::from_secs(1_700_000_000));
+        let (now, until) = (clock.now(), clock.now() + Duration::from_secs(60));
+        let other = Revocations::new(Arc::clone(&inner), clock.clone());
+        other.revoke(Target::Session("s"), "signed out", until).await.unwrap();
+        let key = b"k";
+        for (value, is_torn) in [("{}", true), ("{}", false), (r#"{"tenant": {"id": "t"}, "reason": "left"}"#, false)] {
+            let store = Arc::clone(&disturbed) as Store;
+            let revocations = Revocations::new(store, clock.clone());
+            inner.put(Table::Revocations, key, value.into(), until, Expect::Any, now).await.unwrap();
+            disturbed.torn.lock().unwrap().extend(is_torn.then(|| key.to_vec()));
+            let error = revocations.refresh().await.unwrap_err();
+            assert!(matches!(error, StoreError::Corrupt(_)), "{value}: {error}");
+            assert_eq!(revocations.mirror_age(), Duration::MAX, "{value}");
+            let session = CredentialId::Session("s".into());
+            assert!(revocations.find(&session, "corp", "alice").is_some(), "{value}: all others are known");
+            disturbed.torn.lock().unwrap().clear();
+            assert!(inner.delete(Table::Revocations, key).await.unwrap());
+            revocations.refresh().await.unwrap();
+            assert_eq!(revocations.mirror_age(), Duration::ZERO, "{value}");
         }
     }
 }
