@@ -12,6 +12,7 @@
 //! | `cookie`, `csrf`, `origin` | the session cookie, its CSRF checks, and the origin that it is bound to |
 //! | `program` | sessions that a program holds |
 //! | `refresh`, `userinfo` | rechecking at the provider that a person may still sign in, and claims from userinfo |
+//! | `lease` | which replica rechecks a session |
 //! | `index`, `people` | the sessions of a person, listed and ended |
 //! | `seen` | where a session is used |
 //! | `metrics` | session metrics |
@@ -20,6 +21,7 @@ pub mod cookie;
 pub mod csrf;
 mod index;
 pub mod keyring;
+mod lease;
 mod metrics;
 mod origin;
 mod people;
@@ -48,8 +50,7 @@ use tokio::{runtime::Handle, task::JoinHandle};
 
 use self::{
     index::{Entry, Index},
-    record::{Holder, Record, SessionId, Uncollected},
-    refresh::is_to_come,
+    record::{Holder, Record, SessionId, Uncollected, is_in_future},
 };
 pub use self::{
     keyring::KeyRing,
@@ -458,7 +459,7 @@ impl Sessions {
     /// clocks are further apart take turns.
     fn touch(&self, session: &Session, address: Option<IpAddr>, now: Timestamp) {
         let last_seen = session.record.last_seen;
-        let recent = now.since(last_seen) < record::touch_every(&self.0.settings) && !is_to_come(last_seen, now);
+        let recent = now.since(last_seen) < record::touch_every(&self.0.settings) && !is_in_future(last_seen, now);
         if recent && session.current_key {
             return;
         }

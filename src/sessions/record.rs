@@ -11,7 +11,7 @@ use zeroize::Zeroize;
 use super::{
     cookie,
     keyring::{KeyRing, OpenError, Purpose, random},
-    refresh::Lease,
+    lease::Lease,
     settings::Settings,
 };
 use crate::{
@@ -199,6 +199,15 @@ impl Record {
         plain.zeroize();
         record
     }
+}
+
+/// How far the clock of another replica may be ahead of ours.
+const MAX_CLOCK_SKEW: Duration = Duration::from_secs(30);
+
+/// Whether a time in a record is still in the future at `now`, whichever replica wrote it: the clock was set back
+/// since, so how long ago it was is unknown.
+pub(super) fn is_in_future(time: Timestamp, now: Timestamp) -> bool {
+    time > now + MAX_CLOCK_SKEW
 }
 
 /// A program's session that a person has approved and the program has not collected yet.

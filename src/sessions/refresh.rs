@@ -5,36 +5,31 @@
 //! a directory behind the provider may be away.
 //!
 //! A rotating refresh token may be used once, and a second use revokes the grant (RFC 9700 section 4.14.2). So a
-//! session has one refresh at a time in this process, whoever needs it, and among all replicas: a refresh first writes
-//! a lease into the record, longer than the provider may take, and writes its result only if the lease is still its
-//! own.
+//! session has one refresh at a time in this process, whoever needs it, and among all replicas ([`super::lease`]).
 
 use std::{
     collections::{BTreeSet, HashMap},
+    ops::ControlFlow,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
-use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokio::sync::watch;
 
 use super::{
     Ended, Session, Sessions,
-    keyring::random,
-    record::{Record, SessionHash},
+    lease::{LEASE, Lease, Leased},
+    record::{Record, SessionHash, is_in_future},
     userinfo,
 };
 use crate::{
     authn::Principal,
-    clock::{Moment, Timestamp, millis},
+    clock::{Moment, Timestamp},
     lock::lock,
     oidc::{self, RefreshError, Refreshed},
     store::{Expect, StoreError, Table, Written},
 };
-
-/// The duration of a lease. Longer than a call to the provider may take, including the writes around it.
-const LEASE: Duration = Duration::from_secs(45);
 
 /// How long a session is not rechecked after its provider did not respond.
 const PAUSE: Duration = Duration::from_secs(30);
@@ -42,33 +37,6 @@ const PAUSE: Duration = Duration::from_secs(30);
 /// The number of `sessions.recheck` periods for which a provider may respond without confirming a session: an hour by
 /// default. Dex uses the same message for a person who is gone and for a directory that is away.
 const REFUSALS: u32 = 12;
-
-/// How far the clock of another replica may be ahead of ours.
-const AHEAD: Duration = Duration::from_secs(30);
-
-/// How long a lease is respected that seems to begin in the future. Longer than most calls to a provider.
-const AT_WORK: Duration = Duration::from_secs(5);
-
-/// The polling interval while another replica holds the lease.
-pub(super) const POLL: Duration = Duration::from_millis(100);
-
-/// The lease of a refresh.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(super) struct Lease {
-    pub(super) id: [u8; 16],
-    #[serde(with = "millis")]
-    pub(super) until: Timestamp,
-}
-
-impl Lease {
-    /// Whether it excludes others at `now`, who know it since `since`. If it seems to begin in the future, either the
-    /// clock was set back after it was left behind, or its replica is ahead of this one and working; the two cannot be
-    /// distinguished.
-    fn stands(&self, now: Moment, since: Moment) -> bool {
-        let is_ahead = is_to_come(self.until - LEASE, now.wall());
-        self.until > now.wall() && (!is_ahead || now.is_before(since + AT_WORK))
-    }
-}
 
 /// The minimum number of flights before finished ones are removed.
 const SWEEP_FROM: usize = 1024;
@@ -128,7 +96,7 @@ enum Flight {
 
 /// The result of a refresh.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Done {
+pub(super) enum Done {
     /// The record is up to date with the provider, or the session is gone.
     Settled,
     /// The provider or the store did not respond.
@@ -183,8 +151,8 @@ impl Sessions {
     /// that would end the session, which a clock that is slightly behind must not do: then only facts dated more than
     /// `recheck` ahead are stale, and the session lasts for twice `recheck` at most.
     fn age(&self, record: &Record, now: Timestamp) -> Duration {
-        let is_of_any_age =
-            is_to_come(record.checked, now) && (record.checked > now + self.0.settings.recheck || self.can_ask(record));
+        let is_of_any_age = is_in_future(record.checked, now)
+            && (record.checked > now + self.0.settings.recheck || self.can_ask(record));
         if is_of_any_age { Duration::MAX } else { now.since(record.checked) }
     }
 
@@ -227,37 +195,11 @@ impl Sessions {
 
     /// Refreshes unless somebody has done so since `seen`.
     async fn recheck(&self, hash: SessionHash, seen: Timestamp) -> Result<Done, StoreError> {
-        let inner = &*self.0;
-        let give_up = self.moment() + LEASE;
-        // The lease of another, and since when it is known.
-        let mut known: Option<([u8; 16], Moment)> = None;
-        let (record, lease, _unfinished) = loop {
-            let Some((record, version)) = self.read(hash).await? else { return Ok(Done::Settled) };
-            if record.checked != seen {
-                return Ok(Done::Settled);
-            }
-            let now = self.moment();
-            if let Some(other) = &record.lease {
-                let since = known.filter(|(id, _)| *id == other.id).map_or(now, |(_, since)| since);
-                known = Some((other.id, since));
-                if other.stands(now, since) {
-                    if !now.is_before(give_up) {
-                        return Ok(Done::Later);
-                    }
-                    tokio::time::sleep(POLL).await;
-                    continue;
-                }
-            }
-            // From now on: the wait for another's lease may have been long, but the call is not.
-            let lease = Lease { id: random(), until: now.wall() + LEASE };
-            let leased = Record { lease: Some(lease.clone()), ..record };
-            // From here on the end of the process waits for this: a token that was used and whose successor was not
-            // stored is lost. If the process is already closing, this is left to other replicas.
-            let Some(unfinished) = inner.shared.drain.begin_task_unless_closing() else { return Ok(Done::Later) };
-            if self.write(hash, &leased, version).await? {
-                break (leased, lease, unfinished);
-            }
+        let Leased { record, lease, unfinished: _unfinished } = match self.acquire(hash, seen).await? {
+            ControlFlow::Continue(leased) => leased,
+            ControlFlow::Break(done) => return Ok(done),
         };
+        let inner = &*self.0;
         let give_up = self.moment() + LEASE;
         let Some(provider) = self.provider_of(&record).map(Arc::clone) else { return Ok(Done::Later) };
         let now = self.now();
@@ -308,45 +250,14 @@ impl Sessions {
         why: &str,
     ) -> Result<Done, StoreError> {
         // The current holder of the lease may have used the refresh token, and knows more.
-        let Some((standing, _)) = self.read(hash).await? else { return Ok(Done::Settled) };
-        if standing.lease.as_ref() != Some(lease) {
+        let Some((current, _)) = self.read(hash).await? else { return Ok(Done::Settled) };
+        if current.lease.as_ref() != Some(lease) {
             tracing::warn!(session = %hash, %why, "a refresh took longer than its lease and failed");
             return Ok(Done::Settled);
         }
         tracing::info!(session = %hash, issuer = %record.issuer, %why, "the provider ended a session");
         self.end_all(&record.issuer_url, &record.subject, vec![(hash, record.ends)], Ended::provider).await?;
         Ok(Done::Settled)
-    }
-
-    /// Writes the result of a refresh, if its lease is still in force. If the store is away, this is retried until
-    /// `give_up`, as a token that rotated and was not stored is lost. Returns whether the session still exists.
-    pub(super) async fn settle(
-        &self,
-        hash: SessionHash,
-        lease: &Lease,
-        give_up: Moment,
-        change: impl Fn(&mut Record),
-    ) -> Result<bool, StoreError> {
-        loop {
-            let attempt = async {
-                let Some((mut record, version)) = self.read(hash).await? else { return Ok(Some(false)) };
-                if record.lease.as_ref() != Some(lease) {
-                    tracing::warn!(session = %hash, "a refresh took longer than its lease");
-                    return Ok(Some(true));
-                }
-                change(&mut record);
-                self.write(hash, &record, version).await.map(|written| written.then_some(true))
-            };
-            match attempt.await {
-                Ok(Some(is_there)) => return Ok(is_there),
-                Ok(None) => {}
-                Err(error) if !self.moment().is_before(give_up) => return Err(error),
-                Err(error) => {
-                    tracing::warn!(session = %hash, %error, "a refreshed session cannot be stored yet");
-                    tokio::time::sleep(POLL).await;
-                }
-            }
-        }
     }
 
     /// The stored record; `None` if it is gone or cannot be read.
@@ -367,12 +278,6 @@ impl Sessions {
         let written = store.put(Table::Sessions, hash.as_bytes(), sealed, expires, expect, inner.shared.clock.now());
         Ok(matches!(written.await?, Written::Done(_)))
     }
-}
-
-/// Whether a time in a record is still in the future at `now`, whichever replica wrote it: the clock was set back
-/// since, so how long ago it was is unknown.
-pub(super) fn is_to_come(time: Timestamp, now: Timestamp) -> bool {
-    time > now + AHEAD
 }
 
 /// Since when the provider has not confirmed a session that it does not confirm at `now`.

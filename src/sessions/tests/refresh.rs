@@ -11,8 +11,8 @@ use tokio::sync::Notify;
 
 use super::{
     super::{
+        lease::{Lease, POLL},
         record::SessionHash,
-        refresh::{Lease, POLL},
     },
     *,
 };
