@@ -7,6 +7,7 @@
 //! | `reload` | reloads: a new generation is built beside the current one and replaces it as a whole, or is refused |
 //! | `signals` | the signals that end the process |
 //! | `tasks` | background tasks |
+//! | `health_watch` | the health of store, trail, issuers, break-glass and memory |
 //! | `stream_watch` | rechecks of open streams |
 //! | `account_tokens` | tokens of service accounts with which Doorward authenticates to API servers |
 //! | `certificates` | the expiry of the certificates that the configuration names |
@@ -22,6 +23,7 @@ mod assemble;
 mod certificates;
 mod durability;
 mod heads;
+mod health_watch;
 pub mod hooks;
 mod operator;
 mod policies;

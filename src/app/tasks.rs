@@ -4,17 +4,13 @@ use std::{sync::Arc, time::Duration};
 
 use tokio_util::sync::CancellationToken;
 
-use super::{App, account_tokens, durability, heads, rights, rollout, stream_watch};
+use super::{App, account_tokens, durability, heads, health_watch, rights, rollout, stream_watch};
 use crate::{
-    admin::health::{ComponentHandle, Gate},
+    admin::health::Gate,
     audit::export,
-    authn::break_glass,
-    clock::every,
     config::raw,
-    lock::lock,
     request::worker::Worker,
     runs,
-    store::StoreError,
     sts::{OwnIssuer, ends},
     supervisor::{TaskHandle, TaskSpec},
     upstream::{Lane, Pings},
@@ -31,8 +27,8 @@ pub(super) fn start(app: &Arc<App>) -> TaskHandle {
     spawn(app, critical("stream-decisions"), |app| async move { stream_watch::watch_decisions(&app).await });
     spawn(app, critical("stream-tokens"), |app| async move { stream_watch::watch_tokens(&app).await });
     spawn(app, critical("stream-sessions"), |app| async move { stream_watch::watch_sessions(&app).await });
-    spawn(app, critical("health"), |app| async move { watch_health(&app).await });
-    spawn(app, critical("memory-watch"), |app| async move { watch_memory(&app).await });
+    spawn(app, critical("health"), |app| async move { health_watch::watch_health(&app).await });
+    spawn(app, critical("memory-watch"), |app| async move { health_watch::watch_memory(&app).await });
     if app.store.is_shared() {
         spawn(app, TaskSpec::new("audit-heads"), |app| async move { heads::share(&app).await });
         spawn(app, TaskSpec::new("rollout"), |app| async move { rollout::publish(&app).await });
@@ -175,7 +171,7 @@ fn maintain_token_keys(app: &Arc<App>) {
                 Err(error) => {
                     tracing::error!(%error, "no token can be issued");
                     health.failed(error.to_string());
-                    tokio::time::sleep(HEALTH_TICK).await;
+                    tokio::time::sleep(KEYS_RETRY).await;
                 }
             }
         }
@@ -184,6 +180,9 @@ fn maintain_token_keys(app: &Arc<App>) {
 
 /// How often keys are checked, so that a change of the clock is noticed.
 const KEYS_TICK: Duration = Duration::from_secs(30);
+
+/// How long after a failure keys are checked again.
+const KEYS_RETRY: Duration = Duration::from_millis(500);
 
 /// Renews the service-account tokens that Doorward presents to upstreams, over connections of its own.
 fn renew_account_tokens(app: &Arc<App>) {
@@ -212,153 +211,5 @@ fn export_trail(app: &Arc<App>) {
             let component = health.component(format!("audit-export/{}", export.name()), Gate::Report);
             export::run(export.clone(), clock.clone(), component, stop)
         });
-    }
-}
-
-/// Whether readiness should fail while the store does. All replicas lose a shared store at once, and none would receive
-/// requests any more, although each can answer bearer tokens with its copy of the revocations as long as that is valid.
-fn store_gate(age_of_copy: Option<Duration>, max_age: Duration) -> Gate {
-    match age_of_copy {
-        Some(age) if age <= max_age => Gate::Report,
-        _ => Gate::Readiness,
-    }
-}
-
-/// Returns why the store cannot be used, if so. The failure of one of several servers, or one bad record, can prevent
-/// reading revocations while everything else in the store works.
-fn store_trouble(ping: &Result<(), StoreError>, age_of_copy: Duration, max_age: Duration) -> Option<String> {
-    match ping {
-        Err(error) => Some(error.to_string()),
-        Ok(()) if age_of_copy > max_age => {
-            let why = "it answers, but revocations were not read from it recently, so bearer tokens are refused: either the clock was set \
-                       ahead or the machine slept a moment ago, or reading fails for the reason in the log";
-            Some(why.to_owned())
-        }
-        Ok(()) => None,
-    }
-}
-
-/// How often components are checked.
-const HEALTH_TICK: Duration = Duration::from_millis(500);
-
-/// Checks the memory and reports its state. It does not depend on the store: while that hangs, more requests wait than
-/// ever.
-async fn watch_memory(app: &App) {
-    let memory = app.health.component("memory", Gate::Readiness);
-    let mut tick = every(HEALTH_TICK);
-    loop {
-        tick.tick().await;
-        app.memory.look(&app.snapshot.load().limits, &memory);
-    }
-}
-
-/// Reports the health of issuers, store, trail and break-glass. An issuer that is down is reported and affects no
-/// others.
-async fn watch_health(app: &App) {
-    let store = app.health.component("store", Gate::Readiness);
-    let audit = app.health.component("audit", Gate::Readiness);
-    let copy = app.trail.checkpoint_copy().map(|_| app.health.component("audit-checkpoint-copy", Gate::Report));
-    let break_glass = app.health.component("break-glass", Gate::Report);
-    let mut tick = every(HEALTH_TICK);
-    // A component is removed with its last handle, so the handles of a round are kept until the next.
-    let mut issuers = Vec::new();
-    loop {
-        tick.tick().await;
-        // Before the store is queried, which may hang.
-        watch_break_glass(app, &break_glass);
-        let snapshot = app.snapshot.load_full();
-        let ping = app.store.ping().await;
-        let (age, max_age) = (app.revocations.mirror_age(), snapshot.max_mirror_age);
-        match store_trouble(&ping, age, max_age) {
-            None => store.ok(),
-            Some(why) => {
-                let gate = store_gate(app.store.is_shared().then_some(age), max_age);
-                // First, so that a failure that affects no requests does not fail readiness even for a moment.
-                app.health.component("store", gate);
-                store.failed(why);
-            }
-        }
-        match app.trail.failure() {
-            None => audit.ok(),
-            Some(why) => {
-                let gate = if app.trail.refuses() { Gate::Readiness } else { Gate::Report };
-                app.health.component("audit", gate);
-                audit.failed(why);
-            }
-        }
-        match (&copy, app.trail.checkpoint_copy()) {
-            (Some(copy), Some(Ok(()))) => copy.ok(),
-            (Some(copy), Some(Err(why))) => copy.failed(why),
-            _ => {}
-        }
-        let mut current = Vec::new();
-        for issuer in snapshot.issuers.iter().filter(|issuer| issuer.signs()) {
-            let component = app.health.component(format!("issuer/{}", issuer.name()), Gate::Report);
-            let status = issuer.keys().status();
-            let introspection = || {
-                let metadata = issuer.keys().metadata()?;
-                issuer.introspection_trouble(&metadata).map(str::to_owned)
-            };
-            if status.usable {
-                match status.doubt().or_else(introspection) {
-                    Some(why) => component.degraded(why),
-                    None => component.ok(),
-                }
-            } else if let Some(error) = status.last_error {
-                component.failed(error);
-            }
-            // Otherwise nothing was tried yet: it is starting.
-            current.push(component);
-        }
-        drop(std::mem::replace(&mut issuers, current));
-    }
-}
-
-/// Reports whether break-glass is enabled, and records in the trail when it ends.
-fn watch_break_glass(app: &App, component: &ComponentHandle) {
-    // Locked while the generation is read, as a reload holds it until the generation that it recorded is in force.
-    let mut noted = lock(&app.noted_break_glass);
-    let snapshot = app.snapshot.load();
-    let break_glass = snapshot.break_glass.as_ref();
-    break_glass::watch(break_glass, component, &app.metrics.break_glass, app.clock.now());
-    app.note_break_glass(break_glass, &mut noted);
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// The store was healthy and the replica ready, while each bearer token was refused.
-    #[test]
-    fn a_store_that_cannot_list_revocations_has_failed_even_if_it_answers() {
-        let [fresh, limit, old] = [59, 60, 61].map(Duration::from_secs);
-        for (ping, age, fails) in [
-            (Ok(()), fresh, false),
-            (Ok(()), limit, false),
-            (Ok(()), old, true),
-            (Ok(()), Duration::MAX, true),
-            (Err(StoreError::Timeout), fresh, true),
-        ] {
-            assert_eq!(store_trouble(&ping, age, limit).is_some(), fails, "{ping:?} {age:?}");
-        }
-        // After a jump of the clock the store has no fault, and the log has no reason.
-        let why = store_trouble(&Ok(()), old, limit).unwrap();
-        assert!(why.contains("the clock was set ahead or the machine slept"), "{why}");
-    }
-
-    #[test]
-    fn an_unavailable_shared_store_leaves_replicas_ready_for_bearer_tokens() {
-        let [fresh, limit, old] = [59, 60, 61].map(Duration::from_secs);
-        for (age, gate) in [
-            (Some(fresh), Gate::Report),
-            (Some(limit), Gate::Report),
-            (Some(old), Gate::Readiness),
-            // Nothing was read yet.
-            (Some(Duration::MAX), Gate::Readiness),
-            // The embedded store belongs to this replica only.
-            (None, Gate::Readiness),
-        ] {
-            assert_eq!(store_gate(age, limit), gate, "{age:?}");
-        }
     }
 }
