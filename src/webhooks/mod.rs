@@ -15,10 +15,11 @@
 //! | `replay` | forwards each delivery once |
 //! | `hold` | stores deliveries and sends them later |
 //! | `events` | which event of its EventListener a delivery became |
-//! | `told` | what the deliveries of a sender can contain, for checks of rules |
+//! | `capabilities` | what the deliveries of a sender can contain, for checks of rules |
 //! | `metrics` | metrics of deliveries |
 //! | `vectors`, `testing`, `fuzz` | for tests: deliveries of each sender, a store that fails on demand, the fuzz body |
 
+mod capabilities;
 mod certificate;
 mod checks;
 mod document;
@@ -39,7 +40,6 @@ mod sns;
 mod testing;
 #[cfg(test)]
 mod tests;
-mod told;
 
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
@@ -47,14 +47,11 @@ use bytes::Bytes;
 use http::{HeaderName, StatusCode};
 use tokio::runtime::Handle;
 
-use self::{
-    certificate::Certificates,
-    facts::Reader,
-    senders::{Media, Sender},
-    signature::{Form, Key, Presented, unproven},
-    sns::Sns,
-};
 pub use self::{
+    capabilities::{
+        answered_events, has_bare_names, has_known_ids, has_text_ids, known_events, loses, numbers_people,
+        numbers_repositories, own_action,
+    },
     events::{Bound, EventId, Events, Named, TriedEvent},
     facts::Facts,
     media::check_json,
@@ -62,10 +59,13 @@ pub use self::{
     replay::{DeliveryKey, Replay, ReplayKeys, Reservation},
     resolve::{fill_defaults, identity, resolve_all},
     signature::github_signature,
-    told::{
-        answered_events, has_bare_names, has_known_ids, has_text_ids, known_events, loses, numbers_people,
-        numbers_repositories, own_action,
-    },
+};
+use self::{
+    certificate::Certificates,
+    facts::Reader,
+    senders::{Media, Sender},
+    signature::{Form, Key, Presented, unproven},
+    sns::Sns,
 };
 use crate::{
     authn::{CredentialId, Principal, Scheme, principal::check_name},

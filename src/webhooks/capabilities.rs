@@ -47,12 +47,12 @@ pub fn loses(raw: &raw::Webhook, event: &str) -> Option<&'static str> {
 /// Whether deliveries contain the id of their repository.
 pub fn numbers_repositories(raw: &raw::Webhook) -> bool {
     // SNS has it in the name.
-    raw.sender == raw::Sender::AwsSns || tells(raw, Field::RepositoryId)
+    raw.sender == raw::Sender::AwsSns || has_field(raw, Field::RepositoryId)
 }
 
 /// Whether deliveries contain the id of the person who caused them.
 pub fn numbers_people(raw: &raw::Webhook) -> bool {
-    tells(raw, Field::ActorId) || tells(raw, Field::AuthorId)
+    has_field(raw, Field::ActorId) || has_field(raw, Field::AuthorId)
 }
 
 /// Whether names of branches and tags are bare. Places that the configuration names may contain full refs.
@@ -60,7 +60,7 @@ pub fn has_bare_names(raw: &raw::Webhook) -> bool {
     raw.facts.branch.is_none() && raw.facts.tag.is_none()
 }
 
-fn tells(raw: &raw::Webhook, wanted: Field) -> bool {
+fn has_field(raw: &raw::Webhook, wanted: Field) -> bool {
     let known = sender(raw.sender).facts.iter().map(|(field, _)| *field);
     known.chain(senders::configured(&raw.facts).map(|(field, ..)| field)).any(|field| field == wanted)
 }
