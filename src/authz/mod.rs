@@ -79,7 +79,7 @@ pub(crate) use self::{
     rule::RuleAction,
     scenario::{NotEvaluated, Scenario},
     starts::{StartRoute, StartRule, Through, may_be_of_deliveries},
-    token::{AskedToken, TOKEN_ENDPOINT, TaskView, TokenView},
+    token::{AskedToken, TOKEN_ENDPOINT, TaskView, TokenView, check_lifetime},
     token_explain::TokenExplanation,
     token_rules::TokenRules,
     trigger::{Trigger, TriggerLimits},

@@ -24,8 +24,16 @@ use super::{
 /// Stands for the route of a request for a token. No route has this name, because names of routes contain no slash.
 pub const TOKEN_ENDPOINT: &str = "/oauth2/token";
 
-/// The shortest lifetime of a token: a shorter one would be renewed all the time.
-const SHORTEST: Duration = Duration::from_secs(60);
+/// The shortest lifetime of a token: a shorter one would be renewed all the time, and clients of registries assume at
+/// least this.
+const MIN_LIFETIME: Span = Span::from_secs(60);
+
+/// Refuses the `lifetime` below `at` unless a token may have it. `longest` is `tokens.lifetime`.
+pub fn check_lifetime(lifetime: Span, longest: Span, at: &At, report: &mut Report) {
+    if let Some(problem) = report.bounded(at, "lifetime", lifetime, MIN_LIFETIME..=longest) {
+        problem.help("no token lasts longer than `tokens.lifetime`");
+    }
+}
 
 /// A token that is requested.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -272,12 +280,10 @@ fn check(raw: &raw::On, token: &OnToken, action: &raw::Action, at: &At, root: &r
         _ => {}
     }
     if let Some(lifetime) = token.lifetime {
-        let at = at.key("lifetime");
-        let longest = root.tokens.as_ref().map(|tokens| tokens.lifetime.get());
         if !matches!(action, raw::Action::Allow) {
-            report.error(&at, "only an allow can have a `lifetime`").help("leave it out");
-        } else if lifetime.get() < SHORTEST || longest.is_some_and(|longest| lifetime.get() > longest) {
-            report.error(&at, "`lifetime` is not between 1m and that of all tokens").help("see `tokens.lifetime`");
+            report.error(&at.key("lifetime"), "only an allow can have a `lifetime`").help("leave it out");
+        } else if let Some(tokens) = &root.tokens {
+            check_lifetime(lifetime, tokens.lifetime, at, report);
         }
     }
     let known: Vec<&str> = root.clusters().map(|of| of.issuer.as_str()).collect();

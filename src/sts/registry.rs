@@ -22,7 +22,7 @@ use super::{
 };
 use crate::{
     authn::Principal,
-    authz::AskedToken,
+    authz::{AskedToken, check_lifetime},
     clock::Timestamp,
     config::{
         raw,
@@ -34,9 +34,7 @@ use crate::{
 };
 
 /// The default lifetime of a token. No registry checks whether it was revoked.
-const LIFETIME: Duration = Duration::from_secs(300);
-/// Clients assume at least this.
-const MIN_LIFETIME: Duration = Duration::from_secs(60);
+const LIFETIME: Span = Span::from_secs(300);
 /// What one client may ask for at once: the actions on all repositories of an image with its base images.
 const MAX_SCOPES: usize = 32;
 /// The actions on a repository (distribution's token scope, `action`).
@@ -49,21 +47,17 @@ const MAX_QUERY: usize = 8 << 10;
 pub type Registries = BTreeMap<String, Duration>;
 
 /// Reads the configuration. `longest` is the maximum lifetime of any token.
-pub fn resolve(raw: &[raw::Registry], longest: Duration, at: &At, report: &mut Report) -> Registries {
+pub fn resolve(raw: &[raw::Registry], longest: Span, at: &At, report: &mut Report) -> Registries {
     let mut registries = Registries::new();
     for (index, raw) in raw.iter().enumerate() {
         let at = at.index(index);
-        let lifetime = raw.lifetime.map_or_else(|| LIFETIME.min(longest), Span::get);
-        if !(MIN_LIFETIME..=longest).contains(&lifetime) {
-            report
-                .error(&at.key("lifetime"), "`lifetime` is not between 1m and that of all tokens")
-                .help("see `tokens.lifetime`");
-        }
+        let lifetime = raw.lifetime.unwrap_or_else(|| LIFETIME.min(longest));
+        check_lifetime(lifetime, longest, &at, report);
         if !is_audience(&raw.service) {
             report
                 .error(&at.key("service"), "`service` is empty, too long, or has control characters")
                 .help("write what the registry has as `auth.token.service`");
-        } else if registries.insert(raw.service.clone(), lifetime).is_some() {
+        } else if registries.insert(raw.service.clone(), lifetime.get()).is_some() {
             report.error(&at.key("service"), format!("`{}` is listed twice", raw.service));
         }
     }

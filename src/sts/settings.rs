@@ -66,7 +66,6 @@ impl Settings {
         };
         let issuer: Arc<str> = format!("https://{host}").into();
         let keys = configured::signing_keys(raw, root.store.redis.is_some(), now, resolver, &at);
-        let lifetime = raw.lifetime.get();
         resolver.report.bounded(&at, "lifetime", raw.lifetime, LIFETIMES);
         if raw.rotate.get() < MIN_ROTATE {
             resolver.error(&at.key("rotate"), "`rotate` is less than 1h");
@@ -76,7 +75,7 @@ impl Settings {
         }
         let resource_servers =
             ResourceServer::resolve_all(&raw.resource_servers, &at.key("resource_servers"), resolver);
-        let registries = registry::resolve(&raw.registries, lifetime, &at.key("registries"), &mut resolver.report);
+        let registries = registry::resolve(&raw.registries, raw.lifetime, &at.key("registries"), &mut resolver.report);
         let keys_now = keys.clone().map(|keys| keys.at(now));
         let onward = Onward::resolve_all(root, (&issuer, keys_now.as_ref()), egress, &at.key("onward"), resolver);
         let names: Vec<String> = raw.exchange.iter().map(|exchanged| exchanged.issuer.clone()).collect();
@@ -105,7 +104,7 @@ impl Settings {
         let accepts = issuers.accepts(&known, &at.key("exchange"), resolver).with_audiences(&[issuer.to_string()]);
         Some(Self {
             issuer,
-            lifetime,
+            lifetime: raw.lifetime.get(),
             rotate: raw.rotate.get(),
             keys,
             accepts,

@@ -85,8 +85,8 @@ const ROWS: [(&str, &str, &str); 39] = [
         "need no `login`, `introspection` or `keys`",
     ),
     ("tokens:\n", "tokens:\n  registries: [{service: r, lifetime: 1m}, {service: s, lifetime: 10m}]\n", ""),
-    ("tokens:\n", "tokens:\n  registries: [{service: r, lifetime: 59s}]\n", "is not between 1m and that of all tokens"),
-    ("tokens:\n", "tokens:\n  registries: [{service: r, lifetime: 11m}]\n", "is not between 1m and that of all tokens"),
+    ("tokens:\n", "tokens:\n  registries: [{service: r, lifetime: 59s}]\n", "`lifetime` is not between 1m and 10m"),
+    ("tokens:\n", "tokens:\n  registries: [{service: r, lifetime: 11m}]\n", "`lifetime` is not between 1m and 10m"),
     (
         "tokens:\n",
         "tokens:\n  registries: [{service: ''}]\n",
