@@ -62,22 +62,13 @@ fn syslog(server: &SyslogServer) -> String {
     format!("{{name: siem, syslog: {{address: '{}'}}}}", server.address)
 }
 
-fn metric(text: &str, name: &str) -> f64 {
-    let line = text.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_else(|| panic!("{name} in {text}"));
-    line.trim().parse().unwrap()
-}
-
-async fn wait_for_metric(doorward: &Doorward, name: &str, reached: impl Fn(f64) -> bool) {
-    until(async || {
-        let text = doorward.metrics().await;
-        text.contains(name) && reached(metric(&text, name))
-    })
-    .await;
+async fn wait_for_metric(doorward: &Doorward, name: &str, reached: impl Fn(u64) -> bool) {
+    until(async || reached(doorward.counter(name).await)).await;
 }
 
 /// Waits until the trail has `lines` lines: on a busy machine it lags far behind the requests.
-async fn has_written(doorward: &Doorward, lines: u32) {
-    wait_for_metric(doorward, "doorward_audit_records_written_total", |written| written >= f64::from(lines)).await;
+async fn has_written(doorward: &Doorward, lines: u64) {
+    wait_for_metric(doorward, "doorward_audit_records_written_total", |written| written >= lines).await;
 }
 
 pub fn server_of(pair: &Pair, clients: &Authority) -> ServerConfig {
@@ -116,10 +107,10 @@ async fn a_syslog_server_has_the_whole_trail_over_tcp_and_tls() {
             assert_eq!(fixture.api(PATH, &[&fixture.alice()]).await.0.status, 200);
         }
         assert_eq!(fixture.api(PATH, &[&bearer(&fixture.a.token("carol", &["guests"]))]).await.0.status, 403);
-        wait_for_metric(&fixture.doorward, "doorward_audit_export_lines_total{export=\"siem\"}", |lines| lines > 5.0)
+        wait_for_metric(&fixture.doorward, "doorward_audit_export_lines_total{export=\"siem\"}", |lines| lines > 5)
             .await;
         let success = "doorward_audit_export_last_success_timestamp_seconds{export=\"siem\"}";
-        wait_for_metric(&fixture.doorward, success, |at| at > 1_600_000_000.0).await;
+        wait_for_metric(&fixture.doorward, success, |at| at > 1_600_000_000).await;
         fixture.doorward.signal("TERM");
         assert!(fixture.doorward.ended().await.success());
         // The end of the trail has arrived too, and nothing arrived twice.
@@ -156,7 +147,7 @@ async fn an_impostor_of_the_collector_does_not_get_the_trail() {
         let export = format!("{{name: siem, syslog: {{address: '{}', tls: {{{tls}}}}}}}", server.address);
         let mut fixture = start(&export).await;
         let failures = "doorward_audit_export_failures_total{export=\"siem\",cause=\"unreachable\"}";
-        wait_for_metric(&fixture.doorward, failures, |failures| failures > 1.0).await;
+        wait_for_metric(&fixture.doorward, failures, |failures| failures > 1).await;
         fixture.doorward.wait_for_log_containing("cannot be sent: invalid peer certificate").await;
         assert_eq!(server.arrived.all(), Vec::<String>::new());
     }
@@ -173,9 +164,9 @@ async fn a_server_that_refuses_us_after_the_handshake_never_counts_as_reached() 
     let tls = format!("tls: {{ca: {}/ca.pem}}", folder.path().display());
     let fixture = start(&format!("{{name: siem, syslog: {{address: '{}', {tls}}}}}", server.address)).await;
     let failures = "doorward_audit_export_failures_total{export=\"siem\",cause=\"connection\"}";
-    wait_for_metric(&fixture.doorward, failures, |failures| failures > 2.0).await;
-    let text = fixture.doorward.metrics().await;
-    assert_eq!(metric(&text, "doorward_audit_export_last_success_timestamp_seconds{export=\"siem\"}"), 0.0);
+    wait_for_metric(&fixture.doorward, failures, |failures| failures > 2).await;
+    let success = "doorward_audit_export_last_success_timestamp_seconds{export=\"siem\"}";
+    assert_eq!(fixture.doorward.counter(success).await, 0);
     let is_well = |line: &Value| line["message"] == "component is healthy" && line["component"] == "audit-export/siem";
     assert_eq!(fixture.doorward.log().into_iter().find(is_well), None);
     assert_eq!(server.arrived.all(), Vec::<String>::new());
@@ -199,7 +190,7 @@ async fn an_outage_of_the_receiver_and_a_crash_leave_no_gap() {
     wait_for_metric(
         &fixture.doorward,
         "doorward_audit_export_failures_total{export=\"siem\",cause=\"unreachable\"}",
-        |failures| failures > 0.0,
+        |failures| failures > 0,
     )
     .await;
     let report = fixture.doorward.admin("/readyz").await;
@@ -254,8 +245,7 @@ async fn a_receiver_that_stops_reading_stops_requests_if_nothing_may_be_lost() {
     }
     assert_eq!(last, 503);
     until(async || fixture.doorward.admin("/readyz").await.status != 200).await;
-    let text = fixture.doorward.metrics().await;
-    assert!(metric(&text, "doorward_audit_export_behind_bytes{export=\"siem\"}") > f64::from(1 << 20), "{text}");
+    assert!(fixture.doorward.counter("doorward_audit_export_behind_bytes{export=\"siem\"}").await > 1 << 20);
     // It reads again: the export recovers by itself, and nothing was lost.
     server.read(true);
     until(async || fixture.api(PATH, &[&alice]).await.0.status == 200).await;
@@ -276,7 +266,7 @@ async fn a_receiver_that_stops_reading_loses_lines_if_requests_matter_more() {
         server.read(false);
         let mut requests = 0;
         // If a file is removed while it is read, up to a batch of lines may be counted as lost although they arrive.
-        while metric(&fixture.doorward.metrics().await, lost) <= 512.0 {
+        while fixture.doorward.counter(lost).await <= 512 {
             for _ in 0..50 {
                 assert_eq!(fixture.api(PATH, &[&alice, &long()]).await.0.status, 200);
             }
@@ -289,7 +279,7 @@ async fn a_receiver_that_stops_reading_loses_lines_if_requests_matter_more() {
             // The lines in flight are lost too, and so are their files.
             server.cut();
             let failures = "doorward_audit_export_failures_total{export=\"siem\",cause=\"connection\"}";
-            wait_for_metric(&fixture.doorward, failures, |failures| failures > 0.0).await;
+            wait_for_metric(&fixture.doorward, failures, |failures| failures > 0).await;
         }
         server.read(true);
         assert_eq!(fixture.api(&format!("{PATH}/the-last"), &[&alice]).await.0.status, 200);
@@ -314,7 +304,7 @@ async fn a_receiver_that_stops_reading_loses_lines_if_requests_matter_more() {
         let last = numbers[numbers.len() - 1];
         let missing = last - numbers.len() as u64;
         // Lines that may not have arrived are counted as lost, so the count may be too high but never too low.
-        let counted = metric(&fixture.doorward.metrics().await, lost) as u64;
+        let counted = fixture.doorward.counter(lost).await;
         assert!(
             missing > 0 && (missing..last).contains(&counted),
             "cut: {is_cut}: {missing} are missing, {counted} counted"
@@ -343,10 +333,11 @@ async fn a_collector_has_the_whole_trail_whatever_it_answers() {
         assert_eq!(fixture.api(PATH, &[&fixture.alice()]).await.0.status, 200);
     }
     collector.arrived.wait_for(&written(&fixture.doorward)).await;
-    let text = fixture.doorward.metrics().await;
-    assert_eq!(metric(&text, "doorward_audit_export_failures_total{export=\"otel\",cause=\"busy\"}"), 2.0);
-    assert_eq!(metric(&text, "doorward_audit_export_failures_total{export=\"otel\",cause=\"too_large\"}"), 1.0);
-    assert_eq!(metric(&text, "doorward_audit_export_rejected_total{export=\"otel\"}"), 2.0);
+    for (cause, failures) in [("busy", 2), ("too_large", 1)] {
+        let name = format!("doorward_audit_export_failures_total{{export=\"otel\",cause=\"{cause}\"}}");
+        assert_eq!(fixture.doorward.counter(&name).await, failures, "{cause}");
+    }
+    assert_eq!(fixture.doorward.counter("doorward_audit_export_rejected_total{export=\"otel\"}").await, 2);
     let line = fixture.doorward.wait_for_log_containing("the receiver rejected lines of the audit trail").await;
     assert_eq!((line["lines"].as_u64(), line["why"].as_str()), (Some(2), Some("too old")), "{line}");
     let (headers, body) = collector.calls()[0].clone();
@@ -371,9 +362,9 @@ async fn a_collector_that_refuses_is_reported_and_gets_everything_once_it_accept
     for _ in 0..5 {
         assert_eq!(fixture.api(PATH, &[&fixture.alice()]).await.0.status, 200);
     }
-    let text = fixture.doorward.metrics().await;
-    assert_eq!(metric(&text, "doorward_audit_export_failures_total{export=\"otel\",cause=\"refused\"}"), 1.0);
-    assert_eq!(metric(&text, "doorward_audit_export_lines_total{export=\"otel\"}"), 0.0);
+    let refused = "doorward_audit_export_failures_total{export=\"otel\",cause=\"refused\"}";
+    assert_eq!(fixture.doorward.counter(refused).await, 1);
+    assert_eq!(fixture.doorward.counter("doorward_audit_export_lines_total{export=\"otel\"}").await, 0);
     assert_eq!(collector.calls().len(), 1, "it is not asked all the time");
     collector.always(CollectorAnswer::OK);
     let mut doorward = fixture.doorward.kill_and_restart().await;

@@ -259,7 +259,7 @@ impl Doorward {
         self.admin("/metrics").await.text()
     }
 
-    /// The value of a counter; 0 if it has labels and was never incremented.
+    /// The value of a counter or gauge; 0 if it has labels that were never used.
     pub async fn counter(&self, name: &str) -> u64 {
         let metrics = self.metrics().await;
         let value = metrics.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
