@@ -340,6 +340,28 @@ mod tests {
     use super::*;
     use crate::{clock::Clock, store::Stored};
 
+    fn replica(instance: &str, policy: &str, configuration: &str) -> Replica {
+        Replica {
+            instance: instance.into(),
+            policy: policy.into(),
+            configuration: configuration.into(),
+            after_restart: Vec::new(),
+            generation: 1,
+            stopping: false,
+            refused: None,
+        }
+    }
+
+    /// The same with a refusal at this time, if any.
+    fn with_refusal(replica: Replica, at: Option<i64>) -> Replica {
+        Replica { refused: at.map(|at| Refused { at, problems: vec!["no".to_owned()] }), ..replica }
+    }
+
+    /// The same if a restart is required.
+    fn in_part(replica: Replica) -> Replica {
+        Replica { after_restart: vec!["/workers stays 1".to_owned()], ..replica }
+    }
+
     #[test]
     fn a_configuration_with_too_many_errors_is_reported_in_part() {
         let outcome = Outcome::default();
@@ -374,21 +396,13 @@ mod tests {
 
     #[test]
     fn a_policy_is_in_force_once_each_replica_has_it() {
-        let replica = |instance: &str, policy: &str, refused: Option<i64>| Replica {
-            instance: instance.into(),
-            policy: policy.into(),
-            configuration: Arc::default(),
-            after_restart: Vec::new(),
-            generation: 1,
-            stopping: false,
-            refused: refused.map(|at| Refused { at, problems: vec!["no".to_owned()] }),
-        };
-        let all = Ok(vec![replica("own", "new", None), replica("b", "old", None)]);
+        let all = Ok(vec![replica("own", "new", ""), replica("b", "old", "")]);
         assert!(another_decides_by(&all, "own", "old"));
         assert!(!another_decides_by(&all, "own", "new"), "it is this one that does");
         assert!(!another_decides_by(&all, "own", "older"));
-        let old = |refused| replica("b", "old", refused);
-        let new = |refused| replica("a", "new", refused);
+        let old = |refused| with_refusal(replica("b", "old", ""), refused);
+        let new = |refused| with_refusal(replica("a", "new", ""), refused);
+        let other = with_refusal(replica("a", "old", ""), Some(1));
         for (looks, state) in [
             (vec![vec![]], State::Waits),
             (vec![vec![new(None)]], State::InForce),
@@ -404,7 +418,7 @@ mod tests {
             // It has the policy, whatever it refused afterwards.
             (vec![vec![new(None)], vec![new(Some(100))]], State::InForce),
             // It was seen from the first look on, whatever policy it has.
-            (vec![vec![new(Some(1)), old(None)], vec![replica("a", "old", Some(1)), old(None)]], State::Waits),
+            (vec![vec![new(Some(1)), old(None)], vec![other, old(None)]], State::Waits),
         ] {
             let mut seen = Seen::default();
             let found = looks.iter().map(|replicas| State::of(replicas, "new", &mut seen)).last();
@@ -436,16 +450,8 @@ mod tests {
     /// replica had it.
     #[test]
     fn a_configuration_is_in_force_once_all_replicas_loaded_it_even_with_the_same_policy() {
-        let replica = |instance: &str, configuration: &str, refused: Option<i64>| Replica {
-            instance: instance.into(),
-            policy: "policy".into(),
-            configuration: configuration.into(),
-            after_restart: Vec::new(),
-            generation: 1,
-            stopping: false,
-            refused: refused.map(|at| Refused { at, problems: vec!["no".to_owned()] }),
-        };
-        let (old, new) = (|refused| replica("b", "old", refused), |instance| replica(instance, "new", None));
+        let old = |refused| with_refusal(replica("b", "policy", "old"), refused);
+        let new = |instance| replica(instance, "policy", "new");
         for (asked, looks, state) in [
             ("new", vec![vec![new("a"), old(None)]], State::Waits),
             ("new", vec![vec![new("a"), old(None)], vec![new("a"), old(Some(1))]], State::Refused),
@@ -461,17 +467,8 @@ mod tests {
     /// A listener kept serving the interceptor, although its new setting was reported as in force.
     #[test]
     fn with_settings_that_need_a_restart_only_the_policy_of_a_configuration_is_in_force() {
-        let replica = |instance: &str, configuration: &str, after_restart: &[&str]| Replica {
-            instance: instance.into(),
-            policy: "policy".into(),
-            configuration: configuration.into(),
-            after_restart: after_restart.iter().map(|change| (*change).to_owned()).collect(),
-            generation: 1,
-            stopping: false,
-            refused: None,
-        };
-        let (whole, part) = (replica("a", "new", &[]), replica("b", "new", &["/workers stays 1"]));
-        let old = replica("b", "old", &["/workers stays 1"]);
+        let (whole, part) = (replica("a", "policy", "new"), in_part(replica("b", "policy", "new")));
+        let old = in_part(replica("b", "policy", "old"));
         for (asked, replicas, state) in [
             ("new", vec![whole.clone(), part.clone()], State::NeedsRestart),
             ("new", vec![whole.clone(), old], State::Waits),
@@ -488,21 +485,12 @@ mod tests {
     /// The wait ended at once while pods were restarted, and named those that were gone.
     #[test]
     fn a_restart_in_progress_is_awaited_and_one_yet_to_begin_only_briefly() {
-        let replica = |instance: &str, after_restart: &[&str], stopping: bool| Replica {
-            instance: instance.into(),
-            policy: "policy".into(),
-            configuration: "new".into(),
-            after_restart: after_restart.iter().map(|change| (*change).to_owned()).collect(),
-            generation: 1,
-            stopping,
-            refused: None,
-        };
-        let whole = |instance| replica(instance, &[], false);
-        let part = |instance| replica(instance, &["/workers stays 1"], false);
-        let stops = |instance| replica(instance, &["/workers stays 1"], true);
-        let old = |instance| Replica { configuration: "old".into(), ..stops(instance) };
-        let before = |instance| Replica { configuration: "old".into(), ..whole(instance) };
-        let lacks = |instance| Replica { configuration: "old".into(), ..part(instance) };
+        let whole = |instance| replica(instance, "policy", "new");
+        let part = |instance| in_part(whole(instance));
+        let stops = |instance| Replica { stopping: true, ..part(instance) };
+        let before = |instance| replica(instance, "policy", "old");
+        let lacks = |instance| in_part(before(instance));
+        let old = |instance| Replica { stopping: true, ..lacks(instance) };
         let both = || vec![part("a"), part("b")];
         let alone = || vec![part("a"), whole("b")];
         let clock = Clock::manual(Timestamp::from_secs(1_700_000_000));
