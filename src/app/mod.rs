@@ -59,7 +59,6 @@ use crate::{
     },
     clock::Clock,
     downstream::{self, Drain},
-    endpoints::Endpoints,
     issuers,
     lock::lock,
     memory::{Memory, MemoryMetrics},
@@ -110,7 +109,6 @@ pub struct App {
     pub requests: RequestMetrics,
     pub refusals: Refusals,
     pub metrics: Metrics,
-    pub endpoints: Endpoints,
     pub anonymous: Arc<Principal>,
     /// The listener on which EventListeners call the interceptor, or `None` for any. It is that of the start, as
     /// listeners are.

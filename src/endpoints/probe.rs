@@ -4,11 +4,12 @@
 
 use std::net::IpAddr;
 
-use axum::{Extension, response::IntoResponse, response::Json, response::Response as AxumResponse};
-use http::{HeaderValue, header};
+use bytes::Bytes;
+use http::{HeaderValue, Response, header};
 use serde::{Deserialize, Serialize};
+use serde_json::json;
 
-use super::Context;
+use super::{Context, document};
 use crate::upstream::upgrade::UpgradeProtocol;
 
 pub const PATH: &str = "/.doorward/probe";
@@ -26,7 +27,7 @@ pub struct Arrived {
     pub client: IpAddr,
 }
 
-pub(super) async fn answer(Extension(context): Extension<Context>) -> AxumResponse {
+pub(super) fn answer(context: &Context<'_>) -> Response<Bytes> {
     let cookies = context.request.headers().get_all(header::COOKIE).iter().map(HeaderValue::len).sum();
     let arrived = Arrived {
         origin: context.origin.as_ref().map(ToString::to_string),
@@ -34,5 +35,5 @@ pub(super) async fn answer(Extension(context): Extension<Context>) -> AxumRespon
         cookies,
         client: context.request.meta().client,
     };
-    ([(header::CACHE_CONTROL, "no-store")], Json(arrived)).into_response()
+    document("no-store", &json!(arrived))
 }

@@ -1,12 +1,12 @@
 //! My sessions: where a person is signed in, and how they end their sessions. Whoever can see one of their sessions can
 //! end them all, so nothing here accepts another credential than a session.
 
-use axum::{Extension, body::Body, response::IntoResponse, response::Json, response::Response as AxumResponse};
-use http::{StatusCode, header};
+use bytes::Bytes;
+use http::{Response, StatusCode};
 use serde_json::json;
 use url::form_urlencoded;
 
-use super::{Context, refused};
+use super::{Context, document, signed_out};
 use crate::{
     error::{Reason, Rejection},
     oidc::SIGN_OUT,
@@ -21,19 +21,12 @@ pub const PATH: &str = "/.doorward/sessions";
 /// Takes `session=NAME` or `others` in its query, and a POST from Doorward's own pages.
 pub const END: &str = "/.doorward/sessions/end";
 
-pub async fn list(Extension(context): Extension<Context>) -> AxumResponse {
-    let session = match context.session().await {
-        Ok(session) => session,
-        Err(answer) => return answer,
-    };
-    let listed = match context.snapshot.sessions.list_own(&session).await {
-        Ok(listed) => listed,
-        Err(error) => return refused(unavailable(error)),
-    };
+pub(super) async fn list(context: &Context<'_>) -> Result<Response<Bytes>, Rejection> {
+    let Some(session) = context.session().await? else { return Ok(signed_out(context)) };
+    let listed = context.snapshot.sessions.list_own(&session).await.map_err(unavailable)?;
     let current = session.name();
     if context.wants_json() {
-        let body = Json(json!({"current": current, "sessions": listed}));
-        return ([(header::CACHE_CONTROL, "no-store")], body).into_response();
+        return Ok(document("no-store", &json!({"current": current, "sessions": listed})));
     }
     // The newest first, but the one of this request before all others.
     let mut own: Vec<OwnSession<'_>> =
@@ -42,57 +35,45 @@ pub async fn list(Extension(context): Extension<Context>) -> AxumResponse {
     let view = OwnSessionsView {
         who: session.principal.email.as_deref().unwrap_or(&session.principal.username),
         sessions: &own,
-        ended: parameter(&context, "ended").and_then(|count| count.parse().ok()),
+        ended: parameter(context, "ended").and_then(|count| count.parse().ok()),
         request_id: &context.request.meta().id.to_string(),
     };
-    pages::html(StatusCode::OK, &pages::own_sessions(&view), &context.snapshot.brand).map(Body::from)
+    Ok(pages::html(StatusCode::OK, &pages::own_sessions(&view), &context.snapshot.brand))
 }
 
-pub async fn end(Extension(context): Extension<Context>) -> AxumResponse {
-    let session = match context.session().await {
-        Ok(session) => session,
-        Err(answer) => return answer,
-    };
-    let Some(origin) = &context.origin else { return super::signed_out(&context) };
+pub(super) async fn end(context: &Context<'_>) -> Result<Response<Bytes>, Rejection> {
+    let Some(session) = context.session().await? else { return Ok(signed_out(context)) };
+    let Some(origin) = &context.origin else { return Ok(signed_out(context)) };
     let request = &context.request;
     // No browser adds a handle by itself, so only its holder can have sent it.
-    let checked = match session.is_of_program() {
-        true => Ok(()),
-        false => csrf::check(request.method(), request.headers(), false, origin),
-    };
-    if let Err(refusal) = checked {
-        return refused(refusal);
+    if !session.is_of_program() {
+        csrf::check(request.method(), request.headers(), false, origin)?;
     }
-    let named = parameter(&context, "session");
-    let which = match (&named, parameter(&context, "others")) {
+    let named = parameter(context, "session");
+    let which = match (&named, parameter(context, "others")) {
         // Signing out ends more than this record: the sessions at all hosts, and the provider's own.
         (Some(name), None) if *name == session.name() && !session.is_of_program() => {
-            return see_other(SIGN_OUT).map(Body::from);
+            return Ok(see_other(SIGN_OUT));
         }
         (Some(name), None) => Which::One(name),
         (None, Some(_)) => Which::Others,
         _ => {
-            let refusal = Rejection::new(Reason::BadRequest, "the request does not say which session to end")
-                .fix("go back to your sessions and press a button there");
-            return refused(refusal);
+            return Err(Rejection::new(Reason::BadRequest, "the request does not say which session to end")
+                .fix("go back to your sessions and press a button there"));
         }
     };
-    match context.snapshot.sessions.end_own(&session, which).await {
-        Ok(ended) => {
-            tracing::info!(
-                issuer = %session.principal.issuer,
-                subject = %session.principal.subject,
-                by = session.name(),
-                ended,
-                "a user ended sessions of their own"
-            );
-            see_other(&format!("{PATH}?ended={ended}")).map(Body::from)
-        }
-        Err(error) => refused(unavailable(error)),
-    }
+    let ended = context.snapshot.sessions.end_own(&session, which).await.map_err(unavailable)?;
+    tracing::info!(
+        issuer = %session.principal.issuer,
+        subject = %session.principal.subject,
+        by = session.name(),
+        ended,
+        "a user ended sessions of their own"
+    );
+    Ok(see_other(&format!("{PATH}?ended={ended}")))
 }
 
-fn parameter(context: &Context, name: &str) -> Option<String> {
+fn parameter(context: &Context<'_>, name: &str) -> Option<String> {
     let query = context.request.query().unwrap_or_default();
     form_urlencoded::parse(query.as_bytes()).find(|(found, _)| found == name).map(|(_, value)| value.into_owned())
 }

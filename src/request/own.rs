@@ -42,7 +42,7 @@ impl Worker {
                 let of_tokens =
                     asks_who.then(|| snapshot.routes.taking_tokens(request.host()).next().cloned()).flatten();
                 let authenticator = self.authenticator(snapshot);
-                let answer = self.app.endpoints.serve(snapshot, request, authenticator, exchange).await;
+                let answer = endpoints::serve(snapshot, request, authenticator, exchange).await;
                 manner.endpoint_route = of_tokens;
                 answer
             }
