@@ -93,14 +93,27 @@ async fn a_person_whose_user_name_is_that_of_a_task_gets_no_token() {
     }
 }
 
+/// A world, and the token of its agent.
+async fn with_planner() -> (World, String) {
+    let world = World::start().await;
+    let planner = world.person("planner-account", &json!({"client_id": "planner"}));
+    (world, planner)
+}
+
+/// Asserts that an actor gets no token for a person. Each row has a name, the tokens of both, and words of the refusal.
+async fn assert_refused(world: &World, rows: &[(&str, String, &str, &str)]) {
+    for (what, person, actor, said) in rows {
+        let answer = ask(world, person, actor).await;
+        assert_eq!(answer.status, 400, "{what}: {}", answer.text());
+        assert!(answer.text().contains(said), "{what}: {}", answer.text());
+    }
+}
+
 #[tokio::test]
 async fn an_agent_gets_a_token_for_a_person_who_permits_it() {
-    let world = World::start().await;
-    let agent = world.person("planner-account", &json!({"client_id": "planner"}));
-    let other = world.person("other-account", &json!({"client_id": "other"}));
-    let ask = async |person: &str, actor: &str| ask(&world, person, actor).await;
+    let (world, agent) = with_planner().await;
     let lets = world.person("alice", &json!({"may_act": {"sub": "planner-account"}}));
-    let own = ask(&lets, &agent).await.token();
+    let own = ask(&world, &lets, &agent).await.token();
     let claims = part(&own, 1);
     assert_eq!(claims["origin"], json!({"issuer": "people", "sub": "alice"}), "{claims:#}");
     let people = world.people.url();
@@ -110,163 +123,178 @@ async fn an_agent_gets_a_token_for_a_person_who_permits_it() {
     let answer = world.doorward.get("/", &["Host: localhost", &format!("Authorization: Bearer {own}")]).await;
     assert_eq!(answer.status, 200, "{}", answer.text());
     // A token that was issued to the agent in the person's own login is equally sufficient.
-    ask(&world.person("alice", &json!({"client_id": "planner"})), &agent).await.token();
-    ask(&world.person("alice", &json!({"may_act": {"client_id": "planner"}})), &agent).await.token();
+    ask(&world, &world.person("alice", &json!({"client_id": "planner"})), &agent).await.token();
     let by_all = json!({"iss": people, "sub": "planner-account", "client_id": "planner"});
-    for name in ["sub", "client_id"] {
-        let may_act = json!({"iss": people, (name): by_all[name]});
-        ask(&world.person("alice", &json!({"may_act": may_act})), &agent).await.token();
-    }
-    ask(&world.person("alice", &json!({"may_act": by_all})), &agent).await.token();
-    let (job, job_issuer) = (world.job(&json!({})), world.ci.url());
-    /// A chain of `count` actors.
-    fn actors(count: usize) -> Value {
-        (1..=count).fold(Value::Null, |within, number| {
-            let mut act = json!({"sub": format!("actor-{number}")});
-            if !within.is_null() {
-                act["act"] = within;
-            }
-            act
-        })
-    }
-    for (what, person, actor, said) in [
-        ("nobody was let", world.person("alice", &json!({})), &agent, "may_act"),
-        ("somebody else was let", world.person("alice", &json!({"may_act": {"sub": "somebody"}})), &agent, "may_act"),
-        ("nobody is named", world.person("alice", &json!({"may_act": {}})), &agent, "may_act"),
-        (
-            "nobody is named but an issuer",
-            world.person("alice", &json!({"may_act": {"iss": people}})),
-            &agent,
-            "may_act",
-        ),
-        ("another client", world.person("alice", &json!({"may_act": {"client_id": "other"}})), &agent, "may_act"),
-        (
-            "another client of that subject",
-            world.person("alice", &json!({"may_act": {"sub": "planner-account", "client_id": "other"}})),
-            &agent,
-            "may_act",
-        ),
-        (
-            "what is not understood",
-            world.person("alice", &json!({"may_act": {"sub": "planner-account", "aud": "https://x.test"}})),
-            &agent,
-            "may_act",
-        ),
-        (
-            "another issuer's",
-            world.person("alice", &json!({"may_act": {"sub": "planner-account", "iss": "https://x.test"}})),
-            &agent,
-            "may_act",
-        ),
-        (
-            "no rule for that agent",
-            world.person("alice", &json!({"may_act": {"sub": "other-account"}})),
-            &other,
-            "no rule gives it",
-        ),
-        (
-            "a deny",
-            world.person("mallory", &json!({"may_act": {"sub": "planner-account"}})),
-            &agent,
-            "Mallory has left",
-        ),
-        ("no token", lets.clone(), &"x".to_owned(), "actor_token"),
-        (
-            "her own token, which the agent has, as the agent's",
-            world.person("alice", &json!({"client_id": "planner"})),
-            &world.person("alice", &json!({"client_id": "planner"})),
-            "nobody acts for themselves",
-        ),
-        (
-            "the same, though she lets herself",
-            world.person("alice", &json!({"may_act": {"sub": "alice"}, "client_id": "planner"})),
-            &world.person("alice", &json!({"client_id": "planner"})),
-            "nobody acts for themselves",
-        ),
-        (
-            "the token of another person that the agent has",
-            world.person("alice", &json!({"client_id": "planner"})),
-            &world.person("bob", &json!({"client_id": "planner"})),
-            "that the client has for itself",
-        ),
-        (
-            "the same, for a client that is let by its name",
-            world.person("alice", &json!({"may_act": {"client_id": "planner"}})),
-            &world.person("bob", &json!({"client_id": "planner"})),
-            "that the client has for itself",
-        ),
-        (
-            "a client whose own subject is not its id, and is not configured",
-            world.person("alice", &json!({"client_id": "other"})),
-            &other,
-            "that the client has for itself",
-        ),
-        (
-            "a client by its id, for which no rule is",
-            world.person("alice", &json!({"client_id": "other"})),
-            &world.person("other", &json!({"client_id": "other"})),
-            "no rule gives it",
-        ),
-        (
-            "an actor of another issuer, of whom the person said nothing but the name",
-            world.person("alice", &json!({"may_act": {"sub": "repo:acme/app:environment:prod"}})),
-            &job,
-            "without `iss`: somebody of its own issuer",
-        ),
-        (
-            "a client of that name at another issuer",
-            world.person("alice", &json!({"client_id": "planner"})),
-            &world.job(&json!({"client_id": "planner"})),
-            "without `iss`: somebody of its own issuer",
-        ),
-        (
-            "an actor of another issuer that was let, and has no rule",
-            world.person("alice", &json!({"may_act": {"sub": "repo:acme/app:environment:prod", "iss": job_issuer}})),
-            &job,
-            "no rule gives it",
-        ),
-        (
-            "an actor named system:serviceaccount:…",
-            world.person("alice", &json!({"may_act": {"sub": "system:serviceaccount:ci:builder"}})),
-            &world.person("system:serviceaccount:ci:builder", &json!({"client_id": "planner"})),
-            "the name of a service account",
-        ),
-        (
-            "an actor named as ours are",
-            world.person("alice", &json!({"may_act": {"sub": "ServiceAccount:ci:builder"}})),
-            &world.person("ServiceAccount:ci:builder", &json!({"client_id": "planner"})),
-            "the name of a service account",
-        ),
-        (
-            "an actor by whose token another acts",
-            world.person("alice", &json!({"may_act": {"sub": "planner-account"}})),
-            &world.person("planner-account", &json!({"client_id": "planner", "act": {"sub": "bot"}})),
-            "with a token of its own",
-        ),
-        (
-            "a person, whom she lets act",
-            world.person("alice", &json!({"may_act": {"sub": "bob"}})),
-            &world.person("bob", &json!({})),
-            "it is a person's",
-        ),
-        (
-            "more than four actors",
-            world.person("alice", &json!({"may_act": {"sub": "planner-account"}, "act": actors(4)})),
-            &agent,
-            "more than 4 would have acted",
-        ),
+    for may_act in [
+        json!({"client_id": "planner"}),
+        json!({"iss": people, "sub": by_all["sub"]}),
+        json!({"iss": people, "client_id": by_all["client_id"]}),
+        by_all,
     ] {
-        let answer = ask(&person, actor).await;
-        assert_eq!(answer.status, 400, "{what}: {}", answer.text());
-        assert!(answer.text().contains(said), "{what}: {}", answer.text());
+        ask(&world, &world.person("alice", &json!({"may_act": may_act})), &agent).await.token();
     }
-    let four = world.person("alice", &json!({"may_act": {"sub": "planner-account"}, "act": actors(3)}));
-    let act = part(&ask(&four, &agent).await.token(), 1)["act"].clone();
-    assert_eq!(act["act"]["act"]["act"], json!({"iss": people, "sub": "actor-1"}), "each with its issuer: {act:#}");
+}
+
+#[tokio::test]
+async fn a_delegation_that_the_person_did_not_give_is_refused() {
+    let (world, agent) = with_planner().await;
+    let lets = |may_act: Value| world.person("alice", &json!({"may_act": may_act}));
+    let job = world.job(&json!({}));
+    let named_like_a_client = world.job(&json!({"client_id": "planner"}));
+    assert_refused(
+        &world,
+        &[
+            ("nobody was let", world.person("alice", &json!({})), &agent, "may_act"),
+            ("somebody else was let", lets(json!({"sub": "somebody"})), &agent, "may_act"),
+            ("nobody is named", lets(json!({})), &agent, "may_act"),
+            ("nobody is named but an issuer", lets(json!({"iss": world.people.url()})), &agent, "may_act"),
+            ("another client", lets(json!({"client_id": "other"})), &agent, "may_act"),
+            (
+                "another client of that subject",
+                lets(json!({"sub": "planner-account", "client_id": "other"})),
+                &agent,
+                "may_act",
+            ),
+            (
+                "what is not understood",
+                lets(json!({"sub": "planner-account", "aud": "https://x.test"})),
+                &agent,
+                "may_act",
+            ),
+            ("another issuer's", lets(json!({"sub": "planner-account", "iss": "https://x.test"})), &agent, "may_act"),
+            (
+                "an actor of another issuer, of whom the person said nothing but the name",
+                lets(json!({"sub": "repo:acme/app:environment:prod"})),
+                &job,
+                "without `iss`: somebody of its own issuer",
+            ),
+            (
+                "a client of that name at another issuer",
+                world.person("alice", &json!({"client_id": "planner"})),
+                &named_like_a_client,
+                "without `iss`: somebody of its own issuer",
+            ),
+        ],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn an_agent_that_a_person_permits_needs_a_rule_too() {
+    let (world, agent) = with_planner().await;
+    let lets = |may_act: Value| world.person("alice", &json!({"may_act": may_act}));
+    let other = world.person("other-account", &json!({"client_id": "other"}));
+    let itself = world.person("other", &json!({"client_id": "other"}));
+    let (job, job_issuer) = (world.job(&json!({})), world.ci.url());
+    assert_refused(
+        &world,
+        &[
+            ("no rule for that agent", lets(json!({"sub": "other-account"})), &other, "no rule gives it"),
+            (
+                "a client by its id, for which no rule is",
+                world.person("alice", &json!({"client_id": "other"})),
+                &itself,
+                "no rule gives it",
+            ),
+            (
+                "an actor of another issuer that was let, and has no rule",
+                lets(json!({"sub": "repo:acme/app:environment:prod", "iss": job_issuer})),
+                &job,
+                "no rule gives it",
+            ),
+            (
+                "a deny",
+                world.person("mallory", &json!({"may_act": {"sub": "planner-account"}})),
+                &agent,
+                "Mallory has left",
+            ),
+        ],
+    )
+    .await;
+}
+
+#[tokio::test]
+async fn an_agent_acts_only_with_a_token_that_it_has_for_itself() {
+    let (world, agent) = with_planner().await;
+    let lets = |may_act: Value| world.person("alice", &json!({"may_act": may_act}));
+    let hers = world.person("alice", &json!({"client_id": "planner"}));
+    let of_bob = world.person("bob", &json!({"client_id": "planner"}));
+    let other = world.person("other-account", &json!({"client_id": "other"}));
+    let through_bot = world.person("planner-account", &json!({"client_id": "planner", "act": {"sub": "bot"}}));
+    let person = world.person("bob", &json!({}));
+    assert_refused(
+        &world,
+        &[
+            ("no token", lets(json!({"sub": "planner-account"})), "x", "actor_token"),
+            ("her own token, which the agent has, as the agent's", hers.clone(), &hers, "nobody acts for themselves"),
+            (
+                "the same, though she lets herself",
+                world.person("alice", &json!({"may_act": {"sub": "alice"}, "client_id": "planner"})),
+                &hers,
+                "nobody acts for themselves",
+            ),
+            ("the token of another person that the agent has", hers.clone(), &of_bob, "that the client has for itself"),
+            (
+                "the same, for a client that is let by its name",
+                lets(json!({"client_id": "planner"})),
+                &of_bob,
+                "that the client has for itself",
+            ),
+            (
+                "a client whose own subject is not its id, and is not configured",
+                world.person("alice", &json!({"client_id": "other"})),
+                &other,
+                "that the client has for itself",
+            ),
+            (
+                "an actor by whose token another acts",
+                lets(json!({"sub": "planner-account"})),
+                &through_bot,
+                "with a token of its own",
+            ),
+            ("a person, whom she lets act", lets(json!({"sub": "bob"})), &person, "it is a person's"),
+        ],
+    )
+    .await;
+    let lets = lets(json!({"sub": "planner-account"}));
+    let alone = world.exchange(&lets, "plan").await;
+    assert_eq!(alone.status, 400, "without one it gets nothing: {}", alone.text());
+    ask(&world, &lets, &agent).await.token();
+}
+
+/// A chain of `count` actors.
+fn actors(count: usize) -> Value {
+    (1..=count).fold(Value::Null, |within, number| {
+        let mut act = json!({"sub": format!("actor-{number}")});
+        if !within.is_null() {
+            act["act"] = within;
+        }
+        act
+    })
+}
+
+#[tokio::test]
+async fn at_most_four_actors_act_for_each_other() {
+    let (world, agent) = with_planner().await;
+    let lets = |count| world.person("alice", &json!({"may_act": {"sub": "planner-account"}, "act": actors(count)}));
+    assert_refused(&world, &[("more than four actors", lets(4), &agent, "more than 4 would have acted")]).await;
+    let act = part(&ask(&world, &lets(3), &agent).await.token(), 1)["act"].clone();
+    let first = json!({"iss": world.people.url(), "sub": "actor-1"});
+    assert_eq!(act["act"]["act"]["act"], first, "each with its issuer: {act:#}");
     // The same applies to actors named by the provider, if no others are added.
     for (count, is_too_many) in [(4, false), (5, true)] {
         let answer = world.exchange(&world.person("alice", &json!({"act": actors(count)})), "plan").await;
         assert_eq!(answer.text().contains("more than 4 would have acted"), is_too_many, "{count}: {}", answer.text());
+    }
+}
+
+#[tokio::test]
+async fn names_that_only_tasks_have_are_refused() {
+    let world = World::start().await;
+    for name in ["system:serviceaccount:ci:builder", "ServiceAccount:ci:builder"] {
+        let person = world.person("alice", &json!({"may_act": {"sub": name}}));
+        let actor = world.person(name, &json!({"client_id": "planner"}));
+        assert_refused(&world, &[(name, person, &actor, "the name of a service account")]).await;
     }
     for (what, named) in [
         ("sub", json!({"act": {"sub": "system:serviceaccount:ci:builder"}})),
@@ -278,15 +306,17 @@ async fn an_agent_gets_a_token_for_a_person_who_permits_it() {
         assert_eq!(answer.status, 400, "{what}: {}", answer.text());
         assert!(answer.text().contains("service account"), "{what}: {}", answer.text());
     }
-    // Without its own token the agent gets nothing.
-    let alone = world.exchange(&lets, "plan").await;
-    assert_eq!(alone.status, 400, "{}", alone.text());
-    // The person is locked out, and with them anybody who acts for them.
+}
+
+#[tokio::test]
+async fn an_agent_gets_no_token_for_a_person_who_was_revoked() {
+    let (world, agent) = with_planner().await;
+    let lets = world.person("alice", &json!({"may_act": {"sub": "planner-account"}}));
+    ask(&world, &lets, &agent).await.token();
     let (code, said) =
         world.doorward.operator(&["revoke", "--issuer", "people", "--subject", "alice", "--why", "left"]).await;
     assert_eq!(code, Some(0), "{said}");
-    assert_eq!(ask(&lets, &agent).await.status, 400);
-    drop(world.upstream);
+    assert_eq!(ask(&world, &lets, &agent).await.status, 400);
 }
 
 #[tokio::test]
