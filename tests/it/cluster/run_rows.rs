@@ -63,19 +63,107 @@ fn run(name: &str, account: &str, more: &Value) -> Value {
     json!({"apiVersion": "tekton.dev/v1", "kind": "PipelineRun", "metadata": {"name": name}, "spec": spec})
 }
 
+fn bytes(value: &Value) -> Vec<u8> {
+    value.to_string().into_bytes()
+}
+
+fn yaml(name: &str, pipeline: &str, account: &str) -> String {
+    format!(
+        "apiVersion: tekton.dev/v1\nkind: PipelineRun\nmetadata: {{name: {name}}}\nspec: {{pipelineRef: {pipeline}, \
+         taskRunTemplate: {{serviceAccountName: {account}}}}}\n"
+    )
+}
+
+/// A name, the line, media type and body of a request, and the status that it must get.
+type Row<'r> = (&'r str, &'r str, &'r str, Vec<u8>, u16);
+
+/// Asserts that Alice is refused with these statuses.
+async fn assert_refused(world: &World, rows: &[Row<'_>]) {
+    for (row, line, media, body, status) in rows {
+        let answer = ask(world, "alice", line, media, body).await;
+        assert_eq!(answer.status, *status, "{row}: {}", answer.text());
+    }
+}
+
+/// One test, since every part of it can use the same world.
 #[tokio::test]
 async fn a_run_is_decided_by_its_content_in_every_form() {
     let world = world().await;
     let runs = format!("/apis/tekton.dev/v1/namespaces/{}/pipelineruns", world.namespace);
+    other_accounts_and_code_are_refused(&world, &runs).await;
+    bodies_that_others_could_read_differently_are_refused(&world, &runs).await;
+    assert_eq!(sent(&world).await, [""; 0]);
+    what_is_permitted_is_made_in_each_form(&world, &runs).await;
+}
+
+async fn other_accounts_and_code_are_refused(world: &World, runs: &str) {
+    let (post, apply) = (format!("POST {runs}"), format!("PATCH {runs}/new?fieldManager=tests"));
+    let git = json!({"pipelineRef": {"resolver": "git", "params": [{"name": "url", "value": "https://evil.example/deploy"},
+        {"name": "pathInRepo", "value": "deploy"}, {"name": "revision", "value": "main"}]}});
+    let of_one_task = json!({"taskRunSpecs": [{"pipelineTaskName": "a", "serviceAccountName": "admin"}]});
+    let templated = json!({"taskRunTemplate": {"serviceAccountName": "builder", "podTemplate": {"hostNetwork": true}}});
+    assert_refused(
+        world,
+        &[
+            ("attacks:Z22 by apply, as another account", &apply, APPLY, bytes(&run("new", "admin", &json!({}))), 403),
+            (
+                "attacks:Z22 by apply, as no account",
+                &apply,
+                APPLY,
+                bytes(&json!({"apiVersion": "tekton.dev/v1",
+                "kind": "PipelineRun", "metadata": {"name": "new"}, "spec": {"pipelineRef": {"name": "deploy"}}})),
+                403,
+            ),
+            (
+                "attacks:Z23 an alias for the account",
+                &post,
+                "application/yaml",
+                yaml("&n admin", "{name: deploy}", "*n").into(),
+                403,
+            ),
+            ("attacks:Z26 another address", &post, JSON, bytes(&run("git", "builder", &git)), 403),
+            ("attacks:Z47 the account of one task", &post, JSON, bytes(&run("z47", "builder", &of_one_task)), 403),
+            (
+                "attacks:Z47 of v1beta1",
+                &post.replace("/v1/", "/v1beta1/"),
+                JSON,
+                bytes(&json!({"apiVersion": "tekton.dev/v1beta1", "kind": "PipelineRun", "metadata": {"name": "z47"},
+                    "spec": {"pipelineRef": {"name": "deploy"}, "serviceAccountName": "builder",
+                        "taskRunSpecs": [{"pipelineTaskName": "a", "taskServiceAccountName": "admin"}]}})),
+                403,
+            ),
+            ("attacks:Z47 a pod template", &post, JSON, bytes(&run("z47", "builder", &templated)), 403),
+            (
+                "attacks:Z47 a CustomRun",
+                &format!("POST /apis/tekton.dev/v1beta1/namespaces/{}/customruns", world.namespace),
+                JSON,
+                bytes(
+                    &json!({"apiVersion": "tekton.dev/v1beta1", "kind": "CustomRun", "metadata": {"name": "z47"}, "spec": {
+                    "customRef": {"apiVersion": "v1", "kind": "Loop", "name": "deploy"}, "serviceAccountName": "admin"}}),
+                ),
+                403,
+            ),
+            (
+                "attacks:Z48 no account, which is the default one",
+                &post,
+                JSON,
+                bytes(&run("z48", "builder", &json!({"taskRunTemplate": {}}))),
+                403,
+            ),
+            (
+                "attacks:Z50 the pipeline itself",
+                &format!("PATCH {}", runs.replace("pipelineruns", "pipelines/deploy")),
+                MERGE,
+                br#"{"spec":{"tasks":[]}}"#.to_vec(),
+                403,
+            ),
+        ],
+    )
+    .await;
+}
+
+async fn bodies_that_others_could_read_differently_are_refused(world: &World, runs: &str) {
     let post = format!("POST {runs}");
-    let apply = |name: &str| format!("PATCH {runs}/{name}?fieldManager=tests");
-    let none = || json!({});
-    let yaml = |name: &str, pipeline: &str, account: &str| {
-        format!(
-            "apiVersion: tekton.dev/v1\nkind: PipelineRun\nmetadata: {{name: {name}}}\nspec: {{pipelineRef: {pipeline}, \
-             taskRunTemplate: {{serviceAccountName: {account}}}}}\n"
-        )
-    };
     let merged = yaml("y, annotations: &p {name: deploy}", "{<<: *p}", "builder");
     let two = format!("{}---\n{}", yaml("y", "{name: deploy}", "builder"), yaml("y", "{name: deploy}", "admin"));
     let bomb: String = ["ab", "bc", "cd", "de", "ef", "fg"]
@@ -90,121 +178,40 @@ async fn a_run_is_decided_by_its_content_in_every_form() {
                  spec: {pipelineRef: {name: other}}\n";
     // CBOR's self-described tag (RFC 8949 section 3.4.6), and an empty map.
     let cbor: &[u8] = &[0xd9, 0xd9, 0xf7, 0xa0];
-    let git = json!({"pipelineRef": {"resolver": "git", "params": [{"name": "url", "value": "https://evil.example/deploy"},
-        {"name": "pathInRepo", "value": "deploy"}, {"name": "revision", "value": "main"}]}});
-    let text = |value: &Value| value.to_string().into_bytes();
-    for (row, line, media, body, status) in [
-        ("attacks:Z22 by apply, as another account", apply("new"), APPLY, text(&run("new", "admin", &none())), 403),
-        (
-            "attacks:Z22 by apply, as no account",
-            apply("new"),
-            APPLY,
-            text(&json!({"apiVersion": "tekton.dev/v1",
-            "kind": "PipelineRun", "metadata": {"name": "new"}, "spec": {"pipelineRef": {"name": "deploy"}}})),
-            403,
-        ),
-        (
-            "attacks:Z23 an alias for the account",
-            post.clone(),
-            "application/yaml",
-            yaml("&n admin", "{name: deploy}", "*n").into(),
-            403,
-        ),
-        ("attacks:Z23 a merge key", post.clone(), "application/yaml", merged.into(), 400),
-        ("attacks:Z23 two documents", post.clone(), "application/yaml", two.into(), 400),
-        ("attacks:Z23 aliases of aliases", post.clone(), "application/yaml", bomb.into(), 400),
-        ("attacks:Z23 a key twice", post.clone(), "application/yaml", twice.into(), 400),
-        ("attacks:Z23 CBOR", post.clone(), "application/cbor", cbor.to_vec(), 415),
-        ("attacks:Z26 another address", post.clone(), JSON, text(&run("git", "builder", &git)), 403),
-        (
-            "attacks:Z47 the account of one task",
-            post.clone(),
-            JSON,
-            text(&run(
-                "z47",
-                "builder",
-                &json!({"taskRunSpecs": [{"pipelineTaskName": "a", "serviceAccountName": "admin"}]}),
-            )),
-            403,
-        ),
-        (
-            "attacks:Z47 of v1beta1",
-            post.replace("/v1/", "/v1beta1/"),
-            JSON,
-            text(&json!({"apiVersion": "tekton.dev/v1beta1", "kind": "PipelineRun", "metadata": {"name": "z47"},
-                "spec": {"pipelineRef": {"name": "deploy"}, "serviceAccountName": "builder",
-                    "taskRunSpecs": [{"pipelineTaskName": "a", "taskServiceAccountName": "admin"}]}})),
-            403,
-        ),
-        (
-            "attacks:Z47 a pod template",
-            post.clone(),
-            JSON,
-            text(&run(
-                "z47",
-                "builder",
-                &json!({"taskRunTemplate": {"serviceAccountName": "builder", "podTemplate": {"hostNetwork": true}}}),
-            )),
-            403,
-        ),
-        (
-            "attacks:Z47 a CustomRun",
-            format!("POST /apis/tekton.dev/v1beta1/namespaces/{}/customruns", world.namespace),
-            JSON,
-            text(
-                &json!({"apiVersion": "tekton.dev/v1beta1", "kind": "CustomRun", "metadata": {"name": "z47"}, "spec": {
-                "customRef": {"apiVersion": "v1", "kind": "Loop", "name": "deploy"}, "serviceAccountName": "admin"}}),
+    let spelt_twice = json!({"pipelineRef": {"name": "deploy", "Name": "evil"}});
+    let plain = run("z53", "builder", &json!({}));
+    assert_refused(
+        world,
+        &[
+            ("attacks:Z23 a merge key", &post, "application/yaml", merged.into(), 400),
+            ("attacks:Z23 two documents", &post, "application/yaml", two.into(), 400),
+            ("attacks:Z23 aliases of aliases", &post, "application/yaml", bomb.into(), 400),
+            ("attacks:Z23 a key twice", &post, "application/yaml", twice.into(), 400),
+            ("attacks:Z23 CBOR", &post, "application/cbor", cbor.to_vec(), 415),
+            (
+                "attacks:Z49 another spelling of the pipeline",
+                &post,
+                JSON,
+                bytes(&run("z49", "builder", &spelt_twice)),
+                400,
             ),
-            403,
-        ),
-        (
-            "attacks:Z48 no account, which is the default one",
-            post.clone(),
-            JSON,
-            text(&run("z48", "builder", &json!({"taskRunTemplate": {}}))),
-            403,
-        ),
-        (
-            "attacks:Z49 another spelling of the pipeline",
-            post.clone(),
-            JSON,
-            text(&run("z49", "builder", &json!({"pipelineRef": {"name": "deploy", "Name": "evil"}}))),
-            400,
-        ),
-        (
-            "attacks:Z50 the pipeline itself",
-            format!("PATCH {}", runs.replace("pipelineruns", "pipelines/deploy")),
-            MERGE,
-            br#"{"spec":{"tasks":[]}}"#.to_vec(),
-            403,
-        ),
-        (
-            "attacks:Z53 compressed",
-            post.clone(),
-            "application/json\r\nContent-Encoding: gzip",
-            text(&run("z53", "builder", &none())),
-            415,
-        ),
-        (
-            "attacks:Z53 UTF-16",
-            post.clone(),
-            JSON,
-            run("z53", "builder", &none()).to_string().bytes().flat_map(|byte| [byte, 0]).collect(),
-            415,
-        ),
-    ] {
-        let answer = ask(&world, "alice", &line, media, &body).await;
-        assert_eq!(answer.status, status, "{row}: {}", answer.text());
-    }
-    assert_eq!(sent(&world).await, [""; 0]);
-    // The counterparts.
-    let made = ask(&world, "alice", &post, JSON, &text(&run("one", "builder", &none()))).await;
+            ("attacks:Z53 compressed", &post, "application/json\r\nContent-Encoding: gzip", bytes(&plain), 415),
+            ("attacks:Z53 UTF-16", &post, JSON, bytes(&plain).into_iter().flat_map(|byte| [byte, 0]).collect(), 415),
+        ],
+    )
+    .await;
+}
+
+async fn what_is_permitted_is_made_in_each_form(world: &World, runs: &str) {
+    let post = format!("POST {runs}");
+    let made = ask(world, "alice", &post, JSON, &bytes(&run("one", "builder", &json!({})))).await;
     assert_eq!(made.status, 201, "{}", made.text());
-    let applied = ask(&world, "alice", &apply("two"), APPLY, &text(&run("two", "builder", &none()))).await;
+    let apply = format!("PATCH {runs}/two?fieldManager=tests");
+    let applied = ask(world, "alice", &apply, APPLY, &bytes(&run("two", "builder", &json!({})))).await;
     assert_eq!(applied.status, 201, "{}", applied.text());
     for (name, written, account) in [("plain", "plain", "builder"), ("builder", "&n builder", "*n")] {
         let body = yaml(written, "{name: deploy}", account);
-        let made = ask(&world, "alice", &post, "application/yaml", body.as_bytes()).await;
+        let made = ask(world, "alice", &post, "application/yaml", body.as_bytes()).await;
         assert_eq!(made.status, 201, "attacks:Z23 {written}: {}", made.text());
         let stored = world.api.read(&format!("{runs}/{name}")).await;
         assert_eq!(
