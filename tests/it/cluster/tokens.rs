@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::tasks::{DOOR, TARGET, Tasks, claims, exchange, refusal};
+use super::tasks::{DOOR, TARGET, Task, Tasks, claims, exchange, refusal};
 use crate::{
     fixture::{Change, bearer},
     harness::{found, part, until},
@@ -92,64 +92,70 @@ async fn a_task_without_a_pipeline_gets_what_its_account_may_have() {
     assert!(error == "invalid_target" && why.contains("https://other.test"), "{error}: {why}");
 }
 
+/// What the task `push` asks for.
+const ASKED: [(&str, &str); 2] = [("audience", TARGET), ("scope", "push")];
+
+/// A pod of the tasks' account.
+fn pod(name: &str, metadata: &Value) -> Value {
+    let mut pod = json!({"metadata": metadata, "spec": {"serviceAccountName": "builder",
+        "containers": [{"name": "main", "image": "images.test/main"}]}});
+    pod["metadata"]["name"] = json!(name);
+    pod
+}
+
+/// Creates a pod past Doorward, and waits until it runs.
+async fn running(tasks: &Tasks, pod: &Value) -> Value {
+    let made = tasks.world.api.create(&tasks.path("pods"), pod).await;
+    let path = format!("{}/{}", tasks.path("pods"), made["metadata"]["name"].as_str().unwrap());
+    found(async || Some(tasks.world.api.read(&path).await).filter(|pod| pod["status"]["phase"] == "Running")).await
+}
+
+/// Asserts that no token is given for a token with these words. `may_be_noted`: what is missing could still be recorded,
+/// by Tekton in the owner of a new run or by Doorward, so that the caller may be told to come back.
+async fn assert_refused(tasks: &Tasks, row: &str, subject_token: &str, words: &str, may_be_noted: bool) {
+    let answer = found(async || {
+        let answer = exchange(&tasks.world, subject_token, &ASKED).await;
+        Some(answer).filter(|answer| answer.status != 503 || answer.text().contains(words))
+    })
+    .await;
+    let refused = (answer.status, answer.json()["error"].clone());
+    assert!(refused == (400, json!("invalid_request")) || (may_be_noted && answer.status == 503), "{row}: {refused:?}");
+    assert!(answer.text().contains(words), "{row}: {}", answer.text());
+}
+
+/// One test, since every part of it can use the same run.
 #[tokio::test]
 async fn a_pod_that_is_not_what_its_token_claims_gets_no_token() {
     let tasks = Tasks::start().await;
-    let world = &tasks.world;
     let task = tasks.bobs(&Tasks::release("real")).await;
-    let asked = [("audience", TARGET), ("scope", "push")];
     let good = tasks.pod_token(&task.pod, DOOR).await;
-    tasks.exchange(&good, &asked).await.token();
-    let metadata = &task.pod["metadata"];
+    tasks.exchange(&good, &ASKED).await.token();
+    tokens_for_others_or_of_no_pod_are_refused(&tasks, &task).await;
+    pods_that_pose_as_those_of_a_task_are_refused(&tasks, &task).await;
+    forged_runs_are_refused(&tasks, &task).await;
+    tasks.exchange(&good, &ASKED).await.token();
+    a_pod_where_no_task_gets_tokens_is_refused(&tasks).await;
+    the_token_of_a_deleted_pod_is_refused(&tasks, &task, &good).await;
+}
 
+async fn tokens_for_others_or_of_no_pod_are_refused(tasks: &Tasks, task: &Task) {
+    let metadata = &task.pod["metadata"];
     let secret = json!({"metadata": {"name": "bound"}, "type": "Opaque"});
-    let secret = world.api.create(&format!("/api/v1/namespaces/{}/secrets", world.namespace), &secret).await;
+    let secret =
+        tasks.world.api.create(&format!("/api/v1/namespaces/{}/secrets", tasks.world.namespace), &secret).await;
     let bound = json!({"kind": "Secret", "apiVersion": "v1", "name": "bound", "uid": secret["metadata"]["uid"]});
     let bound_to_pod = json!({"kind": "Pod", "apiVersion": "v1", "name": metadata["name"], "uid": metadata["uid"]});
-    let api_audience = tasks.token("builder", &json!({"expirationSeconds": 3600})).await;
-    let pod = |name: &str, metadata: Value| {
-        let mut pod = json!({"metadata": metadata, "spec": {"serviceAccountName": "builder",
-            "containers": [{"name": "main", "image": "images.test/main"}]}});
-        pod["metadata"]["name"] = json!(name);
-        pod
-    };
-    let running = |pod: Value| {
-        let tasks = &tasks;
-        async move {
-            let made = tasks.world.api.create(&tasks.path("pods"), &pod).await;
-            let path = format!("{}/{}", tasks.path("pods"), made["metadata"]["name"].as_str().unwrap());
-            found(async || Some(tasks.world.api.read(&path).await).filter(|pod| pod["status"]["phase"] == "Running"))
-                .await
-        }
-    };
-    let labelled =
-        running(pod("labelled", json!({"labels": metadata["labels"], "annotations": metadata["annotations"]}))).await;
-    let plain = running(pod("plain", json!({}))).await;
-    let mut owners = metadata["ownerReferences"].clone();
-    owners[0]["blockOwnerDeletion"] = json!(false);
-    let metadata_of =
-        |labels: &Value| json!({"ownerReferences": owners, "labels": labels, "annotations": {"hold": "yes"}});
-    let owned = running(pod("owned", metadata_of(&metadata["labels"]))).await;
-    let unlabelled = running(pod("unlabelled", metadata_of(&json!({})))).await;
-    // Created without Doorward, by somebody who may, with the claim that Bob asked for it.
-    let mut forged = Tasks::release("forged");
-    forged["metadata"]["annotations"] = task.run["metadata"]["annotations"].clone();
-    let forged = world.api.create(&tasks.path("pipelineruns"), &forged).await;
-    let forged = tasks.task_of(forged).await;
-    // A run that claims to be created by Bob's.
-    let mut child = Tasks::release("child");
-    child["metadata"]["ownerReferences"] = json!([{"apiVersion": "tekton.dev/v1", "kind": "PipelineRun", "name": "real",
-        "uid": task.run["metadata"]["uid"], "controller": true}]);
-    let child = world.api.create(&tasks.path("pipelineruns"), &child).await;
-    let child = tasks.task_of(child).await;
-
-    for (row, subject_token, said) in [
+    for (row, subject_token, words) in [
         (
             "kubernetes:6.4 wrong audience",
             tasks.pod_token(&task.pod, "https://other.test").await,
             "`https://doorward.test` is expected",
         ),
-        ("kubernetes:6.4 the API server's audience", api_audience, "`https://doorward.test` is expected"),
+        (
+            "kubernetes:6.4 the API server's audience",
+            tasks.token("builder", &json!({"expirationSeconds": 3600})).await,
+            "`https://doorward.test` is expected",
+        ),
         (
             "an audience beside ours, which would have the token too",
             tasks.token("builder", &json!({"audiences": [DOOR, "vault"], "boundObjectRef": bound_to_pod})).await,
@@ -161,62 +167,72 @@ async fn a_pod_that_is_not_what_its_token_claims_gets_no_token() {
             "bound to a Secret",
         ),
         ("bound to nothing", tasks.token("builder", &json!({"audiences": [DOOR]})).await, "bound to no pod"),
-        ("kubernetes:6.4 pod without a TaskRun", tasks.pod_token(&plain, DOOR).await, "does not belong to a TaskRun"),
-        ("kubernetes:6.4 forged label", tasks.pod_token(&labelled, DOOR).await, "does not belong to a TaskRun"),
-        ("kubernetes:6.4 forged owner reference", tasks.pod_token(&owned, DOOR).await, "not in owned"),
-        (
-            "a pod whose end nobody watches",
-            tasks.pod_token(&unlabelled, DOOR).await,
-            "has no label `tekton.dev/taskRun`",
-        ),
-        (
-            "kubernetes:6.4 forged annotation",
-            tasks.pod_token(&forged.pod, DOOR).await,
-            "the cause of run forged is not known",
-        ),
-        ("a forged owner of a run", tasks.pod_token(&child.pod, DOOR).await, "is not listed by its PipelineRun"),
         ("no token at all", "e30.e30.e30".to_owned(), "subject_token"),
     ] {
-        // The owner of a new run may not have recorded it yet, nor Doorward who caused it.
-        let answer = found(async || {
-            let answer = exchange(world, &subject_token, &asked).await;
-            Some(answer).filter(|answer| answer.status != 503 || answer.text().contains(said))
-        })
-        .await;
-        let may_be_noted = matches!(row, "kubernetes:6.4 forged annotation" | "a forged owner of a run");
-        let refused = (answer.status, answer.json()["error"].clone());
-        assert!(
-            refused == (400, json!("invalid_request")) || (may_be_noted && answer.status == 503),
-            "{row}: {refused:?}"
-        );
-        assert!(answer.text().contains(said), "{row}: {}", answer.text());
+        assert_refused(tasks, row, &subject_token, words, false).await;
     }
-    tasks.exchange(&good, &asked).await.token();
+}
 
-    // In a namespace where its end would not be seen.
-    let elsewhere = world.api.namespace().await;
-    let made = pod("elsewhere", json!({}));
-    let made = world
-        .api
-        .create(&format!("/api/v1/namespaces/{elsewhere}/pods"), &{
-            let mut made = made;
-            made["spec"]["serviceAccountName"] = json!("default");
-            made
-        })
-        .await;
+async fn pods_that_pose_as_those_of_a_task_are_refused(tasks: &Tasks, task: &Task) {
+    let metadata = &task.pod["metadata"];
+    let mut owners = metadata["ownerReferences"].clone();
+    owners[0]["blockOwnerDeletion"] = json!(false);
+    let owned_with =
+        |labels: &Value| json!({"ownerReferences": owners, "labels": labels, "annotations": {"hold": "yes"}});
+    for (row, name, metadata, words) in [
+        ("kubernetes:6.4 pod without a TaskRun", "plain", json!({}), "does not belong to a TaskRun"),
+        (
+            "kubernetes:6.4 forged label",
+            "labelled",
+            json!({"labels": metadata["labels"], "annotations": metadata["annotations"]}),
+            "does not belong to a TaskRun",
+        ),
+        ("kubernetes:6.4 forged owner reference", "owned", owned_with(&metadata["labels"]), "not in owned"),
+        ("a pod whose end nobody watches", "unlabelled", owned_with(&json!({})), "has no label `tekton.dev/taskRun`"),
+    ] {
+        let pod = running(tasks, &pod(name, &metadata)).await;
+        assert_refused(tasks, row, &tasks.pod_token(&pod, DOOR).await, words, false).await;
+    }
+}
+
+/// Created without Doorward, by somebody who may.
+async fn forged_runs_are_refused(tasks: &Tasks, task: &Task) {
+    let mut bobs = Tasks::release("forged");
+    bobs["metadata"]["annotations"] = task.run["metadata"]["annotations"].clone();
+    let mut child = Tasks::release("child");
+    child["metadata"]["ownerReferences"] = json!([{"apiVersion": "tekton.dev/v1", "kind": "PipelineRun", "name": "real",
+        "uid": task.run["metadata"]["uid"], "controller": true}]);
+    for (row, run, words) in [
+        ("kubernetes:6.4 forged annotation", bobs, "the cause of run forged is not known"),
+        ("a forged owner of a run", child, "is not listed by its PipelineRun"),
+    ] {
+        let forged = tasks.task_of(tasks.world.api.create(&tasks.path("pipelineruns"), &run).await).await;
+        assert_refused(tasks, row, &tasks.pod_token(&forged.pod, DOOR).await, words, true).await;
+    }
+}
+
+/// In a namespace where its end would not be seen.
+async fn a_pod_where_no_task_gets_tokens_is_refused(tasks: &Tasks) {
+    let api = tasks.world.api;
+    let elsewhere = api.namespace().await;
+    let mut made = pod("elsewhere", &json!({}));
+    made["spec"]["serviceAccountName"] = json!("default");
+    let made = api.create(&format!("/api/v1/namespaces/{elsewhere}/pods"), &made).await;
     let bound = json!({"kind": "Pod", "apiVersion": "v1", "name": "elsewhere", "uid": made["metadata"]["uid"]});
     let path = format!("/api/v1/namespaces/{elsewhere}/serviceaccounts/default/token");
     let spec = json!({"spec": {"audiences": [DOOR], "boundObjectRef": bound}});
-    let foreign = world.api.create(&path, &spec).await["status"]["token"].as_str().unwrap().to_owned();
-    let (_, why) = refusal(&tasks.exchange(&foreign, &asked).await);
+    let foreign = api.create(&path, &spec).await["status"]["token"].as_str().unwrap().to_owned();
+    let (_, why) = refusal(&tasks.exchange(&foreign, &ASKED).await);
     assert!(why.contains(&format!("no task in namespace {elsewhere} gets tokens")), "{why}");
+}
 
-    // Deleted and recreated with the same name and labels: the old token belongs to the old pod.
-    let name = metadata["name"].as_str().unwrap();
+/// Also while a new pod has its name and its labels.
+async fn the_token_of_a_deleted_pod_is_refused(tasks: &Tasks, task: &Task, token: &str) {
+    let name = task.pod["metadata"]["name"].as_str().unwrap();
     let path = format!("{}/{name}", tasks.path("pods"));
-    let answer = world.api.ask("DELETE", &format!("{path}?gracePeriodSeconds=0"), None).await;
+    let answer = tasks.world.api.ask("DELETE", &format!("{path}?gracePeriodSeconds=0"), None).await;
     assert_eq!(answer.status, 200);
-    let (_, why) = refusal(&tasks.once_over(&good, &asked).await);
+    let (_, why) = refusal(&tasks.once_over(token, &ASKED).await);
     assert!(
         ["does not exist", "deleted", "not active", "revoked", "has ended", "under the same name"]
             .iter()
