@@ -14,14 +14,30 @@ fn problems(ground: &str, policy: &str) -> Vec<String> {
     }
 }
 
+/// Asserts that each policy has one error. A row is the attack, the policy, and the place and words of the error.
+fn assert_reported(rows: &[(&str, &str, &str, &str)]) {
+    for &(row, policy, at, message) in rows {
+        let found = problems(GROUND, policy);
+        let is_told = found
+            .iter()
+            .any(|p| p.strip_prefix(at).is_some_and(|rest| rest.starts_with(' ') && rest.contains(message)));
+        assert!(is_told, "{row} {policy}\nexpected {at} {message}\ngot {found:#?}");
+        assert_eq!(found.len(), 1, "{policy} {found:#?}");
+    }
+}
+
 #[test]
-fn each_mistake_is_reported_at_its_path() {
-    for (row, policy, at, message) in [
+fn an_id_that_is_no_id_or_another_rule_has_is_reported() {
+    assert_reported(&[
         ("", "rules: [{id: a, do: allow}, {id: a, do: deny}]", "/rules/1/id", "another rule has the id"),
         ("", "rules: [{id: '', do: allow}]", "/rules/0/id", "cannot be the id"),
+    ]);
+}
+
+#[test]
+fn mistakes_in_on_are_reported_at_their_paths() {
+    assert_reported(&[
         ("", "rules: [{id: a, on: {routes: [wbe]}, do: allow}]", "/rules/0/on/routes/0", "no route `wbe`"),
-        ("", "rules: [{id: a, who: {issuers: [crop]}, do: allow}]", "/rules/0/who/issuers/0", "no issuer `crop`"),
-        ("", "rules: [{id: a, who: {webhooks: [hg]}, do: allow}]", "/rules/0/who/webhooks/0", "no webhook `hg`"),
         ("", "rules: [{id: a, on: {event_listener: x}, do: allow}]", "/rules/0/on/event_listener", "no event listener"),
         (
             "",
@@ -40,91 +56,6 @@ fn each_mistake_is_reported_at_its_path() {
             "rules: [{id: a, on: {pages: true, routes: [web]}, do: allow}]",
             "/rules/0/on/routes",
             "a `dashboard` route",
-        ),
-        ("attacks:Z1", "rules: [{id: a, who: {groups: [x]}, do: allow}]", "/rules/0/who/groups", "several issuers"),
-        ("attacks:Z1", "rules: [{id: a, who: {groups: [x]}, do: deny}]", "/rules/0/who/groups", "several issuers"),
-        (
-            "attacks:Z1",
-            "rules: [{id: a, who: {scopes: [x], kind: agent}, do: allow}]",
-            "/rules/0/who/scopes",
-            "several issuers",
-        ),
-        (
-            "attacks:Z1",
-            "rules: [{id: a, who: {claims: {x: [1]}}, do: allow}]",
-            "/rules/0/who/claims",
-            "several issuers",
-        ),
-        ("attacks:Z1", "rules: [{id: a, who: {subjects: [x]}, do: allow}]", "/rules/0/who/subjects", "several issuers"),
-        ("attacks:Z1", "rules: [{id: a, who: {clients: [x]}, do: allow}]", "/rules/0/who/clients", "several issuers"),
-        (
-            "attacks:Z1",
-            "rules: [{id: a, who: {on_behalf_of: {groups: [x]}}, do: allow}]",
-            "/rules/0/who/on_behalf_of",
-            "several issuers",
-        ),
-        (
-            "attacks:Z1",
-            "grants: [{id: a, who: {groups: [x]}, kubernetes_groups: [g]}]",
-            "/grants/0/who/groups",
-            "several issuers",
-        ),
-        (
-            "attacks:Z41",
-            "grants: [{id: a, who: {issuers: [corp], scopes: [x]}, kubernetes_groups: [g]}]",
-            "/grants/0/who/scopes",
-            "a scope alone",
-        ),
-        (
-            "attacks:Z41",
-            "rules: [{id: a, who: {issuers: [corp], scopes: [x], kind: human}, do: allow}]",
-            "/rules/0/who/scopes",
-            "a scope alone",
-        ),
-        (
-            "kubernetes:S1",
-            "grants: [{id: a, who: {issuers: [corp]}, kubernetes_groups: ['system:masters']}]",
-            "/grants/0/kubernetes_groups/0",
-            "reserved",
-        ),
-        (
-            "kubernetes:S3",
-            "grants: [{id: a, who: {issuers: [corp]}, kubernetes_groups: ['System:masters']}]",
-            "/grants/0/kubernetes_groups/0",
-            "reserved",
-        ),
-        (
-            "",
-            "grants: [{id: a, who: {issuers: [corp]}, kubernetes_groups: []}]",
-            "/grants/0/kubernetes_groups",
-            "a grant needs at least one Kubernetes group",
-        ),
-        ("", "grants: [{id: a, who: {}, kubernetes_groups: [g]}]", "/grants/0/who", "nobody is named"),
-        (
-            "",
-            "grants: [{id: a, who: {issuers: [corp]}, kubernetes_groups: [g]}, \
-             {id: b, who: {issuers: [corp]}, kubernetes_groups: [g, h], tekton_roles: [{role: admin}]}]",
-            "/grants/1/tekton_roles/0",
-            "grant `a` gives the group `g` too",
-        ),
-        (
-            "",
-            "grants: [{id: a, who: {anonymous: true}, kubernetes_groups: [g]}]",
-            "/grants/0/who/anonymous",
-            "anonymous callers",
-        ),
-        (
-            "",
-            "rules: [{id: a, who: {anonymous: true, kind: agent}, do: allow}]",
-            "/rules/0/who/anonymous",
-            "no other condition",
-        ),
-        ("", "rules: [{id: a, who: {issuers: [corp], webhooks: [gh]}, do: allow}]", "/rules/0/who/webhooks", "both"),
-        (
-            "",
-            "rules: [{id: a, who: {webhooks: [gh], groups: [x]}, do: allow}]",
-            "/rules/0/who/groups",
-            "a webhook gives no",
         ),
         ("", "rules: [{id: a, on: {methods: [get]}, do: allow}]", "/rules/0/on/methods/0", "did you mean `GET`"),
         ("", "rules: [{id: a, on: {methods: [PSOT]}, do: deny}]", "/rules/0/on/methods/0", "did you mean `POST`"),
@@ -158,24 +89,57 @@ fn each_mistake_is_reported_at_its_path() {
             "leads to a Kubernetes",
         ),
         ("", "rules: [{id: a, on: {routes: [web], event: [push]}, do: deny}]", "/rules/0/on/routes", "webhook"),
-        ("", "rules: [{id: a, need: {acr: [x]}, do: deny}]", "/rules/0/need", "only an allow"),
-        ("", "rules: [{id: a, need: {mfa: {max_age: 0}}, do: allow}]", "/rules/0/need/mfa/max_age", "that fresh"),
-        ("", "rules: [{id: a, do: {approve: {by: {}}}}]", "/rules/0/do/approve/by", "nobody is named"),
-        ("", "rules: [{id: a, do: {approve: {by: {kind: agent}}}}]", "/rules/0/do/approve/by/kind", "only people"),
-        ("", "rules: [{id: a, do: {approve: {by: {kind: workload}}}}]", "/rules/0/do/approve/by/kind", "only people"),
+        ("", "rules: [{id: a, on: {run: {params: {x: []}}}, do: deny}]", "/rules/0/on/run/params/x", "empty list"),
+        ("", "rules: [{id: a, on: {run: {labels: {x: []}}}, do: deny}]", "/rules/0/on/run/labels/x", "empty list"),
+    ]);
+}
+
+#[test]
+fn mistakes_in_who_are_reported_at_their_paths() {
+    assert_reported(&[
+        ("", "rules: [{id: a, who: {issuers: [crop]}, do: allow}]", "/rules/0/who/issuers/0", "no issuer `crop`"),
+        ("", "rules: [{id: a, who: {webhooks: [hg]}, do: allow}]", "/rules/0/who/webhooks/0", "no webhook `hg`"),
+        ("attacks:Z1", "rules: [{id: a, who: {groups: [x]}, do: allow}]", "/rules/0/who/groups", "several issuers"),
+        ("attacks:Z1", "rules: [{id: a, who: {groups: [x]}, do: deny}]", "/rules/0/who/groups", "several issuers"),
         (
-            "",
-            "rules: [{id: a, do: {approve: {by: {kind: human}, count: 0}}}]",
-            "/rules/0/do/approve/count",
-            "at least one person",
+            "attacks:Z1",
+            "rules: [{id: a, who: {scopes: [x], kind: agent}, do: allow}]",
+            "/rules/0/who/scopes",
+            "several issuers",
+        ),
+        (
+            "attacks:Z1",
+            "rules: [{id: a, who: {claims: {x: [1]}}, do: allow}]",
+            "/rules/0/who/claims",
+            "several issuers",
+        ),
+        ("attacks:Z1", "rules: [{id: a, who: {subjects: [x]}, do: allow}]", "/rules/0/who/subjects", "several issuers"),
+        ("attacks:Z1", "rules: [{id: a, who: {clients: [x]}, do: allow}]", "/rules/0/who/clients", "several issuers"),
+        (
+            "attacks:Z1",
+            "rules: [{id: a, who: {on_behalf_of: {groups: [x]}}, do: allow}]",
+            "/rules/0/who/on_behalf_of",
+            "several issuers",
+        ),
+        (
+            "attacks:Z41",
+            "rules: [{id: a, who: {issuers: [corp], scopes: [x], kind: human}, do: allow}]",
+            "/rules/0/who/scopes",
+            "a scope alone",
         ),
         (
             "",
-            "rules: [{id: a, do: {approve: {by: {kind: human}, grant: 25h}}}]",
-            "/rules/0/do/approve/grant",
-            "between",
+            "rules: [{id: a, who: {anonymous: true, kind: agent}, do: allow}]",
+            "/rules/0/who/anonymous",
+            "no other condition",
         ),
-        ("", "rules: [{id: a, do: {approve: {by: {kind: human}, grant: 0s}}}]", "/rules/0/do/approve/grant", "between"),
+        ("", "rules: [{id: a, who: {issuers: [corp], webhooks: [gh]}, do: allow}]", "/rules/0/who/webhooks", "both"),
+        (
+            "",
+            "rules: [{id: a, who: {webhooks: [gh], groups: [x]}, do: allow}]",
+            "/rules/0/who/groups",
+            "a webhook gives no",
+        ),
         (
             "",
             "rules: [{id: a, who: {repositories: [owner/name]}, do: allow}]",
@@ -218,8 +182,6 @@ fn each_mistake_is_reported_at_its_path() {
             "/rules/0/who/claims/~1",
             "the name of the claim is empty",
         ),
-        ("", "rules: [{id: a, on: {run: {params: {x: []}}}, do: deny}]", "/rules/0/on/run/params/x", "empty list"),
-        ("", "rules: [{id: a, on: {run: {labels: {x: []}}}, do: deny}]", "/rules/0/on/run/labels/x", "empty list"),
         ("", "rules: [{id: a, who: {issuers: [corp], groups: ['']}, do: allow}]", "/rules/0/who/groups/0", "blank"),
         (
             "",
@@ -233,17 +195,90 @@ fn each_mistake_is_reported_at_its_path() {
             "/rules/0/who/users",
             "whose name",
         ),
+    ]);
+}
+
+#[test]
+fn mistakes_in_need_and_do_are_reported_at_their_paths() {
+    assert_reported(&[
+        ("", "rules: [{id: a, need: {acr: [x]}, do: deny}]", "/rules/0/need", "only an allow"),
+        ("", "rules: [{id: a, need: {mfa: {max_age: 0}}, do: allow}]", "/rules/0/need/mfa/max_age", "that fresh"),
+        ("", "rules: [{id: a, do: {approve: {by: {}}}}]", "/rules/0/do/approve/by", "nobody is named"),
+        ("", "rules: [{id: a, do: {approve: {by: {kind: agent}}}}]", "/rules/0/do/approve/by/kind", "only people"),
+        ("", "rules: [{id: a, do: {approve: {by: {kind: workload}}}}]", "/rules/0/do/approve/by/kind", "only people"),
+        (
+            "",
+            "rules: [{id: a, do: {approve: {by: {kind: human}, count: 0}}}]",
+            "/rules/0/do/approve/count",
+            "at least one person",
+        ),
+        (
+            "",
+            "rules: [{id: a, do: {approve: {by: {kind: human}, grant: 25h}}}]",
+            "/rules/0/do/approve/grant",
+            "between",
+        ),
+        ("", "rules: [{id: a, do: {approve: {by: {kind: human}, grant: 0s}}}]", "/rules/0/do/approve/grant", "between"),
+    ]);
+}
+
+#[test]
+fn mistakes_in_when_are_reported_at_its_path() {
+    assert_reported(&[
         ("", "rules: [{id: a, when: 'principal.groups ==', do: allow}]", "/rules/0/when", "does not parse"),
         ("", "rules: [{id: a, when: 'user.name == \"x\"', do: allow}]", "/rules/0/when", "no variable `user`"),
         ("", "rules: [{id: a, when: 'principal.subject', do: allow}]", "/rules/0/when", "not a bool"),
-    ] {
-        let found = problems(GROUND, policy);
-        let is_told = found
-            .iter()
-            .any(|p| p.strip_prefix(at).is_some_and(|rest| rest.starts_with(' ') && rest.contains(message)));
-        assert!(is_told, "{row} {policy}\nexpected {at} {message}\ngot {found:#?}");
-        assert_eq!(found.len(), 1, "{policy} {found:#?}");
-    }
+    ]);
+}
+
+#[test]
+fn mistakes_in_grants_are_reported_at_their_paths() {
+    assert_reported(&[
+        (
+            "attacks:Z1",
+            "grants: [{id: a, who: {groups: [x]}, kubernetes_groups: [g]}]",
+            "/grants/0/who/groups",
+            "several issuers",
+        ),
+        (
+            "attacks:Z41",
+            "grants: [{id: a, who: {issuers: [corp], scopes: [x]}, kubernetes_groups: [g]}]",
+            "/grants/0/who/scopes",
+            "a scope alone",
+        ),
+        (
+            "kubernetes:S1",
+            "grants: [{id: a, who: {issuers: [corp]}, kubernetes_groups: ['system:masters']}]",
+            "/grants/0/kubernetes_groups/0",
+            "reserved",
+        ),
+        (
+            "kubernetes:S3",
+            "grants: [{id: a, who: {issuers: [corp]}, kubernetes_groups: ['System:masters']}]",
+            "/grants/0/kubernetes_groups/0",
+            "reserved",
+        ),
+        (
+            "",
+            "grants: [{id: a, who: {issuers: [corp]}, kubernetes_groups: []}]",
+            "/grants/0/kubernetes_groups",
+            "a grant needs at least one Kubernetes group",
+        ),
+        ("", "grants: [{id: a, who: {}, kubernetes_groups: [g]}]", "/grants/0/who", "nobody is named"),
+        (
+            "",
+            "grants: [{id: a, who: {issuers: [corp]}, kubernetes_groups: [g]}, \
+             {id: b, who: {issuers: [corp]}, kubernetes_groups: [g, h], tekton_roles: [{role: admin}]}]",
+            "/grants/1/tekton_roles/0",
+            "grant `a` gives the group `g` too",
+        ),
+        (
+            "",
+            "grants: [{id: a, who: {anonymous: true}, kubernetes_groups: [g]}]",
+            "/grants/0/who/anonymous",
+            "anonymous callers",
+        ),
+    ]);
 }
 
 #[test]
