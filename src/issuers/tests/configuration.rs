@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use serde_json::{Value, json};
+use tempfile::NamedTempFile;
 
 use super::super::{Issuers, testing::*};
 use crate::config::{
@@ -24,13 +25,35 @@ fn good(changes: Value) -> Value {
     changed(json!({"name": "main", "issuer": "https://idp.example", "audiences": ["doorward"]}), &changes)
 }
 
-#[tokio::test]
-async fn each_problem_is_reported_at_its_path() {
-    use Severity::{Error, Warning};
-    let secret = tempfile::NamedTempFile::new().unwrap();
+/// A name, changes to a good issuer, and the severity and place of the first problem that they make, if any.
+type Row = (&'static str, Value, Option<(Severity, &'static str)>);
+
+fn assert_reported(rows: impl IntoIterator<Item = Row>) {
+    for (what, changes, expected) in rows {
+        let found = problems(json!([good(changes)]));
+        match expected {
+            None => assert_eq!(found, [], "{what}"),
+            Some((severity, place)) => {
+                assert_eq!(found.first(), Some(&(severity, format!("/issuers/0/{place}"))), "{what}");
+            }
+        }
+    }
+}
+
+fn secret() -> NamedTempFile {
+    let secret = NamedTempFile::new().unwrap();
     std::fs::write(secret.path(), "s").unwrap();
-    let client = json!({"id": "d", "secret": {"file": secret.path()}});
-    for (what, changes, expected) in [
+    secret
+}
+
+fn client(secret: &NamedTempFile) -> Value {
+    json!({"id": "d", "secret": {"file": secret.path()}})
+}
+
+#[tokio::test]
+async fn an_issuer_is_the_https_url_that_its_provider_names() {
+    use Severity::Error;
+    assert_reported([
         ("twin", json!({}), None),
         ("http", json!({"issuer": "http://idp.example"}), Some((Error, "issuer"))),
         ("http on loopback", json!({"issuer": "http://127.0.0.1:9"}), None),
@@ -40,27 +63,76 @@ async fn each_problem_is_reported_at_its_path() {
         ("a blank before", json!({"issuer": " https://idp.example"}), Some((Error, "issuer"))),
         ("a line break within", json!({"issuer": "https://idp.example/a\nb"}), Some((Error, "issuer"))),
         ("a slash behind", json!({"issuer": "https://idp.example/op/"}), None),
+    ]);
+}
+
+#[tokio::test]
+async fn names_that_could_be_those_of_others_are_reported() {
+    use Severity::{Error, Warning};
+    assert_reported([
         ("the name of certificates", json!({"name": "break-glass"}), Some((Error, "name"))),
         ("the name of nobody", json!({"name": "anonymous"}), Some((Error, "name"))),
         ("almost", json!({"name": "break-glass-2"}), None),
-        ("no audience", json!({"audiences": []}), Some((Error, "audiences"))),
-        ("empty audience", json!({"audiences": ["doorward", ""]}), Some((Error, "audiences"))),
         ("claim pointer", json!({"claims": {"groups": "/a~2"}}), Some((Error, "claims/groups"))),
         ("attacks:Z3", json!({"username": "{claim:/a}:{claim:/b}"}), Some((Error, "username"))),
         ("no variable", json!({"username": "bot"}), Some((Error, "username"))),
         ("system:", json!({"username": "system:{sub}"}), Some((Error, "username"))),
         ("mutable name", json!({"username": "{claim:/email}"}), Some((Warning, "username"))),
-        ("skew", json!({"clock_skew": "61s"}), Some((Error, "clock_skew"))),
-        ("skew at most", json!({"clock_skew": "60s"}), None),
+    ]);
+}
+
+#[tokio::test]
+async fn conditions_that_would_admit_tokens_for_others_are_reported() {
+    use Severity::{Error, Warning};
+    assert_reported([
+        ("no audience", json!({"audiences": []}), Some((Error, "audiences"))),
+        ("empty audience", json!({"audiences": ["doorward", ""]}), Some((Error, "audiences"))),
+        ("attacks:Z2", json!({"audiences": ["api://default"]}), Some((Warning, "audiences"))),
+        ("attacks:Z2 listed", json!({"audiences": ["api://default"], "clients": [{"id": "a"}]}), None),
+        (
+            "audience of the API server",
+            json!({"preset": "kubernetes", "audiences": ["https://kubernetes.default.svc.cluster.local"]}),
+            Some((Error, "audiences")),
+        ),
         ("no algorithm", json!({"algorithms": []}), Some((Error, "algorithms"))),
         ("no typ", json!({"token_types": []}), Some((Error, "token_types"))),
         ("no value", json!({"required_claims": {"tid": []}}), Some((Error, "required_claims"))),
-        ("attacks:Z2", json!({"audiences": ["api://default"]}), Some((Warning, "audiences"))),
-        ("attacks:Z2 listed", json!({"audiences": ["api://default"], "clients": [{"id": "a"}]}), None),
+        (
+            "oauth:28",
+            json!({"issuer": "https://token.actions.githubusercontent.com", "preset": "github_actions"}),
+            Some((Error, "required_claims")),
+        ),
+        (
+            "oauth:28 twin",
+            json!({
+                "issuer": "https://token.actions.githubusercontent.com", "preset": "github_actions",
+                "required_claims": {"repository_owner_id": ["1"]},
+            }),
+            None,
+        ),
+        ("skew", json!({"clock_skew": "61s"}), Some((Error, "clock_skew"))),
+        ("skew at most", json!({"clock_skew": "60s"}), None),
+    ]);
+}
+
+#[tokio::test]
+async fn clients_that_could_not_be_told_apart_are_reported() {
+    use Severity::{Error, Warning};
+    assert_reported([
         ("a client", json!({"clients": [{"id": "a", "subject": "x"}]}), None),
         ("a client that is nobody", json!({"clients": [{"id": "a", "subject": ""}]}), Some((Error, "clients"))),
         ("a client without a name", json!({"clients": [{"id": ""}]}), Some((Error, "clients"))),
         ("client twice", json!({"clients": [{"id": "a"}, {"id": "a"}]}), Some((Error, "clients"))),
+        ("none listed", json!({"listed_clients_only": true}), Some((Warning, "clients"))),
+    ]);
+}
+
+#[tokio::test]
+async fn a_login_of_people_whose_tokens_count_as_those_of_others_is_reported() {
+    use Severity::{Error, Warning};
+    let secret = secret();
+    let client = client(&secret);
+    assert_reported([
         ("attacks:Z5 a login of nobody knows whom", json!({"login": {"client": client}}), Some((Error, "login"))),
         (
             "ID tokens pass for access tokens",
@@ -105,7 +177,15 @@ async fn each_problem_is_reported_at_its_path() {
             json!({"login": {"client": client}, "clients": [{"id": "d"}, {"id": "x", "kind": "human"}]}),
             Some((Error, "login")),
         ),
-        ("none listed", json!({"listed_clients_only": true}), Some((Warning, "clients"))),
+    ]);
+}
+
+#[tokio::test]
+async fn settings_of_introspection_outside_their_limits_are_reported() {
+    use Severity::Error;
+    let secret = secret();
+    let client = client(&secret);
+    assert_reported([
         ("introspection", json!({"introspection": {"mode": "opaque", "client": client}}), None),
         (
             "no secret",
@@ -164,6 +244,21 @@ async fn each_problem_is_reported_at_its_path() {
             }}),
             None,
         ),
+        ("tries at most", json!({"introspection": {"mode": "opaque", "client": client, "tries": 5}}), None),
+        ("no introspection", json!({"introspection": {"mode": "never", "client": {"id": "d"}}}), None),
+        (
+            "review without cluster",
+            json!({"token_review": {"upstream": "x", "bearer": {"file": secret.path()}}}),
+            Some((Error, "token_review")),
+        ),
+    ]);
+}
+
+#[tokio::test]
+async fn settings_of_keys_outside_their_limits_are_reported() {
+    use Severity::Error;
+    let secret = secret();
+    assert_reported([
         ("fetches without time", json!({"keys": {"timeout": "49ms"}}), Some((Error, "keys/timeout"))),
         ("endless fetches", json!({"keys": {"timeout": "11s"}}), Some((Error, "keys/timeout"))),
         (
@@ -173,42 +268,9 @@ async fn each_problem_is_reported_at_its_path() {
         ),
         ("unknown for ever", json!({"keys": {"negative_cache": "2h"}}), Some((Error, "keys/negative_cache"))),
         ("fetches otherwise", json!({"keys": {"timeout": "10s", "negative_cache": "30s"}}), None),
-        ("tries at most", json!({"introspection": {"mode": "opaque", "client": client, "tries": 5}}), None),
-        ("no introspection", json!({"introspection": {"mode": "never", "client": {"id": "d"}}}), None),
         ("a file for a folder", json!({"keys": {"keep_in": secret.path()}}), Some((Error, "keys/keep_in"))),
         ("key set in clear text", json!({"keys": {"url": "http://idp.example/jwks"}}), Some((Error, "keys/url"))),
-        (
-            "oauth:28",
-            json!({"issuer": "https://token.actions.githubusercontent.com", "preset": "github_actions"}),
-            Some((Error, "required_claims")),
-        ),
-        (
-            "oauth:28 twin",
-            json!({
-                "issuer": "https://token.actions.githubusercontent.com", "preset": "github_actions",
-                "required_claims": {"repository_owner_id": ["1"]},
-            }),
-            None,
-        ),
-        (
-            "audience of the API server",
-            json!({"preset": "kubernetes", "audiences": ["https://kubernetes.default.svc.cluster.local"]}),
-            Some((Error, "audiences")),
-        ),
-        (
-            "review without cluster",
-            json!({"token_review": {"upstream": "x", "bearer": {"file": secret.path()}}}),
-            Some((Error, "token_review")),
-        ),
-    ] {
-        let found = problems(json!([good(changes)]));
-        match expected {
-            None => assert_eq!(found, [], "{what}"),
-            Some((severity, place)) => {
-                assert_eq!(found.first(), Some(&(severity, format!("/issuers/0/{place}"))), "{what}");
-            }
-        }
-    }
+    ]);
 }
 
 #[tokio::test]
@@ -228,7 +290,7 @@ async fn issuers_that_could_be_mixed_up_are_refused() {
 /// attacks:Z35.
 #[tokio::test]
 async fn a_route_has_at_most_one_issuer_for_opaque_tokens() {
-    let secret = tempfile::NamedTempFile::new().unwrap();
+    let secret = NamedTempFile::new().unwrap();
     std::fs::write(secret.path(), "s").unwrap();
     let introspection = json!({"mode": "opaque", "client": {"id": "d", "secret": {"file": secret.path()}}});
     let two = json!([
