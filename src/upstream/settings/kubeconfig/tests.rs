@@ -211,11 +211,32 @@ fn settings_without_effect_and_empty_ones_are_ignored() {
     bench.good();
 }
 
+fn user(key: &str) -> String {
+    format!("{USER_AT}/{key}")
+}
+
+fn cluster(key: &str) -> String {
+    format!("{CLUSTER_AT}/{key}")
+}
+
+/// A name, a pointer and the value to set there, and words of the problem and of its remedy.
+type Row = (&'static str, String, Value, &'static str, &'static str);
+
+fn assert_refused(rows: impl IntoIterator<Item = Row>) {
+    for (row, pointer, value, message, help) in rows {
+        let mut bench = Bench::new();
+        let problems = bench.set(&pointer, value).problems();
+        assert_eq!(problems.len(), 1, "{row}: {problems:?}");
+        let (told, cure) = problems[0].split_once(" | ").unwrap();
+        assert!(told.starts_with("/upstreams/0/kubeconfig/file ") && told.contains("/kube/config"), "{row}: {told}");
+        assert!(told.contains(message), "{row}: {told}");
+        assert!(cure.contains(help), "{row}: {cure}");
+    }
+}
+
 #[test]
-fn unsupported_settings_are_refused_with_a_remedy() {
-    let (user, cluster) = (|key: &str| format!("{USER_AT}/{key}"), |key: &str| format!("{CLUSTER_AT}/{key}"));
-    let data = encoded(SECRET);
-    let rows: Vec<(&str, String, Value, &str, &str)> = vec![
+fn unsupported_settings_of_a_user_are_refused_with_a_remedy() {
+    assert_refused([
         ("exec", user("exec"), json!({"command": "aws", "env": [SECRET]}), "has `exec` in the user `u`", "`tokenFile`"),
         ("auth provider", user("auth-provider"), json!({"name": "gcp"}), "has `auth-provider`", "`tokenFile`"),
         ("username", user("username"), json!(SECRET), "has `username`", "use a token"),
@@ -234,6 +255,49 @@ fn unsupported_settings_are_refused_with_a_remedy() {
         ("an empty token", user("token"), json!(""), "has no credential", "`tokenFile`"),
         ("a number for a token", user("token"), json!(4711), "not text in `token`", "quotes"),
         ("a token of two words", user("token"), json!(format!("{SECRET} x")), "`token` of the user `u`", "on one line"),
+        (
+            "a misspelt field",
+            user("token-file"),
+            json!(SECRET),
+            "an unknown field in the user `u`",
+            "did you mean `tokenFile`?",
+        ),
+        ("a token for a field", user(SECRET), json!(""), "an unknown field", "known there: token, tokenFile"),
+        (
+            "a token for its file",
+            user("tokenFile"),
+            json!(SECRET.repeat(50)),
+            "not a path in `tokenFile`",
+            "path of a file",
+        ),
+        (
+            "a key for its file",
+            user("client-key"),
+            json!(format!("-----\n{SECRET}")),
+            "not a path in `client-key`",
+            "path",
+        ),
+        (
+            "half a certificate",
+            user("client-certificate"),
+            json!("a.pem"),
+            "has half of a client certificate",
+            "`client-key`",
+        ),
+        (
+            "the other half",
+            user("client-key-data"),
+            json!(encoded(SECRET)),
+            "has half of a client certificate",
+            "`client-key`",
+        ),
+        ("an empty entry", USER_AT.to_owned(), Value::Null, "has nothing for the user `u`", "kubectl config view"),
+    ]);
+}
+
+#[test]
+fn unsupported_settings_of_a_cluster_are_refused_with_a_remedy() {
+    assert_refused([
         (
             "no verification",
             cluster("insecure-skip-tls-verify"),
@@ -286,40 +350,16 @@ fn unsupported_settings_are_refused_with_a_remedy() {
         (
             "no PEM",
             cluster("certificate-authority-data"),
-            json!(data),
+            json!(encoded(SECRET)),
             "`certificate-authority-data` of the cluster `c` in",
             "PEM form",
         ),
-        (
-            "a misspelt field",
-            user("token-file"),
-            json!(SECRET),
-            "an unknown field in the user `u`",
-            "did you mean `tokenFile`?",
-        ),
-        ("a token for a field", user(SECRET), json!(""), "an unknown field", "known there: token, tokenFile"),
-        (
-            "a token for its file",
-            user("tokenFile"),
-            json!(SECRET.repeat(50)),
-            "not a path in `tokenFile`",
-            "path of a file",
-        ),
-        (
-            "a key for its file",
-            user("client-key"),
-            json!(format!("-----\n{SECRET}")),
-            "not a path in `client-key`",
-            "path",
-        ),
-        (
-            "half a certificate",
-            user("client-certificate"),
-            json!("a.pem"),
-            "has half of a client certificate",
-            "`client-key`",
-        ),
-        ("the other half", user("client-key-data"), json!(data), "has half of a client certificate", "`client-key`"),
+    ]);
+}
+
+#[test]
+fn what_is_no_kubeconfig_or_names_what_it_lacks_is_refused_with_a_remedy() {
+    assert_refused([
         ("no kind", "/kind".to_owned(), Value::Null, "is not a kubeconfig", "`kind: Config`"),
         ("another kind", "/kind".to_owned(), json!("Secret"), "is not a kubeconfig", "`kind: Config`"),
         ("another version", "/apiVersion".to_owned(), json!("v2"), "is not a kubeconfig", "`apiVersion: v1`"),
@@ -354,17 +394,7 @@ fn unsupported_settings_are_refused_with_a_remedy() {
             "set-context",
         ),
         ("two of one name", "/users/1/name".to_owned(), json!("u"), "has the user `u` twice", "rename"),
-        ("an empty entry", USER_AT.to_owned(), Value::Null, "has nothing for the user `u`", "kubectl config view"),
-    ];
-    for (row, pointer, value, message, help) in rows {
-        let mut bench = Bench::new();
-        let problems = bench.set(&pointer, value).problems();
-        assert_eq!(problems.len(), 1, "{row}: {problems:?}");
-        let (told, cure) = problems[0].split_once(" | ").unwrap();
-        assert!(told.starts_with("/upstreams/0/kubeconfig/file ") && told.contains("/kube/config"), "{row}: {told}");
-        assert!(told.contains(message), "{row}: {told}");
-        assert!(cure.contains(help), "{row}: {cure}");
-    }
+    ]);
 }
 
 #[test]
