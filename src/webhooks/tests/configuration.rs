@@ -3,15 +3,36 @@
 use super::*;
 use crate::config::values::Size;
 
+/// A generic sender with this signature.
+fn generic(signature: Value) -> Value {
+    let mut webhook = json!({"name": "ci", "sender": "generic"});
+    webhook["signature"] = signature;
+    webhook
+}
+
+/// GitHub with further settings.
+fn hub(extra: Value) -> Value {
+    let mut webhook = json!({"name": "hub", "sender": "github"});
+    let Value::Object(extra) = extra else { panic!("settings are an object") };
+    webhook.as_object_mut().unwrap().extend(extra);
+    webhook
+}
+
+/// A name, a sender and its secrets, and words of the problem.
+type Row = (&'static str, Value, Vec<&'static str>, &'static str);
+
+fn assert_refused(rows: impl IntoIterator<Item = Row>) {
+    for (row, webhook, values, message) in rows {
+        let (webhook, resolver) = resolve(webhook, &secrets(&values));
+        assert!(webhook.is_none(), "{row}");
+        let problems = resolver.report.problems();
+        assert!(problems.iter().any(|problem| problem.message.contains(message)), "{row}: {problems:?}");
+    }
+}
+
 #[test]
-fn configurations_that_would_admit_anybody_are_refused() {
-    let generic = |signature: Value| json!({"name": "ci", "sender": "generic", "signature": signature});
-    let hub = |extra: Value| {
-        let mut webhook = json!({"name": "hub", "sender": "github"});
-        webhook.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
-        webhook
-    };
-    for (row, webhook, values, message) in [
+fn a_sender_without_a_secret_that_can_verify_is_refused() {
+    assert_refused([
         ("webhooks:7 no secret", hub(json!({})), vec![], "there is no secret"),
         ("webhooks:7 empty secret", hub(json!({})), vec![""], "is empty"),
         ("webhooks:7 empty signing token", json!({"name": "l", "sender": "gitlab"}), vec!["whsec_"], "24 to 64 bytes"),
@@ -22,6 +43,20 @@ fn configurations_that_would_admit_anybody_are_refused() {
             vec![SECRET],
             "no secret can verify",
         ),
+        ("no password", json!({"name": "az", "sender": "azure_devops"}), vec![SECRET], "USER:PASSWORD"),
+        (
+            "key of Standard Webhooks",
+            json!({"name": "s", "sender": "standard_webhooks"}),
+            vec![SECRET],
+            "begins neither",
+        ),
+        ("public key", json!({"name": "s", "sender": "standard_webhooks"}), vec!["whpk_AAAA"], "32 bytes"),
+    ]);
+}
+
+#[test]
+fn a_signature_that_could_prove_nothing_is_refused() {
+    assert_refused([
         ("generic without signature", json!({"name": "ci", "sender": "generic"}), vec![SECRET], "needs `signature`"),
         ("signature of github", hub(json!({"signature": {"header": "x-a"}})), vec![SECRET], "is known"),
         ("require_signature of github", hub(json!({"require_signature": true})), vec![SECRET], "only `gitlab`"),
@@ -53,29 +88,32 @@ fn configurations_that_would_admit_anybody_are_refused() {
             vec![SECRET],
             "nothing is signed",
         ),
-        ("no password", json!({"name": "az", "sender": "azure_devops"}), vec![SECRET], "USER:PASSWORD"),
-        (
-            "fact",
-            {
-                let mut webhook = generic(json!({"header": "x-a"}));
-                webhook["facts"] = json!({"branch": "ref"});
-                webhook
-            },
-            vec![SECRET],
-            "not a JSON pointer",
-        ),
-        ("facts of github", hub(json!({"facts": {"branch": "/ref"}})), vec![SECRET], "are known"),
-        (
-            "key of Standard Webhooks",
-            json!({"name": "s", "sender": "standard_webhooks"}),
-            vec![SECRET],
-            "begins neither",
-        ),
-        ("public key", json!({"name": "s", "sender": "standard_webhooks"}), vec!["whpk_AAAA"], "32 bytes"),
         ("tolerance", generic(json!({"header": "x-a", "tolerance": "5m"})), vec![SECRET], "needs `timestamp_header`"),
+    ]);
+    // The counterparts.
+    for signature in [
+        json!({"header": "x-a"}),
+        json!({"header": "x-a", "id_header": "X-Request-Id"}),
+        // The secret itself is not forwarded.
+        json!({"header": "X-Gitlab-Token", "plain": true}),
+    ] {
+        let (webhook, resolver) = resolve(generic(signature), &secrets(&[SECRET]));
+        assert!(webhook.is_some() && resolver.report.problems().is_empty(), "{:?}", resolver.report.problems());
+    }
+}
+
+#[test]
+fn an_identity_that_another_sender_could_have_is_refused() {
+    assert_refused([
         ("identity of another", hub(json!({"identity": "gitlab"})), vec![SECRET], "another kind of sender"),
         ("identity with a colon", hub(json!({"identity": "a:b"})), vec![SECRET], "part of an identity"),
         ("name", json!({"name": "Hub", "sender": "github"}), vec![SECRET], "part of an identity"),
+    ]);
+}
+
+#[test]
+fn settings_by_which_deliveries_could_be_replayed_are_refused() {
+    assert_refused([
         ("window", hub(json!({"replay_window": "1m"})), vec![SECRET], "shorter than 10m"),
         (
             "a window that ends before a signature does",
@@ -98,6 +136,23 @@ fn configurations_that_would_admit_anybody_are_refused() {
             vec![SECRET],
             "ids alone count",
         ),
+    ]);
+}
+
+#[test]
+fn facts_topics_and_holding_that_do_not_fit_the_sender_are_refused() {
+    assert_refused([
+        (
+            "fact",
+            {
+                let mut webhook = generic(json!({"header": "x-a"}));
+                webhook["facts"] = json!({"branch": "ref"});
+                webhook
+            },
+            vec![SECRET],
+            "not a JSON pointer",
+        ),
+        ("facts of github", hub(json!({"facts": {"branch": "/ref"}})), vec![SECRET], "are known"),
         ("topics of nobody", json!({"name": "commits", "sender": "aws_sns"}), vec![], "needs `sns`"),
         ("topics of github", hub(json!({"sns": {"topics": []}})), vec![SECRET], "only `aws_sns` has topics"),
         ("time held", hub(json!({"held": {"try_for": "1s"}})), vec![SECRET], "between 1m and 30d"),
@@ -109,21 +164,7 @@ fn configurations_that_would_admit_anybody_are_refused() {
             "nothing of this sender is held",
         ),
         ("people wait", json!({"name": "s", "sender": "slack", "hold": true}), vec![SECRET], "what the EventListener"),
-    ] {
-        let (webhook, resolver) = resolve(webhook, &secrets(&values));
-        assert!(webhook.is_none(), "{row}");
-        let problems = resolver.report.problems();
-        assert!(problems.iter().any(|problem| problem.message.contains(message)), "{row}: {problems:?}");
-    }
-    for signature in [
-        json!({"header": "x-a"}),
-        json!({"header": "x-a", "id_header": "X-Request-Id"}),
-        // The secret itself is not forwarded.
-        json!({"header": "X-Gitlab-Token", "plain": true}),
-    ] {
-        let (webhook, resolver) = resolve(generic(signature), &secrets(&[SECRET]));
-        assert!(webhook.is_some() && resolver.report.problems().is_empty(), "{:?}", resolver.report.problems());
-    }
+    ]);
 }
 
 /// Each with a twin that is just within the limit.
