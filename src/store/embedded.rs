@@ -12,6 +12,10 @@ mod tests;
 use std::{
     fmt, io,
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     thread,
     time::Duration,
 };
@@ -19,7 +23,7 @@ use std::{
 use tokio::sync::{mpsc, oneshot};
 
 use self::disk::{Disk, Read, Write};
-use super::{Backend, Change, Put, StoreError, StoreFuture, Stored, Table, WrittenAll};
+use super::{Backend, Change, Expect, Put, StoreError, StoreFuture, Stored, Table, WrittenAll};
 use crate::{clock::Timestamp, group_commit::GroupCommit};
 
 /// Calls that may wait for each of the two threads.
@@ -56,6 +60,8 @@ pub struct Embedded {
     path: PathBuf,
     reads: mpsc::Sender<Read>,
     writes: mpsc::Sender<Write>,
+    /// Whether the last write failed.
+    read_only: Arc<AtomicBool>,
 }
 
 impl Embedded {
@@ -70,12 +76,20 @@ impl Embedded {
         disk::examine(path)
     }
 
+    /// Writes a record that has expired, which changes a counter and leaves nothing else.
+    async fn try_write(&self) -> Result<(), StoreError> {
+        let now = Timestamp::default();
+        let put =
+            Put { table: Table::Logins, key: b"ping".to_vec(), value: Vec::new(), expires: now, expect: Expect::Any };
+        self.put_all(vec![put], now).await.map(drop)
+    }
+
     fn start(disk: Disk) -> Result<Self, OpenError> {
         let (reads, read_queue) = mpsc::channel(QUEUE);
         let (writes, write_queue) = mpsc::channel(QUEUE);
-        let path = disk.path().to_owned();
-        let disk = std::sync::Arc::new(disk);
-        let reader = std::sync::Arc::clone(&disk);
+        let (path, read_only) = (disk.path().to_owned(), disk.read_only());
+        let disk = Arc::new(disk);
+        let reader = Arc::clone(&disk);
         thread::Builder::new()
             .name("store-read".to_owned())
             .spawn(move || reader.serve_reads(read_queue))
@@ -84,7 +98,7 @@ impl Embedded {
             .name("store-write".to_owned())
             .spawn(move || disk.serve_writes(write_queue, GroupCommit::new()))
             .map_err(OpenError::Thread)?;
-        Ok(Self { path, reads, writes })
+        Ok(Self { path, reads, writes, read_only })
     }
 }
 
@@ -137,7 +151,10 @@ impl Backend for Embedded {
             if self.writes.is_closed() {
                 return Err(StoreError::Unavailable("its writing thread has ended".to_owned()));
             }
-            let answer = ask(&self.reads, |reply| Read::Ping { reply }).await;
+            let answer = match self.read_only.load(Ordering::Relaxed) {
+                true => self.try_write().await,
+                false => ask(&self.reads, |reply| Read::Ping { reply }).await,
+            };
             // Names the file, so that the reader knows where to look.
             let at_path = |why: String| format!("{}: {why}", self.path.display());
             answer.map_err(|error| match error {

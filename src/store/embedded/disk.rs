@@ -5,7 +5,10 @@ use std::{
     io,
     os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -73,6 +76,8 @@ pub(super) struct Disk {
     path: PathBuf,
     opener: Opener,
     database: Mutex<Option<Arc<Database>>>,
+    /// Whether the last write failed. A disk that is full can still be opened and read.
+    read_only: Arc<AtomicBool>,
     clock: Clock,
 }
 
@@ -105,11 +110,16 @@ impl Disk {
             return Err(OpenError::Format { path: path.to_owned(), found: format });
         }
         transaction.commit().map_err(|error| io_error(io::Error::other(error)))?;
-        Ok(Self { path: path.to_owned(), opener, database: Mutex::new(Some(Arc::new(database))), clock })
+        let database = Mutex::new(Some(Arc::new(database)));
+        Ok(Self { path: path.to_owned(), opener, database, read_only: Arc::default(), clock })
     }
 
     pub(super) fn path(&self) -> &Path {
         &self.path
+    }
+
+    pub(super) fn read_only(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.read_only)
     }
 
     fn database(&self) -> Result<Arc<Database>, StoreError> {
@@ -118,7 +128,10 @@ impl Disk {
             return Ok(Arc::clone(database));
         }
         let database = Arc::new((self.opener)(Opening::Again).map_err(|error| Failure::from(error).0)?);
-        tracing::info!(path = %self.path.display(), "the store is open again");
+        // While writes fail, each of them closes the file.
+        if !self.read_only.load(Ordering::Relaxed) {
+            tracing::info!(path = %self.path.display(), "the store is open again");
+        }
         *slot = Some(Arc::clone(&database));
         Ok(database)
     }
@@ -127,7 +140,7 @@ impl Disk {
     fn close_after(&self, error: &StoreError) {
         if matches!(error, StoreError::Unavailable(_) | StoreError::Full(_)) {
             let mut slot = lock(&self.database);
-            if slot.take().is_some() {
+            if slot.take().is_some() && !self.read_only.load(Ordering::Relaxed) {
                 tracing::error!(path = %self.path.display(), %error, "the store failed; it will be opened again");
             }
         }
@@ -180,6 +193,9 @@ impl Disk {
             let sweep = now.and_then(|now| sweeps.due(now, self.clock.passed()));
             match self.commit(&group, sweep) {
                 Ok((done, removed)) => {
+                    if self.read_only.swap(false, Ordering::Relaxed) {
+                        tracing::info!(path = %self.path.display(), "the store can be written again");
+                    }
                     // After a full sweep there may be more records to remove; the next group continues.
                     if removed.is_some_and(|removed| removed < SWEEP_LIMIT) {
                         sweeps = Sweeps::default();
@@ -187,6 +203,9 @@ impl Disk {
                     group.drain(..).zip(done).for_each(|(write, done)| write.succeed(done));
                 }
                 Err(Failure(error)) => {
+                    if !self.read_only.swap(true, Ordering::Relaxed) {
+                        tracing::error!(path = %self.path.display(), %error, "the store cannot be written");
+                    }
                     self.close_after(&error);
                     group.drain(..).for_each(|write| write.fail(error.clone()));
                 }

@@ -2,7 +2,7 @@ use std::{
     os::unix::fs::PermissionsExt,
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Instant,
 };
@@ -22,12 +22,18 @@ const NOW: Timestamp = Timestamp::from_secs(1_700_000_000);
 struct SmallDisk {
     bytes: Arc<InMemoryBackend>,
     room: Arc<AtomicU64>,
+    unwritable: Arc<AtomicBool>,
     syncs: Arc<AtomicU64>,
 }
 
 impl SmallDisk {
     fn new(room: u64) -> Self {
-        Self { bytes: Arc::new(InMemoryBackend::new()), room: Arc::new(AtomicU64::new(room)), syncs: Arc::default() }
+        Self {
+            bytes: Arc::new(InMemoryBackend::new()),
+            room: Arc::new(AtomicU64::new(room)),
+            unwritable: Arc::default(),
+            syncs: Arc::default(),
+        }
     }
 }
 
@@ -49,6 +55,10 @@ impl StorageBackend for SmallDisk {
         self.bytes.sync_data()
     }
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        // The header has its place already, so a file on a full disk can be opened.
+        if self.unwritable.load(Ordering::SeqCst) && offset >= 4096 {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         self.bytes.write(offset, data)
     }
 }
@@ -277,6 +287,26 @@ async fn a_full_disk_is_reported_until_there_is_room() {
     assert_eq!(store.get(Table::Sessions, b"large", NOW).await.unwrap(), None);
 }
 
+/// Regression: a full disk can be read, so the store was reported as good while every write failed.
+#[tokio::test]
+async fn a_store_that_can_only_be_read_fails_its_pings_until_a_write_succeeds() {
+    let disk = SmallDisk::new(u64::MAX);
+    let handle = disk.clone();
+    let store = Embedded::start(Disk::storage(move || handle.clone(), Clock::default()).unwrap()).unwrap();
+    let end = NOW + Duration::from_secs(60);
+    store.ping().await.unwrap();
+    disk.unwritable.store(true, Ordering::SeqCst);
+    store.put(Table::Sessions, b"k", b"v".to_vec(), end, Expect::Any, NOW).await.unwrap_err();
+    assert_eq!(store.get(Table::Sessions, b"k", NOW).await.unwrap(), None);
+    for _ in 0..2 {
+        let error = store.ping().await.unwrap_err();
+        assert!(matches!(&error, StoreError::Full(why) if why.starts_with("memory: ")), "{error:?}");
+    }
+    disk.unwritable.store(false, Ordering::SeqCst);
+    store.ping().await.unwrap();
+    assert_eq!(store.changes(Table::Logins, 0, 10, Timestamp::default()).await.unwrap(), []);
+}
+
 #[tokio::test]
 async fn ended_records_are_swept_beside_later_writes() {
     let clock = Clock::manual(NOW);
@@ -328,7 +358,7 @@ async fn a_clock_that_is_ahead_until_it_is_set_removes_nothing_that_has_not_ende
 async fn a_store_whose_threads_ended_is_unavailable() {
     let (reads, _) = mpsc::channel(1);
     let (writes, _) = mpsc::channel(1);
-    let store = Embedded { path: PathBuf::new(), reads, writes };
+    let store = Embedded { path: PathBuf::new(), reads, writes, read_only: Arc::default() };
     assert!(matches!(store.ping().await, Err(StoreError::Unavailable(_))));
     assert!(matches!(store.delete(Table::Logins, b"k").await, Err(StoreError::Unavailable(_))));
 }
@@ -338,7 +368,7 @@ async fn a_store_whose_threads_ended_is_unavailable() {
 async fn a_store_whose_writing_thread_alone_ended_is_unavailable() {
     let (reads, mut asked) = mpsc::channel(1);
     let (writes, queue) = mpsc::channel(1);
-    let store = Embedded { path: PathBuf::new(), reads, writes };
+    let store = Embedded { path: PathBuf::new(), reads, writes, read_only: Arc::default() };
     tokio::spawn(async move {
         while let Some(Read::Ping { reply }) = asked.recv().await {
             let _ = reply.send(Ok(()));
@@ -354,7 +384,7 @@ async fn a_store_whose_writing_thread_alone_ended_is_unavailable() {
 async fn problems_with_the_file_are_reported_with_its_path() {
     let (reads, mut asked) = mpsc::channel(1);
     let (writes, _kept) = mpsc::channel(1);
-    let store = Embedded { path: "/data/doorward.redb".into(), reads, writes };
+    let store = Embedded { path: "/data/doorward.redb".into(), reads, writes, read_only: Arc::default() };
     let (error, ()) = tokio::join!(store.ping(), async {
         let Some(Read::Ping { reply }) = asked.recv().await else { panic!("another question") };
         let _ = reply.send(Err(StoreError::Full("no space left".to_owned())));
