@@ -258,8 +258,12 @@ fn check(
 }
 
 /// Checks the audience. The Trigger's parameter `event_listener` names the EventListener (`namespace/name`). Without
-/// it, the EventListener has to be in the Trigger's own namespace.
+/// it, the EventListener has to be in the Trigger's own namespace; that this parameter is misspelt must not widen it.
 fn check_audience(claims: &Claims, question: &Question<'_>) -> Result<(), Denial> {
+    if question.has_unknown_params() {
+        let why = "the Trigger gives this interceptor a parameter that it does not have; it has `event_listener` only";
+        return Err(Denial(Reason::BadRequest, why.to_owned()));
+    }
     let listener = question
         .event_listener()
         .map_err(|_| Denial(Reason::BadRequest, "the parameter `event_listener` is not text".to_owned()))?;

@@ -39,15 +39,13 @@ pub(super) struct Context<'a> {
     pub(super) trigger_id: Cow<'a, str>,
 }
 
-#[derive(Debug, Deserialize)]
+/// The parameters of the Trigger, by name.
+#[derive(Debug, Default)]
 struct Params<'a> {
-    #[serde(borrow, default, deserialize_with = "written")]
+    /// Unparsed, and present even if it is `null`.
     event_listener: Option<&'a RawValue>,
-}
-
-/// Returns the value even if it is `null`.
-fn written<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'a RawValue>, D::Error> {
-    <&RawValue>::deserialize(deserializer).map(Some)
+    /// Whether there are others.
+    more: bool,
 }
 
 impl<'a> Question<'a> {
@@ -58,6 +56,11 @@ impl<'a> Question<'a> {
     /// The body that the EventListener received.
     pub(super) fn body(&self) -> serde_json::Result<Cow<'a, str>> {
         self.body.map_or(Ok(Cow::Borrowed("")), text)
+    }
+
+    /// Whether the Trigger has a parameter that is not known.
+    pub(super) fn has_unknown_params(&self) -> bool {
+        self.interceptor_params.as_ref().is_some_and(|params| params.more)
     }
 
     /// The Trigger's parameter `event_listener`, if it has one.
@@ -91,6 +94,35 @@ fn bounded<'de: 'a, 'a, D: Deserializer<'de>>(deserializer: D) -> Result<Cow<'a,
         return Err(D::Error::custom("a text with escapes is too long"));
     }
     text(raw).map_err(D::Error::custom)
+}
+
+impl<'de: 'a, 'a> Deserialize<'de> for Params<'a> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(ParamsByName)
+    }
+}
+
+struct ParamsByName;
+
+impl<'de> Visitor<'de> for ParamsByName {
+    type Value = Params<'de>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("parameters by their names")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut params: A) -> Result<Self::Value, A::Error> {
+        let mut found = Params::default();
+        while let Some(Bounded(name)) = params.next_key()? {
+            if name != "event_listener" {
+                found.more = true;
+                params.next_value::<IgnoredAny>()?;
+            } else if found.event_listener.replace(params.next_value()?).is_some() {
+                return Err(A::Error::duplicate_field("event_listener"));
+            }
+        }
+        Ok(found)
+    }
 }
 
 /// The values of the assertion header in the request's headers.
@@ -212,6 +244,27 @@ mod tests {
         }
         for header in [r#"{"Doorward-Assertion":"a"}"#, r#"{"Doorward-Assertion":[7]}"#, "[]", "7"] {
             assert!(Question::read(question(header, "").as_bytes()).is_err(), "{header}");
+        }
+    }
+
+    /// Regression: a Trigger whose `event_listener` was misspelt took the deliveries of all EventListeners of its
+    /// namespace.
+    #[test]
+    fn parameters_that_are_not_known_are_noticed() {
+        for (params, unknown) in [
+            ("{}", false),
+            ("null", false),
+            (r#"{"event_listener":"a/b"}"#, false),
+            (r#"{"\u0065vent_listener":"a/b"}"#, false),
+            (r#"{"event-listener":"a/b"}"#, true),
+            (r#"{"event_listener":"a/b","more":null}"#, true),
+        ] {
+            let text = question("{}", &format!(r#","interceptor_params":{params}"#));
+            assert_eq!(Question::read(text.as_bytes()).unwrap().has_unknown_params(), unknown, "{params}");
+        }
+        for params in [r#"{"event_listener":"a/b","event_listener":"a/c"}"#, "[]", "7"] {
+            let text = question("{}", &format!(r#","interceptor_params":{params}"#));
+            assert!(Question::read(text.as_bytes()).is_err(), "{params}");
         }
     }
 

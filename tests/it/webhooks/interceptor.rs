@@ -158,6 +158,10 @@ async fn the_interceptor_permits_only_events_that_came_through_doorward() {
             changed(|question| question["interceptor_params"] = json!({"event_listener": "ci/deploy"})),
         ),
         (
+            "a misspelt parameter",
+            changed(|question| question["interceptor_params"] = json!({"event-listener": "ci/deploy"})),
+        ),
+        (
             "a trigger with a blank in its name",
             changed(|question| question["context"]["trigger_id"] = "namespaces/ci/triggers/a b".into()),
         ),
@@ -181,7 +185,7 @@ async fn the_interceptor_permits_only_events_that_came_through_doorward() {
         ("signature_invalid", 1),
         ("token_invalid", 1),
         ("audience_mismatch", 2),
-        ("bad_request", 3),
+        ("bad_request", 4),
         ("replayed_delivery", 1),
     ] {
         let is_its = |record: &Value| {
@@ -193,7 +197,7 @@ async fn the_interceptor_permits_only_events_that_came_through_doorward() {
     }
     let stopped = fixture.doorward.wait_for_log("a trigger was stopped").await;
     assert_eq!(stopped["why"], "the request has no assertion, so it bypassed Doorward");
-    assert!(fixture.doorward.metrics().await.contains("doorward_interceptor_stopped_total 10\n"));
+    assert!(fixture.doorward.metrics().await.contains("doorward_interceptor_stopped_total 11\n"));
     let named = changed(|question| {
         question["interceptor_params"] = json!({"event_listener": "ci/build"});
         question["context"]["trigger_id"] = "namespaces/other/triggers/push".into();
