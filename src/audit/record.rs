@@ -66,8 +66,8 @@ pub struct Record {
     pub event_listener: Option<Arc<EventListener>>,
     /// The facts of a verified delivery.
     pub delivery: Option<Arc<Facts>>,
-    /// For a delivery that was stored, the id of the request that delivered it: this request itself, or an earlier one
-    /// whose delivery is forwarded now.
+    /// For a delivery that was stored, the id of the request that delivered it: this request itself, which knows it only
+    /// at its end, or an earlier one whose delivery is forwarded now.
     pub held: Option<Uuid>,
     /// The id of another request that this one refers to: for an interceptor call, the request whose (verified)
     /// assertion it carries; for a delivery that is repeated while it is held, the request that delivered it first.
@@ -188,7 +188,8 @@ pub enum Phase {
     /// The only record of its request.
     #[default]
     Whole,
-    /// Written before the request is forwarded, so that a crash still leaves a trace.
+    /// Written before the request is forwarded or, as a delivery that is held, stored, so that a crash still leaves a
+    /// trace.
     Decided,
     /// A long stream has started: the upstream responded.
     Started,

@@ -83,8 +83,8 @@ impl Permit {
         self.authenticated.view(now)
     }
 
-    /// Whether a record of the decision must be durable before the request is forwarded: writes, long-lived streams and
-    /// break-glass.
+    /// Whether a record of the decision must be durable before the request is forwarded, or stored to be forwarded
+    /// later: writes, long-lived streams and break-glass.
     pub fn is_recorded_first(&self) -> bool {
         self.is_write() || self.lifetime() != Lifetime::Short || self.principal().scheme == Scheme::BreakGlass
     }

@@ -388,8 +388,7 @@ struct FromTrail<'a> {
     under_current: Option<Answer>,
     /// Fields of the record that were cut, without which a new decision may differ.
     truncated: &'a [String],
-    /// The request whose delivery an EventListener asked about, if rules were evaluated for that one, or a repetition
-    /// of it.
+    /// The request whose delivery an EventListener asked about, if rules were evaluated for that one.
     #[serde(skip_serializing_if = "Option::is_none")]
     about: Option<Uuid>,
     /// Whether the record has a pseudonym for a person, so that rules that name people may decide differently.
@@ -433,8 +432,7 @@ impl fmt::Display for FromTrail<'_> {
         }
         match outcome {
             Some(outcome) => {
-                // The question of an EventListener: a held delivery that came again is allowed.
-                let on = if *outcome == Effect::Deny && self.about.is_some() { " on the delivery" } else { "" };
+                let on = if self.about.is_some() { " on the delivery" } else { "" };
                 write!(f, "recorded: {} by {}{on}, policy {policy}", outcome.as_str(), rule.unwrap_or("no rule"))?;
             }
             None if reason.is_some() => write!(f, "recorded: refused before any rule was evaluated, policy {policy}")?,

@@ -65,7 +65,8 @@ impl Worker {
     }
 
     /// Reserves room for the audit records of a request that was allowed at `decided`, and writes the first if it must
-    /// be durable before the request is sent. Then rechecks the decision, as it may have waited for the trail.
+    /// be durable before the request is sent, or stored to be sent later. Then rechecks the decision, as it may have
+    /// waited for the trail.
     pub(super) async fn record_decision(
         &self,
         snapshot: &Snapshot,

@@ -51,8 +51,9 @@ use crate::{
 };
 
 impl Worker {
-    /// Stores a delivery that the policy allows and answers its sender. Until `budget` is over, this waits for the
-    /// audit trail and retries a store that stalls.
+    /// Records and stores a delivery that the policy allows, and answers its sender. The record comes first, as for a
+    /// request that is forwarded: what is stored will be sent, whatever happens to this process. Until `budget` is over,
+    /// this waits for the audit trail and retries a store that stalls.
     pub(super) async fn hold(
         &self,
         snapshot: &Snapshot,
@@ -65,11 +66,9 @@ impl Worker {
         let begun = self.app.clock.moment();
         let now = begun.wall();
         let (permit, _) = decide_by_policy(&snapshot.policy, authenticated, now, exchange.record())?;
-        let trail_deadline = delivery::deadline(budget, exchange.elapsed());
-        exchange.set_trail_deadline(Some(trail_deadline));
-        exchange.reserve(1).await?;
+        exchange.set_trail_deadline(Some(delivery::deadline(budget, exchange.elapsed())));
+        self.record_decision(snapshot, &permit, begun, exchange).await?;
         let deadline = delivery::deadline(budget, exchange.elapsed());
-        self.recheck(snapshot, &permit, begun, exchange)?;
         let record = exchange.record();
         let request_id = record.id;
         let (held, request) = keep(permit, request_id, settings, Arc::clone(snapshot.policy.digest()), now)?;

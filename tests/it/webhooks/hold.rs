@@ -333,7 +333,7 @@ async fn a_store_that_cannot_be_written_is_503_and_nothing_is_promised() {
     let upstream = Upstream::scripted(takes).await;
     let dir = folder_with(&[("secret", WEBHOOK_SECRET)]);
     let yaml = configuration(upstream.address, "store: {path: doorward.redb}");
-    let yaml = yaml.change("sender: github,", "sender: github, answer_within: 1s,");
+    let yaml = yaml.change("sender: github,", "sender: github, answer_within: 3s,");
     let doorward = Doorward::start_with_faults(dir, &yaml).await;
     // Data that was written but not synced is lost in a power failure.
     for (repository, break_it) in [(1, Doorward::break_disk as fn(&Doorward, bool)), (2, Doorward::break_syncs)] {

@@ -9,6 +9,7 @@ mod flood;
 mod handover;
 mod hold;
 mod interceptor;
+mod recorded;
 mod renamed;
 mod rotation;
 mod sealed;
