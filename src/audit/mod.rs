@@ -80,8 +80,8 @@ pub use self::{
     sink::trail_files,
     token_trace::{Tokens, TracedToken, introspected_in, trace_tokens},
     trace::{
-        Answers, Arrival, Cause, NoCause, TracedRun, answers, arrivals, request_json, sent_for, trace, trace_cause,
-        trace_request, trace_uid,
+        Answers, Arrival, Cause, MISSING, NoCause, TracedRun, answers, arrivals, request_json, sent_for, sent_on,
+        trace, trace_cause, trace_request, trace_uid,
     },
     traced_files::Files,
     traced_line::TaskLine,

@@ -37,6 +37,9 @@ use crate::{
 /// Reasons for which a request got no response of its upstream, although that may have executed it.
 const UNANSWERED: [Reason; 3] = [Reason::UpstreamTimeout, Reason::UpstreamProtocol, Reason::Internal];
 
+/// What is said of a record that another one names.
+pub const MISSING: &str = "which is not in these files; give all files of all replicas";
+
 /// A run, and what caused it.
 #[derive(Debug)]
 pub struct TracedRun {
@@ -60,6 +63,9 @@ pub struct Cause {
     pub event: Option<String>,
     /// For a delivery that was held, the request that sent it to the EventListener, which was decided again.
     pub sent: Option<Box<ReplayInputs>>,
+    /// For a delivery that was held, the request that delivered it, if that is not in these files. Then the one that
+    /// sent it, which has the same facts, is in `request`.
+    pub missing_arrival: Option<Uuid>,
 }
 
 /// Why the cause of a run is not known.
@@ -128,14 +134,31 @@ pub fn trace_cause(files: &Files, id: Uuid) -> Result<Option<Cause>, ReplayError
             event = event.take().or(line.unmapped.event_id);
         }
     })?;
-    let arrival = match held.filter(|held| *held != id) {
-        Some(held) => files.request(held)?,
-        None => None,
+    Ok(Some(cause(files, request, held, event)?))
+}
+
+/// The cause of what `request` made. `held` is the request that delivered it, if it was a delivery that was held.
+fn cause(
+    files: &Files,
+    request: Box<ReplayInputs>,
+    held: Option<Uuid>,
+    event: Option<String>,
+) -> Result<Cause, ReplayError> {
+    let Some(held) = held.filter(|held| *held != request.id) else {
+        return Ok(Cause { request, event, sent: None, missing_arrival: None });
     };
-    Ok(Some(match arrival {
-        Some(arrival) => Cause { request: Box::new(arrival), event, sent: Some(request) },
-        None => Cause { request, event, sent: None },
-    }))
+    Ok(match files.request(held)?.map(Box::new) {
+        Some(arrival) => Cause { request: arrival, event, sent: Some(request), missing_arrival: None },
+        None => Cause { request, event, sent: None, missing_arrival: Some(held) },
+    })
+}
+
+/// Returns the first request that sent a held delivery, by the id of the one that delivered it.
+pub fn sent_on(files: &Files, id: Uuid) -> Result<Option<ReplayInputs>, ReplayError> {
+    match sent_for(files, id)?.into_iter().find(|sent| *sent != id) {
+        Some(sent) => files.request(sent),
+        None => Ok(None),
+    }
 }
 
 /// Returns the ids of a request and, for a delivery that was held, of those that sent it.
@@ -164,7 +187,7 @@ pub fn trace_request(files: &Files, id: Uuid) -> Result<Vec<TracedRun>, ReplayEr
 /// Returns the requests that delivered a delivery, in order: more than one if its sender retried, or somebody repeated
 /// it. A repetition while it was held does not count.
 pub fn arrivals(files: &Files, known_by: Arrival<'_>) -> Result<Vec<Uuid>, ReplayError> {
-    let mut arrivals = Vec::new();
+    let mut requests: Vec<(Uuid, Option<Uuid>)> = Vec::new();
     files.each(code::REQUEST, |line| {
         let Line { metadata: Metadata { correlation_uid: Some(request) }, unmapped, .. } = line else { return };
         // The record of a task's token request also has the delivery that caused its run.
@@ -175,12 +198,19 @@ pub fn arrivals(files: &Files, known_by: Arrival<'_>) -> Result<Vec<Uuid>, Repla
             Arrival::Delivery(id) => unmapped.webhook.is_some_and(|webhook| webhook.delivery.as_deref() == Some(id)),
             Arrival::Event(id) => unmapped.event_id.as_deref() == Some(id),
         };
-        let request = unmapped.held.or(unmapped.about).unwrap_or(request);
-        if is_it && !arrivals.contains(&request) {
-            arrivals.push(request);
+        if !is_it {
+            return;
+        }
+        // A request that repeats a delivery knows only at its end which one it repeats.
+        let first = unmapped.held.or(unmapped.about);
+        match requests.iter_mut().find(|(known, _)| *known == request) {
+            Some((_, known)) => *known = known.or(first),
+            None => requests.push((request, first)),
         }
     })?;
-    Ok(arrivals)
+    let mut seen = BTreeSet::new();
+    let arrivals = requests.into_iter().map(|(request, first)| first.unwrap_or(request));
+    Ok(arrivals.filter(|arrival| seen.insert(*arrival)).collect())
 }
 
 fn traced(files: &Files, wanted: impl Fn(&Link) -> bool) -> Result<Vec<TracedRun>, ReplayError> {
@@ -223,7 +253,7 @@ fn of_request(
     }
     Ok(match firsts.get(&id) {
         Some((_, first)) if *first != link.uid => Err(NoCause::Copied { request: id, uid: first.clone() }),
-        _ => Ok(Cause { request: Box::new(request), event: None, sent: None }),
+        _ => Ok(Cause { request: Box::new(request), event: None, sent: None, missing_arrival: None }),
     })
 }
 
@@ -243,13 +273,8 @@ fn of_event(
     if before > SKEW {
         return Ok(Err(NoCause::Early { event: event.to_owned(), before }));
     }
-    let found = |id| Ok::<_, ReplayError>(files.request(id)?.map(Box::new));
-    let sent = found(known.request)?;
-    let (request, sent) = match known.held.filter(|held| *held != known.request) {
-        Some(held) => (found(held)?, sent),
-        None => (sent, None),
-    };
-    Ok(request.map(|request| Cause { request, event: Some(event.to_owned()), sent }).ok_or_else(unknown))
+    let Some(request) = files.request(known.request)?.map(Box::new) else { return Ok(Err(unknown())) };
+    cause(files, request, known.held, Some(event.to_owned())).map(Ok)
 }
 
 /// Whether the response to a request shows that it created nothing. Without a response of the API server, it may have.
@@ -343,7 +368,13 @@ impl fmt::Display for Cause {
             }
             writeln!(f)?;
         }
-        write_request(f, "request", request)?;
+        match self.missing_arrival {
+            Some(arrival) => {
+                writeln!(f, "  request    {arrival}, {MISSING}")?;
+                write_request(f, "sent by", request)?;
+            }
+            None => write_request(f, "request", request)?,
+        }
         if let Some(sent) = &self.sent {
             write_request(f, "sent by", sent)?;
         }

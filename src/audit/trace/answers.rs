@@ -19,7 +19,7 @@ pub struct Answers {
     /// For a held delivery, how often it was forwarded.
     #[serde(skip_serializing_if = "is_zero")]
     pub tries: usize,
-    /// The response of its receiver to the last try.
+    /// The response of its receiver to the last try; none if the end of that is not in the trail.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_try: Option<Answer>,
 }
@@ -57,23 +57,28 @@ fn is_zero(count: &usize) -> bool {
 /// Returns the outcome of a request, by its id.
 pub fn answers(files: &Files, id: Uuid) -> Result<Answers, ReplayError> {
     let mut own = None;
-    let mut tries = BTreeMap::new();
+    // When each try began, and how it ended.
+    let mut tries: BTreeMap<Uuid, (i64, Option<Answer>)> = BTreeMap::new();
     files.each(code::REQUEST, |line| {
         let Some(request) = line.metadata.correlation_uid else { return };
-        let is_try = line.unmapped.held == Some(id) && request != id;
+        let (begun, is_try) = (line.time, line.unmapped.held == Some(id) && request != id);
         // The receiver's own response counts for a try: nobody gets Doorward's.
         let said = line.unmapped.upstream.code.filter(|_| is_try);
-        let Some(answer) = Answer::of(line, said) else { return };
-        if request == id {
+        let answer = Answer::of(line, said);
+        if is_try {
+            let (_, ended) = tries.entry(request).or_insert((begun, None));
+            if answer.is_some() {
+                *ended = answer;
+            }
+        } else if let Some(answer) = answer.filter(|_| request == id) {
             // The beginning of a long response has its own record.
             let time = own.as_ref().map_or(answer.time, |begun: &Answer| begun.time);
             own = Some(Answer { time, ..answer });
-        } else if is_try {
-            tries.insert(request, answer);
         }
     })?;
-    let last_try = tries.values().max_by_key(|answer| answer.time).cloned();
-    Ok(Answers { answer: own, tries: tries.len(), last_try })
+    let count = tries.len();
+    let last_try = tries.into_values().max_by_key(|(begun, _)| *begun).and_then(|(_, ended)| ended);
+    Ok(Answers { answer: own, tries: count, last_try })
 }
 
 impl Answer {
@@ -114,10 +119,14 @@ impl fmt::Display for Answers {
         if let Some(Ending { time, why }) = self.answer.as_ref().and_then(|answer| answer.ended.as_ref()) {
             writeln!(f, "  ended      {}: {}", Timestamp::from_millis(*time), why.escape_debug())?;
         }
-        match &self.last_try {
-            Some(only) if self.tries == 1 => writeln!(f, "  sent on    once, answered {only}"),
-            Some(last) => writeln!(f, "  sent on    {} times, the last answered {last}", self.tries),
-            None => Ok(()),
+        match (self.tries, &self.last_try) {
+            (0, _) => Ok(()),
+            (1, Some(only)) => writeln!(f, "  sent on    once, answered {only}"),
+            (1, None) => writeln!(f, "  sent on    once; the answer is not known: its end is not in these files"),
+            (tries, Some(last)) => writeln!(f, "  sent on    {tries} times, the last answered {last}"),
+            (tries, None) => {
+                writeln!(f, "  sent on    {tries} times; the last answer is not known: its end is not in these files")
+            }
         }
     }
 }

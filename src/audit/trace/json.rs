@@ -48,6 +48,8 @@ struct CauseView<'a> {
     sent_by: Option<RequestView<'a>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     event: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    missing_arrival: Option<Uuid>,
 }
 
 impl<'a> RequestView<'a> {
@@ -85,6 +87,7 @@ impl Serialize for Cause {
             delivery: self.request.delivery.as_deref(),
             sent_by: self.sent.as_deref().map(RequestView::new),
             event: self.event.as_deref(),
+            missing_arrival: self.missing_arrival,
         };
         view.serialize(serializer)
     }

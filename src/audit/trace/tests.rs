@@ -127,6 +127,60 @@ fn an_event_counts_for_what_was_made_soon_after_it() {
     assert_eq!(unknown, NoCause::UnknownEvent("e".to_owned()));
 }
 
+/// Regression: nothing was named as the cause, although the trail had the delivery where it was sent on.
+#[test]
+fn a_held_delivery_whose_arrival_is_missing_is_the_cause_by_the_request_that_sent_it() {
+    let facts = json!({"webhook": "github", "delivery": "d"});
+    let lines = [
+        request(REQUEST, "request.decided", &json!({"held": ARRIVAL, "webhook": facts})),
+        request(REQUEST, "request.completed", &json!({"held": ARRIVAL, "webhook": facts, "event_id": "e"})),
+        link("run", "u", 1_001_000, &json!({"event_id": "e"})),
+    ];
+    let (_file, files) = trail(&(lines.join("\n") + "\n"));
+    let of_run = traced(&lines, "run").remove(0).cause.unwrap();
+    let of_token = trace_cause(&files, REQUEST).unwrap().unwrap();
+    for cause in [of_run, of_token] {
+        assert_eq!((cause.request.id, cause.missing_arrival), (REQUEST, Some(ARRIVAL)));
+        let said = cause.to_string();
+        for part in [
+            "  delivery   d of github\n",
+            &format!("  request    {ARRIVAL}, which is not in these files"),
+            &format!("  sent by    {REQUEST} at "),
+            "  event      e\n",
+        ] {
+            assert!(said.contains(part), "{part}: {said}");
+        }
+    }
+    let found = |known_by| arrivals(&files, known_by).unwrap();
+    assert_eq!([found(Arrival::Delivery("d")), found(Arrival::Event("e"))], [[ARRIVAL], [ARRIVAL]]);
+    assert_eq!(sent_on(&files, ARRIVAL).unwrap().unwrap().id, REQUEST);
+    assert!(sent_on(&files, REQUEST).unwrap().is_none());
+}
+
+/// Regression: a delivery was shown as never sent on if a kill lost how that ended.
+#[test]
+fn an_attempt_whose_end_is_missing_counts_and_has_no_answer() {
+    let sent = |id, code, time: i64, more: &Value| {
+        with(&with(&request(id, code, &json!({"held": ARRIVAL})), &json!({"time": time})), more)
+    };
+    let decided = |id, time| sent(id, "request.decided", time, &json!({}));
+    let failed = |id, time| sent(id, "request.completed", time, &json!({"http_response": {"code": 503}}));
+    let (first, second) = (REQUEST, Uuid::from_u128(3));
+    for (lines, tries, last) in [
+        (vec![decided(first, 1)], 1, None),
+        (vec![decided(first, 1), failed(first, 1)], 1, Some(503)),
+        (vec![decided(first, 1), failed(first, 1), decided(second, 2)], 2, None),
+        (vec![decided(first, 1), decided(second, 2), failed(second, 2)], 2, Some(503)),
+    ] {
+        let (_file, files) = trail(&(lines.join("\n") + "\n"));
+        let found = answers(&files, ARRIVAL).unwrap();
+        let said = found.to_string();
+        assert_eq!((found.tries, found.last_try.map(|answer| answer.status)), (tries, last), "{said}");
+        let unknown = said.lines().any(|line| line.starts_with("  sent on ") && line.contains("answer is not known"));
+        assert_eq!(unknown, last.is_none(), "{said}");
+    }
+}
+
 #[test]
 fn an_apply_that_made_a_run_is_its_cause() {
     let mut applies = creates("ci");
@@ -144,8 +198,9 @@ fn a_delivery_is_found_by_the_id_of_its_sender_and_by_its_event() {
         request(REQUEST, "request.decided", &json!({"held": ARRIVAL, "webhook": facts})),
         request(REQUEST, "request.completed", &json!({"held": ARRIVAL, "event_id": "e"})),
         request(again, "request", &json!({"webhook": facts})),
-        // It was repeated while it was held.
-        request(Uuid::from_u128(6), "request", &json!({"webhook": facts, "about": ARRIVAL})),
+        // It was repeated while it was held, which is known only at the end.
+        request(Uuid::from_u128(6), "request.decided", &json!({"webhook": facts})),
+        request(Uuid::from_u128(6), "request.completed", &json!({"webhook": facts, "about": ARRIVAL})),
         request(Uuid::from_u128(4), "request", &json!({"webhook": {"webhook": "github", "delivery": "other"}})),
         // A task of its run asks for a token.
         request(Uuid::from_u128(5), "request", &json!({"webhook": facts, "asked": {"audience": "x"}})),

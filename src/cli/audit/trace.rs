@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use self::found::{Found, FoundRequest, FoundRun, Known};
 use crate::{
-    audit::{self, Arrival, Cause, Files, NoCause, TaskLine, Tokens, TracedRun, TracedToken},
+    audit::{self, Arrival, Cause, Files, MISSING, NoCause, TaskLine, Tokens, TracedRun, TracedToken},
     authn::CredentialId,
     cli::{
         Failure,
@@ -140,16 +140,22 @@ impl Tracer<'_> {
     }
 
     fn request(&mut self, id: Uuid) -> Result<(), Failure> {
-        let Some(request) = self.files.request(id)? else {
-            self.nothing(format!("no request {id} is in these files; give all files of all replicas"));
-            return Ok(());
+        let (request, missing_arrival) = match self.files.request(id)? {
+            Some(request) => (request, None),
+            None => match audit::sent_on(self.files, id)? {
+                Some(sent) => (sent, Some(id)),
+                None => {
+                    self.nothing(format!("no request {id} is in these files; give all files of all replicas"));
+                    return Ok(());
+                }
+            },
         };
         let came_with = request.principal.as_ref().and_then(|principal| match &principal.credential {
             CredentialId::Token(jti) => Some((jti.clone(), principal.issuer.clone())),
             _ => None,
         });
         let answers = audit::answers(self.files, id)?;
-        self.found.push(Found::Request(Box::new(FoundRequest { request, answers })));
+        self.found.push(Found::Request(Box::new(FoundRequest { request, missing_arrival, answers })));
         if let Some((jti, issuer)) = came_with {
             let mut tokens = audit::trace_tokens(self.files, Tokens::Id(&jti))?;
             tokens.retain(|token| token.issued.is_by(&issuer));
@@ -224,9 +230,7 @@ impl Tracer<'_> {
     fn cause(&self, id: Uuid) -> Result<Known, Failure> {
         Ok(match audit::trace_cause(self.files, id)? {
             Some(cause) => Known::Cause(Box::new(cause)),
-            None => Known::NotKnown(format!(
-                "request {id} caused it, which is not in these files; give all files of all replicas"
-            )),
+            None => Known::NotKnown(format!("request {id} caused it, {MISSING}")),
         })
     }
 

@@ -3,9 +3,10 @@
 use std::{fmt, path::PathBuf};
 
 use serde::{Serialize, Serializer};
+use uuid::Uuid;
 
 use crate::{
-    audit::{Answers, Cause, ReplayInputs, TracedToken, request_json},
+    audit::{Answers, Cause, MISSING, ReplayInputs, TracedToken, request_json},
     clock::Timestamp,
     terminal,
 };
@@ -34,6 +35,10 @@ pub enum Found {
 pub struct FoundRequest {
     #[serde(flatten, serialize_with = "request_json")]
     pub request: ReplayInputs,
+    /// The request that was asked for, which delivered a webhook, if it is not in these files. Then `request` is the
+    /// first that sent the delivery on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub missing_arrival: Option<Uuid>,
     #[serde(flatten)]
     pub answers: Answers,
 }
@@ -71,8 +76,12 @@ impl Found {
     /// Whether something that was asked for is not known.
     pub fn is_unknown(&self) -> bool {
         match self {
-            Self::Request(_) | Self::Token(_) => false,
-            Self::Run(run) => matches!(run.cause, Known::NotKnown(_)),
+            Self::Token(_) => false,
+            Self::Request(found) => found.missing_arrival.is_some(),
+            Self::Run(run) => match &run.cause {
+                Known::Cause(cause) => cause.missing_arrival.is_some(),
+                Known::NotKnown(_) => true,
+            },
             Self::Nothing { .. } | Self::Unreadable { .. } => true,
         }
     }
@@ -82,11 +91,14 @@ impl fmt::Display for Found {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Request(found) => {
-                let FoundRequest { request: ReplayInputs { id, time, method, host, path, principal, .. }, answers } =
-                    &**found;
+                let FoundRequest { request, missing_arrival, answers } = &**found;
+                let ReplayInputs { id, time, method, host, path, principal, .. } = request;
                 let whose = principal.as_ref().map_or("nobody", |principal| &*principal.username);
                 let asked = terminal::line(&format!("{method} {host}{path}"));
                 writeln!(f, "request {id} at {time}, of {}: {asked}", terminal::line(whose))?;
+                if let Some(arrival) = missing_arrival {
+                    writeln!(f, "  arrival    request {arrival}, {MISSING}")?;
+                }
                 answers.fmt(f)
             }
             Self::Run(run) => run.fmt(f),

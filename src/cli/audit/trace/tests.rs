@@ -256,6 +256,33 @@ fn the_trace_of_a_request_shows_its_outcome() {
     assert_eq!(json["last_try"], json!({"time": 3_000, "status": 202, "event": "e-1"}), "{json}");
 }
 
+#[test]
+fn a_delivery_whose_arrival_is_not_in_the_files_is_shown_by_the_request_that_sent_it() {
+    let (arrival, sent) = (Uuid::from_u128(6), Uuid::from_u128(7));
+    let facts = json!({"webhook": "github", "delivery": "d-1"});
+    let line = request(sent, "hook", &json!({"held": arrival, "webhook": facts, "run": null, "event_id": "e-1"}));
+    let mut line: Value = serde_json::from_str(&line).unwrap();
+    line["http_response"] = json!({"code": 202});
+    let lines = [line.to_string()];
+    for (kind, what) in [(Kind::Delivery, "d-1"), (Kind::Event, "e-1"), (Kind::Request, arrival.to_string().as_str())] {
+        let (code, said) = told(kind, what, &lines);
+        assert_eq!(code, 1, "something is missing: {said}");
+        for part in [
+            format!("request {sent} at 1970-01-01T00:16:40.000Z, of hook: POST h/\n"),
+            format!("  arrival    request {arrival}, which is not in these files"),
+            "  sent on    once, answered 202 at 1970-01-01T00:16:40.000Z, event e-1\n".to_owned(),
+        ] {
+            assert!(said.contains(&part), "{kind:?} {part}: {said}");
+        }
+        let json = &told_json(kind, what, &lines)[0];
+        assert_eq!((&json["id"], &json["missing_arrival"]), (&json!(sent), &json!(arrival)), "{json}");
+    }
+    // With its arrival nothing is missing.
+    let lines = [request(arrival, "hook", &json!({"webhook": facts, "run": null})), line.to_string()];
+    let (code, said) = told(Kind::Delivery, "d-1", &lines);
+    assert!(code == 0 && said.starts_with(&format!("request {arrival} at ")) && !said.contains("arrival"), "{said}");
+}
+
 /// For a watch, which continues after its response began, the response says nothing about its end.
 #[test]
 fn the_trace_of_an_ended_watch_shows_when_and_why_it_ended() {
