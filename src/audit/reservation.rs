@@ -46,6 +46,19 @@ impl Reservation {
         }
     }
 
+    /// Writes the record of what has happened already, and waits for stable storage as long as
+    /// [`Reservation::write_durable`] does. If that fails, nobody is refused: the record stays queued, and is written
+    /// when the sink takes it.
+    pub fn write_last(&mut self, record: Box<Record>) -> impl Future<Output = ()> + Send + use<> {
+        let (reply, answer) = oneshot::channel();
+        self.push(record, Some(reply));
+        let handle = Arc::clone(&self.handle);
+        async move {
+            // The trail itself reports why.
+            let _ = handle.durable(answer).await;
+        }
+    }
+
     /// Returns the result of a durable write whose caller stops waiting. A refusal is counted.
     pub fn out_of_time(&self) -> Result<(), AuditUnavailable> {
         let late = Err(AuditUnavailable::Slow);

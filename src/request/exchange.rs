@@ -272,9 +272,29 @@ impl Exchange {
         self.end(BodyEnd { outcome: end.outcome, bytes: end.bytes_to_client });
     }
 
+    /// Ends the exchange of a held delivery, and returns when its record is on stable storage, or the trail has stalled
+    /// or failed: the delivery, which is forgotten then, must not wait for the disk of the trail for ever.
+    pub async fn end_recorded(mut self) {
+        let Some((record, reservation)) = self.close(BodyEnd { outcome: EndedBy::Complete, bytes: 0 }) else { return };
+        match reservation {
+            Some(mut reservation) => reservation.write_last(record).await,
+            // Nothing was sent, or the answer was a stream.
+            None => self.0.trail.write(record),
+        }
+    }
+
     fn end(&mut self, end: BodyEnd) {
+        let Some((record, reservation)) = self.close(end) else { return };
+        match reservation {
+            Some(mut reservation) => reservation.write(record),
+            None => self.0.trail.write(record),
+        }
+    }
+
+    /// Completes the record, once, and counts the request.
+    fn close(&mut self, end: BodyEnd) -> Option<(Box<Record>, Option<Reservation>)> {
         let open = &mut *self.0;
-        let Some(mut record) = open.record.take() else { return };
+        let mut record = open.record.take()?;
         record.latency = open.began.elapsed();
         record.bytes_out = end.bytes;
         if let Some(received) = &open.received {
@@ -296,10 +316,7 @@ impl Exchange {
         };
         let scheme = record.principal.as_ref().map(|principal| principal.scheme);
         open.metrics.record(scheme, open.outcome, open.to_answer.unwrap_or(record.latency));
-        match open.reservation.take() {
-            Some(mut reservation) => reservation.write(record),
-            None => open.trail.write(record),
-        }
+        Some((record, open.reservation.take()))
     }
 }
 
@@ -392,6 +409,24 @@ mod tests {
             lines.iter().find(of).unwrap()["unmapped"]["issued"].is_object()
         });
         assert_eq!(is_issued, [false, true], "{text}");
+    }
+
+    /// Regression: a held delivery was forgotten while its event was in memory only, and a kill lost it.
+    #[tokio::test]
+    async fn the_event_of_a_held_delivery_is_in_the_trail_before_its_attempt_is_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let (trail, requests) = (trail(folder.path()), RequestMetrics::default());
+        let metrics = Arc::new(requests.route(&"-".into()));
+        let ledger = Ledger { trail, metrics, in_flight: requests.begin(), epoch: 0 };
+        let record = Record::begin(Uuid::from_u128(1), Timestamp::default(), Method::POST);
+        let mut exchange = Exchange::resume(record, ledger);
+        exchange.reserve(2).await.unwrap();
+        exchange.write_decided().await.unwrap();
+        exchange.record().event_id = Some("event-1".into());
+        exchange.answered(StatusCode::ACCEPTED, AnswerBy::Upstream);
+        exchange.end_recorded().await;
+        let text = std::fs::read_to_string(folder.path().join("audit.jsonl")).unwrap();
+        assert!(text.lines().any(|line| line.contains(r#""event_id":"event-1""#)), "{text}");
     }
 
     /// Regression: the sender got the refusal of an EventListener that did not answer, although none had been asked.

@@ -33,7 +33,7 @@ use crate::{
     audit::Record,
     authn::{self, Authenticated},
     authz::Permit,
-    body::{BodyEnd, EndedBy, OnEnd, RequestBody},
+    body::RequestBody,
     clock::Timestamp,
     error::{Reason, Rejection},
     logging::TraceContext,
@@ -214,7 +214,8 @@ impl Deliverer for Worker {
                 Attempt::Failed(failure)
             }
         };
-        exchange.on_end(BodyEnd { outcome: EndedBy::Complete, bytes: 0 });
+        // Before anything follows from the attempt: once the delivery is forgotten, only the trail knows its event.
+        exchange.end_recorded().await;
         attempt
     }
 }

@@ -116,6 +116,16 @@ fn a_durable_record_is_synced_before_the_request_continues() {
 }
 
 #[test]
+fn the_record_of_what_has_happened_is_synced_before_the_caller_continues() {
+    let sink = Memory::default();
+    let trail = start(&settings(), &sink, &clock());
+    runtime().block_on(trail.take_room(1, false).unwrap().write_last(Box::new(record(7))));
+    assert_eq!(paths(&sink.lines()), ["/apis/7"]);
+    let (safe, written) = sink.set(|disk| (disk.safe, disk.bytes.len()));
+    assert_eq!(safe, written);
+}
+
+#[test]
 fn durable_records_share_a_sync() {
     let sink = Memory::default();
     let trail = start(&settings(), &sink, &clock());

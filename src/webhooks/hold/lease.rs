@@ -23,7 +23,7 @@ const LEASE: Duration = Duration::from_secs(60);
 /// The remaining time that a lease must have for another attempt.
 const MIN_REMAINING: Duration = Duration::from_secs(40);
 
-// Recording the outcome of an attempt takes time as well.
+// Recording the outcome of an attempt, in the audit trail and then in the store, takes time as well.
 const _: () =
     assert!(2 * ATTEMPT_TIMEOUT.as_secs() <= MIN_REMAINING.as_secs() && MIN_REMAINING.as_secs() < LEASE.as_secs());
 

@@ -8,13 +8,13 @@
 //! while the delivery waits.
 //!
 //! ```text
-//! sender -> verify -> decide -> [ replay ids + held + request ] -> 202
+//! sender -> verify -> decide -> audit trail -> [ replay ids + held + request ] -> 202
 //!                                        |
 //!            queue: one lane per repository, the oldest first
 //!                                        |
-//!              decide again -> send -> 2xx: both records are removed
-//!                                      400, 413, 415, 422: tried five times, then parked
-//!                                      else: retried until `held.try_for` is over, then parked
+//!   decide again -> audit trail -> send -> audit trail -> 2xx: both records are removed
+//!                                                         400, 413, 415, 422: tried five times, then parked
+//!                                                         else: retried until `held.try_for` is over, then parked
 //! ```
 //!
 //! - **Time.** A delivery's time runs even while no process is there to try it. A process that finds it over after a
@@ -24,6 +24,10 @@
 //!   it holds the lane: in memory with the embedded store; on a shared store by a lease in `held_leases`, which expires
 //!   when a replica dies. The order is that of the store's versions, whichever replica accepted a delivery: none is
 //!   sent before the store was read up to its version.
+//! - **On the record.** What the trail is to say of a step is on stable storage before the next step makes it
+//!   irrevocable: that the delivery came, before it is stored; that an attempt begins, before it is sent; its event,
+//!   before it is forgotten. If the trail fails or hangs, the first two fail too, unless `when_full` is `continue`; the
+//!   last is not waited for, as the EventListener has the delivery and would get it again.
 //! - **At least once.** A process that dies between the EventListener's answer and the removal sends again, under the
 //!   same `once`, and so does a replica whose lease expired while it was suspended. The interceptor lets one of them
 //!   pass.
@@ -355,5 +359,6 @@ pub trait Deliverer: Send + Sync + 'static {
     /// Reserves memory for a request before it is read; `None` while memory is short.
     fn room(&self, held: &Held) -> Option<Room>;
 
+    /// Returns once the audit trail has the outcome on stable storage, unless it fails or hangs.
     fn deliver(&self, id: HeldId, held: &Held, request: HeldRequest) -> impl Future<Output = Attempt> + Send;
 }

@@ -23,6 +23,22 @@ fn a_sync_that_fails_is_no_success() {
     });
 }
 
+#[test]
+fn the_record_of_what_has_happened_waits_for_a_full_disk_but_its_caller_does_not() {
+    for when_full in [WhenFull::Refuse, WhenFull::Continue] {
+        let sink = Memory::default();
+        let trail = start(&Settings { when_full, ..settings() }, &sink, &clock());
+        let mut reservation = trail.take_room(1, false).unwrap();
+        sink.set(|disk| disk.room = Some(0));
+        runtime().block_on(reservation.write_last(Box::new(record(1))));
+        assert!(trail.failure().is_some() && paths(&sink.lines()).is_empty());
+        assert_eq!(trail.metrics().refusals(AuditUnavailable::Failing).get(), 0, "nobody was refused");
+        sink.set(|disk| disk.room = None);
+        wait_until_recovered(&trail);
+        assert_eq!(paths(&sink.lines()), ["/apis/1"]);
+    }
+}
+
 /// Linux reports a failed write in one sync, and the next one succeeds although the data is gone.
 #[test]
 fn records_that_a_failed_sync_lost_are_written_again_before_the_next_counts() {
