@@ -91,7 +91,7 @@ use crate::{
     config::{raw, report::At, resolver::Resolver},
     egress::Egress,
     error::{Reason, Rejection},
-    sessions,
+    sessions::{self, access_revoked},
     sha256::sha256,
 };
 
@@ -119,27 +119,41 @@ impl Context {
     }
 }
 
-/// The detail of the refusal of a token that was revoked, or whose holder was. `doorward token` recognises it by this
-/// text.
+/// The detail of the refusal of a token that was revoked. `doorward token` recognises it by this text.
 pub const REVOKED: &str = "the token was revoked";
 
 /// The detail of the refusal of a token for a run whose end is not watched.
 const UNSEEN: &str = "the token is not accepted here, as `tokens.exchange` does not name the cluster of its run, or the \
                       namespace there";
 
-/// The refusal of a token that was revoked.
-pub fn revoked() -> Rejection {
-    Rejection::new(Reason::TokenRevoked, REVOKED).fix("get a new token")
+/// What was revoked of a caller whose credential is no longer accepted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Revoked {
+    /// This credential: another one of the same caller may be accepted.
+    Credential,
+    /// All access of the caller, or of somebody who acts for it or for whom it acts: a new credential would be refused
+    /// too.
+    Holder,
+}
+
+impl Revoked {
+    /// The refusal of a token.
+    pub fn refusal(self) -> Rejection {
+        match self {
+            Self::Credential => Rejection::new(Reason::TokenRevoked, REVOKED).fix("get a new token"),
+            Self::Holder => access_revoked(),
+        }
+    }
 }
 
 /// The check whether a credential was revoked. It is made on each request, whether the token is cached or not.
 pub trait RevocationCheck: Send + Sync {
-    fn is_revoked(&self, principal: &Principal) -> bool;
+    fn revoked(&self, principal: &Principal) -> Option<Revoked>;
 }
 
 impl<F: Fn(&Principal) -> bool + Send + Sync> RevocationCheck for F {
-    fn is_revoked(&self, principal: &Principal) -> bool {
-        self(principal)
+    fn revoked(&self, principal: &Principal) -> Option<Revoked> {
+        self(principal).then_some(Revoked::Credential)
     }
 }
 
@@ -266,8 +280,8 @@ impl Issuers {
                 verified
             }
         };
-        if revocations.is_revoked(&verified.principal) {
-            return Err(revoked());
+        if let Some(revoked) = revocations.revoked(&verified.principal) {
+            return Err(revoked.refusal());
         }
         if self.have_lost_run_of(&verified.principal) {
             return Err(Rejection::new(Reason::TokenRevoked, UNSEEN).fix("have it added, and get a new token"));

@@ -9,6 +9,7 @@ use crate::{
     authz::{Permit, RequestView},
     clock::Moment,
     error::{Reason, Rejection},
+    issuers::{RevocationCheck as _, Revoked},
     snapshot::Snapshot,
     streams::CutReason,
 };
@@ -34,7 +35,7 @@ impl Worker {
         }
         let principal = permit.principal();
         if let Some(why) = self.app.withdrawal_of(principal, &self.app.snapshot.load()) {
-            return Err(withdrawn(why, principal.scheme));
+            return Err(withdrawn(why, principal.scheme, self.app.revocations.revoked(principal)));
         }
         // The body that says what becomes of a run has already moved to the request that is sent.
         let run = exchange.record().run.clone();
@@ -51,8 +52,9 @@ fn is_fresh(decided: Moment, now: Moment) -> bool {
     now.since(decided) < FRESH
 }
 
-/// The refusal of a caller that was allowed and would not be now.
-fn withdrawn(why: CutReason, scheme: Scheme) -> Rejection {
+/// The refusal of a caller that was allowed and would not be now. Nothing was revoked if the key of its issuer or the
+/// cluster of its run is gone.
+fn withdrawn(why: CutReason, scheme: Scheme, revoked: Option<Revoked>) -> Rejection {
     match (scheme, why) {
         (Scheme::Webhook, _) => {
             let detail =
@@ -65,7 +67,10 @@ fn withdrawn(why: CutReason, scheme: Scheme) -> Rejection {
         }
         _ => {
             let detail = "your access was revoked while the request waited to be recorded";
-            Rejection::new(Reason::TokenRevoked, detail).fix("sign in again, or get a new token")
+            Rejection::new(Reason::TokenRevoked, detail).fix(match revoked {
+                Some(Revoked::Holder) => "ask whoever runs Doorward",
+                Some(Revoked::Credential) | None => "sign in again, or get a new token",
+            })
         }
     }
 }
@@ -96,9 +101,16 @@ mod tests {
             (Scheme::Session, CutReason::SignedOut, Reason::SessionExpired, "the session ended"),
             (Scheme::Webhook, CutReason::Revoked, Reason::TokenRevoked, "deliveries of this sender"),
         ] {
-            let refused = withdrawn(why, scheme);
+            let refused = withdrawn(why, scheme, None);
             assert_eq!(refused.reason(), reason, "{scheme:?} {why:?}");
             assert!(refused.to_string().contains(told), "{refused}");
+        }
+        for (revoked, fix) in [
+            (Some(Revoked::Credential), "sign in again, or get a new token"),
+            (Some(Revoked::Holder), "ask whoever runs Doorward"),
+        ] {
+            let refused = withdrawn(CutReason::Revoked, Scheme::Bearer, revoked);
+            assert_eq!(refused.fix_text(), Some(fix), "{revoked:?}");
         }
     }
 }

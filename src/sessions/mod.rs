@@ -70,6 +70,7 @@ use crate::{
     clock::{Clock, Moment, Timestamp},
     downstream::Drain,
     error::{Reason, Rejection},
+    issuers::{RevocationCheck as _, Revoked},
     oidc::{Identity, Provider, program::Devices},
     store::{Expect, Revocations, Store, StoreError, Table, Written},
 };
@@ -362,12 +363,12 @@ impl Sessions {
     fn check_revoked(&self, principal: &Principal) -> Result<(), Rejection> {
         let revocations = &self.0.shared.revocations;
         revocations.check_read()?;
-        if revocations.is_revoked(principal).is_none() {
-            return Ok(());
-        }
-        match revocations.find(&CredentialId::None, &principal.issuer, &principal.subject) {
-            Some(_) => Err(access_revoked()),
-            None => Err(Rejection::new(Reason::TokenRevoked, "the session was revoked").fix(SIGN_IN)),
+        match revocations.revoked(principal) {
+            None => Ok(()),
+            Some(Revoked::Credential) => {
+                Err(Rejection::new(Reason::TokenRevoked, "the session was revoked").fix(SIGN_IN))
+            }
+            Some(Revoked::Holder) => Err(access_revoked()),
         }
     }
 
@@ -509,10 +510,13 @@ fn provider_gone() -> Rejection {
     expired("the provider of this session is not in use any more")
 }
 
-/// The rejection if all access of a person is revoked, which another login does not change. The reason is for operators
-/// and the audit trail, not for the person.
+/// The detail of [`access_revoked`]. `doorward token` recognises it by this text.
+pub const ACCESS_REVOKED: &str = "your access was revoked";
+
+/// The rejection if all access of a caller is revoked, which another login or token does not change. The reason is for
+/// operators and the audit trail, not for the caller.
 pub fn access_revoked() -> Rejection {
-    Rejection::new(Reason::TokenRevoked, "your access was revoked").fix("ask whoever runs Doorward")
+    Rejection::new(Reason::TokenRevoked, ACCESS_REVOKED).fix("ask whoever runs Doorward")
 }
 
 fn unavailable(error: StoreError) -> Rejection {

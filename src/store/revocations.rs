@@ -32,7 +32,7 @@ use crate::{
     authn::{CredentialId, KnownAs, Principal},
     clock::{AtomicMoment, Clock, Moment, Timestamp, every},
     error::{Reason, Rejection},
-    issuers::RevocationCheck,
+    issuers::{RevocationCheck, Revoked},
     lock::lock,
 };
 
@@ -482,8 +482,10 @@ impl Revocations {
 }
 
 impl RevocationCheck for Revocations {
-    fn is_revoked(&self, principal: &Principal) -> bool {
-        Self::is_revoked(self, principal).is_some()
+    fn revoked(&self, principal: &Principal) -> Option<Revoked> {
+        self.is_revoked(principal)?;
+        let is_out = |party: KnownAs| self.find(&CredentialId::None, &party.issuer, &party.subject).is_some();
+        Some(if principal.parties().any(is_out) { Revoked::Holder } else { Revoked::Credential })
     }
 }
 

@@ -27,7 +27,7 @@ use crate::{
     authz::{AskedToken, RequestView},
     clock::Timestamp,
     error::Reason,
-    issuers::{self, TokenError},
+    issuers::{RevocationCheck as _, Revoked, TokenError},
     request::{exchange::Exchange, notes::recorded, sanitize::CleanRequest},
     snapshot::Snapshot,
     upstream::Pools,
@@ -222,8 +222,10 @@ impl<'a> Exchanger<'a> {
         self.check_revocations()?;
         let snapshot = self.app.snapshot.load();
         let is_out = |principal: &Principal| self.app.withdrawal_of(principal, &snapshot).is_some();
-        if let Some(&(parameter, _)) = party.presented.iter().find(|(_, principal)| is_out(principal)) {
-            return Err(Refusal::of_token(parameter, &issuers::revoked()));
+        if let Some(&(parameter, ref principal)) = party.presented.iter().find(|(_, principal)| is_out(principal)) {
+            // The key of its issuer, or the cluster of its run, may be gone instead.
+            let revoked = self.app.revocations.revoked(principal).unwrap_or(Revoked::Credential);
+            return Err(Refusal::of_token(parameter, &revoked.refusal()));
         }
         // For a task: who caused it, and the objects with which it ends. All others have presented their own token.
         match is_out(&party.principal) {

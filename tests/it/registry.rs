@@ -375,14 +375,14 @@ async fn a_caller_revoked_while_waiting_for_the_trail_gets_no_token() {
         holder.give_back();
     };
     let ((by_subject, at_registry, by_token, with_token), ()) = tokio::join!(asked, revoked);
-    for (what, answer, status) in [
-        ("a person, by an exchange", by_subject, 400),
-        ("a person, for a registry", at_registry, 401),
-        ("a token, by an exchange", by_token, 400),
-        ("a token, for a registry", with_token, 401),
+    for (what, answer, status, told) in [
+        ("a person, by an exchange", by_subject, 400, "your access was revoked"),
+        ("a person, for a registry", at_registry, 401, "your access was revoked"),
+        ("a token, by an exchange", by_token, 400, "the token was revoked"),
+        ("a token, for a registry", with_token, 401, "the token was revoked"),
     ] {
         assert_eq!(answer.status, status, "{what}: {}", answer.text());
-        assert!(answer.text().contains("the token was revoked"), "{what}: {}", answer.text());
+        assert!(answer.text().contains(told), "{what}: {}", answer.text());
         world.record(&answer).await;
         let (lines, id) = (world.doorward.audit(), answer.header("x-request-id").unwrap());
         let mut told = lines.iter().filter(|line| line.to_string().contains(id));

@@ -21,6 +21,7 @@ use crate::{
     clock::Timestamp,
     egress::{Bounds, Egress, EgressError, NO_SERVERS},
     issuers::REVOKED,
+    sessions::ACCESS_REVOKED,
     sts,
 };
 
@@ -336,7 +337,7 @@ fn tells_the_end(description: &str) -> bool {
     let of = ["the run ", "pod ", "TaskRun ", "PipelineRun "];
     let said = |end: &&str| description.contains(end.trim_start_matches("it "));
     let has_ended = of.iter().any(|of| description.starts_with(of)) && sts::ENDS.iter().any(said);
-    has_ended || description.contains(REVOKED)
+    has_ended || [REVOKED, ACCESS_REVOKED].iter().any(|revoked| description.contains(revoked))
 }
 
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
@@ -463,6 +464,7 @@ mod tests {
             ("TaskRun build: it does not exist any more", true),
             ("pod build-pod: it is another one than is meant, under the same name", true),
             ("subject_token: the token was revoked; get a new token", true),
+            ("subject_token: your access was revoked; ask whoever runs Doorward", true),
             ("the run has ended", true),
             (&*revoked, true),
             ("TaskRun build runs in pod a, not in b", false),

@@ -12,8 +12,8 @@ use base64::{
 };
 use serde_json::{Value, json};
 
-use super::super::{Issuers, testing::*, weak_rsa};
-use crate::error::Reason;
+use super::super::{Issuers, RevocationCheck, Revoked, testing::*, weak_rsa};
+use crate::{authn::Principal, error::Reason};
 
 /// One attack: the row, the token, and the expected reason.
 struct Attack {
@@ -503,13 +503,34 @@ async fn revocations_go_by_jti() {
     let second = bench.with_claims(json!({"unrelated": 1}));
     let principal = bench.issuers.authenticate(&first, &bench.accepts, &nothing).await.unwrap();
     let revoked = principal.credential.clone();
-    let revocations = move |principal: &crate::authn::Principal| principal.credential == revoked;
+    let revocations = move |principal: &Principal| principal.credential == revoked;
     for token in [&first, &second] {
         let rejection = bench.issuers.authenticate(token, &bench.accepts, &revocations).await.unwrap_err();
         assert_eq!(rejection.reason(), Reason::TokenRevoked);
     }
     let other = bench.with_claims(json!({"jti": "t2"}));
     bench.issuers.authenticate(&other, &bench.accepts, &revocations).await.unwrap();
+}
+
+/// Regression: a bot whose access was revoked was told to get a new token, and did so again and again.
+#[tokio::test]
+async fn a_new_token_is_advised_only_if_it_would_be_accepted() {
+    struct Of(Revoked);
+
+    impl RevocationCheck for Of {
+        fn revoked(&self, _: &Principal) -> Option<Revoked> {
+            Some(self.0)
+        }
+    }
+
+    let bench = Bench::new().await;
+    for (revoked, told) in [
+        (Revoked::Credential, "the token was revoked. Get a new token"),
+        (Revoked::Holder, "your access was revoked. Ask whoever runs Doorward"),
+    ] {
+        let refused = bench.issuers.authenticate(&bench.good(), &bench.accepts, &Of(revoked)).await.unwrap_err();
+        assert_eq!((refused.reason(), refused.in_words()), (Reason::TokenRevoked, told.to_owned()));
+    }
 }
 
 /// oauth:21: without a `jti`, revocations use the signed text.
@@ -521,13 +542,13 @@ async fn the_high_s_twin_of_a_revoked_token_with_an_empty_jti_is_revoked_too() {
     let token = P256.token(&es256, &payload(json!({})));
     let twin = twin_of(&token);
     assert_ne!(token, twin);
-    let known = async |token: &str, revocations: &dyn super::super::RevocationCheck| {
+    let known = async |token: &str, revocations: &dyn RevocationCheck| {
         bench.issuers.authenticate(token, &bench.accepts, revocations).await
     };
     let [first, second] = [known(&token, &nothing).await.unwrap(), known(&twin, &nothing).await.unwrap()];
     assert_eq!(first.credential, second.credential, "the signature of both is good");
     let revoked = first.credential.clone();
-    let revocations = move |principal: &crate::authn::Principal| principal.credential == revoked;
+    let revocations = move |principal: &Principal| principal.credential == revoked;
     for token in [&token, &twin] {
         assert_eq!(known(token, &revocations).await.unwrap_err().reason(), Reason::TokenRevoked);
     }

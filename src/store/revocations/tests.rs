@@ -168,6 +168,48 @@ async fn a_local_revocation_holds_until_the_store_has_it_and_no_longer_than_its_
     assert!(here.workload("c/pod").is_none() && !here.has_stored("c/pod"));
 }
 
+/// A new credential helps only in the first case.
+#[tokio::test]
+async fn a_revoked_credential_is_distinguished_from_a_revoked_holder() {
+    let at = fixture();
+    let here = Revocations::new(Arc::clone(&at.store), at.clock.clone());
+    let until = at.clock.now() + Duration::from_secs(60);
+    for target in [
+        Target::Token { issuer: "corp", id: "t-1" },
+        Target::Session("s"),
+        Target::Workload("u"),
+        Target::Principal { issuer: "corp", subject: "bob" },
+    ] {
+        here.revoke(target, "leaked", until).await.unwrap();
+    }
+    let of = |subject: &str, credential: CredentialId| Principal {
+        credential,
+        ..Principal::new(crate::authn::Scheme::Bearer, "corp", subject, "name")
+    };
+    let token = |id: &str| CredentialId::Token(id.into());
+    let bob = || KnownAs { issuer: "corp".into(), subject: "bob".into() };
+    for (row, principal, revoked) in [
+        ("nothing", of("alice", token("t-2")), None),
+        ("the token", of("alice", token("t-1")), Some(Revoked::Credential)),
+        ("the session", of("alice", session("s")), Some(Revoked::Credential)),
+        (
+            "the run",
+            Principal { lives_with: [Arc::<str>::from("u")].into(), ..of("alice", token("t-2")) },
+            Some(Revoked::Credential),
+        ),
+        ("the holder", of("bob", token("t-2")), Some(Revoked::Holder)),
+        ("the holder and the token", of("bob", token("t-1")), Some(Revoked::Holder)),
+        (
+            "for whom it acts",
+            Principal { on_behalf_of: Some(Box::new(bob())), ..of("alice", token("t-2")) },
+            Some(Revoked::Holder),
+        ),
+        ("who acts for it", Principal { acting: [bob()].into(), ..of("alice", token("t-2")) }, Some(Revoked::Holder)),
+    ] {
+        assert_eq!(here.revoked(&principal), revoked, "{row}");
+    }
+}
+
 #[tokio::test]
 async fn the_end_of_a_workload_ends_all_its_tokens_and_no_others() {
     let at = fixture();

@@ -33,7 +33,7 @@ async fn no_provider_is_asked_for_a_caller_revoked_while_waiting_for_the_trail()
     let asked = async { tokio::join!(ask(&world, &alice, "vault", "read"), ask(&world, &bob, "vault", "read")) };
     let ((revoked, twin), ()) = tokio::join!(asked, meanwhile);
     assert_eq!(revoked.status, 400, "{}", revoked.text());
-    assert!(revoked.text().contains("the token was revoked"), "{}", revoked.text());
+    assert!(revoked.text().contains("your access was revoked"), "{}", revoked.text());
     twin.token();
     let assertion = Provider::get(&provider.upstream.only(), "subject_token");
     assert_eq!(part(&assertion, 1)["sub"], world.username("bob"));
