@@ -5,7 +5,7 @@ use std::{borrow::Cow, error::Error as StdError, fmt, sync::Arc, time::Duration}
 
 use http::StatusCode;
 
-use crate::authn::NeededLogin;
+use crate::authn::{CredentialId, NeededLogin, Principal};
 
 /// The enum with its labels and the list of its variants, so that none can be missing in the list.
 macro_rules! reasons {
@@ -161,7 +161,8 @@ impl fmt::Display for Reason {
     }
 }
 
-/// The identity that a verified credential names but that cannot be used. For the audit trail only.
+/// The identity of a credential that was verified and refused nevertheless: it cannot be used, or is revoked. For the
+/// audit trail only.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PresentedIdentity {
     /// The name of the issuer in the configuration.
@@ -172,6 +173,21 @@ pub struct PresentedIdentity {
     pub user: Option<Box<str>>,
     /// The group that was refused.
     pub group: Option<Box<str>>,
+    /// Which credential it was, for an operator who wants to revoke it alone.
+    pub credential: CredentialId,
+}
+
+impl PresentedIdentity {
+    /// The identity of a caller whose credential is refused although its identity can be used.
+    pub fn of(principal: &Principal) -> Self {
+        Self {
+            issuer: Arc::clone(&principal.issuer),
+            subject: Arc::clone(&principal.subject),
+            user: None,
+            group: None,
+            credential: principal.credential.clone(),
+        }
+    }
 }
 
 /// A refusal. `request::respond` alone turns it into a response.
@@ -353,7 +369,7 @@ impl Rejection {
         self.0.rule.as_ref()
     }
 
-    /// The identity that the verified credential names but that cannot be used.
+    /// The identity in the credential, if that was verified and refused nevertheless.
     pub fn presented(&self) -> Option<&PresentedIdentity> {
         self.0.presented.as_ref()
     }

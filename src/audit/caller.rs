@@ -189,7 +189,8 @@ fn write_actor(principal: &Principal, budget: &mut Budget, object: &mut Object<'
     object.some_text("app_uid", budget.optional(Field::Names, principal.client.as_deref()));
 }
 
-fn credential(id: &CredentialId) -> (&'static str, &str) {
+/// Returns the type of a credential, and its id.
+pub(super) fn credential(id: &CredentialId) -> (&'static str, &str) {
     match id {
         CredentialId::Token(id) => ("token", id),
         CredentialId::Session(id) => ("session", id),

@@ -13,7 +13,7 @@ use uuid::Uuid;
 use self::verdict::Verdict;
 use super::{
     budget::{Budget, Field},
-    caller::{Caller, Callers},
+    caller::{Caller, Callers, credential},
     chain::{MAX_LINE, SEAL},
     json::Object,
     note::{Event, Note, code},
@@ -190,12 +190,14 @@ fn details(record: &Record, caller: Option<Caller<'_>>, ended: bool, budget: &mu
         object.object("principal", |object| caller.write_principal(record, budget, object));
     }
     if let Some(presented) = record.presented.as_deref() {
+        let (_, id) = credential(&presented.credential);
         object.object("presented", |object| {
             object
                 .text("issuer", budget.text(Field::Names, &presented.issuer))
                 .text("subject", budget.text(Field::Names, &presented.subject))
                 .some_text("user", budget.optional(Field::Names, presented.user.as_deref()))
-                .some_text("group", budget.optional(Field::Names, presented.group.as_deref()));
+                .some_text("group", budget.optional(Field::Names, presented.group.as_deref()))
+                .some_text("credential_uid", budget.optional(Field::Names, (!id.is_empty()).then_some(id)));
         });
     }
     if let Some(Decision { shadow, grants, .. }) = &record.decision {

@@ -5,6 +5,7 @@ use std::{borrow::Cow, net::IpAddr, sync::Arc, time::Duration};
 use http::{Method, StatusCode};
 use uuid::Uuid;
 
+use super::caller::credential;
 use crate::{
     authn::{KnownAs, Principal},
     authz::AskedToken,
@@ -54,7 +55,7 @@ pub struct Record {
     pub claims: Option<Arc<[Arc<str>]>>,
     pub decision: Option<Decision>,
     pub refusal: Option<Refusal>,
-    /// The identity in a credential that was verified and refused nevertheless, and that is therefore not a principal.
+    /// The identity in a credential that was verified and refused nevertheless: it is not a principal, or is revoked.
     pub presented: Option<Box<PresentedIdentity>>,
     /// The request's attributes as Kubernetes sees them.
     pub kubernetes: Option<Arc<Attributes>>,
@@ -109,7 +110,8 @@ impl Record {
         let detail = self.refusal.as_ref().map_or(0, |refusal| refusal.detail.len());
         let presented = self.presented.as_deref().map_or(0, |presented| {
             let names = [&presented.user, &presented.group].into_iter().flatten();
-            presented.subject.len() + names.map(|name| name.len()).sum::<usize>()
+            let (_, credential) = credential(&presented.credential);
+            presented.subject.len() + credential.len() + names.map(|name| name.len()).sum::<usize>()
         });
         size_of::<Self>() + detail + presented + texts.into_iter().flatten().map(str::len).sum::<usize>()
     }

@@ -102,6 +102,8 @@ impl Authenticator<'_> {
                 Presented::Invalid(rejection) => return Err(rejection),
             };
             self.check_login(&principal, route, record)?;
+            // A refusal is recorded under it too.
+            record.principal = Some(Arc::clone(&principal));
             check_revoked(self.revocations, &principal)?;
             return known(streamed(request, route)?, route, principal, None, record);
         }

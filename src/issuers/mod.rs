@@ -90,7 +90,7 @@ use crate::{
     clock::Clock,
     config::{raw, report::At, resolver::Resolver},
     egress::Egress,
-    error::{Reason, Rejection},
+    error::{PresentedIdentity, Reason, Rejection},
     sessions::{self, access_revoked},
     sha256::sha256,
 };
@@ -280,11 +280,14 @@ impl Issuers {
                 verified
             }
         };
+        // The trail must name who tries it.
+        let refused = |rejection: Rejection| rejection.with_presented(PresentedIdentity::of(&verified.principal));
         if let Some(revoked) = revocations.revoked(&verified.principal) {
-            return Err(revoked.refusal());
+            return Err(refused(revoked.refusal()));
         }
         if self.have_lost_run_of(&verified.principal) {
-            return Err(Rejection::new(Reason::TokenRevoked, UNSEEN).fix("have it added, and get a new token"));
+            let unseen = Rejection::new(Reason::TokenRevoked, UNSEEN).fix("have it added, and get a new token");
+            return Err(refused(unseen));
         }
         Ok(Arc::clone(&verified.principal))
     }

@@ -88,8 +88,13 @@ impl Mapping {
     /// Builds the principal. Refuses with 401 if a claim cannot be understood, and with 403 if the claims give no
     /// usable identity.
     pub fn principal(&self, facts: Facts) -> Result<Principal, Rejection> {
-        let (issuer, subject) = (Arc::clone(&self.name), Arc::clone(&facts.subject));
-        let mut presented = PresentedIdentity { issuer, subject, user: None, group: None };
+        let mut presented = PresentedIdentity {
+            issuer: Arc::clone(&self.name),
+            subject: Arc::clone(&facts.subject),
+            user: None,
+            group: None,
+            credential: facts.credential.clone(),
+        };
         self.identity(facts, &mut presented).map_err(|refused| refused.with_presented(presented))
     }
 

@@ -69,7 +69,7 @@ use crate::{
     authn::{CredentialId, Presented, Principal},
     clock::{Clock, Moment, Timestamp},
     downstream::Drain,
-    error::{Reason, Rejection},
+    error::{PresentedIdentity, Reason, Rejection},
     issuers::{RevocationCheck as _, Revoked},
     oidc::{Identity, Provider, program::Devices},
     store::{Expect, Revocations, Store, StoreError, Table, Written},
@@ -363,13 +363,13 @@ impl Sessions {
     fn check_revoked(&self, principal: &Principal) -> Result<(), Rejection> {
         let revocations = &self.0.shared.revocations;
         revocations.check_read()?;
-        match revocations.revoked(principal) {
-            None => Ok(()),
-            Some(Revoked::Credential) => {
-                Err(Rejection::new(Reason::TokenRevoked, "the session was revoked").fix(SIGN_IN))
-            }
-            Some(Revoked::Holder) => Err(access_revoked()),
-        }
+        let refusal = match revocations.revoked(principal) {
+            None => return Ok(()),
+            Some(Revoked::Credential) => Rejection::new(Reason::TokenRevoked, "the session was revoked").fix(SIGN_IN),
+            Some(Revoked::Holder) => access_revoked(),
+        };
+        // The trail must name who tries it.
+        Err(refusal.with_presented(PresentedIdentity::of(principal)))
     }
 
     /// Checks what the record alone shows, before the person is checked, so that the response does not reveal what a

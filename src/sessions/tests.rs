@@ -358,6 +358,8 @@ async fn a_revoked_person_loses_their_session_and_cannot_sign_in() {
     let told = |principal| at.sessions.check_revoked(principal).unwrap_err().in_words();
     let left = Principal { subject: "alice".into(), ..session.principal.as_ref().clone() };
     assert_eq!(told(&left), "your access was revoked. Ask whoever runs Doorward");
+    let presented = at.sessions.check_revoked(&left).unwrap_err().presented().cloned();
+    assert_eq!(presented, Some(PresentedIdentity::of(&left)), "the trail names who tries it");
     let other = at.create("bob", &dash()).await;
     let other = get(&at.sessions, &other, &dash()).await.unwrap();
     at.sessions.end(&other, Ended::revoked).await.unwrap();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::{
     fixture::{Change, Fixture, bearer},
@@ -379,6 +379,9 @@ async fn revoking_a_person_ends_their_sessions_and_what_they_have_open() {
     let refused = doorward.get("/api/v1/pods", &[&host_line, &cookie]).await;
     assert_eq!((refused.status, refused.reason().as_str()), (401, "token_revoked"));
     assert!(!refused.text().contains("laptop"), "why is for operators: {}", refused.text());
+    let names_her =
+        |line: &Value| line["status_code"] == "token_revoked" && line["unmapped"]["presented"]["subject"] == "alice";
+    until(async || doorward.audit().iter().any(names_her)).await;
     // A later revocation replaces the earlier one.
     let (code, said) = doorward.operator(&[&revoke[..6], &["found it", "--for", "1s"]].concat()).await;
     assert_eq!(code, Some(0), "{said}");

@@ -85,6 +85,7 @@ fn a_refused_identity_is_recorded_with_the_subject_that_its_credential_named() {
         subject: "00u1\r\ninjected".into(),
         user: None,
         group: Some("g".repeat(10_000).into()),
+        credential: CredentialId::Token("jti-1".into()),
     };
     record.refuse(&Rejection::new(Reason::IdentityRefused, "a group cannot be used").with_presented(names));
     let text = written(&record);
@@ -94,6 +95,7 @@ fn a_refused_identity_is_recorded_with_the_subject_that_its_credential_named() {
     assert_eq!((&presented["issuer"], &presented["subject"]), (&json!("corp"), &json!("00u1\r\ninjected")));
     assert!(presented["group"].as_str().unwrap().len() < 1_000, "{presented}");
     assert_eq!((presented.get("user"), line.get("actor")), (None, None));
+    assert_eq!(presented["credential_uid"], "jti-1", "an operator can revoke it");
 }
 
 #[test]

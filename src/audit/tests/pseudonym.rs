@@ -109,6 +109,7 @@ fn a_caller_refused_before_authentication_is_pseudonymized_too() {
             subject: subject.into(),
             user: Some("alice@corp.example\t".into()),
             group: Some("system:masters".into()),
+            credential: CredentialId::None,
         };
         record.refuse(&Rejection::new(Reason::IdentityRefused, "no name").with_presented(presented));
         let [line] = &written([record])[..] else { panic!() };

@@ -46,8 +46,13 @@ fn a_place_with_null_is_passed_over_for_the_next() {
         "groups": null, "realm_access": {"roles": ["contractor"]}, "scope": null, "scp": ["read"], "client_id": null, "azp": "cli",
     });
     let claims = claims.as_object().unwrap();
-    let mut presented =
-        PresentedIdentity { issuer: "issuer".into(), subject: "subject".into(), user: None, group: None };
+    let mut presented = PresentedIdentity {
+        issuer: "issuer".into(),
+        subject: "subject".into(),
+        user: None,
+        group: None,
+        credential: CredentialId::None,
+    };
     let mut groups = |claims| mapping.groups(claims, &mut presented).unwrap();
     assert_eq!(groups(claims), [Arc::<str>::from("contractor")]);
     assert_eq!(mapping.scopes(claims).unwrap(), [Arc::<str>::from("read")]);

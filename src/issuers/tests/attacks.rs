@@ -13,7 +13,10 @@ use base64::{
 use serde_json::{Value, json};
 
 use super::super::{Issuers, RevocationCheck, Revoked, testing::*, weak_rsa};
-use crate::{authn::Principal, error::Reason};
+use crate::{
+    authn::{CredentialId, Principal},
+    error::Reason,
+};
 
 /// One attack: the row, the token, and the expected reason.
 struct Attack {
@@ -531,6 +534,16 @@ async fn a_new_token_is_advised_only_if_it_would_be_accepted() {
         let refused = bench.issuers.authenticate(&bench.good(), &bench.accepts, &Of(revoked)).await.unwrap_err();
         assert_eq!((refused.reason(), refused.in_words()), (Reason::TokenRevoked, told.to_owned()));
     }
+}
+
+/// Regression: the trail named nobody, and could not tell whether a leaked token is still being tried.
+#[tokio::test]
+async fn the_refusal_of_a_revoked_token_says_whose_and_which_it_is() {
+    let bench = Bench::new().await;
+    let refused = bench.issuers.authenticate(&bench.good(), &bench.accepts, &|_: &Principal| true).await.unwrap_err();
+    let presented = refused.presented().unwrap();
+    assert_eq!((&*presented.issuer, &*presented.subject), ("main", "alice"));
+    assert_eq!(presented.credential, CredentialId::Token("t1".into()));
 }
 
 /// oauth:21: without a `jti`, revocations use the signed text.

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::super::{Accepts, Context, Issuers, RUN_CLAIM, testing::*};
 use crate::{
-    authn::{Kind, Principal, Scheme},
+    authn::{CredentialId, Kind, Principal, Scheme},
     authz::{Policy, Scenario},
     config::{raw, resolver::Resolver},
     error::{Reason, Rejection},
@@ -150,6 +150,7 @@ async fn a_refusal_of_a_verified_token_says_whom_it_names() {
         let presented = refused.presented().unwrap();
         assert_eq!((&*presented.issuer, &*presented.subject), ("main", "alice"), "{changes}");
         assert_eq!((presented.user.as_deref(), presented.group.as_deref()), (user, group), "{changes}");
+        assert_eq!(presented.credential, CredentialId::Token("t1".into()), "{changes}");
     }
     let elsewhere = bench.principal(json!({"name": "system:admin", "aud": "another"})).await.unwrap_err();
     assert_eq!(elsewhere.presented(), None, "it was not for us");
