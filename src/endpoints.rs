@@ -180,7 +180,15 @@ where
     let context = Context { snapshot, request, body, origin, bearer, audit };
     // Boxed, as it is moved, and as large as the largest of its pages.
     let answer = guarded(Box::pin(page.answer(&context))).await;
-    exchange.record().principal = context.audit.principal();
+    let record = exchange.record();
+    record.principal = context.audit.principal();
+    if let Some((failed, refusal)) = context.audit.take_failed_login() {
+        record.failed_login = Some(failed);
+        // The page has a status of its own, which is recorded when it is sent.
+        if let Some(refusal) = refusal {
+            record.refuse(&refusal);
+        }
+    }
     if let Some(reservation) = context.audit.take_reservation() {
         exchange.set_reservation(reservation);
     }

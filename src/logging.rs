@@ -102,6 +102,16 @@ fn parse_filter(text: &str) -> Result<EnvFilter, LoggingError> {
     Ok(filter.add_directive("h2=error".parse().map_err(wrong)?))
 }
 
+/// The result of a call, and its log.
+#[cfg(test)]
+pub(crate) fn logged<T>(call: impl FnOnce() -> T) -> (T, String) {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let writer = std::sync::Arc::new(file.reopen().unwrap());
+    let subscriber = fmt().with_ansi(false).with_writer(writer).finish();
+    let result = tracing::subscriber::with_default(subscriber, call);
+    (result, std::fs::read_to_string(file.path()).unwrap())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -117,15 +117,7 @@ enum NotShared {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// Returns the result of a call, and its log.
-    fn logged<T>(call: impl FnOnce() -> T) -> (T, String) {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let writer = Arc::new(file.reopen().unwrap());
-        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(writer).finish();
-        let result = tracing::subscriber::with_default(subscriber, call);
-        (result, std::fs::read_to_string(file.path()).unwrap())
-    }
+    use crate::logging::logged;
 
     /// Regression: it was skipped silently, and the trail lacked it.
     #[test]

@@ -17,7 +17,7 @@ use super::{
     chain::{MAX_LINE, SEAL},
     json::Object,
     note::{Event, Note, code},
-    record::{Decision, Issued, IssuedTask, Phase, Record, Tls},
+    record::{Decision, FailedLogin, Issued, IssuedTask, Phase, Record, Tls},
 };
 use crate::{
     authn::Principal,
@@ -198,6 +198,11 @@ fn details(record: &Record, caller: Option<Caller<'_>>, ended: bool, budget: &mu
                 .some_text("user", budget.optional(Field::Names, presented.user.as_deref()))
                 .some_text("group", budget.optional(Field::Names, presented.group.as_deref()))
                 .some_text("credential_uid", budget.optional(Field::Names, (!id.is_empty()).then_some(id)));
+        });
+    }
+    if let Some(FailedLogin { outcome, issuer }) = &record.failed_login {
+        object.object("login", |object| {
+            object.field("outcome", outcome).some_text("issuer", budget.optional(Field::Names, issuer.as_deref()));
         });
     }
     if let Some(Decision { shadow, grants, .. }) = &record.decision {

@@ -72,7 +72,9 @@ pub use self::{
     lines::of_file,
     note::{HeldDelivery, KeyChange, Linked, Note, Operator, TokensEnded},
     pseudonym::PseudonymKey,
-    record::{Decision, Introspected, Issued, IssuedOnward, IssuedTask, Phase, Record, Refusal, Tls, Upstream},
+    record::{
+        Decision, FailedLogin, Introspected, Issued, IssuedOnward, IssuedTask, Phase, Record, Refusal, Tls, Upstream,
+    },
     replay::ReplayInputs,
     report::{Configured, Report, ends_of_certificates},
     reservation::Reservation,

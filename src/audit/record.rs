@@ -13,6 +13,7 @@ use crate::{
     config::raw::{Effect, EventListener, RouteKind},
     error::{PresentedIdentity, Reason, Rejection},
     kubernetes::{Attributes, ObjectRef},
+    oidc,
     tekton::Run,
     webhooks::Facts,
 };
@@ -57,6 +58,8 @@ pub struct Record {
     pub refusal: Option<Refusal>,
     /// The identity in a credential that was verified and refused nevertheless: it is not a principal, or is revoked.
     pub presented: Option<Box<PresentedIdentity>>,
+    /// Why a login failed.
+    pub failed_login: Option<FailedLogin>,
     /// The request's attributes as Kubernetes sees them.
     pub kubernetes: Option<Arc<Attributes>>,
     /// What the request does to a Tekton run.
@@ -122,6 +125,14 @@ impl Record {
         self.presented = rejection.presented().cloned().map(Box::new);
         self.status = Some(rejection.status());
     }
+}
+
+/// A login that failed. It has no text of the provider, which comes through the browser: anybody may have written it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FailedLogin {
+    pub outcome: oidc::Outcome,
+    /// The name of the issuer, if the request belongs to a login that began here.
+    pub issuer: Option<Arc<str>>,
 }
 
 /// The answer that a resource server got about a token.

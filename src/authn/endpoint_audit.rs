@@ -1,13 +1,16 @@
-//! The principal and the audit reservation of a request to one of Doorward's own paths, both of which exist only once
-//! it is answered.
+//! What the audit record of a request to one of Doorward's own paths needs, and what exists only once that is answered.
 
 use std::sync::{Arc, Mutex};
 
 use super::Principal;
-use crate::{audit::Reservation, lock::lock};
+use crate::{
+    audit::{FailedLogin, Reservation},
+    error::Rejection,
+    lock::lock,
+};
 
-/// What an endpoint reports for the audit record of its request: the principal and the reservation. Requests to
-/// Doorward's own paths do not pass `authn::schemes`, so the endpoint sets both while it answers.
+/// What an endpoint reports for the audit record of its request: the principal, the reservation, and why a login
+/// failed. Requests to Doorward's own paths do not pass `authn::schemes`, so the endpoint sets them while it answers.
 #[derive(Clone, Debug, Default)]
 pub struct EndpointAudit(Arc<Mutex<Found>>);
 
@@ -15,6 +18,8 @@ pub struct EndpointAudit(Arc<Mutex<Found>>);
 struct Found {
     principal: Option<Arc<Principal>>,
     reservation: Option<Reservation>,
+    issuer: Option<Arc<str>>,
+    failed_login: Option<(FailedLogin, Option<Rejection>)>,
 }
 
 impl EndpointAudit {
@@ -35,5 +40,23 @@ impl EndpointAudit {
     /// Takes the reservation, to write the record with it.
     pub fn take_reservation(&self) -> Option<Reservation> {
         lock(&self.0).reservation.take()
+    }
+
+    /// Sets the issuer of the login that the request belongs to.
+    pub fn set_issuer(&self, issuer: &Arc<str>) {
+        lock(&self.0).issuer = Some(Arc::clone(issuer));
+    }
+
+    pub fn issuer(&self) -> Option<Arc<str>> {
+        lock(&self.0).issuer.clone()
+    }
+
+    /// Sets why the login failed, with the refusal if there was one.
+    pub fn set_failed_login(&self, failed: FailedLogin, refusal: Option<Rejection>) {
+        lock(&self.0).failed_login = Some((failed, refusal));
+    }
+
+    pub fn take_failed_login(&self) -> Option<(FailedLogin, Option<Rejection>)> {
+        lock(&self.0).failed_login.take()
     }
 }

@@ -46,6 +46,9 @@ impl Login {
     /// is known to belong to a login that this browser began here, and to come from the provider where it began.
     pub(super) async fn callback(&self, request: LoginRequest<'_>) -> Result<Response<Bytes>, Failure> {
         let (result, issuer) = self.complete(request).await;
+        if let Some(issuer) = &issuer {
+            request.audit.set_issuer(issuer);
+        }
         let outcome = result.as_ref().map_or_else(|failure| failure.outcome, |_| Outcome::success);
         self.0.metrics.ended(issuer.as_ref(), outcome);
         result

@@ -12,17 +12,17 @@ use crate::{
     pages::{self, Brand, LoginErrorView},
 };
 
-/// A failed login: the text for the person, the cause for the log, and the outcome to count.
+/// A failed login: the text for the person, the refusal for log and trail, and the outcome to count.
 #[derive(Debug)]
 pub(super) struct Failure {
     pub outcome: Outcome,
     status: StatusCode,
     title: &'static str,
     pub text: Cow<'static, str>,
-    /// What the provider said, or which check failed.
+    /// What the provider said, which comes through the browser and is not verified, or which check failed.
     detail: Option<Box<str>>,
-    /// The cause for the log, if the person sees less.
-    pub cause: Option<Rejection>,
+    /// The refusal behind it, for the log and the trail. The person may see less.
+    pub refusal: Option<Rejection>,
     /// The address that a new login returns to or, in the login of a program, the page where it begins.
     pub return_to: String,
     /// Whether the next login must have the person authenticate, or choose an account: the provider would otherwise
@@ -65,7 +65,7 @@ impl Failure {
             title,
             text: text.into(),
             detail: None,
-            cause: None,
+            refusal: None,
             return_to: "/".to_owned(),
             anew: outcome == Outcome::identity_refused,
             retry: None,
@@ -92,7 +92,7 @@ impl Failure {
         failure.detail = token_error(&rejection)
             .and_then(TokenError::of_own_token)
             .map(|why| format!("ID token: {why}").into_boxed_str());
-        failure.cause = Some(rejection);
+        failure.refusal = Some(rejection);
         failure
     }
 
@@ -115,6 +115,28 @@ impl Failure {
     pub fn final_here(mut self) -> Self {
         self.is_final = true;
         self
+    }
+
+    /// Logs why it failed: the page, of which operators may have only a picture, does not say all of it.
+    pub fn log(&self, issuer: Option<&str>, request_id: &str) {
+        let (outcome, detail) = (self.outcome, self.detail.as_deref());
+        let refusal = self.refusal.as_ref().map(ToString::to_string);
+        let cause = self.refusal.as_ref().and_then(Rejection::causes);
+        if self.is_for_operators() {
+            tracing::warn!(request_id, issuer, ?outcome, detail, refusal, cause, "a login failed");
+        } else {
+            tracing::info!(request_id, issuer, ?outcome, detail, refusal, cause, "a login failed");
+        }
+    }
+
+    /// Whether the person cannot mend it.
+    fn is_for_operators(&self) -> bool {
+        match self.outcome {
+            // Of its errors, only `access_denied` is for the person: another account may be accepted.
+            Outcome::provider_error => !self.anew,
+            Outcome::issuer_mismatch => true,
+            _ => self.refusal.as_ref().is_some_and(|refusal| refusal.status().is_server_error()),
+        }
     }
 
     pub fn page(self, request_id: &str, brand: &Brand) -> Response<Bytes> {
@@ -156,9 +178,6 @@ impl From<Rejection> for Failure {
         if token_error(&rejection).is_some() && !rejection.status().is_server_error() {
             return Self::of_id_token(rejection);
         }
-        if let Some(cause) = rejection.source() {
-            tracing::error!(reason = %rejection.reason(), cause, "a login or a logout failed");
-        }
         let outcome = match rejection.reason() {
             Reason::StoreUnavailable => Outcome::store_unavailable,
             Reason::AuditUnavailable => Outcome::audit_unavailable,
@@ -169,7 +188,8 @@ impl From<Rejection> for Failure {
         };
         let failure = Self::new(outcome, sentence(&format!("{}.", rejection.in_words())));
         // Another login with this account would end in the same way.
-        if rejection.reason() == Reason::TokenRevoked { failure.final_here() } else { failure }
+        let is_final = rejection.reason() == Reason::TokenRevoked;
+        Self { is_final, refusal: Some(rejection), ..failure }
     }
 }
 
@@ -186,7 +206,27 @@ fn sentence(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::issuers::Quoted;
+    use crate::{issuers::Quoted, logging::logged};
+
+    /// Regression: the log had only the outcome, and operators needed a picture of the person's page.
+    #[test]
+    fn the_log_says_what_the_provider_said_and_warns_of_what_the_person_cannot_mend() {
+        for (detail, anew, level) in
+            [("invalid_scope: scope foo is unknown", false, "WARN"), ("access_denied", true, "INFO")]
+        {
+            let failure = Failure { anew, ..Failure::new(Outcome::provider_error, "").detail(detail) };
+            let ((), log) = logged(|| failure.log(Some("corp"), "r-1"));
+            for part in [level, "r-1", "corp", "provider_error", detail] {
+                assert!(log.contains(part), "{part} in {log}");
+            }
+        }
+        let refused = Failure::from(Rejection::new(Reason::IdentityRefused, "the token has no usable name"));
+        let ((), log) = logged(|| refused.log(None, "r-1"));
+        assert!(log.contains("INFO") && log.contains("identity_refused: the token has no usable name"), "{log}");
+        let away = Rejection::new(Reason::StoreUnavailable, "it is away").because("the disk is full");
+        let ((), log) = logged(|| Failure::from(away).log(None, "r-1"));
+        assert!(log.contains("WARN") && log.contains("the disk is full"), "{log}");
+    }
 
     /// Regression: a login that could not be recorded counted as a failure of the store.
     #[test]
@@ -210,7 +250,7 @@ mod tests {
         assert_eq!(failure.outcome, Outcome::id_token_refused);
         assert!(
             failure
-                .cause
+                .refusal
                 .as_ref()
                 .and_then(Error::source)
                 .is_some_and(|cause| cause.to_string().contains("the claim `sub` is"))
@@ -225,6 +265,6 @@ mod tests {
         let (name, expected) = ("team".into(), vec!["red".to_owned()]);
         let kept_out = TokenError::RequiredClaim { name, came: Quoted::json(None), expected };
         let failure = Failure::from(Rejection::from(kept_out));
-        assert!(failure.detail.is_none() && failure.cause.is_some());
+        assert!(failure.detail.is_none() && failure.refusal.is_some());
     }
 }

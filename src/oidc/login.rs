@@ -1,6 +1,6 @@
 //! The login of one configuration generation: routes its paths, and sends browsers without a session to it.
 
-use std::{error::Error, fmt, net::IpAddr, sync::Arc};
+use std::{fmt, net::IpAddr, sync::Arc};
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
@@ -23,6 +23,7 @@ use super::{
     unsent,
 };
 use crate::{
+    audit::FailedLogin,
     authn::{EndpointAudit, NeededLogin},
     config::raw::Prompt,
     error::Rejection,
@@ -60,7 +61,7 @@ pub struct LoginRequest<'a> {
     pub address: IpAddr,
     /// Whether `address` is that of a proxy that did not name its client.
     pub is_shared_address: bool,
-    /// Records the identity of the caller once it is known.
+    /// Records the identity of the caller once it is known, and why a login failed.
     pub audit: &'a EndpointAudit,
     /// Issuers whose sessions no route of this host accepts.
     pub left_out: &'a [Arc<str>],
@@ -187,9 +188,10 @@ impl Login {
             path if address::leads_back(path) => self.callback(request).await,
             _ => return None,
         };
-        Some(answer.unwrap_or_else(|failure| {
-            let (outcome, cause) = (failure.outcome, failure.cause.as_ref().and_then(Error::source));
-            tracing::info!(request_id = request.request_id, ?outcome, cause, "a login failed");
+        Some(answer.unwrap_or_else(|mut failure| {
+            let issuer = request.audit.issuer();
+            failure.log(issuer.as_deref(), request.request_id);
+            request.audit.set_failed_login(FailedLogin { outcome: failure.outcome, issuer }, failure.refusal.take());
             failure.page(request.request_id, &self.0.brand)
         }))
     }
@@ -266,6 +268,7 @@ impl Login {
         program: Option<Program>,
     ) -> Result<Response<Bytes>, Failure> {
         let internal = || Failure::new(Outcome::internal, "The sign-in could not begin. Try again.");
+        request.audit.set_issuer(provider.name());
         let made = attempts::made(request.headers);
         if made >= attempts::MAX {
             return Err(self.looping(provider.name(), request));

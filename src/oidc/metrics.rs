@@ -7,10 +7,11 @@ use prometheus_client::{
     metrics::{counter::Counter, family::Family},
     registry::Registry,
 };
+use serde::Serialize;
 
 /// The outcome of a login.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue)]
-#[allow(non_camel_case_types, reason = "the names of the label's values")]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, EncodeLabelValue, Serialize)]
+#[allow(non_camel_case_types, reason = "the names of the label's values, and in the audit trail")]
 pub enum Outcome {
     success,
     /// The request is not one that a provider or a browser sends in a login.

@@ -32,6 +32,8 @@ struct Browser {
     metrics: LoginMetrics,
     origin: Origin,
     jar: Vec<(String, String)>,
+    /// What the requests report for the trail.
+    audit: EndpointAudit,
 }
 
 /// The authorization request.
@@ -54,7 +56,14 @@ impl Browser {
         let metrics = LoginMetrics::default();
         let providers = vec![Arc::clone(&fixture.provider) as Arc<dyn Provider>];
         let login = Login::new(providers, fixture.sessions.clone(), metrics.clone(), Brand::default());
-        Self { fixture, login, metrics, origin: Origin::https("dash.example.com").unwrap(), jar: Vec::new() }
+        Self {
+            fixture,
+            login,
+            metrics,
+            origin: Origin::https("dash.example.com").unwrap(),
+            jar: Vec::new(),
+            audit: EndpointAudit::default(),
+        }
     }
 
     fn headers(&self) -> HeaderMap {
@@ -98,7 +107,7 @@ impl Browser {
             request_id: "r-1",
             address: std::net::Ipv4Addr::LOCALHOST.into(),
             is_shared_address: false,
-            audit: &EndpointAudit::default(),
+            audit: &self.audit,
             left_out: &[],
         };
         let response = self.login.answer(request).await.expect("a path of the login");

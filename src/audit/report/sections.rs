@@ -190,14 +190,16 @@ pub(super) const SECTIONS: [Section; 15] = [
         title: "Failures at Doorward's own pages, such as the return from a login",
         controls: "CC6.1, CC7.2; A.5.17, A.8.15",
         jq: || {
-            r#"select(.unmapped.endpoint and (.http_response.code | numbers) >= 400) | "\(.http_response.code) at \(.unmapped.endpoint)""#.into()
+            r#"select(.unmapped.endpoint and (.http_response.code | numbers) >= 400) | "\(.http_response.code) at \(.unmapped.endpoint)\((.unmapped.login.outcome | strings | ": \(.)")? // "")""#.into()
         },
         counts: Counts::InPeriod,
         keys: |line| {
             one((|| {
                 at(line, "/unmapped/endpoint")?.filter(is_true)?;
                 at(line, "/http_response/code")??.as_f64().filter(|status| *status >= 400.0)?;
-                Some(format!("{} at {}", text(line, "/http_response/code")?, text(line, "/unmapped/endpoint")?))
+                let outcome = string(line, "/unmapped/login/outcome").map(|outcome| format!(": {outcome}"));
+                let (code, at) = (text(line, "/http_response/code")?, text(line, "/unmapped/endpoint")?);
+                Some(format!("{code} at {at}{}", outcome.unwrap_or_default()))
             })())
         },
     },

@@ -378,6 +378,18 @@ fn a_caller_refused_before_authentication_is_named_in_the_denials() {
 }
 
 #[test]
+fn a_failed_login_is_reported_with_its_outcome() {
+    let failed = |unmapped: Value| json!({"time": 1, "http_response": {"code": 403}, "unmapped": unmapped});
+    let lines = [
+        failed(json!({"endpoint": "login", "login": {"outcome": "provider_error"}})),
+        failed(json!({"endpoint": "own"})),
+    ];
+    let report = report(&lines, 0, 2);
+    let told: Vec<&str> = rows(&report, "endpoint_failures").iter().map(|row| &*row.what).collect();
+    assert_eq!(told, ["403 at login: provider_error", "403 at own"]);
+}
+
+#[test]
 fn a_key_made_before_the_period_is_reported_with_its_age() {
     let made = |time: i64, id: &str| json!({"time": time, "metadata": {"event_code": "key.made"}, "unmapped": {"key": {"of": "tokens", "id": id}}});
     const DAY: i64 = 86_400_000;

@@ -10,6 +10,7 @@ use crate::{
     authn::{KnownAs, principal::MAX_NAME},
     authz::{AskedToken, TOKEN_ENDPOINT, TaskView, claims_named},
     error::{PresentedIdentity, Reason, Rejection},
+    oidc::Outcome,
 };
 
 /// Returns the line of a record as it is written, without the seal.
@@ -96,6 +97,18 @@ fn a_refused_identity_is_recorded_with_the_subject_that_its_credential_named() {
     assert!(presented["group"].as_str().unwrap().len() < 1_000, "{presented}");
     assert_eq!((presented.get("user"), line.get("actor")), (None, None));
     assert_eq!(presented["credential_uid"], "jti-1", "an operator can revoke it");
+}
+
+#[test]
+fn a_failed_login_is_recorded_with_its_outcome_and_its_issuer() {
+    for (issuer, expected) in [
+        (Some("corp".into()), json!({"outcome": "provider_error", "issuer": "corp"})),
+        (None, json!({"outcome": "provider_error"})),
+    ] {
+        let failed_login = Some(FailedLogin { outcome: Outcome::provider_error, issuer });
+        let line: Value = serde_json::from_slice(&written(&Record { failed_login, ..record(1) })).unwrap();
+        assert_eq!(line["unmapped"]["login"], expected);
+    }
 }
 
 #[test]

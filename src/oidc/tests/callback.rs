@@ -2,8 +2,10 @@
 
 use super::*;
 use crate::{
+    audit::FailedLogin,
+    error::Reason,
     sha256::sha256,
-    store::{Backend as _, Table},
+    store::{Backend as _, Table, Target},
 };
 
 /// Callbacks that differ from the valid one in one respect. None reaches the token endpoint, creates a session or
@@ -339,6 +341,36 @@ async fn the_error_of_the_provider_is_shown_as_bounded_text() {
     assert_eq!(response.status(), StatusCode::FORBIDDEN);
     assert!(text.contains("&lt;b&gt;: %s%n&lt;script&gt;"), "peers:D11 {text}");
     assert!(!text.contains("<script>") && !text.contains(&"x".repeat(201)), "{text}");
+}
+
+/// Regression: the trail had the status of the page and nothing else.
+#[tokio::test]
+async fn the_trail_gets_why_and_where_a_login_failed_and_no_text_of_the_provider() {
+    let mut browser = Browser::new().await;
+    let sent = browser.depart("/").await;
+    let query = format!("error=invalid_scope&state={}&iss={}", sent.state(), encode(&sent.issuer));
+    assert_eq!(browser.get(&format!("/oauth2/callback?{query}")).await.status(), StatusCode::FORBIDDEN);
+    let (failed, refusal) = browser.audit.take_failed_login().unwrap();
+    assert_eq!(failed, FailedLogin { outcome: Outcome::provider_error, issuer: Some("corp".into()) });
+    assert!(refusal.is_none(), "{refusal:?}");
+}
+
+/// Regression: the trail named nobody.
+#[tokio::test]
+async fn a_revoked_person_who_signs_in_is_named_to_the_trail() {
+    let mut browser = Browser::new().await;
+    assert_eq!(browser.sign_in().await.status(), StatusCode::SEE_OTHER, "twin");
+    assert!(browser.audit.take_failed_login().is_none());
+    let shared = &browser.fixture.shared;
+    let (alice, until) = (Target::Principal { issuer: "corp", subject: "alice" }, Duration::from_secs(60));
+    shared.revocations.revoke(alice, "left", shared.clock.now() + until).await.unwrap();
+    assert_eq!(browser.sign_in().await.status(), StatusCode::FORBIDDEN);
+    let (failed, refusal) = browser.audit.take_failed_login().unwrap();
+    assert_eq!(failed.outcome, Outcome::identity_refused);
+    let refusal = refusal.unwrap();
+    assert_eq!(refusal.reason(), Reason::TokenRevoked);
+    let presented = refusal.presented().unwrap();
+    assert_eq!((&*presented.issuer, &*presented.subject), ("corp", "alice"));
 }
 
 /// "Sign in with another account" led to the provider, which returned the same person without asking.
