@@ -10,7 +10,7 @@ use crate::{
     admin::socket::{Command, CommandError},
     authn::break_glass,
     clock::Timestamp,
-    config::values::Span,
+    config::{raw, values::Span},
     snapshot::Snapshot,
     store::Target,
     webhooks,
@@ -45,6 +45,10 @@ pub async fn revoke(app: &Arc<App>, command: &Command) -> Result<Value, CommandE
     })?;
     let until = arguments.until(app.clock.now())?;
     let target = arguments.target(&issuer)?;
+    // One that has become impossible since can still be lifted.
+    if !app.revocations.is_revoked_until(target, app.clock.now()) {
+        check_possible(&app.snapshot.load().raw.webhooks, target)?;
+    }
     let stored = app.revocations.revoke(target, &command.why, until).await;
     stored.map_err(|error| {
         let unknown = "it is not known whether it is revoked";
@@ -60,8 +64,17 @@ pub async fn revoke(app: &Arc<App>, command: &Command) -> Result<Value, CommandE
         "token_id": arguments.token_id,
         "until": until.to_string(),
         "streams_ended": ended,
-        "then": "revoked credentials are valid again from `until` on, unless they have expired: disable the account at the identity provider, too",
+        "then": format!("revoked credentials are valid again from `until` on, unless they have expired: {}", remedy(&issuer)),
     }))
+}
+
+/// What ends access for good.
+fn remedy(issuer: &str) -> &'static str {
+    match (webhooks::of_issuer(issuer), issuer == break_glass::ISSUER) {
+        (Some(_), _) => "remove the webhook at the sender, too",
+        (None, true) => "remove the certificate from `break_glass`, too",
+        (None, false) => "disable the account at the identity provider, too",
+    }
 }
 
 impl Arguments {
@@ -111,9 +124,84 @@ pub(super) fn known_issuer(snapshot: &Snapshot, asked: &str) -> Result<Arc<str>,
     Err(CommandError::new(format!("there is no issuer `{asked}`")).help(format!("known: {}", known.join(", "))))
 }
 
+/// Refuses a target that no caller has: whoever shuts out a repository in a hurry would take it for done.
+fn check_possible(senders: &[raw::Webhook], target: Target<'_>) -> Result<(), CommandError> {
+    match target {
+        Target::Token { issuer, .. } if webhooks::of_issuer(issuer).is_some() || issuer == break_glass::ISSUER => {
+            Err(CommandError::new(format!("`{issuer}` has no tokens")).help("name a `subject`"))
+        }
+        Target::Principal { issuer, subject } => {
+            let sender = webhooks::of_issuer(issuer).and_then(|name| senders.iter().find(|sender| sender.name == name));
+            let Some(sender) = sender else { return Ok(()) };
+            let identity = webhooks::identity(sender);
+            let of_hook = webhooks::subject_of_hook(identity, &sender.name);
+            let of_repository = webhooks::subject_of_repository(identity, "");
+            let number = subject.strip_prefix(&*of_repository);
+            if subject == of_hook || number.is_some_and(|number| !number.is_empty()) {
+                return Ok(());
+            }
+            Err(CommandError::new(format!("no delivery of `{issuer}` has the subject `{subject}`")).help(format!(
+                "name a repository as `{of_repository}NUMBER`, or the deliveries that name none as `{of_hook}`; the audit trail has the \
+                 subject of each delivery in `actor.user.uid`"
+            )))
+        }
+        Target::Token { .. } | Target::Session(_) | Target::Workload(_) => Ok(()),
+    }
+}
+
 fn named<'a>(what: &str, value: &'a str) -> Result<&'a str, CommandError> {
     if value.trim().is_empty() || value.len() > MAX_NAME || value.chars().any(char::is_control) {
         return Err(CommandError::new(format!("`{what}` must be 1 to {MAX_NAME} bytes without control characters")));
     }
     Ok(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Regression: they were accepted, and the deliveries of the repository that was to be shut out too.
+    #[test]
+    fn a_subject_that_no_delivery_can_have_is_refused_with_the_form_of_those_that_can() {
+        let senders: Vec<raw::Webhook> = serde_json::from_value(json!([
+            {"name": "github", "sender": "github"},
+            {"name": "forge", "sender": "gitea", "identity": "forge-2"},
+            {"name": "ci", "sender": "generic"},
+        ]))
+        .unwrap();
+        for (issuer, subject, help) in [
+            ("webhook:github", "repo:1296269", Some("`webhook:github:repo:NUMBER`")),
+            ("webhook:github", "acme/app", Some("`webhook:github:hook:github`")),
+            ("webhook:github", "github:repo:1296269", Some("`webhook:github:repo:NUMBER`")),
+            ("webhook:github", "webhook:github:repo:", Some("`webhook:github:repo:NUMBER`")),
+            ("webhook:github", "webhook:github:repo:1296269", None),
+            ("webhook:github", "webhook:github:hook:github", None),
+            ("webhook:github", "webhook:github:hook:forge", Some("`webhook:github:hook:github`")),
+            ("webhook:forge", "webhook:gitea:repo:7", Some("`webhook:forge-2:repo:NUMBER`")),
+            ("webhook:forge", "webhook:forge-2:repo:7", None),
+            ("webhook:ci", "webhook:ci:hook:ci", None),
+            ("people", "repo:1296269", None),
+        ] {
+            let refused = check_possible(&senders, Target::Principal { issuer, subject }).err();
+            let told = refused.and_then(|refused| refused.help);
+            let fits = told.as_deref().zip(help).is_some_and(|(told, help)| told.contains(help));
+            assert!(fits || (told.is_none() && help.is_none()), "{issuer} {subject}: {told:?}");
+        }
+    }
+
+    /// It would do nothing.
+    #[test]
+    fn a_token_of_an_issuer_without_tokens_is_refused() {
+        for (issuer, is_refused) in [("webhook:github", true), ("break-glass", true), ("people", false)] {
+            let target = Target::Token { issuer, id: "t-1" };
+            assert_eq!(check_possible(&[], target).is_err(), is_refused, "{issuer}");
+        }
+    }
+
+    #[test]
+    fn the_remedy_is_one_that_the_issuer_has() {
+        for (issuer, told) in [("webhook:github", "sender"), ("break-glass", "`break_glass`"), ("people", "provider")] {
+            assert!(remedy(issuer).contains(told), "{issuer}");
+        }
+    }
 }

@@ -41,7 +41,8 @@ pub struct RevokeArgs {
     /// `break-glass`.
     #[arg(long, value_name = "NAME|URL")]
     pub issuer: String,
-    /// Everything of this subject (`sub`): its tokens and its sessions.
+    /// Everything of this subject (`sub`): its tokens and its sessions. For a webhook: a repository, as
+    /// `webhook:github:repo:NUMBER`, or the deliveries that name none, as `webhook:github:hook:NAME`.
     #[arg(long, value_name = "SUB", group = "target", allow_hyphen_values = true)]
     pub subject: Option<String>,
     /// One token, by its `jti`. The audit trail shows it, or what is used in its place for a token without one.

@@ -397,12 +397,22 @@ pub fn of_issuer(issuer: &str) -> Option<&str> {
     issuer.strip_prefix(PREFIX)
 }
 
+/// The subject of the deliveries of one repository. The numbers of repositories are unique within an identity.
+pub fn subject_of_repository(identity: &str, number: &str) -> String {
+    format!("{PREFIX}{identity}:repo:{number}")
+}
+
+/// The subject of the deliveries of a webhook that name no repository.
+pub fn subject_of_hook(identity: &str, webhook: &str) -> String {
+    format!("{PREFIX}{identity}:hook:{webhook}")
+}
+
 /// See [`Webhook::principal`].
 pub fn principal(facts: &Arc<Facts>, expires: Timestamp) -> Result<Principal, Rejection> {
     let Facts { webhook, sender_kind, repository_id, delivery, .. } = &**facts;
     let name: Arc<str> = match repository_id {
-        Some(id) => format!("{PREFIX}{sender_kind}:repo:{id}").into(),
-        None => format!("{PREFIX}{sender_kind}:hook:{webhook}").into(),
+        Some(id) => subject_of_repository(sender_kind, id).into(),
+        None => subject_of_hook(sender_kind, webhook).into(),
     };
     check_name(&name).map_err(|error| {
         Rejection::new(Reason::IdentityRefused, format!("the name of this delivery's identity {error}"))
