@@ -319,7 +319,7 @@ impl Rejection {
         self
     }
 
-    /// The cause, for the log only.
+    /// The cause, for the log and for operators only.
     #[must_use]
     pub fn because(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.0.source = Some(source.into());
@@ -386,6 +386,17 @@ impl Rejection {
         Some(text)
     }
 
+    /// The detail with its causes, in one line, for operators only.
+    pub fn in_full(&self) -> String {
+        let detail = self.detail();
+        match self.causes() {
+            // The detail is the text of its cause, such as that of an `UpstreamError`.
+            Some(causes) if causes.starts_with(detail) => causes,
+            Some(causes) => format!("{detail}: {causes}"),
+            None => detail.to_owned(),
+        }
+    }
+
     pub fn needed_scopes(&self) -> &[String] {
         &self.0.needed_scopes
     }
@@ -415,6 +426,7 @@ impl StdError for Rejection {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::upstream::{UpstreamError, UpstreamErrorKind};
 
     #[test]
     fn the_reason_and_the_remedy_are_two_sentences() {
@@ -444,5 +456,14 @@ mod tests {
         assert_eq!(rejection.causes(), None);
         let cause = Rejection::new(Reason::UpstreamFailed, "no answer").because("the connection was reset");
         assert_eq!(rejection.because(cause).causes().unwrap(), "upstream_failed: no answer: the connection was reset");
+    }
+
+    #[test]
+    fn operators_read_the_detail_once_and_then_its_causes() {
+        let rejection = Rejection::new(Reason::Internal, "it failed");
+        assert_eq!(rejection.in_full(), "it failed");
+        assert_eq!(rejection.because("no room").in_full(), "it failed: no room");
+        let error = UpstreamError::new(UpstreamErrorKind::Unreachable, &"board".into()).because("refused");
+        assert_eq!(Rejection::from(error).in_full(), "the upstream `board` cannot be reached: refused");
     }
 }

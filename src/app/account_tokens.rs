@@ -51,9 +51,9 @@ pub(super) async fn watch(app: &App, pools: &Pools) {
                 Err(error) => {
                     tell(upstream, &error);
                     if token.is_held(&app.clock) {
-                        component.degraded(error.to_string());
+                        component.degraded(error.in_full());
                     } else {
-                        component.failed(error.to_string());
+                        component.failed(error.in_full());
                     }
                 }
             }

@@ -75,7 +75,7 @@ pub(super) async fn watch(app: &App, pools: &Pools) {
                     String::new()
                 }
                 Err(error) => {
-                    let why = format!("Doorward's rights cannot be checked: {error}");
+                    let why = format!("Doorward's rights cannot be checked: {}", error.in_full());
                     component.failed(why.clone());
                     why
                 }
@@ -115,7 +115,8 @@ async fn groups_missing(pools: &Pools, server: &Arc<Upstream>, forms: [Vec<Acces
     let missing = match tokio::time::timeout(PATIENCE, missing(pools, server, forms)).await {
         Ok(Ok((_, missing))) => missing,
         Ok(Err(error)) => {
-            tracing::warn!(upstream = %name, %error, "cannot check whether new groups may be impersonated");
+            let why = error.in_full();
+            tracing::warn!(upstream = %name, why, "cannot check whether new groups may be impersonated");
             return Vec::new();
         }
         Err(_) => {

@@ -101,7 +101,7 @@ pub(super) async fn examine_rights(doctor: &Doctor<'_>, without: &WithoutToken) 
             Err(error) => Finding::fault(
                 Check::Rights,
                 &subject,
-                format!("it could not be queried: {error}"),
+                format!("it could not be queried: {}", error.in_full()),
                 "see the finding on the upstream itself",
             ),
         }
@@ -115,7 +115,7 @@ pub(super) fn without_token(check: Check, name: &str, error: &Rejection) -> Find
         "make sure that the account exists, that the upstream in its `credential` answers, and that what {PRINTS} is \
          applied"
     );
-    Finding::fault(check, &format!("API server `{name}`"), error.detail(), fix)
+    Finding::fault(check, &format!("API server `{name}`"), error.in_full(), fix)
 }
 
 async fn one(doctor: &Doctor<'_>, upstream: &Arc<Upstream>) -> Finding {
@@ -132,7 +132,7 @@ async fn one(doctor: &Doctor<'_>, upstream: &Arc<Upstream>) -> Finding {
                 }
                 _ => "check its `url` and `tls`, and whether it can be reached from here",
             };
-            let message = Rejection::from(error).detail().to_owned();
+            let message = Rejection::from(error).in_full();
             return Finding::fault(Check::Upstreams, &subject, message, fix);
         }
     };

@@ -326,7 +326,8 @@ fn refused(status: StatusCode) -> Failure {
 fn failure(rejection: &Rejection) -> Failure {
     let denied = rejection.reason().is_decision();
     let rule = rejection.rule().map(|rule| format!(" (rule `{rule}`)")).unwrap_or_default();
-    Failure { kind: if denied { FailureKind::Denied } else { FailureKind::Passing }, why: format!("{rejection}{rule}") }
+    let why = format!("{}: {}{rule}", rejection.reason(), rejection.in_full());
+    Failure { kind: if denied { FailureKind::Denied } else { FailureKind::Passing }, why }
 }
 
 /// Whether another policy might allow what was refused.
@@ -377,6 +378,15 @@ mod tests {
         ] {
             assert_eq!(failure(&Rejection::new(reason, "")).kind, kind, "{reason:?}");
         }
+    }
+
+    #[test]
+    fn a_failed_attempt_says_why_the_event_listener_could_not_be_reached() {
+        let unreachable = Rejection::new(Reason::UpstreamUnreachable, "it cannot be reached");
+        let why = failure(&unreachable.because("Connection refused")).why;
+        assert_eq!(why, "upstream_unreachable: it cannot be reached: Connection refused");
+        let denied = Rejection::new(Reason::PolicyDenied, "a rule denies it").with_rule("late".into());
+        assert_eq!(failure(&denied).why, "policy_denied: a rule denies it (rule `late`)");
     }
 
     /// Regression: an attempt that was cut before it was sent counted as an EventListener that did not answer.

@@ -105,7 +105,7 @@ impl Lookup<'_> {
             Refusal::unavailable(Reason::UpstreamFailed, detail)
         };
         self.pools.get_json(self.server, path, MAX_OBJECT).await.map_err(|error| match error {
-            GetError::Upstream(error) => failed(Rejection::from(error).detail().to_owned()),
+            GetError::Upstream(error) => failed(Rejection::from(error).in_full()),
             // 401 too: the caller can do nothing about it, and gets the same refusal whatever failed.
             GetError::Status(status) => failed(format!(
                 "status {status}; the credential of the upstream must be allowed to get pods, taskruns and pipelineruns"

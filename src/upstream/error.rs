@@ -65,7 +65,7 @@ impl UpstreamErrorKind {
 }
 
 /// An upstream gave no response. The text names the upstream as in the configuration, never by its address; the cause
-/// is only logged.
+/// is for operators only.
 #[derive(Debug)]
 pub struct UpstreamError {
     kind: UpstreamErrorKind,

@@ -1,5 +1,10 @@
 //! Upstreams: whether Doorward reaches them, and whether others do.
 
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
+
 use super::{configuration, doctor, folder, outside, somewhere};
 use crate::harness::{Reply, Upstream};
 
@@ -57,6 +62,33 @@ audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
     let dir = folder(&configuration("http://localhost:7", "http://localhost:1", &somewhere()));
     let said = doctor(dir.path(), &["--only", "upstreams"]).await;
     said.is("upstreams", "fault", &["upstream `web`", "check its `url` and `tls`"]);
+}
+
+/// An unknown name, a closed port and a server without TLS were all reported in the words for callers, who must not
+/// know.
+#[tokio::test]
+async fn the_doctor_says_why_an_upstream_cannot_be_reached() {
+    let plain = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let port = plain.local_addr().unwrap().port();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = plain.accept().await {
+            let _ = stream.readable().await;
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\n\r\n").await;
+            let _ = stream.read_to_end(&mut Vec::new()).await;
+        }
+    });
+    let ca = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    for (url, tls, cause) in [
+        (somewhere().replace("localhost", "127.0.0.1"), "", "refused"),
+        ("http://nobody.invalid:8080".to_owned(), "", "lookup"),
+        (format!("https://localhost:{port}"), ", tls: {ca: ca.pem}", "corrupt message"),
+    ] {
+        let yaml = configuration("http://localhost:7", "http://localhost:1", &url);
+        let dir = folder(&yaml.replace("'}]\nroutes", &format!("'{tls}}}]\nroutes")));
+        std::fs::write(dir.path().join("ca.pem"), ca.cert.pem()).unwrap();
+        let said = doctor(dir.path(), &["--only", "upstreams"]).await;
+        said.is("upstreams", "fault", &["the upstream `web`", cause]);
+    }
 }
 
 /// A pod elsewhere does not have the configuration.
