@@ -5,6 +5,8 @@ use std::{
     path::PathBuf,
 };
 
+use clap::builder::NonEmptyStringValueParser;
+
 use super::runtime;
 use crate::{
     authn::NeededLogin,
@@ -25,7 +27,7 @@ pub struct LoginArgs {
     #[arg(value_name = "URL")]
     pub url: Address,
     /// Write a kubectl context with this name, whose server is URL, and make it the current one.
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub kubeconfig: Option<String>,
     /// Trust the authorities in this PEM file for that address, instead of those of the system.
     #[arg(long, value_name = "FILE")]
@@ -44,7 +46,7 @@ pub struct LoginArgs {
     #[arg(long, value_name = "AGE")]
     pub max_age: Option<Span>,
     /// Sign in with this class (`acr`), or with one of several if the option is repeated.
-    #[arg(long, value_name = "CLASS")]
+    #[arg(long, value_name = "CLASS", value_parser = NonEmptyStringValueParser::new())]
     pub acr: Vec<String>,
 }
 
@@ -101,4 +103,23 @@ pub fn logout(args: &WhereArgs) -> Result<u8, Failure> {
 pub fn credential(args: &CredentialArgs, out: &mut impl Write) -> Result<u8, Failure> {
     runtime()?.block_on(login::credential(&args.url, out))?;
     Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use crate::cli::Cli;
+
+    /// A script whose variable is not set took away the current context of kubectl, which takes an empty name for none.
+    #[test]
+    fn a_login_refuses_an_empty_name_of_a_context_or_class() {
+        for option in ["--kubeconfig", "--acr"] {
+            let parsed =
+                |value: &str| Cli::try_parse_from(["doorward", "login", "https://k8s.example.com", option, value]);
+            let refused = parsed("").unwrap_err().to_string();
+            assert!(refused.contains(option) && refused.contains("a value is required"), "{refused}");
+            assert!(parsed("build").is_ok(), "{option}");
+        }
+    }
 }
