@@ -71,15 +71,15 @@ impl FromStr for Address {
     fn from_str(text: &str) -> Result<Self, String> {
         let (scheme, rest) = text.split_once("://").unwrap_or(("https", text));
         let authority = rest.strip_suffix('/').unwrap_or(rest);
-        let origin = match scheme {
-            "https" => Origin::https(authority),
-            "http" => Some(Origin::loopback(authority).ok_or("clear text is for this machine only; write `https://`")?),
+        let host = Origin::https(authority).filter(|_| !authority.contains('/'));
+        let origin = match (scheme, host) {
+            ("https", host) => host,
+            ("http", Some(_)) => {
+                Some(Origin::loopback(authority).ok_or("clear text is for this machine only; write `https://`")?)
+            }
             _ => None,
         };
-        origin
-            .filter(|_| !authority.contains('/'))
-            .map(Self)
-            .ok_or_else(|| "write the address of a host, such as `https://k8s.example.com`".to_owned())
+        origin.map(Self).ok_or_else(|| "write the address of a host, such as `https://k8s.example.com`".to_owned())
     }
 }
 
@@ -365,6 +365,20 @@ mod tests {
         ] {
             let parsed = text.parse::<Address>();
             assert_eq!(parsed.as_ref().ok().map(Address::as_str), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn clear_text_is_blamed_only_where_the_address_is_otherwise_right() {
+        for (text, why) in [
+            ("http://localhost:28480/path", "write the address of a host"),
+            ("http://user:word@localhost:28480", "write the address of a host"),
+            ("http://localhost?a", "write the address of a host"),
+            ("http://", "write the address of a host"),
+            ("http://k8s.example.com", "write `https://`"),
+        ] {
+            let refused = text.parse::<Address>().unwrap_err();
+            assert!(refused.contains(why), "{text}: {refused}");
         }
     }
 
