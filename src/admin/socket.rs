@@ -1,7 +1,7 @@
 //! The Unix socket for operator commands: one JSON object per line in, and one per line out.
 //!
 //! The kernel identifies the peer (SO_PEERCRED); only Doorward's own user, root and listed users may send commands.
-//! Each command names a person and a reason, and is recorded before it runs; every refused peer is recorded as well.
+//! Each command names a person and a reason, and is recorded before it runs; refused peers are recorded as well.
 
 use std::{
     future::Future,
@@ -31,11 +31,17 @@ use crate::{audit::HeldDelivery, store::StoreError};
 const MAX_COMMAND: u64 = 64 << 10;
 /// The most bytes of an answer that a client reads.
 const MAX_ANSWER: u64 = 64 << 20;
+/// The most connections of operators.
 const MAX_CONNECTIONS: usize = 16;
+/// The most connections of others while their refusals are recorded. They have places of their own, as every user of the
+/// machine may be able to connect.
+const MAX_STRANGERS: usize = 4;
 /// How long a connection may be silent.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// The help for a command that failed because of the store.
 pub const SEE_TO_THE_STORE: &str = "check the store and try again";
+/// The help for a user who may not send commands.
+const NOT_LISTED: &str = "list your user id in `admin.socket_users`, or become Doorward's own user";
 const MAX_WHO: usize = 256;
 const MAX_WHY: usize = 1024;
 
@@ -279,13 +285,14 @@ impl SocketUsers {
     }
 }
 
-/// Returns the file mode, which limits who can connect; the peer is checked in any case.
+/// Returns the file mode. If users are listed, everybody can connect who may enter the folder, as a listed user need not
+/// be of Doorward's group; the peer is checked in any case.
 fn mode(users: &[u32]) -> std::fs::Permissions {
-    std::fs::Permissions::from_mode(if users.is_empty() { 0o600 } else { 0o660 })
+    std::fs::Permissions::from_mode(if users.is_empty() { 0o600 } else { 0o666 })
 }
 
 impl CommandSocket {
-    /// Binds the socket with mode 0600, or 0660 if others may use it too. The file of a process that has died is
+    /// Binds the socket with mode 0600, or 0666 if others may use it too. The file of a process that has died is
     /// replaced; anything else in its place is an error.
     pub async fn bind(path: &Path, users: &[u32]) -> io::Result<Self> {
         remove_stale(path).await?;
@@ -305,7 +312,7 @@ impl CommandSocket {
 
     /// Serves until `stop` is cancelled. It does not wait for a running command then.
     pub async fn serve(&self, commands: Arc<dyn Commands>, stop: CancellationToken) {
-        let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let [operators, strangers] = [MAX_CONNECTIONS, MAX_STRANGERS].map(|most| Arc::new(Semaphore::new(most)));
         loop {
             let accepted = tokio::select! {
                 () = stop.cancelled() => return,
@@ -319,20 +326,25 @@ impl CommandSocket {
                     continue;
                 }
             };
-            let Ok(permit) = Arc::clone(&permits).try_acquire_owned() else {
-                let error = CommandError::new(format!("{MAX_CONNECTIONS} operators are connected already")).help(
-                    "nothing was done; stop a command that waits, such as `doorward rollout status`, and try again",
-                );
+            let peer = stream.peer_cred().map(|peer| Peer { uid: peer.uid(), gid: peer.gid(), pid: peer.pid() });
+            let is_operator = peer.as_ref().is_ok_and(|peer| self.users.may(peer.uid));
+            let places = if is_operator { &operators } else { &strangers };
+            let Ok(permit) = Arc::clone(places).try_acquire_owned() else {
+                let error = match is_operator {
+                    true => CommandError::new(format!("{MAX_CONNECTIONS} operators are connected already")).help(
+                        "nothing was done; stop a command that waits, such as `doorward rollout status`, and try again",
+                    ),
+                    false => CommandError::new("too many who may not send commands are connected").help(NOT_LISTED),
+                };
                 // Nothing was sent on it before, so there is room for a line and this does not block.
                 let _ = answer(&mut stream, &Answer::Error(error)).await;
                 continue;
             };
-            let peer = stream.peer_cred().map(|peer| Peer { uid: peer.uid(), gid: peer.gid(), pid: peer.pid() });
             let (commands, stop, users) = (Arc::clone(&commands), stop.clone(), self.users.clone());
             tokio::spawn(async move {
                 let talk = async {
                     match peer {
-                        Ok(peer) if users.may(peer.uid) => converse(stream, peer, &users, &*commands).await,
+                        Ok(peer) if is_operator => converse(stream, peer, &users, &*commands).await,
                         Ok(peer) => refuse(stream, peer, &*commands).await,
                         Err(error) => Err(error),
                     }
@@ -376,8 +388,7 @@ async fn refuse(mut stream: impl AsyncWriteExt + Unpin, peer: Peer, commands: &d
     if let Err(error) = commands.record(Record::PeerRefused(peer)).await {
         tracing::error!(%error, "a refused operator could not be recorded");
     }
-    let error = CommandError::new(format!("user id {} may not send commands to Doorward", peer.uid))
-        .help("list it in `admin.socket_users`, or become Doorward's own user");
+    let error = CommandError::new(format!("user id {} may not send commands to Doorward", peer.uid)).help(NOT_LISTED);
     answer(&mut stream, &Answer::Error(error)).await
 }
 

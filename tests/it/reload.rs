@@ -413,7 +413,7 @@ async fn the_operator_socket_follows_changes_to_its_list_of_users() {
     let mut doorward = Doorward::start_in(folder(), &listed("65534")).await;
     let path = doorward.dir().join("doorward.sock");
     let mode = || std::fs::metadata(&path).unwrap().permissions().mode() & 0o777;
-    assert_eq!(mode(), 0o660);
+    assert_eq!(mode(), 0o666);
     swap(&doorward, &listed(""));
     doorward.wait_for_generation(2).await;
     assert_eq!(mode(), 0o600);

@@ -10,6 +10,8 @@ use super::*;
 struct Recorder {
     records: Mutex<Vec<String>>,
     full: bool,
+    /// Whether the record of a refused peer is never finished.
+    stuck: bool,
 }
 
 impl Recorder {
@@ -26,8 +28,13 @@ impl Commands for Recorder {
             Record::Ended(_, command, result) => format!("ended {} {}", command.command, result.is_ok()),
         };
         self.records.lock().unwrap().push(text);
-        let full = self.full;
-        Box::pin(async move { if full { Err(CommandError::new("audit is full")) } else { Ok(()) } })
+        let (full, stuck) = (self.full, self.stuck && matches!(record, Record::PeerRefused(_)));
+        Box::pin(async move {
+            if stuck {
+                std::future::pending::<()>().await;
+            }
+            if full { Err(CommandError::new("audit is full")) } else { Ok(()) }
+        })
     }
 
     fn run<'a>(&'a self, _: Peer, command: &'a Command) -> CommandFuture<'a, Done> {
@@ -133,7 +140,7 @@ async fn an_operator_removed_from_the_list_is_refused_on_open_connections_too() 
     let mode = || std::fs::metadata(serving.path()).unwrap().permissions().mode() & 0o777;
     let own = UnixStream::pair().unwrap().0.peer_cred().unwrap().uid();
     serving.users.set(&[own]);
-    assert_eq!(mode(), 0o660, "whoever is listed can connect");
+    assert_eq!(mode(), 0o666, "whoever is listed can connect");
     let (reader, mut writer) = UnixStream::connect(serving.path()).await.unwrap().into_split();
     let mut answers = BufReader::new(reader).lines();
     let line = format!("{}\n", serde_json::to_string(&command("status")).unwrap());
@@ -160,6 +167,20 @@ async fn one_operator_too_many_is_refused_without_any_effect() {
     assert_eq!(error.message, "16 operators are connected already");
     assert!(error.help.unwrap().contains("nothing was done"));
     assert!(serving.recorder.records().is_empty());
+}
+
+#[tokio::test]
+async fn refused_users_take_no_places_of_operators() {
+    let serving = Serving::start(Recorder { stuck: true, ..Recorder::default() }, true).await;
+    let mut strangers = Vec::new();
+    for _ in 0..MAX_CONNECTIONS {
+        strangers.push(UnixStream::connect(serving.path()).await.unwrap());
+    }
+    let Answer::Error(error) = serving.send(&command("status")).await else { panic!("it was allowed") };
+    assert_eq!(error.message, "too many who may not send commands are connected");
+    serving.users.set(&[UnixStream::pair().unwrap().0.peer_cred().unwrap().uid()]);
+    assert!(matches!(serving.send(&command("status")).await, Answer::Result(_)));
+    assert_eq!(serving.recorder.records().len(), MAX_STRANGERS + 2);
 }
 
 #[tokio::test]
@@ -226,7 +247,7 @@ async fn files_in_the_way() {
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
     assert!(path.exists());
     let socket = CommandSocket::bind(&path, &[65_534]).await.unwrap();
-    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o660);
+    assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o666);
     drop(socket);
 
     std::fs::write(&path, "precious").unwrap();

@@ -350,7 +350,8 @@ pub struct Admin {
     pub token: Option<SecretSource>,
     /// The Unix socket for operator commands. Fixed until restart.
     pub socket: Option<PathBuf>,
-    /// User ids that may use the socket, besides Doorward's own and root.
+    /// User ids that may use the socket, besides Doorward's own and root. If there are any, everybody who may enter its
+    /// folder can connect, and all others are refused.
     pub socket_users: Vec<u32>,
 }
 
