@@ -137,6 +137,9 @@ impl Context {
 pub fn resolve(root: &raw::Root, resolver: &mut Resolver, context: &Context, previous: Option<&Snapshot>) -> Resolved {
     let (at, egress) = (At::root(), &context.issuers.egress);
     resolver.makes_folder_of(&root.store.path);
+    if root.store.redis.is_none() {
+        resolver.written(&at.key("store").key("path"), &root.store.path);
+    }
     logging::check(&root.log, &at.key("log"), resolver);
     let downstream = downstream::Settings::resolve(&root.listeners, &root.limits, resolver, &at);
     let admin = AdminSettings::resolve(&root.admin, &at.key("admin"), resolver);

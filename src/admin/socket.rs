@@ -447,15 +447,20 @@ async fn answer(writer: &mut (impl AsyncWriteExt + Unpin), answer: &Answer) -> i
     timeout(IDLE_TIMEOUT, writer.write_all(&line)).await.map_err(|_| io::ErrorKind::TimedOut)?
 }
 
+/// Whether a socket is in this place. Anything else that is there is an error, as it would not be replaced.
+pub fn is_there(path: &Path) -> io::Result<bool> {
+    // If this fails for another reason than that nothing is there, binding fails for the same one.
+    let Ok(found) = std::fs::symlink_metadata(path) else { return Ok(false) };
+    if found.file_type().is_socket() {
+        return Ok(true);
+    }
+    let error = io::Error::new(io::ErrorKind::AlreadyExists, "it is not a socket; move it away, or give another path");
+    Err(explain(path, "is not replaced", &error))
+}
+
 async fn remove_stale(path: &Path) -> io::Result<()> {
-    let found = match std::fs::symlink_metadata(path) {
-        Ok(found) => found,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(explain(path, "cannot be examined", &error)),
-    };
-    if !found.file_type().is_socket() {
-        let error = io::Error::new(io::ErrorKind::AlreadyExists, "it is not a socket");
-        return Err(explain(path, "is not replaced", &error));
+    if !is_there(path)? {
+        return Ok(());
     }
     match UnixStream::connect(path).await {
         Ok(_) => {

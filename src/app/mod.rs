@@ -15,6 +15,7 @@
 //! | `policies` | stored copies of earlier policies, so that their decisions can be explained |
 //! | `rollout`, `heads` | what replicas share: the configuration and policy of each, and its last checkpoint |
 //! | `durability` | whether a shared store could lose accepted writes, or is nearly full |
+//! | `places` | what is in the way of the files that a start opens |
 //! | `operator` | the commands of operators: their dispatch, and their records in the trail |
 //! | `revoke`, `sessions`, `hooks`, `token_keys` | the commands about revocations, sessions, held deliveries and token keys |
 
@@ -26,6 +27,7 @@ mod heads;
 mod health_watch;
 pub mod hooks;
 mod operator;
+mod places;
 mod policies;
 mod process;
 mod reload;
@@ -77,6 +79,7 @@ use crate::{
 pub use self::{
     durability::check_held,
     operator::Operators,
+    places::check_places,
     policies::stored_policy,
     process::{StartError, check, check_at, check_elsewhere, run},
 };

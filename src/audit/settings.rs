@@ -87,19 +87,12 @@ impl Settings {
             key(raw.checkpoint_key.as_ref(), CheckpointKey::from_pem, resolver, &at.key("checkpoint_key"));
         let pseudonym_key =
             key(raw.pseudonym_key.as_ref(), PseudonymKey::from_base64, resolver, &at.key("pseudonym_key"));
-        let checkpoint_copy =
-            raw.checkpoint_copy.as_deref().map(|path| resolver.written(&at.key("checkpoint_copy"), path));
         let destination = match &raw.sink {
             AuditSink::Stdout => Destination::Stdout,
             AuditSink::File(file) => resolve_file(file, resolver, &at.key("sink").key("file")),
         };
-        if let Destination::File { path, .. } = &destination
-            && checkpoint_copy.as_ref() == Some(path)
-        {
-            resolver
-                .error(&at.key("checkpoint_copy"), "`checkpoint_copy` is the audit file itself")
-                .help("a copy helps only in a place that those who can write the trail cannot write to");
-        }
+        let checkpoint_copy =
+            raw.checkpoint_copy.as_deref().map(|path| resolver.written(&at.key("checkpoint_copy"), path));
         let exports = export::Settings::resolve_all(&raw.export, egress, &at.key("export"), resolver);
         if destination == Destination::Stdout && !raw.export.is_empty() {
             resolver

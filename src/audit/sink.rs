@@ -23,7 +23,10 @@ use super::{
     lines::of_file,
     settings::Retention,
 };
-use crate::{clock::Timestamp, config::resolver::folder_of};
+use crate::{
+    clock::Timestamp,
+    config::resolver::{folder_of, found_at},
+};
 
 /// A destination of lines. It is used by one thread, which offers bytes that were not taken again, unchanged.
 pub(super) trait Sink: Send + 'static {
@@ -163,6 +166,11 @@ pub(super) struct Found {
     pub(super) empty: bool,
     /// Bytes of an incomplete line that were cut off.
     pub(super) repaired: u64,
+}
+
+/// Checks whether [`RotatingFile::open`] can continue the trail in this place, without a lock or a change.
+pub(super) fn examine(path: &Path) -> io::Result<()> {
+    found_at(path)?.map_or(Ok(()), |mut file| FileEnd::of(&mut file).map(|_| ()))
 }
 
 impl RotatingFile {

@@ -31,7 +31,7 @@ use super::{
     reservation::Reservation,
     room::{Held, Room},
     settings::{Destination, Settings},
-    sink::{Found, RotatingFile, Sink, Stdout},
+    sink::{self, Found, RotatingFile, Sink, Stdout},
     unavailable::AuditUnavailable,
     watchdog::{MAX_STALL, STALLED, Watchdog},
     writer::{END_TIMEOUT, Writer},
@@ -78,6 +78,12 @@ impl Trail {
         };
         let keys = Keys { chain: chain_key, checkpoint: checkpoint_key };
         Self::start(settings, keys, Opened { sink, found, backlog }, clock)
+    }
+
+    /// Checks whether [`Self::open`] can continue what is in the place of the trail, without a lock or a change.
+    pub fn examine(settings: &Settings) -> Result<(), OpenError> {
+        let Destination::File { path, .. } = &settings.destination else { return Ok(()) };
+        sink::examine(path).map_err(|source| OpenError::File { path: path.clone(), source })
     }
 
     /// Creates the writer over an open sink, with its queue and the state that it shares with the handle.

@@ -37,6 +37,7 @@ pub fn run(args: &CheckArgs, colours: bool, out: &mut impl Write) -> Result<u8, 
     let mut resolve = app::check(&runtime)?;
     let components = |root: &raw::Root, resolver: &mut Resolver| {
         let resolved = resolve(root, resolver);
+        app::check_places(root, &resolved, resolver);
         app::check_held(&runtime, &resolved, resolver);
         resolved
     };

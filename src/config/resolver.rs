@@ -3,6 +3,8 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    fs::File,
+    io,
     path::{Component, Path, PathBuf},
 };
 
@@ -58,6 +60,8 @@ pub struct Resolver {
     kept: Volume,
     /// A folder that Doorward creates when it starts.
     made: Option<PathBuf>,
+    /// The places that Doorward writes to.
+    places: Vec<(PathBuf, At)>,
     /// Whether files and variables of this machine are ignored, without a problem.
     elsewhere: bool,
 }
@@ -65,6 +69,24 @@ pub struct Resolver {
 /// Returns the folder of a file, `.` for a name without a folder.
 pub fn folder_of(path: &Path) -> &Path {
     path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."))
+}
+
+/// Opens, for reading, what is in the place of a file that Doorward writes. Anything but a regular file is an error.
+/// `None` if nothing is there yet, or this user may not see it.
+pub fn found_at(path: &Path) -> io::Result<Option<File>> {
+    let open = || {
+        // Opening a pipe would wait for its other end.
+        let found = std::fs::metadata(path)?;
+        if !found.is_file() {
+            let what = if found.is_dir() { "it is a folder" } else { "it is not a regular file" };
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, format!("{what}; give the path of a file")));
+        }
+        File::open(path)
+    };
+    match open() {
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied) => Ok(None),
+        found => found.map(Some),
+    }
 }
 
 impl Resolver {
@@ -124,7 +146,8 @@ impl Resolver {
         self.report.unknown(at, what, name, known)
     }
 
-    /// Returns the path of a file that Doorward will write; a missing folder is a problem.
+    /// Returns the path of a file that Doorward will write; a missing folder is a problem, and so is the place of
+    /// another such file.
     pub fn written(&mut self, at: &At, path: &Path) -> PathBuf {
         let path = self.path(path);
         let folder = folder_of(&path);
@@ -133,6 +156,13 @@ impl Resolver {
                 .error(at, format!("the folder {} does not exist", folder.display()))
                 .help("make it, and let the user that Doorward runs as write there");
         }
+        if let Some((_, other)) = self.places.iter().find(|(place, _)| *place == path) {
+            let other = other.as_str().trim_start_matches('/').replace('/', ".");
+            self.report
+                .error(at, format!("{} is also the place of `{other}`", path.display()))
+                .help("give each a place of its own");
+        }
+        self.places.push((path.clone(), at.clone()));
         path
     }
 
@@ -262,6 +292,33 @@ mod tests {
         resolver.elsewhere();
         assert_eq!(look(&mut resolver), ([false, false], false, 0));
         assert!(resolver.files().is_empty());
+    }
+
+    /// Whichever was opened second reported that another process has the file.
+    #[test]
+    fn two_settings_may_not_name_the_same_place() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut resolver = Resolver::new(folder.path());
+        resolver.written(&At::root().key("store").key("path"), Path::new("a"));
+        resolver.written(&At::root().key("socket"), Path::new("b"));
+        assert!(!resolver.report.has_errors());
+        resolver.written(&At::root().key("sink"), Path::new("./a"));
+        let problem = resolver.report.problems().first().unwrap();
+        assert_eq!(problem.at.as_str(), "/sink");
+        assert!(problem.message.ends_with("is also the place of `store.path`"), "{}", problem.message);
+    }
+
+    #[test]
+    fn only_a_regular_file_is_in_order_in_the_place_of_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("file");
+        assert!(found_at(&path).unwrap().is_none());
+        std::fs::write(&path, "").unwrap();
+        assert!(found_at(&path).unwrap().is_some());
+        assert!(found_at(folder.path()).unwrap_err().to_string().contains("it is a folder"));
+        let socket = folder.path().join("socket");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        assert!(found_at(&socket).unwrap_err().to_string().contains("not a regular file"));
     }
 
     #[test]

@@ -76,6 +76,12 @@ impl Embedded {
         disk::examine(path)
     }
 
+    /// Checks whether the file in this place, if there is one, begins as a store does. Unlike [`Self::examine`] it takes
+    /// no lock.
+    pub fn recognize(path: &Path) -> Result<(), OpenError> {
+        disk::recognize(path)
+    }
+
     /// Writes a record that has expired, which changes a counter and leaves nothing else.
     async fn try_write(&self) -> Result<(), StoreError> {
         let now = Timestamp::default();

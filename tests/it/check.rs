@@ -201,3 +201,42 @@ admin: {{address: 127.0.0.1:0}}
         assert!(refused.is_none_or(|why| said.contains(why)), "{row}: {said}");
     }
 }
+
+/// `check` said that all is good, and the start ended at once.
+#[test]
+fn what_is_in_the_way_of_the_store_the_trail_and_the_socket_is_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("doorward.yaml");
+    std::fs::write(dir.path().join("letter"), "dear all,\nthis is no store, no trail and no socket\n").unwrap();
+    std::fs::write(dir.path().join("empty"), "").unwrap();
+    for (store, trail, socket, refused) in [
+        ("doorward.redb", "audit.jsonl", "operator.sock", None),
+        ("empty", "audit.jsonl", "operator.sock", None),
+        ("doorward.redb", "empty", "operator.sock", None),
+        (".", "audit.jsonl", "operator.sock", Some("it is a folder")),
+        ("letter", "audit.jsonl", "operator.sock", Some("not a store of Doorward")),
+        ("doorward.redb", ".", "operator.sock", Some("it is a folder")),
+        ("doorward.redb", "letter", "operator.sock", Some("not one of an audit trail")),
+        ("doorward.redb", "doorward.yaml", "operator.sock", Some("not one of an audit trail")),
+        ("doorward.redb", "doorward.redb", "operator.sock", Some("is also the place of `store.path`")),
+        ("doorward.redb", "audit.jsonl", "letter", Some("it is not a socket")),
+    ] {
+        let yaml = format!(
+            "
+listeners: [{{name: public, address: 127.0.0.1:0}}]
+issuers: [{{name: corp, issuer: 'https://a.test', audiences: [a], username: '{{sub}}', algorithms: [RS256]}}]
+upstreams: [{{name: web, url: 'http://web.test'}}]
+routes: [{{name: web, kind: http, hosts: [web.test], schemes: [bearer], upstream: web}}]
+rules: [{{id: all, on: {{routes: [web]}}, do: allow}}]
+store: {{path: {store}}}
+audit: {{sink: {{file: {{path: {trail}}}}}}}
+admin: {{socket: {socket}}}
+"
+        );
+        std::fs::write(&file, yaml).unwrap();
+        let (code, said) = check(&file, &[]);
+        assert_eq!(code, Some(if refused.is_some() { 64 } else { 0 }), "{store} {trail} {socket}: {said}");
+        assert!(refused.is_none_or(|why| said.contains(why)), "{store} {trail} {socket}: {said}");
+        assert!(!dir.path().join("doorward.redb").exists() && !dir.path().join("audit.jsonl").exists(), "no effect");
+    }
+}

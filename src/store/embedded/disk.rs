@@ -2,7 +2,7 @@
 
 use std::{
     fs::{File, OpenOptions, Permissions},
-    io,
+    io::{self, Read as _},
     os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     sync::{
@@ -26,12 +26,16 @@ use super::{
 };
 use crate::{
     clock::{Clock, Timestamp},
+    config::resolver::found_at,
     group_commit::GroupCommit,
     lock::lock,
 };
 
 /// Memory that redb may use to cache pages.
 const CACHE_BYTES: usize = 4 << 20;
+
+/// The beginning of every file of redb.
+const BEGINNING: &[u8] = b"redb\x1a\x0a\xa9\x0d\x0a";
 
 /// Writes in one commit.
 pub(super) const GROUP: usize = 256;
@@ -312,6 +316,18 @@ pub(super) fn examine(path: &Path) -> Result<(), OpenError> {
         Ok(_) => Ok(()),
         Err(error) => Err(OpenError::Corrupt { path: path.to_owned(), why: error.to_string() }),
     }
+}
+
+/// Checks whether the file in this place begins as a store does. An empty one is filled by the first start.
+pub(super) fn recognize(path: &Path) -> Result<(), OpenError> {
+    let mut beginning = Vec::new();
+    let read = found_at(path)
+        .and_then(|found| found.map_or(Ok(0), |file| file.take(BEGINNING.len() as u64).read_to_end(&mut beginning)));
+    read.map_err(|why| OpenError::Io { path: path.to_owned(), why })?;
+    if beginning.is_empty() || beginning == BEGINNING {
+        return Ok(());
+    }
+    Err(OpenError::Corrupt { path: path.to_owned(), why: "it does not begin as one".to_owned() })
 }
 
 fn create(storage: impl StorageBackend) -> Result<Database, DatabaseError> {
