@@ -363,7 +363,7 @@ impl CommandSocket {
 
 /// Sends one command, for the command line.
 pub async fn send(path: &Path, command: &Command) -> io::Result<Answer> {
-    let mut stream = UnixStream::connect(path).await.map_err(|error| explain(path, "cannot be reached", &error))?;
+    let mut stream = UnixStream::connect(path).await.map_err(|error| unreachable(path, &error))?;
     let mut line = serde_json::to_vec(command)?;
     line.push(b'\n');
     // A refused client may find the connection closed while it still writes; the answer says why.
@@ -470,6 +470,17 @@ async fn remove_stale(path: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => std::fs::remove_file(path),
         Err(error) => Err(explain(path, "exists and cannot be tried", &error)),
     }
+}
+
+fn unreachable(path: &Path, error: &io::Error) -> io::Error {
+    let next = match error.kind() {
+        io::ErrorKind::PermissionDenied => {
+            "run this as Doorward's own user or root, or as a user in `admin.socket_users` who may enter its folder"
+        }
+        _ => "check that Doorward runs here, and that this is what its `admin.socket` names",
+    };
+    let told = explain(path, "cannot be reached", error);
+    io::Error::new(error.kind(), format!("{told}; {next}"))
 }
 
 fn explain(path: &Path, what: &str, error: &io::Error) -> io::Error {

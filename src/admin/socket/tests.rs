@@ -233,6 +233,19 @@ async fn bad_commands_get_an_error() {
 }
 
 #[tokio::test]
+async fn a_socket_that_cannot_be_reached_is_explained_by_what_to_check() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("s");
+    let absent = send(&path, &command("status")).await.unwrap_err();
+    assert!(absent.to_string().contains("check that Doorward runs here"), "{absent}");
+    drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
+    let refused = send(&path, &command("status")).await.unwrap_err();
+    assert!(refused.to_string().contains("check that Doorward runs here"), "{refused}");
+    let denied = unreachable(&path, &io::ErrorKind::PermissionDenied.into());
+    assert!(denied.to_string().contains("`admin.socket_users`"), "{denied}");
+}
+
+#[tokio::test]
 async fn files_in_the_way() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("s");
