@@ -290,7 +290,14 @@ fn read_token(path: &std::path::Path) -> Result<String, Failure> {
     } else {
         text = std::fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
     }
-    Ok(text.trim().trim_start_matches("Bearer ").to_owned())
+    let token = text.trim().trim_start_matches("Bearer ");
+    let why = match token.chars().next() {
+        None => "it is empty; see whether the command that wrote it failed",
+        Some('"' | '\'') => "it begins with a quotation mark; write the token alone, as `jq -r` does",
+        Some('\u{feff}') => "it begins with a byte order mark; write the token alone",
+        Some(_) => return Ok(token.to_owned()),
+    };
+    Err(format!("{}: {why}", path.display()).into())
 }
 
 /// Whether a token claims to be one of our own on a route that accepts those, and the configuration has no keys for

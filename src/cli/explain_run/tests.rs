@@ -34,6 +34,22 @@ fn an_address_is_taken_as_it_is_written() {
 }
 
 #[test]
+fn a_file_that_holds_more_or_less_than_a_token_is_refused_by_what_it_holds() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let read = |text: &str| {
+        std::fs::write(file.path(), text).unwrap();
+        read_token(file.path()).map_err(|error| error.to_string())
+    };
+    assert_eq!(read("Bearer e30.e30.e30\n").unwrap(), "e30.e30.e30");
+    for (text, why) in
+        [("\n", "it is empty"), ("\"e30.e30.e30\"\n", "a quotation mark"), ("\u{feff}e30.e30.e30", "a byte order mark")]
+    {
+        let refused = read(text).unwrap_err();
+        assert!(refused.contains(why) && !refused.contains("e30.e30"), "{refused}");
+    }
+}
+
+#[test]
 fn a_record_that_cannot_be_read_is_reported_and_not_treated_as_missing() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("audit.jsonl");
