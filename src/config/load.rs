@@ -183,7 +183,7 @@ fn load_once<T>(
         Ok(bytes) => draft.parse(&path, bytes),
         Err(why) => {
             let message = format!("{} {why}", path.display());
-            let help = folder.then(|| format!("in a folder the main file is `{MAIN_FILE}`"));
+            let help = (folder && !path.exists()).then(|| format!("in a folder the main file is `{MAIN_FILE}`"));
             draft.findings.push(Finding { help, ..Finding::error(None, message) });
             None
         }

@@ -118,8 +118,13 @@ impl Report {
         if self.problems.len() >= MAX_SHOWN {
             return self.error(at, message);
         }
-        let known: Vec<&str> = known.into_iter().collect();
-        let help = if known.is_empty() { format!("no {what} is defined") } else { meant(name, &known) };
+        // A name that cannot be read is empty.
+        let (known, unreadable): (Vec<&str>, Vec<&str>) = known.into_iter().partition(|name| !name.is_empty());
+        let help = match (known.is_empty(), unreadable.is_empty()) {
+            (true, true) => format!("no {what} is defined"),
+            (true, false) => format!("no {what} that is defined has a valid name"),
+            (false, _) => meant(name, &known),
+        };
         self.error(at, message).help(help)
     }
 
@@ -205,5 +210,19 @@ mod tests {
         }
         assert_eq!(help(&mut report), None);
         assert!(report.has_errors());
+    }
+
+    #[test]
+    fn what_has_no_valid_name_is_not_called_undefined() {
+        let cases: [(&[&str], &str); 3] = [
+            (&[], "no upstream is defined"),
+            (&[""], "no upstream that is defined has a valid name"),
+            (&["", "apq"], "did you mean `apq`?"),
+        ];
+        for (known, help) in cases {
+            let mut report = Report::default();
+            let problem = report.unknown(&At::root(), "upstream", "app", known.iter().copied());
+            assert_eq!(problem.help.as_deref(), Some(help));
+        }
     }
 }

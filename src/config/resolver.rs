@@ -5,6 +5,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs::File,
     io,
+    os::unix::ffi::OsStringExt,
     path::{Component, Path, PathBuf},
 };
 
@@ -217,9 +218,9 @@ impl Resolver {
         }
         let mut bytes = match source {
             SecretSource::File(path) => self.read(at, path)?,
-            SecretSource::Env(name) => match std::env::var(name) {
-                Ok(value) => value.into_bytes(),
-                Err(_) => {
+            SecretSource::Env(name) => match std::env::var_os(name) {
+                Some(value) => value.into_vec(),
+                None => {
                     self.report.error(at, format!("environment variable `{name}` is not set"));
                     return None;
                 }

@@ -11,7 +11,7 @@ use serde_json::{Map, Value};
 
 use self::described::{description, holds_secret, is_fewer, is_word, largest, placeholder, text, words};
 use super::{
-    locations::Locations,
+    locations::{Giver, Location, Locations},
     raw,
     report::{At, Report, nearest},
     schema,
@@ -383,7 +383,13 @@ impl Shape<'_> {
                 "no" | "off" => _ = problem.help("write `false`"),
                 _ => {}
             },
-            (_, Value::Null) => _ = problem.help("remove the key, or give it a value"),
+            (_, Value::Null) => {
+                problem.help(match self.locations.written(at) {
+                    Some(Location::Given(Giver::Variable(_))) => "unset the variable, or give it a value",
+                    Some(Location::Given(Giver::Flag(_))) => "leave out the flag, or give it a value",
+                    _ => "remove the key, or give it a value",
+                });
+            }
             _ => {}
         }
         false

@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use super::{Diagnosis, Loaded, Refused, Sources, load, raw};
+use super::{Diagnosis, Loaded, Refused, Sources, load, raw, source};
 
 mod digest;
 mod empty;
@@ -505,4 +505,10 @@ fn a_missing_folder_to_write_in_is_reported() {
         fs::create_dir(case.folder.path().join(folder)).unwrap();
     }
     assert!(load(&case.sources, crate::app::check(&runtime).unwrap()).is_ok());
+}
+
+#[test]
+fn a_main_file_that_is_too_large_is_not_said_to_be_called_otherwise() {
+    let printed = Case::new(&"#".repeat(source::MAX_BYTES + 1)).folder().printed();
+    assert!(printed.contains("larger than 4 MiB") && !printed.contains("the main file is"), "{printed}");
 }

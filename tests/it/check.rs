@@ -2,6 +2,8 @@
 //! certificates.
 
 use std::{
+    ffi::OsStr,
+    os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -82,6 +84,34 @@ fn problems_that_involve_no_file_are_found_too() {
     ] {
         let (code, said) = with(there, here, &["--without-files"]);
         assert!(code == Some(64) && said.contains(told), "{here}: {said}");
+    }
+}
+
+/// It was reported as not set.
+#[test]
+fn a_secret_in_a_variable_may_be_bytes_as_one_in_a_file_may() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("doorward.yaml");
+    let yaml = CONFIGURATION.change("admin: {token: {file: lost}", "admin: {token: {env: DOORWARD_TEST_BYTES}");
+    std::fs::write(&file, yaml).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_doorward"));
+    command.arg("check").arg(&file).env("DOORWARD_TEST_BYTES", OsStr::from_bytes(&[0xff; 32]));
+    let said = String::from_utf8(command.output().unwrap().stdout).unwrap();
+    assert!(said.contains("`DOORWARD_TEST_LOST` is not set"), "{said}");
+    assert!(!said.contains("`DOORWARD_TEST_BYTES` is not set"), "{said}");
+}
+
+#[test]
+fn an_audience_is_called_empty_at_its_own_place_and_only_if_it_is_written_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("doorward.yaml");
+    for (audience, told, not) in
+        [("''", "an audience is empty", "found nothing"), ("~", "found nothing", "an audience is empty")]
+    {
+        let yaml = CONFIGURATION.change("audiences: [doorward]", &format!("audiences: [doorward, {audience}]"));
+        std::fs::write(&file, yaml).unwrap();
+        let (code, said) = check(&file, &["--without-files"]);
+        assert!(code == Some(64) && said.contains(told) && !said.contains(not), "{said}");
     }
 }
 

@@ -83,7 +83,7 @@ impl<'a> Names<'a> {
 fn reference(known: &BTreeSet<&str>, what: &str, name: &str, at: &At, report: &mut Report) -> bool {
     let exists = known.contains(name);
     if !exists {
-        report.unknown(at, what, name, known.iter().copied().filter(|name| !name.is_empty()));
+        report.unknown(at, what, name, known.iter().copied());
     }
     exists
 }

@@ -1,6 +1,6 @@
 //! Tests of keys without a value.
 
-use super::{GOOD, with};
+use super::{Case, GOOD, with};
 use crate::config::{
     raw::{PrincipalFacts, TestFile},
     read,
@@ -112,5 +112,18 @@ fn an_empty_protective_setting_is_an_error() {
         assert!(printed.contains("found nothing"), "{empty}: {printed}");
         // The value is not a secret in any case.
         assert!(!printed.contains("cannot be written here itself"), "{empty}: {printed}");
+    }
+}
+
+/// There is no key that could be removed.
+#[test]
+fn an_empty_value_that_is_in_no_file_is_unset_where_it_was_given() {
+    for (case, remedy) in [
+        (Case::new(GOOD).env("DOORWARD_EXTERNAL_HOST", ""), "unset the variable"),
+        (Case::new(GOOD).set("external_host", ""), "leave out the flag"),
+        (Case::new(&format!("external_host:\n{GOOD}")), "remove the key"),
+    ] {
+        let printed = case.printed();
+        assert!(printed.contains(&format!("help: {remedy}, or give it a value")), "{printed}");
     }
 }

@@ -85,8 +85,8 @@ impl Builder<'_> {
             self.error("audiences", "there is no audience, so that no token could be accepted")
                 .help("write the value of `aud` in tokens that are meant for Doorward");
         }
-        if raw.audiences.iter().any(String::is_empty) {
-            self.error("audiences", "an audience is empty");
+        for (index, _) in raw.audiences.iter().enumerate().filter(|(_, audience)| audience.is_empty()) {
+            self.resolver.error(&self.at.key("audiences").index(index), "an audience is empty");
         }
         let kubernetes_own =
             |audience: &&String| audience.starts_with("https://kubernetes.default.svc") || **audience == raw.issuer;

@@ -86,7 +86,7 @@ async fn conditions_that_would_admit_tokens_for_others_are_reported() {
     use Severity::{Error, Warning};
     assert_reported([
         ("no audience", json!({"audiences": []}), Some((Error, "audiences"))),
-        ("empty audience", json!({"audiences": ["doorward", ""]}), Some((Error, "audiences"))),
+        ("empty audience", json!({"audiences": ["doorward", ""]}), Some((Error, "audiences/1"))),
         ("attacks:Z2", json!({"audiences": ["api://default"]}), Some((Warning, "audiences"))),
         ("attacks:Z2 listed", json!({"audiences": ["api://default"], "clients": [{"id": "a"}]}), None),
         (
