@@ -245,7 +245,7 @@ fn run(command: Command) -> Result<u8, Failure> {
         }
         Command::Interceptor(args) => Ok(interceptor::run(&args, &mut out)?),
         Command::Import(args) => Ok(import::run(&args, &mut out, &mut io::stderr())?),
-        Command::Rbac(args) => rbac::run(&args, &mut out),
+        Command::Rbac(args) => rbac::run(&args, &mut out, &mut io::stderr()),
         Command::Diff(args) => diff::run(&args, &mut out),
         Command::Doctor(args) => doctor::run(&args, colours, &mut out),
         Command::Schema(args) => schema::run(args, &mut out).map(|()| 0).map_err(Into::into),

@@ -69,12 +69,21 @@ pub(super) fn account(text: &str) -> Result<Account, String> {
     Ok(Account { namespace: namespace.to_owned(), name: name.to_owned() })
 }
 
-pub fn run(args: &RbacArgs, out: &mut impl Write) -> Result<u8, Failure> {
+pub fn run(args: &RbacArgs, out: &mut impl Write, notes: &mut impl Write) -> Result<u8, Failure> {
     let (loaded, _) = super::load_policy(&args.config.sources())?;
     let root: &config::raw::Root = &loaded.raw;
     let accounts = args.accounts.of(root)?;
     let Some(cluster) = &args.check else {
-        out.write_all(rbac::manifest(root, args.form.unwrap_or(Form::Classic), accounts)?.as_bytes())?;
+        let manifest = rbac::manifest(root, args.form.unwrap_or(Form::Classic), accounts)?;
+        out.write_all(manifest.as_bytes())?;
+        if manifest.is_empty() {
+            // `kubectl apply` fails on nothing, and does not say why it was given nothing.
+            writeln!(
+                notes,
+                "the configuration needs no rights in Kubernetes, so there are no roles to apply; `--check` finds those that \
+                 an earlier one left"
+            )?;
+        }
         return Ok(0);
     };
     let list = read(cluster)?;
@@ -146,7 +155,7 @@ rules: [{id: look, on: {kubernetes: {verbs: [read]}}, who: {issuers: [a]}, do: a
             let config = path("doorward.yaml");
             let arguments = ["rbac", &config].into_iter().chain(more.iter().copied());
             let mut out = Vec::new();
-            let status = run(&Command::parse_from(arguments).args, &mut out).unwrap();
+            let status = run(&Command::parse_from(arguments).args, &mut out, &mut io::sink()).unwrap();
             (status, String::from_utf8(out).unwrap())
         };
         let objects = |form: &str| -> Vec<Value> {
@@ -175,5 +184,25 @@ rules: [{id: look, on: {kubernetes: {verbs: [read]}}, who: {issuers: [a]}, do: a
         assert_eq!(status, 1, "{told}");
         assert!(told.contains("too wide  ClusterRole doorward-impersonator: impersonate users\n"), "{told}");
         assert!(!told.contains("doorward-impersonated-actions"), "{told}");
+    }
+
+    #[test]
+    fn nothing_printed_is_said_to_be_nothing_needed() {
+        let folder = tempfile::tempdir().unwrap();
+        let yaml = "
+listeners: [{name: main, address: '127.0.0.1:8080'}]
+upstreams: [{name: app, url: 'http://127.0.0.1:8081'}]
+issuers: [{name: a, issuer: 'https://id.test', audiences: [doorward]}]
+routes: [{name: web, kind: http, hosts: [web.test], schemes: [bearer], upstream: app}]
+rules: [{id: all, who: {issuers: [a]}, do: allow}]
+";
+        let config = folder.path().join("doorward.yaml");
+        std::fs::write(&config, yaml).unwrap();
+        let args = Command::parse_from(["rbac", config.to_str().unwrap()]).args;
+        let (mut out, mut notes) = (Vec::new(), Vec::new());
+        assert_eq!(run(&args, &mut out, &mut notes).unwrap(), 0);
+        assert!(out.is_empty(), "{}", String::from_utf8_lossy(&out));
+        let notes = String::from_utf8(notes).unwrap();
+        assert!(notes.contains("no roles to apply"), "{notes}");
     }
 }

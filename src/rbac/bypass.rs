@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::{
     Account, groups,
+    own::servers,
     start::{Listening, MASTERS, Right, account_of, found},
     who::{Cluster, Dangling, Holder},
 };
@@ -123,6 +124,8 @@ struct Search<'a> {
     granted: BTreeSet<&'a str>,
     /// Doorward's own accounts.
     accounts: Vec<(&'a str, &'a str)>,
+    /// Whether it sends any request on behalf of a person to an API server.
+    impersonates: bool,
     /// The namespace of Tekton.
     tekton: &'a str,
 }
@@ -134,7 +137,8 @@ impl<'a> Search<'a> {
         let accounts = requested.map(|account| (account.namespace.as_str(), account.name.as_str()));
         let accounts = accounts.chain([(namespace.as_str(), name.as_str())]).collect();
         let (cluster, others) = (Cluster::read(list)?, Others::read(list, root)?);
-        Ok(Self { cluster, others, granted: groups(root), accounts, tekton })
+        let impersonates = !servers(root).is_empty();
+        Ok(Self { cluster, others, granted: groups(root), accounts, impersonates, tekton })
     }
 
     fn within(&self, namespace: &str) -> Bypass {
@@ -149,7 +153,8 @@ impl<'a> Search<'a> {
         {
             let of_group = |group: &str| subject.kind == "Group" && subject.name == group;
             let is_granted = self.granted.iter().any(|group| of_group(group));
-            let (expected, note) = self.others.judge(right, &subject, (&binding, &role), &self.accounts, self.tekton);
+            let doorward = (self.accounts.as_slice(), self.impersonates);
+            let (expected, note) = self.others.judge(right, &subject, (&binding, &role), doorward, self.tekton);
             let note = note.or_else(|| is_granted.then(|| GRANTED.to_owned()));
             let may = may.into_iter().collect();
             let bypass_right = BypassRight { expected, note, subject: subject.clone(), may, binding, role };
@@ -247,7 +252,7 @@ impl Others {
         right: Right,
         subject: &Named,
         (binding, role): (&Named, &Named),
-        doorward: &[(&str, &str)],
+        (doorward, impersonates): (&[(&str, &str)], bool),
         tekton: &str,
     ) -> (Option<String>, Option<String>) {
         let expected = |why: &str| (Some(why.to_owned()), None);
@@ -275,7 +280,9 @@ impl Others {
         };
         if doorward.contains(&(namespace, name)) {
             return match right {
-                Right::BePerson => expected("Doorward itself, which impersonates the people that it let in"),
+                Right::BePerson if impersonates => {
+                    expected("Doorward itself, which impersonates the people that it let in")
+                }
                 _ => noted("Doorward itself, which needs no such right: see `doorward rbac --check`"),
             };
         }

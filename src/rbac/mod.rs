@@ -89,16 +89,16 @@ impl Accounts<'_> {
                 all.push(account);
             }
         }
-        // The role is printed in any case.
-        if all.is_empty() {
-            all.push(self.impersonator.clone());
-        }
         all
     }
 
     /// All accounts, each once.
     fn each(self, root: &raw::Root) -> Vec<Account> {
         let mut all = self.impersonators(root);
+        // Where nothing impersonates, the account can still have the rights of an earlier configuration.
+        if all.is_empty() {
+            all.push(self.impersonator.clone());
+        }
         if !all.contains(self.reader) {
             all.push(self.reader.clone());
         }
@@ -121,7 +121,7 @@ struct Bound<'a> {
     rules: Vec<PolicyRule>,
 }
 
-/// Returns all objects, as YAML for `kubectl apply -f -`.
+/// Returns all objects, as YAML for `kubectl apply -f -`; empty if the configuration needs none.
 pub fn manifest(root: &raw::Root, form: Form, accounts: Accounts<'_>) -> Result<String, serde_saphyr::ser::Error> {
     let mut yaml = String::new();
     for object in objects(root, form, accounts) {
@@ -132,12 +132,9 @@ pub fn manifest(root: &raw::Root, form: Form, accounts: Accounts<'_>) -> Result<
 }
 
 fn objects(root: &raw::Root, form: Form, accounts: Accounts<'_>) -> Vec<Object> {
-    let mut bound = vec![impersonation::role(root, form)];
-    if form == Form::Constrained {
-        bound.extend(actions::roles(root));
-    }
     let impersonators = accounts.impersonators(root);
-    let acting = bound.into_iter().flat_map(|bound| bound.objects(&impersonators));
+    let roles = if impersonators.is_empty() { Vec::new() } else { own::impersonating(root, form) };
+    let acting = roles.into_iter().flat_map(|bound| bound.objects(&impersonators));
     let reading = impersonation::as_itself(root).into_iter();
     let reading = reading.flat_map(|bound| bound.objects(std::slice::from_ref(accounts.reader)));
     acting.chain(reading).chain(tekton::objects(root)).collect()

@@ -58,14 +58,20 @@ pub fn shared_upstream(root: &raw::Root) -> Option<&str> {
     readers(root).into_iter().map(|(server, _)| server).find(|server| servers.contains(server))
 }
 
+/// Returns the roles of an account that impersonates.
+pub(super) fn impersonating(root: &raw::Root, form: Form) -> Vec<Bound<'_>> {
+    let mut roles = vec![impersonation::role(root, form)];
+    if form == Form::Constrained {
+        roles.extend(actions::roles(root));
+    }
+    roles
+}
+
 /// Returns each role that `doorward rbac` prints, with the upstream that it is for.
 pub(super) fn own_roles(root: &raw::Root, form: Form) -> Vec<(&str, Bound<'_>)> {
     let mut roles = Vec::new();
     for server in servers(root) {
-        roles.push((server, impersonation::role(root, form)));
-        if form == Form::Constrained {
-            roles.extend(actions::roles(root).into_iter().map(|acting| (server, acting)));
-        }
+        roles.extend(impersonating(root, form).into_iter().map(|role| (server, role)));
     }
     roles.extend(readers(root));
     roles

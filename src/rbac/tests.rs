@@ -51,6 +51,49 @@ fn without_grants_no_group_may_be_impersonated() {
     assert!(!printed.contains("groups\n"), "{printed}");
 }
 
+const WITHOUT_IMPERSONATION: &str = "
+routes:
+  - {name: web, kind: http, hosts: [web.test], schemes: [bearer], upstream: web}
+  - {name: hooks, kind: webhook, hosts: [hooks.test], schemes: [webhook], webhook: gh, upstream: el}
+grants: [{id: dev, who: {issuers: [a]}, kubernetes_groups: ['tekton:dev']}]
+rules: [{id: all, on: {}, who: {issuers: [a]}, do: allow}]
+";
+
+/// The right to impersonate any user was printed in any case.
+#[test]
+fn without_a_route_to_an_api_server_nobody_may_be_impersonated() {
+    for form in [Form::Classic, Form::Constrained] {
+        assert_eq!(print(WITHOUT_IMPERSONATION, form), "");
+        let follows = print(&format!("{WITHOUT_IMPERSONATION}runs: {{kubernetes: cluster}}\n"), form);
+        assert!(follows.contains("name: doorward-reader") && !follows.contains("impersonat"), "{follows}");
+    }
+}
+
+#[test]
+fn the_right_to_impersonate_that_an_earlier_configuration_left_is_reported() {
+    let [impersonator, reader] =
+        ["proxy", "reader"].map(|name| Account { namespace: "doorward".to_owned(), name: name.to_owned() });
+    let accounts = Accounts { impersonator: &impersonator, reader: &reader };
+    let before = objects(&root(CONFIGURATION), Form::Classic, accounts);
+    let mut left: Vec<serde_json::Value> = before.iter().map(|object| serde_json::to_value(object).unwrap()).collect();
+    left.retain(|object| object["metadata"]["name"] == "doorward-impersonator");
+    let told = |items: &[serde_json::Value]| -> Vec<String> {
+        let list = serde_json::json!({"items": items}).to_string();
+        let told = compare(&root(WITHOUT_IMPERSONATION), Form::Classic, accounts, list.as_bytes()).unwrap();
+        told.iter().map(ToString::to_string).collect()
+    };
+    assert!(told(&[]).is_empty());
+    let stale = ["stale     ClusterRole doorward-impersonator", "stale     ClusterRoleBinding doorward-impersonator"];
+    assert_eq!(told(&left), stale);
+    // Somebody else made them.
+    for object in &mut left {
+        object["metadata"]["labels"] = serde_json::json!({});
+    }
+    let too_wide =
+        "too wide  ClusterRoleBinding doorward-impersonator gives doorward/proxy the ClusterRole doorward-impersonator";
+    assert_eq!(told(&left), [too_wide]);
+}
+
 #[test]
 fn rights_of_doorwards_own_account_follow_the_configuration() {
     assert!(!print(CONFIGURATION, Form::Classic).contains("doorward-reader"));

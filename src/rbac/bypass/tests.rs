@@ -403,6 +403,18 @@ fn tektons_own_accounts_are_expected_in_the_namespace_that_it_has() {
 }
 
 #[test]
+fn impersonation_by_doorward_is_expected_only_if_a_route_impersonates() {
+    let impersonate = json!([{"apiGroups": [""], "resources": ["users"], "verbs": ["impersonate"]}]);
+    let items = bound("doorward-impersonator", &impersonate, &[account("doorward", "doorward")]);
+    assert!(bypass(&items).others[0].expected.is_some());
+    let root: raw::Root = serde_saphyr::from_str(&CONFIGURATION.replace("kind: kubernetes", "kind: http")).unwrap();
+    let doorward = Account { namespace: "doorward".to_owned(), name: "doorward".to_owned() };
+    let installed = Installed { doorward: &doorward, tekton: "tekton-pipelines" };
+    let found = find_bypass(json!({"items": items}).to_string().as_bytes(), &root, installed, "ci").unwrap();
+    assert_eq!((found.others.len(), &found.others[0].expected), (1, &None));
+}
+
+#[test]
 fn objects_outside_the_expected_namespaces_are_reported_once() {
     let mut items: Vec<Value> = bound("r", &runs(&json!({})), &[account("ci", "cron"), group("system:masters")]).into();
     let pipeline = |namespace: &str| json!({"apiVersion": "tekton.dev/v1", "kind": "Pipeline", "metadata": {"namespace": namespace, "name": "p"}});
