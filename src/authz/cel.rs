@@ -105,8 +105,12 @@ impl Expression {
         let expression = Self { program, source: source.into(), claims, patterns, reads_time };
         match expression.try_on_samples() {
             Ok(()) => Some(expression),
-            Err(why) => {
-                report.error(at, why).help("a `when` must give true or false");
+            Err(error) => {
+                let help = match error {
+                    EvaluationError::NoBool(_) => "a `when` must give true or false",
+                    _ => "values of different types need `int()`, `double()` or `string()` around one of them",
+                };
+                report.error(at, format!("the expression fails on a sample request: {error}")).help(help);
                 None
             }
         }
@@ -141,9 +145,9 @@ impl Expression {
         }
     }
 
-    /// CEL has no static types here, so the type of the result is tested on samples: one request that has everything,
-    /// and one that has nothing.
-    fn try_on_samples(&self) -> Result<(), String> {
+    /// CEL has no static types here, so types are tested on samples: one request that has everything, and one that has
+    /// nothing.
+    fn try_on_samples(&self) -> Result<(), EvaluationError> {
         let attributes = Attributes::default();
         let facts = full_facts();
         let full = RequestView {
@@ -166,7 +170,7 @@ impl Expression {
         for (principal, request) in [(full_principal(), full), (sparse_principal(), sparse)] {
             match self.evaluate(&principal, &request) {
                 Ok(_) | Err(EvaluationError::Absent(_) | EvaluationError::Value(_)) => {}
-                Err(error) => return Err(format!("the expression fails on a sample request: {error}")),
+                Err(error) => return Err(error),
             }
         }
         Ok(())
@@ -188,7 +192,7 @@ pub(super) enum EvaluationError {
     Type(String),
     #[error("{0}")]
     Value(String),
-    #[error("the expression gives a {0}, not a bool")]
+    #[error("the expression gives a value of type `{0}`, not a bool")]
     NoBool(String),
 }
 
@@ -201,9 +205,29 @@ impl From<ExecutionError> for EvaluationError {
             | ExecutionError::UnexpectedType { .. }
             | ExecutionError::InvalidArgumentCount { .. }
             | ExecutionError::NotSupportedAsMethod { .. }
+            | ExecutionError::UnsupportedKeyType(_)
             | ExecutionError::MissingArgumentOrTarget => Self::Type(error.to_string()),
+            ExecutionError::UnsupportedBinaryOperator(operator, left, right) => {
+                let sign = match operator {
+                    "add" => "+",
+                    "sub" => "-",
+                    "mul" => "*",
+                    "div" => "/",
+                    "rem" => "%",
+                    other => other,
+                };
+                Self::Type(format!("`{sign}` does not take {} and {}", type_name(&left), type_name(&right)))
+            }
             error => Self::Value(error.to_string()),
         }
+    }
+}
+
+/// The name of a type in CEL.
+fn type_name(value: &Value) -> String {
+    match value {
+        Value::Float(_) => "double".to_owned(),
+        other => other.type_of().to_string(),
     }
 }
 

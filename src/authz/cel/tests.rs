@@ -231,6 +231,26 @@ fn mistakes_are_reported_at_load_with_their_position() {
     }
 }
 
+/// Such an expression passed at load, and then refused each request that its rule is about.
+#[test]
+fn arithmetic_on_types_that_have_none_is_an_error_at_load() {
+    for (source, message) in [
+        ("(request.time / 3600.0) > 9.0", "`/` does not take int and double"),
+        ("request.path + 1 == 'x'", "`+` does not take string and int"),
+        ("request.path - 'a' == 'b'", "`-` does not take string and string"),
+        ("request.path * 2 == 'b'", "`*` does not take string and int"),
+        ("request.time % 2.0 == 0.0", "`%` does not take int and double"),
+    ] {
+        let reported = first_problem(source).unwrap_or_default();
+        assert!(reported.ends_with(message), "{source}: {reported}");
+    }
+    // What depends on the data is not known at load.
+    for source in ["principal.claims.level + 1 > 3", "principal.claims.level / 0 == 1", "principal.groups[7] == 'x'"] {
+        assert_eq!(first_problem(source), None, "{source}");
+    }
+    assert_eq!(evaluate("double(request.time) / 3600.0 > 9.0"), Ok(true));
+}
+
 #[test]
 fn expressions_are_bounded() {
     let long = format!("principal.subject == '{}'", "x".repeat(MAX_LENGTH));
