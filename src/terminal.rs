@@ -13,6 +13,17 @@ pub fn block(text: &str) -> String {
     escaped(text, true)
 }
 
+/// Replaces what a terminal would obey by characters of as many bytes, so that positions in the text stay right. Those of
+/// ASCII stay.
+pub fn masked(text: &str) -> String {
+    let mask = |character: char| match character.len_utf8() {
+        2 if is_obeyed(character) => '¿',
+        3 if is_obeyed(character) => '\u{fffd}',
+        _ => character,
+    };
+    text.chars().map(mask).collect()
+}
+
 /// Cuts text to a length fit for a page or a log line, and replaces control characters with spaces.
 pub fn bounded(text: &str) -> String {
     text.chars().take(200).map(|character| if character.is_control() { ' ' } else { character }).collect()
@@ -83,6 +94,14 @@ mod tests {
             "{shown}"
         );
         assert_eq!(line("Jürgen 🚪 ѕ"), "Jürgen 🚪 ѕ");
+    }
+
+    #[test]
+    fn positions_in_a_masked_text_stay_right() {
+        let text = "ü\u{9b}2J\u{61c}\u{200e}\u{2028}\u{202e}🚪x";
+        let shown = masked(text);
+        assert_eq!(shown, "ü¿2J¿\u{fffd}\u{fffd}\u{fffd}🚪x");
+        assert_eq!(shown.len(), text.len());
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::{
     schema::{self, schema},
     source::{Data, Key, Node},
 };
+use crate::terminal;
 
 const HEAD: &str = "\
 # The configuration in force. Values without a comment are defaults; settings that are left out have no value.
@@ -155,11 +156,13 @@ impl Notes<'_> {
     fn origin(&self, at: &At) -> Option<String> {
         let locations = &self.loaded.locations;
         let path = |file: usize| Some(locations.files().get(file)?.path.display());
-        Some(match locations.written(at)? {
+        let origin = match locations.written(at)? {
             Location::Given(giver) => giver.to_string(),
             Location::WholeFile { file } => path(file)?.to_string(),
             Location::File { file, span } => format!("{}:{}", path(file)?, self.files.get(file)?.number(span.start)),
-        })
+        };
+        // A line break in the name of a file would end the comment.
+        Some(terminal::line(&origin))
     }
 }
 

@@ -8,7 +8,9 @@ use super::{
     diagnosis::{Diagnosis, Finding, MAX_SHOWN, line_and_column},
     locations::Location,
     report::Severity,
+    source::SourceFile,
 };
+use crate::terminal;
 
 /// A line longer than this is shown without its source.
 const MAX_LINE: usize = 2_000;
@@ -48,35 +50,40 @@ impl Diagnosis {
             Severity::Error => Level::ERROR,
             Severity::Warning => Level::WARNING,
         };
-        let title = level.primary_title(finding.message.as_str());
+        let title = level.primary_title(terminal::line(&finding.message));
         let group = match &finding.place {
             None => Group::with_title(title),
-            Some(Location::Given(giver)) => title.element(Origin::path(giver.to_string())),
+            Some(Location::Given(giver)) => title.element(Origin::path(terminal::line(&giver.to_string()))),
             Some(Location::WholeFile { file }) => match self.files().get(*file) {
-                Some(source) => title.element(Origin::path(source.path.display().to_string())),
+                Some(source) => title.element(Origin::path(path(source))),
                 None => Group::with_title(title),
             },
             Some(Location::File { file, span }) => match self.files().get(*file) {
                 Some(source) => match excerpt(&source.text, span) {
                     Some((lines, number, span)) => title.element(
-                        Snippet::source(lines)
-                            .path(source.path.display().to_string())
+                        Snippet::source(terminal::masked(lines))
+                            .path(path(source))
                             .line_start(number)
                             .annotation(AnnotationKind::Primary.span(span)),
                     ),
                     None => {
                         let (line, column) = line_and_column(&source.text, span.start);
-                        title.element(Origin::path(source.path.display().to_string()).line(line).char_column(column))
+                        title.element(Origin::path(path(source)).line(line).char_column(column))
                     }
                 },
                 None => Group::with_title(title),
             },
         };
         match &finding.help {
-            Some(help) => group.element(Level::HELP.message(help.as_str())),
+            Some(help) => group.element(Level::HELP.message(terminal::line(help))),
             None => group,
         }
     }
+}
+
+/// The path of a file, whose name somebody else may have chosen.
+fn path(source: &SourceFile) -> String {
+    terminal::line(&source.path.display().to_string())
 }
 
 /// The output of `render` without colours.
@@ -104,4 +111,28 @@ fn excerpt<'a>(text: &'a str, span: &Range<usize>) -> Option<(&'a str, usize, Ra
     let lines = text.get(start..end)?;
     let (number, _) = line_and_column(text, start);
     Some((lines, number, span.start - start..stop - start))
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::config::{Sources, load};
+
+    #[test]
+    fn names_of_files_and_settings_forge_no_line_and_move_no_cursor() {
+        let folder = tempfile::tempdir().unwrap();
+        let main = r#"
+policies: ["p\e[31mx\nerror: fake\u202e.yaml"]
+listeners: [{name: a, address: '127.0.0.1:1'}]
+"#;
+        let path = folder.path().join("doorward.yaml");
+        std::fs::write(&path, main).unwrap();
+        let policy = folder.path().join("p\u{1b}[31mx\nerror: fake\u{202e}.yaml");
+        std::fs::write(policy, "\"rulez\\nerror: fake\": []\n").unwrap();
+        let refused = load(&Sources { path, ..Sources::default() }, |_, _| ()).unwrap_err();
+        let printed = refused.diagnosis.render(false);
+        assert!(printed.contains(r"/p\u001b[31mx\nerror: fake\u202e.yaml:1:1"), "{printed:?}");
+        assert!(printed.contains(r"`rulez\nerror: fake`"), "{printed:?}");
+        assert!(!printed.contains(['\u{1b}', '\u{202e}']), "{printed:?}");
+        assert!(!printed.lines().any(|line| line.trim_start().starts_with("error: fake")), "{printed:?}");
+    }
 }

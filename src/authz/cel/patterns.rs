@@ -46,5 +46,7 @@ impl Patterns {
 
 /// Whether a pattern compiles.
 pub(super) fn try_pattern(pattern: &str) -> Result<(), String> {
-    Regex::new(pattern).map(drop).map_err(|error| error.to_string())
+    // The lines before the last draw the pattern, which is shown at its place.
+    let why = |text: &str| text.lines().last().unwrap_or(text).trim_start_matches("error: ").to_owned();
+    Regex::new(pattern).map(drop).map_err(|error| why(&error.to_string()))
 }

@@ -252,6 +252,12 @@ fn arithmetic_on_types_that_have_none_is_an_error_at_load() {
 }
 
 #[test]
+fn an_invalid_pattern_is_explained_on_one_line() {
+    let reported = first_problem("principal.subject.matches('(')");
+    assert_eq!(reported.as_deref(), Some("the pattern of `matches` is invalid: unclosed group"));
+}
+
+#[test]
 fn expressions_are_bounded() {
     let long = format!("principal.subject == '{}'", "x".repeat(MAX_LENGTH));
     let deep = format!("{}true{}", "(".repeat(MAX_NESTING + 1), ")".repeat(MAX_NESTING + 1));

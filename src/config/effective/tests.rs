@@ -304,3 +304,18 @@ fn a_null_in_the_body_or_the_claims_of_a_case_is_a_value() {
     assert_eq!(case["principal"]["claims"], serde_json::json!({"none": null}), "{printed}");
     assert_eq!(case["request"]["body"], serde_json::json!({"spec": {"status": null}}), "{printed}");
 }
+
+/// The rest of the name was a setting of the output, which is a configuration itself.
+#[test]
+fn the_name_of_a_file_stays_within_its_comment() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("doorward.yaml");
+    let main = "policies: [\"p\\nworkers: 7 #.yaml\"]\nlisteners: [{name: a, address: '127.0.0.1:1'}]\n";
+    std::fs::write(&path, main).unwrap();
+    let policy = "rules: [{id: all, who: {groups: [dev]}, do: deny}]\n";
+    std::fs::write(folder.path().join("p\nworkers: 7 #.yaml"), policy).unwrap();
+    let (loaded, ()) = load(&Sources { path, ..Sources::default() }, |_, _| ()).unwrap();
+    let printed = loaded.to_yaml(fill_defaults).unwrap();
+    assert!(printed.contains(r"/p\nworkers: 7 #.yaml:1"), "{printed}");
+    assert!(!printed.lines().any(|line| line.starts_with("workers: 7")), "{printed}");
+}
