@@ -284,7 +284,8 @@ impl fmt::Display for Explanation {
         if let Some(delivery) = &self.delivery {
             writeln!(f, "delivery   {}", terminal::line(delivery))?;
         }
-        let (groups, grants) = (listed(&self.kubernetes_groups), listed(&self.grants));
+        let [groups, grants] =
+            [&*self.kubernetes_groups, self.grants.as_slice()].map(|names| terminal::line(&listed(names)));
         writeln!(f, "groups     {groups} (grants: {grants})")?;
         writeln!(f, "policy     {}", self.policy)?;
         if !self.rules.is_empty() {
@@ -298,7 +299,7 @@ impl fmt::Display for Explanation {
                     None => writeln!(f, "matches")?,
                     Some(first) => writeln!(f, "matches, as nothing rules it out: {first}")?,
                 },
-                Verdict::Unmet { needs } => writeln!(f, "would match with {needs}")?,
+                Verdict::Unmet { needs } => writeln!(f, "would match with {}", terminal::line(needs))?,
                 Verdict::Error { error } => writeln!(f, "fails, which denies: {}", terminal::line(error))?,
                 Verdict::Missed { misses } => {
                     let first = misses.first().map(ToString::to_string).unwrap_or_default();

@@ -12,13 +12,19 @@ use clap::Args;
 use serde_json::json;
 
 use self::recorded::Recorded;
-use super::{Failure, audit::files_of, format::Format, rbac::AccountArgs};
+use super::{
+    Failure,
+    audit::files_of,
+    format::{Format, print_json},
+    rbac::AccountArgs,
+};
 use crate::{
     audit::Files,
     authz::Policy,
     config::{self, Change, Loaded, Sources},
     rbac::{self, Form, PRINTS},
     snapshot::fill_defaults,
+    terminal,
 };
 
 /// Show what a change of the configuration does to settings, rights and decisions.
@@ -71,11 +77,7 @@ pub fn run(args: &DiffArgs, out: &mut impl Write) -> Result<u8, Failure> {
         Format::Json => {
             let roles = json!({"added": roles.added, "removed": roles.removed});
             let digests = json!({"before": &**before.1.digest(), "after": &**after.1.digest()});
-            writeln!(
-                out,
-                "{:#}",
-                json!({"policy": digests, "settings": settings, "rbac": roles, "recorded": recorded})
-            )?;
+            print_json(&json!({"policy": digests, "settings": settings, "rbac": roles, "recorded": recorded}), out)?;
         }
     }
     let is_recorded = recorded.is_some_and(|recorded| !recorded.changes_nothing());
@@ -102,14 +104,14 @@ fn print(
         writeln!(out, "policy {} -> {}", before.digest(), after.digest())?;
     }
     for change in settings {
-        writeln!(out, "{change}")?;
+        writeln!(out, "{}", terminal::line(&change.to_string()))?;
     }
     if !roles.is_empty() {
         writeln!(out, "Kubernetes roles ({PRINTS} them; apply them before the configuration)")?;
     }
     for (sign, list) in [("+", &roles.added), ("-", &roles.removed)] {
         for right in list {
-            writeln!(out, "{sign} {right}")?;
+            writeln!(out, "{sign} {}", terminal::line(right))?;
         }
     }
     Ok(())
@@ -167,6 +169,19 @@ rules: [{id: look, on: {kubernetes: {verbs: [read]}}, who: {issuers: [a]}, do: a
         assert_eq!(told["settings"][0]["at"], "/grants/dev/kubernetes_groups");
         assert_eq!(told["rbac"]["removed"], json!([]));
         assert_ne!(told["policy"]["before"], told["policy"]["after"]);
+    }
+
+    /// A line above could be erased from the reviewer's terminal, and another be forged.
+    #[test]
+    fn the_text_of_a_setting_stays_on_its_line() {
+        let why = r#"do: allow, why: "w\e[31mx\n+ /rules/fake\u202e"}"#;
+        let after = BEFORE.replace("do: allow}", why);
+        let (status, told) = diff(&after, &[]);
+        assert_eq!(status, 1);
+        assert!(told.ends_with("w\\u001b[31mx\\n+ /rules/fake\\u202e\n"), "{told:?}");
+        assert!(!told.lines().any(|line| line.starts_with("+ /rules/fake")), "{told:?}");
+        let (_, told) = diff(&after, &["--format", "json"]);
+        assert!(!told.contains(['\u{1b}', '\u{202e}']), "{told:?}");
     }
 
     #[test]

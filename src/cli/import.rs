@@ -132,13 +132,13 @@ pub fn run(args: &ImportArgs, out: &mut impl Write, notes: &mut impl Write) -> i
         let text = std::fs::read_to_string(path);
         let read = text.map_err(|error| error.to_string()).and_then(|text| options.read(&text));
         if let Err(why) = read {
-            writeln!(notes, "doorward: {}: {why}", path.display())?;
+            writeln!(notes, "doorward: {}", terminal::line(&format!("{}: {why}", path.display())))?;
             return Ok(1);
         }
     }
     match import(options, args.host.as_deref()) {
         Err(why) => {
-            writeln!(notes, "doorward: {why}")?;
+            writeln!(notes, "doorward: {}", terminal::line(&why))?;
             Ok(1)
         }
         Ok(Imported { yaml, notes: found }) => {

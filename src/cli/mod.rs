@@ -40,6 +40,7 @@ use crate::{
     config::{self, Sources, resolver::Resolver},
     demo,
     runtime::control,
+    terminal,
 };
 
 /// The environment variable that names the configuration.
@@ -204,7 +205,7 @@ fn complain(error: &Failure, otherwise: u8) -> u8 {
         let _ = io::stderr().write_all(refused.diagnosis.render(colours).as_bytes());
         return EXIT_USAGE;
     }
-    let _ = writeln!(io::stderr(), "doorward: {error}");
+    let _ = writeln!(io::stderr(), "doorward: {}", terminal::block(&error.to_string()));
     otherwise
 }
 

@@ -215,9 +215,9 @@ pub(super) fn ask(name: CommandName, arguments: Value, args: &OperatorArgs) -> i
     match runtime.block_on(send(&args.socket, &command))? {
         Answer::Result(value) => Ok(Some(value)),
         Answer::Error(error) => {
-            writeln!(io::stderr(), "doorward: {error}")?;
+            writeln!(io::stderr(), "doorward: {}", terminal::block(&error.to_string()))?;
             if let Some(help) = error.help {
-                writeln!(io::stderr(), "  {help}")?;
+                writeln!(io::stderr(), "  {}", terminal::block(&help))?;
             }
             Ok(None)
         }

@@ -11,6 +11,7 @@ use super::{ConfigArgs, Failure, namespaced};
 use crate::{
     config,
     rbac::{self, Account, Accounts, Form},
+    terminal,
 };
 
 /// Print the Kubernetes roles that the configuration needs, or check those of a cluster.
@@ -95,7 +96,7 @@ pub fn run(args: &RbacArgs, out: &mut impl Write, notes: &mut impl Write) -> Res
         return Ok(0);
     }
     for difference in differences {
-        writeln!(out, "{difference}")?;
+        writeln!(out, "{}", terminal::line(&difference.to_string()))?;
     }
     Ok(1)
 }

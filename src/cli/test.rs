@@ -13,6 +13,7 @@ use crate::{
         raw::{PolicyTest, Root, TestFile},
         report::no_such,
     },
+    terminal,
 };
 
 /// Run the test cases of the policy.
@@ -124,12 +125,13 @@ fn run_one(policy: &Policy, root: &Root, test: &PolicyTest) -> CaseResult {
 
 impl fmt::Display for Results {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let width = self.cases.iter().map(|case| case.name.chars().count()).max().unwrap_or(0);
-        for case in &self.cases {
+        let names: Vec<String> = self.cases.iter().map(|case| terminal::line(&case.name)).collect();
+        let width = names.iter().map(|name| name.chars().count()).max().unwrap_or(0);
+        for (case, name) in self.cases.iter().zip(&names) {
             let mark = if case.differences.is_empty() { "ok  " } else { "FAIL" };
-            writeln!(f, "{mark}  {:width$}  {}", case.name, case.decided)?;
+            writeln!(f, "{mark}  {name:width$}  {}", terminal::line(&case.decided))?;
             for difference in &case.differences {
-                writeln!(f, "      {difference}")?;
+                writeln!(f, "      {}", terminal::line(difference))?;
             }
         }
         let failed = self.cases.iter().filter(|case| !case.differences.is_empty()).count();

@@ -134,7 +134,7 @@ impl fmt::Display for Decided {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.outcome.as_str())?;
         match (&self.rule, self.scopes.as_slice()) {
-            (Some(rule), _) => write!(f, " by {rule}"),
+            (Some(rule), _) => write!(f, " by {}", terminal::line(rule)),
             (None, []) => Ok(()),
             (None, scopes) => write!(f, " with scope {}", terminal::line(&scopes.join(" "))),
         }

@@ -87,3 +87,22 @@ fn the_result_of_each_case_is_printed_as_json() {
     assert_eq!((&told["cases"][0]["name"], &told["cases"][0]["decided"]), (&"a".into(), &"deny by no rule".into()));
     assert_eq!(told["cases"][0]["differences"][0], "expected allow");
 }
+
+#[test]
+fn the_text_of_a_case_stays_on_its_line() {
+    let results = run_cases(
+        r#"
+tests:
+  - {name: "esc \e[31m\nok\u202e", principal: {groups: [dev]}, request: {route: web}, expect: {outcome: allow}}
+  - {name: b, principal: {groups: [dev]}, request: {route: web}, expect: {outcome: allow, rule: "x\ny"}}
+"#,
+    );
+    let name = r"esc \u001b[31m\nok\u202e";
+    let expected = format!(
+        "ok    {name}  allow by dev\nFAIL  b{}  allow by dev\n      there is no rule `x\\ny`\n",
+        " ".repeat(name.len() - 1)
+    );
+    let text = results.to_string();
+    assert!(text.starts_with(&expected), "{text:?}");
+    assert!(text.ends_with("\n1 of 2 cases are decided as expected\n"), "{text:?}");
+}

@@ -22,7 +22,7 @@ use crate::{
     egress::{Bounds, Egress, EgressError, NO_SERVERS},
     issuers::REVOKED,
     sessions::ACCESS_REVOKED,
-    sts,
+    sts, terminal,
 };
 
 const BOUNDS: Bounds = Bounds { timeout: Duration::from_secs(15), max_body: 64 << 10 };
@@ -254,8 +254,8 @@ impl Swap {
         let status = answer.status();
         let told: Option<Value> = serde_json::from_slice(answer.body()).ok();
         let text = |pointer: &str| {
-            let text = told.as_ref()?.pointer(pointer)?.as_str()?.chars();
-            Some(text.filter(|character| !character.is_control()).take(600).collect::<String>())
+            let text: String = told.as_ref()?.pointer(pointer)?.as_str()?.chars().take(600).collect();
+            Some(terminal::line(&text))
         };
         // In the form of OAuth, or in that of registries.
         let error = text("/error").or_else(|| text("/errors/0/code"));
