@@ -17,6 +17,7 @@ use super::{
 use crate::{
     clock::{Timestamp, millis},
     tekton::RunKind,
+    terminal::line,
 };
 
 /// Why a token ended that its holder revoked.
@@ -266,7 +267,7 @@ impl Found {
         for token in self.tokens.values_mut() {
             let is_out = token.at <= at && at.as_millis() < token.issued.expires;
             if is_out && revocation.meets(token) {
-                token.end(at, || format!("an operator revoked it: {}", line.unmapped.why.escape_debug()));
+                token.end(at, || format!("an operator revoked it: {}", line.unmapped.why));
             }
         }
     }
@@ -297,44 +298,49 @@ impl fmt::Display for TracedToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { issued, .. } = self;
         let scopes = if issued.scopes.is_empty() { "no scope".to_owned() } else { issued.scopes.join(" ") };
-        write!(f, "  token      {} for {} ({scopes})", issued.token, issued.audience)?;
-        match &self.actor {
-            Some(_) => writeln!(f, " on behalf of {}", self.whose)?,
-            None => writeln!(f)?,
-        }
+        let whose = self.actor.as_ref().map(|_| format!(" on behalf of {}", self.whose)).unwrap_or_default();
+        let token = format!("{} for {} ({scopes}){whose}", issued.token, issued.audience);
+        writeln!(f, "  token      {}", line(&token))?;
         if let Some(task) = &issued.task {
-            write!(f, "    to       TaskRun {}/{}, pod {}", task.namespace, task.task_run.name, task.pod.name)?;
+            let mut to = format!("TaskRun {}/{}, pod {}", task.namespace, task.task_run.name, task.pod.name);
             if let Some(run) = &task.pipeline_run {
-                write!(f, ", task {} of PipelineRun {}", task.pipeline_task.as_deref().unwrap_or("?"), run.name)?;
+                let of = task.pipeline_task.as_deref().unwrap_or("?");
+                to.push_str(&format!(", task {of} of PipelineRun {}", run.name));
             }
-            writeln!(f)?;
+            writeln!(f, "    to       {}", line(&to))?;
         }
         if let Some(onward) = &issued.onward {
             let OnwardLine { provider, assertion, sha256 } = onward;
-            writeln!(f, "    of       {provider}, for assertion {assertion}, SHA-256 {sha256}")?;
+            let of = format!("{provider}, for assertion {assertion}, SHA-256 {sha256}");
+            writeln!(f, "    of       {}", line(&of))?;
         }
         let (from, until) = (self.at, Timestamp::from_millis(issued.expires));
         match &self.withheld {
-            Some(why) => writeln!(f, "    withheld {from}: {why}, by request {}; nobody received it", self.request)?,
+            Some(why) => {
+                let why = line(why);
+                writeln!(f, "    withheld {from}: {why}, by request {}; nobody received it", self.request)?;
+            }
             None => writeln!(
                 f,
                 "    issued   {from} until {until}, by request {} and rule {}",
                 self.request,
-                issued.rules.join(", ")
+                line(&issued.rules.join(", "))
             )?,
         }
         if let Some(End { time, why }) = &self.ended {
-            writeln!(f, "    ended    {time}: {why}")?;
+            writeln!(f, "    ended    {time}: {}", line(why))?;
         }
         if let Some(End { time, why }) = &self.no_others_since {
             writeln!(
                 f,
-                "    no more  from {time} on: {why}; this one is valid until {until}, unless the provider ended it: find its SHA-256 in the log"
+                "    no more  from {time} on: {}; this one is valid until {until}, unless the provider ended it: find its SHA-256 in the log",
+                line(why)
             )?;
         }
         for used in &self.uses {
             if let Some(AtServer { server, active, .. }) = &used.at_server {
                 let heard = if *active { "active" } else { "not active" };
+                let server = line(server);
                 writeln!(
                     f,
                     "    used     {} at resource server {server}, which was told it is {heard}, request {}",
@@ -343,9 +349,10 @@ impl fmt::Display for TracedToken {
                 continue;
             }
             let status = used.status.map_or_else(|| "-".to_owned(), |status| status.to_string());
-            write!(f, "    used     {} {} {}{} {status}", used.at, used.method, used.host, used.path.escape_debug())?;
+            let what = line(&format!("{} {}{}", used.method, used.host, used.path));
+            write!(f, "    used     {} {what} {status}", used.at)?;
             match &used.rule {
-                Some(rule) => writeln!(f, ", by rule {rule}, request {}", used.request)?,
+                Some(rule) => writeln!(f, ", by rule {}, request {}", line(rule), used.request)?,
                 None => writeln!(f, ", request {}", used.request)?,
             }
         }

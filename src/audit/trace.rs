@@ -32,6 +32,7 @@ use crate::{
     error::Reason,
     runs::{EVENT_WINDOW, SKEW},
     tekton::RunKind,
+    terminal,
 };
 
 /// Reasons for which a request got no response of its upstream, although that may have executed it.
@@ -344,13 +345,15 @@ impl fmt::Display for Cause {
                 Kind::Agent => "an agent",
                 Kind::Workload => "a workload",
             };
-            writeln!(f, "  caused by  {} ({kind} of {})", principal.username, principal.issuer)?;
+            let (username, issuer) = (terminal::line(&principal.username), terminal::line(&principal.issuer));
+            writeln!(f, "  caused by  {username} ({kind} of {issuer})")?;
             if let Some(actor) = &principal.actor {
-                writeln!(f, "  through    {}", actor.subject)?;
+                writeln!(f, "  through    {}", terminal::line(&actor.subject))?;
             }
         }
         if let Some(facts) = &request.delivery {
-            write!(f, "  delivery   {} of {}", facts.delivery.escape_debug(), facts.webhook)?;
+            // These are strangers' texts.
+            write!(f, "  delivery   {} of {}", terminal::line(&facts.delivery), terminal::line(&facts.webhook))?;
             let told = [
                 ("", &facts.event),
                 ("repository ", &facts.repository),
@@ -362,8 +365,7 @@ impl fmt::Display for Cause {
             ];
             for (word, text) in told {
                 if let Some(text) = text {
-                    // These are strangers' texts: they must not control the terminal.
-                    write!(f, ", {word}{}", text.escape_debug())?;
+                    write!(f, ", {word}{}", terminal::line(text))?;
                 }
             }
             writeln!(f)?;
@@ -379,7 +381,7 @@ impl fmt::Display for Cause {
             write_request(f, "sent by", sent)?;
         }
         match &self.event {
-            Some(event) => writeln!(f, "  event      {event}"),
+            Some(event) => writeln!(f, "  event      {}", terminal::line(event)),
             None => Ok(()),
         }
     }
@@ -393,7 +395,7 @@ fn write_request(f: &mut fmt::Formatter<'_>, word: &str, request: &ReplayInputs)
     let rule = request.decision.as_ref().and_then(|decision| decision.rule.as_deref());
     let policy = request.policy.as_deref().map(|digest| digest.get(..12).unwrap_or(digest));
     if let (Some(rule), Some(policy)) = (rule, policy) {
-        write!(f, ", by rule {rule} of policy {policy}")?;
+        write!(f, ", by rule {} of policy {}", terminal::line(rule), terminal::line(policy))?;
     }
     writeln!(f)
 }

@@ -433,7 +433,8 @@ impl<'a> Recorded<'a> {
 impl fmt::Display for FromTrail<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Recorded { asked, outcome, rule, reason, detail, policy } = &self.recorded;
-        let policy = policy.unwrap_or("unknown");
+        let [rule, reason, policy] = [rule, reason, policy].map(|text| text.map(terminal::line));
+        let (rule, reason, policy) = (rule.as_deref(), reason.as_deref(), policy.as_deref().unwrap_or("unknown"));
         if let Some(asked) = asked {
             writeln!(f, "asked for: {asked}")?;
         }
@@ -450,7 +451,7 @@ impl fmt::Display for FromTrail<'_> {
         }
         writeln!(f)?;
         if !self.truncated.is_empty() {
-            let cut = self.truncated.join(", ");
+            let cut = terminal::line(&self.truncated.join(", "));
             writeln!(f, "the record was too long and lost {cut}: a new decision may differ")?;
         }
         if self.pseudonymous {

@@ -144,6 +144,7 @@ impl fmt::Display for Report {
                     Some(false) => "UNUSED in the period",
                     None => "not known whether it was used",
                 };
+                let [who, gives] = [who, gives].map(|told| terminal::line(&told.to_string()));
                 writeln!(f, "  {kind} {}, {used}\n    who   {who}\n    what  {gives}", terminal::line(id))?;
             }
             writeln!(f, "  $ {}\n  $ {}", held.command, command(&held.unused_query))?;

@@ -8,6 +8,7 @@ use uuid::Uuid;
 use crate::{
     audit::{note::code, replay::ReplayError, traced_files::Files, traced_line::Line},
     clock::Timestamp,
+    terminal,
 };
 
 /// The outcome of a request.
@@ -101,10 +102,10 @@ impl fmt::Display for Answer {
         let Self { time, status, reason, event, ended: _ } = self;
         write!(f, "{status} at {}", Timestamp::from_millis(*time))?;
         if let Some(reason) = reason {
-            write!(f, ", {reason}")?;
+            write!(f, ", {}", terminal::line(reason))?;
         }
         match event {
-            Some(event) => write!(f, ", event {event}"),
+            Some(event) => write!(f, ", event {}", terminal::line(event)),
             None => Ok(()),
         }
     }
@@ -117,7 +118,7 @@ impl fmt::Display for Answers {
             None => writeln!(f, "  answered   not known: its end is not in these files")?,
         }
         if let Some(Ending { time, why }) = self.answer.as_ref().and_then(|answer| answer.ended.as_ref()) {
-            writeln!(f, "  ended      {}: {}", Timestamp::from_millis(*time), why.escape_debug())?;
+            writeln!(f, "  ended      {}: {}", Timestamp::from_millis(*time), terminal::line(why))?;
         }
         match (self.tries, &self.last_try) {
             (0, _) => Ok(()),

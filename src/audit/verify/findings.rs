@@ -4,7 +4,10 @@ use std::{collections::BTreeMap, fmt};
 
 use serde::{Serialize, Serializer};
 
-use crate::clock::{Timestamp, rfc3339};
+use crate::{
+    clock::{Timestamp, rfc3339},
+    terminal,
+};
 
 /// The findings of a verification.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
@@ -122,7 +125,7 @@ impl fmt::Display for Summary {
             if self.signatures_checked { "signatures checked" } else { "signatures not checked: no key given" };
         writeln!(f, "{} checkpoints, {signatures}", self.checkpoints)?;
         for (kind, count) in &self.kinds {
-            writeln!(f, "  {kind}: {count}")?;
+            writeln!(f, "  {}: {count}", terminal::line(kind))?;
         }
         if let Some(cut) = self.cut {
             writeln!(f, "lines up to number {cut} were removed by retention, according to the trail")?;

@@ -19,6 +19,7 @@ use crate::{
         format::{Format, print_json},
     },
     clock::Timestamp,
+    terminal,
 };
 
 /// Check an audit trail. Exit status 0: intact; 1: tampered with; 2: it cannot be checked.
@@ -98,7 +99,7 @@ fn check(args: &VerifyArgs, out: &mut impl Write, stderr: &mut impl Write) -> u8
     match checked {
         Ok(intact) => u8::from(!intact),
         Err(error) => {
-            let _ = writeln!(stderr, "cannot check: {error}");
+            let _ = writeln!(stderr, "cannot check: {}", terminal::block(&error.to_string()));
             2
         }
     }
@@ -125,7 +126,7 @@ fn json(intact: bool, found: &impl Serialize, out: &mut impl Write) -> io::Resul
 
 fn print(findings: &Findings, stdout: &mut impl Write, stderr: &mut impl Write) -> io::Result<()> {
     for problem in &findings.problems {
-        writeln!(stderr, "{problem}")?;
+        writeln!(stderr, "{}", terminal::line(&problem.to_string()))?;
     }
     if findings.more > 0 {
         writeln!(stderr, "and {} problems more", findings.more)?;
@@ -142,15 +143,17 @@ fn print(findings: &Findings, stdout: &mut impl Write, stderr: &mut impl Write) 
 fn print_all(all: &AllFindings, stdout: &mut impl Write, stderr: &mut impl Write) -> io::Result<()> {
     for Chain { path, instances, findings } in &all.chains {
         let instances: Vec<&str> = instances.iter().map(|instance| &**instance).collect();
-        writeln!(stdout, "{} of {}", path.display(), instances.join(", "))?;
+        let chain = format!("{} of {}", path.display(), instances.join(", "));
+        writeln!(stdout, "{}", terminal::line(&chain))?;
         print(findings, stdout, stderr)?;
         writeln!(stdout)?;
     }
     for other in &all.others {
-        writeln!(stdout, "{}: neither a trail nor a copy of checkpoints, skipped", other.display())?;
+        let other = terminal::line(&other.display().to_string());
+        writeln!(stdout, "{other}: neither a trail nor a copy of checkpoints, skipped")?;
     }
     for problem in &all.problems {
-        writeln!(stderr, "{problem}")?;
+        writeln!(stderr, "{}", terminal::line(problem))?;
     }
     let verdict = if all.is_intact() { "all intact" } else { "NOT ALL INTACT" };
     writeln!(stdout, "{verdict}: {} chains", all.chains.len())

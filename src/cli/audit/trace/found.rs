@@ -103,14 +103,15 @@ impl fmt::Display for Found {
             }
             Self::Run(run) => run.fmt(f),
             Self::Token(token) => {
+                let whose = terminal::line(&token.whose);
                 match &token.actor {
-                    Some(actor) => write!(f, "asked for by {actor}, on behalf of {}", token.whose)?,
-                    None => write!(f, "asked for by {}", token.whose)?,
+                    Some(actor) => write!(f, "asked for by {actor}, on behalf of {whose}")?,
+                    None => write!(f, "asked for by {whose}")?,
                 }
                 writeln!(f, " in request {}", token.request)?;
                 token.fmt(f)
             }
-            Self::Nothing { detail } => writeln!(f, "{detail}"),
+            Self::Nothing { detail } => writeln!(f, "{}", terminal::line(detail)),
             Self::Unreadable { lines, file, line } => writeln!(
                 f,
                 "{lines} of the lines that were searched cannot be read, the first is line {line} of {}; `doorward \
@@ -124,17 +125,17 @@ impl fmt::Display for Found {
 impl fmt::Display for FoundRun {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { kind, namespace, name, uid, created, cause, warning, tokens } = self;
-        write!(f, "{kind} {namespace}/{name} {uid}")?;
+        write!(f, "{}", terminal::line(&format!("{kind} {namespace}/{name} {uid}")))?;
         match created {
             Some(created) => writeln!(f, ", created at {created}")?,
             None => writeln!(f)?,
         }
         match cause {
             Known::Cause(cause) => cause.fmt(f)?,
-            Known::NotKnown(why) => writeln!(f, "  not known  {why}")?,
+            Known::NotKnown(why) => writeln!(f, "  not known  {}", terminal::line(why))?,
         }
         if let Some(warning) = warning {
-            writeln!(f, "  warning    {warning}")?;
+            writeln!(f, "  warning    {}", terminal::line(warning))?;
         }
         tokens.iter().try_for_each(|token| token.fmt(f))
     }

@@ -323,3 +323,13 @@ fn requests_of_strangers_are_printed_without_control_characters() {
     assert!(said.contains(r"of bob\u202e: POST h\u009b/\u009b2J\u202e"), "{said:?}");
     assert!(!said.chars().any(|char| (char.is_control() && char != '\n') || char == '\u{202e}'), "{said:?}");
 }
+
+#[test]
+fn the_name_of_a_caller_forges_no_line_of_a_trace() {
+    let id = Uuid::from_u128(9);
+    let made = request(id, "eve\n  caused by  alice", &json!({}));
+    let link = link("mine", None, id).replace(r#""uid":"r""#, r#""uid":"s""#);
+    let (code, said) = told(Kind::PipelineRun, "ci/mine", &[made, link]);
+    assert!(code == 0 && said.contains(r"  caused by  eve\n  caused by  alice (a person of corp)"), "{said}");
+    assert_eq!(said.lines().filter(|line| line.starts_with("  caused by")).count(), 1, "{said}");
+}
