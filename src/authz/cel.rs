@@ -76,12 +76,8 @@ impl Expression {
             Ok(program) => program,
             Err(errors) => {
                 for error in errors.errors {
-                    // The message ends with a list of all tokens that the grammar accepts there.
-                    let message = error.msg.trim().trim_start_matches("Syntax error: ");
-                    let message = message.split(" expecting ").next().unwrap_or(message);
-                    let message = message.replace("'<EOF>'", "the end");
                     report
-                        .error(at, format!("the expression does not parse: {message}"))
+                        .error(at, format!("the expression does not parse: {}", syntax_error(&error.msg)))
                         .offset(offset(source, error.pos));
                 }
                 return None;
@@ -228,6 +224,23 @@ fn type_name(value: &Value) -> String {
     match value {
         Value::Float(_) => "double".to_owned(),
         other => other.type_of().to_string(),
+    }
+}
+
+/// Rewords a message of the parser, which is in terms of its grammar.
+fn syntax_error(message: &str) -> String {
+    let message = message.trim().trim_start_matches("Syntax error: ");
+    // It ends with a list of all tokens that the grammar accepts there.
+    let message = message.split(" expecting ").next().unwrap_or(message);
+    let found =
+        ["mismatched input ", "extraneous input ", "token recognition error at: ", "no viable alternative at input "]
+            .into_iter()
+            .find_map(|beginning| message.strip_prefix(beginning)?.strip_prefix('\'')?.strip_suffix('\''));
+    match found.map(str::trim) {
+        Some("<EOF>") => "it ends too early".to_owned(),
+        Some("=") => "`=` is not an operator; equality is `==`".to_owned(),
+        Some(token) => format!("`{token}` is not expected here"),
+        None => message.replace("'<EOF>'", "the end"),
     }
 }
 

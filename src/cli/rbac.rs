@@ -120,7 +120,10 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
 }
 
 pub(super) fn no_list(path: &Path, error: &serde_json::Error) -> String {
-    format!("{} is not a list of Kubernetes objects in JSON: {error}", path.display())
+    format!(
+        "{} is not a list of Kubernetes objects in JSON: {error}; write it with `kubectl get KINDS -A -o json`, as the help says",
+        path.display()
+    )
 }
 
 #[cfg(test)]
@@ -185,6 +188,18 @@ rules: [{id: look, on: {kubernetes: {verbs: [read]}}, who: {issuers: [a]}, do: a
         assert_eq!(status, 1, "{told}");
         assert!(told.contains("too wide  ClusterRole doorward-impersonator: impersonate users\n"), "{told}");
         assert!(!told.contains("doorward-impersonated-actions"), "{told}");
+    }
+
+    #[test]
+    fn what_is_no_list_is_refused_without_the_names_of_types() {
+        let folder = tempfile::tempdir().unwrap();
+        let [config, list] = ["doorward.yaml", "list.json"].map(|name| folder.path().join(name).display().to_string());
+        std::fs::write(&config, CONFIGURATION).unwrap();
+        std::fs::write(&list, "[]").unwrap();
+        let args = Command::parse_from(["rbac", &config, "--check", &list]).args;
+        let refused = run(&args, &mut io::sink(), &mut io::sink()).unwrap_err().to_string();
+        assert!(refused.contains("expected an object with `items`") && refused.contains("kubectl get"), "{refused}");
+        assert!(!refused.contains("struct"), "{refused}");
     }
 
     #[test]

@@ -14,6 +14,14 @@ use serde_saphyr::{
 
 /// The largest size of a file that belongs to a configuration.
 pub const MAX_BYTES: usize = 4 << 20;
+/// The most keys and values of a file.
+const MAX_NODES: usize = 200_000;
+/// The most levels of nesting.
+const MAX_DEPTH: usize = 48;
+/// The most anchors, and the most aliases.
+const MAX_ALIASES: usize = 1_000;
+/// The most keys and values, with the marks around lists and maps, that aliases repeat.
+const MAX_REPEATED: usize = 50_000;
 
 /// A file as it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -190,7 +198,13 @@ impl Malformed {
             Error::MergeKeyNotAllowed { .. } => {
                 ("merge keys (`<<`) are not accepted; write the keys out".to_owned(), None)
             }
-            Error::Budget { .. } => ("larger or nested deeper than a configuration may be".to_owned(), None),
+            Error::Budget { .. } => (
+                format!(
+                    "a file may have {MAX_NODES} keys and values, {MAX_DEPTH} levels of nesting and {MAX_ALIASES} aliases, \
+                     and this has more of one of them"
+                ),
+                Some("divide grants and rules among several files, which `policies` lists"),
+            ),
             // The value is not quoted: it may be a secret that begins with `!`, or that reads as an infinite number.
             Error::UnsupportedTag { .. } => {
                 ("tags (`!name`) are not accepted".to_owned(), Some("put a text that begins with `!` in quotes"))
@@ -216,6 +230,14 @@ fn explained(mut message: String, text: &str, start: &mut usize) -> (String, Opt
             *start += text.get(*start..).and_then(|rest| rest.find('\t')).unwrap_or_default();
             ("there is a tab where YAML allows only spaces".to_owned(), Some("indent with spaces"))
         }
+        said if said.contains("tabs disallowed") || said.contains("tab cannot be used") => {
+            ("there is a tab where YAML allows only spaces".to_owned(), Some("indent with spaces"))
+        }
+        said if said.contains("recursion limit") => (format!("nested more than {MAX_DEPTH} levels deep"), None),
+        said if said.starts_with("alias replay") || said.starts_with("alias expansion") => (
+            format!("aliases (`*name`) repeat more than a file may have: {MAX_REPEATED} keys and values"),
+            Some("write out what is meant"),
+        ),
         said if said.contains("recursive") => {
             ("an alias is used within the part that it repeats".to_owned(), Some("write out what is meant"))
         }
@@ -271,16 +293,16 @@ fn is_second_of_its_line(text: &str, colon: usize) -> bool {
 fn reader() -> Options {
     options! {
         budget: budget! {
-            max_depth: 48,
-            max_events: 400_000,
-            max_nodes: 200_000,
-            max_aliases: 1_000,
-            max_anchors: 1_000,
+            max_depth: MAX_DEPTH,
+            max_events: 2 * MAX_NODES,
+            max_nodes: MAX_NODES,
+            max_aliases: MAX_ALIASES,
+            max_anchors: MAX_ALIASES,
             max_recorded_anchor_events: 100_000,
             max_recorded_anchor_bytes: MAX_BYTES,
             max_total_scalar_bytes: 2 * MAX_BYTES,
         },
-        alias_limits: alias_limits! { max_total_replayed_events: 50_000, max_replay_stack_depth: 16 },
+        alias_limits: alias_limits! { max_total_replayed_events: MAX_REPEATED, max_replay_stack_depth: 16 },
         duplicate_keys: DuplicateKeyPolicy::PassThrough,
         merge_keys: MergeKeyPolicy::Error,
         strict_booleans: true,
@@ -447,19 +469,21 @@ mod tests {
     #[test]
     fn anything_but_a_single_plain_document_is_refused_at_the_line_at_fault() {
         let deep = "[".repeat(1000);
+        let many = format!("a: &x 1\nb: [{}]", "*x,".repeat(MAX_ALIASES + 1));
         let bomb = "a: &a [x,x,x,x,x,x,x,x,x,x]\nb: &b [*a,*a,*a,*a,*a,*a,*a,*a,*a,*a]\nc: &c [*b,*b,*b,*b,*b,*b,*b,*b,*b,*b]\n\
                     d: &d [*c,*c,*c,*c,*c,*c,*c,*c,*c,*c]\ne: [*d,*d,*d,*d,*d,*d,*d,*d,*d,*d]\n";
         for (text, start, message) in [
             ("a: 1\n---\nb: 2", Some(9), "more than one YAML document"),
             ("a: [", Some(3), "unclosed bracket"),
-            ("a:\n\t- b", Some(4), "tab"),
+            ("a:\n\t- b", Some(4), "a tab where YAML allows only spaces"),
             ("a: &x {b: 1}\nc:\n  <<: *x", None, "merge keys"),
             ("a: !secret b", None, "tag"),
             ("a: *nowhere", None, "anchor"),
             ("a: .inf", Some(3), "not finite"),
             ("? [a]\n: b", Some(2), "string"),
-            (deep.as_str(), None, ""),
-            (bomb, None, ""),
+            (deep.as_str(), None, "48 levels"),
+            (bomb, None, "aliases"),
+            (many.as_str(), None, "1000 aliases"),
         ] {
             let malformed = Node::parse(text, 0).unwrap_err();
             assert!(malformed.message.contains(message), "{text:.40}: {malformed:?}");

@@ -6,6 +6,7 @@ use serde::{Deserialize, de::IgnoredAny};
 
 /// A `v1` `List` in JSON, with the parts of each object that its reader needs.
 #[derive(Debug, Deserialize)]
+#[serde(expecting = "an object with `items`")]
 pub struct List<T> {
     pub items: Vec<T>,
 }

@@ -252,6 +252,17 @@ fn arithmetic_on_types_that_have_none_is_an_error_at_load() {
 }
 
 #[test]
+fn errors_of_syntax_are_in_words_of_the_writer() {
+    for (source, said) in [
+        ("principal.groups ==", "the expression does not parse: it ends too early"),
+        ("request.path = 'x'", "the expression does not parse: `=` is not an operator; equality is `==`"),
+        ("request.path == 'x' )", "the expression does not parse: `)` is not expected here"),
+    ] {
+        assert_eq!(first_problem(source).as_deref(), Some(said), "{source}");
+    }
+}
+
+#[test]
 fn an_invalid_pattern_is_explained_on_one_line() {
     let reported = first_problem("principal.subject.matches('(')");
     assert_eq!(reported.as_deref(), Some("the pattern of `matches` is invalid: unclosed group"));
