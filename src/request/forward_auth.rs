@@ -68,6 +68,7 @@ impl Worker {
         let request = original(request, proxy).inspect_err(|_| exchange.note_raw_target(&sent))?;
         exchange.record().method = request.method().clone();
         *manner = Manner::of(id, &request);
+        manner.proxy = Some(proxy);
         let request = self.sanitize_and_note(snapshot, arrival(connection, snapshot), request, exchange, manner)?;
         let route = match snapshot.routes.find(request.host(), request.path(), request.method())? {
             Target::Upstream(route) => route,
@@ -107,20 +108,21 @@ impl Worker {
     }
 }
 
+/// Whether the proxy names the request by a URL, as only ingress-nginx does.
+pub(super) fn is_by_url<B>(request: &Request<B>) -> bool {
+    request.headers().contains_key(&ORIGINAL_URL)
+}
+
 /// nginx understands no refusals but 401 and 403 (`ngx_http_auth_request_module`), and turns any other into an error of
-/// its own.
-pub(super) fn as_understood_by(proxy: ForwardAuth, rejection: Rejection) -> Rejection {
+/// its own. On 401, it hands the request itself to Doorward (`error_page`), which asks for the login that is needed.
+/// ingress-nginx sends people to a login that does not ask for it, and would then send them there again.
+pub(super) fn as_understood_by(proxy: ForwardAuth, is_by_url: bool, rejection: Rejection) -> Rejection {
     let status = rejection.status();
-    match proxy {
-        // On 401, nginx sends people to a login that does not ask for what is needed, and then asks again.
-        ForwardAuth::Nginx
-            if status.is_client_error()
-                && (status != StatusCode::UNAUTHORIZED || rejection.reason() == Reason::NeedUnmet) =>
-        {
-            rejection.with_status(StatusCode::FORBIDDEN)
-        }
-        _ => rejection,
+    let is_understood = status == StatusCode::UNAUTHORIZED && !(is_by_url && rejection.reason() == Reason::NeedUnmet);
+    if proxy == ForwardAuth::Nginx && status.is_client_error() && !is_understood {
+        return rejection.with_status(StatusCode::FORBIDDEN);
     }
+    rejection
 }
 
 fn only_through_us(why: &'static str) -> Rejection {
@@ -422,13 +424,27 @@ mod tests {
     fn nginx_gets_only_status_codes_that_it_understands() {
         for (row, reason, proxy, expected) in [
             ("nobody is signed in", Reason::CredentialMissing, ForwardAuth::Nginx, 401),
-            ("the login does not do", Reason::NeedUnmet, ForwardAuth::Nginx, 403),
             ("no such page", Reason::RouteNotFound, ForwardAuth::Nginx, 403),
             ("our own trouble", Reason::StoreUnavailable, ForwardAuth::Nginx, 503),
             ("no such page, elsewhere", Reason::RouteNotFound, ForwardAuth::Traefik, 404),
-            ("the login does not do, elsewhere", Reason::NeedUnmet, ForwardAuth::Envoy, 401),
         ] {
-            assert_eq!(as_understood_by(proxy, Rejection::new(reason, "")).status().as_u16(), expected, "{row}");
+            for is_by_url in [false, true] {
+                let told = as_understood_by(proxy, is_by_url, Rejection::new(reason, ""));
+                assert_eq!(told.status().as_u16(), expected, "{row}");
+            }
+        }
+    }
+
+    /// Behind nginx, such a person was shut out by a bare 403.
+    #[test]
+    fn a_proxy_that_leads_to_the_needed_login_is_told_that_the_login_does_not_suffice() {
+        for (row, proxy, is_by_url, expected) in [
+            ("nginx hands the request over", ForwardAuth::Nginx, false, 401),
+            ("ingress-nginx would go round in circles", ForwardAuth::Nginx, true, 403),
+            ("Envoy passes the answer on", ForwardAuth::Envoy, false, 401),
+        ] {
+            let told = as_understood_by(proxy, is_by_url, Rejection::new(Reason::NeedUnmet, ""));
+            assert_eq!(told.status().as_u16(), expected, "{row}");
         }
     }
 

@@ -61,8 +61,9 @@ impl Worker {
     ) -> Result<Ending, Rejection> {
         let arrival = arrival(connection, snapshot);
         if let Some(proxy) = forward_auth::querying_proxy(&request, arrival.trusted, snapshot) {
+            let is_by_url = forward_auth::is_by_url(&request);
             let answer = Box::pin(self.answer_proxy(proxy, snapshot, connection, request, exchange, manner)).await;
-            return answer.map_err(|rejection| forward_auth::as_understood_by(proxy, rejection));
+            return answer.map_err(|rejection| forward_auth::as_understood_by(proxy, is_by_url, rejection));
         }
         let request = self.sanitize_and_note(snapshot, arrival, request, exchange, manner)?;
         let route = match snapshot.routes.find(request.host(), request.path(), request.method()) {

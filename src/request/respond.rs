@@ -19,7 +19,7 @@ use super::{
 use crate::{
     body::{OnEnd, ResponseBody},
     clock::Timestamp,
-    config::raw::{RouteKind, Scheme},
+    config::raw::{ForwardAuth, RouteKind, Scheme},
     error::{Reason, Rejection},
     kubernetes::Attributes,
     oidc::{SIGN_IN, page_of_form},
@@ -46,6 +46,8 @@ pub struct Manner {
     request: String,
     /// Whether there is an `Authorization` header, which browsers do not add.
     pub(super) is_program: bool,
+    /// The proxy that asks on the client's behalf, and reads the response.
+    pub(super) proxy: Option<ForwardAuth>,
     /// Where a login leads back to: the page that was navigated to.
     pub(super) back: Option<String>,
     /// The page of the submitted form, if it is known.
@@ -73,6 +75,7 @@ impl Manner {
             is_grpc: headers.get(header::CONTENT_TYPE).is_some_and(is_grpc),
             is_discovery: false,
             is_program: headers.contains_key(header::AUTHORIZATION),
+            proxy: None,
             request: String::new(),
             back: None,
             form: None,

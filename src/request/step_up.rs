@@ -1,11 +1,12 @@
 //! Step-up: somebody is signed in, but with a login that does not meet what a rule needs.
 
 use bytes::Bytes;
-use http::{Response, StatusCode};
+use http::Response;
 
 use super::respond::Manner;
 use crate::{
     authn::{Principal, Scheme},
+    config::raw::ForwardAuth,
     error::Rejection,
     oidc::{Login, redirect_to},
 };
@@ -20,8 +21,8 @@ pub(super) fn offer(
     host: &str,
     manner: &mut Manner,
 ) -> Result<Response<Bytes>, Rejection> {
-    // Not for nginx, which asks on somebody's behalf and understands neither.
-    let needed = rejection.needed_login().filter(|_| rejection.status() == StatusCode::UNAUTHORIZED);
+    // nginx understands nothing but a status.
+    let needed = rejection.needed_login().filter(|_| manner.proxy != Some(ForwardAuth::Nginx));
     let principal = principal.filter(|principal| principal.scheme == Scheme::Session);
     let (Some(needed), Some(principal)) = (needed, principal) else { return Err(rejection) };
     if manner.is_program {

@@ -19,9 +19,11 @@ async fn world(forward_auth: &str) -> LoginFixture {
   - {name: kube, kind: kubernetes, hosts: [kube.test], schemes: [bearer], upstream: api}
   - {name: open, kind: http, hosts: [open.localhost], schemes: [session, anonymous], upstream: web}
   - {name: public, kind: http, hosts: [public.localhost], schemes: [session, anonymous], upstream: web}
+  - {name: careful, kind: http, hosts: [localhost], paths: [/careful], schemes: [session], upstream: web}
 rules:
 "),
         (RULE, "{id: read, on: {routes: [web, board], methods: [GET]}, who: {users: [alice]}, do: allow}
+  - {id: careful, on: {routes: [careful]}, who: {users: [alice]}, need: {acr: [gold]}, do: allow}
   - {id: open, on: {routes: [open]}, who: {anonymous: true}, do: allow}
   - {id: public, on: {routes: [public], paths: ['/public/*']}, who: {anonymous: true}, do: allow}
   - {id: public-to-users, on: {routes: [public], paths: ['/public/*']}, who: {users: [alice]}, do: allow}
@@ -211,6 +213,32 @@ async fn nginx_lets_through_what_the_policy_allows() {
     assert_eq!(denied["http_request"]["url"]["path"], "/page", "{denied}");
     assert_eq!((&denied["unmapped"]["route"], &denied["http_response"]["code"]), (&json!("web"), &json!(403)));
     assert_eq!(denied["status_code"], "no_rule_matched", "{denied}");
+}
+
+/// They got a bare 403, and no way to such a login.
+#[tokio::test]
+async fn behind_nginx_people_are_sent_to_the_login_that_a_rule_needs() {
+    let world = world("forward_auth: nginx").await;
+    let nginx = nginx(&world).await;
+    let host = format!("localhost:{}", nginx.address.port());
+    let host_line = format!("Host: {host}");
+    let cookie = log_in(&world.doorward, &host, "/page").await;
+    world.upstream.take();
+    let lines = ["GET /careful?x=1 HTTP/1.1", &host_line, &cookie];
+    let away = ask(&nginx, &[&lines[..], &["Accept: text/html"]].concat()).await;
+    let to = "/oauth2/continue?issuer=a&acr_values=gold&rd=%2Fcareful%3Fx%3D1";
+    assert_eq!((away.status, away.header("location")), (303, Some(to)), "{}", away.text());
+    let fetch = ask(&nginx, &lines).await;
+    assert_eq!((fetch.status, &*fetch.reason()), (401, "need_unmet"), "{}", fetch.text());
+
+    // nginx itself is not redirected, which it would take for an error. ingress-nginx would send people to a login that
+    // does not ask for what is needed, again and again.
+    for (proxy, status) in [("nginx", 401), ("ingress-nginx", 403)] {
+        let lines = question(proxy, &format!("GET {host} /careful"), &[&*cookie, "Accept: text/html"]);
+        let answer = world.doorward.send(&lines.iter().map(String::as_str).collect::<Vec<_>>(), b"").await;
+        assert_eq!(answer.status, status, "{proxy}: {}", answer.text());
+    }
+    assert!(world.upstream.take().is_empty());
 }
 
 #[tokio::test]
