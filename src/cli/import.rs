@@ -61,6 +61,11 @@ const ALWAYS: [&str; 15] = [
     "standard_logging",
 ];
 
+/// What to do for paths that need no login.
+const OPEN_ROUTE: &str = "add a route of kind `http` for these paths with `schemes: [anonymous]` and no other scheme, and a rule that \
+     allows it. Such a route forwards `Authorization`, but no bearer token if another route of the host has the scheme \
+     `bearer`; if applications take tokens of their own there, give them a host of their own";
+
 /// Settings without a counterpart, and what to do instead.
 const INSTEAD: [(&str, &str); 33] = [
     (
@@ -72,8 +77,8 @@ const INSTEAD: [(&str, &str); 33] = [
     ("cookie_secret", "write a new key and name it under `sessions.keys`; everybody signs in once more"),
     ("cookie_secret_file", "write a new key and name it under `sessions.keys`; everybody signs in once more"),
     ("cookie_refresh", "sessions are refreshed as `sessions.recheck` says, 5 minutes by default"),
-    ("skip_auth_route", "add a route for these paths with `schemes: [anonymous]`, and a rule that allows it"),
-    ("skip_auth_regex", "add a route for these paths with `schemes: [anonymous]`, and a rule that allows it"),
+    ("skip_auth_route", OPEN_ROUTE),
+    ("skip_auth_regex", OPEN_ROUTE),
     ("skip_auth_preflight", "preflights are refused or forwarded by route; take credentials by `Authorization`"),
     ("skip_jwt_bearer_tokens", "give the issuer `audiences`, and the route the scheme `bearer`"),
     ("extra_jwt_issuers", "add an issuer for each, with its `audiences`, and give the route the scheme `bearer`"),

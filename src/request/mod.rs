@@ -9,6 +9,7 @@
 //! | `exchange`, `notes` | what is recorded and counted for a request, and when |
 //! | `expect` | clients that wait for `100 Continue` where they cannot get it |
 //! | `outbound`, `forward` | the request that is sent upstream, which only a permit can become; sending it and cleaning the response |
+//! | `authorization` | which `Authorization` header is the application's own, and is forwarded |
 //! | `account_refusal` | tells which 403 of an API server is about Doorward's own account |
 //! | `respond`, `step_up`, `refusal_limit` | how a caller is refused, how it gets a login that suffices, and the limit of refusals per address |
 //! | `recheck` | rechecks a decision that had to wait for the audit trail |
@@ -20,6 +21,7 @@
 
 mod account_refusal;
 mod apply;
+mod authorization;
 mod caused;
 mod dashboard;
 mod decide;

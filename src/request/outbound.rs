@@ -64,8 +64,12 @@ impl Outbound {
         let of_page = route.kind == RouteKind::Kubernetes
             && lifetime == Lifetime::Upgrade(UpgradeProtocol::WebSocket)
             && received.contains_key(header::ORIGIN);
+        let of_application = route.authorization.of_application(&received);
         let mut headers =
             headers_for(route.kind, &route.pass_headers, received, lifetime, permit.meta(), principal, groups)?;
+        if let Some(of_application) = of_application {
+            headers.insert(header::AUTHORIZATION, of_application);
+        }
         if route.upstream.sees_own_host(route.kind) {
             // A request without one gets the upstream's when it is sent.
             headers.remove(header::HOST);

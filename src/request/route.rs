@@ -13,7 +13,7 @@ use http::{HeaderName, Method};
 
 use self::paths::Paths;
 pub use self::written::{Taker, taker};
-use super::{dashboard::Dashboard, headers, host::Reached, method};
+use super::{authorization::Authorization, dashboard::Dashboard, headers, host::Reached, method};
 use crate::{
     admin::metrics::{RequestMetrics, RouteMetrics},
     assertions,
@@ -46,6 +46,8 @@ pub struct Route {
     pub event_listener: Option<Arc<EventListener>>,
     /// Request headers that are forwarded besides the fixed list of the kind.
     pub pass_headers: Vec<HeaderName>,
+    /// Which `Authorization` of clients is forwarded.
+    pub authorization: Authorization,
     pub max_body: Option<u64>,
     pub max_stream: Duration,
     /// Its first path or prefix, without a slash at the end; empty for a whole host.
@@ -308,6 +310,7 @@ pub fn resolve(root: &raw::Root, parts: Parts<'_>, resolver: &mut Resolver) -> R
         let Some(upstream) = parts.upstreams.get(written.upstream.as_str()) else { continue };
         let webhook = written.webhook.as_deref().and_then(|name| parts.webhooks.get(name));
         let mut route = Route::resolve(written, &at, upstream, webhook, parts, resolver);
+        route.authorization = Authorization::of(root, written);
         let api = written.kubernetes.as_deref().and_then(|name| parts.upstreams.get(name));
         route.dashboard = api.map(|api| Arc::new(Dashboard::new(api, namespaces(root, written))));
         let all = vec!["/*".to_owned()];
@@ -381,6 +384,7 @@ impl Route {
             dashboard: None,
             event_listener: written.event_listener.clone().map(Arc::new),
             pass_headers,
+            authorization: Authorization::Ours,
             max_body: written.max_body.map(|size| size.0),
             max_stream: written.max_stream.get(),
             home: written

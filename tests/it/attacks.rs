@@ -100,6 +100,31 @@ async fn a_route_for_some_methods_takes_them_even_after_a_route_for_all() {
     assert_eq!(fixture.doorward.get("/x", &["Host: both.test"]).await.status, 200, "the twin");
 }
 
+/// An application that authenticates its callers itself got none of their credentials. What may be meant for Doorward is
+/// still not disclosed to it.
+#[tokio::test]
+async fn an_application_gets_authorization_where_doorward_reads_none() {
+    let own = "routes:\n  - {name: own, kind: http, hosts: [web.test], paths: ['/own/*'], schemes: [anonymous], upstream: web}\n";
+    let rules = "rules:\n  - {id: own, on: {routes: [own]}, who: {anonymous: true}, do: allow}\n";
+    let change = |yaml: String| yaml.change("routes:\n", own).change("rules:\n", rules);
+    let fixture = Fixture::with(change, |_| Reply::json(200, "{}")).await;
+    let alice = fixture.alice();
+    for (row, host, path, line, passes) in [
+        ("a password", "Host: open.test", "/x", "Authorization: Basic eDp5", true),
+        ("a token of the application", "Host: open.test", "/x", "Authorization: Bearer x", true),
+        ("a session handle", "Host: open.test", "/x", "Authorization: Bearer dws_x", false),
+        ("a password, beside a route for tokens", "Host: web.test", "/own/x", "Authorization: Basic eDp5", true),
+        ("a token, beside a route for tokens", "Host: web.test", "/own/x", &alice, false),
+        ("a token that Doorward reads", "Host: web.test", "/x", &alice, false),
+    ] {
+        fixture.upstream.take();
+        let answer = fixture.doorward.get(path, &[host, line]).await;
+        assert_eq!(answer.status, 200, "{row}: {}", answer.text());
+        let sent: Vec<&str> = line.strip_prefix("Authorization: ").filter(|_| passes).into_iter().collect();
+        assert_eq!(fixture.upstream.only().all("authorization"), sent, "{row}");
+    }
+}
+
 #[tokio::test]
 async fn a_method_that_no_route_of_a_path_takes_is_answered_with_those_of_all_of_them() {
     let both = "routes:\n  - {name: reads, kind: http, hosts: [both.test], methods: [GET, HEAD], schemes: [anonymous], upstream: web}\n  \
@@ -178,13 +203,14 @@ async fn every_kind_of_route_sends_only_doorwards_identity_headers() {
             let refused = (answer.status, answer.reason());
             assert_eq!((refused, seen.len()), ((403, "impersonation_refused".to_owned()), 0), "{row} {line}");
         }
-        let (users, takes_tokens) = match host {
-            "api.test" => (nobody, true),
-            "board.test" | "web.test" => (&["alice"][..], true),
+        // A token is refused where tokens are taken, and is the application's own where Doorward reads no credential.
+        let (users, forwards_no_token) = match host {
+            "api.test" => (nobody, false),
+            "board.test" | "web.test" => (&["alice"][..], false),
             "open.test" => (nobody, false),
-            _ => (&["webhook:github:repo:1234"][..], false),
+            _ => (&["webhook:github:repo:1234"][..], true),
         };
-        for lines in forged.into_iter().filter(|lines| !takes_tokens || !lines.concat().contains("Bearer")) {
+        for lines in forged.into_iter().filter(|lines| forwards_no_token || !lines.concat().contains("Bearer")) {
             let (answer, seen) = ask(host, path, upgrades, lines).await;
             let status = if upgrades { 101 } else { 200 };
             assert_eq!((answer.status, seen.len()), (status, 1), "{row} {lines:?}: {}", answer.text());
