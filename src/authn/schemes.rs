@@ -4,7 +4,7 @@
 use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderName, Method, Response, header};
+use http::{HeaderMap, HeaderName, Method, Response, header};
 use tokio::runtime::Handle;
 
 use super::{
@@ -26,7 +26,7 @@ use crate::{
     kubernetes::Attributes,
     oidc::Login,
     request::{respond::see_other, route::Route, sanitize::CleanRequest},
-    sessions::{self, CookieRequest, Origin, Sessions, access_revoked, csrf},
+    sessions::{self, CookieRequest, Origin, Sessions, access_revoked, cookie, csrf},
     store::Revocations,
     upstream::buffered::{self, BufferLimits, ByteBudget},
     webhooks::{self, Replay, Webhook},
@@ -113,10 +113,7 @@ impl Authenticator<'_> {
                 "if you meant to send it, go to the start page and send it from there; signing in does not help",
             ));
         }
-        let missing = Rejection::new(
-            Reason::CredentialMissing,
-            format!("the request has no credential; this route accepts {}", wanted(schemes)),
-        );
+        let missing = missing(schemes, request.headers());
         if schemes.contains(&Scheme::Session) {
             let fix = how_to_sign_in(route.kind, request.origin().as_ref());
             return self.challenge(&request, missing.fix(fix));
@@ -417,6 +414,20 @@ fn how_to_sign_in(kind: RouteKind, origin: Option<&Origin>) -> Cow<'static, str>
     }
 }
 
+/// The refusal of a request without a credential that its route accepts. It names one that the route does not accept:
+/// its sender would look for the place at which it was lost.
+fn missing(schemes: &[Scheme], headers: &HeaderMap) -> Rejection {
+    let has_session = || !matches!(cookie::find(headers, cookie::SESSION), Ok(None));
+    let what = if headers.contains_key(header::AUTHORIZATION) {
+        "this route does not accept the `Authorization` of the request; it"
+    } else if !schemes.contains(&Scheme::Session) && has_session() {
+        "this route does not accept the session of a browser; it"
+    } else {
+        "the request has no credential; this route"
+    };
+    Rejection::new(Reason::CredentialMissing, format!("{what} accepts {}", wanted(schemes)))
+}
+
 /// The credentials that a route accepts, in words: `a signed-in browser or a bearer token`.
 pub fn wanted(schemes: &[Scheme]) -> String {
     let words = schemes.iter().filter_map(|scheme| match scheme {
@@ -431,6 +442,8 @@ pub fn wanted(schemes: &[Scheme]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
     use crate::store::{Embedded, Store};
 
@@ -453,5 +466,33 @@ mod tests {
         assert_eq!(outcomes(), [unknown, unknown, None]);
         revocations.refresh().await.unwrap();
         assert_eq!(outcomes(), [None, None, None]);
+    }
+
+    /// A bot whose token was valid, but not accepted there, was told that its request had none.
+    #[test]
+    fn a_refusal_names_the_credential_that_the_route_does_not_accept() {
+        let token = (header::AUTHORIZATION, "Bearer x");
+        let cookie = (header::COOKIE, "a=b; __Host-doorward=x");
+        let other_cookie = (header::COOKIE, "a=b");
+        for (schemes, sent, said) in [
+            (
+                Scheme::Session,
+                Some(&token),
+                "does not accept the `Authorization` of the request; it accepts a signed-in",
+            ),
+            (Scheme::Session, None, "the request has no credential; this route accepts a signed-in browser"),
+            (
+                Scheme::BreakGlass,
+                Some(&token),
+                "does not accept the `Authorization` of the request; it accepts a client",
+            ),
+            (Scheme::Bearer, Some(&cookie), "does not accept the session of a browser; it accepts a bearer token"),
+            (Scheme::Bearer, Some(&other_cookie), "the request has no credential; this route accepts a bearer token"),
+        ] {
+            let line = |(name, value): &(HeaderName, &'static str)| (name.clone(), HeaderValue::from_static(value));
+            let refused = missing(&[schemes], &sent.into_iter().map(line).collect());
+            assert_eq!(refused.reason(), Reason::CredentialMissing);
+            assert!(refused.detail().contains(said), "{schemes:?} {sent:?}: {}", refused.detail());
+        }
     }
 }
