@@ -124,6 +124,28 @@ fn kubernetes_r1_a_head_in_pieces_is_judged_the_same() {
     assert_eq!(server.hits(), 0);
 }
 
+/// The connection was closed all the same, and a client that sent its next request over it lost that one.
+#[test]
+fn a_refusal_before_the_end_of_the_body_says_that_the_connection_ends() {
+    let server = Server::start();
+    for (row, request, closes) in [
+        (
+            "the client waits",
+            "POST /refused HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\nExpect: 100-continue\r\n\r\n",
+            true,
+        ),
+        ("the client sends on", "POST /refused HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf", true),
+        ("all is there", "POST /refused HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\n\r\nfull", false),
+        ("there is none", "GET /refused HTTP/1.1\r\nHost: a\r\n\r\n", false),
+    ] {
+        let mut client = server.connect();
+        client.send(request);
+        let refused = client.response();
+        assert_eq!(status(&refused), "403", "{row}: {refused}");
+        assert_eq!(refused.to_lowercase().contains("connection: close"), closes, "{row}: {refused}");
+    }
+}
+
 #[test]
 fn kubernetes_r1_twins_that_are_well_formed_are_served() {
     let server = Server::start();

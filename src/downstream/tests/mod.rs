@@ -47,7 +47,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const WHOLE: usize = 400 << 10;
 
 /// Answers by path: `/slow` waits for a permit of `gate`, `/parts` waits for one within its body, `/whole` has `WHOLE`
-/// bytes in one piece, and `/largest` says how much of a body arrived at once.
+/// bytes in one piece, `/largest` says how much of a body arrived at once, and `/refused` reads no body.
 #[derive(Clone)]
 struct Fixture {
     hits: Arc<AtomicUsize>,
@@ -99,6 +99,7 @@ impl Fixture {
                 }
                 response(StatusCode::OK, &largest.to_string())
             }
+            "/refused" => response(StatusCode::FORBIDDEN, "refused"),
             "/panic" => panic!("as asked"),
             "/endless" => Response::new(Endless.boxed()),
             "/whole" => response(StatusCode::OK, &"x".repeat(WHOLE)),
