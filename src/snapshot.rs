@@ -135,13 +135,13 @@ impl Context {
 /// Turns the written configuration into what the program runs on. `previous` provides what outlives a generation: keys,
 /// caches, and connections whose settings have not changed.
 pub fn resolve(root: &raw::Root, resolver: &mut Resolver, context: &Context, previous: Option<&Snapshot>) -> Resolved {
-    let (at, egress) = (At::root(), &context.issuers.egress);
+    let (at, egress, now) = (At::root(), &context.issuers.egress, context.clock().now());
     resolver.makes_folder_of(&root.store.path);
     if root.store.redis.is_none() {
         resolver.written(&at.key("store").key("path"), &root.store.path);
     }
     logging::check(&root.log, &at.key("log"), resolver);
-    let downstream = downstream::Settings::resolve(&root.listeners, &root.limits, resolver, &at);
+    let downstream = downstream::Settings::resolve(&root.listeners, &root.limits, now, resolver, &at);
     let admin = AdminSettings::resolve(&root.admin, &at.key("admin"), resolver);
     let audit = audit::Settings::resolve(&root.audit, egress, resolver, &at.key("audit"));
     let sessions = sessions::Settings::resolve(&root.sessions, resolver, &at.key("sessions"));
@@ -166,7 +166,6 @@ pub fn resolve(root: &raw::Root, resolver: &mut Resolver, context: &Context, pre
         })
         .map(|upstream| (Arc::clone(upstream.name()), upstream))
         .collect();
-    let now = context.clock().now();
     let webhooks = webhooks::resolve_all(&root.webhooks, &at.key("webhooks"), egress, now, resolver);
     for webhook in webhooks.values() {
         let before = previous.and_then(|known| known.routes.of_webhook(webhook.name())?.webhook.as_deref());

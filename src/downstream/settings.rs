@@ -6,11 +6,14 @@ use ipnet::IpNet;
 use rustls::ServerConfig;
 
 use super::tls;
-use crate::config::{
-    raw::{Limits, Listener},
-    report::{At, Report},
-    resolver::Resolver,
-    values::Span,
+use crate::{
+    clock::Timestamp,
+    config::{
+        raw::{Limits, Listener},
+        report::{At, Report},
+        resolver::Resolver,
+        values::Span,
+    },
 };
 
 /// The listeners of one generation, ready to bind or to reload.
@@ -45,7 +48,13 @@ impl fmt::Debug for ListenerSettings {
 impl Settings {
     /// Resolves `listeners` and `limits`, which are below `at`. All problems are reported except those that the check
     /// of the whole configuration reports; `None` if any of them is an error.
-    pub fn resolve(listeners: &[Listener], limits: &Limits, resolver: &mut Resolver, at: &At) -> Option<Self> {
+    pub fn resolve(
+        listeners: &[Listener],
+        limits: &Limits,
+        now: Timestamp,
+        resolver: &mut Resolver,
+        at: &At,
+    ) -> Option<Self> {
         let mut ok = check_limits(limits, &mut resolver.report, &at.key("limits"));
         let at = at.key("listeners");
         let mut resolved = Vec::with_capacity(listeners.len());
@@ -54,7 +63,7 @@ impl Settings {
             let tls = match &raw.tls {
                 None => None,
                 Some(tls) => {
-                    let resolved = tls::resolve(tls, resolver, &at.key("tls"));
+                    let resolved = tls::resolve(tls, now, resolver, &at.key("tls"));
                     ok &= resolved.is_some();
                     resolved
                 }

@@ -24,6 +24,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::{
+    clock::Timestamp,
     config::{
         raw::{CertificateFiles, ServerTls},
         report::At,
@@ -107,14 +108,19 @@ impl TlsInfo {
 
 /// Resolves the TLS section of a listener, and when the first of its certificates expires. Problems are reported at
 /// `at`.
-pub(super) fn resolve(raw: &ServerTls, resolver: &mut Resolver, at: &At) -> Option<(ServerConfig, Option<i64>)> {
+pub(super) fn resolve(
+    raw: &ServerTls,
+    now: Timestamp,
+    resolver: &mut Resolver,
+    at: &At,
+) -> Option<(ServerConfig, Option<i64>)> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let certificates_at = at.key("certificates");
     let mut keys = Vec::new();
     // The check of the whole configuration ensures that there is one.
     let mut complete = !raw.certificates.is_empty();
     for (index, files) in raw.certificates.iter().enumerate() {
-        match certified_key(files, &provider, resolver, &certificates_at.index(index)) {
+        match certified_key(files, &provider, now, resolver, &certificates_at.index(index)) {
             Some(key) => keys.push(Arc::new(key)),
             None => complete = false,
         }
@@ -166,6 +172,18 @@ fn end_of(certificate: &CertificateDer<'_>) -> Option<i64> {
     Some(certificate.validity().not_after.timestamp())
 }
 
+/// Why a certificate is not valid at this time, as clients judge it.
+fn outside_validity(certificate: &CertificateDer<'_>, now: Timestamp) -> Option<String> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    let validity = certificate.validity();
+    let from = Timestamp::from_secs(validity.not_before.timestamp());
+    let until = Timestamp::from_secs(validity.not_after.timestamp());
+    if now < from {
+        return Some(format!("is not valid before {from}"));
+    }
+    (until < now).then(|| format!("ended on {until}"))
+}
+
 /// Gives a listener's configuration the tickets of that listener, unless it requests client certificates.
 pub(super) fn with_tickets(mut config: ServerConfig, tickets: Option<&Arc<dyn ProducesTickets>>) -> Arc<ServerConfig> {
     match tickets {
@@ -184,6 +202,7 @@ pub(super) fn tickets() -> Option<Arc<dyn ProducesTickets>> {
 fn certified_key(
     files: &CertificateFiles,
     provider: &CryptoProvider,
+    now: Timestamp,
     resolver: &mut Resolver,
     at: &At,
 ) -> Option<CertifiedKey> {
@@ -198,6 +217,12 @@ fn certified_key(
             return None;
         }
     };
+    if let Some(why) = chain.first().and_then(|leaf| outside_validity(leaf, now)) {
+        // Not an error: a start or a reload that it prevented would help nobody.
+        resolver
+            .warning(&chain_at, format!("{} {why}, so browsers and other clients refuse it", files.chain.display()))
+            .help("replace it in its file, which is reloaded by itself; if its times are right, set the clock");
+    }
     let Ok(key) = PrivateKeyDer::from_pem_slice(key.expose()) else {
         resolver
             .error(&key_at, format!("{} holds no private key", files.key.display()))

@@ -162,7 +162,7 @@ fn a_reload_changes_limits_and_trusted_peers_for_new_connections() {
 fn all_errors_of_the_configuration_are_reported_together() {
     let limits = Limits { header_count: 0, http2_streams: 0, ..Limits::default() };
     let mut resolver = Resolver::new(Path::new("/"));
-    assert!(Settings::resolve(&[listener("a")], &limits, &mut resolver, &At::root()).is_none());
+    assert!(Settings::resolve(&[listener("a")], &limits, Timestamp::default(), &mut resolver, &At::root()).is_none());
     let places: Vec<&str> = resolver.report.problems().iter().map(|problem| problem.at.as_str()).collect();
     assert_eq!(places, ["/limits/header_count", "/limits/http2_streams"]);
 }

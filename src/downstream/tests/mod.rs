@@ -33,6 +33,7 @@ use tokio::sync::Semaphore;
 use super::{Bound, Connection, Downstream, Drain, Metrics, Serve, Settings, Unfit};
 use crate::{
     body::ClientBody,
+    clock::{Clock, Timestamp},
     config::{
         raw::{Limits, Listener},
         report::At,
@@ -183,7 +184,7 @@ fn listener(name: &str) -> Listener {
 
 fn resolve(listeners: &[Listener], limits: &Limits) -> Settings {
     let mut resolver = Resolver::new(Path::new("/"));
-    let settings = Settings::resolve(listeners, limits, &mut resolver, &At::root());
+    let settings = Settings::resolve(listeners, limits, Clock::default().now(), &mut resolver, &At::root());
     settings.unwrap_or_else(|| panic!("{:?}", resolver.report.problems()))
 }
 

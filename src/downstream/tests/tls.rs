@@ -287,9 +287,39 @@ fn files_that_cannot_be_used_are_explained() {
     for (files, place, message) in cases {
         let mut resolver = Resolver::new(Path::new("/"));
         let listeners = [authority.listener(vec![files], false)];
-        assert!(Settings::resolve(&listeners, &Limits::default(), &mut resolver, &At::root()).is_none());
+        let now = Clock::default().now();
+        assert!(Settings::resolve(&listeners, &Limits::default(), now, &mut resolver, &At::root()).is_none());
         let problem = &resolver.report.problems()[0];
         assert!(problem.at.as_str() == place && problem.message.contains(message), "{problem:?}");
+    }
+}
+
+/// It was loaded without a word, and every browser refused it from then on.
+#[test]
+fn a_certificate_that_clients_refuse_by_its_times_is_loaded_with_a_warning() {
+    let authority = Authority::new();
+    let (key, day) = (KeyPair::generate().unwrap(), Duration::from_secs(86_400));
+    let mut params = CertificateParams::new(["a.test".to_owned()]).unwrap();
+    params.not_before = rcgen::date_time_ymd(2026, 1, 1);
+    params.not_after = rcgen::date_time_ymd(2026, 4, 1);
+    let certificate = params.signed_by(&key, &authority.issuer).unwrap();
+    let files = CertificateFiles { chain: authority.path("a.pem"), key: authority.path("a.key") };
+    std::fs::write(&files.chain, certificate.pem()).unwrap();
+    std::fs::write(&files.key, key.serialize_pem()).unwrap();
+    let listeners = [authority.listener(vec![files], false)];
+    let [from, until] = [params.not_before, params.not_after].map(|time| Timestamp::from_secs(time.unix_timestamp()));
+    for (now, said) in [
+        (from - day, Some("a.pem is not valid before 2026-01-01")),
+        (from, None),
+        (until, None),
+        (until + day, Some("a.pem ended on 2026-04-01")),
+    ] {
+        let mut resolver = Resolver::new(Path::new("/"));
+        let settings = Settings::resolve(&listeners, &Limits::default(), now, &mut resolver, &At::root());
+        assert!(settings.is_some() && !resolver.report.has_errors(), "{now}");
+        let warned: Vec<&str> = resolver.report.problems().iter().map(|problem| problem.message.as_str()).collect();
+        assert!(warned.len() == usize::from(said.is_some()), "{now}: {warned:?}");
+        assert!(said.is_none_or(|said| warned[0].contains(said)), "{now}: {warned:?}");
     }
 }
 
