@@ -17,7 +17,7 @@ use tokio::time::timeout;
 
 use crate::{
     assertions,
-    authn::{Authenticator, EndpointAudit, Principal},
+    authn::{Authenticator, EndpointAudit, Principal, USE_HTTPS},
     authz::Concern,
     config::raw::Scheme,
     error::{Reason, Rejection},
@@ -232,12 +232,7 @@ fn document(caching: &'static str, content: &Value) -> Response<Bytes> {
 
 async fn login(context: &Context<'_>) -> Result<Response<Bytes>, Rejection> {
     let Some(origin) = &context.origin else {
-        let refusal = Rejection::new(Reason::BadRequest, "signing in needs https")
-            .fix(
-                "use the `https://` address; clear text works on this machine only, for development; if you did use it, the proxy in \
-                 front must send `X-Forwarded-Proto` and be listed in `trusted_proxies`: `doorward doctor --only origin` says more",
-            );
-        return Err(refusal);
+        return Err(Rejection::new(Reason::BadRequest, "signing in needs https").fix(USE_HTTPS));
     };
     let request_id = context.request.meta().id.to_string();
     let Snapshot { routes, login, .. } = context.snapshot;

@@ -25,7 +25,7 @@ pub(crate) use self::{
     endpoint_audit::EndpointAudit,
     needed_login::NeededLogin,
     principal::{Actor, CredentialId, KeyId, Kind, KnownAs, LoginFacts, Principal, Scheme},
-    schemes::{Authentication, Authenticator, stored_delivery, wanted},
+    schemes::{Authentication, Authenticator, USE_HTTPS, stored_delivery, wanted},
 };
 use crate::error::Rejection;
 

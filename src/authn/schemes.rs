@@ -406,11 +406,16 @@ fn streamed(request: CleanRequest<ClientBody>, route: &Route) -> Result<CleanReq
     Ok(request.with_body(RequestBody::streaming(body, trailers).limited(max)))
 }
 
+/// The advice for people who reach a host in a way in which nobody can sign in there.
+pub const USE_HTTPS: &str = "use the `https://` address; clear text works on this machine only, for development; if you did use it, the proxy in \
+     front must send `X-Forwarded-Proto` and be listed in `trusted_proxies`: `doorward doctor --only origin` says more";
+
 /// The advice for signing in. Clients of an API server are kubectl, tkn and the like, which have no browser.
 fn how_to_sign_in(kind: RouteKind, origin: Option<&Origin>) -> Cow<'static, str> {
     match origin {
         Some(origin) if kind == RouteKind::Kubernetes => format!("run `doorward login {origin}`").into(),
-        _ => "sign in with a browser".into(),
+        Some(_) => "sign in with a browser".into(),
+        None => USE_HTTPS.into(),
     }
 }
 
@@ -494,5 +499,16 @@ mod tests {
             assert_eq!(refused.reason(), Reason::CredentialMissing);
             assert!(refused.detail().contains(said), "{schemes:?} {sent:?}: {}", refused.detail());
         }
+    }
+
+    /// The page advised to sign in, and only after that it said that this needs `https`.
+    #[test]
+    fn nobody_is_sent_to_a_login_from_an_address_at_which_none_is_possible() {
+        let (secure, clear) = (Origin::https("a.test"), Origin::loopback("a.test"));
+        for kind in [RouteKind::Http, RouteKind::Kubernetes] {
+            assert_eq!(how_to_sign_in(kind, clear.as_ref()), USE_HTTPS, "{kind:?}");
+        }
+        assert_eq!(how_to_sign_in(RouteKind::Http, secure.as_ref()), "sign in with a browser");
+        assert_eq!(how_to_sign_in(RouteKind::Kubernetes, secure.as_ref()), "run `doorward login https://a.test`");
     }
 }
