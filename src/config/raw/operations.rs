@@ -209,16 +209,16 @@ pub struct Runs {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct Sessions {
-    /// How long a session may be unused. Only requests count as use: an open stream does not, whatever is sent over it,
-    /// and it ends with the session.
+    /// How long a session may be unused, at least a minute. Only requests count as use: an open stream does not,
+    /// whatever is sent over it, and it ends with the session.
     pub idle: Span,
-    /// How long a session may last in total.
+    /// How long a session may last in total, at least a minute.
     pub absolute: Span,
-    /// The longest time that somebody who was disabled at the provider can continue, whatever the lifetime of tokens.
-    /// Before it is over, Doorward asks the provider: with the refresh token, which most providers issue for the scope
-    /// `offline_access`, or without one with the access token, at the userinfo or introspection endpoint. If it has
-    /// neither endpoint, a session ends after this time. If it answers with an error that may be its own failure, such
-    /// as Dex's error for an account that was removed, the session ends after twelve times as long.
+    /// The longest time, at least a minute, that somebody who was disabled at the provider can continue, whatever the
+    /// lifetime of tokens. Before it is over, Doorward asks the provider: with the refresh token, which most providers
+    /// issue for the scope `offline_access`, or without one with the access token, at the userinfo or introspection
+    /// endpoint. If it has neither endpoint, a session ends after this time. If it answers with an error that may be its
+    /// own failure, such as Dex's error for an account that was removed, the session ends after twelve times as long.
     pub recheck: Span,
     /// Sessions that one person may have, on all hosts together, 1 to 256. A further login ends the oldest.
     pub max_per_person: u16,
