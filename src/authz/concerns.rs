@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::{policy::Policy, rule::RuleAction, who::Caller};
 use crate::{
-    authn::Principal,
+    authn::{NeededLogin, Principal},
     config::raw::{self, Scheme},
 };
 
@@ -82,8 +82,8 @@ fn only(rule: &raw::Rule) -> Vec<String> {
         (on.time.is_some(), "at some times"),
         (!on.addresses.is_empty(), "from some addresses"),
         (rule.when.is_some(), "under a condition"),
-        (rule.need != raw::Need::default(), "after a login of some kind"),
     ];
     let others = others.into_iter().filter(|(holds, _)| *holds).map(|(_, words)| words.to_owned());
-    lists.into_iter().flatten().chain(others).collect()
+    let need = (rule.need != raw::Need::default()).then(|| format!("after {}", NeededLogin::of(&rule.need)));
+    lists.into_iter().flatten().chain(others).chain(need).collect()
 }

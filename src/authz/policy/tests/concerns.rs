@@ -59,3 +59,14 @@ upstreams: [{name: api, url: 'https://k8s.internal', credential: {bearer: {env: 
     let told = policy.concerns(&principal, Scheme::Bearer, &root);
     assert_eq!(told[0].only, ["of the API groups tekton.dev, core"]);
 }
+
+/// It was shown as "after a login of some kind".
+#[test]
+fn a_rule_that_needs_a_login_is_shown_with_what_it_needs() {
+    let rules = "rules: [{id: deploy, on: {routes: [web]}, need: {mfa: {max_age: 10m}, acr: [gold]}, do: allow}]";
+    let root = root(GROUND, rules);
+    let policy = compile(&root).unwrap();
+    let principal = Principal::new(Scheme::Bearer, "corp", "alice", "alice");
+    let told = policy.concerns(&principal, Scheme::Bearer, &root);
+    assert_eq!(told[0].only, ["after a login with more than one factor in the last 10m, and a login of class gold"]);
+}
