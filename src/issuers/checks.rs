@@ -297,7 +297,14 @@ impl AccessTokenChecks {
             {
                 Ok(Some(subject.as_str().into()))
             }
-            other => Err(wrong("sub", other, text_up_to(self.longest_subject))),
+            other => {
+                let text = other.and_then(Value::as_str).unwrap_or_default();
+                let expected = match text.chars().any(char::is_control) {
+                    true => "a text without control characters",
+                    false => text_up_to(self.longest_subject),
+                };
+                Err(wrong("sub", other, expected))
+            }
         }
     }
 

@@ -46,6 +46,19 @@ fn texts(list: &[Arc<str>]) -> Vec<&str> {
 }
 
 #[tokio::test]
+async fn a_refused_subject_is_refused_for_what_is_wrong_with_it() {
+    let bench = Bench::new(json!({})).await;
+    for (subject, expected) in [
+        ("a\r\nb".to_owned(), "it must be a text without control characters"),
+        (String::new(), "it must be a text of 1 to 255 bytes"),
+        ("a".repeat(256), "it must be a text of 1 to 255 bytes"),
+    ] {
+        let refused = bench.principal(json!({"sub": subject})).await.unwrap_err();
+        assert!(refused.causes().unwrap().contains(expected), "{subject:?}: {:?}", refused.causes());
+    }
+}
+
+#[tokio::test]
 async fn claims_become_facts() {
     let bench = Bench::new(json!({})).await;
     let principal = bench
