@@ -61,6 +61,15 @@ pub(super) fn complete(
     let sender = delivery.as_ref().map(|facts| webhooks::principal(facts, Timestamp::MAX)).transpose();
     let sender = sender.map_err(|rejection| rejection.detail().to_owned())?.filter(|sender| *sender.issuer == *issuer);
     let of_sender = sender.as_ref().map(|sender| &*sender.username);
+    if let Some(name) = of_sender
+        && let Some(other) = [&facts.subject, &facts.username].into_iter().flatten().find(|other| *other != name)
+    {
+        return Err(format!(
+            "a delivery is named by its repository: this one is `{name}`, and not `{other}`; leave that out, and in a \
+             test write the repository's number in `delivery`, as `repository_id`"
+        )
+        .into());
+    }
     let subject = facts.subject.as_deref().or(of_sender).unwrap_or("test");
     let username = match (&facts.username, of_sender, configured) {
         (Some(written), ..) => written.clone(),

@@ -126,6 +126,36 @@ tests:
     assert!(of("{route: web}").is_anonymous());
 }
 
+/// The other name was shown nowhere, and the case was decided for the name that the delivery has.
+#[test]
+fn a_delivery_has_the_name_of_its_repository_and_no_other() {
+    let root = root(GROUND, "");
+    for (written, delivery, refused) in [
+        (
+            "subject: 'webhook:github:repo:7'",
+            "{}",
+            Some("this one is `webhook:github:hook:gh`, and not `webhook:github:repo:7`"),
+        ),
+        ("subject: 'webhook:github:repo:7'", "{repository_id: '7'}", None),
+        (
+            "subject: 'webhook:github:repo:7'",
+            "{repository_id: '8'}",
+            Some("this one is `webhook:github:repo:8`, and not"),
+        ),
+        ("username: octocat", "{repository_id: '7'}", Some("this one is `webhook:github:repo:7`, and not `octocat`")),
+    ] {
+        let facts: raw::PrincipalFacts =
+            serde_saphyr::from_str(&format!("{{issuer: 'webhook:gh', {written}}}")).unwrap();
+        let request: raw::RequestFacts =
+            serde_saphyr::from_str(&format!("{{route: hooks, delivery: {delivery}}}")).unwrap();
+        match (Scenario::new(Some(&facts), &request, &root), refused) {
+            (Ok(_), None) => {}
+            (Err(why), Some(refused)) => assert!(why.to_string().contains(refused), "{written} {delivery}: {why}"),
+            (told, _) => panic!("{written} {delivery}: {told:?}"),
+        }
+    }
+}
+
 /// Another allow may have let the delivery in.
 #[test]
 fn an_allow_with_an_unsatisfied_need_names_no_trigger() {
