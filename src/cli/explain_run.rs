@@ -108,12 +108,7 @@ fn from_request(sources: &Sources, args: &ExplainArgs, url: &str) -> Result<Answ
     let schemes = resolved.routes().by_name(&request.route).map(|route| route.schemes.as_slice()).unwrap_or_default();
     let answer = match &args.token_file {
         None if written.is_none() && !schemes.contains(&Scheme::Anonymous) => {
-            let why = format!(
-                "This route accepts {}, and none was given: name a token with `--token-file`, or write down the caller \
-                 and name that file with `--principal`",
-                wanted(schemes)
-            );
-            explain(policy, Err(why), &scenario.request())
+            explain(policy, Err(without_credential(schemes)), &scenario.request())
         }
         None => explain(policy, Ok(&scenario.principal), &scenario.request()),
         Some(path) => {
@@ -162,6 +157,25 @@ fn without_files(root: &Root) -> Root {
         (upstream.tls, upstream.credential) = (None, None);
     }
     root
+}
+
+/// Says what a route accepts, and how a caller that has it is explained.
+fn without_credential(schemes: &[Scheme]) -> String {
+    let ways = [
+        (&[Scheme::Bearer][..], "name a token with `--token-file`"),
+        (
+            &[Scheme::Bearer, Scheme::Session, Scheme::BreakGlass],
+            "write down the caller and name that file with `--principal`",
+        ),
+        (
+            &[Scheme::Webhook],
+            "name the record of a delivery with `--audit-id`, or write a case with `delivery` in `tests` and run \
+             `doorward test`",
+        ),
+    ];
+    let ways = ways.into_iter().filter(|(of, _)| schemes.iter().any(|scheme| of.contains(scheme)));
+    let ways: Vec<&str> = ways.map(|(_, way)| way).collect();
+    format!("This route accepts {}, and none was given: {}", wanted(schemes), ways.join(", or "))
 }
 
 /// Explains a token on a route that accepts none and does not look at them.

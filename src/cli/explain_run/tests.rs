@@ -33,6 +33,25 @@ fn an_address_is_taken_as_it_is_written() {
     assert_eq!((path, query), ("/x/%C3%A9", Some("y=1?2")));
 }
 
+/// A route for deliveries alone advised a token, which never passes there, and neither way that there is.
+#[test]
+fn without_a_credential_only_the_ways_that_the_route_has_are_named() {
+    let (token, principal, record) = ("`--token-file`", "`--principal`", "`--audit-id`");
+    for (schemes, named) in [
+        (&[Scheme::Bearer][..], &[token, principal][..]),
+        (&[Scheme::Session], &[principal]),
+        (&[Scheme::BreakGlass], &[principal]),
+        (&[Scheme::Webhook], &[record]),
+        (&[Scheme::Bearer, Scheme::Webhook], &[token, principal, record]),
+    ] {
+        let told = without_credential(schemes);
+        for way in [token, principal, record] {
+            assert_eq!(told.contains(way), named.contains(&way), "{schemes:?}: {told}");
+        }
+        assert_eq!(told.contains("`tests`"), schemes.contains(&Scheme::Webhook), "{schemes:?}: {told}");
+    }
+}
+
 #[test]
 fn a_file_that_holds_more_or_less_than_a_token_is_refused_by_what_it_holds() {
     let file = tempfile::NamedTempFile::new().unwrap();
