@@ -39,6 +39,9 @@ use crate::{
     terminal,
 };
 
+/// There is nothing to explain.
+const OWN_PAGE: &str = "this is one of Doorward's own pages, which no rule decides";
+
 /// Revocations are in the store, which a running Doorward has open.
 const NOT_REVOKED: &str = "it is not checked whether the token or its subject was revoked";
 
@@ -273,7 +276,7 @@ fn request_facts(
     let route = match resolved.routes().find(&host, target.path, &method) {
         Ok(route::Target::Upstream(route)) => route,
         Ok(route::Target::Own(_)) => {
-            return Err("this is one of Doorward's own pages, which no rule decides".to_owned().into());
+            return Err(OWN_PAGE.to_owned().into());
         }
         Err(miss) => return Err(Rejection::from(miss).into()),
     };
@@ -358,7 +361,11 @@ fn from_trail(sources: &Sources, id: &str, format: Format, out: &mut impl Write)
     };
     let path = loaded.base().join(&file.path);
     let inputs = record_of(&Files::new(files_of(&[path])?), id)?;
-    let asked = inputs.principal.as_ref().zip(inputs.view());
+    if is_for_own_page(&inputs) {
+        return Err(OWN_PAGE.into());
+    }
+    // A request that was refused before the rules lacks facts that they look at.
+    let asked = inputs.decision.as_ref().and(inputs.principal.as_ref()).zip(inputs.view());
     let recorded = inputs.policy.as_deref().filter(|digest| **digest != **current.digest());
     let recorded = recorded.map(|digest| stored_policy(&loaded, digest));
     let again = |policy: &Policy| {
@@ -379,6 +386,12 @@ fn from_trail(sources: &Sources, id: &str, format: Format, out: &mut impl Write)
     };
     format.print(&told, out)?;
     Ok(told.under_current.is_some_and(|answer| answer.is_allow()))
+}
+
+/// Whether Doorward answered a request itself, without looking at any rule.
+fn is_for_own_page(inputs: &ReplayInputs) -> bool {
+    let ReplayInputs { route, decision, reason, about, .. } = inputs;
+    route.is_none() && decision.is_none() && reason.is_none() && about.is_none()
 }
 
 fn record_of(files: &Files, id: Uuid) -> Result<ReplayInputs, Failure> {

@@ -1,6 +1,10 @@
 //! How the address of an explained request is read.
 
+use clap::Parser;
+use serde_json::{Value, json};
+
 use super::*;
+use crate::cli::{Cli, Command};
 
 /// Addresses that the proxy answers with 400 were explained as other requests, or as allowed.
 #[test]
@@ -79,6 +83,76 @@ fn a_record_that_cannot_be_read_is_reported_and_not_treated_as_missing() {
     assert!(said(id).contains(&place), "{}", said(id));
     let other = Uuid::from_u128(6);
     assert_eq!(said(other), format!("the trail has no request {other}"));
+}
+
+const CONFIGURATION: &str = "
+listeners: [{name: main, address: '127.0.0.1:8080'}]
+upstreams: [{name: cluster, url: 'https://kubernetes.default.svc', credential: {bearer: {file: token}}}]
+issuers: [{name: a, issuer: 'https://id.test', audiences: [doorward]}]
+routes: [{name: api, kind: kubernetes, hosts: [api.test], schemes: [bearer], upstream: cluster}]
+grants: [{id: dev, who: {issuers: [a], groups: [dev]}, kubernetes_groups: ['tekton:dev']}]
+rules: [{id: look, on: {kubernetes: {verbs: [read]}}, who: {issuers: [a]}, do: allow}]
+audit: {sink: {file: {path: audit.jsonl}}}
+";
+
+/// Runs `explain` with these options beside a trail of one record, whose id is [`ID`].
+fn explained(record: &Value, options: &[&str]) -> (Result<bool, Failure>, String) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("doorward.yaml");
+    std::fs::write(&path, CONFIGURATION).unwrap();
+    std::fs::write(folder.path().join("audit.jsonl"), format!("{record}\n")).unwrap();
+    let line = [&["doorward", "explain", path.to_str().unwrap()], options].concat();
+    let Command::Explain { config, args } = Cli::try_parse_from(line).unwrap().command else { panic!() };
+    let mut out = Vec::new();
+    let allowed = run(&config.sources(), &args, &mut out);
+    (allowed, String::from_utf8(out).unwrap())
+}
+
+const ID: &str = "01a2190c-3a51-77e1-9a33-000000000001";
+
+fn record(method: &str, path: &str) -> Value {
+    json!({
+        "metadata": {"event_code": "request", "correlation_uid": ID},
+        "time": 1_704_110_400_000_i64,
+        "src_endpoint": {"ip": "192.0.2.1"},
+        "http_request": {"uid": ID, "http_method": method, "url": {"hostname": "api.test", "path": path}},
+        "unmapped": {},
+    })
+}
+
+/// Its record was explained as a request that would not pass.
+#[test]
+fn a_page_of_doorwards_own_is_none_that_rules_decide_by_its_record_as_by_its_address() {
+    let page = "/.doorward/whoami";
+    for options in [["--audit-id", ID], ["https://api.test/.doorward/whoami", "--address=192.0.2.1"]] {
+        let (told, out) = explained(&record("GET", page), &options);
+        assert_eq!((told.unwrap_err().to_string().as_str(), out.as_str()), (OWN_PAGE, ""), "{options:?}");
+    }
+}
+
+/// The rules were evaluated without the facts that had not been read, and denied the request.
+#[test]
+fn a_request_that_was_refused_before_the_rules_is_not_decided_by_them_again() {
+    let mut refused = record("POST", "/api/v1/namespaces/ci/pods/p");
+    for (name, value) in [
+        ("status_code", json!("method_not_allowed")),
+        ("status_detail", json!("a POST to the path of an object creates another")),
+        ("actor", json!({"user": {"uid": "1", "name": "a#1"}, "idp": {"name": "a"}, "session": {"uid": "1"}})),
+        (
+            "unmapped",
+            json!({
+                "route": "api",
+                "kind": "kubernetes",
+                "principal": {"kind": "human", "scheme": "bearer", "credential": "token", "groups": ["dev"]},
+            }),
+        ),
+    ] {
+        refused[name] = value;
+    }
+    let (told, out) = explained(&refused, &["--audit-id", ID]);
+    assert!(!told.unwrap(), "{out}");
+    assert!(out.starts_with("recorded: refused before any rule was evaluated"), "{out}");
+    assert!(out.contains("method_not_allowed: ") && !out.contains("DENY"), "{out}");
 }
 
 #[test]
