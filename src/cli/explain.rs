@@ -3,12 +3,15 @@
 use std::{fmt, net::IpAddr, path::PathBuf};
 
 use clap::Args;
+use http::Method;
 use serde::Serialize;
+use uuid::Uuid;
 
 use super::{format::Format, rbac::account};
 use crate::{
     authn::Principal,
     authz::{Explanation, Policy, RequestView, TokenExplanation},
+    clock::Timestamp,
     config::raw::Effect,
     error::Rejection,
     rbac::Account,
@@ -32,7 +35,7 @@ pub struct ExplainArgs {
     pub url: Option<String>,
     /// The method
     #[arg(short = 'X', long, default_value = "GET")]
-    pub method: String,
+    pub method: Method,
     /// A file with the token that is presented; `-` reads standard input. Other users could see a token in the
     /// arguments
     #[arg(long, value_name = "FILE", conflicts_with_all = ["principal", "audit_id"])]
@@ -42,7 +45,7 @@ pub struct ExplainArgs {
     pub principal: Option<PathBuf>,
     /// A record of the audit trail, whose inputs are evaluated under the recorded and the current policy
     #[arg(long, value_name = "ID", conflicts_with = "url")]
-    pub audit_id: Option<String>,
+    pub audit_id: Option<Uuid>,
     /// Instead of an address: the audience of a token. `--principal` is the caller, or whoever caused the run of the
     /// task that asks
     #[arg(long, value_name = "AUDIENCE", requires = "principal", conflicts_with_all = ["url", "audit_id", "token_file", "body"])]
@@ -76,11 +79,15 @@ pub struct ExplainArgs {
     #[arg(long, default_value = "192.0.2.1")]
     pub address: IpAddr,
     /// The time of the request (RFC 3339), for the token and for the rules. Default: now
-    #[arg(long, value_name = "TIME")]
-    pub at: Option<String>,
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub at: Option<Timestamp>,
     /// How the answer is printed
     #[arg(long, value_enum, default_value_t = Format::Human)]
     pub format: Format,
+}
+
+fn time(text: &str) -> Result<Timestamp, String> {
+    Timestamp::from_rfc3339(text).ok_or_else(|| format!("`{text}` is not a time such as 2024-01-01T12:00:00Z"))
 }
 
 impl ExplainArgs {
@@ -184,6 +191,7 @@ mod tests {
     #[test]
     fn an_address_may_stand_alone_where_a_variable_names_the_configuration() {
         const ADDRESS: &str = "https://k8s.example.com/api/v1/pods";
+        const ID: &str = "01a2190c-3a51-77e1-9a33-000000000001";
         let read = |words: &[&str], named: Option<&str>| {
             let Cli { mut config, mut args } = Cli::try_parse_from([&["explain"], words].concat()).unwrap();
             args.take_lone_address(&mut config.config, named.map(PathBuf::from));
@@ -196,7 +204,26 @@ mod tests {
             both("door.yaml", Some(ADDRESS))
         );
         assert_eq!(read(&["other.yaml", ADDRESS], Some("door.yaml")), both("other.yaml", Some(ADDRESS)));
-        assert_eq!(read(&["other.yaml", "--audit-id", "1"], Some("door.yaml")), both("other.yaml", None));
+        assert_eq!(read(&["other.yaml", "--audit-id", ID], Some("door.yaml")), both("other.yaml", None));
         assert_eq!(read(&[ADDRESS], None), both(ADDRESS, None));
+    }
+
+    /// The exit status was that of a question that cannot be answered.
+    #[test]
+    fn an_id_a_time_and_a_method_that_are_none_are_not_understood() {
+        let parsed = |option: &str, value: &str| {
+            let parsed = Cli::try_parse_from(["explain", "door.yaml", "https://a.test/", option, value]);
+            parsed.map(drop).map_err(|refused| (refused.use_stderr(), refused.to_string()))
+        };
+        for (option, value, why) in
+            [("--at", "yesterday", "`yesterday` is not a time such as 2024-01-01T12:00:00Z"), ("-X", "G T", "method")]
+        {
+            let (is_error, told) = parsed(option, value).unwrap_err();
+            assert!(is_error && told.contains(why), "{option} {value}: {told}");
+        }
+        assert!(Cli::try_parse_from(["explain", "door.yaml", "--audit-id", "x"]).is_err());
+        for (option, value) in [("--at", "2024-01-01T12:00:00Z"), ("-X", "PATCH")] {
+            assert_eq!(parsed(option, value), Ok(()), "{option} {value}");
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! Finds the principal and the request that `doorward explain` explains.
 
+mod target;
+
 use std::{
     fmt,
     io::{self, Read, Write},
@@ -9,9 +11,9 @@ use std::{
 
 use serde::Serialize;
 use tokio::runtime::Runtime;
-use url::Url;
 use uuid::Uuid;
 
+use self::target::Target;
 use super::{
     Failure,
     audit::files_of,
@@ -32,7 +34,7 @@ use crate::{
     },
     error::Rejection,
     issuers::{KeySource, Unverified},
-    request::{host::normalise, method::check_spelling, path::check_canonical, route, sanitize::misdirected},
+    request::{route, sanitize::misdirected},
     runtime::control,
     sessions,
     snapshot::Resolved,
@@ -56,22 +58,28 @@ const HELD_AGAINST_RUN: &str = "the patch is compared with the existing run: wha
 /// How long the command waits for keys of issuers.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// The command line asks for no explanation.
+/// The command line is not understood.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "give the configuration and an address, `--audience` or `--audit-id`; the configuration may be left out if \
-     `DOORWARD_CONFIG` names it"
-)]
-pub(super) struct NothingAsked;
+pub(super) enum Misused {
+    #[error(
+        "give the configuration and an address, `--audience` or `--audit-id`; the configuration may be left out if \
+         `DOORWARD_CONFIG` names it"
+    )]
+    NothingAsked,
+    #[error("`{url}` is not a valid address ({why}); write it whole, as `https://tekton.example.com/`")]
+    Address { url: String, why: String },
+    #[error("`{0}` is not a valid host")]
+    Host(String),
+}
 
 /// Explains and prints. Returns whether the request would pass.
 pub fn run(sources: &Sources, args: &ExplainArgs, out: &mut impl Write) -> Result<bool, Failure> {
-    let answer = match (&args.audit_id, &args.url) {
+    let answer = match (args.audit_id, &args.url) {
         (Some(id), _) => return from_trail(sources, id, args.format, out),
         (None, Some(url)) => from_request(sources, args, url)?,
         (None, None) => match &args.audience {
             Some(audience) => of_token(sources, args, audience)?,
-            None => return Err(NothingAsked.into()),
+            None => return Err(Misused::NothingAsked.into()),
         },
     };
     args.format.print(&answer, out)?;
@@ -79,8 +87,9 @@ pub fn run(sources: &Sources, args: &ExplainArgs, out: &mut impl Write) -> Resul
 }
 
 fn from_request(sources: &Sources, args: &ExplainArgs, url: &str) -> Result<Answer, Failure> {
+    let target = Target::of(url)?;
     let runtime = control()?;
-    let now = time(args)?;
+    let now = time(args);
     // Tokens expire by the same time that rules are evaluated at.
     let mut check = app::check_at(&runtime, Clock::manual(now))?;
     let components = |root: &Root, resolver: &mut Resolver| {
@@ -93,12 +102,10 @@ fn from_request(sources: &Sources, args: &ExplainArgs, url: &str) -> Result<Answ
         check(&without_files(root), resolver)
     };
     let (loaded, resolved) = config::load(sources, components).map_err(StartError::Configuration)?;
-    let target = Target::of(url)
-        .ok_or_else(|| format!("`{url}` is not a valid address; write it whole, as `https://tekton.example.com/`"))?;
     if let Err(rejection) = target.check(&args.method) {
         return Ok(rejection.into());
     }
-    let request = match request_facts(&resolved, args, url, &target, now) {
+    let request = match request_facts(&resolved, args, &target, now) {
         Err(NotEvaluated::Refused(rejection)) => return Ok(rejection.into()),
         request => request?,
     };
@@ -191,9 +198,8 @@ fn without_tokens(policy: &Policy, scenario: &Scenario, schemes: &[Scheme]) -> A
     explain(policy, Err(why), &scenario.request())
 }
 
-fn time(args: &ExplainArgs) -> Result<Timestamp, Failure> {
-    let Some(text) = &args.at else { return Ok(Clock::default().now()) };
-    Timestamp::from_rfc3339(text).ok_or_else(|| format!("`{text}` is not a time such as 2024-01-01T12:00:00Z").into())
+fn time(args: &ExplainArgs) -> Timestamp {
+    args.at.unwrap_or_else(|| Clock::default().now())
 }
 
 fn written_principal(args: &ExplainArgs) -> Result<Option<PrincipalFacts>, Failure> {
@@ -213,7 +219,7 @@ fn of_token(sources: &Sources, args: &ExplainArgs, audience: &str) -> Result<Ans
     });
     let request = RequestFacts {
         address: Some(args.address),
-        at: Some(time(args)?.to_string()),
+        at: Some(time(args).to_string()),
         token: Some(TokenFacts { audience: audience.to_owned(), scope: None, task }),
         ..RequestFacts::default()
     };
@@ -231,49 +237,16 @@ fn of_token(sources: &Sources, args: &ExplainArgs, audience: &str) -> Result<Ans
     Ok(Answer::Token(Box::new(policy.explain_token(&scenario.principal, &view, &asked))))
 }
 
-/// The target of a request as it is written in an address: [`Url`] would change the path of one that Doorward refuses.
-struct Target<'a> {
-    path: &'a str,
-    query: Option<&'a str>,
-}
-
-impl<'a> Target<'a> {
-    /// Returns `None` if no host is written, which [`Url`] would look for in the path.
-    fn of(url: &'a str) -> Option<Self> {
-        let (_, rest) = url.trim().split_once("://").filter(|(_, rest)| !rest.starts_with(['/', '\\', '?', '#']))?;
-        // A backslash ends the host for `Url` too.
-        let (_, target) = rest.split_at(rest.find(['/', '\\', '?', '#']).unwrap_or(rest.len()));
-        let target = target.split_once('#').map_or(target, |(target, _)| target);
-        let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
-        Some(Self { path: if path.is_empty() { "/" } else { path }, query })
-    }
-
-    /// Whether it would get as far as a route, as `request::sanitize` decides.
-    fn check(&self, method: &str) -> Result<(), Rejection> {
-        check_canonical(self.path)?;
-        // What is not a method at all is reported later.
-        method.parse().map_or(Ok(()), |method| check_spelling(&method))?;
-        Ok(())
-    }
-}
-
 fn request_facts(
     resolved: &Resolved,
     args: &ExplainArgs,
-    url: &str,
     target: &Target<'_>,
     now: Timestamp,
 ) -> Result<RequestFacts, NotEvaluated> {
-    let url: Url = url.parse().map_err(|error| {
-        format!("`{url}` is not a valid address ({error}); write it whole, as `https://tekton.example.com/`")
-    })?;
-    let host = url.host_str().ok_or_else(|| "the address names no host".to_owned())?;
-    let host = normalise(host).ok_or_else(|| format!("`{host}` is not a valid host"))?;
-    let method = args.method.parse().map_err(|_| format!("`{}` is not a valid method", args.method))?;
-    if resolved.routes().host(&host).is_none() {
+    if resolved.routes().host(&target.host).is_none() {
         return Err(misdirected().into());
     }
-    let route = match resolved.routes().find(&host, target.path, &method) {
+    let route = match resolved.routes().find(&target.host, target.path, &args.method) {
         Ok(route::Target::Upstream(route)) => route,
         Ok(route::Target::Own(_)) => {
             return Err(OWN_PAGE.to_owned().into());
@@ -286,9 +259,9 @@ fn request_facts(
     };
     Ok(RequestFacts {
         route: route.name.to_string(),
-        host: Some(host.into_owned()),
+        host: Some(target.host.clone()),
         path: Some(path),
-        method: Some(args.method.clone()),
+        method: Some(args.method.to_string()),
         address: Some(args.address),
         at: Some(now.to_string()),
         kubernetes: None,
@@ -351,8 +324,7 @@ fn in_plain_words(rejection: &Rejection) -> String {
 }
 
 /// Explains the recorded inputs by the recorded policy, if it is stored, and by the current one.
-fn from_trail(sources: &Sources, id: &str, format: Format, out: &mut impl Write) -> Result<bool, Failure> {
-    let id = id.parse().map_err(|_| format!("`{id}` is not a valid request id"))?;
+fn from_trail(sources: &Sources, id: Uuid, format: Format, out: &mut impl Write) -> Result<bool, Failure> {
     let (loaded, current) = load_policy(sources)?;
     let AuditSink::File(file) = &loaded.raw.audit.sink else {
         return Err(

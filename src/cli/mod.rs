@@ -239,7 +239,7 @@ fn run(command: Command) -> Result<u8, Failure> {
             args.take_lone_address(&mut config.config, std::env::var_os(CONFIG).map(PathBuf::from));
             match explain_run::run(&config.sources(), &args, &mut out) {
                 Ok(allowed) => Ok(u8::from(!allowed)),
-                Err(error) if error.is::<explain_run::NothingAsked>() => Ok(complain(&error, EXIT_USAGE)),
+                Err(error) if error.is::<explain_run::Misused>() => Ok(complain(&error, EXIT_USAGE)),
                 // 1 means that the request would not pass.
                 Err(error) => Ok(complain(&error, 2)),
             }

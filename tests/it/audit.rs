@@ -478,7 +478,7 @@ async fn explain_asks_the_token_too_at_the_time_given() {
     }
     let (said, status) = at("tomorrow").await;
     assert!(said.contains("`tomorrow` is not a time"), "{said}");
-    assert_eq!(status, Some(2));
+    assert_eq!(status, Some(64));
 }
 
 #[tokio::test]

@@ -21,7 +21,7 @@ fn an_address_is_taken_as_it_is_written() {
         ("https://k8s.test?x=/../", "GET", None),
         ("https://k8s.test", "GET", None),
     ] {
-        let refused = Target::of(url).unwrap().check(method).err();
+        let refused = Target::of(url).unwrap().check(&method.parse().unwrap()).err();
         assert_eq!(refused.as_ref().map(|refused| refused.reason().as_str()), reason, "{url}");
         let Some(refused) = refused else { continue };
         let answer = Answer::from(refused);
@@ -30,11 +30,25 @@ fn an_address_is_taken_as_it_is_written() {
         assert_eq!((json["outcome"].as_str(), json["reason"].as_str()), (Some("refused"), reason));
         assert!(!answer.is_allow());
     }
-    for none in ["https:/k8s.test/api/v1/secrets", "https:///k8s.test/x", "k8s.test/x", ""] {
-        assert!(Target::of(none).is_none(), "{none}");
+    let Target { host, path, query } = Target::of("https://a@K8s.test:1/x/%C3%A9?y=1?2#/../z").unwrap();
+    assert_eq!((host.as_str(), path, query), ("k8s.test", "/x/%C3%A9", Some("y=1?2")));
+}
+
+/// The exit status was that of a question that cannot be answered.
+#[test]
+fn an_address_without_a_valid_host_is_a_command_line_that_is_not_understood() {
+    for (url, why) in [
+        ("https:/k8s.test/api/v1/secrets", "(it names no host); write it whole"),
+        ("https:///k8s.test/x", "(it names no host); write it whole"),
+        ("k8s.test/x", "(it names no host); write it whole"),
+        ("", "(it names no host); write it whole"),
+        ("https://k8s.test:99999/", "(invalid port number); write it whole"),
+        ("https://a..b/", "`a..b` is not a valid host"),
+    ] {
+        let (told, _) = explained(&record("GET", "/"), &[url]);
+        let told = told.unwrap_err();
+        assert!(told.is::<Misused>() && told.to_string().contains(why), "{url}: {told}");
     }
-    let Target { path, query } = Target::of("https://a@k8s.test:1/x/%C3%A9?y=1?2#/../z").unwrap();
-    assert_eq!((path, query), ("/x/%C3%A9", Some("y=1?2")));
 }
 
 /// A route for deliveries alone advised a token, which never passes there, and neither way that there is.
