@@ -102,7 +102,7 @@ fn from_request(sources: &Sources, args: &ExplainArgs, url: &str) -> Result<Answ
         check(&without_files(root), resolver)
     };
     let (loaded, resolved) = config::load(sources, components).map_err(StartError::Configuration)?;
-    if let Err(rejection) = target.check(&args.method) {
+    if let Err(rejection) = target.check(&args.method, &loaded.raw.limits) {
         return Ok(rejection.into());
     }
     let request = match request_facts(&resolved, args, &target, now) {

@@ -29,16 +29,22 @@ pub(super) struct Framing {
     pub(super) defect: Option<Defect>,
 }
 
+/// Checks the length of a request target.
+pub fn check_target(length: usize, limits: &Limits) -> Result<(), Rejection> {
+    if length > limits.uri_bytes.bytes() {
+        let detail = format!("the request target is {length} bytes long, {} are allowed", limits.uri_bytes);
+        return Err(Rejection::new(Reason::UriTooLong, detail));
+    }
+    Ok(())
+}
+
 /// Checks the head of a request.
 pub(super) fn check<B>(request: &Request<B>, limits: &Limits, framing: Option<Framing>) -> Result<(), Fault> {
     if let Some(framing) = framing {
         check_framing(request.headers(), framing)?;
     }
-    let uri = uri_length(request.uri());
-    if uri > limits.uri_bytes.bytes() {
-        let detail = format!("the request target is {uri} bytes long, {} are allowed", limits.uri_bytes);
-        return Err(Fault::new(ProtocolError::Limit, Reason::UriTooLong, detail));
-    }
+    check_target(uri_length(request.uri()), limits)
+        .map_err(|rejection| Fault { rejection, kind: ProtocolError::Limit })?;
     let headers = request.headers();
     let count = header_count(headers);
     if count > usize::from(limits.header_count) {

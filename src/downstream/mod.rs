@@ -61,6 +61,7 @@ pub use self::proxy_protocol::fuzz_proxy_header;
 pub use self::{
     accept::Downstream,
     drain::{Drain, Unfinished, finished},
+    head::check_target,
     listener::owner_of,
     listener::{BindError, Bound},
     metrics::Metrics,

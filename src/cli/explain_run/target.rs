@@ -5,6 +5,8 @@ use url::Url;
 
 use super::Misused;
 use crate::{
+    config::raw::Limits,
+    downstream::check_target,
     error::Rejection,
     request::{host::normalise, method::check_spelling, path::check_canonical},
 };
@@ -34,8 +36,10 @@ impl<'a> Target<'a> {
         Ok(Self { host, path: if path.is_empty() { "/" } else { path }, query })
     }
 
-    /// Whether it would get as far as a route, as `request::sanitize` decides.
-    pub(super) fn check(&self, method: &Method) -> Result<(), Rejection> {
+    /// Whether it would get as far as a route, as the listener and `request::sanitize` decide.
+    pub(super) fn check(&self, method: &Method, limits: &Limits) -> Result<(), Rejection> {
+        // As HTTP/1.1 sends it: HTTP/2 counts the host too.
+        check_target(self.path.len() + self.query.map_or(0, |query| 1 + query.len()), limits)?;
         check_canonical(self.path)?;
         check_spelling(method)?;
         Ok(())

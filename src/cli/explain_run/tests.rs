@@ -1,10 +1,15 @@
 //! How the address of an explained request is read.
 
 use clap::Parser;
+use http::Method;
 use serde_json::{Value, json};
 
 use super::*;
-use crate::cli::{Cli, Command};
+use crate::{
+    cli::{Cli, Command},
+    config::{raw::Limits, values::Size},
+    error::Reason,
+};
 
 /// Addresses that the proxy answers with 400 were explained as other requests, or as allowed.
 #[test]
@@ -21,7 +26,7 @@ fn an_address_is_taken_as_it_is_written() {
         ("https://k8s.test?x=/../", "GET", None),
         ("https://k8s.test", "GET", None),
     ] {
-        let refused = Target::of(url).unwrap().check(&method.parse().unwrap()).err();
+        let refused = Target::of(url).unwrap().check(&method.parse().unwrap(), &Limits::default()).err();
         assert_eq!(refused.as_ref().map(|refused| refused.reason().as_str()), reason, "{url}");
         let Some(refused) = refused else { continue };
         let answer = Answer::from(refused);
@@ -32,6 +37,20 @@ fn an_address_is_taken_as_it_is_written() {
     }
     let Target { host, path, query } = Target::of("https://a@K8s.test:1/x/%C3%A9?y=1?2#/../z").unwrap();
     assert_eq!((host.as_str(), path, query), ("k8s.test", "/x/%C3%A9", Some("y=1?2")));
+}
+
+/// It was explained as allowed.
+#[test]
+fn an_address_whose_target_is_longer_than_the_proxy_takes_is_refused() {
+    let limits = Limits { uri_bytes: Size(300), ..Limits::default() };
+    for (path, query, refused) in
+        [(300, None, false), (301, None, true), (150, Some(149), false), (150, Some(150), true)]
+    {
+        let query: String = query.map(|length| format!("?{}", "q".repeat(length))).unwrap_or_default();
+        let url = format!("https://k8s.test/{}{query}#{}", "p".repeat(path - 1), "f".repeat(300));
+        let told = Target::of(&url).unwrap().check(&Method::GET, &limits);
+        assert_eq!(told.err().map(|rejection| rejection.reason()), refused.then_some(Reason::UriTooLong), "{url}");
+    }
 }
 
 /// The exit status was that of a question that cannot be answered.
