@@ -1,8 +1,9 @@
 //! `doorward audit verify`: whether an audit trail is complete and unedited.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::{self, BufReader, Write},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -77,10 +78,7 @@ fn check(args: &VerifyArgs, out: &mut impl Write, stderr: &mut impl Write) -> u8
             })?;
             return Ok(all.is_intact());
         }
-        let findings = match args.files.as_slice() {
-            [file] => verify_files(trail_files(file).map_err(|error| unreadable(file, &error))?, &proof)?,
-            files => verify_files(files, &proof)?,
-        };
+        let findings = verify_files(trail(args)?, &proof)?;
         printed(match args.format {
             Format::Human => print(&findings, out, stderr),
             Format::Json => json(findings.is_intact(), &findings, out),
@@ -167,11 +165,29 @@ fn proof(args: &VerifyArgs) -> Result<Proof, Failure> {
     let checkpoint_keys = args.checkpoint_key.iter().map(|path| key(path, CheckpointPublicKey::from_pem));
     let checkpoint_keys = checkpoint_keys.collect::<Result<Vec<_>, _>>()?;
     let last_checkpoint = args.checkpoints.as_deref().map(|path| -> Result<Checkpoint, Failure> {
+        if trail(args)?.iter().any(|file| is_same(file, path)) {
+            let why = "this is a file of the trail, which is no copy of its checkpoints; give the file that \
+                       `audit.checkpoint_copy` names, or leave --checkpoints out";
+            return Err(format!("{}: {why}", path.display()).into());
+        }
         let file = File::open(path).map_err(|error| unreadable(path, &error))?;
         Ok(Checkpoint::last_of(BufReader::new(file), &keys, &checkpoint_keys)?)
     });
     let last_checkpoint = last_checkpoint.transpose()?;
     Ok(Proof { keys, checkpoint_keys, last_checkpoint, restarts: args.stdout, part: args.part })
+}
+
+/// The files of the one trail that is checked.
+fn trail(args: &VerifyArgs) -> Result<Vec<PathBuf>, Failure> {
+    Ok(match args.files.as_slice() {
+        [file] => trail_files(file).map_err(|error| unreadable(file, &error))?,
+        files => files.to_vec(),
+    })
+}
+
+fn is_same(one: &Path, other: &Path) -> bool {
+    let file = |path: &Path| fs::metadata(path).ok().map(|file| (file.dev(), file.ino()));
+    file(one).is_some_and(|one| Some(one) == file(other))
 }
 
 fn unreadable(path: &Path, error: &io::Error) -> String {
@@ -180,7 +196,7 @@ fn unreadable(path: &Path, error: &io::Error) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, time::Duration};
+    use std::time::Duration;
 
     use clap::Parser;
 
@@ -288,6 +304,25 @@ mod tests {
         let (status, summary, err) = told();
         assert_eq!((status, &summary["not_compared"]["seq"]), (0, &3.into()), "{summary}");
         assert!(err.contains("no line was compared with the last one of --checkpoints: give a newer copy"), "{err}");
+    }
+
+    /// The end of a trail was compared with itself, and found as it should be.
+    #[test]
+    fn a_trail_is_not_taken_for_the_copy_of_its_checkpoints() {
+        let directory = tempfile::tempdir().unwrap();
+        let trail = written(directory.path());
+        let link = directory.path().join("link");
+        fs::hard_link(&trail, &link).unwrap();
+        for copy in ["audit.jsonl", "link"] {
+            let words = ["verify", "--key"].map(PathBuf::from);
+            let key = directory.path().join(CHAIN_KEY_FILE);
+            let line =
+                words.into_iter().chain([key, trail.clone(), "--checkpoints".into(), directory.path().join(copy)]);
+            let (mut out, mut err) = (Vec::new(), Vec::new());
+            assert_eq!(check(&Cli::try_parse_from(line).unwrap().args, &mut out, &mut err), 2);
+            let err = String::from_utf8(err).unwrap();
+            assert!(err.contains(&format!("{copy}: this is a file of the trail")), "{err}");
+        }
     }
 
     #[test]
