@@ -35,6 +35,25 @@ pub(super) enum Fault {
     Torn,
 }
 
+impl Line<'_> {
+    /// Whether a file that has this line and no record is no trail. Of a line that is being written, or that a crash
+    /// cut off, there is the beginning, or zeros.
+    pub(super) fn is_foreign(&self) -> bool {
+        match self.bytes.first() {
+            None => false,
+            Some(b'{' | 0) => self.fault != Some(Fault::Torn),
+            Some(_) => true,
+        }
+    }
+}
+
+/// The error of a file that has lines and no record, as an answer from it would look like one about a quiet time.
+pub(super) fn no_record() -> io::Error {
+    let message = "this is not an audit trail, as none of its lines is a record; decompress a file that is compressed, and undo a \
+                   conversion of its line ends";
+    io::Error::new(io::ErrorKind::InvalidData, message)
+}
+
 /// Adds the path to an error: errors of the system lack it, and a trail has several files.
 pub fn of_file(path: &Path) -> impl Fn(io::Error) -> io::Error {
     move |error| io::Error::new(error.kind(), format!("{}: {error}", path.display()))

@@ -10,7 +10,7 @@ use std::{
 use uuid::Uuid;
 
 use super::{
-    lines::{Fault, Lines, of_file},
+    lines::{Fault, Lines, no_record, of_file},
     note::code,
     replay::{ReplayError, ReplayInputs},
     traced_line::Line,
@@ -77,9 +77,12 @@ impl Files {
     fn scan(&self, wanted: &str, mut look: impl FnMut(&[u8]) -> Option<ControlFlow<()>>) -> Result<(), ReplayError> {
         for (file, path) in self.paths.iter().enumerate() {
             let mut lines = Lines::open(path).map_err(of_file(path))?;
+            let (mut is_foreign, mut has_record) = (false, false);
             while let Some(line) = lines.next().map_err(of_file(path))? {
                 // The metadata is near the beginning, before anything that a caller controls.
                 let head = line.bytes.get(..line.bytes.len().min(512)).unwrap_or_default();
+                is_foreign |= line.is_foreign();
+                has_record = has_record || memchr::memmem::find(head, b"\"event_code\":\"").is_some();
                 if memchr::memmem::find(head, wanted.as_bytes()).is_none() {
                     continue;
                 }
@@ -96,6 +99,9 @@ impl Files {
                         self.unreadable.borrow_mut().insert((file, line.number));
                     }
                 }
+            }
+            if is_foreign && !has_record {
+                return Err(of_file(path)(no_record()).into());
             }
         }
         Ok(())

@@ -22,7 +22,7 @@ pub use self::configuration::{Access, Configured, ConfiguredSecret, ends_of_cert
 use self::sections::{Counts, GRANTS, RULES, SECTIONS, Section};
 use super::{
     chain::MAX_LINE,
-    lines::{Fault, Lines, of_file},
+    lines::{Fault, Lines, no_record, of_file},
 };
 use crate::clock::Timestamp;
 
@@ -140,6 +140,7 @@ impl Report {
 
 fn count(reader: impl BufRead, from: i64, to: i64, groups: &mut [Group]) -> io::Result<(u64, u64)> {
     let (mut records, mut unreadable) = (0, 0);
+    let (mut is_foreign, mut has_record) = (false, false);
     let mut lines = Lines::new(reader);
     while let Some(line) = lines.next()? {
         // Accepts the same lines as `readable`.
@@ -148,8 +149,10 @@ fn count(reader: impl BufRead, from: i64, to: i64, groups: &mut [Group]) -> io::
         let parsed = text.and_then(|text| serde_json::from_str::<Value>(&text).ok());
         let Some((value, time)) = parsed.and_then(|value| value.get("time")?.as_i64().map(|time| (value, time))) else {
             unreadable += 1;
+            is_foreign |= line.is_foreign();
             continue;
         };
+        has_record = true;
         records += u64::from((from..to).contains(&time));
         for (section, group) in SECTIONS.iter().zip(&mut *groups) {
             let time = section.counts.time(&value, time);
@@ -157,6 +160,9 @@ fn count(reader: impl BufRead, from: i64, to: i64, groups: &mut [Group]) -> io::
                 (section.keys)(&value).into_iter().for_each(|what| group.add(what, time));
             }
         }
+    }
+    if is_foreign && !has_record {
+        return Err(no_record());
     }
     Ok((records, unreadable))
 }

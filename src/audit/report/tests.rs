@@ -456,6 +456,24 @@ fn the_activity_of_a_task_does_not_count_as_activity_of_its_person() {
     assert_eq!(told, [("bob of https://a.test", 1), ("bob of https://a.test, through serviceaccount:ci:builder", 3)]);
 }
 
+/// The figures of a trail that is compressed, or whose line ends were converted, were those of a time without requests.
+#[test]
+fn a_file_without_any_record_is_refused() {
+    let read = |content: &str| {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), content).unwrap();
+        let files = vec![file.path().to_owned()];
+        Report::read(files, Timestamp::from_millis(0), Timestamp::from_millis(2)).map_err(|error| error.to_string())
+    };
+    for content in ["{\"time\":1}\r\n", "no record\n", "\u{1f}compressed"] {
+        let told = read(content).unwrap_err();
+        assert!(told.contains("this is not an audit trail"), "{content:?}: {told}");
+    }
+    for (content, unreadable) in [("", 0), ("{\"cla", 1), ("no record\n{\"time\":9}\n", 1)] {
+        assert_eq!(read(content).unwrap().unreadable, unreadable, "{content:?}");
+    }
+}
+
 /// Reviewers paste these commands into a shell.
 #[test]
 fn a_file_with_a_quote_in_its_name_is_one_word_of_a_shell() {

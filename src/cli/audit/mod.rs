@@ -103,4 +103,28 @@ mod tests {
         }
         said(&good).unwrap();
     }
+
+    /// A comparison of policies by a compressed trail said that nothing changes.
+    #[test]
+    fn a_file_without_any_record_is_no_trail_unless_it_is_empty_or_was_just_begun() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("audit.jsonl");
+        let read = |content: &[u8]| {
+            fs::write(&path, content).unwrap();
+            let files = Files::new(files_of(std::slice::from_ref(&path)).unwrap());
+            files.requests(|_| {}).map_err(|error| error.to_string())
+        };
+        let record = b"{\"metadata\":{\"event_code\":\"trail.opened\"}}\n";
+        for foreign in
+            [&b"\x1f\x8b\x08 compressed"[..], b"\x1f\x8b\n\x08\n", b"listeners: []\n", b"{\"level\":\"INFO\"}\n"]
+        {
+            let told = read(foreign).unwrap_err();
+            assert!(told.contains("audit.jsonl: this is not an audit trail"), "{told}");
+            // One that is damaged has other records.
+            assert_eq!(read(&[foreign, b"\n", record].concat()), Ok(()));
+        }
+        for begun in [&b""[..], b"\n", b"{\"class_uid\":", b"\0\0\0", record] {
+            assert_eq!(read(begun), Ok(()));
+        }
+    }
 }

@@ -110,7 +110,9 @@ fn a_record_that_cannot_be_read_is_reported_and_not_treated_as_missing() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("audit.jsonl");
     let id = Uuid::from_u128(5);
-    std::fs::write(&path, format!("{{\"metadata\":{{\"correlation_uid\":\"{id}\"}},\"unmapped\":[\n")).unwrap();
+    let damaged =
+        format!("{{\"metadata\":{{\"correlation_uid\":\"{id}\",\"event_code\":\"request\"}},\"unmapped\":[\n");
+    std::fs::write(&path, damaged).unwrap();
     let said = |id| record_of(&Files::new(vec![path.clone()]), id).unwrap_err().to_string();
     let place = format!("a line that names it cannot be read, {}:1;", path.display());
     assert!(said(id).contains(&place), "{}", said(id));
