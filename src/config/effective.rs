@@ -133,10 +133,7 @@ impl Notes<'_> {
             Data::Map(entries) => entries.is_empty(),
             _ => false,
         };
-        // A comment within a block scalar would be part of it.
-        let block = matches!(&value.data, Data::Text(text) if text.contains('\n'));
-        let origin = self.origin(at).filter(|_| !block);
-        if let Some(note) = origin.or_else(|| default.filter(|_| says_nothing)) {
+        if let Some(note) = self.origin(at).or_else(|| default.filter(|_| says_nothing)) {
             self.notes.insert(line, note);
         }
     }

@@ -101,9 +101,13 @@ impl Locations {
         Some(Location::File { file: *file, span: start..start + width })
     }
 
-    /// Returns where the value at `at` was written; `None` for a default.
+    /// Returns where the value at `at` was written, by its key if it has one; `None` for a default.
     pub fn written(&self, at: &At) -> Option<Location> {
-        self.entries.contains_key(at).then(|| self.place(at)).flatten()
+        match self.entries.get(at)? {
+            // A text of several lines begins below its key.
+            Entry::Node { file, key: Some(key), .. } => Some(Location::File { file: *file, span: key.clone() }),
+            _ => self.place(at),
+        }
     }
 
     /// Makes problems at `at` show the key instead of the value.

@@ -266,6 +266,21 @@ fn the_printed_configuration_has_the_same_meaning() {
     assert_eq!(values(&print(&first)), values(&first));
 }
 
+/// It had no comment, as if it were a default.
+#[test]
+fn a_text_of_several_lines_is_shown_with_its_source() {
+    let written = "listeners: [{name: main, address: '127.0.0.1:8080'}]\nrules:\n  - id: all\n    why: |+\n      a\n\n    \
+                   fix: \"x\\r\\ny\"\n    when: |-\n      true &&\n      true\n    do: deny\n";
+    let printed = print(written);
+    let values = |text: &str| Node::parse(text, 0).unwrap().to_json()["rules"][0].clone();
+    for (key, number) in [("why", 4), ("fix", 7), ("when", 8)] {
+        let begins = |line: &&str| line.trim_start().starts_with(&format!("{key}:"));
+        let line = printed.lines().find(begins).unwrap();
+        assert!(line.ends_with(&format!("doorward.yaml:{number}")), "{line}\n{printed}");
+        assert_eq!(values(&printed)[key], values(written)[key], "{printed}");
+    }
+}
+
 /// Each look-up read the text from its beginning, which took minutes for a policy of 2,000 rules.
 #[test]
 fn lines_are_found_as_by_reading_from_the_beginning() {
