@@ -294,6 +294,12 @@ fn issuer(
             let organisation = organisation.ok_or(
                 "no `github_org` names the organisation, so everybody with an account at GitHub could sign in",
             )?;
+            if organisation.contains([',', ' ']) {
+                notes.push(format!(
+                    "`github_org`: no organisation can have the name `{organisation}`, so nobody gets in: name one by `tenant` of \
+                     the issuer"
+                ));
+            }
             entry.insert("tenant".to_owned(), organisation.into());
             let server = options.take("login_url").and_then(|url| Url::parse(&url).ok());
             if let Some(server) = server.filter(|url| url.host_str() != Some("github.com")) {

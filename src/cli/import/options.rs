@@ -114,18 +114,12 @@ impl Options {
         let mut upstreams = Vec::new();
         let found = if is_flags {
             flags(text)?
-        } else if let Ok(table) = toml::from_str::<BTreeMap<String, Value>>(text) {
-            let mut found = BTreeMap::new();
-            for (name, value) in table {
-                let values = match &value {
-                    Value::String(list) if is_list(&name) => list.split(',').map(str::to_owned).collect(),
-                    _ => texts(&value).ok_or_else(|| no_option(&name))?,
-                };
-                found.insert(name, values);
-            }
-            found
         } else {
-            alpha(text, &mut upstreams)?
+            match toml::from_str::<BTreeMap<String, Value>>(text) {
+                Ok(table) => of_cfg(table)?,
+                Err(error) if lines().next().is_some_and(is_assignment) => return Err(faulty(text, &error)),
+                Err(_) => alpha(text, &mut upstreams)?,
+            }
         };
         for (name, values) in found {
             let name = PLURAL.iter().find(|(plural, _)| *plural == name).map_or(name.as_str(), |(_, single)| *single);
@@ -290,6 +284,31 @@ fn shell_words(line: &str) -> Vec<String> {
     }
     words.extend(word);
     words
+}
+
+fn of_cfg(table: BTreeMap<String, Value>) -> Result<Found, String> {
+    let mut found = Found::new();
+    for (name, value) in table {
+        let values = match &value {
+            Value::String(list) if is_list(&name) => list.split(',').map(str::to_owned).collect(),
+            _ => texts(&value).ok_or_else(|| no_option(&name))?,
+        };
+        found.insert(name, values);
+    }
+    Ok(found)
+}
+
+/// Whether a line is one of a `.cfg`.
+fn is_assignment(line: &str) -> bool {
+    let name = line.split_once('=').map(|(name, _)| name.trim()).unwrap_or_default();
+    !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || matches!(c, '_' | '-'))
+}
+
+/// The place of an error in a `.cfg`. Its own words are left out, as they may quote a secret.
+fn faulty(text: &str, error: &toml::de::Error) -> String {
+    let before = error.span().and_then(|span| text.get(..span.start));
+    let line = before.map(|before| format!("line {}: ", before.matches('\n').count() + 1)).unwrap_or_default();
+    format!("{line}this is not valid TOML: close the quotes and brackets of each value, and write each name once")
 }
 
 fn alpha(text: &str, upstreams: &mut Vec<Upstream>) -> Result<Found, String> {

@@ -71,6 +71,23 @@ fn a_cfg_becomes_a_configuration_and_what_did_not_is_named() {
     assert!(!imported.yaml.contains("not-to-be-printed"));
 }
 
+/// Nothing said where, nor that it was read as TOML at all.
+#[test]
+fn a_cfg_that_is_not_valid_is_refused_with_the_line_and_without_its_content() {
+    const SECRET: &str = "hunter2-not-to-be-printed";
+    for (text, line) in [
+        (format!("# A comment.\nclient_secret = \"{SECRET}\nprovider = \"oidc\"\n"), 2),
+        (format!("provider = \"oidc\"\nclient_secret = \"a\"\n\nclient_secret = \"{SECRET}\"\n"), 4),
+        (format!("provider = \"oidc\"\nclient_secret = {SECRET}: x\n"), 2),
+    ] {
+        let told = imported(&[&text], Some("a.example.com")).unwrap_err();
+        assert!(told.starts_with(&format!("line {line}: this is not valid TOML")), "{text}: {told}");
+        assert!(!told.contains("hunter2"), "{told}");
+    }
+    let told = imported(&["neither: [\n"], Some("a.example.com")).unwrap_err();
+    assert!(told.contains("neither flags, nor a `.cfg` (TOML), nor alpha YAML"), "{told}");
+}
+
 #[test]
 fn durations_of_go_are_read() {
     for (text, expected) in [

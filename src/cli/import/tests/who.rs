@@ -174,3 +174,12 @@ fn the_workspace_of_google_is_that_of_one_whole_domain() {
         assert_eq!(noted(&imported), noticed, "{domains}");
     }
 }
+
+/// `doorward check` took it, and nobody got in.
+#[test]
+fn an_organisation_that_cannot_exist_is_noted() {
+    for (org, is_noted) in [("acme", false), ("acme,other", true)] {
+        let imported = of("github", &format!("email_domains = [\"*\"]\ngithub_org = \"{org}\""));
+        assert_eq!(noted(&imported).contains(&"github_org"), is_noted, "{:?}", imported.notes);
+    }
+}
