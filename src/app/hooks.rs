@@ -274,7 +274,7 @@ async fn drop_one(app: &App, command: &Command, one: &One) -> Result<Done, Comma
         Some(held) => (named(&id, held), recorded(held)),
         None => (json!({"id": id.to_string()}), HeldDelivery::Unread { held: id.to_string() }),
     };
-    let answer = json!({"dropped": id.to_string(), "deliveries": [named]});
+    let answer = json!({"dropped": 1, "deliveries": [named]});
     Ok(Done { answer, deliveries: Some(vec![recorded]) })
 }
 
