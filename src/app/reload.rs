@@ -35,6 +35,22 @@ use crate::{
 /// being fetched.
 const KEYS_PATIENCE: Duration = Duration::from_secs(5);
 
+/// The most reasons of one refusal that are logged.
+const MOST_REASONS: usize = 20;
+
+/// Logs why a configuration was refused. Each reason has a line of its own, as an event of the log cannot have several.
+fn log_refusal(cause: Cause, reasons: &[String]) {
+    if reasons.is_empty() {
+        tracing::error!(?cause, "the configuration was refused, and the old one is kept");
+    }
+    for reason in reasons.iter().take(MOST_REASONS) {
+        tracing::error!(?cause, "the configuration was refused, and the old one is kept: {reason}");
+    }
+    if let Some(more) = reasons.len().checked_sub(MOST_REASONS).filter(|more| *more > 0) {
+        tracing::error!(?cause, more, "there are more reasons, which `doorward check` shows");
+    }
+}
+
 /// Loads new generations.
 #[derive(Debug)]
 pub struct Reloader {
@@ -137,7 +153,7 @@ impl Reloader {
         let loading = tokio::task::spawn_blocking(move || {
             config::load(&sources, |root, resolver| snapshot::resolve(root, resolver, &app.context, Some(&previous)))
         });
-        let (diagnosis, problems, mut files) = match loading.await {
+        let (reasons, problems, mut files): (Vec<String>, _, _) = match loading.await {
             Ok(Ok((loaded, resolved))) => {
                 let files = loaded.fingerprint.clone();
                 match self.apply(number, &current, &loaded, resolved, cause, downstream).await {
@@ -147,14 +163,14 @@ impl Reloader {
                         self.watcher.follow(files);
                         return;
                     }
-                    Err(problems) => (problems.join("\n"), problems, files),
+                    Err(problems) => (problems.clone(), problems, files),
                 }
             }
             Ok(Err(refused)) => {
                 let errors = problems(&refused.diagnosis, Severity::Error);
-                (refused.diagnosis.to_string(), errors, refused.fingerprint.clone())
+                (refused.diagnosis.lines().collect(), errors, refused.fingerprint.clone())
             }
-            Err(error) => (error.to_string(), vec![error.to_string()], Fingerprint::default()),
+            Err(error) => (vec![error.to_string()], vec![error.to_string()], Fingerprint::default()),
         };
         // First, so that metrics and health already report it when the log does.
         self.app.requests.reload_refused();
@@ -164,7 +180,7 @@ impl Reloader {
         self.health.degraded(format!("the configuration was refused, and an older one is in use: {first}{more}"));
         self.app.outcome.refused(self.app.clock.now(), &problems);
         self.app.trail.note(Note::PolicyRefused { digest: None, cause: cause.as_str(), problems });
-        tracing::error!(?cause, "the configuration was refused, and the old one is kept\n{diagnosis}");
+        log_refusal(cause, &reasons);
         self.renew(&current, downstream).await;
         // Files that the refused configuration did not get to read: with their content at that time, and not as in the
         // configuration in force, which would be reported as a change for ever.

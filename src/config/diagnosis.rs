@@ -32,6 +32,14 @@ pub struct Diagnosis {
     findings: Vec<Finding>,
 }
 
+/// The place of a finding, for output.
+#[derive(Default)]
+struct Place {
+    given_by: Option<String>,
+    file: Option<String>,
+    line_and_column: Option<(usize, usize)>,
+}
+
 impl Finding {
     pub(super) fn error(place: Option<Location>, message: impl Into<String>) -> Self {
         Self { severity: Severity::Error, place, at: At::root(), message: message.into(), help: None }
@@ -84,17 +92,7 @@ impl Diagnosis {
             Severity::Error => "error",
             Severity::Warning => "warning",
         };
-        let (mut given_by, mut file, mut place) = (None, None, None);
-        match &finding.place {
-            Some(Location::Given(giver)) => given_by = Some(giver.to_string()),
-            Some(Location::WholeFile { file: whole }) => file = Some(self.path(*whole)),
-            Some(Location::File { file: part, span }) => {
-                let text = self.files.get(*part).map_or("", |file| file.text.as_str());
-                file = Some(self.path(*part));
-                place = Some(line_and_column(text, span.start));
-            }
-            None => {}
-        }
+        let Place { given_by, file, line_and_column: place } = self.place(finding);
         json!({
             "severity": severity,
             "message": finding.message,
@@ -105,6 +103,34 @@ impl Diagnosis {
             "column": place.map(|(_, column)| column),
             "given_by": given_by,
         })
+    }
+
+    /// Returns a line for each error: where it is, what is wrong, and what to do.
+    pub fn lines(&self) -> impl Iterator<Item = String> {
+        let errors = self.findings.iter().filter(|finding| finding.severity == Severity::Error);
+        errors.map(|finding| {
+            let Place { given_by, file, line_and_column } = self.place(finding);
+            let place = given_by.or(file).unwrap_or_else(|| finding.at.to_string());
+            let within = line_and_column.map(|(line, column)| format!(":{line}:{column}")).unwrap_or_default();
+            let help = finding.help.as_ref().map(|help| format!("; {help}")).unwrap_or_default();
+            format!("{place}{within}: {}{help}", finding.message)
+        })
+    }
+
+    fn place(&self, finding: &Finding) -> Place {
+        match &finding.place {
+            Some(Location::Given(giver)) => Place { given_by: Some(giver.to_string()), ..Place::default() },
+            Some(Location::WholeFile { file }) => Place { file: Some(self.path(*file)), ..Place::default() },
+            Some(Location::File { file, span }) => {
+                let text = self.files.get(*file).map_or("", |file| file.text.as_str());
+                Place {
+                    file: Some(self.path(*file)),
+                    line_and_column: Some(line_and_column(text, span.start)),
+                    ..Place::default()
+                }
+            }
+            None => Place::default(),
+        }
     }
 
     fn path(&self, file: usize) -> String {

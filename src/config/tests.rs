@@ -450,6 +450,20 @@ fn a_problem_within_an_expression_is_shown_at_its_byte() {
     });
 }
 
+/// The log of a reload had all of them in one line, with the ends of theirs escaped.
+#[test]
+fn each_error_is_told_in_one_line_with_its_place() {
+    let case = with("do: allow", "do: alow").set("audit.when_full", "perhaps");
+    let refused = case.load().unwrap_err();
+    let lines: Vec<String> = refused.diagnosis.lines().collect();
+    let file = case.sources.path.display();
+    assert_eq!(lines.len(), refused.diagnosis.errors(), "{lines:?}");
+    assert!(lines.iter().all(|line| !line.contains('\n')), "{lines:?}");
+    let is_there = |begin: &str, end: &str| lines.iter().any(|line| line.starts_with(begin) && line.contains(end));
+    assert!(is_there(&format!("{file}:"), ": `alow` is not one of the allowed values"), "{lines:?}");
+    assert!(is_there("flag --set audit.when_full: ", "`perhaps` is not one of the allowed values"), "{lines:?}");
+}
+
 #[test]
 fn very_many_or_very_long_problems_stay_small() {
     let many = format!("routes: [{}]\nlog: {{filter: {}}}", "1,".repeat(10_000), "x".repeat(100_000));

@@ -185,8 +185,9 @@ async fn a_broken_configuration_is_refused_and_the_old_one_kept() {
     let token = format!("Authorization: Bearer {}", issuer.token("alice", &["dev"]));
 
     swap(&doorward, &good.change("do: allow", "do: alow"));
-    let refusal = doorward.wait_for_log_containing("the configuration was refused").await;
-    assert!(refusal.to_string().contains("alow"), "{refusal}");
+    let refusal = doorward.wait_for_log_containing("the configuration was refused, and the old one is kept").await;
+    let said = refusal["message"].as_str().unwrap();
+    assert!(said.contains("doorward.yaml:") && said.contains("alow") && !said.contains('\n'), "{refusal}");
     assert_eq!(doorward.get("/api/v1/pods", &[&token]).await.status, 200);
     assert!(doorward.metrics().await.contains("reloads_total{outcome=\"refused\"} 1"), "{}", doorward.metrics().await);
 
