@@ -10,7 +10,7 @@ use super::{
     Login, LoginRequest, Outcome, Protocol, Provider, VerifiedIdToken, attempts, bounded, choice,
     exchange::{self, ExchangeError, Granted},
     failure::{Failure, token_error},
-    flow::{Flow, LIFETIME, State},
+    flow::{self, Flow, LIFETIME, State},
     github::{Github, GithubError},
     id_token::{self, Expected, Mismatch, Nonce, SKEW},
     login::{parse, redirect, store_failed},
@@ -66,12 +66,15 @@ impl Login {
         let Some(flow) = Flow::from_cookie(keys, &state, request.headers) else {
             let mut failure = self.without_cookie(&state, request).await;
             failure.signed_in = self.is_signed_in(request).await;
-            if failure.signed_in && failure.outcome == Outcome::other_browser {
-                failure.text =
-                    "It began somewhere else, or in a tab of this browser and was given up: of many at once \
-                                the oldest are. Just go on. If you did not begin a sign-in at all, close this page: \
-                                somebody may have sent you their own."
-                        .into();
+            if failure.outcome == Outcome::other_browser
+                && (failure.signed_in || flow::has_any_under_way(request.headers))
+            {
+                let advice = if failure.signed_in { "Just go on" } else { "Sign in again" };
+                failure.text = format!(
+                    "It began somewhere else, or in a tab of this browser and was given up: of many at once the oldest are. \
+                     {advice}. If you did not begin a sign-in at all, close this page: somebody may have sent you their own."
+                )
+                .into();
             }
             return (Err(failure), None);
         };

@@ -172,6 +172,11 @@ pub fn give_up_oldest(headers: &HeaderMap, line: &HeaderValue) -> Vec<HeaderValu
     surplus.map(|(name, _)| cookie::delete(name)).collect()
 }
 
+/// Whether this browser has begun logins that are not completed.
+pub fn has_any_under_way(headers: &HeaderMap) -> bool {
+    under_way(headers).next().is_some()
+}
+
 /// The names and sizes of the login cookies of this browser, oldest first.
 fn under_way(headers: &HeaderMap) -> impl Iterator<Item = (&str, usize)> {
     cookie::pairs(headers).filter_map(|(bytes, value)| {

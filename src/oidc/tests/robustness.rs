@@ -191,18 +191,19 @@ async fn a_late_answer_continues_if_another_tab_signed_in() {
 }
 
 #[tokio::test]
-async fn a_tab_dropped_for_newer_ones_continues_if_the_browser_is_signed_in() {
+async fn a_tab_dropped_for_newer_ones_is_told_so_and_continues_if_the_browser_is_signed_in() {
     let mut browser = Browser::new().await;
     let oldest = browser.depart("/tab").await;
     for _ in 0..20 {
         browser.depart("/tab").await;
     }
-    let told = body(&browser.get(&oldest.good()).await).to_owned();
-    assert!(told.contains("This sign-in began somewhere else") && !told.contains("was given up"), "{told}");
-    browser.sign_in().await;
-    let told = body(&browser.get(&oldest.good()).await).to_owned();
-    for part in ["of many at once the oldest are", "If you did not begin a sign-in", ">Go on<"] {
-        assert!(told.contains(part), "{part} in {told}");
+    for (way, absent) in [("Sign in again.", "Just go on."), ("Just go on.", "Sign in again.")] {
+        let told = body(&browser.get(&oldest.good()).await).to_owned();
+        for part in ["of many at once the oldest are", "If you did not begin a sign-in", way] {
+            assert!(told.contains(part) && !told.contains(absent), "{part} in {told}");
+        }
+        assert_eq!(told.contains(">Go on<"), way == "Just go on.", "{told}");
+        browser.sign_in().await;
     }
 }
 
