@@ -176,7 +176,7 @@ impl Login {
             SIGN_IN => self.sign_in(request).await,
             SIGN_OUT if posts => self.sign_out(request).await,
             SIGN_OUT => self.confirm_sign_out(request).await,
-            SIGNED_OUT => Ok(self.signed_out()),
+            SIGNED_OUT => self.signed_out(request).await,
             unsent::PATH => self.unsent(request),
             program::PAGE if posts => self.begin_for_program(request).await,
             program::PAGE => self.ask_for_program(request).await,

@@ -7,7 +7,7 @@ use http::{Response, StatusCode, header};
 use url::Url;
 
 use super::{
-    Login, LoginRequest, Outcome, Provider, attempts,
+    Login, LoginRequest, Outcome, Provider, SIGN_OUT, attempts,
     failure::Failure,
     login::{SIGNED_OUT, redirect, store_failed},
 };
@@ -78,8 +78,12 @@ impl Login {
         Ok(response)
     }
 
-    pub(super) fn signed_out(&self) -> Response<Bytes> {
-        pages::html(StatusCode::OK, &pages::signed_out(), &self.0.brand)
+    /// The page after a sign-out. Anybody may link to it, so somebody who is signed in is asked instead.
+    pub(super) async fn signed_out(&self, request: LoginRequest<'_>) -> Result<Response<Bytes>, Failure> {
+        if self.0.sessions.held_by(request.headers, request.origin).await?.is_some() {
+            return Ok(redirect(SIGN_OUT));
+        }
+        Ok(pages::html(StatusCode::OK, &pages::signed_out(), &self.0.brand))
     }
 
     fn end_at_provider(&self, session: &Session, request: LoginRequest<'_>) -> Option<String> {

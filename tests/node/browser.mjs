@@ -673,6 +673,7 @@ const scenarios = {
       await Promise.all([page.waitForURL((url) => url.href.startsWith(options.url)), page.click('button[value=alice]')]);
       for (const path of ['/', '/.doorward/whoami', '/apis/tekton.dev/v1/namespaces/prod/secrets', '/oauth2/sign_out',
         '/oauth2/callback?state=x&code=y', '/.doorward/nothing', '/oauth2/signed_out']) {
+        if (path === '/oauth2/signed_out') await ctx.clearCookies({ name: '__Host-doorward' });
         await page.goto(options.url + path);
         await look(path);
       }
@@ -760,6 +761,7 @@ const scenarios = {
     await page.waitForURL('**/');
     await to(page, '/oauth2/sign_out');
     await judge.look(page, 'sign-out');
+    await ctx.clearCookies({ name: '__Host-doorward' });
     await to(page, '/oauth2/signed_out');
     await judge.look(page, 'signed-out');
     // A browser that loses its session each time that it comes back from the provider, which signs it in by itself.

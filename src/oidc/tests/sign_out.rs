@@ -43,6 +43,19 @@ async fn signing_out_ends_the_session_here_and_at_the_provider() {
     assert!(body(&response).contains("You are signed out"));
 }
 
+/// A page that anybody can link to told people who share a computer that they were safe.
+#[tokio::test]
+async fn nobody_is_told_that_they_are_signed_out_while_they_are_signed_in() {
+    let mut browser = Browser::new().await;
+    browser.sign_in().await;
+    let response = browser.get("/oauth2/signed_out").await;
+    assert_eq!((response.status(), location(&response)), (StatusCode::SEE_OTHER, "/oauth2/sign_out"));
+    let ours = [("origin", "https://dash.example.com")];
+    browser.ask(Method::POST, "/oauth2/sign_out", None, &ours).await;
+    let response = browser.get("/oauth2/signed_out").await;
+    assert!(body(&response).contains("You are signed out"), "the twin: {}", body(&response));
+}
+
 /// The proxy in front answered 502, and the person stayed signed in at the provider.
 #[tokio::test]
 async fn an_id_token_that_no_proxy_would_pass_on_is_left_out_of_the_way_to_the_provider() {
