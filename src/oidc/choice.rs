@@ -6,7 +6,7 @@ use data_encoding::BASE64URL_NOPAD;
 use http::HeaderValue;
 use url::form_urlencoded;
 
-use super::{Login, LoginRequest, Outcome, Provider, START, failure::Failure};
+use super::{Login, LoginRequest, Outcome, Provider, SIGN_IN, START, failure::Failure, parameters::encode};
 use crate::{authn::NeededLogin, pages::Choice, sessions::cookie};
 
 /// Holds the name of an issuer. It needs no protection: changing it only selects another of the providers that
@@ -70,6 +70,11 @@ impl Login {
 /// The name of a provider for people.
 pub(super) fn label(provider: &dyn Provider) -> String {
     provider.client().label.as_ref().unwrap_or_else(|| provider.name()).to_string()
+}
+
+/// The address of the page with the providers, for a login that returns to `return_to` if that is an address of ours.
+pub fn sign_in_page(return_to: &str) -> String {
+    format!("{SIGN_IN}?rd={}", encode(return_to))
 }
 
 /// The address of a login at an issuer that must satisfy `needed`.

@@ -229,7 +229,7 @@ impl Login {
                 host,
                 name: &choice::label(&**provider),
                 href: &choice::start(provider.name(), needed.as_ref(), &return_to),
-                others: several.then(|| format!("{SIGN_IN}?rd={}", encode(&return_to))).as_deref(),
+                others: several.then(|| choice::sign_in_page(&return_to)).as_deref(),
                 keeps_fragment: !is_elsewhere,
             }),
             None => pages::sign_in(&SignInView {
@@ -247,7 +247,7 @@ impl Login {
         let provider = match (parameters.get("issuer"), self.only_offered(request)) {
             (None, Some(only)) => only,
             (None, None) => {
-                return Ok(redirect(&format!("{SIGN_IN}?rd={}", encode(&return_to))));
+                return Ok(redirect(&choice::sign_in_page(&return_to)));
             }
             (Some(name), _) => self.chosen(name, request)?,
         };

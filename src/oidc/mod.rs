@@ -58,6 +58,7 @@ mod unsent;
 mod vouch;
 
 pub use self::{
+    choice::sign_in_page,
     client::{Client, LoginClient, Protocol, Wishes},
     github::Github,
     issuer::LoginIssuer,

@@ -22,7 +22,7 @@ use crate::{
     config::raw::{ForwardAuth, RouteKind, Scheme},
     error::{Reason, Rejection},
     kubernetes::Attributes,
-    oidc::{SIGN_IN, page_of_form},
+    oidc::{SIGN_IN, page_of_form, sign_in_page},
     pages::{self, Brand, DeniedView},
     sessions::csrf,
     sts::printable,
@@ -268,15 +268,18 @@ fn page(rejection: &Rejection, context: &RefusalContext<'_>) -> Response<Bytes> 
     let signs_in = context.route.is_some_and(|route| route.schemes.contains(&Scheme::Session))
         && rejection.reason() != Reason::OriginRefused
         && matches!(rejection.status(), StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN);
+    let manner = context.manner;
+    let back = manner.back.as_deref().or(manner.form.as_deref());
+    let sign_in = signs_in.then(|| back.map_or_else(|| SIGN_IN.to_owned(), sign_in_page));
     let view = DeniedView {
         rejection,
         why: None,
-        request: &context.manner.request,
+        request: &manner.request,
         who: context.who,
         request_id: &id,
         now: context.now,
-        step_up: context.manner.step_up.as_deref(),
-        sign_in: signs_in.then_some(SIGN_IN),
+        step_up: manner.step_up.as_deref(),
+        sign_in: sign_in.as_deref(),
     };
     pages::html(rejection.status(), &pages::denied(&view), context.brand)
 }

@@ -35,6 +35,26 @@ fn what_kubectl_reads_as_bytes_is_refused_in_plain_text() {
     }
 }
 
+/// After it, people were at the front page, and had to find the link to the denied page again.
+#[test]
+fn who_signs_in_as_somebody_else_returns_to_the_denied_page() {
+    let brand = Brand::default();
+    let route = Some(RouteTerms { kind: Some(RouteKind::Http), schemes: &[Scheme::Session] });
+    let text = |text: &str| Some(text.to_owned());
+    for (back, form, href) in [
+        (text("/admin/x?y=1"), None, "/oauth2/sign_in?rd=%2Fadmin%2Fx%3Fy%3D1"),
+        (None, text("/admin/form"), "/oauth2/sign_in?rd=%2Fadmin%2Fform"),
+        (None, None, "/oauth2/sign_in"),
+    ] {
+        let of_page = Manner::of(Uuid::nil(), &Request::get("/").body(()).unwrap());
+        let manner = Manner { is_page: true, back, form, ..of_page };
+        let context = RefusalContext { route, ..manner.context(None, Some("alice"), Timestamp::default(), &brand) };
+        let answer = refuse(&Rejection::new(Reason::PolicyDenied, "no"), &context);
+        let page = std::str::from_utf8(answer.body()).unwrap();
+        assert!(page.contains(&format!("href=\"{href}\">Sign in as somebody else")), "{href} in {page}");
+    }
+}
+
 /// kubectl shows nothing else of a refusal.
 #[test]
 fn a_refusal_to_a_client_of_kubernetes_says_what_was_refused_and_which_request_it_was() {
