@@ -72,8 +72,7 @@ impl App {
     /// issuer together with the key that signed it, or a reload that removed the cluster of its run.
     pub fn withdrawal_of(&self, principal: &Principal, snapshot: &Snapshot) -> Option<CutReason> {
         if let Some(end) = self.revocations.end_of_session(principal) {
-            let is_revoked = &*end.reason == Ended::revoked.as_str();
-            return Some(if is_revoked { CutReason::Revoked } else { CutReason::SignedOut });
+            return Some(of_ended_session(&end.reason));
         }
         let is_revoked = self.revocations.is_revoked(principal).is_some()
             || snapshot.issuers.have_lost_key_of(principal)
@@ -86,6 +85,18 @@ impl App {
     pub fn close_revoked_streams(&self) -> usize {
         let snapshot = self.snapshot.load();
         self.streams.recheck(|stream| self.withdrawal_of(&stream.principal, &snapshot))
+    }
+}
+
+/// Returns the reason for ending the streams of a session that ended for the reason `why`.
+fn of_ended_session(why: &str) -> CutReason {
+    let is = |reason: Ended| why == reason.as_str();
+    if is(Ended::revoked) {
+        CutReason::Revoked
+    } else if is(Ended::replaced) || is(Ended::surplus) {
+        CutReason::Replaced
+    } else {
+        CutReason::SignedOut
     }
 }
 
@@ -299,6 +310,20 @@ mod tests {
         assert!(is_unasked_too_long(&token, clock.moment()));
         token.vouched_again(clock.moment());
         assert!(!is_unasked_too_long(&token, clock.moment()));
+    }
+
+    /// A person who had stepped up in another tab, or signed in once more elsewhere, read that they had signed out.
+    #[test]
+    fn streams_of_a_session_that_a_later_login_replaced_are_not_called_signed_out() {
+        for (why, reason) in [
+            (Ended::replaced, CutReason::Replaced),
+            (Ended::surplus, CutReason::Replaced),
+            (Ended::signed_out, CutReason::SignedOut),
+            (Ended::provider, CutReason::SignedOut),
+            (Ended::revoked, CutReason::Revoked),
+        ] {
+            assert_eq!(of_ended_session(why.as_str()), reason, "{why:?}");
+        }
     }
 
     /// An issuer calls both inactive, from the expiry of the token on, and some time before the stream ends by itself.

@@ -73,6 +73,7 @@ fn status(reason: CutReason) -> HeaderMap {
         CutReason::Expired => ("16", "the credential or the session has expired"),
         CutReason::Overlong => ("4", "the stream exceeded the time limit of its route (`max_stream`)"),
         CutReason::SignedOut => ("16", "the session has ended"),
+        CutReason::Replaced => ("16", "a later login has replaced the session"),
         CutReason::Revoked => ("16", "the credential was revoked"),
         CutReason::PermissionLost => ("7", "the policy no longer allows it, or its route now has another upstream"),
         CutReason::Draining => ("14", "Doorward is shutting down"),

@@ -13,7 +13,7 @@ use super::{
     flow::{self, Flow, LIFETIME, State},
     github::{Github, GithubError},
     id_token::{self, Expected, Mismatch, Nonce, SKEW},
-    login::{parse, redirect, store_failed},
+    login::{lacks, parse, redirect, store_failed},
     parameters::Parameters,
     refresh::RefreshError,
     vouch::require_userinfo,
@@ -23,7 +23,7 @@ use crate::{
     config::values::Span,
     error::{Reason, Rejection},
     issuers::{TokenError, login_facts},
-    sessions::{Ended, NewSession, Origin, Seen, Tokens, cookie, keyring::Purpose, userinfo},
+    sessions::{Ended, NewSession, Origin, Seen, Tab, Tokens, cookie, keyring::Purpose, userinfo},
     store::{Expect, StoreError, Table, Written},
 };
 
@@ -67,7 +67,7 @@ impl Login {
             let mut failure = self.without_cookie(&state, request).await;
             failure.signed_in = self.is_signed_in(request).await;
             if failure.outcome == Outcome::other_browser
-                && (failure.signed_in || flow::has_any_under_way(request.headers))
+                && (failure.signed_in || flow::browser(request.headers).is_some())
             {
                 let advice = if failure.signed_in { "Just go on" } else { "Sign in again" };
                 failure.text = format!(
@@ -294,16 +294,34 @@ impl Login {
         let seen = Seen::of(&headers, address);
         let new =
             NewSession { origin: &origin, provider: &*provider, claims, from_userinfo, in_both, scopes, tokens, seen };
-        let (line, session) = sessions.create(new).await?;
+        // A tab that was faster may have streams by now. A session that the browser had when this login began is
+        // replaced even so: a login that somebody begins with a session gives a new id.
+        let needed = flow.needed.as_ref();
+        let (line, session) = match before {
+            Some(before)
+                if flow.before != Some(before.name())
+                    && before.covers(&new)
+                    && !lacks(&before, needed, sessions.now()) =>
+            {
+                (None, before)
+            }
+            before => {
+                let tab = flow::browser(&headers).map(|browser| Tab { browser, began: state.began });
+                let (line, session) = sessions.create(new, tab).await?;
+                if let Some(before) = before.filter(|before| before.name() != session.name()) {
+                    sessions.end(&before, Ended::replaced).await.map_err(|error| store_failed(&error))?;
+                }
+                (line, session)
+            }
+        };
         audit.set_principal(&session.principal);
-        if let Some(before) = before {
-            sessions.end(&before, Ended::replaced).await.map_err(|error| store_failed(&error))?;
-        }
         self.note_where_it_led(&state, mark, &flow.return_to).await;
-        tracing::info!(issuer = %provider.name(), subject = %session.principal.subject, "signed in");
+        if line.is_some() {
+            tracing::info!(issuer = %provider.name(), subject = %session.principal.subject, "signed in");
+        }
         let mut response = redirect(&flow.return_to);
         let choice = (self.0.providers.len() > 1).then(|| choice::remember(provider.name()));
-        for line in [line, attempts::note(flow.attempt)].into_iter().chain(choice) {
+        for line in line.into_iter().chain([attempts::note(flow.attempt)]).chain(choice) {
             response.headers_mut().append(header::SET_COOKIE, line);
         }
         Ok(response)

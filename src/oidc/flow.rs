@@ -96,6 +96,9 @@ pub struct Flow {
     pub return_to: String,
     /// The number of logins of this browser in a row, including this one.
     pub attempt: u8,
+    /// The name of the session that the browser had when it began, valid or not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<String>,
     /// What a rule needs of the login.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub needed: Option<NeededLogin>,
@@ -172,9 +175,9 @@ pub fn give_up_oldest(headers: &HeaderMap, line: &HeaderValue) -> Vec<HeaderValu
     surplus.map(|(name, _)| cookie::delete(name)).collect()
 }
 
-/// Whether this browser has begun logins that are not completed.
-pub fn has_any_under_way(headers: &HeaderMap) -> bool {
-    under_way(headers).next().is_some()
+/// What the logins under way in a browser have in common, if there are any: the name of the cookie of one of them.
+pub fn browser(headers: &HeaderMap) -> Option<&str> {
+    under_way(headers).map(|(name, _)| name).min()
 }
 
 /// The names and sizes of the login cookies of this browser, oldest first.
@@ -209,6 +212,7 @@ mod tests {
             verifier: "v".repeat(43),
             return_to: format!("/{}", "a".repeat(1535)),
             attempt: 1,
+            before: Some("s".repeat(43)),
             needed: None,
             program: None,
         }

@@ -25,11 +25,12 @@ use super::{
 use crate::{
     audit::FailedLogin,
     authn::{EndpointAudit, NeededLogin},
+    clock::Timestamp,
     config::raw::Prompt,
     error::Rejection,
     pages::{self, Brand, Choice, GoingView, SignInView},
     request::respond::see_other,
-    sessions::{Ended, Origin, Sessions, cookie, csrf},
+    sessions::{Ended, Origin, Session, SessionHash, Sessions, cookie, csrf},
     store::StoreError,
 };
 
@@ -209,14 +210,9 @@ impl Login {
         let parameters = parse(request)?;
         let ReturnTo { address: return_to, is_elsewhere } = return_to::of(request.origin, parameters.get("rd"));
         let needed = needed(&parameters);
-        if let Some(session) = self.0.sessions.held_by(request.headers, request.origin).await? {
-            let now = self.0.sessions.now();
-            let lacks = needed.as_ref().is_some_and(|needed| needed.missing(&session.principal.login, now).is_some());
-            // Another tab has signed in meanwhile.
-            if !lacks {
-                // The browser adds the fragment of this page to an address without one (Fetch section 4.4).
-                return Ok(redirect(if is_elsewhere { "/#" } else { &return_to }));
-            }
+        if self.signed_in_meanwhile(request, needed.as_ref()).await?.is_some() {
+            // The browser adds the fragment of this page to an address without one (Fetch section 4.4).
+            return Ok(redirect(if is_elsewhere { "/#" } else { &return_to }));
         }
         let host = request.origin.authority();
         let named = parameters.get("issuer").and_then(|name| self.offered_as(name, request));
@@ -252,10 +248,27 @@ impl Login {
             (Some(name), _) => self.chosen(name, request)?,
         };
         let wanted = Wanted { needed: needed(&parameters), anew: parameters.get("prompt") == Some("login") };
+        if !wanted.anew
+            && is_led_by_page(request.headers)
+            && let Some(session) = self.signed_in_meanwhile(request, wanted.needed.as_ref()).await?
+            && session.issuer() == provider.name()
+        {
+            return Ok(redirect(&return_to));
+        }
         self.begin(provider, request, &return_to, wanted, None).await.map_err(|mut failure| {
             failure.return_to = return_to;
             failure
         })
+    }
+
+    /// The session of the browser, if it suffices: another tab has signed in since this one was sent to the login.
+    async fn signed_in_meanwhile(
+        &self,
+        request: LoginRequest<'_>,
+        needed: Option<&NeededLogin>,
+    ) -> Result<Option<Arc<Session>>, Failure> {
+        let held = self.0.sessions.held_by(request.headers, request.origin).await?;
+        Ok(held.filter(|session| !lacks(session, needed, self.0.sessions.now())))
     }
 
     /// Redirects the browser to the provider, to sign in the browser itself or `program`.
@@ -288,6 +301,7 @@ impl Login {
             verifier: verifier.into_secret(),
             return_to: return_to.to_owned(),
             attempt: made.saturating_add(1),
+            before: SessionHash::of_browser(request.headers).map(|session| session.to_string()),
             needed: wanted.needed,
             program,
         };
@@ -444,6 +458,17 @@ fn authorization_url(
         asked = asked.add_extra_param(*name, value.as_str());
     }
     Some(asked.url().0)
+}
+
+/// Whether the login of a session does not meet what is needed.
+pub(super) fn lacks(session: &Session, needed: Option<&NeededLogin>, now: Timestamp) -> bool {
+    needed.is_some_and(|needed| needed.missing(&session.principal.login, now).is_some())
+}
+
+/// Whether one of our pages has led the browser here by itself (Fetch Metadata Request Headers section 2.4): nobody
+/// asked for another login.
+fn is_led_by_page(headers: &HeaderMap) -> bool {
+    headers.get("sec-fetch-site").is_some_and(|site| site == "same-origin") && !headers.contains_key("sec-fetch-user")
 }
 
 /// What a rule needs of the login, from the query of its address.

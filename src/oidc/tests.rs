@@ -4,6 +4,7 @@ mod program;
 mod providers;
 mod robustness;
 mod sign_out;
+mod tabs;
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 

@@ -142,6 +142,7 @@ fn broken_off(reason: CutReason) -> Rejection {
         // Not 401: clients would discard a good token and send everything again with another.
         CutReason::Overlong => (Reason::BodyTimeout, "it lasted longer than its route allows (`max_stream`)"),
         CutReason::SignedOut => (Reason::SessionExpired, "its session has ended"),
+        CutReason::Replaced => (Reason::SessionExpired, "a later login has replaced its session"),
         CutReason::Revoked => (Reason::TokenRevoked, "its credential was revoked"),
         CutReason::PermissionLost => {
             (Reason::PolicyDenied, "the policy no longer allows it, or its route now has another upstream")

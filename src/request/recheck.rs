@@ -65,6 +65,10 @@ fn withdrawn(why: CutReason, scheme: Scheme, revoked: Option<Revoked>) -> Reject
             let detail = "the session ended while the request waited to be recorded";
             Rejection::new(Reason::SessionExpired, detail).fix("sign in again")
         }
+        (_, CutReason::Replaced) => {
+            let detail = "a later login replaced the session while the request waited to be recorded";
+            Rejection::new(Reason::SessionExpired, detail).fix("send it again")
+        }
         _ => {
             let detail = "your access was revoked while the request waited to be recorded";
             Rejection::new(Reason::TokenRevoked, detail).fix(match revoked {
@@ -99,6 +103,7 @@ mod tests {
             (Scheme::Bearer, CutReason::Revoked, Reason::TokenRevoked, "your access was revoked"),
             (Scheme::Session, CutReason::Revoked, Reason::TokenRevoked, "your access was revoked"),
             (Scheme::Session, CutReason::SignedOut, Reason::SessionExpired, "the session ended"),
+            (Scheme::Session, CutReason::Replaced, Reason::SessionExpired, "a later login replaced the session"),
             (Scheme::Webhook, CutReason::Revoked, Reason::TokenRevoked, "deliveries of this sender"),
         ] {
             let refused = withdrawn(why, scheme, None);

@@ -25,6 +25,9 @@ pub(super) struct Entry {
     hash: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     sid: Option<String>,
+    /// The digest of the login that began it in a tab of a browser.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    login: Option<String>,
     #[serde(with = "millis")]
     began: Timestamp,
     #[serde(with = "millis")]
@@ -36,6 +39,7 @@ impl Entry {
         Self {
             hash: hash.to_string(),
             sid: record.provider_session().map(str::to_owned),
+            login: None,
             began: record.created,
             ends: record.latest_end(),
         }
@@ -63,6 +67,16 @@ impl Entry {
             _ => true,
         }
     }
+}
+
+/// The result of adding a session.
+#[derive(Debug)]
+pub(super) enum Added {
+    /// It is in the index. These must end to leave at most the maximum, the oldest first; they stay listed until they
+    /// have ended.
+    New(Vec<Entry>),
+    /// It is not, as a login beside this one, which says the same, has begun this session.
+    Beside(SessionHash),
 }
 
 /// Sessions to end, each with the end of its record.
@@ -110,22 +124,30 @@ impl<'a> Index<'a> {
         self.store.put(Table::SessionIndex, &key, sealed, record.ends, Expect::Any, now).await.map(drop)
     }
 
-    /// Adds a session. Returns those that must end to leave at most `max`, the oldest first; they stay listed until
-    /// they have ended. `has_ended` says whether a session has ended although its record is still in the store.
+    /// Adds a session, unless a login beside this one has begun it: `login` is the digest of the login, and when it
+    /// began. `has_ended` says whether a session has ended although its record is still in the store.
     pub async fn add(
         &self,
         (hash, record): (&SessionHash, &Record),
+        login: Option<(&str, Timestamp)>,
         max: usize,
         has_ended: impl Fn(&SessionHash) -> bool,
         now: Timestamp,
-    ) -> Result<Vec<Entry>, StoreError> {
-        let entry = Entry::of(hash, record);
+    ) -> Result<Added, StoreError> {
+        let entry = Entry { login: login.map(|(digest, _)| digest.to_owned()), ..Entry::of(hash, record) };
         self.note_sid(record, now).await?;
-        self.forget_gone(max, has_ended, now).await?;
+        self.forget_gone(max, &has_ended, now).await?;
         self.change(now, |entries| {
+            let is_beside = |known: &&Entry| {
+                login.is_some_and(|(digest, began)| known.login.as_deref() == Some(digest) && known.began > began)
+            };
+            let first = entries.iter().filter(is_beside).filter_map(Entry::hash).find(|hash| !has_ended(hash));
+            if let Some(first) = first {
+                return Added::Beside(first);
+            }
             entries.push(entry.clone());
             let surplus = entries.len().saturating_sub(max);
-            entries.iter().take(surplus).cloned().collect()
+            Added::New(entries.iter().take(surplus).cloned().collect())
         })
         .await
     }

@@ -11,6 +11,7 @@
 //! | `keyring` | the keys that seal stored data |
 //! | `cookie`, `csrf`, `origin` | the session cookie, its CSRF checks, and the origin that it is bound to |
 //! | `program` | sessions that a program holds |
+//! | `tab` | logins side by side in the tabs of a browser, which begin one session |
 //! | `refresh`, `userinfo` | rechecking at the provider that a person may still sign in, and claims from userinfo |
 //! | `lease` | which replica rechecks a session |
 //! | `index`, `people` | the sessions of a person, listed and ended |
@@ -31,6 +32,7 @@ mod refresh;
 mod seen;
 mod session;
 mod settings;
+mod tab;
 #[cfg(test)]
 pub(crate) mod tests;
 pub mod userinfo;
@@ -49,7 +51,7 @@ use serde_json::{Map, Value};
 use tokio::{runtime::Handle, task::JoinHandle};
 
 use self::{
-    index::{Entry, Index},
+    index::{Added, Entry, Index},
     record::{Holder, Record, SessionId, Uncollected, is_in_future},
 };
 pub use self::{
@@ -63,6 +65,7 @@ pub use self::{
     seen::Seen,
     session::Session,
     settings::Settings,
+    tab::Tab,
 };
 use crate::{
     audit::Trail,
@@ -252,16 +255,24 @@ impl Sessions {
         if_good(self.find_rechecked(id.hash(), Holder::Browser, origin, address).await)
     }
 
-    /// Begins a session. Returns the `Set-Cookie` line with its id.
-    pub async fn create(&self, new: NewSession<'_>) -> Result<(HeaderValue, Arc<Session>), Rejection> {
-        let (id, session) = self.create_for(new, None).await?;
-        Ok((cookie::set(cookie::SESSION, &id.to_cookie(), None), session))
+    /// Begins a session. Returns the `Set-Cookie` line with its id. `None`, with the session that is there, if a login
+    /// in a tab beside this one has just begun it and said the same: its response has the line.
+    pub async fn create(
+        &self,
+        new: NewSession<'_>,
+        tab: Option<Tab<'_>>,
+    ) -> Result<(Option<HeaderValue>, Arc<Session>), Rejection> {
+        let (id, session) = self.create_for(new, None, tab).await?;
+        let is_new = session.hash == id.hash();
+        Ok((is_new.then(|| cookie::set(cookie::SESSION, &id.to_cookie(), None)), session))
     }
 
+    /// Begins a session, or returns that of a login in a tab beside this one, which has another id.
     async fn create_for(
         &self,
         new: NewSession<'_>,
         program: Option<(String, Uncollected)>,
+        tab: Option<Tab<'_>>,
     ) -> Result<(SessionId, Arc<Session>), Rejection> {
         let (inner, shared) = (&*self.0, &self.0.shared);
         let id = SessionId::new();
@@ -297,7 +308,16 @@ impl Sessions {
         // Into the index first: a session that is in the store but not in the index could not be ended with others.
         let max = inner.settings.max_per_person;
         let has_ended = |hash: &SessionHash| self.0.shared.revocations.end_of(&hash.to_string()).is_some();
-        let surplus = index.add((&hash, &session.record), max, has_ended, now).await.map_err(unavailable)?;
+        let login = tab.and_then(|tab| Some((tab.digest(&session.record)?, tab.began)));
+        let login = login.as_ref().map(|(digest, began)| (digest.as_str(), *began));
+        let added = index.add((&hash, &session.record), login, max, has_ended, now).await.map_err(unavailable)?;
+        let surplus = match added {
+            Added::New(surplus) => surplus,
+            Added::Beside(first) => {
+                let session = self.session(new.provider, first, session.record, 0, now)?;
+                return Ok((id, Arc::new(session)));
+            }
+        };
         let expires = session.record.expires(&inner.settings);
         let store = &shared.store;
         match store.put(Table::Sessions, hash.as_bytes(), sealed, expires, Expect::Absent, now).await {

@@ -45,7 +45,7 @@ impl Sessions {
         machine: String,
         until: Timestamp,
     ) -> Result<(String, Arc<Session>), Rejection> {
-        let (id, session) = self.create_for(new, Some((machine, Uncollected { until }))).await?;
+        let (id, session) = self.create_for(new, Some((machine, Uncollected { until })), None).await?;
         Ok((id.to_handle(), session))
     }
 

@@ -70,6 +70,11 @@ impl Drop for SessionId {
 pub struct SessionHash([u8; 32]);
 
 impl SessionHash {
+    /// That of the session in a browser's cookie, valid or not.
+    pub fn of_browser(headers: &HeaderMap) -> Option<Self> {
+        SessionId::of_browser(headers).map(|id| id.hash())
+    }
+
     pub(super) fn as_bytes(&self) -> &[u8] {
         &self.0
     }

@@ -292,7 +292,7 @@ const KEPT: [&str; 2] = ["sid", "nonce"];
 /// When and how the person authenticated for this session. A refresh does not change them: Keycloak returns those of
 /// the person's last login at any of its applications, which would make a session, possibly a stolen one, look younger
 /// and stronger than it is.
-const OF_LOGIN: [&str; 3] = ["auth_time", "acr", "amr"];
+pub(super) const OF_LOGIN: [&str; 3] = ["auth_time", "acr", "amr"];
 
 impl Refreshed {
     /// Why the session ends if this continues: the provider responds without confirming the person, or without any of

@@ -1,6 +1,7 @@
 mod fixture;
 mod people;
 mod refresh;
+mod tabs;
 
 use http::header;
 use serde_json::json;

@@ -43,6 +43,8 @@ pub enum CutReason {
     /// The time that its route allows has passed; its credential is still valid.
     Overlong,
     SignedOut,
+    /// A later login has taken the place of its session.
+    Replaced,
     Revoked,
     /// The policy no longer allows the request.
     PermissionLost,
@@ -61,6 +63,7 @@ impl CutReason {
             // credential.
             Self::Overlong => "max_stream",
             Self::SignedOut => "signed_out",
+            Self::Replaced => "replaced",
             Self::Revoked => "revoked",
             Self::PermissionLost => "permission_lost",
             Self::Draining => "draining",

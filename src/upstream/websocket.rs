@@ -88,6 +88,7 @@ pub(super) fn close_frame(reason: CutReason) -> Vec<u8> {
         CutReason::Expired
         | CutReason::Overlong
         | CutReason::SignedOut
+        | CutReason::Replaced
         | CutReason::Revoked
         | CutReason::PermissionLost => 1008,
         // Registered with IANA as "Service Restart": the client should reconnect.
@@ -170,6 +171,7 @@ mod tests {
             (CutReason::Expired, 1008),
             (CutReason::Overlong, 1008),
             (CutReason::SignedOut, 1008),
+            (CutReason::Replaced, 1008),
             (CutReason::Revoked, 1008),
             (CutReason::PermissionLost, 1008),
             (CutReason::Draining, 1012),

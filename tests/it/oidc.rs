@@ -52,7 +52,8 @@ async fn groups_from_userinfo_alone_admit_a_person_if_it_is_configured() {
             ("scopes: [offline_access]}", format!("scopes: [offline_access, profile], userinfo: {asks}}}"));
         let changes = [CHANGES, &[(from, &to)]].concat();
         let (world, provider) = LoginFixture::certified(&further, &changes).await;
-        let Answered { cookies, callback } = Answered::begin(&world.doorward, &world.host, &provider, "alice").await;
+        let Answered { cookies, callback } =
+            Answered::begin(&world.doorward, &world.host, &[], &provider, "alice").await;
         let back = world.get(&callback, &[&cookies]).await;
         let cookie = session(&back).unwrap_or_else(|| panic!("{}{}", back.head, back.text()));
         assert_eq!(world.status(&cookie).await, status, "asked: {asks}");

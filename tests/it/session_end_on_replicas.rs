@@ -124,7 +124,7 @@ async fn a_session_whose_refresh_fails_at_one_replica_ends_at_the_other_within_t
     let login = "scopes: [offline_access], prompt: consent";
     let replicas = Replicas::start(port, &provider.issuer, login).await;
     let here = &replicas.here;
-    let answered = Answered::begin(&here.doorward, &here.host, &provider, "alice").await;
+    let answered = Answered::begin(&here.doorward, &here.host, &[], &provider, "alice").await;
     let back = here.get(&answered.callback, &[&answered.cookies]).await;
     let cookie = session(&back).unwrap_or_else(|| panic!("{}{}", back.head, back.text()));
     replicas.here.doorward.set_clock_ahead(301);

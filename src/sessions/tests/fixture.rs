@@ -201,8 +201,8 @@ impl Fixture {
         origin: &Origin,
     ) -> Result<HeaderMap, Reason> {
         let new = self.new_session(claims, scopes, tokens, origin);
-        let created = self.sessions.create(new).await;
-        created.map(|(line, _)| sent_back(&line)).map_err(|rejection| rejection.reason())
+        let created = self.sessions.create(new, None).await;
+        created.map(|(line, _)| sent_back(&line.unwrap())).map_err(|rejection| rejection.reason())
     }
 
     /// The result that a login at the provider would have had.
@@ -228,7 +228,7 @@ impl Fixture {
 }
 
 /// The cookie that a browser sends after this line.
-fn sent_back(line: &HeaderValue) -> HeaderMap {
+pub(super) fn sent_back(line: &HeaderValue) -> HeaderMap {
     let pair = line.to_str().unwrap().split(';').next().unwrap();
     HeaderMap::from_iter([(header::COOKIE, HeaderValue::from_str(pair).unwrap())])
 }

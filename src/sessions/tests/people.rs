@@ -1,6 +1,6 @@
 //! The sessions of one person.
 
-use super::*;
+use super::{super::index::Added, *};
 
 #[tokio::test]
 async fn the_number_of_sessions_of_a_person_is_bounded() {
@@ -59,10 +59,11 @@ async fn a_session_being_created_stays_listed_when_the_index_is_full() {
         let at = Fixture::offline();
         let kept = get(&at.sessions, &at.create("alice", &dash()).await, &dash()).await.unwrap();
         let (index, begun) = (at.sessions.index(&kept.record), SessionId::new().hash());
-        index.add((&begun, &kept.record), 2, |_| false, at.shared.clock.now()).await.unwrap();
+        index.add((&begun, &kept.record), None, 2, |_| false, at.shared.clock.now()).await.unwrap();
         at.shared.clock.advance(Duration::from_secs(seconds));
         let now = at.shared.clock.now();
-        let ended = index.add((&SessionId::new().hash(), &kept.record), 2, |_| false, now).await.unwrap();
+        let added = index.add((&SessionId::new().hash(), &kept.record), None, 2, |_| false, now).await.unwrap();
+        let Added::New(ended) = added else { panic!("{added:?}") };
         assert_eq!(ended.len(), surplus, "after {seconds} s");
         let entries = index.entries(now).await.unwrap();
         assert_eq!(entries.len(), listed, "after {seconds} s");

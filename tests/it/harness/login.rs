@@ -29,10 +29,11 @@ pub struct Answered {
 }
 
 impl Answered {
-    /// Begins a login at a host of this machine for `person`, and signs them in at the provider. The callback is not
-    /// called.
-    pub async fn begin(doorward: &Doorward, host: &str, provider: &OidcProvider, person: &str) -> Self {
-        let away = doorward.get("/oauth2/start?rd=%2Fpage", &[&format!("Host: {host}")]).await;
+    /// Begins a login at a host of this machine for `person`, with these lines, and signs them in at the provider. The
+    /// callback is not called.
+    pub async fn begin(doorward: &Doorward, host: &str, lines: &[&str], provider: &OidcProvider, person: &str) -> Self {
+        let host_line = format!("Host: {host}");
+        let away = doorward.get("/oauth2/start?rd=%2Fpage", &[&[&*host_line], lines].concat()).await;
         let location = away.header("location").unwrap_or_else(|| panic!("{}{}", away.head, away.text()));
         let back = provider.sign_in(location, person).await;
         let callback = back.strip_prefix(&format!("http://{host}")).expect(&back).to_owned();
