@@ -1,4 +1,5 @@
-//! Sign-out at `/oauth2/sign_out`: ends the session here, those on our other hosts, and the one at the provider.
+//! Sign-out at `/oauth2/sign_out`: ends the session here, those of this browser on our other hosts, and the one at the
+//! provider.
 
 use std::{sync::Arc, time::Duration};
 
@@ -33,15 +34,20 @@ const MAX_HINT: usize = 6 << 10;
 const OFFLINE_ACCESS: &str = "offline_access";
 
 impl Login {
-    /// The confirmation page, as a link or an image must not sign anybody out.
+    /// The confirmation page, as a link or an image must not sign anybody out. It says which sessions end.
     pub(super) async fn confirm_sign_out(&self, request: LoginRequest<'_>) -> Result<Response<Bytes>, Failure> {
         let session = self.0.sessions.held_to_sign_out(request.headers, request.origin).await?;
+        let (others, some_go_on) = match &session {
+            Some(session) => self.0.sessions.signed_out_with(session).await.map_err(|error| store_failed(&error))?,
+            None => (Vec::new(), false),
+        };
         let who = session.as_ref().map(|session| display_name(session));
-        let page = pages::confirm_sign_out(&ConfirmSignOutView { who: who.as_deref() });
+        let view = ConfirmSignOutView { who: who.as_deref(), others: &others, some_go_on };
+        let page = pages::confirm_sign_out(&view);
         Ok(pages::html(StatusCode::OK, &page, &self.0.brand))
     }
 
-    /// Ends the session on every host, then sends the browser to the provider to end its session there
+    /// Ends the sessions of this browser on every host, then sends it to the provider to end its session there
     /// (OpenID Connect RP-Initiated Logout 1.0 section 2).
     pub(super) async fn sign_out(&self, request: LoginRequest<'_>) -> Result<Response<Bytes>, Failure> {
         csrf::check(request.method, request.headers, false, request.origin).map_err(|refusal| {

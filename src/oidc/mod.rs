@@ -8,7 +8,7 @@
 //! /oauth2/callback  <- the provider: state, cookie, issuer, code -> tokens -> ID token -> session; also .../NAME
 //! /oauth2/unsent       says which form was not sent because its session had ended
 //! /oauth2/sign_in      the choice of a provider
-//! /oauth2/sign_out     ends the session here, on our other hosts and at the provider
+//! /oauth2/sign_out     ends the sessions of this browser, on all our hosts and at the provider
 //! /oauth2/backchannel_logout <- the provider: a session that ended there ends here
 //! ```
 //!

@@ -44,6 +44,10 @@ fn listed(browser: &str, address: &str) -> Listed {
     }
 }
 
+fn sign_out_of(who: &str) -> ConfirmSignOutView<'_> {
+    ConfirmSignOutView { who: Some(who), others: &[], some_go_on: false }
+}
+
 fn concern<'a>(rule: &'a str, does: RuleAction, why: Option<&'a str>) -> Concern<'a> {
     Concern { rule, does, why, routes: vec!["dashboard", "api"], only: Vec::new() }
 }
@@ -175,8 +179,16 @@ fn pages() -> Vec<(&'static str, Page)> {
                 request_id: "0192a7c4-7f1e-7c3a-9d56-0c7f2f6c1b2e",
             }),
         ),
-        ("confirm-sign-out", confirm_sign_out(&ConfirmSignOutView { who: Some("alice@example.com") })),
-        ("confirm-sign-out-none", confirm_sign_out(&ConfirmSignOutView { who: None })),
+        ("confirm-sign-out", confirm_sign_out(&sign_out_of("alice@example.com"))),
+        (
+            "confirm-sign-out-others",
+            confirm_sign_out(&ConfirmSignOutView {
+                others: &[listed("Firefox on Linux", "192.0.2.17")],
+                some_go_on: true,
+                ..sign_out_of("alice@example.com")
+            }),
+        ),
+        ("confirm-sign-out-none", confirm_sign_out(&ConfirmSignOutView { who: None, others: &[], some_go_on: false })),
         ("signed-out", signed_out()),
         (
             "login-error",
@@ -331,7 +343,7 @@ fn whatever_is_shown_is_escaped() {
             request_id: HOSTILE,
         }),
         own_sessions(&OwnSessionsView { who: HOSTILE, sessions: &own, ended: None, request_id: HOSTILE }),
-        confirm_sign_out(&ConfirmSignOutView { who: Some(HOSTILE) }),
+        confirm_sign_out(&sign_out_of(HOSTILE)),
         login_error(&LoginErrorView {
             title: HOSTILE,
             text: HOSTILE,
@@ -353,7 +365,7 @@ fn whatever_is_shown_is_escaped() {
 #[test]
 fn a_name_with_direction_marks_does_not_reverse_the_text_beside_it() {
     let who = "nimda\u{202e}\u{2067}";
-    let page = confirm_sign_out(&ConfirmSignOutView { who: Some(who) }).render(&Brand::default()).into_string();
+    let page = confirm_sign_out(&sign_out_of(who)).render(&Brand::default()).into_string();
     assert!(page.contains("<strong><bdi>nimda\\u202e\\u2067</bdi></strong>"), "{page}");
     let done = program_done(&ProgramDoneView { outcome: Err("\u{202e}no") }).render(&Brand::default()).into_string();
     assert!(!done.contains('\u{202e}'), "{done}");

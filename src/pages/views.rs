@@ -285,13 +285,12 @@ pub fn own_sessions(view: &OwnSessionsView<'_>) -> Page {
 }
 
 fn own_session(own: &OwnSession<'_>) -> Markup {
-    let Listed { session, origin, browser, address, created, last_seen, .. } = own.listed;
-    let host = origin.split_once("://").map_or(origin.as_str(), |(_, host)| host);
+    let Listed { session, browser, created, last_seen, .. } = own.listed;
+    let label = format!("End the session of {browser} at {}", host(own.listed));
     html! {
         h2 { (browser) @if own.current { " " span class="badge" { "this one" } } }
         p {
-            (host)
-            @if let Some(address) = address { " from " (address) }
+            (place(own.listed))
             br;
             "Signed in " (time(*created))
             br;
@@ -299,12 +298,19 @@ fn own_session(own: &OwnSession<'_>) -> Markup {
         }
         @if !own.current {
             form method="post" action=(format!("/.doorward/sessions/end?session={session}")) {
-                button class="small button" type="submit" aria-label=(format!("End the session of {browser} at {host}")) {
-                    "End"
-                }
+                button class="small button" type="submit" aria-label=(label) { "End" }
             }
         }
     }
+}
+
+fn host(listed: &Listed) -> &str {
+    listed.origin.split_once("://").map_or(listed.origin.as_str(), |(_, host)| host)
+}
+
+/// Where a session is used.
+fn place(listed: &Listed) -> Markup {
+    html! { (host(listed)) @if let Some(address) = listed.address { " from " (address) } }
 }
 
 /// The confirmation of a sign-out.
@@ -312,6 +318,10 @@ fn own_session(own: &OwnSession<'_>) -> Markup {
 pub struct ConfirmSignOutView<'a> {
     /// The person of the session; `None` if there is none.
     pub who: Option<&'a str>,
+    /// The other sessions that end with it.
+    pub others: &'a [Listed],
+    /// Whether the person has sessions that go on.
+    pub some_go_on: bool,
 }
 
 pub fn confirm_sign_out(view: &ConfirmSignOutView<'_>) -> Page {
@@ -321,9 +331,25 @@ pub fn confirm_sign_out(view: &ConfirmSignOutView<'_>) -> Page {
             Some(who) => {
                 h1 { "Sign out?" }
                 p class="lead" { "You are signed in as " strong { (name(who)) } "." }
-                p { "This ends your session here and on all other hosts of Doorward, with everything that is open there." }
+                @if view.others.is_empty() {
+                    p { "This ends your session here, with everything that is open in it." }
+                } @else {
+                    p { "This ends your session here and these others, with everything that is open in them." }
+                    ul class="sessions" {
+                        @for other in view.others { li {
+                            h2 { (other.browser) }
+                            p { (place(other)) br; "Last seen " (time(other.last_seen)) }
+                        } }
+                    }
+                }
+                @if view.some_go_on {
+                    p { "Your sessions in other browsers and in terminals go on, unless the provider ends them too." }
+                }
                 (sign_out_form())
-                p class="actions" { a href="/" { "Stay signed in" } }
+                p class="actions" {
+                    a href="/" { "Stay signed in" }
+                    @if view.some_go_on { a href="/.doorward/sessions" { "Your sessions" } }
+                }
             }
             None => {
                 h1 { "You are not signed in" }
@@ -338,7 +364,8 @@ pub fn signed_out() -> Page {
     let main = html! {
         (sign(Tone::Good))
         h1 { "You are signed out" }
-        p class="lead" { "Your session has ended on every host of Doorward." }
+        p class="lead" { "Your sessions in this browser have ended, on every host of Doorward." }
+        p { "Other browsers, terminals and accounts may still be signed in." }
         p { "On a computer that others use, close the browser as well." }
         p class="actions" { a class="button" href=(SIGN_IN) { "Sign in again" } }
     };

@@ -58,15 +58,6 @@ impl Entry {
     pub fn is_of(&self, sid: &str) -> bool {
         self.sid.as_deref().is_none_or(|own| own == sid)
     }
-
-    /// Whether it belongs to the same login at the provider: the same session there or, if the provider names none, the
-    /// same person.
-    pub fn same_login(&self, record: &Record) -> bool {
-        match (&self.sid, record.provider_session()) {
-            (Some(sid), Some(other)) => sid == other,
-            _ => true,
-        }
-    }
 }
 
 /// The result of adding a session.

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{
     Ended, Origin, Session, Sessions, if_good,
     index::{Entry, Index, Split},
-    record::{Holder, SessionHash, SessionId},
+    record::{Holder, Record, SessionHash, SessionId},
     seen,
 };
 use crate::{
@@ -58,39 +58,59 @@ pub enum Which<'a> {
 impl Sessions {
     /// The sessions of a person, by issuer identifier and subject, in the order in which they began.
     pub async fn list(&self, issuer: &str, subject: &str) -> Result<Vec<Listed>, StoreError> {
-        let mut list = Vec::new();
+        let records = self.records(issuer, subject).await?;
+        Ok(records.into_iter().map(|(hash, record)| self.listed(hash, record)).collect())
+    }
+
+    /// The sessions of a person that have not ended, in the order in which they began.
+    async fn records(&self, issuer: &str, subject: &str) -> Result<Vec<(SessionHash, Record)>, StoreError> {
+        let mut records = Vec::new();
         for entry in self.index_of(issuer, subject).entries(self.now()).await? {
             let Some(hash) = entry.hash() else { continue };
-            let session = hash.to_string();
             // A session that was ended, but whose record is still in the store.
-            if self.0.shared.revocations.end_of(&session).is_some() {
+            if self.0.shared.revocations.end_of(&hash.to_string()).is_some() {
                 continue;
             }
-            let Some((record, _)) = self.read(hash).await? else { continue };
-            list.push(Listed {
-                session,
-                browser: match &record.machine {
-                    Some(machine) if record.uncollected.is_some() => {
-                        format!("doorward login on {machine}, which has not collected it yet")
-                    }
-                    Some(machine) => format!("doorward login on {machine}"),
-                    None => seen::browser(record.agent.as_deref().unwrap_or_default()),
-                },
-                address: record.address,
-                created: record.created,
-                last_seen: record.last_seen,
-                checked: record.checked,
-                ends_if_unused: record.expires(&self.0.settings),
-                ends: record.latest_end(),
-                origin: record.origin,
-            });
+            if let Some((record, _)) = self.read(hash).await? {
+                records.push((hash, record));
+            }
         }
-        Ok(list)
+        Ok(records)
+    }
+
+    fn listed(&self, hash: SessionHash, record: Record) -> Listed {
+        Listed {
+            session: hash.to_string(),
+            browser: match &record.machine {
+                Some(machine) if record.uncollected.is_some() => {
+                    format!("doorward login on {machine}, which has not collected it yet")
+                }
+                Some(machine) => format!("doorward login on {machine}"),
+                None => seen::browser(record.agent.as_deref().unwrap_or_default()),
+            },
+            address: record.address,
+            created: record.created,
+            last_seen: record.last_seen,
+            checked: record.checked,
+            ends_if_unused: record.expires(&self.0.settings),
+            ends: record.latest_end(),
+            origin: record.origin,
+        }
     }
 
     /// The sessions of the person whose session this is.
     pub async fn list_own(&self, session: &Session) -> Result<Vec<Listed>, StoreError> {
         self.list(&session.record.issuer_url, &session.record.subject).await
+    }
+
+    /// The other sessions that a sign-out of this one ends, and whether the person has any that go on.
+    pub async fn signed_out_with(&self, session: &Session) -> Result<(Vec<Listed>, bool), StoreError> {
+        let mut others = self.records(&session.record.issuer_url, &session.record.subject).await?;
+        others.retain(|(hash, _)| *hash != session.hash);
+        let count = others.len();
+        others.retain(|(_, record)| session.record.signs_out(record));
+        let some_go_on = others.len() < count;
+        Ok((others.into_iter().map(|(hash, record)| self.listed(hash, record)).collect(), some_go_on))
     }
 
     /// Ends sessions of the person whose session this is, with their streams. Returns how many were ended.
@@ -149,16 +169,30 @@ impl Sessions {
         self.end_all(&record.issuer_url, &record.subject, vec![(*hash, record.ends)], reason).await.map(drop)
     }
 
-    /// Ends all sessions of the same login, on every host: those of the same session at the provider or, if it names
-    /// none, all of the person's. Returns how many were ended.
+    /// Ends a session that its person signs out in the browser, and those that a sign-out ends with it
+    /// ([`Record::signs_out`]), on every host. Returns how many were ended.
     pub async fn end_login(&self, session: &Session, reason: Ended) -> Result<usize, StoreError> {
         let Session { hash, record, .. } = session;
         let index = self.index(record);
-        let mut others = index.entries(self.now()).await?;
-        others.retain(|entry| entry.same_login(record) && entry.hash() != Some(*hash));
+        let mut others = Vec::new();
+        for entry in index.entries(self.now()).await? {
+            if self.is_signed_out_with(session, &entry).await {
+                others.push(entry);
+            }
+        }
         let mut split = index.split(others, self.now()).await;
         split.going_on.push((*hash, record.ends));
         self.end_split(&record.issuer_url, &record.subject, split, reason).await
+    }
+
+    /// Whether a sign-out of the session ends that of the entry too, as it does if its record cannot be read: the same
+    /// browser may hold it.
+    async fn is_signed_out_with(&self, session: &Session, entry: &Entry) -> bool {
+        let Some(hash) = entry.hash().filter(|hash| *hash != session.hash) else { return false };
+        match self.read(hash).await {
+            Ok(Some((record, _))) => session.record.signs_out(&record),
+            Ok(None) | Err(_) => session.record.provider_session().is_none_or(|sid| entry.is_of(sid)),
+        }
     }
 
     /// Ends these sessions of one person, each with the end of its record, and returns how many. All are revoked in one

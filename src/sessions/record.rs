@@ -12,6 +12,7 @@ use super::{
     cookie,
     keyring::{KeyRing, OpenError, Purpose, random},
     lease::Lease,
+    seen,
     settings::Settings,
 };
 use crate::{
@@ -181,6 +182,19 @@ impl Record {
 
     pub fn holder(&self) -> Holder {
         if self.machine.is_some() { Holder::Program } else { Holder::Browser }
+    }
+
+    /// Whether a sign-out in the browser of this session ends another session of the same person too: one of the same
+    /// session at the provider or, if the provider does not name both, one that the same browser may hold. A session of
+    /// a program goes on unless the provider ends it.
+    pub fn signs_out(&self, other: &Self) -> bool {
+        if other.holder() == Holder::Program {
+            return false;
+        }
+        match (self.provider_session(), other.provider_session()) {
+            (Some(own), Some(sid)) => own == sid,
+            _ => seen::may_be_same_browser(self.agent.as_deref(), other.agent.as_deref()),
+        }
     }
 
     /// When it ends if it is not used again, or not collected. A shorter lifetime in the configuration applies at once.

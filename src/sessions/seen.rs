@@ -57,6 +57,13 @@ pub fn browser(agent: &str) -> String {
     }
 }
 
+/// Whether two stored `User-Agent`s may be of the same browser: they differ in version numbers only, as it may have been
+/// updated between two logins, or one of them is not known.
+pub fn may_be_same_browser(agent: Option<&str>, other: Option<&str>) -> bool {
+    let unversioned = |agent: &str| agent.replace(|c: char| c.is_ascii_digit() || c == '.' || c == '_', "");
+    agent.zip(other).is_none_or(|(agent, other)| unversioned(agent) == unversioned(other))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -240,6 +240,44 @@ async fn a_back_channel_logout_that_failed_half_way_ends_the_session_when_repeat
     }
 }
 
+/// Signs in with a browser of this `User-Agent`, at a provider that names no session of its own. Returns its cookies.
+async fn sign_in_with(browser: &mut Browser, agent: &str, origin: &Origin) -> Vec<(String, String)> {
+    browser.origin = origin.clone();
+    let sent = browser.depart("/").await;
+    browser.script(|script| {
+        script.claims.as_mut().unwrap().as_object_mut().unwrap().remove("sid");
+    });
+    let back = sent.good();
+    let (path, query) = back.split_once('?').unwrap();
+    browser.ask(Method::GET, path, Some(query), &[("user-agent", agent)]).await;
+    std::mem::take(&mut browser.jar)
+}
+
+/// People read that their session would end on all other hosts, and were signed out on their phones too.
+#[tokio::test]
+async fn the_page_that_asks_whether_to_sign_out_says_which_sessions_end() {
+    let mut browser = Browser::new().await;
+    let (dash, k8s) = (browser.origin.clone(), Origin::https("k8s.example.com").unwrap());
+    let (firefox, iphone) = ("Mozilla/5.0 (X11; Linux x86_64; rv:140.0) Firefox/140.0", "Mozilla/5.0 (iPhone)");
+    let phone = sign_in_with(&mut browser, iphone, &dash).await;
+    let elsewhere = sign_in_with(&mut browser, firefox, &k8s).await;
+    browser.jar = sign_in_with(&mut browser, firefox, &dash).await;
+    let page = browser.get("/oauth2/sign_out").await;
+    let page = body(&page);
+    assert!(page.contains("Firefox on Linux") && page.contains("k8s.example.com"), "{page}");
+    assert!(!page.contains("iPhone") && page.contains("sessions in other browsers and in terminals go on"), "{page}");
+
+    let ours = [("origin", "https://dash.example.com")];
+    browser.ask(Method::POST, "/oauth2/sign_out", None, &ours).await;
+    (browser.origin, browser.jar) = (k8s, elsewhere);
+    assert!(browser.session().await.is_none(), "the same browser at another host");
+    (browser.origin, browser.jar) = (dash, phone);
+    assert!(browser.session().await.is_some(), "another browser");
+    let page = browser.get("/oauth2/sign_out").await;
+    let page = body(&page);
+    assert!(page.contains("This ends your session here, with") && !page.contains("go on"), "{page}");
+}
+
 /// Browsers send no cookie with a form of another site, so it is not known whether there is a session.
 #[tokio::test]
 async fn a_sign_out_from_elsewhere_says_what_was_there() {

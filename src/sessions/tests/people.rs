@@ -266,3 +266,95 @@ async fn where_a_session_was_last_seen_is_noted() {
     assert_eq!((listed.address, listed.last_seen), (Some(address), at.shared.clock.now()));
     assert_eq!(listed.browser, "An unknown browser");
 }
+
+const CHROME: &str =
+    "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/99.0.4844.84 Safari/537.36";
+const CHROME_UPDATED: &str =
+    "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/100.0.0.0 Safari/537.36";
+const PHONE: &str = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) \
+                     CriOS/141.0 Mobile/15E148 Safari/604.1";
+
+/// The cookie of a session of alice, from a login with this `User-Agent` and this `sid`, if any.
+async fn log_in(at: &Fixture, (agent, sid): (Option<&str>, Option<&str>)) -> HeaderMap {
+    let claims = sid.map_or_else(|| json!({"sub": "alice"}), |sid| json!({"sub": "alice", "sid": sid}));
+    let cookie = at.create_with(claims, &dash()).await;
+    let session = get(&at.sessions, &cookie, &dash()).await.unwrap();
+    let record = Record { agent: agent.map(str::to_owned), ..session.record.clone() };
+    assert!(at.sessions.write(session.hash, &record, session.version).await.unwrap());
+    at.sessions.0.cache.invalidate(&session.hash);
+    cookie
+}
+
+/// Without a `sid`, phones were signed out with the laptop.
+#[tokio::test]
+async fn a_sign_out_ends_the_sessions_that_the_same_browser_may_hold_and_no_others() {
+    for (row, here, other, ends) in [
+        ("the same browser", (Some(CHROME), None), (Some(CHROME), None), true),
+        ("it was updated", (Some(CHROME), None), (Some(CHROME_UPDATED), None), true),
+        ("another browser", (Some(CHROME), None), (Some(PHONE), None), false),
+        ("a browser that does not name itself", (Some(CHROME), None), (None, None), true),
+        ("this one does not name itself", (None, None), (Some(PHONE), None), true),
+        ("the same session at the provider", (Some(CHROME), Some("s1")), (Some(PHONE), Some("s1")), true),
+        ("another session there", (Some(CHROME), Some("s1")), (Some(CHROME), Some("s2")), false),
+        ("maybe the same there", (Some(CHROME), Some("s1")), (Some(CHROME), None), true),
+        ("another browser, whose login named none", (Some(CHROME), Some("s1")), (Some(PHONE), None), false),
+    ] {
+        let at = Fixture::offline();
+        let (here, other) = (log_in(&at, here).await, log_in(&at, other).await);
+        let session = get(&at.sessions, &here, &dash()).await.unwrap();
+        let name = get(&at.sessions, &other, &dash()).await.unwrap().name();
+        let (told, some_go_on) = at.sessions.signed_out_with(&session).await.unwrap();
+        let told: Vec<String> = told.into_iter().map(|listed| listed.session).collect();
+        let expected = if ends { vec![name] } else { Vec::new() };
+        assert_eq!((told, some_go_on), (expected, !ends), "{row}");
+        let count = at.sessions.end_login(&session, Ended::signed_out).await.unwrap();
+        assert_eq!(count, 1 + usize::from(ends), "{row}");
+        assert!(get(&at.sessions, &here, &dash()).await.is_err(), "{row}");
+        assert_eq!(get(&at.sessions, &other, &dash()).await.is_err(), ends, "{row}");
+    }
+}
+
+/// Nobody can tell which browser holds a session whose record cannot be read.
+#[tokio::test]
+async fn a_sign_out_ends_a_session_whose_record_cannot_be_read_unless_the_provider_names_another() {
+    for (row, sids, ends) in [
+        ("none is named", [None, None], true),
+        ("one is named", [Some("s1"), None], true),
+        ("the same", [Some("s1"), Some("s1")], true),
+        ("another", [Some("s1"), Some("s2")], false),
+    ] {
+        let at = Fixture::offline();
+        let [here, other] = sids.map(|sid| (Some(CHROME), sid));
+        let (here, other) = (log_in(&at, here).await, log_in(&at, other).await);
+        let session = get(&at.sessions, &here, &dash()).await.unwrap();
+        let other = get(&at.sessions, &other, &dash()).await.unwrap();
+        let (now, broken) = (at.shared.clock.now(), b"broken".to_vec());
+        at.store.put(Table::Sessions, other.hash.as_bytes(), broken, other.end, Expect::Any, now).await.unwrap();
+        at.sessions.end_login(&session, Ended::signed_out).await.unwrap();
+        assert_eq!(at.shared.revocations.end_of(&other.name()).is_some(), ends, "{row}");
+    }
+}
+
+/// kubectl was refused in all terminals of a person who had left a browser.
+#[tokio::test]
+async fn a_sign_out_in_a_browser_ends_no_session_of_a_program() {
+    for claims in [json!({"sub": "alice"}), json!({"sub": "alice", "sid": "s1"})] {
+        let at = Fixture::offline();
+        let (origin, address) = (dash(), IpAddr::from(std::net::Ipv4Addr::LOCALHOST));
+        let tokens = Tokens { access: "access".to_owned(), refresh: None, id: None };
+        let new = at.new_session(claims.clone(), &["openid"], tokens, &origin);
+        let until = at.sessions.now() + Duration::from_secs(60);
+        let (handle, _) = at.sessions.create_for_program(new, "laptop".to_owned(), until).await.unwrap();
+        assert!(matches!(at.sessions.collect(&handle, &origin, address).await, Ok(Collected::Now(_))));
+        let here = at.create_with(claims.clone(), &origin).await;
+        let session = get(&at.sessions, &here, &origin).await.unwrap();
+        assert_eq!(at.sessions.signed_out_with(&session).await.unwrap(), (Vec::new(), true), "{claims}");
+        assert_eq!(at.sessions.end_login(&session, Ended::signed_out).await.unwrap(), 1, "{claims}");
+        let shown = at.sessions.authenticate_handle(&handle, &origin, address).await;
+        assert!(shown.is_ok(), "{claims}: {shown:?}");
+        // The twin: the provider says that the person has logged out.
+        let ended = at.sessions.end_by_provider(&at.provider.issuer, Some("alice"), None).await.unwrap();
+        assert_eq!(ended, 1, "{claims}");
+        assert!(at.sessions.authenticate_handle(&handle, &origin, address).await.is_err(), "{claims}");
+    }
+}

@@ -159,7 +159,6 @@ async fn no_code_verifier_token_cookie_or_handle_is_in_the_log_or_the_trail() {
     world.doorward.set_clock_ahead(301);
     assert_eq!((world.status(&cookie).await, world.status_of(&handle).await), (200, 200));
     assert!(issuer.secrets().len() >= of_logins + 6, "each was refreshed");
-    // First, as the sign-out ends all sessions of the person.
     let ended = world.submit("/.doorward/login/end", &[&format!("Authorization: Bearer {handle}")], "").await;
     assert_eq!(ended.status, 200, "{}", ended.text());
     let out = world.post("/oauth2/sign_out", &[&cookie, &format!("Origin: {}", world.origin())], "").await;
