@@ -28,7 +28,9 @@ use crate::{
 ///
 /// Exit status 0: the request would pass; 1: it would not; 2: this could not be determined; 64: the configuration is
 /// refused, or the command line is not understood.
+// The group repeats what excludes `audience`: clap waives a `requires` whose argument is excluded by one that is given.
 #[derive(Args, Clone, Debug)]
+#[command(group = clap::ArgGroup::new("of_token").multiple(true).conflicts_with_all(["url", "audit_id", "token_file", "body"]))]
 pub struct ExplainArgs {
     /// The address that is requested, such as `https://tekton.example.com/apis/tekton.dev/v1/pipelineruns`. With
     /// `DOORWARD_CONFIG` set, it may be the only argument
@@ -48,25 +50,25 @@ pub struct ExplainArgs {
     pub audit_id: Option<Uuid>,
     /// Instead of an address: the audience of a token. `--principal` is the caller, or whoever caused the run of the
     /// task that asks
-    #[arg(long, value_name = "AUDIENCE", requires = "principal", conflicts_with_all = ["url", "audit_id", "token_file", "body"])]
+    #[arg(long, value_name = "AUDIENCE", requires = "principal", group = "of_token")]
     pub audience: Option<String>,
     /// The scopes that would be in the token, separated by spaces. Default: all that rules give
-    #[arg(long, value_name = "SCOPES", requires = "audience")]
+    #[arg(long, value_name = "SCOPES", requires = "audience", group = "of_token")]
     pub scope: Option<String>,
     /// The service account of the task that asks for a token, as `NAMESPACE/NAME`. Default: no task does
-    #[arg(long, value_name = "NAMESPACE/NAME", requires = "audience", value_parser = account)]
+    #[arg(long, value_name = "NAMESPACE/NAME", requires = "audience", group = "of_token", value_parser = account)]
     pub service_account: Option<Account>,
     /// The cluster of the task, by the name of its issuer. Default: the only one whose tasks get tokens
-    #[arg(long, value_name = "NAME", requires = "service_account")]
+    #[arg(long, value_name = "NAME", requires = "service_account", group = "of_token")]
     pub cluster: Option<String>,
     /// The pipeline that the task is part of, by reference
-    #[arg(long, value_name = "NAME", requires = "service_account")]
+    #[arg(long, value_name = "NAME", requires = "service_account", group = "of_token")]
     pub pipeline: Option<String>,
     /// The name of the task within the pipeline
-    #[arg(long, value_name = "NAME", requires = "pipeline")]
+    #[arg(long, value_name = "NAME", requires = "pipeline", group = "of_token")]
     pub pipeline_task: Option<String>,
     /// The task, by reference
-    #[arg(long, value_name = "NAME", requires = "service_account")]
+    #[arg(long, value_name = "NAME", requires = "service_account", group = "of_token")]
     pub task: Option<String>,
     /// A file with the body of a request that makes or changes a run of Tekton, in JSON or YAML
     #[arg(long, value_name = "FILE", conflicts_with = "audit_id")]

@@ -356,6 +356,34 @@ mod tests {
         }
     }
 
+    /// It was ignored: `hooks drop ID --parked` dropped a delivery that was still retried. clap waives a requirement that
+    /// another argument excludes.
+    #[test]
+    fn a_condition_is_refused_beside_what_excludes_the_option_that_it_limits() {
+        for line in [
+            "hooks drop 01a22de7 --parked --socket s --why w",
+            "hooks retry 01a22de7 --webhook hub --socket s --why w",
+            "explain c.yaml https://k8s.example.com/ --principal p.yaml --scope repo",
+            "explain c.yaml https://k8s.example.com/ --principal p.yaml --service-account ci/build",
+            "explain c.yaml https://k8s.example.com/ --principal p.yaml --pipeline build",
+            "explain c.yaml https://k8s.example.com/ --principal p.yaml --pipeline-task push",
+            "audit verify t.jsonl --part --since 2026-03-01",
+            "audit verify t.jsonl --checkpoints c.jsonl --since 2026-03-01",
+        ] {
+            let refused = Cli::try_parse_from(["doorward"].into_iter().chain(line.split(' '))).unwrap_err();
+            assert_eq!(refused.kind(), clap::error::ErrorKind::ArgumentConflict, "{line}: {refused}");
+        }
+        for line in [
+            "hooks drop --webhook hub --parked --socket s --why w",
+            "hooks retry --parked --webhook hub --socket s --why w",
+            "explain c.yaml --audience a --principal p.yaml --scope repo --service-account ci/build --pipeline build",
+            "audit verify t.jsonl --all --since 2026-03-01",
+        ] {
+            let read = Cli::try_parse_from(["doorward"].into_iter().chain(line.split(' ')));
+            assert!(read.is_ok(), "{line}: {}", read.unwrap_err());
+        }
+    }
+
     /// A checkout of the policy, which has neither secrets nor certificates.
     const SHIPPED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/deploy/base/config");
     const BY_KUBECONFIG: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/config/examples/outside-the-cluster.yaml");

@@ -134,7 +134,7 @@ pub enum HooksCommand {
         #[arg(long, group = "target")]
         parked: bool,
         /// Of these, only those of this sender.
-        #[arg(long, value_name = "NAME", requires = "parked")]
+        #[arg(long, value_name = "NAME", requires = "parked", conflicts_with = "id")]
         webhook: Option<String>,
         #[command(flatten)]
         operator: OperatorArgs,
@@ -150,7 +150,7 @@ pub enum HooksCommand {
         #[arg(long, value_name = "NAME", group = "target")]
         webhook: Option<String>,
         /// Of these, only those that are no longer retried.
-        #[arg(long, requires = "webhook")]
+        #[arg(long, requires = "webhook", conflicts_with = "id")]
         parked: bool,
         #[command(flatten)]
         operator: OperatorArgs,

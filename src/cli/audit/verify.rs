@@ -36,7 +36,7 @@ pub struct VerifyArgs {
     pub all: bool,
     /// With `--all`: chains that nobody has seen since then are not reported as missing. A day in UTC, or a time of RFC
     /// 3339
-    #[arg(long, value_name = "DAY", value_parser = moment, requires = "all")]
+    #[arg(long, value_name = "DAY", value_parser = moment, requires = "all", conflicts_with_all = ["checkpoints", "part"])]
     pub since: Option<Timestamp>,
     /// The key of the chain, base64: the file that `audit.chain_key` names, or `audit-chain.key` beside the store.
     /// Repeat it for each key that was in use
