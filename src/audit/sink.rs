@@ -149,6 +149,8 @@ pub(super) struct RotatingFile {
     /// The same file, for rewriting data in place: `file` can only append.
     mending: Option<File>,
     size: u64,
+    /// Its size after the last sync.
+    synced: u64,
     max_size: u64,
     retention: Retention,
     last_number: u64,
@@ -184,6 +186,7 @@ impl RotatingFile {
             file: None,
             mending: None,
             size: 0,
+            synced: 0,
             max_size,
             retention,
             last_number: numbered.last().map_or(0, |(number, _)| *number),
@@ -198,7 +201,7 @@ impl RotatingFile {
             file.sync_data()?;
         }
         sink.began = began(file)?.unwrap_or(now);
-        sink.size = end.whole;
+        (sink.size, sink.synced) = (end.whole, end.whole);
         let last = match (end.last, numbered.last()) {
             (Some(last), _) => Some(last),
             (None, Some((_, previous))) => FileEnd::of(&mut File::open(previous)?)?.last,
@@ -228,6 +231,7 @@ impl RotatingFile {
             sync_directory(&self.path)?;
             self.mending = Some(OpenOptions::new().write(true).open(&self.path)?);
             self.size = file.metadata()?.len();
+            self.synced = self.size;
             self.file = Some(file);
         }
         self.file.as_mut().ok_or_else(|| io::ErrorKind::NotFound.into())
@@ -244,11 +248,12 @@ impl RotatingFile {
     fn close(&mut self) {
         self.file = None;
         self.mending = None;
-        self.size = 0;
+        (self.size, self.synced) = (0, 0);
     }
 
-    /// Checks whether somebody moved or removed the open file, in which case later lines would be lost with it, and
-    /// begins a new file. Fails if the bytes taken since the last sync were lost.
+    /// Checks after a sync whether somebody moved or removed the open file, in which case later lines would be lost
+    /// with it, and begins a new file; or truncated it, in which case places in it mean something else. Fails if the
+    /// bytes taken since the last sync may be lost.
     fn check_place(&mut self) -> io::Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
         let open = file.metadata()?;
@@ -257,12 +262,16 @@ impl RotatingFile {
             Err(error) if error.kind() == io::ErrorKind::NotFound => false,
             Err(error) => return Err(error),
         };
-        if is_here {
+        if is_here && open.len() >= self.size {
+            self.synced = self.size;
             return Ok(());
         }
-        self.close();
-        // Under the same number, exports would take the new file for the rest of the old one.
+        // Under the same number, exports would take what follows for the rest of what is gone.
         self.last_number += 1;
+        if is_here {
+            return self.follow_truncated(open.len());
+        }
+        self.close();
         if open.nlink() == 0 {
             let what = "somebody removed the file of the trail; leave rotation to `max_size` and `keep`";
             return Err(io::Error::new(io::ErrorKind::NotFound, what));
@@ -270,6 +279,31 @@ impl RotatingFile {
         tracing::error!(
             path = %self.path.display(),
             "somebody moved the file of the trail, which continues in a new one; leave rotation to `max_size` and `keep`"
+        );
+        Ok(())
+    }
+
+    /// Goes on after a truncation that left so many bytes: in the same file if it has exactly what was written since
+    /// the last sync, as it does when it was emptied before that. Otherwise what is left may end within a line and is
+    /// set aside as a full file.
+    fn follow_truncated(&mut self, left: u64) -> io::Result<()> {
+        let at_risk = self.size - self.synced;
+        if left == at_risk {
+            (self.size, self.synced) = (left, left);
+        } else {
+            self.close();
+            if left > 0 {
+                fs::rename(&self.path, numbered_path(&self.path, self.last_number + 1))?;
+                self.last_number += 1;
+            }
+            if at_risk > 0 {
+                let what = "somebody truncated the file of the trail; leave rotation to `max_size` and `keep`";
+                return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+            }
+        }
+        tracing::error!(
+            path = %self.path.display(),
+            "somebody truncated the file of the trail, and the lines that were in it are gone from it; leave rotation to `max_size` and `keep`"
         );
         Ok(())
     }
@@ -313,8 +347,8 @@ impl Sink for RotatingFile {
 
     fn rotate(&mut self, now: Timestamp) -> io::Result<Option<Arc<str>>> {
         self.check_place()?;
-        if self.file.is_none() {
-            // A file that may be there now is somebody else's.
+        // A file that may be there now is somebody else's, and one that was emptied has nothing to keep.
+        if self.file.is_none() || self.size == 0 {
             self.began = now;
             return Ok(None);
         }

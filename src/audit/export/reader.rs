@@ -4,6 +4,7 @@
 use std::{
     fs::{self, File},
     io::{self, Read, Seek, SeekFrom},
+    os::unix::fs::FileExt,
     path::{Path, PathBuf},
 };
 
@@ -11,7 +12,7 @@ use super::{
     super::{
         chain::{Link, Mac, Sealed},
         file_ends::line_before,
-        lines::Lines,
+        lines::{Lines, of_file},
         sink::{numbered_files, numbered_path},
     },
     position::Position,
@@ -66,18 +67,32 @@ impl Batch {
 
 /// Reads the lines after `from`, up to `most` bytes but at least one line; none if there are none.
 pub(super) fn read(path: &Path, mut from: Cursor, end: End, most: usize) -> io::Result<Option<Batch>> {
+    let start = from.place;
     loop {
         let Some((mut file, number)) = open(path, from.place.file, end.place.file)? else { return Ok(None) };
-        if number != from.place.file {
+        let is_full = number < end.place.file;
+        let limit = if is_full { file.metadata()?.len() } else { end.place.offset };
+        let is_other = number == from.place.file
+            && from.place == start
+            && from.place.offset < limit
+            && !is_line_end(&file, from.place.offset)?;
+        if is_other {
+            tracing::error!(
+                file = number,
+                "the audit file does not continue what was sent of it: somebody truncated or changed it, and all of it is sent"
+            );
+        }
+        if is_other || number != from.place.file {
             from.place = Place { file: number, offset: 0 };
             from.total = end.total - bytes_after(path, from.place, end.place)?;
         }
-        let is_full = number < end.place.file;
-        let limit = if is_full { file.metadata()?.len() } else { end.place.offset };
         let left = usize::try_from(limit.saturating_sub(from.place.offset)).unwrap_or(usize::MAX);
         let mut bytes = vec![0; left.min(BATCH_BYTES)];
         file.seek(SeekFrom::Start(from.place.offset))?;
-        file.read_exact(&mut bytes)?;
+        file.read_exact(&mut bytes).map_err(|error| match error.kind() {
+            io::ErrorKind::UnexpectedEof => of_file(path)(io::Error::new(error.kind(), SHORTER)),
+            _ => error,
+        })?;
         let ends = bytes.iter().enumerate().filter(|(_, byte)| **byte == b'\n').map(|(at, _)| at + 1).enumerate();
         let ends = ends.take(BATCH_LINES).take_while(|(before, end)| *before == 0 || *end <= most);
         let (count, used) = ends.last().map_or((0, 0), |(before, end)| (before + 1, end));
@@ -106,6 +121,18 @@ pub(super) fn read(path: &Path, mut from: Cursor, end: End, most: usize) -> io::
             false => Place { offset: from.place.offset + bytes.len() as u64, ..from.place },
         };
     }
+}
+
+/// The writer notices with the next line, and gives the file another number.
+const SHORTER: &str = "it is shorter than what was written to it, as somebody truncated or moved it; sending goes on with \
+    the next line that is written";
+
+/// Whether a line ends at this place, so that another one begins there. A file that ends before it is found to be too
+/// short when it is read.
+fn is_line_end(file: &File, offset: u64) -> io::Result<bool> {
+    let Some(before) = offset.checked_sub(1) else { return Ok(true) };
+    let mut byte = [0];
+    Ok(file.read_at(&mut byte, before)? == 0 || byte == *b"\n")
 }
 
 /// Opens a file of the trail, or the next one that still exists, and returns its number. `current` was recently the

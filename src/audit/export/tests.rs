@@ -1,6 +1,7 @@
 //! Tests of exports over trails on disk.
 
 mod bounds;
+mod truncated;
 
 use std::{
     fs,

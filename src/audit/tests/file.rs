@@ -1,3 +1,5 @@
+mod truncated;
+
 use std::{
     fs::{self, OpenOptions},
     io::{Read, Write},
