@@ -24,7 +24,7 @@ pub(super) enum Field {
     Deliveries,
     Kubernetes,
     Run,
-    /// Those whose revocation ends a token.
+    /// Those whose revocation ends a token, and the tokens whose revocation does.
     Parties,
     /// All other text: names, ids and subjects. Cut last, as it identifies the caller and the object.
     Names,

@@ -288,6 +288,8 @@ fn issued(issued: &Issued, budget: &mut Budget, object: &mut Object<'_>) {
         .some("cause", issued.cause.map(Id));
     let parties: Vec<_> = issued.parties.iter().map(|party| (&*party.issuer, &*party.subject)).collect();
     object.pairs("parties", budget.pairs(Field::Parties, &parties));
+    let exchanged: Vec<_> = issued.exchanged.iter().map(|token| (&*token.issuer, &*token.id)).collect();
+    object.pairs("exchanged", budget.pairs(Field::Parties, &exchanged));
     if let Some(task) = &issued.task {
         object.object("task", |object| issued_task(task, budget, object));
     }

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::caller::credential;
 use crate::{
-    authn::{KnownAs, Principal},
+    authn::{KnownAs, KnownToken, Principal},
     authz::AskedToken,
     clock::Timestamp,
     config::raw::{Effect, EventListener, RouteKind},
@@ -164,6 +164,8 @@ pub struct Issued {
     pub task: Option<IssuedTask>,
     /// Everybody whose revocation ends it: its subject, and all present and former actors.
     pub parties: Vec<KnownAs>,
+    /// The tokens whose revocation ends it: those that it was exchanged for, directly and indirectly.
+    pub exchanged: Vec<KnownToken>,
     /// Set if the token is another provider's.
     pub onward: Option<IssuedOnward>,
 }

@@ -94,6 +94,11 @@ fn count<S: Serializer>(more: &HashSet<Uuid>, serializer: S) -> Result<S::Ok, S:
 
 impl TracedToken {
     /// Records an end. The earliest one counts, as the files of several replicas are not in the order of time.
+    /// Whether it had been issued and had not expired at this time.
+    fn is_out(&self, at: Timestamp) -> bool {
+        self.at <= at && at.as_millis() < self.issued.expires
+    }
+
     fn end(&mut self, time: Timestamp, why: impl FnOnce() -> String) {
         let end = if self.issued.onward.is_some() { &mut self.no_others_since } else { &mut self.ended };
         if end.as_ref().is_none_or(|before| time < before.time) {
@@ -135,7 +140,9 @@ impl Revocation {
     fn meets(&self, token: &TracedToken) -> bool {
         if let Some(id) = &self.token_id {
             // A revocation by id refuses tokens of ours only: a provider's tokens are never presented here.
-            return *id == token.issued.token && token.issued.is_by(&self.issuer) && token.issued.onward.is_none();
+            let TracedToken { issued, .. } = token;
+            let is_it = *id == issued.token && issued.is_by(&self.issuer);
+            return (is_it || issued.is_made_of(&self.issuer, id)) && issued.onward.is_none();
         }
         let Some(subject) = &self.subject else { return false };
         token.issued.parties.iter().any(|(issuer, party)| *issuer == self.issuer && party == subject)
@@ -218,8 +225,17 @@ impl Found {
             token.withheld = line.status_code.clone().or_else(|| line.unmapped.ended.clone());
         }
         let at = Timestamp::from_millis(line.time);
-        if let Some(token) = line.unmapped.revoked.as_ref().and_then(|id| self.tokens.get_mut(id)) {
-            token.end(at, || DONE.to_owned());
+        if let Some(id) = &line.unmapped.revoked {
+            if let Some(token) = self.tokens.get_mut(id) {
+                token.end(at, || DONE.to_owned());
+            }
+            for token in self.tokens.values_mut() {
+                // Holders can revoke tokens of ours only.
+                let is_of = token.issued.is_made_of(&token.issued.issuer, id) && token.issued.onward.is_none();
+                if is_of && token.is_out(at) {
+                    token.end(at, || format!("the holder of {id} revoked that, which it was exchanged for"));
+                }
+            }
         }
         let at_server = line.unmapped.introspected;
         let id = at_server.as_ref().map_or(&line.actor.session.uid, |at_server| &at_server.token);
@@ -265,8 +281,7 @@ impl Found {
         let Some(revocation) = Revocation::read(&line.unmapped.command).filter(|_| line.status_id == 1) else { return };
         let at = Timestamp::from_millis(line.time);
         for token in self.tokens.values_mut() {
-            let is_out = token.at <= at && at.as_millis() < token.issued.expires;
-            if is_out && revocation.meets(token) {
+            if token.is_out(at) && revocation.meets(token) {
                 token.end(at, || format!("an operator revoked it: {}", line.unmapped.why));
             }
         }

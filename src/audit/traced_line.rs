@@ -177,6 +177,9 @@ pub struct IssuedLine {
     /// Everybody whose revocation ends it, by issuer name and subject.
     #[serde(default, skip_serializing)]
     pub(super) parties: Vec<(String, String)>,
+    /// The tokens whose revocation ends it, by issuer name and id.
+    #[serde(default, skip_serializing)]
+    pub(super) exchanged: Vec<(String, String)>,
     /// Set if the token is another provider's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub onward: Option<OnwardLine>,
@@ -186,6 +189,11 @@ impl IssuedLine {
     /// Whether this issuer issued it: others may issue tokens with the same id.
     pub fn is_by(&self, issuer: &str) -> bool {
         self.issuer == issuer
+    }
+
+    /// Whether it was exchanged for this token, directly or indirectly.
+    pub(super) fn is_made_of(&self, issuer: &str, id: &str) -> bool {
+        self.exchanged.iter().any(|(by, token)| by == issuer && token == id)
     }
 }
 

@@ -24,7 +24,7 @@ pub use self::authenticated::Authenticated;
 pub(crate) use self::{
     endpoint_audit::EndpointAudit,
     needed_login::NeededLogin,
-    principal::{Actor, CredentialId, KeyId, Kind, KnownAs, LoginFacts, Principal, Scheme},
+    principal::{Actor, CredentialId, KeyId, Kind, KnownAs, KnownToken, LoginFacts, Principal, Scheme},
     schemes::{Authentication, Authenticator, USE_HTTPS, stored_delivery, wanted},
 };
 use crate::error::Rejection;

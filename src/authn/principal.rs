@@ -64,6 +64,9 @@ pub struct Principal {
     pub on_behalf_of: Option<Box<KnownAs>>,
     /// Everybody who acts for `subject` or did so earlier in the chain. Revoking any of them revokes the credential.
     pub acting: Box<[KnownAs]>,
+    /// For Doorward's own tokens: the tokens that it was exchanged for, those that these were, and so on. Revoking any
+    /// of them revokes it.
+    pub exchanged: Box<[KnownToken]>,
     /// The pod and the runs whose end ends the credential, as [`workload_key`] names them.
     pub lives_with: Box<[Arc<str>]>,
     /// The workload behind the token, as read by the preset of its issuer; only issuers with a preset vouch for one.
@@ -99,6 +102,14 @@ impl Principal {
         let own = KnownAs { issuer: Arc::clone(&self.issuer), subject: Arc::clone(&self.subject) };
         let others = self.on_behalf_of.as_deref().into_iter().chain(&self.acting);
         std::iter::once(own).chain(others.cloned())
+    }
+
+    /// The token that is the credential.
+    pub fn token(&self) -> Option<KnownToken> {
+        match &self.credential {
+            CredentialId::Token(id) => Some(KnownToken { issuer: Arc::clone(&self.issuer), id: Arc::clone(id) }),
+            _ => None,
+        }
     }
 
     /// Namespace and name of the service account, for tokens of a cluster.
@@ -166,6 +177,7 @@ impl Principal {
             delivery: None,
             on_behalf_of: None,
             acting: Box::default(),
+            exchanged: Box::default(),
             lives_with: Box::default(),
             workload: None,
             email: None,
@@ -243,6 +255,15 @@ pub struct KnownAs {
     pub issuer: Arc<str>,
     #[serde(rename = "sub")]
     pub subject: Arc<str>,
+}
+
+/// A token as its own issuer knows it, which is how it is revoked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KnownToken {
+    /// The issuer's name in the configuration.
+    pub issuer: Arc<str>,
+    /// The id in [`CredentialId::Token`].
+    pub id: Arc<str>,
 }
 
 impl Actor {

@@ -45,7 +45,8 @@ pub struct RevokeArgs {
     /// `webhook:github:repo:NUMBER`, or the deliveries that name none, as `webhook:github:hook:NAME`.
     #[arg(long, value_name = "SUB", group = "target", allow_hyphen_values = true)]
     pub subject: Option<String>,
-    /// One token, by its `jti`. The audit trail shows it, or what is used in its place for a token without one.
+    /// One token, by its `jti`, with Doorward's own tokens that it was exchanged for. The audit trail shows it, or what
+    /// is used in its place for a token without one.
     #[arg(long, value_name = "JTI", group = "target", allow_hyphen_values = true)]
     pub token_id: Option<String>,
     /// For how long. After that the credential is valid again, unless it has expired.

@@ -78,7 +78,7 @@ pub use self::{
     keys::{KEY_SET_TYPES, Keys, MAX_KEY_SET},
     logout_token::LogoutToken,
     metrics::Metrics,
-    principal::{Facts, RUN_CLAIM, acting, lives_with, login_facts, on_behalf_of},
+    principal::{EXCHANGED_CLAIM, Facts, RUN_CLAIM, acting, exchanged, lives_with, login_facts, on_behalf_of},
     single_flight::{Key, SingleFlight},
     strict_json::{JsonError, object as parse_strict_object},
     token_error::{Quoted, TokenError},

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     authn::{
-        Actor, CredentialId, Kind, KnownAs, LoginFacts, Principal, Scheme,
+        Actor, CredentialId, Kind, KnownAs, KnownToken, LoginFacts, Principal, Scheme,
         principal::{InvalidName, KIND_CLAIM, MAX_NAME, WorkloadIdentity, check_name, workload_key},
     },
     clock::Timestamp,
@@ -26,6 +26,9 @@ pub const RUN_CLAIM: &str = "doorward.dev/run";
 
 /// The claim of Doorward's own tokens with all actors, by the configured names of their issuers.
 const ACTING_CLAIM: &str = "acting";
+
+/// The claim of Doorward's own tokens with the tokens that they were exchanged for.
+pub const EXCHANGED_CLAIM: &str = "exchanged";
 
 /// The maximum number of groups and of scopes; a principal with more is refused.
 const MAX_ENTRIES: usize = 1_000;
@@ -146,6 +149,7 @@ impl Mapping {
             delivery: None,
             on_behalf_of: own.and_then(on_behalf_of),
             acting: own.map_or_else(|| self.acting(&claims), acting),
+            exchanged: own.map(exchanged).unwrap_or_default(),
             lives_with: own.map(lives_with).unwrap_or_default(),
             workload,
             claims: Arc::new(claims),
@@ -388,6 +392,12 @@ pub fn on_behalf_of(claims: &Map<String, Value>) -> Option<Box<KnownAs>> {
 pub fn acting(claims: &Map<String, Value>) -> Box<[KnownAs]> {
     let acting = claims.get(ACTING_CLAIM).and_then(Value::as_array).into_iter().flatten();
     acting.filter_map(|actor| KnownAs::deserialize(actor).ok()).collect()
+}
+
+/// The tokens that one of Doorward's own tokens was exchanged for.
+pub fn exchanged(claims: &Map<String, Value>) -> Box<[KnownToken]> {
+    let exchanged = claims.get(EXCHANGED_CLAIM).and_then(Value::as_array).into_iter().flatten();
+    exchanged.filter_map(|token| KnownToken::deserialize(token).ok()).collect()
 }
 
 /// An actor and its nested actors.

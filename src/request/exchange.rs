@@ -393,6 +393,7 @@ mod tests {
                 cause: None,
                 task: None,
                 parties: Vec::new(),
+                exchanged: Vec::new(),
                 onward: None,
             }));
             if is_answered {

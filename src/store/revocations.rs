@@ -29,7 +29,7 @@ use self::{
 };
 use super::{Expect, Store, StoreError, Table, WrittenAll};
 use crate::{
-    authn::{CredentialId, KnownAs, Principal},
+    authn::{CredentialId, KnownAs, KnownToken, Principal},
     clock::{AtomicMoment, Clock, Moment, Timestamp, every},
     error::{Reason, Rejection},
     issuers::{RevocationCheck, Revoked},
@@ -260,14 +260,17 @@ impl Revocations {
         named.all(|target| mirror.get(target).is_some_and(|known| known.until >= until))
     }
 
-    /// Returns a revocation that applies to a principal: of its credential, of its workload, or of all credentials of
-    /// the principal, of the person on whose behalf it acts, or of an actor.
+    /// Returns a revocation that applies to a principal: of its credential or of a token that this was exchanged for, of
+    /// its workload, or of all credentials of the principal, of the person on whose behalf it acts, or of an actor.
     pub fn is_revoked(&self, principal: &Principal) -> Option<Revocation> {
         let of_workload = || principal.lives_with.iter().find_map(|uid| self.workload(uid));
         let known = |other: &KnownAs| self.find(&CredentialId::None, &other.issuer, &other.subject);
         let of_others = || principal.on_behalf_of.as_deref().into_iter().chain(&principal.acting).find_map(known);
         let own = self.find(&principal.credential, &principal.issuer, &principal.subject);
-        own.or_else(of_workload).or_else(of_others)
+        // Nobody has an empty subject.
+        let token = |other: &KnownToken| self.find(&CredentialId::Token(Arc::clone(&other.id)), &other.issuer, "");
+        let of_exchanged = || principal.exchanged.iter().find_map(token);
+        own.or_else(of_workload).or_else(of_others).or_else(of_exchanged)
     }
 
     /// Returns the revocation of all tokens of a run or of a pod.

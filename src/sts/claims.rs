@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::{registry::Access, task::Task};
 use crate::{
-    authn::{Actor, Kind, KnownAs, Principal},
+    authn::{Actor, Kind, KnownAs, KnownToken, Principal},
     clock::Timestamp,
     issuers::RUN_CLAIM,
     kubernetes::ObjectRef,
@@ -45,6 +45,9 @@ pub struct AccessToken<'a> {
     /// The same actors by the names that issuers have here: revoking one ends the token too.
     #[serde(skip_serializing_if = "<[KnownAs]>::is_empty")]
     pub acting: &'a [KnownAs],
+    /// The tokens that it was exchanged for, and those that these were: revoking one ends it too.
+    #[serde(skip_serializing_if = "<[KnownToken]>::is_empty")]
+    pub exchanged: &'a [KnownToken],
     /// The run with which it ends.
     #[serde(flatten)]
     pub run: Map<String, Value>,

@@ -155,6 +155,7 @@ impl<'a> Exchanger<'a> {
         let (jti, by_rules) = (Uuid::now_v7().to_string(), granted.clone());
         let scope = granted.scopes.join(" ");
         let client = client(&party.principal)?;
+        let exchanged = party.exchanged()?;
         let claims = AccessToken {
             iss: self.own_issuer.issuer(),
             sub: &party.principal.username,
@@ -169,6 +170,7 @@ impl<'a> Exchanger<'a> {
             access: registries.contains_key(audience).then(|| registry::access(&granted.scopes)),
             act: party.act.clone(),
             acting: &party.principal.acting,
+            exchanged: &exchanged,
             run: task.map(claims::run).unwrap_or_default(),
         };
         let issuer: Arc<str> = self.own_issuer.name(&self.snapshot.issuers).into();
@@ -184,6 +186,7 @@ impl<'a> Exchanger<'a> {
             cause: party.task.as_ref().map(|origin| origin.cause),
             task: task.map(issued_to),
             parties,
+            exchanged: exchanged.clone(),
             onward: None,
         };
         if let Some(onward) = onward {

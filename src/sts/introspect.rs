@@ -23,7 +23,7 @@ use crate::{
         resolver::{Resolver, Secret},
     },
     error::Reason,
-    issuers::{RUN_CLAIM, acting, lives_with, on_behalf_of},
+    issuers::{RUN_CLAIM, acting, exchanged, lives_with, on_behalf_of},
     request::{exchange::Exchange, sanitize::CleanRequest},
     sha256::sha256,
 };
@@ -117,6 +117,7 @@ impl Exchanger<'_> {
             lives_with: lives_with(claims),
             on_behalf_of: on_behalf_of(claims),
             acting: acting(claims),
+            exchanged: exchanged(claims),
             expires,
             ..Principal::new(Scheme::Bearer, self.own_issuer.name(&self.snapshot.issuers), subject, subject)
         };

@@ -15,7 +15,7 @@ use super::{
     task::{Root, SETTLING, Task, controlled, made_by_somebody},
 };
 use crate::{
-    authn::{Actor, Kind, KnownAs, Principal, break_glass, principal::workload_key},
+    authn::{Actor, Kind, KnownAs, KnownToken, Principal, break_glass, principal::workload_key},
     clock::Timestamp,
     error::Reason,
     issuers::Issuers,
@@ -27,6 +27,9 @@ use crate::{
 
 /// How many may have acted for each other.
 const MAX_ACTORS: usize = 4;
+
+/// How many tokens one may have been exchanged for, directly and indirectly. A token names all of them.
+const MAX_EXCHANGED: usize = 16;
 
 /// For whom a token is, and on whose behalf.
 pub(super) struct Party {
@@ -281,6 +284,25 @@ impl Party {
             .map_or(Ok(()), |origin| check_namespace(issuers, &origin.cluster, &origin.task.view.namespace))
     }
 
+    /// The tokens that are exchanged, and those that these were exchanged for.
+    pub(super) fn exchanged(&self) -> Result<Vec<KnownToken>, Refusal> {
+        let presented = || self.presented.iter().map(|(_, principal)| principal);
+        let before = presented().flat_map(|principal| principal.exchanged.iter().cloned());
+        let mut exchanged: Vec<KnownToken> = Vec::new();
+        for token in presented().filter_map(|principal| principal.token()).chain(before) {
+            if !exchanged.contains(&token) {
+                exchanged.push(token);
+            }
+        }
+        match exchanged.len() > MAX_EXCHANGED {
+            true => Err(Refusal::subject(format!(
+                "{}: more than {MAX_EXCHANGED} tokens would have been exchanged for each other",
+                self.parameter
+            ))),
+            false => Ok(exchanged),
+        }
+    }
+
     /// On whose behalf it is, with their own issuer. A run that a task caused belongs to whoever caused the task.
     pub(super) fn origin(&self) -> Origin<'_> {
         let Principal { issuer, subject, on_behalf_of, .. } = &*self.principal;
@@ -395,7 +417,7 @@ fn check_depth(what: &str, act: &Value) -> Result<(), Refusal> {
 mod tests {
     use super::*;
     use crate::{
-        authn::Scheme,
+        authn::{CredentialId, Scheme},
         sessions::keyring::OpenError,
         store::StoreError,
         sts::{OVER, objects::Owner},
@@ -403,6 +425,34 @@ mod tests {
 
     fn root(created: Option<Timestamp>, is_part: bool) -> Root {
         Root { uid: "u".to_owned(), event: None, created, is_part, owner: None }
+    }
+
+    #[test]
+    fn a_token_names_each_token_that_it_was_exchanged_for_and_there_can_be_only_so_many() {
+        let known = |issuer: &str, id: &str| KnownToken { issuer: issuer.into(), id: id.into() };
+        let of = |issuer: &str, id: &str, exchanged: &[KnownToken]| {
+            Arc::new(Principal {
+                credential: CredentialId::Token(id.into()),
+                exchanged: exchanged.into(),
+                ..Principal::new(Scheme::Bearer, issuer, "7", "alice")
+            })
+        };
+        let exchanged = |subject: &Arc<Principal>, actor: Option<Arc<Principal>>| {
+            let presented = [("subject_token", Arc::clone(subject))].into_iter();
+            let presented = presented.chain(actor.map(|actor| ("actor_token", actor))).collect();
+            let party = Party { presented, ..Party::of_tests(Arc::clone(subject)) };
+            party.exchanged().map_err(|refusal| refusal.description().to_owned())
+        };
+        let first = known("corp", "0");
+        let subject = of("own", "second", &[known("own", "first"), first.clone()]);
+        let actor = of("bots", "b", std::slice::from_ref(&first));
+        let all = vec![known("own", "second"), known("bots", "b"), known("own", "first"), first];
+        assert_eq!(exchanged(&subject, Some(actor)), Ok(all));
+        let many: Vec<KnownToken> = (0..MAX_EXCHANGED).map(|number| known("own", &number.to_string())).collect();
+        let last = |count: usize| exchanged(&of("own", "last", &many[..count]), None);
+        assert!(last(MAX_EXCHANGED - 1).is_ok());
+        let why = last(MAX_EXCHANGED).unwrap_err();
+        assert!(why.starts_with("subject_token: more than 16 tokens"), "{why}");
     }
 
     /// A run that another's task made belongs to whoever caused that one: when their issuer is removed, both are

@@ -450,6 +450,7 @@ fn a_line_names_every_party_whose_revocation_ends_a_token_even_with_longest_name
         cause: None,
         task: None,
         parties: parties.iter().map(known).collect(),
+        exchanged: Vec::new(),
         onward: None,
     };
     let line = written(&Record { issued: Some(Box::new(issued)), ..full_record() });

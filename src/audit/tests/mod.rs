@@ -292,6 +292,7 @@ fn principal() -> Principal {
         workload: None,
         on_behalf_of: None,
         acting: Box::default(),
+        exchanged: Box::default(),
         lives_with: Box::default(),
         email: Some("alice@example.com".into()),
     }

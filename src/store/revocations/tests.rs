@@ -232,6 +232,30 @@ async fn the_end_of_a_workload_ends_all_its_tokens_and_no_others() {
     assert!(here.0.empty.load(Ordering::Acquire));
 }
 
+/// It was refused from then on, and what somebody had exchanged it for was not.
+#[tokio::test]
+async fn the_revocation_of_a_token_ends_those_that_it_was_exchanged_for() {
+    let at = fixture();
+    let revocations = Revocations::new(Arc::clone(&at.store), at.clock.clone());
+    revocations.know(&[named("corp", "https://corp.test")]);
+    let of = |issuer: &str, id: &str| Principal {
+        credential: CredentialId::Token("new".into()),
+        exchanged: [("own", "first"), (issuer, id)]
+            .map(|(issuer, id)| KnownToken { issuer: issuer.into(), id: id.into() })
+            .into(),
+        ..Principal::new(crate::authn::Scheme::Bearer, "own", "alice", "alice")
+    };
+    let until = at.clock.now() + Duration::from_secs(60);
+    revocations.revoke(Target::Token { issuer: "corp", id: "leaked" }, "leaked", until).await.unwrap();
+    assert!(revocations.is_revoked(&of("corp", "leaked")).is_some());
+    assert!(revocations.is_revoked(&of("https://corp.test", "leaked")).is_some());
+    for (issuer, id) in [("corp", "other"), ("partner", "leaked")] {
+        assert!(revocations.is_revoked(&of(issuer, id)).is_none(), "{issuer} {id}");
+    }
+    at.clock.advance(Duration::from_secs(60));
+    assert!(revocations.is_revoked(&of("corp", "leaked")).is_none());
+}
+
 #[tokio::test]
 async fn a_revocation_ends_at_its_time() {
     let at = fixture();

@@ -17,7 +17,7 @@ use crate::{
     clock::Timestamp,
     config::raw::OnwardSubject,
     error::Reason,
-    issuers::RUN_CLAIM,
+    issuers::{EXCHANGED_CLAIM, RUN_CLAIM},
     request::exchange::Exchange,
     sts::{
         claims::{self, AccessToken},
@@ -178,7 +178,7 @@ fn assertion(claims: &AccessToken<'_>, audience: &str, subject: &str) -> Result<
     let Ok(Value::Object(mut said)) = serde_json::to_value(claims) else { return Err(unsigned()) };
     said.insert("aud".to_owned(), audience.into());
     said.insert("sub".to_owned(), subject.into());
-    for name in ["iat", "exp", "jti"] {
+    for name in ["iat", "exp", "jti", EXCHANGED_CLAIM] {
         said.remove(name);
     }
     if let Some(Value::Object(run)) = said.get_mut(RUN_CLAIM) {

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use super::{DOOR, World, agents::ask, clock, introspected, keys::reload, part};
+use super::{DOOR, World, agents::ask, clock, introspected, keys::reload, part, trail::traced};
 use crate::{
     fixture::Change,
     harness::{found, now, settled},
@@ -76,6 +76,35 @@ async fn an_operator_revokes_an_own_token_even_if_no_route_accepts_it() {
         world.doorward.operator(&["revoke", "--issuer", DOOR, "--token-id", &jti, "--why", "leaked"]).await;
     assert_eq!(code, Some(0), "{said}");
     assert_eq!(introspected(&world, "target", &own).await["active"], false);
+}
+
+/// Whoever had got a token for one from a build log could use that until it expired.
+#[tokio::test]
+async fn the_tokens_that_a_token_was_exchanged_for_end_when_it_is_revoked() {
+    let world = World::start().await;
+    let planner = world.person("planner-account", &json!({"client_id": "planner", "jti": "planners"}));
+    let alice = |jti: &str| world.person("alice", &json!({"may_act": {"sub": "planner-account"}, "jti": jti}));
+    let (of_leaked, of_other) =
+        (ask(&world, &alice("leaked"), &planner).await.token(), ask(&world, &alice("other"), &planner).await.token());
+    let status = async |token: &str| {
+        world.doorward.get("/", &["Host: localhost", &format!("Authorization: Bearer {token}")]).await.status
+    };
+    let is_active = async |token: &str| introspected(&world, "target", token).await["active"].clone();
+    assert_eq!((status(&of_leaked).await, status(&of_other).await), (200, 200));
+    // That of the person, then that of the agent who acts for them.
+    for (jti, of_others) in [("leaked", 200), ("planners", 401)] {
+        let (code, said) =
+            world.doorward.operator(&["revoke", "--issuer", "people", "--token-id", jti, "--why", "in a log"]).await;
+        assert_eq!(code, Some(0), "{said}");
+        assert_eq!((status(&of_leaked).await, is_active(&of_leaked).await), (401, json!(false)), "{jti}");
+        assert_eq!(
+            (status(&of_other).await, is_active(&of_other).await),
+            (of_others, json!(of_others == 200)),
+            "{jti}"
+        );
+    }
+    let traced = traced(&world, part(&of_leaked, 1)["jti"].as_str().unwrap()).await;
+    assert!(traced.contains("an operator revoked it: in a log"), "{traced}");
 }
 
 /// Regression: under the new name of their issuer, such tokens were valid again.
