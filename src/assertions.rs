@@ -115,12 +115,23 @@ pub struct Asserted<'a> {
 /// Why an assertion is not accepted.
 #[derive(Debug, thiserror::Error)]
 pub enum Unproven {
-    #[error("it is not signed with a key of this Doorward: {0}")]
-    Signature(#[from] jsonwebtoken::errors::Error),
+    #[error("it is not signed with a key of this Doorward")]
+    Signature,
+    #[error("it is malformed, or names another Doorward")]
+    Malformed,
     #[error("it names no key of this Doorward, or is of another type")]
     Key,
     #[error("it expired {0} s ago")]
     Expired(u64),
+}
+
+impl From<jsonwebtoken::errors::Error> for Unproven {
+    fn from(error: jsonwebtoken::errors::Error) -> Self {
+        match error.kind() {
+            jsonwebtoken::errors::ErrorKind::InvalidSignature => Self::Signature,
+            _ => Self::Malformed,
+        }
+    }
 }
 
 impl Keys {
@@ -328,9 +339,16 @@ mod tests {
         let mut parts: Vec<_> = token.split('.').map(str::to_owned).collect();
         parts[1] =
             BASE64_URL_SAFE_NO_PAD.encode(serde_json::to_vec(&Claims { sub: "root".into(), ..claims(&ours) }).unwrap());
-        assert!(ours.verify(&parts.join("."), NOW).is_err(), "other claims");
-        for token in ["", "a.b.c", "eyJhbGciOiJub25lIn0.e30."] {
-            assert!(ours.verify(token, NOW).is_err(), "{token}");
+        let forged = parts.join(".");
+        // In words, as whoever debugs an EventListener reads them in its status.
+        for (token, why) in [
+            (&*forged, "it is not signed with a key of this Doorward"),
+            ("", "it is malformed, or names another Doorward"),
+            ("a.b.c", "it is malformed, or names another Doorward"),
+            ("eyJhbGciOiJub25lIn0.e30.", "it is malformed, or names another Doorward"),
+        ] {
+            let refused = ours.verify(token, NOW).err().map(|error| error.to_string());
+            assert_eq!(refused.as_deref(), Some(why), "{token}");
         }
     }
 

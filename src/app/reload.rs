@@ -40,14 +40,15 @@ const MOST_REASONS: usize = 20;
 
 /// Logs why a configuration was refused. Each reason has a line of its own, as an event of the log cannot have several.
 fn log_refusal(cause: Cause, reasons: &[String]) {
+    let cause = cause.as_str();
     if reasons.is_empty() {
-        tracing::error!(?cause, "the configuration was refused, and the old one is kept");
+        tracing::error!(cause, "the configuration was refused, and the old one is kept");
     }
     for reason in reasons.iter().take(MOST_REASONS) {
-        tracing::error!(?cause, "the configuration was refused, and the old one is kept: {reason}");
+        tracing::error!(cause, "the configuration was refused, and the old one is kept: {reason}");
     }
     if let Some(more) = reasons.len().checked_sub(MOST_REASONS).filter(|more| *more > 0) {
-        tracing::error!(?cause, more, "there are more reasons, which `doorward check` shows");
+        tracing::error!(cause, more, "there are more reasons, which `doorward check` shows");
     }
 }
 
@@ -336,6 +337,12 @@ impl Reloader {
         for change in fixed.into_iter().chain(keys.iter().map(ToString::to_string)) {
             tracing::warn!("{change}");
         }
-        tracing::info!(generation = number, policy = &*digest, ?cause, streams_ended = ended, "configuration loaded");
+        tracing::info!(
+            generation = number,
+            policy = &*digest,
+            cause = cause.as_str(),
+            streams_ended = ended,
+            "configuration loaded"
+        );
     }
 }

@@ -45,7 +45,7 @@ pub enum Cause {
 }
 
 impl Cause {
-    /// The name of the cause in the audit trail.
+    /// The name of the cause in the audit trail and in the log.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Files => "files",

@@ -43,16 +43,20 @@ pub enum TokenForm {
 }
 
 /// Why there is no token.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Failure {
     /// The provider cannot be reached, or is in trouble, which may pass.
+    #[error("{0}")]
     Away(String),
     /// It failed a moment ago, and its circuit breaker is open for this long.
+    #[error("its last calls failed, and it is not asked again for {0:?}")]
     LeftAlone(Duration),
     /// The provider refused, with its own message. `passes`: providers also refuse in this way temporarily when
     /// everything is in order.
+    #[error("it refused with `{error}` ({})", .said.as_deref().unwrap_or("without a reason"))]
     Refused { error: String, said: Option<String>, passes: bool },
     /// The response cannot be passed on.
+    #[error("{0}")]
     Unfit(String),
 }
 

@@ -176,7 +176,7 @@ impl ProviderTokens {
             },
         );
         let given = outcome.inspect_err(|failure| {
-            tracing::warn!(audience = &*audience, ?failure, "a provider gave no token that can be passed on");
+            tracing::warn!(audience = &*audience, %failure, "a provider gave no token that can be passed on");
         })?;
         let gained = Arc::new(Gained::new(jti, given, wanted, now));
         lock(&inner.tokens).insert(key, &gained, now);

@@ -14,7 +14,7 @@ use crate::{
     clock::{Clock, Timestamp, every},
     downstream::{Drain, Unfinished},
     store::StoreError,
-    webhooks::Replay,
+    webhooks::{EventId, Replay},
 };
 
 /// Deliveries of one lane before another lane of its sender gets its turn.
@@ -231,11 +231,12 @@ impl<C: Deliverer> Turn<C> {
             Attempt::Accepted(event) => {
                 self.queue.metrics.delivered(&held.webhook);
                 let (webhook, delivery, tries) = (&*held.webhook, &*held.delivery, held.tries + 1);
+                let event = event.as_ref().map(EventId::as_str);
                 // Failed attempts are in the log, so their end is too.
                 match held.tries {
-                    0 => tracing::debug!(webhook, delivery, event = ?event, "a held delivery was delivered"),
+                    0 => tracing::debug!(webhook, delivery, event, "a held delivery was delivered"),
                     _ => {
-                        tracing::info!(webhook, delivery, event = ?event, tries, "a held delivery was delivered after retries")
+                        tracing::info!(webhook, delivery, event, tries, "a held delivery was delivered after retries")
                     }
                 }
                 self.queue.index().set_taken(id);

@@ -276,6 +276,7 @@ async fn the_log_has_the_first_try_that_failed_and_the_one_that_did_not() {
     let id = unique();
     assert_eq!(deliver_to(&doorward, &id, &body(1)).await.status, 202);
     let taken = doorward.wait_for_log("a held delivery was delivered after retries").await;
+    assert_eq!(taken["event"], format!("event-{id}"), "as its runs have it, so that it can be searched for");
     assert_eq!((&taken["level"], &taken["delivery"], &taken["tries"]), (&"INFO".into(), &id.into(), &3.into()));
     let mut failed = doorward.log();
     failed
@@ -297,6 +298,8 @@ async fn a_held_delivery_is_decided_again_when_it_is_sent() {
     let denied = configuration(address, "store: {path: doorward.redb}").change("do: allow", "do: deny");
     std::fs::write(doorward.dir().join("doorward.yaml"), denied).unwrap();
     doorward.wait_for_generation(2).await;
+    let loaded = doorward.wait_for_log("configuration loaded").await;
+    assert_eq!(loaded["cause"], "files", "as the trail has it");
     let upstream = Upstream::scripted_at(address, takes).await;
     until_it_holds(&doorward, 0, 1).await;
     assert!(held(&doorward).await[0]["last_error"].as_str().unwrap().contains("hooks"), "the rule is named");
