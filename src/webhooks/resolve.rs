@@ -344,6 +344,12 @@ fn resolve_secret(
             .warning(&at, "the secret is shorter than 16 bytes")
             .help("anybody who sees one delivery can guess it; generate one with `openssl rand -hex 32`");
     }
+    let is_blank = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_whitespace);
+    if is_blank(secret.expose().first()) || is_blank(secret.expose().last()) {
+        resolver
+            .warning(&at, "the secret begins or ends with a blank or a line end, which counts as part of it")
+            .help("if the sender has it without, no delivery is accepted: write it without, as `printf '%s'` does");
+    }
     Some(Secret { key, scope: scope(&secret), not_before, not_after })
 }
 

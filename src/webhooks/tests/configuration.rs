@@ -300,6 +300,26 @@ fn a_sender_whose_secrets_have_all_expired_is_warned_about() {
     }
 }
 
+/// Every delivery was refused for its signature, and nothing said why.
+#[test]
+fn a_secret_with_a_blank_at_an_end_is_warned_about_except_for_one_line_end() {
+    for (before, after, warned) in [
+        ("", "", false),
+        ("", "\n", false),
+        ("", "\r\n", false),
+        ("", "\n\n", true),
+        ("", " ", true),
+        (" ", "\n", true),
+    ] {
+        let value = format!("{before}{SECRET}{after}");
+        let (webhook, resolver) = resolve(json!({"name": "hub", "sender": "github"}), &secrets(&[&value]));
+        assert!(webhook.is_some(), "{value:?}");
+        let problems = resolver.report.problems();
+        assert_eq!(problems.len(), usize::from(warned), "{value:?}: {problems:?}");
+        assert!(problems.iter().all(|problem| problem.message.contains("begins or ends with a blank")), "{value:?}");
+    }
+}
+
 #[test]
 fn attacks_z17_generic_headers_that_interceptors_interpret_are_refused() {
     for (key, signature) in [
