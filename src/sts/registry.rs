@@ -209,7 +209,9 @@ impl Exchanger<'_> {
         // Errors in a request are shown only to callers with a credential.
         let asked = asked.and_then(|asked| self.known(asked));
         let password = password(request.headers()).ok_or_else(|| {
-            Refusal::subject("a registry's token is given for a password; `docker login` with a token")
+            Refusal::subject(
+                "log in first: `docker login -u doorward`, with the token of a person or a pod as the password",
+            )
         })?;
         if let Some(claims) = self.keys.verify(&password) {
             // An ended token proves nothing. It is checked once more when there is room in the trail.

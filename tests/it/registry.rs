@@ -107,7 +107,7 @@ async fn a_refusal_says_what_clients_of_registries_show() {
     let all = format!("service={SERVICE}&scope=repository:evil/x:*");
     let catalog = format!("service={SERVICE}&scope=registry:catalog:*");
     for (what, query, password, status, code, said) in [
-        ("nothing", &*pull, None, 401, "UNAUTHORIZED", "given for a password"),
+        ("nothing", &*pull, None, 401, "UNAUTHORIZED", "log in first: `docker login"),
         ("a password that is none", &pull, Some("hunter2"), 401, "UNAUTHORIZED", "password: "),
         ("for somebody else", &pull, Some(&*elsewhere), 401, "UNAUTHORIZED", "`https://doorward.test` is expected"),
         (
@@ -126,9 +126,9 @@ async fn a_refusal_says_what_clients_of_registries_show() {
         ("no registry", "scope=repository:a:pull", Some(&*alice), 400, "UNSUPPORTED", "`service` is missing"),
         ("what is not given", &catalog, Some(&*alice), 400, "UNSUPPORTED", "`registry:catalog:*` is not given here"),
         // The credential is checked first, whatever is requested.
-        ("the same of nobody", &catalog, None, 401, "UNAUTHORIZED", "given for a password"),
+        ("the same of nobody", &catalog, None, 401, "UNAUTHORIZED", "log in first: `docker login"),
         ("the same with a password that is none", &catalog, Some("hunter2"), 401, "UNAUTHORIZED", "password: "),
-        ("another registry, of nobody", "service=docker.io", None, 401, "UNAUTHORIZED", "given for a password"),
+        ("another registry, of nobody", "service=docker.io", None, 401, "UNAUTHORIZED", "log in first: `docker login"),
     ] {
         let answer = ask(&world, query, password).await;
         let body = answer.json();
