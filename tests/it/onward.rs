@@ -390,7 +390,13 @@ async fn errors_of_a_provider_are_reported_and_not_passed_on() {
     let huge = format!(r#"{{"access_token":"{}"}}"#, "a".repeat(100_000));
     for (what, reply, status, error, said) in [
         ("slow", Reply::Hang, 503, "temporarily_unavailable", "no answer within 2s"),
-        ("in trouble", Reply::json(500, "{}"), 503, "temporarily_unavailable", "it answers 500"),
+        (
+            "in trouble",
+            Reply::json(500, "{}"),
+            503,
+            "temporarily_unavailable",
+            "it answers 500; try again, and if it stays so",
+        ),
         ("a redirect", Reply::Bytes(redirect), 502, "server_error", "redirect (307)"),
         ("huge", Reply::json(200, &huge), 503, "temporarily_unavailable", "larger than 65536 bytes"),
         ("no JSON", Reply::json(200, "<html>"), 502, "server_error", "JSON"),

@@ -139,8 +139,10 @@ impl Exchanger<'_> {
     fn refusal(&self, onward: &Onward, subject: &str, failure: Failure) -> Refusal {
         let name = onward.name();
         let away = |why: &str| {
-            let description =
-                format!("{name} gives no token at the moment: {why}; try again, and see whether Doorward reaches it");
+            // It may have been reached, and have answered that it is in trouble or asked too often.
+            let description = format!(
+                "{name} gives no token at the moment: {why}; try again, and if it stays so, see how it fares and whether Doorward reaches it"
+            );
             Refusal::unavailable(Reason::UpstreamUnreachable, description)
         };
         match failure {
