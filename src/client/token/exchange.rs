@@ -245,6 +245,10 @@ impl Swap {
             let said = format!("{}: {error}", self.server);
             match untrusted(&error) {
                 Some(fix) => NoToken::Untrusted(format!("{said}; {fix}")),
+                // A server that speaks TLS answers with an alert, which is not HTTP.
+                None if self.server.as_str().starts_with("http://") && matches!(error, EgressError::Exchange(_)) => {
+                    NoToken::Passing(format!("{said}; if it speaks TLS, write `https://`"), None)
+                }
                 None => NoToken::Passing(said, None),
             }
         })
@@ -356,6 +360,25 @@ mod tests {
     use rustls::pki_types::PrivateKeyDer;
 
     use super::*;
+
+    /// It was tried again for a minute, and only said that the version of HTTP was invalid.
+    #[tokio::test]
+    async fn a_server_that_speaks_tls_where_http_is_written_is_told_from_one_that_is_away() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let server = format!("http://{}", listener.local_addr().unwrap()).parse().unwrap();
+        let swap = Swap::new(server, None, PathBuf::new(), "a".to_owned(), Wish::Login).unwrap();
+        let answers = std::thread::spawn(move || {
+            let (mut client, _) = listener.accept().unwrap();
+            assert!(io::Read::read(&mut client, &mut [0; 1024]).unwrap() > 0);
+            // The alert `unexpected_message`.
+            io::Write::write_all(&mut client, &[21, 3, 1, 0, 2, 2, 10]).unwrap();
+        });
+        let said = swap.post("/oauth2/token", String::new()).await.unwrap_err().to_string();
+        assert!(said.ends_with("if it speaks TLS, write `https://`"), "{said}");
+        answers.join().unwrap();
+        let said = swap.post("/oauth2/token", String::new()).await.unwrap_err().to_string();
+        assert!(!said.contains("https://"), "nothing listens there any more: {said}");
+    }
 
     #[test]
     fn a_wrong_host_is_distinguished_from_a_refusal() {
