@@ -325,8 +325,12 @@ fn refused(status: StatusCode) -> Failure {
 /// The meaning of a refusal by Doorward itself. Unless it is a decision, it is a failure that passes.
 fn failure(rejection: &Rejection) -> Failure {
     let denied = rejection.reason().is_decision();
-    let rule = rejection.rule().map(|rule| format!(" (rule `{rule}`)")).unwrap_or_default();
-    let why = format!("{}: {}{rule}", rejection.reason(), rejection.in_full());
+    let mut why = format!("{}: {}", rejection.reason(), rejection.in_full());
+    let rule = rejection.rule().map(|rule| format!("rule `{rule}`"));
+    // A denial names it already.
+    if let Some(rule) = rule.filter(|rule| !why.contains(rule)) {
+        why = format!("{why} ({rule})");
+    }
     Failure { kind: if denied { FailureKind::Denied } else { FailureKind::Passing }, why }
 }
 
@@ -343,6 +347,19 @@ mod tests {
 
     use super::*;
     use crate::webhooks::Facts;
+
+    #[test]
+    fn the_rule_that_denies_a_held_delivery_is_named_once() {
+        let said = |detail: &str| {
+            let rejection = Rejection::new(Reason::PolicyDenied, detail.to_owned()).with_rule("closed".into());
+            failure(&rejection).why
+        };
+        assert_eq!(
+            said("the rule `closed` denies this request"),
+            "policy_denied: the rule `closed` denies this request"
+        );
+        assert_eq!(said("it needs more"), "policy_denied: it needs more (rule `closed`)");
+    }
 
     #[test]
     fn temporary_failures_are_distinguished_from_final_ones() {
