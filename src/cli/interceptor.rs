@@ -10,7 +10,7 @@ use clap::Args;
 use rustls_pki_types::{CertificateDer, pem::PemObject};
 use serde_json::json;
 
-use crate::config::resolve::is_label;
+use crate::{config::resolve::is_label, doctor::is_authority};
 
 /// Print the Tekton ClusterInterceptor that leads to a running Doorward.
 ///
@@ -40,12 +40,17 @@ fn label(text: &str) -> Result<String, String> {
 }
 
 /// Prints it. The file is checked first, because an object with the TLS label and without valid authorities would stop
-/// every EventListener of the cluster.
+/// every EventListener of the cluster. Returns the exit status.
 pub fn run(args: &InterceptorArgs, out: &mut impl Write) -> io::Result<u8> {
+    print(args, out, &mut io::stderr().lock())
+}
+
+fn print(args: &InterceptorArgs, out: &mut impl Write, stderr: &mut impl Write) -> io::Result<u8> {
     let pem = std::fs::read(&args.ca)
         .map_err(|error| io::Error::new(error.kind(), format!("{} cannot be read: {error}", args.ca.display())))?;
     let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
-    if !certificates.is_ok_and(|certificates| !certificates.is_empty()) {
+    let certificates = certificates.unwrap_or_default();
+    if certificates.is_empty() {
         let what = format!("{} holds no certificate in PEM", args.ca.display());
         return Err(io::Error::new(io::ErrorKind::InvalidData, what));
     }
@@ -68,6 +73,14 @@ pub fn run(args: &InterceptorArgs, out: &mut impl Write) -> io::Result<u8> {
         }},
     });
     writeln!(out, "{object:#}")?;
+    if !certificates.iter().any(is_authority) {
+        writeln!(
+            stderr,
+            "doorward: warning: {} holds no certificate of an authority (`CA:TRUE`): once the listener's certificate is renewed, \
+             EventListeners make no runs until this is done again; name a file with the authority that signs it, if there is one",
+            args.ca.display()
+        )?;
+    }
     Ok(0)
 }
 
@@ -90,6 +103,31 @@ mod tests {
         let object: serde_json::Value = serde_json::from_slice(&out).unwrap();
         assert_eq!(object["metadata"]["labels"]["server/type"], "https");
         assert_eq!(object["spec"]["clientConfig"]["caBundle"], STANDARD.encode(pem));
+    }
+
+    /// The certificate itself is trusted until it is renewed, and then no EventListener makes a run.
+    #[test]
+    fn a_file_without_an_authority_is_warned_about() {
+        let dir = tempfile::tempdir().unwrap();
+        let ca = dir.path().join("tls.crt");
+        let args = InterceptorArgs { service: "s".into(), namespace: "n".into(), port: 1, ca: ca.clone() };
+        let key = rcgen::KeyPair::generate().unwrap();
+        let pem = |is_ca: rcgen::IsCa| {
+            let mut params = rcgen::CertificateParams::new(["s.n.svc".to_owned()]).unwrap();
+            params.is_ca = is_ca;
+            params.self_signed(&key).unwrap().pem()
+        };
+        let leaf = pem(rcgen::IsCa::ExplicitNoCa);
+        let authority = pem(rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained));
+        for (certificates, is_warned) in [(leaf.clone(), true), (authority.clone(), false), (leaf + &authority, false)]
+        {
+            std::fs::write(&ca, &certificates).unwrap();
+            let (mut out, mut stderr) = (Vec::new(), Vec::new());
+            print(&args, &mut out, &mut stderr).unwrap();
+            let warned = String::from_utf8(stderr).unwrap();
+            assert_eq!(warned.contains("holds no certificate of an authority"), is_warned, "{warned}");
+            assert!(!out.is_empty());
+        }
     }
 
     /// The key went into the object with the certificates.

@@ -189,7 +189,8 @@ fn believed(bundle: &str, chains: &[Vec<CertificateDer<'static>>], host: &str, n
     })
 }
 
-pub(super) fn is_authority(certificate: &CertificateDer<'_>) -> bool {
+/// Whether this is the certificate of an authority (`CA:TRUE`).
+pub(crate) fn is_authority(certificate: &CertificateDer<'_>) -> bool {
     X509Certificate::from_der(certificate).is_ok_and(|(_, certificate)| certificate.is_ca())
 }
 

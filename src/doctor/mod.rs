@@ -26,6 +26,7 @@ use std::path::Path;
 
 use serde::Serialize;
 
+pub(crate) use self::interceptor::is_authority;
 pub use self::{
     outside::{Address, examine_outside},
     public::Public,
