@@ -138,16 +138,27 @@ impl CheckpointPublicKey {
 /// Why a key cannot be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidKey {
-    #[error("the key is not base64; make one with `openssl rand -base64 32`")]
+    #[error("the key is not base64")]
     Base64,
-    #[error("the key has {0} bytes and needs at least 32; make one with `openssl rand -base64 32`")]
+    #[error("the key has {0} bytes and needs at least 32")]
     Short(usize),
-    #[error("this is not an Ed25519 key in PEM (PKCS #8); make one with `openssl genpkey -algorithm ed25519`")]
+    #[error("this is not an Ed25519 key in PEM (PKCS #8)")]
     PrivatePem,
     #[error("this is not a public Ed25519 key in PEM; get it with `openssl pkey -pubout`")]
     PublicPem,
     #[error("the system provided no random bytes")]
     Random,
+}
+
+impl InvalidKey {
+    /// How to make a key, where none is in use yet: a new one fits nothing that was written with another.
+    pub(super) fn remedy(self) -> Option<&'static str> {
+        match self {
+            Self::Base64 | Self::Short(_) => Some("make one with `openssl rand -base64 32`"),
+            Self::PrivatePem => Some("make one with `openssl genpkey -algorithm ed25519`"),
+            Self::PublicPem | Self::Random => None,
+        }
+    }
 }
 
 /// Reads the chain key from `directory`, or creates one there, readable by its owner only.

@@ -157,7 +157,16 @@ fn key<K>(
 ) -> Option<K> {
     let source = source?;
     let secret = resolver.secret(at, source)?;
-    parse(secret.expose()).map_err(|error| resolver.error(at, format!("{source}: {error}"))).ok()
+    match parse(secret.expose()) {
+        Ok(key) => Some(key),
+        Err(error) => {
+            let problem = resolver.error(at, format!("{source}: {error}"));
+            if let Some(remedy) = error.remedy() {
+                problem.help(remedy);
+            }
+            None
+        }
+    }
 }
 
 fn resolve_file(file: &AuditFile, resolver: &mut Resolver, at: &At) -> Destination {

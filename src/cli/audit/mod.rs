@@ -62,13 +62,24 @@ pub(super) fn files_of(trails: &[PathBuf]) -> io::Result<Vec<PathBuf>> {
 fn key<K>(path: &Path, parse: impl Fn(&[u8]) -> Result<K, InvalidKey>) -> Result<K, String> {
     let told = |error: &dyn std::fmt::Display| format!("{}: {error}", path.display());
     let bytes = zeroize::Zeroizing::new(fs::read(path).map_err(|error| told(&error))?);
-    parse(&bytes).map_err(|error| told(&error))
+    parse(&bytes).map_err(|error| format!("{}; give the key that was in use: no other fits the trail", told(&error)))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::audit::Files;
+
+    /// The advice was to make a key, with which every line counts as forged.
+    #[test]
+    fn whoever_gives_the_wrong_file_for_a_key_is_not_told_to_make_another_key() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        for wrong in ["-----BEGIN PRIVATE KEY-----\n", "c2hvcnQ=\n"] {
+            fs::write(file.path(), wrong).unwrap();
+            let why = key(file.path(), crate::audit::ChainKey::from_base64).err().unwrap();
+            assert!(why.contains("the key that was in use") && !why.contains("make one"), "{why}");
+        }
+    }
 
     #[test]
     fn a_file_of_a_trail_is_read_once_however_often_it_is_named() {
