@@ -312,7 +312,7 @@ fn would_give(decision: &Decision) -> impl Iterator<Item = &Shadow> {
     decision.shadow.iter().filter(|shadow| shadow.would == Would::Allow)
 }
 
-/// A caller that asks for itself, with what a rule for a CI job would have to name.
+/// A caller that asks for itself, with what a rule would have to name.
 fn caller(principal: &Principal) -> String {
     let Principal { username, issuer, claims, .. } = principal;
     if let Some(actor) = &principal.actor {
@@ -326,7 +326,10 @@ fn caller(principal: &Principal) -> String {
         };
         return format!("agent {}{client} of issuer {of}, on behalf of {username}", actor.subject);
     }
-    let Some((provider, id)) = principal.repository() else { return username.to_string() };
+    let Some((provider, id)) = principal.repository() else {
+        let client = principal.client.as_ref().map(|client| format!(" with client {client}")).unwrap_or_default();
+        return format!("{username}{client} of issuer {issuer}");
+    };
     let claimed =
         |name: &str| claims.get(name).map_or_else(|| "none".to_owned(), |value| Quoted::json(Some(value)).to_string());
     let (environment, at) = (claimed("environment"), claimed("ref"));
@@ -391,7 +394,10 @@ rules:
         let told = "gh#acme of issuer gh, repository github:7, environment `staging`, ref `refs/heads/main`";
         assert_eq!(caller(&job(&claims)), told);
         assert!(caller(&job(&serde_json::json!({}))).ends_with("environment none, ref none"));
-        assert_eq!(caller(&Principal::new(Scheme::Bearer, "corp", "1", "alice")), "alice");
+        let alice = Principal::new(Scheme::Bearer, "corp", "1", "alice");
+        assert_eq!(caller(&alice), "alice of issuer corp", "as rules name issuers and clients of everybody");
+        let by_cli = Principal { client: Some("cli".into()), ..alice };
+        assert_eq!(caller(&by_cli), "alice with client cli of issuer corp");
     }
 
     #[test]
