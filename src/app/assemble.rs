@@ -13,7 +13,7 @@ use tokio::runtime::Runtime;
 use super::{
     App, Metrics, policies,
     process::{StartError, problems},
-    rollout::Outcome,
+    rollout::{Applied, Outcome},
 };
 use crate::{
     admin::{health::Health, metrics::RequestMetrics, server::AdminSettings},
@@ -81,7 +81,7 @@ impl Parts<'_> {
         });
         let app = Arc::new(self.assemble(snapshot, shared, redis, policies::beside(&store_path)));
         app.note_break_glass(app.snapshot.load().break_glass.as_ref(), &mut lock(&app.noted_break_glass));
-        app.outcome.taken(Arc::clone(&loaded.digest), Vec::new());
+        app.outcome.taken(Arc::clone(&loaded.digest), Applied::default());
         app.store_policy(&app.snapshot.load().policy)
             .map_err(StartError::io("the policy cannot be stored beside the store"))?;
         Ok(Prepared { app, downstream, admin })

@@ -4,7 +4,11 @@ use std::{borrow::Cow, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 
-use super::{App, hooks, revoke, rollout, sessions, token_keys};
+use super::{
+    App, hooks, revoke,
+    rollout::{self, Applied},
+    sessions, token_keys,
+};
 use crate::{
     admin::socket::{Command, CommandError, CommandFuture, CommandName, Commands, Done, Peer, Record},
     audit::{HeldDelivery, Note, Operator},
@@ -38,9 +42,15 @@ impl Operators {
     async fn reload(&self) -> Result<Value, CommandError> {
         let outcome = self.app.outcome.of_next(RELOAD, || self.reload.fire()).await;
         match outcome {
-            Some(Ok(())) => {
+            Some(Ok(Applied { after_restart, warnings })) => {
                 let snapshot = self.app.snapshot.load();
-                Ok(json!({"applied": true, "generation": snapshot.number, "policy": &**snapshot.policy.digest()}))
+                Ok(json!({
+                    "applied": true,
+                    "generation": snapshot.number,
+                    "policy": &**snapshot.policy.digest(),
+                    "after_restart": after_restart,
+                    "warnings": warnings,
+                }))
             }
             Some(Err(refused)) => Err(CommandError::new(format!(
                 "the configuration was refused, and the older one is kept: {}",

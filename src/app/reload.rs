@@ -5,7 +5,9 @@ use std::{io, path::PathBuf, sync::Arc, time::Duration};
 use super::{
     App, account_tokens, hooks,
     process::{problems, warn_of},
-    rights, tasks,
+    rights,
+    rollout::Applied,
+    tasks,
 };
 use crate::{
     admin::{
@@ -321,13 +323,18 @@ impl Reloader {
         tasks::end_tokens(app);
         // Recorded at once: the generation stays in force even if Doorward is stopped while streams are rechecked.
         let problems = problems(&loaded.warnings, Severity::Warning);
-        app.trail.note(Note::PolicyLoaded { digest: Arc::clone(&digest), cause: cause.as_str(), problems });
+        app.trail.note(Note::PolicyLoaded {
+            digest: Arc::clone(&digest),
+            cause: cause.as_str(),
+            problems: problems.clone(),
+        });
         let ended = self.end_refused_streams().await;
         app.requests.reload_applied(number, app.clock.now());
         self.health.ok();
         let ((started, files), raw) = (&self.started, &loaded.raw);
         let fixed: Vec<String> = fixed_changes(started, raw).iter().map(ToString::to_string).collect();
-        app.outcome.taken(Arc::clone(&loaded.digest), fixed.clone());
+        let applied = Applied { after_restart: fixed.clone(), warnings: problems };
+        app.outcome.taken(Arc::clone(&loaded.digest), applied);
         if let Err(error) = self.logging.apply(&loaded.raw.log) {
             tracing::warn!(%error, "the log filter is unchanged");
         }

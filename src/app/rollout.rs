@@ -78,11 +78,19 @@ pub struct Refused {
 #[derive(Debug)]
 pub(super) struct Outcome(watch::Sender<Loads>);
 
+/// What operators should know about a configuration that was loaded.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Applied {
+    /// Its changes that require a restart.
+    pub(super) after_restart: Vec<String>,
+    pub(super) warnings: Vec<String>,
+}
+
 #[derive(Debug, Default)]
 struct Loads {
     refused: Option<Refused>,
-    /// The digest of the configuration that was loaded last, and its changes that require a restart.
-    taken: (Arc<str>, Vec<String>),
+    /// The digest of the configuration that was loaded last.
+    taken: (Arc<str>, Applied),
     /// The numbers of the last load that began, and of the last one that ended.
     begun: u64,
     ended: u64,
@@ -104,10 +112,9 @@ impl Outcome {
         });
     }
 
-    /// Notes that a configuration, given by its digest, is in force. `after_restart` lists its changes that require a
-    /// restart.
-    pub(super) fn taken(&self, configuration: Arc<str>, after_restart: Vec<String>) {
-        self.end(Ok((configuration, after_restart)));
+    /// Notes that a configuration, given by its digest, is in force.
+    pub(super) fn taken(&self, configuration: Arc<str>, applied: Applied) {
+        self.end(Ok((configuration, applied)));
     }
 
     pub(super) fn refused(&self, at: Timestamp, problems: &[String]) {
@@ -123,7 +130,7 @@ impl Outcome {
         self.0.send_modify(|loads| loads.stopping = true);
     }
 
-    fn end(&self, outcome: Result<(Arc<str>, Vec<String>), Refused>) {
+    fn end(&self, outcome: Result<(Arc<str>, Applied), Refused>) {
         self.0.send_modify(|loads| {
             match outcome {
                 Ok(taken) => (loads.taken, loads.refused) = (taken, None),
@@ -135,13 +142,16 @@ impl Outcome {
 
     /// Requests a load and waits until one that began afterwards has ended. Returns `None` if that takes longer than
     /// `patience`.
-    pub(super) async fn of_next(&self, patience: Duration, ask: impl FnOnce()) -> Option<Result<(), Refused>> {
+    pub(super) async fn of_next(&self, patience: Duration, ask: impl FnOnce()) -> Option<Result<Applied, Refused>> {
         let mut loads = self.0.subscribe();
         let before = loads.borrow().begun;
         ask();
         let ended = tokio::time::timeout(patience, loads.wait_for(|loads| loads.ended > before)).await;
         let loads = ended.ok()?.ok()?;
-        Some(loads.refused.clone().map_or(Ok(()), Err))
+        Some(match &loads.refused {
+            Some(refused) => Err(refused.clone()),
+            None => Ok(loads.taken.1.clone()),
+        })
     }
 }
 
@@ -168,7 +178,7 @@ pub(super) async fn publish(app: &App) {
 
 fn own(app: &App) -> Replica {
     let (snapshot, loads) = (app.snapshot.load(), app.outcome.0.borrow());
-    let (configuration, after_restart) = loads.taken.clone();
+    let (configuration, Applied { after_restart, .. }) = loads.taken.clone();
     Replica {
         instance: app.trail.instance().into(),
         policy: Arc::clone(snapshot.policy.digest()),
@@ -380,17 +390,19 @@ mod tests {
         let load = async || {
             tokio::task::yield_now().await;
             // One that was in progress already.
-            outcome.taken("one".into(), Vec::new());
+            outcome.taken("one".into(), Applied::default());
             outcome.begun();
             outcome.refused(Timestamp::from_secs(1), &["wrong".to_owned()]);
         };
         let (told, ()) = tokio::join!(outcome.of_next(second, || ()), load());
         assert_eq!(told, Some(Err(Refused { at: 1000, problems: vec!["wrong".to_owned()] })));
+        let list = |text: &str| vec![text.to_owned()];
+        let applied = Applied { after_restart: list("/workers stays 1"), warnings: list("it is short") };
         let asked = || {
             outcome.begun();
-            outcome.taken("two".into(), Vec::new());
+            outcome.taken("two".into(), applied.clone());
         };
-        assert_eq!(outcome.of_next(second, asked).await, Some(Ok(())));
+        assert_eq!(outcome.of_next(second, asked).await, Some(Ok(applied.clone())));
         assert_eq!(outcome.of_next(second, || ()).await, None, "nothing came");
     }
 
@@ -477,8 +489,9 @@ mod tests {
             assert_eq!(State::of(&replicas, asked, &mut Seen::default()), state, "{asked}: {replicas:?}");
         }
         let outcome = Outcome::default();
-        outcome.taken("new".into(), part.after_restart.clone());
-        let taken: (Arc<str>, Vec<String>) = ("new".into(), part.after_restart);
+        let applied = Applied { after_restart: part.after_restart, ..Applied::default() };
+        outcome.taken("new".into(), applied.clone());
+        let taken: (Arc<str>, Applied) = ("new".into(), applied);
         assert_eq!(outcome.0.borrow().taken, taken);
     }
 

@@ -468,6 +468,9 @@ async fn warnings_of_a_refused_configuration_are_not_reported_as_reasons() {
     let refused = of_kind("policy.refused");
     assert!(refused.contains("nowhere") && !refused.contains("star*"), "{refused}");
     assert!(of_kind("policy.loaded").contains("star*"), "where it was taken, a warning is told");
+    swap(&doorward, &yaml);
+    let (code, said) = doorward.operator(&["reload", "--why", "test"]).await;
+    assert_eq!((code, said.contains("star*")), (Some(0), true), "also to whoever asks for the reload: {said}");
 }
 
 /// An operator with a full disk sets `continue` to keep working, or `refuse` when an auditor demands it. The trail's
