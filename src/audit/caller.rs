@@ -211,6 +211,7 @@ fn write_identity(principal: &Principal, budget: &mut Budget, object: &mut Objec
     if let Some(actor) = &principal.actor {
         object.object("actor", |object| {
             object
+                .some_text("issuer", budget.optional(Field::Names, actor.issuer.as_deref()))
                 .text("subject", budget.text(Field::Names, &actor.subject))
                 .some_text("client", budget.optional(Field::Names, actor.client.as_deref()));
         });

@@ -215,7 +215,7 @@ impl PseudonymKey {
 
     fn actor(&self, actor: &Actor) -> Actor {
         match is_hidden(actor) {
-            true => Actor { subject: self.pseudonym(&actor.subject).into(), client: None },
+            true => Actor { subject: self.pseudonym(&actor.subject).into(), ..actor.clone() },
             false => actor.clone(),
         }
     }

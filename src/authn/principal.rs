@@ -203,13 +203,12 @@ impl Principal {
 
     /// The client that makes the request: if somebody acts for the subject, the actor's client, and not the one that
     /// the subject's own token was issued to. A task is a client by the name of its service account, and so is an actor
-    /// that has the name of the token's client.
-    pub fn requesting_client(&self) -> Option<&Arc<str>> {
+    /// of the token's issuer that has the name of the token's client. `is_own`: whether the token is Doorward's own,
+    /// which is issued to the actor, whichever issuer the actor belongs to.
+    pub fn requesting_client(&self, is_own: bool) -> Option<&Arc<str>> {
         let Some(actor) = &self.actor else { return self.client.as_ref() };
-        let of_another = |known: &KnownAs| known.subject == actor.subject && known.issuer != self.issuer;
-        // A token of Doorward's own is issued to the actor, whichever issuer the actor belongs to.
-        let is_client = self.client.as_ref() == Some(&actor.subject)
-            && (self.on_behalf_of.is_some() || !self.acting.iter().any(of_another));
+        let is_client =
+            self.client.as_ref() == Some(&actor.subject) && (is_own || actor.issuer.as_ref() == Some(&self.issuer));
         let by_name = (actor.is_service_account() || is_client).then_some(&actor.subject);
         actor.client.as_ref().or(by_name)
     }
@@ -241,9 +240,13 @@ impl Principal {
 /// The prefix of the name of a service account that acts for somebody.
 const SERVICE_ACCOUNT: &str = "serviceaccount:";
 
-/// The party that acts for the subject.
+/// The party that acts for the subject. Issuers choose names without regard to each other, so only with its issuer do
+/// its subject and its client identify it.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Actor {
+    /// The name of its issuer in the configuration. `None` for a task, which is known by a name that only Doorward
+    /// gives, and for whoever the token says is of another issuer than its own.
+    pub issuer: Option<Arc<str>>,
     pub subject: Arc<str>,
     pub client: Option<Arc<str>>,
 }
@@ -275,7 +278,7 @@ impl Actor {
             None => format!("{SERVICE_ACCOUNT}{namespace}:{name}"),
             Some(cluster) => format!("{SERVICE_ACCOUNT}{cluster}:{namespace}:{name}"),
         };
-        Self { subject: account.into(), client: None }
+        Self { issuer: None, subject: account.into(), client: None }
     }
 
     /// Whether a name is one that only a cluster, or Doorward, gives to a service account. No other issuer's actor or
@@ -400,20 +403,19 @@ mod tests {
 
     #[test]
     fn an_actor_of_another_issuer_is_no_client_of_the_subjects_by_its_name() {
-        let known = |issuer: &str| KnownAs { issuer: issuer.into(), subject: "planner".into() };
-        let principal = |acting: &[KnownAs], on_behalf_of: Option<KnownAs>| Principal {
-            client: Some("planner".into()),
-            actor: Some(Actor { subject: "planner".into(), client: None }),
-            acting: acting.into(),
-            on_behalf_of: on_behalf_of.map(Box::new),
-            ..Principal::new(Scheme::Bearer, "corp", "7", "alice")
-        };
-        for (principal, expected) in [
-            (principal(&[known("corp")], None), Some("planner")),
-            (principal(&[known("partner")], None), None),
-            (principal(&[known("partner")], Some(known("corp"))), Some("planner")),
+        for (issuer, is_own, expected) in [
+            (Some("corp"), false, Some("planner")),
+            (Some("partner"), false, None),
+            (None, false, None),
+            (Some("partner"), true, Some("planner")),
         ] {
-            assert_eq!(principal.requesting_client().map(|client| &**client), expected, "{principal:?}");
+            let principal = Principal {
+                client: Some("planner".into()),
+                actor: Some(Actor { issuer: issuer.map(Into::into), subject: "planner".into(), client: None }),
+                ..Principal::new(Scheme::Bearer, "corp", "7", "alice")
+            };
+            let client = principal.requesting_client(is_own).map(|client| &**client);
+            assert_eq!(client, expected, "{issuer:?} {is_own}");
         }
     }
 

@@ -25,6 +25,11 @@ pub fn check_cases(root: &raw::Root, report: &mut Report) {
             let routes = root.routes.iter().map(|route| route.name.as_str()).collect();
             check(at.key("request").key("route"), "route", &case.request.route, routes);
         }
+        let issuers = || root.issuers.iter().map(|issuer| issuer.name.as_str());
+        let actor = case.principal.as_ref().and_then(|principal| principal.actor.as_ref());
+        if let Some(name) = actor.and_then(|actor| actor.issuer.as_deref()) {
+            check(at.key("principal").key("actor").key("issuer"), "issuer", name, issuers().collect());
+        }
         if let Some(name) = case.principal.as_ref().and_then(|principal| principal.issuer.as_deref()) {
             let at = at.key("principal").key("issuer");
             match webhooks::of_issuer(name) {
@@ -32,10 +37,7 @@ pub fn check_cases(root: &raw::Root, report: &mut Report) {
                     let webhooks = root.webhooks.iter().map(|webhook| webhook.name.as_str()).collect();
                     check(at, "webhook", name, webhooks);
                 }
-                None => {
-                    let issuers = root.issuers.iter().map(|issuer| issuer.name.as_str());
-                    check(at, "issuer", name, issuers.chain([break_glass::ISSUER]).collect());
-                }
+                None => check(at, "issuer", name, issuers().chain([break_glass::ISSUER]).collect()),
             }
         }
         if let Some(rule) = &case.expect.rule {
@@ -63,6 +65,7 @@ tests:
   - {name: glass, principal: {issuer: break-glass}, request: {route: k8s}, expect: {outcome: deny}}
   - {name: bad, principal: {issuer: compny}, request: {route: k8}, expect: {outcome: deny, rule: lok}}
   - {name: hook, principal: {issuer: 'webhook:hoks'}, request: {route: k8s}, expect: {outcome: deny}}
+  - {name: agent, principal: {actor: {issuer: compny, subject: bot}}, request: {route: k8s}, expect: {outcome: deny}}
 ",
         )
         .unwrap();
@@ -81,6 +84,7 @@ tests:
                 "/tests/3/principal/issuer there is no issuer `compny` did you mean `company`?",
                 "/tests/3/expect/rule there is no rule `lok` did you mean `look`?",
                 "/tests/4/principal/issuer there is no webhook `hoks` did you mean `hooks`?",
+                "/tests/5/principal/actor/issuer there is no issuer `compny` did you mean `company`?",
             ]
         );
     }

@@ -316,7 +316,7 @@ fn full_principal() -> Principal {
         groups: vec!["sample".into()],
         scopes: vec!["sample".into()],
         client: Some("sample".into()),
-        actor: Some(Actor { subject: "sample".into(), client: Some("sample".into()) }),
+        actor: Some(Actor { issuer: Some("sample".into()), subject: "sample".into(), client: Some("sample".into()) }),
         email: Some("sample@sample.example".into()),
         ..sparse_principal()
     }

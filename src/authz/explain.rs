@@ -220,6 +220,7 @@ fn describe_principal(principal: &Principal) -> String {
     let mut text = format!("{} {} of {}", principal.kind.as_str(), principal.username, principal.issuer);
     if let Some(actor) = &principal.actor {
         text.push_str(&format!(", through {}", actor.subject));
+        text.extend(actor.issuer.iter().map(|issuer| format!(" of {issuer}")));
         text.extend(actor.client.iter().map(|client| format!(" (client {client})")));
     }
     if let Some(client) = &principal.client {

@@ -255,7 +255,7 @@ impl Rule {
     /// Whether it may apply to callers of one of these issuers: it names one of them, or none.
     pub(super) fn is_of_issuer(&self, is_meant: impl Fn(&str) -> bool) -> bool {
         self.who.iter().all(|who| match who {
-            Who::Issuers { names, .. } => names.iter().any(|name| is_meant(name)),
+            Who::Issuers { named, .. } => named.names().iter().any(|name| is_meant(name)),
             _ => true,
         })
     }

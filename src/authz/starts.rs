@@ -114,7 +114,10 @@ fn fits_credentials(rule: &raw::Rule, route: &raw::Route, root: &raw::Root) -> b
     let by_login = || who.service_accounts.is_empty() && (is_deny || who.on_behalf_of.is_none());
     route.schemes.iter().any(|scheme| match scheme {
         raw::Scheme::Bearer => {
-            let mut signing = root.issuers.iter().filter(taken);
+            // A deny of an actor goes by the issuer of either party.
+            let by_actor = is_deny && !(who.subjects.is_empty() && who.clients.is_empty());
+            let may_be = |issuer: &&raw::Issuer| taken(issuer) || (by_actor && route.takes_issuer(&issuer.name));
+            let mut signing = root.issuers.iter().filter(may_be);
             who.webhooks.is_empty() && signing.any(|issuer| route.fits_tokens_of(issuer))
         }
         raw::Scheme::Session => {
@@ -388,6 +391,8 @@ routes:
             ("do: allow, who: {users: ['break-glass:alice']}", "allow board,glass,api,hooks"),
             // A deny also matches if the client is unknown.
             ("do: deny, who: {issuers: [corp], clients: [nightly-builds]}", "deny board,api"),
+            // So it does by the issuer of an actor.
+            ("do: deny, who: {issuers: [break-glass], subjects: [bot]}", "deny glass,api"),
             ("do: deny, who: {issuers: [break-glass]}", "deny glass"),
         ] {
             assert_eq!(starts_on(DOORS, rule), expected, "{rule}");

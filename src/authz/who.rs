@@ -7,7 +7,7 @@ use std::sync::Arc;
 use serde_json::Value;
 
 use crate::{
-    authn::{Kind, Principal, Scheme, principal::ANONYMOUS},
+    authn::{Actor, Kind, Principal, Scheme, principal::ANONYMOUS},
     config::raw,
     webhooks,
 };
@@ -35,11 +35,10 @@ pub(super) enum Who {
         /// Whether `who` has no other key. Read wide, the rule then applies to everybody.
         everybody: bool,
     },
-    /// Names of issuers, and of webhooks as `webhook:NAME`.
     Issuers {
-        names: Names,
-        /// Whether the only issuer is implied because the rule names none. Read wide, others match as well.
-        implied: bool,
+        named: NamedIssuers,
+        /// Whether the rule names subjects or clients. Read wide, the issuer of whoever acts then counts too.
+        with_parties: bool,
     },
     Kind {
         kind: Kind,
@@ -58,11 +57,13 @@ pub(super) enum Who {
     Subjects {
         key: &'static str,
         names: Names,
+        issuers: NamedIssuers,
         of: Party,
     },
     Users(Box<[Arc<str>]>),
     Clients {
         names: Names,
+        issuers: NamedIssuers,
         of: Party,
     },
     Claim {
@@ -78,11 +79,49 @@ pub(super) enum Who {
     ActedFor,
 }
 
+/// The issuers that a rule names, and webhooks as `webhook:NAME`.
+#[derive(Clone, Debug)]
+pub(super) struct NamedIssuers {
+    names: Names,
+    /// Whether the only issuer is implied because the rule names none. Read wide, others match as well.
+    implied: bool,
+}
+
+impl NamedIssuers {
+    pub(super) fn names(&self) -> &Names {
+        &self.names
+    }
+
+    fn have(&self, principal: &Principal, reading: Reading) -> bool {
+        self.names.contains(&principal.issuer) || (reading == Reading::Wide && self.implied)
+    }
+
+    /// Whether an actor is of one of them. Only Doorward names tasks, so that a task's name alone identifies it.
+    fn have_actor(&self, actor: &Actor) -> bool {
+        actor.is_service_account() || actor.issuer.as_ref().is_some_and(|issuer| self.names.contains(issuer))
+    }
+
+    /// Whether an actor is of one of them, or may be.
+    fn may_have_actor(&self, actor: &Actor) -> bool {
+        match &actor.issuer {
+            Some(issuer) => self.names.contains(issuer),
+            None => !actor.is_service_account(),
+        }
+    }
+}
+
 /// The party that a condition is about, if somebody acts for a person.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Party {
     Principal,
     Actor,
+}
+
+impl<'a> Caller<'a> {
+    /// The client that makes the request.
+    fn client(&self) -> Option<&'a Arc<str>> {
+        self.principal.requesting_client(self.issuer.is_some_and(|issuer| issuer.gives_scopes_by_rules))
+    }
 }
 
 impl Who {
@@ -100,7 +139,10 @@ impl Who {
         match self {
             Self::Anonymous => is_anonymous(principal).into(),
             Self::Authenticated { everybody } => (!is_anonymous(principal) || (wide && *everybody)).into(),
-            Self::Issuers { names, implied } => (names.contains(&principal.issuer) || (wide && *implied)).into(),
+            Self::Issuers { named, with_parties } => {
+                let theirs = || wide && *with_parties && actor.is_some_and(|actor| named.may_have_actor(actor));
+                (named.have(principal, reading) || theirs()).into()
+            }
             Self::Kind { kind, behalf } => {
                 let own = principal.kind_of_subject() == *kind && (wide || *behalf || actor.is_none());
                 (own || (*kind == Kind::Agent && actor.is_some())).into()
@@ -113,24 +155,27 @@ impl Who {
                 let is_given = caller.issuer.is_some_and(|issuer| issuer.gives_scopes_by_rules);
                 (wide || is_given || principal.kind_of_subject() != Kind::Human).into()
             }
-            Self::Subjects { names, of, .. } => {
-                let own = *of == Party::Principal && names.contains(&principal.subject);
-                let theirs = (wide || *of == Party::Actor) && actor.is_some_and(|actor| names.contains(&actor.subject));
+            Self::Subjects { names, issuers, of, .. } => {
+                let is_own = *of == Party::Principal && names.contains(&principal.subject);
+                let own = is_own && issuers.have(principal, reading);
+                // Read wide, the issuer of either is enough, which the condition on issuers requires.
+                let is_named = |actor: &Actor| names.contains(&actor.subject) && (wide || issuers.have_actor(actor));
+                let theirs = (wide || *of == Party::Actor) && actor.is_some_and(is_named);
                 (own || theirs).into()
             }
             Self::Users(users) => users.iter().any(|user| same_user(user, &principal.username, reading)).into(),
-            Self::Clients { names, of } => {
+            Self::Clients { names, issuers, of } => {
                 let is_named = |client: Option<&Arc<str>>| client.is_some_and(|client| names.contains(client));
-                let asks = is_named(principal.requesting_client());
-                let issued = is_named(principal.client.as_ref());
-                let met = match (reading, of) {
-                    (Reading::Wide, _) => asks || issued,
-                    (Reading::Strict, Party::Actor) => asks,
+                let of_named = wide || actor.is_none_or(|actor| issuers.have_actor(actor));
+                let asks = is_named(caller.client()) && of_named;
+                let issued = is_named(principal.client.as_ref()) && issuers.have(principal, reading);
+                match (reading, of) {
+                    (Reading::Wide, _) => or_withheld(asks || issued, IssuerFacts::withholds_client),
+                    (Reading::Strict, Party::Actor) => asks.into(),
                     // A named actor alone does not open this to everybody it acts for: a named client must have got the
                     // token, too.
-                    (Reading::Strict, Party::Principal) => asks && issued,
-                };
-                or_withheld(met, IssuerFacts::withholds_client)
+                    (Reading::Strict, Party::Principal) => (asks && issued).into(),
+                }
             }
             Self::Claim { path, values } => match path.find(&principal.claims) {
                 Some(Value::Array(given)) => given.iter().any(|value| values.contains(value)).into(),
@@ -167,14 +212,14 @@ impl Who {
             Self::Anonymous => Condition::new("who.anonymous", "no credential", &principal.issuer),
             Self::Authenticated { .. } => Condition::new("who", "an authenticated caller", "no credential"),
             // By the names that the rule uses.
-            Self::Issuers { names, .. } if names.iter().all(|name| webhooks::of_issuer(name).is_some()) => {
+            Self::Issuers { named, .. } if named.names.iter().all(|name| webhooks::of_issuer(name).is_some()) => {
                 let bare = |name: &str| webhooks::of_issuer(name).map(str::to_owned);
-                let needs: Vec<String> = names.iter().filter_map(|name| bare(name)).collect();
+                let needs: Vec<String> = named.names.iter().filter_map(|name| bare(name)).collect();
                 let found = bare(&principal.issuer);
                 let found = found.unwrap_or_else(|| format!("no delivery, but {}", principal.issuer));
                 Condition::new(WEBHOOKS, listed(&needs), found)
             }
-            Self::Issuers { names, .. } => Condition::new("who.issuers", names, &principal.issuer),
+            Self::Issuers { named, .. } => Condition::new("who.issuers", &named.names, &principal.issuer),
             Self::Kind { kind, .. } => {
                 let through = if actor.is_some() { ", through an actor" } else { "" };
                 Condition::new("who.kind", kind.as_str(), format!("{}{through}", principal.kind_of_subject().as_str()))
@@ -184,12 +229,16 @@ impl Who {
             Self::NoPerson => {
                 Condition::new("who.scopes", "no person, as a scope alone gives people nothing", "a person")
             }
-            Self::Subjects { key, names, of } => {
-                let found = match of {
-                    Party::Principal => Some(&*principal.subject),
-                    Party::Actor => actor.map(|actor| &*actor.subject),
+            Self::Subjects { key, names, issuers, of } => {
+                let found = match (of, actor) {
+                    (Party::Principal, _) => principal.subject.to_string(),
+                    (Party::Actor, None) => or_none(None).to_owned(),
+                    (Party::Actor, Some(actor)) => match unfit_issuer(actor, issuers) {
+                        Some(issuer) => format!("{} {issuer}", actor.subject),
+                        None => actor.subject.to_string(),
+                    },
                 };
-                Condition::new(key, names, or_none(found))
+                Condition::new(key, names, found)
             }
             Self::Users(users) => {
                 let given = &principal.username;
@@ -200,9 +249,13 @@ impl Who {
                 };
                 Condition::new("who.users", listed(users), found)
             }
-            Self::Clients { names, .. } => {
-                let found = or_none(principal.requesting_client().map(|client| &**client));
-                let of = if actor.is_some() { " (of the actor)" } else { "" };
+            Self::Clients { names, issuers, .. } => {
+                let found = or_none(caller.client().map(|client| &**client));
+                let of = match actor.map(|actor| unfit_issuer(actor, issuers)) {
+                    None => String::new(),
+                    Some(None) => " (of the actor)".to_owned(),
+                    Some(Some(issuer)) => format!(" (of the actor, {issuer})"),
+                };
                 Condition::new("who.clients", names, format!("{found}{of}"))
             }
             Self::Claim { path, values } => {
@@ -228,6 +281,15 @@ impl Who {
                 Condition::new("who.on_behalf_of", "somebody who acts for a person", "nobody acts for the principal")
             }
         }
+    }
+}
+
+/// The issuer of an actor in words, if an allow would have to name it and does not.
+fn unfit_issuer(actor: &Actor, issuers: &NamedIssuers) -> Option<String> {
+    match &actor.issuer {
+        _ if issuers.have_actor(actor) => None,
+        Some(issuer) => Some(format!("of issuer {issuer}, which `issuers` does not name")),
+        None => Some("of an issuer that is not known".to_owned()),
     }
 }
 

@@ -203,7 +203,11 @@ fn whoami_tells_an_agent_that_it_acts_and_by_which_client() {
     {
         let principal = Principal {
             client: Some("cli".into()),
-            actor: actor.map(|client: &str| Actor { subject: "worker".into(), client: Some(client.into()) }),
+            actor: actor.map(|client: &str| Actor {
+                issuer: None,
+                subject: "worker".into(),
+                client: Some(client.into()),
+            }),
             ..Principal::new(Scheme::Bearer, "corp", "7", "alice")
         };
         let about = About { principal: &principal, groups: &[], rules: Vec::new(), session: None };

@@ -114,7 +114,7 @@ fn check_outbound(kind: RouteKind, sent: &HeaderMap, clean: &CleanRequest<()>) {
         username: "alice".into(),
         scheme: Scheme::Bearer,
         client: Some("web".into()),
-        actor: Some(Actor { subject: "worker".into(), client: None }),
+        actor: Some(Actor { issuer: None, subject: "worker".into(), client: None }),
         ..Principal::anonymous()
     };
     let groups = ["dev".into(), "ops".into()];

@@ -339,16 +339,19 @@ impl Mapping {
                 .client(claims, Scheme::Bearer)?
                 .filter(|client| claims.contains_key(RUN_CLAIM) && Actor::is_reserved(client));
             let subject = task.ok_or_else(|| wrong("act", Some(act), "a service account only for a task"))?;
-            return Ok(Some(Actor { subject, client: None }));
+            return Ok(Some(Actor { issuer: None, subject, client: None }));
         }
-        Ok(Some(Actor { subject: subject.into(), client: text("client_id").map(Into::into) }))
+        let issuer = match self.preset {
+            Some(Preset::Doorward) => issuer_of_actor(act, subject, claims),
+            _ => is_of_same_issuer(act, claims).then(|| Arc::clone(&self.name)),
+        };
+        Ok(Some(Actor { issuer, subject: subject.into(), client: text("client_id").map(Into::into) }))
     }
 
     /// All present and former actors that are of this issuer.
     fn acting(&self, claims: &Map<String, Value>) -> Box<[KnownAs]> {
-        let is_own = |act: &&Value| act.get("iss").is_none_or(|iss| claims.get("iss") == Some(iss));
-        let subjects =
-            claims.get("act").into_iter().flat_map(levels).filter(is_own).filter_map(|act| act.get("sub")?.as_str());
+        let acts = claims.get("act").into_iter().flat_map(levels).filter(|act| is_of_same_issuer(act, claims));
+        let subjects = acts.filter_map(|act| act.get("sub")?.as_str());
         subjects.map(|subject| KnownAs { issuer: Arc::clone(&self.name), subject: subject.into() }).collect()
     }
 
@@ -398,6 +401,19 @@ pub fn acting(claims: &Map<String, Value>) -> Box<[KnownAs]> {
 pub fn exchanged(claims: &Map<String, Value>) -> Box<[KnownToken]> {
     let exchanged = claims.get(EXCHANGED_CLAIM).and_then(Value::as_array).into_iter().flatten();
     exchanged.filter_map(|token| KnownToken::deserialize(token).ok()).collect()
+}
+
+/// Whether an actor is of the issuer of the token.
+fn is_of_same_issuer(act: &Value, claims: &Map<String, Value>) -> bool {
+    act.get("iss").is_none_or(|iss| claims.get("iss") == Some(iss))
+}
+
+/// The issuer of the actor in one of Doorward's own tokens. Actors of unknown issuers are not listed beside the chain,
+/// and another of the same name may be, so that only a complete list shows which is the outermost.
+fn issuer_of_actor(act: &Value, subject: &str, claims: &Map<String, Value>) -> Option<Arc<str>> {
+    let known = acting(claims);
+    let first = known.first().filter(|first| *first.subject == *subject && known.len() == levels(act).count())?;
+    Some(Arc::clone(&first.issuer))
 }
 
 /// An actor and its nested actors.

@@ -406,7 +406,7 @@ mod tests {
         let alice = Principal::new(Scheme::Bearer, "corp", "7", "alice");
         let by_agent = Principal {
             client: Some("cli".into()),
-            actor: Some(Actor { subject: "worker".into(), client: None }),
+            actor: Some(Actor { issuer: None, subject: "worker".into(), client: None }),
             ..alice.clone()
         };
         for (principal, actor, client) in [(&alice, "", ""), (&by_agent, "worker", "cli")] {
@@ -416,7 +416,8 @@ mod tests {
             assert_eq!(answer.headers()["x-auth-request-actor"], actor);
             assert_eq!(answer.headers()["x-auth-request-client"], client);
         }
-        let hidden = Principal { actor: Some(Actor { subject: "wor\nker".into(), client: None }), ..alice };
+        let hidden =
+            Principal { actor: Some(Actor { issuer: None, subject: "wor\nker".into(), client: None }), ..alice };
         assert_eq!(passed(&hidden).unwrap_err().reason(), Reason::IdentityRefused);
     }
 

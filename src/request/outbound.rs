@@ -298,7 +298,7 @@ mod tests {
     fn alice(client: Option<&str>, actor: Option<&str>) -> Principal {
         Principal {
             client: client.map(Into::into),
-            actor: actor.map(|subject| Actor { subject: subject.into(), client: None }),
+            actor: actor.map(|subject| Actor { issuer: None, subject: subject.into(), client: None }),
             ..Principal::new(Scheme::Bearer, "corp", "7", "alice")
         }
     }

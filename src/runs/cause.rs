@@ -62,6 +62,8 @@ pub struct Cause {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     actor: Option<(Arc<str>, Option<Arc<str>>)>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    actor_issuer: Option<Arc<str>>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     auth_time: Option<i64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     acr: Option<Arc<str>>,
@@ -107,6 +109,7 @@ impl Cause {
             acting: principal.acting.to_vec(),
             act: principal.act(identifier),
             actor: principal.actor.as_ref().map(|actor| (Arc::clone(&actor.subject), actor.client.clone())),
+            actor_issuer: principal.actor.as_ref().and_then(|actor| actor.issuer.clone()),
             auth_time: principal.login.auth_time.map(Timestamp::as_millis),
             acr: principal.login.acr.clone(),
             amr: principal.login.amr.clone(),
@@ -131,7 +134,11 @@ impl Cause {
             says_scopes: self.scopes.is_some(),
             scopes: self.scopes.clone().unwrap_or_default(),
             client: self.client.clone(),
-            actor: self.actor.clone().map(|(subject, client)| Actor { subject, client }),
+            actor: self.actor.clone().map(|(subject, client)| Actor {
+                issuer: self.actor_issuer.clone(),
+                subject,
+                client,
+            }),
             on_behalf_of: self.on_behalf_of.clone().map(Box::new),
             acting: self.acting.as_slice().into(),
             login: LoginFacts {
@@ -185,7 +192,7 @@ pub(super) mod tests {
         Principal {
             kind: Kind::Human,
             groups: vec!["dev".into()],
-            actor: Some(Actor { subject: "bot".into(), client: Some("b".into()) }),
+            actor: Some(Actor { issuer: Some("bots".into()), subject: "bot".into(), client: Some("b".into()) }),
             claims: Arc::new(claims.as_object().unwrap().clone()),
             ..Principal::new(Scheme::Session, "corp", "7", "alice")
         }

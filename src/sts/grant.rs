@@ -316,15 +316,18 @@ fn would_give(decision: &Decision) -> impl Iterator<Item = &Shadow> {
 fn caller(principal: &Principal) -> String {
     let Principal { username, issuer, claims, .. } = principal;
     if let Some(actor) = &principal.actor {
-        // The names that `who: {subjects: […]}` and `who: {clients: […]}` take, and their issuer.
-        let outermost = principal.acting.first().filter(|known| known.subject == actor.subject);
-        let of = outermost.map_or(issuer, |known| &known.issuer);
-        let client = match principal.requesting_client() {
+        // The names that `who: {subjects: […]}` and `who: {clients: […]}` take, and the issuer that such a rule has to
+        // name beside that of the person.
+        let of = match &actor.issuer {
+            Some(of) => format!("of issuer {of}"),
+            None => "of an issuer that is not known here".to_owned(),
+        };
+        let client = match principal.requesting_client(false) {
             Some(client) if *client == actor.subject => String::new(),
             Some(client) => format!(" with client {client}"),
             None => " without a client".to_owned(),
         };
-        return format!("agent {}{client} of issuer {of}, on behalf of {username}", actor.subject);
+        return format!("agent {}{client} {of}, on behalf of {username} of issuer {issuer}", actor.subject);
     }
     let Some((provider, id)) = principal.repository() else {
         let client = principal.client.as_ref().map(|client| format!(" with client {client}")).unwrap_or_default();
@@ -355,7 +358,7 @@ mod tests {
         audit::{self, Files, Record},
         authn::{
             NeededLogin, Principal, Scheme,
-            principal::{Actor, KnownAs, WorkloadIdentity},
+            principal::{Actor, WorkloadIdentity},
         },
         authz::{AskedToken, Policy},
         config::{
@@ -413,15 +416,23 @@ rules:
 
     #[test]
     fn a_refusal_of_an_agent_names_the_actor_and_the_person() {
-        let known = |issuer: &str, subject: &str| KnownAs { issuer: issuer.into(), subject: subject.into() };
-        let agent = |client: Option<&str>| Principal {
-            actor: Some(Actor { subject: "planner".into(), client: client.map(Into::into) }),
-            acting: [known("bots", "planner"), known("corp", "before")].into(),
+        let agent = |issuer: Option<&str>, client: Option<&str>| Principal {
+            actor: Some(Actor {
+                issuer: issuer.map(Into::into),
+                subject: "planner".into(),
+                client: client.map(Into::into),
+            }),
             ..Principal::new(Scheme::Bearer, "corp", "1", "alice")
         };
-        assert_eq!(caller(&agent(None)), "agent planner without a client of issuer bots, on behalf of alice");
-        assert_eq!(caller(&agent(Some("planner"))), "agent planner of issuer bots, on behalf of alice");
-        assert_eq!(caller(&agent(Some("p-7"))), "agent planner with client p-7 of issuer bots, on behalf of alice");
+        for (issuer, client, named) in [
+            (Some("bots"), None, "planner without a client of issuer bots"),
+            (Some("bots"), Some("planner"), "planner of issuer bots"),
+            (Some("bots"), Some("p-7"), "planner with client p-7 of issuer bots"),
+            (None, Some("p-7"), "planner with client p-7 of an issuer that is not known here"),
+        ] {
+            let told = format!("agent {named}, on behalf of alice of issuer corp");
+            assert_eq!(caller(&agent(issuer, client)), told);
+        }
     }
 
     /// The refusal said that no rule gives anything for the audience, so that one seemed to be missing.

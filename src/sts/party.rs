@@ -216,7 +216,11 @@ impl Exchanger<'_> {
         check_depth("subject_token", &act)?;
         let acting = KnownAs { issuer: Arc::clone(&actor.issuer), subject: Arc::clone(&actor.subject) };
         let principal = Principal {
-            actor: Some(Actor { subject: Arc::clone(&actor.subject), client: actor.client.clone() }),
+            actor: Some(Actor {
+                issuer: Some(Arc::clone(&actor.issuer)),
+                subject: Arc::clone(&actor.subject),
+                client: actor.client.clone(),
+            }),
             acting: std::iter::once(acting).chain(subject.acting.iter().cloned()).collect(),
             ..(**subject).clone()
         };

@@ -124,7 +124,7 @@ mod tests {
     fn identity_annotations_of_the_client_are_overwritten() {
         let principal = Principal {
             kind: Kind::Human,
-            actor: Some(Actor { subject: "bot".into(), client: None }),
+            actor: Some(Actor { issuer: None, subject: "bot".into(), client: None }),
             ..Principal::new(Scheme::Session, "corp", "7", "alice")
         };
         let attribution = Attribution { principal: &principal, rule: Some("run"), request: Uuid::from_u128(7) };

@@ -276,7 +276,7 @@ fn principal() -> Principal {
         scopes: vec!["openid".into(), "tekton:deploy".into()],
         says_scopes: true,
         client: Some("cli".into()),
-        actor: Some(Actor { subject: "agent-7".into(), client: Some("planner".into()) }),
+        actor: Some(Actor { issuer: Some("bots".into()), subject: "agent-7".into(), client: Some("planner".into()) }),
         login: LoginFacts {
             auth_time: Some(Timestamp::from_secs(1_699_999_000)),
             acr: Some("phr".into()),

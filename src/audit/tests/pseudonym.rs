@@ -30,7 +30,7 @@ fn person() -> Principal {
     let claims = [("email", "alice@corp.example"), ("preferred_username", "alice"), ("department", "payments")];
     Principal {
         claims: Arc::new(claims.map(|(name, value)| (name.to_owned(), json!(value))).into_iter().collect()),
-        actor: Some(Actor { subject: "bob".into(), client: None }),
+        actor: Some(Actor { issuer: None, subject: "bob".into(), client: None }),
         ..principal()
     }
 }
@@ -170,7 +170,7 @@ fn a_person_on_whose_behalf_a_task_acts_is_pseudonymized_too() {
 #[test]
 fn workloads_bots_agents_and_break_glass_keep_their_names() {
     let task = Actor::service_account(None, "ci", "builder");
-    let agent = Actor { subject: "agent-7".into(), client: Some("agents".into()) };
+    let agent = Actor { issuer: None, subject: "agent-7".into(), client: Some("agents".into()) };
     let kinds = [
         Principal { kind: Kind::Workload, ..principal() },
         Principal { kind: Kind::Agent, ..principal() },
@@ -190,8 +190,8 @@ fn workloads_bots_agents_and_break_glass_keep_their_names() {
 /// The name beside the pseudonym would reveal for ever whose that is.
 #[test]
 fn an_actor_is_pseudonymized_in_a_refusal_too() {
-    let bob = Actor { subject: "bob".into(), client: None };
-    let agent = Actor { subject: "agent-7".into(), client: Some("agents".into()) };
+    let bob = Actor { issuer: None, subject: "bob".into(), client: None };
+    let agent = Actor { issuer: None, subject: "agent-7".into(), client: Some("agents".into()) };
     for (actor, kind, said) in [
         (&bob, Kind::Human, format!("{} for {}", key().pseudonym("bob"), key().pseudonym("corp:alice"))),
         // The account of a program for which somebody acts.
@@ -215,7 +215,7 @@ fn a_person_behind_the_agent_that_caused_a_run_is_pseudonymized_in_token_request
         let caused = Principal {
             kind: Kind::Agent,
             claims: Arc::new(claims.as_object().unwrap().clone()),
-            actor: claims.get("act").map(|_| Actor { subject: "planner".into(), client: None }),
+            actor: claims.get("act").map(|_| Actor { issuer: None, subject: "planner".into(), client: None }),
             ..principal()
         };
         let behind = Cause::new(&caused, Some("https://idp.test"), Uuid::nil(), NOW, &[]).principal();

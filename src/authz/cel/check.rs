@@ -45,7 +45,7 @@ const ROOTS: [(&str, Type); 4] = [
             ("groups", List),
             ("scopes", List),
             ("client", Scalar),
-            ("actor", Fields(&[("subject", Scalar), ("client", Scalar)])),
+            ("actor", Fields(&[("issuer", Scalar), ("subject", Scalar), ("client", Scalar)])),
             ("claims", Any),
             ("email", Scalar),
         ]),

@@ -77,6 +77,7 @@ impl<'a> Object<'a> {
         match self {
             Self::Principal(person) => person.field(name),
             Self::Actor(actor) => match name {
+                "issuer" => text(actor.issuer.as_deref()?),
                 "subject" => text(&actor.subject),
                 "client" => text(actor.client.as_deref()?),
                 _ => None,

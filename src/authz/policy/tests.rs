@@ -7,6 +7,7 @@ use crate::{
     cli::test,
 };
 
+mod actors;
 mod caused;
 mod concerns;
 mod deliveries;

@@ -38,6 +38,7 @@ pub(super) fn complete(
     if configured.is_none() && webhooks::of_issuer(&issuer).is_none() && issuer != break_glass::ISSUER {
         return Err(no_such("issuer", &issuer, root.issuers.iter().map(|issuer| issuer.name.as_str())).into());
     }
+    let actor = facts.actor.as_ref().map(|actor| actor_of(actor, &issuer, configured, root)).transpose()?;
     let scheme = match token {
         None => scheme_of(&issuer, configured, route)?,
         Some(_) if delivery.is_some() => Scheme::Webhook,
@@ -80,7 +81,7 @@ pub(super) fn complete(
         (None, None, None) => or_any_name(Err("no delivery is written".to_owned()), root)?,
     };
     // At the token endpoint, the actor may prove itself by a token of its own, beside the person's.
-    let is_acted_for = facts.actor.is_some() && token.is_none();
+    let is_acted_for = actor.is_some() && token.is_none();
     let (kind, subject_kind) = Principal::kinds(facts.kind.unwrap_or(Kind::Agent), is_acted_for);
     Ok(Principal {
         kind,
@@ -88,16 +89,12 @@ pub(super) fn complete(
         groups: arcs(facts.groups.as_deref().unwrap_or_default()),
         scopes: arcs(facts.scopes.as_deref().unwrap_or_default()),
         client: arc(&facts.client),
-        actor: facts
-            .actor
-            .as_ref()
-            .map(|actor| Actor { subject: actor.subject.as_str().into(), client: arc(&actor.client) })
-            .or_else(|| {
-                task.map(|task| {
-                    let cluster = cluster(task, root).filter(|_| is_one_of_several);
-                    Actor::service_account(cluster, &task.namespace, &task.service_account)
-                })
-            }),
+        actor: actor.or_else(|| {
+            task.map(|task| {
+                let cluster = cluster(task, root).filter(|_| is_one_of_several);
+                Actor::service_account(cluster, &task.namespace, &task.service_account)
+            })
+        }),
         login: LoginFacts {
             auth_time: facts.login_age.map(|age| now - age.get()),
             acr: arc(&facts.acr),
@@ -109,6 +106,26 @@ pub(super) fn complete(
         email: arc(&facts.email),
         ..Principal::new(scheme, issuer, subject, username)
     })
+}
+
+/// Completes an actor of a principal of `issuer`.
+fn actor_of(
+    facts: &raw::ActorFacts,
+    issuer: &str,
+    configured: Option<&raw::Issuer>,
+    root: &raw::Root,
+) -> Result<Actor, NotEvaluated> {
+    let is_doorward = configured.is_some_and(|issuer| issuer.preset == Some(raw::Preset::Doorward));
+    if let Some(named) = &facts.issuer
+        && !root.issuers.iter().any(|known| known.name == *named)
+    {
+        return Err(no_such("issuer", named, root.issuers.iter().map(|issuer| issuer.name.as_str())).into());
+    }
+    let issuer = match &facts.issuer {
+        Some(named) => Some(named.as_str()),
+        None => (!is_doorward).then_some(issuer),
+    };
+    Ok(Actor { issuer: issuer.map(Into::into), subject: facts.subject.as_str().into(), client: arc(&facts.client) })
 }
 
 /// Returns the credential that a principal of this issuer uses on a route, as the proxy decides before any rule: none,

@@ -1,7 +1,7 @@
 //! Compiles `who` into conditions, and reports its errors.
 
 use crate::{
-    authn::{Kind, break_glass},
+    authn::{Actor, Kind, break_glass},
     config::{
         raw,
         report::{At, Report},
@@ -18,7 +18,7 @@ use super::{
         names::Names,
         on,
     },
-    Party, Who, says_nothing,
+    NamedIssuers, Party, Who, says_nothing,
 };
 
 /// The purpose of a `who`.
@@ -58,10 +58,13 @@ pub(in super::super) fn compile(
     who.push(Who::Authenticated { everybody: says_nothing(raw) });
     let webhooks = raw.webhooks.iter().map(|name| webhooks::issuer(name));
     let issuers: Vec<String> = raw.issuers.iter().cloned().chain(webhooks).collect();
-    if !issuers.is_empty() {
-        who.push(Who::Issuers { names: Names::new(&issuers), implied: false });
-    } else if let ([only], Some(_)) = (root.issuers.as_slice(), facts_of_an_issuer(raw)) {
-        who.push(Who::Issuers { names: Names::new(std::slice::from_ref(&only.name)), implied: true });
+    let named = match (issuers.as_slice(), root.issuers.as_slice(), facts_of_an_issuer(raw)) {
+        ([], [only], Some(_)) => NamedIssuers { names: Names::new(std::slice::from_ref(&only.name)), implied: true },
+        (issuers, ..) => NamedIssuers { names: Names::new(issuers), implied: false },
+    };
+    if !named.names.is_empty() {
+        let with_parties = !raw.subjects.is_empty() || !raw.clients.is_empty();
+        who.push(Who::Issuers { named: named.clone(), with_parties });
     }
     if let Some(kind) = raw.kind {
         who.push(Who::Kind { kind, behalf });
@@ -76,10 +79,11 @@ pub(in super::super) fn compile(
         who.push(Who::Groups { key: "who.groups", names: Names::new(&raw.groups) });
     }
     if !raw.subjects.is_empty() {
-        who.push(Who::Subjects { key: "who.subjects", names: Names::new(&raw.subjects), of });
+        let issuers = named.clone();
+        who.push(Who::Subjects { key: "who.subjects", names: Names::new(&raw.subjects), issuers, of });
     }
     if !raw.clients.is_empty() {
-        who.push(Who::Clients { names: Names::new(&raw.clients), of });
+        who.push(Who::Clients { names: Names::new(&raw.clients), issuers: named.clone(), of });
     }
     if let Some(person) = &raw.on_behalf_of {
         who.push(Who::ActedFor);
@@ -87,8 +91,8 @@ pub(in super::super) fn compile(
             who.push(Who::Groups { key: "who.on_behalf_of.groups", names: Names::new(&person.groups) });
         }
         if !person.subjects.is_empty() {
-            let names = Names::new(&person.subjects);
-            who.push(Who::Subjects { key: "who.on_behalf_of.subjects", names, of: Party::Principal });
+            let (names, issuers) = (Names::new(&person.subjects), named);
+            who.push(Who::Subjects { key: "who.on_behalf_of.subjects", names, issuers, of: Party::Principal });
         }
     }
     if !raw.users.is_empty() {
@@ -191,6 +195,7 @@ fn check(raw: &raw::Who, purpose: Purpose, at: &At, root: &raw::Root, report: &m
             .help("name `clients`, or a group, or say `kind: agent` or `kind: workload`");
     }
     warn_of_kind(raw, purpose, at, root, report);
+    warn_of_actors(raw, purpose, at, root, report);
     warn_of_scope(raw, purpose, at, root, report);
     if raw.on_behalf_of.is_some() {
         if !raw.groups.is_empty() {
@@ -213,14 +218,10 @@ fn check(raw: &raw::Who, purpose: Purpose, at: &At, root: &raw::Root, report: &m
 /// actor.
 fn warn_of_kind(raw: &raw::Who, purpose: Purpose, at: &At, root: &raw::Root, report: &mut Report) {
     let Some(kind @ (Kind::Human | Kind::Workload)) = raw.kind.filter(|_| purpose != Purpose::Deny) else { return };
-    let is_own = |name: &String| {
-        let mut named = root.issuers.iter().filter(|issuer| issuer.name == *name);
-        named.any(|issuer| issuer.preset == Some(raw::Preset::Doorward))
-    };
     let gives_tasks_alone = root.tokens.as_ref().is_some_and(|tokens| {
         !tokens.exchange.is_empty() && tokens.exchange.iter().all(|exchanged| exchanged.kubernetes.is_some())
     });
-    if raw.issuers.is_empty() || !raw.issuers.iter().all(is_own) || raw.on_behalf_of.is_some() || !gives_tasks_alone {
+    if !is_of_own_tokens(raw, root) || raw.on_behalf_of.is_some() || !gives_tasks_alone {
         return;
     }
     let kind = kind.as_str();
@@ -232,6 +233,29 @@ fn warn_of_kind(raw: &raw::Who, purpose: Purpose, at: &At, root: &raw::Root, rep
             ),
         )
         .help("write `kind: agent`, or add `on_behalf_of: {}` if the person's kind is meant");
+}
+
+/// Whether only tokens of Doorward's own are meant.
+fn is_of_own_tokens(raw: &raw::Who, root: &raw::Root) -> bool {
+    let is_own = |name: &String| {
+        let mut named = root.issuers.iter().filter(|issuer| issuer.name == *name);
+        named.any(|issuer| issuer.preset == Some(raw::Preset::Doorward))
+    };
+    !raw.issuers.is_empty() && raw.issuers.iter().all(is_own)
+}
+
+/// Warns of actors without an issuer of theirs: in a token of Doorward's own, each but a task is of another.
+fn warn_of_actors(raw: &raw::Who, purpose: Purpose, at: &At, root: &raw::Root, report: &mut Report) {
+    if purpose.reading() != Reading::Strict || raw.on_behalf_of.is_none() || !is_of_own_tokens(raw, root) {
+        return;
+    }
+    for (key, names) in [("subjects", &raw.subjects), ("clients", &raw.clients)] {
+        if let Some(name) = names.iter().find(|name| !Actor::is_reserved(name)) {
+            report
+                .warning(&at.key(key), format!("`{name}` is of another issuer than Doorward, so this matches no actor"))
+                .help("list the issuer of the actor in `issuers` too");
+        }
+    }
 }
 
 /// Warns of a scope that gives nothing to the callers for whom it is written: for an actor, scopes count only in tokens

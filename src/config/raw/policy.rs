@@ -157,6 +157,7 @@ pub struct Who {
     /// Callers without a credential, on a route with the scheme `anonymous`. No other condition matches them.
     pub anonymous: bool,
     /// Issuers, by name. If there are several, required with groups, scopes, claims, subjects, clients, on_behalf_of.
+    /// If an actor acts for the principal, an allow with subjects or clients of the actor requires its issuer too.
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub issuers: Vec<String>,
@@ -317,6 +318,10 @@ pub struct PrincipalFacts {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ActorFacts {
+    /// Its issuer, by name. Default: that of the principal, unless that is Doorward itself, whose tokens have actors of
+    /// other issuers alone.
+    #[serde(default)]
+    pub issuer: Option<String>,
     /// Its subject.
     pub subject: String,
     /// Its client.

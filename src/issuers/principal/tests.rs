@@ -63,6 +63,35 @@ fn a_place_with_null_is_passed_over_for_the_next() {
     assert_eq!(mapping.client(nothing, Scheme::Bearer).unwrap(), None);
 }
 
+/// Only so can rules tell actors of the same name apart.
+#[test]
+fn an_actor_is_of_the_issuer_that_its_token_says() {
+    let named = |issuer: &str| json!({"issuer": issuer, "sub": "bot"});
+    let bot = json!({"sub": "bot"});
+    for (preset, act, acting, expected) in [
+        (None, bot.clone(), json!([]), Some("own")),
+        (None, json!({"iss": "https://own", "sub": "bot"}), json!([]), Some("own")),
+        (None, json!({"iss": "https://other", "sub": "bot"}), json!([]), None),
+        // The claim of this name is Doorward's.
+        (None, json!({"iss": "https://other", "sub": "bot"}), json!([named("other")]), None),
+        (Some(Preset::Doorward), bot.clone(), json!([named("other")]), Some("other")),
+        (Some(Preset::Doorward), bot.clone(), json!([]), None),
+        (Some(Preset::Doorward), json!({"sub": "x"}), json!([named("other")]), None),
+        // Only the earlier one is of a known issuer.
+        (Some(Preset::Doorward), json!({"sub": "bot", "act": bot}), json!([named("other")]), None),
+        (
+            Some(Preset::Doorward),
+            json!({"sub": "bot", "act": bot}),
+            json!([named("other"), named("third")]),
+            Some("other"),
+        ),
+    ] {
+        let claims = json!({"iss": "https://own", "act": act, "acting": acting});
+        let actor = mapping(preset).actor(claims.as_object().unwrap()).unwrap().unwrap();
+        assert_eq!(actor.issuer.as_deref(), expected, "{claims}");
+    }
+}
+
 #[test]
 fn own_tokens_name_the_kind_of_their_subject_and_not_of_the_actor() {
     for (of_subject, act, expected) in [

@@ -213,6 +213,21 @@ async fn an_agent_that_a_person_permits_needs_a_rule_too() {
     .await;
 }
 
+/// Another issuer's client of the name passed for the one that the rule names.
+#[tokio::test]
+async fn an_agent_of_another_issuer_needs_a_rule_that_names_its_issuer() {
+    for (also, status) in [("", 400), (", ci", 200)] {
+        let named = format!("{{issuers: [people{also}], clients: [planner]");
+        let world = World::with(|yaml| yaml.replace("{issuers: [people], clients: [planner]", &named)).await;
+        let may_act = json!({"sub": "repo:acme/app:environment:prod", "iss": world.ci.url()});
+        let lets = world.person("alice", &json!({"may_act": may_act}));
+        let answer = ask(&world, &lets, &world.job(&json!({"client_id": "planner"}))).await;
+        assert_eq!(answer.status, status, "{also}: {}", answer.text());
+        let said = "with client planner of issuer ci, on behalf of";
+        assert!(status == 200 || answer.text().contains(said), "{}", answer.text());
+    }
+}
+
 #[tokio::test]
 async fn an_agent_acts_only_with_a_token_that_it_has_for_itself() {
     let (world, agent) = with_planner().await;

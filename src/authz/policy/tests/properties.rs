@@ -150,7 +150,7 @@ prop_compose! {
         acr in prop::option::of(Just("gold".to_owned())),
         amr in names(&["pwd", "otp", "mfa"]),
         login_age in prop::option::of(prop_oneof![Just(Span::from_secs(60)), Just(Span::from_secs(7200))]),
-        actor in prop::option::weighted(0.3, Just(raw::ActorFacts { subject: "bot".into(), client: None })),
+        actor in prop::option::weighted(0.3, Just(raw::ActorFacts { issuer: None, subject: "bot".into(), client: None })),
     ) -> raw::PrincipalFacts {
         raw::PrincipalFacts {
             groups, scopes, client, kind: Some(kind), acr, amr, login_age, actor,
@@ -269,7 +269,7 @@ proptest! {
         let of_others = rules.into_iter().filter(|rule| rule.action == raw::Action::Deny || !speaks_of_agents(rule));
         let (root, policy) = compile_good(of_others.collect());
         if !decide(&policy, &root, &without_actor(&facts)).is_allow() {
-            let actor = Some(raw::ActorFacts { subject: "bot".into(), client: None });
+            let actor = Some(raw::ActorFacts { issuer: None, subject: "bot".into(), client: None });
             let acting = raw::PrincipalFacts { actor, ..facts };
             prop_assert!(!decide(&policy, &root, &acting).is_allow());
         }

@@ -1,0 +1,134 @@
+//! Whoever acts for a person: which issuer they are of, and what is known of them.
+
+use super::*;
+
+/// Each chooses the names of its clients and subjects.
+const ISSUERS: &str = "
+issuers:
+  - {name: company, issuer: 'https://company.example', kind: human}
+  - {name: other, issuer: 'https://other.example', kind: agent}
+  - {name: own, preset: doorward, issuer: 'https://door.example', audiences: [a]}
+routes:
+  - {name: web, kind: http, hosts: [web.example], schemes: [bearer], upstream: web}
+";
+
+/// Decides requests of a developer of the company for whom each of the actors acts. The rows name the issuer of the
+/// token, the actor, and the paths on which the rule of that name matches.
+fn match_all(rules: &str, rows: &[(&str, &str, &[&str])], paths: &[&str]) {
+    let mut cases = String::new();
+    for (issuer, actor, met) in rows {
+        for path in paths {
+            let outcome = if met.contains(path) != path.starts_with("/deny") { "allow" } else { "deny" };
+            cases.push_str(&format!(
+                "  - {{name: \"{issuer} {actor} at {path}\", request: {{route: web, path: {path}}}, expect: {{outcome: {outcome}}}, \
+                 principal: {{issuer: {issuer}, kind: human, client: cli, groups: [dev], actor: {actor}}}}}\n"
+            ));
+        }
+    }
+    decide_all(ISSUERS, &format!("rules:\n{rules}tests:\n{cases}"));
+}
+
+/// Whoever chose names at another issuer had the rights of the company's agent of that name.
+#[test]
+fn an_actor_has_the_rights_of_its_name_only_where_its_own_issuer_is_named() {
+    match_all(
+        "
+  - {id: client, on: {paths: [/client]}, who: {issuers: [company], clients: [assistant], on_behalf_of: {groups: [dev]}}, do: allow}
+  - {id: subject, on: {paths: [/subject]}, who: {issuers: [company], subjects: [helper], on_behalf_of: {groups: [dev]}}, do: allow}
+  - {id: own, on: {paths: [/own]}, who: {issuers: [own], clients: [assistant], on_behalf_of: {}}, do: allow}
+  - {id: both, on: {paths: [/both]}, who: {issuers: [company, other], clients: [assistant], on_behalf_of: {groups: [dev]}}, do: allow}
+  - {id: theirs, on: {paths: [/theirs]}, who: {issuers: [own, other], subjects: [helper], on_behalf_of: {}}, do: allow}
+",
+        &[
+            ("company", "{subject: helper, client: assistant}", &["/client", "/subject", "/both"]),
+            ("company", "{issuer: other, subject: helper, client: assistant}", &["/both"]),
+            ("own", "{issuer: company, subject: helper, client: assistant}", &[]),
+            ("own", "{issuer: other, subject: helper, client: assistant}", &["/theirs"]),
+            // It is not said of which issuer.
+            ("own", "{subject: helper, client: assistant}", &[]),
+        ],
+        &["/client", "/subject", "/own", "/both", "/theirs"],
+    );
+}
+
+#[test]
+fn a_deny_of_an_actor_applies_by_the_issuer_of_either_party() {
+    match_all(
+        "
+  - {id: all, do: allow}
+  - {id: company, on: {paths: [/deny-company]}, who: {issuers: [company], clients: [assistant]}, do: deny}
+  - {id: other, on: {paths: [/deny-other]}, who: {issuers: [other], clients: [assistant]}, do: deny}
+  - {id: subject, on: {paths: [/deny-subject]}, who: {issuers: [other], subjects: [helper, test]}, do: deny}
+",
+        &[
+            ("company", "{subject: helper, client: assistant}", &["/deny-company"]),
+            (
+                "company",
+                "{issuer: other, subject: helper, client: assistant}",
+                &["/deny-company", "/deny-other", "/deny-subject"],
+            ),
+            // The person has a subject that is named, at another issuer.
+            ("company", "{issuer: other, subject: bot, client: cli}", &[]),
+            ("own", "{issuer: company, subject: helper, client: assistant}", &["/deny-company"]),
+            ("own", "{subject: helper, client: assistant}", &["/deny-company", "/deny-other", "/deny-subject"]),
+        ],
+        &["/deny-company", "/deny-other", "/deny-subject"],
+    );
+}
+
+#[test]
+fn an_explanation_names_the_issuer_of_an_actor_that_a_rule_does_not_name() {
+    let rules = "
+rules:
+  - {id: client, who: {issuers: [company], clients: [assistant], on_behalf_of: {}}, do: allow}
+  - {id: subject, who: {issuers: [company], subjects: [helper], on_behalf_of: {}}, do: allow}
+";
+    let root = root(ISSUERS, rules);
+    let policy = compile(&root).unwrap();
+    let request: raw::RequestFacts = serde_saphyr::from_str("{route: web}").unwrap();
+    let facts =
+        "{issuer: company, kind: human, client: cli, actor: {issuer: other, subject: helper, client: assistant}}";
+    let facts: raw::PrincipalFacts = serde_saphyr::from_str(facts).unwrap();
+    let scenario = Scenario::new(Some(&facts), &request, &root).unwrap();
+    let text = policy.explain(&scenario.principal, &scenario.request()).to_string();
+    for said in [
+        "has assistant (of the actor, of issuer other, which `issuers` does not name)",
+        "has helper of issuer other, which `issuers` does not name",
+        "through helper of other (client assistant)",
+    ] {
+        assert!(text.contains(said), "{said}: {text}");
+    }
+}
+
+#[test]
+fn an_expression_reads_the_issuer_of_an_actor() {
+    match_all(
+        "
+  - {id: all, on: {paths: [/when]}, when: \"has(principal.actor.issuer) && principal.actor.issuer == 'other'\", do: allow}
+",
+        &[
+            ("company", "{issuer: other, subject: helper}", &["/when"]),
+            ("company", "{subject: helper}", &[]),
+            ("own", "{subject: helper}", &[]),
+        ],
+        &["/when"],
+    );
+}
+
+#[test]
+fn an_actor_that_no_token_of_doorwards_can_have_is_warned_about() {
+    for (who, action, is_told) in [
+        ("{issuers: [own], clients: [assistant], on_behalf_of: {}}", "allow", true),
+        ("{issuers: [own], subjects: [helper], on_behalf_of: {}}", "allow", true),
+        ("{issuers: [own], clients: [assistant], on_behalf_of: {}}", "deny", false),
+        ("{issuers: [own, other], clients: [assistant], on_behalf_of: {}}", "allow", false),
+        ("{issuers: [own], clients: ['serviceaccount:ci:builder'], on_behalf_of: {}}", "allow", false),
+        ("{issuers: [own], clients: [assistant]}", "allow", false),
+    ] {
+        let root = root(ISSUERS, &format!("rules: [{{id: a, who: {who}, do: {action}}}]"));
+        let mut resolver = Resolver::new(Path::new("/"));
+        assert!(Policy::compile(&root, &mut resolver).is_some(), "{who}: {:?}", resolver.report.problems());
+        let told = resolver.report.problems().iter().any(|found| found.message.contains("matches no actor"));
+        assert_eq!(told, is_told, "{who} {action}");
+    }
+}
