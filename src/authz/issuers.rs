@@ -60,9 +60,9 @@ impl IssuerFacts {
         principal.scopes.is_empty() && !principal.says_scopes && absent(&self.scopes, principal)
     }
 
-    /// Whether it is configured to name the client and did not.
-    pub(super) fn withholds_client(&self, principal: &Principal) -> bool {
-        self.client && principal.client.is_none()
+    /// Whether it is configured to name the client and this one is not known.
+    pub(super) fn withholds_client(&self, client: Option<&Arc<str>>) -> bool {
+        self.client && client.is_none()
     }
 
     /// Whether it is configured to give a claim and did not.
@@ -149,7 +149,7 @@ mod tests {
     fn claims_that_are_read_elsewhere_or_declared_absent_are_not_withheld() {
         let (corp, preset) = (facts(&json!({})), facts(&json!({"preset": "github_actions"})));
         let (silent, empty) = (with(&json!({})), with(&json!({"groups": [], "scope": ""})));
-        assert!(corp.withholds_groups(&silent) && corp.withholds_scopes(&silent) && corp.withholds_client(&silent));
+        assert!(corp.withholds_groups(&silent) && corp.withholds_scopes(&silent) && corp.withholds_client(None));
         assert!(!corp.withholds_groups(&empty) && !corp.withholds_scopes(&empty));
         // From the response of a token endpoint, or from introspection.
         let elsewhere = Principal {
@@ -159,9 +159,9 @@ mod tests {
             ..with(&json!({}))
         };
         assert!(!corp.withholds_groups(&elsewhere) && !corp.withholds_scopes(&elsewhere));
-        assert!(!corp.withholds_client(&elsewhere));
+        assert!(!corp.withholds_client(elsewhere.client.as_ref()));
         assert!(!preset.withholds_groups(&silent) && !preset.withholds_scopes(&silent));
-        assert!(!preset.withholds_client(&silent));
+        assert!(!preset.withholds_client(None));
     }
 
     #[test]
@@ -178,7 +178,7 @@ mod tests {
             assert_eq!(corp.withholds_groups(&silent), withholds, "{preset}");
             assert_eq!(corp.withholds_groups(&with(&json!({elsewhere: ["x"]}))), withholds, "{preset}: another claim");
             assert!(facts(&json!({"preset": preset, "claims": {"groups": "roles"}})).withholds_groups(&silent));
-            assert!(!corp.withholds_scopes(&silent) && !corp.withholds_client(&silent), "{preset}");
+            assert!(!corp.withholds_scopes(&silent) && !corp.withholds_client(None), "{preset}");
         }
         for (preset, claims) in [
             ("cognito", json!({"cognito:groups": []})),

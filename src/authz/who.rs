@@ -167,10 +167,18 @@ impl Who {
             Self::Clients { names, issuers, of } => {
                 let is_named = |client: Option<&Arc<str>>| client.is_some_and(|client| names.contains(client));
                 let of_named = wide || actor.is_none_or(|actor| issuers.have_actor(actor));
-                let asks = is_named(caller.client()) && of_named;
-                let issued = is_named(principal.client.as_ref()) && issuers.have(principal, reading);
+                let (client, own) = (caller.client(), principal.client.as_ref());
+                let asks = is_named(client) && of_named;
+                let is_own_named = issuers.have(principal, reading);
+                let issued = is_named(own) && is_own_named;
                 match (reading, of) {
-                    (Reading::Wide, _) => or_withheld(asks || issued, IssuerFacts::withholds_client),
+                    (Reading::Wide, _) if asks || issued => Met::Yes,
+                    // An actor need not say which client it is, so that it may be any.
+                    (Reading::Wide, _) => match caller.issuer {
+                        Some(issuer) if issuer.withholds_client(client) => Met::Withheld,
+                        Some(issuer) if is_own_named && issuer.withholds_client(own) => Met::Withheld,
+                        _ => Met::No,
+                    },
                     (Reading::Strict, Party::Actor) => asks.into(),
                     // A named actor alone does not open this to everybody it acts for: a named client must have got the
                     // token, too.

@@ -311,13 +311,14 @@ tests:
         ("planner", "", ["/allow", "/deny"].as_slice()),
         ("web", "", &[]),
         ("planner", "{subject: bot, client: other}", &["/deny"]),
-        ("planner", "{subject: bot}", &["/deny"]),
+        // It may be any client.
+        ("planner", "{subject: bot}", &["/deny", "/deny-task"]),
         // The actor is that client itself.
         ("planner", "{subject: planner}", &["/allow", "/behalf", "/deny"]),
         // The actor's own rights do not extend to everybody it acts for.
         ("web", "{subject: bot, client: planner}", &["/behalf", "/deny"]),
         ("planner", "{subject: bot, client: planner}", &["/allow", "/behalf", "/deny"]),
-        ("web", "{subject: planner}", &[]),
+        ("web", "{subject: planner}", &["/deny", "/deny-task"]),
         ("planner", "{subject: 'serviceaccount:ci:builder'}", &["/deny", "/deny-task"]),
         ("serviceaccount:ci:builder", "{subject: 'serviceaccount:ci:builder'}", &["/task", "/deny-task"]),
         ("web", "{subject: 'serviceaccount:ci:other'}", &[]),

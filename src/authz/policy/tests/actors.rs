@@ -76,6 +76,32 @@ fn a_deny_of_an_actor_applies_by_the_issuer_of_either_party() {
     );
 }
 
+/// RFC 8693 requires no more of an `act` than a `sub`.
+#[test]
+fn a_deny_by_clients_matches_an_actor_whose_client_is_not_known() {
+    match_all(
+        "
+  - {id: all, do: allow}
+  - {id: deny, on: {paths: [/deny]}, who: {issuers: [company], clients: [assistant]}, do: deny}
+  - {id: other, on: {paths: [/deny-other]}, who: {issuers: [other], clients: [assistant]}, do: deny}
+",
+        &[
+            ("company", "{subject: assistant}", &["/deny"]),
+            ("company", "{subject: bot, client: web}", &[]),
+            ("company", "{issuer: other, subject: bot}", &["/deny", "/deny-other"]),
+            ("company", "{issuer: other, subject: bot, client: web}", &[]),
+            // The name of a task is that of a client.
+            ("company", "{subject: 'serviceaccount:ci:builder'}", &[]),
+        ],
+        &["/deny", "/deny-other"],
+    );
+    match_all(
+        "  - {id: allow, on: {paths: [/allow]}, who: {issuers: [company], clients: [assistant], on_behalf_of: {}}, do: allow}\n",
+        &[("company", "{subject: assistant}", &[]), ("company", "{subject: bot, client: assistant}", &["/allow"])],
+        &["/allow"],
+    );
+}
+
 #[test]
 fn an_explanation_names_the_issuer_of_an_actor_that_a_rule_does_not_name() {
     let rules = "

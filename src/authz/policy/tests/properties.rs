@@ -140,17 +140,26 @@ fn rules(who: impl Strategy<Value = raw::Who>) -> impl Strategy<Value = Vec<raw:
     })
 }
 
+/// A client that rules name, or another.
+fn client() -> impl Strategy<Value = Option<String>> {
+    prop::option::of(prop_oneof![Just("cli".to_owned()), Just("web".to_owned())])
+}
+
+fn bot(client: Option<String>) -> raw::ActorFacts {
+    raw::ActorFacts { issuer: None, subject: "bot".into(), client }
+}
+
 prop_compose! {
     fn principal()(
         groups in prop::option::of(names(&["dev", "ops"])),
         scopes in prop::option::of(names(&["read", "run"])),
-        client in prop::option::of(Just("cli".to_owned())),
+        client in client(),
         team in prop::option::of(prop_oneof![Just("a"), Just("b")]),
         kind in prop_oneof![Just(raw::Kind::Human), Just(raw::Kind::Agent)],
         acr in prop::option::of(Just("gold".to_owned())),
         amr in names(&["pwd", "otp", "mfa"]),
         login_age in prop::option::of(prop_oneof![Just(Span::from_secs(60)), Just(Span::from_secs(7200))]),
-        actor in prop::option::weighted(0.3, Just(raw::ActorFacts { issuer: None, subject: "bot".into(), client: None })),
+        actor in prop::option::weighted(0.3, client().prop_map(bot)),
     ) -> raw::PrincipalFacts {
         raw::PrincipalFacts {
             groups, scopes, client, kind: Some(kind), acr, amr, login_age, actor,
@@ -170,13 +179,14 @@ fn speaks_of_agents(rule: &raw::Rule) -> bool {
     rule.who.on_behalf_of.is_some() || rule.who.kind == Some(raw::Kind::Agent)
 }
 
-/// Removes one fact at a time. `act` is not among them: it says that somebody else has the token, and takes rights
-/// away. Its own property is below.
+/// Removes one fact at a time. `act` as a whole is not among them: it says that somebody else has the token, and takes
+/// rights away. Its own property is below.
 fn without_one(facts: &raw::PrincipalFacts) -> Vec<raw::PrincipalFacts> {
     vec![
         raw::PrincipalFacts { groups: None, ..facts.clone() },
         raw::PrincipalFacts { scopes: None, ..facts.clone() },
         raw::PrincipalFacts { client: None, ..facts.clone() },
+        raw::PrincipalFacts { actor: facts.actor.as_ref().map(|_| bot(None)), ..facts.clone() },
         raw::PrincipalFacts { claims: Default::default(), ..facts.clone() },
         raw::PrincipalFacts { acr: None, ..facts.clone() },
         raw::PrincipalFacts { amr: Vec::new(), ..facts.clone() },
@@ -269,19 +279,20 @@ proptest! {
         let of_others = rules.into_iter().filter(|rule| rule.action == raw::Action::Deny || !speaks_of_agents(rule));
         let (root, policy) = compile_good(of_others.collect());
         if !decide(&policy, &root, &without_actor(&facts)).is_allow() {
-            let actor = Some(raw::ActorFacts { issuer: None, subject: "bot".into(), client: None });
-            let acting = raw::PrincipalFacts { actor, ..facts };
+            let acting = raw::PrincipalFacts { actor: Some(bot(None)), ..facts };
             prop_assert!(!decide(&policy, &root, &acting).is_allow());
         }
     }
 
-    /// Nobody who acts for another can evade a deny by leaving `act` out, unless the rule is about exactly that.
+    /// Nobody who acts for another can evade a deny by leaving `act` out, unless the rule is about exactly that, or about
+    /// the client, which is then another.
     #[test]
     fn removing_the_actor_removes_no_denial(rules in rules(who()), facts in principal()) {
         let (root, policy) = compile_good(rules);
         let decision = decide(&policy, &root, &facts);
         let by = root.rules.iter().find(|rule| decision.rule.as_deref() == Some(&rule.id));
-        let denied = by.is_some_and(|rule| rule.action == raw::Action::Deny && !speaks_of_agents(rule));
+        let is_of_actor = |rule: &raw::Rule| speaks_of_agents(rule) || !rule.who.clients.is_empty();
+        let denied = by.is_some_and(|rule| rule.action == raw::Action::Deny && !is_of_actor(rule));
         if facts.actor.is_some() && denied {
             let decision = decide(&policy, &root, &without_actor(&facts));
             prop_assert!(!decision.is_allow(), "{decision:?}");
