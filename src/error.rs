@@ -263,6 +263,13 @@ impl Rejection {
         self
     }
 
+    /// Replaces detail and fix for a caller who may know more than others.
+    #[must_use]
+    pub fn reworded(mut self, detail: impl Into<Cow<'static, str>>, fix: impl Into<Cow<'static, str>>) -> Self {
+        self.0.detail = detail.into();
+        self.fix(fix)
+    }
+
     #[must_use]
     pub fn with_retry_after(mut self, span: Duration) -> Self {
         self.0.retry_after = Some(span);

@@ -471,7 +471,12 @@ pub fn numeric_date(claims: &Map<String, Value>, name: &'static str) -> Result<O
 }
 
 pub(super) fn wrong(name: &'static str, came: Option<&Value>, expected: &'static str) -> TokenError {
-    TokenError::Claim { name, came: Quoted::json(came), expected }
+    TokenError::Claim { name: name.into(), came: Quoted::json(came), expected }
+}
+
+/// The same for a claim whose place is configured.
+pub(super) fn wrong_at(place: &str, came: Option<&Value>, expected: &'static str) -> TokenError {
+    TokenError::Claim { name: place.to_owned().into(), came: Quoted::json(came), expected }
 }
 
 pub(super) fn other_issuer(came: Option<&Value>, ours: &str) -> TokenError {

@@ -211,7 +211,7 @@ impl Issuer {
         self.checks.check_header(&token)?;
         let check = || self.checks.check_claims(&token, now);
         let signed_by = self.keys.check_signature(&token, check).await?;
-        let mut checked = check()?;
+        let mut checked = check().map_err(TokenError::of_verified)?;
         let mut claims = token.claims;
         let (mut good_until, mut size) = (Moment::MAX, text.len());
         if let Some(introspection) = &self.introspection
@@ -224,8 +224,9 @@ impl Issuer {
             for (name, value) in &answer.claims {
                 claims.insert(name.clone(), value.clone());
             }
-            let client = self.mapping.client(&claims, Scheme::Bearer)?;
-            let fresh = self.checks.check_answer(&claims, client.is_some(), None, now)?;
+            let client = self.mapping.client(&claims, Scheme::Bearer).map_err(TokenError::of_verified)?;
+            let fresh = self.checks.check_answer(&claims, client.is_some(), None, now);
+            let fresh = fresh.map_err(TokenError::of_verified)?;
             if fresh.subject != checked.subject {
                 return Err(self.inactive().into());
             }
@@ -256,9 +257,10 @@ impl Issuer {
         let discovered = self.keys.metadata();
         let answer = introspection.ask(text, key, false, discovered.as_deref()).await?;
         let answer = answer.ok_or_else(|| self.inactive())?;
-        let client = self.mapping.client(&answer.claims, Scheme::Bearer)?;
+        let client = self.mapping.client(&answer.claims, Scheme::Bearer).map_err(TokenError::of_verified)?;
         let (is_listed, own) = (self.mapping.lists(client.as_deref()), self.mapping.own_subject(client.as_deref()));
-        let checked = self.checks.check_answer(&answer.claims, is_listed, own, now)?;
+        let checked = self.checks.check_answer(&answer.claims, is_listed, own, now);
+        let checked = checked.map_err(TokenError::of_verified)?;
         let size = text.len() + answer.size;
         self.verified(answer.claims.clone(), checked, text.as_bytes(), size, None, answer.good_until)
     }

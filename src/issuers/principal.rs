@@ -6,9 +6,9 @@ use serde::Deserialize as _;
 use serde_json::{Map, Value};
 
 use super::{
-    checks::{MAX_SUBJECT, numeric_date, text_up_to, wrong},
+    checks::{MAX_SUBJECT, numeric_date, text_up_to, wrong, wrong_at},
     claim_path::ClaimPath,
-    token_error::{Quoted, TokenError},
+    token_error::{Quoted, TokenError, name_claim},
     username::{NoUsername, Overlap, UsernameTemplate},
 };
 use crate::{
@@ -88,8 +88,8 @@ pub fn login_facts(claims: &Map<String, Value>) -> Result<LoginFacts, TokenError
 }
 
 impl Mapping {
-    /// Builds the principal. Refuses with 401 if a claim cannot be understood, and with 403 if the claims give no
-    /// usable identity.
+    /// Builds the principal of verified claims. Refuses with 401 if a claim cannot be understood, and with 403 if the
+    /// claims give no usable identity.
     pub fn principal(&self, facts: Facts) -> Result<Principal, Rejection> {
         let mut presented = PresentedIdentity {
             issuer: Arc::clone(&self.name),
@@ -98,7 +98,7 @@ impl Mapping {
             group: None,
             credential: facts.credential.clone(),
         };
-        self.identity(facts, &mut presented).map_err(|refused| refused.with_presented(presented))
+        self.identity(facts, &mut presented).map_err(|refused| name_claim(refused).with_presented(presented))
     }
 
     /// Builds the principal; a name that is refused is recorded in `presented`.
@@ -134,9 +134,9 @@ impl Mapping {
             username: username.into(),
             scheme,
             groups: self.groups(&claims, presented)?,
-            says_groups: first(&self.groups, &claims).is_some(),
+            says_groups: first_at(&self.groups, &claims).is_some(),
             scopes,
-            says_scopes: first(&self.scopes, &claims).is_some(),
+            says_scopes: first_at(&self.scopes, &claims).is_some(),
             client,
             actor,
             login: login_facts(&claims)?,
@@ -182,16 +182,14 @@ impl Mapping {
     /// and settings for a bot with the same client would make workloads of people.
     pub fn client(&self, claims: &Map<String, Value>, scheme: Scheme) -> Result<Option<Arc<str>>, TokenError> {
         let tells = self.audience_is_client && scheme != Scheme::Session;
-        let audience = || claims.get("aud").filter(|audience| tells && audience.is_string());
-        match first(&self.client, claims).or_else(audience) {
-            None => Ok(None),
-            Some(Value::String(client)) if self.reserves_accounts() && Actor::is_reserved(client) => {
-                Err(wrong("client_id", Some(&Value::from(client.as_str())), "a client that is not a service account"))
+        let audience = || Some(("aud", claims.get("aud").filter(|audience| tells && audience.is_string())?));
+        let Some((place, found)) = first_at(&self.client, claims).or_else(audience) else { return Ok(None) };
+        match found {
+            Value::String(client) if self.reserves_accounts() && Actor::is_reserved(client) => {
+                Err(wrong_at(place, Some(found), "a client that is not a service account"))
             }
-            Some(Value::String(client)) if (1..=self.longest()).contains(&client.len()) => {
-                Ok(Some(client.as_str().into()))
-            }
-            other => Err(wrong("client_id", other, text_up_to(self.longest()))),
+            Value::String(client) if (1..=self.longest()).contains(&client.len()) => Ok(Some(client.as_str().into())),
+            other => Err(wrong_at(place, Some(other), text_up_to(self.longest()))),
         }
     }
 
@@ -258,19 +256,20 @@ impl Mapping {
             }));
         }
         let keys: Vec<Value>;
-        let groups = match first(&self.groups, claims) {
-            None => return Ok(Vec::new()),
-            Some(Value::Array(groups)) if groups.len() <= MAX_ENTRIES => groups,
+        let expected = "a list of at most 1000 texts";
+        let Some((place, found)) = first_at(&self.groups, claims) else { return Ok(Vec::new()) };
+        let groups = match found {
+            Value::Array(groups) if groups.len() <= MAX_ENTRIES => groups,
             // The keys are the roles; the values name the organisations.
-            Some(Value::Object(roles)) if self.preset == Some(Preset::Zitadel) && roles.len() <= MAX_ENTRIES => {
+            Value::Object(roles) if self.preset == Some(Preset::Zitadel) && roles.len() <= MAX_ENTRIES => {
                 keys = roles.keys().map(|role| Value::from(role.as_str())).collect();
                 &keys
             }
-            other => return Err(wrong("groups", other, "a list of at most 1000 texts").into()),
+            other => return Err(wrong_at(place, Some(other), expected).into()),
         };
         let mut names = Vec::with_capacity(groups.len());
         for group in groups {
-            let name = group.as_str().ok_or_else(|| wrong("groups", Some(group), "a list of at most 1000 texts"))?;
+            let name = group.as_str().ok_or_else(|| wrong_at(place, Some(group), expected))?;
             // The API server adds this group to all authenticated users itself.
             if name == "system:authenticated" {
                 continue;
@@ -294,18 +293,14 @@ impl Mapping {
     /// The scopes exactly as granted (RFC 6749 section 3.3): a text is split at spaces, entries of an array are not.
     fn scopes(&self, claims: &Map<String, Value>) -> Result<Vec<Arc<str>>, TokenError> {
         let expected = "a text, or a list of at most 1000 texts";
-        let found = first(&self.scopes, claims);
-        let scopes: Vec<Arc<str>> = match found {
-            None => Vec::new(),
-            Some(Value::String(scopes)) => split_scopes(scopes),
-            Some(Value::Array(scopes)) => scopes
-                .iter()
-                .map(|scope| scope.as_str().map(Into::into))
-                .collect::<Option<_>>()
-                .ok_or_else(|| wrong("scope", found, expected))?,
-            other => return Err(wrong("scope", other, expected)),
+        let Some((place, found)) = first_at(&self.scopes, claims) else { return Ok(Vec::new()) };
+        let scopes: Option<Vec<Arc<str>>> = match found {
+            Value::String(scopes) => Some(split_scopes(scopes)),
+            Value::Array(scopes) => scopes.iter().map(|scope| scope.as_str().map(Into::into)).collect(),
+            _ => None,
         };
-        if scopes.len() > MAX_ENTRIES { Err(wrong("scope", found, expected)) } else { Ok(scopes) }
+        let scopes = scopes.filter(|scopes| scopes.len() <= MAX_ENTRIES);
+        scopes.ok_or_else(|| wrong_at(place, Some(found), expected))
     }
 
     /// Whether this issuer must not name service accounts: only clusters and Doorward, which has verified them, may.
@@ -381,9 +376,10 @@ impl Mapping {
     }
 }
 
-/// The value at the first of these places that has one. `null` counts as absent, as in rules.
-fn first<'c>(paths: &[ClaimPath], claims: &'c Map<String, Value>) -> Option<&'c Value> {
-    paths.iter().filter_map(|path| path.find(claims)).find(|found| !found.is_null())
+/// The first of these places that has a value, with that. `null` counts as absent, as in rules.
+fn first_at<'c>(paths: &'c [ClaimPath], claims: &'c Map<String, Value>) -> Option<(&'c str, &'c Value)> {
+    let mut found = paths.iter().filter_map(|path| Some((path.as_str(), path.find(claims)?)));
+    found.find(|(_, value)| !value.is_null())
 }
 
 /// The person or webhook on whose behalf one of Doorward's own tokens was issued.

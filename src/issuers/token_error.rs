@@ -1,6 +1,8 @@
 //! Why a token was refused: with details for operators and `explain`, without for the caller.
 
 use std::{
+    borrow::Cow,
+    error::Error as _,
     fmt::{self, Write as _},
     sync::Arc,
     time::Duration,
@@ -98,7 +100,7 @@ pub enum TokenError {
     #[error("the token lives {}; at most {} is accepted", span(*.came), span(*.limit))]
     Lifetime { came: Duration, limit: Duration },
     #[error("the claim `{name}` is {came}; it must be {expected}")]
-    Claim { name: &'static str, came: Quoted, expected: &'static str },
+    Claim { name: Cow<'static, str>, came: Quoted, expected: &'static str },
     #[error("the claim `{name}` is {came}; {} required", list(.expected))]
     RequiredClaim { name: Arc<str>, came: Quoted, expected: Vec<String> },
     #[error("the token is bound to a key or certificate of its client (`cnf`), which cannot be checked here")]
@@ -164,6 +166,11 @@ impl TokenError {
         }
     }
 
+    /// Refuses a verified token.
+    pub(super) fn of_verified(self) -> Rejection {
+        name_claim(self.into())
+    }
+
     /// The detail and fix for the caller: fixed texts, which disclose nothing of the token or the configuration to
     /// unauthenticated callers.
     fn public(&self) -> (&'static str, &'static str) {
@@ -221,6 +228,18 @@ impl From<TokenError> for Rejection {
         let (detail, fix) = error.public();
         Self::new(error.reason(), detail).fix(fix).because(error)
     }
+}
+
+/// Says in the refusal of a verified token which of its claims is malformed, and not what it contains: its bearer may
+/// know the content, and whoever runs the issuer can mend it.
+pub(super) fn name_claim(refused: Rejection) -> Rejection {
+    let error = refused.source().and_then(|cause| cause.downcast_ref::<TokenError>());
+    let Some(TokenError::Claim { name, expected, .. }) = error else { return refused };
+    let detail = format!("the claim `{name}` of the token must be {expected}");
+    refused.reworded(
+        detail,
+        "have the issuer write it so; `doorward explain` with `--token-file` shows what it is in this token",
+    )
 }
 
 fn list(names: &[String]) -> String {

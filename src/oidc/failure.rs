@@ -245,7 +245,7 @@ mod tests {
     #[test]
     fn a_refused_id_token_is_reported_as_an_id_token() {
         let came = Quoted::text(&"x".repeat(300));
-        let error = TokenError::Claim { name: "sub", came, expected: "a text of at most 255 bytes" };
+        let error = TokenError::Claim { name: "sub".into(), came, expected: "a text of at most 255 bytes" };
         let failure = Failure::from(Rejection::from(error));
         assert_eq!(failure.outcome, Outcome::id_token_refused);
         assert!(

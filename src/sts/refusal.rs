@@ -260,7 +260,7 @@ mod tests {
             came: came.clone(),
             expected: vec!["alice".to_owned(), "bob".to_owned()],
         };
-        let claim = TokenError::Claim { name: "act", came, expected: "an object with a `sub`" };
+        let claim = TokenError::Claim { name: "act".into(), came, expected: "an object with a `sub`" };
         for (error, said) in [
             (required, "the claim `sub` has no accepted value"),
             (claim, "the claim `act` must be an object with a `sub`;"),

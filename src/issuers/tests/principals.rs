@@ -58,6 +58,32 @@ async fn a_refused_subject_is_refused_for_what_is_wrong_with_it() {
     }
 }
 
+/// People were told to request an access token, which it was, and nobody what its issuer had to change.
+#[tokio::test]
+async fn a_malformed_claim_is_named_without_its_value_to_the_bearer_of_a_verified_token() {
+    let bench = Bench::new(json!({"claims": {"groups": "/realm/roles"}})).await;
+    for (changes, claim, expected) in [
+        (json!({"realm": {"roles": "mallory"}}), "/realm/roles", "a list of at most 1000 texts"),
+        (json!({"realm": {"roles": ["mallory", 5]}}), "/realm/roles", "a list of at most 1000 texts"),
+        (json!({"scope": {"mallory": 5}}), "scope", "a text, or a list of at most 1000 texts"),
+        (json!({"act": {"name": "mallory"}}), "act", "an object with a `sub`"),
+        (json!({"nbf": "mallory"}), "nbf", "a time in seconds"),
+    ] {
+        let refused = bench.principal(changes.clone()).await.unwrap_err();
+        assert_eq!(refused.reason(), Reason::TokenInvalid, "{changes}");
+        assert_eq!(refused.detail(), format!("the claim `{claim}` of the token must be {expected}"), "{changes}");
+        assert!(!refused.in_words().contains("mallory"), "{}", refused.in_words());
+    }
+    // Whoever made these may not know the issuer's settings.
+    let token = bench.token(json!({"nbf": "mallory"}));
+    let (signed, _) = token.rsplit_once('.').unwrap();
+    let unknown = bench.headed(r#"{"alg":"RS256","kid":"unknown","typ":"JWT"}"#, json!({"nbf": "mallory"}));
+    for forged in [format!("{signed}.AAAA"), unknown] {
+        let refused = bench.issuers.authenticate(&forged, &bench.accepts, &nothing).await.unwrap_err();
+        assert!(!refused.in_words().contains("claim"), "{}", refused.in_words());
+    }
+}
+
 #[tokio::test]
 async fn claims_become_facts() {
     let bench = Bench::new(json!({})).await;
