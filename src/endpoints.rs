@@ -389,6 +389,7 @@ impl About<'_> {
             "kind": principal.kind,
             "client": principal.client.as_deref(),
             "actor": principal.actor.as_ref().map(|actor| json!({
+                "issuer": actor.issuer.as_deref(),
                 "subject": &*actor.subject,
                 "client": actor.client.as_deref(),
             })),

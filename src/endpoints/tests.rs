@@ -197,14 +197,13 @@ async fn an_endpoint_that_takes_too_long_or_panics_refuses_the_request() {
 
 /// An agent that came with a person's token was shown the person alone.
 #[test]
-fn whoami_tells_an_agent_that_it_acts_and_by_which_client() {
-    for (actor, told) in
-        [(None, json!(null)), (Some("worker-app"), json!({"subject": "worker", "client": "worker-app"}))]
-    {
+fn whoami_tells_an_agent_that_it_acts_and_by_what_rules_know_it() {
+    let told = json!({"issuer": "bots", "subject": "worker", "client": "worker-app"});
+    for (actor, told) in [(None, json!(null)), (Some("worker-app"), told)] {
         let principal = Principal {
             client: Some("cli".into()),
             actor: actor.map(|client: &str| Actor {
-                issuer: None,
+                issuer: Some("bots".into()),
                 subject: "worker".into(),
                 client: Some(client.into()),
             }),
