@@ -72,12 +72,12 @@ impl Issuer {
 
     /// Whether a subject is this client itself.
     pub fn is_client(&self, client: &str, subject: &str) -> bool {
-        self.mapping.is_client(client, subject)
+        self.mapping.kinds.is_client(client, subject)
     }
 
     /// Whether its subjects are people, whichever client their tokens were issued to.
     pub fn is_of_people(&self) -> bool {
-        self.mapping.kind == Some(Kind::Human)
+        self.mapping.kinds.of_issuer == Some(Kind::Human)
     }
 
     /// The allowed difference between clocks.
@@ -183,7 +183,7 @@ impl Issuer {
         let audiences = self.checks.check_again(&known.claims, is_listed)?;
         let mut principal = self.mapping.principal(Facts {
             claims: (*known.claims).clone(),
-            subject: self.checks.subject_or(self.mapping.own_subject(client.as_deref()), &known.claims)?,
+            subject: self.checks.subject_or(self.mapping.kinds.own_subject(client.as_deref()), &known.claims)?,
             expires: known.expires,
             scheme: known.scheme,
             scopes: None,
@@ -258,7 +258,8 @@ impl Issuer {
         let answer = introspection.ask(text, key, false, discovered.as_deref()).await?;
         let answer = answer.ok_or_else(|| self.inactive())?;
         let client = self.mapping.client(&answer.claims, Scheme::Bearer).map_err(TokenError::of_verified)?;
-        let (is_listed, own) = (self.mapping.lists(client.as_deref()), self.mapping.own_subject(client.as_deref()));
+        let (is_listed, own) =
+            (self.mapping.lists(client.as_deref()), self.mapping.kinds.own_subject(client.as_deref()));
         let checked = self.checks.check_answer(&answer.claims, is_listed, own, now);
         let checked = checked.map_err(TokenError::of_verified)?;
         let size = text.len() + answer.size;

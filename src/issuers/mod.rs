@@ -17,7 +17,7 @@
 //! | `issuer` | one issuer: its checks, its keys, and the principals of its tokens |
 //! | `token_error` | why a token was refused |
 //! | `metrics` | metrics |
-//! | `principal`, `username` | the principal of verified claims |
+//! | `principal`, `kinds`, `username` | the principal of verified claims |
 //! | `verified` | the cache of verified tokens |
 //! | `resolve`, `defaults` | issuers from the configuration, and default values |
 //! | `presets`, `tenants`, `resolve/login_only` | quirks of providers; several tenants behind one address; GitHub |
@@ -38,6 +38,7 @@ pub mod jwt;
 mod kept_keys;
 mod key_cache;
 mod keys;
+mod kinds;
 mod logout_token;
 mod lookup;
 mod metrics;
@@ -76,6 +77,7 @@ pub use self::{
     jwt::Unverified,
     key_cache::KeySource,
     keys::{KEY_SET_TYPES, Keys, MAX_KEY_SET},
+    kinds::Kinds,
     logout_token::LogoutToken,
     metrics::Metrics,
     principal::{EXCHANGED_CLAIM, Facts, RUN_CLAIM, acting, exchanged, lives_with, login_facts, on_behalf_of},

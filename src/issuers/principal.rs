@@ -1,6 +1,6 @@
 //! Turns verified claims into a [`Principal`]. Claims that cannot be understood are refused.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use serde::Deserialize as _;
 use serde_json::{Map, Value};
@@ -8,13 +8,14 @@ use serde_json::{Map, Value};
 use super::{
     checks::{MAX_SUBJECT, numeric_date, text_up_to, wrong, wrong_at},
     claim_path::ClaimPath,
+    kinds::Kinds,
     token_error::{Quoted, TokenError, name_claim},
     username::{NoUsername, Overlap, UsernameTemplate},
 };
 use crate::{
     authn::{
-        Actor, CredentialId, Kind, KnownAs, KnownToken, LoginFacts, Principal, Scheme,
-        principal::{InvalidName, KIND_CLAIM, MAX_NAME, WorkloadIdentity, check_name, workload_key},
+        Actor, CredentialId, KnownAs, KnownToken, LoginFacts, Principal, Scheme,
+        principal::{InvalidName, MAX_NAME, WorkloadIdentity, check_name, workload_key},
     },
     clock::Timestamp,
     config::raw::Preset,
@@ -41,10 +42,7 @@ pub struct Mapping {
     pub username: UsernameTemplate,
     /// The templates that replace `username` if there are several tenants, each with the tenant's id.
     pub of_tenants: Box<[(Box<str>, UsernameTemplate)]>,
-    pub kind: Option<Kind>,
-    /// The kind of people who log in.
-    pub kind_of_logins: Option<Kind>,
-    pub clients: HashMap<Box<str>, KnownClient>,
+    pub kinds: Kinds,
     pub listed_clients_only: bool,
     /// The places of the groups; the first that is present counts, as for `scopes` and `client`.
     pub groups: Box<[ClaimPath]>,
@@ -52,14 +50,6 @@ pub struct Mapping {
     pub client: Box<[ClaimPath]>,
     /// Whether a single audience is the client if no other claim names it; never for a login.
     pub audience_is_client: bool,
-}
-
-/// The settings of a client.
-#[derive(Debug)]
-pub struct KnownClient {
-    pub kind: Option<Kind>,
-    /// The subject of its own tokens, if that is not its id.
-    pub subject: Option<Box<str>>,
 }
 
 /// The input for a principal.
@@ -120,8 +110,8 @@ impl Mapping {
             no_username(why)
         })?;
         let actor = self.actor(&claims)?;
-        let (kind, subject_kind) =
-            Principal::kinds(self.kind(&subject, client.as_deref(), scheme, &claims), actor.is_some());
+        let kind = self.kinds.of_subject(&subject, client.as_deref(), scheme, &claims);
+        let (kind, subject_kind) = Principal::kinds(kind, actor.is_some());
         let own = Some(&claims).filter(|_| self.preset == Some(Preset::Doorward));
         let scopes = match scopes {
             Some(scopes) => scopes,
@@ -195,17 +185,7 @@ impl Mapping {
 
     /// Whether the client is listed.
     pub fn lists(&self, client: Option<&str>) -> bool {
-        client.is_some_and(|client| self.clients.contains_key(client))
-    }
-
-    /// The subject of the tokens that the client has for itself, if configured.
-    pub fn own_subject(&self, client: Option<&str>) -> Option<&str> {
-        self.clients.get(client?)?.subject.as_deref()
-    }
-
-    /// Whether a subject is the client itself, and not a person (RFC 9068 section 2.2).
-    pub fn is_client(&self, client: &str, subject: &str) -> bool {
-        subject == self.own_subject(Some(client)).unwrap_or(client)
+        client.is_some_and(|client| self.kinds.clients.contains_key(client))
     }
 
     /// Refuses unlisted clients if only listed ones are accepted.
@@ -217,21 +197,6 @@ impl Mapping {
             issuer: Arc::clone(&self.name),
             client: client.map_or_else(|| Quoted::json(None), Quoted::text),
         })
-    }
-
-    /// The kind of the subject, whoever acts for them: by the settings of the client, then those of the login (for a
-    /// session), then those of the issuer; without any, an agent. A token whose subject is its own client (client
-    /// credentials, RFC 9068 section 2.2) is never human: it is an agent, if the settings say human.
-    fn kind(&self, subject: &str, client: Option<&str>, scheme: Scheme, claims: &Map<String, Value>) -> Kind {
-        // Doorward's own tokens have it as a claim.
-        if self.preset == Some(Preset::Doorward) {
-            return claims.get(KIND_CLAIM).and_then(|kind| Kind::deserialize(kind).ok()).unwrap_or(Kind::Agent);
-        }
-        let of_client = client.and_then(|client| self.clients.get(client)?.kind);
-        let of_login = self.kind_of_logins.filter(|_| scheme == Scheme::Session);
-        let kind = of_client.or(of_login).or(self.kind).unwrap_or(Kind::Agent);
-        let machine = client.is_some_and(|client| client == subject || self.is_client(client, subject));
-        if machine && kind == Kind::Human { Kind::Agent } else { kind }
     }
 
     fn groups(

@@ -3,7 +3,7 @@
 mod login_only;
 mod names;
 
-use std::{collections::HashMap, ops::RangeInclusive, sync::Arc, time::Duration};
+use std::{collections::HashSet, ops::RangeInclusive, sync::Arc, time::Duration};
 
 use http::HeaderValue;
 use prometheus_client::metrics::{counter::Counter, family::Family};
@@ -19,10 +19,11 @@ use super::{
     discovery::secure_url,
     introspection::{Introspection, IntrospectionSettings},
     key_cache::{COOL_DOWN, FetchSettings, KeyCache, KeySettings, KeySource},
+    kinds::Kinds,
     lookup::{Lookup, LookupSettings},
     metrics::OutcomeLabels,
     presets,
-    principal::{KnownClient, Mapping},
+    principal::Mapping,
     signed_answer::SignedAnswers,
     tenants::Tenants,
     token_review::{TokenReview, TokenReviewSettings},
@@ -242,22 +243,20 @@ impl Builder<'_> {
             self.warning("username", format!("`{template}` uses a claim that can pass from one person to another"))
                 .help("prefer `{sub}`, which the issuer never reuses");
         }
-        let mut clients = HashMap::new();
+        let mut clients = HashSet::new();
         for client in &raw.clients {
-            let subject = client.subject.as_deref().map(Into::into);
-            if subject.as_deref() == Some("") {
+            if client.subject.as_deref() == Some("") {
                 self.error("clients", format!("the `subject` of client `{}` is empty", client.id));
             }
-            let known = KnownClient { kind: client.kind, subject };
-            if client.id.is_empty() || clients.insert(client.id.as_str().into(), known).is_some() {
+            if client.id.is_empty() || !clients.insert(&client.id) {
                 self.error("clients", format!("client `{}` is empty or listed twice", client.id));
             }
         }
         if raw.listed_clients_only && raw.clients.is_empty() {
             self.warning("clients", "only listed clients are accepted, and none is listed");
         }
-        let (kind, kind_of_logins) = (raw.kind.or(defaults.kind), defaults::kind_of_logins(raw));
-        self.check_kind_of_logins(kind_of_logins.or(kind));
+        let kinds = Kinds::of(raw);
+        self.check_kind_of_logins(kinds.of_logins.or(kinds.of_issuer));
         let groups = self.path("groups", raw.claims.groups.as_deref(), defaults.groups);
         let scopes = self.path("scopes", raw.claims.scopes.as_deref(), &["scope", "scp"]);
         let client = self.path("client", raw.claims.client.as_deref(), &["client_id", "azp", "cid", "appid"]);
@@ -266,9 +265,7 @@ impl Builder<'_> {
             preset: raw.preset,
             username: username?,
             of_tenants,
-            kind,
-            kind_of_logins,
-            clients,
+            kinds,
             listed_clients_only: raw.listed_clients_only || defaults::shared_audience(self.raw).is_some(),
             groups: groups.into(),
             scopes: scopes.into(),

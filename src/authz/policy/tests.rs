@@ -243,7 +243,7 @@ tests:
   - {name: attacks:Z41 named client, principal: {kind: human, client: portal, scopes: [tekton:run]}, request: {route: web, path: /app}, expect: {outcome: allow}}
   - {name: attacks:Z41 other client, principal: {kind: human, client: other, scopes: [tekton:run]}, request: {route: web, path: /app}, expect: {outcome: deny}}
   - {name: attacks:Z41 no client, principal: {kind: human, scopes: [tekton:run]}, request: {route: web, path: /app}, expect: {outcome: deny}}
-  - {name: a bot, principal: {kind: agent, scopes: [tekton:run]}, request: {route: web, path: /bots}, expect: {outcome: allow}}
+  - {name: a bot, principal: {kind: agent, client: test, scopes: [tekton:run]}, request: {route: web, path: /bots}, expect: {outcome: allow}}
   - {name: no bot, principal: {kind: human, scopes: [tekton:run]}, request: {route: web, path: /bots}, expect: {outcome: deny}}
 ",
     );
@@ -256,7 +256,7 @@ fn a_scope_alone_gives_nothing_to_a_person_who_acts_through_an_agent() {
         "
 rules: [{id: bots, who: {kind: agent, scopes: [tekton:run]}, do: allow}]
 tests:
-  - {name: an agent of its own, principal: {kind: agent, scopes: [tekton:run]}, request: {route: web}, expect: {outcome: allow}}
+  - {name: an agent of its own, principal: {kind: agent, client: test, scopes: [tekton:run]}, request: {route: web}, expect: {outcome: allow}}
   - {name: a person's token, principal: {kind: human, actor: {subject: bot}, scopes: [tekton:run]}, request: {route: web}, expect: {outcome: deny}}
 ",
     );
@@ -264,7 +264,7 @@ tests:
 
 #[test]
 fn a_decision_considers_the_principal_and_its_actor() {
-    // attacks:Z5: without a kind the facts say agent.
+    // attacks:Z5: a token whose subject is its client is the client's own.
     decide_all(
         ONE_ISSUER,
         "
@@ -277,7 +277,7 @@ rules:
   - {id: no-people, on: {paths: [/all/no-people]}, who: {kind: human}, do: deny}
 tests:
   - {name: a person, principal: {kind: human}, request: {route: web, path: /people}, expect: {outcome: allow}}
-  - {name: attacks:Z5 of unknown kind, principal: {subject: x}, request: {route: web, path: /people}, expect: {outcome: deny}}
+  - {name: attacks:Z5 a client itself, principal: {subject: x, client: x}, request: {route: web, path: /people}, expect: {outcome: deny}}
   - {name: through an actor, principal: {kind: human, actor: {subject: bot}}, request: {route: web, path: /people}, expect: {outcome: deny}}
   - {name: on behalf of a member, principal: {kind: human, groups: [release], actor: {subject: bot, client: copilot}}, request: {route: web, path: /behalf}, expect: {outcome: allow}}
   - {name: on behalf of another, principal: {kind: human, groups: [dev], actor: {subject: bot, client: copilot}}, request: {route: web, path: /behalf}, expect: {outcome: deny}}
@@ -288,7 +288,7 @@ tests:
   - {name: a deny of the actor, principal: {kind: human, subject: alice, actor: {subject: bot}}, request: {route: web, path: /all/no-bot}, expect: {outcome: deny, rule: no-bot}}
   - {name: the person without it, principal: {kind: human, subject: alice}, request: {route: web, path: /all/no-bot}, expect: {outcome: allow}}
   - {name: a deny of the person behind, principal: {kind: human, actor: {subject: bot}}, request: {route: web, path: /all/no-people}, expect: {outcome: deny, rule: no-people}}
-  - {name: an agent of its own, principal: {kind: agent}, request: {route: web, path: /all/no-people}, expect: {outcome: allow}}
+  - {name: an agent of its own, principal: {kind: agent, client: test}, request: {route: web, path: /all/no-people}, expect: {outcome: allow}}
 ",
     );
 }

@@ -6,11 +6,11 @@ use serde_json::{Map, Value};
 
 use super::NotEvaluated;
 use crate::{
-    authn::{Actor, Kind, LoginFacts, Principal, Scheme, break_glass, wanted},
+    authn::{Actor, Kind, LoginFacts, Principal, Scheme, break_glass, principal::KIND_CLAIM, wanted},
     clock::Timestamp,
     config::{raw, report::no_such},
     error::{Reason, Rejection},
-    issuers,
+    issuers::{self, Kinds},
     pointer::unescape,
     webhooks::{self, Facts},
 };
@@ -39,12 +39,12 @@ pub(super) fn complete(
         return Err(no_such("issuer", &issuer, root.issuers.iter().map(|issuer| issuer.name.as_str())).into());
     }
     let actor = facts.actor.as_ref().map(|actor| actor_of(actor, &issuer, configured, root)).transpose()?;
-    let scheme = match token {
-        None => scheme_of(&issuer, configured, route)?,
-        Some(_) if delivery.is_some() => Scheme::Webhook,
-        Some(_) => Scheme::Bearer,
+    let schemes = match token {
+        None => schemes_of(&issuer, configured, route)?,
+        Some(_) if delivery.is_some() => vec![Scheme::Webhook],
+        Some(_) => vec![Scheme::Bearer],
     };
-    if scheme == Scheme::Anonymous {
+    if schemes.first() == Some(&Scheme::Anonymous) {
         return Ok(Principal::anonymous());
     }
     let mut claims: Map<String, Value> = facts.claims.clone().into_iter().collect();
@@ -80,9 +80,24 @@ pub(super) fn complete(
         // The sender is known, but not what it sent.
         (None, None, None) => or_any_name(Err("no delivery is written".to_owned()), root)?,
     };
+    if let (Some(kind), Some(raw::Preset::Doorward)) = (facts.kind, configured.and_then(|issuer| issuer.preset)) {
+        put(&mut claims, KIND_CLAIM, kind.as_str().into());
+    }
+    let kinds = configured.map(Kinds::of);
+    let is_proved = |scheme: &Scheme| *scheme != Scheme::Anonymous;
+    let possible = schemes.into_iter().filter(is_proved).flat_map(|scheme| {
+        let kinds = match &kinds {
+            Some(kinds) => kinds_by(scheme, kinds, subject, facts, token, &claims),
+            None if issuer == break_glass::ISSUER => vec![Kind::Human],
+            // A delivery.
+            None => vec![Kind::Agent],
+        };
+        kinds.into_iter().map(move |kind| (scheme, kind))
+    });
+    let (scheme, kind) = chosen(&possible.collect::<Vec<_>>(), facts, &issuer, configured)?;
     // At the token endpoint, the actor may prove itself by a token of its own, beside the person's.
     let is_acted_for = actor.is_some() && token.is_none();
-    let (kind, subject_kind) = Principal::kinds(facts.kind.unwrap_or(Kind::Agent), is_acted_for);
+    let (kind, subject_kind) = Principal::kinds(kind, is_acted_for);
     Ok(Principal {
         kind,
         subject_kind,
@@ -128,9 +143,68 @@ fn actor_of(
     Ok(Actor { issuer: issuer.map(Into::into), subject: facts.subject.as_str().into(), client: arc(&facts.client) })
 }
 
-/// Returns the credential that a principal of this issuer uses on a route, as the proxy decides before any rule: none,
-/// if the route allows anonymous requests and looks at no credential that the principal can have.
-fn scheme_of(issuer: &str, configured: Option<&raw::Issuer>, route: &raw::Route) -> Result<Scheme, Rejection> {
+/// Returns the kinds that the subject can have by a credential, the one that is taken without a written kind first.
+fn kinds_by(
+    scheme: Scheme,
+    kinds: &Kinds,
+    subject: &str,
+    facts: &raw::PrincipalFacts,
+    token: Option<&raw::TokenFacts>,
+    claims: &Map<String, Value>,
+) -> Vec<Kind> {
+    let client = facts.client.as_deref();
+    let by = |scheme| kinds.of_subject(subject, client, scheme, claims);
+    match token {
+        None => vec![by(scheme)],
+        // Whoever caused a run may have signed in.
+        Some(token) if token.task.is_some() => vec![by(Scheme::Bearer), by(Scheme::Session)],
+        // Beside a token of the agent, that of a person counts as theirs, though it was issued to an agent.
+        Some(_) => {
+            let is_own = client.is_some_and(|client| kinds.is_client(client, subject));
+            let is_persons = facts.actor.is_some() && kinds.of_issuer == Some(Kind::Human) && !is_own;
+            match by(scheme) {
+                Kind::Agent if is_persons => vec![Kind::Human, Kind::Agent],
+                kind => vec![kind],
+            }
+        }
+    }
+}
+
+/// Chooses among what the principal can be: the first without a written kind, and otherwise the first of that kind.
+fn chosen(
+    possible: &[(Scheme, Kind)],
+    facts: &raw::PrincipalFacts,
+    issuer: &str,
+    configured: Option<&raw::Issuer>,
+) -> Result<(Scheme, Kind), String> {
+    let fits = |(_, kind): &&(Scheme, Kind)| facts.kind.is_none_or(|written| written == *kind);
+    if let Some(&found) = possible.iter().find(fits) {
+        return Ok(found);
+    }
+    let written = facts.kind.map_or("", Kind::as_str);
+    let mut can_be: Vec<&str> = possible.iter().map(|(_, kind)| kind.as_str()).collect();
+    can_be.dedup();
+    let of_client = facts.client.as_ref().map(|client| format!(" with the client `{client}`")).unwrap_or_default();
+    let clients = configured.map(|issuer| issuer.clients.as_slice()).unwrap_or_default();
+    let of_kind: Vec<&str> =
+        clients.iter().filter(|client| client.kind == facts.kind).map(|client| client.id.as_str()).collect();
+    let fix = match (configured, of_kind.as_slice()) {
+        (None, _) => String::new(),
+        (Some(_), []) => ", or change the `kind` of the issuer, its `login` or the client".to_owned(),
+        (Some(_), of_kind) => {
+            format!(", write a `client` of that kind ({}), or change the configuration", of_kind.join(", "))
+        }
+    };
+    Err(format!(
+        "a principal of `{issuer}`{of_client} is of the kind `{}` here, and never `{written}`; leave `kind` out{fix}",
+        can_be.join("` or `")
+    ))
+}
+
+/// Returns the credentials that a principal of this issuer can use on a route, as the proxy decides before any rule,
+/// the first of which counts: none, if the route allows anonymous requests and looks at no credential that the
+/// principal can have.
+fn schemes_of(issuer: &str, configured: Option<&raw::Issuer>, route: &raw::Route) -> Result<Vec<Scheme>, Rejection> {
     let can_have = |scheme: &Scheme| match scheme {
         Scheme::Bearer => configured.is_some_and(|issuer| route.fits_tokens_of(issuer)),
         Scheme::Session => configured.is_some_and(|issuer| issuer.login.is_some()),
@@ -138,7 +212,8 @@ fn scheme_of(issuer: &str, configured: Option<&raw::Issuer>, route: &raw::Route)
         Scheme::BreakGlass => issuer == break_glass::ISSUER,
         Scheme::Anonymous => true,
     };
-    let Some(scheme) = route.schemes.iter().copied().find(can_have) else {
+    let schemes: Vec<Scheme> = route.schemes.iter().copied().filter(can_have).collect();
+    let Some(scheme) = schemes.first().copied() else {
         let why = format!("this route accepts {}, and no principal of `{issuer}` has that", wanted(&route.schemes));
         let fix = "add the scheme that they use to `schemes` of the route, or write a principal that can use it";
         return Err(Rejection::new(Reason::CredentialMissing, why).fix(fix));
@@ -146,10 +221,10 @@ fn scheme_of(issuer: &str, configured: Option<&raw::Issuer>, route: &raw::Route)
     let reason = match scheme {
         Scheme::Bearer => Reason::IssuerUnknown,
         Scheme::Session => Reason::IdentityRefused,
-        Scheme::Webhook | Scheme::BreakGlass | Scheme::Anonymous => return Ok(scheme),
+        Scheme::Webhook | Scheme::BreakGlass | Scheme::Anonymous => return Ok(schemes),
     };
     if route.takes_issuer(issuer) {
-        return Ok(scheme);
+        return Ok(schemes);
     }
     let why = format!("this route accepts no principal of the issuer `{issuer}`");
     Err(Rejection::new(reason, why)
@@ -323,6 +398,78 @@ routes:
                 Err(unasked) => panic!("{issuer} at {route}: {unasked}"),
             };
             assert_eq!(came, expected, "{issuer} at {route}");
+        }
+    }
+
+    /// Without a kind each was an agent, and with one it was what the case said, so that a table passed of which the
+    /// proxy decided the opposite.
+    #[test]
+    fn a_principal_has_the_kind_that_the_configuration_gives_it_and_no_other() {
+        const LOGIN: &str = "client: {id: door, secret: {env: SECRET}}";
+        let root: raw::Root = serde_saphyr::from_str(&format!(
+            "
+issuers:
+  - {{name: company, issuer: 'https://company.example', audiences: [door], login: {{kind: human, {LOGIN}}},
+      clients: [{{id: cli, kind: human}}, {{id: assistant, kind: agent}}]}}
+  - {{name: people, issuer: 'https://people.example', audiences: [door], kind: human,
+      clients: [{{id: planner, kind: agent}}]}}
+  - {{name: jobs, issuer: 'https://jobs.example', audiences: [door], preset: github_actions}}
+  - {{name: cluster, issuer: 'https://cluster.example', audiences: [door], preset: kubernetes}}
+  - {{name: own, issuer: 'https://door.example', audiences: [door], preset: doorward}}
+webhooks:
+  - {{name: gh, sender: github, secrets: [{{secret: {{env: GH}}}}]}}
+tokens: {{exchange: [{{issuer: cluster, kubernetes: api}}, {{issuer: company}}, {{issuer: people}}]}}
+routes:
+  - {{name: api, kind: http, hosts: [api.example], schemes: [bearer], upstream: web}}
+  - {{name: board, kind: http, hosts: [board.example], schemes: [session], upstream: web}}
+  - {{name: both, kind: http, hosts: [both.example], schemes: [session, bearer, anonymous], upstream: web}}
+  - {{name: glass, kind: http, hosts: [glass.example], schemes: [break_glass], upstream: web}}
+  - {{name: hooks, kind: webhook, hosts: [hooks.example], schemes: [webhook], webhook: gh, upstream: web}}
+"
+        ))
+        .unwrap();
+        let (token, task) = ("token: {audience: x}", "token: {audience: x, task: {namespace: ci, service_account: b}}");
+        for (facts, request, expected) in [
+            ("issuer: company, client: cli", "route: api", Ok(Kind::Human)),
+            ("issuer: company, client: assistant", "route: api", Ok(Kind::Agent)),
+            ("issuer: company", "route: api", Ok(Kind::Agent)),
+            ("issuer: company", "route: board", Ok(Kind::Human)),
+            ("issuer: company", "route: both", Ok(Kind::Human)),
+            // Not by a login, but by a token.
+            ("issuer: company, kind: agent", "route: both", Ok(Kind::Agent)),
+            ("issuer: company, kind: workload", "route: both", Err("is of the kind `human` or `agent` here")),
+            (
+                "issuer: company, client: assistant, kind: human",
+                "route: api",
+                Err("`company` with the client `assistant` is of the kind `agent` here, and never `human`; leave \
+                     `kind` out, write a `client` of that kind (cli), or change"),
+            ),
+            ("issuer: people", "route: api", Ok(Kind::Human)),
+            ("issuer: people, client: test", "route: api", Ok(Kind::Agent)),
+            ("issuer: jobs", "route: api", Ok(Kind::Workload)),
+            (
+                "issuer: jobs, kind: human",
+                "route: api",
+                Err("`jobs` is of the kind `workload` here, and never `human`"),
+            ),
+            ("issuer: own", "route: api", Ok(Kind::Agent)),
+            ("issuer: own, kind: human", "route: api", Ok(Kind::Human)),
+            ("issuer: own, kind: agent, claims: {kind: human}", "route: api", Err("never `agent`")),
+            ("issuer: break-glass, subject: ann", "route: glass", Ok(Kind::Human)),
+            ("issuer: 'webhook:gh'", "route: hooks", Ok(Kind::Agent)),
+            ("issuer: 'webhook:gh', kind: human", "route: hooks", Err("never `human`")),
+            ("issuer: people, client: planner, actor: {subject: planner}", token, Ok(Kind::Human)),
+            ("issuer: people, client: planner, kind: agent, actor: {subject: planner}", token, Ok(Kind::Agent)),
+            ("issuer: company", task, Ok(Kind::Agent)),
+            ("issuer: company, kind: human", task, Ok(Kind::Human)),
+        ] {
+            let request: raw::RequestFacts = serde_saphyr::from_str(&format!("{{{request}}}")).unwrap();
+            let written: raw::PrincipalFacts = serde_saphyr::from_str(&format!("{{{facts}}}")).unwrap();
+            match (Scenario::new(Some(&written), &request, &root), expected) {
+                (Ok(scenario), Ok(kind)) => assert_eq!(scenario.principal.kind_of_subject(), kind, "{facts}"),
+                (Err(NotEvaluated::Incomplete(why)), Err(part)) => assert!(why.contains(part), "{facts}: {why}"),
+                (came, expected) => panic!("{facts} with {request:?}: {came:?}, not {expected:?}"),
+            }
         }
     }
 }

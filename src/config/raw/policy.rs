@@ -292,7 +292,8 @@ pub struct PrincipalFacts {
     /// The Kubernetes user name. Default: what the issuer's `username` template makes of subject and claims; for a
     /// delivery, that of its repository.
     pub username: Option<String>,
-    /// The kind of the principal, whoever acts for it. Default: an agent.
+    /// The kind of the principal, whoever acts for it. Default: the one that the configuration gives to principals of
+    /// the issuer with this `client`. One that they cannot have is an error.
     pub kind: Option<Kind>,
     /// Groups that the issuer gave. If left out, the issuer gave none, not even an empty list.
     pub groups: Option<Vec<String>>,

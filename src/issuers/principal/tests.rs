@@ -1,6 +1,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::authn::Kind;
 
 fn mapping(preset: Option<Preset>) -> Mapping {
     Mapping {
@@ -8,9 +9,7 @@ fn mapping(preset: Option<Preset>) -> Mapping {
         preset,
         username: UsernameTemplate::given(),
         of_tenants: Box::default(),
-        kind: None,
-        kind_of_logins: None,
-        clients: HashMap::new(),
+        kinds: Kinds { is_claim: preset == Some(Preset::Doorward), ..Kinds::default() },
         listed_clients_only: false,
         groups: Box::default(),
         scopes: Box::default(),

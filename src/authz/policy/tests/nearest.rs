@@ -49,7 +49,7 @@ rules:
         ("groups: [dev], scopes: []", "prod", Some("not-prod")),
         ("groups: [dev], scopes: []", "other", Some("")),
         ("groups: [qa], kind: human, scopes: []", "ci", Some("")),
-        ("groups: [], kind: agent, scopes: [look]", "ci", Some("run")),
+        ("groups: [], kind: agent, client: test, scopes: [look]", "ci", Some("run")),
         ("groups: [ops], kind: human, scopes: []", "ci", None),
     ] {
         let path = format!("/apis/tekton.dev/v1/namespaces/{namespace}/pipelineruns");

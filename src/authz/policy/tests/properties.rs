@@ -196,7 +196,15 @@ fn without_one(facts: &raw::PrincipalFacts) -> Vec<raw::PrincipalFacts> {
 }
 
 fn decide(policy: &Policy, root: &raw::Root, facts: &raw::PrincipalFacts) -> Decision {
-    decide_on(policy, root, Some(facts), &raw::RequestFacts { route: "web".to_owned(), ..raw::RequestFacts::default() })
+    // Whatever the kind is, the issuer gives it to all its principals.
+    let of_kind = |issuer: &raw::Issuer| raw::Issuer { kind: facts.kind.or(issuer.kind), ..issuer.clone() };
+    let root = raw::Root { issuers: root.issuers.iter().map(of_kind).collect(), ..root.clone() };
+    decide_on(
+        policy,
+        &root,
+        Some(facts),
+        &raw::RequestFacts { route: "web".to_owned(), ..raw::RequestFacts::default() },
+    )
 }
 
 fn decide_delivery(policy: &Policy, root: &raw::Root, delivery: raw::DeliveryFacts) -> Decision {

@@ -132,7 +132,8 @@ rules:
     );
     let policy = compile(&root).unwrap();
     let request: raw::RequestFacts = serde_saphyr::from_str("{route: web}").unwrap();
-    let facts: raw::PrincipalFacts = serde_saphyr::from_str("{groups: [dev], subject: \"a\\u001b[2J\"}").unwrap();
+    let facts: raw::PrincipalFacts =
+        serde_saphyr::from_str("{groups: [dev], subject: \"a\\u001b[2J\", client: \"a\\u001b[2J\"}").unwrap();
     let scenario = Scenario::new(Some(&facts), &request, &root).unwrap();
     let explanation = policy.explain(&scenario.principal, &scenario.request());
     let text = explanation.to_string();

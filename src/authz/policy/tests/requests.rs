@@ -223,7 +223,7 @@ rules:
   - {id: change, on: {kubernetes: {verbs: [read, patch]}}, who: {issuers: [corp], groups: [ops]}, do: allow}
   - {id: no-pods, on: {kubernetes: {verbs: [create], resources: [pods]}}, who: {kind: agent}, do: deny}
 tests:
-  - {name: a pod, principal: &agent {issuer: corp, kind: agent, groups: [dev]}, request: {route: api, method: PATCH, path: /api/v1/namespaces/ci/pods/p, content_type: application/apply-patch+yaml}, expect: {outcome: deny, rule: no-pods}}
+  - {name: a pod, principal: &agent {issuer: corp, kind: agent, client: test, groups: [dev]}, request: {route: api, method: PATCH, path: /api/v1/namespaces/ci/pods/p, content_type: application/apply-patch+yaml}, expect: {outcome: deny, rule: no-pods}}
   - {name: in CBOR, principal: *agent, request: {route: api, method: PATCH, path: /api/v1/namespaces/ci/pods/p, content_type: application/apply-patch+cbor}, expect: {outcome: deny, rule: no-pods}}
   - {name: written out, principal: *agent, request: {route: api, kubernetes: {verb: patch, resource: pods, namespace: ci, name: p}, content_type: application/apply-patch+yaml}, expect: {outcome: deny, rule: no-pods}}
   - {name: another patch of it, principal: *agent, request: {route: api, method: PATCH, path: /api/v1/namespaces/ci/pods/p}, expect: {outcome: allow, rule: write}}

@@ -175,8 +175,10 @@ routes:
         ("corp", "agent", false, "/alone", "allow"),
     ] {
         let acting = if actor { ", actor: {subject: bot}" } else { "" };
+        // There, only a token of a client's own is not a person's.
+        let client = if (issuer, kind) == ("corp", "agent") { ", client: test" } else { "" };
         cases.push_str(&format!(
-            "  - {{name: \"{issuer} {kind} {actor} at {path}\", principal: {{issuer: {issuer}, kind: {kind}, scopes: [run]{acting}}}, \
+            "  - {{name: \"{issuer} {kind} {actor} at {path}\", principal: {{issuer: {issuer}, kind: {kind}{client}, scopes: [run]{acting}}}, \
              request: {{route: web, path: {path}}}, expect: {{outcome: {outcome}}}}}\n"
         ));
     }

@@ -1,0 +1,71 @@
+//! The kinds of an issuer's principals, by its settings and those of its clients.
+
+use std::collections::HashMap;
+
+use serde::Deserialize as _;
+use serde_json::{Map, Value};
+
+use super::defaults::{Defaults, kind_of_logins};
+use crate::{
+    authn::{Kind, Scheme, principal::KIND_CLAIM},
+    config::raw::{self, Preset},
+};
+
+/// The settings that say of which kind a principal is.
+#[derive(Debug, Default)]
+pub struct Kinds {
+    /// Whether tokens have it as a claim, as Doorward's own do.
+    pub is_claim: bool,
+    pub of_issuer: Option<Kind>,
+    /// The kind of people who log in.
+    pub of_logins: Option<Kind>,
+    pub clients: HashMap<Box<str>, KnownClient>,
+}
+
+/// The settings of a client.
+#[derive(Debug)]
+pub struct KnownClient {
+    pub kind: Option<Kind>,
+    /// The subject of its own tokens, if that is not its id.
+    pub subject: Option<Box<str>>,
+}
+
+impl Kinds {
+    /// The settings of an entry of the configuration.
+    pub fn of(raw: &raw::Issuer) -> Self {
+        let known = |client: &raw::Client| KnownClient {
+            kind: client.kind,
+            subject: client.subject.as_deref().map(Into::into),
+        };
+        Self {
+            is_claim: raw.preset == Some(Preset::Doorward),
+            of_issuer: raw.kind.or_else(|| Defaults::of(raw.preset).kind),
+            of_logins: kind_of_logins(raw),
+            clients: raw.clients.iter().map(|client| (client.id.as_str().into(), known(client))).collect(),
+        }
+    }
+
+    /// The kind of the subject, whoever acts for them: by the settings of the client, then those of the login (for a
+    /// session), then those of the issuer; without any, an agent. A token whose subject is its own client (client
+    /// credentials, RFC 9068 section 2.2) is never human: it is an agent, if the settings say human.
+    pub fn of_subject(&self, subject: &str, client: Option<&str>, scheme: Scheme, claims: &Map<String, Value>) -> Kind {
+        if self.is_claim {
+            return claims.get(KIND_CLAIM).and_then(|kind| Kind::deserialize(kind).ok()).unwrap_or(Kind::Agent);
+        }
+        let of_client = client.and_then(|client| self.clients.get(client)?.kind);
+        let of_login = self.of_logins.filter(|_| scheme == Scheme::Session);
+        let kind = of_client.or(of_login).or(self.of_issuer).unwrap_or(Kind::Agent);
+        let machine = client.is_some_and(|client| client == subject || self.is_client(client, subject));
+        if machine && kind == Kind::Human { Kind::Agent } else { kind }
+    }
+
+    /// The subject of the tokens that the client has for itself, if configured.
+    pub fn own_subject(&self, client: Option<&str>) -> Option<&str> {
+        self.clients.get(client?)?.subject.as_deref()
+    }
+
+    /// Whether a subject is the client itself, and not a person (RFC 9068 section 2.2).
+    pub fn is_client(&self, client: &str, subject: &str) -> bool {
+        subject == self.own_subject(Some(client)).unwrap_or(client)
+    }
+}
