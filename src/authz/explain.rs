@@ -193,6 +193,14 @@ impl Policy {
 }
 
 impl RuleReport {
+    /// Whether other claims of the caller could change the result.
+    pub fn depends_on_claims(&self) -> bool {
+        match &self.verdict {
+            Verdict::Missed { misses } => misses.iter().all(|miss| matches!(miss.key, "who.claims" | "when")),
+            Verdict::Hit { .. } | Verdict::Unmet { .. } | Verdict::Error { .. } => true,
+        }
+    }
+
     /// The mark before its line.
     fn mark(&self) -> &'static str {
         match (self.action, &self.verdict) {

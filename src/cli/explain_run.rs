@@ -1,19 +1,23 @@
 //! Finds the principal and the request that `doorward explain` explains.
 
+mod recorded;
 mod target;
+mod unrecorded;
 
 use std::{
-    fmt,
     io::{self, Read, Write},
     sync::Arc,
     time::Duration,
 };
 
-use serde::Serialize;
 use tokio::runtime::Runtime;
 use uuid::Uuid;
 
-use self::target::Target;
+use self::{
+    recorded::{FromTrail, Recorded},
+    target::Target,
+    unrecorded::{as_recorded, unrecorded},
+};
 use super::{
     Failure,
     audit::files_of,
@@ -25,11 +29,11 @@ use crate::{
     app::{self, StartError},
     audit::{Files, ReplayInputs},
     authn::{Principal, wanted},
-    authz::{AskedToken, NotEvaluated, Policy, Scenario},
+    authz::{AskedToken, NotEvaluated, Policy, RequestView, Scenario},
     clock::{Clock, Timestamp},
     config::{
         self, Sources,
-        raw::{AuditSink, Effect, PolicyFile, PrincipalFacts, RequestFacts, Root, Scheme, TaskFacts, TokenFacts},
+        raw::{AuditSink, PolicyFile, PrincipalFacts, RequestFacts, Root, Scheme, TaskFacts, TokenFacts},
         resolver::Resolver,
     },
     error::Rejection,
@@ -38,7 +42,6 @@ use crate::{
     runtime::control,
     sessions,
     snapshot::Resolved,
-    terminal,
 };
 
 /// There is nothing to explain.
@@ -340,24 +343,34 @@ fn from_trail(sources: &Sources, id: Uuid, format: Format, out: &mut impl Write)
     let asked = inputs.decision.as_ref().and(inputs.principal.as_ref()).zip(inputs.view());
     let recorded = inputs.policy.as_deref().filter(|digest| **digest != **current.digest());
     let recorded = recorded.map(|digest| stored_policy(&loaded, digest));
-    let again = |policy: &Policy| {
-        let (principal, view) = asked.as_ref()?;
-        Some(match &inputs.asked {
-            Some(token) => Answer::Token(Box::new(policy.explain_token(principal, view, token))),
-            None => explain(policy, Ok(principal), view),
-        })
+    let again = |policy: &Policy, principal: &Principal, view: &RequestView<'_>| match &inputs.asked {
+        Some(token) => Answer::Token(Box::new(policy.explain_token(principal, view, token))),
+        None => explain(policy, Ok(principal), view),
     };
+    let then = recorded.as_ref().map_or(Some(&loaded.raw), |kept| kept.as_ref().map(|(_, root)| root));
+    let known = asked.map(|(principal, view)| (as_recorded(principal, then), view));
+    let under_current = known.as_ref().map(|(principal, view)| again(&current, principal, view));
+    let unrecorded =
+        known.zip(under_current.as_ref()).map(|((principal, _), now)| unrecorded(&principal, &loaded.raw, now));
     let told = FromTrail {
         recorded: Recorded::of(&inputs),
         policy_is_kept: recorded.as_ref().is_none_or(Option::is_some),
-        under_recorded: recorded.flatten().as_ref().and_then(again),
-        under_current: again(&current),
+        under_recorded: asked
+            .zip(recorded.flatten())
+            .map(|((principal, view), (policy, _))| again(&policy, principal, &view)),
+        unrecorded: unrecorded.unwrap_or_default(),
+        under_current,
         truncated: &inputs.truncated,
         about: inputs.about,
         pseudonymous: inputs.is_pseudonymous(),
     };
     format.print(&told, out)?;
-    Ok(told.under_current.is_some_and(|answer| answer.is_allow()))
+    match told.unrecorded.is_empty() {
+        true => Ok(told.under_current.is_some_and(|answer| answer.is_allow())),
+        false => {
+            Err("the record does not show whether the request would pass now: it lacks claims that rules read".into())
+        }
+    }
 }
 
 /// Whether Doorward answered a request itself, without looking at any rule.
@@ -382,111 +395,18 @@ fn record_of(files: &Files, id: Uuid) -> Result<ReplayInputs, Failure> {
     .into())
 }
 
-/// What the trail has about a request, and the decision on its inputs now.
-#[derive(Serialize)]
-struct FromTrail<'a> {
-    recorded: Recorded<'a>,
-    /// Whether the policy that decided is stored, or is the current one.
-    policy_is_kept: bool,
-    /// `None` if that is the current policy, or is no longer stored.
-    under_recorded: Option<Answer>,
-    /// `None` if no rule was evaluated: the caller was not authenticated, or no route matched.
-    under_current: Option<Answer>,
-    /// Fields of the record that were cut, without which a new decision may differ.
-    truncated: &'a [String],
-    /// The request whose delivery an EventListener asked about, if rules were evaluated for that one.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    about: Option<Uuid>,
-    /// Whether the record has a pseudonym for a person, so that rules that name people may decide differently.
-    pseudonymous: bool,
-}
-
-/// The decision that was recorded.
-#[derive(Serialize)]
-struct Recorded<'a> {
-    /// The token that was requested at the token endpoint.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    asked: Option<&'a AskedToken>,
-    outcome: Option<Effect>,
-    rule: Option<&'a str>,
-    /// Why it was refused, by whichever step.
-    reason: Option<&'a str>,
-    detail: Option<&'a str>,
-    policy: Option<&'a str>,
-}
-
-impl<'a> Recorded<'a> {
-    fn of(inputs: &'a ReplayInputs) -> Self {
-        let decision = inputs.decision.as_ref();
-        Self {
-            asked: inputs.asked.as_ref(),
-            outcome: decision.map(|decision| decision.outcome),
-            rule: decision.and_then(|decision| decision.rule.as_deref()),
-            reason: inputs.reason.as_deref(),
-            detail: inputs.detail.as_deref(),
-            policy: inputs.policy.as_deref(),
-        }
-    }
-}
-
-impl fmt::Display for FromTrail<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Recorded { asked, outcome, rule, reason, detail, policy } = &self.recorded;
-        let [rule, reason, policy] = [rule, reason, policy].map(|text| text.map(terminal::line));
-        let (rule, reason, policy) = (rule.as_deref(), reason.as_deref(), policy.as_deref().unwrap_or("unknown"));
-        if let Some(asked) = asked {
-            writeln!(f, "asked for: {asked}")?;
-        }
-        match outcome {
-            Some(outcome) => {
-                let on = if self.about.is_some() { " on the delivery" } else { "" };
-                write!(f, "recorded: {} by {}{on}, policy {policy}", outcome.as_str(), rule.unwrap_or("no rule"))?;
-            }
-            None if reason.is_some() => write!(f, "recorded: refused before any rule was evaluated, policy {policy}")?,
-            None => write!(f, "recorded: not refused, and no rule was evaluated, policy {policy}")?,
-        }
-        if let (Some(reason), Some(detail)) = (reason, detail) {
-            write!(f, "\n  {reason}: {}", terminal::line(detail))?;
-        }
-        writeln!(f)?;
-        if !self.truncated.is_empty() {
-            let cut = terminal::line(&self.truncated.join(", "));
-            writeln!(f, "the record was too long and lost {cut}: a new decision may differ")?;
-        }
-        if self.pseudonymous {
-            writeln!(
-                f,
-                "the record has a pseudonym for a person: by rules that name people, or their repositories, a new \
-                 decision may differ"
-            )?;
-        }
-        if !self.policy_is_kept {
-            writeln!(f, "recorded policy: no longer stored")?;
-        }
-        if let Some(answer) = &self.under_recorded {
-            write!(f, "\nunder the recorded policy:\n{answer}")?;
-        }
-        match (&self.under_current, self.about) {
-            (Some(answer), _) => write!(f, "\nunder the current policy:\n{answer}"),
-            (None, Some(id)) => {
-                writeln!(f, "\nthe rules were evaluated when the delivery came: explain that with `--audit-id {id}`")
-            }
-            (None, None) => writeln!(f, "\nno rule is evaluated before the caller and the request are known"),
-        }
-    }
-}
-
 /// Reads a policy that was in force, from the folder where policies are stored by digest.
-fn stored_policy(loaded: &config::Loaded, digest: &str) -> Option<Policy> {
+fn stored_policy(loaded: &config::Loaded, digest: &str) -> Option<(Policy, Root)> {
     let source = app::stored_policy(&loaded.base().join(&loaded.raw.store.path), digest)?;
     policy_of(&source, &loaded.raw)
 }
 
 /// Compiles a policy in canonical form; `raw` has the issuers.
-fn policy_of(source: &str, raw: &Root) -> Option<Policy> {
+fn policy_of(source: &str, raw: &Root) -> Option<(Policy, Root)> {
     let kept: PolicyFile = serde_json::from_str(source).ok()?;
     let root = Root { rules: kept.rules, grants: kept.grants, ..raw.clone() };
-    Policy::compile_with(&root, kept.scopes_of, &mut Resolver::default())
+    let policy = Policy::compile_with(&root, kept.scopes_of, &mut Resolver::default())?;
+    Some((policy, root))
 }
 
 #[cfg(test)]

@@ -7,7 +7,10 @@ use serde_json::{Value, json};
 use super::*;
 use crate::{
     cli::{Cli, Command},
-    config::{raw::Limits, values::Size},
+    config::{
+        raw::{Effect, Limits},
+        values::Size,
+    },
     error::Reason,
 };
 
@@ -132,9 +135,13 @@ audit: {sink: {file: {path: audit.jsonl}}}
 
 /// Runs `explain` with these options beside a trail of one record, whose id is [`ID`].
 fn explained(record: &Value, options: &[&str]) -> (Result<bool, Failure>, String) {
+    explained_by(CONFIGURATION, record, options)
+}
+
+fn explained_by(configuration: &str, record: &Value, options: &[&str]) -> (Result<bool, Failure>, String) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("doorward.yaml");
-    std::fs::write(&path, CONFIGURATION).unwrap();
+    std::fs::write(&path, configuration).unwrap();
     std::fs::write(folder.path().join("audit.jsonl"), format!("{record}\n")).unwrap();
     let line = [&["doorward", "explain", path.to_str().unwrap()], options].concat();
     let Command::Explain { config, args } = Cli::try_parse_from(line).unwrap().command else { panic!() };
@@ -190,6 +197,36 @@ fn a_request_that_was_refused_before_the_rules_is_not_decided_by_them_again() {
     assert!(out.contains("method_not_allowed: ") && !out.contains("DENY"), "{out}");
 }
 
+/// Such a request was explained as allowed, as if its caller had not had the claim.
+#[test]
+fn a_record_without_a_claim_that_a_new_rule_reads_shows_no_decision() {
+    let decided = |claims: Value, deny: &str| {
+        let mut decided = record("GET", "/api/v1/namespaces/ci/pods");
+        decided["actor"] = json!({"user": {"uid": "1", "name": "a#1"}, "idp": {"name": "a"}, "session": {"uid": "1"}});
+        decided["authorizations"] = json!([{"decision": "allow", "policy": {"uid": "look", "version": "old"}}]);
+        decided["unmapped"] = json!({
+            "route": "api",
+            "kind": "kubernetes",
+            "principal": {"kind": "agent", "scheme": "bearer", "credential": "token", "groups": ["dev"], "claims": claims},
+        });
+        let rules = format!("rules: [{{id: new, {deny}, do: deny}}, {{id: look, who");
+        let configuration = CONFIGURATION.replace("rules: [{id: look, on: {kubernetes: {verbs: [read]}}, who", &rules);
+        explained_by(&configuration, &decided, &["--audit-id", ID])
+    };
+    let by_claim = "who: {issuers: [a], claims: {dept: [x]}}";
+    for deny in [by_claim, "when: \"has(principal.claims.dept) && principal.claims.dept == 'x'\""] {
+        let (told, out) = decided(json!({}), deny);
+        assert!(told.unwrap_err().to_string().contains("does not show whether the request would pass"), "{out}");
+        assert!(out.contains("the record does not have the claims dept,"), "{out}");
+        assert!(out.contains("under the current policy:\nDENY"), "{out}");
+        // The claim was read at the time, too.
+        let (told, out) = decided(json!({"dept": "y"}), deny);
+        assert!(told.unwrap() && !out.contains("does not have"), "{out}");
+    }
+    let (told, out) = decided(json!({}), "who: {issuers: [a], groups: [ops], claims: {dept: [x]}}");
+    assert!(told.unwrap(), "the rule is about others: {out}");
+}
+
 #[test]
 fn a_stopped_delivery_is_reported_with_its_rule() {
     let told = |outcome, rule| {
@@ -199,6 +236,7 @@ fn a_stopped_delivery_is_reported_with_its_rule() {
             policy_is_kept: true,
             under_recorded: None,
             under_current: None,
+            unrecorded: Vec::new(),
             truncated: &[],
             about: Some(Uuid::from_u128(5)),
             pseudonymous: false,
@@ -229,7 +267,7 @@ fn a_kept_policy_decides_by_the_names_that_providers_had_for_scopes_then() {
     let names = [None, Some(""), Some(", scopes: {read: There}"), Some(", scopes: {read: elsewhere}")];
     for (then, today) in names.into_iter().flat_map(|then| names.map(|today| (then, today))) {
         let kept = Policy::compile(&written(then), &mut Resolver::default()).unwrap();
-        let again = policy_of(kept.source(), &written(today)).unwrap();
+        let (again, _) = policy_of(kept.source(), &written(today)).unwrap();
         assert_eq!(again.digest(), kept.digest(), "{then:?} {today:?}");
     }
 }
