@@ -171,8 +171,9 @@ impl Policy {
         }
         // An allow about this very request that only the caller misses is nearer than one about another request. One
         // that misses only conditions on the body is nearer than one about other requests. A sender never becomes
-        // another one.
-        let nearest = allows().min_by_key(|report| match &report.verdict {
+        // another one. What an allow misses whose expression fails is said above.
+        let is_evaluated = |report: &&RuleReport| !matches!(report.verdict, Verdict::Error { .. });
+        let nearest = allows().filter(is_evaluated).min_by_key(|report| match &report.verdict {
             Verdict::Missed { misses } => {
                 let of = |is: fn(&str) -> bool| misses.iter().filter(|miss| is(miss.key)).count();
                 let others = of(|key| key.starts_with("on.") && !key.starts_with("on.run"));
@@ -186,7 +187,10 @@ impl Policy {
                 let misses: Vec<String> = misses.iter().map(ToString::to_string).collect();
                 fixes.push(format!("`{rule}` comes nearest to allowing it, and misses {}", misses.join("; and ")));
             }
-            _ => fixes.push("no rule allows anything on this route; write one".to_owned()),
+            _ if allows().next().is_none() => {
+                fixes.push("no rule allows anything on this route; write one".to_owned());
+            }
+            _ => {}
         }
         fixes
     }

@@ -71,6 +71,31 @@ rules:
     }
 }
 
+/// It was taken for the nearest one, and no rule was said to allow anything on the route.
+#[test]
+fn an_allow_whose_expression_fails_is_not_the_nearest_to_allowing() {
+    let mail = "{id: mail, on: {paths: ['/mail/*']}, who: {issuers: [corp]}, when: \"principal.email.endsWith('@a')\", do: allow}";
+    let all = "{id: all, on: {routes: [web]}, who: {issuers: [corp], groups: [ops]}, do: allow}";
+    let (fails, nearest) =
+        ("the expression of `mail` must not fail", "`all` comes nearest to allowing it, and misses who.groups");
+    let none = "no rule allows anything on this route; write one";
+    for (rules, expected) in [
+        (format!("{mail}, {all}"), vec![fails, nearest]),
+        (mail.to_owned(), vec![fails]),
+        (all.to_owned(), vec![nearest]),
+        ("{id: no, on: {paths: [/other]}, do: deny}".to_owned(), vec![none]),
+    ] {
+        let root = root(GROUND, &format!("rules: [{rules}]"));
+        let policy = compile(&root).unwrap();
+        let facts: raw::PrincipalFacts = serde_saphyr::from_str("{issuer: corp, groups: [dev]}").unwrap();
+        let request: raw::RequestFacts = serde_saphyr::from_str("{route: web, path: /mail/x}").unwrap();
+        let scenario = Scenario::new(Some(&facts), &request, &root).unwrap();
+        let fixes = policy.explain(&scenario.principal, &scenario.request()).fixes;
+        let begin = |(fix, start): (&String, &&str)| fix.starts_with(start);
+        assert!(fixes.len() == expected.len() && fixes.iter().zip(&expected).all(begin), "{rules}: {fixes:?}");
+    }
+}
+
 /// A sender never becomes another one, however many other conditions its own rule has.
 #[test]
 fn a_rule_that_misses_only_the_branch_is_nearer_than_one_of_another_sender() {
