@@ -125,9 +125,9 @@ impl BreakGlass {
             return Presented::Invalid(not_known());
         };
         if !self.is_open(now) {
-            return Presented::Invalid(
-                Rejection::new(Reason::TokenExpired, "break-glass access has ended").fix("sign in at the provider"),
-            );
+            return Presented::Invalid(Rejection::new(Reason::TokenExpired, "break-glass is closed").fix(
+                "sign in at the provider; if it is down, ask an operator to open break-glass (`break_glass.until`)",
+            ));
         }
         Presented::Valid(self.principal(known))
     }
@@ -302,6 +302,8 @@ mod tests {
         assert_eq!(reason(open.present(Some(b"the certificate of mallory"), NOW)), Some(Reason::CredentialMalformed));
         assert_eq!(reason(open.present(Some(DER), until - Duration::from_millis(1))), None);
         assert_eq!(reason(open.present(Some(DER), until)), Some(Reason::TokenExpired));
+        let Presented::Invalid(closed) = open.present(Some(DER), until) else { panic!("it is open") };
+        assert!(closed.fix_text().unwrap().contains("ask an operator to open break-glass"), "the provider is down");
     }
 
     #[test]

@@ -50,6 +50,10 @@ const OWN_PAGE: &str = "this is one of Doorward's own pages, which no rule decid
 /// Revocations are in the store, which a running Doorward has open.
 const NOT_REVOKED: &str = "it is not checked whether the token or its subject was revoked";
 
+/// Break-glass is prepared while it is closed, and this is how its rules are tried.
+const CLOSED: &str = "break-glass is closed at this time, so the request would be refused: this is what is decided while \
+                      it is open, until `break_glass.until`";
+
 /// Without the body, rules that ask for something of the run do not match, and the body itself may be refused.
 const NO_BODY: &str = "the request has no body, which rules with `run` look at if some body may be allowed; give the \
                        body with `--body`";
@@ -152,11 +156,21 @@ fn from_request(sources: &Sources, args: &ExplainArgs, url: &str) -> Result<Answ
             }
         }
     };
+    let answer = match is_closed(&scenario.principal, &loaded.raw, now) {
+        true => answer.with_note(CLOSED),
+        false => answer,
+    };
     Ok(match scenario.is_held_against_run() {
         true => answer.with_note(HELD_AGAINST_RUN),
         false if scenario.lacks_body() => answer.with_note(NO_BODY),
         false => answer,
     })
+}
+
+/// Whether the principal's certificate is not accepted at this time.
+fn is_closed(principal: &Principal, root: &Root, now: Timestamp) -> bool {
+    let until = root.break_glass.as_ref().and_then(|raw| Timestamp::from_rfc3339(&raw.until));
+    principal.scheme == Scheme::BreakGlass && until.is_none_or(|until| until <= now)
 }
 
 /// The configuration with upstreams that name no file. An upstream whose files are not looked at would be left out,

@@ -92,6 +92,21 @@ fn without_a_credential_only_the_ways_that_the_route_has_are_named() {
     }
 }
 
+/// A request was explained as allowed, without a word, that is refused.
+#[test]
+fn break_glass_is_explained_as_closed_outside_its_time() {
+    let written = |until: &str| -> Root {
+        serde_saphyr::from_str(&format!("break_glass: {{until: '{until}', certificates: []}}")).unwrap()
+    };
+    let noon = Timestamp::from_rfc3339("2024-01-01T12:00:00Z").unwrap();
+    let alice = |scheme| Principal::new(scheme, "break-glass", "alice", "break-glass:alice");
+    for (until, closed) in [("2024-01-01T12:00:00Z", true), ("2024-01-01T12:00:01Z", false)] {
+        assert_eq!(is_closed(&alice(Scheme::BreakGlass), &written(until), noon), closed, "{until}");
+        assert!(!is_closed(&alice(Scheme::Bearer), &written(until), noon), "{until}");
+    }
+    assert!(is_closed(&alice(Scheme::BreakGlass), &Root::default(), noon));
+}
+
 #[test]
 fn a_file_that_holds_more_or_less_than_a_token_is_refused_by_what_it_holds() {
     let file = tempfile::NamedTempFile::new().unwrap();
