@@ -71,7 +71,7 @@ impl Policy {
             let Some(raw) = rule.written(root) else { continue };
             let may_be_on = |route: &&raw::Route| rule.can_hit_on(route) && fits_credentials(raw, route, root);
             let routes = root.routes.iter().filter(may_be_on).filter_map(|route| {
-                let through = through(rule, raw, route, namespace)?;
+                let through = self.through(rule, raw, route, namespace)?;
                 Some(StartRoute { name: route.name.clone(), through })
             });
             let routes: Vec<StartRoute> = routes.collect();
@@ -80,6 +80,67 @@ impl Policy {
             }
         }
         starts
+    }
+
+    fn through(&self, rule: &Rule, raw: &raw::Rule, route: &raw::Route, namespace: &str) -> Option<Through> {
+        match route.kind {
+            RouteKind::Webhook => {
+                let listener = route.event_listener.as_ref();
+                // A Trigger creates its runs in its own namespace unless it says otherwise.
+                let names_triggers_there = || {
+                    let named = raw.on.trigger.iter().flat_map(|trigger| &trigger.names);
+                    named.filter_map(|name| name.split_once('/')).any(|(of, _)| of == namespace)
+                };
+                let is_there =
+                    listener.is_none_or(|listener| listener.namespace == namespace) || names_triggers_there();
+                let may = is_there && rule.may_be_on(&delivery(route, &patterns(&route.hosts, HostPattern::parse)));
+                may.then(|| Through::EventListener(listener.cloned()))
+            }
+            RouteKind::Dashboard | RouteKind::Kubernetes => {
+                let through = if route.reaches_kubernetes() { Through::Impersonation } else { Through::Dashboard };
+                self.may_be_on_requests(rule, raw, route, namespace).then_some(through)
+            }
+            RouteKind::Http => None,
+        }
+    }
+
+    /// Whether a rule may match a POST, or the create that an apply may be if that is also allowed as the patch that it
+    /// is.
+    fn may_be_on_requests(&self, rule: &Rule, raw: &raw::Rule, route: &raw::Route, namespace: &str) -> bool {
+        let hosts = patterns(&route.hosts, HostPattern::parse);
+        let on_route = patterns(&route.paths, PathPattern::parse);
+        // A dashboard route that leads to a cluster serves the whole API.
+        let is_whole = on_route.is_empty() || (route.kind == RouteKind::Dashboard && route.reaches_kubernetes());
+        // An apply names the run, and a rule may name runs.
+        let named = raw.on.kubernetes.iter().flat_map(|on| &on.names).find(|name| *name != "*");
+        let name = named.map_or("run", String::as_str);
+        let requests = ["v1", "v1beta1"].into_iter().flat_map(|version| {
+            ["pipelineruns", "taskruns"].into_iter().flat_map(move |resource| {
+                let path = format!("/apis/tekton.dev/{version}/namespaces/{namespace}/{resource}");
+                let applied = format!("{path}/{name}");
+                [(path, Method::POST, RunIntent::Create), (applied, Method::PATCH, RunIntent::Apply)]
+            })
+        });
+        requests.into_iter().any(|(path, method, intent)| {
+            let takes = route.methods.is_empty() || route.methods.iter().any(|taken| taken == method.as_str());
+            if !takes || !(is_whole || on_route.iter().any(|pattern| pattern.matches(&path))) {
+                return false;
+            }
+            let Ok(attributes) = Attributes::parse(&method, &path, None) else { return false };
+            let may_be = |rule: &Rule, verb: &str| {
+                let attributes = Attributes { verb: verb.to_owned(), ..attributes.clone() };
+                let kubernetes = route.reaches_kubernetes().then_some(&attributes);
+                let view = view(route, &method);
+                let kind = if kubernetes.is_some() { RouteKind::Kubernetes } else { view.kind };
+                let view = RequestView { kubernetes, kind, ..view };
+                let paths = PathPattern::parse(&path).into_iter().collect();
+                rule.may_be_on(&Start { view, hosts: &hosts, paths, intent })
+            };
+            let may_patch =
+                |other: &Rule| !other.shadow && !other.is_deny() && other.can_hit_on(route) && may_be(other, "patch");
+            let is_apply = intent == RunIntent::Apply;
+            may_be(rule, "create") && (!is_apply || rule.is_deny() || self.rules.iter().any(may_patch))
+        })
     }
 }
 
@@ -153,27 +214,6 @@ fn fits_deliveries(who: &raw::Who, is_deny: bool) -> bool {
         && (is_deny || !is_told())
 }
 
-fn through(rule: &Rule, raw: &raw::Rule, route: &raw::Route, namespace: &str) -> Option<Through> {
-    match route.kind {
-        RouteKind::Webhook => {
-            let listener = route.event_listener.as_ref();
-            // A Trigger creates its runs in its own namespace unless it says otherwise.
-            let names_triggers_there = || {
-                let named = raw.on.trigger.iter().flat_map(|trigger| &trigger.names);
-                named.filter_map(|name| name.split_once('/')).any(|(of, _)| of == namespace)
-            };
-            let is_there = listener.is_none_or(|listener| listener.namespace == namespace) || names_triggers_there();
-            let may = is_there && rule.may_be_on(&delivery(route, &patterns(&route.hosts, HostPattern::parse)));
-            may.then(|| Through::EventListener(listener.cloned()))
-        }
-        RouteKind::Dashboard | RouteKind::Kubernetes => {
-            let through = if route.reaches_kubernetes() { Through::Impersonation } else { Through::Dashboard };
-            may_be_on_requests(rule, raw, route, namespace).then_some(through)
-        }
-        RouteKind::Http => None,
-    }
-}
-
 fn delivery<'a>(route: &'a raw::Route, hosts: &'a [HostPattern]) -> Start<'a> {
     let mut paths = patterns(&route.paths, PathPattern::parse);
     if paths.is_empty() {
@@ -181,38 +221,6 @@ fn delivery<'a>(route: &'a raw::Route, hosts: &'a [HostPattern]) -> Start<'a> {
     }
     let view = RequestView { event_listener: route.event_listener.as_ref(), ..view(route, &Method::POST) };
     Start { view, hosts, paths, intent: RunIntent::Create }
-}
-
-/// Whether a rule may match a POST, or an apply, which must be allowed as a create too.
-fn may_be_on_requests(rule: &Rule, raw: &raw::Rule, route: &raw::Route, namespace: &str) -> bool {
-    let hosts = patterns(&route.hosts, HostPattern::parse);
-    let on_route = patterns(&route.paths, PathPattern::parse);
-    // A dashboard route that leads to a cluster serves the whole API.
-    let is_whole = on_route.is_empty() || (route.kind == RouteKind::Dashboard && route.reaches_kubernetes());
-    // An apply names the run, and a rule may name runs.
-    let named = raw.on.kubernetes.iter().flat_map(|on| &on.names).find(|name| *name != "*");
-    let name = named.map_or("run", String::as_str);
-    let requests = ["v1", "v1beta1"].into_iter().flat_map(|version| {
-        ["pipelineruns", "taskruns"].into_iter().flat_map(move |resource| {
-            let path = format!("/apis/tekton.dev/{version}/namespaces/{namespace}/{resource}");
-            let applied = format!("{path}/{name}");
-            [(path, Method::POST, RunIntent::Create), (applied, Method::PATCH, RunIntent::Apply)]
-        })
-    });
-    requests.into_iter().any(|(path, method, intent)| {
-        let takes = route.methods.is_empty() || route.methods.iter().any(|taken| taken == method.as_str());
-        if !takes || !(is_whole || on_route.iter().any(|pattern| pattern.matches(&path))) {
-            return false;
-        }
-        let Ok(attributes) = Attributes::parse(&method, &path, None) else { return false };
-        let attributes = Attributes { verb: "create".to_owned(), ..attributes };
-        let kubernetes = route.reaches_kubernetes().then_some(&attributes);
-        let view = view(route, &method);
-        let kind = if kubernetes.is_some() { RouteKind::Kubernetes } else { view.kind };
-        let view = RequestView { kubernetes, kind, ..view };
-        let paths = PathPattern::parse(&path).into_iter().collect();
-        rule.may_be_on(&Start { view, hosts: &hosts, paths, intent })
-    })
 }
 
 fn view<'a>(route: &'a raw::Route, method: &'a Method) -> RequestView<'a> {
@@ -412,6 +420,23 @@ routes:
             "",
             "there is no door"
         );
+    }
+
+    /// It was listed, though no create names a run, and an apply is refused that nobody may send as a patch.
+    #[test]
+    fn an_allow_of_creates_by_name_counts_only_beside_one_of_the_patch_that_an_apply_is() {
+        const BY_NAME: &str = "do: allow, on: {kubernetes: {verbs: [create], names: [nightly]}}";
+        for (other, expected) in [
+            ("do: deny", ""),
+            ("do: allow, on: {kubernetes: {verbs: [read]}}", ""),
+            ("do: allow, on: {kubernetes: {verbs: [patch]}}, mode: shadow", ""),
+            ("do: allow, on: {kubernetes: {verbs: [patch], namespaces: [prod]}}", ""),
+            ("do: allow, on: {kubernetes: {verbs: [patch], names: [nightly]}}", "allow api,board"),
+            ("do: allow, on: {routes: [api], kubernetes: {verbs: [patch]}}", "allow api"),
+        ] {
+            let told = starts(&format!("{BY_NAME}}}, {{id: b, {other}"));
+            assert_eq!(told.replace("deny api,board,old,hooks", ""), expected, "{other}");
+        }
     }
 
     #[test]
