@@ -311,7 +311,8 @@ impl Rejection {
         self
     }
 
-    /// The login that would suffice, for the `insufficient_user_authentication` challenge (RFC 9470 section 3).
+    /// The login that would suffice, for the `insufficient_user_authentication` challenge (RFC 9470 section 3), or beside
+    /// [scopes](Self::needs_scopes) that are missing too.
     #[must_use]
     pub fn needs_login(mut self, needed: NeededLogin) -> Self {
         self.0.needed_login = Some(needed);

@@ -42,6 +42,8 @@ pub enum Outcome {
         /// In that case, those scopes of the token that rules of the route ask for. Clients request exactly the scopes
         /// that they are told to, so they would otherwise lose these.
         kept_scopes: Vec<Arc<str>>,
+        /// In that case, everything that the rule needs of the login, if the current one does not meet it.
+        need: Option<Box<NeededLogin>>,
     },
 }
 
@@ -152,11 +154,18 @@ impl Decision {
                 let fix = "sign in again, with what is needed";
                 Rejection::new(Reason::NeedUnmet, detail).fix(fix).needs_login((**need).clone())
             }
-            Outcome::NoMatch { missing_scope: Some(scope), kept_scopes } => {
-                let detail = format!("no rule allows this request; with the scope `{scope}` one would");
-                Rejection::new(Reason::NoRuleMatched, detail)
-                    .fix("get a token with that scope")
-                    .needs_scopes([scope].into_iter().chain(kept_scopes).map(ToString::to_string).collect())
+            Outcome::NoMatch { missing_scope: Some(scope), kept_scopes, need } => {
+                let (after, fix) = match need {
+                    Some(need) => (format!(", after {need},"), "get a token with that scope, by such a login"),
+                    None => (String::new(), "get a token with that scope"),
+                };
+                let detail = format!("no rule allows this request; with the scope `{scope}`{after} one would");
+                let scopes = [scope].into_iter().chain(kept_scopes).map(ToString::to_string).collect();
+                let rejection = Rejection::new(Reason::NoRuleMatched, detail).fix(fix).needs_scopes(scopes);
+                match need {
+                    Some(need) => rejection.needs_login((**need).clone()),
+                    None => rejection,
+                }
             }
             Outcome::NoMatch { missing_scope: None, .. } => {
                 Rejection::new(Reason::NoRuleMatched, "no rule allows this request")

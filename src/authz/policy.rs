@@ -193,9 +193,12 @@ impl Policy {
         }
         tally.decide(|| {
             let allows = self.enforced(request.route).filter(|rule| rule.is_allow());
-            let missing_scope = allows.filter_map(|rule| rule.missing_scope(&case)).next().cloned();
-            let kept_scopes = missing_scope.as_ref().map(|_| self.kept_scopes(principal, request.route));
-            Outcome::NoMatch { missing_scope, kept_scopes: kept_scopes.unwrap_or_default() }
+            let missing = allows.filter_map(|rule| rule.missing_scope(&case)).min_by_key(|(_, need)| need.is_some());
+            Outcome::NoMatch {
+                missing_scope: missing.map(|(scope, _)| Arc::clone(scope)),
+                kept_scopes: missing.map(|_| self.kept_scopes(principal, request.route)).unwrap_or_default(),
+                need: missing.and_then(|(_, need)| need).cloned().map(Box::new),
+            }
         })
     }
 

@@ -361,8 +361,9 @@ impl Rule {
         }
     }
 
-    /// The scope that would suffice, if only a scope is missing.
-    pub(super) fn missing_scope(&self, case: &Case<'_>) -> Option<&Arc<str>> {
+    /// The scope that would suffice, if only a scope is missing; and what the rule needs of the login, if the current one
+    /// does not meet it.
+    pub(super) fn missing_scope(&self, case: &Case<'_>) -> Option<(&Arc<str>, Option<&NeededLogin>)> {
         let mut missing = None;
         for who in self.who.iter().filter(|who| who.met(&case.caller, self.reading) == Met::No) {
             missing = Some(who.scopes().filter(|_| missing.is_none())?);
@@ -370,7 +371,16 @@ impl Rule {
         let scope = missing?.iter().next()?;
         // A body that has not been read may be as the rule requires.
         let is_open = |on: &On| matches!(on, On::Run(_)) && case.request.is_unread();
-        self.on.iter().all(|on| is_open(on) || on.holds(case.request, self.reading)).then_some(scope)
+        let principal = case.caller.principal;
+        let holds = self.on.iter().all(|on| is_open(on) || on.holds(case.request, self.reading))
+            && self.when.as_ref().is_none_or(|when| {
+                when.misses_of(principal).is_none() && matches!(when.evaluate(principal, case.request), Ok(true))
+            });
+        let need = match &self.action {
+            Action::Allow(need) => need.missing(&principal.login, case.request.now).map(|_| need),
+            Action::Deny | Action::Approve(_) => None,
+        };
+        holds.then_some((scope, need))
     }
 
     /// Describes the conditions that do not hold.

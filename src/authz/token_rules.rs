@@ -43,7 +43,7 @@ impl TokenRules<'_> {
         for (rule, hit) in self.rules.iter().filter(|(rule, _)| rule.takes_scope(scope)) {
             tally.count(rule, hit);
         }
-        tally.decide(|| Outcome::NoMatch { missing_scope: None, kept_scopes: Vec::new() })
+        tally.decide(|| Outcome::NoMatch { missing_scope: None, kept_scopes: Vec::new(), need: None })
     }
 
     /// Returns the refusal of a scope that a matching allow names as only its provider does. If no rule matches any of

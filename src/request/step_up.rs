@@ -21,8 +21,9 @@ pub(super) fn offer(
     host: &str,
     manner: &mut Manner,
 ) -> Result<Response<Bytes>, Rejection> {
-    // nginx understands nothing but a status.
-    let needed = rejection.needed_login().filter(|_| manner.proxy != Some(ForwardAuth::Nginx));
+    // nginx understands nothing but a status, and a login alone gives nobody a missing scope.
+    let helps = manner.proxy != Some(ForwardAuth::Nginx) && rejection.needed_scopes().is_empty();
+    let needed = rejection.needed_login().filter(|_| helps);
     let principal = principal.filter(|principal| principal.scheme == Scheme::Session);
     let (Some(needed), Some(principal)) = (needed, principal) else { return Err(rejection) };
     if manner.is_program {

@@ -79,6 +79,36 @@ rules:
     assert_eq!(needed("'door:read', 'door:write'", "PUT"), "");
 }
 
+/// The scope was named as the one thing missing, so that an agent had its user sign in twice.
+#[test]
+fn a_caller_who_lacks_a_scope_and_a_login_is_told_of_both() {
+    let rule = |id: &str, scope: &str, more: &str| {
+        format!("{{id: {id}, who: {{issuers: [corp], groups: [dev], scopes: [{scope}]}}, {more}do: allow}}")
+    };
+    let needs = rule("needs", "door:deploy", "need: {mfa: {max_age: 15m}}, ");
+    let plain = rule("plain", "door:plain", "");
+    let never = rule("never", "door:never", "when: 'false', ");
+    for (rules, amr, scopes, login) in [
+        (needs.clone(), "pwd", "door:deploy", Some(" --mfa 15m")),
+        (needs.clone(), "mfa", "door:deploy", None),
+        (format!("{needs}, {plain}"), "pwd", "door:plain", None),
+        (never, "mfa", "", None),
+    ] {
+        let root = root(ONE_ISSUER, &format!("rules: [{rules}]"));
+        let policy = compile(&root).unwrap();
+        let facts = format!("{{groups: [dev], scopes: [], amr: [{amr}], login_age: 1m}}");
+        let facts: raw::PrincipalFacts = serde_saphyr::from_str(&facts).unwrap();
+        let request: raw::RequestFacts = serde_saphyr::from_str("{route: web}").unwrap();
+        let scenario = Scenario::new(Some(&facts), &request, &root).unwrap();
+        let rejection = policy.decide(&scenario.principal, &scenario.request()).rejection().unwrap();
+        assert_eq!(rejection.reason().as_str(), "no_rule_matched", "{rules}");
+        assert_eq!(rejection.needed_scopes().join(" "), scopes, "{rules}");
+        assert_eq!(rejection.needed_login().map(|needed| needed.options()).as_deref(), login, "{rules}");
+        let told = ", after a login with more than one factor in the last 15m, one would";
+        assert_eq!(rejection.detail().contains(told), login.is_some(), "{}", rejection.detail());
+    }
+}
+
 /// A server refuses a client that asks it for a scope of another server.
 #[test]
 fn the_scopes_of_a_route_are_those_of_rules_for_the_issuers_that_are_asked_about() {
