@@ -250,6 +250,10 @@ impl On {
         match self {
             Self::Routes(names) => names.contains(&route.name),
             Self::Kubernetes(_) | Self::Run(_) => route.reaches_kubernetes(),
+            Self::Namespace(name) => {
+                let listener = route.event_listener.as_ref();
+                route.reaches_kubernetes() || listener.is_some_and(|listener| name.contains(&listener.namespace))
+            }
             Self::Pages(_) => route.kind == RouteKind::Dashboard,
             Self::EventListener(_)
             | Self::Events(_)

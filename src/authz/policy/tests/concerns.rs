@@ -70,3 +70,19 @@ fn a_rule_that_needs_a_login_is_shown_with_what_it_needs() {
     let told = policy.concerns(&principal, Scheme::Bearer, &root);
     assert_eq!(told[0].only, ["after a login with more than one factor in the last 10m, and a login of class gold"]);
 }
+
+/// A page that shows people their own access listed the namespace for a route that has none.
+#[test]
+fn a_rule_about_a_namespace_is_shown_for_routes_that_have_namespaces_alone() {
+    let ground = "
+issuers: [{name: corp, issuer: 'https://corp.example', kind: human}]
+routes:
+  - {name: api, kind: kubernetes, hosts: [k8s.example], schemes: [bearer], upstream: api}
+  - {name: web, kind: http, hosts: [web.example], schemes: [bearer], upstream: web}
+";
+    let root = root(ground, "rules: [{id: prod, on: {namespace: prod}, do: deny}]");
+    let policy = compile(&root).unwrap();
+    let principal = Principal::new(Scheme::Bearer, "corp", "alice", "alice");
+    let told = policy.concerns(&principal, Scheme::Bearer, &root);
+    assert_eq!(told[0].routes, ["api"]);
+}
