@@ -112,8 +112,9 @@ impl fmt::Display for TokenExplanation {
         let is_open = self.asked.scopes.is_none() || self.asked.is_login();
         let is_short = |decision: &ScopeExplanation| is_open && !decision.is_allow();
         for ScopeExplanation { scope, explanation } in self.decisions.iter().filter(|one| is_short(one)) {
-            let scope = scope.as_deref().map_or_else(|| "without a scope".to_owned(), |scope| format!("scope {scope}"));
-            writeln!(f, "  {} is not given: {}", terminal::line(&scope), terminal::line(&explanation.summary))?;
+            let scope = scope.as_deref().map(|scope| format!("scope {scope}"));
+            let scope = scope.as_deref().unwrap_or("a token without a scope");
+            writeln!(f, "  {} is not given: {}", terminal::line(scope), terminal::line(&explanation.summary))?;
             for fix in &explanation.fixes {
                 writeln!(f, "    to pass: {}", terminal::line(fix))?;
             }

@@ -401,8 +401,9 @@ impl Login {
             None => Ok(()),
             Some(missing) => {
                 tracing::warn!(issuer = %provider.name(), %missing, "a step-up login did not satisfy the rule");
-                let why = format!("what you were doing needs {missing}");
-                Err(too_weak(Failure::new(Outcome::id_token_refused, "").detail(why)))
+                let mut failure = too_weak(Failure::new(Outcome::id_token_refused, ""));
+                failure.text = format!("What you were doing needs {missing}. {}", failure.text).into();
+                Err(failure)
             }
         }
     }

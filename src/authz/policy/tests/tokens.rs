@@ -30,6 +30,8 @@ rules:
         assert_eq!(told, scopes, "{audience}");
         let effect = if scopes == [None] { raw::Effect::Deny } else { raw::Effect::Allow };
         assert_eq!(explained.outcome, effect, "{audience}");
+        let told = explained.to_string();
+        assert_eq!(told.contains("\n  a token without a scope is not given: "), scopes == [None], "{told}");
     }
 }
 
