@@ -327,7 +327,7 @@ fn stop(runtime: &Runtime, downstream: Downstream, app: &Arc<App>) {
 
 pub(super) fn warn_of(warnings: &Diagnosis) {
     for finding in warnings.findings() {
-        tracing::warn!(at = %finding.at, help = finding.help.as_deref(), "{}", finding.message);
+        tracing::warn!(at = %warnings.origin(finding), help = finding.help.as_deref(), "{}", finding.message);
     }
 }
 

@@ -177,11 +177,11 @@ impl Reloader {
         };
         // First, so that metrics and health already report it when the log does.
         self.app.requests.reload_refused();
-        let first = problems.first().map_or("no reason was given", String::as_str);
-        let more = problems.len().checked_sub(1).filter(|more| *more > 0);
+        let first = reasons.first().map_or("no reason was given", String::as_str);
+        let more = reasons.len().checked_sub(1).filter(|more| *more > 0);
         let more = more.map(|more| format!(" (and {more} more)")).unwrap_or_default();
         self.health.degraded(format!("the configuration was refused, and an older one is in use: {first}{more}"));
-        self.app.outcome.refused(self.app.clock.now(), &problems);
+        self.app.outcome.refused(self.app.clock.now(), &reasons);
         self.app.trail.note(Note::PolicyRefused { digest: None, cause: cause.as_str(), problems });
         log_refusal(cause, &reasons);
         self.renew(&current, downstream).await;

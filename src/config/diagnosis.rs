@@ -109,12 +109,18 @@ impl Diagnosis {
     pub fn lines(&self) -> impl Iterator<Item = String> {
         let errors = self.findings.iter().filter(|finding| finding.severity == Severity::Error);
         errors.map(|finding| {
-            let Place { given_by, file, line_and_column } = self.place(finding);
-            let place = given_by.or(file).unwrap_or_else(|| finding.at.to_string());
-            let within = line_and_column.map(|(line, column)| format!(":{line}:{column}")).unwrap_or_default();
             let help = finding.help.as_ref().map(|help| format!("; {help}")).unwrap_or_default();
-            format!("{place}{within}: {}{help}", finding.message)
+            format!("{}: {}{help}", self.origin(finding), finding.message)
         })
+    }
+
+    /// Where a finding was written: `FILE:LINE:COLUMN`, or what else gave it; its path in the configuration if nothing
+    /// did. Rules of all files are numbered together, so that the path alone leads nobody to a line.
+    pub fn origin(&self, finding: &Finding) -> String {
+        let Place { given_by, file, line_and_column } = self.place(finding);
+        let place = given_by.or(file).unwrap_or_else(|| finding.at.to_string());
+        let within = line_and_column.map(|(line, column)| format!(":{line}:{column}")).unwrap_or_default();
+        format!("{place}{within}")
     }
 
     fn place(&self, finding: &Finding) -> Place {

@@ -464,6 +464,19 @@ fn each_error_is_told_in_one_line_with_its_place() {
     assert!(is_there("flag --set audit.when_full: ", "`perhaps` is not one of the allowed values"), "{lines:?}");
 }
 
+/// The log of a start had the number of a rule among those of all files.
+#[test]
+fn a_warning_is_told_with_its_place() {
+    let case = with("do: allow", "do: deny");
+    let (loaded, ()) = load(&case.sources, |_, resolver| {
+        resolver.warning(&super::report::At::root().key("rules").index(0).key("do"), "it is odd");
+    })
+    .unwrap();
+    let found = loaded.warnings.findings().iter().find(|found| found.message == "it is odd").unwrap();
+    let origin = loaded.warnings.origin(found);
+    assert!(origin.starts_with(&format!("{}:", case.sources.path.display())), "{origin}");
+}
+
 #[test]
 fn very_many_or_very_long_problems_stay_small() {
     let many = format!("routes: [{}]\nlog: {{filter: {}}}", "1,".repeat(10_000), "x".repeat(100_000));
