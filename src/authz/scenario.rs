@@ -102,7 +102,10 @@ impl Scenario {
         };
         let delivery = delivery_of(principal, request, &route, root)?;
         let kubernetes = match &request.kubernetes {
-            Some(written) => Some(attributes(written, path)),
+            Some(written) => {
+                let sent = request.path.as_ref().map(|_| attributes_of(&route, &method, path, query)).transpose()?;
+                Some(attributes(written, path, &route, sent.map(Option::unwrap_or_default).as_ref())?)
+            }
             None => attributes_of(&route, &method, path, query)?,
         };
         let kubernetes = kubernetes.map(|asked| asked.sent_as(request.content_type.as_deref().map(str::as_bytes)));
@@ -362,8 +365,23 @@ fn default_account<'a>(route: &raw::Route, root: &'a raw::Root) -> &'a str {
     upstream.map_or("default", raw::Upstream::default_service_account)
 }
 
-fn attributes(written: &raw::KubernetesFacts, path: &str) -> Attributes {
-    Attributes {
+/// Returns the written attributes. `sent` has those of the path, if one is written too.
+fn attributes(
+    written: &raw::KubernetesFacts,
+    path: &str,
+    route: &raw::Route,
+    sent: Option<&Attributes>,
+) -> Result<Attributes, String> {
+    fn told(of: &Attributes) -> [&str; 6] {
+        [&of.verb, &of.api_group, &of.resource, &of.subresource, &of.namespace, &of.name]
+    }
+    if !route.reaches_kubernetes() {
+        return Err(format!(
+            "requests on `{}` reach no API server, so that they have no attributes; leave `kubernetes` out",
+            route.name
+        ));
+    }
+    let attributes = Attributes {
         is_resource: !written.resource.is_empty(),
         verb: written.verb.clone(),
         api_group: written.api_group.clone(),
@@ -375,6 +393,14 @@ fn attributes(written: &raw::KubernetesFacts, path: &str) -> Attributes {
         path: path.to_owned(),
         follow: false,
         apply: false,
+    };
+    match sent.filter(|sent| told(sent) != told(&attributes)) {
+        Some(sent) => Err(format!(
+            "`kubernetes` says `{}`, and the path and the method say `{}`; leave one of them out",
+            attributes.in_words(),
+            sent.in_words()
+        )),
+        None => Ok(attributes),
     }
 }
 

@@ -10,7 +10,7 @@ use crate::{
     authz::{Policy, Scenario},
     config::{
         self, Sources,
-        raw::{PolicyTest, Root, TestFile},
+        raw::{Mode, PolicyTest, Root, TestFile},
         report::no_such,
     },
     terminal,
@@ -98,10 +98,10 @@ fn run_one(policy: &Policy, root: &Root, test: &PolicyTest) -> CaseResult {
     if let Some(rule) = &test.expect.rule
         && decision.rule.as_deref() != Some(rule)
     {
-        let known = root.rules.iter().map(|rule| rule.id.as_str());
-        differences.push(match known.clone().any(|id| id == rule) {
-            true => format!("expected rule {rule}"),
-            false => no_such("rule", rule, known),
+        differences.push(match root.rules.iter().find(|known| known.id == *rule).map(|known| known.mode) {
+            Some(Mode::Enforce) => format!("expected rule {rule}"),
+            Some(Mode::Shadow) => format!("expected rule {rule}, which is in `mode: shadow` and decides nothing"),
+            None => no_such("rule", rule, root.rules.iter().map(|known| known.id.as_str())),
         });
     }
     if let Some(expected) = &test.expect.kubernetes_groups {

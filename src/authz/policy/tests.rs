@@ -8,6 +8,7 @@ use crate::{
 };
 
 mod actors;
+mod attributes;
 mod caused;
 mod concerns;
 mod deliveries;

@@ -6,7 +6,7 @@ use crate::config::resolver::Resolver;
 const CONFIG: &str = "
 issuers: [{name: corp, issuer: 'https://corp.example', audiences: [door]}]
 routes: [{name: web, kind: http, hosts: [web.example], schemes: [bearer], upstream: web}]
-rules: [{id: dev, who: {groups: [dev]}, do: allow}]
+rules: [{id: dev, who: {groups: [dev]}, do: allow}, {id: tried, who: {groups: [ops]}, do: allow, mode: shadow}]
 ";
 
 fn read_tests(yaml: &str) -> Result<Vec<PolicyTest>, impl fmt::Debug> {
@@ -40,6 +40,7 @@ tests:
   - {name: lost, principal: {}, request: {route: wbe}, expect: {outcome: deny}}
   - {name: slip, principal: {groups: [dev]}, request: {route: web}, expect: {outcome: allow, rule: dve}}
   - {name: whose, principal: {issuer: crop}, request: {route: web}, expect: {outcome: deny}}
+  - {name: tries, principal: {groups: [ops]}, request: {route: web}, expect: {outcome: allow, rule: tried}}
 ",
     );
     assert_eq!(results.exit_code(), 1);
@@ -53,7 +54,8 @@ tests:
         "there is no route `wbe`; did you mean `web`?",
         "there is no rule `dve`; did you mean `dev`?",
         "there is no issuer `crop`; did you mean `corp`?",
-        "1 of 5 cases",
+        "expected rule tried, which is in `mode: shadow` and decides nothing",
+        "1 of 6 cases",
     ] {
         assert!(text.contains(part), "{part}\n---\n{text}");
     }

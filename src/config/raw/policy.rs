@@ -353,6 +353,7 @@ pub struct RequestFacts {
     #[serde(default)]
     pub at: Option<String>,
     /// The attributes of a Kubernetes request. Default, on a `kubernetes` route: those of the method and the path.
+    /// Other ones beside a `path` are an error.
     #[serde(default)]
     pub kubernetes: Option<KubernetesFacts>,
     /// The facts in the body of a webhook. With `token`: those of the delivery that caused the run of the task.
