@@ -29,6 +29,8 @@ use crate::{
 use self::patterns::Patterns;
 use super::RequestView;
 
+pub(super) use self::reads::Reads;
+
 /// No expression may be longer, in bytes. With the bound on nesting it bounds what an evaluation can cost.
 const MAX_LENGTH: usize = 4096;
 /// No expression may nest brackets deeper.
@@ -96,7 +98,7 @@ impl Expression {
             }
             return None;
         }
-        let reads::Reads { claims, patterns, time: reads_time, .. } = reads::reads(program.expression());
+        let Reads { claims, patterns, time: reads_time, .. } = reads::reads(program.expression());
         let patterns = Patterns::compile(&patterns);
         let expression = Self { program, source: source.into(), claims, patterns, reads_time };
         match expression.try_on_samples() {
@@ -114,6 +116,11 @@ impl Expression {
 
     pub(super) fn source(&self) -> &Arc<str> {
         &self.source
+    }
+
+    /// What it reads.
+    pub(super) fn reads(&self) -> Reads<'_> {
+        reads::reads(self.program.expression())
     }
 
     /// Whether its value may change as time passes.

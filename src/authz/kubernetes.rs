@@ -36,6 +36,12 @@ const VERBS: [&str; 15] = [
     "head",
 ];
 
+/// The verbs of requests that may be about all namespaces.
+const OF_ALL_NAMESPACES: [&str; 3] = ["list", "watch", "deletecollection"];
+
+/// The verbs of requests that may name no object.
+const OF_NO_NAME: [&str; 4] = ["list", "watch", "deletecollection", "create"];
+
 /// Cluster-scoped resources of Tekton, of the API groups that come with the API server, and of its metrics. A list of
 /// these is about no namespace; a list of any other resource without a namespace is about all of them.
 const CLUSTER_SCOPED: [(&str, &str); 37] = [
@@ -238,6 +244,33 @@ impl Kubernetes {
             && self.name(a, reading)
     }
 
+    /// Whether a request about all namespaces can meet it.
+    pub(super) fn can_be_about_all_namespaces(&self, reading: Reading) -> bool {
+        let is_scoped = |resource: &str| {
+            CLUSTER_SCOPED.iter().any(|&(group, known)| known == resource && all_or(&self.api_groups, group))
+        };
+        let may_be_any = self.namespaces.is_empty() || reading == Reading::Wide;
+        may_be_any && self.can_be_whole(&OF_ALL_NAMESPACES, reading, |resource| !is_scoped(resource))
+    }
+
+    /// Whether a request that names no object can meet it. If it names some itself, it says what is meant.
+    pub(super) fn can_name_no_object(&self, reading: Reading) -> bool {
+        self.names.is_empty() && self.can_be_whole(&OF_NO_NAME, reading, |_| true)
+    }
+
+    /// Whether a request with one of these verbs for a resource itself, without a sub-resource, can meet it.
+    fn can_be_whole(&self, verbs: &[&str], reading: Reading, is_meant: impl Fn(&str) -> bool) -> bool {
+        let asked = |verb: &str| Attributes { is_resource: true, verb: verb.to_owned(), ..Attributes::default() };
+        let is_whole = |resource: &Resource| match resource {
+            Resource::All => true,
+            Resource::Sub(_) | Resource::WithAnySub(_) => false,
+            Resource::Exact(resource, sub) => sub.is_empty() && is_meant(resource),
+        };
+        (self.about_resources || self.urls.is_empty())
+            && (self.resources.is_empty() || self.resources.iter().any(is_whole))
+            && verbs.iter().any(|verb| self.verb(&asked(verb), reading))
+    }
+
     /// For a deny, a request that names no object may be about any, and a proxied request is about the object that it
     /// is proxied to.
     fn name(&self, a: &Attributes, reading: Reading) -> bool {
@@ -309,14 +342,17 @@ fn all_or(names: &Names, name: &str) -> bool {
     names.is_empty() || names.contains(name)
 }
 
+/// Whether a request is about all namespaces, and thus about each of them.
+pub(super) fn is_about_all_namespaces(a: &Attributes) -> bool {
+    a.is_resource
+        && a.namespace.is_empty()
+        && OF_ALL_NAMESPACES.contains(&a.verb.as_str())
+        && !CLUSTER_SCOPED.contains(&(&a.api_group, &a.resource))
+}
+
 /// A request about all namespaces reaches into each, so a deny of one namespace matches it.
 pub(super) fn namespaces(names: &Names, a: &Attributes, reading: Reading) -> bool {
-    let all_namespaces = || {
-        a.namespace.is_empty()
-            && matches!(a.verb.as_str(), "list" | "watch" | "deletecollection")
-            && !CLUSTER_SCOPED.contains(&(&a.api_group, &a.resource))
-    };
-    all_or(names, &a.namespace) || (reading == Reading::Wide && a.is_resource && all_namespaces())
+    all_or(names, &a.namespace) || (reading == Reading::Wide && is_about_all_namespaces(a))
 }
 
 /// The object that a request is proxied to: `NAME`, `NAME:PORT` or `SCHEME:NAME:PORT` (`SplitSchemeNamePort` of

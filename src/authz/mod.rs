@@ -13,7 +13,7 @@
 //! | `kubernetes`, `run`, `time_window` | conditions on Kubernetes attributes, on changes of runs, on the time of the week |
 //! | `names`, `resources` | patterns of names, and names that nothing in Kubernetes has |
 //! | `resolvers` | patterns of code that leave its source open |
-//! | `cel` | expressions of rules |
+//! | `cel`, `when` | expressions of rules, and warnings about them |
 //! | `guarded` | requests that only a rule that names them allows |
 //! | `decision`, `permit` | the decision on a request, and the proof that it was allowed |
 //! | `explain` | why the policy decides as it does, and what would make a request pass |
@@ -53,6 +53,7 @@ mod token_explain;
 mod token_rules;
 mod trigger;
 mod validity;
+mod when;
 mod who;
 
 use std::net::IpAddr;

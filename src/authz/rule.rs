@@ -25,7 +25,7 @@ use super::{
     run::RunCondition,
     starts::Start,
     token::{self, TokenCondition},
-    trigger,
+    trigger, when,
     who::{self, Caller, Purpose, Who},
 };
 
@@ -183,6 +183,10 @@ impl Rule {
         if let Some(condition) = &raw.on.trigger {
             let routes = root.routes.iter().filter(|route| rule.can_hit_on(route));
             trigger::check_routes(condition, raw, routes, &at.key("on").key("trigger"), report);
+        }
+        if let Some(expression) = &rule.when {
+            let routes: Vec<&raw::Route> = root.routes.iter().filter(|route| rule.can_hit_on(route)).collect();
+            when::warn(raw, expression, &rule.on, rule.reading, &routes, at, report);
         }
         rule
     }

@@ -1,5 +1,6 @@
 //! What an expression reads: claims, so that the audit trail can record them and the decision can be made again; the
-//! time, so that long-lived streams are decided again; and patterns, so that they are compiled once.
+//! time, so that long-lived streams are decided again; patterns, so that they are compiled once; and fields, so that
+//! authors are warned of those that requests may lack.
 
 use std::collections::BTreeSet;
 
@@ -9,7 +10,7 @@ use super::patterns::MATCHES;
 
 /// What an expression reads.
 #[derive(Default)]
-pub(super) struct Reads<'e> {
+pub(in super::super) struct Reads<'e> {
     /// Names of top-level claims.
     pub claims: BTreeSet<String>,
     /// Uses of all claims without a name: in a loop, by a computed name, or by their number.
@@ -18,6 +19,14 @@ pub(super) struct Reads<'e> {
     pub patterns: BTreeSet<&'e str>,
     /// Whether it reads the time of the request.
     pub time: bool,
+    /// Fields that it reads, as variable and name: `kubernetes` and `namespace`.
+    pub fields: BTreeSet<(&'e str, &'e str)>,
+    /// Fields for which it tests whether they are there (`has`).
+    pub tested: BTreeSet<(&'e str, &'e str)>,
+    /// Fields that it reads within a `!` or a `!=`.
+    pub negated: BTreeSet<(&'e str, &'e str)>,
+    /// Whether it may test whether a text is empty.
+    pub empty: bool,
 }
 
 /// Searches the whole expression.
@@ -29,6 +38,12 @@ pub(super) fn reads(expression: &IdedExpr) -> Reads<'_> {
 
 impl<'e> Reads<'e> {
     fn visit(&mut self, expr: &'e IdedExpr) {
+        if let Expr::Select(select) = &expr.expr
+            && let Expr::Ident(variable) = &select.operand.expr
+        {
+            let fields = if select.test { &mut self.tested } else { &mut self.fields };
+            fields.insert((variable.as_str(), select.field.as_str()));
+        }
         match &expr.expr {
             Expr::Select(select) if is_claims(&select.operand) => {
                 self.claims.insert(select.field.clone());
@@ -48,6 +63,10 @@ impl<'e> Reads<'e> {
                 if call.func_name == MATCHES {
                     self.patterns.extend(call.args.last().and_then(text));
                 }
+                if matches!(call.func_name.as_str(), operators::LOGICAL_NOT | operators::NOT_EQUALS) {
+                    self.negated.extend(call.args.iter().flat_map(|part| reads(part).fields));
+                }
+                self.empty |= call.func_name == "size";
                 let named = match (call.func_name.as_str(), call.args.as_slice()) {
                     (operators::INDEX, [claims, name]) | (operators::IN, [name, claims]) if is_claims(claims) => {
                         text(name)
@@ -79,8 +98,9 @@ impl<'e> Reads<'e> {
             ]
             .into_iter()
             .for_each(|part| self.visit(part)),
+            Expr::Literal(_) => self.empty |= text(expr) == Some(""),
             // `check` refuses the request as a whole, by which the time could be read.
-            Expr::Literal(_) | Expr::Ident(_) | Expr::Struct(_) | Expr::Unspecified => {}
+            Expr::Ident(_) | Expr::Struct(_) | Expr::Unspecified => {}
         }
     }
 }

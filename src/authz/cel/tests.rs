@@ -108,6 +108,30 @@ fn expressions_see_the_request_and_the_principal() {
     }
 }
 
+/// It was `""`, which no expression about a namespace has in mind.
+#[test]
+fn the_namespace_of_a_request_about_all_namespaces_is_absent() {
+    for (method, target, is_prod) in [
+        ("GET", "/api/v1/namespaces/prod/pods", Some(true)),
+        ("GET", "/api/v1/namespaces/dev/pods", Some(false)),
+        ("GET", "/api/v1/pods", None),
+        ("GET", "/api/v1/pods?watch=true", None),
+        ("DELETE", "/api/v1/pods", None),
+        ("GET", "/apis/widgets.example/v1/widgets", None),
+        ("GET", "/api/v1/nodes", Some(false)),
+        ("GET", "/api/v1/nodes/n", Some(false)),
+        ("GET", "/version", Some(false)),
+        ("GET", "/apis", Some(false)),
+    ] {
+        let (path, query) = target.split_once('?').map_or((target, None), |(path, query)| (path, Some(query)));
+        let attributes = Attributes::parse(&method.parse().unwrap(), path, query).unwrap();
+        let value =
+            |source: &str| with_request(&attributes, |request| compile(source).evaluate(&principal(), request).ok());
+        assert_eq!(value("kubernetes.namespace == 'prod'"), is_prod, "{method} {target}");
+        assert_eq!(value("has(kubernetes.namespace)"), Some(is_prod.is_some()), "{method} {target}");
+    }
+}
+
 #[test]
 fn absent_attributes_and_those_of_another_type_have_no_value() {
     for source in [

@@ -23,7 +23,7 @@ use serde_json::Value as Json;
 
 use crate::{
     authn::{Actor, Principal},
-    authz::RequestView,
+    authz::{RequestView, kubernetes::is_about_all_namespaces},
     kubernetes::Attributes,
     webhooks::Facts,
 };
@@ -100,6 +100,8 @@ impl<'a> Object<'a> {
                     "api_group" => text(&a.api_group),
                     "resource" => text(&a.resource),
                     "subresource" => text(&a.subresource),
+                    // It would be `""`, which an expression about one namespace takes for another.
+                    "namespace" if is_about_all_namespaces(a) => None,
                     "namespace" => text(&a.namespace),
                     "name" => text(&a.name),
                     _ => None,

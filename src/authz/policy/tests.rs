@@ -13,6 +13,7 @@ mod caused;
 mod concerns;
 mod deliveries;
 mod digest;
+mod expressions;
 mod load;
 mod nearest;
 mod properties;
