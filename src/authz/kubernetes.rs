@@ -185,7 +185,7 @@ impl Kubernetes {
             let at = at.key("resources").index(i);
             match Resource::parse(text) {
                 Ok(resource) => {
-                    resources::check_resource(text, &at, report);
+                    resources::check_resource(text, &raw.api_groups, &at, report);
                     parsed.push(resource);
                 }
                 Err(why) => {

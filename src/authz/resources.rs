@@ -3,49 +3,49 @@
 
 use crate::config::report::{At, Report};
 
-/// Resources of the API server and of Tekton, in the plural that requests use.
-const KNOWN: [&str; 41] = [
-    "clusterinterceptors",
-    "clusterrolebindings",
-    "clusterroles",
-    "clustertasks",
-    "clustertriggerbindings",
-    "configmaps",
-    "cronjobs",
-    "customresourcedefinitions",
-    "customruns",
-    "daemonsets",
-    "deployments",
-    "endpoints",
-    "eventlisteners",
-    "events",
-    "ingresses",
-    "interceptors",
-    "jobs",
-    "limitranges",
-    "namespaces",
-    "networkpolicies",
-    "nodes",
-    "persistentvolumeclaims",
-    "persistentvolumes",
-    "pipelineruns",
-    "pipelines",
-    "pods",
-    "replicasets",
-    "resolutionrequests",
-    "resourcequotas",
-    "rolebindings",
-    "roles",
-    "secrets",
-    "serviceaccounts",
-    "services",
-    "statefulsets",
-    "stepactions",
-    "taskruns",
-    "tasks",
-    "triggerbindings",
-    "triggers",
-    "triggertemplates",
+/// Resources of the API server and of Tekton, in the plural that requests use, and their API groups.
+const KNOWN: [(&str, &[&str]); 41] = [
+    ("clusterinterceptors", &["triggers.tekton.dev"]),
+    ("clusterrolebindings", &["rbac.authorization.k8s.io"]),
+    ("clusterroles", &["rbac.authorization.k8s.io"]),
+    ("clustertasks", &["tekton.dev"]),
+    ("clustertriggerbindings", &["triggers.tekton.dev"]),
+    ("configmaps", &[""]),
+    ("cronjobs", &["batch"]),
+    ("customresourcedefinitions", &["apiextensions.k8s.io"]),
+    ("customruns", &["tekton.dev"]),
+    ("daemonsets", &["apps"]),
+    ("deployments", &["apps"]),
+    ("endpoints", &[""]),
+    ("eventlisteners", &["triggers.tekton.dev"]),
+    ("events", &["", "events.k8s.io"]),
+    ("ingresses", &["networking.k8s.io"]),
+    ("interceptors", &["triggers.tekton.dev"]),
+    ("jobs", &["batch"]),
+    ("limitranges", &[""]),
+    ("namespaces", &[""]),
+    ("networkpolicies", &["networking.k8s.io"]),
+    ("nodes", &["", "metrics.k8s.io"]),
+    ("persistentvolumeclaims", &[""]),
+    ("persistentvolumes", &[""]),
+    ("pipelineruns", &["tekton.dev"]),
+    ("pipelines", &["tekton.dev"]),
+    ("pods", &["", "metrics.k8s.io"]),
+    ("replicasets", &["apps"]),
+    ("resolutionrequests", &["resolution.tekton.dev"]),
+    ("resourcequotas", &[""]),
+    ("rolebindings", &["rbac.authorization.k8s.io"]),
+    ("roles", &["rbac.authorization.k8s.io"]),
+    ("secrets", &[""]),
+    ("serviceaccounts", &[""]),
+    ("services", &[""]),
+    ("statefulsets", &["apps"]),
+    ("stepactions", &["tekton.dev"]),
+    ("taskruns", &["tekton.dev"]),
+    ("tasks", &["tekton.dev"]),
+    ("triggerbindings", &["triggers.tekton.dev"]),
+    ("triggers", &["triggers.tekton.dev"]),
+    ("triggertemplates", &["triggers.tekton.dev"]),
 ];
 
 /// Common mistakes in the names of sub-resources of pods, and the correct names.
@@ -87,9 +87,9 @@ pub(super) fn check_group(text: &str, at: &At, report: &mut Report) {
     }
 }
 
-/// Warns of a resource that has another name. Anybody may define a resource of any name, so only those that are known
-/// to be wrong are reported.
-pub(super) fn check_resource(text: &str, at: &At, report: &mut Report) {
+/// Warns of a resource that has another name, or that is in none of the API groups that are listed beside it. Anybody
+/// may define a resource of any name, so only those that are known to be wrong are reported.
+pub(super) fn check_resource(text: &str, groups: &[String], at: &At, report: &mut Report) {
     let mark = report.mark();
     let lower = text.to_lowercase();
     if text.contains(char::is_whitespace) {
@@ -101,17 +101,40 @@ pub(super) fn check_resource(text: &str, at: &At, report: &mut Report) {
             .help(format!("did you mean `{lower}`?"));
     }
     let (resource, sub) = text.split_once('/').unwrap_or((text, ""));
-    let plural = KNOWN.into_iter().find(|known| singular(known) == resource);
+    let plural = KNOWN.into_iter().map(|(known, _)| known).find(|known| singular(known) == resource);
     let of_pods = plural.unwrap_or(resource) == "pods" || resource == "*";
     let renamed = SUBRESOURCES.iter().find(|(written, _)| of_pods && *written == sub).map(|(_, known)| *known);
-    if report.has_errors_since(mark) || plural.or(renamed).is_none() {
+    if report.has_errors_since(mark) {
         return;
+    }
+    if plural.or(renamed).is_none() {
+        return warn_of_group(text, groups, at, report);
     }
     let (resource, sub) = (plural.unwrap_or(resource), renamed.unwrap_or(sub));
     let meant = if sub.is_empty() { resource.to_owned() } else { format!("{resource}/{sub}") };
     report
         .warning(at, format!("the API server knows `{text}` as `{meant}`, so this matches no request"))
         .help(format!("did you mean `{meant}`?"));
+}
+
+/// Warns of a known resource if all API groups that are listed are known too, and it is in none of them.
+fn warn_of_group(text: &str, groups: &[String], at: &At, report: &mut Report) {
+    let resource = text.split_once('/').map_or(text, |(resource, _)| resource);
+    let Some((_, own)) = KNOWN.into_iter().find(|(known, _)| *known == resource) else { return };
+    let is_known = |group: &String| KNOWN.iter().any(|(_, known)| known.contains(&group.as_str()));
+    if groups.is_empty() || !groups.iter().all(is_known) || groups.iter().any(|group| own.contains(&group.as_str())) {
+        return;
+    }
+    let quoted = |group: &&str| if group.is_empty() { "`\"\"`".to_owned() } else { format!("`{group}`") };
+    let own = own.iter().map(quoted).collect::<Vec<_>>().join(" or ");
+    report
+        .warning(
+            at,
+            format!(
+                "`{resource}` is of the API group {own}, which `api_groups` does not list, so this matches no request"
+            ),
+        )
+        .help(format!("add {own} to `api_groups`, or write another rule for `{text}`"));
 }
 
 /// The singular of a known resource.

@@ -198,6 +198,36 @@ fn unusual_resource_names_are_warned_about_with_a_suggestion() {
     }
 }
 
+/// Such a rule matches nothing, which a deny beside a broad allow does not show.
+#[test]
+fn a_resource_that_is_in_none_of_the_listed_api_groups_is_warned_about() {
+    for (kubernetes, warned) in [
+        ("api_groups: [tekton.dev], resources: [pods/exec, pods]", &["0 `\"\"` or `metrics.k8s.io`", "1 `\"\"`"][..]),
+        ("api_groups: [tekton.dev], resources: [pipelineruns, secrets]", &["1 `\"\"`"]),
+        ("api_groups: [''], resources: [pipelineruns, 'services/*', '*']", &["0 `tekton.dev`"]),
+        ("api_groups: [tekton.dev, triggers.tekton.dev, ''], resources: [pods, pipelineruns, triggers]", &[]),
+        ("api_groups: [events.k8s.io, metrics.k8s.io], resources: [events, pods]", &[]),
+        // Their resources may have any name.
+        ("api_groups: [tekton.dev, serving.example], resources: [services]", &[]),
+        ("api_groups: ['*'], resources: [pods]", &[]),
+        ("api_groups: [tekton.dev], resources: [widgets, '*/status']", &[]),
+        ("resources: [pods]", &[]),
+    ] {
+        let root = root(GROUND, &format!("rules: [{{id: a, on: {{kubernetes: {{{kubernetes}}}}}, do: deny}}]"));
+        let mut resolver = Resolver::new(Path::new("/"));
+        assert!(Policy::compile(&root, &mut resolver).is_some(), "{:?}", resolver.report.problems());
+        let told = resolver.report.problems();
+        assert_eq!(told.len(), warned.len(), "{kubernetes}: {told:?}");
+        for (problem, expected) in told.iter().zip(warned) {
+            let (index, groups) = expected.split_once(' ').unwrap();
+            assert_eq!(problem.at.as_str(), format!("/rules/0/on/kubernetes/resources/{index}"), "{kubernetes}");
+            let said = format!("is of the API group {groups}");
+            assert!(problem.message.contains(&said), "{kubernetes}: {problem:?}");
+            assert!(problem.help.as_ref().is_some_and(|help| help.contains(groups)), "{kubernetes}: {problem:?}");
+        }
+    }
+}
+
 #[test]
 fn a_user_name_is_held_against_the_template_of_its_issuer() {
     for (template, user, action, expected) in [
