@@ -21,6 +21,7 @@
 //! | `trigger`, `deliveries` | which Triggers a delivery may set off, and conditions that no delivery can meet |
 //! | `starts` | who may start runs in a namespace |
 //! | `concerns` | which rules concern a caller |
+//! | `reach` | warnings about rules and grants that reach other callers than meant |
 //! | `claims`, `issuers` | which claims a policy reads, and what issuers are expected to provide |
 //! | `validity` | how long a token may last under the rules that gave it |
 //! | `scenario`, `cases` | a principal and a request from a file, and the tests of a policy that consist of them |
@@ -40,6 +41,7 @@ mod names;
 mod on;
 mod permit;
 mod policy;
+mod reach;
 mod resolvers;
 mod resources;
 mod rule;

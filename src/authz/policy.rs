@@ -28,6 +28,7 @@ use super::{
     condition::{Met, Reading},
     decision::{Decision, Outcome},
     issuers::IssuerFacts,
+    reach,
     rule::{Action, Case, Rule},
     tally::Tally,
     token::{TOKEN_ENDPOINT, misnamed},
@@ -414,6 +415,7 @@ fn compile_grant(raw: &raw::Grant, at: &At, root: &raw::Root, report: &mut Repor
         }
     }
     check_roles(raw, at, root, report);
+    reach::warn_of_email(&raw.who, &at.key("who"), root, report);
     let groups: Vec<Arc<str>> = raw.kubernetes_groups.iter().map(|group| group.as_str().into()).collect();
     Grant {
         id: raw.id.as_str().into(),

@@ -22,6 +22,7 @@ use super::{
     issuers::IssuerFacts,
     names::Names,
     on::{self, On},
+    reach,
     run::RunCondition,
     starts::Start,
     token::{self, TokenCondition},
@@ -184,11 +185,19 @@ impl Rule {
             let routes = root.routes.iter().filter(|route| rule.can_hit_on(route));
             trigger::check_routes(condition, raw, routes, &at.key("on").key("trigger"), report);
         }
-        if let Some(expression) = &rule.when {
-            let routes: Vec<&raw::Route> = root.routes.iter().filter(|route| rule.can_hit_on(route)).collect();
-            when::warn(raw, expression, &rule.on, rule.reading, &routes, at, report);
-        }
+        rule.warn(raw, at, root, report);
         rule
+    }
+
+    /// Warns of conditions that are probably not what their author means.
+    fn warn(&self, raw: &raw::Rule, at: &At, root: &raw::Root, report: &mut Report) {
+        let routes: Vec<&raw::Route> = root.routes.iter().filter(|route| self.can_hit_on(route)).collect();
+        let reads = self.when.as_ref().map(Expression::reads).unwrap_or_default();
+        when::warn(raw, &reads, &self.on, self.reading, &routes, at, report);
+        if self.is_allow() && !reads.claims.contains("email_verified") {
+            reach::warn_of_email(&raw.who, &at.key("who"), root, report);
+            when::warn_of_email(raw, &reads, root, at, report);
+        }
     }
 
     /// The rule as it is in the configuration that it was compiled from.

@@ -2,38 +2,102 @@
 //! another value there than its author expects.
 
 use crate::config::{
-    raw,
+    raw::{self, RouteKind},
     report::{At, Report},
 };
 
 use super::{
-    cel::{Expression, Reads},
+    cel::Reads,
     condition::Reading,
     on::On,
+    reach::{VERIFIED_EMAIL, may_come_by, may_have_unverified_email},
 };
 
 const NAME: (&str, &str) = ("kubernetes", "name");
 const NAMESPACE: (&str, &str) = ("kubernetes", "namespace");
 const VERB: (&str, &str) = ("kubernetes", "verb");
 
+/// Fields by which an expression tells requests of different routes apart.
+const APART: [(&str, &str); 6] = [
+    ("principal", "issuer"),
+    ("principal", "kind"),
+    ("request", "host"),
+    ("request", "method"),
+    ("request", "path"),
+    ("request", "route"),
+];
+
 const NAMELESS: &str = "a create, and a list, watch or deletion of all objects have an empty `kubernetes.name`";
 
-/// Warns about the expression `when` of a rule with the conditions `on`, which requests on `routes` can match.
+/// Warns about what the expression of a rule with the conditions `on` reads. Requests on `routes` can match the rule.
 pub(super) fn warn(
     rule: &raw::Rule,
-    when: &Expression,
+    reads: &Reads<'_>,
     on: &[On],
     reading: Reading,
     routes: &[&raw::Route],
     at: &At,
     report: &mut Report,
 ) {
-    let (reads, at) = (when.reads(), at.key("when"));
+    let at = at.key("when");
     // By the verb or by paths, the author has told such requests apart.
     let tells_apart = reads.fields.contains(&VERB) || !rule.on.paths.is_empty();
     if !tells_apart && routes.iter().any(|route| route.reaches_kubernetes()) {
-        warn_of_namespace(rule, &reads, on, reading, &at, report);
-        warn_of_name(rule, &reads, on, reading, &at, report);
+        warn_of_namespace(rule, reads, on, reading, &at, report);
+        warn_of_name(rule, reads, on, reading, &at, report);
+    }
+    warn_of_variables(rule, reads, routes, &at, report);
+}
+
+/// Warns of an address among the claims that the callers may have chosen for themselves, in an allow.
+pub(super) fn warn_of_email(rule: &raw::Rule, reads: &Reads<'_>, root: &raw::Root, at: &At, report: &mut Report) {
+    if reads.claims.contains("email") && may_have_unverified_email(&rule.who, root) {
+        report
+            .warning(
+                &at.key("when"),
+                "`principal.claims.email` is there whether or not the address is verified: where people choose it \
+                 themselves, anybody can have it",
+            )
+            .help(VERIFIED_EMAIL);
+    }
+}
+
+/// Warns of a variable that requests of a route do not have, so that the expression fails for all of them.
+fn warn_of_variables(rule: &raw::Rule, reads: &Reads<'_>, routes: &[&raw::Route], at: &At, report: &mut Report) {
+    let (on, who) = (&rule.on, &rule.who);
+    // The author has told requests apart by other means than the route.
+    if APART.iter().any(|field| reads.fields.contains(field))
+        || !(on.hosts.is_empty() && on.paths.is_empty())
+        || !(who.repositories.is_empty() && who.senders.is_empty())
+    {
+        return;
+    }
+    for variable in ["kubernetes", "delivery"] {
+        let is_of = |(of, _): &(&str, &str)| *of == variable;
+        let lacks = |route: &&&raw::Route| match (variable, route.kind) {
+            ("kubernetes", RouteKind::Dashboard) => {
+                on.kubernetes.is_none() && on.run.is_none() && on.namespace.is_none() && on.pages != Some(false)
+            }
+            ("kubernetes", RouteKind::Kubernetes) | ("delivery", RouteKind::Webhook) => false,
+            _ => true,
+        };
+        let without = routes.iter().filter(lacks).find(|route| may_come_by(who, route));
+        let Some(route) = without else { continue };
+        if reads.fields.iter().any(is_of) && !reads.tested.iter().any(is_of) {
+            report
+                .warning(
+                    at,
+                    format!(
+                        "requests on the route `{}` may have no `{variable}`: the expression fails, and refuses those \
+                         that the rest of the rule is about",
+                        route.name
+                    ),
+                )
+                .help(format!(
+                    "name in `on.routes` the routes that are meant, or test for a field of it: `has({variable}.{})`",
+                    if variable == "kubernetes" { "verb" } else { "event" }
+                ));
+        }
     }
 }
 

@@ -91,3 +91,61 @@ fn an_expression_on_the_name_that_requests_without_one_get_round_is_warned_about
         assert_eq!(warnings(rule, "have an empty `kubernetes.name`"), expected, "{rule}");
     }
 }
+
+/// A deny for `prod` by such an expression shut everybody whom it is about out of every other route.
+#[test]
+fn an_expression_on_what_requests_of_a_route_lack_is_warned_about() {
+    const VERB: &str = "when: \"kubernetes.verb == 'get'\"";
+    const BRANCH: &str = "when: \"delivery.branch == 'main'\"";
+    for (rule, expected) in [
+        (format!("{VERB}, do: deny"), 1),
+        (format!("on: {{routes: [api, web]}}, {VERB}, do: allow"), 1),
+        (format!("on: {{routes: [api]}}, {VERB}, do: deny"), 0),
+        (format!("on: {{kubernetes: {{resources: [pods]}}}}, {VERB}, do: deny"), 0),
+        (format!("on: {{paths: [/api/*]}}, {VERB}, do: deny"), 0),
+        (format!("on: {{namespace: dev}}, {VERB}, do: deny"), 0),
+        // There is an EventListener in it.
+        (format!("on: {{namespace: prod}}, {VERB}, do: deny"), 1),
+        (format!("on: {{namespace: prod}}, who: {{issuers: [corp]}}, {VERB}, do: deny"), 0),
+        ("when: \"has(kubernetes.verb) && kubernetes.verb == 'get'\", do: deny".to_owned(), 0),
+        ("when: \"request.route == 'api' && kubernetes.verb == 'get'\", do: deny".to_owned(), 0),
+        (format!("{BRANCH}, do: deny"), 1),
+        (format!("on: {{event: [push]}}, {BRANCH}, do: deny"), 0),
+        (format!("who: {{webhooks: [gh]}}, {BRANCH}, do: allow"), 0),
+        (format!("who: {{repositories: ['github:1']}}, {BRANCH}, do: allow"), 0),
+        ("when: \"principal.issuer == 'webhook:gh' && delivery.branch == 'main'\", do: deny".to_owned(), 0),
+    ] {
+        assert_eq!(warnings(&rule, "may have no `"), expected, "{rule}");
+    }
+}
+
+/// Where people register themselves, an address that nobody has verified may be that of anybody.
+#[test]
+fn an_address_that_nobody_may_have_verified_is_warned_about() {
+    const WHO: &str = "who: {claims: {email: [a@corp.example]}}";
+    const WHEN: &str = "when: \"principal.claims.email == 'a@corp.example'\"";
+    let rule = |rule: &str| format!("rules: [{{id: a, {rule}}}]");
+    for (issuer, policy, expected) in [
+        ("kind: human", rule(&format!("{WHO}, do: allow")), Some("/rules/0/who/claims/email")),
+        ("kind: human", rule("who: {claims: {'/email': [x]}}, do: allow"), Some("/rules/0/who/claims/~1email")),
+        ("kind: human", rule(&format!("{WHEN}, do: allow")), Some("/rules/0/when")),
+        (
+            "kind: human",
+            format!("grants: [{{id: a, {WHO}, kubernetes_groups: [g]}}]"),
+            Some("/grants/0/who/claims/email"),
+        ),
+        ("kind: human", rule(&format!("{WHO}, do: deny")), None),
+        ("kind: human", rule(&format!("{WHEN}, do: deny")), None),
+        ("kind: human", rule("who: {claims: {email: [x], email_verified: [true]}}, do: allow"), None),
+        ("kind: human", rule(&format!("{WHO}, when: principal.claims.email_verified, do: allow")), None),
+        ("kind: human", rule("when: \"has(principal.email) && principal.email == 'x'\", do: allow"), None),
+        ("required_claims: {email_verified: [true]}", rule(&format!("{WHO}, do: allow")), None),
+        ("preset: github_oauth", rule(&format!("{WHEN}, do: allow")), None),
+    ] {
+        let root = root(&ONE_ISSUER.replacen("kind: human", issuer, 1), &policy);
+        let mut resolver = Resolver::new(Path::new("/"));
+        assert!(Policy::compile(&root, &mut resolver).is_some(), "{policy}: {:?}", resolver.report.problems());
+        let told: Vec<&str> = resolver.report.problems().iter().map(|problem| problem.at.as_str()).collect();
+        assert_eq!(told, Vec::from_iter(expected), "{issuer} {policy}");
+    }
+}
