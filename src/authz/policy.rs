@@ -39,6 +39,9 @@ use super::{
 pub use self::canonical::SAME_WITHOUT;
 use self::canonical::{canonical, scopes_of};
 
+/// The group of the administrators in each cluster that kubeadm made, from 1.29 on.
+const CLUSTER_ADMINS: &str = "kubeadm:cluster-admins";
+
 /// All rules and grants, compiled. Immutable, and shared by all requests of a generation.
 #[derive(Debug)]
 pub struct Policy {
@@ -408,9 +411,17 @@ fn compile_grant(raw: &raw::Grant, at: &At, root: &raw::Root, report: &mut Repor
         report.error(&at.key("kubernetes_groups"), "a grant needs at least one Kubernetes group");
     }
     for (i, group) in raw.kubernetes_groups.iter().enumerate() {
+        let at = at.key("kubernetes_groups").index(i);
         if let Err(why) = check_name(group) {
             report
-                .error(&at.key("kubernetes_groups").index(i), format!("the group `{}` {why}", group.escape_debug()))
+                .error(&at, format!("the group `{}` {why}", group.escape_debug()))
+                .help("bind the intended ClusterRole to a group of your own");
+        } else if group == CLUSTER_ADMINS {
+            report
+                .warning(
+                    &at,
+                    format!("kubeadm binds the group `{group}` to `cluster-admin`: it may do everything there"),
+                )
                 .help("bind the intended ClusterRole to a group of your own");
         }
     }

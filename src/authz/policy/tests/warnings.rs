@@ -228,6 +228,18 @@ fn a_resource_that_is_in_none_of_the_listed_api_groups_is_warned_about() {
     }
 }
 
+/// `system:masters` was an error, and the group that took its place loaded without a word.
+#[test]
+fn a_grant_of_the_group_of_cluster_admins_is_warned_about() {
+    let grant =
+        "grants: [{id: a, who: {groups: [x]}, kubernetes_groups: ['kubeadm:others', 'kubeadm:cluster-admins']}]";
+    let mut resolver = Resolver::new(Path::new("/"));
+    assert!(Policy::compile(&root(ONE_ISSUER, grant), &mut resolver).is_some());
+    let [told] = resolver.report.problems() else { panic!("{:?}", resolver.report.problems()) };
+    assert_eq!(told.at.as_str(), "/grants/0/kubernetes_groups/1");
+    assert!(told.message.contains("`cluster-admin`") && told.help.is_some(), "{told:?}");
+}
+
 #[test]
 fn a_user_name_is_held_against_the_template_of_its_issuer() {
     for (template, user, action, expected) in [
