@@ -1,17 +1,105 @@
-//! Warnings about rules and grants that reach other callers than their authors have in mind.
+//! Warnings about rules and grants that reach nobody, or other callers than their authors have in mind.
 
 use crate::{
     authn::break_glass,
     config::{
-        raw::{self, Preset, RouteKind, Scheme},
+        raw::{self, Preset},
         report::{At, Report},
     },
+    issuers::may_be_of_kind,
 };
+
+use super::who::says_nothing;
 
 /// What makes an address trustworthy, as help.
 pub(super) const VERIFIED_EMAIL: &str = "look at `principal.email` in `when`, which is absent unless the issuer says \
                                          that it is verified, or add `email_verified: [true]` to `required_claims` of \
                                          the issuer";
+
+/// Warns of a rule that no request on a route can match. `meant` are the routes whose requests can meet its `on`, and
+/// `reached` those of them by which callers can come who meet its `who`.
+pub(super) fn warn_of_routes(
+    rule: &raw::Rule,
+    meant: &[&raw::Route],
+    reached: &[&raw::Route],
+    at: &At,
+    root: &raw::Root,
+    report: &mut Report,
+) {
+    let who = &rule.who;
+    let has_route = |name: &String| root.routes.iter().any(|route| route.webhook.as_ref() == Some(name));
+    // What is defined and not used yet needs no word.
+    let is_idle = root.routes.is_empty()
+        || (root.issuers.is_empty() && who.webhooks.is_empty() && !who.anonymous)
+        || who.issuers.iter().any(|name| name == break_glass::ISSUER)
+        || !(who.webhooks.is_empty() || who.webhooks.iter().any(has_route));
+    if is_idle || !reached.is_empty() {
+        return;
+    }
+    if meant.is_empty() {
+        report
+            .warning(&at.key("on"), "no route has requests that can meet all of this, so that the rule matches nothing")
+            .help("ask for what requests of a route have, or add the route");
+    } else if !says_nothing(who) {
+        let at = at.key("who");
+        let key = [
+            ("anonymous", who.anonymous),
+            ("webhooks", !who.webhooks.is_empty()),
+            ("issuers", !who.issuers.is_empty()),
+        ];
+        let key = key.into_iter().find_map(|(key, is_set)| is_set.then_some(key));
+        let names: Vec<&str> = meant.iter().map(|route| route.name.as_str()).collect();
+        report
+            .warning(
+                &key.map_or_else(|| at.clone(), |key| at.key(key)),
+                format!(
+                    "no such caller is accepted on the routes that the rule is about (`{}`), so that it matches nobody",
+                    names.join("`, `")
+                ),
+            )
+            .help("name callers that `schemes` and `issuers` of a route accept, or extend these");
+    }
+}
+
+/// Warns of a kind that no caller of the issuers is given.
+pub(super) fn warn_of_kind(who: &raw::Who, is_deny: bool, at: &At, root: &raw::Root, report: &mut Report) {
+    let Some(kind) = who.kind else { return };
+    let Some(issuers) = issuers_of(who, root) else { return };
+    // With an actor, these may be its clients.
+    let clients: &[String] = if is_deny || who.on_behalf_of.is_some() { &[] } else { &who.clients };
+    if issuers.into_iter().any(|issuer| may_be_of_kind(issuer, clients, kind)) {
+        return;
+    }
+    report
+        .warning(
+            &at.key("kind"),
+            format!(
+                "no such caller is of the kind `{}`, by `kind` of the issuer, its `clients` and `login`",
+                kind.as_str()
+            ),
+        )
+        .help("ask for the kind that they have there, or set it there");
+}
+
+/// Warns of a need that no caller can meet, as none of them logs in.
+pub(super) fn warn_of_need(rule: &raw::Rule, at: &At, root: &raw::Root, report: &mut Report) {
+    let logs_nobody_in = |issuer: &raw::Issuer| {
+        matches!(issuer.preset, Some(Preset::GithubActions | Preset::GitlabCi | Preset::Kubernetes))
+    };
+    let nobody = issuers_of(&rule.who, root).is_some_and(|issuers| issuers.into_iter().all(logs_nobody_in));
+    if nobody && !rule.need.is_empty() {
+        report
+            .warning(&at.key("need"), "jobs and pods do not log in, so that no caller of these issuers ever meets it")
+            .help("leave it out, or name the issuers of people in `who`");
+    }
+}
+
+/// The issuers that are named; `None` if there are none, or if one of them has no entry.
+fn issuers_of<'r>(who: &raw::Who, root: &'r raw::Root) -> Option<Vec<&'r raw::Issuer>> {
+    let entry = |name: &String| root.issuers.iter().find(|issuer| issuer.name == *name);
+    let entries: Vec<_> = who.issuers.iter().map(entry).collect::<Option<_>>()?;
+    (!entries.is_empty()).then_some(entries)
+}
 
 /// Warns of an address in `claims` that the callers may have chosen for themselves, in an allow or a grant.
 pub(super) fn warn_of_email(who: &raw::Who, at: &At, root: &raw::Root, report: &mut Report) {
@@ -42,25 +130,6 @@ pub(super) fn may_have_unverified_email(who: &raw::Who, root: &raw::Root) -> boo
     };
     let mut meant = root.issuers.iter().filter(|issuer| who.issuers.is_empty() || who.issuers.contains(&issuer.name));
     !who.claims.keys().any(is_verified) && meant.any(may_be_unverified)
-}
-
-/// Whether a caller whom `who` may mean can come by a route.
-pub(super) fn may_come_by(who: &raw::Who, route: &raw::Route) -> bool {
-    let has = |schemes: &[Scheme]| schemes.iter().any(|scheme| route.schemes.contains(scheme));
-    if who.anonymous {
-        return has(&[Scheme::Anonymous]);
-    }
-    if !who.webhooks.is_empty() {
-        return route.webhook.as_ref().is_some_and(|webhook| who.webhooks.contains(webhook));
-    }
-    if who.issuers.is_empty() {
-        // Most keys ask for what deliveries do not have.
-        return route.kind != RouteKind::Webhook || *who == raw::Who::default();
-    }
-    who.issuers.iter().any(|name| match name == break_glass::ISSUER {
-        true => has(&[Scheme::BreakGlass]),
-        false => has(&[Scheme::Bearer, Scheme::Session]) && route.takes_issuer(name),
-    })
 }
 
 /// Whether the place of a claim, a name or a JSON pointer, is that of this one.

@@ -24,7 +24,7 @@ use super::{
     on::{self, On},
     reach,
     run::RunCondition,
-    starts::Start,
+    starts::{self, Start},
     token::{self, TokenCondition},
     trigger, when,
     who::{self, Caller, Purpose, Who},
@@ -125,6 +125,7 @@ fn nothing_kept(claim: &str) -> String {
 
 impl Rule {
     pub(super) fn compile(raw: &raw::Rule, place: usize, at: &At, root: &raw::Root, report: &mut Report) -> Self {
+        let mark = report.mark();
         let id: Arc<str> = raw.id.as_str().into();
         let purpose = match &raw.action {
             raw::Action::Allow => Purpose::Allow,
@@ -185,13 +186,24 @@ impl Rule {
             let routes = root.routes.iter().filter(|route| rule.can_hit_on(route));
             trigger::check_routes(condition, raw, routes, &at.key("on").key("trigger"), report);
         }
-        rule.warn(raw, at, root, report);
+        if !report.has_errors_since(mark) {
+            rule.warn(raw, at, root, report);
+        }
         rule
     }
 
     /// Warns of conditions that are probably not what their author means.
     fn warn(&self, raw: &raw::Rule, at: &At, root: &raw::Root, report: &mut Report) {
-        let routes: Vec<&raw::Route> = root.routes.iter().filter(|route| self.can_hit_on(route)).collect();
+        let meant: Vec<&raw::Route> = root.routes.iter().filter(|route| self.can_hit_on(route)).collect();
+        let routes: Vec<&raw::Route> =
+            meant.iter().copied().filter(|route| starts::fits_credentials(raw, route, root)).collect();
+        if raw.on.token.is_none() && !(self.can_hit_on_tokens() && root.exchanged().next().is_some()) {
+            reach::warn_of_routes(raw, &meant, &routes, at, root, report);
+        }
+        if raw.on.token.is_none() {
+            reach::warn_of_kind(&raw.who, self.is_deny(), &at.key("who"), root, report);
+        }
+        reach::warn_of_need(raw, at, root, report);
         let reads = self.when.as_ref().map(Expression::reads).unwrap_or_default();
         when::warn(raw, &reads, &self.on, self.reading, &routes, at, report);
         if self.is_allow() && !reads.claims.contains("email_verified") {

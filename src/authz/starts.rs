@@ -162,7 +162,7 @@ pub fn may_be_of_deliveries(rule: &raw::Rule, root: &raw::Root) -> bool {
 }
 
 /// Whether a caller that a route accepts can match `who`, judging by the kind of credential and its issuer.
-fn fits_credentials(rule: &raw::Rule, route: &raw::Route, root: &raw::Root) -> bool {
+pub(super) fn fits_credentials(rule: &raw::Rule, route: &raw::Route, root: &raw::Root) -> bool {
     let who = &rule.who;
     if who.anonymous {
         return route.schemes.contains(&raw::Scheme::Anonymous);

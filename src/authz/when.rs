@@ -10,7 +10,7 @@ use super::{
     cel::Reads,
     condition::Reading,
     on::On,
-    reach::{VERIFIED_EMAIL, may_come_by, may_have_unverified_email},
+    reach::{VERIFIED_EMAIL, may_have_unverified_email},
 };
 
 const NAME: (&str, &str) = ("kubernetes", "name");
@@ -29,7 +29,7 @@ const APART: [(&str, &str); 6] = [
 
 const NAMELESS: &str = "a create, and a list, watch or deletion of all objects have an empty `kubernetes.name`";
 
-/// Warns about what the expression of a rule with the conditions `on` reads. Requests on `routes` can match the rule.
+/// Warns about what the expression of a rule with the conditions `on` reads. `routes` are those where the rule can match.
 pub(super) fn warn(
     rule: &raw::Rule,
     reads: &Reads<'_>,
@@ -81,8 +81,7 @@ fn warn_of_variables(rule: &raw::Rule, reads: &Reads<'_>, routes: &[&raw::Route]
             ("kubernetes", RouteKind::Kubernetes) | ("delivery", RouteKind::Webhook) => false,
             _ => true,
         };
-        let without = routes.iter().filter(lacks).find(|route| may_come_by(who, route));
-        let Some(route) = without else { continue };
+        let Some(route) = routes.iter().find(lacks) else { continue };
         if reads.fields.iter().any(is_of) && !reads.tested.iter().any(is_of) {
             report
                 .warning(

@@ -71,7 +71,7 @@ use self::verified::{Verified, VerifiedTokens};
 pub use self::{
     breaker::{Breaker, Bucket, LONGEST_ISSUER_PAUSE},
     client_auth::{ASSERTION_TYPE, ClientAuth, ISSUED_BEFORE, Proof, form_request},
-    defaults::{fill as fill_defaults, name_issuer, username_template},
+    defaults::{fill as fill_defaults, may_be_of_kind, name_issuer, username_template},
     discovery::{MAX_METADATA, Metadata, location as discovery_location, secure_url},
     issuer::Issuer,
     jwt::Unverified,

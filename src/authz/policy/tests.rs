@@ -17,6 +17,7 @@ mod expressions;
 mod load;
 mod nearest;
 mod properties;
+mod reach;
 mod refusals;
 mod requests;
 mod tokens;

@@ -1,0 +1,79 @@
+//! Warnings about rules that reach nobody.
+
+use super::*;
+
+const ISSUERS: &str = "
+issuers:
+  - {name: corp, issuer: 'https://corp.example', clients: [{id: cli, kind: human}, {id: assistant, kind: agent}]}
+  - {name: people, issuer: 'https://people.example', preset: okta, login: {client: {id: door, secret: {env: SECRET}}}}
+  - {name: actions, issuer: 'https://actions.example', preset: github_actions}
+webhooks:
+  - {name: idle, sender: github, secrets: [{secret: {env: SECRET}}]}
+routes:
+  - {name: mcp, kind: http, hosts: [mcp.example], schemes: [bearer], issuers: [corp], upstream: web}
+  - {name: ci, kind: http, hosts: [ci.example], schemes: [bearer], issuers: [actions], upstream: web}
+  - {name: board, kind: dashboard, hosts: [board.example], schemes: [session], upstream: web}
+";
+
+/// Asserts that these are the places of all warnings about a rule.
+fn assert_warned(rule: &str, places: &[&str]) {
+    let root = root(ISSUERS, &format!("rules: [{{id: a, {rule}}}]"));
+    let mut resolver = Resolver::new(Path::new("/"));
+    assert!(Policy::compile(&root, &mut resolver).is_some(), "{rule}: {:?}", resolver.report.problems());
+    let problems = resolver.report.problems();
+    assert!(problems.iter().all(|problem| problem.help.is_some()), "{rule}: {problems:?}");
+    let told: Vec<&str> = problems.iter().filter_map(|problem| problem.at.as_str().strip_prefix("/rules/0/")).collect();
+    assert_eq!(told, places, "{rule}: {problems:?}");
+}
+
+/// Such a deny denied nothing, and `check` was silent.
+#[test]
+fn callers_that_no_route_of_the_rule_accepts_are_warned_about() {
+    assert_warned("on: {routes: [mcp]}, who: {issuers: [actions]}, do: allow", &["who/issuers"]);
+    assert_warned("on: {routes: [mcp, board]}, who: {issuers: [actions]}, do: deny", &["who/issuers"]);
+    assert_warned("on: {routes: [board]}, who: {anonymous: true}, do: allow", &["who/anonymous"]);
+    assert_warned("who: {issuers: [actions]}, do: deny", &[]);
+    assert_warned("on: {routes: [mcp]}, who: {issuers: [actions, corp]}, do: deny", &[]);
+    assert_warned("on: {routes: [board]}, who: {issuers: [people]}, do: allow", &[]);
+    // Its route may be yet to come.
+    assert_warned("who: {webhooks: [idle]}, do: allow", &[]);
+}
+
+#[test]
+fn requests_that_no_route_has_are_warned_about() {
+    assert_warned("on: {event: [push]}, do: deny", &["on"]);
+    assert_warned("on: {kubernetes: {resources: [pods]}}, do: deny", &["on"]);
+    assert_warned("on: {routes: [mcp], namespace: prod}, do: deny", &["on"]);
+    assert_warned("on: {pages: true}, do: allow", &[]);
+    assert_warned("on: {paths: [/x]}, do: deny", &[]);
+}
+
+#[test]
+fn a_kind_that_no_caller_of_the_issuers_has_is_warned_about() {
+    assert_warned("who: {issuers: [actions], kind: human}, do: allow", &["who/kind"]);
+    assert_warned("who: {issuers: [actions], kind: human}, do: deny", &["who/kind"]);
+    assert_warned("who: {issuers: [people], kind: workload}, do: allow", &["who/kind"]);
+    assert_warned("who: {issuers: [corp], clients: [assistant], kind: human}, do: allow", &["who/kind"]);
+    for possible in [
+        "who: {issuers: [actions], kind: workload}, do: allow",
+        "who: {issuers: [actions], kind: agent}, do: allow",
+        "who: {issuers: [actions, people], kind: human}, do: allow",
+        "who: {issuers: [people], kind: human}, do: allow",
+        "who: {issuers: [corp], kind: human}, do: allow",
+        "who: {issuers: [corp], clients: [cli, assistant], kind: human}, do: allow",
+        "who: {kind: human}, do: deny",
+        // The assistant may act for a person who uses `cli`.
+        "who: {issuers: [corp], clients: [assistant], kind: human, on_behalf_of: {}}, do: allow",
+        "who: {issuers: [corp], clients: [assistant], kind: human}, do: deny",
+    ] {
+        assert_warned(possible, &[]);
+    }
+}
+
+/// A job was told for ever to sign in again.
+#[test]
+fn a_need_of_callers_who_never_log_in_is_warned_about() {
+    assert_warned("who: {issuers: [actions]}, need: {mfa: {max_age: 15m}}, do: allow", &["need"]);
+    assert_warned("who: {issuers: [people]}, need: {mfa: {max_age: 15m}}, do: allow", &[]);
+    assert_warned("who: {issuers: [people, actions]}, need: {mfa: {max_age: 15m}}, do: allow", &[]);
+}
