@@ -173,8 +173,8 @@ impl Kubernetes {
                         .help("names are compared exactly; only `*` alone is a wildcard");
                 } else if text.is_empty() && key != "api_groups" {
                     report.error(&at, "an empty name matches nothing");
-                } else if key == "namespaces" {
-                    resources::check_spelling(text, "name of a namespace", &at, report);
+                } else if key == "namespaces" && text != "*" {
+                    resources::check_namespace(text, &at, report);
                 } else if key == "api_groups" {
                     resources::check_group(text, &at, report);
                 }

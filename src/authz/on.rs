@@ -74,7 +74,7 @@ pub(super) fn compile(raw: &raw::On, action: &raw::Action, at: &At, root: &raw::
         if name.is_empty() || name.contains('*') {
             report.error(&at, format!("`{name}` is not a valid name of a namespace")).help("leave it out for all");
         } else {
-            resources::check_spelling(name, "name of a namespace", &at, report);
+            resources::check_namespace(name, &at, report);
         }
     }
     on.extend(named(raw.namespace.as_slice(), On::Namespace));

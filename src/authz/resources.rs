@@ -59,7 +59,7 @@ const SUBRESOURCES: [(&str, &str); 6] = [
 ];
 
 /// Reports a name that is in upper case or has blanks, as no `what` has.
-pub(super) fn check_spelling(text: &str, what: &str, at: &At, report: &mut Report) {
+fn check_spelling(text: &str, what: &str, at: &At, report: &mut Report) {
     let meant = text.trim().to_lowercase();
     if text == meant && !text.contains(char::is_whitespace) {
         return;
@@ -69,6 +69,30 @@ pub(super) fn check_spelling(text: &str, what: &str, at: &At, report: &mut Repor
     if !meant.is_empty() && !meant.contains(char::is_whitespace) {
         error.help(format!("did you mean `{meant}`?"));
     }
+}
+
+/// Reports a name that no namespace can have, as it is no DNS label (RFC 1123).
+pub(super) fn check_namespace(text: &str, at: &At, report: &mut Report) {
+    let mark = report.mark();
+    check_spelling(text, "name of a namespace", at, report);
+    if report.has_errors_since(mark) || is_label(text) {
+        return;
+    }
+    let error = report.error(
+        at,
+        format!("`{text}` is not a valid name of a namespace: these are of at most 63 letters, digits and `-` within"),
+    );
+    let meant = text.replace(['_', '.'], "-");
+    if is_label(&meant) {
+        error.help(format!("did you mean `{meant}`?"));
+    }
+}
+
+fn is_label(text: &str) -> bool {
+    (1..=63).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+        && !text.starts_with('-')
+        && !text.ends_with('-')
 }
 
 /// Reports an invalid API group.

@@ -441,13 +441,17 @@ fn names_that_no_request_can_have_are_errors() {
         ("api_groups: [Tekton.dev]", "api_groups/0", "`Tekton.dev` is not a valid API group"),
         ("namespaces: [ok, Prod]", "namespaces/1", "`Prod` is not a valid name of a namespace"),
         ("namespaces: ['prod ']", "namespaces/0", "`prod ` is not a valid name of a namespace"),
+        ("namespaces: ['*', ci-1, kube_system]", "namespaces/2", "`kube_system` is not a valid name of a namespace"),
+        ("namespaces: [prod-]", "namespaces/0", "`prod-` is not a valid name of a namespace"),
     ] {
         let found = problems(GROUND, &format!("rules: [{{id: a, on: {{kubernetes: {{{kubernetes}}}}}, do: deny}}]"));
         let is_told = |told: &str| told.starts_with(&format!("/rules/0/on/kubernetes/{at} ")) && told.contains(message);
         assert!(found.len() == 1 && is_told(&found[0]), "{kubernetes}: {found:?}");
     }
-    let found = problems(GROUND, "rules: [{id: a, on: {namespace: Prod}, do: deny}]");
-    assert!(found.len() == 1 && found[0].starts_with("/rules/0/on/namespace "), "{found:?}");
+    for name in ["Prod", "kube_system"] {
+        let found = problems(GROUND, &format!("rules: [{{id: a, on: {{namespace: {name}}}, do: deny}}]"));
+        assert!(found.len() == 1 && found[0].starts_with("/rules/0/on/namespace "), "{found:?}");
+    }
 }
 
 /// Such a deny would prevent nothing, and such an allow would give nothing.
