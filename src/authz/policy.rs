@@ -427,6 +427,7 @@ fn compile_grant(raw: &raw::Grant, at: &At, root: &raw::Root, report: &mut Repor
     }
     check_roles(raw, at, root, report);
     reach::warn_of_kind(&raw.who, false, &at.key("who"), root, report);
+    reach::warn_of_clients(&raw.who, &at.key("who"), root, report);
     reach::warn_of_email(&raw.who, &at.key("who"), root, report);
     let groups: Vec<Arc<str>> = raw.kubernetes_groups.iter().map(|group| group.as_str().into()).collect();
     Grant {

@@ -4,7 +4,7 @@ use crate::{
     authn::break_glass,
     config::{
         raw::{self, Preset},
-        report::{At, Report},
+        report::{At, Report, nearest},
     },
     issuers::may_be_of_kind,
 };
@@ -79,6 +79,26 @@ pub(super) fn warn_of_kind(who: &raw::Who, is_deny: bool, at: &At, root: &raw::R
             ),
         )
         .help("ask for the kind that they have there, or set it there");
+}
+
+/// Warns of a misspelt client of issuers whose tokens are refused unless their client is listed.
+pub(super) fn warn_of_clients(who: &raw::Who, at: &At, root: &raw::Root, report: &mut Report) {
+    let Some(issuers) = issuers_of(who, root).filter(|all| all.iter().all(|issuer| issuer.listed_clients_only)) else {
+        return;
+    };
+    let of_logins = issuers.iter().filter_map(|issuer| issuer.login.as_ref()).map(|login| &login.client.id);
+    let listed = issuers.iter().flat_map(|issuer| &issuer.clients).map(|client| &client.id);
+    let known: Vec<&str> = listed.chain(of_logins).map(String::as_str).collect();
+    for (i, client) in who.clients.iter().enumerate().filter(|(_, client)| !known.contains(&client.as_str())) {
+        // Another name may be that of an actor.
+        let Some(near) = nearest(client, known.iter().copied()) else { continue };
+        report
+            .warning(
+                &at.key("clients").index(i),
+                format!("`clients` of the issuer does not list `{client}`, so that its tokens are refused"),
+            )
+            .help(format!("did you mean `{near}`?"));
+    }
 }
 
 /// Warns of a need that no caller can meet, as none of them logs in.

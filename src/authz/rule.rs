@@ -203,6 +203,7 @@ impl Rule {
         if raw.on.token.is_none() {
             reach::warn_of_kind(&raw.who, self.is_deny(), &at.key("who"), root, report);
         }
+        reach::warn_of_clients(&raw.who, &at.key("who"), root, report);
         reach::warn_of_need(raw, at, root, report);
         let reads = self.when.as_ref().map(Expression::reads).unwrap_or_default();
         when::warn(raw, &reads, &self.on, self.reading, &routes, at, report);

@@ -77,3 +77,36 @@ fn a_need_of_callers_who_never_log_in_is_warned_about() {
     assert_warned("who: {issuers: [people]}, need: {mfa: {max_age: 15m}}, do: allow", &[]);
     assert_warned("who: {issuers: [people, actions]}, need: {mfa: {max_age: 15m}}, do: allow", &[]);
 }
+
+/// A deny of a misspelt client let the right one through.
+#[test]
+fn a_misspelt_client_is_warned_about_where_only_listed_ones_are_accepted() {
+    const LISTED: &str = "clients: [{id: assistant}], listed_clients_only: true";
+    for (issuer, client, expected) in [
+        (LISTED, "asistant", Some("did you mean `assistant`?")),
+        (LISTED, "assistant", None),
+        // The actor of a token may be any client.
+        (LISTED, "planner", None),
+        ("clients: [{id: assistant}]", "asistant", None),
+        (
+            "clients: [{id: assistant}], listed_clients_only: true, audiences: [x], login: {client: {id: asistant}}",
+            "asistant",
+            None,
+        ),
+    ] {
+        let ground = ONE_ISSUER.replacen("kind: human", issuer, 1);
+        let who = format!("who: {{issuers: [corp], clients: [{client}]}}");
+        for (list, policy) in [
+            ("rules", format!("rules: [{{id: a, {who}, do: deny}}]")),
+            ("grants", format!("grants: [{{id: a, {who}, kubernetes_groups: [g]}}]")),
+        ] {
+            let root = root(&ground, &policy);
+            let mut resolver = Resolver::new(Path::new("/"));
+            assert!(Policy::compile(&root, &mut resolver).is_some(), "{:?}", resolver.report.problems());
+            let told = resolver.report.problems().iter().map(|problem| (problem.at.as_str(), problem.help.as_deref()));
+            let at = format!("/{list}/0/who/clients/0");
+            let expected = expected.map(|help| (at.as_str(), Some(help)));
+            assert_eq!(told.collect::<Vec<_>>(), Vec::from_iter(expected), "{issuer} {client}");
+        }
+    }
+}
