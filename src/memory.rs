@@ -8,7 +8,7 @@ use std::{
     path::Path,
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicU8, AtomicU64, Ordering},
     },
 };
 
@@ -74,6 +74,8 @@ impl Level {
 #[derive(Clone, Debug, Default)]
 pub struct Memory {
     level: Arc<AtomicU8>,
+    /// The bytes in use from which new connections are refused; 0 without a limit.
+    refuses_from: Arc<AtomicU64>,
     metrics: MemoryMetrics,
 }
 
@@ -99,22 +101,33 @@ impl MemoryMetrics {
 
 impl Memory {
     pub fn new(metrics: MemoryMetrics) -> Self {
-        Self { level: Arc::default(), metrics }
+        Self { metrics, ..Self::default() }
     }
 
     pub fn level(&self) -> Level {
         Level::from_u8(self.level.load(Ordering::Relaxed))
     }
 
-    /// Measures the memory in use and reports to the component. If the configuration sets no limit, that of the cgroup
-    /// applies.
+    /// Whether `more` bytes would stay below the share at which new connections are refused, as measured now: within
+    /// the time between two looks, a fast network brings more than is left.
+    pub fn fits(&self, more: usize) -> bool {
+        match self.refuses_from.load(Ordering::Relaxed) {
+            0 => true,
+            from => used_here().unwrap_or(0).saturating_add(u64::try_from(more).unwrap_or(u64::MAX)) < from,
+        }
+    }
+
+    /// Measures the memory in use and reports to the component.
     pub fn look(&self, limits: &Limits, component: &ComponentHandle) {
         let used = used_here().unwrap_or(0);
-        let limit = limits.memory.map(|limit| limit.0).or_else(|| limit_of_cgroup(Path::new("/")));
+        let limit = limit(limits).map(|limit| limit.0);
         let level = limit.map_or(Level::Calm, |limit| Level::of(used, limit, limits));
         self.metrics.used.set(i64::try_from(used).unwrap_or(i64::MAX));
         self.metrics.limit.set(limit.map_or(0, |limit| i64::try_from(limit).unwrap_or(i64::MAX)));
         self.level.store(level as u8, Ordering::Relaxed);
+        let share = |limit: u64| u128::from(limit) * u128::from(limits.memory_refuse_connections) / 100;
+        let refuses_from = limit.map_or(0, |limit| u64::try_from(share(limit)).unwrap_or(u64::MAX).max(1));
+        self.refuses_from.store(refuses_from, Ordering::Relaxed);
         let why = || format!("{} of {} are in use: {}", Size(used), Size(limit.unwrap_or(0)), level.sheds());
         match level {
             Level::Calm => component.ok(),
@@ -122,6 +135,16 @@ impl Memory {
             Level::RefuseConnections | Level::RefuseRequests => component.failed(why()),
         }
     }
+}
+
+/// The limit that applies: that of the configuration, else that of the cgroup.
+fn limit(limits: &Limits) -> Option<Size> {
+    limits.memory.or_else(|| limit_of_cgroup(Path::new("/")).map(Size))
+}
+
+/// The memory that buffered bodies may use within the limit that applies.
+pub fn for_bodies(limits: &Limits) -> Size {
+    limits.buffered_within(limit(limits))
 }
 
 /// Anonymous memory of this process, in bytes. File pages do not count, as the kernel can reclaim them.
@@ -205,6 +228,28 @@ mod tests {
         assert!(memory.metrics.used.get() > 100_000, "{}", memory.metrics.used.get());
         memory.look(&of(Size(1 << 50)), &component);
         assert_eq!((memory.level(), component.status()), (Level::Calm, Status::Ok));
+    }
+
+    /// Whoever sent bodies that never ended had the process killed if its limit was below the default of
+    /// `buffered_bytes`.
+    #[test]
+    fn buffered_bodies_get_at_most_half_of_the_memory() {
+        let of = |memory, buffered_bytes| Limits { memory: Some(memory), buffered_bytes, ..Limits::default() };
+        assert_eq!(for_bodies(&of(Size::mib(64), Size::mib(256))), Size::mib(32));
+        assert_eq!(for_bodies(&of(Size::mib(512), Size::mib(256))), Size::mib(256));
+        assert_eq!(for_bodies(&of(Size::mib(512), Size::mib(16))), Size::mib(16));
+        assert_eq!(Limits::default().buffered_within(None), Size::mib(256), "without a limit");
+    }
+
+    #[test]
+    fn what_fits_into_memory_is_measured_at_each_call() {
+        let component = Health::new(Clock::default()).component("memory", Gate::Readiness);
+        let memory = Memory::default();
+        assert!(memory.fits(usize::MAX), "no limit is known yet");
+        memory.look(&Limits { memory: Some(Size(1 << 50)), ..Limits::default() }, &component);
+        assert!(memory.fits(1 << 20) && !memory.fits(1 << 50));
+        memory.look(&Limits { memory: Some(Size::kib(1)), ..Limits::default() }, &component);
+        assert!(!memory.fits(0));
     }
 
     #[test]

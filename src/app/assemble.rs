@@ -24,7 +24,7 @@ use crate::{
     config::{self, Loaded, report::Severity},
     downstream::{self, Drain},
     lock::lock,
-    memory::Memory,
+    memory::{self, Memory},
     oidc::program::Devices,
     request::refusal_limit::Refusals,
     sessions::{
@@ -153,6 +153,8 @@ impl Parts<'_> {
         snapshot.name_issuers(&revocations);
         snapshot.supply_token_keys();
         let health = Health::new(clock.clone());
+        let memory = Memory::new(metrics.memory.clone());
+        let for_bodies = memory::for_bodies(&snapshot.limits);
         let supervisor = || Supervisor::new(control.clone(), health.clone(), metrics.tasks.clone(), Backoff::default());
         App {
             control: control.clone(),
@@ -171,8 +173,8 @@ impl Parts<'_> {
             ),
             revocations,
             streams: streams::Registry::new(clock.clone(), metrics.streams.clone()),
-            memory: Memory::new(metrics.memory.clone()),
-            budget: ByteBudget::new(snapshot.limits.buffered_bytes.bytes()),
+            budget: ByteBudget::new(for_bodies.bytes()).measured_by(memory.clone()),
+            memory,
             interceptor_listener: snapshot.raw.interceptor.as_ref().and_then(|asked| asked.listener.clone()),
             snapshot: ArcSwap::from_pointee(snapshot),
             requests,

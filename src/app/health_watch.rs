@@ -1,13 +1,15 @@
 //! The health of the components that no task of their own reports.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use super::App;
 use crate::{
     admin::health::{ComponentHandle, Gate},
     authn::break_glass,
     clock::every,
+    config::{raw::Limits, values::Size},
     lock::lock,
+    memory,
     snapshot::Snapshot,
     store::StoreError,
 };
@@ -127,17 +129,43 @@ fn report_break_glass(app: &App, component: &ComponentHandle) {
 /// Checks the memory and reports its state. It does not depend on the store: while that hangs, more requests wait than
 /// ever.
 pub(super) async fn watch_memory(app: &App) {
-    let memory = app.health.component("memory", Gate::Readiness);
+    let component = app.health.component("memory", Gate::Readiness);
     let mut tick = every(TICK);
+    let mut warned = None;
     loop {
         tick.tick().await;
-        app.memory.look(&app.snapshot.load().limits, &memory);
+        let limits = Arc::clone(&app.snapshot.load().limits);
+        app.memory.look(&limits, &component);
+        // The limit of the cgroup can change at any time.
+        let for_bodies = memory::for_bodies(&limits);
+        app.budget.set_limit(for_bodies.bytes());
+        if is_cut_by_cgroup(&limits, for_bodies) && warned.replace(for_bodies) != Some(for_bodies) {
+            tracing::warn!(
+                "of the {} of `limits.buffered_bytes`, only {for_bodies} are used, half of the memory limit of the cgroup: the rest is \
+                 needed beside bodies; raise the limit of the container, or lower `limits.buffered_bytes`",
+                limits.buffered_bytes
+            );
+        }
     }
+}
+
+/// Whether the limit of the cgroup leaves less for bodies than is configured. If `memory` does, the check of the
+/// configuration warns of it.
+fn is_cut_by_cgroup(limits: &Limits, for_bodies: Size) -> bool {
+    limits.memory.is_none() && for_bodies < limits.buffered_bytes
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn bodies_that_do_not_fit_into_the_cgroup_are_warned_of() {
+        let limits = Limits::default();
+        assert!(is_cut_by_cgroup(&limits, Size::mib(32)));
+        assert!(!is_cut_by_cgroup(&limits, limits.buffered_bytes));
+        assert!(!is_cut_by_cgroup(&Limits { memory: Some(Size::mib(64)), ..limits }, Size::mib(32)));
+    }
 
     /// The store was healthy and the replica ready, while each bearer token was refused.
     #[test]

@@ -375,6 +375,7 @@ golden! {
         .replace("url: http://el-build.ci:8080", "url: http://el-build.ci:8080\n    default_service_account: builder"));
     limits_that_cannot_be: with("sessions:\n", "limits:\n  header_timeout: 0s\n  http2_connection_window: 4GiB\n  body_min_rate: 1KB\n  drain: 1s\n  drain_accept: 5s\n  tcp_keepalive: 500ms\n  http2_ping_interval: 0s\nsessions:\n");
     a_drain_of_which_too_much_is_for_new_connections: with("sessions:\n", "limits: {drain: 5s, drain_accept: 4s}\nsessions:\n");
+    bodies_that_do_not_fit_into_memory: with("sessions:\n", "limits: {memory: 64MiB}\nsessions:\n");
     break_glass_that_opens_nothing: with("sessions:\n", "break_glass:\n  until: tomorrow\n  certificates:\n    - {name: alice, sha256: abc, groups: [sre]}\nsessions:\n");
     variables_that_are_no_settings: Case::new(GOOD)
         .env("DOORWARD_AUDIT_WHEN_FULL", "continue")

@@ -81,12 +81,13 @@ pub struct Limits {
     /// not count, as they lead to the login. Beyond: 429. Nothing is counted if a trusted proxy or a load balancer does
     /// not name its client.
     pub refusals_per_address: u32,
-    /// Memory for buffered request bodies, over all requests. Beyond: 503. An eighth each is reserved for deliveries
-    /// and forms that are not yet verified, for known callers, for held deliveries that are being delivered, and for
-    /// calls of the interceptor. Unverified bodies of one address may take an eighth and one body beyond it, and so may
-    /// the held deliveries of one sender. Once its kind uses an eighth, each of these, and each address that calls the
-    /// interceptor, gets more only if eight times what it then has, but at most an eighth, stays free. This leaves room
-    /// for small bodies of others beside one that uses all that it can get: for the next about a seventieth.
+    /// Memory for buffered request bodies, over all requests, but at most half of `memory`. Beyond: 503. An eighth each
+    /// is reserved for deliveries and forms that are not yet verified, for known callers, for held deliveries that are
+    /// being delivered, and for calls of the interceptor. Unverified bodies of one address may take an eighth and one
+    /// body beyond it, and so may the held deliveries of one sender. Once its kind uses an eighth, each of these, and
+    /// each address that calls the interceptor, gets more only if eight times what it then has, but at most an eighth,
+    /// stays free. This leaves room for small bodies of others beside one that uses all that it can get: for the next
+    /// about a seventieth.
     pub buffered_bytes: Size,
     /// Memory that the process may use; the settings below are shares of it. Default: the limit of the cgroup.
     pub memory: Option<Size>,
@@ -149,6 +150,12 @@ impl Default for Limits {
 }
 
 impl Limits {
+    /// The memory for buffered bodies if the process may use `memory`: at most half of it. The other half is for
+    /// everything else, also the buffers of the connections that bodies arrive over.
+    pub fn buffered_within(&self, memory: Option<Size>) -> Size {
+        memory.map_or(self.buffered_bytes, |memory| self.buffered_bytes.min(Size(memory.0 / 2)))
+    }
+
     /// How long connections are still accepted after SIGTERM, and how long requests have after that to finish.
     pub fn drain_times(&self) -> (Duration, Duration) {
         let drain = self.drain.get();

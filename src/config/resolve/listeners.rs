@@ -8,7 +8,7 @@ use super::item;
 use crate::config::{
     raw::{self, Limits},
     report::{At, Report},
-    values::Span,
+    values::{Size, Span},
 };
 
 pub(super) fn check(root: &raw::Root, report: &mut Report) {
@@ -109,6 +109,17 @@ fn limits(limits: &Limits, at: &At, report: &mut Report) {
     let is_over = (1..limits.connections_per_address).contains(&limits.connections);
     at_most("connections_per_address", "connections", is_over);
     at_most("drain_accept", "drain", limits.drain_accept > limits.drain);
+    let buffered = limits.buffered_within(limits.memory);
+    if buffered < limits.buffered_bytes {
+        let what = format!(
+            "of the {} of `buffered_bytes`, only {buffered} are used, half of `memory`: the rest is needed beside bodies",
+            limits.buffered_bytes
+        );
+        let enough = Size(limits.buffered_bytes.0.saturating_mul(2));
+        report
+            .warning(&at.key("memory"), what)
+            .help(format!("raise `memory`, and the limit of the container, to {enough}, or lower `buffered_bytes`"));
+    }
     let (accept, rest) = limits.drain_times();
     if accept < limits.drain_accept.get() && limits.drain_accept <= limits.drain {
         report

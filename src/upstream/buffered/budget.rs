@@ -8,11 +8,14 @@ use std::{
 
 use bytes::Bytes;
 
-use crate::lock::lock;
+use crate::{lock::lock, memory::Memory};
 
 /// The part of the budget, as a divisor, that is guaranteed to each kind of body. Beyond it, a single client or sender
 /// may have only one body.
 const PART: usize = 8;
+
+/// The bytes that senders who are not known may take until the memory of the process is measured again.
+const MEASURED_EVERY: usize = 1 << 20;
 
 /// Whose memory a body counts as.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -32,6 +35,11 @@ impl Share {
     /// Whether it is counted for a single client or sender.
     fn is_of_one(&self) -> bool {
         matches!(self, Self::Unproven(Some(_)) | Self::Held(_) | Self::Question(Some(_)))
+    }
+
+    /// Whether anybody can use it.
+    fn is_of_anybody(&self) -> bool {
+        matches!(self, Self::Unproven(_) | Self::Question(_))
     }
 
     /// The same kind without the address, where it is counted by address.
@@ -54,6 +62,12 @@ impl ByteBudget {
     /// `limit` is in bytes.
     pub fn new(limit: usize) -> Self {
         Self { shared: Arc::new(Mutex::new(Used { limit, ..Used::default() })) }
+    }
+
+    /// Also refuses senders who are not known while the process is short of memory, which is not used by bodies alone.
+    pub fn measured_by(self, memory: Memory) -> Self {
+        lock(&self.shared).memory = memory;
+        self
     }
 
     /// Sets another limit, which applies from the next reservation on.
@@ -95,6 +109,9 @@ struct Used {
     by_one: HashMap<Share, OfOne>,
     /// The number of bodies so far that were counted for a single client or sender.
     bodies: u64,
+    memory: Memory,
+    /// What senders who are not known have taken since the memory was measured.
+    unmeasured: usize,
 }
 
 /// The use of one client or sender.
@@ -128,6 +145,17 @@ impl Used {
         others.saturating_add(of_kind).saturating_add(more) <= self.limit
     }
 
+    /// Whether the process has the memory for `more` bytes of a sender who is not known.
+    fn is_affordable(&mut self, more: usize) -> bool {
+        let unmeasured = self.unmeasured.saturating_add(more);
+        let is_due = unmeasured >= MEASURED_EVERY;
+        if is_due && !self.memory.fits(unmeasured) {
+            return false;
+        }
+        self.unmeasured = if is_due { 0 } else { unmeasured };
+        true
+    }
+
     /// Reserves `more` bytes for a body; false if there is no room.
     fn take(&mut self, share: &Share, body: u64, more: usize) -> bool {
         let part = self.limit / PART;
@@ -147,7 +175,8 @@ impl Used {
                 left = of_one.bytes.saturating_mul(PART).min(part);
             }
         }
-        let has_room = self.fits(share, more.saturating_add(left));
+        let has_room =
+            self.fits(share, more.saturating_add(left)) && (!share.is_of_anybody() || self.is_affordable(more));
         if has_room {
             *self.of_kind(share) += more;
             if share.is_of_one() {
@@ -280,6 +309,11 @@ impl<B: AsRef<[u8]>, R> AsRef<[u8]> for Counted<B, R> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        admin::health::{Gate, Health},
+        clock::Clock,
+        config::{raw::Limits, values::Size},
+    };
 
     fn at(last: u8) -> Share {
         Share::Unproven(Some([192, 0, 2, last].into()))
@@ -356,6 +390,26 @@ mod tests {
         assert!(second.grow_to(1200), "there is none beyond it any more");
         drop(second);
         assert!(lock(&budget.shared).by_one.is_empty());
+    }
+
+    /// Bodies whose requests were accepted before continued to grow until the kernel killed the process.
+    #[test]
+    fn bodies_of_unknown_senders_stop_growing_as_soon_as_memory_is_short() {
+        let component = Health::new(Clock::default()).component("memory", Gate::Readiness);
+        let memory = Memory::default();
+        let limits = |memory| Limits { memory: Some(memory), ..Limits::default() };
+        for share in [Share::Unproven(None), at(1), Share::Question(None), asks(1)] {
+            let budget = ByteBudget::new(1 << 30).measured_by(memory.clone());
+            let mut body = budget.reservation(share.clone());
+            memory.look(&limits(Size(1 << 50)), &component);
+            assert!(body.grow_to(4 * MEASURED_EVERY), "{share:?}");
+            memory.look(&limits(Size::kib(1)), &component);
+            assert!(body.grow_to(5 * MEASURED_EVERY - 1), "{share:?}: not measured again yet");
+            assert!(!body.grow_to(5 * MEASURED_EVERY), "{share:?}");
+            assert!(budget.room(Share::Known, 2 * MEASURED_EVERY).is_some(), "{share:?}: a known caller");
+            memory.look(&limits(Size(1 << 50)), &component);
+            assert!(body.grow_to(5 * MEASURED_EVERY), "{share:?}");
+        }
     }
 
     /// An EventListener got a 503 from the interceptor, which it does not retry, while strangers sent bodies of other
