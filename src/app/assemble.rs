@@ -37,7 +37,10 @@ use crate::{
     sts::{self, HolderRevocations, Lookups, ends::RunEnds, onward},
     supervisor::{Backoff, Supervisor},
     upstream::buffered::ByteBudget,
-    webhooks::{Replay, hold},
+    webhooks::{
+        Replay,
+        hold::{self, Identity},
+    },
 };
 
 /// The parts that the start has created so far.
@@ -79,7 +82,14 @@ impl Parts<'_> {
             cause: "start",
             problems: problems(&loaded.warnings, Severity::Warning),
         });
-        let app = Arc::new(self.assemble(snapshot, shared, redis, policies::beside(&store_path)));
+        // Only where replicas share a store.
+        let identity = match redis.is_some() {
+            true => Identity::of(trail.instance(), &store_path.with_extension(hold::REPLICA_EXTENSION)),
+            false => Identity::default(),
+        };
+        let mut app = self.assemble(snapshot, shared, redis, policies::beside(&store_path));
+        app.held = app.held.identified(identity);
+        let app = Arc::new(app);
         app.note_break_glass(app.snapshot.load().break_glass.as_ref(), &mut lock(&app.noted_break_glass));
         app.outcome.taken(Arc::clone(&loaded.digest), Applied::default());
         app.store_policy(&app.snapshot.load().policy)

@@ -14,7 +14,7 @@ use crate::{
     config::report::meant,
     sha256::sha256,
     store::StoreError,
-    webhooks::hold::{Held, HeldId, Queue, Usage},
+    webhooks::hold::{Held, HeldId, Leases, Queue, Usage},
 };
 
 /// The least number of digits of an id that a command must give.
@@ -48,7 +48,8 @@ pub async fn list(app: &App, command: &Command) -> Result<Value, CommandError> {
     let Which { webhook, parked } = command.arguments()?;
     let held = wanted(app, webhook.as_deref(), parked).await?;
     let total = held.len();
-    let shown: Vec<Value> = held.iter().take(MOST).map(|(id, held)| described(id, held)).collect();
+    let leases = app.held.leases(app.clock.now()).await.map_err(|error| unavailable(&error))?;
+    let shown: Vec<Value> = held.iter().take(MOST).map(|(id, held)| described(id, held, &leases)).collect();
     // Their senders are unknown.
     let unreadable = app.held.unreadable().into_iter().take(MOST);
     let unreadable: Vec<Value> =
@@ -98,7 +99,8 @@ pub async fn show(app: &App, command: &Command) -> Result<Value, CommandError> {
     let (id, _) = find(&app.held, &one, 1, now).await?;
     let found = app.held.show(&id, now).await.map_err(|error| unavailable(&error))?;
     let (held, request) = found.ok_or_else(gone)?;
-    let mut shown = described(&id, &held);
+    let leases = app.held.leases(now).await.map_err(|error| unavailable(&error))?;
+    let mut shown = described(&id, &held, &leases);
     let details = json!({
         "host": &*request.head.host,
         "path": request.head.target.split('?').next(),
@@ -301,7 +303,8 @@ fn named(id: &HeldId, held: &Held) -> Value {
     json!({"id": id.to_string(), "request": held.request, "delivery": &*held.delivery})
 }
 
-fn described(id: &HeldId, held: &Held) -> Value {
+fn described(id: &HeldId, held: &Held, leases: &Leases) -> Value {
+    let lease = leases.of(&held.lane()).filter(|_| held.parked.is_none());
     json!({
         "id": id.to_string(),
         "webhook": &*held.webhook,
@@ -317,6 +320,7 @@ fn described(id: &HeldId, held: &Held) -> Value {
         "parked": held.parked.map(|since| since.to_string()),
         "tries": held.tries,
         "next_try": held.parked.is_none().then(|| held.next.to_string()),
+        "lease": lease.map(|(replica, until)| json!({"replica": replica, "until": until.to_string()})),
         "until": held.until.to_string(),
         "last_error": held.last_error,
     })

@@ -22,7 +22,7 @@
 //!   time was over still gets five attempts, or a single one if that was more than a minute ago.
 //! - **Order.** A lane is a sender and a repository. Only the oldest waiting delivery of a lane is tried. Whoever tries
 //!   it holds the lane: in memory with the embedded store; on a shared store by a lease in `held_leases`, which expires
-//!   when a replica dies. The order is that of the store's versions, whichever replica accepted a delivery: none is
+//!   when a replica dies, or which its next process takes over. The order is that of the store's versions, whichever replica accepted a delivery: none is
 //!   sent before the store was read up to its version.
 //! - **On the record.** What the trail is to say of a step is on stable storage before the next step makes it
 //!   irrevocable: that the delivery came, before it is stored; that an attempt begins, before it is sent; its event,
@@ -45,12 +45,14 @@
 //! |---|---|
 //! | `queue`, `index` | the stored deliveries, and what is known of them in memory |
 //! | `dispatch`, `lease` | which lanes have their turn, and which replica has a lane |
+//! | `identity` | which leases are those of earlier processes of this replica |
 //! | `presence` | whether this process was there to try a delivery |
 //! | `patience` | retries while the sender waits |
 //! | `queue_slot` | the limits of a sender's queue |
 //! | `seal` | encryption in a shared store |
 
 mod dispatch;
+mod identity;
 mod index;
 mod lease;
 mod patience;
@@ -69,7 +71,14 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-pub use self::{dispatch::run, index::Usage, patience::patiently, queue::Queue};
+pub use self::{
+    dispatch::run,
+    identity::{Identity, REPLICA_EXTENSION},
+    index::Usage,
+    lease::Leases,
+    patience::patiently,
+    queue::Queue,
+};
 use super::{EventId, Facts};
 use crate::{
     clock::{Timestamp, millis, optional_millis, span_millis},

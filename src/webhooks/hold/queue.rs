@@ -8,7 +8,7 @@ use tokio::sync::{Notify, OnceCell};
 use uuid::Uuid;
 
 use super::{
-    Held, HeldId, HeldRequest, PARKED_FOR, Settings,
+    Held, HeldId, HeldRequest, Identity, PARKED_FOR, Settings,
     index::{Index, Usage},
     queue_slot::{QueueSlot, full},
     seal::Seal,
@@ -48,6 +48,8 @@ pub struct Queue {
     doubt: Arc<ArcSwapOption<&'static str>>,
     /// Set once the index knows all deliveries that were held before this process began.
     known: Arc<OnceCell<()>>,
+    /// As whom it takes leases.
+    pub(super) identity: Identity,
 }
 
 impl std::fmt::Debug for Queue {
@@ -63,7 +65,22 @@ impl Queue {
         // A shared store is trusted only once it was checked.
         let doubt = store.is_shared().then(|| Arc::new("it is not known yet whether the store syncs its writes"));
         let doubt = Arc::new(ArcSwapOption::new(doubt));
-        Self { store, seal, index: Arc::default(), wake: Arc::default(), metrics, doubt, known: Arc::default() }
+        let identity = Identity::default();
+        Self {
+            store,
+            seal,
+            index: Arc::default(),
+            wake: Arc::default(),
+            metrics,
+            doubt,
+            known: Arc::default(),
+            identity,
+        }
+    }
+
+    /// Takes leases as this replica, so that those of its earlier processes are its own.
+    pub fn identified(self, identity: Identity) -> Self {
+        Self { identity, ..self }
     }
 
     /// Stops accepting deliveries because of a problem of the store, or resumes.

@@ -2,6 +2,7 @@ mod absence;
 mod again;
 mod broken;
 mod fair;
+mod lease;
 mod order;
 mod parked;
 mod pauses;

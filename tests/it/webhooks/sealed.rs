@@ -25,7 +25,6 @@ async fn a_delivery_in_redis_is_sealed_and_waits_until_its_key_is_back() {
     }
 
     fs::write(before.dir().join("key"), "CAgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAg=").unwrap();
-    // Not by a kill, after which the lane would stay leased for a minute.
     before.signal("TERM");
     before.ended().await;
     let mut doorward = before.start_again().await;
