@@ -27,7 +27,7 @@ use self::{
     names::Names,
     record::{Record, What},
 };
-use super::{Expect, Store, StoreError, Table, WrittenAll};
+use super::{Expect, Store, StoreError, Table, Written, WrittenAll};
 use crate::{
     authn::{CredentialId, KnownAs, KnownToken, Principal},
     clock::{AtomicMoment, Clock, Moment, Timestamp, every},
@@ -411,10 +411,28 @@ impl Revocations {
             // Reads everything again.
             (reached, seen) = (0, 0);
             let _ = self.0.written.compare_exchange(written, 0, Ordering::AcqRel, Ordering::Relaxed);
+        } else if seen.max(written) == 0 && self.0.store.is_shared() {
+            seen = self.first_version(now).await;
         }
         *followed = Followed { version: reached, seen, ended_by: now };
         self.0.complete.store(begun);
         Ok(())
+    }
+
+    /// Gives a table in which nothing was ever written a version, and returns it: without one, nobody could tell that the
+    /// store was emptied. If that fails, returns 0, and the next renewal tries again.
+    async fn first_version(&self, now: Timestamp) -> u64 {
+        // An expiry that has passed leaves no record.
+        let put = self.0.store.put(Table::Revocations, b"none", Vec::new(), Timestamp::default(), Expect::Any, now);
+        match put.await {
+            Ok(Written::Done(version)) => version,
+            // Nothing was expected.
+            Ok(Written::Conflict(_)) => 0,
+            Err(error) => {
+                tracing::debug!(%error, "it would not be noticed yet if the store was emptied");
+                0
+            }
+        }
     }
 
     /// Keeps the copy fresh until cancelled.

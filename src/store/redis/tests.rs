@@ -13,6 +13,7 @@ use crate::{
     authn::CredentialId,
     clock::Clock,
     config::{raw, report::At, resolver::Resolver},
+    logging::logged,
     store::{Revocations, Target, Written, suite},
 };
 
@@ -459,6 +460,32 @@ async fn revocations_that_an_emptied_store_lost_are_restored_by_replicas_that_kn
     here.refresh().await.unwrap();
     there.refresh().await.unwrap();
     assert_eq!(last().await, before);
+}
+
+/// Nothing reported it, as a table without any revocation had no version that it could have lost.
+#[test]
+fn an_emptied_store_is_logged_by_each_replica_even_if_nobody_was_ever_revoked() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let emptied_twice = async {
+        let server = RedisServer::start(&[]);
+        let replica = || Revocations::new(Arc::new(store(&json!({"server": server.address()}))), Clock::manual(NOW));
+        let replicas = [replica(), replica()];
+        let refresh = async || {
+            for replica in &replicas {
+                replica.refresh().await.unwrap();
+            }
+        };
+        for _ in 0..2 {
+            refresh().await;
+            refresh().await;
+            let changes = store(&json!({"server": server.address()})).changes(Table::Revocations, 0, 10, NOW).await;
+            assert!(changes.unwrap().is_empty(), "no record is left behind");
+            let _: String = server.ask(&["FLUSHALL"]).await;
+            refresh().await;
+        }
+    };
+    let ((), log) = logged(|| runtime.block_on(emptied_twice));
+    assert_eq!(log.matches("the store was emptied or reset").count(), 4, "{log}");
 }
 
 #[test]
