@@ -34,6 +34,8 @@ pub(super) struct Checkpoints {
     /// Records since the last one.
     pub since: u64,
     pub last: Timestamp,
+    /// How long the gaps were that were recorded since the last one.
+    pub gaps: Duration,
     /// A line to be copied as soon as the sink has it on stable storage.
     pub unsaved: Vec<u8>,
     /// The number and code of that line.
@@ -47,6 +49,7 @@ impl Checkpoints {
             interval: settings.checkpoint_interval,
             since: 0,
             last: now,
+            gaps: Duration::ZERO,
             unsaved: Vec::new(),
             link: Link::NONE,
         }

@@ -150,7 +150,14 @@ pub(super) enum Event {
         last: Link,
     },
     /// Nothing could be written for a while.
-    Gap { lost: u64, since: Timestamp, until: Timestamp },
+    Gap {
+        lost: u64,
+        since: Timestamp,
+        until: Timestamp,
+        /// How much time passed by the monotonic clock, if the process was paused or its clock was set ahead. None if
+        /// the sink was busy or failed.
+        monotonic_ms: Option<u64>,
+    },
     /// The chain up to and including this line is signed.
     Checkpoint {
         instance: Arc<str>,

@@ -2,6 +2,7 @@
 //! with one sync for all records that wait for one.
 
 mod files;
+mod gaps;
 #[cfg(test)]
 mod tests;
 
@@ -31,10 +32,9 @@ use super::{
     sink::{Found, Sink},
     trail::{Keys, MAX_WAITING, Opened, Shared},
     unavailable::AuditUnavailable,
-    watchdog::MAX_STALL,
 };
 use crate::{
-    clock::{Clock, Timestamp},
+    clock::{Clock, Moment, Timestamp},
     group_commit::GroupCommit,
     lock::lock,
 };
@@ -87,6 +87,8 @@ pub(super) struct Writer {
     /// When the thread began the current commit; none if it is idle. While a checkpoint is due this is not reset
     /// between commits, so that several stalls in a row count as one.
     entered: Option<Timestamp>,
+    /// When the thread last looked whether a checkpoint is late: it was running then.
+    seen: Moment,
     outage: Option<Outage>,
     checkpoints: Checkpoints,
 }
@@ -107,7 +109,8 @@ impl Writer {
         shared: Arc<Shared>,
         clock: Clock,
     ) -> Self {
-        let now = clock.now();
+        let seen = clock.moment();
+        let now = seen.wall();
         let mut writer = Self {
             chain: Chain::new(keys.chain.clone(), opened.found.last),
             keys,
@@ -128,6 +131,7 @@ impl Writer {
             last_sync: Instant::now(),
             last_commit: now,
             entered: None,
+            seen,
             outage: None,
             checkpoints: Checkpoints::new(settings, now),
         };
@@ -223,6 +227,10 @@ impl Writer {
 
     fn take(&mut self, Item { mut entry, weight, held, is_promised, reply }: Item) {
         self.shared.waiting.fetch_sub(weight, Ordering::Relaxed);
+        // The gap of an outage is recorded once it is over.
+        if self.outage.is_none() {
+            self.note_lateness();
+        }
         // Reset by the commit that follows.
         self.enter();
         if self.pending.len() > MAX_WAITING && !is_promised {
@@ -294,7 +302,7 @@ impl Writer {
             }
             let now = self.clock.now();
             let since = outage.as_ref().map_or(self.last_commit, |outage| outage.since);
-            self.event(&Event::Gap { lost, since, until: now });
+            self.gap(lost, since, now, None);
             if outage.is_some() {
                 // The gap record already explains a late checkpoint.
                 self.entered = None;
@@ -415,8 +423,12 @@ impl Writer {
     }
 
     fn checkpoint_if_due(&mut self) {
+        if self.outage.is_some() {
+            return;
+        }
+        self.note_lateness();
         let now = self.clock.now();
-        if self.outage.is_some() || !self.checkpoints.is_due(now) {
+        if !self.checkpoints.is_due(now) {
             return;
         }
         self.enter();
@@ -428,10 +440,7 @@ impl Writer {
 
     fn checkpoint(&mut self) {
         let now = self.clock.now();
-        // Records why this checkpoint is late, so that nobody suspects that one was removed.
-        if let Some(since) = self.hung_since(now) {
-            self.event(&Event::Gap { lost: 0, since, until: now });
-        }
+        self.note_lateness();
         self.entered = None;
         let start = self.pending.len();
         self.event(&Event::Checkpoint {
@@ -447,12 +456,8 @@ impl Writer {
         self.checkpoints.unsaved.extend_from_slice(self.pending.get(start..).unwrap_or_default());
         // The checkpoint itself does not count towards the next one.
         self.checkpoints.since = 0;
+        self.checkpoints.gaps = Duration::ZERO;
         self.checkpoints.last = now;
-    }
-
-    /// Returns since when the thread has been busy, if so long that a checkpoint is late.
-    fn hung_since(&self, now: Timestamp) -> Option<Timestamp> {
-        self.entered.filter(|since| now.since(*since) >= self.checkpoints.interval.max(MAX_STALL))
     }
 
     /// Waits for work: naps while records arrive, otherwise sleeps until a sender wakes it or a checkpoint is due.
@@ -486,6 +491,9 @@ impl Writer {
     }
 
     fn end(mut self) {
+        if self.outage.is_none() {
+            self.note_lateness();
+        }
         self.event(&Event::Stop { instance: Arc::clone(&self.shared.instance) });
         self.checkpoint();
         let begun = Instant::now();

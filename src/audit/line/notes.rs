@@ -187,10 +187,18 @@ pub(super) fn event(event: &Event, time: Timestamp, budget: &mut Budget, line: &
                 });
             });
         }
-        Event::Gap { lost, since, until } => {
-            lifecycle(line, (OTHER, 4), time, code::GAP, "for a while the trail could not be written");
+        Event::Gap { lost, since, until, monotonic_ms } => {
+            let message = match monotonic_ms {
+                None => "for a while the trail could not be written",
+                Some(_) => "for a while the process was paused, or its clock was set ahead",
+            };
+            lifecycle(line, (OTHER, 4), time, code::GAP, message);
             line.object("unmapped", |object| {
-                object.field("lost", lost).field("since", since.as_millis()).field("until", until.as_millis());
+                object
+                    .field("lost", lost)
+                    .field("since", since.as_millis())
+                    .field("until", until.as_millis())
+                    .some("monotonic_ms", *monotonic_ms);
             });
         }
         Event::Checkpoint { instance, key, file, records, interval_ms, heads } => {

@@ -88,7 +88,7 @@ impl Memory {
         self.set(|disk| disk.at_files = false);
     }
 
-    fn bytes(&self) -> Vec<u8> {
+    pub(super) fn bytes(&self) -> Vec<u8> {
         self.set(|disk| disk.bytes.clone())
     }
 
@@ -227,7 +227,7 @@ pub(super) fn clock() -> Clock {
     Clock::manual(NOW)
 }
 
-fn proof(settings: &Settings) -> Proof {
+pub(super) fn proof(settings: &Settings) -> Proof {
     Proof {
         keys: settings.chain_key.clone().into_iter().collect(),
         checkpoint_keys: settings.checkpoint_key.iter().map(|key| key.public().clone()).collect(),
@@ -237,13 +237,13 @@ fn proof(settings: &Settings) -> Proof {
     }
 }
 
-fn verify(bytes: &[u8], proof: &Proof) -> Findings {
+pub(super) fn verify(bytes: &[u8], proof: &Proof) -> Findings {
     let mut verifier = Verifier::new(proof).unwrap();
     verifier.read("trail", bytes).unwrap();
     verifier.finish()
 }
 
-fn problems(findings: &Findings) -> Vec<String> {
+pub(super) fn problems(findings: &Findings) -> Vec<String> {
     findings.problems.iter().map(ToString::to_string).collect()
 }
 

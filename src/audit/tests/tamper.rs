@@ -3,6 +3,7 @@ use std::sync::OnceLock;
 use proptest::prelude::*;
 
 use super::*;
+use crate::audit::chain::Chain;
 
 /// A trail that was written once, and the proof to verify it.
 struct Written {
@@ -156,6 +157,27 @@ fn a_trail_rewritten_with_the_key_does_not_fit_the_checkpoint_kept_elsewhere() {
     assert!(verify(&sink.bytes(), &Proof { last_checkpoint: None, ..rewritten }).is_intact());
 }
 
+/// Edits or removes lines of a trail, and seals all of them again, as somebody with the keys can.
+fn resealed(bytes: &[u8], settings: &Settings, edit: impl Fn(&str) -> Option<String>) -> Vec<u8> {
+    let keys = keys_of(settings);
+    let mut chain = Chain::new(keys.chain, Link::NONE);
+    let mut sealed = Vec::new();
+    for line in std::str::from_utf8(bytes).unwrap().lines() {
+        let (content, seal) = line.rsplit_once(",\"seq\":").unwrap();
+        if let Some(content) = edit(content) {
+            let start = sealed.len();
+            sealed.extend_from_slice(content.as_bytes());
+            chain.seal(&mut sealed, start, seal.contains("\"sig\"").then_some(&keys.checkpoint));
+        }
+    }
+    sealed
+}
+
+/// Removes the lines of some kinds.
+fn resealed_without(kinds: &[&str], bytes: &[u8], settings: &Settings) -> Vec<u8> {
+    resealed(bytes, settings, |line| (!kinds.iter().any(|kind| line.contains(kind))).then(|| line.to_owned()))
+}
+
 #[test]
 fn a_missing_checkpoint_is_an_alarm() {
     for (late, intact) in [(60, true), (600, false)] {
@@ -165,7 +187,27 @@ fn a_missing_checkpoint_is_an_alarm() {
         let trail = start(&settings, &sink, &clock);
         clock.advance(Duration::from_secs(late));
         trail.shutdown();
-        let findings = verify(&sink.bytes(), &proof(&settings));
+        let explained = verify(&sink.bytes(), &proof(&settings));
+        assert_eq!(problems(&explained), [""; 0]);
+        let findings = verify(&resealed_without(&["trail.gap"], &sink.bytes(), &settings), &proof(&settings));
+        assert_eq!(findings.is_intact(), intact, "{:?}", problems(&findings));
+    }
+}
+
+/// A gap hid that checkpoints were missing before and after it, however short it was.
+#[test]
+fn a_gap_explains_only_as_much_time_as_it_lasted() {
+    for (unexplained, intact) in [(60, true), (300, false)] {
+        let settings = settings();
+        let (sink, clock) = (Memory::default(), clock());
+        let trail = start(&settings, &sink, &clock);
+        clock.advance(Duration::from_secs(600));
+        trail.shutdown();
+        let until = |time: Timestamp| format!("\"until\":{}", time.as_millis());
+        let (whole, shorter) = (until(clock.now()), until(clock.now() - Duration::from_secs(unexplained)));
+        assert!(std::str::from_utf8(&sink.bytes()).unwrap().contains(&whole));
+        let shortened = resealed(&sink.bytes(), &settings, |line| Some(line.replace(&whole, &shorter)));
+        let findings = verify(&shortened, &proof(&settings));
         assert_eq!(findings.is_intact(), intact, "{:?}", problems(&findings));
     }
 }
@@ -182,7 +224,7 @@ fn a_missing_checkpoint_at_the_end_is_an_alarm() {
         clock.advance(Duration::from_secs(late));
         trail.write(Record { time: clock.now(), ..record(1) });
         trail.shutdown();
-        let bytes = sink.bytes();
+        let bytes = resealed_without(&["trail.gap", "trail.checkpoint"], &sink.bytes(), &settings);
         let lines: Vec<&[u8]> = bytes.split_inclusive(|byte| *byte == b'\n').collect();
         let through = lines.iter().position(|line| kind(&serde_json::from_slice(line).unwrap()) == "request").unwrap();
         let cut = lines[..=through].concat();

@@ -1,6 +1,6 @@
 //! The findings of a verification, and their text.
 
-use std::{collections::BTreeMap, fmt};
+use std::{collections::BTreeMap, fmt, time::Duration};
 
 use serde::{Serialize, Serializer};
 
@@ -75,12 +75,46 @@ pub struct Summary {
     pub gaps: u64,
     /// Records lost in these.
     pub lost: u64,
+    /// The longest gap.
+    pub longest_gap: Option<Gap>,
     #[serde(serialize_with = "as_text")]
     pub earliest: Option<Timestamp>,
     #[serde(serialize_with = "as_text")]
     pub latest: Option<Timestamp>,
     /// Lines by kind.
     pub kinds: BTreeMap<String, u64>,
+}
+
+/// A time in which nothing was written, as the trail records it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Gap {
+    #[serde(serialize_with = "rfc3339")]
+    pub since: Timestamp,
+    #[serde(serialize_with = "rfc3339")]
+    pub until: Timestamp,
+    /// How much time passed by the monotonic clock; none if the sink was busy or failed.
+    pub monotonic_ms: Option<u64>,
+}
+
+impl Gap {
+    pub(super) fn span(&self) -> Duration {
+        self.until.since(self.since)
+    }
+}
+
+impl fmt::Display for Gap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { since, until, monotonic_ms } = self;
+        write!(f, "from {since} to {until}")?;
+        match monotonic_ms.map(Duration::from_millis) {
+            None => f.write_str(", when the trail could not be written"),
+            Some(passed) => write!(
+                f,
+                ", when the process was paused or its clock was set ahead; {} s passed by its monotonic clock",
+                passed.as_secs_f64()
+            ),
+        }
+    }
 }
 
 /// A checkpoint that was seen elsewhere, and whose line is not unchanged in the files given.
@@ -121,6 +155,9 @@ impl fmt::Display for Summary {
             time(self.latest)
         )?;
         writeln!(f, "{} starts, {} gaps with {} records lost", self.segments, self.gaps, self.lost)?;
+        if let Some(gap) = &self.longest_gap {
+            writeln!(f, "the longest gap was {gap}")?;
+        }
         let signatures =
             if self.signatures_checked { "signatures checked" } else { "signatures not checked: no key given" };
         writeln!(f, "{} checkpoints, {signatures}", self.checkpoints)?;

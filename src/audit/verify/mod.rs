@@ -14,7 +14,10 @@ use serde::Deserialize;
 
 #[cfg(test)]
 pub use self::findings::Summary;
-use self::{all::Collected, findings::NotCompared};
+use self::{
+    all::Collected,
+    findings::{Gap, NotCompared},
+};
 pub use self::{
     all::{AllFindings, Chain, verify_all},
     findings::{Findings, Problem},
@@ -149,8 +152,8 @@ pub struct Verifier<'a> {
     mark: Option<(Timestamp, Duration)>,
     /// The latest time of a line of this segment.
     latest: Option<Timestamp>,
-    /// Whether a gap explains that a checkpoint is late.
-    gap: bool,
+    /// How long the gaps since then were, which explain that a checkpoint is late by as much.
+    gaps: Duration,
     file: String,
     /// Set if a line has the number of the last checkpoint and is a different line.
     rewritten: Option<Problem>,
@@ -177,7 +180,7 @@ impl<'a> Verifier<'a> {
             last: None,
             mark: None,
             latest: None,
-            gap: false,
+            gaps: Duration::ZERO,
             file: String::new(),
             rewritten: None,
             reached: false,
@@ -366,7 +369,7 @@ impl<'a> Verifier<'a> {
         summary.earliest = Some(summary.earliest.map_or(time, |earliest| earliest.min(time)));
         summary.latest = Some(summary.latest.map_or(time, |latest| latest.max(time)));
         *summary.kinds.entry(content.metadata.event_code.clone()).or_default() += 1;
-        let Details { interval_ms, lost, missing, .. } = content.unmapped;
+        let Details { interval_ms, lost, missing, since, until, monotonic_ms, .. } = content.unmapped;
         match content.metadata.event_code.as_str() {
             code::START => {
                 summary.segments += 1;
@@ -375,7 +378,7 @@ impl<'a> Verifier<'a> {
                     collected.instance(&content.unmapped);
                 }
                 self.mark = Some((time, Duration::from_millis(interval_ms)));
-                self.gap = false;
+                self.gaps = Duration::ZERO;
                 if let Some(missing) = missing {
                     self.problem(
                         number,
@@ -387,7 +390,11 @@ impl<'a> Verifier<'a> {
             code::GAP => {
                 summary.gaps += 1;
                 summary.lost += lost;
-                self.gap = true;
+                let gap =
+                    Gap { since: Timestamp::from_millis(since), until: Timestamp::from_millis(until), monotonic_ms };
+                let longest = summary.longest_gap.filter(|longest| longest.span() >= gap.span());
+                summary.longest_gap = longest.or(Some(gap));
+                self.gaps = self.gaps.saturating_add(gap.span());
             }
             code::CHECKPOINT => {
                 summary.checkpoints += 1;
@@ -396,7 +403,7 @@ impl<'a> Verifier<'a> {
                     collected.checkpoint(sealed.link, time, &content.unmapped);
                 }
                 self.mark = Some((time, Duration::from_millis(interval_ms)));
-                self.gap = false;
+                self.gaps = Duration::ZERO;
             }
             _ => {}
         }
@@ -441,8 +448,7 @@ impl<'a> Verifier<'a> {
     /// Checks whether a checkpoint was due before `until`.
     fn check_late(&mut self, number: Option<u64>, until: Timestamp) {
         if let Some((before, interval)) = self.mark
-            && !self.gap
-            && until.since(before) > interval * 2 + Duration::from_secs(10)
+            && until.since(before) > self.gaps.saturating_add(interval * 2 + Duration::from_secs(10))
         {
             self.problem(
                 number,
@@ -502,6 +508,10 @@ struct Details {
     interval_ms: u64,
     lost: u64,
     missing: Option<u64>,
+    /// Of a gap, as the next two.
+    since: i64,
+    until: i64,
+    monotonic_ms: Option<u64>,
     cut: Option<Cut>,
     instance: Option<String>,
     heads: Vec<Head>,

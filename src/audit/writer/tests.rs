@@ -9,12 +9,15 @@ use std::{
 use tokio::sync::oneshot;
 
 use super::*;
-use crate::audit::{
-    Trail,
-    export::{Backlog, Place},
-    settings::{Destination, Retention},
-    sink::{RotatingFile, Surplus},
-    tests as fixture,
+use crate::{
+    audit::{
+        Record, Trail,
+        export::{Backlog, Place},
+        settings::{Destination, Retention},
+        sink::{RotatingFile, Surplus},
+        tests as fixture,
+    },
+    logging::logged,
 };
 
 /// Creates a writer that does not run, with its queue.
@@ -121,6 +124,45 @@ fn only_so_many_records_are_taken_in_one_turn_while_the_sink_fails() {
             sender.send(unawaited()).unwrap();
         }
         assert_eq!(writer.drain(), taken);
+    }
+}
+
+/// The late checkpoint looked as if somebody had removed one, for as long as the file was kept.
+#[test]
+fn a_pause_or_a_clock_that_is_set_ahead_leaves_a_gap_before_the_first_late_line() {
+    let hour = Duration::from_secs(3600);
+    for (is_paused, monotonic_ms, records) in [(true, 3_600_000, 2), (true, 3_600_000, 0), (false, 0, 2), (false, 0, 0)]
+    {
+        let (settings, sink, clock) = (fixture::settings(), fixture::Memory::default(), fixture::clock());
+        let (keys, opened) = (fixture::keys_of(&settings), fixture::over(&sink));
+        let (_sender, _, mut writer) = Trail::begin(&settings, keys, opened, clock.clone());
+        let begun = clock.now();
+        if is_paused {
+            clock.advance(hour);
+        } else {
+            clock.set(begun + hour);
+        }
+        let check = || {
+            let findings = fixture::verify(&sink.bytes(), &fixture::proof(&settings));
+            assert_eq!(fixture::problems(&findings), [""; 0]);
+            findings.summary
+        };
+        let ((), log) = logged(|| {
+            for number in 0..records {
+                let late = Record { time: begun + hour, ..fixture::record(number) };
+                writer.take(Item { entry: Entry::Record(Box::new(late)), ..unawaited() });
+            }
+            writer.commit();
+            // As if it was killed here.
+            check();
+            writer.checkpoint_if_due();
+            writer.commit();
+        });
+        assert_eq!(log.matches("the process was paused, or its clock was set ahead").count(), 1, "{log}");
+        let summary = check();
+        assert_eq!((summary.gaps, summary.checkpoints), (1, 1));
+        let gap = summary.longest_gap.unwrap();
+        assert_eq!((gap.since, gap.until, gap.monotonic_ms), (begun, begun + hour, Some(monotonic_ms)));
     }
 }
 
