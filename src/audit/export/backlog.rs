@@ -18,7 +18,7 @@ use super::{
     Metrics, Settings,
     metrics::ExportMetrics,
     position::{self, Position},
-    reader::{Cursor, End, Place, first_number, locate},
+    reader::{Cursor, End, Place, bytes_after, first_number, locate},
     settings::{Limit, Target},
 };
 use crate::{config::raw::WhenBehind, lock::lock};
@@ -64,6 +64,8 @@ struct Mark {
     total: i64,
     /// How much of it was sent, counted in the same way.
     sent: i64,
+    /// Where the lines that still exist begin, counted in the same way. Nobody is behind by those before.
+    begins: i64,
     /// Up to where the receiver is known to have it.
     settled: Cursor,
     /// The number of the line before the first that the receiver should get.
@@ -122,6 +124,7 @@ impl Backlog {
                 limit: settings.limit,
                 total: 0,
                 sent: settled.total,
+                begins: i64::MIN,
                 base,
                 accounted: base,
                 deleted: 0,
@@ -191,10 +194,19 @@ impl Backlog {
 
     /// Records that the lines with these numbers were deleted, and counts those that exports lose.
     pub(in crate::audit) fn removed(&self, from: u64, last: u64) {
+        if self.exports.is_empty() {
+            return;
+        }
+        let end = *self.common.end.borrow();
+        // If the files cannot be listed, this is right again with the next lines that are sent.
+        let begins = bytes_after(&self.common.trail, Place::default(), end.place).map(|left| end.total - left);
+        let begins = begins.unwrap_or(i64::MIN);
         for export in &self.exports {
-            let mut mark = export.mark();
-            mark.deleted = mark.deleted.max(last);
-            export.0.lose(&mut mark, from, last);
+            export.judge(|mark| {
+                mark.begins = mark.begins.max(begins);
+                mark.deleted = mark.deleted.max(last);
+                export.0.lose(mark, from, last);
+            });
         }
     }
 
@@ -214,7 +226,7 @@ impl Backlog {
 
 impl Mark {
     fn behind(&self) -> u64 {
-        u64::try_from(self.total.saturating_sub(self.sent)).unwrap_or(0)
+        u64::try_from(self.total.saturating_sub(self.sent.max(self.begins))).unwrap_or(0)
     }
 }
 

@@ -313,6 +313,24 @@ fn files_that_were_deleted_are_counted_once_however_it_is_noticed() {
     }
 }
 
+/// The metric grew beyond the size of the trail.
+#[test]
+fn a_receiver_is_not_behind_by_lines_that_it_lost() {
+    let trail = Written::new(&[4, 4, 4]);
+    let (backlog, export) = open(&trail, limit(None, WhenBehind::Continue));
+    let bytes = |lines: &[String]| lines.iter().map(|line| line.len() as i64).sum::<i64>();
+    let behind = || export.metrics().behind.get();
+    assert_eq!(behind(), bytes(&trail.lines));
+    fs::remove_file(trail.folder.path().join("t.000001")).unwrap();
+    backlog.removed(1, 4);
+    assert_eq!(behind(), bytes(&trail.lines[4..]));
+    // As each attempt to reach it does.
+    export.set_sent(&export.goes_back());
+    assert_eq!(behind(), bytes(&trail.lines[4..]));
+    send_all(&trail, &export);
+    assert_eq!(behind(), 0);
+}
+
 /// Lines that were in flight on a broken connection are sent again; those that were deleted meanwhile cannot be, and
 /// count as lost.
 #[test]
