@@ -263,7 +263,12 @@ impl Fault {
         let (error, reconnect, undone) = match error.kind() {
             ErrorKind::Io if error.is_timeout() => (StoreError::Timeout, true, false),
             ErrorKind::AuthenticationFailed => (advised("see `store.redis.username` and `password`"), true, true),
-            ErrorKind::MasterNameNotFoundBySentinel => (advised("see `store.redis.sentinel.master`"), true, true),
+            // Sentinels also say so while they are replacing a master that has failed.
+            ErrorKind::MasterNameNotFoundBySentinel => {
+                let advice = "after some seconds the sentinels have replaced a master that failed; if this lasts, see \
+                              `store.redis.sentinel.master`";
+                (advised(advice), true, true)
+            }
             ErrorKind::Server(ServerErrorKind::NoPerm) => {
                 (advised("the ACL user lacks a right that docs/store.md lists"), false, true)
             }
