@@ -13,7 +13,7 @@ use super::{
     names::{HostPattern, PathPattern},
     policy::Policy,
     rule::{Rule, RuleAction},
-    who::{facts_of_an_issuer, says_nothing},
+    who::{facts_of_an_issuer, says_nothing, speaks_of_actors},
 };
 use crate::{
     authn::break_glass,
@@ -176,7 +176,7 @@ pub(super) fn fits_credentials(rule: &raw::Rule, route: &raw::Route, root: &raw:
     route.schemes.iter().any(|scheme| match scheme {
         raw::Scheme::Bearer => {
             // A deny of an actor goes by the issuer of either party.
-            let by_actor = is_deny && !(who.subjects.is_empty() && who.clients.is_empty());
+            let by_actor = is_deny && speaks_of_actors(who);
             let may_be = |issuer: &&raw::Issuer| taken(issuer) || (by_actor && route.takes_issuer(&issuer.name));
             let mut signing = root.issuers.iter().filter(may_be);
             who.webhooks.is_empty() && signing.any(|issuer| route.fits_tokens_of(issuer))
@@ -401,6 +401,7 @@ routes:
             ("do: deny, who: {issuers: [corp], clients: [nightly-builds]}", "deny board,api"),
             // So it does by the issuer of an actor.
             ("do: deny, who: {issuers: [break-glass], subjects: [bot]}", "deny glass,api"),
+            ("do: deny, who: {issuers: [break-glass], kind: agent}", "deny glass,api"),
             ("do: deny, who: {issuers: [break-glass]}", "deny glass"),
         ] {
             assert_eq!(starts_on(DOORS, rule), expected, "{rule}");

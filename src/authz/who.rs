@@ -37,8 +37,8 @@ pub(super) enum Who {
     },
     Issuers {
         named: NamedIssuers,
-        /// Whether the rule names subjects or clients. Read wide, the issuer of whoever acts then counts too.
-        with_parties: bool,
+        /// Whether the rule [may be about actors](speaks_of_actors), whose issuer then counts too if it is read wide.
+        with_actors: bool,
     },
     Kind {
         kind: Kind,
@@ -139,8 +139,8 @@ impl Who {
         match self {
             Self::Anonymous => is_anonymous(principal).into(),
             Self::Authenticated { everybody } => (!is_anonymous(principal) || (wide && *everybody)).into(),
-            Self::Issuers { named, with_parties } => {
-                let theirs = || wide && *with_parties && actor.is_some_and(|actor| named.may_have_actor(actor));
+            Self::Issuers { named, with_actors } => {
+                let theirs = || wide && *with_actors && actor.is_some_and(|actor| named.may_have_actor(actor));
                 (named.have(principal, reading) || theirs()).into()
             }
             Self::Kind { kind, behalf } => {
@@ -366,6 +366,12 @@ fn is_number(number: Number<'_>, own: &str) -> bool {
         Number::Json(Value::Number(number)) => number.as_u64().is_some_and(|number| own.parse() == Ok(number)),
         Number::Json(_) => false,
     }
+}
+
+/// Whether `who` may be about whoever acts for a person, and not about the person. No sender of deliveries acts for one.
+pub(super) fn speaks_of_actors(raw: &raw::Who) -> bool {
+    let may_be_actors = !raw.subjects.is_empty() || !raw.clients.is_empty() || raw.kind == Some(Kind::Agent);
+    may_be_actors && raw.webhooks.is_empty()
 }
 
 /// Whether `who` has no key.

@@ -18,7 +18,7 @@ use super::{
         names::Names,
         on,
     },
-    NamedIssuers, Party, Who, says_nothing,
+    NamedIssuers, Party, Who, says_nothing, speaks_of_actors,
 };
 
 /// The purpose of a `who`.
@@ -63,8 +63,7 @@ pub(in super::super) fn compile(
         (issuers, ..) => NamedIssuers { names: Names::new(issuers), implied: false },
     };
     if !named.names.is_empty() {
-        let with_parties = !raw.subjects.is_empty() || !raw.clients.is_empty();
-        who.push(Who::Issuers { named: named.clone(), with_parties });
+        who.push(Who::Issuers { named: named.clone(), with_actors: speaks_of_actors(raw) });
     }
     if let Some(kind) = raw.kind {
         who.push(Who::Kind { kind, behalf });

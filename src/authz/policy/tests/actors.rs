@@ -59,20 +59,26 @@ fn a_deny_of_an_actor_applies_by_the_issuer_of_either_party() {
   - {id: company, on: {paths: [/deny-company]}, who: {issuers: [company], clients: [assistant]}, do: deny}
   - {id: other, on: {paths: [/deny-other]}, who: {issuers: [other], clients: [assistant]}, do: deny}
   - {id: subject, on: {paths: [/deny-subject]}, who: {issuers: [other], subjects: [helper, test]}, do: deny}
+  - {id: agent, on: {paths: [/deny-agent]}, who: {issuers: [other], kind: agent}, do: deny}
+  - {id: human, on: {paths: [/deny-human]}, who: {issuers: [other], kind: human}, do: deny}
 ",
         &[
             ("company", "{subject: helper, client: assistant}", &["/deny-company"]),
             (
                 "company",
                 "{issuer: other, subject: helper, client: assistant}",
-                &["/deny-company", "/deny-other", "/deny-subject"],
+                &["/deny-company", "/deny-other", "/deny-subject", "/deny-agent"],
             ),
             // The person has a subject that is named, at another issuer.
-            ("company", "{issuer: other, subject: bot, client: cli}", &[]),
+            ("company", "{issuer: other, subject: bot, client: cli}", &["/deny-agent"]),
             ("own", "{issuer: company, subject: helper, client: assistant}", &["/deny-company"]),
-            ("own", "{subject: helper, client: assistant}", &["/deny-company", "/deny-other", "/deny-subject"]),
+            (
+                "own",
+                "{subject: helper, client: assistant}",
+                &["/deny-company", "/deny-other", "/deny-subject", "/deny-agent"],
+            ),
         ],
-        &["/deny-company", "/deny-other", "/deny-subject"],
+        &["/deny-company", "/deny-other", "/deny-subject", "/deny-agent", "/deny-human"],
     );
 }
 
