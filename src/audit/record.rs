@@ -164,7 +164,7 @@ pub struct Issued {
     pub task: Option<IssuedTask>,
     /// Everybody whose revocation ends it: its subject, and all present and former actors.
     pub parties: Vec<KnownAs>,
-    /// The tokens whose revocation ends it: those that it was exchanged for, directly and indirectly.
+    /// The tokens whose revocation ends it: those that it was exchanged for.
     pub exchanged: Vec<KnownToken>,
     /// Set if the token is another provider's.
     pub onward: Option<IssuedOnward>,

@@ -93,12 +93,12 @@ fn count<S: Serializer>(more: &HashSet<Uuid>, serializer: S) -> Result<S::Ok, S:
 }
 
 impl TracedToken {
-    /// Records an end. The earliest one counts, as the files of several replicas are not in the order of time.
     /// Whether it had been issued and had not expired at this time.
     fn is_out(&self, at: Timestamp) -> bool {
         self.at <= at && at.as_millis() < self.issued.expires
     }
 
+    /// Records an end. The earliest one counts, as the files of several replicas are not in the order of time.
     fn end(&mut self, time: Timestamp, why: impl FnOnce() -> String) {
         let end = if self.issued.onward.is_some() { &mut self.no_others_since } else { &mut self.ended };
         if end.as_ref().is_none_or(|before| time < before.time) {
@@ -225,17 +225,9 @@ impl Found {
             token.withheld = line.status_code.clone().or_else(|| line.unmapped.ended.clone());
         }
         let at = Timestamp::from_millis(line.time);
-        if let Some(id) = &line.unmapped.revoked {
-            if let Some(token) = self.tokens.get_mut(id) {
-                token.end(at, || DONE.to_owned());
-            }
-            for token in self.tokens.values_mut() {
-                // Holders can revoke tokens of ours only.
-                let is_of = token.issued.is_made_of(&token.issued.issuer, id) && token.issued.onward.is_none();
-                if is_of && token.is_out(at) {
-                    token.end(at, || format!("the holder of {id} revoked that, which it was exchanged for"));
-                }
-            }
+        // Holders can revoke tokens of ours only, and no token is exchanged for one of these.
+        if let Some(token) = line.unmapped.revoked.as_ref().and_then(|id| self.tokens.get_mut(id)) {
+            token.end(at, || DONE.to_owned());
         }
         let at_server = line.unmapped.introspected;
         let id = at_server.as_ref().map_or(&line.actor.session.uid, |at_server| &at_server.token);

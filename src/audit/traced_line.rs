@@ -191,7 +191,7 @@ impl IssuedLine {
         self.issuer == issuer
     }
 
-    /// Whether it was exchanged for this token, directly or indirectly.
+    /// Whether it was exchanged for this token.
     pub(super) fn is_made_of(&self, issuer: &str, id: &str) -> bool {
         self.exchanged.iter().any(|(by, token)| by == issuer && token == id)
     }

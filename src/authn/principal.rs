@@ -64,8 +64,7 @@ pub struct Principal {
     pub on_behalf_of: Option<Box<KnownAs>>,
     /// Everybody who acts for `subject` or did so earlier in the chain. Revoking any of them revokes the credential.
     pub acting: Box<[KnownAs]>,
-    /// For Doorward's own tokens: the tokens that it was exchanged for, those that these were, and so on. Revoking any
-    /// of them revokes it.
+    /// For Doorward's own tokens: the tokens that it was exchanged for. Revoking any of them revokes it.
     pub exchanged: Box<[KnownToken]>,
     /// The pod and the runs whose end ends the credential, as [`workload_key`] names them.
     pub lives_with: Box<[Arc<str>]>,

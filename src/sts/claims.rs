@@ -45,7 +45,7 @@ pub struct AccessToken<'a> {
     /// The same actors by the names that issuers have here: revoking one ends the token too.
     #[serde(skip_serializing_if = "<[KnownAs]>::is_empty")]
     pub acting: &'a [KnownAs],
-    /// The tokens that it was exchanged for, and those that these were: revoking one ends it too.
+    /// The tokens that it was exchanged for: revoking one ends it too.
     #[serde(skip_serializing_if = "<[KnownToken]>::is_empty")]
     pub exchanged: &'a [KnownToken],
     /// The run with which it ends.

@@ -155,7 +155,7 @@ impl<'a> Exchanger<'a> {
         let (jti, by_rules) = (Uuid::now_v7().to_string(), granted.clone());
         let scope = granted.scopes.join(" ");
         let client = client(&party.principal)?;
-        let exchanged = party.exchanged()?;
+        let exchanged = party.exchanged();
         let claims = AccessToken {
             iss: self.own_issuer.issuer(),
             sub: &party.principal.username,
