@@ -31,6 +31,9 @@ impl Authorization {
 
     /// The header that is the application's own, from those of a request.
     pub(super) fn of_application(self, received: &HeaderMap) -> Option<HeaderValue> {
+        if self == Self::Ours {
+            return None;
+        }
         let mut values = received.get_all(header::AUTHORIZATION).iter();
         // Of two, it is not known which the application reads.
         let (Some(value), None) = (values.next(), values.next()) else { return None };
@@ -42,7 +45,7 @@ impl Authorization {
         let is_for_doorward = is("bearer") && (self == Self::NoBearer || is_handle());
         // These authenticate the connection (RFC 4559 section 6), and connections to upstreams are shared.
         let is_of_connection = is("negotiate") || is("ntlm");
-        if self == Self::Ours || is_for_doorward || is_of_connection {
+        if is_for_doorward || is_of_connection {
             return None;
         }
         let mut value = value.clone();
