@@ -117,15 +117,15 @@ impl Failure {
         self
     }
 
-    /// Logs why it failed: the page, of which operators may have only a picture, does not say all of it.
-    pub fn log(&self, issuer: Option<&str>, request_id: &str) {
+    /// Logs why `what` failed: the page, of which operators may have only a picture, does not say all of it.
+    pub fn log(&self, what: &'static str, issuer: Option<&str>, request_id: &str) {
         let (outcome, detail) = (self.outcome, self.detail.as_deref());
         let refusal = self.refusal.as_ref().map(ToString::to_string);
         let cause = self.refusal.as_ref().and_then(Rejection::causes);
         if self.is_for_operators() {
-            tracing::warn!(request_id, issuer, ?outcome, detail, refusal, cause, "a login failed");
+            tracing::warn!(request_id, issuer, ?outcome, detail, refusal, cause, "{what} failed");
         } else {
-            tracing::info!(request_id, issuer, ?outcome, detail, refusal, cause, "a login failed");
+            tracing::info!(request_id, issuer, ?outcome, detail, refusal, cause, "{what} failed");
         }
     }
 
@@ -215,16 +215,16 @@ mod tests {
             [("invalid_scope: scope foo is unknown", false, "WARN"), ("access_denied", true, "INFO")]
         {
             let failure = Failure { anew, ..Failure::new(Outcome::provider_error, "").detail(detail) };
-            let ((), log) = logged(|| failure.log(Some("corp"), "r-1"));
-            for part in [level, "r-1", "corp", "provider_error", detail] {
+            let ((), log) = logged(|| failure.log("a login", Some("corp"), "r-1"));
+            for part in [level, "a login failed", "r-1", "corp", "provider_error", detail] {
                 assert!(log.contains(part), "{part} in {log}");
             }
         }
         let refused = Failure::from(Rejection::new(Reason::IdentityRefused, "the token has no usable name"));
-        let ((), log) = logged(|| refused.log(None, "r-1"));
+        let ((), log) = logged(|| refused.log("a login", None, "r-1"));
         assert!(log.contains("INFO") && log.contains("identity_refused: the token has no usable name"), "{log}");
         let away = Rejection::new(Reason::StoreUnavailable, "it is away").because("the disk is full");
-        let ((), log) = logged(|| Failure::from(away).log(None, "r-1"));
+        let ((), log) = logged(|| Failure::from(away).log("a login", None, "r-1"));
         assert!(log.contains("WARN") && log.contains("the disk is full"), "{log}");
     }
 

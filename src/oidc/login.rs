@@ -191,8 +191,13 @@ impl Login {
         };
         Some(answer.unwrap_or_else(|mut failure| {
             let issuer = request.audit.issuer();
-            failure.log(issuer.as_deref(), request.request_id);
-            request.audit.set_failed_login(FailedLogin { outcome: failure.outcome, issuer }, failure.refusal.take());
+            if matches!(request.path, SIGN_OUT | SIGNED_OUT) {
+                failure.log("a sign-out", issuer.as_deref(), request.request_id);
+            } else {
+                failure.log("a login", issuer.as_deref(), request.request_id);
+                let failed = FailedLogin { outcome: failure.outcome, issuer };
+                request.audit.set_failed_login(failed, failure.refusal.take());
+            }
             failure.page(request.request_id, &self.0.brand)
         }))
     }

@@ -292,6 +292,7 @@ async fn a_sign_out_from_elsewhere_says_what_was_there() {
         let page = body(&refused);
         assert!(page.contains(title) && !page.contains("Sign in again"), "{page}");
         assert_eq!(page.contains("session cookie"), signed_in, "{page}");
+        assert!(browser.audit.take_failed_login().is_none(), "the trail named it a failed login");
     }
 }
 
