@@ -332,6 +332,28 @@ async fn ended_records_are_swept_beside_later_writes() {
     assert!(store.get(Table::Logins, b"k", later).await.unwrap().is_some());
 }
 
+/// Each began the wait for a sweep again, so that on a full disk nothing was removed that had ended.
+#[tokio::test]
+async fn pings_of_a_store_that_was_full_put_off_no_sweep() {
+    let (clock, disk) = (Clock::manual(NOW), SmallDisk::new(u64::MAX));
+    let handle = disk.clone();
+    let store = Embedded::start(Disk::storage(move || handle.clone(), clock.clone()).unwrap()).unwrap();
+    let (later, end) = (NOW + Duration::from_secs(120), NOW + Duration::from_secs(600));
+    let put = async || store.put(Table::Logins, b"k", b"v".to_vec(), end, Expect::Any, later).await;
+    let soon = NOW + Duration::from_secs(60);
+    store.put(Table::Deliveries, b"ended", b"v".to_vec(), soon, Expect::Any, NOW).await.unwrap();
+    // The first sweep is by the time of the first write, at which nothing had ended.
+    for left in [1, 0] {
+        disk.unwritable.store(true, Ordering::SeqCst);
+        put().await.unwrap_err();
+        disk.unwritable.store(false, Ordering::SeqCst);
+        store.ping().await.unwrap();
+        clock.advance(disk::SWEEP_AFTER);
+        put().await.unwrap();
+        assert_eq!(store.changes(Table::Deliveries, 0, 10, NOW).await.unwrap().len(), left);
+    }
+}
+
 /// The first write after a start swept by a clock that was not set yet, and revoked credentials were valid again.
 #[tokio::test]
 async fn a_clock_that_is_ahead_until_it_is_set_removes_nothing_that_has_not_ended() {
