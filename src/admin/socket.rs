@@ -1,7 +1,8 @@
 //! The Unix socket for operator commands: one JSON object per line in, and one per line out.
 //!
 //! The kernel identifies the peer (SO_PEERCRED); only Doorward's own user, root and listed users may send commands.
-//! Each command names a person and a reason, and is recorded before it runs; refused peers are recorded as well.
+//! Each command names a person and a reason, and is recorded before it runs; refused peers are recorded as well, as long
+//! as there are not too many.
 
 use std::{
     future::Future,
@@ -36,6 +37,8 @@ const MAX_CONNECTIONS: usize = 16;
 /// The most connections of others while their refusals are recorded. They have places of their own, as every user of the
 /// machine may be able to connect.
 const MAX_STRANGERS: usize = 4;
+/// How long such a place stays taken after a refusal. Without this, anybody could fill the disk of the trail.
+const AFTER_REFUSAL: Duration = Duration::from_secs(10);
 /// How long a connection may be silent.
 const IDLE_TIMEOUT: Duration = Duration::from_secs(60);
 /// The help for a command that failed because of the store.
@@ -334,7 +337,7 @@ impl CommandSocket {
                     true => CommandError::new(format!("{MAX_CONNECTIONS} operators are connected already")).help(
                         "nothing was done; stop a command that waits, such as `doorward rollout status`, and try again",
                     ),
-                    false => CommandError::new("too many who may not send commands are connected").help(NOT_LISTED),
+                    false => CommandError::new("too many who may not send commands have connected").help(NOT_LISTED),
                 };
                 // Nothing was sent on it before, so there is room for a line and this does not block.
                 let _ = answer(&mut stream, &Answer::Error(error)).await;
@@ -345,7 +348,11 @@ impl CommandSocket {
                 let talk = async {
                     match peer {
                         Ok(peer) if is_operator => converse(stream, peer, &users, &*commands).await,
-                        Ok(peer) => refuse(stream, peer, &*commands).await,
+                        Ok(peer) => {
+                            let refused = refuse(stream, peer, &*commands).await;
+                            tokio::time::sleep(AFTER_REFUSAL).await;
+                            refused
+                        }
                         Err(error) => Err(error),
                     }
                 };
