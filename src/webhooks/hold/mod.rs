@@ -22,8 +22,8 @@
 //!   time was over still gets five attempts, or a single one if that was more than a minute ago.
 //! - **Order.** A lane is a sender and a repository. Only the oldest waiting delivery of a lane is tried. Whoever tries
 //!   it holds the lane: in memory with the embedded store; on a shared store by a lease in `held_leases`, which expires
-//!   when a replica dies, or which its next process takes over. The order is that of the store's versions, whichever replica accepted a delivery: none is
-//!   sent before the store was read up to its version.
+//!   when a replica dies, or which its next process takes over. The order is that of the store's versions, whichever
+//!   replica accepted a delivery: none is sent before the store was read up to its version.
 //! - **On the record.** What the trail is to say of a step is on stable storage before the next step makes it
 //!   irrevocable: that the delivery came, before it is stored; that an attempt begins, before it is sent; its event,
 //!   before it is forgotten. If the trail fails or hangs, the first two fail too, unless `when_full` is `continue`; the
