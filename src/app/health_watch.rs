@@ -45,7 +45,7 @@ async fn report_store(app: &App, snapshot: &Snapshot, store: &ComponentHandle) {
     match store_problem(&ping, age, max_age) {
         None => store.ok(),
         Some(why) => {
-            let gate = store_gate(app.store.is_shared().then_some(age), max_age);
+            let gate = store_gate(&ping, app.store.is_shared(), age, max_age);
             // First, so that a failure that affects no requests does not fail readiness even for a moment.
             app.health.component("store", gate);
             store.failed(why);
@@ -55,11 +55,10 @@ async fn report_store(app: &App, snapshot: &Snapshot, store: &ComponentHandle) {
 
 /// Whether readiness should fail while the store does. All replicas lose a shared store at once, and none would receive
 /// requests any more, although each can answer bearer tokens with its copy of the revocations as long as that is valid.
-fn store_gate(age_of_copy: Option<Duration>, max_age: Duration) -> Gate {
-    match age_of_copy {
-        Some(age) if age <= max_age => Gate::Report,
-        _ => Gate::Readiness,
-    }
+/// One on a full disk refuses only what has to be written, and the audit trail beside it may be set to go on.
+fn store_gate(ping: &Result<(), StoreError>, is_shared: bool, age_of_copy: Duration, max_age: Duration) -> Gate {
+    let is_full = matches!(ping, Err(StoreError::Full(_)));
+    if (is_shared || is_full) && age_of_copy <= max_age { Gate::Report } else { Gate::Readiness }
 }
 
 /// Returns why the store cannot be used, if so. The failure of one of several servers, or one bad record, can prevent
@@ -185,19 +184,24 @@ mod tests {
         assert!(why.contains("the clock was set ahead or the machine slept"), "{why}");
     }
 
+    /// With a full disk, the only replica got no requests at all any more, under `audit.when_full: continue` too.
     #[test]
-    fn an_unavailable_shared_store_leaves_replicas_ready_for_bearer_tokens() {
+    fn a_shared_or_full_store_that_fails_leaves_replicas_ready_for_what_they_can_answer() {
         let [fresh, limit, old] = [59, 60, 61].map(Duration::from_secs);
-        for (age, gate) in [
-            (Some(fresh), Gate::Report),
-            (Some(limit), Gate::Report),
-            (Some(old), Gate::Readiness),
+        let (away, full) = (|| Err(StoreError::Timeout), || Err(StoreError::Full("no space left".to_owned())));
+        for (ping, is_shared, age, gate) in [
+            (away(), true, fresh, Gate::Report),
+            (away(), true, limit, Gate::Report),
+            (away(), true, old, Gate::Readiness),
             // Nothing was read yet.
-            (Some(Duration::MAX), Gate::Readiness),
+            (away(), true, Duration::MAX, Gate::Readiness),
             // The embedded store belongs to this replica only.
-            (None, Gate::Readiness),
+            (away(), false, fresh, Gate::Readiness),
+            (full(), false, fresh, Gate::Report),
+            (full(), false, old, Gate::Readiness),
+            (Ok(()), false, old, Gate::Readiness),
         ] {
-            assert_eq!(store_gate(age, limit), gate, "{age:?}");
+            assert_eq!(store_gate(&ping, is_shared, age, limit), gate, "{ping:?} {is_shared} {age:?}");
         }
     }
 }
