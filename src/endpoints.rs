@@ -27,6 +27,7 @@ use crate::{
     request::{
         FORWARD_AUTH,
         exchange::Exchange,
+        method,
         respond::{allow_preflight, see_other},
         route::PROTECTED_RESOURCE,
         sanitize::CleanRequest,
@@ -102,7 +103,7 @@ impl Page {
 
     fn check_method(self, method: &Method) -> Result<(), Rejection> {
         match self.methods() {
-            Some(allow) if !allow.split(", ").any(|accepted| accepted == method.as_str()) => {
+            Some(allow) if !method::is_listed(method, allow) => {
                 Err(Rejection::method_not_allowed(allow, format!("this address takes {allow} only")))
             }
             _ => Ok(()),
@@ -273,7 +274,8 @@ async fn user_info(context: &Context<'_>) -> Result<Response<Bytes>, Rejection> 
     Ok(document("no-store", &user))
 }
 
-/// Answers a forward-auth query that is not allowed, or not from there. Those that are allowed never get here.
+/// Refuses a forward-auth query that is not from a trusted proxy, or not in the configured form. All others are
+/// answered before they get here.
 fn refuse_query(context: &Context<'_>) -> Result<Response<Bytes>, Rejection> {
     if context.snapshot.raw.forward_auth.is_none() {
         return Err(not_found());

@@ -258,7 +258,8 @@ fn check(
 }
 
 /// Checks the audience. The Trigger's parameter `event_listener` names the EventListener (`namespace/name`). Without
-/// it, the EventListener has to be in the Trigger's own namespace; that this parameter is misspelt must not widen it.
+/// it, the EventListener has to be in the Trigger's own namespace. Unknown parameters are refused, as a misspelt
+/// `event_listener` would admit all EventListeners of that namespace.
 fn check_audience(claims: &Claims, question: &Question<'_>) -> Result<(), Denial> {
     if question.has_unknown_params() {
         let why = "the Trigger gives this interceptor a parameter that it does not have; it has `event_listener` only";

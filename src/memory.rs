@@ -108,8 +108,9 @@ impl Memory {
         Level::from_u8(self.level.load(Ordering::Relaxed))
     }
 
-    /// Whether `more` bytes would stay below the share at which new connections are refused, as measured now: within
-    /// the time between two looks, a fast network brings more than is left.
+    /// Whether the process, with `more` bytes, would stay below the share at which new connections are refused.
+    /// Measures the memory at each call: between two calls of [`look`](Self::look), a fast network can deliver more
+    /// than is left.
     pub fn fits(&self, more: usize) -> bool {
         match self.refuses_from.load(Ordering::Relaxed) {
             0 => true,

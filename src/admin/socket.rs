@@ -337,7 +337,9 @@ impl CommandSocket {
                     true => CommandError::new(format!("{MAX_CONNECTIONS} operators are connected already")).help(
                         "nothing was done; stop a command that waits, such as `doorward rollout status`, and try again",
                     ),
-                    false => CommandError::new("too many who may not send commands have connected").help(NOT_LISTED),
+                    false => {
+                        CommandError::new("too many users who may not send commands have connected").help(NOT_LISTED)
+                    }
                 };
                 // Nothing was sent on it before, so there is room for a line and this does not block.
                 let _ = answer(&mut stream, &Answer::Error(error)).await;
@@ -456,7 +458,7 @@ async fn answer(writer: &mut (impl AsyncWriteExt + Unpin), answer: &Answer) -> i
 
 /// Whether a socket is in this place. Anything else that is there is an error, as it would not be replaced.
 pub fn is_there(path: &Path) -> io::Result<bool> {
-    // If this fails for another reason than that nothing is there, binding fails for the same one.
+    // Any error but a missing file is reported by the attempt to bind.
     let Ok(found) = std::fs::symlink_metadata(path) else { return Ok(false) };
     if found.file_type().is_socket() {
         return Ok(true);
@@ -486,8 +488,8 @@ fn unreachable(path: &Path, error: &io::Error) -> io::Error {
         }
         _ => "check that Doorward runs here, and that this is what its `admin.socket` names",
     };
-    let told = explain(path, "cannot be reached", error);
-    io::Error::new(error.kind(), format!("{told}; {next}"))
+    let explained = explain(path, "cannot be reached", error);
+    io::Error::new(error.kind(), format!("{explained}; {next}"))
 }
 
 fn explain(path: &Path, what: &str, error: &io::Error) -> io::Error {

@@ -82,7 +82,7 @@ impl Parts<'_> {
             cause: "start",
             problems: problems(&loaded.warnings, Severity::Warning),
         });
-        // Only where replicas share a store.
+        // An embedded store has no leases.
         let identity = match redis.is_some() {
             true => Identity::of(trail.instance(), &store_path.with_extension(hold::REPLICA_EXTENSION)),
             false => Identity::default(),

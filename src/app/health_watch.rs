@@ -140,8 +140,8 @@ pub(super) async fn watch_memory(app: &App) {
         app.budget.set_limit(for_bodies.bytes());
         if is_cut_by_cgroup(&limits, for_bodies) && warned.replace(for_bodies) != Some(for_bodies) {
             tracing::warn!(
-                "of the {} of `limits.buffered_bytes`, only {for_bodies} are used, half of the memory limit of the cgroup: the rest is \
-                 needed beside bodies; raise the limit of the container, or lower `limits.buffered_bytes`",
+                "only {for_bodies} of the {} of `limits.buffered_bytes` are used, half of the memory limit of the cgroup: the other \
+                 half is for everything else; raise the limit of the container, or lower `limits.buffered_bytes`",
                 limits.buffered_bytes
             );
         }

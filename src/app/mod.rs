@@ -15,7 +15,7 @@
 //! | `policies` | stored copies of earlier policies, so that their decisions can be explained |
 //! | `rollout`, `heads` | what replicas share: the configuration and policy of each, and its last checkpoint |
 //! | `durability` | whether a shared store could lose accepted writes, or is nearly full |
-//! | `places` | what is in the way of the files that a start opens |
+//! | `places` | checks, for `doorward check`, of the files and the socket that a start opens |
 //! | `operator` | the commands of operators: their dispatch, and their records in the trail |
 //! | `revoke`, `sessions`, `hooks`, `token_keys` | the commands about revocations, sessions, held deliveries and token keys |
 

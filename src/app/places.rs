@@ -1,4 +1,4 @@
-//! What is in the places that Doorward writes to, as far as it shows without a lock or a change.
+//! Checks of the places that Doorward writes to, without a lock or a change.
 
 use std::fmt::Display;
 
@@ -14,18 +14,18 @@ use crate::{
 pub fn check_places(root: &raw::Root, resolved: &Resolved, resolver: &mut Resolver) {
     if matches!(resolved.store, Some(Settings::Embedded)) {
         let found = Embedded::recognize(&resolver.path(&root.store.path));
-        tell(found, &["store", "path"], resolver);
+        report(found, &["store", "path"], resolver);
     }
     if let Some(audit) = &resolved.audit {
-        tell(Trail::examine(audit), &["audit", "sink", "file", "path"], resolver);
+        report(Trail::examine(audit), &["audit", "sink", "file", "path"], resolver);
     }
     if let Some(path) = &resolved.admin.socket {
-        tell(socket::is_there(path), &["admin", "socket"], resolver);
+        report(socket::is_there(path), &["admin", "socket"], resolver);
     }
 }
 
 /// Reports an error at a setting. Its text says what to do.
-fn tell<T>(found: Result<T, impl Display>, setting: &[&str], resolver: &mut Resolver) {
+fn report<T>(found: Result<T, impl Display>, setting: &[&str], resolver: &mut Resolver) {
     if let Err(error) = found {
         let at = setting.iter().fold(At::root(), |at, key| at.key(key));
         resolver.error(&at, error.to_string());

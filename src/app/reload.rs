@@ -50,7 +50,8 @@ fn log_refusal(cause: Cause, reasons: &[String]) {
     for reason in reasons.iter().take(MOST_REASONS) {
         tracing::error!(cause, "the configuration was refused, and the old one is kept: {reason}");
     }
-    if let Some(more) = reasons.len().checked_sub(MOST_REASONS).filter(|more| *more > 0) {
+    let more = reasons.len().saturating_sub(MOST_REASONS);
+    if more > 0 {
         tracing::error!(cause, more, "there are more reasons, which `doorward check` shows");
     }
 }

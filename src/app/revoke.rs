@@ -45,7 +45,7 @@ pub async fn revoke(app: &Arc<App>, command: &Command) -> Result<Value, CommandE
     })?;
     let until = arguments.until(app.clock.now())?;
     let target = arguments.target(&issuer)?;
-    // One that has become impossible since can still be lifted.
+    // A revocation whose target has become impossible since can still be changed or lifted.
     if !app.revocations.is_revoked_until(target, app.clock.now()) {
         check_possible(&app.snapshot.load().raw.webhooks, target)?;
     }
@@ -68,7 +68,7 @@ pub async fn revoke(app: &Arc<App>, command: &Command) -> Result<Value, CommandE
     }))
 }
 
-/// What ends access for good.
+/// Returns what an operator has to do to end access for good.
 fn remedy(issuer: &str) -> &'static str {
     match (webhooks::of_issuer(issuer), issuer == break_glass::ISSUER) {
         (Some(_), _) => "remove the webhook at the sender, too",
@@ -124,7 +124,7 @@ pub(super) fn known_issuer(snapshot: &Snapshot, asked: &str) -> Result<Arc<str>,
     Err(CommandError::new(format!("there is no issuer `{asked}`")).help(format!("known: {}", known.join(", "))))
 }
 
-/// Refuses a target that no caller has: whoever shuts out a repository in a hurry would take it for done.
+/// Refuses a target that no caller can match, as the operator would believe that somebody was shut out.
 fn check_possible(senders: &[raw::Webhook], target: Target<'_>) -> Result<(), CommandError> {
     match target {
         Target::Token { issuer, .. } if webhooks::of_issuer(issuer).is_some() || issuer == break_glass::ISSUER => {

@@ -89,7 +89,7 @@ pub(super) struct Applied {
 #[derive(Debug, Default)]
 struct Loads {
     refused: Option<Refused>,
-    /// The digest of the configuration that was loaded last.
+    /// The digest of the configuration that was loaded last, and what operators should know about it.
     taken: (Arc<str>, Applied),
     /// The numbers of the last load that began, and of the last one that ended.
     begun: u64,
@@ -178,12 +178,12 @@ pub(super) async fn publish(app: &App) {
 
 fn own(app: &App) -> Replica {
     let (snapshot, loads) = (app.snapshot.load(), app.outcome.0.borrow());
-    let (configuration, Applied { after_restart, .. }) = loads.taken.clone();
+    let (configuration, applied) = &loads.taken;
     Replica {
         instance: app.trail.instance().into(),
         policy: Arc::clone(snapshot.policy.digest()),
-        configuration,
-        after_restart,
+        configuration: Arc::clone(configuration),
+        after_restart: applied.after_restart.clone(),
         generation: snapshot.number,
         stopping: loads.stopping,
         refused: loads.refused.clone(),

@@ -283,8 +283,8 @@ impl RotatingFile {
         Ok(())
     }
 
-    /// Goes on after a truncation that left so many bytes: in the same file if it has exactly what was written since
-    /// the last sync, as it does when it was emptied before that. Otherwise what is left may end within a line and is
+    /// Continues after a truncation that left `left` bytes: in the same file if that is as much as was written since
+    /// the last sync, as it is if the file was emptied before that. Otherwise the rest may end within a line, and is
     /// set aside as a full file.
     fn follow_truncated(&mut self, left: u64) -> io::Result<()> {
         let at_risk = self.size - self.synced;

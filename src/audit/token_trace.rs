@@ -94,7 +94,7 @@ fn count<S: Serializer>(more: &HashSet<Uuid>, serializer: S) -> Result<S::Ok, S:
 
 impl TracedToken {
     /// Whether it had been issued and had not expired at this time.
-    fn is_out(&self, at: Timestamp) -> bool {
+    fn is_valid_at(&self, at: Timestamp) -> bool {
         self.at <= at && at.as_millis() < self.issued.expires
     }
 
@@ -273,7 +273,7 @@ impl Found {
         let Some(revocation) = Revocation::read(&line.unmapped.command).filter(|_| line.status_id == 1) else { return };
         let at = Timestamp::from_millis(line.time);
         for token in self.tokens.values_mut() {
-            if token.is_out(at) && revocation.meets(token) {
+            if token.is_valid_at(at) && revocation.meets(token) {
                 token.end(at, || format!("an operator revoked it: {}", line.unmapped.why));
             }
         }

@@ -38,7 +38,7 @@ use crate::{
 /// Reasons for which a request got no response of its upstream, although that may have executed it.
 const UNANSWERED: [Reason; 3] = [Reason::UpstreamTimeout, Reason::UpstreamProtocol, Reason::Internal];
 
-/// What is said of a record that another one names.
+/// The note on a request that a record names and whose own record was not found.
 pub const MISSING: &str = "which is not in these files; give all files of all replicas";
 
 /// A run, and what caused it.

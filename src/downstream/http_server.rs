@@ -189,8 +189,8 @@ impl<S: Serve> Server<S> {
                 liveness.enter(Phase::Upgraded);
             } else {
                 close |= drain.is_announced() || liveness.is_commanded(Command::Finish);
-                // hyper closes it if the rest of the body is not there yet, and a client that was not told would lose
-                // its next request. With a 2xx, the rest is still read.
+                // hyper closes the connection if the rest of the request body has not arrived yet, and a client that is
+                // not told loses its next request. With a 2xx, the rest is still read.
                 close |= protocol == Protocol::Http1 && liveness.is_within_body() && !response.status().is_success();
                 end_connection(&mut response, protocol, close, liveness);
             }

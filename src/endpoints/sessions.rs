@@ -42,8 +42,9 @@ pub(super) async fn list(context: &Context<'_>) -> Result<Response<Bytes>, Rejec
 }
 
 pub(super) async fn end(context: &Context<'_>) -> Result<Response<Bytes>, Rejection> {
-    let Some(session) = context.session().await? else { return Ok(signed_out(context)) };
-    let Some(origin) = &context.origin else { return Ok(signed_out(context)) };
+    let (Some(session), Some(origin)) = (context.session().await?, &context.origin) else {
+        return Ok(signed_out(context));
+    };
     let request = &context.request;
     // No browser adds a handle by itself, so only its holder can have sent it.
     if !session.is_of_program() {

@@ -294,8 +294,8 @@ impl Login {
         let seen = Seen::of(&headers, address);
         let new =
             NewSession { origin: &origin, provider: &*provider, claims, from_userinfo, in_both, scopes, tokens, seen };
-        // A tab that was faster may have streams by now. A session that the browser had when this login began is
-        // replaced even so: a login that somebody begins with a session gives a new id.
+        // The session of a tab that was faster is retained if it suffices, as it may already have streams. A session
+        // that the browser had when this login began is always replaced, so that such a login gives a new id.
         let needed = flow.needed.as_ref();
         let (line, session) = match before {
             Some(before)

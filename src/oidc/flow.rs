@@ -27,10 +27,10 @@ pub const LIFETIME: Duration = Duration::from_secs(600);
 /// address.
 const COOKIE_LIFETIME: Duration = Duration::from_secs(3600);
 
-/// The maximum bytes of the cookies of a browser in which several tabs log in, those of others included. Above it, the
-/// oldest logins are dropped. nginx accepts 8 KiB in one header line unless configured otherwise, and refuses every
-/// request above that, so that nobody could sign in before the cookies end. The rest is for cookies that are not sent
-/// to this path, or are set later.
+/// The maximum bytes of all cookies of a browser in which several tabs log in, including cookies of applications. Above
+/// it, the oldest logins are dropped. nginx accepts 8 KiB in one header line unless configured otherwise, and refuses
+/// every request above that, so that nobody could sign in until the cookies expire. The rest is for cookies that are
+/// not sent to this path, or are set later.
 const MAX_BYTES: usize = 6 << 10;
 
 const COOKIE: &str = "__Host-doorward-login-";
@@ -175,7 +175,7 @@ pub fn give_up_oldest(headers: &HeaderMap, line: &HeaderValue) -> Vec<HeaderValu
     surplus.map(|(name, _)| cookie::delete(name)).collect()
 }
 
-/// What the logins under way in a browser have in common, if there are any: the name of the cookie of one of them.
+/// An identifier that all logins in progress in a browser share, if there are any: the first of their cookies by name.
 pub fn browser(headers: &HeaderMap) -> Option<&str> {
     under_way(headers).map(|(name, _)| name).min()
 }

@@ -29,7 +29,7 @@ use crate::{
     config::raw::Prompt,
     error::Rejection,
     pages::{self, Brand, Choice, GoingView, SignInView},
-    request::respond::see_other,
+    request::{method, respond::see_other},
     sessions::{Ended, Origin, Session, SessionHash, Sessions, cookie, csrf},
     store::StoreError,
 };
@@ -167,7 +167,7 @@ impl Login {
             return Some(self.backchannel_logout(request).await);
         }
         let allow = methods(request.path)?;
-        if !allow.split(", ").any(|method| method == request.method.as_str()) {
+        if !method::is_listed(request.method, allow) {
             return Some(self.not_allowed(request, allow));
         }
         let posts = *request.method == Method::POST;

@@ -35,7 +35,7 @@ impl Authorization {
             return None;
         }
         let mut values = received.get_all(header::AUTHORIZATION).iter();
-        // Of two, it is not known which the application reads.
+        // If there are two, it is not known which one the application reads.
         let (Some(value), None) = (values.next(), values.next()) else { return None };
         let text = value.as_bytes().trim_ascii();
         let end = text.iter().position(|byte| !byte.is_ascii_alphanumeric()).unwrap_or(text.len());

@@ -26,7 +26,7 @@ pub enum Class {
     Dropped,
     /// Asks to impersonate somebody.
     Impersonation,
-    /// `Authorization` or `Cookie`: for Doorward. An upstream gets at most what in them is the application's own.
+    /// `Authorization` or `Cookie`: for Doorward. At most the parts that are the application's own are forwarded.
     Credential,
     /// A name that two programs read as two different headers.
     Ambiguous,

@@ -402,8 +402,6 @@ mod tests {
         let unreachable = Rejection::new(Reason::UpstreamUnreachable, "it cannot be reached");
         let why = failure(&unreachable.because("Connection refused")).why;
         assert_eq!(why, "upstream_unreachable: it cannot be reached: Connection refused");
-        let denied = Rejection::new(Reason::PolicyDenied, "a rule denies it").with_rule("late".into());
-        assert_eq!(failure(&denied).why, "policy_denied: a rule denies it (rule `late`)");
     }
 
     /// Regression: an attempt that was cut before it was sent counted as an EventListener that did not answer.

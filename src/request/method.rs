@@ -39,6 +39,11 @@ impl From<Misspelt> for Rejection {
     }
 }
 
+/// Whether a list in the form of `Allow` names a method.
+pub fn is_listed(method: &Method, allow: &str) -> bool {
+    allow.split(", ").any(|listed| listed == method.as_str())
+}
+
 pub fn is_known(method: &Method) -> bool {
     KNOWN.contains(method)
 }

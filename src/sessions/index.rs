@@ -63,11 +63,11 @@ impl Entry {
 /// The result of adding a session.
 #[derive(Debug)]
 pub(super) enum Added {
-    /// It is in the index. These must end to leave at most the maximum, the oldest first; they stay listed until they
-    /// have ended.
+    /// The session is in the index. These must end to leave at most the maximum, the oldest first; they stay listed
+    /// until they have ended.
     New(Vec<Entry>),
-    /// It is not, as a login beside this one, which says the same, has begun this session.
-    Beside(SessionHash),
+    /// The session was not added: a login in another tab, with the same facts, has already begun this one.
+    Existing(SessionHash),
 }
 
 /// Sessions to end, each with the end of its record.
@@ -115,8 +115,8 @@ impl<'a> Index<'a> {
         self.store.put(Table::SessionIndex, &key, sealed, record.ends, Expect::Any, now).await.map(drop)
     }
 
-    /// Adds a session, unless a login beside this one has begun it: `login` is the digest of the login, and when it
-    /// began. `has_ended` says whether a session has ended although its record is still in the store.
+    /// Adds a session, unless the same login has already begun one in another tab. `login` is the digest of the login,
+    /// and when it began. `has_ended` says whether a session has ended although its record is still in the store.
     pub async fn add(
         &self,
         (hash, record): (&SessionHash, &Record),
@@ -134,7 +134,7 @@ impl<'a> Index<'a> {
             };
             let first = entries.iter().filter(is_beside).filter_map(Entry::hash).find(|hash| !has_ended(hash));
             if let Some(first) = first {
-                return Added::Beside(first);
+                return Added::Existing(first);
             }
             entries.push(entry.clone());
             let surplus = entries.len().saturating_sub(max);

@@ -255,8 +255,8 @@ impl Sessions {
         if_good(self.find_rechecked(id.hash(), Holder::Browser, origin, address).await)
     }
 
-    /// Begins a session. Returns the `Set-Cookie` line with its id. `None`, with the session that is there, if a login
-    /// in a tab beside this one has just begun it and said the same: its response has the line.
+    /// Begins a session and returns it with the `Set-Cookie` line of its id. If a login in another tab, with the same
+    /// facts, has just begun a session, returns that one without a line, which is in the response to the other login.
     pub async fn create(
         &self,
         new: NewSession<'_>,
@@ -267,7 +267,7 @@ impl Sessions {
         Ok((is_new.then(|| cookie::set(cookie::SESSION, &id.to_cookie(), None)), session))
     }
 
-    /// Begins a session, or returns that of a login in a tab beside this one, which has another id.
+    /// Begins a session, or returns that of a login in another tab, which has another id than the returned one.
     async fn create_for(
         &self,
         new: NewSession<'_>,
@@ -307,13 +307,13 @@ impl Sessions {
         let index = self.index(&session.record);
         // Into the index first: a session that is in the store but not in the index could not be ended with others.
         let max = inner.settings.max_per_person;
-        let has_ended = |hash: &SessionHash| self.0.shared.revocations.end_of(&hash.to_string()).is_some();
+        let has_ended = |hash: &SessionHash| self.has_ended(hash);
         let login = tab.and_then(|tab| Some((tab.digest(&session.record)?, tab.began)));
         let login = login.as_ref().map(|(digest, began)| (digest.as_str(), *began));
         let added = index.add((&hash, &session.record), login, max, has_ended, now).await.map_err(unavailable)?;
         let surplus = match added {
             Added::New(surplus) => surplus,
-            Added::Beside(first) => {
+            Added::Existing(first) => {
                 let session = self.session(new.provider, first, session.record, 0, now)?;
                 return Ok((id, Arc::new(session)));
             }
@@ -377,6 +377,11 @@ impl Sessions {
             }
             None => self.load(hash, (holder, origin), address, now).await,
         }
+    }
+
+    /// Whether a session has ended, even if its record is still in the store.
+    fn has_ended(&self, hash: &SessionHash) -> bool {
+        self.0.shared.revocations.end_of(&hash.to_string()).is_some()
     }
 
     /// Refuses if the session, or all access of its person, was revoked.

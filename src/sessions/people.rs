@@ -67,8 +67,7 @@ impl Sessions {
         let mut records = Vec::new();
         for entry in self.index_of(issuer, subject).entries(self.now()).await? {
             let Some(hash) = entry.hash() else { continue };
-            // A session that was ended, but whose record is still in the store.
-            if self.0.shared.revocations.end_of(&hash.to_string()).is_some() {
+            if self.has_ended(&hash) {
                 continue;
             }
             if let Some((record, _)) = self.read(hash).await? {
@@ -105,12 +104,11 @@ impl Sessions {
 
     /// The other sessions that a sign-out of this one ends, and whether the person has any that go on.
     pub async fn signed_out_with(&self, session: &Session) -> Result<(Vec<Listed>, bool), StoreError> {
-        let mut others = self.records(&session.record.issuer_url, &session.record.subject).await?;
-        others.retain(|(hash, _)| *hash != session.hash);
-        let count = others.len();
-        others.retain(|(_, record)| session.record.signs_out(record));
-        let some_go_on = others.len() < count;
-        Ok((others.into_iter().map(|(hash, record)| self.listed(hash, record)).collect(), some_go_on))
+        let records = self.records(&session.record.issuer_url, &session.record.subject).await?;
+        let others = records.into_iter().filter(|(hash, _)| *hash != session.hash);
+        let (ending, going_on): (Vec<_>, Vec<_>) = others.partition(|(_, record)| session.record.signs_out(record));
+        let ending = ending.into_iter().map(|(hash, record)| self.listed(hash, record)).collect();
+        Ok((ending, !going_on.is_empty()))
     }
 
     /// Ends sessions of the person whose session this is, with their streams. Returns how many were ended.
@@ -185,8 +183,8 @@ impl Sessions {
         self.end_split(&record.issuer_url, &record.subject, split, reason).await
     }
 
-    /// Whether a sign-out of the session ends that of the entry too, as it does if its record cannot be read: the same
-    /// browser may hold it.
+    /// Whether a sign-out of the session ends that of the entry too. If the record of that cannot be read, the same
+    /// browser may hold it, so it ends unless the provider names two different sessions.
     async fn is_signed_out_with(&self, session: &Session, entry: &Entry) -> bool {
         let Some(hash) = entry.hash().filter(|hash| *hash != session.hash) else { return false };
         match self.read(hash).await {

@@ -71,7 +71,7 @@ impl Drop for SessionId {
 pub struct SessionHash([u8; 32]);
 
 impl SessionHash {
-    /// That of the session in a browser's cookie, valid or not.
+    /// The hash of the session id in a browser's cookie, whether or not that session is valid.
     pub fn of_browser(headers: &HeaderMap) -> Option<Self> {
         SessionId::of_browser(headers).map(|id| id.hash())
     }

@@ -16,13 +16,13 @@ use crate::{clock::Timestamp, sha256::sha256};
 /// The login in one tab of a browser.
 #[derive(Clone, Copy, Debug)]
 pub struct Tab<'a> {
-    /// What it has in common with the logins under way in the other tabs.
+    /// The identifier that it shares with the logins in progress in the other tabs.
     pub browser: &'a str,
     pub began: Timestamp,
 }
 
 impl Tab<'_> {
-    /// The same for all logins of the browser that are under way at this host and say the same.
+    /// The digest that all logins in progress in this browser, at the same origin and with the same facts, share.
     pub(super) fn digest(&self, record: &Record) -> Option<String> {
         let facts = serde_json::to_vec(&Facts::of(&record.claims, &record.scopes)).ok()?;
         let (browser, origin) = (self.browser.as_bytes(), record.origin.as_bytes());

@@ -60,7 +60,7 @@ pub struct Embedded {
     path: PathBuf,
     reads: mpsc::Sender<Read>,
     writes: mpsc::Sender<Write>,
-    /// Whether the last write failed.
+    /// Whether the last write failed. Then a ping tries to write, as a full disk can still be read.
     read_only: Arc<AtomicBool>,
 }
 

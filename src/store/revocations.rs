@@ -505,8 +505,8 @@ impl Revocations {
 impl RevocationCheck for Revocations {
     fn revoked(&self, principal: &Principal) -> Option<Revoked> {
         self.is_revoked(principal)?;
-        let is_out = |party: KnownAs| self.find(&CredentialId::None, &party.issuer, &party.subject).is_some();
-        Some(if principal.parties().any(is_out) { Revoked::Holder } else { Revoked::Credential })
+        let is_revoked = |party: KnownAs| self.find(&CredentialId::None, &party.issuer, &party.subject).is_some();
+        Some(if principal.parties().any(is_revoked) { Revoked::Holder } else { Revoked::Credential })
     }
 }
 

@@ -112,16 +112,15 @@ impl RetryCopy {
     }
 }
 
-/// Copies a request that may be retried: its connection was reused, so that the peer may have closed it meanwhile, and
-/// its body can be sent again.
+/// Copies a request that may be retried, if its body can be sent again.
 fn copy_for_retry(lease: &Lease, request: &Request<RequestBody>) -> Option<Box<RetryCopy>> {
-    let is_idempotent = request.method().is_idempotent();
-    let (may_be_stale, is_wanted) = match lease {
-        Lease::Http1(lease) => (lease.reused && is_idempotent, lease.reused && is_idempotent),
-        // An HTTP/2 peer can also say of any request that it did not process it (RFC 9113 section 8.7).
-        Lease::Http2(lease) => (lease.reused && is_idempotent, true),
+    let (is_reused, is_http2) = match lease {
+        Lease::Http1(lease) => (lease.reused, false),
+        Lease::Http2(lease) => (lease.reused, true),
     };
-    if !is_wanted {
+    let may_be_stale = is_reused && request.method().is_idempotent();
+    // An HTTP/2 peer can also say of any request that it did not process it (RFC 9113 section 8.7).
+    if !may_be_stale && !is_http2 {
         return None;
     }
     let mut copy = Request::new(request.body().try_clone()?);
@@ -214,7 +213,7 @@ async fn send_on(
                 if failure.is_of_connection() {
                     lease.retire();
                 }
-                failure.restore(is_http2)
+                failure.restore()
             })
         }
     };
@@ -313,8 +312,8 @@ impl Failure {
     }
 
     /// Undoes what was changed for HTTP/2, as the retry may use HTTP/1.1.
-    fn restore(mut self, was_http2: bool) -> Self {
-        if was_http2 && let Some(unsent) = &mut self.unsent {
+    fn restore(mut self) -> Self {
+        if let Some(unsent) = &mut self.unsent {
             if let Some(authority) = unsent.uri().authority()
                 && let Ok(host) = HeaderValue::from_str(authority.as_str())
             {

@@ -177,7 +177,7 @@ async fn refused_users_take_no_places_of_operators() {
         strangers.push(UnixStream::connect(serving.path()).await.unwrap());
     }
     let Answer::Error(error) = serving.send(&command("status")).await else { panic!("it was allowed") };
-    assert_eq!(error.message, "too many who may not send commands have connected");
+    assert_eq!(error.message, "too many users who may not send commands have connected");
     serving.users.set(&[UnixStream::pair().unwrap().0.peer_cred().unwrap().uid()]);
     assert!(matches!(serving.send(&command("status")).await, Answer::Result(_)));
     assert_eq!(serving.recorder.records().len(), MAX_STRANGERS + 2);
@@ -194,7 +194,7 @@ async fn few_refusals_are_recorded_however_often_somebody_connects() {
     for _ in 0..MAX_STRANGERS {
         assert!(refusal().await.contains("may not send commands to Doorward"));
     }
-    assert_eq!(refusal().await, "too many who may not send commands have connected");
+    assert_eq!(refusal().await, "too many users who may not send commands have connected");
     assert_eq!(serving.recorder.records().len(), MAX_STRANGERS);
     tokio::time::pause();
     tokio::time::advance(AFTER_REFUSAL + Duration::from_secs(1)).await;

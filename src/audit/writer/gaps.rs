@@ -1,4 +1,4 @@
-//! Why a checkpoint is late: the trail records it, so that nobody suspects that a checkpoint was removed.
+//! Gaps: the trail records why a checkpoint is late, so that nobody suspects that one was removed.
 
 use std::time::Duration;
 

@@ -112,7 +112,7 @@ fn limits(limits: &Limits, at: &At, report: &mut Report) {
     let buffered = limits.buffered_within(limits.memory);
     if buffered < limits.buffered_bytes {
         let what = format!(
-            "of the {} of `buffered_bytes`, only {buffered} are used, half of `memory`: the rest is needed beside bodies",
+            "only {buffered} of the {} of `buffered_bytes` are used, half of `memory`: the other half is for everything else",
             limits.buffered_bytes
         );
         let enough = Size(limits.buffered_bytes.0.saturating_mul(2));

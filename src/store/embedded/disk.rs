@@ -254,7 +254,8 @@ impl Sweeps {
 }
 
 impl Write {
-    /// The time at which it was made; none if it has none, as it has only to show whether the store can be written.
+    /// The time at which it was made; none for a deletion, and for a write that only tests whether the store can be
+    /// written.
     fn now(&self) -> Option<Timestamp> {
         match self {
             Self::Put { now, .. } => Some(*now).filter(|now| *now > Timestamp::default()),

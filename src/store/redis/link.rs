@@ -265,7 +265,7 @@ impl Fault {
             ErrorKind::AuthenticationFailed => (advised("see `store.redis.username` and `password`"), true, true),
             // Sentinels also say so while they are replacing a master that has failed.
             ErrorKind::MasterNameNotFoundBySentinel => {
-                let advice = "after some seconds the sentinels have replaced a master that failed; if this lasts, see \
+                let advice = "the sentinels replace a failed master within seconds; if this lasts, see \
                               `store.redis.sentinel.master`";
                 (advised(advice), true, true)
             }

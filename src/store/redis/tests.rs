@@ -280,7 +280,7 @@ async fn a_failover_is_followed_by_way_of_the_sentinel_for_a_user_with_few_right
     let unknown = json!({"sentinel": {"servers": [sentinel.address()], "master": "other"}});
     let error = tests::store(&unknown).ping().await.unwrap_err().to_string();
     assert!(
-        error.contains("have replaced a master that failed; if this lasts, see `store.redis.sentinel.master`"),
+        error.contains("replace a failed master within seconds; if this lasts, see `store.redis.sentinel.master`"),
         "{error}"
     );
 }

@@ -1,4 +1,5 @@
-//! Whose a lease is, so that a replica that starts again need not wait for the lease of its process that was killed.
+//! The holders of leases, so that a replica that starts again need not wait for the leases of its process that was
+//! killed.
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
@@ -35,14 +36,14 @@ pub struct Identity {
 }
 
 impl Default for Identity {
-    /// Of a process that has no predecessor.
+    /// Returns the identity of a process that has no predecessor.
     fn default() -> Self {
         Self { holder: Holder { replica: "".into(), folder: None, process: Uuid::new_v4() }, _lock: None }
     }
 }
 
 impl Identity {
-    /// `path` is the file that is locked, and is created if it does not exist.
+    /// Locks the file at `path`, and creates it if it does not exist.
     pub fn of(replica: &str, path: &Path) -> Self {
         let locked = lock(path).inspect_err(|error| {
             tracing::warn!(

@@ -9,9 +9,9 @@
 //!
 //! ```text
 //! sender -> verify -> decide -> audit trail -> [ replay ids + held + request ] -> 202
-//!                                        |
-//!            queue: one lane per repository, the oldest first
-//!                                        |
+//!                                                           |
+//!                                   queue: one lane per repository, the oldest first
+//!                                                           |
 //!   decide again -> audit trail -> send -> audit trail -> 2xx: both records are removed
 //!                                                         400, 413, 415, 422: tried five times, then parked
 //!                                                         else: retried until `held.try_for` is over, then parked
@@ -24,10 +24,10 @@
 //!   it holds the lane: in memory with the embedded store; on a shared store by a lease in `held_leases`, which expires
 //!   when a replica dies, or which its next process takes over. The order is that of the store's versions, whichever
 //!   replica accepted a delivery: none is sent before the store was read up to its version.
-//! - **On the record.** What the trail is to say of a step is on stable storage before the next step makes it
-//!   irrevocable: that the delivery came, before it is stored; that an attempt begins, before it is sent; its event,
-//!   before it is forgotten. If the trail fails or hangs, the first two fail too, unless `when_full` is `continue`; the
-//!   last is not waited for, as the EventListener has the delivery and would get it again.
+//! - **Audit trail.** The record of a step is on stable storage before the next step makes it irrevocable: that of the
+//!   arrival before the delivery is stored; that of an attempt before the delivery is sent; that of its event before
+//!   the delivery is removed. If the trail fails or hangs, the first two steps fail too, unless `when_full` is
+//!   `continue`; the removal does not wait, as the EventListener has the delivery and would get it again.
 //! - **At least once.** A process that dies between the EventListener's answer and the removal sends again, under the
 //!   same `once`, and so does a replica whose lease expired while it was suspended. The interceptor lets one of them
 //!   pass.

@@ -48,7 +48,7 @@ pub struct Queue {
     doubt: Arc<ArcSwapOption<&'static str>>,
     /// Set once the index knows all deliveries that were held before this process began.
     known: Arc<OnceCell<()>>,
-    /// As whom it takes leases.
+    /// The holder of the leases that it takes.
     pub(super) identity: Identity,
 }
 
