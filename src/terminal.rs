@@ -13,8 +13,8 @@ pub fn block(text: &str) -> String {
     escaped(text, true)
 }
 
-/// Replaces what a terminal would obey by characters of as many bytes, so that positions in the text stay right. Those of
-/// ASCII stay.
+/// Replaces characters that a terminal would obey with ones of the same length in bytes, so that positions in the text
+/// stay right. ASCII characters stay.
 pub fn masked(text: &str) -> String {
     let mask = |character: char| match character.len_utf8() {
         2 if is_obeyed(character) => '¿',

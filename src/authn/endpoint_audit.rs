@@ -1,4 +1,4 @@
-//! What the audit record of a request to one of Doorward's own paths needs, and what exists only once that is answered.
+//! Facts for the audit record of a request to one of Doorward's own paths, which are known only once it is answered.
 
 use std::sync::{Arc, Mutex};
 

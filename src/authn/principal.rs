@@ -239,12 +239,12 @@ impl Principal {
 /// The prefix of the name of a service account that acts for somebody.
 const SERVICE_ACCOUNT: &str = "serviceaccount:";
 
-/// The party that acts for the subject. Issuers choose names without regard to each other, so only with its issuer do
-/// its subject and its client identify it.
+/// The party that acts for the subject. Issuers choose names independently of each other, so its subject and its client
+/// identify it only together with its issuer.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Actor {
-    /// The name of its issuer in the configuration. `None` for a task, which is known by a name that only Doorward
-    /// gives, and for whoever the token says is of another issuer than its own.
+    /// The name of its issuer in the configuration. `None` for a task, whose name only Doorward gives, and for an actor
+    /// whose issuer the token does not prove.
     pub issuer: Option<Arc<str>>,
     pub subject: Arc<str>,
     pub client: Option<Arc<str>>,

@@ -102,7 +102,7 @@ impl Authenticator<'_> {
                 Presented::Invalid(rejection) => return Err(rejection),
             };
             self.check_login(&principal, route, record)?;
-            // A refusal is recorded under it too.
+            // Before the check, so that the record of a refusal names the principal too.
             record.principal = Some(Arc::clone(&principal));
             check_revoked(self.revocations, &principal)?;
             return known(streamed(request, route)?, route, principal, None, record);
@@ -406,9 +406,10 @@ fn streamed(request: CleanRequest<ClientBody>, route: &Route) -> Result<CleanReq
     Ok(request.with_body(RequestBody::streaming(body, trailers).limited(max)))
 }
 
-/// The advice for people who reach a host in a way in which nobody can sign in there.
-pub const USE_HTTPS: &str = "use the `https://` address; clear text works on this machine only, for development; if you did use it, the proxy in \
-     front must send `X-Forwarded-Proto` and be listed in `trusted_proxies`: `doorward doctor --only origin` says more";
+/// The advice for people who reach a host in a way that allows no login.
+pub const USE_HTTPS: &str = "use the `https://` address; clear text works on this machine only, for development; if \
+                             you did use it, the proxy in front must send `X-Forwarded-Proto` and be listed in \
+                             `trusted_proxies`: `doorward doctor --only origin` says more";
 
 /// The advice for signing in. Clients of an API server are kubectl, tkn and the like, which have no browser.
 fn how_to_sign_in(kind: RouteKind, origin: Option<&Origin>) -> Cow<'static, str> {
@@ -419,8 +420,8 @@ fn how_to_sign_in(kind: RouteKind, origin: Option<&Origin>) -> Cow<'static, str>
     }
 }
 
-/// The refusal of a request without a credential that its route accepts. It names one that the route does not accept:
-/// its sender would look for the place at which it was lost.
+/// The refusal of a request without a credential that its route accepts. It names a credential that was sent and is not
+/// accepted here: the sender would otherwise search for the place where it was lost.
 fn missing(schemes: &[Scheme], headers: &HeaderMap) -> Rejection {
     let has_session = || !matches!(cookie::find(headers, cookie::SESSION), Ok(None));
     let what = if headers.contains_key(header::AUTHORIZATION) {

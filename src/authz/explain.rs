@@ -171,7 +171,7 @@ impl Policy {
         }
         // An allow about this very request that only the caller misses is nearer than one about another request. One
         // that misses only conditions on the body is nearer than one about other requests. A sender never becomes
-        // another one. What an allow misses whose expression fails is said above.
+        // another one. A failing expression is reported above.
         let is_evaluated = |report: &&RuleReport| !matches!(report.verdict, Verdict::Error { .. });
         let nearest = allows().filter(is_evaluated).min_by_key(|report| match &report.verdict {
             Verdict::Missed { misses } => {

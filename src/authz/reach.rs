@@ -6,18 +6,18 @@ use crate::{
         raw::{self, Preset},
         report::{At, Report, nearest},
     },
-    issuers::may_be_of_kind,
+    issuers::Kinds,
 };
 
 use super::who::says_nothing;
 
 /// What makes an address trustworthy, as help.
-pub(super) const VERIFIED_EMAIL: &str = "look at `principal.email` in `when`, which is absent unless the issuer says \
+pub(super) const VERIFIED_EMAIL: &str = "check `principal.email` in `when`, which is absent unless the issuer says \
                                          that it is verified, or add `email_verified: [true]` to `required_claims` of \
                                          the issuer";
 
-/// Warns of a rule that no request on a route can match. `meant` are the routes whose requests can meet its `on`, and
-/// `reached` those of them by which callers can come who meet its `who`.
+/// Warns of a rule that no request on a route can match. `meant` has the routes whose requests can meet its `on`, and
+/// `reached` those of them that accept a caller who can meet its `who`.
 pub(super) fn warn_of_routes(
     rule: &raw::Rule,
     meant: &[&raw::Route],
@@ -28,7 +28,7 @@ pub(super) fn warn_of_routes(
 ) {
     let who = &rule.who;
     let has_route = |name: &String| root.routes.iter().any(|route| route.webhook.as_ref() == Some(name));
-    // What is defined and not used yet needs no word.
+    // A definition that nothing uses yet deserves no warning.
     let is_idle = root.routes.is_empty()
         || (root.issuers.is_empty() && who.webhooks.is_empty() && !who.anonymous)
         || who.issuers.iter().any(|name| name == break_glass::ISSUER)
@@ -67,7 +67,7 @@ pub(super) fn warn_of_kind(who: &raw::Who, is_deny: bool, at: &At, root: &raw::R
     let Some(issuers) = issuers_of(who, root) else { return };
     // With an actor, these may be its clients.
     let clients: &[String] = if is_deny || who.on_behalf_of.is_some() { &[] } else { &who.clients };
-    if issuers.into_iter().any(|issuer| may_be_of_kind(issuer, clients, kind)) {
+    if issuers.into_iter().any(|issuer| Kinds::of(issuer).may_be(kind, clients)) {
         return;
     }
     report
@@ -115,7 +115,7 @@ pub(super) fn warn_of_need(rule: &raw::Rule, at: &At, root: &raw::Root, report: 
 }
 
 /// The issuers that are named; `None` if there are none, or if one of them has no entry.
-fn issuers_of<'r>(who: &raw::Who, root: &'r raw::Root) -> Option<Vec<&'r raw::Issuer>> {
+pub(super) fn issuers_of<'r>(who: &raw::Who, root: &'r raw::Root) -> Option<Vec<&'r raw::Issuer>> {
     let entry = |name: &String| root.issuers.iter().find(|issuer| issuer.name == *name);
     let entries: Vec<_> = who.issuers.iter().map(entry).collect::<Option<_>>()?;
     (!entries.is_empty()).then_some(entries)
@@ -139,14 +139,14 @@ pub(super) fn warn_of_email(who: &raw::Who, at: &At, root: &raw::Root, report: &
 pub(super) fn may_have_unverified_email(who: &raw::Who, root: &raw::Root) -> bool {
     let is_verified = |path: &String| is_claim(path, "email_verified");
     let may_be_unverified = |issuer: &raw::Issuer| {
-        // The other presets have no such claim, and GitHub tells of verified addresses alone.
-        let tells_of_none = matches!(
+        // The other presets have no such claim, and GitHub gives verified addresses only.
+        let has_none = matches!(
             issuer.preset,
             Some(
                 Preset::GithubOauth | Preset::GithubActions | Preset::GitlabCi | Preset::Kubernetes | Preset::Doorward
             )
         );
-        !tells_of_none && !issuer.required_claims.keys().any(is_verified)
+        !has_none && !issuer.required_claims.keys().any(is_verified)
     };
     let mut meant = root.issuers.iter().filter(|issuer| who.issuers.is_empty() || who.issuers.contains(&issuer.name));
     !who.claims.keys().any(is_verified) && meant.any(may_be_unverified)

@@ -1,7 +1,10 @@
 //! Names that nothing in Kubernetes has. A rule that asks for one never matches, and a deny that never matches is as
 //! bad as none.
 
-use crate::config::report::{At, Report};
+use crate::config::{
+    report::{At, Report},
+    resolve::is_label,
+};
 
 /// Resources of the API server and of Tekton, in the plural that requests use, and their API groups.
 const KNOWN: [(&str, &[&str]); 41] = [
@@ -88,13 +91,6 @@ pub(super) fn check_namespace(text: &str, at: &At, report: &mut Report) {
     }
 }
 
-fn is_label(text: &str) -> bool {
-    (1..=63).contains(&text.len())
-        && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
-        && !text.starts_with('-')
-        && !text.ends_with('-')
-}
-
 /// Reports an invalid API group.
 pub(super) fn check_group(text: &str, at: &At, report: &mut Report) {
     match text.split_once('/') {
@@ -132,7 +128,7 @@ pub(super) fn check_resource(text: &str, groups: &[String], at: &At, report: &mu
         return;
     }
     if plural.or(renamed).is_none() {
-        return warn_of_group(text, groups, at, report);
+        return warn_of_group(text, resource, groups, at, report);
     }
     let (resource, sub) = (plural.unwrap_or(resource), renamed.unwrap_or(sub));
     let meant = if sub.is_empty() { resource.to_owned() } else { format!("{resource}/{sub}") };
@@ -141,9 +137,9 @@ pub(super) fn check_resource(text: &str, groups: &[String], at: &At, report: &mu
         .help(format!("did you mean `{meant}`?"));
 }
 
-/// Warns of a known resource if all API groups that are listed are known too, and it is in none of them.
-fn warn_of_group(text: &str, groups: &[String], at: &At, report: &mut Report) {
-    let resource = text.split_once('/').map_or(text, |(resource, _)| resource);
+/// Warns of a known resource if all API groups that are listed are known too, and it is in none of them. `text` has
+/// its sub-resource too.
+fn warn_of_group(text: &str, resource: &str, groups: &[String], at: &At, report: &mut Report) {
     let Some((_, own)) = KNOWN.into_iter().find(|(known, _)| *known == resource) else { return };
     let is_known = |group: &String| KNOWN.iter().any(|(_, known)| known.contains(&group.as_str()));
     if groups.is_empty() || !groups.iter().all(is_known) || groups.iter().any(|group| own.contains(&group.as_str())) {

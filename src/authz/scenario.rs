@@ -372,7 +372,7 @@ fn attributes(
     route: &raw::Route,
     sent: Option<&Attributes>,
 ) -> Result<Attributes, String> {
-    fn told(of: &Attributes) -> [&str; 6] {
+    fn compared(of: &Attributes) -> [&str; 6] {
         [&of.verb, &of.api_group, &of.resource, &of.subresource, &of.namespace, &of.name]
     }
     if !route.reaches_kubernetes() {
@@ -394,7 +394,7 @@ fn attributes(
         follow: false,
         apply: false,
     };
-    match sent.filter(|sent| told(sent) != told(&attributes)) {
+    match sent.filter(|sent| compared(sent) != compared(&attributes)) {
         Some(sent) => Err(format!(
             "`kubernetes` says `{}`, and the path and the method say `{}`; leave one of them out",
             attributes.in_words(),

@@ -28,7 +28,7 @@ pub const TOKEN_ENDPOINT: &str = "/oauth2/token";
 /// least this.
 const MIN_LIFETIME: Span = Span::from_secs(60);
 
-/// Refuses the `lifetime` below `at` unless a token may have it. `longest` is `tokens.lifetime`.
+/// Reports the `lifetime` below `at` if no token may have it. `longest` is `tokens.lifetime`.
 pub fn check_lifetime(lifetime: Span, longest: Span, at: &At, report: &mut Report) {
     if let Some(problem) = report.bounded(at, "lifetime", lifetime, MIN_LIFETIME..=longest) {
         problem.help("no token lasts longer than `tokens.lifetime`");

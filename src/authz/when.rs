@@ -29,7 +29,8 @@ const APART: [(&str, &str); 6] = [
 
 const NAMELESS: &str = "a create, and a list, watch or deletion of all objects have an empty `kubernetes.name`";
 
-/// Warns about what the expression of a rule with the conditions `on` reads. `routes` are those where the rule can match.
+/// Warns about fields that the expression of a rule reads. `on` has the conditions of the rule, and `routes` the routes
+/// where it can match.
 pub(super) fn warn(
     rule: &raw::Rule,
     reads: &Reads<'_>,
@@ -40,7 +41,7 @@ pub(super) fn warn(
     report: &mut Report,
 ) {
     let at = at.key("when");
-    // By the verb or by paths, the author has told such requests apart.
+    // The author has distinguished such requests by verb or by path.
     let tells_apart = reads.fields.contains(&VERB) || !rule.on.paths.is_empty();
     if !tells_apart && routes.iter().any(|route| route.reaches_kubernetes()) {
         warn_of_namespace(rule, reads, on, reading, &at, report);
@@ -65,7 +66,7 @@ pub(super) fn warn_of_email(rule: &raw::Rule, reads: &Reads<'_>, root: &raw::Roo
 /// Warns of a variable that requests of a route do not have, so that the expression fails for all of them.
 fn warn_of_variables(rule: &raw::Rule, reads: &Reads<'_>, routes: &[&raw::Route], at: &At, report: &mut Report) {
     let (on, who) = (&rule.on, &rule.who);
-    // The author has told requests apart by other means than the route.
+    // The author has distinguished requests by other means than the route.
     if APART.iter().any(|field| reads.fields.contains(field))
         || !(on.hosts.is_empty() && on.paths.is_empty())
         || !(who.repositories.is_empty() && who.senders.is_empty())
@@ -126,7 +127,7 @@ fn warn_of_namespace(rule: &raw::Rule, reads: &Reads<'_>, on: &[On], reading: Re
         });
 }
 
-/// Warns that requests about all objects get round a rule about the names of some.
+/// Warns that requests which name no object evade a rule about the names of some.
 fn warn_of_name(rule: &raw::Rule, reads: &Reads<'_>, on: &[On], reading: Reading, at: &At, report: &mut Report) {
     let can_hold = |on: &On| match on {
         On::Kubernetes(condition) => condition.can_name_no_object(reading),

@@ -368,7 +368,7 @@ fn is_number(number: Number<'_>, own: &str) -> bool {
     }
 }
 
-/// Whether `who` may be about whoever acts for a person, and not about the person. No sender of deliveries acts for one.
+/// Whether `who` may be about the actor of a person rather than about the person. A sender of deliveries is no actor.
 pub(super) fn speaks_of_actors(raw: &raw::Who) -> bool {
     let may_be_actors = !raw.subjects.is_empty() || !raw.clients.is_empty() || raw.kind == Some(Kind::Agent);
     may_be_actors && raw.webhooks.is_empty()

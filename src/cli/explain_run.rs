@@ -387,7 +387,7 @@ fn from_trail(sources: &Sources, id: Uuid, format: Format, out: &mut impl Write)
     }
 }
 
-/// Whether Doorward answered a request itself, without looking at any rule.
+/// Whether Doorward answered a request itself, without evaluating any rule.
 fn is_for_own_page(inputs: &ReplayInputs) -> bool {
     let ReplayInputs { route, decision, reason, about, .. } = inputs;
     route.is_none() && decision.is_none() && reason.is_none() && about.is_none()

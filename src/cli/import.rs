@@ -62,9 +62,10 @@ const ALWAYS: [&str; 15] = [
 ];
 
 /// What to do for paths that need no login.
-const OPEN_ROUTE: &str = "add a route of kind `http` for these paths with `schemes: [anonymous]` and no other scheme, and a rule that \
-     allows it. Such a route forwards `Authorization`, but no bearer token if another route of the host has the scheme \
-     `bearer`; if applications take tokens of their own there, give them a host of their own";
+const OPEN_ROUTE: &str = "add a route of kind `http` for these paths with `schemes: [anonymous]` and no other scheme, \
+                          and a rule that allows it. Such a route forwards `Authorization`, but no bearer token if \
+                          another route of the host has the scheme `bearer`; if applications take tokens of their own \
+                          there, give them a host of their own";
 
 /// Settings without a counterpart, and what to do instead.
 const INSTEAD: [(&str, &str); 33] = [
@@ -296,8 +297,8 @@ fn issuer(
             )?;
             if organisation.contains([',', ' ']) {
                 notes.push(format!(
-                    "`github_org`: no organisation can have the name `{organisation}`, so nobody gets in: name one by `tenant` of \
-                     the issuer"
+                    "`github_org`: no organisation can have the name `{organisation}`, so nobody gets in: name one by \
+                     `tenant` of the issuer"
                 ));
             }
             entry.insert("tenant".to_owned(), organisation.into());

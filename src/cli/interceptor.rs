@@ -76,8 +76,9 @@ fn print(args: &InterceptorArgs, out: &mut impl Write, stderr: &mut impl Write) 
     if !certificates.iter().any(is_authority) {
         writeln!(
             stderr,
-            "doorward: warning: {} holds no certificate of an authority (`CA:TRUE`): once the listener's certificate is renewed, \
-             EventListeners make no runs until this is done again; name a file with the authority that signs it, if there is one",
+            "doorward: warning: {} holds no certificate of an authority (`CA:TRUE`): once the listener's certificate \
+             is renewed, EventListeners make no runs until this is done again; name a file with the authority that \
+             signs it, if there is one",
             args.ca.display()
         )?;
     }

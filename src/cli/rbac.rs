@@ -81,8 +81,8 @@ pub fn run(args: &RbacArgs, out: &mut impl Write, notes: &mut impl Write) -> Res
             // `kubectl apply` fails on nothing, and does not say why it was given nothing.
             writeln!(
                 notes,
-                "the configuration needs no rights in Kubernetes, so there are no roles to apply; `--check` finds those that \
-                 an earlier one left"
+                "the configuration needs no rights in Kubernetes, so there are no roles to apply; `--check` finds \
+                 those that an earlier one left"
             )?;
         }
         return Ok(0);
@@ -121,7 +121,8 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
 
 pub(super) fn no_list(path: &Path, error: &serde_json::Error) -> String {
     format!(
-        "{} is not a list of Kubernetes objects in JSON: {error}; write it with `kubectl get KINDS -A -o json`, as the help says",
+        "{} is not a list of Kubernetes objects in JSON: {error}; write it with `kubectl get KINDS -A -o json`, as the \
+         help says",
         path.display()
     )
 }

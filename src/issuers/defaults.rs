@@ -112,22 +112,6 @@ pub(super) fn kind_of_logins(raw: &raw::Issuer) -> Option<Kind> {
     login.kind.or_else(|| (raw.kind.is_none() && raw.preset.is_some_and(of_people)).then_some(Kind::Human))
 }
 
-/// Whether some caller of an issuer is of a kind, by the settings of the entry. `clients` are those that are meant, if not
-/// all. Whoever has an actor is an agent as well, and so is a client that acts for itself.
-pub fn may_be_of_kind(raw: &raw::Issuer, clients: &[String], kind: Kind) -> bool {
-    // In Doorward's own tokens it is a claim.
-    if kind == Kind::Agent || raw.preset == Some(Preset::Doorward) {
-        return true;
-    }
-    let usual = raw.kind.or_else(|| Defaults::of(raw.preset).kind);
-    let is_usual = usual == Some(kind) || kind_of_logins(raw) == Some(kind);
-    let set = |id: &String| raw.clients.iter().find(|client| client.id == *id)?.kind;
-    match clients {
-        [] => is_usual || raw.clients.iter().any(|client| client.kind == Some(kind)),
-        clients => clients.iter().any(|id| set(id).map_or(is_usual, |set| set == kind)),
-    }
-}
-
 pub(super) fn shared_audience(raw: &raw::Issuer) -> Option<(&'static str, &'static str)> {
     SHARED_AUDIENCES.into_iter().find(|(shared, _)| raw.audiences.iter().any(|audience| audience == shared))
 }

@@ -11,7 +11,7 @@ use crate::{
     config::raw::{self, Preset},
 };
 
-/// The settings that say of which kind a principal is.
+/// The settings that determine the kind of a principal.
 #[derive(Debug, Default)]
 pub struct Kinds {
     /// Whether tokens have it as a claim, as Doorward's own do.
@@ -57,6 +57,20 @@ impl Kinds {
         let kind = of_client.or(of_login).or(self.of_issuer).unwrap_or(Kind::Agent);
         let machine = client.is_some_and(|client| client == subject || self.is_client(client, subject));
         if machine && kind == Kind::Human { Kind::Agent } else { kind }
+    }
+
+    /// Whether some caller of the issuer can be of a kind. `clients` limits this to callers with these clients, unless
+    /// it is empty. Any issuer can have agents: a caller with an actor is one, and so is a client that acts for itself.
+    pub fn may_be(&self, kind: Kind, clients: &[String]) -> bool {
+        if kind == Kind::Agent || self.is_claim {
+            return true;
+        }
+        let is_usual = self.of_issuer == Some(kind) || self.of_logins == Some(kind);
+        let set = |id: &String| self.clients.get(id.as_str())?.kind;
+        match clients {
+            [] => is_usual || self.clients.values().any(|client| client.kind == Some(kind)),
+            clients => clients.iter().any(|id| set(id).map_or(is_usual, |set| set == kind)),
+        }
     }
 
     /// The subject of the tokens that the client has for itself, if configured.

@@ -71,7 +71,7 @@ use self::verified::{Verified, VerifiedTokens};
 pub use self::{
     breaker::{Breaker, Bucket, LONGEST_ISSUER_PAUSE},
     client_auth::{ASSERTION_TYPE, ClientAuth, ISSUED_BEFORE, Proof, form_request},
-    defaults::{fill as fill_defaults, may_be_of_kind, name_issuer, username_template},
+    defaults::{fill as fill_defaults, name_issuer, username_template},
     discovery::{MAX_METADATA, Metadata, location as discovery_location, secure_url},
     issuer::Issuer,
     jwt::Unverified,
@@ -128,7 +128,7 @@ pub const REVOKED: &str = "the token was revoked";
 const UNSEEN: &str = "the token is not accepted here, as `tokens.exchange` does not name the cluster of its run, or the \
                       namespace there";
 
-/// What was revoked of a caller whose credential is no longer accepted.
+/// The extent of the revocation by which a credential is no longer accepted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Revoked {
     /// This credential: another one of the same caller may be accepted.
@@ -282,13 +282,14 @@ impl Issuers {
                 verified
             }
         };
-        // The trail must name who tries it.
+        // The audit trail must name the caller who still presents the token.
         let refused = |rejection: Rejection| rejection.with_presented(PresentedIdentity::of(&verified.principal));
         if let Some(revoked) = revocations.revoked(&verified.principal) {
             return Err(refused(revoked.refusal()));
         }
         if self.have_lost_run_of(&verified.principal) {
-            let unseen = Rejection::new(Reason::TokenRevoked, UNSEEN).fix("have it added, and get a new token");
+            let unseen = Rejection::new(Reason::TokenRevoked, UNSEEN)
+                .fix("ask whoever runs Doorward to add it, and get a new token");
             return Err(refused(unseen));
         }
         Ok(Arc::clone(&verified.principal))

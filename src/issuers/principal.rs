@@ -369,8 +369,8 @@ fn is_of_same_issuer(act: &Value, claims: &Map<String, Value>) -> bool {
     act.get("iss").is_none_or(|iss| claims.get("iss") == Some(iss))
 }
 
-/// The issuer of the actor in one of Doorward's own tokens. Actors of unknown issuers are not listed beside the chain,
-/// and another of the same name may be, so that only a complete list shows which is the outermost.
+/// The issuer of the actor in one of Doorward's own tokens. `acting` omits actors of unknown issuers and may list
+/// another actor of the same name, so its first entry is the outermost actor only if the list is complete.
 fn issuer_of_actor(act: &Value, subject: &str, claims: &Map<String, Value>) -> Option<Arc<str>> {
     let known = acting(claims);
     let first = known.first().filter(|first| *first.subject == *subject && known.len() == levels(act).count())?;

@@ -322,6 +322,7 @@ fn caller(principal: &Principal) -> String {
             Some(of) => format!("of issuer {of}"),
             None => "of an issuer that is not known here".to_owned(),
         };
+        // No token of Doorward's own is exchanged.
         let client = match principal.requesting_client(false) {
             Some(client) if *client == actor.subject => String::new(),
             Some(client) => format!(" with client {client}"),

@@ -100,8 +100,8 @@ async fn a_route_for_some_methods_takes_them_even_after_a_route_for_all() {
     assert_eq!(fixture.doorward.get("/x", &["Host: both.test"]).await.status, 200, "the twin");
 }
 
-/// An application that authenticates its callers itself got none of their credentials. What may be meant for Doorward is
-/// still not disclosed to it.
+/// Regression: an application that authenticates its callers itself got none of their credentials. Credentials that may
+/// be meant for Doorward are still not disclosed to it.
 #[tokio::test]
 async fn an_application_gets_authorization_where_doorward_reads_none() {
     let own = "routes:\n  - {name: own, kind: http, hosts: [web.test], paths: ['/own/*'], schemes: [anonymous], upstream: web}\n";

@@ -87,7 +87,7 @@ fn problems_that_involve_no_file_are_found_too() {
     }
 }
 
-/// It was reported as not set.
+/// Regression: such a variable was reported as not set.
 #[test]
 fn a_secret_in_a_variable_may_be_bytes_as_one_in_a_file_may() {
     let dir = tempfile::tempdir().unwrap();
@@ -232,7 +232,7 @@ admin: {{address: 127.0.0.1:0}}
     }
 }
 
-/// `check` said that all is good, and the start ended at once.
+/// Regression: `check` found no problem, and the start failed at once.
 #[test]
 fn what_is_in_the_way_of_the_store_the_trail_and_the_socket_is_found() {
     let dir = tempfile::tempdir().unwrap();

@@ -215,7 +215,7 @@ async fn nginx_lets_through_what_the_policy_allows() {
     assert_eq!(denied["status_code"], "no_rule_matched", "{denied}");
 }
 
-/// They got a bare 403, and no way to such a login.
+/// Regression: people got a bare 403, and no way to such a login.
 #[tokio::test]
 async fn behind_nginx_people_are_sent_to_the_login_that_a_rule_needs() {
     let world = world("forward_auth: nginx").await;

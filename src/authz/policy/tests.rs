@@ -60,6 +60,13 @@ pub(super) fn compile(root: &raw::Root) -> Result<Policy, Report> {
     Policy::compile(root, &mut resolver).ok_or(resolver.report)
 }
 
+/// The warnings about a policy without errors.
+fn warnings_of(root: &raw::Root) -> Vec<crate::config::report::Problem> {
+    let mut resolver = Resolver::new(Path::new("/"));
+    assert!(Policy::compile(root, &mut resolver).is_some(), "{:#?}", resolver.report.problems());
+    resolver.report.problems().to_vec()
+}
+
 /// Compiles a policy and decides its test cases.
 fn decide_all(ground: &str, policy: &str) {
     let root = root(ground, policy);

@@ -201,9 +201,9 @@ fn chosen(
     ))
 }
 
-/// Returns the credentials that a principal of this issuer can use on a route, as the proxy decides before any rule,
-/// the first of which counts: none, if the route allows anonymous requests and looks at no credential that the
-/// principal can have.
+/// Returns the credentials that a principal of this issuer can use on a route, as the proxy decides before any rule.
+/// The first counts, unless only another gives the written kind; it is `Anonymous` if the route accepts anonymous
+/// requests and no credential that the principal can have.
 fn schemes_of(issuer: &str, configured: Option<&raw::Issuer>, route: &raw::Route) -> Result<Vec<Scheme>, Rejection> {
     let can_have = |scheme: &Scheme| match scheme {
         Scheme::Bearer => configured.is_some_and(|issuer| route.fits_tokens_of(issuer)),

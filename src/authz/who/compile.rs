@@ -17,6 +17,7 @@ use super::{
         issuers::{ClaimPath, IssuerFacts},
         names::Names,
         on,
+        reach::issuers_of,
     },
     NamedIssuers, Party, Who, says_nothing, speaks_of_actors,
 };
@@ -234,13 +235,10 @@ fn warn_of_kind(raw: &raw::Who, purpose: Purpose, at: &At, root: &raw::Root, rep
         .help("write `kind: agent`, or add `on_behalf_of: {}` if the person's kind is meant");
 }
 
-/// Whether only tokens of Doorward's own are meant.
+/// Whether `who` names Doorward as an issuer, and no other.
 fn is_of_own_tokens(raw: &raw::Who, root: &raw::Root) -> bool {
-    let is_own = |name: &String| {
-        let mut named = root.issuers.iter().filter(|issuer| issuer.name == *name);
-        named.any(|issuer| issuer.preset == Some(raw::Preset::Doorward))
-    };
-    !raw.issuers.is_empty() && raw.issuers.iter().all(is_own)
+    let is_own = |issuer: &raw::Issuer| issuer.preset == Some(raw::Preset::Doorward);
+    issuers_of(raw, root).is_some_and(|issuers| issuers.into_iter().all(is_own))
 }
 
 /// Warns of actors without an issuer of theirs: in a token of Doorward's own, each but a task is of another.

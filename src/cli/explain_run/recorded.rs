@@ -1,4 +1,4 @@
-//! What the trail has about a request, in words.
+//! The output of `doorward explain --audit-id`.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use uuid::Uuid;
 use super::Answer;
 use crate::{audit::ReplayInputs, authz::AskedToken, config::raw::Effect, terminal};
 
-/// What the trail has about a request, and the decision on its inputs now.
+/// The record of a request, and the decisions on its inputs by the recorded and by the current policy.
 #[derive(Serialize)]
 pub(super) struct FromTrail<'a> {
     pub(super) recorded: Recorded<'a>,
@@ -18,7 +18,7 @@ pub(super) struct FromTrail<'a> {
     pub(super) under_recorded: Option<Answer>,
     /// `None` if no rule was evaluated: the caller was not authenticated, or no route matched.
     pub(super) under_current: Option<Answer>,
-    /// Claims that the current policy reads and that were not recorded, as no rule read them then.
+    /// Claims that the current policy reads, and that were not recorded because no rule read them then.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(super) unrecorded: Vec<String>,
     /// Fields of the record that were cut, without which a new decision may differ.

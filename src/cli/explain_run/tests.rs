@@ -1,4 +1,4 @@
-//! How the address of an explained request is read.
+//! How `doorward explain` reads addresses, tokens and records, and what it says of them.
 
 use clap::Parser;
 use http::Method;

@@ -1,4 +1,4 @@
-//! The claims that a recorded caller may have had, which the trail does not have as no rule read them at the time.
+//! Claims that a recorded caller may have had, and that are not in the trail because no rule read them at the time.
 
 use std::sync::Arc;
 
@@ -10,7 +10,7 @@ use crate::{
     config::raw::Root,
 };
 
-/// The recorded caller, of whom only what was recorded is known. `then` has the policy of the time, if it is known.
+/// The recorded caller, whose other claims count as unknown. `then` has the policy of the time, if it is known.
 pub(super) fn as_recorded(principal: &Principal, then: Option<&Root>) -> Principal {
     let has_claims = matches!(principal.scheme, Scheme::Bearer | Scheme::Session);
     let named = then.and_then(claims_named).unwrap_or_default();

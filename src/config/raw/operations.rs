@@ -358,7 +358,7 @@ pub struct Admin {
     /// The Unix socket for operator commands. Fixed until restart.
     pub socket: Option<PathBuf>,
     /// User ids that may use the socket, besides Doorward's own and root. If there are any, everybody who may enter its
-    /// folder can connect, and all others are refused.
+    /// folder can connect, but users who are not listed are refused.
     pub socket_users: Vec<u32>,
 }
 

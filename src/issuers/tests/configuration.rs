@@ -290,8 +290,7 @@ async fn issuers_that_could_be_mixed_up_are_refused() {
 /// attacks:Z35.
 #[tokio::test]
 async fn a_route_has_at_most_one_issuer_for_opaque_tokens() {
-    let secret = NamedTempFile::new().unwrap();
-    std::fs::write(secret.path(), "s").unwrap();
+    let secret = secret();
     let introspection = json!({"mode": "opaque", "client": {"id": "d", "secret": {"file": secret.path()}}});
     let two = json!([
         good(json!({"introspection": introspection})),

@@ -141,7 +141,8 @@ impl Exchanger<'_> {
         let away = |why: &str| {
             // It may have been reached, and have answered that it is in trouble or asked too often.
             let description = format!(
-                "{name} gives no token at the moment: {why}; try again, and if it stays so, check its status and that Doorward can reach it"
+                "{name} gives no token at the moment: {why}; try again, and if it stays so, check its status and that \
+                 Doorward can reach it"
             );
             Refusal::unavailable(Reason::UpstreamUnreachable, description)
         };

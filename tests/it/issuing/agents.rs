@@ -213,7 +213,7 @@ async fn an_agent_that_a_person_permits_needs_a_rule_too() {
     .await;
 }
 
-/// Another issuer's client of the name passed for the one that the rule names.
+/// Regression: a client of another issuer passed for the client of the same name in the rule.
 #[tokio::test]
 async fn an_agent_of_another_issuer_needs_a_rule_that_names_its_issuer() {
     for (also, status) in [("", 400), (", ci", 200)] {

@@ -78,7 +78,7 @@ async fn an_operator_revokes_an_own_token_even_if_no_route_accepts_it() {
     assert_eq!(introspected(&world, "target", &own).await["active"], false);
 }
 
-/// Whoever had got a token for one from a build log could use that until it expired.
+/// Regression: a token that somebody had got in exchange for one from a build log stayed valid until it expired.
 #[tokio::test]
 async fn the_tokens_that_a_token_was_exchanged_for_end_when_it_is_revoked() {
     let world = World::start().await;

@@ -5,9 +5,7 @@ use super::*;
 /// The number of warnings about the expression of a rule that contain this text.
 fn warnings(rule: &str, text: &str) -> usize {
     let root = root(GROUND, &format!("rules: [{{id: a, {rule}}}]"));
-    let mut resolver = Resolver::new(Path::new("/"));
-    assert!(Policy::compile(&root, &mut resolver).is_some(), "{rule}: {:?}", resolver.report.problems());
-    let of_when = resolver.report.problems().iter().filter(|problem| problem.at.as_str() == "/rules/0/when");
+    let of_when = warnings_of(&root).into_iter().filter(|problem| problem.at.as_str() == "/rules/0/when");
     of_when.filter(|problem| problem.message.contains(text) && problem.help.is_some()).count()
 }
 
@@ -143,9 +141,8 @@ fn an_address_that_nobody_may_have_verified_is_warned_about() {
         ("preset: github_oauth", rule(&format!("{WHEN}, do: allow")), None),
     ] {
         let root = root(&ONE_ISSUER.replacen("kind: human", issuer, 1), &policy);
-        let mut resolver = Resolver::new(Path::new("/"));
-        assert!(Policy::compile(&root, &mut resolver).is_some(), "{policy}: {:?}", resolver.report.problems());
-        let told: Vec<&str> = resolver.report.problems().iter().map(|problem| problem.at.as_str()).collect();
+        let warnings = warnings_of(&root);
+        let told: Vec<&str> = warnings.iter().map(|problem| problem.at.as_str()).collect();
         assert_eq!(told, Vec::from_iter(expected), "{issuer} {policy}");
     }
 }

@@ -18,9 +18,7 @@ routes:
 /// Asserts that these are the places of all warnings about a rule.
 fn assert_warned(rule: &str, places: &[&str]) {
     let root = root(ISSUERS, &format!("rules: [{{id: a, {rule}}}]"));
-    let mut resolver = Resolver::new(Path::new("/"));
-    assert!(Policy::compile(&root, &mut resolver).is_some(), "{rule}: {:?}", resolver.report.problems());
-    let problems = resolver.report.problems();
+    let problems = warnings_of(&root);
     assert!(problems.iter().all(|problem| problem.help.is_some()), "{rule}: {problems:?}");
     let told: Vec<&str> = problems.iter().filter_map(|problem| problem.at.as_str().strip_prefix("/rules/0/")).collect();
     assert_eq!(told, places, "{rule}: {problems:?}");
@@ -101,9 +99,8 @@ fn a_misspelt_client_is_warned_about_where_only_listed_ones_are_accepted() {
             ("grants", format!("grants: [{{id: a, {who}, kubernetes_groups: [g]}}]")),
         ] {
             let root = root(&ground, &policy);
-            let mut resolver = Resolver::new(Path::new("/"));
-            assert!(Policy::compile(&root, &mut resolver).is_some(), "{:?}", resolver.report.problems());
-            let told = resolver.report.problems().iter().map(|problem| (problem.at.as_str(), problem.help.as_deref()));
+            let warnings = warnings_of(&root);
+            let told = warnings.iter().map(|problem| (problem.at.as_str(), problem.help.as_deref()));
             let at = format!("/{list}/0/who/clients/0");
             let expected = expected.map(|help| (at.as_str(), Some(help)));
             assert_eq!(told.collect::<Vec<_>>(), Vec::from_iter(expected), "{issuer} {client}");
