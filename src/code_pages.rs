@@ -1,4 +1,4 @@
-//! Returns memory that holds code which only a start or a reload runs.
+//! Returns memory that holds code and constants which only a start or a reload uses.
 //!
 //! Reading and checking a configuration touches more of the program than serving requests does, and Linux maps the
 //! surroundings of each page that is touched: after a start more than half of the resident memory is code that an idle
@@ -7,8 +7,8 @@
 
 use std::{fs, io, ops::Range, path::Path};
 
-/// Asks the kernel to reclaim the pages of this program's code. What is needed is read again from the page cache or the
-/// binary when it is next run. A kernel that cannot do this (before Linux 5.4, gVisor) keeps them.
+/// Asks the kernel to reclaim the pages of this program that are never written. What is needed later is read again from
+/// the page cache or the binary. A kernel that cannot do this (before Linux 5.4, gVisor) keeps them.
 pub fn release() {
     if let Err(error) = try_release() {
         tracing::debug!(%error, "the memory of the code that a start needs is not returned");
@@ -23,14 +23,14 @@ fn try_release() -> io::Result<()> {
     Ok(())
 }
 
-/// The mappings that `program` may execute, by the lines of `/proc/self/maps`.
+/// The mappings of `program` that are never written: its code and constants, by the lines of `/proc/self/maps`.
 fn code_of(maps: &str, program: &Path) -> Vec<Range<usize>> {
     let code = maps.lines().filter_map(|line| {
         // Address, permissions, offset, device, inode, and the path after blanks; it may hold blanks itself.
         let mut fields = line.splitn(6, ' ');
         let (range, permissions) = (fields.next()?, fields.next()?);
         let path = fields.nth(3)?.trim_start();
-        if !permissions.contains('x') || Path::new(path) != program {
+        if permissions.contains('w') || Path::new(path) != program {
             return None;
         }
         let (start, end) = range.split_once('-')?;
@@ -55,16 +55,19 @@ mod tests {
     const MAPS: &str = "\
 5581c0000000-5581c0600000 r--p 00000000 fe:00 1234                       /opt/door ward
 5581c0600000-5581c2000000 r-xp 00600000 fe:00 1234                       /opt/door ward
-5581c2000000-5581c20a8000 r--p 01fff000 fe:00 1234                       /opt/door ward
+5581c2000000-5581c20a8000 rw-p 01fff000 fe:00 1234                       /opt/door ward
 7f0000000000-7f0000100000 r-xp 00000000 fe:00 99                         /usr/lib/libc.so.6
 7f0000200000-7f0000300000 r-xp 00000000 00:00 0
 7ffc00000000-7ffc00002000 r-xp 00000000 00:00 0                          [vdso]
 ";
 
     #[test]
-    fn only_executable_mappings_of_the_program_itself_are_code() {
+    fn only_mappings_of_the_program_itself_that_are_never_written_count() {
         let code = |maps, program| code_of(maps, Path::new(program));
-        assert_eq!(code(MAPS, "/opt/door ward"), vec![0x5581_c060_0000..0x5581_c200_0000]);
+        assert_eq!(
+            code(MAPS, "/opt/door ward"),
+            vec![0x5581_c000_0000..0x5581_c060_0000, 0x5581_c060_0000..0x5581_c200_0000]
+        );
         assert!(code(MAPS, "/opt/door").is_empty());
         assert!(code("nonsense\n", "/opt/door").is_empty());
     }
