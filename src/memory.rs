@@ -118,10 +118,12 @@ impl Memory {
         }
     }
 
-    /// Measures the memory in use and reports to the component.
-    pub fn look(&self, limits: &Limits, component: &ComponentHandle) {
+    /// Measures the memory in use and reports to the component. Returns what buffered bodies may use, as
+    /// [`for_bodies`] does.
+    pub fn look(&self, limits: &Limits, component: &ComponentHandle) -> Size {
         let used = used_here().unwrap_or(0);
-        let limit = limit(limits).map(|limit| limit.0);
+        let applies = limit(limits);
+        let limit = applies.map(|limit| limit.0);
         let level = limit.map_or(Level::Calm, |limit| Level::of(used, limit, limits));
         self.metrics.used.set(i64::try_from(used).unwrap_or(i64::MAX));
         self.metrics.limit.set(limit.map_or(0, |limit| i64::try_from(limit).unwrap_or(i64::MAX)));
@@ -135,6 +137,7 @@ impl Memory {
             Level::CloseIdle | Level::RefuseStreams => component.degraded(why()),
             Level::RefuseConnections | Level::RefuseRequests => component.failed(why()),
         }
+        limits.buffered_within(applies)
     }
 }
 

@@ -87,9 +87,7 @@ impl Parts<'_> {
             true => Identity::of(trail.instance(), &store_path.with_extension(hold::REPLICA_EXTENSION)),
             false => Identity::default(),
         };
-        let mut app = self.assemble(snapshot, shared, redis, policies::beside(&store_path));
-        app.held = app.held.identified(identity);
-        let app = Arc::new(app);
+        let app = Arc::new(self.assemble(snapshot, shared, redis, identity, policies::beside(&store_path)));
         app.note_break_glass(app.snapshot.load().break_glass.as_ref(), &mut lock(&app.noted_break_glass));
         app.outcome.taken(Arc::clone(&loaded.digest), Applied::default());
         app.store_policy(&app.snapshot.load().policy)
@@ -156,7 +154,14 @@ impl Parts<'_> {
         }
     }
 
-    fn assemble(self, snapshot: Snapshot, shared: Shared, redis: Option<Redis>, policies: PathBuf) -> App {
+    fn assemble(
+        self,
+        snapshot: Snapshot,
+        shared: Shared,
+        redis: Option<Redis>,
+        identity: Identity,
+        policies: PathBuf,
+    ) -> App {
         let Self { runtime, metrics, requests, clock, context } = self;
         let control = runtime.handle();
         let sessions::Shared { store, revocations, drain, trail, .. } = shared.sessions.clone();
@@ -171,7 +176,8 @@ impl Parts<'_> {
             drain,
             trail,
             replay: Replay::new(Arc::clone(&store)),
-            held: hold::Queue::new(Arc::clone(&store), snapshot.sessions.keys(), metrics.webhooks.clone()),
+            held: hold::Queue::new(Arc::clone(&store), snapshot.sessions.keys(), metrics.webhooks.clone())
+                .identified(identity),
             run_ends: RunEnds::default(),
             lookups: Lookups::default(),
             holder_revocations: HolderRevocations::default(),

@@ -9,7 +9,6 @@ use crate::{
     clock::every,
     config::{raw::Limits, values::Size},
     lock::lock,
-    memory,
     snapshot::Snapshot,
     store::StoreError,
 };
@@ -134,9 +133,8 @@ pub(super) async fn watch_memory(app: &App) {
     loop {
         tick.tick().await;
         let limits = Arc::clone(&app.snapshot.load().limits);
-        app.memory.look(&limits, &component);
-        // The limit of the cgroup can change at any time.
-        let for_bodies = memory::for_bodies(&limits);
+        // A reload changes it, and the limit of the cgroup can change at any time.
+        let for_bodies = app.memory.look(&limits, &component);
         app.budget.set_limit(for_bodies.bytes());
         if is_cut_by_cgroup(&limits, for_bodies) && warned.replace(for_bodies) != Some(for_bodies) {
             tracing::warn!(

@@ -28,7 +28,6 @@ use crate::{
     downstream::{self, Downstream},
     lock::lock,
     logging::Logging,
-    memory,
     snapshot::{self, Resolved, Snapshot},
     store,
     upstream::Pools,
@@ -315,7 +314,6 @@ impl Reloader {
             tracing::error!(%error, "the policy cannot be stored, so its decisions cannot be explained later");
         }
         break_glass::log_closed(next.break_glass.as_ref(), app.clock.now());
-        app.budget.set_limit(memory::for_bodies(&next.limits).bytes());
         {
             // Recorded before it is in force, so that the people it admits are in the trail before their requests.
             let mut noted = lock(&app.noted_break_glass);
