@@ -217,6 +217,10 @@ async fn every_kind_of_route_sends_only_doorwards_identity_headers() {
             assert_eq!(seen[0].all("x-forwarded-user"), users, "{row} {lines:?}: {}", seen[0].head);
             assert!(!seen[0].head.contains("forged"), "{row} {lines:?}: {}", seen[0].head);
         }
+        if host == "open.test" {
+            let (_, seen) = ask(host, path, upgrades, &["Authorization: Bearer forged"]).await;
+            assert_eq!(seen[0].all("authorization"), ["Bearer forged"], "{row}: for the application");
+        }
     }
 }
 

@@ -112,6 +112,8 @@ fn an_audience_is_called_empty_at_its_own_place_and_only_if_it_is_written_so() {
         std::fs::write(&file, yaml).unwrap();
         let (code, said) = check(&file, &["--without-files"]);
         assert!(code == Some(64) && said.contains(told) && !said.contains(not), "{said}");
+        // The place of the audience, not of the list.
+        assert!(said.contains("doorward.yaml:9:27"), "{said}");
     }
 }
 
@@ -268,5 +270,6 @@ admin: {{socket: {socket}}}
         assert_eq!(code, Some(if refused.is_some() { 64 } else { 0 }), "{store} {trail} {socket}: {said}");
         assert!(refused.is_none_or(|why| said.contains(why)), "{store} {trail} {socket}: {said}");
         assert!(!dir.path().join("doorward.redb").exists() && !dir.path().join("audit.jsonl").exists(), "no effect");
+        assert_eq!(std::fs::metadata(dir.path().join("empty")).unwrap().len(), 0, "no effect");
     }
 }

@@ -673,6 +673,7 @@ const scenarios = {
       await Promise.all([page.waitForURL((url) => url.href.startsWith(options.url)), page.click('button[value=alice]')]);
       for (const path of ['/', '/.doorward/whoami', '/apis/tekton.dev/v1/namespaces/prod/secrets', '/oauth2/sign_out',
         '/oauth2/callback?state=x&code=y', '/.doorward/nothing', '/oauth2/signed_out']) {
+        // To somebody who is signed in, this page asks whether to sign out.
         if (path === '/oauth2/signed_out') await ctx.clearCookies({ name: '__Host-doorward' });
         await page.goto(options.url + path);
         await look(path);

@@ -64,8 +64,8 @@ audit: {{sink: {{file: {{path: audit.jsonl}}}}}}
     said.is("upstreams", "fault", &["upstream `web`", "check its `url` and `tls`"]);
 }
 
-/// An unknown name, a closed port and a server without TLS were all reported in the words for callers, who must not
-/// know.
+/// Regression: an unknown name, a closed port and a server without TLS were all reported in the words of the response,
+/// which hides the cause from callers.
 #[tokio::test]
 async fn the_doctor_says_why_an_upstream_cannot_be_reached() {
     let plain = TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -494,13 +494,13 @@ async fn a_person_who_may_not_sign_in_learns_it_and_returns_to_the_page_of_the_p
         assert!(!text.contains("/oauth2/start"), "it would sign the browser in: {text}");
     }
     refused(&world.poll(&device.code, VERIFIER).await, "authorization_pending");
-    let names_them = |line: &&Value| {
+    let names_them = |line: &Value| {
         let unmapped = &line["unmapped"];
         (&line["status_code"], &line["http_response"]["code"]) == (&json!("token_revoked"), &json!(403))
             && unmapped["login"] == json!({"outcome": "identity_refused", "issuer": "a"})
             && (&unmapped["presented"]["issuer"], &unmapped["presented"]["subject"]) == (&json!("a"), &json!("alice"))
     };
-    until(async || world.doorward.audit().iter().filter(names_them).count() == 2).await;
+    assert_eq!(world.doorward.records(2, names_them).await.len(), 2);
     // Without a valid program, the page leads nowhere.
     let nothing = world.get("/.doorward/login?port=1", &["Accept: text/html"]).await;
     assert!(nothing.status == 400 && !nothing.text().contains("/oauth2/start"), "{}", nothing.text());

@@ -35,6 +35,7 @@ async fn a_file_that_docker_would_not_find_is_refused() {
     let step = Step::new(&server.url(), SUBJECT);
     let output = step.run(&["--audience", "a", "--as", "docker", "--out", "auth", "--", "true"]).await;
     assert!(text(&output.stderr).contains("`config.json`"), "{}", text(&output.stderr));
+    assert_eq!((output.status.code(), server.requests().len()), (Some(1), 0), "before a token is asked for");
 }
 
 /// Regression: the command asked for a token without a scope, which rules that name scopes by a pattern give to nobody.

@@ -20,7 +20,8 @@ async fn holding() -> Doorward {
     Doorward::start_with_faults(dir, &configuration(nobody, "store: {path: doorward.redb}")).await
 }
 
-/// Regression: its sender got 202, and if Doorward ended then, it was sent on although nothing said where it came from.
+/// Regression: its sender got 202, and if Doorward ended then, the delivery was sent on later without a record of its
+/// arrival.
 #[tokio::test]
 async fn a_delivery_that_cannot_be_recorded_is_not_stored() {
     let doorward = holding().await;
@@ -38,7 +39,7 @@ async fn a_delivery_that_cannot_be_recorded_is_not_stored() {
     assert_eq!(deliver_to(&doorward, &id, BODY).await.status, 202);
 }
 
-/// Regression: a kill lost it.
+/// Regression: a kill lost the record of an arrival.
 #[tokio::test]
 async fn the_arrival_of_a_delivery_is_in_the_trail_when_its_sender_gets_its_answer() {
     let doorward = holding().await;

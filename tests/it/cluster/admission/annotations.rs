@@ -39,7 +39,7 @@ fn nesting(task: &Value) -> Value {
     json!({"name": "inner", "pipelineSpec": {"finally": [task]}})
 }
 
-/// Deeper than the policies look.
+/// A pipeline that is nested deeper than the policies check.
 fn nested_too_deep() -> Value {
     nesting(&nesting(&task("t")))
 }

@@ -21,7 +21,7 @@ async fn assert_decided(fixture: &Fixture, rows: &[Row<'_>]) {
     }
 }
 
-/// The records that say what a run was to be, once there are `count`. Each has the digest of the body.
+/// Waits for `count` records that describe a run, and asserts that each has the digest of the body.
 async fn records(fixture: &Fixture, count: usize) -> Vec<Value> {
     let records = fixture.doorward.records(count, |record| record["unmapped"]["run"].is_object()).await;
     assert!(records.iter().all(|record| record["unmapped"]["body_sha256"].is_string()), "{records:#?}");
