@@ -246,7 +246,7 @@ mod tests {
     }
 
     #[test]
-    fn what_fits_into_memory_is_measured_at_each_call() {
+    fn what_fits_into_memory_depends_on_its_limit() {
         let component = Health::new(Clock::default()).component("memory", Gate::Readiness);
         let memory = Memory::default();
         assert!(memory.fits(usize::MAX), "no limit is known yet");

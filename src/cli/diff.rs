@@ -122,21 +122,13 @@ mod tests {
     use clap::Parser;
 
     use super::*;
+    use crate::cli::CONFIGURATION as BEFORE;
 
     #[derive(Debug, Parser)]
     struct Command {
         #[command(flatten)]
         args: DiffArgs,
     }
-
-    const BEFORE: &str = "
-listeners: [{name: main, address: '127.0.0.1:8080'}]
-upstreams: [{name: cluster, url: 'https://kubernetes.default.svc', credential: {bearer: {file: token}}}]
-issuers: [{name: a, issuer: 'https://id.test', audiences: [doorward]}]
-routes: [{name: api, kind: kubernetes, hosts: [api.test], schemes: [bearer], upstream: cluster}]
-grants: [{id: dev, who: {issuers: [a], groups: [dev]}, kubernetes_groups: ['tekton:dev']}]
-rules: [{id: look, on: {kubernetes: {verbs: [read]}}, who: {issuers: [a]}, do: allow}]
-";
 
     fn diff(after: &str, more: &[&str]) -> (u8, String) {
         let folder = tempfile::tempdir().unwrap();

@@ -303,6 +303,17 @@ fn load_policy(sources: &Sources) -> Result<(config::Loaded, Policy), Failure> {
     Ok((loaded, policy))
 }
 
+/// A small configuration that is valid as a whole, for tests of commands.
+#[cfg(test)]
+const CONFIGURATION: &str = "
+listeners: [{name: main, address: '127.0.0.1:8080'}]
+upstreams: [{name: cluster, url: 'https://kubernetes.default.svc', credential: {bearer: {file: token}}}]
+issuers: [{name: a, issuer: 'https://id.test', audiences: [doorward]}]
+routes: [{name: api, kind: kubernetes, hosts: [api.test], schemes: [bearer], upstream: cluster}]
+grants: [{id: dev, who: {issuers: [a], groups: [dev]}, kubernetes_groups: ['tekton:dev']}]
+rules: [{id: look, on: {kubernetes: {verbs: [read]}}, who: {issuers: [a]}, do: allow}]
+";
+
 #[cfg(test)]
 mod tests {
     use super::*;

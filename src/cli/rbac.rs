@@ -133,21 +133,13 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::cli::CONFIGURATION;
 
     #[derive(Debug, Parser)]
     struct Command {
         #[command(flatten)]
         args: RbacArgs,
     }
-
-    const CONFIGURATION: &str = "
-listeners: [{name: main, address: '127.0.0.1:8080'}]
-upstreams: [{name: cluster, url: 'https://kubernetes.default.svc', credential: {bearer: {file: token}}}]
-issuers: [{name: a, issuer: 'https://id.test', audiences: [doorward]}]
-routes: [{name: api, kind: kubernetes, hosts: [api.test], schemes: [bearer], upstream: cluster}]
-grants: [{id: dev, who: {issuers: [a], groups: [dev]}, kubernetes_groups: ['tekton:dev']}]
-rules: [{id: look, on: {kubernetes: {verbs: [read]}}, who: {issuers: [a]}, do: allow}]
-";
 
     /// Checking the output of the constrained form by the classic one reported a bounded cluster as too wide, and so
     /// led people to undo the bound.

@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    cli::{Cli, Command},
+    cli::{CONFIGURATION, Cli, Command},
     config::{
         raw::{Effect, Limits},
         values::Size,
@@ -138,16 +138,6 @@ fn a_record_that_cannot_be_read_is_reported_and_not_treated_as_missing() {
     assert_eq!(said(other), format!("the trail has no request {other}"));
 }
 
-const CONFIGURATION: &str = "
-listeners: [{name: main, address: '127.0.0.1:8080'}]
-upstreams: [{name: cluster, url: 'https://kubernetes.default.svc', credential: {bearer: {file: token}}}]
-issuers: [{name: a, issuer: 'https://id.test', audiences: [doorward]}]
-routes: [{name: api, kind: kubernetes, hosts: [api.test], schemes: [bearer], upstream: cluster}]
-grants: [{id: dev, who: {issuers: [a], groups: [dev]}, kubernetes_groups: ['tekton:dev']}]
-rules: [{id: look, on: {kubernetes: {verbs: [read]}}, who: {issuers: [a]}, do: allow}]
-audit: {sink: {file: {path: audit.jsonl}}}
-";
-
 /// Runs `explain` with these options beside a trail of one record, whose id is [`ID`].
 fn explained(record: &Value, options: &[&str]) -> (Result<bool, Failure>, String) {
     explained_by(CONFIGURATION, record, options)
@@ -156,7 +146,7 @@ fn explained(record: &Value, options: &[&str]) -> (Result<bool, Failure>, String
 fn explained_by(configuration: &str, record: &Value, options: &[&str]) -> (Result<bool, Failure>, String) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("doorward.yaml");
-    std::fs::write(&path, configuration).unwrap();
+    std::fs::write(&path, format!("{configuration}audit: {{sink: {{file: {{path: audit.jsonl}}}}}}\n")).unwrap();
     std::fs::write(folder.path().join("audit.jsonl"), format!("{record}\n")).unwrap();
     let line = [&["doorward", "explain", path.to_str().unwrap()], options].concat();
     let Command::Explain { config, args } = Cli::try_parse_from(line).unwrap().command else { panic!() };
@@ -244,7 +234,7 @@ fn a_record_without_a_claim_that_a_new_rule_reads_shows_no_decision() {
 
 #[test]
 fn a_stopped_delivery_is_reported_with_its_rule() {
-    let told = |outcome, rule| {
+    let told = |outcome, rule, about| {
         let (asked, reason, detail, policy) = (None, None, None, None);
         let told = FromTrail {
             recorded: Recorded { asked, outcome: Some(outcome), rule, reason, detail, policy },
@@ -253,16 +243,18 @@ fn a_stopped_delivery_is_reported_with_its_rule() {
             under_current: None,
             unrecorded: Vec::new(),
             truncated: &[],
-            about: Some(Uuid::from_u128(5)),
+            about,
             pseudonymous: false,
         };
         told.to_string().lines().next().unwrap().to_owned()
     };
-    for (outcome, rule, by) in [
-        (Effect::Deny, Some("never"), "deny by never on the delivery"),
-        (Effect::Deny, None, "deny by no rule on the delivery"),
+    let delivery = Some(Uuid::from_u128(5));
+    for (outcome, rule, about, by) in [
+        (Effect::Deny, Some("never"), delivery, "deny by never on the delivery"),
+        (Effect::Deny, None, delivery, "deny by no rule on the delivery"),
+        (Effect::Allow, Some("hooks"), None, "allow by hooks"),
     ] {
-        assert_eq!(told(outcome, rule), format!("recorded: {by}, policy unknown"));
+        assert_eq!(told(outcome, rule, about), format!("recorded: {by}, policy unknown"));
     }
 }
 

@@ -144,6 +144,11 @@ fn a_refusal_before_the_end_of_the_body_says_that_the_connection_ends() {
         assert_eq!(status(&refused), "403", "{row}: {refused}");
         assert_eq!(refused.to_lowercase().contains("connection: close"), closes, "{row}: {refused}");
     }
+    let mut client = server.connect();
+    client.send("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 9\r\n\r\nhalf");
+    let accepted = client.response();
+    assert_eq!(status(&accepted), "200", "{accepted}");
+    assert!(!accepted.to_lowercase().contains("connection: close"), "it is no refusal: {accepted}");
 }
 
 #[test]

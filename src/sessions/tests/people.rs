@@ -324,8 +324,9 @@ async fn a_sign_out_ends_a_session_whose_record_cannot_be_read_unless_the_provid
         ("another", [Some("s1"), Some("s2")], false),
     ] {
         let at = Fixture::offline();
-        let [here, other] = sids.map(|sid| (Some(CHROME), sid));
-        let (here, other) = (log_in(&at, here).await, log_in(&at, other).await);
+        let [here, other] = sids;
+        // If its record could be read, the first two would go on.
+        let (here, other) = (log_in(&at, (Some(CHROME), here)).await, log_in(&at, (Some(PHONE), other)).await);
         let session = get(&at.sessions, &here, &dash()).await.unwrap();
         let other = get(&at.sessions, &other, &dash()).await.unwrap();
         let (now, broken) = (at.shared.clock.now(), b"broken".to_vec());

@@ -68,7 +68,11 @@ fn in_memory() -> Embedded {
 }
 
 fn on_clock(clock: &Clock) -> Embedded {
-    let disk = SmallDisk::new(u64::MAX);
+    on(&SmallDisk::new(u64::MAX), clock)
+}
+
+fn on(disk: &SmallDisk, clock: &Clock) -> Embedded {
+    let disk = disk.clone();
     Embedded::start(Disk::storage(move || disk.clone(), clock.clone()).unwrap()).unwrap()
 }
 
@@ -202,8 +206,7 @@ fn as_many_writes_as_one_commit_takes_wait_for_no_others() {
 #[tokio::test]
 async fn where_nothing_is_written_the_disk_is_not_synced() {
     let disk = SmallDisk::new(u64::MAX);
-    let handle = disk.clone();
-    let store = Embedded::start(Disk::storage(move || handle.clone(), Clock::default()).unwrap()).unwrap();
+    let store = on(&disk, &Clock::default());
     let syncs = || disk.syncs.load(Ordering::SeqCst);
     let of = |key: &[u8]| Put {
         table: Table::Logins,
@@ -273,8 +276,7 @@ fn a_folder_that_is_not_there_is_named() {
 #[tokio::test]
 async fn a_full_disk_is_reported_until_there_is_room() {
     let disk = SmallDisk::new(u64::MAX);
-    let handle = disk.clone();
-    let store = Embedded::start(Disk::storage(move || handle.clone(), Clock::default()).unwrap()).unwrap();
+    let store = on(&disk, &Clock::default());
     let end = NOW + Duration::from_secs(60);
     store.put(Table::Sessions, b"kept", b"v".to_vec(), end, Expect::Any, NOW).await.unwrap();
     disk.room.store(disk.len().unwrap(), Ordering::SeqCst);
@@ -291,8 +293,7 @@ async fn a_full_disk_is_reported_until_there_is_room() {
 #[tokio::test]
 async fn a_store_that_can_only_be_read_fails_its_pings_until_a_write_succeeds() {
     let disk = SmallDisk::new(u64::MAX);
-    let handle = disk.clone();
-    let store = Embedded::start(Disk::storage(move || handle.clone(), Clock::default()).unwrap()).unwrap();
+    let store = on(&disk, &Clock::default());
     let end = NOW + Duration::from_secs(60);
     store.ping().await.unwrap();
     disk.unwritable.store(true, Ordering::SeqCst);
@@ -336,8 +337,7 @@ async fn ended_records_are_swept_beside_later_writes() {
 #[tokio::test]
 async fn pings_of_a_store_that_was_full_put_off_no_sweep() {
     let (clock, disk) = (Clock::manual(NOW), SmallDisk::new(u64::MAX));
-    let handle = disk.clone();
-    let store = Embedded::start(Disk::storage(move || handle.clone(), clock.clone()).unwrap()).unwrap();
+    let store = on(&disk, &clock);
     let (later, end) = (NOW + Duration::from_secs(120), NOW + Duration::from_secs(600));
     let put = async || store.put(Table::Logins, b"k", b"v".to_vec(), end, Expect::Any, later).await;
     let soon = NOW + Duration::from_secs(60);

@@ -17,6 +17,7 @@ routes:
 fn match_all(rules: &str, rows: &[(&str, &str, &[&str])], paths: &[&str]) {
     let mut cases = String::new();
     for (issuer, actor, met) in rows {
+        assert!(met.iter().all(|path| paths.contains(path)), "{issuer} {actor}: {met:?}");
         for path in paths {
             let outcome = if met.contains(path) != path.starts_with("/deny") { "allow" } else { "deny" };
             cases.push_str(&format!(
@@ -44,7 +45,7 @@ fn an_actor_has_the_rights_of_its_name_only_where_its_own_issuer_is_named() {
             ("company", "{issuer: other, subject: helper, client: assistant}", &["/both"]),
             ("own", "{issuer: company, subject: helper, client: assistant}", &[]),
             ("own", "{issuer: other, subject: helper, client: assistant}", &["/theirs"]),
-            // It is not said of which issuer.
+            // The token does not name the issuer of the actor.
             ("own", "{subject: helper, client: assistant}", &[]),
         ],
         &["/client", "/subject", "/own", "/both", "/theirs"],

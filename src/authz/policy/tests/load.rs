@@ -452,6 +452,8 @@ fn names_that_no_request_can_have_are_errors() {
         let found = problems(GROUND, &format!("rules: [{{id: a, on: {{namespace: {name}}}, do: deny}}]"));
         assert!(found.len() == 1 && found[0].starts_with("/rules/0/on/namespace "), "{found:?}");
     }
+    let refused = compile(&root(GROUND, "rules: [{id: a, on: {namespace: kube_system}, do: deny}]")).err().unwrap();
+    assert_eq!(refused.problems()[0].help.as_deref(), Some("did you mean `kube-system`?"));
 }
 
 /// Such a deny would prevent nothing, and such an allow would give nothing.

@@ -19,9 +19,7 @@ routes:
         ("{routes: [board], methods: [GET]}", "deny", 0),
     ] {
         let root = root(BOARD, &format!("rules: [{{id: a, on: {on}, do: {action}}}]"));
-        let mut resolver = Resolver::new(Path::new("/"));
-        assert!(Policy::compile(&root, &mut resolver).is_some(), "{:?}", resolver.report.problems());
-        let told = resolver.report.problems();
+        let told = warnings_of(&root);
         let of_the_api =
             told.iter().filter(|problem| problem.message.contains("everything that the pages request")).count();
         assert_eq!(of_the_api, expected, "{on} {action}: {told:?}");
@@ -60,9 +58,8 @@ routes:
         ("{event: [merge_request]}", None),
     ] {
         let root = root(HOSTS, &format!("rules: [{{id: a, on: {on}, do: deny}}]"));
-        let mut resolver = Resolver::new(Path::new("/"));
-        assert!(Policy::compile(&root, &mut resolver).is_some(), "{:?}", resolver.report.problems());
-        let told: Vec<_> = resolver.report.problems().iter().filter(|p| p.at.as_str().contains("/on/event/")).collect();
+        let warnings = warnings_of(&root);
+        let told: Vec<_> = warnings.iter().filter(|p| p.at.as_str().contains("/on/event/")).collect();
         assert_eq!(told.len(), usize::from(expected.is_some()), "{on}: {told:?}");
         let help = told.first().and_then(|problem| problem.help.as_deref()).unwrap_or_default();
         assert!(help.starts_with(expected.unwrap_or_default()), "{on}: {help}");
@@ -77,9 +74,7 @@ fn a_rule_that_waits_for_approvals_warns_that_there_are_none() {
         [("enforce", APPROVE, 1), ("shadow", APPROVE, 0), ("enforce", "allow", 0), ("enforce", "deny", 0)]
     {
         let root = root(ONE_ISSUER, &format!("rules: [{{id: a, mode: {mode}, do: {action}}}]"));
-        let mut resolver = Resolver::new(Path::new("/"));
-        assert!(Policy::compile(&root, &mut resolver).is_some(), "{:?}", resolver.report.problems());
-        let told = resolver.report.problems();
+        let told = warnings_of(&root);
         let of_approvals: Vec<_> =
             told.iter().filter(|problem| problem.message.contains("not implemented yet")).collect();
         assert_eq!(of_approvals.len(), expected, "{mode} {action}: {told:?}");
@@ -98,9 +93,7 @@ fn an_authentication_class_that_no_login_gives_is_warned_about() {
     ] {
         let ground = ONE_ISSUER.replace("kind: human", login);
         let root = root(&ground, &format!("rules: [{{id: a, need: {{acr: {acr}}}, do: allow}}]"));
-        let mut resolver = Resolver::new(Path::new("/"));
-        assert!(Policy::compile(&root, &mut resolver).is_some(), "{:?}", resolver.report.problems());
-        let told = resolver.report.problems().iter().filter(|problem| problem.at.as_str() == "/rules/0/need/acr");
+        let told = warnings_of(&root).into_iter().filter(|problem| problem.at.as_str() == "/rules/0/need/acr");
         assert_eq!(told.count(), expected, "{login} {acr}");
     }
 }
@@ -117,9 +110,7 @@ fn a_need_for_more_factors_that_no_provider_is_asked_for_is_warned_about() {
         ("}}]", 0),
     ] {
         let root = root(&format!("{okta}{login}\n"), "rules: [{id: a, need: {mfa: {max_age: 15m}}, do: allow}]");
-        let mut resolver = Resolver::new(Path::new("/"));
-        assert!(Policy::compile(&root, &mut resolver).is_some(), "{:?}", resolver.report.problems());
-        let told = resolver.report.problems().iter().filter(|problem| problem.at.as_str() == "/rules/0/need/mfa");
+        let told = warnings_of(&root).into_iter().filter(|problem| problem.at.as_str() == "/rules/0/need/mfa");
         assert_eq!(told.count(), expected, "{login}");
     }
 }
@@ -155,9 +146,7 @@ tokens: {{exchange: [{{issuer: corp}}, {{issuer: cluster, kubernetes: api}}{}]}}
             if who.contains("people") { ", {issuer: people}" } else { "" }
         );
         let root = root(&ground, &format!("rules: [{{id: a, on: {{{on}}}, who: {{{who}}}, do: {action}}}]"));
-        let mut resolver = Resolver::new(Path::new("/"));
-        assert!(Policy::compile(&root, &mut resolver).is_some(), "{:?}", resolver.report.problems());
-        let told = resolver.report.problems();
+        let told = warnings_of(&root);
         let found = told.iter().filter(|problem| problem.at.as_str() == "/rules/0/who/kind").count();
         assert_eq!(found, expected, "{issuer} {on} {who} {action}: {told:?}");
     }
@@ -188,9 +177,8 @@ fn unusual_resource_names_are_warned_about_with_a_suggestion() {
         ("who: {users: [alice@example.com]}", ""),
     ] {
         let root = root(GROUND, &format!("rules: [{{id: a, {rule}, do: deny}}]"));
-        let mut resolver = Resolver::new(Path::new("/"));
-        assert!(Policy::compile(&root, &mut resolver).is_some(), "{:?}", resolver.report.problems());
-        let helps: Vec<&str> = resolver.report.problems().iter().filter_map(|found| found.help.as_deref()).collect();
+        let warnings = warnings_of(&root);
+        let helps: Vec<&str> = warnings.iter().filter_map(|found| found.help.as_deref()).collect();
         match told {
             "" => assert!(helps.is_empty(), "{rule}: {helps:?}"),
             told => assert!(helps.len() == 1 && helps[0].contains(told), "{rule}: {helps:?}"),
@@ -214,9 +202,7 @@ fn a_resource_that_is_in_none_of_the_listed_api_groups_is_warned_about() {
         ("resources: [pods]", &[]),
     ] {
         let root = root(GROUND, &format!("rules: [{{id: a, on: {{kubernetes: {{{kubernetes}}}}}, do: deny}}]"));
-        let mut resolver = Resolver::new(Path::new("/"));
-        assert!(Policy::compile(&root, &mut resolver).is_some(), "{:?}", resolver.report.problems());
-        let told = resolver.report.problems();
+        let told = warnings_of(&root);
         assert_eq!(told.len(), warned.len(), "{kubernetes}: {told:?}");
         for (problem, expected) in told.iter().zip(warned) {
             let (index, groups) = expected.split_once(' ').unwrap();
@@ -233,9 +219,8 @@ fn a_resource_that_is_in_none_of_the_listed_api_groups_is_warned_about() {
 fn a_grant_of_the_group_of_cluster_admins_is_warned_about() {
     let grant =
         "grants: [{id: a, who: {groups: [x]}, kubernetes_groups: ['kubeadm:others', 'kubeadm:cluster-admins']}]";
-    let mut resolver = Resolver::new(Path::new("/"));
-    assert!(Policy::compile(&root(ONE_ISSUER, grant), &mut resolver).is_some());
-    let [told] = resolver.report.problems() else { panic!("{:?}", resolver.report.problems()) };
+    let warnings = warnings_of(&root(ONE_ISSUER, grant));
+    let [told] = &*warnings else { panic!("{warnings:?}") };
     assert_eq!(told.at.as_str(), "/grants/0/kubernetes_groups/1");
     assert!(told.message.contains("`cluster-admin`") && told.help.is_some(), "{told:?}");
 }
@@ -252,8 +237,6 @@ fn a_user_name_is_held_against_the_template_of_its_issuer() {
     ] {
         let ground = ONE_ISSUER.replacen("kind: human", &format!("kind: human, username: '{template}'"), 1);
         let root = root(&ground, &format!("rules: [{{id: a, who: {{users: ['{user}']}}, do: {action}}}]"));
-        let mut resolver = Resolver::new(Path::new("/"));
-        assert!(Policy::compile(&root, &mut resolver).is_some());
-        assert_eq!(resolver.report.problems().len(), expected, "{template} {user} {action}");
+        assert_eq!(warnings_of(&root).len(), expected, "{template} {user} {action}");
     }
 }
