@@ -5,11 +5,21 @@
 //! Doorward does not need. Until memory is short the kernel takes none of it back, so it counts in what
 //! `kubectl top pod` and other tools report.
 
-use std::{fs, io, ops::Range, path::Path};
+use std::{fs, io, ops::Range, path::Path, time::Duration};
+
+/// The first rounds of the background tasks, and the closing of streams after a reload, use code that is not used again
+/// either.
+const SETTLE: Duration = Duration::from_secs(5);
+
+/// Releases the code when what follows a start or a reload is done.
+pub async fn release_when_settled() {
+    tokio::time::sleep(SETTLE).await;
+    release();
+}
 
 /// Asks the kernel to reclaim the pages of this program that are never written. What is needed later is read again from
 /// the page cache or the binary. A kernel that cannot do this (before Linux 5.4, gVisor) keeps them.
-pub fn release() {
+fn release() {
     if let Err(error) = try_release() {
         tracing::debug!(%error, "the memory of the code that a start needs is not returned");
     }

@@ -82,9 +82,9 @@ fn measure(rounds: usize, only: Option<&str>) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Memory of a Doorward that has started and is idle for a moment.
+/// Memory of a Doorward that has started and been idle for so long that each background task has run several times.
 fn idle_mib(bench: &peers::Bench) -> Result<f64, Failure> {
     let demo = bench.demo()?;
-    std::thread::sleep(std::time::Duration::from_secs(3));
+    std::thread::sleep(std::time::Duration::from_secs(30));
     demo.memory_mib()
 }

@@ -195,7 +195,7 @@ pub fn run(sources: &Sources, started: impl FnOnce()) -> Result<(), StartError> 
     break_glass::log_closed(app.snapshot.load().break_glass.as_ref(), app.clock.now());
     started();
     tracing::info!(generation = 1, policy = &**app.snapshot.load().policy.digest(), "started");
-    code_pages::release();
+    runtime.spawn(code_pages::release_when_settled());
     let logging = runtime.block_on(serve(reloader, &downstream, &app, &delivering, signals));
     stop(&runtime, downstream, &app);
     drop(logging);
@@ -254,7 +254,7 @@ async fn serve(
         loop {
             let cause = reloader.changed().await;
             reloader.reload(cause, downstream).await;
-            code_pages::release();
+            tokio::spawn(code_pages::release_when_settled());
         }
     };
     // A reload that is waiting is cancelled: a generation takes effect as a whole or not at all.
