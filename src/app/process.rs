@@ -322,6 +322,10 @@ fn stop(runtime: &Runtime, downstream: Downstream, app: &Arc<App>) {
     if !late.is_empty() {
         tracing::warn!(tasks = ?late, "exports did not end in time");
     }
+    // Otherwise the next start of an embedded store reads the whole file in order to repair it.
+    if let Err(error) = runtime.block_on(app.store.close()) {
+        tracing::warn!(%error, "the store was not closed properly");
+    }
     tracing::info!("stopped");
 }
 

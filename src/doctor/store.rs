@@ -6,7 +6,7 @@ use super::{Check, Doctor, Finding};
 use crate::{
     clock::Clock,
     config::resolver::folder_of,
-    store::{Backend, Durability, Embedded, OpenError, Redis, Settings, StoreError, clock_trouble},
+    store::{Backend, Durability, Embedded, Examined, OpenError, Redis, Settings, StoreError, clock_trouble},
 };
 
 pub(super) async fn examine(doctor: &Doctor<'_>) -> Vec<Finding> {
@@ -64,7 +64,13 @@ fn embedded(doctor: &Doctor<'_>) -> Finding {
         return Finding::good(Check::Store, &subject, "it does not exist yet; the first start creates it");
     }
     match Embedded::examine(&path) {
-        Ok(()) => Finding::good(Check::Store, &subject, "it can be opened"),
+        Ok(Examined::Good) => Finding::good(Check::Store, &subject, "it can be opened"),
+        Ok(Examined::NotClosed) => Finding::warning(
+            Check::Store,
+            &subject,
+            "it was not closed properly, as after a crash",
+            "start Doorward: it checks and repairs the file, and refuses one that is damaged",
+        ),
         Err(OpenError::Locked(_)) => Finding::good(Check::Store, &subject, "a running Doorward has it open"),
         // The error says what to do.
         Err(error @ (OpenError::Corrupt { .. } | OpenError::Format { .. })) => {

@@ -5,6 +5,7 @@
 //! bounded and every call times out, so that a slow disk causes errors instead of a growing queue.
 
 mod disk;
+mod file;
 mod layout;
 #[cfg(test)]
 mod tests;
@@ -55,6 +56,14 @@ pub enum OpenError {
     Thread(io::Error),
 }
 
+/// What [`Embedded::examine`] found in a file that can be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Examined {
+    Good,
+    /// It was not closed, so only the next start, which repairs it, tells whether it is undamaged.
+    NotClosed,
+}
+
 /// The embedded store. The file is released once this is dropped and all calls in progress have ended.
 pub struct Embedded {
     path: PathBuf,
@@ -72,14 +81,14 @@ impl Embedded {
 
     /// Checks whether [`Self::open`] would open an existing file, without writing to it. Nobody else can open it
     /// meanwhile.
-    pub fn examine(path: &Path) -> Result<(), OpenError> {
-        disk::examine(path)
+    pub fn examine(path: &Path) -> Result<Examined, OpenError> {
+        file::examine(path)
     }
 
     /// Checks whether the file in this place, if there is one, begins as a store does. Unlike [`Self::examine`] it takes
     /// no lock.
     pub fn recognize(path: &Path) -> Result<(), OpenError> {
-        disk::recognize(path)
+        file::recognize(path)
     }
 
     /// Writes a record that has expired, which changes a counter and leaves nothing else.
@@ -150,6 +159,10 @@ impl Backend for Embedded {
 
     fn is_shared(&self) -> bool {
         false
+    }
+
+    fn close(&self) -> StoreFuture<'_, ()> {
+        Box::pin(ask(&self.writes, |reply| Write::Close { reply }))
     }
 
     fn ping(&self) -> StoreFuture<'_, ()> {

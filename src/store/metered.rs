@@ -122,4 +122,8 @@ impl<B: Backend> Backend for Metered<B> {
     fn ping(&self) -> StoreFuture<'_, ()> {
         self.measure("ping", self.inner.ping())
     }
+
+    fn close(&self) -> StoreFuture<'_, ()> {
+        self.inner.close()
+    }
 }

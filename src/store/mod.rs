@@ -27,7 +27,7 @@ pub mod suite;
 use std::{future::Future, pin::Pin, sync::Arc};
 
 pub use self::{
-    embedded::{Embedded, OpenError},
+    embedded::{Embedded, Examined, OpenError},
     metered::{Metered, StoreMetrics},
     redis::{Durability, Redis, clock_trouble},
     revocations::{Named, Revocations, Target},
@@ -264,6 +264,11 @@ pub trait Backend: std::fmt::Debug + Send + Sync + 'static {
 
     /// Checks whether it answers, for readiness.
     fn ping(&self) -> StoreFuture<'_, ()>;
+
+    /// Closes it at the end of the process. It answers no calls afterwards.
+    fn close(&self) -> StoreFuture<'_, ()> {
+        Box::pin(async { Ok(()) })
+    }
 }
 
 /// The store, shared.

@@ -1,9 +1,7 @@
 //! The file and the two threads that own it.
 
 use std::{
-    fs::{File, OpenOptions, Permissions},
-    io::{self, Read as _},
-    os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt},
+    io, mem,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
@@ -13,29 +11,22 @@ use std::{
 };
 
 use redb::{
-    Builder, CommitError, Database, DatabaseError, ReadableDatabase, StorageBackend, StorageError, TableError,
-    TransactionError, backends::FileBackend,
+    CommitError, Database, DatabaseError, ReadableDatabase, StorageError, TableError, TransactionError,
+    backends::FileBackend,
 };
-use rustix::process::geteuid;
 use tokio::sync::mpsc;
 
 use super::{
     super::{Change, Put, StoreError, Stored, Table, WrittenAll},
     OpenError, Reply,
+    file::{Opening, create, not_opened, owner_only, unwound},
     layout::{self, FORMAT},
 };
 use crate::{
     clock::{Clock, Timestamp},
-    config::resolver::found_at,
     group_commit::GroupCommit,
     lock::lock,
 };
-
-/// Memory that redb may use to cache pages.
-const CACHE_BYTES: usize = 4 << 20;
-
-/// The beginning of every file of redb.
-const BEGINNING: &[u8] = b"redb\x1a\x0a\xa9\x0d\x0a";
 
 /// Writes in one commit.
 pub(super) const GROUP: usize = 256;
@@ -54,32 +45,44 @@ pub(super) enum Read {
 }
 
 pub(super) enum Write {
-    Put { puts: Vec<Put>, now: Timestamp, reply: Reply<WrittenAll> },
-    Delete { table: Table, key: Vec<u8>, reply: Reply<bool> },
+    Put {
+        puts: Vec<Put>,
+        now: Timestamp,
+        reply: Reply<WrittenAll>,
+    },
+    Delete {
+        table: Table,
+        key: Vec<u8>,
+        reply: Reply<bool>,
+    },
+    /// Closes the file for good, after all writes before it.
+    Close {
+        reply: Reply<()>,
+    },
 }
 
 /// The result of a write, until its group is on disk.
 enum Done {
     Put(WrittenAll),
     Delete(bool),
-}
-
-/// Whether a missing file may be created.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Opening {
-    First,
-    /// After an error. A file that is gone must not be replaced by an empty one: that would end every session and lose
-    /// all revocations.
-    Again,
+    Close,
 }
 
 type Opener = Box<dyn Fn(Opening) -> Result<Database, DatabaseError> + Send + Sync>;
 
-/// The open file. redb cannot be used after a disk error, so the file is then closed, and the next call opens it again.
+/// The file of the store.
+enum Slot {
+    Open(Arc<Database>),
+    /// redb cannot be used after a disk error. The next call opens the file again.
+    Closed,
+    /// It is not opened again, for this reason.
+    Ended(StoreError),
+}
+
 pub(super) struct Disk {
     path: PathBuf,
     opener: Opener,
-    database: Mutex<Option<Arc<Database>>>,
+    slot: Mutex<Slot>,
     /// Whether the last write failed. A disk that is full can still be opened and read.
     read_only: Arc<AtomicBool>,
     clock: Clock,
@@ -97,7 +100,7 @@ impl Disk {
 
     /// Opens any storage of redb. `make` is called again after an error.
     #[cfg(test)]
-    pub(super) fn storage<S: StorageBackend>(
+    pub(super) fn storage<S: redb::StorageBackend>(
         make: impl Fn() -> S + Send + Sync + 'static,
         clock: Clock,
     ) -> Result<Self, OpenError> {
@@ -105,17 +108,10 @@ impl Disk {
     }
 
     fn open(path: &Path, opener: Opener, clock: Clock) -> Result<Self, OpenError> {
-        let io_error = |why| OpenError::Io { path: path.to_owned(), why };
-        let database = opener(Opening::First).map_err(|error| not_opened(path, error))?;
-        let transaction = database.begin_write().map_err(|error| io_error(io::Error::other(error)))?;
-        let format = layout::prepare(&transaction)
-            .map_err(|error| OpenError::Corrupt { path: path.to_owned(), why: error.to_string() })?;
-        if format != FORMAT {
-            return Err(OpenError::Format { path: path.to_owned(), found: format });
-        }
-        transaction.commit().map_err(|error| io_error(io::Error::other(error)))?;
-        let database = Mutex::new(Some(Arc::new(database)));
-        Ok(Self { path: path.to_owned(), opener, database, read_only: Arc::default(), clock })
+        let database = unwound(|| opened(path, &opener))
+            .unwrap_or_else(|why| Err(OpenError::Corrupt { path: path.to_owned(), why }))?;
+        let slot = Mutex::new(Slot::Open(Arc::new(database)));
+        Ok(Self { path: path.to_owned(), opener, slot, read_only: Arc::default(), clock })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -126,27 +122,58 @@ impl Disk {
         Arc::clone(&self.read_only)
     }
 
+    /// Does `work` with the file. One that makes redb panic is damaged, and not used again.
+    fn with<T>(&self, work: impl FnOnce(&Database) -> Result<T, Failure>) -> Result<T, StoreError> {
+        let done = unwound(|| {
+            let database = self.database()?;
+            work(&database).map_err(|failure| failure.0)
+        });
+        done.unwrap_or_else(|why| {
+            let error = StoreError::Unavailable(format!(
+                "it is damaged ({why}); stop Doorward, move the file away and start again: everybody must log in again, and the \
+                 deliveries and revocations in it are lost"
+            ));
+            tracing::error!(path = %self.path.display(), %error, "the store failed and is not opened again");
+            self.end(error.clone());
+            Err(error)
+        })
+    }
+
     fn database(&self) -> Result<Arc<Database>, StoreError> {
-        let mut slot = lock(&self.database);
-        if let Some(database) = &*slot {
-            return Ok(Arc::clone(database));
+        let mut slot = lock(&self.slot);
+        match &*slot {
+            Slot::Open(database) => return Ok(Arc::clone(database)),
+            Slot::Closed => {}
+            Slot::Ended(why) => return Err(why.clone()),
         }
         let database = Arc::new((self.opener)(Opening::Again).map_err(|error| Failure::from(error).0)?);
         // While writes fail, each of them closes the file.
         if !self.read_only.load(Ordering::Relaxed) {
             tracing::info!(path = %self.path.display(), "the store is open again");
         }
-        *slot = Some(Arc::clone(&database));
+        *slot = Slot::Open(Arc::clone(&database));
         Ok(database)
     }
 
     /// Closes the file if `error` is one that redb does not recover from.
     fn close_after(&self, error: &StoreError) {
         if matches!(error, StoreError::Unavailable(_) | StoreError::Full(_)) {
-            let mut slot = lock(&self.database);
-            if slot.take().is_some() && !self.read_only.load(Ordering::Relaxed) {
-                tracing::error!(path = %self.path.display(), %error, "the store failed; it will be opened again");
+            let mut slot = lock(&self.slot);
+            if matches!(*slot, Slot::Open(_)) {
+                *slot = Slot::Closed;
+                if !self.read_only.load(Ordering::Relaxed) {
+                    tracing::error!(path = %self.path.display(), %error, "the store failed; it will be opened again");
+                }
             }
+        }
+    }
+
+    /// Closes the file for good.
+    fn end(&self, why: StoreError) {
+        let before = mem::replace(&mut *lock(&self.slot), Slot::Ended(why));
+        // A damaged file may panic once more.
+        if let Err(why) = unwound(|| drop(before)) {
+            tracing::warn!(path = %self.path.display(), why, "the store was not closed properly");
         }
     }
 
@@ -169,7 +196,7 @@ impl Disk {
     }
 
     fn answer<T>(&self, reply: Reply<T>, read: impl FnOnce(&Database) -> Result<T, Failure>) {
-        let answer = self.database().and_then(|database| read(&database).map_err(|failure| failure.0));
+        let answer = self.with(read);
         if let Err(error) = &answer {
             self.close_after(error);
         }
@@ -204,9 +231,12 @@ impl Disk {
                     if removed.is_some_and(|removed| removed < SWEEP_LIMIT) {
                         sweeps = Sweeps::default();
                     }
+                    if group.iter().any(|write| matches!(write, Write::Close { .. })) {
+                        self.end(StoreError::Unavailable("it is closed, as Doorward stops".to_owned()));
+                    }
                     group.drain(..).zip(done).for_each(|(write, done)| write.succeed(done));
                 }
-                Err(Failure(error)) => {
+                Err(error) => {
                     if !self.read_only.swap(true, Ordering::Relaxed) {
                         tracing::error!(path = %self.path.display(), %error, "the store cannot be written");
                     }
@@ -219,18 +249,20 @@ impl Disk {
     }
 
     /// Does all writes of a group, or none.
-    fn commit(&self, group: &[Write], sweep: Option<Timestamp>) -> Result<(Vec<Done>, Option<usize>), Failure> {
-        let database = self.database().map_err(Failure)?;
-        layout::commit(database.begin_write()?, |tables| {
-            let mut done = Vec::with_capacity(group.len());
-            for write in group {
-                done.push(match write {
-                    Write::Put { puts, now, .. } => Done::Put(tables.put_all(puts, *now)?),
-                    Write::Delete { table, key, .. } => Done::Delete(tables.delete(*table, key)?),
-                });
-            }
-            let removed = sweep.map(|now| tables.sweep(now, SWEEP_LIMIT)).transpose()?;
-            Ok::<_, Failure>((done, removed))
+    fn commit(&self, group: &[Write], sweep: Option<Timestamp>) -> Result<(Vec<Done>, Option<usize>), StoreError> {
+        self.with(|database| {
+            layout::commit(database.begin_write()?, |tables| {
+                let mut done = Vec::with_capacity(group.len());
+                for write in group {
+                    done.push(match write {
+                        Write::Put { puts, now, .. } => Done::Put(tables.put_all(puts, *now)?),
+                        Write::Delete { table, key, .. } => Done::Delete(tables.delete(*table, key)?),
+                        Write::Close { .. } => Done::Close,
+                    });
+                }
+                let removed = sweep.map(|now| tables.sweep(now, SWEEP_LIMIT)).transpose()?;
+                Ok::<_, Failure>((done, removed))
+            })
         })
     }
 }
@@ -259,7 +291,7 @@ impl Write {
     fn now(&self) -> Option<Timestamp> {
         match self {
             Self::Put { now, .. } => Some(*now).filter(|now| *now > Timestamp::default()),
-            Self::Delete { .. } => None,
+            Self::Delete { .. } | Self::Close { .. } => None,
         }
     }
 
@@ -267,6 +299,7 @@ impl Write {
         match self {
             Self::Put { reply, .. } => reply.is_closed(),
             Self::Delete { reply, .. } => reply.is_closed(),
+            Self::Close { .. } => false,
         }
     }
 
@@ -275,8 +308,9 @@ impl Write {
         match (self, done) {
             (Self::Put { reply, .. }, Done::Put(written)) => drop(reply.send(Ok(written))),
             (Self::Delete { reply, .. }, Done::Delete(removed)) => drop(reply.send(Ok(removed))),
+            (Self::Close { reply }, Done::Close) => drop(reply.send(Ok(()))),
             // The kinds always match.
-            (Self::Put { .. }, Done::Delete(_)) | (Self::Delete { .. }, Done::Put(_)) => {}
+            (Self::Put { .. } | Self::Delete { .. } | Self::Close { .. }, _) => {}
         }
     }
 
@@ -284,95 +318,23 @@ impl Write {
         match self {
             Self::Put { reply, .. } => drop(reply.send(Err(error))),
             Self::Delete { reply, .. } => drop(reply.send(Err(error))),
+            Self::Close { reply } => drop(reply.send(Err(error))),
         }
     }
 }
 
-fn not_opened(path: &Path, error: DatabaseError) -> OpenError {
-    match error {
-        DatabaseError::DatabaseAlreadyOpen | DatabaseError::LockProtocolMismatch => OpenError::Locked(path.to_owned()),
-        DatabaseError::Storage(StorageError::Io(why)) if why.kind() != io::ErrorKind::InvalidData => {
-            OpenError::Io { path: path.to_owned(), why }
-        }
-        other => OpenError::Corrupt { path: path.to_owned(), why: other.to_string() },
+/// Opens the file for the first time, and creates the tables that it lacks.
+fn opened(path: &Path, opener: &Opener) -> Result<Database, OpenError> {
+    let io_error = |why| OpenError::Io { path: path.to_owned(), why };
+    let database = opener(Opening::First).map_err(|error| not_opened(path, error))?;
+    let transaction = database.begin_write().map_err(|error| io_error(io::Error::other(error)))?;
+    let format = layout::prepare(&transaction)
+        .map_err(|error| OpenError::Corrupt { path: path.to_owned(), why: error.to_string() })?;
+    if format != FORMAT {
+        return Err(OpenError::Format { path: path.to_owned(), found: format });
     }
-}
-
-/// Checks whether the file can be used, without writing to it.
-pub(super) fn examine(path: &Path) -> Result<(), OpenError> {
-    let database = match Builder::new().set_cache_size(CACHE_BYTES).open_read_only(path) {
-        Ok(database) => database,
-        // It was not closed properly, which the next start repairs.
-        Err(DatabaseError::RepairAborted) => return Ok(()),
-        Err(error) => return Err(not_opened(path, error)),
-    };
-    let read = || -> Result<Option<u64>, redb::Error> {
-        let counters = match database.begin_read()?.open_table(layout::COUNTERS) {
-            Err(TableError::TableDoesNotExist(_)) => return Ok(None),
-            counters => counters?,
-        };
-        Ok(counters.get("format")?.map(|format| format.value()))
-    };
-    match read() {
-        Ok(Some(found)) if found != FORMAT => Err(OpenError::Format { path: path.to_owned(), found }),
-        Ok(_) => Ok(()),
-        Err(error) => Err(OpenError::Corrupt { path: path.to_owned(), why: error.to_string() }),
-    }
-}
-
-/// Checks whether the file in this place begins as a store does. An empty one is filled by the first start.
-pub(super) fn recognize(path: &Path) -> Result<(), OpenError> {
-    let mut beginning = Vec::new();
-    let read = found_at(path)
-        .and_then(|found| found.map_or(Ok(0), |file| file.take(BEGINNING.len() as u64).read_to_end(&mut beginning)));
-    read.map_err(|why| OpenError::Io { path: path.to_owned(), why })?;
-    if beginning.is_empty() || beginning == BEGINNING {
-        return Ok(());
-    }
-    Err(OpenError::Corrupt { path: path.to_owned(), why: "it does not begin as one".to_owned() })
-}
-
-fn create(storage: impl StorageBackend) -> Result<Database, DatabaseError> {
-    Builder::new().set_cache_size(CACHE_BYTES).create_with_backend(storage)
-}
-
-/// Opens the file and makes it readable and writable by its owner only. A file of another owner, who alone may change
-/// its mode, is used unchanged, unless everybody may read or write it.
-fn owner_only(path: &Path, opening: Opening) -> Result<File, DatabaseError> {
-    let first = opening == Opening::First;
-    let file = OpenOptions::new().read(true).write(true).create(first).truncate(false).mode(0o600).open(path)?;
-    let metadata = file.metadata()?;
-    if !first && metadata.len() == 0 {
-        return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file of the store was emptied").into());
-    }
-    let mode = metadata.permissions().mode() & 0o777;
-    if mode & 0o077 != 0
-        && let Err(error) = file.set_permissions(Permissions::from_mode(0o600))
-    {
-        let owner = metadata.uid();
-        if error.kind() != io::ErrorKind::PermissionDenied || owner == geteuid().as_raw() {
-            return Err(error.into());
-        }
-        // Kubernetes has changed the group of the volume, for example because it came from another namespace of
-        // OpenShift.
-        if mode & 0o006 != 0 {
-            let why = format!(
-                "it belongs to the user {owner}, and everybody may read or write it (mode {mode:o}); give it to the user of Doorward, or \
-                 `chmod o=` it"
-            );
-            return Err(io::Error::new(error.kind(), why).into());
-        }
-        // Logged once, because the file is opened again after each disk error.
-        if first {
-            tracing::warn!(
-                path = %path.display(),
-                owner,
-                group = metadata.gid(),
-                "the file of the store belongs to another user, so its mode cannot be changed: that user and the group may read it too"
-            );
-        }
-    }
-    Ok(file)
+    transaction.commit().map_err(|error| io_error(io::Error::other(error)))?;
+    Ok(database)
 }
 
 /// An error of redb as an error of the store.

@@ -139,7 +139,7 @@ async fn a_file_of_another_format_is_refused_by_a_start_and_by_an_examination() 
         }
         transaction.commit().unwrap();
         drop(database);
-        let results = [Embedded::examine(&path), Embedded::open(&path).map(drop)];
+        let results = [Embedded::examine(&path).map(drop), Embedded::open(&path).map(drop)];
         for result in results {
             match format == layout::FORMAT {
                 true => assert!(result.is_ok(), "{result:?}"),
@@ -374,6 +374,82 @@ async fn a_clock_that_is_ahead_until_it_is_set_removes_nothing_that_has_not_ende
         store.put(Table::Logins, b"k", b"v".to_vec(), Timestamp::MAX, Expect::Any, ahead).await.unwrap();
     }
     assert_eq!(store.get(Table::Revocations, b"good", NOW).await.unwrap(), None);
+}
+
+/// The file was left as after a crash, so that each start read all of it, and a damaged one passed an examination.
+#[tokio::test]
+async fn a_store_that_was_closed_needs_no_repair_and_answers_no_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("store.redb");
+    let store = Embedded::open(&path).unwrap();
+    let end = NOW + Duration::from_secs(60);
+    store.put(Table::Sessions, b"k", b"v".to_vec(), end, Expect::Any, NOW).await.unwrap();
+    let crashed = folder.path().join("crashed.redb");
+    std::fs::copy(&path, &crashed).unwrap();
+    assert_eq!(Embedded::examine(&crashed).unwrap(), Examined::NotClosed);
+    store.close().await.unwrap();
+    assert_eq!(Embedded::examine(&path).unwrap(), Examined::Good);
+    let error = store.get(Table::Sessions, b"k", NOW).await.unwrap_err().to_string();
+    assert!(error.contains("as Doorward stops"), "{error}");
+    assert_eq!(
+        reopen(&path).await.get(Table::Sessions, b"k", NOW).await.unwrap().map(|stored| stored.value),
+        Some(b"v".to_vec())
+    );
+}
+
+/// redb panics on some of them, which ended the thread: everybody got 503, and nobody was told why.
+#[tokio::test]
+async fn pages_that_are_damaged_while_the_file_is_open_are_reported_and_end_no_thread() {
+    let disk = SmallDisk::new(u64::MAX);
+    let store = on(&disk, &Clock::default());
+    let end = NOW + Duration::from_secs(60);
+    // More than redb keeps in memory.
+    for batch in 0..20_u8 {
+        let record = |n: u8| Put {
+            table: Table::Revocations,
+            key: vec![batch, n],
+            value: vec![n; 8192],
+            expires: end,
+            expect: Expect::Any,
+        };
+        store.put_all((0..50).map(record).collect(), NOW).await.unwrap();
+    }
+    let size = usize::try_from(disk.len().unwrap()).unwrap();
+    disk.write(8192, &vec![0; size - 8192]).unwrap();
+    let keys: Vec<Vec<u8>> = (0..20).map(|batch| vec![batch, 7]).collect();
+    for _ in 0..2 {
+        let error = store.get_all(Table::Revocations, keys.clone(), NOW).await.unwrap_err().to_string();
+        assert!(error.contains("is damaged") && error.contains("move the file away"), "{error}");
+    }
+    for result in [store.delete(Table::Revocations, &[3, 3]).await.map(drop), store.ping().await] {
+        assert!(result.unwrap_err().to_string().contains("is damaged"));
+    }
+}
+
+/// The process ended with the place in redb where it noticed.
+#[tokio::test]
+async fn a_file_with_a_damaged_page_is_refused_by_a_start_that_notices_it() {
+    const PAGE: u64 = 4096;
+    let whole = SmallDisk::new(u64::MAX);
+    let store = on(&whole, &Clock::default());
+    let end = NOW + Duration::from_secs(60);
+    store.put(Table::Sessions, b"k", b"v".to_vec(), end, Expect::Any, NOW).await.unwrap();
+    store.close().await.unwrap();
+    let size = whole.len().unwrap();
+    let mut bytes = vec![0; usize::try_from(size).unwrap()];
+    whole.read(0, &mut bytes).unwrap();
+    let refused = (PAGE..size).step_by(usize::try_from(PAGE).unwrap()).filter(|page| {
+        let disk = SmallDisk::new(u64::MAX);
+        disk.set_len(size).unwrap();
+        disk.write(0, &bytes).unwrap();
+        disk.write(*page, &[0; 512]).unwrap();
+        match Disk::storage(move || disk.clone(), Clock::default()) {
+            Ok(_) => false,
+            Err(OpenError::Corrupt { .. }) => true,
+            Err(other) => panic!("page {page}: {other}"),
+        }
+    });
+    assert!(refused.count() > 0, "no damage was noticed");
 }
 
 #[tokio::test]

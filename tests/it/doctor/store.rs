@@ -20,12 +20,12 @@ async fn an_unusable_store_is_reported() {
     std::fs::remove_file(&file).unwrap();
     let (yaml, port) = (std::fs::read_to_string(dir.path().join("doorward.yaml")).unwrap(), free_port());
     std::fs::write(dir.path().join("doorward.yaml"), yaml.replace(":7'", &format!(":{port}'"))).unwrap();
-    for signal in ["KILL", "TERM"] {
+    for (signal, state, words) in [("KILL", "warning", "not closed properly"), ("TERM", "good", "it can be opened")] {
         let mut doorward = Doorward::start_at(dir.path()).await;
         doorward.signal(signal);
         doorward.ended().await;
         let before = std::fs::read(&file).unwrap();
-        doctor(dir.path(), &["--only", "store"]).await.is("store", "good", &["it can be opened"]);
+        doctor(dir.path(), &["--only", "store"]).await.is("store", state, &[words]);
         assert!(std::fs::read(&file).unwrap() == before, "it writes nothing into it after {signal}");
     }
 }
