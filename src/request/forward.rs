@@ -7,7 +7,7 @@ use http_body::Body as _;
 
 use super::{
     account_refusal,
-    headers::{REQUEST_ID, clean_response},
+    headers::{REQUEST_ID, clean_response, unite_lengths},
     outbound::Outbound,
     respond::is_grpc,
 };
@@ -203,8 +203,13 @@ async fn passed<E: OnEnd>(
 }
 
 /// A 401 for Doorward's own credential becomes an upstream error: clients would discard a good token because of it.
-fn accepted(response: Response<UpstreamBody>, permit: &Permit) -> Result<Response<UpstreamBody>, Rejection> {
+fn accepted(mut response: Response<UpstreamBody>, permit: &Permit) -> Result<Response<UpstreamBody>, Rejection> {
     let route = permit.route();
+    if !unite_lengths(response.headers_mut()) {
+        let what =
+            format!("the upstream `{}` answered with several `Content-Length` that differ", route.upstream.name());
+        return Err(Rejection::new(Reason::UpstreamProtocol, what));
+    }
     if response.status() == StatusCode::UNAUTHORIZED && route.upstream.knows_us() {
         return Err(match permit.is_proxied() {
             // A 401 of a server behind the API server is not about that token.

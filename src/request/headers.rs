@@ -221,6 +221,24 @@ static HOP_BY_HOP: [HeaderName; 8] = [
     header::UPGRADE,
 ];
 
+/// Makes one of several equal `Content-Length` values, as RFC 9112 section 6.3 allows. Returns false if they differ or are
+/// no lengths. Clients would otherwise get no response at all, or refuse it.
+pub fn unite_lengths(headers: &mut HeaderMap) -> bool {
+    let mut lines = headers.get_all(header::CONTENT_LENGTH).iter();
+    let Some(first) = lines.next() else { return true };
+    let is_listed = |line: &HeaderValue| line.as_bytes().contains(&b',');
+    if !is_listed(first) && lines.next().is_none() {
+        return true;
+    }
+    let lengths: Result<Vec<u64>, _> = tokens(headers, &header::CONTENT_LENGTH).map(str::parse).collect();
+    let Some((&length, others)) = lengths.as_deref().ok().and_then(<[u64]>::split_first) else { return false };
+    if others.iter().any(|other| *other != length) {
+        return false;
+    }
+    headers.insert(header::CONTENT_LENGTH, length.into());
+    true
+}
+
 /// Removes from a response what belongs to the upstream's connection, and cookies of Doorward, which only Doorward
 /// sets.
 pub fn clean_response(headers: &mut HeaderMap, own_cookie_prefix: &str) {
@@ -453,6 +471,26 @@ mod tests {
         clean_response(&mut headers, "__Host-doorward");
         assert_eq!(headers.len(), 1);
         assert_eq!(headers["set-cookie"], "theirs=1");
+    }
+
+    /// The response to HEAD was cut off without an answer, and over HTTP/2 clients refused each of them.
+    #[test]
+    fn equal_lengths_of_a_response_become_one_and_others_are_refused() {
+        let united = |lines: &[&str]| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append("content-length", line.parse().unwrap());
+            }
+            unite_lengths(&mut headers)
+                .then(|| headers.remove("content-length").map(|one| one.to_str().unwrap().to_owned()))
+        };
+        assert_eq!(united(&[]), Some(None));
+        for lines in [&["2"][..], &["2", "2"], &["2, 2"], &["2,2", "2"]] {
+            assert_eq!(united(lines), Some(Some("2".to_owned())), "{lines:?}");
+        }
+        for lines in [&["2", "3"][..], &["2, 3"], &["2, x"], &["x", "2"], &[",", ","]] {
+            assert_eq!(united(lines), None, "{lines:?}");
+        }
     }
 
     /// If it stayed, it would cut the body: an HTTP/1.1 client took as many bytes as it says for the whole.
