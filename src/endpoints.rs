@@ -25,9 +25,8 @@ use crate::{
     oidc::{Login, LoginRequest, backchannel, program},
     pages::{self, SessionTimes, WhoAmIView},
     request::{
-        FORWARD_AUTH,
         exchange::Exchange,
-        method,
+        is_question, method,
         respond::{allow_preflight, see_other},
         route::PROTECTED_RESOURCE,
         sanitize::CleanRequest,
@@ -64,7 +63,6 @@ impl Page {
     fn at(path: &str) -> Option<Self> {
         Some(match path {
             "/oauth2/userinfo" => Self::UserInfo,
-            FORWARD_AUTH => Self::ForwardAuth,
             WHO_AM_I => Self::WhoAmI,
             probe::PATH => Self::Probe,
             sessions::PATH => Self::Sessions,
@@ -74,6 +72,7 @@ impl Page {
             path if is_below(path, PROTECTED_RESOURCE) => Self::ProtectedResource,
             program::PAGE | program::TOKEN | program::END => Self::Login,
             program::DEVICE | program::DONE | program::DEVICE_REQUEST => Self::Login,
+            path if is_question(path) => Self::ForwardAuth,
             path if is_below(path, "/oauth2") => Self::Login,
             _ => return None,
         })

@@ -109,7 +109,7 @@ async fn a_path_without_a_page_is_not_found() {
         ("/oauth2/", "own"),
         ("/oauth2/nothing", "login"),
         // Without `forward_auth`.
-        (FORWARD_AUTH, "login"),
+        ("/oauth2/auth", "login"),
     ] {
         let (answer, recorded) = world.ask(Method::GET, path, Vec::new()).await;
         assert_eq!((reason(answer), recorded), (Some(Reason::RouteNotFound), Some(endpoint)), "{path}");

@@ -37,7 +37,12 @@ use crate::{
 };
 
 /// The path at which the proxy asks. Envoy appends the path of the original request.
-pub const PATH: &str = "/oauth2/auth";
+const PATH: &str = "/oauth2/auth";
+
+/// Whether proxies ask at this path.
+pub fn is_question(path: &str) -> bool {
+    path.strip_prefix(PATH).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+}
 
 /// Returns which proxy asks, if `request` comes from a proxy that may ask.
 pub(super) fn querying_proxy<B>(request: &Request<B>, trusted: bool, snapshot: &Snapshot) -> Option<ForwardAuth> {

@@ -47,4 +47,4 @@ pub(crate) mod sanitize;
 mod step_up;
 pub(crate) mod worker;
 
-pub use self::forward_auth::PATH as FORWARD_AUTH;
+pub use self::forward_auth::is_question;

@@ -13,7 +13,7 @@ use http::{HeaderName, Method};
 
 use self::paths::Paths;
 pub use self::written::{Taker, taker};
-use super::{authorization::Authorization, dashboard::Dashboard, headers, host::Reached, method};
+use super::{authorization::Authorization, dashboard::Dashboard, forward_auth, headers, host::Reached, method};
 use crate::{
     admin::metrics::{RequestMetrics, RouteMetrics},
     assertions,
@@ -112,6 +112,8 @@ pub struct Routes {
     external: Option<Arc<str>>,
     /// Whether Doorward issues tokens, on the external host.
     tokens: bool,
+    /// Whether proxies ask for decisions.
+    asked: bool,
     /// The host of the interceptor.
     interceptor: Option<Arc<str>>,
 }
@@ -166,10 +168,14 @@ impl Routes {
             return Ok(Target::Own(OwnEndpoint::Issuer(endpoint)));
         }
         let Some(entry) = self.entry(host) else {
-            return if is_own(path, false, is_external) { Ok(Target::Own(OwnEndpoint::Page)) } else { Err(Miss::Path) };
+            return if is_own(path, false, is_external, self.asked) {
+                Ok(Target::Own(OwnEndpoint::Page))
+            } else {
+                Err(Miss::Path)
+            };
         };
         let is_described = || resource_of(path).is_some_and(|resource| entry.bearer_route(resource).is_some());
-        if is_own(path, entry.browser, is_external) || is_described() {
+        if is_own(path, entry.browser, is_external, self.asked) || is_described() {
             return Ok(Target::Own(OwnEndpoint::Page));
         }
         let mut asked = entry.paths.asked(path);
@@ -257,8 +263,11 @@ impl Host {
     }
 }
 
-fn is_own(path: &str, browser: bool, external: bool) -> bool {
+/// Whether a path is one of Doorward's own pages. `asked` says whether proxies ask for decisions (`forward_auth`): an
+/// upstream that answers such a question, even from a peer that may not ask, would allow everything with its 200.
+fn is_own(path: &str, browser: bool, external: bool, asked: bool) -> bool {
     path.starts_with("/.doorward/")
+        || (asked && forward_auth::is_question(path))
         || (browser && path.starts_with("/oauth2/"))
         || (external && path == PROTECTED_RESOURCE)
         || (external && path == assertions::KEY_SET)
@@ -296,6 +305,7 @@ pub fn resolve(root: &raw::Root, parts: Parts<'_>, resolver: &mut Resolver) -> R
     let mut routes = Routes {
         external: root.external_host.as_deref().map(Into::into),
         tokens: root.tokens.is_some(),
+        asked: root.forward_auth.is_some(),
         interceptor: root.interceptor.as_ref().map(|interceptor| interceptor.host.as_str().into()),
         ..Routes::default()
     };

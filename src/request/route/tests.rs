@@ -160,6 +160,20 @@ async fn the_more_specific_route_takes_a_request_in_either_order() {
     }
 }
 
+/// The upstream's 200 to a question of a proxy that may not ask, or asks in another form, let that proxy pass everything.
+#[tokio::test]
+async fn questions_of_proxies_go_to_no_upstream_on_any_host() {
+    let listeners = json!([{"name": "p", "address": "127.0.0.1:0", "trusted_proxies": ["127.0.0.1/32"]}]);
+    for (root, own) in [(json!({"forward_auth": "nginx", "listeners": listeners}), true), (json!({}), false)] {
+        let routes = table(&root, &[json!({"name": "web"})]);
+        for path in ["/oauth2/auth", "/oauth2/auth/", "/oauth2/auth/page"] {
+            let taken = matches!(routes.find("a.test", path, &Method::GET), Ok(Target::Own(OwnEndpoint::Page)));
+            assert_eq!(taken, own, "{path}");
+        }
+        assert_eq!(taker(&routes, "GET", "/oauth2/authors"), "web");
+    }
+}
+
 /// Servers fetch the keys of assertions there, whichever hosts people and programs use.
 #[tokio::test]
 async fn the_external_host_is_known_even_if_no_route_has_it() {

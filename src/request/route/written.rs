@@ -48,7 +48,7 @@ pub fn taker<'a>(root: &'a raw::Root, host: &str, path: &str, method: &Method) -
     }
     let takes = |scheme| move |route: &&raw::Route| route.schemes.contains(&scheme);
     let is_described = |resource| paths.at(resource).iter().any(|choice| takes(raw::Scheme::Bearer)(&choice.route.0));
-    if is_own(path, routes.iter().any(takes(raw::Scheme::Session)), is_external)
+    if is_own(path, routes.iter().any(takes(raw::Scheme::Session)), is_external, root.forward_auth.is_some())
         || resource_of(path).is_some_and(is_described)
     {
         return Ok(Taker::Own);
