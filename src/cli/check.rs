@@ -13,6 +13,8 @@ use crate::{
 };
 
 /// Check a configuration, exactly as a start and a reload do.
+///
+/// The exit status is 64 if it would be refused; warnings do not count.
 #[derive(Clone, Debug, clap::Args)]
 pub struct CheckArgs {
     #[command(flatten)]

@@ -67,6 +67,8 @@ enum Command {
     Demo(demo::DemoArgs),
     Check(check::CheckArgs),
     /// Run the test cases of the policy.
+    ///
+    /// The exit status is 1 if a case fails or there are none, and 64 if the configuration is refused.
     Test {
         #[command(flatten)]
         config: ConfigArgs,
@@ -90,6 +92,8 @@ enum Command {
     #[command(subcommand)]
     Audit(audit::AuditCommand),
     /// Make a running Doorward reload its configuration, and report the result.
+    ///
+    /// The exit status is 1 if the new configuration was refused; the old one then stays in force.
     Reload(operator::OperatorArgs),
     /// Show the state of a running Doorward and of its parts.
     Status(operator::OperatorArgs),
@@ -478,6 +482,23 @@ mod tests {
         assert!(help.contains(doctor::KINDS), "{help}");
         let guide = include_str!("../../docs/operations.md");
         assert!(guide.contains(&line), "{line}");
+    }
+
+    /// clap does not wrap without its feature `wrap_help`, so terminals broke the lines within words.
+    #[test]
+    fn no_line_of_a_help_is_longer_than_100_columns() {
+        fn assert_short(command: &mut clap::Command) {
+            let help = command.render_long_help().to_string();
+            // clap does not wrap the usage, and a list of kinds for `kubectl` cannot be broken.
+            let is_wrapped = |line: &&str| !line.starts_with("Usage:") && line.split(' ').all(|word| word.len() < 80);
+            for line in help.lines().filter(is_wrapped) {
+                assert!(line.chars().count() <= 100, "{}: {line}", command.get_name());
+            }
+            command.get_subcommands_mut().for_each(assert_short);
+        }
+        let mut command = command();
+        command.build();
+        assert_short(&mut command);
     }
 
     #[test]
