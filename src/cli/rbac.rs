@@ -1,6 +1,7 @@
 //! `doorward rbac`: what Kubernetes must allow for a configuration to work, and nothing else.
 
 use std::{
+    fs,
     io::{self, Read as _, Write},
     path::{Path, PathBuf},
 };
@@ -27,6 +28,9 @@ pub struct RbacArgs {
     form: Option<Form>,
     #[command(flatten)]
     accounts: AccountArgs,
+    /// Write the roles to this file. It is left as it is if the configuration is refused, which `>` would empty.
+    #[arg(long, value_name = "FILE", conflicts_with = "check")]
+    out: Option<PathBuf>,
     /// Print no roles, but what a cluster lacks, what is left from an earlier configuration, and what allows too much;
     /// the exit status is 1 if there is any of these. The file (`-` is standard input) holds the output of `kubectl get
     /// clusterroles,clusterrolebindings,roles,rolebindings -A -o json`.
@@ -76,7 +80,12 @@ pub fn run(args: &RbacArgs, out: &mut impl Write, notes: &mut impl Write) -> Res
     let accounts = args.accounts.of(root)?;
     let Some(cluster) = &args.check else {
         let manifest = rbac::manifest(root, args.form.unwrap_or(Form::Classic), accounts)?;
-        out.write_all(manifest.as_bytes())?;
+        match &args.out {
+            None => out.write_all(manifest.as_bytes())?,
+            Some(file) => {
+                fs::write(file, &manifest).map_err(|error| format!("{} cannot be written: {error}", file.display()))?
+            }
+        }
         if manifest.is_empty() {
             // `kubectl apply` fails on nothing, and does not say why it was given nothing.
             writeln!(
@@ -108,7 +117,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, Failure> {
     let from: Box<dyn io::Read> = match path.to_str() {
         Some("-") => Box::new(io::stdin().lock()),
         _ => {
-            let file = std::fs::File::open(path);
+            let file = fs::File::open(path);
             Box::new(file.map_err(|error| format!("{} cannot be read: {error}", path.display()))?)
         }
     };
@@ -147,7 +156,7 @@ mod tests {
     fn a_cluster_is_checked_by_the_form_that_it_has() {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name).display().to_string();
-        std::fs::write(path("doorward.yaml"), CONFIGURATION).unwrap();
+        fs::write(path("doorward.yaml"), CONFIGURATION).unwrap();
         let rbac = |more: &[&str]| {
             let config = path("doorward.yaml");
             let arguments = ["rbac", &config].into_iter().chain(more.iter().copied());
@@ -162,7 +171,7 @@ mod tests {
         };
         let check = |items: &[Value], more: &[&str]| {
             let list = path("list.json");
-            std::fs::write(&list, json!({"items": items}).to_string()).unwrap();
+            fs::write(&list, json!({"items": items}).to_string()).unwrap();
             rbac(&[&["--check", &*list][..], more].concat())
         };
         let (classic, constrained) = (objects("classic"), objects("constrained"));
@@ -183,12 +192,32 @@ mod tests {
         assert!(!told.contains("doorward-impersonated-actions"), "{told}");
     }
 
+    /// With `>`, a typing error left a file without roles, which `kubectl apply -k` accepts.
+    #[test]
+    fn roles_are_written_to_a_file_only_if_the_configuration_is_accepted() {
+        let folder = tempfile::tempdir().unwrap();
+        let [config, roles] = ["doorward.yaml", "rbac.yaml"].map(|name| folder.path().join(name).display().to_string());
+        fs::write(&config, CONFIGURATION).unwrap();
+        let rbac = || {
+            let mut printed = Vec::new();
+            let args = Command::parse_from(["rbac", &config, "--out", &roles]).args;
+            (run(&args, &mut printed, &mut io::sink()), printed)
+        };
+        let (status, printed) = rbac();
+        assert_eq!((status.unwrap(), printed), (0, Vec::new()));
+        let written = fs::read_to_string(&roles).unwrap();
+        assert!(written.contains("kind: ClusterRole"), "{written}");
+        fs::write(&config, format!("{CONFIGURATION}\nadmn: {{}}\n")).unwrap();
+        rbac().0.unwrap_err();
+        assert_eq!(fs::read_to_string(&roles).unwrap(), written);
+    }
+
     #[test]
     fn what_is_no_list_is_refused_without_the_names_of_types() {
         let folder = tempfile::tempdir().unwrap();
         let [config, list] = ["doorward.yaml", "list.json"].map(|name| folder.path().join(name).display().to_string());
-        std::fs::write(&config, CONFIGURATION).unwrap();
-        std::fs::write(&list, "[]").unwrap();
+        fs::write(&config, CONFIGURATION).unwrap();
+        fs::write(&list, "[]").unwrap();
         let args = Command::parse_from(["rbac", &config, "--check", &list]).args;
         let refused = run(&args, &mut io::sink(), &mut io::sink()).unwrap_err().to_string();
         assert!(refused.contains("expected an object with `items`") && refused.contains("kubectl get"), "{refused}");
@@ -206,7 +235,7 @@ routes: [{name: web, kind: http, hosts: [web.test], schemes: [bearer], upstream:
 rules: [{id: all, who: {issuers: [a]}, do: allow}]
 ";
         let config = folder.path().join("doorward.yaml");
-        std::fs::write(&config, yaml).unwrap();
+        fs::write(&config, yaml).unwrap();
         let args = Command::parse_from(["rbac", config.to_str().unwrap()]).args;
         let (mut out, mut notes) = (Vec::new(), Vec::new());
         assert_eq!(run(&args, &mut out, &mut notes).unwrap(), 0);
