@@ -11,17 +11,18 @@ routes:
   - {name: old, kind: dashboard, hosts: [old.example], schemes: [session], upstream: board}
 ";
     for (on, action, expected) in [
+        ("{routes: [board]}", "allow", 1),
         ("{routes: [board], methods: [GET, HEAD]}", "allow", 1),
         ("{routes: [board], methods: [GET, HEAD], pages: true}", "allow", 0),
         ("{routes: [board], methods: [GET], kubernetes: {namespaces: [ci]}}", "allow", 0),
         ("{routes: [board], methods: [GET, POST]}", "allow", 0),
         ("{routes: [old], methods: [GET]}", "allow", 0),
         ("{routes: [board], methods: [GET]}", "deny", 0),
+        ("{routes: [board]}", "deny", 0),
     ] {
         let root = root(BOARD, &format!("rules: [{{id: a, on: {on}, do: {action}}}]"));
         let told = warnings_of(&root);
-        let of_the_api =
-            told.iter().filter(|problem| problem.message.contains("everything that the pages request")).count();
+        let of_the_api = told.iter().filter(|problem| problem.message.starts_with("this also allows")).count();
         assert_eq!(of_the_api, expected, "{on} {action}: {told:?}");
     }
 }
