@@ -354,7 +354,7 @@ fn signed_out(context: &Context<'_>) -> Response<Bytes> {
         return see_other(&location);
     }
     let problem = json!({"type": "about:blank", "title": "Unauthorized", "status": 401, "detail": "you are not signed in",
-        "reason": Reason::CredentialMissing.as_str()});
+        "reason": Reason::CredentialMissing.as_str(), "request_id": request.meta().id.to_string()});
     let takes_tokens =
         request.path() == WHO_AM_I && context.snapshot.routes.taking_tokens(request.host()).next().is_some();
     let challenge = match takes_tokens {

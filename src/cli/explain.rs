@@ -46,7 +46,7 @@ pub struct ExplainArgs {
     #[arg(long, value_name = "FILE", conflicts_with = "audit_id")]
     pub principal: Option<PathBuf>,
     /// A record of the audit trail, whose inputs are evaluated under the recorded and the current policy
-    #[arg(long, value_name = "ID", conflicts_with = "url")]
+    #[arg(long, value_name = "ID", conflicts_with = "url", value_parser = request_id)]
     pub audit_id: Option<Uuid>,
     /// Instead of an address: the audience of a token. `--principal` is the caller, or whoever caused the run of the
     /// task that asks
@@ -86,6 +86,10 @@ pub struct ExplainArgs {
     /// How the answer is printed
     #[arg(long, value_enum, default_value_t = Format::Human)]
     pub format: Format,
+}
+
+fn request_id(text: &str) -> Result<Uuid, &'static str> {
+    text.parse().map_err(|_| "not the id of a request; it is in the header `X-Request-Id` of the response")
 }
 
 fn time(text: &str) -> Result<Timestamp, String> {

@@ -228,6 +228,7 @@ pub struct Sessions {
     /// own failure, such as Dex's error for an account that was removed, the session ends after twelve times as long.
     pub recheck: Span,
     /// Sessions that one person may have, on all hosts together, 1 to 256. A further login ends the oldest.
+    #[schemars(range(min = 1, max = 256))]
     pub max_per_person: u16,
     /// Keys that encrypt sessions at rest, and held deliveries on Redis, 32 bytes each as base64; the first encrypts, all decrypt.
     pub keys: Vec<SecretSource>,
