@@ -117,6 +117,7 @@ pub(super) struct Reader {
     events: CompiledEvents,
     /// See [`Sender`].
     pushes: &'static [&'static str],
+    proposals: &'static [&'static str],
     builds: &'static [&'static str],
     /// Whether ids may be text, not only numbers.
     text_ids: bool,
@@ -176,8 +177,8 @@ impl Reader {
             Events::Same { unnamed, .. } => CompiledEvents::Same { unnamed: CompiledShape::new(unnamed, &mut wanted) },
             Events::Body | Events::Within { .. } => CompiledEvents::Named { names: &[], all: &[] },
         };
-        let Sender { pushes, builds, text_ids, .. } = *sender;
-        Self { wanted, fields, events, pushes, builds, text_ids }
+        let Sender { pushes, proposals, builds, text_ids, .. } = *sender;
+        Self { wanted, fields, events, pushes, proposals, builds, text_ids }
     }
 
     /// The values at the wanted places of a verified body of this type.
@@ -204,10 +205,13 @@ impl Reader {
             _ => self.event(event, &found)?,
         };
         let is_push = event.as_deref().is_some_and(|event| self.pushes.contains(&event));
-        let tells_of_build = |event: &str| self.builds.iter().any(|begin| event.starts_with(begin));
-        let is_of_no_ref = found.is_of_no_ref() || event.as_deref().is_some_and(tells_of_build);
-        let GitRef { branch, tag, is_either } = found.git_ref(is_push || self.pushes.is_empty())?;
-        let fork = found.fork();
+        let is_one_of =
+            |begins: &[&str]| event.as_deref().is_some_and(|event| begins.iter().any(|begin| event.starts_with(begin)));
+        let is_proposal = is_one_of(self.proposals);
+        let is_of_no_ref = found.is_of_no_ref() || is_one_of(self.builds);
+        let GitRef { branch, tag, is_either } = found.git_ref(is_push || self.pushes.is_empty(), is_proposal)?;
+        // As with a deleted source, the fork is only presumed.
+        let fork = found.fork().or_else(|| is_proposal.then_some(true));
         let is_made = event.as_deref().is_some_and(|event| event.ends_with("created"));
         // Issues and pipelines have a number too, but not two repositories.
         let is_pull_request = fork.is_some() || found.all(Field::PullRequestMark).next().is_some();
@@ -388,7 +392,9 @@ impl<'a> Fields<'a> {
         }
         let pair = |field| self.places(field).as_chunks::<2>().0;
         let has = |place: &Place| self.values.get(*place).filter(|found| **found != Found::Null);
-        let marked = pair(Field::ForkMark).iter().find_map(|[(of, _), (from, _)]| has(of).map(|_| has(from).is_some()));
+        let marked = pair(Field::ForkMark)
+            .iter()
+            .find_map(|[(of, _), (from, _)]| has(from).or_else(|| has(of)).map(|_| has(from).is_some()));
         if marked.is_some() {
             return marked;
         }
@@ -408,8 +414,8 @@ impl<'a> Fields<'a> {
     /// (`refs/heads/main`) unless another field gives its type; if that type is neither a branch nor a tag, nor is the
     /// ref, since a branch itself may be called `refs/heads/main`. `is_full` says whether a ref without a type may be
     /// full. It must also begin with `refs/`: the API of Gitea sends a push with whatever its caller gives as the ref
-    /// of a test, `main` or a commit.
-    fn git_ref(&self, is_full: bool) -> Result<GitRef, NoFacts> {
+    /// of a test, `main` or a commit. `has_ref` says whether there is a ref, even if the body does not name it.
+    fn git_ref(&self, is_full: bool, has_ref: bool) -> Result<GitRef, NoFacts> {
         let branch = self.text(Field::Branch)?;
         // For some events this place only says whether the ref is a tag, or whether there is a tag beside a branch.
         let is_flag = matches!(self.all(Field::Tag).next(), Some((Found::Bool(_), at))
@@ -418,7 +424,9 @@ impl<'a> Fields<'a> {
         if branch.is_some() || tag.is_some() {
             return Ok(GitRef { branch, tag, is_either: false });
         }
-        let Some(reference) = self.text(Field::Ref)? else { return Ok(GitRef::default()) };
+        let Some(reference) = self.text(Field::Ref)? else {
+            return Ok(if has_ref { GitRef::either() } else { GitRef::default() });
+        };
         let stands_for = |prefix| reference.strip_prefix(prefix).filter(|name| !name.is_empty()).map(Arc::from);
         let full =
             || stands_for("refs/heads/").map(GitRef::branch).or_else(|| stands_for("refs/tags/").map(GitRef::tag));
@@ -433,7 +441,7 @@ impl<'a> Fields<'a> {
             Some((Found::Text(kind), _)) if kind == "tag" => GitRef::tag(reference),
             Some((Found::Text(kind), _)) if kind == "branch" => GitRef::branch(reference),
             Some(_) => GitRef::default(),
-            None if !is_full || !reference.starts_with("refs/") => GitRef { is_either: true, ..GitRef::default() },
+            None if !is_full || !reference.starts_with("refs/") => GitRef::either(),
             None => full().unwrap_or_default(),
         })
     }
@@ -444,7 +452,7 @@ impl<'a> Fields<'a> {
 struct GitRef {
     branch: Option<Arc<str>>,
     tag: Option<Arc<str>>,
-    /// A short name that can be of a branch or of a tag.
+    /// It can be any branch or tag, as the ref is missing or short.
     is_either: bool,
 }
 
@@ -455,6 +463,10 @@ impl GitRef {
 
     fn tag(name: Arc<str>) -> Self {
         Self { tag: Some(name), ..Self::default() }
+    }
+
+    fn either() -> Self {
+        Self { is_either: true, ..Self::default() }
     }
 }
 

@@ -12,6 +12,8 @@ pub(super) static AZURE_DEVOPS: Sender = Sender {
         true => Ok(Key::token(secret)),
         false => Err("is not written `USER:PASSWORD`"),
     },
+    // A subscription may leave out the details of the resource.
+    proposals: &["git.pullrequest.", "ms.vss-code.git-pullrequest-"],
     builds: &["build.", "ms.vss-release.", "ms.vss-pipelines.", "ms.vss-pipelinechecks-events."],
     facts: &[
         (Field::Delivery, &["/id"]),
@@ -41,9 +43,9 @@ pub(super) static AZURE_DEVOPS: Sender = Sender {
         (
             Field::ForkMark,
             &[
-                "/resource/pullRequestId",
+                "/resource/sourceRefName",
                 "/resource/forkSource",
-                "/resource/pullRequest/pullRequestId",
+                "/resource/pullRequest/sourceRefName",
                 "/resource/pullRequest/forkSource",
             ],
         ),

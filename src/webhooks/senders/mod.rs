@@ -57,6 +57,9 @@ pub(super) struct Sender {
     /// [`Field::Pusher`] is the person who pushed, and a ref without a [`Field::RefType`] is full. If this is empty,
     /// all refs without a type are full.
     pub(super) pushes: &'static [&'static str],
+    /// Prefixes of the names of events that are about a proposed change, if their bodies may lack its details. A change
+    /// without them counts as one from a fork.
+    pub(super) proposals: &'static [&'static str],
     /// Prefixes of the names of events that are about a build, as [`Field::NoRef`] is for other senders.
     pub(super) builds: &'static [&'static str],
     /// Where facts are in the body; the first pointer that is present counts.
@@ -153,6 +156,7 @@ const fn stating(Stated { counts_refusals, bodies, id_required, text_ids }: Stat
         events: Events::Body,
         pings: &[],
         pushes: &[],
+        proposals: &[],
         builds: &[],
         facts: &[],
         own_actions: &[],
@@ -216,7 +220,8 @@ pub(super) enum Field {
     ForkFlag,
     /// Pairs of pointers: to the ids of the source and the target repository.
     Fork,
-    /// Pairs of pointers: to a member of every pull request, and to one that only those from a fork have.
+    /// Pairs of pointers: to a member of every pull request that is sent with its details, and to one of these details
+    /// that only those from a fork have.
     ForkMark,
     /// The source branch of a change. A change without one was pushed by somebody who may not be allowed to create
     /// branches.
