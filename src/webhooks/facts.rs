@@ -60,8 +60,8 @@ pub struct Facts {
     /// Whether the pull request is a draft.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub draft: Option<bool>,
-    /// It has no single ref: several changed at once, or it is about a build, a check or a deployment. Then there is no
-    /// branch and no tag, and a deny that names one matches.
+    /// It has no single ref: several changed at once, or it does not say which, or it is about a build, a check or a
+    /// deployment. Then there is no branch and no tag, and a deny that names one matches.
     pub several: bool,
     /// It is about a build, a check or a deployment. If it does not say whether what was built came from a fork, a deny
     /// of forks matches.
@@ -119,6 +119,7 @@ pub(super) struct Reader {
     pushes: &'static [&'static str],
     proposals: &'static [&'static str],
     builds: &'static [&'static str],
+    short_refs: bool,
     /// Whether ids may be text, not only numbers.
     text_ids: bool,
 }
@@ -177,8 +178,8 @@ impl Reader {
             Events::Same { unnamed, .. } => CompiledEvents::Same { unnamed: CompiledShape::new(unnamed, &mut wanted) },
             Events::Body | Events::Within { .. } => CompiledEvents::Named { names: &[], all: &[] },
         };
-        let Sender { pushes, proposals, builds, text_ids, .. } = *sender;
-        Self { wanted, fields, events, pushes, proposals, builds, text_ids }
+        let Sender { pushes, proposals, builds, short_refs, text_ids, .. } = *sender;
+        Self { wanted, fields, events, pushes, proposals, builds, short_refs, text_ids }
     }
 
     /// The values at the wanted places of a verified body of this type.
@@ -209,7 +210,7 @@ impl Reader {
             |begins: &[&str]| event.as_deref().is_some_and(|event| begins.iter().any(|begin| event.starts_with(begin)));
         let is_proposal = is_one_of(self.proposals);
         let is_of_no_ref = found.is_of_no_ref() || is_one_of(self.builds);
-        let GitRef { branch, tag, is_either } = found.git_ref(is_push || self.pushes.is_empty(), is_proposal)?;
+        let GitRef { branch, tag, is_either } = found.git_ref(is_push || !self.short_refs, is_push || is_proposal)?;
         // As with a deleted source, the fork is only presumed.
         let fork = found.fork().or_else(|| is_proposal.then_some(true));
         let is_made = event.as_deref().is_some_and(|event| event.ends_with("created"));
@@ -411,10 +412,10 @@ impl<'a> Fields<'a> {
     }
 
     /// The branch and the tag: by their own names, of which builds of a tag have both, or from a ref. A ref is full
-    /// (`refs/heads/main`) unless another field gives its type; if that type is neither a branch nor a tag, nor is the
-    /// ref, since a branch itself may be called `refs/heads/main`. `is_full` says whether a ref without a type may be
-    /// full. It must also begin with `refs/`: the API of Gitea sends a push with whatever its caller gives as the ref
-    /// of a test, `main` or a commit. `has_ref` says whether there is a ref, even if the body does not name it.
+    /// (`refs/heads/main`) unless another field gives its type; if that type is neither a branch nor a tag, the ref may
+    /// be either, since a branch itself may be called `refs/heads/main`. `is_full` says whether a ref without a type
+    /// may be full. It must also begin with `refs/`: the API of Gitea sends a push with whatever its caller gives as
+    /// the ref of a test, `main` or a commit. `has_ref` says whether there is a ref, even if the body does not name it.
     fn git_ref(&self, is_full: bool, has_ref: bool) -> Result<GitRef, NoFacts> {
         let branch = self.text(Field::Branch)?;
         // For some events this place only says whether the ref is a tag, or whether there is a tag beside a branch.
@@ -440,7 +441,7 @@ impl<'a> Fields<'a> {
             Some((Found::Bool(_), _)) => GitRef::branch(reference),
             Some((Found::Text(kind), _)) if kind == "tag" => GitRef::tag(reference),
             Some((Found::Text(kind), _)) if kind == "branch" => GitRef::branch(reference),
-            Some(_) => GitRef::default(),
+            Some(_) => GitRef::either(),
             None if !is_full || !reference.starts_with("refs/") => GitRef::either(),
             None => full().unwrap_or_default(),
         })
@@ -452,7 +453,7 @@ impl<'a> Fields<'a> {
 struct GitRef {
     branch: Option<Arc<str>>,
     tag: Option<Arc<str>>,
-    /// It can be any branch or tag, as the ref is missing or short.
+    /// It can be any branch or tag, as the ref is missing, short or of an unknown type.
     is_either: bool,
 }
 

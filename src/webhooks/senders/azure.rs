@@ -12,6 +12,7 @@ pub(super) static AZURE_DEVOPS: Sender = Sender {
         true => Ok(Key::token(secret)),
         false => Err("is not written `USER:PASSWORD`"),
     },
+    pushes: &["git.push"],
     // A subscription may leave out the details of the resource.
     proposals: &["git.pullrequest.", "ms.vss-code.git-pullrequest-"],
     builds: &["build.", "ms.vss-release.", "ms.vss-pipelines.", "ms.vss-pipelinechecks-events."],

@@ -12,6 +12,7 @@ pub(super) static CLOUD: Sender = Sender {
     // Its own retries have the same id.
     id_headers: &["x-request-uuid"],
     events: Events::Shapes { header: "x-event-key", twins: &[], shapes: &[CLOUD_SHAPES], unnamed: None },
+    pushes: &["repo:push"],
     facts: &[
         (Field::Repository, &["/repository/full_name"]),
         (Field::RepositoryId, &["/repository/uuid"]),
@@ -86,6 +87,8 @@ pub(super) static DATA_CENTER: Sender = Sender {
         unnamed: &shape("diagnostics:ping", &["test"], &["eventKey", "actor"]),
     },
     pings: &["diagnostics:ping"],
+    // The second has no changes if there are too many.
+    pushes: &["repo:refs_changed", "mirror:repo_synchronized"],
     facts: &[
         (Field::Date, &["/date"]),
         (Field::Event, &["/eventKey"]),

@@ -121,6 +121,7 @@ const COMMON: Sender = Sender {
     answer_within: Span::from_secs(4),
     never_retries: true,
     redelivers_anew: true,
+    pushes: &["push"],
     facts: facts!(REPOSITORY_OF_HOOK),
     own_actions: &[
         ("synchronize", "synchronized"),

@@ -17,6 +17,7 @@ pub(super) static GITHUB: Sender = Sender {
         unnamed: None,
     },
     pings: &["ping"],
+    pushes: &["push"],
     facts: &[
         (Field::Action, &["/action"]),
         (Field::Repository, &["/repository/full_name"]),

@@ -50,6 +50,7 @@ pub(super) static GITLAB: Sender = Sender {
         all: &["System Hook", "Service Hook"],
     },
     pushes: &["push", "tag_push", "repository_update"],
+    short_refs: true,
     facts: &[
         (Field::Event, &["/object_kind", "/event_name"]),
         // A release or a milestone has it at the top level.

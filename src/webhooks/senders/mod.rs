@@ -53,10 +53,11 @@ pub(super) struct Sender {
     pub(super) events: Events,
     /// Events that test a hook.
     pub(super) pings: &'static [&'static str],
-    /// The events of pushes, if other events have the same members with another meaning. In these events
-    /// [`Field::Pusher`] is the person who pushed, and a ref without a [`Field::RefType`] is full. If this is empty,
-    /// all refs without a type are full.
+    /// The events of pushes. In these [`Field::Pusher`] is the person who pushed, and a push that names no ref may have
+    /// changed any.
     pub(super) pushes: &'static [&'static str],
+    /// Whether a ref without a [`Field::RefType`] is full in pushes alone.
+    pub(super) short_refs: bool,
     /// Prefixes of the names of events that are about a proposed change, if their bodies may lack its details. A change
     /// without them counts as one from a fork.
     pub(super) proposals: &'static [&'static str],
@@ -156,6 +157,7 @@ const fn stating(Stated { counts_refusals, bodies, id_required, text_ids }: Stat
         events: Events::Body,
         pings: &[],
         pushes: &[],
+        short_refs: false,
         proposals: &[],
         builds: &[],
         facts: &[],

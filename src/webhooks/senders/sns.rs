@@ -13,6 +13,7 @@ pub(super) static AWS_SNS: Sender = Sender {
     forms: |_| vec![Form::Message],
     key: |_, _| Err("is of no use: SNS signs with a certificate"),
     events: Events::Within { header: "x-amz-sns-message-type" },
+    pushes: &["ReferenceChanges"],
     facts: &[
         (Field::Repository, &["/Records/*/eventSourceARN"]),
         (Field::Event, &["/Records/*/eventName"]),

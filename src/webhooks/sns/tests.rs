@@ -390,6 +390,16 @@ fn a_message_of_several_records_is_of_no_one_ref_and_no_one_event() {
     }
 }
 
+#[test]
+fn a_push_that_names_no_ref_may_have_changed_any() {
+    for record in
+        [r#"{"eventName":"ReferenceChanges","codecommit":{"references":[]}}"#, r#"{"eventName":"ReferenceChanges"}"#]
+    {
+        let facts = facts_of(&format!(r#"{{"Records":[{record}]}}"#)).unwrap();
+        assert_eq!((facts.event.as_deref(), facts.several), (Some("ReferenceChanges"), true), "{record}");
+    }
+}
+
 /// Regression: it got 400, after which SNS gives up on a message.
 #[test]
 fn text_that_begins_as_a_document_is_taken_for_what_it_is() {
