@@ -15,6 +15,7 @@ pub(super) fn warn(rule: &raw::Rule, at: &At, root: &raw::Root, report: &mut Rep
     let senders = senders(rule, root);
     if !senders.is_empty() {
         let at = at.key("on");
+        warn_of_missing_facts(&rule.on, &senders, &at, report);
         warn_of_events(&rule.on.event, &senders, &at.key("event"), report);
         warn_of_repeats(&rule.on.event, &senders, &at.key("event"), report);
         warn_of_actions(&rule.on.action, &senders, &at.key("action"), report);
@@ -37,6 +38,27 @@ fn senders<'a>(rule: &raw::Rule, root: &'a raw::Root) -> Vec<&'a raw::Webhook> {
         named.contains(&webhook.name.as_str()) && (who.webhooks.is_empty() || who.webhooks.contains(&webhook.name))
     };
     root.webhooks.iter().filter(is_named).collect()
+}
+
+/// Warns of a condition on a fact that these senders never provide.
+fn warn_of_missing_facts(on: &raw::On, senders: &[&raw::Webhook], at: &At, report: &mut Report) {
+    for (fact, is_named) in [
+        ("event", !on.event.is_empty()),
+        ("action", !on.action.is_empty()),
+        ("branch", !on.branch.is_empty()),
+        ("tag", !on.tag.is_empty()),
+        ("fork", on.fork.is_some()),
+        ("draft", on.draft.is_some()),
+    ] {
+        let is_missing = |sender: &&raw::Webhook| webhooks::missing_facts(sender).any(|missing| missing == fact);
+        if !is_named || !senders.iter().all(is_missing) {
+            continue;
+        }
+        let names: Vec<_> = senders.iter().map(|sender| format!("`{}`", sender.name)).collect();
+        report
+            .warning(&at.key(fact), format!("no delivery of {} has the fact `{fact}`", names.join(" or ")))
+            .help("leave it out; or name its place in the body in `facts` of the sender, if that is one with `facts`");
+    }
 }
 
 /// Warns of an event that no delivery of these senders has, as hosts use different names for the same event, and of an
@@ -175,14 +197,19 @@ mod tests {
 webhooks:
   - {name: gh, sender: github, secrets: [{secret: {env: A}}]}
   - {name: tea, sender: gitea, secrets: [{secret: {env: B}}]}
-  - {name: ci, sender: generic, signature: {header: x-sig}, facts: {branch: /branch, repository_id: /id}, secrets: [{secret: {env: C}}]}
+  - {name: ci, sender: generic, signature: {header: x-sig}, facts: {event: /event, branch: /branch, repository_id: /id}, secrets: [{secret: {env: C}}]}
   - {name: lab, sender: gitlab, secrets: [{secret: {env: D}}]}
   - {name: harbor, sender: harbor, secrets: [{secret: {env: E}}]}
   - {name: azure, sender: azure_devops, secrets: [{secret: {env: F}}]}
   - {name: bb, sender: bitbucket_cloud, secrets: [{secret: {env: G}}]}
   - {name: gogs, sender: gogs, secrets: [{secret: {env: H}}]}
   - {name: ids, sender: gogs, unique_bodies: false, secrets: [{secret: {env: I}}]}
+  - {name: hub, sender: docker_hub, secrets: [{secret: {env: J}}]}
+  - {name: chat, sender: slack, secrets: [{secret: {env: K}}]}
 routes:
+  - {name: hub, kind: webhook, hosts: [g], schemes: [webhook], webhook: hub, upstream: u}
+  - {name: chat, kind: webhook, hosts: [h], schemes: [webhook], webhook: chat, upstream: u}
+  - {name: azure, kind: webhook, hosts: [i], schemes: [webhook], webhook: azure, upstream: u}
   - {name: gogs, kind: webhook, hosts: [e], schemes: [webhook], webhook: gogs, upstream: u, event_listener: {namespace: v, name: fifth}}
   - {name: ids, kind: webhook, hosts: [f], schemes: [webhook], webhook: ids, upstream: u, event_listener: {namespace: w, name: sixth}}
   - {name: gh, kind: webhook, hosts: [a], schemes: [webhook], webhook: gh, upstream: u, event_listener: {namespace: ci, name: build}}
@@ -241,6 +268,33 @@ routes:
             "on: {event: [psuh]}, who: {webhooks: [bb]}",
         ] {
             assert_eq!(warned(unknown), [], "{unknown}");
+        }
+    }
+
+    /// Such a deny never denied anything.
+    #[test]
+    fn a_fact_that_no_sender_of_the_rule_provides_is_warned_about() {
+        for (on, fact, senders) in [
+            ("routes: [hub], tag: [latest], event: [push]", "event", "`hub`"),
+            ("routes: [hub], branch: [main]", "branch", "`hub`"),
+            ("routes: [chat], branch: [main]", "branch", "`chat`"),
+            ("routes: [hub, chat], fork: true", "fork", "`hub` or `chat`"),
+            ("routes: [chat], draft: true", "draft", "`chat`"),
+            ("routes: [azure], action: [opened]", "action", "`azure`"),
+            ("routes: [ci], action: [opened]", "action", "`ci`"),
+        ] {
+            let message = format!("no delivery of {senders} has the fact `{fact}`");
+            warns(&format!("on: {{{on}}}"), &format!("/on/{fact}"), &message, "leave it out");
+        }
+        for good in [
+            "on: {routes: [hub], tag: [latest]}",
+            "on: {routes: [chat], event: [app_mention], action: [go]}",
+            "on: {routes: [azure], event: [git.push], branch: [main], tag: [v1], fork: true, draft: true}",
+            "on: {routes: [lab], event: [push], action: [open], branch: [main], tag: [v1], fork: true, draft: true}",
+            "on: {routes: [ci], event: [push], branch: [main]}",
+            "on: {routes: [hub, gh], event: [push], branch: [main]}",
+        ] {
+            assert_eq!(warned(good), [], "{good}");
         }
     }
 

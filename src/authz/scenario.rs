@@ -432,10 +432,24 @@ fn cause_webhook<'a>(
     }
 }
 
-/// Returns the facts of a delivery, or an error if no delivery of the sender has its event.
+/// Returns the facts of a delivery, or an error if no delivery of the sender has its event or such a fact.
 fn delivery(written: &raw::DeliveryFacts, name: &str, root: &raw::Root) -> Result<Facts, String> {
     let webhook = root.webhooks.iter().find(|webhook| webhook.name == name);
     let kind = webhook.map(webhooks::identity);
+    let is_written = |fact: &str| match fact {
+        "event" => written.event.is_some(),
+        "action" => written.action.is_some(),
+        "branch" => written.branch.is_some(),
+        "tag" => written.tag.is_some(),
+        "fork" => written.fork.is_some(),
+        "draft" => written.draft.is_some(),
+        _ => false,
+    };
+    if let Some(fact) = webhook.into_iter().flat_map(webhooks::missing_facts).find(|fact| is_written(fact)) {
+        return Err(format!(
+            "no delivery of `{name}` has the fact `{fact}`; leave it out, as rules see such a delivery"
+        ));
+    }
     if let (Some(event), Some(known)) = (&written.event, webhook.and_then(webhooks::known_events)) {
         let known: Vec<&str> = known.collect();
         if !known.contains(&event.as_str()) {

@@ -18,6 +18,25 @@ pub fn known_events(raw: &raw::Webhook) -> Option<impl Iterator<Item = &'static 
     sender(raw.sender).events.closed()
 }
 
+/// The facts that conditions of rules name, with the places that they are read from.
+const NAMED: [(&str, &[Field]); 6] = [
+    ("event", &[Field::Event]),
+    ("action", &[Field::Action]),
+    ("branch", &[Field::Branch, Field::Ref]),
+    ("tag", &[Field::Tag, Field::Ref]),
+    ("fork", &[Field::Fork, Field::ForkFlag, Field::ForkMark]),
+    ("draft", &[Field::Draft]),
+];
+
+/// The facts that rules can name and no delivery of this sender has.
+pub fn missing_facts(raw: &raw::Webhook) -> impl Iterator<Item = &'static str> {
+    let proves_events = known_events(raw).is_some();
+    NAMED.into_iter().filter_map(move |(fact, fields)| {
+        let has = (fact == "event" && proves_events) || fields.iter().any(|field| has_field(raw, *field));
+        (!has).then_some(fact)
+    })
+}
+
 /// The events that Doorward answers itself, before any rule is evaluated.
 pub fn answered_events(raw: &raw::Webhook) -> &'static [&'static str] {
     sender(raw.sender).pings

@@ -49,8 +49,8 @@ use tokio::runtime::Handle;
 
 pub use self::{
     capabilities::{
-        answered_events, has_bare_names, has_known_ids, has_text_ids, known_events, loses, numbers_people,
-        numbers_repositories, own_action,
+        answered_events, has_bare_names, has_known_ids, has_text_ids, known_events, loses, missing_facts,
+        numbers_people, numbers_repositories, own_action,
     },
     events::{Bound, EventId, Events, Named, TriedEvent},
     facts::Facts,

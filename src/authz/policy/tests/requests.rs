@@ -484,8 +484,8 @@ routes:
 
 /// Such a case was decided as allowed, although no delivery ever was.
 #[test]
-fn a_case_of_an_event_that_no_delivery_is_known_by_is_an_error() {
-    let webhooks = "\n  - {name: ci, sender: generic, signature: {header: x-a}, secrets: [{secret: {env: CI}}]}
+fn a_case_of_an_event_or_a_fact_that_no_delivery_has_is_an_error() {
+    let webhooks = "\n  - {name: ci, sender: generic, signature: {header: x-a}, facts: {event: /kind}, secrets: [{secret: {env: CI}}]}
   - {name: gh, sender: github, secrets: [{secret: {env: GH}}]}\nroutes:
   - {name: ci, kind: webhook, hosts: [ci.example], schemes: [webhook], webhook: ci, upstream: web}
   - {name: gh, kind: webhook, hosts: [gh.example], schemes: [webhook], webhook: gh, upstream: web}\n";
@@ -509,5 +509,11 @@ fn a_case_of_an_event_that_no_delivery_is_known_by_is_an_error() {
         let unasked = told(&format!("route: gh, delivery: {{event: {event}}}")).unwrap_err();
         let is_told = |told: &str| told.contains(&format!("as the event `{event}`")) && told.contains(why);
         assert!(matches!(&unasked, NotEvaluated::Incomplete(told) if is_told(told)), "{event}: {unasked}");
+    }
+    for (fact, value) in [("action", "opened"), ("branch", "main"), ("tag", "v1"), ("fork", "false"), ("draft", "true")]
+    {
+        let unasked = told(&format!("route: ci, delivery: {{event: any, {fact}: {value}}}")).unwrap_err();
+        let why = format!("no delivery of `ci` has the fact `{fact}`");
+        assert!(matches!(&unasked, NotEvaluated::Incomplete(told) if told.contains(&why)), "{fact}: {unasked}");
     }
 }
