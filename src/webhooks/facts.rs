@@ -431,12 +431,16 @@ impl<'a> Fields<'a> {
         let stands_for = |prefix| reference.strip_prefix(prefix).filter(|name| !name.is_empty()).map(Arc::from);
         let full =
             || stands_for("refs/heads/").map(GitRef::branch).or_else(|| stands_for("refs/tags/").map(GitRef::tag));
+        let kind = self.all(Field::RefType).next();
         if self.all(Field::FullRef).next().is_some()
             && let Some(full) = full()
         {
-            return Ok(full);
+            // Versions that write short refs name a branch that is itself called `refs/tags/v1` in this way.
+            let other = if full.tag.is_some() { "branch" } else { "tag" };
+            let is_contradicted = matches!(kind, Some((Found::Text(kind), _)) if kind == other);
+            return Ok(if is_contradicted { GitRef::either() } else { full });
         }
-        Ok(match self.all(Field::RefType).next() {
+        Ok(match kind {
             Some((Found::Bool(is_tag), _)) if *is_tag => GitRef::tag(reference),
             Some((Found::Bool(_), _)) => GitRef::branch(reference),
             Some((Found::Text(kind), _)) if kind == "tag" => GitRef::tag(reference),
@@ -453,7 +457,7 @@ impl<'a> Fields<'a> {
 struct GitRef {
     branch: Option<Arc<str>>,
     tag: Option<Arc<str>>,
-    /// It can be any branch or tag, as the ref is missing, short or of an unknown type.
+    /// It can be any branch or tag, as the ref is missing, short or of an unknown or another type.
     is_either: bool,
 }
 
