@@ -51,6 +51,7 @@ pub(super) static GITLAB: Sender = Sender {
     },
     pushes: &["push", "tag_push", "repository_update"],
     short_refs: true,
+    builds: &["deployment"],
     facts: &[
         (Field::Event, &["/object_kind", "/event_name"]),
         // A release or a milestone has it at the top level.
