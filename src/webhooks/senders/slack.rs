@@ -37,7 +37,8 @@ pub(super) static SLACK: Sender = Sender {
         (Field::Delivery, &["/event_id", "/trigger_id", "/payload/trigger_id"]),
         (Field::FormKind, &["/command", "/payload", "/ssl_check"]),
         (Field::FormPing, &["/ssl_check"]),
-        (Field::Event, &["/event/type", "/type", "/command", "/payload/type"]),
+        // What makes a form one comes first, as it could have a field `type` too.
+        (Field::Event, &["/command", "/payload/type", "/event/type", "/type"]),
         // The app's name for its button, shortcut or dialog.
         (Field::Action, &["/payload/actions/*/action_id", "/payload/callback_id", "/payload/view/callback_id"]),
         // Events for an app of a whole organization may have no team.
