@@ -201,8 +201,11 @@ impl Reader {
     pub(super) fn read(&self, media: Media, values: &Values, event: Option<&str>) -> Result<Read, NoFacts> {
         let found = Fields { reader: self, values };
         let [repository, owner] = found.repository()?;
+        let has_several = found.all(Field::Changes).any(|(found, _)| matches!(found, Found::List(2..)));
+        // Denies of an action match only if not even the event is known.
+        let has_several_actions = has_several && media == Media::Form;
         let event = match media {
-            Media::Form => found.form_event()?,
+            Media::Form => found.form_event()?.filter(|_| !has_several_actions),
             _ => self.event(event, &found)?,
         };
         let is_push = event.as_deref().is_some_and(|event| self.pushes.contains(&event));
@@ -218,7 +221,7 @@ impl Reader {
         let is_pull_request = fork.is_some() || found.all(Field::PullRequestMark).next().is_some();
         let facts = Facts {
             event,
-            action: found.text(Field::Action)?,
+            action: found.text(Field::Action)?.filter(|_| !has_several_actions),
             repository_id: found.id(Field::RepositoryId, "repository")?,
             owner,
             repository,
@@ -239,9 +242,7 @@ impl Reader {
             pull_request: if is_pull_request { found.id(Field::PullRequest, "pull request")? } else { None },
             fork,
             draft: found.flag(Field::Draft),
-            several: is_of_no_ref
-                || is_either
-                || found.all(Field::Changes).any(|(found, _)| matches!(found, Found::List(2..))),
+            several: is_of_no_ref || is_either || has_several,
             build: is_of_no_ref,
             ..Facts::default()
         };

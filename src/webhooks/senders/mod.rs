@@ -199,7 +199,7 @@ pub(super) enum Field {
     RefType,
     /// Present if a [`Field::Ref`] is full even with a [`Field::RefType`].
     FullRef,
-    /// Lists of changed refs, if there may be several. Refs of a list with more than one are not facts.
+    /// Lists of changed refs or of actions, if there may be several. Those of a list with more than one are not facts.
     Changes,
     /// Members that are all present in a notification about the build of an unmerged change. Its target branch is not
     /// what was built.
