@@ -16,6 +16,9 @@ use crate::pointer::unescape;
 /// The form field that contains a document of its own, as in Slack's forms.
 const DOCUMENT: &str = "payload";
 
+/// The token of a pointer that stands for the element of a list.
+const ELEMENT: &str = "*";
+
 /// The longest text that is kept, in bytes. Names of repositories and branches are far shorter.
 pub(super) const MAX_TEXT: usize = 1024;
 
@@ -101,7 +104,7 @@ impl Wanted {
             if name.contains('\u{fffd}') || text.contains('\u{fffd}') {
                 return Err(serde_json::Error::custom("it is not UTF-8").into());
             }
-            match self.root.child(&name) {
+            match self.root.member(&name) {
                 Some(node) if name == DOCUMENT => node.read(&text, &mut values)?,
                 node => {
                     if let Some(slot) = node.and_then(|node| values.0.get_mut(node.place?)) {
@@ -138,6 +141,11 @@ impl Node {
         let mut text = serde_json::Deserializer::from_str(document);
         Walk { node: Some(self), values, names: &mut names, root: true }.deserialize(&mut text)?;
         Ok(text.end()?)
+    }
+
+    /// The node of a member of an object. A member that is called like the element of a list is never wanted.
+    fn member(&self, name: &str) -> Option<&Self> {
+        if name == ELEMENT { None } else { self.child(name) }
     }
 
     fn child(&self, name: &str) -> Option<&Self> {
@@ -230,7 +238,7 @@ impl<'de> Visitor<'de> for Walk<'_, 'de> {
         if self.root {
             return Err(A::Error::custom("it is not an object"));
         }
-        let only = self.node.and_then(|node| node.child("*"));
+        let only = self.node.and_then(|node| node.child(ELEMENT));
         let mut count = 0;
         loop {
             let node = only.filter(|_| count == 0);
@@ -250,7 +258,7 @@ impl<'de> Visitor<'de> for Walk<'_, 'de> {
     fn visit_map<A: MapAccess<'de>>(self, mut members: A) -> Result<(), A::Error> {
         let first = self.names.len();
         while let Some(Name(name)) = members.next_key()? {
-            let child = self.node.and_then(|node| node.child(&name));
+            let child = self.node.and_then(|node| node.member(&name));
             self.names.push(name);
             members.next_value_seed(Walk { node: child, values: self.values, names: self.names, root: false })?;
         }
@@ -296,6 +304,8 @@ mod tests {
             ("/a/*/b", r#"{"a": [{"b": 1}]}"#, Some(Found::Number(1))),
             ("/a/*/b", r#"{"a": [{"b": 1}, {}]}"#, None),
             ("/a/*/b", r#"{"a": []}"#, None),
+            ("/a/*/b", r#"{"a": {"*": {"b": 1}}}"#, None),
+            ("/*/b", r#"{"*": {"b": 1}}"#, None),
             ("/a/0/b", r#"{"a": [{"b": 1}]}"#, None),
         ] {
             assert_eq!(read(pointer, body.as_bytes()).unwrap(), found, "{body}");
