@@ -91,7 +91,7 @@ pub(super) enum NoFacts {
     EventMismatch { header: String, body: Option<String> },
     #[error("the form does not have exactly one of {0}")]
     UnknownForm(String),
-    #[error("`{0}` is not a time")]
+    #[error("the value at `{0}` is not a time")]
     NotADate(String),
     #[error("the value at `{0}` cannot identify a {1}")]
     Misshapen(String, &'static str),
@@ -193,8 +193,12 @@ impl Reader {
 
     /// The time of the event, if the body contains it.
     pub(super) fn date(&self, values: &Values) -> Result<Option<Timestamp>, NoFacts> {
-        let Some(text) = (Fields { reader: self, values }).text(Field::Date)? else { return Ok(None) };
-        date(&text).map(Some).ok_or_else(|| NoFacts::NotADate(text.to_string()))
+        let Some((found, at)) = (Fields { reader: self, values }).all(Field::Date).next() else { return Ok(None) };
+        let time = match found {
+            Found::Text(text) => date(text),
+            _ => None,
+        };
+        time.map(Some).ok_or_else(|| NoFacts::NotADate(at.to_owned()))
     }
 
     /// Reads the facts from these values. `event` is the event header, which is not signed.

@@ -464,6 +464,26 @@ fn a_name_that_is_too_long_is_called_so() {
     assert!(refused.detail().contains("the text at `/ref` is longer than 1024 bytes"), "{}", refused.detail());
 }
 
+/// The error spoke of a name.
+#[test]
+fn a_date_that_is_no_time_is_called_so() {
+    let webhook = resolve(json!({"name": "dc", "sender": "bitbucket_data_center"}), &secrets(&[SECRET])).0.unwrap();
+    for date in [json!(1_700_000_000), json!("yesterday"), json!("")] {
+        let body = json!({"eventKey": "repo:refs_changed", "date": date}).to_string();
+        let signature = github_signature(SECRET.as_bytes(), body.as_bytes());
+        let headers = head(&[
+            ("content-type", "application/json"),
+            ("x-event-key", "repo:refs_changed"),
+            ("x-request-id", "d-1"),
+            ("x-hub-signature", &signature),
+        ]);
+        let expected = webhook.precheck(&Method::POST, &headers, None, None).unwrap();
+        let refused = webhook.verify(expected, &Bytes::from(body), NOW).unwrap_err().rejection;
+        assert_eq!(refused.reason(), Reason::BadRequest, "{date}");
+        assert!(refused.detail().contains("the value at `/date` is not a time"), "{}", refused.detail());
+    }
+}
+
 #[test]
 fn dates_of_bodies_are_read_with_and_without_a_colon() {
     let time = Timestamp::from_secs(1_700_000_000);
