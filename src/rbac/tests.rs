@@ -112,6 +112,16 @@ fn rights_of_doorwards_own_account_follow_the_configuration() {
 }
 
 #[test]
+fn the_rights_for_tokens_of_tasks_cover_every_kind_of_run_that_a_pipeline_run_lists() {
+    let tokens = "tokens: {exchange: [{issuer: cluster, kubernetes: cluster, namespaces: [ci]}]}\n";
+    let rights = own_rights(&root(&format!("{CONFIGURATION}{tokens}")), Form::Classic);
+    let rights: Vec<String> = rights.iter().map(|right| right.access.to_string()).collect();
+    for kind in ["taskruns", "pipelineruns", "customruns"] {
+        assert!(rights.contains(&format!("get {kind}.tekton.dev in ci")), "{kind}: {rights:?}");
+    }
+}
+
+#[test]
 fn rights_that_two_features_need_in_one_namespace_are_printed_once() {
     let shared = "runs: {kubernetes: cluster, namespaces: [ci]}
 tokens: {exchange: [{issuer: cluster, kubernetes: cluster, namespaces: [ci]}]}

@@ -14,6 +14,7 @@ use super::{
     ends::{Kind, Object, RunEnds},
     objects::{GONE, Identity, Pod, REPLACED, Run},
     refusal::Refusal,
+    siblings::MadeRuns,
 };
 use crate::{
     clock::Clock,
@@ -92,7 +93,7 @@ impl Lookup<'_> {
     }
 
     /// Its state at the time of the call or later. `None` if it does not exist.
-    async fn get(self, kind: Kind, path: String) -> Result<Option<Object>, Refusal> {
+    pub(super) async fn get(self, kind: Kind, path: String) -> Result<Option<Object>, Refusal> {
         let turn = self.lookups.turn(self.cluster, &path);
         let look = async { Ok(self.look(&path).await?.map(|object| Object::read(kind, object))) };
         turn.take(look).await
@@ -108,7 +109,7 @@ impl Lookup<'_> {
             GetError::Upstream(error) => failed(Rejection::from(error).in_full()),
             // 401 too: the caller can do nothing about it, and gets the same refusal whatever failed.
             GetError::Status(status) => failed(format!(
-                "status {status}; the credential of the upstream must be allowed to get pods, taskruns and pipelineruns"
+                "status {status}; the credential of the upstream must be allowed to get pods, taskruns, pipelineruns and customruns"
             )),
             other => failed(other.to_string()),
         })
@@ -118,7 +119,10 @@ impl Lookup<'_> {
 /// Coalesces look-ups at API servers: there is one at a time per object, however many callers ask. A caller that asks
 /// after a look-up began waits for the next, since the object may have changed in between.
 #[derive(Clone, Debug, Default)]
-pub struct Lookups(Arc<Mutex<Turns>>);
+pub struct Lookups {
+    turns: Arc<Mutex<Turns>>,
+    pub(super) made: MadeRuns,
+}
 
 /// By cluster and path.
 type Turns = HashMap<(Arc<str>, String), Arc<Turn>>;
@@ -150,7 +154,7 @@ impl Lookups {
     }
 
     fn turns(&self) -> MutexGuard<'_, Turns> {
-        lock(&self.0)
+        lock(&self.turns)
     }
 }
 

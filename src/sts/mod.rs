@@ -17,6 +17,7 @@
 //! | `cluster` | the clusters whose tasks get tokens, and the upstreams through which runs are made there |
 //! | `party` | for whom a token is, and on whose behalf |
 //! | `pod_token`, `task` | from a pod's token to the task in the pod |
+//! | `siblings` | whether the other runs of the same PipelineRun were made by it |
 //! | `look_up`, `objects` | where pods and runs are looked up, and what is read of them |
 //! | `grant` | what rules give |
 //! | `bearer` | the record of who has tokens, and revocation by the holder |
@@ -47,6 +48,7 @@ mod refusal;
 mod registry;
 mod ring;
 mod settings;
+mod siblings;
 mod task;
 
 use std::{sync::Arc, time::Duration};

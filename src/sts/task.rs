@@ -9,7 +9,8 @@
 //!
 //! The last step back is no proof: Tekton adopts a run that has the owner reference and the labels of one of its own,
 //! whoever made it. A run that was made through Doorward is recognised by its annotation and by its stored cause. The
-//! admission policy `doorward-runs` keeps others from making such a run past Doorward.
+//! admission policy `doorward-runs` keeps others from making such a run past Doorward. The other runs that a PipelineRun
+//! lists are checked as well ([`siblings`](super::siblings)).
 
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ use super::{
 use crate::{authz::TaskView, clock::Timestamp, error::Reason, kubernetes::ObjectRef, tekton::MADE_BY};
 
 /// The number of nested runs that are followed.
-const MAX_DEPTH: usize = 4;
+pub(super) const MAX_DEPTH: usize = 4;
 
 /// How long the controller may take to write what it made, and Doorward to record who caused it.
 pub(super) const SETTLING: Duration = Duration::from_secs(30);
@@ -152,7 +153,8 @@ impl Task {
                 let (identity, why) = (&child.identity, "is not listed by its PipelineRun");
                 return Err(identity.not_yet(kind, why, identity.created, now));
             };
-            child.identity.check_maker(kind, &parent.identity)?;
+            child.identity.check_maker(kind.name(), &parent.identity)?;
+            lookup.check_siblings(namespace, &parent, made).await?;
             if task.pipeline_runs.is_empty() {
                 task.view.pipeline.clone_from(&parent.reference);
                 task.view.pipeline_task = Some(made.pipeline_task_name.clone()).filter(|name| !name.is_empty());
@@ -239,10 +241,10 @@ impl Identity {
 
     /// Refuses a run that names another request or event as its origin than the run that lists it: the controller
     /// copies both to the runs that it makes.
-    fn check_maker(&self, kind: Kind, parent: &Self) -> Result<(), Refusal> {
+    pub(super) fn check_maker(&self, kind: &str, parent: &Self) -> Result<(), Refusal> {
         let differs = |own: &Option<String>, of_parent: &Option<String>| own.is_some() && own != of_parent;
         match differs(&self.request, &parent.request) || differs(&self.event, &parent.event) {
-            true => Err(made_by_somebody(kind.name(), &self.name, &parent.name)),
+            true => Err(made_by_somebody(kind, &self.name, &parent.name)),
             false => Ok(()),
         }
     }
@@ -258,7 +260,7 @@ impl Identity {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use serde_json::{Value, json};
 
     use super::{
@@ -278,10 +280,10 @@ mod tests {
         upstream::{Metrics, Pings, Pools, Upstream},
     };
 
-    const MADE: Timestamp = Timestamp::from_secs(1_767_225_600);
+    pub const MADE: Timestamp = Timestamp::from_secs(1_767_225_600);
 
     /// An object that was made at this time, with this owner.
-    fn object(name: &str, made: Timestamp, owner: Option<(&str, &str)>, rest: &Value) -> Value {
+    pub fn object(name: &str, made: Timestamp, owner: Option<(&str, &str)>, rest: &Value) -> Value {
         let owner = owner.map(|(kind, name)| {
             json!({"apiVersion": "tekton.dev/v1", "kind": kind, "name": name, "uid": name, "controller": true})
         });
@@ -296,6 +298,16 @@ mod tests {
 
     /// The task that is found in the pod, if the watches report the pod and these runs.
     async fn found(now: Timestamp, runs: Vec<(Kind, Value)>) -> Result<Task, Refusal> {
+        found_at("https://10.0.0.1", &Lookups::default(), now, runs).await
+    }
+
+    /// The same where the API server has this URL.
+    pub async fn found_at(
+        url: &str,
+        lookups: &Lookups,
+        now: Timestamp,
+        runs: Vec<(Kind, Value)>,
+    ) -> Result<Task, Refusal> {
         let token = PodToken::read(&claims(|claims| {
             claims["kubernetes.io"]["pod"]["uid"] = json!("build-pod");
             claims["authentication.kubernetes.io"]["extra"]["authentication.kubernetes.io/pod-uid"] =
@@ -306,11 +318,11 @@ mod tests {
         let pod = (Kind::Pod, object("build-pod", MADE, Some(("TaskRun", "build")), &status));
         let clock = Clock::manual(now);
         let ends = RunEnds::reported("c", runs.into_iter().chain([pod]), clock.moment());
-        let server: raw::Upstream = serde_saphyr::from_str("{name: api, url: 'https://10.0.0.1'}").unwrap();
+        let server: raw::Upstream = serde_saphyr::from_str(&format!("{{name: api, url: '{url}'}}")).unwrap();
         let server = Upstream::resolve(&server, &raw::Limits::default(), &At::root(), &mut Resolver::default());
         let lookup = Lookup {
             ends: &ends,
-            lookups: &Lookups::default(),
+            lookups,
             clock: &clock,
             cluster: &"c".into(),
             pools: &Pools::new(Metrics::default(), Pings::NORMAL),
@@ -462,11 +474,11 @@ mod tests {
             (Some("r"), Some("another"), false),
         ] {
             let child = identity(request, event);
-            assert_eq!(child.check_maker(Kind::TaskRun, &parent).is_ok(), good, "{request:?} {event:?}");
+            assert_eq!(child.check_maker("TaskRun", &parent).is_ok(), good, "{request:?} {event:?}");
         }
         let past = identity(None, None);
         assert!(
-            identity(Some("r"), None).check_maker(Kind::TaskRun, &past).is_err(),
+            identity(Some("r"), None).check_maker("TaskRun", &past).is_err(),
             "by a request where the parent has none"
         );
     }

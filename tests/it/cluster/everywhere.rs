@@ -17,6 +17,7 @@ async fn an_owner_reference_into_another_namespace_is_ignored() {
     let rights = json!([
         {"apiGroups": [""], "resources": ["pods"], "verbs": verbs},
         {"apiGroups": ["tekton.dev"], "resources": ["taskruns", "pipelineruns"], "verbs": verbs},
+        {"apiGroups": ["tekton.dev"], "resources": ["customruns"], "verbs": ["get"]},
     ]);
     api.allow_everywhere(&format!("{}-everywhere", tasks.world.namespace), &account, &rights).await;
     let task = tasks.bobs(&Tasks::release("real")).await;

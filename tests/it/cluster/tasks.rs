@@ -83,6 +83,7 @@ pub fn rights(pods: &[&str], pipeline_runs: &[&str]) -> Value {
         {"apiGroups": [""], "resources": ["pods"], "verbs": pods},
         {"apiGroups": ["tekton.dev"], "resources": ["taskruns"], "verbs": EACH},
         {"apiGroups": ["tekton.dev"], "resources": ["pipelineruns"], "verbs": pipeline_runs},
+        {"apiGroups": ["tekton.dev"], "resources": ["customruns"], "verbs": ["get"]},
     ])
 }
 

@@ -318,6 +318,45 @@ async fn a_task_run_that_tekton_adopts_has_no_tokens_of_the_run_that_it_poses_to
     }
 }
 
+/// Tekton finds the run of a task by its name alone, and the later tasks acted on what that of somebody else did.
+#[tokio::test]
+async fn a_task_gets_no_token_where_tekton_took_the_run_of_somebody_else_for_an_earlier_task() {
+    let tasks = Tasks::start().await;
+    let step = json!([{"name": "run", "image": "images.test/step", "command": ["true"]}]);
+    let run = |name: &str, after: &Value| {
+        let mut run = Tasks::release(name);
+        run["spec"] = json!({
+            "pipelineSpec": {"tasks": [
+                {"name": "gate", "taskSpec": {"steps": step}},
+                {"name": "push", "runAfter": after, "taskSpec": {"steps": step}},
+            ]},
+            "taskRunTemplate": {"serviceAccountName": "builder"},
+        });
+        run
+    };
+    let asked = [("audience", TARGET), ("scope", "alone")];
+    // Both run at once, and each is a run of Tekton's.
+    let own = tasks.bobs(&run("own", &json!([]))).await;
+    tasks.exchange(&tasks.pod_token(&own.pod, DOOR).await, &asked).await.token();
+
+    let mut gate = Tasks::alone();
+    // It ends at once, as nothing holds its pod.
+    gate["metadata"] = json!({"name": "taken-gate"});
+    let made = tasks.made_by("carol", &gate, &[]).await;
+    assert_eq!(made.status, 201, "{}", made.text());
+    // Its end would not be reported to a PipelineRun that does not own it.
+    let gate = format!("{}/taken-gate", tasks.path("taskruns"));
+    until(async || !tasks.world.api.read(&gate).await["status"]["completionTime"].is_null()).await;
+    let taken = tasks.bobs(&run("taken", &json!(["gate"]))).await;
+    assert_eq!(taken.pod["metadata"]["labels"]["tekton.dev/pipelineTask"], "push", "{:#}", taken.pod);
+    let (error, why) = refusal(&tasks.exchange(&tasks.pod_token(&taken.pod, DOOR).await, &asked).await);
+    assert!(
+        error == "invalid_request"
+            && why.contains("TaskRun taken-gate, which PipelineRun taken lists, was not made by it"),
+        "{error}: {why}"
+    );
+}
+
 #[tokio::test]
 async fn the_cause_of_a_run_is_recorded_for_every_response_format() {
     let tasks = Tasks::start().await;
