@@ -350,9 +350,11 @@ pub(super) fn is_about_all_namespaces(a: &Attributes) -> bool {
         && !CLUSTER_SCOPED.contains(&(&a.api_group, &a.resource))
 }
 
-/// A request about all namespaces reaches into each, so a deny of one namespace matches it.
+/// A request about all namespaces reaches into each, so a deny of one namespace matches it, as it does a list that names
+/// the Namespace by a field selector.
 pub(super) fn namespaces(names: &Names, a: &Attributes, reading: Reading) -> bool {
-    all_or(names, &a.namespace) || (reading == Reading::Wide && is_about_all_namespaces(a))
+    let is_selected = || a.api_group.is_empty() && a.resource == "namespaces" && names.contains(&a.name);
+    all_or(names, &a.namespace) || (reading == Reading::Wide && (is_about_all_namespaces(a) || is_selected()))
 }
 
 /// The object that a request is proxied to: `NAME`, `NAME:PORT` or `SCHEME:NAME:PORT` (`SplitSchemeNamePort` of
@@ -418,6 +420,19 @@ mod tests {
             ("", "{namespaces: [prod]}", "GET", "/apis/other.example/v1/clusterinterceptors", false, true),
             ("", "{namespaces: [prod]}", "GET", "/api/v1/namespaces/dev/secrets", false, false),
             ("", "{namespaces: [prod]}", "GET", "/api/v1/namespaces/prod", true, true),
+            // The same object, which a deny of `prod` did not hide in a list of it alone.
+            ("", "{namespaces: [prod]}", "GET", "/api/v1/namespaces?fieldSelector=metadata.name%3Dprod", false, true),
+            (
+                "",
+                "{namespaces: [prod]}",
+                "GET",
+                "/api/v1/namespaces?fieldSelector=metadata.name=prod&watch=1",
+                false,
+                true,
+            ),
+            ("", "{namespaces: [prod]}", "GET", "/api/v1/namespaces?fieldSelector=metadata.name=dev", false, false),
+            ("", "{namespaces: [prod]}", "GET", "/api/v1/nodes?fieldSelector=metadata.name=prod", false, false),
+            ("", "{namespaces: [prod]}", "GET", "/api/v1/namespaces", false, false),
             ("", "{names: [p]}", "GET", "/api/v1/namespaces/a/pods", false, true),
             ("kubernetes:P4", "{names: [p]}", "GET", "/api/v1/pods?fieldSelector=metadata.name=p", true, true),
             ("kubernetes:P4", "{names: [p]}", "GET", "/api/v1/pods?fieldSelector=metadata.name=q", false, false),
