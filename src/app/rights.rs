@@ -18,7 +18,7 @@ use crate::{
     error::Rejection,
     issuers::{Issuers, TokenReview},
     kubernetes::access_review::{Access, AccessReviewer},
-    rbac::{Form, OwnRight, PRINTS, beyond, far_reaching, group_rights, namespaces, own_rights},
+    rbac::{Form, OwnRight, PRINTS, beyond, far_reaching, group_rights, namespaces, own_rights, user_rights},
     snapshot::{Resolved, Snapshot},
     upstream::{Pools, Upstream},
 };
@@ -92,51 +92,64 @@ pub(super) async fn watch(app: &App, pools: &Pools) {
     }
 }
 
-/// Returns a problem, which refuses the new generation, for each group that it gives, that the current one does not
-/// give, and that Doorward may not impersonate. If an API server does not say so, for whatever reason, there is no
-/// problem: it will itself refuse what it does not allow, and new denies in the generation must not wait for it.
+/// Returns a problem, which refuses the new generation, for each API server that does not let Doorward impersonate the
+/// groups that it gives and the current one does not give. If an API server does not say so, for whatever reason, there
+/// is no problem: it will itself refuse what it does not allow, and new denies in the generation must not wait for it.
 pub(super) async fn not_impersonable(pools: &Pools, current: &raw::Root, next: &Snapshot) -> Vec<String> {
-    let new = by_upstream(|form| {
-        let before: HashSet<OwnRight> = group_rights(current, form).into_iter().collect();
-        let mut rights = group_rights(&next.raw, form);
-        rights.retain(|right| !before.contains(right));
-        rights
-    });
-    let asked = new.into_iter().filter_map(|(name, forms)| {
+    let asked = new_groups(current, &next.raw).into_iter().filter_map(|(name, forms)| {
         let server = next.upstreams.iter().find(|upstream| **upstream.name() == *name)?;
         Some(groups_missing(pools, server, forms))
     });
-    join_all(asked).await.concat()
+    join_all(asked).await.into_iter().flatten().collect()
 }
 
-/// Returns a problem for each of these groups that one API server does not let Doorward impersonate.
-async fn groups_missing(pools: &Pools, server: &Arc<Upstream>, forms: [Vec<Access>; 2]) -> Vec<String> {
+/// Returns the rights for the groups that a generation gives and the current one does not give, by upstream. With them,
+/// if there are any, are those for users: a role for either form has these, and so shows which form the cluster has.
+fn new_groups(current: &raw::Root, next: &raw::Root) -> BTreeMap<String, [Vec<Access>; 2]> {
+    by_upstream(|form| {
+        let before: HashSet<OwnRight> = group_rights(current, form).into_iter().collect();
+        let mut rights = group_rights(next, form);
+        rights.retain(|right| !before.contains(right));
+        if !rights.is_empty() {
+            rights.extend(user_rights(next, form));
+        }
+        rights
+    })
+}
+
+/// Returns the problem of the groups among these that one API server does not let Doorward impersonate, if there are any.
+async fn groups_missing(pools: &Pools, server: &Arc<Upstream>, forms: [Vec<Access>; 2]) -> Option<String> {
     let name = server.name();
     let missing = match tokio::time::timeout(PATIENCE, missing(pools, server, forms)).await {
         Ok(Ok((_, missing))) => missing,
         Ok(Err(error)) => {
             let why = error.in_full();
             tracing::warn!(upstream = %name, why, "cannot check whether new groups may be impersonated");
-            return Vec::new();
+            return None;
         }
         Err(_) => {
             tracing::warn!(upstream = %name, "the API server did not answer in time whether new groups may be impersonated");
-            return Vec::new();
+            return None;
         }
     };
-    missing.iter().map(|access| not_given(name, access)).collect()
+    let groups: Vec<Access> = missing.into_iter().filter(|access| access.resource == "groups").collect();
+    not_given(name, &groups)
 }
 
-/// Returns the problem of a group that an API server does not let Doorward impersonate, with the remedy.
-fn not_given(upstream: &str, access: &Access) -> String {
-    format!(
-        "grants give the group {group}, which Doorward may not impersonate at upstream `{upstream}`: its role lacks \
-         {{apiGroups: [\"{api_group}\"], resources: [groups], verbs: [\"{verb}\"], resourceNames: [\"{group}\"]}}; apply what \
+/// Returns the problem of groups that an API server does not let Doorward impersonate, with the remedy.
+fn not_given(upstream: &str, groups: &[Access]) -> Option<String> {
+    let Access { group: api_group, verb, .. } = groups.first()?;
+    let given = match groups {
+        [only] => format!("the group {}, which", only.name),
+        several => format!("{} groups that", several.len()),
+    };
+    let names: Vec<String> = groups.iter().map(|group| format!("\"{}\"", group.name)).collect();
+    Some(format!(
+        "grants give {given} Doorward may not impersonate at upstream `{upstream}`: its role lacks \
+         {{apiGroups: [\"{api_group}\"], resources: [groups], verbs: [\"{verb}\"], resourceNames: [{names}]}}; apply what \
          {PRINTS} for this configuration, then reload",
-        group = access.name,
-        api_group = access.group,
-        verb = access.verb,
-    )
+        names = names.join(", "),
+    ))
 }
 
 /// The differences between the rights that Doorward has and needs, as text.
@@ -274,14 +287,81 @@ async fn missing(
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use axum::{Json, Router, http::StatusCode};
+    use serde_json::{Value, json};
 
-    /// Roles that are printed with other options replace the constrained form by the classic one.
+    use super::*;
+    use crate::{
+        config::{report::At, resolver::Resolver},
+        kubernetes::access_review,
+        upstream::{Metrics, Pings},
+    };
+
+    const BEFORE: &str = "
+routes: [{name: api, kind: kubernetes, hosts: [api.test], schemes: [bearer], upstream: api}]
+grants: [{id: dev, who: {issuers: [a]}, kubernetes_groups: [dev]}]
+";
+
+    fn root(yaml: &str) -> raw::Root {
+        serde_saphyr::from_str(yaml).unwrap()
+    }
+
+    /// An API server that allows Doorward what its roles for a configuration have in one form.
+    async fn server(of: &str, form: Form) -> Arc<Upstream> {
+        let allowed: Vec<Value> = own_rights(&root(of), form)
+            .iter()
+            .map(|right| serde_json::from_slice(&access_review::review(&right.access)).unwrap())
+            .collect();
+        let router = Router::new().fallback(move |Json(review): Json<Value>| {
+            let is_allowed = allowed.contains(&review);
+            async move { (StatusCode::CREATED, Json(json!({"status": {"allowed": is_allowed}}))) }
+        });
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let entry = format!("{{name: api, url: 'http://{}'}}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let entry: raw::Upstream = serde_saphyr::from_str(&entry).unwrap();
+        Upstream::resolve(&entry, &raw::Limits::default(), &At::root(), &mut Resolver::default()).unwrap()
+    }
+
+    /// The problem of the groups that a configuration has beyond `BEFORE`, in a cluster with its roles in one form.
+    async fn problem(groups: &str, form: Form) -> Option<String> {
+        let next = root(&BEFORE.replace("[dev]", &format!("[dev, {groups}]")));
+        let mut new = new_groups(&root(BEFORE), &next);
+        let pools = Pools::new(Metrics::default(), Pings::NORMAL);
+        groups_missing(&pools, &server(BEFORE, form).await, new.remove("api").unwrap()).await
+    }
+
+    /// The classic right, added as the refusal said, undid the constraint of the others.
+    #[tokio::test]
+    async fn the_right_for_a_new_group_is_named_in_the_form_that_the_cluster_has() {
+        for (form, right) in [
+            (Form::Classic, r#"apiGroups: [""], resources: [groups], verbs: ["impersonate"], resourceNames: ["ops"]"#),
+            (
+                Form::Constrained,
+                r#"apiGroups: ["authentication.k8s.io"], resources: [groups], verbs: ["impersonate:user-info"], resourceNames: ["ops"]"#,
+            ),
+        ] {
+            let told = problem("ops", form).await.unwrap();
+            assert!(told.contains(right), "{told}");
+            assert!(told.starts_with("grants give the group ops, which Doorward may not impersonate"), "{told}");
+            // Roles that are printed with other options replace the constrained form by the classic one.
+            assert!(told.contains("with the same options as before (`--form` too)"), "{told}");
+        }
+    }
+
+    /// Each group repeated the whole sentence.
+    #[tokio::test]
+    async fn several_new_groups_are_one_problem_with_one_rule() {
+        let told = problem("ops, net", Form::Constrained).await.unwrap();
+        assert!(told.starts_with("grants give 2 groups that Doorward may not impersonate at upstream `api`"), "{told}");
+        assert!(told.contains(r#"resourceNames: ["ops", "net"]"#) || told.contains(r#"["net", "ops"]"#), "{told}");
+        assert_eq!(told.matches("apply what").count(), 1, "{told}");
+    }
+
     #[test]
-    fn the_advice_to_apply_roles_again_asks_for_the_same_options() {
-        let group = Access { resource: "groups".into(), name: "ops".into(), ..Access::new("impersonate", "".into()) };
-        let told = not_given("cluster", &group);
-        assert!(told.contains("with the same options as before (`--form` too)"), "{told}");
+    fn without_a_new_group_nothing_is_asked() {
+        let (current, next) = (root(BEFORE), root(&BEFORE.replace("id: dev", "id: others")));
+        assert!(new_groups(&current, &next).is_empty());
     }
 
     #[test]

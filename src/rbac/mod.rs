@@ -38,7 +38,7 @@ pub use self::{
     beyond::{beyond, far_reaching, namespaces},
     bypass::{Bypass, BypassRight, Installed, Strays, find_bypass, strays},
     compare::{Changes, changes, compare},
-    own::{OwnRight, group_rights, own_rights, shared_upstream},
+    own::{OwnRight, group_rights, own_rights, shared_upstream, user_rights},
 };
 use crate::{config::raw, kubernetes::PolicyRule};
 

@@ -35,8 +35,17 @@ pub fn own_rights(root: &raw::Root, form: Form) -> Vec<OwnRight> {
 
 /// Returns those for impersonating the groups that grants give.
 pub fn group_rights(root: &raw::Root, form: Form) -> Vec<OwnRight> {
+    impersonation_rights(root, form, "groups")
+}
+
+/// Returns those for impersonating users, which every configuration needs that impersonates at all.
+pub fn user_rights(root: &raw::Root, form: Form) -> Vec<OwnRight> {
+    impersonation_rights(root, form, "users")
+}
+
+fn impersonation_rights(root: &raw::Root, form: Form, whom: &str) -> Vec<OwnRight> {
     let role = impersonation::role(root, form);
-    let rules = role.rules.iter().filter(|rule| rule.resources.iter().any(|resource| resource == "groups"));
+    let rules = role.rules.iter().filter(|rule| rule.resources.iter().any(|resource| resource == whom));
     let accesses: Vec<Access> = rules.flat_map(|rule| accesses(rule, None)).collect();
     let at = |server: &str| {
         let upstream = server.to_owned();
