@@ -56,7 +56,10 @@ impl Operators {
                 "the configuration was refused, and the older one is kept: {}",
                 refused.problems.join("; ")
             ))
-            .help("correct it; `doorward check` shows all problems in the files")),
+            .help(match refused.in_files {
+                true => "correct it; `doorward check` shows all problems in the files",
+                false => "the files themselves are good; `doorward doctor` shows what is wrong around them",
+            })),
             None => Err(CommandError::new(format!("the configuration is still being loaded after {RELOAD:?}"))
                 .help("`doorward status` and the log show the outcome")),
         }

@@ -157,7 +157,7 @@ impl Reloader {
         let loading = tokio::task::spawn_blocking(move || {
             config::load(&sources, |root, resolver| snapshot::resolve(root, resolver, &app.context, Some(&previous)))
         });
-        let (reasons, problems, mut files): (Vec<String>, _, _) = match loading.await {
+        let (reasons, problems, mut files, in_files): (Vec<String>, _, _, _) = match loading.await {
             Ok(Ok((loaded, resolved))) => {
                 let files = loaded.fingerprint.clone();
                 match self.apply(number, &current, &loaded, resolved, cause, downstream).await {
@@ -167,14 +167,14 @@ impl Reloader {
                         self.watcher.follow(files);
                         return;
                     }
-                    Err(problems) => (problems.clone(), problems, files),
+                    Err(problems) => (problems.clone(), problems, files, false),
                 }
             }
             Ok(Err(refused)) => {
                 let errors = problems(&refused.diagnosis, Severity::Error);
-                (refused.diagnosis.lines().collect(), errors, refused.fingerprint.clone())
+                (refused.diagnosis.lines().collect(), errors, refused.fingerprint.clone(), true)
             }
-            Err(error) => (vec![error.to_string()], vec![error.to_string()], Fingerprint::default()),
+            Err(error) => (vec![error.to_string()], vec![error.to_string()], Fingerprint::default(), false),
         };
         // First, so that metrics and health already report it when the log does.
         self.app.requests.reload_refused();
@@ -182,7 +182,7 @@ impl Reloader {
         let more = reasons.len().checked_sub(1).filter(|more| *more > 0);
         let more = more.map(|more| format!(" (and {more} more)")).unwrap_or_default();
         self.health.degraded(format!("the configuration was refused, and an older one is in use: {first}{more}"));
-        self.app.outcome.refused(self.app.clock.now(), &reasons);
+        self.app.outcome.refused(self.app.clock.now(), &reasons, in_files);
         self.app.trail.note(Note::PolicyRefused { digest: None, cause: cause.as_str(), problems });
         log_refusal(cause, &reasons);
         self.renew(&current, downstream).await;

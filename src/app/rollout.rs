@@ -72,6 +72,9 @@ pub struct Refused {
     /// In milliseconds since the epoch.
     pub at: i64,
     pub problems: Vec<String>,
+    /// Whether they are in the files, so that `doorward check` finds them too. Not published.
+    #[serde(skip)]
+    pub in_files: bool,
 }
 
 /// The outcome of the last configuration that was loaded.
@@ -117,12 +120,13 @@ impl Outcome {
         self.end(Ok((configuration, applied)));
     }
 
-    pub(super) fn refused(&self, at: Timestamp, problems: &[String]) {
+    /// `in_files` as in [`Refused`].
+    pub(super) fn refused(&self, at: Timestamp, problems: &[String], in_files: bool) {
         let mut published: Vec<String> = problems.iter().take(MAX_PROBLEMS).cloned().collect();
         if let Some(more) = problems.len().checked_sub(MAX_PROBLEMS).filter(|more| *more > 0) {
             published.push(format!("and {more} more; the log and the audit trail have all of them"));
         }
-        self.end(Err(Refused { at: at.as_millis(), problems: published }));
+        self.end(Err(Refused { at: at.as_millis(), problems: published, in_files }));
     }
 
     /// Notes that this replica has begun to stop.
@@ -364,7 +368,7 @@ mod tests {
 
     /// The same with a refusal at this time, if any.
     fn with_refusal(replica: Replica, at: Option<i64>) -> Replica {
-        Replica { refused: at.map(|at| Refused { at, problems: vec!["no".to_owned()] }), ..replica }
+        Replica { refused: at.map(|at| Refused { at, problems: vec!["no".to_owned()], in_files: false }), ..replica }
     }
 
     /// The same if a restart is required.
@@ -376,7 +380,7 @@ mod tests {
     fn a_configuration_with_too_many_errors_is_reported_in_part() {
         let outcome = Outcome::default();
         for (found, told) in [(1, 1), (20, 20), (1000, 21)] {
-            outcome.refused(Timestamp::from_secs(1), &vec!["wrong".to_owned(); found]);
+            outcome.refused(Timestamp::from_secs(1), &vec!["wrong".to_owned(); found], true);
             let problems = outcome.0.borrow().refused.clone().unwrap().problems;
             assert_eq!(problems.len(), told);
             assert_eq!(problems.iter().any(|problem| problem.starts_with("and 980 more")), found == 1000);
@@ -392,10 +396,10 @@ mod tests {
             // One that was in progress already.
             outcome.taken("one".into(), Applied::default());
             outcome.begun();
-            outcome.refused(Timestamp::from_secs(1), &["wrong".to_owned()]);
+            outcome.refused(Timestamp::from_secs(1), &["wrong".to_owned()], true);
         };
         let (told, ()) = tokio::join!(outcome.of_next(second, || ()), load());
-        assert_eq!(told, Some(Err(Refused { at: 1000, problems: vec!["wrong".to_owned()] })));
+        assert_eq!(told, Some(Err(Refused { at: 1000, problems: vec!["wrong".to_owned()], in_files: true })));
         let list = |text: &str| vec![text.to_owned()];
         let applied = Applied { after_restart: list("/workers stays 1"), warnings: list("it is short") };
         let asked = || {

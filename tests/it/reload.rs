@@ -434,6 +434,7 @@ async fn a_refused_configuration_is_reported_at_the_reload_and_as_long_as_it_rem
         assert_eq!(said.contains("was refused") && said.contains("perhaps"), refused, "{said}");
         // The place where it is written, and not the number of a rule among those of all files.
         assert_eq!(said.contains("doorward.yaml:"), refused, "{said}");
+        assert_eq!(said.contains("`doorward check` shows all problems"), refused, "{said}");
         let metrics = doorward.metrics().await;
         assert!(metrics.contains(&format!("doorward_config_refused {}\n", u8::from(refused))), "{metrics}");
         assert!(metrics.contains("doorward_component_failed{component=\"configuration\"} 0"), "{metrics}");

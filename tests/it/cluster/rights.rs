@@ -76,6 +76,12 @@ async fn attacks_z28_a_policy_is_refused_until_all_its_groups_may_be_impersonate
     world.api.allow_everywhere(&format!("{}-more", world.namespace), &account, &rights).await;
     std::fs::write(&path, more.change("{id: more,", "{id: many,")).unwrap();
     world.doorward.wait_for_generation(2).await;
+
+    // The files are good, so that `check` would find nothing in them.
+    std::fs::write(&path, more.change("['tekton:more']", "['tekton:net', 'tekton:ops']")).unwrap();
+    let (code, said) = world.doorward.operator(&["reload", "--why", "test"]).await;
+    assert!(code == Some(1) && said.contains("grants give 2 groups that Doorward may not impersonate"), "{said}");
+    assert!(said.contains("`doorward doctor`") && !said.contains("`doorward check`"), "{said}");
 }
 
 /// Whoever takes over Doorward would have these rights too.
