@@ -170,16 +170,18 @@ impl Policy {
             return fixes;
         }
         // An allow about this very request that only the caller misses is nearer than one about another request. One
-        // that misses only conditions on the body is nearer than one about other requests. A sender never becomes
-        // another one. A failing expression is reported above.
+        // that the caller has, and that misses only conditions on the body, is nearer than both: another body is easier
+        // had than the groups of somebody else. A sender never becomes another one. A failing expression is reported
+        // above.
         let is_evaluated = |report: &&RuleReport| !matches!(report.verdict, Verdict::Error { .. });
         let nearest = allows().filter(is_evaluated).min_by_key(|report| match &report.verdict {
             Verdict::Missed { misses } => {
                 let of = |is: fn(&str) -> bool| misses.iter().filter(|miss| is(miss.key)).count();
                 let others = of(|key| key.starts_with("on.") && !key.starts_with("on.run"));
-                (of(|key| key == WEBHOOKS), others, of(|key| key.starts_with("on.run")), misses.len())
+                let [caller, body] = [of(|key| key.starts_with("who.")), of(|key| key.starts_with("on.run"))];
+                (of(|key| key == WEBHOOKS), others, caller, body, misses.len())
             }
-            _ => (0, 0, 0, 0),
+            _ => (0, 0, 0, 0, 0),
         });
         match nearest.map(|report| (&report.rule, &report.verdict)) {
             Some((rule, Verdict::Unmet { needs })) => fixes.push(format!("`{rule}` would allow it with {needs}")),

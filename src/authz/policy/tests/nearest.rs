@@ -31,6 +31,34 @@ rules:
     }
 }
 
+/// The owner of the policy was advised to make an administrator of somebody who had named the wrong service account.
+#[test]
+fn a_rule_of_the_caller_that_misses_only_the_body_is_nearer_than_one_of_other_people() {
+    const RULES: &str = "
+rules:
+  - {id: admins, on: {namespace: ci, run: {does: [create]}}, who: {issuers: [corp], groups: [admins]}, do: allow}
+  - {id: weak, on: {namespace: ci, run: {does: [create], service_accounts: [weak]}}, who: {issuers: [corp], groups: [dev]}, do: allow}
+";
+    let root = root(GROUND, RULES);
+    let policy = compile(&root).unwrap();
+    for (groups, nearest) in [
+        ("dev", "`weak` comes nearest to allowing it, and misses on.run"),
+        ("qa", "`admins` comes nearest to allowing it, and misses who.groups"),
+    ] {
+        let facts: raw::PrincipalFacts =
+            serde_saphyr::from_str(&format!("{{issuer: corp, groups: [{groups}]}}")).unwrap();
+        let request: raw::RequestFacts = serde_saphyr::from_str(
+            "{route: api, method: POST, path: /apis/tekton.dev/v1/namespaces/ci/pipelineruns,
+              body: {apiVersion: tekton.dev/v1, kind: PipelineRun, metadata: {name: a},
+                spec: {pipelineRef: {name: p}, taskRunTemplate: {serviceAccountName: strong}}}}",
+        )
+        .unwrap();
+        let scenario = Scenario::new(Some(&facts), &request, &root).unwrap();
+        let fixes = policy.explain(&scenario.principal, &scenario.request()).fixes;
+        assert!(fixes.len() == 1 && fixes[0].starts_with(nearest), "{groups}: {fixes:?}");
+    }
+}
+
 /// A deny about bodies was in doubt for a body that was not read, and was named although it may not matter.
 #[test]
 fn a_body_is_wanted_of_those_alone_to_whom_it_may_make_a_difference() {
