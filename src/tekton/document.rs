@@ -42,7 +42,7 @@ enum Body {
 /// Why a body is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum Unreadable {
-    #[error("a body of type `{0}` cannot be read here")]
+    #[error("{}", of_media_type(.0))]
     MediaType(String),
     #[error("the body is {0}")]
     Encoded(String),
@@ -113,11 +113,20 @@ impl From<Unreadable> for Rejection {
                 "send JSON or YAML, and a patch as application/json-patch+json, application/merge-patch+json or \
                  application/apply-patch+yaml",
             ),
-            Unreadable::Encoded(_) => (Reason::UnsupportedMediaType, "send it in UTF-8, without `Content-Encoding`"),
+            Unreadable::Encoded(_) => (
+                Reason::UnsupportedMediaType,
+                "send it in UTF-8, without `Content-Encoding` and without a byte order mark",
+            ),
             Unreadable::Syntax(_) => (
                 Reason::BadRequest,
                 "send JSON, or set the content type for YAML: `application/yaml`, or `application/apply-patch+yaml` for an apply",
             ),
+            Unreadable::Json(JsonError::NotAnObject) => (
+                Reason::BadRequest,
+                "send one object; the content type for a list of operations, a JSON Patch, is `application/json-patch+json`",
+            ),
+            Unreadable::Kind { .. } => (Reason::BadRequest, "send each object alone, to the path of its own kind"),
+            Unreadable::Malformed(_) => (Reason::BadRequest, "correct that, and send it again"),
             Unreadable::Json(_) | Unreadable::Yaml(_) => {
                 (Reason::BadRequest, "send JSON or YAML that is unambiguous: each name only once")
             }
@@ -172,6 +181,16 @@ impl From<Unreadable> for Rejection {
         Self::new(reason, error.to_string()).fix(fix)
     }
 }
+
+fn of_media_type(media: &str) -> String {
+    match media {
+        "" => "the body has no content type".to_owned(),
+        media => format!("a body of type `{media}` cannot be read here"),
+    }
+}
+
+/// The byte order mark in UTF-8, with which some programs begin a file. JSON has none (RFC 8259 section 8.1).
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 
 pub(super) const CREATES: [&str; 3] = ["", "application/json", "application/yaml"];
 pub(super) const PATCHES: [&str; 4] = [
@@ -360,6 +379,7 @@ pub(super) fn parse(media: &str, body: &[u8]) -> Result<Map<String, Value>, Unre
 /// The error for a body that is not JSON, with its place. Syntax errors repeat nothing of the text.
 fn in_json(error: JsonError, body: &[u8]) -> Unreadable {
     match serde_json::from_slice::<serde::de::IgnoredAny>(body) {
+        Err(_) if body.starts_with(BYTE_ORDER_MARK) => Unreadable::Encoded("preceded by a byte order mark".to_owned()),
         Err(syntax) if error == JsonError::Syntax => Unreadable::Syntax(syntax),
         _ => Unreadable::Json(error),
     }

@@ -205,6 +205,27 @@ fn a_body_that_is_refused_for_all_its_labels_or_its_text_says_what_would_do() {
     }
 }
 
+/// Regression: most had the advice for names that are given twice or misspelt, though these were not.
+#[test]
+fn a_body_that_has_another_shape_than_its_path_or_type_says_what_would_do() {
+    const MERGE: &str = "application/merge-patch+json";
+    const OPERATIONS: &str = r#"[{"op":"add","path":"/spec/status","value":"Cancelled"}]"#;
+    for (verb, media, body, why, advice) in [
+        ("create", "application/json", r#"{"kind":"TaskRun"}"#, "the body is a TaskRun", "to the path of its own kind"),
+        ("create", "application/json", r#"{"kind":"List","items":[]}"#, "the body is a List", "send each object alone"),
+        ("create", "application/json", r#"{"metadata":{"annotations":[]}}"#, "is not an object", "correct that"),
+        ("create", "application/json", "\u{feff}{}", "preceded by a byte order mark", "without a byte order mark"),
+        ("patch", "application/json-patch+json", "\u{feff}[]", "preceded by a byte order mark", "send it in UTF-8"),
+        ("patch", MERGE, OPERATIONS, "is not a JSON object", "`application/json-patch+json`"),
+        ("patch", "", "{}", "the body has no content type", "application/merge-patch+json"),
+        ("create", "application/json", r#"{"spec":{},"spec":{}}"#, "has a member twice", "each name only once"),
+    ] {
+        let refused = Rejection::from(read(verb, media, body).unwrap_err());
+        assert!(refused.detail().contains(why), "{verb} {media} {body}: {refused:?}");
+        assert!(refused.fix_text().is_some_and(|fix| fix.contains(advice)), "{verb} {media} {body}: {refused:?}");
+    }
+}
+
 /// The API server drops them, so the run would have another account than the one that it seems to name.
 #[test]
 fn accounts_and_templates_of_another_version_are_refused() {
