@@ -16,6 +16,9 @@
 //! Doorward is a program, not a library: modules are `pub` only as far as the binary, doc tests, fuzz targets and tests
 //! need them, and there is no stable API.
 
+// These macros panic once nobody reads the output any more.
+#![warn(clippy::print_stdout, clippy::print_stderr)]
+
 mod abort;
 mod admin;
 mod app;

@@ -4,7 +4,11 @@
 pub mod login;
 pub mod token;
 
-use std::path::Path;
+use std::{
+    fmt,
+    io::{self, Write as _},
+    path::Path,
+};
 
 use rustls::CertificateError;
 
@@ -12,6 +16,11 @@ use self::login::Address;
 use crate::egress::{Egress, EgressError, Proxy, is_of_authority};
 
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Writes a message to standard error. That nobody can read it must not end what this process does.
+fn tell(said: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "doorward: {said}");
+}
 
 /// The HTTP client for a Doorward. Trusts the authorities in `ca`, or else those of the system.
 fn egress(server: &Address, ca: Option<&Path>) -> Result<Egress, String> {

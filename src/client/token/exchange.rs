@@ -17,7 +17,7 @@ use zeroize::Zeroizing;
 
 use super::shape::password;
 use crate::{
-    client::{self, CertificateFault, RENEW, login::Address},
+    client::{self, CertificateFault, RENEW, login::Address, tell},
     clock::Timestamp,
     egress::{Bounds, Egress, EgressError, NO_SERVERS},
     issuers::REVOKED,
@@ -312,11 +312,11 @@ impl<'a> Swaps<'a> {
         match tokio::time::timeout(LAST, self.under_way?).await {
             Ok(answer) => answer.ok(),
             Err(_) => {
-                eprintln!(
-                    "doorward: a token request was still in flight at the end, and {} did not answer within {LAST:?}; if it gives a token, that expires by \
+                tell(format_args!(
+                    "a token request was still in flight at the end, and {} did not answer within {LAST:?}; if it gives a token, that expires by \
                      itself",
                     self.swap.server
-                );
+                ));
                 None
             }
         }

@@ -19,7 +19,10 @@ use super::{
 };
 use crate::{
     atomic_file::replace,
-    client::login::{MODE, not_a_file},
+    client::{
+        login::{MODE, not_a_file},
+        tell,
+    },
     clock::jitter,
 };
 
@@ -101,7 +104,7 @@ pub async fn run(delivery: &Delivery, file: Option<PathBuf>, command: &[String])
             done
         }
         Err(kind) => {
-            eprintln!("doorward: it received a signal before it had a token, and `{program}` was not run");
+            tell(format_args!("it received a signal before it had a token, and `{program}` was not run"));
             Ok(ended_by(kind.as_raw_value()))
         }
     };
@@ -128,9 +131,9 @@ async fn attend(
     let mut child = match group.spawn(&mut command) {
         Ok(child) => child,
         Err(error) => {
-            eprintln!(
-                "doorward: `{program}` cannot be run: {error}; is it in the image of this step, and may its user run it?"
-            );
+            tell(format_args!(
+                "`{program}` cannot be run: {error}; is it in the image of this step, and may its user run it?"
+            ));
             return Ok(not_run(&error));
         }
     };
@@ -141,7 +144,7 @@ async fn attend(
             // The command goes on without a token; what it requests then is refused, and it reports that itself.
             failed = refresh(delivery, file, issued, swaps) => {
                 if let Err(error) = failed {
-                    eprintln!("doorward: {error}");
+                    tell(format_args!("{error}"));
                 }
                 work.await
             }
@@ -201,7 +204,7 @@ async fn refresh(
                 NoToken::BadSubject(_) => "; the one before it may have ended too".to_owned(),
                 _ => format!("; the one before it is good until {ends}"),
             };
-            eprintln!("doorward: the token could not be renewed: {failed}{before}; trying again");
+            tell(format_args!("the token could not be renewed: {failed}{before}; trying again"));
             let wait = after.unwrap_or(pause).max(FIRST_PAUSE);
             pause = (pause * 2).min(MAX_PAUSE);
             // Not beyond the end of the token in the file.
@@ -209,14 +212,14 @@ async fn refresh(
             if now() >= ends && !taken {
                 taken = true;
                 delivery.remove(file);
-                eprintln!("doorward: the token in {} has ended, and the file was removed", file.display());
+                tell(format_args!("the token in {} has ended, and the file was removed", file.display()));
             }
         };
         // A token that was read from the file before may still be in use.
         issued.retain(|issued| now() < issued.ends);
         issued.push(next);
         if let Err(error) = write_last(delivery, file, issued) {
-            eprintln!("doorward: the new token cannot be written, and the one before it ends soon: {error}");
+            tell(format_args!("the new token cannot be written, and the one before it ends soon: {error}"));
         }
     }
     Ok(())
@@ -241,7 +244,7 @@ async fn finish(delivery: &Delivery, mut issued: Vec<Issued>, swaps: Swaps<'_>) 
     issued.extend(swaps.last().await);
     for issued in issued.iter().filter(|issued| now() < issued.ends) {
         if let Err(error) = delivery.swap.revoke(&issued.token).await {
-            eprintln!("doorward: a token could not be revoked, and expires by itself: {error}");
+            tell(format_args!("a token could not be revoked, and expires by itself: {error}"));
         }
     }
 }

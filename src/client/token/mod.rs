@@ -23,6 +23,7 @@ use self::{
 use super::{
     Failure,
     login::{Address, EXEC_API, MODE, exec_api},
+    tell,
 };
 use crate::atomic_file::could_replace;
 
@@ -139,10 +140,10 @@ impl Delivery {
         }
         for name in shape::pushes_alone(&issued.scope) {
             let name = name.escape_debug();
-            eprintln!(
-                "doorward: the token may push to {name} but not pull from it, which a push does first; ask for both: `--scope push:{name} \
+            tell(format_args!(
+                "the token may push to {name} but not pull from it, which a push does first; ask for both: `--scope push:{name} \
                  --scope pull:{name}`"
-            );
+            ));
         }
     }
 
@@ -169,7 +170,7 @@ impl Delivery {
             if next > start + patience {
                 return Err(failed.into());
             }
-            eprintln!("doorward: {failed}; trying again");
+            tell(format_args!("{failed}; trying again"));
             tokio::time::sleep_until(next).await;
             pause = (pause * 2).min(MAX_PAUSE);
         }
@@ -213,10 +214,10 @@ pub async fn run(wanted: Wanted, command: &[String]) -> Result<u8, Failure> {
     let (delivery, file) = Delivery::new(wanted)?;
     let is_unset = |name: &&str| std::env::var_os(name).is_none_or(|value| value.is_empty());
     if let Some(name) = delivery.shape.needs().filter(is_unset) {
-        eprintln!(
-            "doorward: {name} is not set here, and AWS's tools do not read the token without it; unless the command sets it, set it to the ARN of \
+        tell(format_args!(
+            "{name} is not set here, and AWS's tools do not read the token without it; unless the command sets it, set it to the ARN of \
              the role"
-        );
+        ));
     }
     fresh::run(&delivery, file, command).await
 }

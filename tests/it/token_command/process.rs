@@ -1,6 +1,12 @@
 //! `doorward token` as a process: the signals that it gets, the command that it starts, and what is left of both.
 
-use std::{fs, sync::Arc};
+use std::{
+    fs,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use rustix::process::{Signal, kill_process, kill_process_group};
 use tokio::{
@@ -132,4 +138,37 @@ async fn a_signal_before_the_first_token_ends_the_token_that_arrives() {
     assert_eq!(within(child.wait()).await.unwrap().code(), Some(143), "as in a shell");
     assert_eq!(revoked(&server), ["token=token-1"]);
     assert_eq!(fs::read_dir(step.dir.path()).unwrap().count(), 1, "no file of it is left");
+}
+
+/// It panicked at its first message, so the command was orphaned, and the token stayed valid in its file.
+#[tokio::test]
+async fn a_message_that_nobody_reads_changes_neither_the_exit_status_nor_what_is_revoked_and_removed() {
+    let server = async || {
+        let count = AtomicUsize::new(0);
+        Upstream::scripted(move |request: &Recorded| {
+            match (request.line().contains("/oauth2/token"), count.fetch_add(1, Ordering::SeqCst)) {
+                (true, 0) | (false, _) => Reply::json(503, "{}"),
+                (true, _) => issued("token-1", 600),
+            }
+        })
+        .await
+    };
+    let unread = || std::io::pipe().unwrap().1;
+    let of_command = server().await;
+    let step = Step::new(&of_command.url(), SUBJECT);
+    let command = ["--audience", "a", "--", "sh", "-c", "exit 7"];
+    let status = within(step.command(&command).stderr(unread()).status()).await.unwrap();
+    assert_eq!(status.code(), Some(7));
+    assert_eq!(revoked(&of_command), ["token=token-1"]);
+    assert_eq!(fs::read_dir(step.dir.path()).unwrap().count(), 1, "no file of it is left");
+
+    let of_file = server().await;
+    let step = Step::new(&of_file.url(), SUBJECT);
+    let keep = ["--audience", "a", "--out", "token", "--keep"];
+    let mut child = step.command(&keep).stderr(unread()).spawn().unwrap();
+    until(async || step.path("token").exists()).await;
+    kill_process(pid(&child), Signal::TERM).unwrap();
+    assert!(within(child.wait()).await.unwrap().success());
+    assert!(!step.path("token").exists());
+    assert_eq!(revoked(&of_file), ["token=token-1"]);
 }
