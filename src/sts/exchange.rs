@@ -23,7 +23,7 @@ use super::{
 use crate::{
     app::App,
     audit,
-    authn::{KnownAs, Principal},
+    authn::{CredentialId, KnownAs, Principal},
     authz::{AskedToken, RequestView},
     clock::Timestamp,
     error::Reason,
@@ -231,10 +231,19 @@ impl<'a> Exchanger<'a> {
             return Err(Refusal::of_token(parameter, &revoked.refusal()));
         }
         // For a task: who caused it, and the objects with which it ends. All others have presented their own token.
-        match is_out(&party.principal) {
-            true => Err(over(NO_OTHERS)),
-            false => party.check_namespace(&snapshot.issuers),
+        if is_out(&party.principal) {
+            return Err(over(NO_OTHERS));
         }
+        // Tokens of Doorward's own name their holder by the user name. Registries do not ask whether that is revoked,
+        // and other providers do not know it.
+        let own = self.own_issuer.name(&snapshot.issuers);
+        if self.app.revocations.find(&CredentialId::None, own, &party.principal.username).is_some() {
+            return Err(match (&party.task, party.presented.first()) {
+                (None, Some(&(parameter, _))) => Refusal::of_token(parameter, &Revoked::Holder.refusal()),
+                _ => over(NO_OTHERS),
+            });
+        }
+        party.check_namespace(&snapshot.issuers)
     }
 
     /// Refuses while the known revocations are too old.

@@ -1,4 +1,4 @@
-//! Callers that are revoked while they wait for a token of another provider.
+//! Callers that are revoked, most while they wait for a token of another provider.
 
 use std::sync::Arc;
 
@@ -7,12 +7,18 @@ use tokio::sync::Notify;
 
 use super::{Provider, ask, good, start, start_with};
 use crate::{
+    fixture::Change,
     harness::{Reply, part, until},
     issuing::{World, room::Holder},
+    registry::{SERVICE, ask_at},
 };
 
 async fn revoke(world: &World, subject: &str) {
-    let arguments = ["revoke", "--issuer", "people", "--subject", subject, "--why", "left"];
+    revoke_of(world, "people", subject).await;
+}
+
+async fn revoke_of(world: &World, issuer: &str, subject: &str) {
+    let arguments = ["revoke", "--issuer", issuer, "--subject", subject, "--why", "left"];
     let (code, said) = world.doorward.operator(&arguments).await;
     assert_eq!(code, Some(0), "{said}");
 }
@@ -56,4 +62,29 @@ async fn a_caller_revoked_while_a_provider_is_asked_gets_no_token() {
     assert_eq!((answer.status, &answer.json()["error"]), (400, &json!("invalid_request")), "{}", answer.text());
     assert!(answer.text().contains("the caller was revoked, while the provider was asked"), "{}", answer.text());
     assert!(!answer.text().contains("too-late"), "{}", answer.text());
+}
+
+/// They went on to get tokens of providers and for registries, which ask nobody whether these are revoked.
+#[tokio::test]
+async fn a_holder_revoked_by_the_name_in_own_tokens_gets_no_others_whoever_accepts_them() {
+    let provider = Provider::start().await;
+    let images = "\n  - {id: images, on: {token: {audiences: [registry.test], scopes: ['pull:*']}}, who: {issuers: [people]}, do: allow}";
+    let world = start_with(&provider.upstream.url(), |yaml| {
+        let registry = format!("tokens:\n  registries: [{{service: {SERVICE}}}]\n");
+        yaml.change("tokens:\n", &registry).change("\nrules:", &format!("\nrules:{images}"))
+    })
+    .await;
+    let (alice, bob) = (world.person("alice", &json!({})), world.person("bob", &json!({})));
+    revoke_of(&world, "own", &world.username("alice")).await;
+    for (audience, scope) in [("vault", "read"), (SERVICE, "pull:acme/app")] {
+        let refused = ask(&world, &alice, audience, scope).await;
+        assert_eq!(refused.status, 400, "{audience}: {}", refused.text());
+        assert!(refused.text().contains("subject_token: your access was revoked"), "{audience}: {}", refused.text());
+        ask(&world, &bob, audience, scope).await.token();
+    }
+    let query = format!("service={SERVICE}&scope=repository:acme/app:pull");
+    let refused = ask_at(&world.doorward, &query, Some(&alice)).await;
+    assert_eq!(refused.status, 401, "{}", refused.text());
+    assert!(refused.text().contains("password: your access was revoked"), "{}", refused.text());
+    assert_eq!(ask_at(&world.doorward, &query, Some(&bob)).await.status, 200);
 }
