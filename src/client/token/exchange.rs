@@ -280,7 +280,10 @@ impl Swap {
             (None, Some(detail)) => format!("{} answered with {status}: {detail}{elsewhere}", self.server),
             _ => format!("{} answered with {status}: is it a Doorward?{elsewhere}", self.server),
         };
-        if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+        // A provider gave a token that Doorward does not pass on, and would give another each time. A proxy on the way
+        // does not answer with this error.
+        let is_unfit = error.as_deref() == Some("server_error");
+        if (status.is_server_error() && !is_unfit) || status == StatusCode::TOO_MANY_REQUESTS {
             return NoToken::Passing(said, retry_after(answer.headers()));
         }
         match error.as_deref() {
@@ -401,6 +404,26 @@ mod tests {
         ] {
             let said = said(status, body);
             assert!(!said.contains("external_host"), "{said}");
+        }
+    }
+
+    /// It was requested for a minute, and the provider issued another token each time.
+    #[test]
+    fn a_token_that_is_not_passed_on_is_requested_once() {
+        let server = "https://door.test".parse().unwrap();
+        let swap = Swap::new(server, None, PathBuf::new(), "a".to_owned(), Wish::Login).unwrap();
+        for (status, body, passes) in [
+            (502, r#"{"error":"server_error","error_description":"what the provider gives is not passed on"}"#, false),
+            (502, "<html>", true),
+            (503, r#"{"error":"temporarily_unavailable","error_description":"it is away"}"#, true),
+            (429, "", true),
+        ] {
+            let answer = Response::builder().status(status).body(Bytes::from_static(body.as_bytes())).unwrap();
+            match swap.refused(&answer) {
+                NoToken::Passing(..) => assert!(passes, "{status} {body}"),
+                NoToken::Refused(said) => assert!(!passes && said.contains("not passed on"), "{status} {said}"),
+                other => panic!("{other:?}"),
+            }
         }
     }
 
