@@ -34,7 +34,8 @@ pub struct Onward {
     /// Default: 1 h.
     #[serde(default = "Onward::default_max_lifetime")]
     pub max_lifetime: Span,
-    /// The revocation endpoint of the provider (RFC 7009), which is called when the run has ended. Default: none.
+    /// The revocation endpoint of the provider (RFC 7009), which is called when the run has ended, and for a token that is
+    /// not passed on. Default: none.
     #[serde(default)]
     pub revocation_url: Option<String>,
     /// The time for one call, at most 30 s. Default: 5 s.

@@ -257,6 +257,14 @@ impl Expected<'_> {
     }
 }
 
+/// The token in a successful response, whether it can be passed on or not.
+pub fn token_in(answer: &Response<Bytes>) -> Option<Zeroizing<String>> {
+    if !answer.status().is_success() {
+        return None;
+    }
+    token(parse_strict_object(answer.body()).ok()?.get("access_token")).ok()
+}
+
 /// The object in a successful response.
 fn success(reads: Reads, answer: &Response<Bytes>) -> Result<Map<String, Value>, Failure> {
     let status = answer.status();

@@ -15,12 +15,13 @@ use prometheus_client::{
 };
 use serde_json::{Map, Value};
 use tokio::runtime::Handle;
+use tracing::field::display;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
 use super::{
     Onward, Onwards,
-    answer::{Expected, Failure, ProviderToken},
+    answer::{Expected, Failure, ProviderToken, token_in},
     protocol::Sent,
 };
 use crate::{
@@ -92,6 +93,18 @@ pub struct Gained {
     size: usize,
 }
 
+/// Why a call gave no token that can be passed on, and the token that it gave all the same.
+struct NoToken {
+    failure: Failure,
+    unfit: Option<Zeroizing<String>>,
+}
+
+impl From<Failure> for NoToken {
+    fn from(failure: Failure) -> Self {
+        Self { failure, unfit: None }
+    }
+}
+
 /// A request to a provider, and for whom.
 #[derive(Clone, Debug)]
 pub struct TokenRequest {
@@ -159,7 +172,12 @@ impl ProviderTokens {
             inner.metrics.count(&audience, "away");
             return Err(Failure::LeftAlone(left));
         }
-        let outcome = wanted.call(keys, &jti, ends, &inner.clock).await;
+        let outcome = wanted.call(keys, &jti, ends, &inner.clock).await.map_err(|NoToken { failure, unfit }| {
+            if let Some(token) = unfit {
+                self.revoke(wanted.clone(), token, None, Some(keys.clone()));
+            }
+            failure
+        });
         match &outcome {
             Err(Failure::Away(_)) => breaker.failed(inner.clock.moment()),
             // It may be another form of the same trouble.
@@ -194,31 +212,39 @@ impl ProviderTokens {
     /// authenticates the request.
     pub fn end(&self, uid: &str, onwards: Option<&Onwards>, keys: Option<&SigningKeys>) {
         let ended = lock(&self.0.tokens).take(uid);
-        for gained in ended.into_iter().filter(|gained| gained.asked.onward.revocation_url.is_some()) {
-            let (inner, keys) = (Arc::clone(&self.0), keys.cloned());
+        for gained in ended {
             let mut asked = gained.asked.clone();
             let by_now = onwards.and_then(|onwards| onwards.get(&asked.onward.audience));
             if let Some(onward) = by_now.filter(|onward| onward.ends_tokens_of(&asked.onward)) {
                 asked.onward = Arc::clone(onward);
             }
-            self.0.control.spawn(async move {
-                let audience = &asked.onward.audience;
-                let outcome = asked.revoke(&gained.given.token, keys.as_ref(), &inner.clock).await;
-                inner.metrics.count(audience, if outcome.is_ok() { "revoked" } else { "not_revoked" });
-                match outcome {
-                    Ok(()) => {
-                        tracing::info!(audience = &**audience, token = gained.digest, "a provider has ended a token")
-                    }
-                    Err(why) => tracing::warn!(
-                        audience = &**audience,
-                        token = gained.digest,
-                        why,
-                        until = %gained.expires(inner.clock.moment()),
-                        "a provider did not end the token of an ended run when asked; it expires by itself"
-                    ),
-                }
-            });
+            self.revoke(asked, gained.given.token.clone(), Some(gained.ends), keys.cloned());
         }
+    }
+
+    /// Revokes a token at the provider, if that can be done there, without waiting for it. `ends` is when it expires by
+    /// itself.
+    fn revoke(&self, asked: TokenRequest, token: Zeroizing<String>, ends: Option<Moment>, keys: Option<SigningKeys>) {
+        if asked.onward.revocation_url.is_none() {
+            return;
+        }
+        let inner = Arc::clone(&self.0);
+        self.0.control.spawn(async move {
+            let audience = &asked.onward.audience;
+            let outcome = asked.revoke(&token, keys.as_ref(), &inner.clock).await;
+            inner.metrics.count(audience, if outcome.is_ok() { "revoked" } else { "not_revoked" });
+            let token = digest(&token);
+            match outcome {
+                Ok(()) => tracing::info!(audience = &**audience, token, "a provider has ended a token"),
+                Err(why) => tracing::warn!(
+                    audience = &**audience,
+                    token,
+                    why,
+                    until = ends.map(|ends| display(wall(ends, inner.clock.moment()))),
+                    "a provider did not end a token when asked; it expires by itself"
+                ),
+            }
+        });
     }
 }
 
@@ -305,7 +331,7 @@ impl Gained {
         let ends = now + lasts;
         Self {
             assertion,
-            digest: HEXLOWER.encode(&sha256(&[given.token.as_bytes()])),
+            digest: digest(&given.token),
             ends,
             use_until: ends - (lasts / 5).max(SPARE),
             size: given.size() + asked.size(),
@@ -316,8 +342,18 @@ impl Gained {
 
     /// When it expires by the current wall clock, which may have been set since the token was received.
     pub(super) fn expires(&self, now: Moment) -> Timestamp {
-        now.wall() + now.until(self.ends)
+        wall(self.ends, now)
     }
+}
+
+/// The SHA-256 of a token, in hexadecimal.
+fn digest(token: &str) -> String {
+    HEXLOWER.encode(&sha256(&[token.as_bytes()]))
+}
+
+/// This moment by the current wall clock.
+fn wall(moment: Moment, now: Moment) -> Timestamp {
+    now.wall() + now.until(moment)
 }
 
 impl TokenRequest {
@@ -390,7 +426,7 @@ impl TokenRequest {
         jti: &str,
         ends: Timestamp,
         clock: &Clock,
-    ) -> Result<ProviderToken, Failure> {
+    ) -> Result<ProviderToken, NoToken> {
         let (now, onward) = (clock.now(), &self.onward);
         let assertion = self.sign(keys, jti, None, now, ends).map_err(Failure::Away)?;
         let client_assertion = match onward.protocol.wants_client_assertion() {
@@ -422,12 +458,12 @@ impl TokenRequest {
         };
         let answer = send(request).await?;
         match &onward.protocol.next {
-            None => expected.read(&answer),
+            None => expected.read(&answer).map_err(|failure| NoToken { failure, unfit: token_in(&answer) }),
             // The lifetime of the pool's token does not matter: it is sent nowhere else.
             Some(next) => {
                 let pool = Expected { max_lifetime: i64::MAX, ..expected }.read(&answer)?;
                 let request = next.request(&pool.token, &self.scopes, onward.max_lifetime).map_err(Failure::Away)?;
-                expected.service_account(&send(request).await?)
+                Ok(expected.service_account(&send(request).await?)?)
             }
         }
     }

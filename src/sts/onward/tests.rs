@@ -420,14 +420,34 @@ async fn an_assertion_lives_five_minutes_and_a_token_is_held_for_four_fifths_of_
 
 #[tokio::test]
 async fn a_refusal_is_not_remembered() {
-    let world = World::start(", max_lifetime: 30m").await;
+    let mut world = World::start(", max_lifetime: 30m").await;
     let ends = world.clock.now() + Duration::from_secs(600);
     for _ in 0..2 {
         let outcome = world.held.obtain(world.wanted("alice", &[]), &world.keys, "jti", ends).await;
         assert!(matches!(outcome, Err(Failure::Unfit(why)) if why.contains("lasts 3600 s")));
+        assert_eq!(world.calls.recv().await.unwrap().0, "/token");
+        // So that its revocation does not mix with the next call.
+        revoked(&mut world).await;
     }
-    let mut world = world;
-    assert_eq!(world.asked(), ["/token", "/token"]);
+}
+
+/// The token of the next call, which revokes it.
+async fn revoked(world: &mut World) -> String {
+    let called = tokio::time::timeout(Duration::from_secs(10), world.calls.recv()).await;
+    let (path, mut form) = called.expect("nobody revokes it").unwrap();
+    assert_eq!(path, "/revoke");
+    form.remove("token").unwrap()
+}
+
+/// The provider has issued it, wider than rules gave it, and it stayed valid there.
+#[tokio::test]
+async fn a_token_that_is_not_passed_on_is_revoked_at_once() {
+    let mut world = World::start(", max_lifetime: 30m").await;
+    let ends = world.clock.now() + Duration::from_secs(600);
+    let outcome = world.held.obtain(world.wanted("alice", &[]), &world.keys, "jti", ends).await;
+    assert!(matches!(outcome, Err(Failure::Unfit(_))), "{outcome:?}");
+    assert_eq!(world.calls.recv().await.unwrap().0, "/token");
+    assert_eq!(revoked(&mut world).await, "given-0");
 }
 
 #[tokio::test]
