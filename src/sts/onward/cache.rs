@@ -15,7 +15,6 @@ use prometheus_client::{
 };
 use serde_json::{Map, Value};
 use tokio::runtime::Handle;
-use tracing::field::display;
 use uuid::Uuid;
 use zeroize::Zeroizing;
 
@@ -197,7 +196,17 @@ impl ProviderTokens {
             tracing::warn!(audience = &*audience, %failure, "a provider gave no token that can be passed on");
         })?;
         let gained = Arc::new(Gained::new(jti, given, wanted, now));
-        lock(&inner.tokens).insert(key, &gained, now);
+        let forgotten = lock(&inner.tokens).insert(key, &gained, now);
+        for old in forgotten {
+            let audience = &old.asked.onward.audience;
+            inner.metrics.count(audience, "not_revoked");
+            tracing::warn!(
+                audience = &**audience,
+                token = old.digest,
+                until = %old.expires(now),
+                "there is no room for more tokens of providers, so the end of its run will not revoke this one; it expires by itself"
+            );
+        }
         // The run may have ended meanwhile, before anything was cached for it.
         for uid in &gained.asked.lives_with {
             if inner.revocations.workload(uid).is_some() {
@@ -267,32 +276,50 @@ impl Inner {
 }
 
 impl Cached {
-    fn insert(&mut self, key: Key, gained: &Arc<Gained>, now: Moment) {
+    /// Adds a token if there is room. Returns those that the end of their run would have revoked, and that had to make
+    /// room.
+    fn insert(&mut self, key: Key, gained: &Arc<Gained>, now: Moment) -> Vec<Arc<Gained>> {
         // A token that is forgotten is not revoked with its run.
         let past: Vec<Key> =
             self.by_key.iter().filter(|(_, gained)| now.is_surely_past(gained.ends)).map(|(key, _)| *key).collect();
         past.iter().for_each(|key| drop(self.remove(key)));
         self.drop_superseded(|old| now.is_surely_past(old.ends));
         // Its task may use it until its own end.
-        if let Some(old) = self.remove(&key).filter(|old| old.asked.onward.revocation_url.is_some()) {
+        if let Some(old) = self.remove(&key).filter(|old| old.is_revoked_with_run()) {
             self.bytes += old.size;
             self.superseded.push(old);
         }
+        let mut forgotten = Vec::new();
         while self.by_key.len() + self.superseded.len() >= MAX_CACHED || self.bytes + gained.size > MAX_BYTES {
-            let soonest = self.superseded.iter().map(|old| now.until(old.ends)).min();
-            if let Some(soonest) = soonest {
-                self.drop_superseded(|old| now.until(old.ends) == soonest);
+            // Nothing revokes these, and they can be requested again.
+            if let Some(soonest) = self.soonest(now, |held| !held.is_revoked_with_run()) {
+                self.remove(&soonest);
                 continue;
             }
-            let soonest = self.by_key.iter().min_by_key(|(_, gained)| now.until(gained.ends)).map(|(key, _)| *key);
-            let Some(soonest) = soonest else { return };
-            self.remove(&soonest);
+            // Anybody could displace the others, which nothing would revoke then.
+            if !gained.is_revoked_with_run() {
+                return forgotten;
+            }
+            let soonest = self.superseded.iter().map(|old| now.until(old.ends)).min();
+            if let Some(soonest) = soonest {
+                forgotten.extend(self.drop_superseded(|old| now.until(old.ends) == soonest));
+                continue;
+            }
+            let Some(soonest) = self.soonest(now, |_| true) else { return forgotten };
+            forgotten.extend(self.remove(&soonest));
         }
         self.bytes += gained.size;
         for uid in &gained.asked.lives_with {
             self.by_run.entry(Arc::clone(uid)).or_default().insert(key);
         }
         self.by_key.insert(key, Arc::clone(gained));
+        forgotten
+    }
+
+    /// The token of these that ends first.
+    fn soonest(&self, now: Moment, of: impl Fn(&Gained) -> bool) -> Option<Key> {
+        let held = self.by_key.iter().filter(|(_, held)| of(held));
+        held.min_by_key(|(_, held)| now.until(held.ends)).map(|(key, _)| *key)
     }
 
     fn drop_superseded(&mut self, goes: impl Fn(&Gained) -> bool) -> Vec<Arc<Gained>> {
@@ -338,6 +365,10 @@ impl Gained {
             given,
             asked,
         }
+    }
+
+    fn is_revoked_with_run(&self) -> bool {
+        !self.asked.lives_with.is_empty() && self.asked.onward.revocation_url.is_some()
     }
 
     /// When it expires by the current wall clock, which may have been set since the token was received.
