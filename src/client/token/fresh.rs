@@ -240,7 +240,7 @@ fn until_refresh(lasts: Duration) -> Duration {
 
 /// Revokes all tokens that have not expired, and one in flight, so that nobody can find a token that is no longer
 /// needed.
-async fn finish(delivery: &Delivery, mut issued: Vec<Issued>, swaps: Swaps<'_>) {
+pub async fn finish(delivery: &Delivery, mut issued: Vec<Issued>, swaps: Swaps<'_>) {
     issued.extend(swaps.last().await);
     for issued in issued.iter().filter(|issued| now() < issued.ends) {
         if let Err(error) = delivery.swap.revoke(&issued.token).await {

@@ -79,6 +79,9 @@ impl Delivery {
             return Err("`--registry` is only for the forms of docker".into());
         }
         // Before a token is issued that could not be written.
+        if shape.is_of_docker() {
+            shape::host(registry.as_deref().unwrap_or(&audience))?;
+        }
         if let Some(out) = &out {
             for file in [Some(out.clone()), shape.token_file(out)].into_iter().flatten() {
                 fresh::check(&file)?;
@@ -177,15 +180,22 @@ impl Delivery {
     }
 }
 
-/// Exchanges once, and writes the token to `out`, or to its file.
+/// Exchanges once, and writes the token to `out`, or to its file. A token that cannot be written is revoked.
 pub async fn once(wanted: Wanted, out: &mut (dyn Write + Send)) -> Result<(), Failure> {
     let (delivery, file) = Delivery::new(wanted)?;
-    let issued = delivery.first(&mut Swaps::new(&delivery.swap)).await?;
-    match file {
-        Some(file) => delivery.write(&file, &issued)?,
-        None => out.write_all(delivery.text(&issued)?.as_bytes())?,
+    let mut swaps = Swaps::new(&delivery.swap);
+    let issued = delivery.first(&mut swaps).await?;
+    let delivered = match &file {
+        Some(file) => delivery.write(file, &issued),
+        None => delivery.text(&issued).and_then(|text| {
+            out.write_all(text.as_bytes())?;
+            Ok(out.flush()?)
+        }),
+    };
+    if delivered.is_err() {
+        fresh::finish(&delivery, vec![issued], swaps).await;
     }
-    Ok(())
+    delivered
 }
 
 /// Answers git's request on standard input: with nothing if it asks for another host.

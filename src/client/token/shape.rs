@@ -165,7 +165,7 @@ const DEFAULT_PORT: &str = ":443";
 
 /// The host of an audience or a registry, with its port: `registry.example.com`, or that of a URL. The port of `https`
 /// is kept if it is written, as the name of an image may have it.
-fn host(audience: &str) -> Result<String, Failure> {
+pub fn host(audience: &str) -> Result<String, Failure> {
     let plain = !audience.contains('/') && !audience.contains("://");
     let url = if plain { Url::parse(&format!("https://{audience}")) } else { Url::parse(audience) };
     let found = url.ok().and_then(|url| {

@@ -38,6 +38,20 @@ async fn a_file_that_docker_would_not_find_is_refused() {
     assert_eq!((output.status.code(), server.requests().len()), (Some(1), 0), "before a token is asked for");
 }
 
+/// The token was requested first, and then neither printed nor revoked.
+#[tokio::test]
+async fn no_token_is_requested_for_docker_without_the_host_of_a_registry() {
+    let server = counting(600).await;
+    let step = Step::new(&server.url(), SUBJECT);
+    for shape in ["docker", "docker-login"] {
+        let output = step.run(&["--audience", "urn:images", "--as", shape]).await;
+        let told = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(1), "{shape}: {told}");
+        assert!(told.contains("`urn:images` names no host") && told.contains("`--registry`"), "{shape}: {told}");
+    }
+    assert!(server.requests().is_empty());
+}
+
 /// Regression: the command asked for a token without a scope, which rules that name scopes by a pattern give to nobody.
 #[tokio::test]
 async fn the_docker_login_form_sends_and_receives_what_registry_clients_do() {

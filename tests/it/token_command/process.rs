@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    io::PipeWriter,
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -140,6 +141,21 @@ async fn a_signal_before_the_first_token_ends_the_token_that_arrives() {
     assert_eq!(fs::read_dir(step.dir.path()).unwrap().count(), 1, "no file of it is left");
 }
 
+/// A pipe whose reader is gone.
+fn unread() -> PipeWriter {
+    let (_, writer) = std::io::pipe().unwrap();
+    writer
+}
+
+#[tokio::test]
+async fn a_token_that_cannot_be_printed_is_revoked() {
+    let server = counting(600).await;
+    let step = Step::new(&server.url(), SUBJECT);
+    let status = within(step.command(&["--audience", "a"]).stdout(unread()).status()).await.unwrap();
+    assert_eq!(status.code(), Some(1));
+    assert_eq!(revoked(&server), ["token=token-1"]);
+}
+
 /// It panicked at its first message, so the command was orphaned, and the token stayed valid in its file.
 #[tokio::test]
 async fn a_message_that_nobody_reads_changes_neither_the_exit_status_nor_what_is_revoked_and_removed() {
@@ -153,7 +169,6 @@ async fn a_message_that_nobody_reads_changes_neither_the_exit_status_nor_what_is
         })
         .await
     };
-    let unread = || std::io::pipe().unwrap().1;
     let of_command = server().await;
     let step = Step::new(&of_command.url(), SUBJECT);
     let command = ["--audience", "a", "--", "sh", "-c", "exit 7"];
