@@ -224,7 +224,7 @@ pub(crate) fn printable(text: &str) -> String {
         ' '..='~' => character,
         _ => '?',
     };
-    text.chars().map(plain).collect()
+    text.replace('…', "...").chars().map(plain).collect()
 }
 
 #[cfg(test)]
@@ -323,5 +323,13 @@ mod tests {
     #[test]
     fn a_description_has_the_characters_of_the_standard() {
         assert_eq!(printable("a \"b\" \\ \u{7f}é\n`c`"), "a 'b' / ???`c`");
+    }
+
+    /// What was to be filled in, and the end of a quotation that was cut, was `?`.
+    #[test]
+    fn an_ellipsis_is_written_as_three_dots() {
+        let refusal = Refusal::subject("write `clients: [{id: …, subject: …}]`");
+        let body: Value = serde_json::from_slice(refusal.answer().body()).unwrap();
+        assert_eq!(body["error_description"], "write `clients: [{id: ..., subject: ...}]`");
     }
 }
