@@ -116,9 +116,12 @@ impl Expected<'_> {
         self.check_told(scopes.is_some() || claims.is_some())?;
         let no_number = || unfit("its `expires_in` is no number of seconds");
         let lasts = match body.get("expires_in") {
-            None => None,
-            Some(Value::Number(seconds)) => Some(seconds.as_i64().ok_or_else(no_number)?),
-            // Some providers write it as text.
+            None | Some(Value::Null) => None,
+            // Some providers write it with a fraction, and some as text.
+            Some(Value::Number(seconds)) => {
+                let whole = seconds.as_i64().or_else(|| seconds.as_f64().map(|seconds| seconds as i64));
+                Some(whole.ok_or_else(no_number)?)
+            }
             Some(Value::String(seconds)) => Some(seconds.parse().map_err(|_| no_number())?),
             Some(_) => return Err(no_number()),
         };

@@ -63,6 +63,19 @@ fn a_token_of_the_standard_is_taken_as_it_is() {
     assert!(expected(Reads::OAuth { exchanged: false }).read(&answer(200, &plain)).is_ok());
 }
 
+/// They were refused as no number.
+#[test]
+fn a_lifetime_with_a_fraction_is_a_number_and_null_is_none() {
+    let given = |body: Value| expected(Reads::OAuth { exchanged: true }).read(&answer(200, &body.to_string()));
+    for (lifetime, lasts) in [(json!(600.0), 600), (json!(1e3), 1000), (json!(60.9), 60)] {
+        let given = given(with(&json!({"expires_in": lifetime}))).unwrap();
+        assert_eq!(given.expires.as_secs() - NOW, lasts, "{lifetime}");
+    }
+    let mut body = with(&json!({"access_token": jwt_of(&json!({"exp": NOW + 77}))}));
+    body["expires_in"] = Value::Null;
+    assert_eq!(given(body).unwrap().expires.as_secs() - NOW, 77);
+}
+
 /// The provider chose its scopes then, and neither caller nor trail learned of them.
 #[test]
 fn a_token_without_a_scope_asked_for_is_passed_on_only_if_something_says_what_it_has() {
@@ -112,7 +125,8 @@ fn scopes_that_were_not_requested_are_not_passed_on() {
         ("before it began", json!({"expires_in": -9_223_372_036_854_775_808_i64}), "has ended already"),
         ("no end", json!({"expires_in": null}), "does not say how long"),
         ("no number", json!({"expires_in": "soon"}), "no number of seconds"),
-        ("a fraction", json!({"expires_in": 1.5}), "no number of seconds"),
+        ("less than a second", json!({"expires_in": 0.5}), "has ended already"),
+        ("too long, as a power of ten", json!({"expires_in": 1e30}), "where `max_lifetime` lets it last 3600 s"),
         ("bound to a key", json!({"token_type": "DPoP"}), "is `DPoP`, where `Bearer` is expected"),
         (
             "bound to a certificate",
