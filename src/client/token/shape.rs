@@ -190,7 +190,7 @@ pub fn host(audience: &str) -> Result<String, Failure> {
 pub fn is_asked_for(question: &str, audience: &str) -> Result<bool, Failure> {
     let value =
         |name: &str| question.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix('=')).map(str::to_owned);
-    let (host, asked) = (host(audience)?, value("host").unwrap_or_default());
+    let (host, asked) = (host(audience)?.to_ascii_lowercase(), value("host").unwrap_or_default().to_ascii_lowercase());
     // git names the port of `https` if the address of the repository does.
     let [host, asked] = [&host, &asked].map(|host| host.strip_suffix(DEFAULT_PORT).unwrap_or(host));
     Ok(value("protocol").as_deref() == Some("https") && host == asked)
@@ -303,6 +303,14 @@ mod tests {
             ("", &[]),
         ] {
             assert_eq!(pushes_alone(scope), alone, "{scope}");
+        }
+    }
+
+    /// git asks for it as the address of the repository has it, and got nothing.
+    #[test]
+    fn git_gets_the_token_for_its_host_in_whichever_case() {
+        for (host, audience) in [("GIT.Example", "git.example"), ("git.example", "https://GIT.Example:443")] {
+            assert!(is_asked_for(&format!("protocol=https\nhost={host}\n"), audience).unwrap(), "{host} {audience}");
         }
     }
 
