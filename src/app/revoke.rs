@@ -64,16 +64,24 @@ pub async fn revoke(app: &Arc<App>, command: &Command) -> Result<Value, CommandE
         "token_id": arguments.token_id,
         "until": until.to_string(),
         "streams_ended": ended,
-        "then": format!("revoked credentials are valid again from `until` on, unless they have expired: {}", remedy(&issuer)),
+        "then": format!("revoked credentials are valid again from `until` on, unless they have expired: {}", remedy(target)),
     }))
 }
 
 /// Returns what an operator has to do to end access for good.
-fn remedy(issuer: &str) -> &'static str {
-    match (webhooks::of_issuer(issuer), issuer == break_glass::ISSUER) {
-        (Some(_), _) => "remove the webhook at the sender, too",
-        (None, true) => "remove the certificate from `break_glass`, too",
-        (None, false) => "disable the account at the identity provider, too",
+fn remedy(target: Target<'_>) -> &'static str {
+    match target {
+        Target::Principal { issuer, .. } if webhooks::of_issuer(issuer).is_some() => {
+            "remove the webhook at the sender, too"
+        }
+        Target::Principal { issuer, .. } if issuer == break_glass::ISSUER => {
+            "remove the certificate from `break_glass`, too"
+        }
+        Target::Principal { .. } => "disable the account at the identity provider, too",
+        // The account behind it is not shut out, and pods and jobs have none.
+        Target::Token { .. } | Target::Session(_) | Target::Workload(_) => {
+            "if it lasts longer, revoke it until its own end (`--until`)"
+        }
     }
 }
 
@@ -198,10 +206,17 @@ mod tests {
         }
     }
 
+    /// A token of a pod or a job has no account that could be disabled.
     #[test]
-    fn the_remedy_is_one_that_the_issuer_has() {
-        for (issuer, told) in [("webhook:github", "sender"), ("break-glass", "`break_glass`"), ("people", "provider")] {
-            assert!(remedy(issuer).contains(told), "{issuer}");
+    fn the_remedy_is_one_that_the_target_has() {
+        let subject = "x";
+        for (target, advice) in [
+            (Target::Principal { issuer: "people", subject }, "disable the account"),
+            (Target::Principal { issuer: "webhook:github", subject }, "remove the webhook"),
+            (Target::Principal { issuer: "break-glass", subject }, "remove the certificate"),
+            (Target::Token { issuer: "cluster", id: "t-1" }, "until its own end (`--until`)"),
+        ] {
+            assert!(remedy(target).contains(advice), "{target:?}: {}", remedy(target));
         }
     }
 }
