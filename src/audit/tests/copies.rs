@@ -25,8 +25,7 @@ fn a_checkpoint_after_a_half_written_line_is_copied_to_a_line_of_its_own() {
         let (settings, copy) = copied(directory.path());
         fs::write(&copy, before).unwrap();
         Trail::open(&settings, directory.path(), clock()).unwrap().shutdown();
-        let Proof { keys, checkpoint_keys, .. } = proof(&settings);
-        let last = Checkpoint::last_of(&*fs::read(&copy).unwrap(), &keys, &checkpoint_keys);
+        let last = Checkpoint::last_of(&*fs::read(&copy).unwrap(), &proof(&settings));
         assert!(last.is_ok(), "after `{before}`: {last:?}");
     }
 }

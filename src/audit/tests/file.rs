@@ -365,7 +365,7 @@ fn a_tail_cut_between_two_starts_is_detected_by_the_copied_checkpoint() {
     let mut proof = proof(&settings);
     let checkpoint = |proof: &Proof| {
         let lines = fs::read(&copy).unwrap();
-        Checkpoint::last_of(&*lines, &proof.keys, &proof.checkpoint_keys).unwrap()
+        Checkpoint::last_of(&*lines, proof).unwrap()
     };
     proof.last_checkpoint = Some(checkpoint(&proof));
     assert!(intact(&path, &proof).end_checked);
@@ -392,8 +392,28 @@ fn of_one_start_with_a_copy(path: &Path) -> (Settings, Proof) {
     open(&settings, folder).shutdown();
     let proof = proof(&settings);
     let copied = fs::read(&copy).unwrap();
-    let last_checkpoint = Some(Checkpoint::last_of(&*copied, &proof.keys, &proof.checkpoint_keys).unwrap());
+    let last_checkpoint = Some(Checkpoint::last_of(&*copied, &proof).unwrap());
     (settings, Proof { last_checkpoint, ..proof })
+}
+
+/// The last line of the copy counted, so that an earlier checkpoint, appended to it, hid that lines were cut off. It is in
+/// the trail itself, and needs no key.
+#[test]
+fn a_cut_is_found_although_an_earlier_checkpoint_was_repeated_at_the_end_of_the_copy() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("audit.jsonl");
+    let (settings, _) = of_one_start_with_a_copy(&path);
+    let before = fs::read(&path).unwrap();
+    open(&settings, directory.path()).shutdown();
+    let copied = fs::read_to_string(directory.path().join("elsewhere.jsonl")).unwrap();
+    let repeated = format!("{copied}{}\n", copied.lines().next().unwrap());
+    let proof = proof(&settings);
+    let last_checkpoint = Some(Checkpoint::last_of(repeated.as_bytes(), &proof).unwrap());
+    let proof = Proof { last_checkpoint, ..proof };
+    assert!(intact(&path, &proof).end_checked);
+    fs::write(&path, before).unwrap();
+    let found = problems(&checked(&path, &proof));
+    assert!(found[0].contains("lines were cut off the end"), "{found:?}");
 }
 
 /// The output did not mention the later lines, which somebody may have cut off, nor that the checkpoint's line is
@@ -471,13 +491,7 @@ fn a_checkpoint_copy_that_hangs_stops_nothing() {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let mut reservation = trail.take_room(3, false).unwrap();
     runtime.block_on(reservation.write_durable(record(1))).unwrap();
-    while Checkpoint::last_of(
-        &*fs::read(&copy).unwrap_or_default(),
-        &proof(&settings).keys,
-        &proof(&settings).checkpoint_keys,
-    )
-    .is_err()
-    {
+    while Checkpoint::last_of(&*fs::read(&copy).unwrap_or_default(), &proof(&settings)).is_err() {
         std::thread::yield_now();
     }
     // A full pipe that nobody reads.

@@ -26,7 +26,7 @@ fn written() -> &'static Written {
         let lines: Vec<Vec<u8>> = bytes.split_inclusive(|byte| *byte == b'\n').map(<[u8]>::to_vec).collect();
         let mut proof = proof(&settings);
         let last = lines.last().unwrap().as_slice();
-        proof.last_checkpoint = Some(Checkpoint::last_of(last, &proof.keys, &proof.checkpoint_keys).unwrap());
+        proof.last_checkpoint = Some(Checkpoint::last_of(last, &proof).unwrap());
         Written { bytes, lines, proof }
     })
 }
@@ -132,13 +132,15 @@ fn without_the_key_nothing_is_claimed_and_with_another_everything_fails() {
 fn a_checkpoint_signed_by_another_key_is_found() {
     let Written { bytes, lines, proof } = written();
     let other = CheckpointKey::generate().unwrap().public().clone();
-    let found = problems(&verify(bytes, &Proof { checkpoint_keys: vec![other.clone()], ..proof.clone() }));
+    let proof = Proof { checkpoint_keys: vec![other], ..proof.clone() };
+    let found = problems(&verify(bytes, &proof));
     assert!(found.iter().all(|problem| problem.contains("signature of the checkpoint")), "{found:?}");
     assert!(!found.is_empty());
     let last = lines.last().unwrap().as_slice();
-    let forged = Checkpoint::last_of(last, &proof.keys, std::slice::from_ref(&other));
+    let forged = Checkpoint::last_of(last, &proof);
     assert!(matches!(forged, Err(CannotVerify::ForgedCheckpoint)));
-    assert!(matches!(Checkpoint::last_of(&*lines[0], &proof.keys, &[]), Err(CannotVerify::NoCheckpoint)));
+    let proof = Proof { checkpoint_keys: Vec::new(), ..proof };
+    assert!(matches!(Checkpoint::last_of(&*lines[0], &proof), Err(CannotVerify::NoCheckpoint)));
 }
 
 #[test]
@@ -303,9 +305,7 @@ fn a_restart_on_standard_output_is_no_cut() {
     let copy = directory.path().join("elsewhere.jsonl");
     let settings = Settings { checkpoint_copy: Some(copy.clone()), ..settings() };
     let mut proof = Proof { restarts: true, ..proof(&settings) };
-    let last_checkpoint = |proof: &Proof| {
-        Some(Checkpoint::last_of(&*std::fs::read(&copy).unwrap(), &proof.keys, &proof.checkpoint_keys).unwrap())
-    };
+    let last_checkpoint = |proof: &Proof| Some(Checkpoint::last_of(&*std::fs::read(&copy).unwrap(), proof).unwrap());
     let mut collected = Vec::new();
     for records in [5, 0] {
         let sink = Memory::default();
@@ -382,8 +382,9 @@ fn an_edited_checkpoint_is_no_proof_even_without_a_public_key() {
     let last = String::from_utf8(lines.last().unwrap().clone()).unwrap();
     let edited = last.replacen("\"records\":", "\"records\": ", 1);
     assert_ne!(edited, last);
-    assert!(Checkpoint::last_of(last.as_bytes(), &proof.keys, &[]).is_ok());
-    let forged = Checkpoint::last_of(edited.as_bytes(), &proof.keys, &[]);
+    let proof = Proof { checkpoint_keys: Vec::new(), ..proof.clone() };
+    assert!(Checkpoint::last_of(last.as_bytes(), &proof).is_ok());
+    let forged = Checkpoint::last_of(edited.as_bytes(), &proof);
     assert!(matches!(forged, Err(CannotVerify::ForgedCheckpoint)), "{forged:?}");
 }
 
@@ -393,9 +394,37 @@ fn a_half_written_line_after_the_last_checkpoint_is_passed_over() {
     let Written { lines, proof, .. } = written();
     let whole = lines.last().unwrap();
     let torn = [whole.as_slice(), b"{\"class_uid\":6002,\"ti"].concat();
-    let [whole, torn] =
-        [whole, &torn].map(|copy| Checkpoint::last_of(copy.as_slice(), &proof.keys, &proof.checkpoint_keys).unwrap());
+    let [whole, torn] = [whole, &torn].map(|copy| Checkpoint::last_of(copy.as_slice(), proof).unwrap());
     assert_eq!(torn, whole);
+}
+
+/// Numbers begin again there, so that an earlier chain may have a higher one.
+#[test]
+fn a_cut_on_standard_output_is_found_although_the_copy_ends_with_a_checkpoint_of_an_earlier_start() {
+    let directory = tempfile::tempdir().unwrap();
+    let copy = directory.path().join("elsewhere.jsonl");
+    let settings = Settings { checkpoint_copy: Some(copy.clone()), ..settings() };
+    let clock = clock();
+    let mut collected = Vec::new();
+    for records in [5, 0] {
+        let sink = Memory::default();
+        let trail = start(&settings, &sink, &clock);
+        for number in 0..records {
+            trail.write(record(number));
+        }
+        trail.shutdown();
+        collected.extend(sink.bytes());
+        clock.advance(Duration::from_secs(1));
+    }
+    let copied = std::fs::read_to_string(&copy).unwrap();
+    let repeated = format!("{copied}{}\n", copied.lines().next().unwrap());
+    let proof = Proof { restarts: true, ..proof(&settings) };
+    let last_checkpoint = Some(Checkpoint::last_of(repeated.as_bytes(), &proof).unwrap());
+    let proof = Proof { last_checkpoint, ..proof };
+    assert_eq!(problems(&verify(&collected, &proof)), Vec::<String>::new());
+    let last = collected.split_inclusive(|byte| *byte == b'\n').next_back().unwrap().len();
+    let found = problems(&verify(&collected[..collected.len() - last], &proof));
+    assert!(found.iter().any(|problem| problem.contains("lines were cut off the end")), "{found:?}");
 }
 
 #[test]

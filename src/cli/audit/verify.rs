@@ -164,6 +164,7 @@ fn proof(args: &VerifyArgs) -> Result<Proof, Failure> {
     }
     let checkpoint_keys = args.checkpoint_key.iter().map(|path| key(path, CheckpointPublicKey::from_pem));
     let checkpoint_keys = checkpoint_keys.collect::<Result<Vec<_>, _>>()?;
+    let proof = Proof { keys, checkpoint_keys, last_checkpoint: None, restarts: args.stdout, part: args.part };
     let last_checkpoint = args.checkpoints.as_deref().map(|path| -> Result<Checkpoint, Failure> {
         if trail(args)?.iter().any(|file| is_same(file, path)) {
             let why = "this is a file of the trail, which is no copy of its checkpoints; give the file that \
@@ -171,10 +172,10 @@ fn proof(args: &VerifyArgs) -> Result<Proof, Failure> {
             return Err(format!("{}: {why}", path.display()).into());
         }
         let file = File::open(path).map_err(|error| unreadable(path, &error))?;
-        Ok(Checkpoint::last_of(BufReader::new(file), &keys, &checkpoint_keys)?)
+        Ok(Checkpoint::last_of(BufReader::new(file), &proof)?)
     });
     let last_checkpoint = last_checkpoint.transpose()?;
-    Ok(Proof { keys, checkpoint_keys, last_checkpoint, restarts: args.stdout, part: args.part })
+    Ok(Proof { last_checkpoint, ..proof })
 }
 
 /// The files of the one trail that is checked.
