@@ -388,6 +388,26 @@ fn an_edited_checkpoint_is_no_proof_even_without_a_public_key() {
     assert!(matches!(forged, Err(CannotVerify::ForgedCheckpoint)), "{forged:?}");
 }
 
+/// The code of a line does not cover its end, so that nobody needs a key for this.
+#[test]
+fn a_signature_that_was_added_to_a_line_is_found() {
+    let Written { lines, proof, .. } = written();
+    let mut seen = 0;
+    for (at, line) in lines.iter().enumerate() {
+        let line = std::str::from_utf8(line).unwrap();
+        if line.contains("\"sig\"") {
+            continue;
+        }
+        seen += 1;
+        let signed = format!("{},\"sig\":\"{}\"}}\n", line.strip_suffix("}\n").unwrap(), "ab".repeat(64));
+        let bytes = [lines[..at].concat(), signed.into_bytes(), lines[at + 1..].concat()].concat();
+        let found = problems(&verify(&bytes, proof));
+        let [problem] = found.as_slice() else { panic!("{line}: {found:?}") };
+        assert!(problem.starts_with(&format!("trail:{}: the line was edited", at + 1)), "{problem}");
+    }
+    assert!(seen >= 12, "ten requests, a start and a stop: {seen}");
+}
+
 /// A crash while a checkpoint is copied leaves such a line.
 #[test]
 fn a_half_written_line_after_the_last_checkpoint_is_passed_over() {

@@ -370,6 +370,13 @@ impl<'a> Verifier<'a> {
     }
 
     fn content(&mut self, number: Option<u64>, content: &Content, sealed: &Sealed<'_>) {
+        // The code of the line does not cover what follows it.
+        if sealed.signature.is_some() && !matches!(&*content.metadata.event_code, code::CUT | code::CHECKPOINT) {
+            self.problem(
+                number,
+                "the line was edited: somebody added a signature, which such a line does not have".to_owned(),
+            );
+        }
         let time = Timestamp::from_millis(content.time);
         let summary = &mut self.findings.summary;
         summary.earliest = Some(summary.earliest.map_or(time, |earliest| earliest.min(time)));
