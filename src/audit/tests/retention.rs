@@ -87,6 +87,24 @@ fn a_file_removed_by_hand_is_noticed_even_if_others_expired() {
     assert!(found.contains("were gone before retention removed them"), "{found}");
 }
 
+/// The lines that a later removal follows on were called destroyed, although the line that says who removed them was in
+/// the missing file.
+#[test]
+fn a_missing_file_that_may_tell_of_removals_does_not_make_these_look_like_a_destruction() {
+    let kept = at_most(4);
+    kept.run(1200);
+    kept.intact();
+    let tells = |file: &PathBuf| lines(&fs::read(file).unwrap()).iter().any(|line| kind(line) == "trail.cut");
+    let telling: Vec<PathBuf> = kept.files().into_iter().filter(tells).collect();
+    assert!(telling.len() >= 3, "{telling:?}");
+    fs::remove_file(&telling[1]).unwrap();
+    let found = problems(&kept.check());
+    assert!(found.iter().any(|problem| problem.contains("missing before this one")), "{found:?}");
+    let gone = found.iter().filter(|problem| problem.contains("were gone before retention removed them"));
+    let gone: Vec<&str> = gone.map(|problem| problem.rsplit(", ").next().unwrap()).collect();
+    assert_eq!(gone, ["unless a line that is missing or was edited says so"], "{found:?}");
+}
+
 #[test]
 fn lines_expire_even_if_no_file_is_full() {
     let kept = Kept::new(Retention { keep: None, retain: Some(8 * HOUR) });

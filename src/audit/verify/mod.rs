@@ -152,6 +152,8 @@ pub struct Verifier<'a> {
     before: Option<Link>,
     /// Whether a line says that retention removed everything up to there.
     explained: bool,
+    /// Whether lines after the last one about removed files cannot be read: one of them may be about such files too.
+    holed: bool,
     /// The previous line; none at the beginning.
     last: Option<Link>,
     /// The last checkpoint or start of this segment, and the checkpoint interval.
@@ -183,6 +185,7 @@ impl<'a> Verifier<'a> {
             fitted: false,
             before: None,
             explained: false,
+            holed: false,
             last: None,
             mark: None,
             latest: None,
@@ -291,6 +294,7 @@ impl<'a> Verifier<'a> {
             );
             // Its own claims still locate the lines after it.
             self.follow(number, &sealed);
+            self.holed = true;
             return;
         };
         (self.key, self.fitted) = (key, true);
@@ -349,6 +353,7 @@ impl<'a> Verifier<'a> {
         if let Some(last) = self.last {
             let expected = last.seq.saturating_add(1);
             if seq > expected {
+                self.holed = true;
                 let missing = match seq - expected {
                     1 => format!("line number {expected} is missing before this one"),
                     _ => format!("lines number {expected} to {} are missing before this one", seq - 1),
@@ -430,14 +435,21 @@ impl<'a> Verifier<'a> {
     /// Checks a line that says which files retention removed.
     fn cut(&mut self, number: Option<u64>, cut: Option<&Cut>, sealed: &Sealed<'_>) {
         let Some(cut) = cut.filter(|_| is_signed(sealed, &self.proof.checkpoint_keys)) else {
+            self.holed = true;
             return self
                 .problem(number, "the signature of this line, which names removed files, is not valid".to_owned());
         };
         let told = self.findings.summary.cut.replace(cut.through);
+        let is_holed = std::mem::take(&mut self.holed);
         if let Some(told) = told.filter(|told| cut.from > told + 1) {
+            let unless = if is_holed { ", unless a line that is missing or was edited says so" } else { "" };
             self.problem(
                 number,
-                format!("lines number {} to {} were gone before retention removed them", told + 1, cut.from - 1),
+                format!(
+                    "lines number {} to {} were gone before retention removed them{unless}",
+                    told + 1,
+                    cut.from - 1
+                ),
             );
         }
         self.explained |= self.before.is_some_and(|before| before.mac.as_str() == cut.mac);
