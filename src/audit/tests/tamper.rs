@@ -282,12 +282,14 @@ fn trails_from_standard_output_may_begin_again() {
     assert!(problems(&findings)[0].contains("lines were cut off the end"), "{:?}", problems(&findings));
 }
 
-/// As a log platform returns the lines of a day, or those that it still stores.
+/// As a receiver or a log platform returns the lines of a day, or those that it still stores.
 #[test]
-fn a_part_of_what_was_collected_from_standard_output_may_begin_anywhere() {
+fn a_part_of_a_trail_may_begin_anywhere() {
     let Written { lines, proof, .. } = written();
     let later = lines[3..].concat();
-    for (restarts, part, intact) in [(true, true, true), (true, false, false), (false, true, false)] {
+    for (restarts, part, intact) in
+        [(true, true, true), (true, false, false), (false, true, true), (false, false, false)]
+    {
         let findings = verify(&later, &Proof { restarts, part, ..proof.clone() });
         assert_eq!(findings.is_intact(), intact, "{restarts} {part}: {:?}", problems(&findings));
     }

@@ -306,9 +306,7 @@ impl<'a> Verifier<'a> {
         let begins = content.metadata.event_code == code::START && sealed.link.seq == 1;
         if self.last.is_none() {
             self.first(&sealed);
-            // Lines collected from standard output may begin anywhere.
-            let is_part = self.proof.part && self.proof.restarts;
-            if !begins && content.metadata.event_code != code::FILE && !is_part {
+            if !begins && content.metadata.event_code != code::FILE && !self.proof.part {
                 self.problem(
                     number,
                     "lines before this one are missing: neither a trail nor a file begins like this".to_owned(),
