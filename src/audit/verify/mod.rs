@@ -107,6 +107,11 @@ pub enum CannotVerify {
     #[error("the last checkpoint is not genuine: its code or its signature does not match the keys given")]
     ForgedCheckpoint,
     #[error(
+        "no line is sealed with the key given; check that it is the key of this trail, decompress a file that is compressed, and \
+         undo a conversion of its line ends"
+    )]
+    NothingSealed,
+    #[error(
         "there is no trail among the files and folders given, so nothing was verified; check that the volume with the file that \
          `audit.sink.file` names is mounted there{}",
         others(.0)
@@ -132,6 +137,9 @@ pub fn verify_files<P: AsRef<Path>>(
 ) -> Result<Findings, CannotVerify> {
     let mut verifier = Verifier::new(proof)?;
     verifier.read_files(files)?;
+    if verifier.findings.summary.lines > 0 && !verifier.fitted {
+        return Err(CannotVerify::NothingSealed);
+    }
     Ok(verifier.finish())
 }
 

@@ -326,6 +326,26 @@ mod tests {
         }
     }
 
+    /// All of them were called tampered with.
+    #[test]
+    fn a_file_that_is_compressed_or_converted_and_one_of_another_key_cannot_be_checked() {
+        let directory = tempfile::tempdir().unwrap();
+        let directory = directory.path();
+        let path = written(directory);
+        fs::write(directory.join("other.key"), format!("{}CQk=", "CQkJ".repeat(10))).unwrap();
+        assert_eq!(run(directory, &[("--key", "other.key")]), 2);
+        let trail = fs::read_to_string(&path).unwrap();
+        for foreign in [trail.replace('\n', "\r\n").into_bytes(), b"\x1f\x8b\x08 compressed".to_vec()] {
+            fs::write(&path, foreign).unwrap();
+            assert_eq!(run(directory, &[("--key", CHAIN_KEY_FILE)]), 2);
+        }
+        // The twins: one line shows that the key and the form are right.
+        fs::write(&path, trail.replace('\n', "\r\n").replacen("\r\n", "\n", 1)).unwrap();
+        assert_eq!(run(directory, &[("--key", CHAIN_KEY_FILE)]), 1);
+        fs::write(&path, "").unwrap();
+        assert_eq!(run(directory, &[("--key", CHAIN_KEY_FILE)]), 1, "somebody emptied it");
+    }
+
     #[test]
     fn the_exit_code_distinguishes_intact_tampered_and_unknown() {
         let directory = tempfile::tempdir().unwrap();
