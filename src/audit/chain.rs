@@ -29,7 +29,7 @@ const SEQ: &[u8] = b",\"seq\":";
 const SIG: &[u8] = b",\"sig\":\"";
 
 /// A code of 32 bytes as 64 lower-case hex digits, as lines carry it.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) struct Mac([u8; 64]);
 
 impl Mac {

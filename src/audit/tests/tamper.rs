@@ -265,7 +265,7 @@ fn trails_from_standard_output_may_begin_again() {
     let Written { bytes, proof, .. } = written();
     let settings = settings();
     let sink = Memory::default();
-    let trail = start(&settings, &sink, &clock());
+    let trail = start(&settings, &sink, &Clock::manual(NOW - Duration::from_secs(1)));
     for number in 0..50 {
         trail.write(record(number + 100));
     }
@@ -280,6 +280,17 @@ fn trails_from_standard_output_may_begin_again() {
     let cut = collected.len() - written().lines.last().unwrap().len();
     let findings = verify(&collected[..cut], &Proof { restarts: true, ..proof });
     assert!(problems(&findings)[0].contains("lines were cut off the end"), "{:?}", problems(&findings));
+}
+
+/// They counted as another start, and each record twice.
+#[test]
+fn lines_of_standard_output_that_are_repeated_are_found() {
+    let Written { bytes, lines, proof } = written();
+    let proof = Proof { restarts: true, ..proof.clone() };
+    let found = problems(&verify(&bytes.repeat(2), &proof));
+    let [problem] = found.as_slice() else { panic!("{found:?}") };
+    let at = format!("trail:{}: the lines from this start on are repeated", lines.len() + 1);
+    assert!(problem.starts_with(&at), "{problem}");
 }
 
 /// As a receiver or a log platform returns the lines of a day, or those that it still stores.
@@ -308,14 +319,15 @@ fn a_restart_on_standard_output_is_no_cut() {
     let settings = Settings { checkpoint_copy: Some(copy.clone()), ..settings() };
     let mut proof = Proof { restarts: true, ..proof(&settings) };
     let last_checkpoint = |proof: &Proof| Some(Checkpoint::last_of(&*std::fs::read(&copy).unwrap(), proof).unwrap());
-    let mut collected = Vec::new();
+    let (mut collected, clock) = (Vec::new(), clock());
     for records in [5, 0] {
         let sink = Memory::default();
-        let trail = start(&settings, &sink, &clock());
+        let trail = start(&settings, &sink, &clock);
         for number in 0..records {
             trail.write(record(number));
         }
         trail.shutdown();
+        clock.advance(Duration::from_secs(1));
         collected.extend(sink.bytes());
         proof.last_checkpoint = last_checkpoint(&proof);
         assert_eq!(problems(&verify(&collected, &proof)), Vec::<String>::new());
@@ -329,7 +341,7 @@ fn a_chain_of_standard_output_without_a_checkpoint_is_no_cut() {
     let proof = Proof { restarts: true, checkpoint_keys: Vec::new(), ..proof.clone() };
     for (records, row) in [(1, "shorter than the one before"), (50, "longer")] {
         let sink = Memory::default();
-        let trail = start(&settings(), &sink, &clock());
+        let trail = start(&settings(), &sink, &Clock::manual(NOW + Duration::from_secs(1)));
         for number in 0..records {
             trail.write(record(number + 100));
         }

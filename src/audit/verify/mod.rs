@@ -4,6 +4,7 @@ mod all;
 mod findings;
 
 use std::{
+    collections::HashSet,
     fs::File,
     io::{self, BufRead, BufReader},
     path::{Path, PathBuf},
@@ -23,7 +24,7 @@ pub use self::{
     findings::{Findings, Problem},
 };
 use super::{
-    chain::{Link, Sealed},
+    chain::{Link, Mac, Sealed},
     heads::Head,
     keys::{ChainKey, CheckpointPublicKey},
     lines::{Fault, Line, Lines},
@@ -162,6 +163,8 @@ pub struct Verifier<'a> {
     explained: bool,
     /// Whether lines after the last one about removed files cannot be read: one of them may be about such files too.
     holed: bool,
+    /// The first lines of the chains that were collected from standard output.
+    begun: HashSet<Mac>,
     /// The previous line; none at the beginning.
     last: Option<Link>,
     /// The last checkpoint or start of this segment, and the checkpoint interval.
@@ -194,6 +197,7 @@ impl<'a> Verifier<'a> {
             before: None,
             explained: false,
             holed: false,
+            begun: HashSet::new(),
             last: None,
             mark: None,
             latest: None,
@@ -312,6 +316,9 @@ impl<'a> Verifier<'a> {
             return;
         };
         let begins = content.metadata.event_code == code::START && sealed.link.seq == 1;
+        if begins && self.proof.restarts && !self.begun.insert(sealed.link.mac) {
+            self.problem(number, "the lines from this start on are repeated: they were given before".to_owned());
+        }
         if self.last.is_none() {
             self.first(&sealed);
             if !begins && content.metadata.event_code != code::FILE && !self.proof.part {
