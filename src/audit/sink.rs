@@ -406,11 +406,19 @@ impl Sink for RotatingFile {
 
 /// Returns the files of a trail, the oldest first and the current one last.
 pub fn trail_files(path: &Path) -> io::Result<Vec<PathBuf>> {
-    let mut files: Vec<PathBuf> = numbered_files(path)?.into_iter().map(|(_, path)| path).collect();
+    let path = place_of(path)?;
+    let mut files: Vec<PathBuf> = numbered_files(&path)?.into_iter().map(|(_, path)| path).collect();
     if path.try_exists()? || files.is_empty() {
-        files.push(path.to_owned());
+        files.push(path);
     }
     Ok(files)
+}
+
+/// Returns where the full files of a trail are: beside the file that a symbolic link leads to, unless some are beside the
+/// link.
+pub(super) fn place_of(path: &Path) -> io::Result<PathBuf> {
+    let leads = path.is_symlink() && path.try_exists()? && numbered_files(path)?.is_empty();
+    if leads { path.canonicalize() } else { Ok(path.to_owned()) }
 }
 
 pub(super) fn numbered_path(path: &Path, number: u64) -> PathBuf {

@@ -76,6 +76,16 @@ fn all_chains_that_saw_each_other_are_intact() {
     assert_eq!(all.others, [replicas.folder.path().join("notes.txt")], "what was not looked at is told");
 }
 
+/// It counted as another chain, which had lost its full files.
+#[test]
+fn a_link_to_a_trail_is_no_second_chain() {
+    let replicas = Replicas::new();
+    let link = replicas.folder.path().join("a-link");
+    std::os::unix::fs::symlink(replicas.folder(NAMES[0]).join("audit.jsonl"), link).unwrap();
+    let all = replicas.check();
+    assert!(all.is_intact() && all.chains.len() == NAMES.len(), "{all:?}");
+}
+
 /// Opening a named pipe would wait for a writer.
 #[test]
 fn a_path_that_is_not_a_file_is_reported_without_waiting_for_it() {

@@ -528,6 +528,22 @@ fn a_checkpoint_copy_that_hangs_stops_nothing() {
 /// `O_NONBLOCK` of Linux.
 const O_NONBLOCK: i32 = 0o4000;
 
+/// They were looked for beside the link, and their lines counted as removed.
+#[test]
+fn the_full_files_of_a_trail_are_found_through_a_link() {
+    let (directory, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let path = directory.path().join("audit.jsonl");
+    let settings = file_settings(&path);
+    let files = rotated(&settings, directory.path());
+    let link = elsewhere.path().join("link");
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    assert_eq!(trail_files(&link).unwrap().len(), files.len());
+    intact(&link, &proof(&settings));
+    // The twin: copies of full files under the name of the link belong to it.
+    fs::copy(&files[0], elsewhere.path().join("link.000001")).unwrap();
+    assert_eq!(trail_files(&link).unwrap(), [elsewhere.path().join("link.000001"), link]);
+}
+
 #[test]
 fn a_request_is_found_by_its_id() {
     let directory = tempfile::tempdir().unwrap();

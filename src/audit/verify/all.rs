@@ -17,7 +17,7 @@ use super::{
         heads::Head,
         lines::{Lines, end_of},
         note::code,
-        sink::trail_files,
+        sink::{place_of, trail_files},
     },
     CannotVerify, Content, Details, Findings, Proof, Verifier, is_genuine, open,
 };
@@ -130,7 +130,7 @@ pub fn verify_all(paths: &[PathBuf], proof: &Proof, since: Timestamp) -> Result<
     let mut all = AllFindings { others: found.others, ..AllFindings::default() };
     let mut seen = Collected::default();
     let mut collected = Vec::new();
-    for path in found.trails {
+    for path in found.trails.into_values() {
         let (findings, chain) = check(&path, proof)?;
         all.chains.push(Chain { path, instances: chain.instances.clone(), findings });
         collected.push(chain);
@@ -210,8 +210,8 @@ fn brief(mac: &str) -> u64 {
 /// The files found in the places given.
 #[derive(Debug, Default)]
 struct Found {
-    /// The current file of each trail.
-    trails: BTreeSet<PathBuf>,
+    /// The current file of each trail, by its path without symbolic links: a trail may be found by several.
+    trails: BTreeMap<PathBuf, PathBuf>,
     copies: BTreeSet<PathBuf>,
     others: Vec<PathBuf>,
 }
@@ -233,13 +233,22 @@ impl Found {
             return Ok(());
         }
         match Looks::of(path)? {
-            Looks::Trail => _ = self.trails.insert(current(path)),
+            Looks::Trail => self.add(path)?,
             Looks::Copy => _ = self.copies.insert(path.to_owned()),
             // A file that is named explicitly is taken for a trail; if it is damaged from its first byte on, that is
             // reported.
-            Looks::Other if depth == 0 || ends_as_trail(path)? => _ = self.trails.insert(current(path)),
+            Looks::Other if depth == 0 || ends_as_trail(path)? => self.add(path)?,
             Looks::Other => self.others.push(path.to_owned()),
         }
+        Ok(())
+    }
+
+    /// Adds the trail of a file.
+    fn add(&mut self, path: &Path) -> io::Result<()> {
+        let path = current(&place_of(&current(path))?);
+        // There may be full files only.
+        let real = path.canonicalize().unwrap_or_else(|_| path.clone());
+        self.trails.entry(real).or_insert(path);
         Ok(())
     }
 }
