@@ -57,7 +57,8 @@ pub struct Access {
     /// The conditions and action of a rule, or the groups of a grant.
     pub gives: Value,
     pub why: Option<String>,
-    /// Whether a record of the period names it; none if no record does, but it may have applied without being named.
+    /// Whether a record of the period names it; none if no record does, but it may have applied without being named, or a
+    /// record that does may be missing.
     pub used: Option<bool>,
 }
 
@@ -100,12 +101,22 @@ impl Configured {
     }
 
     /// Marks the rules and grants that records name, and sets the query for the period from `from` until before `to`.
+    /// `knows` says whether all others were not named, as no record is missing.
     #[must_use]
-    pub(super) fn used(mut self, rules: &BTreeSet<String>, grants: &BTreeSet<String>, from: i64, to: i64) -> Self {
+    pub(super) fn used(
+        mut self,
+        rules: &BTreeSet<String>,
+        grants: &BTreeSet<String>,
+        knows: bool,
+        from: i64,
+        to: i64,
+    ) -> Self {
         for access in &mut self.access {
             let seen = if access.kind == "rule" { rules } else { grants };
             if seen.contains(&access.id) {
                 access.used = Some(true);
+            } else if !knows {
+                access.used = None;
             }
         }
         self.unused_query = unused(&self.ids("rule"), &self.ids("grant"), from, to);

@@ -5,6 +5,7 @@
 //! trust the report.
 
 mod configuration;
+mod coverage;
 mod render;
 mod sections;
 
@@ -19,7 +20,10 @@ use serde::Serialize;
 use serde_json::Value;
 
 pub use self::configuration::{Access, Configured, ConfiguredSecret, ends_of_certificates};
-use self::sections::{Counts, GRANTS, RULES, SECTIONS, Section};
+use self::{
+    coverage::{Coverage, Covered},
+    sections::{Counts, GRANTS, RULES, SECTIONS, Section},
+};
 use super::{
     chain::MAX_LINE,
     lines::{Fault, Lines, no_record, of_file},
@@ -46,6 +50,10 @@ pub struct Report {
     pub unreadable: u64,
     /// Computes `unreadable`.
     pub unreadable_query: String,
+    /// What is in the files: the figures say nothing about what is not.
+    pub covered: Covered,
+    /// Computes `covered`.
+    pub covered_query: String,
     pub sections: Vec<Counted>,
     /// The part from the configuration; none if no configuration was given.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -90,13 +98,20 @@ impl Report {
         let (from, to) = (from.as_millis(), to.as_millis());
         let mut groups: [Group; SECTIONS.len()] = Default::default();
         let (mut records, mut unreadable) = (0, 0);
+        let mut coverage = Coverage::default();
         let read = readable();
         for path in &files {
             let file = BufReader::with_capacity(1 << 16, File::open(path).map_err(of_file(path))?);
-            let (are, are_not) = count(file, from, to, &mut groups).map_err(of_file(path))?;
+            let (are, are_not) = count(file, from, to, &mut groups, &mut coverage).map_err(of_file(path))?;
             records += are;
             unreadable += are_not;
         }
+        // Every figure would be 0, and every rule and grant unused.
+        let covered = coverage.covered().ok_or_else(|| {
+            let why = "there is no record in the files of the trail; check that the volume with the file that `audit.sink.file` \
+                       names is mounted there";
+            io::Error::new(io::ErrorKind::InvalidData, why)
+        })?;
         let sections = SECTIONS
             .iter()
             .zip(groups)
@@ -120,6 +135,8 @@ impl Report {
             ),
             unreadable,
             unreadable_query: format!("reduce (inputs | [{read}] | length) as $is (0; . + 1 - $is)"),
+            covered,
+            covered_query: coverage::query(from),
             sections,
             configuration: None,
         })
@@ -128,8 +145,30 @@ impl Report {
     /// Adds the part from the configuration, with the rules and grants that no record of the period names.
     #[must_use]
     pub fn with(mut self, held: Configured) -> Self {
-        self.configuration = Some(held.used(&self.whats(RULES), &self.whats(GRANTS), self.from, self.to));
+        // A record that is missing may name them.
+        let knows = self.records > 0 && self.covered.breaks == 0;
+        self.configuration = Some(held.used(&self.whats(RULES), &self.whats(GRANTS), knows, self.from, self.to));
         self
+    }
+
+    /// Returns what the figures do not show, as the files do not cover the whole period.
+    fn caveats(&self) -> Vec<String> {
+        let Covered { first, last, breaks } = self.covered;
+        let mut caveats = Vec::new();
+        if breaks > 0 {
+            caveats.push(format!(
+                "INCOMPLETE: lines of the period may be missing in {breaks} places. Retention or somebody removed them, or a file \
+                 was not given or cannot be read, such as a compressed one. Give all files, and check them with `doorward audit \
+                 verify`."
+            ));
+        }
+        if first > self.from {
+            caveats.push("What happened in the period before the first record is not in these files.".to_owned());
+        }
+        if last < self.to {
+            caveats.push("What happened in the period after the last record is not in these files.".to_owned());
+        }
+        caveats
     }
 
     fn whats(&self, id: &str) -> BTreeSet<String> {
@@ -138,7 +177,13 @@ impl Report {
     }
 }
 
-fn count(reader: impl BufRead, from: i64, to: i64, groups: &mut [Group]) -> io::Result<(u64, u64)> {
+fn count(
+    reader: impl BufRead,
+    from: i64,
+    to: i64,
+    groups: &mut [Group],
+    coverage: &mut Coverage,
+) -> io::Result<(u64, u64)> {
     let (mut records, mut unreadable) = (0, 0);
     let (mut is_foreign, mut has_record) = (false, false);
     let mut lines = Lines::new(reader);
@@ -154,6 +199,7 @@ fn count(reader: impl BufRead, from: i64, to: i64, groups: &mut [Group]) -> io::
         };
         has_record = true;
         records += u64::from((from..to).contains(&time));
+        coverage.add(&value, time, from);
         for (section, group) in SECTIONS.iter().zip(&mut *groups) {
             let time = section.counts.time(&value, time);
             if time < to && (time >= from || section.counts == Counts::SinceEver) {

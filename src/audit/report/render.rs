@@ -4,7 +4,7 @@ use std::fmt;
 
 use maud::{DOCTYPE, PreEscaped, html};
 
-use super::{Access, Configured, ConfiguredSecret, Counted, Report, Row, sections::KEYS};
+use super::{Access, Configured, ConfiguredSecret, Counted, Covered, Report, Row, sections::KEYS};
 use crate::{clock::Timestamp, terminal};
 
 const STYLE: &str = "body{font:14px/1.4 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:#111}\
@@ -44,6 +44,9 @@ impl Report {
                     pre { (command(&self.records_query)) }
                     p { (self.unreadable) " lines that are not records:" }
                     pre { (command(&self.unreadable_query)) }
+                    p { (self.coverage()) ":" }
+                    pre { (command(&self.covered_query)) }
+                    @for caveat in self.caveats() { p { strong { (caveat) } } }
                     @if let Some(held) = &self.configuration { (configuration(held, self.to)) }
                     @for section in &self.sections {
                         h2 { (section.title) }
@@ -58,6 +61,11 @@ impl Report {
             }
         }
         .into_string()
+    }
+
+    fn coverage(&self) -> String {
+        let Covered { first, last, breaks } = self.covered;
+        format!("records from {} to {} in the files, with lines missing in {breaks} places", time(first), time(last))
     }
 }
 
@@ -136,6 +144,10 @@ impl fmt::Display for Report {
         writeln!(f, "Run this first; the commands below read it\n  $ {}", self.trail)?;
         writeln!(f, "{} records in the period\n  $ {}", self.records, command(&self.records_query))?;
         writeln!(f, "{} lines that are not records\n  $ {}", self.unreadable, command(&self.unreadable_query))?;
+        writeln!(f, "{}\n  $ {}", self.coverage(), command(&self.covered_query))?;
+        for caveat in self.caveats() {
+            writeln!(f, "{caveat}")?;
+        }
         if let Some(held) = &self.configuration {
             writeln!(f, "\nWho has access, by rule and grant (CC6.1, CC6.3; A.5.15, A.5.18)")?;
             for Access { kind, id, who, gives, used, .. } in &held.access {

@@ -1,0 +1,118 @@
+//! Which part of the period the files of a report cover.
+
+use serde::Serialize;
+use serde_json::Value;
+
+use super::readable;
+
+/// What is in the files of a report, by the records in them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Covered {
+    /// The times of the earliest and the latest record, Unix time in milliseconds.
+    pub first: i64,
+    pub last: i64,
+    /// The number of records later than the beginning of the period that do not follow the line before them, so that
+    /// lines of the period may be missing there.
+    pub breaks: u64,
+}
+
+/// Finds out what the files cover, in the order in which they are read.
+#[derive(Debug, Default)]
+pub(super) struct Coverage {
+    covered: Option<Covered>,
+    /// The code of the last record, which the next one names.
+    mac: Value,
+}
+
+impl Coverage {
+    /// Adds the next record, for a period that begins at `from`.
+    pub(super) fn add(&mut self, record: &Value, time: i64, from: i64) {
+        let covered = self.covered.get_or_insert(Covered { first: time, last: time, breaks: 0 });
+        covered.first = covered.first.min(time);
+        covered.last = covered.last.max(time);
+        let begins = record.get("seq").and_then(Value::as_f64) == Some(1.0);
+        let follows = record.get("prev").unwrap_or(&Value::Null) == &self.mac;
+        covered.breaks += u64::from(!begins && !follows && time > from);
+        self.mac = record.get("mac").cloned().unwrap_or_default();
+    }
+
+    /// Returns what the files cover; none if no record is in them.
+    pub(super) const fn covered(&self) -> Option<Covered> {
+        self.covered
+    }
+}
+
+/// Returns the `jq -nR` program that computes the same.
+pub(super) fn query(from: i64) -> String {
+    let read = readable();
+    format!(
+        "reduce (inputs | {read}) as $one ({{breaks: 0}}; .first = ([.first // $one.time, $one.time] | min) | \
+         .last = ([.last // $one.time, $one.time] | max) | \
+         .breaks += (if $one.seq != 1 and $one.prev != .mac and $one.time > {from} then 1 else 0 end) | \
+         .mac = $one.mac) | {{first, last, breaks}}"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::{
+        super::{
+            Access, Configured,
+            tests::{denied, report},
+        },
+        *,
+    };
+
+    /// Files that were compressed, removed or not given were not missed, and what they name was called unused.
+    #[test]
+    fn a_report_tells_what_its_files_do_not_cover_and_calls_nothing_unused_if_lines_are_missing() {
+        let chained = |name: &str| -> Vec<Value> {
+            let line = |seq: i64| {
+                let mut line = denied(seq, "a");
+                line["seq"] = seq.into();
+                line["prev"] = format!("{name}{}", seq - 1).into();
+                line["mac"] = format!("{name}{seq}").into();
+                line
+            };
+            (1..10).map(line).collect()
+        };
+        let (whole, other) = (chained("a"), chained("b"));
+        let of = |lines: &[Value], from, to| {
+            let access = |id: &str| Access {
+                kind: "rule",
+                id: id.to_owned(),
+                who: json!({}),
+                gives: json!({}),
+                why: None,
+                used: Some(false),
+            };
+            let held = Configured::new("doorward.yaml".into(), vec![access("no-secrets"), access("idle")], Vec::new());
+            report(lines, from, to).with(held)
+        };
+        for (row, lines, from, breaks, used) in [
+            ("whole", whole.clone(), 0, 0, [Some(true), Some(false)]),
+            ("two trails", [&whole[..], &other[..]].concat(), 0, 0, [Some(true), Some(false)]),
+            ("without the middle", [&whole[..3], &whole[5..]].concat(), 0, 1, [Some(true), None]),
+            ("without the beginning", whole[4..].to_vec(), 0, 1, [Some(true), None]),
+            ("both without it", [&whole[4..], &other[2..]].concat(), 0, 2, [Some(true), None]),
+            ("without lines before the period", whole[4..].to_vec(), 5, 0, [Some(true), Some(false)]),
+            ("nothing in the period", whole.clone(), 10, 0, [None, None]),
+        ] {
+            let report = of(&lines, from, 20);
+            assert_eq!(report.covered.breaks, breaks, "{row}");
+            let access = &report.configuration.as_ref().unwrap().access;
+            assert_eq!(access.iter().map(|access| access.used).collect::<Vec<_>>(), used, "{row}");
+            for text in [report.to_string(), report.to_html()] {
+                assert_eq!(text.contains("INCOMPLETE"), breaks > 0, "{row}: {text}");
+                assert_eq!(text.contains("UNUSED"), used[1] == Some(false), "{row}: {text}");
+            }
+        }
+        let (before, after) = ("in the period before the first record", "in the period after the last record");
+        for (from, to, told) in [(1, 9, [false, false]), (0, 9, [true, false]), (1, 10, [false, true])] {
+            let text = of(&whole, from, to).to_string();
+            assert_eq!([before, after].map(|what| text.contains(what)), told, "{from} to {to}: {text}");
+        }
+    }
+}
