@@ -22,7 +22,7 @@ use serde_json::Value;
 pub use self::configuration::{Access, Configured, ConfiguredSecret, ends_of_certificates};
 use self::{
     coverage::{Coverage, Covered},
-    sections::{Counts, GRANTS, RULES, SECTIONS, Section},
+    sections::{Counts, GRANT_IDS, GRANTS, OUTSIDE, RULES, SECTIONS, Section},
 };
 use super::{
     chain::MAX_LINE,
@@ -147,7 +147,7 @@ impl Report {
     pub fn with(mut self, held: Configured) -> Self {
         // A record that is missing may name them.
         let knows = self.records > 0 && self.covered.breaks == 0;
-        self.configuration = Some(held.used(&self.whats(RULES), &self.whats(GRANTS), knows, self.from, self.to));
+        self.configuration = Some(held.used(&self.named(RULES), &self.named(GRANTS), knows, self.from, self.to));
         self
     }
 
@@ -171,9 +171,10 @@ impl Report {
         caveats
     }
 
-    fn whats(&self, id: &str) -> BTreeSet<String> {
+    /// Returns the rules or grants that the rows of a section name.
+    fn named(&self, id: &str) -> BTreeSet<String> {
         let all = self.sections.iter().filter(|section| section.id == id).flat_map(|section| &section.rows);
-        all.map(|row| row.what.clone()).collect()
+        all.map(|row| row.what.strip_suffix(OUTSIDE).unwrap_or(&row.what).to_owned()).collect()
     }
 }
 
@@ -265,11 +266,10 @@ fn query(section: &Section, from: i64, to: i64) -> String {
 /// Returns the `jq -nR` program that lists which of these rules and grants no record of the period names.
 fn unused(rules: &Value, grants: &Value, from: i64, to: i64) -> String {
     let read = readable();
-    let named = |id: &str| SECTIONS.iter().find(|section| section.id == id).map(|section| (section.jq)());
-    let (rule, grant) = (named(RULES).unwrap_or_default(), named(GRANTS).unwrap_or_default());
+    let rule = SECTIONS.iter().find(|section| section.id == RULES).map(|section| (section.jq)()).unwrap_or_default();
     format!(
         "[inputs | {read} | select(.time >= {from} and .time < {to})] as $records | {{rules: ({rules} - [$records[] | ({rule})?]), \
-         grants: ({grants} - [$records[] | ({grant})?])}}"
+         grants: ({grants} - [$records[] | ({GRANT_IDS})?])}}"
     )
 }
 

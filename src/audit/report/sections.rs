@@ -116,6 +116,13 @@ const fn part(reason: Reason) -> Option<Part> {
 pub(super) const PRINCIPALS: &str = "principals";
 pub(super) const RULES: &str = "rules";
 pub(super) const GRANTS: &str = "grants";
+
+/// The ids of the grants of a record, as a `jq` expression.
+pub(super) const GRANT_IDS: &str = ".unmapped.grants | arrays[] | strings";
+
+/// Follows the id of a grant whose groups went to a server that is not Kubernetes.
+pub(super) const OUTSIDE: &str = ", not in Kubernetes";
+
 pub(super) const KEYS: &str = "keys";
 
 /// The sections in the order of the report. A member that is not an object where one is expected produces no row, in
@@ -160,13 +167,19 @@ pub(super) const SECTIONS: [Section; 15] = [
     },
     Section {
         id: GRANTS,
-        title: "Grants that gave Kubernetes groups",
+        title: "Grants that gave groups, to Kubernetes or to another server",
         controls: "CC6.1, CC6.3; A.5.15, A.5.18",
-        jq: || ".unmapped.grants | arrays[] | strings".into(),
+        // Other servers are told the groups too, so that a grant may be of use to these alone.
+        jq: || {
+            format!(r#"(if .unmapped.identity then "" else "{OUTSIDE}" end) as $where | {GRANT_IDS} | . + $where"#)
+                .into()
+        },
         counts: Counts::InPeriod,
         keys: |line| {
             let all = at(line, "/unmapped/grants").flatten().and_then(Value::as_array).into_iter().flatten();
-            all.filter_map(|grant| grant.as_str().map(str::to_owned)).collect()
+            let is_kubernetes = at(line, "/unmapped/identity").flatten().filter(is_true).is_some();
+            let outside = if is_kubernetes { "" } else { OUTSIDE };
+            all.filter_map(|grant| grant.as_str().map(|grant| format!("{grant}{outside}"))).collect()
         },
     },
     Section {

@@ -348,6 +348,30 @@ fn the_contents_of_a_kubeconfig_are_reported_without_their_values() {
     assert!(commands.len() == 1 && commands[0].contains("ca.pem"), "{commands:?}");
 }
 
+/// A grant that gave nothing in Kubernetes looked as if it were of use there.
+#[test]
+fn a_grant_that_gave_groups_to_other_servers_than_kubernetes_is_reported_as_such_and_is_used() {
+    let line = |unmapped: Value| json!({"time": 1, "unmapped": unmapped});
+    let lines = [
+        line(json!({"grants": ["viewers", "admins"], "identity": {"groups": ["view", "admin"]}})),
+        line(json!({"grants": ["viewers", "web"]})),
+    ];
+    let access = |id: &str| Access {
+        kind: "grant",
+        id: id.to_owned(),
+        who: json!({}),
+        gives: json!({}),
+        why: None,
+        used: Some(false),
+    };
+    let access = ["viewers", "web", "idle"].map(access).into();
+    let report = report(&lines, 0, 2).with(Configured::new("doorward.yaml".into(), access, Vec::new()));
+    let told: Vec<&str> = rows(&report, "grants").iter().map(|row| &*row.what).collect();
+    assert_eq!(told, ["admins", "viewers", "viewers, not in Kubernetes", "web, not in Kubernetes"]);
+    let access = &report.configuration.as_ref().unwrap().access;
+    assert_eq!(access.iter().map(|access| access.used).collect::<Vec<_>>(), [Some(true), Some(true), Some(false)]);
+}
+
 #[test]
 fn each_reason_of_a_refusal_is_counted_in_one_section_only() {
     let lines: Vec<Value> = crate::error::Reason::ALL
