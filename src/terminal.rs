@@ -1,5 +1,5 @@
-//! Makes text that may come from a stranger fit for a terminal: nothing in it moves the cursor, forges a line, or
-//! reverses text. On a page only the last can happen.
+//! Makes text that may come from a stranger fit for a terminal: nothing in it moves the cursor, forges a line, reverses
+//! text, or cannot be seen. On a page only the last two can happen.
 
 use std::borrow::Cow;
 
@@ -31,12 +31,22 @@ pub fn bounded(text: &str) -> String {
 
 /// Escapes text for a page, so that it does not change the direction of the text beside it.
 pub fn undirected(text: &str) -> Cow<'_, str> {
-    if !text.contains(is_direction) {
+    escaped_where(text, is_direction)
+}
+
+/// Escapes text for a page on which names are compared, so that different ones do not look the same. Some languages need
+/// the invisible characters, so that other pages leave them.
+pub fn distinct(text: &str) -> Cow<'_, str> {
+    escaped_where(text, |character| is_direction(character) || is_invisible(character))
+}
+
+fn escaped_where(text: &str, is_escaped: fn(char) -> bool) -> Cow<'_, str> {
+    if !text.contains(is_escaped) {
         return Cow::Borrowed(text);
     }
     let mut escaped = String::with_capacity(text.len() + 8);
     for character in text.chars() {
-        match is_direction(character) {
+        match is_escaped(character) {
             true => escaped.push_str(&escape(character)),
             false => escaped.push(character),
         }
@@ -62,14 +72,27 @@ fn escape(character: char) -> String {
     format!("\\u{:04x}", u32::from(character))
 }
 
-/// Control characters, and characters that a terminal takes for a change of direction or the end of a line.
+/// Control characters, characters that a terminal takes for a change of direction or the end of a line, and those that
+/// it does not show.
 fn is_obeyed(character: char) -> bool {
-    character.is_control() || is_direction(character) || matches!(character, '\u{2028}' | '\u{2029}')
+    character.is_control()
+        || is_direction(character)
+        || is_invisible(character)
+        || matches!(character, '\u{2028}' | '\u{2029}')
 }
 
 /// Characters that set the direction of text (Unicode, annex 9).
 fn is_direction(character: char) -> bool {
     matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
+/// Characters without a width, with which different names look the same: among others the soft hyphen, the zero-width
+/// space and joiners, and the byte order mark.
+fn is_invisible(character: char) -> bool {
+    matches!(
+        character,
+        '\u{ad}' | '\u{34f}' | '\u{180e}' | '\u{200b}'..='\u{200d}' | '\u{2060}'..='\u{2064}' | '\u{feff}'
+    )
 }
 
 #[cfg(test)]
@@ -110,5 +133,16 @@ mod tests {
         for same in ["alice", "\u{5d0}\u{5dc}\u{5d9}", "a\nb"] {
             assert!(matches!(undirected(same), Cow::Borrowed(text) if text == same), "{same}");
         }
+    }
+
+    #[test]
+    fn characters_that_cannot_be_seen_are_escaped_where_names_are_compared() {
+        let name = "al\u{200b}ice\u{ad}\u{feff}";
+        assert_eq!(line(name), "al\\u200bice\\u00ad\\ufeff");
+        assert_eq!(distinct(name), line(name));
+        assert_eq!(distinct("nimda\u{202e}"), "nimda\\u202e");
+        assert_eq!(masked(name), "al\u{fffd}ice¿\u{fffd}");
+        // On other pages a name is shown as its owner writes it.
+        assert_eq!(undirected(name), name);
     }
 }

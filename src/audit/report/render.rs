@@ -69,6 +69,11 @@ impl Report {
     }
 }
 
+/// Renders a text of a stranger for a page.
+fn distinct(text: &impl fmt::Display) -> String {
+    terminal::distinct(&text.to_string()).into_owned()
+}
+
 /// Returns the command that computes a figure.
 fn command(query: &str) -> String {
     format!("trail | jq -nR '{query}'")
@@ -95,7 +100,7 @@ fn rows(section: &Counted, to: i64) -> maud::Markup {
             tbody {
                 @for row in &section.rows {
                     tr {
-                        td { (row.what) @if let Some(age) = row_age(section, row, to) { ", " (age) } }
+                        td { (distinct(&row.what)) @if let Some(age) = row_age(section, row, to) { ", " (age) } }
                         td { (row.records) } td { (time(row.first)) } td { (time(row.last)) }
                     }
                 }
@@ -113,7 +118,8 @@ fn configuration(held: &Configured, to: i64) -> maud::Markup {
             tbody {
                 @for Access { kind, id, who, gives, why, used } in &held.access {
                     tr {
-                        td { (kind) " " (id) } td { (who) } td { (gives) } td { (why.as_deref().unwrap_or("")) }
+                        td { (kind) " " (distinct(id)) } td { (distinct(who)) } td { (distinct(gives)) }
+                        td { (why.as_ref().map(distinct).unwrap_or_default()) }
                         td { (match used { Some(true) => "used", Some(false) => "UNUSED", None => "not known" }) }
                     }
                 }
@@ -127,7 +133,7 @@ fn configuration(held: &Configured, to: i64) -> maud::Markup {
             tbody {
                 @for ConfiguredSecret { place, source, written, not_before, not_after } in &held.secrets {
                     tr {
-                        td { (place) } td { (source) } td { (optional(*written)) }
+                        td { (distinct(place)) } td { (distinct(source)) } td { (optional(*written)) }
                         td { (written.map(|written| age(written, to)).unwrap_or_default()) }
                         td { (not_before.map(time).unwrap_or_default()) } td { (not_after.map(time).unwrap_or_default()) }
                     }
@@ -195,5 +201,20 @@ impl fmt::Display for Report {
             writeln!(f, "  $ {}", command(&section.query))?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::tests::{denied, report};
+
+    /// Rows of different people looked the same, or were reversed.
+    #[test]
+    fn names_that_look_like_others_are_told_apart() {
+        let report = report(&[denied(1, "x\u{202e}ecila"), denied(1, "al\u{200b}ice")], 0, 2);
+        for text in [report.to_string(), report.to_html()] {
+            assert!(!text.contains(['\u{202e}', '\u{200b}']), "{text}");
+            assert!(text.contains("x\\u202eecila") && text.contains("al\\u200bice"), "{text}");
+        }
     }
 }
