@@ -140,10 +140,8 @@ pub(super) const SECTIONS: [Section; 15] = [
         keys: |line| {
             one((|| {
                 at(line, "/actor/idp")?.filter(is_true)?;
-                let through =
-                    string(line, "/unmapped/principal/actor/subject").map(|actor| format!(", through {actor}"));
                 let (name, of) = (text(line, "/actor/user/name")?, text(line, "/actor/idp/name")?);
-                Some(format!("{name} of {of}{}", through.unwrap_or_default()))
+                Some(format!("{name} of {of}{}", through(line).unwrap_or_default()))
             })())
         },
     },
@@ -280,10 +278,10 @@ pub(super) const SECTIONS: [Section; 15] = [
     },
     Section {
         id: "issued",
-        title: "Tokens issued",
+        title: "Tokens issued, to tasks by their namespace and to others by their name",
         controls: "CC6.1, CC6.2; A.5.17, A.5.18",
         jq: || {
-            r#"select(.metadata.event_code == "request.completed") | .unmapped.issued | objects | "\(.audience) (\(.scopes // [] | join(" ") | if . == "" then "no scope" else . end)) by \(.rules // [] | join(" ") | if . == "" then "no rule" else . end) for \((.task.namespace)? // "a caller without task")""#.into()
+            r#"select(.metadata.event_code == "request.completed") | "\((.actor.user.name)? // "nobody")\((.unmapped.principal.actor.subject | strings | ", through \(.)")? // "")" as $who | .unmapped.issued | objects | "\(.audience) (\(.scopes // [] | join(" ") | if . == "" then "no scope" else . end)) by \(.rules // [] | join(" ") | if . == "" then "no rule" else . end) for \((.task.namespace)? // "a caller without task: \($who)")""#.into()
         },
         counts: Counts::InPeriod,
         keys: |line| {
@@ -292,8 +290,9 @@ pub(super) const SECTIONS: [Section; 15] = [
                 // the token.
                 code_among(line, &[code::COMPLETED])?;
                 let issued = at(line, "/unmapped/issued")?.filter(|issued| issued.is_object())?;
-                let (audience, whom) =
-                    (text(issued, "/audience")?, text_or(issued, "/task/namespace", "a caller without task"));
+                let through = through(line).unwrap_or_default();
+                let caller = format!("a caller without task: {}{through}", text_or(line, "/actor/user/name", "nobody"));
+                let (audience, whom) = (text(issued, "/audience")?, text_or(issued, "/task/namespace", caller));
                 let (scopes, rules) = (joined(issued, "scopes", "no scope")?, joined(issued, "rules", "no rule")?);
                 Some(format!("{audience} ({scopes}) by {rules} for {whom}"))
             })())
@@ -371,6 +370,11 @@ fn refusal(line: &Value, of: Part) -> Option<String> {
     (part(*known) == Some(of)).then(|| format!("{reason}: {name} at {route}"))
 }
 
+/// Names the actor that acted for somebody.
+fn through(line: &Value) -> Option<String> {
+    string(line, "/unmapped/principal/actor/subject").map(|actor| format!(", through {actor}"))
+}
+
 fn one(text: Option<String>) -> Vec<String> {
     text.into_iter().collect()
 }
@@ -435,7 +439,12 @@ fn joined(object: &Value, list: &str, nothing: &str) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use serde_json::json;
+
+    use super::{
+        super::tests::{report, rows},
+        *,
+    };
 
     #[test]
     fn queries_for_jq_name_the_codes_that_lines_have() {
@@ -451,5 +460,25 @@ mod tests {
             }
         }
         assert!(named >= 12, "none is passed over: {named}");
+    }
+
+    /// A reviewer could not see who got the token, although the record says it.
+    #[test]
+    fn an_issued_token_is_reported_with_the_caller_that_got_it() {
+        let issued = |actor: Value, issued: Value| {
+            json!({
+                "time": 1, "metadata": {"event_code": "request.completed"}, "actor": {"user": {"name": "alice"}},
+                "unmapped": {"principal": {"actor": actor}, "issued": issued},
+            })
+        };
+        let lines = [
+            issued(Value::Null, json!({"audience": "r.test"})),
+            issued(json!({"subject": "planner"}), json!({"audience": "r.test"})),
+            issued(Value::Null, json!({"audience": "r.test", "task": {"namespace": "ci"}})),
+        ];
+        let report = report(&lines, 0, 2);
+        let told: Vec<&str> = rows(&report, "issued").iter().map(|row| &*row.what).collect();
+        let expected = ["a caller without task: alice", "a caller without task: alice, through planner", "ci"];
+        assert_eq!(told, expected.map(|whom| format!("r.test (no scope) by no rule for {whom}")));
     }
 }

@@ -15,7 +15,7 @@ pub(super) fn report(lines: &[Value], from: i64, to: i64) -> Report {
     Report::read(files, Timestamp::from_millis(from), Timestamp::from_millis(to)).unwrap()
 }
 
-fn rows<'a>(report: &'a Report, id: &str) -> &'a [Row] {
+pub(super) fn rows<'a>(report: &'a Report, id: &str) -> &'a [Row] {
     &report.sections.iter().find(|section| section.id == id).unwrap().rows
 }
 
@@ -464,7 +464,7 @@ fn a_token_revoked_by_its_holder_counts_once_and_an_unused_one_is_marked() {
     );
     let told = |id: &str| rows(&report, id).iter().map(|row| (&*row.what, row.records)).collect::<Vec<_>>();
     assert_eq!(told("tokens_ended"), [("it has ended", 1), (sections::DONE, 1)]);
-    assert_eq!(told("issued"), [("r.test (no scope) by no rule for a caller without task", 1)]);
+    assert_eq!(told("issued"), [("r.test (no scope) by no rule for a caller without task: nobody", 1)]);
 }
 
 /// A person who has left does not count as seen because a run of theirs continues.
