@@ -1,4 +1,6 @@
-//! Which part of the period the files of a report cover.
+//! Which part of the period the files of a report cover, and whether they cover it once.
+
+use std::{collections::HashSet, io};
 
 use serde::Serialize;
 use serde_json::Value;
@@ -22,9 +24,23 @@ pub(super) struct Coverage {
     covered: Option<Covered>,
     /// The code of the last record, which the next one names.
     mac: Value,
+    /// The codes of the first records of the files.
+    begun: HashSet<String>,
 }
 
 impl Coverage {
+    /// Begins the next file with its first record. Refuses a copy of an earlier file.
+    pub(super) fn begin(&mut self, record: &Value) -> io::Result<()> {
+        match record.get("mac").and_then(Value::as_str) {
+            Some(mac) if !self.begun.insert(mac.to_owned()) => {
+                let why = "another file given begins with the same record, so that records would count twice; give each trail once, and \
+                           no copies of it";
+                Err(io::Error::new(io::ErrorKind::InvalidInput, why))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// Adds the next record, for a period that begins at `from`.
     pub(super) fn add(&mut self, record: &Value, time: i64, from: i64) {
         let covered = self.covered.get_or_insert(Covered { first: time, last: time, breaks: 0 });
@@ -59,11 +75,12 @@ mod tests {
 
     use super::{
         super::{
-            Access, Configured,
+            Access, Configured, Report,
             tests::{denied, report},
         },
         *,
     };
+    use crate::clock::Timestamp;
 
     /// Files that were compressed, removed or not given were not missed, and what they name was called unused.
     #[test]
@@ -114,5 +131,22 @@ mod tests {
             let text = of(&whole, from, to).to_string();
             assert_eq!([before, after].map(|what| text.contains(what)), told, "{from} to {to}: {text}");
         }
+    }
+
+    /// Each record counted twice, without a word.
+    #[test]
+    fn a_copy_of_a_trail_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let [one, other, copy] = ["one", "other", "copy"].map(|name| folder.path().join(name));
+        for (path, mac, more) in [(&one, "a", ""), (&other, "b", ""), (&copy, "a", "{\"time\":2}\n")] {
+            std::fs::write(path, format!("{{\"time\":1,\"seq\":1,\"mac\":\"{mac}\"}}\n{more}")).unwrap();
+        }
+        let read = |files: [&std::path::PathBuf; 2]| {
+            let files = files.map(Clone::clone).into();
+            Report::read(files, Timestamp::from_millis(0), Timestamp::from_millis(9)).map(|report| report.records)
+        };
+        assert_eq!(read([&one, &other]).unwrap(), 2);
+        let told = read([&one, &copy]).unwrap_err().to_string();
+        assert!(told.contains("copy: another file given begins with the same record"), "{told}");
     }
 }

@@ -198,6 +198,9 @@ fn count(
             is_foreign |= line.is_foreign();
             continue;
         };
+        if !has_record {
+            coverage.begin(&value)?;
+        }
         has_record = true;
         records += u64::from((from..to).contains(&time));
         coverage.add(&value, time, from);
