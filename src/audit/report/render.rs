@@ -156,7 +156,7 @@ impl fmt::Display for Report {
         }
         if let Some(held) = &self.configuration {
             writeln!(f, "\nWho has access, by rule and grant (CC6.1, CC6.3; A.5.15, A.5.18)")?;
-            for Access { kind, id, who, gives, used, .. } in &held.access {
+            for Access { kind, id, who, gives, why, used } in &held.access {
                 let used = match used {
                     Some(true) => "used",
                     Some(false) => "UNUSED in the period",
@@ -164,6 +164,9 @@ impl fmt::Display for Report {
                 };
                 let [who, gives] = [who, gives].map(|told| terminal::line(&told.to_string()));
                 writeln!(f, "  {kind} {}, {used}\n    who   {who}\n    what  {gives}", terminal::line(id))?;
+                if let Some(why) = why {
+                    writeln!(f, "    why   {}", terminal::line(why))?;
+                }
             }
             writeln!(f, "  $ {}\n  $ {}", held.command, command(&held.unused_query))?;
             writeln!(f, "\nKeys, certificates and secrets (CC6.1, CC6.7; A.5.17)")?;
@@ -206,7 +209,28 @@ impl fmt::Display for Report {
 
 #[cfg(test)]
 mod tests {
-    use super::super::tests::{denied, report};
+    use serde_json::json;
+
+    use super::super::{
+        Access, Configured,
+        tests::{denied, report},
+    };
+
+    #[test]
+    fn the_reason_of_a_rule_is_in_the_text_and_on_the_page() {
+        let access = |id: &str, why: Option<&str>| Access {
+            kind: "rule",
+            id: id.to_owned(),
+            who: json!({}),
+            gives: json!({}),
+            why: why.map(str::to_owned),
+            used: Some(false),
+        };
+        let access = vec![access("a", Some("Secrets\u{1b} stay.")), access("b", None)];
+        let report = report(&[denied(1, "a")], 0, 2).with(Configured::new("doorward.yaml".into(), access, Vec::new()));
+        assert!(report.to_string().contains("\n    why   Secrets\\u001b stay.\n  rule b, "), "{report}");
+        assert!(report.to_html().contains(" stay."));
+    }
 
     /// Rows of different people looked the same, or were reversed.
     #[test]
