@@ -10,7 +10,7 @@ use crate::{clock::Timestamp, terminal};
 const STYLE: &str = "body{font:14px/1.4 system-ui,sans-serif;margin:2rem auto;max-width:70rem;padding:0 1rem;color:#111}\
 h2{font-size:1.1rem;margin:2rem 0 .2rem}small{color:#555}table{border-collapse:collapse;width:100%;margin:.5rem 0}\
 th,td{text-align:left;vertical-align:top;padding:.2rem .6rem .2rem 0;border-bottom:1px solid #ccc;overflow-wrap:anywhere}\
-th,.access td:first-child,.access td:last-child{overflow-wrap:break-word}\
+th,.access td:first-child,.access td:last-child{overflow-wrap:break-word}.access td:nth-child(4){min-width:6em}\
 pre{background:#f3f3f3;padding:.5rem;white-space:pre-wrap;overflow-wrap:anywhere;font-size:.75rem}\
 @media print{body{margin:0;max-width:none;font-size:10pt}h2{break-after:avoid}tr,pre{break-inside:avoid}\
 thead{display:table-header-group}pre{background:none;border:1px solid #ccc}}";
@@ -230,6 +230,16 @@ mod tests {
         let report = report(&[denied(1, "a")], 0, 2).with(Configured::new("doorward.yaml".into(), access, Vec::new()));
         assert!(report.to_string().contains("\n    why   Secrets\\u001b stay.\n  rule b, "), "{report}");
         assert!(report.to_html().contains(" stay."));
+    }
+
+    /// It broke inside words on a phone and on paper, where the other columns took its width.
+    #[test]
+    fn the_column_of_reasons_is_as_wide_as_a_word() {
+        let report = report(&[denied(1, "a")], 0, 2);
+        let html = report.with(Configured::new("doorward.yaml".into(), Vec::new(), Vec::new())).to_html();
+        assert!(html.contains(".access td:nth-child(4){min-width:6em}"), "{html}");
+        let (_, table) = html.split_once("<table class=\"access\">").unwrap();
+        assert!(table.split("<th scope=\"col\">").nth(4).unwrap().starts_with("Why<"), "{table}");
     }
 
     /// Rows of different people looked the same, or were reversed.
