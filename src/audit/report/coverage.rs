@@ -47,7 +47,7 @@ impl Coverage {
         covered.first = covered.first.min(time);
         covered.last = covered.last.max(time);
         let begins = record.get("seq").and_then(Value::as_f64) == Some(1.0);
-        let follows = record.get("prev").unwrap_or(&Value::Null) == &self.mac;
+        let follows = *record.get("prev").unwrap_or(&Value::Null) == self.mac;
         covered.breaks += u64::from(!begins && !follows && time > from);
         self.mac = record.get("mac").cloned().unwrap_or_default();
     }
