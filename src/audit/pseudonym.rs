@@ -14,20 +14,23 @@ use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
 use super::{
+    caller::CLAIMS,
     keys::InvalidKey,
     note::{Note, Operator},
     record::{Record, Tls},
 };
 use crate::{
     authn::{Actor, Kind, Principal, break_glass, principal::KIND_CLAIM},
+    issuers::RUN_CLAIM,
     webhooks::Facts,
 };
 
 /// The prefix of every pseudonym.
 const PREFIX: &str = "pseudonym-";
 
-/// Claims with personal data (OpenID Connect Core section 5.1, and those of Entra ID).
-const PERSONAL: [&str; 18] = [
+/// The names of claims with personal data, in lower case: those of OpenID Connect Core section 5.1, of Entra ID and
+/// Azure AD B2C, and of directories.
+const PERSONAL: [&str; 36] = [
     "sub",
     "name",
     "given_name",
@@ -46,6 +49,24 @@ const PERSONAL: [&str; 18] = [
     "upn",
     "unique_name",
     "oid",
+    "mail",
+    "emails",
+    "emailaddress",
+    "verified_primary_email",
+    "verified_secondary_email",
+    "login_hint",
+    "ipaddr",
+    "onprem_sid",
+    "puid",
+    "username",
+    "user_name",
+    "user_email",
+    "display_name",
+    "displayname",
+    "givenname",
+    "surname",
+    "samaccountname",
+    "phone",
 ];
 
 /// Shorter names are replaced in texts only as whole words, as other words contain them.
@@ -102,9 +123,8 @@ impl Pseudonyms {
 
     pub(super) fn hide(&mut self, record: &mut Record) {
         if let (Some(refusal), Some(principal)) = (&mut record.refusal, &record.principal) {
-            let names = [&principal.subject, &principal.username].into_iter().chain(&principal.email);
-            let names = names.filter(|_| is_person(principal));
-            let actor = principal.actor.as_ref().filter(|actor| is_hidden(actor)).map(|actor| &actor.subject);
+            let names = own_names(principal).filter(|_| is_person(principal));
+            let actor = principal.actor.as_ref().filter(|actor| is_hidden(actor)).map(|actor| &*actor.subject);
             for name in names.chain(actor) {
                 refusal.detail = self.key.replaced(&refusal.detail, name).into_owned().into();
             }
@@ -183,6 +203,17 @@ fn is_person(principal: &Principal) -> bool {
     is_human && !principal.is_anonymous() && *principal.issuer != *break_glass::ISSUER
 }
 
+/// Returns the names by which a principal is known.
+fn own_names(principal: &Principal) -> impl Iterator<Item = &str> {
+    [&*principal.subject, &*principal.username].into_iter().chain(principal.email.as_deref())
+}
+
+/// Whether a claim of this name has personal data. Some providers write names of their own as URLs.
+fn is_personal(name: &str) -> bool {
+    let last = name.rsplit('/').next().unwrap_or(name);
+    PERSONAL.iter().any(|personal| personal.eq_ignore_ascii_case(last))
+}
+
 /// Whether an actor gets a pseudonym. An agent with a client is known by that, and a task is not a person; any other
 /// actor may be one.
 fn is_hidden(actor: &Actor) -> bool {
@@ -206,9 +237,7 @@ impl PseudonymKey {
             hidden.subject = self.pseudonym(&principal.subject).into();
             hidden.username = self.pseudonym(&principal.username).into();
             hidden.email = None;
-            if PERSONAL.iter().any(|claim| principal.claims.contains_key(*claim)) {
-                hidden.claims = Arc::new(self.claims(&principal.claims));
-            }
+            hidden.claims = Arc::new(self.claims(principal));
         }
         hidden
     }
@@ -220,17 +249,36 @@ impl PseudonymKey {
         }
     }
 
-    fn claims(&self, claims: &Map<String, Value>) -> Map<String, Value> {
+    fn claims(&self, principal: &Principal) -> Map<String, Value> {
+        // The address of the principal is only set if it is verified.
+        let address = principal.claims.get("email").and_then(Value::as_str);
+        let names: Vec<&str> = own_names(principal).chain(address).collect();
         let hide = |(name, value): (&String, &Value)| {
-            let is_personal = PERSONAL.contains(&name.as_str());
-            let value = match value.as_str() {
-                Some(text) if is_personal => self.pseudonym(text).into(),
-                None if is_personal => self.pseudonym(&value.to_string()).into(),
-                _ => value.clone(),
-            };
-            (name.clone(), value)
+            // They have the names of objects, which are not personal.
+            let is_kept = CLAIMS.contains(&name.as_str()) || name == RUN_CLAIM;
+            (name.clone(), if is_kept { value.clone() } else { self.claim(name, value, &names) })
         };
-        claims.iter().map(hide).collect()
+        principal.claims.iter().map(hide).collect()
+    }
+
+    /// Returns the form of a claim, or of a member of one. `names` are those of its person, which must not stand beside
+    /// their pseudonyms under any name.
+    fn claim(&self, name: &str, value: &Value, names: &[&str]) -> Value {
+        let is_personal = is_personal(name);
+        match value {
+            Value::Array(items) => items.iter().map(|item| self.claim(name, item, names)).collect(),
+            Value::Object(members) if !is_personal => {
+                let hide = |(name, value): (&String, &Value)| (name.clone(), self.claim(name, value, names));
+                Value::Object(members.iter().map(hide).collect())
+            }
+            Value::String(text) if is_personal => self.pseudonym(text).into(),
+            Value::String(text) => match names.iter().find(|name| name.eq_ignore_ascii_case(text)) {
+                Some(name) => self.pseudonym(name).into(),
+                None => value.clone(),
+            },
+            _ if is_personal => self.pseudonym(&value.to_string()).into(),
+            _ => value.clone(),
+        }
     }
 
     fn facts(&self, facts: &Facts) -> Arc<Facts> {

@@ -248,6 +248,26 @@ fn no_personal_claim_that_the_policy_names_reaches_a_line() {
         "upn",
         "unique_name",
         "oid",
+        "mail",
+        "emails",
+        "emailaddress",
+        "verified_primary_email",
+        "verified_secondary_email",
+        "login_hint",
+        "ipaddr",
+        "onprem_sid",
+        "puid",
+        "username",
+        "user_name",
+        "user_email",
+        "display_name",
+        "displayname",
+        "givenname",
+        "surname",
+        "samaccountname",
+        "phone",
+        // As Auth0 and AD FS write them.
+        "https://corp.example/Email",
     ];
     let mut claims = json!({"department": "payments"});
     for claim in personal {
@@ -265,6 +285,36 @@ fn no_personal_claim_that_the_policy_names_reaches_a_line() {
     for claim in personal {
         assert!(written[claim].as_str().unwrap().starts_with("pseudonym-"), "{claim}: {line}");
     }
+}
+
+/// They stood in clear beside the pseudonym: in lists, below the name that the policy has, and under names of the
+/// issuer's own.
+#[test]
+fn no_claim_has_a_name_of_its_person_at_any_depth() {
+    let address = "alice@example.com";
+    let claims = json!({
+        "emails": [address, {"value": address}],
+        "ext": {"upn": address, "n": 1, "list": [{"mail": address}, "payments"]},
+        "legacy": "00u1",
+        "contact": ["Alice@Example.com"],
+        "account": {"of": "corp:alice"},
+        "verified_primary_email": [address],
+        "kubernetes.io": {"namespace": "ci", "pod": {"name": "build-1"}},
+    });
+    let names: Vec<Arc<str>> = claims.as_object().unwrap().keys().map(|name| name.as_str().into()).collect();
+    let principal = Principal { claims: Arc::new(claims.as_object().unwrap().clone()), ..principal() };
+    assert_eq!(principal.email.as_deref(), Some(address));
+    let record = Record { principal: Some(Arc::new(principal)), claims: Some(names.into()), ..record(1) };
+    let [line] = &written([record])[..] else { panic!() };
+    let text = line.to_string().to_ascii_lowercase();
+    assert!(!text.contains("alice") && !text.contains("00u1"), "{line}");
+    let (written, hidden) = (&line["unmapped"]["principal"]["claims"], key().pseudonym(address));
+    // The same name has the same pseudonym wherever it is.
+    for place in ["/emails/0", "/ext/upn", "/ext/list/0/mail", "/contact/0", "/verified_primary_email/0"] {
+        assert_eq!(written.pointer(place), Some(&json!(hidden)), "{place}: {line}");
+    }
+    assert_eq!((&written["ext"]["n"], &written["ext"]["list"][1]), (&json!(1), &json!("payments")));
+    assert_eq!(written["kubernetes.io"]["pod"]["name"], "build-1");
 }
 
 #[test]
