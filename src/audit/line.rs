@@ -115,6 +115,8 @@ fn request(record: &Record, caller: Option<Caller<'_>>, budget: &mut Budget, lin
     if let Some(refusal) = &record.refusal {
         line.text("status_code", refusal.reason.as_str());
         line.text("status_detail", budget.text(Field::Detail, &refusal.detail));
+    } else if let Some(failed) = &record.failed_login {
+        line.field("status_code", failed.outcome);
     }
     if let Some(caller) = caller {
         line.object("actor", |actor| caller.write_actor(budget, actor));

@@ -20,7 +20,7 @@ impl Verdict {
                 decision.outcome == Effect::Allow
                     && record.refusal.as_ref().is_none_or(|refusal| refusal.reason.is_of_upstream())
             }
-            None => record.refusal.is_none(),
+            None => record.refusal.is_none() && record.failed_login.is_none(),
         };
         Self { is_allowed, status: record.status }
     }
@@ -50,8 +50,9 @@ impl Verdict {
 mod tests {
     use super::*;
     use crate::{
-        audit::{Decision, Refusal},
+        audit::{Decision, FailedLogin, Refusal},
         error::Reason,
+        oidc::Outcome,
     };
 
     #[test]
@@ -85,6 +86,20 @@ mod tests {
             assert_eq!((verdict.is_allowed, verdict.status_id()), (is_allowed, status_id), "{row}");
             let number = if is_allowed { 1 } else { 2 };
             assert_eq!((verdict.action_id(), verdict.severity_id()), (number, number), "{row}");
+        }
+    }
+
+    /// A receiver that warns of refused requests missed a forged ID token.
+    #[test]
+    fn a_failed_login_counts_as_denied_without_a_refusal_of_its_own() {
+        for (outcome, status) in [
+            (Outcome::provider_error, StatusCode::FORBIDDEN),
+            (Outcome::exchange_failed, StatusCode::BAD_GATEWAY),
+            (Outcome::id_token_refused, StatusCode::BAD_GATEWAY),
+        ] {
+            let failed_login = Some(FailedLogin { outcome, issuer: None });
+            let verdict = Verdict::of(&Record { failed_login, status: Some(status), ..Record::default() });
+            assert_eq!((verdict.action_id(), verdict.severity_id(), verdict.status_id()), (2, 2, 2), "{outcome:?}");
         }
     }
 }

@@ -113,6 +113,11 @@ const fn part(reason: Reason) -> Option<Part> {
     }
 }
 
+/// Where the record of a failed login has its outcome.
+const FAILED_LOGIN: &str = "/unmapped/login/outcome";
+/// Whether a record is that of a failed login, as a `jq` expression.
+const IS_FAILED_LOGIN: &str = r#"((.unmapped.login.outcome)? // null | type) == "string""#;
+
 pub(super) const PRINCIPALS: &str = "principals";
 pub(super) const RULES: &str = "rules";
 pub(super) const GRANTS: &str = "grants";
@@ -192,25 +197,41 @@ pub(super) const SECTIONS: [Section; 15] = [
         id: "login_failures",
         title: "Login failures and refused credentials",
         controls: "CC6.1, CC7.2; A.5.17, A.8.15",
-        jq: || refused(Part::Failures),
+        jq: || {
+            format!(
+                r#"if {IS_FAILED_LOGIN} then "\(.unmapped.login.outcome): \((.actor.user.name)? // (.unmapped.presented.subject)? // "nobody") at a login of \((.unmapped.login.issuer)? // "no issuer")" else {} end"#,
+                refused(Part::Failures)
+            )
+            .into()
+        },
         counts: Counts::InPeriod,
-        keys: |line| one(refusal(line, Part::Failures)),
+        keys: |line| {
+            one(match string(line, FAILED_LOGIN) {
+                Some(outcome) => {
+                    let issuer = text_or(line, "/unmapped/login/issuer", "no issuer");
+                    Some(format!("{outcome}: {} at a login of {issuer}", caller(line)))
+                }
+                None => refusal(line, Part::Failures),
+            })
+        },
     },
     Section {
         id: "endpoint_failures",
-        title: "Failures at Doorward's own pages, such as the return from a login",
+        title: "Other failures at Doorward's own pages",
         controls: "CC6.1, CC7.2; A.5.17, A.8.15",
         jq: || {
-            r#"select(.unmapped.endpoint and (.http_response.code | numbers) >= 400) | "\(.http_response.code) at \(.unmapped.endpoint)\((.unmapped.login.outcome | strings | ": \(.)")? // "")""#.into()
+            format!(
+                r#"select(.unmapped.endpoint and (.http_response.code | numbers) >= 400) | select({IS_FAILED_LOGIN} | not) | "\(.http_response.code) at \(.unmapped.endpoint)""#
+            )
+            .into()
         },
         counts: Counts::InPeriod,
         keys: |line| {
             one((|| {
                 at(line, "/unmapped/endpoint")?.filter(is_true)?;
                 at(line, "/http_response/code")??.as_f64().filter(|status| *status >= 400.0)?;
-                let outcome = string(line, "/unmapped/login/outcome").map(|outcome| format!(": {outcome}"));
                 let (code, at) = (text(line, "/http_response/code")?, text(line, "/unmapped/endpoint")?);
-                Some(format!("{code} at {at}{}", outcome.unwrap_or_default()))
+                string(line, FAILED_LOGIN).is_none().then(|| format!("{code} at {at}"))
             })())
         },
     },
@@ -365,9 +386,13 @@ fn refused(of: Part) -> Cow<'static, str> {
 fn refusal(line: &Value, of: Part) -> Option<String> {
     let reason = line.get("status_code")?.as_str()?;
     let known = Reason::ALL.iter().find(|known| known.as_str() == reason)?;
-    let nobody = text_or(line, "/unmapped/presented/subject", "nobody");
-    let (name, route) = (text_or(line, "/actor/user/name", nobody), text_or(line, "/unmapped/route", "no route"));
-    (part(*known) == Some(of)).then(|| format!("{reason}: {name} at {route}"))
+    let route = text_or(line, "/unmapped/route", "no route");
+    (part(*known) == Some(of)).then(|| format!("{reason}: {} at {route}", caller(line)))
+}
+
+/// Returns the name of a caller or, if its credential was refused, the subject of that.
+fn caller(line: &Value) -> Cow<'_, str> {
+    text_or(line, "/actor/user/name", text_or(line, "/unmapped/presented/subject", "nobody"))
 }
 
 /// Names the actor that acted for somebody.

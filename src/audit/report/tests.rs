@@ -401,16 +401,24 @@ fn a_caller_refused_before_authentication_is_named_in_the_denials() {
     assert_eq!(rows(&report, "denials")[0].what, "identity_refused: bea at api");
 }
 
+/// A forged ID token was among the failures of pages, as most failed logins have no refusal of a credential.
 #[test]
-fn a_failed_login_is_reported_with_its_outcome() {
+fn a_failed_login_is_reported_with_its_outcome_among_the_login_failures() {
     let failed = |unmapped: Value| json!({"time": 1, "http_response": {"code": 403}, "unmapped": unmapped});
+    let mut refused = failed(json!({"endpoint": "login", "login": {"outcome": "id_token_refused", "issuer": "corp"}}));
+    refused["status_code"] = json!("signature_invalid");
     let lines = [
+        refused,
         failed(json!({"endpoint": "login", "login": {"outcome": "provider_error"}})),
         failed(json!({"endpoint": "own"})),
     ];
     let report = report(&lines, 0, 2);
-    let told: Vec<&str> = rows(&report, "endpoint_failures").iter().map(|row| &*row.what).collect();
-    assert_eq!(told, ["403 at login: provider_error", "403 at own"]);
+    let told = |id: &str| rows(&report, id).iter().map(|row| row.what.clone()).collect::<Vec<_>>();
+    assert_eq!(
+        told("login_failures"),
+        ["id_token_refused: nobody at a login of corp", "provider_error: nobody at a login of no issuer"]
+    );
+    assert_eq!(told("endpoint_failures"), ["403 at own"]);
 }
 
 #[test]

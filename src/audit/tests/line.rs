@@ -109,6 +109,7 @@ fn a_failed_login_is_recorded_with_its_outcome_and_its_issuer() {
         let failed_login = Some(FailedLogin { outcome: Outcome::provider_error, issuer });
         let line: Value = serde_json::from_slice(&written(&Record { failed_login, ..record(1) })).unwrap();
         assert_eq!(line["unmapped"]["login"], expected);
+        assert_eq!((&line["status_code"], &line["severity_id"]), (&json!("provider_error"), &json!(2)));
     }
 }
 
