@@ -14,7 +14,7 @@ use crate::{
 /// The outcome of a request.
 #[derive(Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Answers {
-    /// The response that its sender got; none if its end is not in the trail.
+    /// How it was answered; none if its end is not in the trail.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub answer: Option<Answer>,
     /// For a held delivery, how often it was forwarded.
@@ -30,7 +30,9 @@ pub struct Answers {
 pub struct Answer {
     /// When it ended or, if its beginning was recorded, about when it began: Unix time in milliseconds.
     pub time: i64,
-    pub status: u16,
+    /// None if it ended without a response, for example because its client was gone.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
     /// Why Doorward refused it, or its upstream failed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
@@ -85,11 +87,15 @@ pub fn answers(files: &Files, id: Uuid) -> Result<Answers, ReplayError> {
 impl Answer {
     /// Reads the response in a line. `said` is the status of the receiver, which takes precedence.
     fn of(line: Line, said: Option<u16>) -> Option<Self> {
-        let status = line.http_response.code?;
+        let status = said.or(line.http_response.code);
+        // Only the record of its end says how long a request lasted.
+        if status.is_none() && line.duration.is_none() {
+            return None;
+        }
         let end = line.time.saturating_add(line.duration.unwrap_or_default());
         Some(Self {
             time: end,
-            status: said.unwrap_or(status),
+            status,
             reason: line.status_code,
             event: line.unmapped.event_id,
             ended: line.unmapped.ended.map(|why| Ending { time: end, why }),
@@ -100,7 +106,11 @@ impl Answer {
 impl fmt::Display for Answer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { time, status, reason, event, ended: _ } = self;
-        write!(f, "{status} at {}", Timestamp::from_millis(*time))?;
+        let time = Timestamp::from_millis(*time);
+        match status {
+            Some(status) => write!(f, "{status} at {time}")?,
+            None => write!(f, "by nobody until {time}")?,
+        }
         if let Some(reason) = reason {
             write!(f, ", {}", terminal::line(reason))?;
         }
@@ -114,6 +124,9 @@ impl fmt::Display for Answer {
 impl fmt::Display for Answers {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.answer {
+            Some(Answer { status: None, reason: None, .. }) => {
+                writeln!(f, "  answered   nobody: it ended before there was a response")?;
+            }
             Some(answer) => writeln!(f, "  answered   {answer}")?,
             None => writeln!(f, "  answered   not known: its end is not in these files")?,
         }

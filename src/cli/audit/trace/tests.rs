@@ -283,6 +283,23 @@ fn a_delivery_whose_arrival_is_not_in_the_files_is_shown_by_the_request_that_sen
     assert!(code == 0 && said.starts_with(&format!("request {arrival} at ")) && !said.contains("arrival"), "{said}");
 }
 
+/// The trace said that its end was in another file, which nobody could find.
+#[test]
+fn the_trace_of_a_request_whose_client_left_says_that_nobody_was_answered() {
+    let id = Uuid::from_u128(9);
+    let mut line: Value =
+        serde_json::from_str(&request(id, "ada", &json!({"run": null, "ended": "client_gone"}))).unwrap();
+    line["duration"] = 401.into();
+    let lines = [line.to_string()];
+    let (code, said) = told(Kind::Request, &id.to_string(), &lines);
+    assert_eq!(code, 0, "{said}");
+    assert!(said.contains("  answered   nobody: it ended before there was a response\n"), "{said}");
+    assert!(said.contains("  ended      1970-01-01T00:16:40.401Z: client_gone\n"), "{said}");
+    let json = &told_json(Kind::Request, &id.to_string(), &lines)[0];
+    let ended = json!({"time": 1_000_401, "why": "client_gone"});
+    assert_eq!(json["answer"], json!({"time": 1_000_401, "ended": ended}), "{json}");
+}
+
 /// For a watch, which continues after its response began, the response says nothing about its end.
 #[test]
 fn the_trace_of_an_ended_watch_shows_when_and_why_it_ended() {
