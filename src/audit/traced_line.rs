@@ -100,6 +100,8 @@ pub(super) struct Unmapped {
     /// The command of an operator, and its reason.
     pub command: String,
     pub why: String,
+    /// The held deliveries that the command was for.
+    pub deliveries: Vec<DeliveryLine>,
 }
 
 /// A line about a run.
@@ -118,6 +120,13 @@ pub(super) struct Link {
 #[derive(Deserialize)]
 pub(super) struct Webhook {
     pub delivery: Option<String>,
+}
+
+/// A held delivery that an operator retried or dropped.
+#[derive(Deserialize)]
+pub(super) struct DeliveryLine {
+    /// The id of the request that delivered it; none if the delivery could not be read.
+    pub request: Option<String>,
 }
 
 #[derive(Default, Deserialize)]

@@ -23,6 +23,21 @@ pub struct Answers {
     /// The response of its receiver to the last try; none if the end of that is not in the trail.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub last_try: Option<Answer>,
+    /// For a held delivery, what operators did with it, in order.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub commands: Vec<HookCommand>,
+}
+
+/// A command by which an operator retried or dropped a held delivery.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct HookCommand {
+    /// Unix time in milliseconds.
+    pub time: i64,
+    /// `retried` or `dropped`.
+    pub did: &'static str,
+    /// The name that the operator gave.
+    pub by: String,
+    pub why: String,
 }
 
 /// One response.
@@ -81,7 +96,26 @@ pub fn answers(files: &Files, id: Uuid) -> Result<Answers, ReplayError> {
     })?;
     let count = tries.len();
     let last_try = tries.into_values().max_by_key(|(begun, _)| *begun).and_then(|(_, ended)| ended);
-    Ok(Answers { answer: own, tries: count, last_try })
+    Ok(Answers { answer: own, tries: count, last_try, commands: commands(files, id)? })
+}
+
+/// Returns what operators did with the delivery of a request. A command that failed names those that it came to before.
+fn commands(files: &Files, id: Uuid) -> Result<Vec<HookCommand>, ReplayError> {
+    let id = id.to_string();
+    let mut commands = Vec::new();
+    files.each(code::OPERATOR, |line| {
+        if !line.unmapped.deliveries.iter().any(|delivery| delivery.request.as_ref() == Some(&id)) {
+            return;
+        }
+        let did = match line.unmapped.command.split(' ').next() {
+            Some("drop-hook") => "dropped",
+            Some("retry-hook") => "retried",
+            _ => return,
+        };
+        commands.push(HookCommand { time: line.time, did, by: line.actor.user.name, why: line.unmapped.why });
+    })?;
+    commands.sort_by_key(|command| command.time);
+    Ok(commands)
 }
 
 impl Answer {
@@ -134,13 +168,18 @@ impl fmt::Display for Answers {
             writeln!(f, "  ended      {}: {}", Timestamp::from_millis(*time), terminal::line(why))?;
         }
         match (self.tries, &self.last_try) {
-            (0, _) => Ok(()),
-            (1, Some(only)) => writeln!(f, "  sent on    once, answered {only}"),
-            (1, None) => writeln!(f, "  sent on    once; the answer is not known: its end is not in these files"),
-            (tries, Some(last)) => writeln!(f, "  sent on    {tries} times, the last answered {last}"),
+            (0, _) => {}
+            (1, Some(only)) => writeln!(f, "  sent on    once, answered {only}")?,
+            (1, None) => writeln!(f, "  sent on    once; the answer is not known: its end is not in these files")?,
+            (tries, Some(last)) => writeln!(f, "  sent on    {tries} times, the last answered {last}")?,
             (tries, None) => {
-                writeln!(f, "  sent on    {tries} times; the last answer is not known: its end is not in these files")
+                writeln!(f, "  sent on    {tries} times; the last answer is not known: its end is not in these files")?;
             }
         }
+        for HookCommand { time, did, by, why } in &self.commands {
+            let said = terminal::line(&format!("by {by}: {why}"));
+            writeln!(f, "  {did}    {} {said}", Timestamp::from_millis(*time))?;
+        }
+        Ok(())
     }
 }

@@ -256,6 +256,39 @@ fn the_trace_of_a_request_shows_its_outcome() {
     assert_eq!(json["last_try"], json!({"time": 3_000, "status": 202, "event": "e-1"}), "{json}");
 }
 
+/// A sender that got 202 asks what became of its delivery, and the trace said nothing more than that.
+#[test]
+fn the_trace_of_a_held_delivery_shows_that_an_operator_retried_and_dropped_it() {
+    let (delivery, other) = (Uuid::from_u128(6), Uuid::from_u128(7));
+    let facts = json!({"webhook": "github", "delivery": "d-1"});
+    let command = |time: i64, command: &str, deliveries: &Value| {
+        json!({
+            "time": time,
+            "metadata": {"event_code": "operator"},
+            "actor": {"user": {"uid": "0", "name": "olga"}},
+            "unmapped": {"command": command, "why": "no\u{202e} more", "deliveries": deliveries},
+        })
+        .to_string()
+    };
+    let it = json!([{"held": "0a1b"}, {"request": delivery, "delivery": "d-1"}]);
+    let lines = [
+        request(delivery, "hook", &json!({"webhook": facts, "run": null})),
+        // The files of several replicas are not in the order of time.
+        command(3_000, r#"drop-hook {"webhook":"github"}"#, &it),
+        command(2_000, r#"retry-hook {"id":"0a1b2c3d"}"#, &it),
+        command(4_000, r#"drop-hook {"id":"0a1b2c3d"}"#, &json!([{"request": other, "delivery": "d-2"}])),
+    ];
+    for (kind, what) in [(Kind::Delivery, "d-1"), (Kind::Request, delivery.to_string().as_str())] {
+        let (code, said) = told(kind, what, &lines);
+        let expected = "  retried    1970-01-01T00:00:02.000Z by olga: no\\u202e more\n  \
+                        dropped    1970-01-01T00:00:03.000Z by olga: no\\u202e more\n";
+        assert!(code == 0 && said.ends_with(expected), "{said}");
+        let commands = told_json(kind, what, &lines)[0]["commands"].clone();
+        let dropped = json!({"time": 3_000, "did": "dropped", "by": "olga", "why": "no\u{202e} more"});
+        assert_eq!((commands.as_array().unwrap().len(), &commands[1]), (2, &dropped), "{commands}");
+    }
+}
+
 #[test]
 fn a_delivery_whose_arrival_is_not_in_the_files_is_shown_by_the_request_that_sent_it() {
     let (arrival, sent) = (Uuid::from_u128(6), Uuid::from_u128(7));
