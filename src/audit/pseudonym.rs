@@ -307,37 +307,59 @@ impl PseudonymKey {
         }
     }
 
+    /// Replaces a name in a text, whatever the case of its letters, with the rest of the word that it is part of: after
+    /// the pseudonym of `alice`, the end of `alice.zaphod@example.com` would reveal whose that is.
     fn replaced<'a>(&self, text: &'a str, name: &str) -> Cow<'a, str> {
-        if name.is_empty() || !text.contains(name) {
+        // ASCII letters only, so that all positions stay the same.
+        let (sought, within) = (name.to_ascii_lowercase(), text.to_ascii_lowercase());
+        if name.is_empty() || !within.contains(&sought) {
             return text.into();
         }
-        let pseudonym = self.pseudonym(name);
-        match is_sought_as_word(name) {
-            true => replace_word(text, name, &pseudonym).into(),
-            false => text.replace(name, &pseudonym).into(),
+        let (pseudonym, is_word) = (self.pseudonym(name), is_sought_as_word(name));
+        let mut replaced = String::with_capacity(text.len());
+        let mut done = 0;
+        for (start, _) in within.match_indices(&sought) {
+            let end = start + sought.len();
+            // It is within the word that was replaced last.
+            let Some(before) = text.get(done..start) else { continue };
+            let after = text.get(end..).unwrap_or_default();
+            if is_word && (before.ends_with(is_letter) || after.starts_with(is_letter)) {
+                continue;
+            }
+            let word_start = before.trim_end_matches(is_part).len();
+            let word_end = after.len() - after.trim_start_matches(is_part).len();
+            let (kept, head) = before.split_at(word_start);
+            // Marks around a word, such as the end of a sentence, are no part of it.
+            let marks = head.len() - head.trim_start_matches(|c: char| !is_letter(c)).len();
+            let tail = after.get(..word_end).unwrap_or_default().trim_end_matches(|c: char| !is_letter(c));
+            replaced.push_str(kept);
+            replaced.push_str(head.get(..marks).unwrap_or_default());
+            replaced.push_str(&pseudonym);
+            done = end + tail.len();
         }
+        replaced.push_str(text.get(done..).unwrap_or_default());
+        replaced.into()
     }
 }
 
 /// Whether a name is replaced only as a whole word. Not in scripts without spaces between words, from Thai on (U+0E00),
 /// where the name would stay readable.
 fn is_sought_as_word(name: &str) -> bool {
-    name.chars().count() < MIN_NAME && name.chars().all(|c| c < '\u{0E00}')
+    name.chars().count() < MIN_NAME && !name.chars().any(has_no_spaces)
 }
 
-/// Replaces a name where it is not part of a longer word.
-fn replace_word(text: &str, name: &str, by: &str) -> String {
-    let is_word = |end: Option<char>| end.is_some_and(|c| c.is_alphanumeric() || c == '_');
-    let mut replaced = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((before, after)) = rest.split_once(name) {
-        replaced.push_str(before);
-        let is_part = is_word(replaced.chars().next_back()) || is_word(after.chars().next());
-        replaced.push_str(if is_part { name } else { by });
-        rest = after;
-    }
-    replaced.push_str(rest);
-    replaced
+/// Whether a character may be of a script without spaces between words.
+fn has_no_spaces(c: char) -> bool {
+    c >= '\u{0E00}'
+}
+
+fn is_letter(c: char) -> bool {
+    c.is_alphanumeric() || c == '_'
+}
+
+/// Whether a character may be part of the word that a name is in, such as an e-mail address.
+fn is_part(c: char) -> bool {
+    (is_letter(c) && !has_no_spaces(c)) || matches!(c, '.' | '-' | '+' | '@')
 }
 
 #[cfg(test)]
@@ -385,6 +407,24 @@ mod tests {
             assert_eq!(key(1).replaced(text, name).replace(&key(1).pseudonym(name), "P"), expected);
         }
         assert_eq!(key(1).replaced("nobody", ""), "nobody");
+    }
+
+    /// What was left of a word revealed the surname beside the pseudonym.
+    #[test]
+    fn a_name_is_replaced_with_the_word_that_it_is_part_of_in_any_case() {
+        for (name, text, expected) in [
+            ("alice", "alice.zaphod@example.com left", "P left"),
+            ("alice", "Alice left; mail alice@example.com.", "P left; mail P."),
+            ("alice", "<a-alice+x@example.com>, corp:ALICE: alice's (`alice`)", "<P>, corp:P: P's (`P`)"),
+            ("alice", "@alice -- alice-alice", "@P -- P"),
+            ("7", "7.zaphod@example.com, 17 and v1.7", "P, 17 and P"),
+            ("alice@example.com", "see Alice@Example.com", "see P"),
+            ("李明", "李明离职", "P离职"),
+            ("alice", "alice离职", "P离职"),
+            ("Zoë", "Zoë.zaphod ZoË", "P ZoË"),
+        ] {
+            assert_eq!(key(1).replaced(text, name).replace(&key(1).pseudonym(name), "P"), expected, "{text}");
+        }
     }
 
     #[test]

@@ -23,7 +23,8 @@ pub struct OperatorArgs {
     /// Who you are, for the audit trail, which also records the user id of the process.
     #[arg(long, env = "USER", default_value = "unknown")]
     pub who: String,
-    /// The reason, for the audit trail. The people affected never see it.
+    /// The reason, for the audit trail. The people affected never see it. Name nobody in it: the trail keeps it as it is
+    /// written, and with `audit.pseudonym_key` only a `--subject` in it becomes a pseudonym.
     #[arg(long, value_name = "REASON")]
     pub why: String,
 }
