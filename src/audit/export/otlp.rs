@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 use url::Url;
 
 use super::{
@@ -104,7 +104,8 @@ impl Collector {
         if answer.status() == StatusCode::UNPROCESSABLE_ENTITY {
             return Ok(());
         }
-        let said = format!("it answers {} to a call without lines", answer.status());
+        let manner = if answer.status().is_success() { ", but not as OTLP does" } else { "" };
+        let said = format!("it answers {} to a call without lines{manner}", answer.status());
         match read(&answer, now) {
             Ok(_) => Ok(()),
             Err(Refused::Later { .. }) => Err(Unfit::Busy(said)),
@@ -138,7 +139,12 @@ fn read(answer: &Response<Bytes>, now: Timestamp) -> Result<Taken, Refused> {
     let why = format!("the receiver answered {status}: {}", bounded(&String::from_utf8_lossy(answer.body())));
     match status {
         status if status.is_success() => {
-            let answer: Answer = serde_json::from_slice(answer.body()).unwrap_or_default();
+            let Some(answer) = accepted(answer) else {
+                return Err(Refused::Never(format!(
+                    "{why}; this is no answer of OTLP, so nobody knows whether it has the lines: check `endpoint`, and whether a proxy \
+                     answers in its place"
+                )));
+            };
             let partial = answer.partial_success.unwrap_or_default();
             Ok(Taken { rejected: partial.rejected(), why: bounded(&partial.error_message) })
         }
@@ -153,6 +159,17 @@ fn read(answer: &Response<Bytes>, now: Timestamp) -> Result<Taken, Refused> {
         StatusCode::PAYLOAD_TOO_LARGE => Err(Refused::TooLarge(why)),
         _ => Err(Refused::Never(why)),
     }
+}
+
+/// Reads the body of a response that says success (OTLP/HTTP, "Response"). None if it is of no OTLP receiver, such as
+/// the login page of a proxy. The protobuf encoding is not read, and an empty body is an empty message.
+fn accepted(answer: &Response<Bytes>) -> Option<Answer> {
+    let kind = answer.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
+    if kind.starts_with(b"application/x-protobuf") || answer.body().trim_ascii().is_empty() {
+        return Some(Answer::default());
+    }
+    let members: Map<String, Value> = serde_json::from_slice(answer.body()).ok()?;
+    Some(serde_json::from_value(Value::Object(members)).unwrap_or_default())
 }
 
 /// Reads `Retry-After` (RFC 9110 section 10.2.3): seconds, or a date in its preferred form.
@@ -306,6 +323,36 @@ mod tests {
         for status in [301, 400, 401, 403, 404, 500] {
             let Err(Refused::Never(why)) = answer(status, None, "a\nb") else { panic!("{status}") };
             assert!(why.contains(&status.to_string()) && why.ends_with("a b"), "{why}");
+        }
+    }
+
+    /// The trail drained into the login page of a proxy, and no metric showed it.
+    #[test]
+    fn a_success_that_is_no_answer_of_otlp_delivers_nothing() {
+        let of = |kind: &str, body: &'static [u8]| {
+            let response = Response::builder().status(200).header(header::CONTENT_TYPE, kind);
+            read(&response.body(Bytes::from_static(body)).unwrap(), NOW)
+        };
+        let others: [(&str, &[u8]); 5] = [
+            ("text/html", b"<title>Sign in</title>"),
+            ("text/plain", b"OK"),
+            ("application/json", b"{\"partial"),
+            ("application/json", b"[]"),
+            ("application/json", b"null"),
+        ];
+        for (kind, body) in others {
+            let Err(Refused::Never(why)) = of(kind, body) else { panic!("{kind}: {body:?}") };
+            assert!(why.contains("200") && why.contains("check `endpoint`"), "{why}");
+        }
+        let answers: [(&str, &[u8]); 5] = [
+            ("application/json", b"{}"),
+            ("text/plain", b"{}\n"),
+            ("application/json", br#"{"partialSuccess":{"errorMessage":5}}"#),
+            ("text/plain", b" \n"),
+            ("application/x-protobuf", b"\x0a\x02\x08\x01"),
+        ];
+        for (kind, body) in answers {
+            assert_eq!(of(kind, body), Ok(Taken { rejected: 0, why: String::new() }), "{kind}: {body:?}");
         }
     }
 }

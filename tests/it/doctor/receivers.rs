@@ -40,13 +40,15 @@ async fn receivers_of_the_trail_are_asked_whether_they_take_what_is_sent() {
         format!("otlp: {{endpoint: 'http://{address}', headers: {{authorization: {{file: authorization}}}}}}")
     };
     let address = collector.address.to_string();
-    for (status, state, words) in [
-        (200, "good", "it accepts what it is sent"),
-        (422, "good", "it accepts what it is sent"),
-        (401, "fault", "`headers`"),
-        (503, "warning", "lines wait"),
+    let echo = "you said Bearer hunter2";
+    for (status, body, state, words) in [
+        (200, "{}", "good", "it accepts what it is sent"),
+        (200, echo, "fault", "but not as OTLP does"),
+        (422, echo, "good", "it accepts what it is sent"),
+        (401, echo, "fault", "`headers`"),
+        (503, echo, "warning", "lines wait"),
     ] {
-        collector.always(CollectorAnswer { status, retry_after: None, body: "you said Bearer hunter2", takes: false });
+        collector.always(CollectorAnswer { status, retry_after: None, body, takes: false });
         ask("otel", otlp(&address)).await.is("receivers", state, &[words]);
     }
     ask("otel", otlp(&closed)).await.is("receivers", "fault", &["NetworkPolicy"]);
