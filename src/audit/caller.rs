@@ -181,11 +181,15 @@ fn write_actor(principal: &Principal, budget: &mut Budget, object: &mut Object<'
         idp.text("name", budget.text(Field::Names, &principal.issuer));
     });
     let (_, id) = credential(&principal.credential);
-    object.object("session", |session| {
-        session
-            .text("uid", budget.text(Field::Names, id))
-            .some("expiration_time", (principal.expires != Timestamp::MAX).then(|| principal.expires.as_millis()));
-    });
+    let expires = (principal.expires != Timestamp::MAX).then(|| principal.expires.as_millis());
+    // Anonymous callers have none.
+    if !id.is_empty() || expires.is_some() {
+        object.object("session", |session| {
+            session
+                .some_text("uid", budget.optional(Field::Names, (!id.is_empty()).then_some(id)))
+                .some("expiration_time", expires);
+        });
+    }
     object.some_text("app_uid", budget.optional(Field::Names, principal.client.as_deref()));
 }
 

@@ -125,6 +125,7 @@ struct Metadata {
 struct ActorLine {
     user: User,
     idp: Named,
+    #[serde(default)]
     session: Session,
     app_uid: Option<Arc<str>>,
 }
@@ -140,7 +141,8 @@ struct Named {
     name: Arc<str>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
+#[serde(default)]
 struct Session {
     uid: Arc<str>,
     expiration_time: Option<i64>,

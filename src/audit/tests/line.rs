@@ -272,6 +272,11 @@ fn a_line_has_the_profile_of_its_actor_and_only_what_ocsf_knows_of_actor_and_pol
     let nobody = read(&written(&Record { principal: None, ..full_record() }));
     assert_eq!((&nobody["metadata"]["profiles"], nobody.get("actor")), (&json!(["security_control"]), None));
 
+    // An anonymous caller has a session with an empty name otherwise.
+    let anonymous = written(&Record { principal: Some(Arc::new(Principal::anonymous())), ..full_record() });
+    assert_eq!(read(&anonymous)["actor"].get("session"), None);
+    assert_eq!(ReplayInputs::parse(&anonymous).unwrap().principal.unwrap().credential, CredentialId::None);
+
     let undecided = read(&written(&Record { decision: None, ..full_record() }));
     assert_eq!(undecided["authorizations"][0]["policy"], json!({"name": "policy", "version": "sha256:0123"}));
     let decision = Decision { outcome: Effect::Deny, rule: None, shadow: Vec::new(), grants: Vec::new() };
