@@ -88,6 +88,7 @@ pub(super) struct Unmapped {
     pub about: Option<Uuid>,
     pub upstream: Response,
     pub webhook: Option<Webhook>,
+    pub body_sha256: Option<String>,
     /// Present if a token was requested.
     pub asked: Option<IgnoredAny>,
     pub issued: Option<IssuedLine>,

@@ -6,8 +6,14 @@ use serde::Serialize;
 use uuid::Uuid;
 
 use crate::{
-    audit::{note::code, replay::ReplayError, traced_files::Files, traced_line::Line},
+    audit::{
+        note::code,
+        replay::ReplayError,
+        traced_files::Files,
+        traced_line::{Line, Metadata},
+    },
     clock::Timestamp,
+    error::Reason,
     terminal,
 };
 
@@ -17,6 +23,9 @@ pub struct Answers {
     /// How it was answered; none if its end is not in the trail.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub answer: Option<Answer>,
+    /// For a delivery that was refused as a duplicate, the request that delivered it first, if that is in the trail.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub duplicate_of: Option<Uuid>,
     /// For a held delivery, how often it was forwarded.
     #[serde(skip_serializing_if = "is_zero")]
     pub tries: usize,
@@ -96,7 +105,40 @@ pub fn answers(files: &Files, id: Uuid) -> Result<Answers, ReplayError> {
     })?;
     let count = tries.len();
     let last_try = tries.into_values().max_by_key(|(begun, _)| *begun).and_then(|(_, ended)| ended);
-    Ok(Answers { answer: own, tries: count, last_try, commands: commands(files, id)? })
+    let duplicate_of = match own.as_ref().is_some_and(Answer::is_of_duplicate) {
+        true => accepted_before(files, id)?,
+        false => None,
+    };
+    Ok(Answers { answer: own, duplicate_of, tries: count, last_try, commands: commands(files, id)? })
+}
+
+/// Returns the request whose delivery the one of this request repeats: the first that was accepted with the same id or,
+/// if there is none, with the same body.
+fn accepted_before(files: &Files, id: Uuid) -> Result<Option<Uuid>, ReplayError> {
+    let mut own = None;
+    files.each(code::REQUEST, |line| {
+        if line.metadata.correlation_uid == Some(id) {
+            own = Some(line);
+        }
+    })?;
+    let Some(own) = own else { return Ok(None) };
+    let delivery = own.unmapped.webhook.and_then(|webhook| webhook.delivery);
+    let (body, came) = (own.unmapped.body_sha256, own.time);
+    let mut first: Option<(bool, i64, Uuid)> = None;
+    files.each(code::REQUEST, |line| {
+        let Line { metadata: Metadata { correlation_uid: Some(request) }, unmapped, .. } = line else { return };
+        let is_accepted = line.status_code.is_none() && line.http_response.code.is_some_and(|code| code < 300);
+        // The record of a task's token request also has the delivery that caused its run.
+        let Some(webhook) = unmapped.webhook.filter(|_| is_accepted && unmapped.asked.is_none()) else { return };
+        let has_other_id = delivery.is_none() || webhook.delivery != delivery;
+        let has_other_body = body.is_none() || unmapped.body_sha256 != body;
+        if request == id || line.time > came || (has_other_id && has_other_body) {
+            return;
+        }
+        let this = (has_other_id, line.time, unmapped.held.or(unmapped.about).unwrap_or(request));
+        first = Some(first.map_or(this, |before| before.min(this)));
+    })?;
+    Ok(first.map(|(_, _, request)| request))
 }
 
 /// Returns what operators did with the delivery of a request. A command that failed names those that it came to before.
@@ -119,6 +161,11 @@ fn commands(files: &Files, id: Uuid) -> Result<Vec<HookCommand>, ReplayError> {
 }
 
 impl Answer {
+    /// Whether a delivery was refused as it had been accepted before.
+    fn is_of_duplicate(&self) -> bool {
+        self.reason.as_deref() == Some(Reason::ReplayedDelivery.as_str())
+    }
+
     /// Reads the response in a line. `said` is the status of the receiver, which takes precedence.
     fn of(line: Line, said: Option<u16>) -> Option<Self> {
         let status = said.or(line.http_response.code);
@@ -166,6 +213,13 @@ impl fmt::Display for Answers {
         }
         if let Some(Ending { time, why }) = self.answer.as_ref().and_then(|answer| answer.ended.as_ref()) {
             writeln!(f, "  ended      {}: {}", Timestamp::from_millis(*time), terminal::line(why))?;
+        }
+        match &self.duplicate_of {
+            Some(request) => writeln!(f, "  repeats    the delivery of request {request}")?,
+            None if self.answer.as_ref().is_some_and(Answer::is_of_duplicate) => {
+                writeln!(f, "  repeats    a delivery that is not in these files; give all files of all replicas")?;
+            }
+            None => {}
         }
         match (self.tries, &self.last_try) {
             (0, _) => {}

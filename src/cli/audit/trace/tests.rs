@@ -289,6 +289,47 @@ fn the_trace_of_a_held_delivery_shows_that_an_operator_retried_and_dropped_it() 
     }
 }
 
+/// A Git host's new id for the same body says nothing of the first delivery.
+#[test]
+fn the_trace_of_a_duplicate_delivery_names_the_request_that_delivered_it_first() {
+    let line = |id: u128, time: i64, status: u16, delivery: &str, body: &str, more: &Value| {
+        let mut line: Value = serde_json::from_str(&request(Uuid::from_u128(id), "hook", more)).unwrap();
+        line["time"] = time.into();
+        line["http_response"] = json!({"code": status});
+        line["unmapped"]["webhook"] = json!({"webhook": "github", "delivery": delivery});
+        line["unmapped"]["body_sha256"] = body.into();
+        if status == 200 {
+            line["status_code"] = "replayed_delivery".into();
+        }
+        line.to_string()
+    };
+    let none = json!({"run": null});
+    let lines = [
+        // It failed, and the sender repeated it.
+        line(11, 500, 502, "d-1", "aa", &none),
+        line(10, 1_000, 202, "d-1", "aa", &none),
+        line(12, 1_500, 202, "d-1", "aa", &json!({"run": null, "held": Uuid::from_u128(10)})),
+        line(13, 900, 202, "d-0", "bb", &none),
+        line(14, 9_000, 202, "d-2", "aa", &none),
+        line(20, 2_000, 200, "d-3", "aa", &none),
+        line(21, 2_000, 200, "d-1", "bb", &none),
+        line(22, 2_000, 200, "d-4", "cc", &none),
+    ];
+    for (id, of) in [(20, Some(10)), (21, Some(10)), (22, None)] {
+        let (id, of) = (Uuid::from_u128(id).to_string(), of.map(Uuid::from_u128));
+        let (code, said) = told(Kind::Request, &id, &lines);
+        let expected = match of {
+            Some(of) => format!("  repeats    the delivery of request {of}\n"),
+            None => "  repeats    a delivery that is not in these files".to_owned(),
+        };
+        assert!(code == 0 && said.contains(&expected), "{said}");
+        let json = &told_json(Kind::Request, &id, &lines)[0];
+        assert_eq!(json.get("duplicate_of"), of.map(|of| json!(of)).as_ref(), "{json}");
+    }
+    let (_, said) = told(Kind::Request, &Uuid::from_u128(10).to_string(), &lines);
+    assert!(!said.contains("repeats"), "{said}");
+}
+
 #[test]
 fn a_delivery_whose_arrival_is_not_in_the_files_is_shown_by_the_request_that_sent_it() {
     let (arrival, sent) = (Uuid::from_u128(6), Uuid::from_u128(7));
