@@ -71,6 +71,9 @@ fn run_name(text: &str) -> Result<(&str, &str), Failure> {
 }
 
 pub fn run(args: &TraceArgs, out: &mut impl Write) -> Result<u8, Failure> {
+    if args.what.trim().is_empty() {
+        return Err("what is to be traced is empty: write its id or, for a run, NAMESPACE/NAME".into());
+    }
     let files = Files::new(super::files_of(&args.trails)?);
     let mut tracer = Tracer { files: &files, found: Vec::new() };
     match args.kind {

@@ -331,6 +331,15 @@ fn the_trace_of_a_duplicate_delivery_names_the_request_that_delivered_it_first()
 }
 
 #[test]
+fn an_empty_id_is_refused() {
+    for kind in [Kind::Delivery, Kind::Event, Kind::Token] {
+        let args = TraceArgs { kind, what: " ".to_owned(), trails: vec!["audit.jsonl".into()], format: Format::Human };
+        let refused = run(&args, &mut Vec::<u8>::new()).unwrap_err();
+        assert!(refused.to_string().contains("write its id"), "{kind:?}: {refused}");
+    }
+}
+
+#[test]
 fn a_delivery_whose_arrival_is_not_in_the_files_is_shown_by_the_request_that_sent_it() {
     let (arrival, sent) = (Uuid::from_u128(6), Uuid::from_u128(7));
     let facts = json!({"webhook": "github", "delivery": "d-1"});
