@@ -257,6 +257,10 @@ impl Builder<'_> {
         }
         let kinds = Kinds::of(raw);
         self.check_kind_of_logins(kinds.of_logins.or(kinds.of_issuer));
+        let listed_clients_only = raw.listed_clients_only || defaults::shared_audience(raw).is_some();
+        if !listed_clients_only {
+            self.check_pseudonyms(kinds.of_issuer);
+        }
         let groups = self.path("groups", raw.claims.groups.as_deref(), defaults.groups);
         let scopes = self.path("scopes", raw.claims.scopes.as_deref(), &["scope", "scp"]);
         let client = self.path("client", raw.claims.client.as_deref(), &["client_id", "azp", "cid", "appid"]);
@@ -266,7 +270,7 @@ impl Builder<'_> {
             username: username?,
             of_tenants,
             kinds,
-            listed_clients_only: raw.listed_clients_only || defaults::shared_audience(self.raw).is_some(),
+            listed_clients_only,
             groups: groups.into(),
             scopes: scopes.into(),
             client: client.into(),
@@ -282,6 +286,23 @@ impl Builder<'_> {
         if !raw.clients.iter().any(|client| client.id == login.client.id && client.kind.is_some()) {
             self.error("login", "nothing says the kind of those who log in here, so they would count as agents")
                 .help("write `kind: human` into `login`, or into the issuer if its bearer tokens are for people too");
+        }
+    }
+
+    /// Warns if a trail with pseudonyms would have names of people: a caller with a token of an unlisted client is of the
+    /// kind of the issuer, and only people get a pseudonym.
+    fn check_pseudonyms(&mut self, kind: Option<raw::Kind>) {
+        let has_people = self.raw.login.is_some() && !self.raw.audiences.is_empty();
+        if self.root.audit.pseudonym_key.is_some() && has_people && kind != Some(raw::Kind::Human) {
+            self.warning(
+                "clients",
+                "nothing says that callers with a bearer token of a client that is not listed are people, so the audit trail has the \
+                 names of those who are in spite of `pseudonym_key`",
+            )
+            .help(
+                "list the clients through which people get tokens, with `kind: human`, and set `listed_clients_only: true`; or write \
+                 `kind: human` into the issuer if programs get no tokens for these `audiences`",
+            );
         }
     }
 

@@ -14,7 +14,11 @@ use crate::config::{
 
 /// Problems as `severity place`.
 fn problems(issuers: Value) -> Vec<(Severity, String)> {
-    let root: raw::Root = serde_json::from_value(json!({"issuers": issuers})).unwrap();
+    problems_of(json!({"issuers": issuers}))
+}
+
+fn problems_of(root: Value) -> Vec<(Severity, String)> {
+    let root: raw::Root = serde_json::from_value(root).unwrap();
     let mut resolver = Resolver::new(Path::new("/"));
     let resolved = Issuers::resolve(&root, &mut resolver, None, &context());
     resolved.accepts(&[], &At::root().key("routes"), &mut resolver);
@@ -321,4 +325,31 @@ async fn a_route_may_name_an_issuer_where_people_only_log_in() {
         assert_eq!((accepts.takes_logins_at("hub"), accepts.takes_logins_at("main")), logins, "{named:?}");
     }
     assert!(resolver.report.problems().is_empty(), "{:?}", resolver.report.problems());
+}
+
+#[tokio::test]
+async fn an_issuer_whose_people_could_be_named_in_a_trail_with_pseudonyms_is_warned_about() {
+    let secret = secret();
+    let login = json!({"client": client(&secret), "kind": "human"});
+    let key = json!({"pseudonym_key": {"env": "KEY"}});
+    for (what, changes, audit, warned) in [
+        ("unlisted clients", json!({}), &key, true),
+        ("one is listed", json!({"clients": [{"id": "cli", "kind": "human"}]}), &key, true),
+        ("workloads", json!({"kind": "workload"}), &key, true),
+        ("all are people", json!({"kind": "human"}), &key, false),
+        (
+            "listed ones only",
+            json!({"clients": [{"id": "cli", "kind": "human"}], "listed_clients_only": true}),
+            &key,
+            false,
+        ),
+        ("no bearer tokens", json!({"audiences": []}), &key, false),
+        ("nobody signs in", json!({"login": null}), &key, false),
+        ("names in clear", json!({}), &json!({}), false),
+    ] {
+        let issuer = changed(good(json!({"login": login})), &changes);
+        let found = problems_of(json!({"issuers": [issuer], "audit": audit}));
+        let is_warned = found.contains(&(Severity::Warning, "/issuers/0/clients".to_owned()));
+        assert_eq!(is_warned, warned, "{what}: {found:?}");
+    }
 }
