@@ -21,7 +21,7 @@ use crate::{
         resolver::Secret,
     },
     downstream::{ClientCertificate, Connection},
-    error::{Reason, Rejection},
+    error::{PresentedIdentity, Reason, Rejection},
     issuers::Issuers,
     kubernetes::Attributes,
     oidc::Login,
@@ -155,6 +155,30 @@ impl Authenticator<'_> {
             request.replace_header(HeaderName::from_static("sec-websocket-protocol"), protocols);
         }
         Ok(Some((principal, token)))
+    }
+
+    /// Names in a refusal, for its record, whose token, session handle or session cookie the request carries. It is
+    /// refused whoever that is, and nothing else comes of the credential.
+    pub async fn named(&self, mut request: CleanRequest<ClientBody>, route: &Route, refusal: Rejection) -> Rejection {
+        match self.sender(&mut request, route).await {
+            Some(sender) => refusal.with_presented(sender),
+            None => refusal,
+        }
+    }
+
+    async fn sender(&self, request: &mut CleanRequest<ClientBody>, route: &Route) -> Option<PresentedIdentity> {
+        if route.schemes.contains(&Scheme::Bearer) || self.may_hold_handle(request, route) {
+            match self.bearer(request, route).await {
+                Ok(Some((principal, _))) => return Some(PresentedIdentity::of(&principal)),
+                Ok(None) => {}
+                Err(refused) => return refused.presented().cloned(),
+            }
+        }
+        if !route.schemes.contains(&Scheme::Session) {
+            return None;
+        }
+        let session = self.sessions.held_by(request.headers(), &request.origin()?).await.ok()??;
+        Some(PresentedIdentity::of(&session.principal))
     }
 
     /// The principal of a bearer token that is sent to one of Doorward's own pages, by the first of `routes` (those of

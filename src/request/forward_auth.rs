@@ -89,7 +89,9 @@ impl Worker {
                  for a decision provides neither",
             ));
         }
-        refuse_impersonation(&request)?;
+        if let Err(refusal) = refuse_impersonation(&request) {
+            return Err(Box::pin(self.authenticator(snapshot).named(request, &route, refusal)).await);
+        }
         let now = self.app.clock.moment();
         let authenticator = self.authenticator(snapshot);
         let authenticated = match authenticator.authenticate(request, &route, connection, exchange.record()).await? {

@@ -79,7 +79,9 @@ impl Worker {
             }
         };
         note_route(&route, snapshot, exchange, manner);
-        refuse_impersonation(&request)?;
+        if let Err(refusal) = refuse_impersonation(&request) {
+            return Err(Box::pin(self.authenticator(snapshot).named(request, &route, refusal)).await);
+        }
 
         let is_shared_address = request.meta().is_shared_address;
         let authenticator = self.authenticator(snapshot);

@@ -82,6 +82,26 @@ async fn identity_headers_of_a_client_never_reach_the_api_server() {
     check(&fixture, "attacks:Z37", &post, trailer, Clean).await;
 }
 
+/// Nobody was named, although that is what everybody wants to know of such an attempt.
+#[tokio::test]
+async fn an_attempt_to_impersonate_is_recorded_with_whose_token_it_came() {
+    let fixture = fixture().await;
+    let alice = fixture.alice();
+    for (lines, subject) in [
+        (vec![&*alice, "Impersonate-User: root"], json!("alice")),
+        (vec!["Impersonate-User: root"], Value::Null),
+        (vec!["Authorization: Bearer none.of.ours", "Impersonate-User: root"], Value::Null),
+    ] {
+        let (answer, seen) = fixture.api(TASKRUNS, &lines).await;
+        let said = (answer.status, answer.reason());
+        assert_eq!((said, seen.len()), ((403, "impersonation_refused".to_owned()), 0), "{lines:?}");
+        let id = answer.header("x-request-id").unwrap();
+        let record = fixture.doorward.record(|line| line["http_request"]["uid"] == id).await;
+        assert_eq!(record["status_code"], "impersonation_refused", "{record:#}");
+        assert_eq!((&record["unmapped"]["presented"]["subject"], record.get("actor")), (&subject, None), "{record:#}");
+    }
+}
+
 /// peers:D3: each group has a line of its own, even with a comma in its name.
 #[tokio::test]
 async fn groups_are_sent_one_by_one() {
