@@ -106,7 +106,7 @@ impl Expression {
             Err(error) => {
                 let help = match error {
                     EvaluationError::NoBool(_) => "a `when` must give true or false",
-                    _ => "values of different types need `int()`, `double()` or `string()` around one of them",
+                    _ => check::CONVERT,
                 };
                 report.error(at, format!("the expression fails on a sample request: {error}")).help(help);
                 None
