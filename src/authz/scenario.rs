@@ -144,6 +144,12 @@ impl Scenario {
         })
     }
 
+    /// Whether nobody is authenticated and the route asks for a credential, so that the proxy refuses the request
+    /// before any rule.
+    pub fn lacks_credential(&self) -> bool {
+        self.principal.is_anonymous() && !self.route.schemes.contains(&Scheme::Anonymous)
+    }
+
     /// Whether rules look at the body of such a request and the facts have none.
     pub fn lacks_body(&self) -> bool {
         self.request().is_unread()

@@ -10,7 +10,7 @@ use crate::{
     authz::{Policy, Scenario},
     config::{
         self, Sources,
-        raw::{Mode, PolicyTest, Root, TestFile},
+        raw::{Effect, Mode, PolicyTest, Root, TestFile},
         report::no_such,
     },
     terminal,
@@ -91,17 +91,21 @@ fn run_one(policy: &Policy, root: &Root, test: &PolicyTest) -> CaseResult {
     };
     let decision = policy.decide(&scenario.principal, &scenario.request());
     let mut differences = Vec::new();
-    let outcome = decision.outcome.effect();
+    let is_asked_who = scenario.lacks_credential() && decision.outcome.effect() != Effect::Deny;
+    let (outcome, rule) = match is_asked_who {
+        true => (Effect::Deny, None),
+        false => (decision.outcome.effect(), decision.rule.as_deref()),
+    };
     if outcome != test.expect.outcome {
         differences.push(format!("expected {}", test.expect.outcome.as_str()));
     }
-    if let Some(rule) = &test.expect.rule
-        && decision.rule.as_deref() != Some(rule)
+    if let Some(expected) = &test.expect.rule
+        && rule != Some(expected)
     {
-        differences.push(match root.rules.iter().find(|known| known.id == *rule).map(|known| known.mode) {
-            Some(Mode::Enforce) => format!("expected rule {rule}"),
-            Some(Mode::Shadow) => format!("expected rule {rule}, which is in `mode: shadow` and decides nothing"),
-            None => no_such("rule", rule, root.rules.iter().map(|known| known.id.as_str())),
+        differences.push(match root.rules.iter().find(|known| known.id == *expected).map(|known| known.mode) {
+            Some(Mode::Enforce) => format!("expected rule {expected}"),
+            Some(Mode::Shadow) => format!("expected rule {expected}, which is in `mode: shadow` and decides nothing"),
+            None => no_such("rule", expected, root.rules.iter().map(|known| known.id.as_str())),
         });
     }
     if let Some(expected) = &test.expect.kubernetes_groups {
@@ -118,9 +122,13 @@ fn run_one(policy: &Policy, root: &Root, test: &PolicyTest) -> CaseResult {
     if !differences.is_empty() {
         let explanation = policy.explain(&scenario.principal, &scenario.request());
         differences.extend(explanation.fixes.iter().map(|fix| format!("to pass: {fix}")));
+        if is_asked_who {
+            differences.push(
+                "to pass: write a `principal`; the route does not accept callers without a credential".to_owned(),
+            );
+        }
     }
-    let rule = decision.rule.as_deref().unwrap_or("no rule");
-    CaseResult { name, decided: format!("{} by {rule}", outcome.as_str()), differences }
+    CaseResult { name, decided: format!("{} by {}", outcome.as_str(), rule.unwrap_or("no rule")), differences }
 }
 
 impl fmt::Display for Results {

@@ -61,6 +61,43 @@ tests:
     }
 }
 
+/// The proxy asks such a caller for a credential, while the case said `allow`.
+#[test]
+fn nobody_is_allowed_where_the_route_asks_for_a_credential() {
+    let config = "
+issuers: [{name: corp, issuer: 'https://corp.example', audiences: [door]}]
+webhooks: [{name: gh, sender: github, secrets: [{secret: {env: SECRET}}]}]
+routes:
+  - {name: app, kind: http, hosts: [app.example], schemes: [bearer, anonymous], upstream: web}
+  - {name: web, kind: http, hosts: [web.example], schemes: [bearer], upstream: web}
+  - name: hook
+    kind: webhook
+    hosts: [hook.example]
+    schemes: [webhook]
+    webhook: gh
+    event_listener: {namespace: ci, name: el}
+    upstream: web
+rules:
+  - {id: open, who: {anonymous: true}, do: allow}
+  - {id: shut, on: {paths: [/shut]}, do: deny}
+tests:
+  - {name: app, request: {route: app}, expect: {outcome: allow, rule: open}}
+  - {name: web, request: {route: web}, expect: {outcome: deny}}
+  - {name: hook, request: {route: hook}, expect: {outcome: deny}}
+  - {name: shut, request: {route: web, path: /shut}, expect: {outcome: deny, rule: shut}}
+  - {name: wrong, request: {route: web}, expect: {outcome: allow, rule: open}}
+";
+    let root: Root = serde_saphyr::from_str(config).unwrap();
+    let policy = Policy::compile(&root, &mut Resolver::new(Path::new("/"))).unwrap();
+    let results = run(&policy, &root, &[], None);
+    let told: Vec<(&str, usize)> =
+        results.cases.iter().map(|case| (case.decided.as_str(), case.differences.len())).collect();
+    let decided = ["allow by open", "deny by no rule", "deny by no rule", "deny by shut", "deny by no rule"];
+    assert_eq!(told, decided.into_iter().zip([0, 0, 0, 0, 3]).collect::<Vec<_>>(), "{results}");
+    let last = results.cases.last().and_then(|case| case.differences.last()).unwrap();
+    assert!(last.contains("the route does not accept callers without a credential"), "{last}");
+}
+
 #[test]
 fn all_as_expected_passes_and_nothing_at_all_does_not() {
     let good = "tests: [{name: a, principal: {groups: [dev]}, request: {route: web}, expect: {outcome: allow}}]";
