@@ -12,7 +12,8 @@ use super::{
 /// The combined result of the rules evaluated so far.
 #[derive(Default)]
 pub(super) struct Tally<'p> {
-    deny: Option<(&'p Rule, Option<String>)>,
+    deny: Option<&'p Rule>,
+    /// A rule whose expression failed. It refuses, as a deny does, but a deny that matches has a reason to tell.
     failed: Option<(&'p Rule, String)>,
     approve: Vec<(&'p Rule, &'p Arc<Approval>)>,
     /// Approves that match only if doubt is read wide.
@@ -57,9 +58,8 @@ impl<'p> Tally<'p> {
         }
         match (hit, &rule.action) {
             (Hit::Miss, _) => {}
-            (Hit::Error(error), Action::Deny) => _ = self.deny.get_or_insert_with(|| (rule, Some(error.clone()))),
             (Hit::Error(error), _) => _ = self.failed.get_or_insert_with(|| (rule, error.clone())),
-            (_, Action::Deny) => _ = self.deny.get_or_insert((rule, None)),
+            (_, Action::Deny) => _ = self.deny.get_or_insert(rule),
             (_, Action::Approve(approval)) => self.approve.push((rule, approval)),
             (Hit::Yes, Action::Allow(_)) => _ = self.allow.get_or_insert(rule),
             (Hit::Unmet(missing), Action::Allow(need)) => {
@@ -72,7 +72,7 @@ impl<'p> Tally<'p> {
     pub(super) fn decide(self, no_match: impl FnOnce() -> Outcome) -> Decision {
         let denial = |rule: &Rule, error| Outcome::Deny(Denial { why: rule.why.clone(), fix: rule.fix.clone(), error });
         let (rule, outcome) = match self {
-            Self { deny: Some((rule, error)), .. } => (Some(rule), denial(rule, error)),
+            Self { deny: Some(rule), .. } => (Some(rule), denial(rule, None)),
             Self { failed: Some((rule, error)), .. } => (Some(rule), denial(rule, Some(error))),
             Self { mut approve, doubtful, allow, step_up, .. } => {
                 // Doubt takes an allow away; it does not offer an approval where nothing else would let the request

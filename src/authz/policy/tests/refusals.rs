@@ -49,6 +49,28 @@ rules:
     }
 }
 
+/// The first by id was named, so that people were told of a defect of the policy in place of the reason.
+#[test]
+fn a_deny_that_matches_is_named_rather_than_one_that_fails() {
+    for failing in ["a-old", "c-old"] {
+        let rules = format!(
+            "
+rules:
+  - {{id: all, do: allow}}
+  - {{id: {failing}, when: \"principal.claims.dept == 'x'\", do: deny}}
+  - {{id: b-frozen, why: Frozen for the audit, fix: Wait until Monday, do: deny}}
+"
+        );
+        let root = root(ONE_ISSUER, &rules);
+        let policy = compile(&root).unwrap();
+        let request: raw::RequestFacts = serde_saphyr::from_str("{route: web}").unwrap();
+        let scenario = Scenario::new(Some(&raw::PrincipalFacts::default()), &request, &root).unwrap();
+        let rejection = policy.decide(&scenario.principal, &scenario.request()).rejection().unwrap();
+        assert_eq!(rejection.detail(), "the rule `b-frozen` denies this request: Frozen for the audit", "{failing}");
+        assert_eq!(rejection.fix_text(), Some("Wait until Monday"), "{failing}");
+    }
+}
+
 /// A client asks for exactly what it is told to (RFC 6750 section 3.1: what is necessary to access the resource).
 #[test]
 fn a_caller_who_lacks_a_scope_is_asked_to_keep_the_scopes_of_the_route_too() {
