@@ -238,9 +238,10 @@ pub(super) fn same_user(written: &str, given: &str, reading: Reading) -> bool {
     }
 }
 
-/// Upper case first, so that letters with several lower-case forms (`ſ`, `ς`, `ß`) become equal.
+/// Upper case between, so that letters with several lower-case forms (`ſ`, `ς`, `ß`) become equal. Lower case first,
+/// because `ẞ` is upper case already, and not the `SS` that `ß` becomes.
 fn wide(name: &str) -> impl Iterator<Item = char> {
-    name.nfkc().flat_map(char::to_uppercase).flat_map(char::to_lowercase).nfkc()
+    name.nfkc().flat_map(char::to_lowercase).flat_map(char::to_uppercase).flat_map(char::to_lowercase).nfkc()
 }
 
 #[cfg(test)]
@@ -257,6 +258,8 @@ mod tests {
             ("gh#repo:acme/app:ref:refs/heads/main", "gh#repo:acme/app:ref:refs/heads/Main", false, true),
             ("alice", "\u{ff41}lice", false, true),
             ("mass", "maß", false, true),
+            ("straße", "STRA\u{1e9e}E", false, true),
+            ("strasse", "STRA\u{1e9e}E", false, true),
             ("class", "cla\u{17f}s", false, true),
             ("ΟΔΟΣ", "οδος", false, true),
             ("alice", "аlice", false, false),
