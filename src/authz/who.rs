@@ -113,8 +113,11 @@ impl NamedIssuers {
 /// The party that a condition is about, if somebody acts for a person.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Party {
+    /// Read wide, the actor as well.
     Principal,
     Actor,
+    /// The person and never the actor, whom other keys are about.
+    Person,
 }
 
 impl<'a> Caller<'a> {
@@ -156,11 +159,12 @@ impl Who {
                 (wide || is_given || principal.kind_of_subject() != Kind::Human).into()
             }
             Self::Subjects { names, issuers, of, .. } => {
-                let is_own = *of == Party::Principal && names.contains(&principal.subject);
+                let is_own = *of != Party::Actor && names.contains(&principal.subject);
                 let own = is_own && issuers.have(principal, reading);
                 // Read wide, the issuer of either is enough, which the condition on issuers requires.
                 let is_named = |actor: &Actor| names.contains(&actor.subject) && (wide || issuers.have_actor(actor));
-                let theirs = (wide || *of == Party::Actor) && actor.is_some_and(is_named);
+                let is_of_actor = *of == Party::Actor || (wide && *of == Party::Principal);
+                let theirs = is_of_actor && actor.is_some_and(is_named);
                 (own || theirs).into()
             }
             Self::Users(users) => users.iter().any(|user| same_user(user, &principal.username, reading)).into(),
@@ -182,7 +186,7 @@ impl Who {
                     (Reading::Strict, Party::Actor) => asks.into(),
                     // A named actor alone does not open this to everybody it acts for: a named client must have got the
                     // token, too.
-                    (Reading::Strict, Party::Principal) => (asks && issued).into(),
+                    (Reading::Strict, Party::Principal | Party::Person) => (asks && issued).into(),
                 }
             }
             Self::Claim { path, values } => match path.find(&principal.claims) {
@@ -239,7 +243,7 @@ impl Who {
             }
             Self::Subjects { key, names, issuers, of } => {
                 let found = match (of, actor) {
-                    (Party::Principal, _) => principal.subject.to_string(),
+                    (Party::Principal | Party::Person, _) => principal.subject.to_string(),
                     (Party::Actor, None) => or_none(None).to_owned(),
                     (Party::Actor, Some(actor)) => match unfit_issuer(actor, issuers) {
                         Some(issuer) => format!("{} {issuer}", actor.subject),

@@ -92,7 +92,7 @@ pub(in super::super) fn compile(
         }
         if !person.subjects.is_empty() {
             let (names, issuers) = (Names::new(&person.subjects), named);
-            who.push(Who::Subjects { key: "who.on_behalf_of.subjects", names, issuers, of: Party::Principal });
+            who.push(Who::Subjects { key: "who.on_behalf_of.subjects", names, issuers, of: Party::Person });
         }
     }
     if !raw.users.is_empty() {

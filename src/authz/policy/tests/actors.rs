@@ -83,6 +83,25 @@ fn a_deny_of_an_actor_applies_by_the_issuer_of_either_party() {
     );
 }
 
+/// It hit the agent that has the name of the person, of whatever issuer and whoever it acted for.
+#[test]
+fn a_deny_of_those_who_act_for_a_person_is_not_about_an_actor_of_that_name() {
+    match_all(
+        "
+  - {id: all, do: allow}
+  - {id: actor, on: {paths: [/deny-actor]}, who: {issuers: [company], on_behalf_of: {subjects: [robo]}}, do: deny}
+  - {id: person, on: {paths: [/deny-person]}, who: {issuers: [company], on_behalf_of: {subjects: [test]}}, do: deny}
+  - {id: both, on: {paths: [/deny-both]}, who: {issuers: [company], subjects: [robo], on_behalf_of: {subjects: [test]}}, do: deny}
+",
+        &[
+            ("company", "{subject: robo}", &["/deny-person", "/deny-both"]),
+            ("company", "{issuer: other, subject: robo}", &["/deny-person", "/deny-both"]),
+            ("company", "{subject: bot}", &["/deny-person"]),
+        ],
+        &["/deny-actor", "/deny-person", "/deny-both"],
+    );
+}
+
 /// RFC 8693 requires no more of an `act` than a `sub`.
 #[test]
 fn a_deny_by_clients_matches_an_actor_whose_client_is_not_known() {
