@@ -290,7 +290,7 @@ impl Who {
                 Condition::new("who.service_accounts", listed(accounts), &principal.subject)
             }
             Self::ActedFor => {
-                Condition::new("who.on_behalf_of", "somebody who acts for a person", "nobody acts for the principal")
+                Condition::new("who.on_behalf_of", "somebody who acts for another", "nobody acts for the principal")
             }
         }
     }

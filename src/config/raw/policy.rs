@@ -206,21 +206,21 @@ pub struct Who {
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub webhooks: Vec<String>,
-    /// The person on whose behalf an agent acts. An allow with `kind: human` and without this key does not match an
-    /// agent that acts for a person; a deny does.
+    /// Whoever an agent or a task acts for. This may be a program, unless `kind: human` is beside it. An allow with
+    /// `kind: human` and without this key does not match an agent that acts for a person; a deny does.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub on_behalf_of: Option<OnBehalfOf>,
 }
 
-/// The person behind an agent.
+/// Whoever an agent or a task acts for.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct OnBehalfOf {
-    /// Groups of the person.
+    /// Groups of the person, or of the program.
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub groups: Vec<String>,
-    /// Subjects of the person.
+    /// Subjects of the person, or of the program. The actor's are in `subjects` of `who`.
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub subjects: Vec<String>,

@@ -102,6 +102,28 @@ fn a_deny_of_those_who_act_for_a_person_is_not_about_an_actor_of_that_name() {
     );
 }
 
+/// It was described as a condition on people.
+#[test]
+fn whoever_acts_for_a_program_acts_for_somebody() {
+    let rules = "
+rules:
+  - {id: anybody, on: {paths: [/anybody]}, who: {issuers: [company, other], on_behalf_of: {groups: [dev]}}, do: allow}
+  - {id: people, on: {paths: [/people]}, who: {issuers: [company, other], kind: human, on_behalf_of: {groups: [dev]}}, do: allow}
+tests:
+  - {name: a person, principal: &person {issuer: company, kind: human, groups: [dev], actor: {subject: bot}}, request: {route: web, path: /people}, expect: {outcome: allow}}
+  - {name: anybody, principal: *person, request: {route: web, path: /anybody}, expect: {outcome: allow}}
+  - {name: a program, principal: &job {issuer: other, kind: agent, groups: [dev], actor: {subject: bot}}, request: {route: web, path: /people}, expect: {outcome: deny}}
+  - {name: any program, principal: *job, request: {route: web, path: /anybody}, expect: {outcome: allow}}
+";
+    decide_all(ISSUERS, rules);
+    let root = root(ISSUERS, rules);
+    let request: raw::RequestFacts = serde_saphyr::from_str("{route: web, path: /anybody}").unwrap();
+    let facts: raw::PrincipalFacts = serde_saphyr::from_str("{issuer: company, groups: [dev]}").unwrap();
+    let scenario = Scenario::new(Some(&facts), &request, &root).unwrap();
+    let text = compile(&root).unwrap().explain(&scenario.principal, &scenario.request()).to_string();
+    assert!(text.contains("needs somebody who acts for another, has nobody acts for the principal"), "{text}");
+}
+
 /// RFC 8693 requires no more of an `act` than a `sub`.
 #[test]
 fn a_deny_by_clients_matches_an_actor_whose_client_is_not_known() {
