@@ -19,6 +19,8 @@ pub struct Decision {
     pub rule: Option<Arc<str>>,
     /// What rules in `mode: shadow` would have done, for the audit trail.
     pub shadow: Vec<Shadow>,
+    /// Whether it is on the create that a server-side apply may be, rather than on the patch that it is.
+    pub as_create: bool,
 }
 
 /// The decision. Any deny wins, then approve, then allow, then step up; no match is a denial.
@@ -94,7 +96,7 @@ impl Decision {
     /// Creates a denial by Doorward itself, regardless of the rules.
     pub(super) fn denied(why: impl Into<Arc<str>>, fix: impl Into<Arc<str>>, error: Option<String>) -> Self {
         let denial = Denial { why: Some(why.into()), fix: Some(fix.into()), error };
-        Self { outcome: Outcome::Deny(denial), rule: None, shadow: Vec::new() }
+        Self { outcome: Outcome::Deny(denial), rule: None, shadow: Vec::new(), as_create: false }
     }
 
     pub fn is_allow(&self) -> bool {
@@ -114,6 +116,7 @@ impl Decision {
     /// The refusal that follows from the decision; `None` if it allows.
     pub fn rejection(&self) -> Option<Rejection> {
         let id = self.rule.as_deref().unwrap_or_default();
+        let request = if self.as_create { "this server-side apply as a create" } else { "this request" };
         let rejection = match &self.outcome {
             Outcome::Allow => return None,
             Outcome::Deny(Denial { why, fix, error }) if self.rule.is_none() => {
@@ -125,13 +128,13 @@ impl Decision {
                 }
             }
             Outcome::Deny(Denial { error: Some(error), fix, .. }) => {
-                let detail = format!("the rule `{id}` could not be evaluated for this request, which denies it");
+                let detail = format!("the rule `{id}` could not be evaluated for {request}, which denies it");
                 let fix = fix.as_deref().map_or("ask the owners of the policy to look at the rule", as_clause);
                 Rejection::new(Reason::PolicyDenied, detail).fix(fix.to_owned()).because(error.clone())
             }
             Outcome::Deny(Denial { why, fix, error: None }) => {
                 let why = why.as_deref().map(|why| format!(": {}", as_clause(why)));
-                let detail = format!("the rule `{id}` denies this request{}", why.unwrap_or_default());
+                let detail = format!("the rule `{id}` denies {request}{}", why.unwrap_or_default());
                 let rejection = Rejection::new(Reason::PolicyDenied, detail);
                 match fix {
                     Some(fix) => rejection.fix(as_clause(fix).to_owned()),
@@ -145,12 +148,12 @@ impl Decision {
                 } else {
                     format!("the approval of {count} people")
                 };
-                let detail = format!("the rule `{id}` lets this request pass only with {people}");
+                let detail = format!("the rule `{id}` lets {request} pass only with {people}");
                 Rejection::new(Reason::ApprovalRequired, detail)
                     .fix("Doorward takes no approvals yet, so ask the owners of the policy for a rule that needs none")
             }
             Outcome::StepUp { need, missing } => {
-                let detail = format!("the rule `{id}` would allow this request, but it needs {missing}");
+                let detail = format!("the rule `{id}` would allow {request}, but it needs {missing}");
                 let fix = "sign in again, with what is needed";
                 Rejection::new(Reason::NeedUnmet, detail).fix(fix).needs_login((**need).clone())
             }
@@ -159,7 +162,7 @@ impl Decision {
                     Some(need) => (format!(", after {need},"), "get a token with that scope, by such a login"),
                     None => (String::new(), "get a token with that scope"),
                 };
-                let detail = format!("no rule allows this request; with the scope `{scope}`{after} one would");
+                let detail = format!("no rule allows {request}; with the scope `{scope}`{after} one would");
                 let scopes = [scope].into_iter().chain(kept_scopes).map(ToString::to_string).collect();
                 let rejection = Rejection::new(Reason::NoRuleMatched, detail).fix(fix).needs_scopes(scopes);
                 match need {
@@ -168,7 +171,7 @@ impl Decision {
                 }
             }
             Outcome::NoMatch { missing_scope: None, .. } => {
-                Rejection::new(Reason::NoRuleMatched, "no rule allows this request")
+                Rejection::new(Reason::NoRuleMatched, format!("no rule allows {request}"))
                     .fix("ask the owners of the policy; `doorward explain` tells them what is missing")
             }
         };

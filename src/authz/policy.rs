@@ -156,6 +156,7 @@ impl Policy {
         let tells_create = is_refused_as_create(&decision, &as_create);
         let (mut decision, other) = if tells_create { (as_create, decision) } else { (decision, as_create) };
         decision.add_shadow(other.shadow);
+        decision.as_create = tells_create;
         decision
     }
 

@@ -93,6 +93,6 @@ impl<'p> Tally<'p> {
                 }
             }
         };
-        Decision { outcome, rule: rule.map(|rule| Arc::clone(&rule.id)), shadow: self.shadow }
+        Decision { outcome, rule: rule.map(|rule| Arc::clone(&rule.id)), shadow: self.shadow, as_create: false }
     }
 }

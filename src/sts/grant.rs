@@ -409,7 +409,7 @@ rules:
         let needed = NeededLogin { mfa: Some(std::time::Duration::from_secs(900)), ..NeededLogin::default() };
         let missing = Box::new(needed);
         let outcome = Outcome::StepUp { need: missing.clone(), missing };
-        let decision = Decision { outcome, rule: Some("deploys".into()), shadow: Vec::new() };
+        let decision = Decision { outcome, rule: Some("deploys".into()), as_create: false, shadow: Vec::new() };
         let told = why(&decision, &Principal::new(Scheme::Bearer, "corp", "1", "alice"));
         assert!(told.contains("rule `deploys` would give it"), "{told}");
         assert!(told.ends_with("needs a login with more than one factor in the last 15m"), "{told}");

@@ -170,7 +170,8 @@ fn patch(root: &raw::Root, groups: &str, namespace: &str, content_type: &str) ->
     Scenario::new(Some(&facts), &request, root).unwrap()
 }
 
-/// An apply must also be allowed as the create that it may be; the explanation is about what decided.
+/// An apply must also be allowed as the create that it may be; the explanation is about what decided. The refusal named
+/// the verb `patch`, which rules allowed.
 #[test]
 fn the_rule_that_refuses_an_apply_is_explained() {
     let rules = "
@@ -191,7 +192,7 @@ rules:
     let apply = "application/apply-patch+yaml";
     let refused = explained("[dev]", "dev", apply).to_string();
     for part in [
-        "DENY",
+        "DENY: no rule allows this server-side apply as a create",
         "to pass: `create` comes nearest to allowing it, and misses who.groups: needs ops, has dev",
         "note: server-side apply may create the object as well as patch it, and must be allowed as both; the rules below are \
          evaluated for the create",
@@ -202,9 +203,11 @@ rules:
     let denied = explained("[dev, ops]", "prod", apply);
     assert_eq!(denied.rule.as_deref(), Some("frozen"));
     assert!(denied.to_string().contains("- frozen (deny): matches"), "{denied}");
+    assert_eq!(denied.summary, "the rule `frozen` denies this server-side apply as a create");
     let patch = explained("[ops]", "dev", apply);
     assert!(patch.to_string().contains("evaluated for the patch"), "{patch}");
     assert!(patch.fixes[0].contains("`patch` comes nearest"), "{patch}");
+    assert_eq!(patch.summary, "no rule allows this request");
     let both = explained("[dev, ops]", "dev", apply);
     assert_eq!((both.outcome, both.rule.as_deref(), both.notes.len()), (raw::Effect::Allow, Some("patch"), 1));
     // A patch that creates nothing.
