@@ -27,7 +27,7 @@ impl TimeWindow {
         if from.is_none() {
             wrong.push(("from", format!("`{}` is not a time of day such as `08:00`", raw.from)));
         }
-        let to = time_of_day(&raw.to).filter(|at| *at > 0);
+        let to = time_of_day(&raw.to);
         if to.is_none() {
             wrong.push(("to", format!("`{}` is not a time of day such as `18:00` or `24:00`", raw.to)));
         }
@@ -164,6 +164,25 @@ mod tests {
         assert_eq!(window(None, "00:00", "24:00", None).unwrap().next_change(at(0, 1, 0)), None);
     }
 
+    /// It was refused as no time of day, which `from` takes.
+    #[test]
+    fn midnight_is_the_end_of_the_day_by_either_name() {
+        let [by_zero, by_24] = ["00:00", "24:00"].map(|to| window(Some("fri"), "22:00", to, None).unwrap());
+        for (time, expected) in [
+            (at(4, 0, 0), false),
+            (at(4, 21, 59), false),
+            (at(4, 22, 0), true),
+            (at(4, 23, 59), true),
+            (at(5, 0, 0), false),
+            (at(5, 23, 0), false),
+        ] {
+            assert_eq!([by_zero.contains(time), by_24.contains(time)], [expected; 2], "{time}");
+        }
+        for window in [by_zero, by_24] {
+            assert_eq!(window.next_change(at(4, 23, 0)), Some(at(5, 0, 0)), "{window}");
+        }
+    }
+
     #[test]
     fn ambiguous_time_windows_are_refused() {
         for (days, from, to, zone, key) in [
@@ -172,8 +191,8 @@ mod tests {
             (None, "8:00", "18:00", None, "from"),
             (None, "24:00", "18:00", None, "from"),
             (None, "08:00", "25:00", None, "to"),
-            (None, "08:00", "00:00", None, "to"),
             (None, "08:00", "08:00", None, "to"),
+            (None, "00:00", "00:00", None, "to"),
             (None, "08:60", "18:00", None, "from"),
             (None, "08:00", "18:00", Some("Europe/Berlin"), "zone"),
             (None, "08:00", "18:00", Some("+25:00"), "zone"),
