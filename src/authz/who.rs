@@ -190,8 +190,8 @@ impl Who {
                 }
             }
             Self::Claim { path, values } => match path.find(&principal.claims) {
-                Some(Value::Array(given)) => given.iter().any(|value| values.contains(value)).into(),
-                Some(value) => values.contains(value).into(),
+                Some(Value::Array(given)) => given.iter().any(|given| is_claim(given, values, reading)).into(),
+                Some(given) => is_claim(given, values, reading).into(),
                 None if wide && principal.may_have_had(&path.claim()) => Met::Withheld,
                 None if wide && caller.issuer.is_some_and(|issuer| issuer.withholds(path, principal)) => Met::Withheld,
                 None => Met::No,
@@ -303,6 +303,13 @@ fn unfit_issuer(actor: &Actor, issuers: &NamedIssuers) -> Option<String> {
         Some(issuer) => Some(format!("of issuer {issuer}, which `issuers` does not name")),
         None => Some("of an issuer that is not known".to_owned()),
     }
+}
+
+/// Whether the value of a claim is one of `values`. Read wide, numbers are the same if their values are: some issuers
+/// write `5` as `5.0`.
+fn is_claim(given: &Value, values: &[Value], reading: Reading) -> bool {
+    let is_same_number = |value: &Value| given.is_number() && value.is_number() && given.as_f64() == value.as_f64();
+    values.contains(given) || (reading == Reading::Wide && values.iter().any(is_same_number))
 }
 
 /// The condition on senders of deliveries.

@@ -383,6 +383,27 @@ tests:
     );
 }
 
+/// Some issuers write integers so, and a deny of `5` let `5.0` pass.
+#[test]
+fn a_deny_takes_a_number_for_the_same_however_the_token_writes_it() {
+    decide_all(
+        ONE_ISSUER,
+        "
+rules:
+  - {id: all, on: {paths: [/deny]}, do: allow}
+  - {id: allowed, on: {paths: [/allow]}, who: {claims: {d: [5]}}, do: allow}
+  - {id: denied, on: {paths: [/deny]}, who: {claims: {d: [5]}}, do: deny}
+tests:
+  - {name: written so, principal: {claims: {d: 5}}, request: {route: web, path: /deny}, expect: {outcome: deny, rule: denied}}
+  - {name: as a fraction, principal: {claims: {d: 5.0}}, request: {route: web, path: /deny}, expect: {outcome: deny, rule: denied}}
+  - {name: in a list, principal: {claims: {d: [4, 5.0]}}, request: {route: web, path: /deny}, expect: {outcome: deny, rule: denied}}
+  - {name: another, principal: {claims: {d: 5.5}}, request: {route: web, path: /deny}, expect: {outcome: allow, rule: all}}
+  - {name: a text, principal: {claims: {d: '5'}}, request: {route: web, path: /deny}, expect: {outcome: allow, rule: all}}
+  - {name: an allow, principal: {claims: {d: 5.0}}, request: {route: web, path: /allow}, expect: {outcome: deny}}
+",
+    );
+}
+
 #[test]
 fn a_deny_applies_if_the_issuer_withholds_the_claim_that_it_tests() {
     decide_all(
