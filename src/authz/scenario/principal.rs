@@ -38,7 +38,8 @@ pub(super) fn complete(
     if configured.is_none() && webhooks::of_issuer(&issuer).is_none() && issuer != break_glass::ISSUER {
         return Err(no_such("issuer", &issuer, root.issuers.iter().map(|issuer| issuer.name.as_str())).into());
     }
-    let actor = facts.actor.as_ref().map(|actor| actor_of(actor, &issuer, configured, root)).transpose()?;
+    let actor = facts.actor.as_ref().map(|actor| actor_of(actor, &issuer, configured, token.is_some(), root));
+    let actor = actor.transpose()?;
     let schemes = match token {
         None => schemes_of(&issuer, configured, route)?,
         Some(_) if delivery.is_some() => vec![Scheme::Webhook],
@@ -123,11 +124,13 @@ pub(super) fn complete(
     })
 }
 
-/// Completes an actor of a principal of `issuer`.
+/// Completes an actor of a principal of `issuer`. Only where tokens are exchanged can it have proved itself by a token
+/// of another one: of an actor that a provider writes into its own token, no other issuer is known.
 fn actor_of(
     facts: &raw::ActorFacts,
     issuer: &str,
     configured: Option<&raw::Issuer>,
+    is_exchanged: bool,
     root: &raw::Root,
 ) -> Result<Actor, NotEvaluated> {
     let is_doorward = configured.is_some_and(|issuer| issuer.preset == Some(raw::Preset::Doorward));
@@ -137,7 +140,7 @@ fn actor_of(
         return Err(no_such("issuer", named, root.issuers.iter().map(|issuer| issuer.name.as_str())).into());
     }
     let issuer = match &facts.issuer {
-        Some(named) => Some(named.as_str()),
+        Some(named) => (is_doorward || is_exchanged || named == issuer).then_some(named.as_str()),
         None => (!is_doorward).then_some(issuer),
     };
     Ok(Actor { issuer: issuer.map(Into::into), subject: facts.subject.as_str().into(), client: arc(&facts.client) })

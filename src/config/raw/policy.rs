@@ -320,7 +320,8 @@ pub struct PrincipalFacts {
 #[serde(deny_unknown_fields)]
 pub struct ActorFacts {
     /// Its issuer, by name. Default: that of the principal, unless that is Doorward itself, whose tokens have actors of
-    /// other issuers alone.
+    /// other issuers alone. A token of any other issuer names no actor of another one: unless it is exchanged, such an
+    /// issuer counts as not known.
     #[serde(default)]
     pub issuer: Option<String>,
     /// Its subject.

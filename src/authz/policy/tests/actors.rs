@@ -42,7 +42,8 @@ fn an_actor_has_the_rights_of_its_name_only_where_its_own_issuer_is_named() {
 ",
         &[
             ("company", "{subject: helper, client: assistant}", &["/client", "/subject", "/both"]),
-            ("company", "{issuer: other, subject: helper, client: assistant}", &["/both"]),
+            // A provider vouches for no actor of another issuer, by whatever name: it was decided as if it did.
+            ("company", "{issuer: other, subject: helper, client: assistant}", &[]),
             ("own", "{issuer: company, subject: helper, client: assistant}", &[]),
             ("own", "{issuer: other, subject: helper, client: assistant}", &["/theirs"]),
             // The token does not name the issuer of the actor.
@@ -154,14 +155,13 @@ fn a_deny_by_clients_matches_an_actor_whose_client_is_not_known() {
 fn an_explanation_names_the_issuer_of_an_actor_that_a_rule_does_not_name() {
     let rules = "
 rules:
-  - {id: client, who: {issuers: [company], clients: [assistant], on_behalf_of: {}}, do: allow}
-  - {id: subject, who: {issuers: [company], subjects: [helper], on_behalf_of: {}}, do: allow}
+  - {id: client, who: {issuers: [own], clients: [assistant], on_behalf_of: {}}, do: allow}
+  - {id: subject, who: {issuers: [own], subjects: [helper], on_behalf_of: {}}, do: allow}
 ";
     let root = root(ISSUERS, rules);
     let policy = compile(&root).unwrap();
     let request: raw::RequestFacts = serde_saphyr::from_str("{route: web}").unwrap();
-    let facts =
-        "{issuer: company, kind: human, client: cli, actor: {issuer: other, subject: helper, client: assistant}}";
+    let facts = "{issuer: own, kind: human, client: cli, actor: {issuer: other, subject: helper, client: assistant}}";
     let facts: raw::PrincipalFacts = serde_saphyr::from_str(facts).unwrap();
     let scenario = Scenario::new(Some(&facts), &request, &root).unwrap();
     let text = policy.explain(&scenario.principal, &scenario.request()).to_string();
@@ -181,7 +181,8 @@ fn an_expression_reads_the_issuer_of_an_actor() {
   - {id: all, on: {paths: [/when]}, when: \"has(principal.actor.issuer) && principal.actor.issuer == 'other'\", do: allow}
 ",
         &[
-            ("company", "{issuer: other, subject: helper}", &["/when"]),
+            ("own", "{issuer: other, subject: helper}", &["/when"]),
+            ("company", "{issuer: other, subject: helper}", &[]),
             ("company", "{subject: helper}", &[]),
             ("own", "{subject: helper}", &[]),
         ],
