@@ -82,7 +82,7 @@ pub struct On {
     /// Times at which the rule applies.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub time: Option<TimeWindow>,
-    /// Client addresses.
+    /// Networks of clients; one address is `198.51.100.7/32`.
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(with = "Vec<Cidr>", length(min = 1))]
     pub addresses: Vec<IpNet>,
@@ -160,8 +160,8 @@ pub struct OnToken {
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub audiences: Vec<String>,
-    /// Scopes. An allow gives only these, and without this key only tokens that have no scopes; a deny without it
-    /// matches all.
+    /// Scopes. An allow gives only these, and without this key only tokens that have no scopes. A deny also matches
+    /// tokens that have no scopes, and without this key all.
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub scopes: Vec<String>,

@@ -26,8 +26,8 @@ pub struct Listener {
     #[serde(default)]
     #[schemars(with = "Vec<Cidr>")]
     pub proxy_protocol_from: Vec<IpNet>,
-    /// Peers whose `X-Forwarded-For` and `X-Forwarded-Proto` are trusted, and that may send requests for all hosts over
-    /// a connection that was opened for one TLS server name. Default: none.
+    /// Networks of peers whose `X-Forwarded-For` and `X-Forwarded-Proto` are trusted, and that may send requests for all
+    /// hosts over a connection that was opened for one TLS server name; one address is `10.0.0.1/32`. Default: none.
     #[serde(default)]
     #[schemars(with = "Vec<Cidr>")]
     pub trusted_proxies: Vec<IpNet>,
