@@ -1,6 +1,6 @@
 //! Reloads: a new generation is built beside the current one, and replaces it as a whole or is refused.
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, io, path::PathBuf, sync::Arc, time::Duration};
 
 use super::{
     App, account_tokens, hooks,
@@ -21,8 +21,9 @@ use crate::{
         self, Loaded, Sources,
         fingerprint::Fingerprint,
         reload::{changed_keys, fixed_changes},
+        renewal::{self, Renewal},
         report::Severity,
-        resolver::{Resolver, Volume},
+        resolver::{Contents, Volume},
         watch::{Cause, Trigger, Watcher},
     },
     downstream::{self, Downstream},
@@ -75,6 +76,10 @@ pub struct Reloader {
     files: Fingerprint,
     /// The content of those files that are in one volume with the configuration.
     volume: Volume,
+    /// The content of all files that its settings name, as it is in use.
+    contents: Contents,
+    /// Those of them whose previous content is in use, as the present one cannot be.
+    broken: BTreeSet<PathBuf>,
 }
 
 /// The parts of the admin listener and the operator socket that follow a reload, if there are any.
@@ -123,13 +128,27 @@ impl Reloader {
         admin: AdminHandles,
     ) -> io::Result<Self> {
         let (folder, files) = (loaded.base().to_owned(), loaded.fingerprint.clone());
-        let volume = loaded.volume;
+        let (volume, contents, broken) = (loaded.volume, loaded.contents, BTreeSet::new());
         let started = (loaded.raw, loaded.fingerprint.clone());
         let watcher = Watcher::new(loaded.fingerprint)?;
         let own = app.own_pools();
         let health = app.health.component("configuration", Gate::Report);
         health.ok();
-        Ok(Self { sources, app, watcher, logging, own, admin, health, started, folder, files, volume })
+        Ok(Self {
+            sources,
+            app,
+            watcher,
+            logging,
+            own,
+            admin,
+            health,
+            started,
+            folder,
+            files,
+            volume,
+            contents,
+            broken,
+        })
     }
 
     pub fn trigger(&self) -> Trigger {
@@ -164,6 +183,8 @@ impl Reloader {
                     Ok(()) => {
                         self.files = files.clone();
                         self.volume = loaded.volume;
+                        self.contents = loaded.contents;
+                        self.broken.clear();
                         self.watcher.follow(files);
                         return;
                     }
@@ -181,11 +202,15 @@ impl Reloader {
         let first = reasons.first().map_or("no reason was given", String::as_str);
         let more = reasons.len().checked_sub(1).filter(|more| *more > 0);
         let more = more.map(|more| format!(" (and {more} more)")).unwrap_or_default();
-        self.health.degraded(format!("the configuration was refused, and an older one is in use: {first}{more}"));
+        let status = format!("the configuration was refused, and an older one is in use: {first}{more}");
+        self.health.degraded(status.clone());
         self.app.outcome.refused(self.app.clock.now(), &reasons, in_files);
         self.app.trail.note(Note::PolicyRefused { digest: None, cause: cause.as_str(), problems });
         log_refusal(cause, &reasons);
         self.renew(&current, downstream).await;
+        if let Some(kept) = self.kept() {
+            self.health.degraded(format!("{status}; {kept}"));
+        }
         // Files that the refused configuration did not get to read: with their content at that time, and not as in the
         // configuration in force, which would be reported as a change for ever.
         files.add(&seen);
@@ -232,26 +257,34 @@ impl Reloader {
     /// configuration belong to it and are not reread.
     async fn renew(&mut self, current: &Arc<Snapshot>, downstream: &Downstream) {
         let (app, previous, folder) = (Arc::clone(&self.app), Arc::clone(current), self.folder.clone());
-        let volume = self.volume.clone();
-        let resolving = tokio::task::spawn_blocking(move || {
-            let mut resolver = Resolver::with_volume(&folder, volume);
-            let resolved = snapshot::resolve(&previous.raw, &mut resolver, &app.context, Some(&previous));
-            (resolved, resolver)
+        let (volume, contents) = (self.volume.clone(), self.contents.clone());
+        let renewing = tokio::task::spawn_blocking(move || {
+            renewal::renew(&folder, &volume, &contents, |resolver| {
+                snapshot::resolve(&previous.raw, resolver, &app.context, Some(&previous))
+            })
         });
-        let Ok((resolved, resolver)) = resolving.await else { return };
-        if resolver.fingerprint().is_part_of(&self.files) {
+        let Ok(Renewal { resolved, fingerprint: mut files, contents, broken }) = renewing.await else { return };
+        if files.is_part_of(&self.files) {
             return;
         }
-        let mut files = resolver.fingerprint().clone();
         // The main file and the policy files are not read here.
         files.add(&self.files);
         self.files = files;
-        if resolver.report.has_errors() {
+        self.broken = broken;
+        if let Some(kept) = self.kept() {
+            tracing::warn!("{kept}");
+        }
+        let Some(resolved) = resolved else {
             tracing::warn!(
-                "files of the configuration in force cannot be used any more; their previous content stays in use"
+                "the configuration in force cannot be resolved again for a reason outside of its files, so none of them is \
+                 renewed; `doorward check` shows the reason"
             );
             return;
+        };
+        if contents == self.contents {
+            return;
         }
+        self.contents = contents;
         let beside = Beside::of(&resolved);
         // It is the same configuration, so it keeps its number.
         let Some(next) = resolved.into_snapshot(current.number, &self.app.shared, &self.app.clock) else { return };
@@ -261,6 +294,17 @@ impl Reloader {
         self.put_in_force(next);
         let ended = self.end_refused_streams().await;
         tracing::info!(streams_ended = ended, "files of the configuration in force have changed, and are in use");
+    }
+
+    /// Says which files of the configuration in force cannot be used as they are now, if there are any.
+    fn kept(&self) -> Option<String> {
+        let names: Vec<String> = self.broken.iter().map(|path| path.display().to_string()).collect();
+        (!names.is_empty()).then(|| {
+            format!(
+                "files of the configuration in force cannot be used any more, and their previous content stays in use: {}",
+                names.join(", ")
+            )
+        })
     }
 
     /// Passes settings to the parts of the process that outlive a generation.

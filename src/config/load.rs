@@ -24,7 +24,7 @@ use super::{
     raw,
     report::{At, Report, Severity, nearest},
     resolve,
-    resolver::{Resolver, Volume},
+    resolver::{Contents, Resolver, Volume},
     schema, shape,
     source::{Data, Node, Repeated, SourceFile, keys_alone},
 };
@@ -48,6 +48,8 @@ pub struct Loaded {
     pub fingerprint: Fingerprint,
     /// Those of them that are swapped together with the main file.
     pub volume: Volume,
+    /// The content of the files that settings name.
+    pub contents: Contents,
     /// The main file.
     pub path: PathBuf,
     /// The digest of the content of the main file and the policy files, independent of their paths and of variables and
@@ -229,6 +231,7 @@ fn load_once<T>(
             locations: draft.locations,
             fingerprint,
             volume: resolver.volume().clone(),
+            contents: resolver.contents().clone(),
             path,
             digest,
         },

@@ -21,6 +21,7 @@
 //! | `resolve`, `resolver` | checks across components, and file access for components |
 //! | `report`, `diagnosis`, `render` | problems, problems with their places, and their display |
 //! | `watch`, `fingerprint` | when to load again, and whether a file has changed |
+//! | `renewal` | the files of the configuration in force, while a newer one is refused |
 //! | `reload`, `changes` | changes that require a restart, and the differences between two configurations |
 //! | `effective` | the configuration in force, with the origin of each value |
 
@@ -35,6 +36,7 @@ pub mod raw;
 mod reference;
 pub(crate) mod reload;
 mod render;
+pub(crate) mod renewal;
 pub(crate) mod report;
 pub(crate) mod resolve;
 pub(crate) mod resolver;

@@ -49,6 +49,44 @@ impl std::fmt::Debug for Secret {
 #[derive(Clone, Debug, Default)]
 pub struct Volume(BTreeMap<PathBuf, Secret>);
 
+impl Volume {
+    /// Uses, for this file too, the content that it had there.
+    pub(super) fn keep(&mut self, path: &Path, contents: &Contents) {
+        if let Some(named) = contents.0.get(path) {
+            self.0.insert(path.to_owned(), named.content.clone());
+        }
+    }
+}
+
+/// The content of the files that settings name, as it was used, and where they are named.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Contents(BTreeMap<PathBuf, NamedFile>);
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct NamedFile {
+    content: Secret,
+    places: Vec<At>,
+}
+
+impl Contents {
+    fn add(&mut self, path: &Path, content: &[u8], at: &At) {
+        let new = || NamedFile { content: Secret::new(content.to_vec()), places: Vec::new() };
+        self.0.entry(path.to_owned()).or_insert_with(new).places.push(at.clone());
+    }
+
+    /// The files that are named within a part of the configuration.
+    pub(super) fn named_within(&self, at: &At) -> impl Iterator<Item = &Path> {
+        let named = self.0.iter().filter(move |(_, file)| file.places.iter().any(|place| place.is_within(at)));
+        named.map(|(path, _)| path.as_path())
+    }
+
+    /// Whether both have the same content for one file.
+    pub(super) fn agrees(&self, other: &Self, path: &Path) -> bool {
+        let [ours, others] = [self, other].map(|contents| contents.0.get(path).map(|file| &file.content));
+        ours == others
+    }
+}
+
 /// Collects problems and the files that the configuration depends on.
 #[derive(Debug, Default)]
 pub struct Resolver {
@@ -57,6 +95,7 @@ pub struct Resolver {
     files: BTreeSet<PathBuf>,
     fingerprint: Fingerprint,
     volume: Volume,
+    contents: Contents,
     /// Content that is used in place of what is on the disk.
     kept: Volume,
     /// A folder that Doorward creates when it starts.
@@ -115,6 +154,11 @@ impl Resolver {
     /// The content that was read from the volume of the configuration.
     pub fn volume(&self) -> &Volume {
         &self.volume
+    }
+
+    /// The content of the files that settings name.
+    pub fn contents(&self) -> &Contents {
+        &self.contents
     }
 
     pub fn path(&self, path: &Path) -> PathBuf {
@@ -183,7 +227,16 @@ impl Resolver {
             return None;
         }
         let path = self.path(path);
-        self.read_named(&path).map_err(|why| self.report.error(at, format!("{} {why}", path.display()))).ok()
+        match self.read_named(&path) {
+            Ok(bytes) => {
+                self.contents.add(&path, &bytes, at);
+                Some(bytes)
+            }
+            Err(why) => {
+                self.report.error(at, format!("{} {why}", path.display()));
+                None
+            }
+        }
     }
 
     /// Reads a file whose path is already complete; the caller reports a problem.
