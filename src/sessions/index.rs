@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::{
-    keyring::{KeyRing, Purpose},
+    keyring::{KeyId, KeyRing, Purpose},
     record::{Record, SessionHash},
 };
 use crate::{
@@ -78,20 +78,33 @@ pub(super) struct Split {
     pub gone: Vec<(SessionHash, Timestamp)>,
 }
 
-/// The index of one person.
+/// The index of one person: a list for each key, of the sessions that it sealed. A list is sealed with its key, so that
+/// without the key it is neither read nor overwritten, and sessions are listed again when their key is put back.
 pub(super) struct Index<'a> {
     store: &'a dyn Backend,
     keys: &'a KeyRing,
+    /// In the order of the keys: new sessions are in the first.
+    lists: Vec<List>,
+}
+
+struct List {
+    sealed_by: KeyId,
+    /// The key of its record in the store.
     key: [u8; 32],
 }
 
 impl<'a> Index<'a> {
     pub fn of(store: &'a dyn Backend, keys: &'a KeyRing, issuer: &str, subject: &str) -> Self {
-        Self { store, keys, key: sha256(&[issuer.as_bytes(), b"\0", subject.as_bytes()]) }
+        let list = |sealed_by: KeyId| {
+            let key = sha256(&[issuer.as_bytes(), b"\0", subject.as_bytes(), &sealed_by]);
+            List { sealed_by, key }
+        };
+        Self { store, keys, lists: keys.ids().map(list).collect() }
     }
 
+    /// The sessions that any of the keys sealed.
     pub async fn entries(&self, now: Timestamp) -> Result<Vec<Entry>, StoreError> {
-        Ok(self.read(now).await?.0)
+        self.read_all(&self.lists, now).await
     }
 
     /// The subject of the provider's own session `sid`.
@@ -102,15 +115,22 @@ impl<'a> Index<'a> {
         sid: &str,
         now: Timestamp,
     ) -> Result<Option<String>, StoreError> {
-        let key = sid_key(issuer, sid);
-        let stored = store.get(Table::SessionIndex, &key, now).await?;
-        Ok(stored.and_then(|stored| String::from_utf8(keys.open(Purpose::Index, &key, &stored.value).ok()?).ok()))
+        let ids: Vec<KeyId> = keys.ids().collect();
+        for id in ids {
+            let key = sid_key(issuer, sid, id);
+            let stored = store.get(Table::SessionIndex, &key, now).await?;
+            let plain = stored.and_then(|stored| keys.open(Purpose::Index, &key, &stored.value).ok());
+            if let Some(subject) = plain.and_then(|plain| String::from_utf8(plain).ok()) {
+                return Ok(Some(subject));
+            }
+        }
+        Ok(None)
     }
 
     /// Records the subject of the provider's own session, if the provider names one.
     async fn note_sid(&self, record: &Record, now: Timestamp) -> Result<(), StoreError> {
         let Some(sid) = record.provider_session() else { return Ok(()) };
-        let key = sid_key(&record.issuer_url, sid);
+        let key = sid_key(&record.issuer_url, sid, self.first()?.sealed_by);
         let sealed = self.keys.seal(Purpose::Index, &key, record.subject.as_bytes()).ok_or_else(unsealable)?;
         self.store.put(Table::SessionIndex, &key, sealed, record.ends, Expect::Any, now).await.map(drop)
     }
@@ -128,17 +148,20 @@ impl<'a> Index<'a> {
         let entry = Entry { login: login.map(|(digest, _)| digest.to_owned()), ..Entry::of(hash, record) };
         self.note_sid(record, now).await?;
         self.forget_gone(max, &has_ended, now).await?;
-        self.change(now, |entries| {
+        let others = self.read_all(self.lists.get(1..).unwrap_or_default(), now).await?;
+        self.change(self.first()?, now, |entries| {
             let is_beside = |known: &&Entry| {
                 login.is_some_and(|(digest, began)| known.login.as_deref() == Some(digest) && known.began > began)
             };
-            let first = entries.iter().filter(is_beside).filter_map(Entry::hash).find(|hash| !has_ended(hash));
+            let mut all = joined(others.clone(), entries.clone());
+            let first = all.iter().filter(is_beside).filter_map(Entry::hash).find(|hash| !has_ended(hash));
             if let Some(first) = first {
                 return Added::Existing(first);
             }
             entries.push(entry.clone());
-            let surplus = entries.len().saturating_sub(max);
-            Added::New(entries.iter().take(surplus).cloned().collect())
+            all.push(entry.clone());
+            all.truncate(all.len().saturating_sub(max));
+            Added::New(all)
         })
         .await
     }
@@ -185,11 +208,11 @@ impl<'a> Index<'a> {
         split
     }
 
-    /// Writes the index again, with this session in it and its current end.
+    /// Writes the list of the first key again, with this session in it and its current end.
     pub async fn keep(&self, hash: &SessionHash, record: &Record, now: Timestamp) -> Result<(), StoreError> {
         let entry = Entry::of(hash, record);
         self.note_sid(record, now).await?;
-        self.change(now, |entries| match entries.iter_mut().find(|known| known.hash == entry.hash) {
+        self.change(self.first()?, now, |entries| match entries.iter_mut().find(|known| known.hash == entry.hash) {
             Some(known) => known.ends = entry.ends,
             None => entries.push(entry.clone()),
         })
@@ -198,28 +221,51 @@ impl<'a> Index<'a> {
 
     pub async fn remove(&self, hashes: &[SessionHash], now: Timestamp) -> Result<(), StoreError> {
         let gone = |entry: &Entry| entry.hash().is_none_or(|hash| hashes.contains(&hash));
-        self.change(now, |entries| entries.retain(|entry| !gone(entry))).await
+        for (nth, list) in self.lists.iter().enumerate() {
+            if nth == 0 || self.read(list, now).await?.0.iter().any(gone) {
+                self.change(list, now, |entries| entries.retain(|entry| !gone(entry))).await?;
+            }
+        }
+        Ok(())
     }
 
-    async fn read(&self, now: Timestamp) -> Result<(Vec<Entry>, Expect), StoreError> {
-        let Some(stored) = self.store.get(Table::SessionIndex, &self.key, now).await? else {
+    fn first(&self) -> Result<&List, StoreError> {
+        self.lists.first().ok_or_else(unsealable)
+    }
+
+    /// The entries of several lists, with those of the last key in front, as it is the oldest.
+    async fn read_all(&self, lists: &[List], now: Timestamp) -> Result<Vec<Entry>, StoreError> {
+        let mut all = Vec::new();
+        for list in lists.iter().rev() {
+            all = joined(all, self.read(list, now).await?.0);
+        }
+        Ok(all)
+    }
+
+    async fn read(&self, list: &List, now: Timestamp) -> Result<(Vec<Entry>, Expect), StoreError> {
+        let Some(stored) = self.store.get(Table::SessionIndex, &list.key, now).await? else {
             return Ok((Vec::new(), Expect::Absent));
         };
-        // An index that was sealed with a removed key lists sessions that are lost with it.
-        let plain = self.keys.open(Purpose::Index, &self.key, &stored.value).unwrap_or_default();
+        // Its key is there, so one that cannot be opened is damaged, or was emptied.
+        let plain = self.keys.open(Purpose::Index, &list.key, &stored.value).unwrap_or_default();
         let mut entries: Vec<Entry> = serde_json::from_slice(&plain).unwrap_or_default();
         entries.retain(|entry| entry.ends > now);
         Ok((entries, Expect::Version(stored.version)))
     }
 
-    async fn change<T>(&self, now: Timestamp, change: impl Fn(&mut Vec<Entry>) -> T) -> Result<T, StoreError> {
+    async fn change<T>(
+        &self,
+        list: &List,
+        now: Timestamp,
+        change: impl Fn(&mut Vec<Entry>) -> T,
+    ) -> Result<T, StoreError> {
         for _ in 0..TRIES {
-            let (mut entries, expect) = self.read(now).await?;
+            let (mut entries, expect) = self.read(list, now).await?;
             let outcome = change(&mut entries);
             let Some(expires) = entries.iter().map(|entry| entry.ends).max() else {
                 // An empty index may stay until it expires if somebody has added to it meanwhile.
                 if let Expect::Version(_) = expect {
-                    match self.store.put(Table::SessionIndex, &self.key, Vec::new(), now, expect, now).await? {
+                    match self.store.put(Table::SessionIndex, &list.key, Vec::new(), now, expect, now).await? {
                         Written::Done(_) => return Ok(outcome),
                         Written::Conflict(_) => continue,
                     }
@@ -228,9 +274,9 @@ impl<'a> Index<'a> {
             };
             let value = serde_json::to_vec(&entries)
                 .ok()
-                .and_then(|plain| self.keys.seal(Purpose::Index, &self.key, &plain))
+                .and_then(|plain| self.keys.seal_with(list.sealed_by, Purpose::Index, &list.key, &plain))
                 .ok_or_else(unsealable)?;
-            match self.store.put(Table::SessionIndex, &self.key, value, expires, expect, now).await? {
+            match self.store.put(Table::SessionIndex, &list.key, value, expires, expect, now).await? {
                 Written::Done(_) => return Ok(outcome),
                 Written::Conflict(_) => {}
             }
@@ -240,8 +286,15 @@ impl<'a> Index<'a> {
 }
 
 /// Cannot collide with the key of a person, as an issuer identifier is a URL.
-fn sid_key(issuer: &str, sid: &str) -> [u8; 32] {
-    sha256(&[b"sid\0", issuer.as_bytes(), b"\0", sid.as_bytes()])
+fn sid_key(issuer: &str, sid: &str, sealed_by: KeyId) -> [u8; 32] {
+    sha256(&[b"sid\0", issuer.as_bytes(), b"\0", sid.as_bytes(), &sealed_by])
+}
+
+/// Both lists, without the older entry of a session that is in both.
+fn joined(mut older: Vec<Entry>, newer: Vec<Entry>) -> Vec<Entry> {
+    older.retain(|known| newer.iter().all(|entry| entry.hash != known.hash));
+    older.extend(newer);
+    older
 }
 
 fn unsealable() -> StoreError {

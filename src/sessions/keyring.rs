@@ -22,6 +22,9 @@ const KEY_LEN: usize = 32;
 const KEY_ID_LEN: usize = 4;
 const TAG_LEN: usize = 16;
 
+/// Names a key, and tells nothing else of it.
+pub(super) type KeyId = [u8; KEY_ID_LEN];
+
 /// The purpose of sealed data, so that one kind never passes for another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Purpose {
@@ -63,7 +66,7 @@ pub enum OpenError {
 pub struct KeyRing(Arc<[Key]>);
 
 struct Key {
-    id: [u8; KEY_ID_LEN],
+    id: KeyId,
     key: RandomizedNonceKey,
 }
 
@@ -109,19 +112,17 @@ impl KeyRing {
     /// As [`KeyRing::seal`], for parts that are sealed as one behind a mark in clear text, without an intermediate
     /// copy.
     pub fn seal_behind(&self, mark: &[u8], purpose: Purpose, context: &[u8], parts: &[&[u8]]) -> Option<Vec<u8>> {
-        let key = self.0.first()?;
-        let begin = mark.len() + KEY_ID_LEN + NONCE_LEN;
-        let length: usize = parts.iter().map(|part| part.len()).sum();
-        let mut sealed = Vec::with_capacity(begin + length + TAG_LEN);
-        sealed.extend_from_slice(mark);
-        sealed.extend_from_slice(&key.id);
-        sealed.resize(begin, 0);
-        parts.iter().for_each(|part| sealed.extend_from_slice(part));
-        let bytes = sealed.get_mut(begin..)?;
-        let (nonce, tag) = key.key.seal_in_place_separate_tag(Aad::from(bound(purpose, context)), bytes).ok()?;
-        sealed.get_mut(begin - NONCE_LEN..begin)?.copy_from_slice(nonce.as_ref());
-        sealed.extend_from_slice(tag.as_ref());
-        Some(sealed)
+        self.0.first()?.seal(mark, purpose, context, parts)
+    }
+
+    /// Seals with the key of this name.
+    pub(super) fn seal_with(&self, id: KeyId, purpose: Purpose, context: &[u8], plain: &[u8]) -> Option<Vec<u8>> {
+        self.0.iter().find(|key| key.id == id)?.seal(&[], purpose, context, &[plain])
+    }
+
+    /// The names of the keys, in their order.
+    pub(super) fn ids(&self) -> impl Iterator<Item = KeyId> {
+        self.0.iter().map(|key| key.id)
     }
 
     /// Whether data is sealed with the first key.
@@ -159,6 +160,21 @@ impl Key {
     fn new(bytes: &[u8]) -> Option<Self> {
         let id = *sha256(&[&sha256(&[bytes])]).first_chunk()?;
         Some(Self { id, key: RandomizedNonceKey::new(&AES_256_GCM, bytes).ok()? })
+    }
+
+    fn seal(&self, mark: &[u8], purpose: Purpose, context: &[u8], parts: &[&[u8]]) -> Option<Vec<u8>> {
+        let begin = mark.len() + KEY_ID_LEN + NONCE_LEN;
+        let length: usize = parts.iter().map(|part| part.len()).sum();
+        let mut sealed = Vec::with_capacity(begin + length + TAG_LEN);
+        sealed.extend_from_slice(mark);
+        sealed.extend_from_slice(&self.id);
+        sealed.resize(begin, 0);
+        parts.iter().for_each(|part| sealed.extend_from_slice(part));
+        let bytes = sealed.get_mut(begin..)?;
+        let (nonce, tag) = self.key.seal_in_place_separate_tag(Aad::from(bound(purpose, context)), bytes).ok()?;
+        sealed.get_mut(begin - NONCE_LEN..begin)?.copy_from_slice(nonce.as_ref());
+        sealed.extend_from_slice(tag.as_ref());
+        Some(sealed)
     }
 }
 

@@ -494,16 +494,15 @@ impl Sessions {
         let (hash, version, current) = (session.hash, session.version, session.current_key);
         let sessions = self.clone();
         self.0.shared.control.spawn(async move {
+            // Its entry moves to the new key with it; otherwise it would be lost with the old key. First, as another writer
+            // may come before the next line, and nobody would notice then that the entry is missing.
+            if !current {
+                let kept = sessions.index(&record).keep(&hash, &record, now).await;
+                kept.unwrap_or_else(|error| tracing::warn!(%error, "an index of sessions keeps its old key"));
+            }
             // If it is not written, another writer came first, or the session has ended.
             match sessions.write(hash, &record, version).await {
-                Ok(is_written) => {
-                    sessions.0.cache.invalidate(&hash);
-                    // The index moves to the new key with its sessions; otherwise it would be lost with the old key.
-                    if !current && is_written {
-                        let kept = sessions.index(&record).keep(&hash, &record, now).await;
-                        kept.unwrap_or_else(|error| tracing::warn!(%error, "an index of sessions keeps its old key"));
-                    }
-                }
+                Ok(_) => sessions.0.cache.invalidate(&hash),
                 Err(error) => tracing::debug!(%error, "the use of a session was not noted"),
             }
         });

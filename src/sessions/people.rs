@@ -301,7 +301,7 @@ impl Sessions {
         self.end_split(issuer, subject, split, reason).await
     }
 
-    fn index_of(&self, issuer: &str, subject: &str) -> Index<'_> {
+    pub(super) fn index_of(&self, issuer: &str, subject: &str) -> Index<'_> {
         Index::of(&*self.0.shared.store, &self.0.keys, issuer, subject)
     }
 }

@@ -1,6 +1,6 @@
 //! The sessions of one person.
 
-use super::{super::index::Added, *};
+use super::{super::index::Added, fixture::sent_back, *};
 
 #[tokio::test]
 async fn the_number_of_sessions_of_a_person_is_bounded() {
@@ -358,4 +358,47 @@ async fn a_sign_out_in_a_browser_ends_no_session_of_a_program() {
         assert_eq!(ended, 1, "{claims}");
         assert!(at.sessions.authenticate_handle(&handle, &origin, address).await.is_err(), "{claims}");
     }
+}
+
+/// The list of their sessions was overwritten while its key was away, so what ended all of them left some valid.
+#[tokio::test]
+async fn sessions_of_a_key_that_is_put_back_are_listed_and_ended_with_the_others() {
+    let (at, origin) = (Fixture::offline(), dash());
+    let claims = json!({"sub": "alice", "sid": "s1"});
+    let generation = |keys: &[[u8; 32]]| Fixture::generation(&at.provider, &at.shared, settings(), keys);
+    let begin = async |sessions: &Sessions| {
+        let tokens = Tokens { access: "access".to_owned(), refresh: None, id: None };
+        let new = at.new_session(claims.clone(), &["openid"], tokens, &origin);
+        sent_back(&sessions.create(new, None).await.unwrap().0.unwrap())
+    };
+    let (old, new, both) = (&at.sessions, generation(&[[2; 32]]), generation(&[[2; 32], [1; 32]]));
+    let held = [begin(old).await, begin(&new).await];
+    let issuer = &at.provider.issuer;
+    assert_eq!(new.list(issuer, "alice").await.unwrap().len(), 1, "it cannot read the other");
+    assert_eq!(both.list(issuer, "alice").await.unwrap().len(), 2);
+    // The provider's own name of the session is still known to the old key, too.
+    assert_eq!(old.end_by_provider(issuer, None, Some("s1")).await.unwrap(), 1);
+    let held = [begin(old).await, held[1].clone()];
+    assert_eq!(both.end_of(issuer, "alice", None, Ended::revoked).await.unwrap(), 2);
+    for held in &held {
+        assert!(get(&both, held, &origin).await.is_err());
+    }
+    for sessions in [old, &new, &both] {
+        assert_eq!(sessions.index_of(issuer, "alice").entries(at.shared.clock.now()).await.unwrap().len(), 0);
+    }
+}
+
+/// Each key allowed as many.
+#[tokio::test]
+async fn sessions_of_all_keys_count_towards_the_maximum() {
+    let at = Fixture::offline();
+    let oldest = at.create("alice", &dash()).await;
+    for _ in 1..settings().max_per_person {
+        at.create("alice", &dash()).await;
+    }
+    let both = Fixture::generation(&at.provider, &at.shared, settings(), &[[2; 32], [1; 32]]);
+    let (tokens, origin) = (Tokens { access: "access".to_owned(), refresh: None, id: None }, dash());
+    both.create(at.new_session(json!({"sub": "alice"}), &["openid"], tokens, &origin), None).await.unwrap();
+    assert_eq!(both.list(&at.provider.issuer, "alice").await.unwrap().len(), settings().max_per_person);
+    assert!(get(&both, &oldest, &origin).await.is_err());
 }
