@@ -263,8 +263,17 @@ impl Authenticator<'_> {
         presented.map(|session| Arc::clone(&session.principal))
     }
 
+    /// The client certificate that was presented for the host of this request.
+    fn certificate<'c, B>(
+        &self,
+        request: &CleanRequest<B>,
+        connection: &'c Connection,
+    ) -> Option<&'c ClientCertificate> {
+        connection.certificate_for(request.host(), request.meta().proxied, self.clock.now())
+    }
+
     fn break_glass<B>(&self, request: &CleanRequest<B>, connection: &Connection) -> Presented<Arc<Principal>> {
-        let der = certificate(request, connection).map(|certificate| &*certificate.der);
+        let der = self.certificate(request, connection).map(|certificate| &*certificate.der);
         match self.break_glass {
             Some(break_glass) => break_glass.present(der, self.clock.now()).map(Arc::new),
             None if der.is_some() => Presented::Invalid(break_glass::not_known()),
@@ -311,7 +320,7 @@ impl Authenticator<'_> {
             self.webhooks.refused(webhook, rejection.reason());
             rejection
         };
-        webhook.check_certificate(certificate(&request, connection)).map_err(counted)?;
+        webhook.check_certificate(self.certificate(&request, connection)).map_err(counted)?;
         if webhook.is_unsigned_ping(request.method(), request.headers()) {
             return Ok(Authentication::Respond(Response::new(Bytes::from_static(b"pong\n"))));
         }
@@ -368,11 +377,6 @@ fn is_proxied<B>(request: &CleanRequest<B>, route: &Route) -> bool {
         && request.path().contains("/proxy")
         && Attributes::parse(request.method(), request.path(), request.query())
             .is_ok_and(|attributes| attributes.is_proxy())
-}
-
-/// The client certificate that was presented for the host of this request.
-fn certificate<'a, B>(request: &CleanRequest<B>, connection: &'a Connection) -> Option<&'a ClientCertificate> {
-    connection.tls.as_ref()?.certificate_for(request.host(), request.meta().proxied)
 }
 
 /// A delivery that was stored after its signature had been verified on arrival. Whether it may still be forwarded is

@@ -64,6 +64,7 @@ pub(super) struct Listener {
     pub(super) name: Arc<str>,
     configured: SocketAddr,
     tickets: Option<Arc<dyn ProducesTickets>>,
+    pub(super) client_ca: Arc<tls::CurrentCa>,
     /// The `limits.tcp_keepalive` that accepted connections inherit.
     keepalive: Span,
     settings: ArcSwap<ConnectionSettings>,
@@ -101,6 +102,7 @@ pub(super) struct ConnectionSettings {
     pub(super) proxy_protocol_from: Arc<[IpNet]>,
     pub(super) trusted_proxies: Arc<[IpNet]>,
     pub(super) tls: Option<Arc<ServerConfig>>,
+    pub(super) client_ca: Option<Arc<tls::ClientCa>>,
 }
 
 /// What the connections of a worker share.
@@ -201,6 +203,7 @@ impl Listener {
             configured: settings.address,
             settings: ArcSwap::from_pointee(ConnectionSettings::new(settings, limits, tickets.as_ref())),
             tickets,
+            client_ca: Arc::new(tls::CurrentCa::new(settings.client_ca.clone())),
             keepalive: limits.tcp_keepalive,
             accepted: metrics.accepted(&settings.name),
             certificate_ends: settings.tls.as_ref().map(|_| metrics.certificate_ends(&settings.name)),
@@ -259,6 +262,7 @@ impl Listener {
             return Some(NeedsRestart(format!("TLS of listener `{}` was switched on or off", self.name)));
         }
         self.settings.store(Arc::new(ConnectionSettings::new(settings, limits, self.tickets.as_ref())));
+        self.client_ca.store(settings.client_ca.clone());
         self.report_certificate_expiry(settings);
         (settings.address != self.configured)
             .then(|| NeedsRestart(format!("the address of listener `{}` changed to {}", self.name, settings.address)))
@@ -276,6 +280,7 @@ impl ConnectionSettings {
             proxy_protocol_from: Arc::clone(&settings.proxy_protocol_from),
             trusted_proxies: Arc::clone(&settings.trusted_proxies),
             tls: settings.tls.clone().map(|config| tls::with_tickets(config, tickets)),
+            client_ca: settings.client_ca.clone(),
         }
     }
 }
@@ -426,6 +431,7 @@ mod tests {
             connections_per_address: None,
             tls: None,
             certificate_ends: None,
+            client_ca: None,
         }
     }
 

@@ -109,7 +109,7 @@ impl<S: Serve> Opening<'_, S> {
             let handshake = timeout(self.settings.limits.handshake_timeout.get(), acceptor.accept(stream)).await;
             let Some(stream) = self.handshake(handshake) else { return Ok(None) };
             let (_, session) = stream.get_ref();
-            connection.tls = Some(TlsInfo::of(session));
+            connection.tls = Some(TlsInfo::of(session, self.settings.client_ca.as_deref(), &self.listener.client_ca));
             if session.alpn_protocol() == Some(b"h2") {
                 connection.protocol = Protocol::Http2;
             }

@@ -255,6 +255,7 @@ mod tests {
                 connections_per_address: None,
                 tls: None,
                 certificate_ends: None,
+                client_ca: None,
             })
             .collect();
         Settings { listeners, limits: Arc::new(Limits::default()) }

@@ -55,7 +55,7 @@ use bytes::Bytes;
 use http::{HeaderValue, Request, Response};
 
 pub(crate) use self::admission::client_network;
-use self::liveness::Liveness;
+use self::liveness::{Command, Liveness};
 #[cfg(any(test, fuzzing))]
 pub use self::proxy_protocol::fuzz_proxy_header;
 pub use self::{
@@ -68,7 +68,7 @@ pub use self::{
     settings::Settings,
     tls::{ClientCertificate, TlsInfo, TlsVersion},
 };
-use crate::{body::ClientBody, error::Rejection, memory::Level};
+use crate::{body::ClientBody, clock::Timestamp, error::Rejection, memory::Level};
 
 /// Answers requests. Created once for each worker, on its thread.
 ///
@@ -124,6 +124,18 @@ impl Connection {
     /// Whether the connection was ended because its client flooded Doorward.
     pub fn is_flooded(&self) -> bool {
         self.liveness.is_flooded()
+    }
+
+    /// The client's certificate, as [`TlsInfo::certificate_for`]. One that has ended, or that the authorities in force
+    /// do not verify, counts as none and ends the connection, so that the client can show its present one on another.
+    pub fn certificate_for(&self, host: &str, proxy: bool, now: Timestamp) -> Option<&ClientCertificate> {
+        let tls = self.tls.as_ref()?;
+        let certificate = tls.certificate_for(host, proxy)?;
+        if !tls.is_certificate_valid(now) {
+            self.liveness.command(Command::Finish);
+            return None;
+        }
+        Some(certificate)
     }
 }
 

@@ -33,6 +33,7 @@ pub(super) struct ListenerSettings {
     pub(super) tls: Option<ServerConfig>,
     /// When the first of its certificates expires, in seconds since 1970.
     pub(super) certificate_ends: Option<i64>,
+    pub(super) client_ca: Option<Arc<tls::ClientCa>>,
 }
 
 impl fmt::Debug for ListenerSettings {
@@ -68,7 +69,8 @@ impl Settings {
                     resolved
                 }
             };
-            let (tls, certificate_ends) = tls.map_or((None, None), |(config, ends)| (Some(config), ends));
+            let (tls, certificate_ends, client_ca) =
+                tls.map_or((None, None, None), |tls| (Some(tls.config), tls.ends, tls.client_ca));
             resolved.push(ListenerSettings {
                 name: Arc::from(raw.name.as_str()),
                 address: raw.address,
@@ -77,6 +79,7 @@ impl Settings {
                 connections_per_address: raw.connections_per_address,
                 tls,
                 certificate_ends,
+                client_ca,
             });
         }
         ok.then(|| Self { listeners: resolved, limits: Arc::new(limits.clone()) })

@@ -1,14 +1,16 @@
 //! TLS of a listener: certificates by name, client certificates, session tickets.
 //!
 //! A whole `ServerConfig` is built for each generation of the configuration and swapped in; open connections keep the
-//! one that they began with.
+//! one that they began with. A client's certificate is verified again if the authorities have changed since, or when it
+//! ends: a connection may stay open for as long as its client likes.
 //!
 //! If client certificates are requested there are no session tickets at all: a resumed session carries the client's
 //! certificate from the original handshake, so a ticket would outlive the removal of an authority, and a ticket of one
 //! listener could be accepted by another (CVE-2025-23419). Otherwise tickets are sealed with a key of the listener.
 
-use std::{fmt, sync::Arc};
+use std::{fmt, sync::Arc, time::Duration};
 
+use arc_swap::ArcSwapOption;
 use data_encoding::HEXLOWER;
 use rustls::{
     ProtocolVersion, ServerConfig,
@@ -16,11 +18,11 @@ use rustls::{
     crypto::{CryptoProvider, aws_lc_rs},
     server::{
         ClientHello, NoServerSessionStorage, ParsedCertificate, ProducesTickets, ResolvesServerCert,
-        WebPkiClientVerifier,
+        WebPkiClientVerifier, danger::ClientCertVerifier,
     },
     sign::CertifiedKey,
 };
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime, pem::PemObject};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use crate::{
@@ -39,13 +41,64 @@ use crate::{
 const SUBJECT_CHARS: usize = 256;
 
 /// What TLS says about a connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct TlsInfo {
     /// The name that the client requested (SNI, RFC 6066 section 3), lower case.
     pub server_name: Option<Arc<str>>,
     pub version: TlsVersion,
-    /// The client's certificate, verified against `client_ca`. A client need not have one.
+    /// The client's certificate, verified against `client_ca` when the connection began. A client need not have one.
     pub client_certificate: Option<ClientCertificate>,
+    /// Set with it.
+    pub(super) chain: Option<Arc<ClientChain>>,
+}
+
+/// The authorities of a listener, by which client certificates are verified.
+#[derive(Debug)]
+pub(super) struct ClientCa {
+    /// SHA-256 of their file.
+    sha256: [u8; 32],
+    verifier: Arc<dyn ClientCertVerifier>,
+}
+
+/// The authorities of a listener in force; none if it requests no client certificates.
+pub(super) type CurrentCa = ArcSwapOption<ClientCa>;
+
+/// The certificates that a client showed when its connection began.
+#[derive(Debug)]
+pub(super) struct ClientChain {
+    certificates: Vec<CertificateDer<'static>>,
+    /// When the first of them ends, in seconds since 1970.
+    ends: Option<i64>,
+    /// SHA-256 of the file of the authorities that verified them.
+    verified_by: [u8; 32],
+    current: Arc<CurrentCa>,
+}
+
+impl ClientChain {
+    pub(super) fn of(
+        certificates: &[CertificateDer<'static>],
+        verified_by: &ClientCa,
+        current: &Arc<CurrentCa>,
+    ) -> Self {
+        Self {
+            certificates: certificates.to_vec(),
+            ends: certificates.iter().filter_map(end_of).min(),
+            verified_by: verified_by.sha256,
+            current: Arc::clone(current),
+        }
+    }
+
+    /// Whether the authorities in force verify it now.
+    pub(super) fn is_valid(&self, now: Timestamp) -> bool {
+        let current = self.current.load();
+        let Some(ca) = &*current else { return false };
+        if ca.sha256 == self.verified_by && self.ends.is_some_and(|ends| now.as_secs() <= ends) {
+            return true;
+        }
+        let Some((leaf, others)) = self.certificates.split_first() else { return false };
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(now.as_secs().try_into().unwrap_or_default()));
+        ca.verifier.verify_client_cert(leaf, others, now).is_ok()
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -93,9 +146,22 @@ impl TlsInfo {
         self.client_certificate.as_ref().filter(|_| is_named)
     }
 
-    pub(super) fn of(connection: &rustls::ServerConnection) -> Self {
-        let client_certificate = connection.peer_certificates().and_then(<[_]>::first);
+    /// Whether the client's certificate is still valid, and verified by the authorities in force.
+    pub(super) fn is_certificate_valid(&self, now: Timestamp) -> bool {
+        self.chain.as_ref().is_some_and(|chain| chain.is_valid(now))
+    }
+
+    /// `verified_by` is what the handshake verified a certificate with.
+    pub(super) fn of(
+        connection: &rustls::ServerConnection,
+        verified_by: Option<&ClientCa>,
+        current: &Arc<CurrentCa>,
+    ) -> Self {
+        let certificates = connection.peer_certificates().unwrap_or_default();
+        let client_certificate = certificates.first();
+        let chain = client_certificate.and(verified_by).map(|ca| Arc::new(ClientChain::of(certificates, ca, current)));
         Self {
+            chain,
             server_name: connection.server_name().map(|name| Arc::from(name.to_ascii_lowercase())),
             version: match connection.protocol_version() {
                 Some(ProtocolVersion::TLSv1_3) => TlsVersion::Tls13,
@@ -106,14 +172,16 @@ impl TlsInfo {
     }
 }
 
-/// Resolves the TLS section of a listener, and when the first of its certificates expires. Problems are reported at
-/// `at`.
-pub(super) fn resolve(
-    raw: &ServerTls,
-    now: Timestamp,
-    resolver: &mut Resolver,
-    at: &At,
-) -> Option<(ServerConfig, Option<i64>)> {
+/// The TLS section of a listener, resolved.
+pub(super) struct Tls {
+    pub(super) config: ServerConfig,
+    /// When the first of its certificates expires, in seconds since 1970.
+    pub(super) ends: Option<i64>,
+    pub(super) client_ca: Option<Arc<ClientCa>>,
+}
+
+/// Resolves the TLS section of a listener. Problems are reported at `at`.
+pub(super) fn resolve(raw: &ServerTls, now: Timestamp, resolver: &mut Resolver, at: &At) -> Option<Tls> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let certificates_at = at.key("certificates");
     let mut keys = Vec::new();
@@ -125,8 +193,8 @@ pub(super) fn resolve(
             None => complete = false,
         }
     }
-    let verifier = match &raw.client_ca {
-        None => WebPkiClientVerifier::no_client_auth(),
+    let client_ca = match &raw.client_ca {
+        None => None,
         Some(path) => {
             let at = at.key("client_ca");
             let pem = resolver.read(&at, path)?;
@@ -137,7 +205,7 @@ pub(super) fn resolve(
                     .map_err(|error| error.to_string())
             });
             match built {
-                Ok(verifier) => verifier,
+                Ok(verifier) => Some(Arc::new(ClientCa { sha256: sha256(&[pem.as_slice()]), verifier })),
                 Err(why) => {
                     resolver.error(&at, format!("{} cannot be used: {why}", path.display()));
                     return None;
@@ -155,6 +223,8 @@ pub(super) fn resolve(
             return None;
         }
     };
+    let verifier = client_ca.as_ref().map(|ca| Arc::clone(&ca.verifier));
+    let verifier = verifier.unwrap_or_else(WebPkiClientVerifier::no_client_auth);
     let ends = keys.iter().filter_map(|key| end_of(key.cert.first()?)).min();
     let mut config =
         builder.with_client_cert_verifier(verifier).with_cert_resolver(Arc::new(Certificates(keys.into_boxed_slice())));
@@ -163,7 +233,7 @@ pub(super) fn resolve(
     if raw.client_ca.is_some() {
         config.send_tls13_tickets = 0;
     }
-    Some((config, ends))
+    Some(Tls { config, ends, client_ca })
 }
 
 /// When a certificate expires, in seconds since 1970.

@@ -130,14 +130,14 @@ impl Fixture {
             }
             _ => {
                 let tls = connection.tls.as_ref();
-                let certificate = tls.and_then(|tls| tls.client_certificate.as_ref());
+                let name = tls.and_then(|tls| tls.server_name.as_deref()).unwrap_or("-");
+                let certificate = connection.certificate_for(name, false, Clock::default().now());
                 response(
                     StatusCode::OK,
                     &format!(
-                        "peer={} protocol={} name={} certificate={}",
+                        "peer={} protocol={} name={name} certificate={}",
                         connection.peer,
                         connection.protocol.as_str(),
-                        tls.and_then(|tls| tls.server_name.as_deref()).unwrap_or("-"),
                         certificate.is_some(),
                     ),
                 )

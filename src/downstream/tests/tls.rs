@@ -15,7 +15,7 @@ use crate::{
         raw::{CertificateFiles, ServerTls},
         values::Span,
     },
-    downstream::{ClientCertificate, TlsInfo, TlsVersion},
+    downstream::{ClientCertificate, TlsInfo, TlsVersion, tls},
 };
 
 /// An authority, and the files of what it issued.
@@ -189,6 +189,49 @@ fn a_client_certificate_is_verified_if_there_is_one() {
     assert_eq!(server.hits(), 2);
 }
 
+/// What it had opened stayed open to its certificates for as long as their holders liked.
+#[test]
+fn an_authority_that_was_replaced_opens_nothing_on_connections_that_are_open() {
+    let (ours, next) = (Authority::new(), Authority::new());
+    let server = Server::with(ours.listener(vec![ours.issue("a.test")], true), &Limits::default());
+    let (alice, config) = (ours.issue("alice"), ours.client(&[], None));
+    let mut held = server.connect_tls(&ours.client(&[], Some(&alice)), "a.test");
+    let mut without = server.connect_tls(&config, "a.test");
+    let reload = |pem: &str| {
+        std::fs::write(ours.path("ca.pem"), pem).unwrap();
+        let settings = resolve(&[ours.listener(vec![ours.issue("a.test")], true)], &Limits::default());
+        assert_eq!(server.downstream().reload(&settings), []);
+    };
+    assert!(held.get("/").contains("certificate=true"));
+    // While both are trusted, everybody has time to get another certificate.
+    reload(&format!("{}{}", ours.issuer.pem(), next.issuer.pem()));
+    assert!(held.get("/").contains("certificate=true"));
+    reload(&next.issuer.pem());
+    assert!(without.get("/").contains("certificate=false"));
+    let refused = held.get("/");
+    assert!(refused.contains("certificate=false"), "{refused}");
+    assert!(refused.to_ascii_lowercase().contains("connection: close"), "another may show another: {refused}");
+    assert!(!without.get("/").to_ascii_lowercase().contains("connection: close"));
+}
+
+#[test]
+fn a_client_certificate_that_ends_opens_nothing_on_its_connection() {
+    let authority = Authority::new();
+    let (key, day) = (KeyPair::generate().unwrap(), Duration::from_secs(86_400));
+    let mut params = CertificateParams::new(["alice".to_owned()]).unwrap();
+    params.not_after = rcgen::date_time_ymd(2040, 1, 1);
+    let end = Timestamp::from_secs(params.not_after.unix_timestamp());
+    let shown = [params.signed_by(&key, &authority.issuer).unwrap().der().clone()];
+    let mut resolver = Resolver::new(Path::new("/"));
+    let raw = authority.listener(vec![authority.issue("a.test")], true).tls.unwrap();
+    let tls = tls::resolve(&raw, end, &mut resolver, &At::root()).unwrap();
+    let current = Arc::new(tls::CurrentCa::new(tls.client_ca.clone()));
+    let chain = tls::ClientChain::of(&shown, tls.client_ca.as_deref().unwrap(), &current);
+    for (now, is_valid) in [(end - day, true), (end, true), (end + day, false)] {
+        assert_eq!(chain.is_valid(now), is_valid, "{now}");
+    }
+}
+
 #[test]
 fn attacks_z9_sessions_are_resumed_only_if_no_client_certificate_is_requested() {
     let authority = Authority::new();
@@ -337,6 +380,7 @@ fn a_client_certificate_counts_for_the_host_that_it_was_shown_for() {
             server_name: name.map(Into::into),
             version: TlsVersion::Tls13,
             client_certificate: Some(ClientCertificate::of(&[0; 4])),
+            chain: None,
         };
         assert_eq!(tls.certificate_for("A.test", proxy).is_some(), counts, "{name:?}, a proxy: {proxy}");
     }
