@@ -148,7 +148,11 @@ impl Commands for Operators {
                 CommandName::EndSessions => sessions::end(app, command).await?,
                 CommandName::Hooks => hooks::list(app, command).await?,
                 CommandName::Reload => self.reload().await?,
-                CommandName::Revocations => json!({"revocations": app.revocations.list()}),
+                CommandName::Revocations => {
+                    let read = app.revocations.read_list().await;
+                    let list = read.map_err(|error| CommandError::store("the revocations cannot be read", &error))?;
+                    json!({"revocations": list})
+                }
                 CommandName::Revoke => revoke::revoke(app, command).await?,
                 CommandName::Rollout => rollout::status(app, command).await?,
                 CommandName::Sessions => sessions::list(app, command).await?,

@@ -7,7 +7,7 @@ use std::{
 
 use serde::Serialize;
 
-use super::{ByIssuer, Revocation, Revocations, Target};
+use super::{ByIssuer, Revocation, Revocations, StoreError, Target};
 
 /// How many revocations of an issuer one log message names.
 const MOST_TOLD: usize = 20;
@@ -36,8 +36,15 @@ pub enum RevokedWhat {
 
 impl Revocations {
     /// Returns the tokens and principals that are revoked now, in order, each once and under the current name of its
-    /// issuer. Ended sessions are not included.
-    pub fn list(&self) -> Vec<Revoked> {
+    /// issuer. Ended sessions are not included. They are read from the store: a copy that is old or was never read would
+    /// pass for a complete list.
+    pub async fn read_list(&self) -> Result<Vec<Revoked>, StoreError> {
+        self.refresh().await?;
+        Ok(self.list())
+    }
+
+    /// As [`Revocations::read_list`], by the copy.
+    pub(super) fn list(&self) -> Vec<Revoked> {
         let now = self.0.clock.now();
         let mirror = self.0.mirror.load();
         let names = self.0.names.load();

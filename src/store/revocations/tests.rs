@@ -1,5 +1,5 @@
 use super::{list::RevokedWhat, *};
-use crate::store::Embedded;
+use crate::store::{Embedded, disturbed::Disturbed};
 
 struct Fixture {
     store: Store,
@@ -288,6 +288,24 @@ async fn a_later_revocation_of_the_same_target_replaces_the_earlier() {
     at.clock.advance(Duration::from_secs(1));
     assert_eq!(listed(&revocations), serde_json::json!([token]));
     assert!(revocations.find(&CredentialId::None, "corp", "bob").is_none());
+}
+
+/// The list was empty, or old, and looked like one of nobody else.
+#[tokio::test]
+async fn revocations_that_cannot_be_read_are_not_listed_as_none() {
+    let at = fixture();
+    let elsewhere = Revocations::new(Arc::clone(&at.store), at.clock.clone());
+    let store = Arc::new(Disturbed::new(Arc::clone(&at.store)));
+    let here = Revocations::new(Arc::clone(&store) as Store, at.clock.clone());
+    let until = at.clock.now() + Duration::from_secs(60);
+    for subject in ["bob", "carol"] {
+        elsewhere.revoke(Target::Principal { issuer: "corp", subject }, "left", until).await.unwrap();
+        store.fails.store(true, Ordering::SeqCst);
+        assert!(matches!(here.read_list().await, Err(StoreError::Timeout)), "{subject}");
+        store.fails.store(false, Ordering::SeqCst);
+        let listed = here.read_list().await.unwrap();
+        assert!(listed.iter().any(|revoked| revoked.what == RevokedWhat::Subject(subject.into())), "{subject}");
+    }
 }
 
 /// The replica enforced its own one until it was restarted, and lifted what another replica had revoked since.
