@@ -1,6 +1,6 @@
 //! The key of the chain and the key that signs checkpoints.
 
-use std::{fmt, io, mem, path::Path, sync::Arc};
+use std::{fmt, fs, io, mem, path::Path, sync::Arc};
 
 use aws_lc_rs::{
     digest, hmac,
@@ -181,11 +181,32 @@ pub(super) fn load_or_create_checkpoint_key(directory: &Path) -> io::Result<Chec
             .map_err(|error| atomic_file::invalid(&path, &error))
     })?;
     let key = CheckpointKey::from_pem(&pem).map_err(|error| atomic_file::invalid(&path, &error))?;
-    let public = directory.join(CHECKPOINT_PUBLIC_KEY_FILE);
-    if !public.try_exists()? {
-        atomic_file::write(&public, key.public.to_pem().as_bytes(), 0o644)?;
-    }
+    write_public(directory, &key.public)?;
     Ok(key)
+}
+
+/// Writes the public half of the checkpoint key. That of an earlier key is moved aside, as only it verifies the
+/// checkpoints of its time.
+fn write_public(directory: &Path, key: &CheckpointPublicKey) -> io::Result<()> {
+    let path = directory.join(CHECKPOINT_PUBLIC_KEY_FILE);
+    let found = atomic_file::read(&path)?;
+    match found.as_ref().map(|pem| CheckpointPublicKey::from_pem(pem)) {
+        Some(Ok(same)) if same.bytes == key.bytes => return Ok(()),
+        Some(Ok(earlier)) => {
+            let aside = directory.join(format!("audit-checkpoint.{}.pub.pem", earlier.id));
+            fs::rename(&path, &aside)?;
+            tracing::warn!(
+                moved_to = %aside.display(),
+                "{CHECKPOINT_PUBLIC_KEY_FILE} belonged to another key than {CHECKPOINT_KEY_FILE}, and was moved aside and written anew; \
+                 verify needs both"
+            );
+        }
+        Some(Err(_)) => {
+            tracing::warn!("{CHECKPOINT_PUBLIC_KEY_FILE} could not be read as a key, and is written anew");
+        }
+        None => {}
+    }
+    atomic_file::write(&path, key.to_pem().as_bytes(), 0o644)
 }
 
 fn key_id(what: &[u8], bytes: &[u8]) -> Arc<str> {
@@ -203,7 +224,7 @@ fn pem(label: &str, der: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, os::unix::fs::PermissionsExt};
+    use std::os::unix::fs::PermissionsExt;
 
     use super::*;
 
@@ -220,6 +241,27 @@ mod tests {
         }
         let public = fs::read(directory.path().join(CHECKPOINT_PUBLIC_KEY_FILE)).unwrap();
         assert_eq!(CheckpointPublicKey::from_pem(&public).unwrap().bytes, checkpoint.public().bytes);
+    }
+
+    /// With the public key of a private one that was lost, every later checkpoint looked forged.
+    #[test]
+    fn the_public_key_is_that_of_the_private_one_and_an_earlier_one_is_kept() {
+        let directory = tempfile::tempdir().unwrap();
+        let public = directory.path().join(CHECKPOINT_PUBLIC_KEY_FILE);
+        let read = |path: &Path| CheckpointPublicKey::from_pem(&fs::read(path).unwrap()).unwrap();
+        let first = load_or_create_checkpoint_key(directory.path()).unwrap();
+        fs::remove_file(directory.path().join(CHECKPOINT_KEY_FILE)).unwrap();
+        let second = load_or_create_checkpoint_key(directory.path()).unwrap();
+        assert_ne!(second.public().id(), first.public().id());
+        assert_eq!(read(&public).id(), second.public().id());
+        let aside = directory.path().join(format!("audit-checkpoint.{}.pub.pem", first.public().id()));
+        assert_eq!(read(&aside).id(), first.public().id());
+        for damaged in ["", "-----BEGIN PUBLIC KEY-----\nMCow"] {
+            fs::write(&public, damaged).unwrap();
+            load_or_create_checkpoint_key(directory.path()).unwrap();
+            assert_eq!(read(&public).id(), second.public().id(), "{damaged:?}");
+        }
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 3);
     }
 
     #[test]
