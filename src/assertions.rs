@@ -173,9 +173,20 @@ impl Keys {
             let pem = format!("-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n", *text);
             Ok(Zeroizing::new(pem.into_bytes()))
         })?;
-        AssertionKey::from_pem(&pem)
-            .map(|key| Self(Arc::new([key])))
-            .ok_or_else(|| atomic_file::invalid(path, "the key is not an Ed25519 key in PEM (PKCS #8)"))
+        Self::of_file(path, &pem)
+    }
+
+    /// Checks, without a change, whether [`Self::load_or_create`] can use what is there.
+    pub fn examine(path: &Path) -> io::Result<()> {
+        atomic_file::examine(path, |pem| Self::of_file(path, pem))
+    }
+
+    fn of_file(path: &Path, pem: &[u8]) -> io::Result<Self> {
+        AssertionKey::from_pem(pem).map(|key| Self(Arc::new([key]))).ok_or_else(|| {
+            let why = "the key is not an Ed25519 key in PEM (PKCS #8); restore it from a backup, or remove it: a new one is \
+                       made";
+            atomic_file::invalid(path, why)
+        })
     }
 }
 

@@ -51,6 +51,17 @@ pub(crate) fn read(path: &Path) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
     }
 }
 
+/// Checks, without a change, what is in the place of a file that [`read_or_make`] reads. Nothing yet, or a file that
+/// this user may not read, is in order.
+pub(crate) fn examine<T>(path: &Path, parse: impl FnOnce(&[u8]) -> io::Result<T>) -> io::Result<()> {
+    match read(path) {
+        Ok(Some(found)) => parse(found.as_slice()).map(drop),
+        Ok(None) => Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
 /// Writes a file, replacing an existing one. Once this has returned, the file is durable.
 pub(crate) fn write(path: &Path, bytes: &[u8], mode: u32) -> io::Result<()> {
     replace(path, bytes, mode)?;

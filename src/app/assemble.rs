@@ -91,7 +91,7 @@ impl Parts<'_> {
         app.note_break_glass(app.snapshot.load().break_glass.as_ref(), &mut lock(&app.noted_break_glass));
         app.outcome.taken(Arc::clone(&loaded.digest), Applied::default());
         app.store_policy(&app.snapshot.load().policy)
-            .map_err(StartError::io("the policy cannot be stored beside the store"))?;
+            .map_err(StartError::io("the policy in force cannot be stored beside the store"))?;
         Ok(Prepared { app, downstream, admin })
     }
 
@@ -115,9 +115,9 @@ impl Parts<'_> {
             tracing::error!(%error, "cannot read revocations from the store yet; authenticated requests get 503");
         }
         let keys = KeyRing::load_or_create(&store_path.with_extension(keyring::KEY_EXTENSION))
-            .map_err(StartError::io("the session key cannot be stored beside the store"))?;
+            .map_err(StartError::io("the session key beside the store cannot be read or made"))?;
         let assertion_keys = assertions::Keys::load_or_create(&store_path.with_extension(assertions::KEY_EXTENSION))
-            .map_err(StartError::io("the key of assertions cannot be stored beside the store"))?;
+            .map_err(StartError::io("the key of assertions beside the store cannot be read or made"))?;
         let sessions = sessions::Shared {
             store,
             revocations,

@@ -2,21 +2,32 @@
 
 use std::fmt::Display;
 
+use super::policies;
 use crate::{
     admin::socket,
+    assertions::{self, Keys},
     audit::Trail,
-    config::{raw, report::At, resolver::Resolver},
+    config::{
+        raw,
+        report::At,
+        resolver::{Resolver, folder_of},
+    },
+    sessions::keyring::{self, KeyRing},
     snapshot::Resolved,
     store::{Embedded, Settings},
 };
 
 /// Reports what would be in the way of the files that a start opens: for `doorward check`.
 pub fn check_places(root: &raw::Root, resolved: &Resolved, resolver: &mut Resolver) {
+    let store = resolver.path(&root.store.path);
     if matches!(resolved.store, Some(Settings::Embedded)) {
-        let found = Embedded::recognize(&resolver.path(&root.store.path));
-        report(found, &["store", "path"], resolver);
+        report(Embedded::recognize(&store), &["store", "path"], resolver);
     }
+    report(KeyRing::examine(&store.with_extension(keyring::KEY_EXTENSION)), &["store", "path"], resolver);
+    report(Keys::examine(&store.with_extension(assertions::KEY_EXTENSION)), &["store", "path"], resolver);
+    report(policies::examine(&policies::beside(&store)), &["store", "path"], resolver);
     if let Some(audit) = &resolved.audit {
+        report(Trail::examine_keys(audit, folder_of(&store)), &["audit"], resolver);
         report(Trail::examine(audit), &["audit", "sink", "file", "path"], resolver);
     }
     if let Some(path) = &resolved.admin.socket {
@@ -29,5 +40,59 @@ fn report<T>(found: Result<T, impl Display>, setting: &[&str], resolver: &mut Re
     if let Err(error) = found {
         let at = setting.iter().fold(At::root(), |at, key| at.key(key));
         resolver.error(&at, error.to_string());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+    use crate::audit;
+
+    /// `check` said that all was well, and the start failed.
+    #[test]
+    fn key_files_that_a_start_cannot_use_are_reported_and_those_it_makes_are_not() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = folder.path().join("doorward.redb");
+        let (session, assertion) =
+            (store.with_extension(keyring::KEY_EXTENSION), store.with_extension(assertions::KEY_EXTENSION));
+        let egress = crate::egress::Egress::direct(None, None).unwrap();
+        let mut resolver = Resolver::new(folder.path());
+        let audit =
+            audit::Settings::resolve(&raw::Audit::default(), &egress, &mut resolver, &At::root().key("audit")).unwrap();
+        let policies = policies::beside(&store);
+        let examined = || {
+            [
+                KeyRing::examine(&session).map_err(|error| error.to_string()),
+                Keys::examine(&assertion).map_err(|error| error.to_string()),
+                Trail::examine_keys(&audit, folder.path()).map_err(|error| error.to_string()),
+                policies::examine(&policies).map_err(|error| error.to_string()),
+            ]
+        };
+        assert!(examined().iter().all(Result::is_ok), "a first start makes them");
+        KeyRing::load_or_create(&session).unwrap();
+        Keys::load_or_create(&assertion).unwrap();
+        fs::create_dir(&policies).unwrap();
+        assert!(examined().iter().all(Result::is_ok));
+        let files = [session.clone(), assertion.clone(), folder.path().join(audit::CHAIN_KEY_FILE)];
+        for (index, file) in files.iter().enumerate() {
+            let good = fs::read(file).ok();
+            for bad in ["", "c2hvcnQ="] {
+                fs::write(file, bad).unwrap();
+                let told = examined()[index].clone().unwrap_err();
+                assert!(told.contains(&file.display().to_string()) && told.contains("restore it"), "{told}");
+            }
+            fs::remove_file(file).unwrap();
+            fs::create_dir(file).unwrap();
+            assert!(examined()[index].is_err(), "a folder: {}", file.display());
+            fs::remove_dir(file).unwrap();
+            good.map_or(Ok(()), |good| fs::write(file, good)).unwrap();
+        }
+        fs::write(folder.path().join(audit::CHECKPOINT_KEY_FILE), "half").unwrap();
+        assert!(examined()[2].is_err());
+        fs::remove_dir(&policies).unwrap();
+        fs::write(&policies, "").unwrap();
+        assert!(examined()[3].as_ref().unwrap_err().contains("is not a folder"));
     }
 }

@@ -23,6 +23,15 @@ pub fn stored_policy(store: &Path, digest: &str) -> Option<String> {
     (HEXLOWER.encode(&sha256(&[kept.as_bytes()])) == digest).then_some(kept)
 }
 
+/// Checks, without a change, whether policies can be stored in what is in the place of their folder.
+pub(super) fn examine(folder: &Path) -> io::Result<()> {
+    if std::fs::metadata(folder).is_ok_and(|found| !found.is_dir()) {
+        let why = format!("{} is not a folder; move it away, and the folder is made", folder.display());
+        return Err(io::Error::new(io::ErrorKind::NotADirectory, why));
+    }
+    Ok(())
+}
+
 /// Stores a policy by its digest. A file with that name has the same content, unless a crash or the disk has damaged
 /// it.
 fn store_in(folder: &Path, digest: &str, source: &str) -> io::Result<()> {
@@ -30,8 +39,10 @@ fn store_in(folder: &Path, digest: &str, source: &str) -> io::Result<()> {
     if std::fs::read(&path).is_ok_and(|kept| kept == source.as_bytes()) {
         return Ok(());
     }
-    std::fs::create_dir_all(folder)?;
-    std::fs::File::open(folder_of(folder))?.sync_all()?;
+    let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", folder.display()));
+    examine(folder)?;
+    std::fs::create_dir_all(folder).map_err(named)?;
+    std::fs::File::open(folder_of(folder)).and_then(|parent| parent.sync_all()).map_err(named)?;
     atomic_file::write(&path, source.as_bytes(), 0o644)
 }
 

@@ -169,7 +169,11 @@ pub(super) fn load_or_create_chain_key(directory: &Path) -> io::Result<ChainKey>
         SystemRandom::new().fill(bytes.as_mut()).map_err(|_| atomic_file::invalid(&path, &InvalidKey::Random))?;
         Ok(Zeroizing::new((STANDARD.encode(bytes.as_ref()) + "\n").into_bytes()))
     })?;
-    ChainKey::from_base64(&text).map_err(|error| atomic_file::invalid(&path, &error))
+    chain_key_of(&path, &text)
+}
+
+fn chain_key_of(path: &Path, text: &[u8]) -> io::Result<ChainKey> {
+    ChainKey::from_base64(text).map_err(|error| unusable(path, error))
 }
 
 /// Reads or creates the checkpoint key in the same way, and writes its public half beside it for auditors.
@@ -180,9 +184,30 @@ pub(super) fn load_or_create_checkpoint_key(directory: &Path) -> io::Result<Chec
         made.map(|mut pem| Zeroizing::new(mem::take(&mut *pem).into_bytes()))
             .map_err(|error| atomic_file::invalid(&path, &error))
     })?;
-    let key = CheckpointKey::from_pem(&pem).map_err(|error| atomic_file::invalid(&path, &error))?;
+    let key = checkpoint_key_of(&path, &pem)?;
     write_public(directory, &key.public)?;
     Ok(key)
+}
+
+fn checkpoint_key_of(path: &Path, pem: &[u8]) -> io::Result<CheckpointKey> {
+    CheckpointKey::from_pem(pem).map_err(|error| unusable(path, error))
+}
+
+/// Checks, without a change, whether [`load_or_create_chain_key`] can use what is there.
+pub(super) fn examine_chain_key(directory: &Path) -> io::Result<()> {
+    let path = directory.join(CHAIN_KEY_FILE);
+    atomic_file::examine(&path, |text| chain_key_of(&path, text))
+}
+
+/// Checks, without a change, whether [`load_or_create_checkpoint_key`] can use what is there.
+pub(super) fn examine_checkpoint_key(directory: &Path) -> io::Result<()> {
+    let path = directory.join(CHECKPOINT_KEY_FILE);
+    atomic_file::examine(&path, |pem| checkpoint_key_of(&path, pem))
+}
+
+fn unusable(path: &Path, why: InvalidKey) -> io::Error {
+    let help = "restore it from a backup, or move it away: a new one is made, and verify needs both";
+    atomic_file::invalid(path, &format!("{why}; {help}"))
 }
 
 /// Writes the public half of the checkpoint key. That of an earlier key is moved aside, as only it verifies the

@@ -50,14 +50,13 @@ impl Trail {
     /// Opens the trail and starts its thread. Keys that are not configured are read from `key_directory`, or created
     /// there. Each replica has its own chain.
     pub fn open(settings: &Settings, key_directory: &Path, clock: Clock) -> Result<Self, OpenError> {
-        let keys_failed = |source| OpenError::File { path: key_directory.to_owned(), source };
         let chain_key = match &settings.chain_key {
             Some(key) => key.clone(),
-            None => keys::load_or_create_chain_key(key_directory).map_err(keys_failed)?,
+            None => keys::load_or_create_chain_key(key_directory).map_err(OpenError::Key)?,
         };
         let checkpoint_key = match &settings.checkpoint_key {
             Some(key) => key.clone(),
-            None => keys::load_or_create_checkpoint_key(key_directory).map_err(keys_failed)?,
+            None => keys::load_or_create_checkpoint_key(key_directory).map_err(OpenError::Key)?,
         };
         let mut backlog = Arc::new(Backlog::none());
         let (sink, found): (Box<dyn Sink>, _) = match &settings.destination {
@@ -78,6 +77,17 @@ impl Trail {
         };
         let keys = Keys { chain: chain_key, checkpoint: checkpoint_key };
         Self::start(settings, keys, Opened { sink, found, backlog }, clock)
+    }
+
+    /// Checks whether [`Self::open`] can use the keys in `key_directory`, without a change.
+    pub fn examine_keys(settings: &Settings, key_directory: &Path) -> Result<(), OpenError> {
+        if settings.chain_key.is_none() {
+            keys::examine_chain_key(key_directory).map_err(OpenError::Key)?;
+        }
+        if settings.checkpoint_key.is_none() {
+            keys::examine_checkpoint_key(key_directory).map_err(OpenError::Key)?;
+        }
+        Ok(())
     }
 
     /// Checks whether [`Self::open`] can continue what is in the place of the trail, without a lock or a change.
@@ -360,6 +370,8 @@ impl Trail {
 pub enum OpenError {
     #[error("the audit trail cannot be opened: {}: {source}", path.display())]
     File { path: PathBuf, source: io::Error },
+    #[error("a key of the audit trail cannot be read or made: {0}")]
+    Key(io::Error),
     #[error("the thread of the audit trail cannot be started: {0}")]
     Thread(io::Error),
 }

@@ -95,7 +95,20 @@ impl KeyRing {
         let text = atomic_file::read_or_make(path, || {
             Ok(Zeroizing::new(BASE64_STANDARD.encode(random::<KEY_LEN>()).into_bytes()))
         })?;
-        let key = decode(&text).ok_or_else(|| atomic_file::invalid(path, "the key is not 32 bytes as base64"))?;
+        Self::of_file(path, &text)
+    }
+
+    /// Checks, without a change, whether [`Self::load_or_create`] can use what is there.
+    pub fn examine(path: &Path) -> io::Result<()> {
+        atomic_file::examine(path, |text| Self::of_file(path, text))
+    }
+
+    fn of_file(path: &Path, text: &[u8]) -> io::Result<Self> {
+        let key = decode(text).ok_or_else(|| {
+            let why = "the key is not 32 bytes as base64; restore it from a backup, or remove it: a new one is made, which \
+                       decrypts nothing that the old one has encrypted";
+            atomic_file::invalid(path, why)
+        })?;
         Ok(Self(Arc::new([key])))
     }
 
