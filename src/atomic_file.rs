@@ -54,6 +54,10 @@ pub(crate) fn read(path: &Path) -> io::Result<Option<Zeroizing<Vec<u8>>>> {
 /// Checks, without a change, what is in the place of a file that [`read_or_make`] reads. Nothing yet, or a file that
 /// this user may not read, is in order.
 pub(crate) fn examine<T>(path: &Path, parse: impl FnOnce(&[u8]) -> io::Result<T>) -> io::Result<()> {
+    // Reading a pipe would wait for its other end.
+    if fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir()) {
+        return Ok(());
+    }
     match read(path) {
         Ok(Some(found)) => parse(found.as_slice()).map(drop),
         Ok(None) => Ok(()),

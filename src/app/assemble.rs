@@ -11,7 +11,7 @@ use arc_swap::ArcSwap;
 use tokio::runtime::Runtime;
 
 use super::{
-    App, Metrics, policies,
+    App, Metrics, places, policies,
     process::{StartError, problems},
     rollout::{Applied, Outcome},
 };
@@ -67,10 +67,28 @@ impl Parts<'_> {
         let home = config::resolver::folder_of(&store_path);
         std::fs::create_dir_all(home)
             .map_err(StartError::io(format!("the folder of the store, {}, cannot be created", home.display())))?;
-        let (store, redis) = self.open_store(resolved.store.take().ok_or_else(missing)?, &store_path)?;
-        let audit = resolved.audit.take().ok_or_else(missing)?;
+        let (store, audit) = (resolved.store.take().ok_or_else(missing)?, resolved.audit.take().ok_or_else(missing)?);
+        let lost = places::lost(&store_path, matches!(store, store::Settings::Embedded), &audit);
+        let (store, redis) = self.open_store(store, &store_path)?;
         let trail = Trail::open(&audit, home, self.clock.clone())?;
         let shared = self.share(store, trail.clone(), &store_path)?;
+        for file in lost {
+            let is_store = file == store_path;
+            let file = file.display();
+            if is_store {
+                tracing::error!(
+                    %file,
+                    "the store was missing or empty although an earlier start has left other files, and was made anew: revocations, \
+                     sessions and held deliveries are gone; if nobody meant that, stop, and restore it as docs/upkeep.md says"
+                );
+            } else {
+                tracing::warn!(
+                    %file,
+                    "this key was missing although an earlier start has left other files, and was made anew: what needs the previous \
+                     one is lost; if nobody meant that, stop, and restore it as docs/upkeep.md says"
+                );
+            }
+        }
         self.read_token_keys(&resolved, &shared);
         let downstream = resolved.downstream.take().ok_or_else(missing)?;
         let admin = resolved.admin.clone();

@@ -1,12 +1,15 @@
 //! Checks of the places that Doorward writes to, without a lock or a change.
 
-use std::fmt::Display;
+use std::{
+    fmt::Display,
+    path::{Path, PathBuf},
+};
 
 use super::policies;
 use crate::{
     admin::socket,
     assertions::{self, Keys},
-    audit::Trail,
+    audit::{self, Trail},
     config::{
         raw,
         report::At,
@@ -35,6 +38,20 @@ pub fn check_places(root: &raw::Root, resolved: &Resolved, resolver: &mut Resolv
     }
 }
 
+/// Returns the files that a first start creates and that are missing, or empty, although an earlier start has left
+/// others: what was in them is lost. `store` is the place of the embedded store, even if another is used.
+pub(super) fn lost(store: &Path, is_embedded: bool, audit: &audit::Settings) -> Vec<PathBuf> {
+    let is_there = |path: &Path| std::fs::metadata(path).is_ok_and(|found| found.len() > 0 || !found.is_file());
+    let keys = [keyring::KEY_EXTENSION, assertions::KEY_EXTENSION].map(|extension| store.with_extension(extension));
+    // A first start that failed may have left the store and the keys of the trail, but none of these.
+    let was_started = keys.iter().map(PathBuf::as_path).chain(audit.file()).any(is_there);
+    let mut made = keys.to_vec();
+    made.extend(audit.key_files(folder_of(store)));
+    made.extend(is_embedded.then(|| store.to_owned()));
+    made.retain(|path| was_started && !is_there(path));
+    made
+}
+
 /// Reports an error at a setting. Its text says what to do.
 fn report<T>(found: Result<T, impl Display>, setting: &[&str], resolver: &mut Resolver) {
     if let Err(error) = found {
@@ -48,7 +65,46 @@ mod tests {
     use std::fs;
 
     use super::*;
-    use crate::audit;
+
+    /// Everybody was signed out, or had their revocation forgotten, and neither log nor trail said a word.
+    #[test]
+    fn a_file_that_is_missing_beside_others_is_lost_and_at_a_first_start_none_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let store = at("doorward.redb");
+        let egress = crate::egress::Egress::direct(None, None).unwrap();
+        let mut resolver = Resolver::new(folder.path());
+        let audit = audit::Settings::resolve(&raw::Audit::default(), &egress, &mut resolver, &At::root()).unwrap();
+        let (path, retention) = (at("audit.jsonl"), audit::Retention::default());
+        let audit =
+            audit::Settings { destination: audit::Destination::File { path, max_size: 1 << 20, retention }, ..audit };
+        assert!(lost(&store, true, &audit).is_empty());
+        let keys = ["doorward.session.key", "doorward.assertion.pem", "audit-chain.key", "audit-checkpoint.pem"];
+        let all = [&keys[..], &["doorward.redb"]].concat();
+        // As a first start that failed may leave them.
+        for name in ["doorward.redb", "audit-chain.key"] {
+            fs::write(at(name), "x").unwrap();
+        }
+        assert!(lost(&store, true, &audit).is_empty());
+        for name in &all {
+            fs::write(at(name), "x").unwrap();
+        }
+        assert!(lost(&store, true, &audit).is_empty());
+        for name in &all {
+            fs::write(at(name), "").unwrap();
+            assert_eq!(lost(&store, true, &audit), [at(name)], "empty");
+            fs::remove_file(at(name)).unwrap();
+            assert_eq!(lost(&store, true, &audit), [at(name)], "removed");
+            fs::write(at(name), "x").unwrap();
+        }
+        fs::remove_file(&store).unwrap();
+        assert!(lost(&store, false, &audit).is_empty(), "with Redis there is none");
+        for name in keys {
+            fs::remove_file(at(name)).unwrap();
+        }
+        fs::write(at("audit.jsonl"), "{}").unwrap();
+        assert_eq!(lost(&store, true, &audit).len(), all.len(), "only the trail is there");
+    }
 
     /// `check` said that all was well, and the start failed.
     #[test]

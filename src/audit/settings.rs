@@ -1,12 +1,15 @@
 //! The validated settings of the trail.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use rustix::system::uname;
 
 use super::{
     export,
-    keys::{ChainKey, CheckpointKey, InvalidKey},
+    keys::{CHAIN_KEY_FILE, CHECKPOINT_KEY_FILE, ChainKey, CheckpointKey, InvalidKey},
     pseudonym::PseudonymKey,
 };
 use crate::{
@@ -78,6 +81,20 @@ impl Retention {
 }
 
 impl Settings {
+    /// The files of keys that a start reads in `directory`, or creates there.
+    pub fn key_files(&self, directory: &Path) -> Vec<PathBuf> {
+        let names = [(self.chain_key.is_none(), CHAIN_KEY_FILE), (self.checkpoint_key.is_none(), CHECKPOINT_KEY_FILE)];
+        names.into_iter().filter(|(is_used, _)| *is_used).map(|(_, name)| directory.join(name)).collect()
+    }
+
+    /// The file that lines are written to.
+    pub fn file(&self) -> Option<&Path> {
+        match &self.destination {
+            Destination::Stdout => None,
+            Destination::File { path, .. } => Some(path),
+        }
+    }
+
     /// Validates the `audit` part of the configuration, which is at `at`. Returns none, and reports why, if it cannot
     /// be used. Exports over HTTP use `egress`.
     pub fn resolve(raw: &Audit, egress: &Egress, resolver: &mut Resolver, at: &At) -> Option<Self> {
