@@ -33,7 +33,9 @@ async fn redis(redis: &Redis, holds: bool, clock: &Clock) -> Vec<Finding> {
     if let Err(error) = redis.ping().await {
         let fix = match error {
             StoreError::Full(_) => "give Redis more memory (`maxmemory`), or find out what else fills it",
-            _ => "point `store.redis` at a server that accepts writes: a master with free disk space",
+            _ => {
+                "point `store.redis` at a server that accepts writes, a master with free disk space, as a user with all rights that it needs"
+            }
         };
         let message = format!("it answers but accepts no writes: {error}");
         return vec![Finding::fault(Check::Store, subject, message, fix)];

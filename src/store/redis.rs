@@ -38,6 +38,7 @@ use crate::clock::{Clock, Timestamp};
 static PUT: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("redis/put.lua")));
 static DELETE: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("redis/delete.lua")));
 static CHANGES: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("redis/changes.lua")));
+static TRY: LazyLock<Script> = LazyLock::new(|| Script::new(include_str!("redis/try.lua")));
 
 /// Expired records that each write removes.
 const SWEEP: usize = 16;
@@ -109,6 +110,13 @@ impl Redis {
             ));
         };
         self.has_replica.store(has_replica(&words(&info).join("\n")), Ordering::Relaxed);
+        // Waits for no replica. Any other error is one that the next call has too, or that a replica gives.
+        if matches!(self.ask_holder(&["WAIT", "0", "1"]).await, Ok(None)) {
+            return Ok(Durability::Lossy(
+                "Redis does not let Doorward wait until a replica has a delivery, which would get 503 as soon as there is a replica: give the \
+                 ACL user `+wait`",
+            ));
+        }
         if self.link.settings().durable {
             return Ok(Durability::Synced);
         }
@@ -322,12 +330,8 @@ impl Backend for Redis {
 
     fn ping(&self) -> StoreFuture<'_, ()> {
         Box::pin(async {
-            // A replica, a full server, or one without its disk refuses any write. This one changes nothing: with `XX`
-            // it writes only to an existing key, and this one is never created. A script would be accepted with full
-            // memory until it allocates some.
-            let mut command = Cmd::new();
-            command.arg("SET").arg(self.key(Table::Logins, "ping")).arg("").arg("XX");
-            self.link.call::<Value>(&Request::Command(command), Repeat::Harmless).await.map(drop)
+            let script = self.script(&TRY, Table::Logins, &["ping"]);
+            self.link.call::<Value>(&Request::Script(script), Repeat::Harmless).await.map(drop)
         })
     }
 }

@@ -244,6 +244,9 @@ impl ConnectionLike for Connection {
     }
 }
 
+/// The advice if the server does not allow a command.
+const LACKS_A_RIGHT: &str = "the ACL user lacks a right that docs/store.md lists";
+
 /// The meaning of a client error.
 struct Fault {
     error: StoreError,
@@ -269,9 +272,9 @@ impl Fault {
                               `store.redis.sentinel.master`";
                 (advised(advice), true, true)
             }
-            ErrorKind::Server(ServerErrorKind::NoPerm) => {
-                (advised("the ACL user lacks a right that docs/store.md lists"), false, true)
-            }
+            ErrorKind::Server(ServerErrorKind::NoPerm) => (advised(LACKS_A_RIGHT), false, true),
+            // Of a command in a script.
+            _ if text.contains("can't run this command") => (advised(LACKS_A_RIGHT), false, true),
             _ if says("NOAUTH") || says("WRONGPASS") => {
                 (advised("see `store.redis.username` and `password`"), true, true)
             }

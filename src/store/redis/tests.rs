@@ -119,6 +119,22 @@ async fn one_server_does_what_every_backend_does_for_a_user_with_few_rights() {
     assert!(error.contains("`store.redis.username`") && !error.contains("wr0ng"), "{error}");
 }
 
+/// Requests got 503, while the health check and doctor said that all was well.
+#[tokio::test]
+async fn a_right_that_the_user_lacks_is_found_by_the_health_check() {
+    let server = RedisServer::start(&[]);
+    let store = store(&json!({"server": server.address()}));
+    store.ping().await.unwrap();
+    for right in ["hget", "hset", "hdel", "zadd", "zrem", "zrangebyscore", "get", "set", "time", "evalsha"] {
+        let _: String = server.ask(&["ACL", "SETUSER", "default", &format!("-{right}")]).await;
+        let error = store.ping().await.unwrap_err().to_string();
+        assert!(error.contains("docs/store.md"), "{right}: {error}");
+        let _: String = server.ask(&["ACL", "SETUSER", "default", &format!("+{right}")]).await;
+        store.ping().await.unwrap();
+    }
+    assert_eq!(server.ask::<Vec<String>>(&["KEYS", "*"]).await, Vec::<String>::new(), "it leaves nothing there");
+}
+
 #[tokio::test]
 async fn a_new_password_is_used_without_a_restart() {
     let server = RedisServer::start(&["--requirepass", "old"]);
