@@ -21,6 +21,13 @@ pub(super) struct Signals {
     /// Ignored during the start, which loads the configuration anyway; changes after that are noticed by their content
     /// once files are watched.
     _hangup: Signal,
+    _file_size: Signal,
+}
+
+/// Survives the signal of a write beyond the limit on the size of files (`ulimit -f`), which then fails like one to a
+/// full disk. It would end the process without a word, and again at each start.
+fn of_file_size() -> io::Result<Signal> {
+    signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))
 }
 
 impl Signals {
@@ -29,6 +36,7 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             _hangup: signal(SignalKind::hangup())?,
+            _file_size: of_file_size()?,
         })
     }
 
@@ -52,5 +60,17 @@ impl Signals {
             _ = self.terminate.recv() => false,
             _ = self.interrupt.recv() => true,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::{Signal, getpid, kill_process};
+
+    #[tokio::test]
+    async fn a_write_beyond_the_limit_on_files_does_not_end_the_process() {
+        let mut handled = super::of_file_size().unwrap();
+        kill_process(getpid(), Signal::XFSZ).unwrap();
+        handled.recv().await;
     }
 }
