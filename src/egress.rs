@@ -18,7 +18,10 @@ use hyper_util::{
 };
 use rustls::{
     CertificateError, ClientConfig, ConfigBuilder, RootCertStore, WantsVerifier,
-    pki_types::{CertificateDer, ServerName, pem::PemObject},
+    pki_types::{
+        CertificateDer, ServerName,
+        pem::{self, PemObject},
+    },
 };
 use rustls_platform_verifier::BuilderVerifierExt;
 use zeroize::Zeroizing;
@@ -218,10 +221,21 @@ pub fn roots(pem: &[u8]) -> Result<RootCertStore, String> {
     let unreadable = |error: &dyn std::fmt::Display| format!("a certificate in it cannot be read: {error}");
     let mut roots = RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem) {
-        let certificate = certificate.map_err(|error| unreadable(&error))?;
+        let certificate = certificate.map_err(|error| unreadable(&pem_problem(&error)))?;
         roots.add(certificate).map_err(|error| unreadable(&error))?;
     }
     if roots.is_empty() { Err("there is no certificate in it".to_owned()) } else { Ok(roots) }
+}
+
+/// What is wrong with a text in PEM form. The error itself would print bytes of the text.
+pub fn pem_problem(error: &pem::Error) -> String {
+    match error {
+        pem::Error::MissingSectionEnd { .. } => {
+            "the end of a section is missing, as in a file that was written halfway".to_owned()
+        }
+        pem::Error::IllegalSectionStart { .. } => "the first line of a section is broken".to_owned(),
+        other => other.to_string(),
+    }
 }
 
 /// An error with its causes, because the client's own message only says that it failed.

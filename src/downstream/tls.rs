@@ -318,7 +318,7 @@ fn certified_key(
 fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, String> {
     let chain: Vec<_> = CertificateDer::pem_slice_iter(pem)
         .collect::<Result<_, _>>()
-        .map_err(|error| format!("is not PEM: {error}"))?;
+        .map_err(|error| format!("is not PEM: {}", egress::pem_problem(&error)))?;
     match chain.first() {
         None => Err("holds no certificate".to_owned()),
         Some(leaf) => match ParsedCertificate::try_from(leaf) {

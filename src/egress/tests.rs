@@ -18,7 +18,7 @@ use tokio::{
     sync::Barrier,
 };
 
-use super::{Bounds, Egress, EgressError, KEPT};
+use super::{Bounds, Egress, EgressError, KEPT, roots};
 use crate::issuers::testing::{Provider, Reply, egress};
 
 const BOUNDS: Bounds = Bounds { timeout: Duration::from_millis(200), max_body: 1_000 };
@@ -27,6 +27,18 @@ const PATIENT: Bounds = Bounds { timeout: Duration::from_secs(10), max_body: 1_0
 async fn get(url: &str, bounds: Bounds) -> Result<(u16, usize), EgressError> {
     let request = Request::get(url).body(Bytes::new()).unwrap();
     egress().send(request, bounds).await.map(|answer| (answer.status().as_u16(), answer.body().len()))
+}
+
+/// Its bytes were printed, as numbers.
+#[test]
+fn a_broken_file_of_authorities_is_explained_without_its_bytes() {
+    let section = "-----BEGIN CERTIFICATE-----\nAAAA\n";
+    for (text, told) in
+        [(section, "halfway"), ("-----BEGIN CERTIFICATE\nAAAA\n", "first line"), ("AAAA", "no certificate")]
+    {
+        let why = roots(text.as_bytes()).unwrap_err();
+        assert!(why.contains(told) && !why.contains('['), "{text:?}: {why}");
+    }
 }
 
 #[tokio::test]

@@ -474,6 +474,19 @@ mod tests {
         assert_ne!(base, with(&|_| {}), "renewed files");
     }
 
+    /// As between the two copies of a renewal.
+    #[test]
+    fn a_key_of_another_certificate_is_called_so() {
+        let dir = tempfile::tempdir().unwrap();
+        let (alice, bob) = (identity_files(dir.path(), "alice"), identity_files(dir.path(), "bob"));
+        let mut entry = raw("https://host");
+        let certificate = raw::CertificateFiles { key: bob.key, ..alice };
+        entry.tls = Some(raw::ClientTls { certificate: Some(certificate), ..Default::default() });
+        let (upstream, problems) = resolve(&entry, dir.path());
+        assert!(upstream.is_none());
+        assert!(problems[0].1.ends_with("the key does not belong to the certificate"), "{problems:?}");
+    }
+
     #[test]
     fn certificates_and_keys_that_cannot_be_read_are_reported_without_their_content() {
         let dir = tempfile::tempdir().unwrap();

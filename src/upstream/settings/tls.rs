@@ -160,6 +160,10 @@ impl TlsClient {
 
         let is_elsewhere = resolver.is_elsewhere();
         let mut problem = |what: &str, error: rustls::Error| {
+            let error = match error {
+                rustls::Error::InconsistentKeys(_) => "the key does not belong to the certificate".to_owned(),
+                other => other.to_string(),
+            };
             resolver.error(&material.at, format!("{what}: {error}"));
         };
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
