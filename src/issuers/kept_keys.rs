@@ -6,6 +6,7 @@ use std::{
     fs::{self, File},
     io::{self, Read},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use aws_lc_rs::digest;
@@ -49,9 +50,26 @@ impl KeptKeys {
         self.discovery.as_ref().map(|document| document.get().as_bytes())
     }
 
-    /// Reads the file for `issuer`, if there is one. A file of another issuer is an error.
-    pub fn load(folder: &Path, issuer: &str) -> io::Result<Option<Self>> {
-        let file = match File::open(path(folder, issuer)) {
+    /// Reads the file for `issuer`, if there is one. A file of another issuer is an error, and so is one that must not be
+    /// used any more `now`. Errors name the file.
+    pub fn load(folder: &Path, issuer: &str, now: Timestamp, max_stale: Duration) -> io::Result<Option<Self>> {
+        let path = path(folder, issuer);
+        let kept = Self::read(&path, issuer).and_then(|kept| {
+            let why = match kept.as_ref().map(Self::fetched) {
+                // Its age is unknown.
+                Some(fetched) if fetched > now => format!("it was confirmed on {fetched}, which has not come yet"),
+                Some(fetched) if now.since(fetched) >= max_stale => {
+                    format!("it was confirmed on {fetched}, which is longer ago than `keys.max_stale`")
+                }
+                _ => return Ok(kept),
+            };
+            Err(io::Error::new(io::ErrorKind::InvalidData, why))
+        });
+        kept.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", path.display())))
+    }
+
+    fn read(path: &Path, issuer: &str) -> io::Result<Option<Self>> {
+        let file = match File::open(path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             file => file?,
         };
@@ -81,20 +99,42 @@ fn path(folder: &Path, issuer: &str) -> PathBuf {
 mod tests {
     use super::*;
 
+    const FETCHED: Timestamp = Timestamp::from_secs(7);
+
+    fn load(folder: &Path, issuer: &str) -> io::Result<Option<KeptKeys>> {
+        KeptKeys::load(folder, issuer, FETCHED, Duration::from_secs(60))
+    }
+
+    /// Nobody learnt why it did not help.
+    #[test]
+    fn a_set_that_is_too_old_or_from_the_future_is_refused_by_the_name_of_its_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let kept = KeptKeys::new("https://a", FETCHED, br#"{"keys":[]}"#, None).unwrap();
+        kept.save(folder.path()).unwrap();
+        for (seconds, told) in [(6, Some("has not come")), (7, None), (66, None), (67, Some("`keys.max_stale`"))] {
+            let loaded =
+                KeptKeys::load(folder.path(), "https://a", Timestamp::from_secs(seconds), Duration::from_secs(60));
+            let why = loaded.err().map(|error| error.to_string());
+            assert_eq!(why.is_some(), told.is_some(), "{seconds}: {why:?}");
+            let is_told = |why: &str| why.contains(".jwks.json") && why.contains(told.unwrap_or_default());
+            assert!(why.as_deref().is_none_or(is_told), "{seconds}: {why:?}");
+        }
+    }
+
     #[test]
     fn a_set_is_kept_for_its_own_issuer_only() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(KeptKeys::load(folder.path(), "https://a").unwrap().is_none());
+        assert!(load(folder.path(), "https://a").unwrap().is_none());
         let document = br#"{"issuer":"https://a"}"#;
-        let kept = KeptKeys::new("https://a", Timestamp::from_secs(7), br#"{"keys":[]}"#, Some(document)).unwrap();
+        let kept = KeptKeys::new("https://a", FETCHED, br#"{"keys":[]}"#, Some(document)).unwrap();
         kept.save(folder.path()).unwrap();
-        let loaded = KeptKeys::load(folder.path(), "https://a").unwrap().unwrap();
-        assert_eq!((loaded.fetched(), loaded.jwks()), (Timestamp::from_secs(7), &br#"{"keys":[]}"#[..]));
+        let loaded = load(folder.path(), "https://a").unwrap().unwrap();
+        assert_eq!((loaded.fetched(), loaded.jwks()), (FETCHED, &br#"{"keys":[]}"#[..]));
         assert_eq!(loaded.discovery(), Some(&document[..]));
 
         fs::copy(path(folder.path(), "https://a"), path(folder.path(), "https://b")).unwrap();
-        assert!(KeptKeys::load(folder.path(), "https://b").is_err());
+        assert!(load(folder.path(), "https://b").is_err());
         fs::write(path(folder.path(), "https://a"), "half a fi").unwrap();
-        assert!(KeptKeys::load(folder.path(), "https://a").is_err());
+        assert!(load(folder.path(), "https://a").unwrap_err().to_string().contains(".jwks.json"));
     }
 }

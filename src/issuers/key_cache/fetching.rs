@@ -284,8 +284,10 @@ impl Shared {
     /// Installs the set that was stored on disk. Returns whether there was a usable one.
     async fn load_kept(&self) -> bool {
         let Some(folder) = self.settings.keep_in.clone() else { return false };
-        let issuer = Arc::clone(&self.settings.issuer);
-        let loaded = tokio::task::spawn_blocking(move || KeptKeys::load(&folder, &issuer)).await;
+        let (issuer, max_stale) = (Arc::clone(&self.settings.issuer), self.settings.max_stale);
+        let now = self.clock.moment();
+        let load = move || KeptKeys::load(&folder, &issuer, now.wall(), max_stale);
+        let loaded = tokio::task::spawn_blocking(load).await;
         let kept = match loaded {
             Ok(Ok(Some(kept))) => kept,
             Ok(Err(error)) => {
@@ -294,12 +296,7 @@ impl Shared {
             }
             _ => return false,
         };
-        // The age of a set from the future is unknown.
-        let now = self.clock.moment();
         let age = now.wall().since(kept.fetched());
-        if kept.fetched() > now.wall() || age >= self.settings.max_stale {
-            return false;
-        }
         let keys = Keys::parse(kept.jwks(), &self.settings.algorithms);
         let is_usable = keys.is_ok();
         if let Ok(keys) = keys {
