@@ -213,7 +213,7 @@ fn a_restore_from_a_tar_restores_the_store_and_leaves_the_trail_unchanged() {
 #[tokio::test]
 async fn revocations_to_repeat_after_a_restore_are_found_in_all_trails_despite_cut_lines() {
     let mut fixture = Fixture::start().await;
-    for subject in ["alice", "bob", "carol"] {
+    for subject in ["alice", "bob", "carol", "dave"] {
         let revoke = ["revoke", "--issuer", "a", "--subject", subject, "--why", "has left"];
         let (code, said) = fixture.doorward.operator(&revoke).await;
         assert_eq!(code, Some(0), "{said}");
@@ -222,18 +222,26 @@ async fn revocations_to_repeat_after_a_restore_are_found_in_all_trails_despite_c
     fixture.doorward.ended().await;
     let trail = fs::read_to_string(fixture.doorward.audit_path()).unwrap();
     // Each command has a line before it runs, and one after it.
-    let of = |subject: &str| {
+    let line_of = |subject: &str, is_begun: bool| {
         let mut lines = trail.lines();
         lines
-            .rfind(|line| line.contains("\"operator\"") && line.contains(subject) && !line.contains("(begun)"))
+            .rfind(|line| {
+                line.contains("\"operator\"") && line.contains(subject) && line.contains("(begun)") == is_begun
+            })
             .unwrap()
     };
+    let of = |subject: &str| line_of(subject, false);
     let folder = tempfile::tempdir().unwrap();
     let (cut, _) = of("carol").split_at(of("carol").len() / 2);
     for (replica, file, lines) in [
         ("doorward-0", "audit.jsonl", format!("{}\n{cut}", of("carol")).into_bytes()),
         ("doorward-0", "audit.jsonl.000001", [&b"\xff\0{\n7\n"[..], of("alice").as_bytes(), b"\n"].concat()),
-        ("doorward-1", "audit.jsonl", format!("{}\n", of("bob")).into_bytes()),
+        // Killed before the second ended.
+        (
+            "doorward-1",
+            "audit.jsonl",
+            format!("{}\n{}\n{}\n", line_of("bob", true), of("bob"), line_of("dave", true)).into_bytes(),
+        ),
     ] {
         fs::create_dir_all(folder.path().join(replica)).unwrap();
         fs::write(folder.path().join(replica).join(file), lines).unwrap();
@@ -246,8 +254,9 @@ async fn revocations_to_repeat_after_a_restore_are_found_in_all_trails_despite_c
     let output = Command::new("sh").args(["-c", command]).current_dir(folder.path()).output().unwrap();
     let said = String::from_utf8(output.stdout).unwrap();
     let listed: Vec<&str> = said.lines().collect();
-    assert_eq!(listed.len(), 3, "{said}{}", String::from_utf8_lossy(&output.stderr));
-    for (line, subject) in listed.into_iter().zip(["alice", "bob", "carol"]) {
+    assert_eq!(listed.len(), 4, "{said}{}", String::from_utf8_lossy(&output.stderr));
+    for (line, subject) in listed.into_iter().zip(["alice", "bob", "carol", "dave"]) {
+        assert_eq!(line.contains("(begun)"), subject == "dave", "{line}");
         assert!(line.contains("revoke {") && line.contains(subject) && line.ends_with(" has left"), "{line}");
     }
 }
