@@ -143,15 +143,22 @@ fn check_possible(senders: &[raw::Webhook], target: Target<'_>) -> Result<(), Co
             let Some(sender) = sender else { return Ok(()) };
             let identity = webhooks::identity(sender);
             let of_hook = webhooks::subject_of_hook(identity, &sender.name);
-            let of_repository = webhooks::subject_of_repository(identity, "");
-            let number = subject.strip_prefix(&*of_repository);
-            if subject == of_hook || number.is_some_and(|number| !number.is_empty()) {
+            let of_repository = |id: &str| webhooks::subject_of_repository(identity, id);
+            let id = subject.strip_prefix(&*of_repository(""));
+            let meant = id.and_then(|id| webhooks::written_repository_id(sender, id)).map(|id| of_repository(&id));
+            if subject == of_hook || meant.as_deref() == Some(subject) {
                 return Ok(());
             }
-            Err(CommandError::new(format!("no delivery of `{issuer}` has the subject `{subject}`")).help(format!(
-                "name a repository as `{of_repository}NUMBER`, or the deliveries that name none as `{of_hook}`; the audit trail has the \
-                 subject of each delivery in `actor.user.uid`"
-            )))
+            let form = match (meant, webhooks::repository_ids(sender)) {
+                (Some(meant), _) => format!("write `{meant}`"),
+                (None, Some(ids)) => {
+                    let form = of_repository(ids);
+                    format!("name a repository as `{form}`, or the deliveries that name none as `{of_hook}`")
+                }
+                (None, None) => format!("its deliveries have no id of a repository; name them all as `{of_hook}`"),
+            };
+            let help = format!("{form}; the audit trail has the subject of each delivery in `actor.user.uid`");
+            Err(CommandError::new(format!("no delivery of `{issuer}` has the subject `{subject}`")).help(help))
         }
         Target::Token { .. } | Target::Session(_) | Target::Workload(_) => Ok(()),
     }
@@ -175,6 +182,10 @@ mod tests {
             {"name": "github", "sender": "github"},
             {"name": "forge", "sender": "gitea", "identity": "forge-2"},
             {"name": "ci", "sender": "generic"},
+            {"name": "hub", "sender": "docker_hub"},
+            {"name": "bbc", "sender": "bitbucket_cloud"},
+            {"name": "sns", "sender": "aws_sns"},
+            {"name": "app", "sender": "generic", "facts": {"repository_id": "/id"}},
         ]))
         .unwrap();
         for (issuer, subject, help) in [
@@ -189,6 +200,23 @@ mod tests {
             ("webhook:forge", "webhook:forge-2:repo:7", None),
             ("webhook:ci", "webhook:ci:hook:ci", None),
             ("people", "repo:1296269", None),
+            ("webhook:github", "webhook:github:repo:015", Some("write `webhook:github:repo:15`")),
+            ("webhook:github", "webhook:github:repo:15 ", Some("write `webhook:github:repo:15`")),
+            ("webhook:github", "webhook:github:repo:app", Some("`webhook:github:repo:NUMBER`")),
+            ("webhook:ci", "webhook:ci:repo:5", Some("all as `webhook:ci:hook:ci`")),
+            ("webhook:hub", "webhook:docker-hub:repo:5", Some("all as `webhook:docker-hub:hook:hub`")),
+            ("webhook:hub", "webhook:docker-hub:hook:hub", None),
+            ("webhook:bbc", "webhook:bitbucket:repo:{AA}", Some("write `webhook:bitbucket:repo:{aa}`")),
+            ("webhook:bbc", "webhook:bitbucket:repo:{aa}", None),
+            (
+                "webhook:sns",
+                "webhook:aws-sns:repo:arn:aws:codecommit:us-east-1:123456789012:app",
+                Some("write `webhook:aws-sns:repo:us-east-1/123456789012/app`"),
+            ),
+            ("webhook:sns", "webhook:aws-sns:repo:app", Some("`webhook:aws-sns:repo:REGION/ACCOUNT/NAME`")),
+            ("webhook:sns", "webhook:aws-sns:repo:us-east-1/123456789012/app", None),
+            ("webhook:app", "webhook:app:repo:a:b", Some("`webhook:app:repo:ID`")),
+            ("webhook:app", "webhook:app:repo:015", None),
         ] {
             let refused = check_possible(&senders, Target::Principal { issuer, subject }).err();
             let told = refused.and_then(|refused| refused.help);

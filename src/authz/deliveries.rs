@@ -137,11 +137,12 @@ fn warn_of_refs(on: &raw::On, senders: &[&raw::Webhook], at: &At, report: &mut R
 }
 
 /// Warns of a number that no delivery has. `kind` is the name in identities; `tells` says whether a sender provides
-/// such numbers at all.
+/// such numbers at all, and `written` how it writes the one that is meant.
 pub(super) fn warn_of_number(
     kind: &str,
     number: &str,
     tells: fn(&raw::Webhook) -> bool,
+    written: fn(&raw::Webhook, &str) -> Option<String>,
     at: &At,
     root: &raw::Root,
     report: &mut Report,
@@ -154,23 +155,17 @@ pub(super) fn warn_of_number(
         report
             .warning(at, format!("no delivery of `{kind}` has such a number"))
             .help("name the sender in `webhooks`, and look at `delivery` in `when`");
-    } else if number.len() > 1 && number.starts_with('0') && !senders().any(webhooks::has_text_ids) {
-        let significant = number.trim_start_matches('0');
-        let significant = if significant.is_empty() { "0" } else { significant };
-        report
-            .warning(at, format!("no host writes a number as `{number}`"))
-            .help(format!("write `{kind}:{significant}`"));
-    } else if is_guid(number) && number != number.to_ascii_lowercase() && senders().all(webhooks::has_known_ids) {
-        report
-            .warning(at, format!("no host writes the digits of such an id in capitals as `{number}`"))
-            .help(format!("write `{kind}:{}`", number.to_ascii_lowercase()));
+        return;
     }
-}
-
-/// Whether it is a GUID such as `{673a6070-3421-46c9-9d48-90745f7bfe8e}`, with or without braces.
-fn is_guid(text: &str) -> bool {
-    let bare = text.strip_prefix('{').and_then(|text| text.strip_suffix('}')).unwrap_or(text);
-    uuid::Uuid::try_parse(bare).is_ok() && bare.len() == uuid::fmt::Hyphenated::LENGTH
+    let meant: Vec<String> = senders().filter_map(|sender| written(sender, number)).collect();
+    if meant.iter().any(|id| id == number) {
+        return;
+    }
+    let help = match meant.first() {
+        Some(id) => format!("write `{kind}:{id}`"),
+        None => "copy it from the record of a delivery in the audit trail".to_owned(),
+    };
+    report.warning(at, format!("no host writes such an id as `{number}`")).help(help);
 }
 
 /// Reports an unknown kind. The name of a host in `sender` is not always the one in identities.
@@ -206,6 +201,7 @@ webhooks:
   - {name: ids, sender: gogs, unique_bodies: false, secrets: [{secret: {env: I}}]}
   - {name: hub, sender: docker_hub, secrets: [{secret: {env: J}}]}
   - {name: chat, sender: slack, secrets: [{secret: {env: K}}]}
+  - {name: sns, sender: aws_sns, identity: commits, sns: {topics: []}}
 routes:
   - {name: hub, kind: webhook, hosts: [g], schemes: [webhook], webhook: hub, upstream: u}
   - {name: chat, kind: webhook, hosts: [h], schemes: [webhook], webhook: chat, upstream: u}
@@ -356,11 +352,11 @@ routes:
         const ID: &str = "azure-devops:278D5CD2-584D-4B63-824A-2BA458937249";
         let written = format!("`{}`", ID.to_ascii_lowercase());
         for (key, id) in [("repositories", ID), ("senders", ID)] {
-            warns(&format!("who: {{{key}: ['{id}']}}"), &format!("/who/{key}/0"), "in capitals", &written);
+            warns(&format!("who: {{{key}: ['{id}']}}"), &format!("/who/{key}/0"), "as `278D5CD2", &written);
         }
         let braced = "{673A6070-3421-46c9-9d48-90745f7bfe8e}";
         let help = format!("`bitbucket:{}`", braced.to_ascii_lowercase());
-        warns(&format!("who: {{repositories: ['bitbucket:{braced}']}}"), "/who/repositories/0", "in capitals", &help);
+        warns(&format!("who: {{repositories: ['bitbucket:{braced}']}}"), "/who/repositories/0", "as `{673A6070", &help);
         for good in [ID.to_ascii_lowercase(), "azure-devops:AB".to_owned()] {
             assert_eq!(warned(&format!("who: {{repositories: ['{good}']}}")), [], "{good}");
         }
@@ -383,10 +379,15 @@ routes:
         let repositories = "/who/repositories/0";
         warns("who: {repositories: ['github:01']}", repositories, "as `01`", "`github:1`");
         warns("who: {repositories: ['harbor:5']}", repositories, "of `harbor`", "`delivery`");
+        warns("who: {repositories: ['github:99999999999999999999']}", repositories, "as `99999", "audit trail");
+        warns("who: {repositories: ['commits:app']}", repositories, "as `app`", "audit trail");
         warns("who: {senders: ['gitlab:007']}", "/who/senders/0", "as `007`", "`gitlab:7`");
         warns("who: {senders: ['ci:5']}", "/who/senders/0", "of `ci`", "`delivery`");
         warns("who: {senders: ['harbor:5']}", "/who/senders/0", "of `harbor`", "`delivery`");
-        for good in ["['github:1', 'github:0', 'gitlab:10']", "['ci:01', 'ci:278D5CD2-584D-4B63-824A-2BA458937249']"] {
+        for good in [
+            "['github:1', 'github:0', 'gitlab:10']",
+            "['ci:01', 'ci:278D5CD2-584D-4B63-824A-2BA458937249', 'commits:us-east-1/123456789012/app']",
+        ] {
             assert_eq!(warned(&format!("who: {{repositories: {good}}}")), [], "{good}");
         }
     }

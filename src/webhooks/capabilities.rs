@@ -1,16 +1,15 @@
-//! What the deliveries of a sender can contain, for checks of rules.
+//! What the deliveries of a sender can contain, for checks of rules and of revocations.
 
-use super::senders::{self, Field, sender};
+use super::{
+    facts::is_text_id,
+    senders::{self, Field, sender},
+    sns,
+};
 use crate::config::raw;
 
 /// Whether ids of this sender's repositories and people may be text.
 pub fn has_text_ids(raw: &raw::Webhook) -> bool {
     sender(raw.sender).text_ids
-}
-
-/// Whether the format of this sender's ids is known.
-pub fn has_known_ids(raw: &raw::Webhook) -> bool {
-    sender(raw.sender).label.is_some()
 }
 
 /// The events that deliveries of this sender can have, if that is a closed list: those that a body proves.
@@ -65,13 +64,49 @@ pub fn loses(raw: &raw::Webhook, event: &str) -> Option<&'static str> {
 
 /// Whether deliveries contain the id of their repository.
 pub fn numbers_repositories(raw: &raw::Webhook) -> bool {
-    // SNS has it in the name.
-    raw.sender == raw::Sender::AwsSns || has_field(raw, Field::RepositoryId)
+    repository_ids(raw).is_some()
 }
 
 /// Whether deliveries contain the id of the person who caused them.
 pub fn numbers_people(raw: &raw::Webhook) -> bool {
     has_field(raw, Field::ActorId) || has_field(raw, Field::AuthorId)
+}
+
+/// How this sender writes the id that is meant by a text: another text if no delivery can have this one, `None` if it
+/// could mean none.
+pub fn written_id(raw: &raw::Webhook, id: &str) -> Option<String> {
+    let id = id.trim();
+    if !has_text_ids(raw) {
+        return Some(id.parse::<u64>().ok()?.to_string());
+    }
+    // A sender that each entry describes may write GUIDs in either way.
+    let is_lowercase = sender(raw.sender).label.is_some() && is_guid(id);
+    Some(if is_lowercase { id.to_ascii_lowercase() } else { id.to_owned() }).filter(|id| is_text_id(id))
+}
+
+/// [`written_id`] for the id of a repository.
+pub fn written_repository_id(raw: &raw::Webhook, id: &str) -> Option<String> {
+    match repository_ids(raw)? {
+        CODE_COMMIT => sns::written_repository_id(id.trim()),
+        _ => written_id(raw, id),
+    }
+}
+
+/// What stands for the id of a repository in instructions; `None` if no delivery of this sender has one.
+pub fn repository_ids(raw: &raw::Webhook) -> Option<&'static str> {
+    match (raw.sender, has_field(raw, Field::RepositoryId), has_text_ids(raw)) {
+        (raw::Sender::AwsSns, false, _) => Some(CODE_COMMIT),
+        (_, false, _) => None,
+        (_, true, false) => Some("NUMBER"),
+        (_, true, true) => Some("ID"),
+    }
+}
+
+const CODE_COMMIT: &str = "REGION/ACCOUNT/NAME";
+
+/// Whether it is a GUID such as `{673a6070-3421-46c9-9d48-90745f7bfe8e}`. Nothing else is in braces.
+fn is_guid(text: &str) -> bool {
+    text.starts_with('{') || (uuid::Uuid::try_parse(text).is_ok() && text.len() == uuid::fmt::Hyphenated::LENGTH)
 }
 
 /// Whether names of branches and tags are bare. Places that the configuration names may contain full refs.

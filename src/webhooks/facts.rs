@@ -490,7 +490,7 @@ pub(super) fn date(text: &str) -> Option<Timestamp> {
 }
 
 /// Whether a text can be an id. It becomes part of a user name, in which `:` is a separator.
-fn is_text_id(text: &str) -> bool {
+pub(super) fn is_text_id(text: &str) -> bool {
     (1..=128).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':')
 }
 

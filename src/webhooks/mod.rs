@@ -15,7 +15,7 @@
 //! | `replay` | forwards each delivery once |
 //! | `hold` | stores deliveries and sends them later |
 //! | `events` | which event of its EventListener a delivery became |
-//! | `capabilities` | what the deliveries of a sender can contain, for checks of rules |
+//! | `capabilities` | what the deliveries of a sender can contain, for checks of rules and of revocations |
 //! | `metrics` | metrics of deliveries |
 //! | `vectors`, `testing`, `fuzz` | for tests: deliveries of each sender, a store that fails on demand, the fuzz body |
 
@@ -49,8 +49,8 @@ use tokio::runtime::Handle;
 
 pub use self::{
     capabilities::{
-        answered_events, has_bare_names, has_known_ids, has_text_ids, known_events, loses, missing_facts,
-        numbers_people, numbers_repositories, own_action,
+        answered_events, has_bare_names, has_text_ids, known_events, loses, missing_facts, numbers_people,
+        numbers_repositories, own_action, repository_ids, written_id, written_repository_id,
     },
     events::{Bound, EventId, Events, Named, TriedEvent},
     facts::Facts,

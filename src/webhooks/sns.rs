@@ -27,7 +27,7 @@ use self::{
 use super::{
     Delivery, Expected, Refused, ReplayKeys, Webhook,
     document::Wanted,
-    facts::{Facts, NoFacts, Reader, is_delivery_id},
+    facts::{Facts, NoFacts, Reader, is_delivery_id, is_text_id},
     senders::Media,
     signature::{malformed, unproven},
 };
@@ -278,10 +278,15 @@ fn host_of(topic: &str) -> Option<String> {
         "aws-cn" => "amazonaws.com.cn",
         _ => return None,
     };
-    let is_region = region.len() >= 3
-        && region.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-');
-    let is_account = account.len() == 12 && account.bytes().all(|byte| byte.is_ascii_digit());
-    (is_region && is_account && !name.is_empty()).then(|| format!("sns.{region}.{end}"))
+    (is_region(region) && is_account(account) && !name.is_empty()).then(|| format!("sns.{region}.{end}"))
+}
+
+fn is_region(text: &str) -> bool {
+    text.len() >= 3 && text.bytes().all(|byte| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-')
+}
+
+fn is_account(text: &str) -> bool {
+    text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 impl Message {
@@ -333,17 +338,35 @@ impl Message {
     }
 }
 
-/// Reads a CodeCommit repository from its ARN, `arn:aws:codecommit:REGION:ACCOUNT:NAME`, whose parts identify it.
+/// Reads a CodeCommit repository from its ARN, whose parts identify it.
 pub(super) fn with_repository(facts: Facts) -> Facts {
     let arn = facts.repository.clone().unwrap_or_default();
-    let parts: Vec<&str> = arn.split(':').collect();
-    let ["arn", _, "codecommit", region, account, name] = parts.as_slice() else { return facts };
+    let Some([region, account, name]) = code_commit(&arn) else { return facts };
     Facts {
         repository: Some(format!("{account}/{name}").into()),
-        repository_id: Some(format!("{region}/{account}/{name}").into()),
-        owner: Some((*account).into()),
+        repository_id: Some(repository_id([region, account, name]).into()),
+        owner: Some(account.into()),
         ..facts
     }
+}
+
+/// Reads `arn:aws:codecommit:REGION:ACCOUNT:NAME`.
+fn code_commit(arn: &str) -> Option<[&str; 3]> {
+    match *arn.split(':').collect::<Vec<_>>().as_slice() {
+        ["arn", _, "codecommit", region, account, name] => Some([region, account, name]),
+        _ => None,
+    }
+}
+
+fn repository_id(parts: [&str; 3]) -> String {
+    parts.join("/")
+}
+
+/// The id that a CodeCommit repository has in facts, from this id or from the ARN of the repository.
+pub(super) fn written_repository_id(text: &str) -> Option<String> {
+    let parts = code_commit(text).or_else(|| text.split('/').collect::<Vec<_>>().try_into().ok())?;
+    let [region, account, name] = parts;
+    (is_region(region) && is_account(account) && is_text_id(name)).then(|| repository_id(parts))
 }
 
 #[cfg(test)]

@@ -403,7 +403,7 @@ fn senders(
                 deliveries::unknown_kind("kind of sender", kind, known.iter().copied(), &at, root, report);
             }
             Some((kind, id)) if is_number(id) || (!id.is_empty() && has_text_ids(kind, root)) => {
-                deliveries::warn_of_number(kind, id, webhooks::numbers_people, &at, root, report);
+                deliveries::warn_of_number(kind, id, webhooks::numbers_people, webhooks::written_id, &at, root, report);
                 parsed.push((kind.into(), id.into()));
             }
             _ => {
@@ -443,7 +443,15 @@ fn repositories(
             }
             Some((kind, id)) if is_number(id) || (!id.is_empty() && has_text_ids(kind, root)) => {
                 if of_issuers(kind) == 0 {
-                    deliveries::warn_of_number(kind, id, webhooks::numbers_repositories, &at, root, report);
+                    deliveries::warn_of_number(
+                        kind,
+                        id,
+                        webhooks::numbers_repositories,
+                        webhooks::written_repository_id,
+                        &at,
+                        root,
+                        report,
+                    );
                 }
                 if of_issuers(kind) > 1 && raw.issuers.is_empty() {
                     report
