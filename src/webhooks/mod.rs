@@ -44,7 +44,7 @@ mod tests;
 use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderName, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 use tokio::runtime::Handle;
 
 pub use self::{
@@ -140,6 +140,8 @@ pub struct Expected {
     signs_body: bool,
     id: Option<Arc<str>>,
     event: Option<String>,
+    /// The topic in the header of a message of SNS.
+    topic: Option<HeaderValue>,
 }
 
 /// A genuine delivery.

@@ -8,6 +8,7 @@ use super::{
     Expected, Webhook, facts,
     media::media,
     signature::{Form, Presented, single, unproven},
+    sns,
 };
 use crate::error::{Reason, Rejection};
 
@@ -38,6 +39,10 @@ impl Webhook {
             return Err(self.too_large());
         }
         let (form, presented) = self.presented(headers, query)?;
+        // Most are not signed, and the upstream may read either value.
+        for name in &self.allowed_headers {
+            single(headers, name)?;
+        }
         Ok(Expected {
             max_body: self.max_body,
             signs_body: form.signs_body(),
@@ -45,6 +50,7 @@ impl Webhook {
             presented,
             media,
             event: self.event(headers)?,
+            topic: headers.get(sns::TOPIC).cloned(),
         })
     }
 

@@ -202,6 +202,7 @@ fn read_standard(
         Rejection::new(Reason::BadRequest, format!("{} is not 1 to 255 letters, digits, `_` and `-`", names.id))
     })?;
     let (time, signed_at) = read_timestamp(headers, &names.timestamp)?;
+    check_families(headers)?;
     let (mut macs, mut ed25519) = (Vec::new(), Vec::new());
     for entry in text(signature)?.split(' ').take(MAX_ENTRIES) {
         let Some((version, encoded)) = entry.split_once(',') else { continue };
@@ -222,6 +223,19 @@ fn read_standard(
         signed_at: Some(signed_at),
         signed_id: Some(id.to_owned()),
     })
+}
+
+/// Refuses headers of the two families that differ: only one family is verified, and the upstream may read the other.
+fn check_families(headers: &HeaderMap) -> Result<(), Rejection> {
+    for (name, other) in
+        [(&WEBHOOK.id, &SVIX.id), (&WEBHOOK.timestamp, &SVIX.timestamp), (&WEBHOOK.signature, &SVIX.signature)]
+    {
+        let (value, others) = (single(headers, name)?, single(headers, other)?);
+        if value.is_some() && others.is_some() && value != others {
+            return Err(Rejection::new(Reason::BadRequest, format!("{other} differs from {name}")));
+        }
+    }
+    Ok(())
 }
 
 /// Reads a query parameter, which must not be repeated.

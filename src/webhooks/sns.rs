@@ -48,6 +48,9 @@ const MAX_AHEAD: Duration = Duration::from_secs(300);
 /// How long a message is accepted in total, before and after its time.
 pub(super) const GOOD_FOR: Duration = Duration::from_secs(3600 + 300);
 
+/// The header with the topic of a message.
+pub(super) const TOPIC: &str = "x-amz-sns-topic-arn";
+
 /// The topics of a sender, and what is needed to verify that a message comes from one of them.
 #[derive(Debug)]
 pub struct Sns {
@@ -232,6 +235,7 @@ impl Webhook {
         now: Timestamp,
     ) -> Result<Delivery, Refused> {
         let message = sns.verify(body, expected.event.as_deref(), client, control, now).await?;
+        message.check_headers(&expected)?;
         match message.kind {
             Kind::Notification => {}
             Kind::SubscriptionConfirmation => sns.confirm(&message).await?,
@@ -290,6 +294,18 @@ fn is_account(text: &str) -> bool {
 }
 
 impl Message {
+    /// Refuses headers that contradict the message: they are not signed, and the upstream may read them.
+    fn check_headers(&self, expected: &Expected) -> Result<(), Rejection> {
+        let is_other_id = expected.id.as_ref().is_some_and(|id| *id != self.message_id);
+        let is_other_topic = expected.topic.as_ref().is_some_and(|topic| *topic != *self.topic_arn);
+        let detail = match (is_other_id, is_other_topic) {
+            (false, false) => return Ok(()),
+            (true, _) => "x-amz-sns-message-id is not the `MessageId` of the message".to_owned(),
+            (_, true) => format!("{TOPIC} is not the `TopicArn` of the message"),
+        };
+        Err(Rejection::new(Reason::BadRequest, detail))
+    }
+
     /// The string to sign: names and values, sorted by name, one per line. `None` if another message could have the
     /// same string: a newline in a value would make a member of its rest. Only `Message` may contain one, as every
     /// member that follows it directly is always present.

@@ -2,6 +2,7 @@
 
 mod configuration;
 mod repeated;
+mod unsigned_headers;
 
 use std::fs;
 

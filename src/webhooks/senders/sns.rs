@@ -12,6 +12,7 @@ pub(super) static AWS_SNS: Sender = Sender {
     max_body: Size::kib(512),
     forms: |_| vec![Form::Message],
     key: |_, _| Err("is of no use: SNS signs with a certificate"),
+    id_headers: &["x-amz-sns-message-id"],
     events: Events::Within { header: "x-amz-sns-message-type" },
     pushes: &["ReferenceChanges"],
     facts: &[

@@ -1,5 +1,6 @@
 use std::task::Poll;
 
+use http::{HeaderMap, HeaderName, HeaderValue, Method};
 use rcgen::{CertificateParams, KeyPair, PKCS_RSA_SHA256, RsaKeySize, SigningKey as _};
 
 use super::{
@@ -332,6 +333,36 @@ async fn a_genuine_message_has_the_type_of_its_header_and_no_member_twice() {
         let refusal = verified.unwrap_err();
         assert_eq!(refusal.reason(), Reason::BadRequest, "{header:?} {text}");
         assert!(refusal.detail().contains(why), "{refusal:?}");
+    }
+}
+
+/// Regression: they are not signed either, and an EventListener that filtered by the topic got another.
+#[tokio::test(start_paused = true)]
+async fn a_genuine_message_has_the_id_and_the_topic_of_its_headers() {
+    let (key, source) = (rsa(), with_hosts(&["localhost"]));
+    source.keep(at("a"), of_key(&key, 4096));
+    let raw: raw::Webhook =
+        serde_json::from_value(serde_json::json!({"name": "commits", "sender": "aws_sns"})).unwrap();
+    let built = Webhook::build(&raw, "aws-sns".into(), Vec::new(), Vec::new());
+    let webhook = Webhook { sns: Some(sns(&source)), ..built };
+    let message = Bytes::from(signed(&key, &at("a"), NOW));
+    for (name, value, refused) in [
+        ("x-amz-sns-subscription-arn", "a", None),
+        ("x-amz-sns-message-id", "m", None),
+        ("x-amz-sns-message-id", "zzz", Some("`MessageId`")),
+        (super::TOPIC, TOPIC, None),
+        (super::TOPIC, "arn:aws:sns:us-east-1:999999999999:other", Some("`TopicArn`")),
+    ] {
+        let headers = [("content-type", "text/plain"), ("x-amz-sns-message-type", "Notification"), (name, value)];
+        let headers = headers.map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+        let expected = webhook.precheck(&Method::POST, &HeaderMap::from_iter(headers), None, None).unwrap();
+        let proven = webhook.prove(expected, &message, client(1), &Handle::current(), NOW).await;
+        let refusal = proven.err().map(|refused| refused.rejection);
+        assert_eq!(refusal.is_some(), refused.is_some(), "{name} {value}: {refusal:?}");
+        if let (Some(refusal), Some(why)) = (refusal, refused) {
+            assert_eq!(refusal.reason(), Reason::BadRequest, "{name} {value}");
+            assert!(refusal.detail().contains(why), "{refusal:?}");
+        }
     }
 }
 
