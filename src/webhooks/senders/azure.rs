@@ -8,9 +8,10 @@ use crate::webhooks::signature::{Form, Key};
 pub(super) static AZURE_DEVOPS: Sender = Sender {
     label: Some("azure-devops"),
     forms: |_| vec![Form::Basic],
-    key: |_, secret| match secret.contains(&b':') {
-        true => Ok(Key::token(secret)),
-        false => Err("is not written `USER:PASSWORD`"),
+    key: |_, secret| match secret.iter().position(|byte| *byte == b':') {
+        None => Err("is not written `USER:PASSWORD`"),
+        Some(at) if at + 1 == secret.len() => Err("has no password after `USER:`, so that anybody could guess it"),
+        Some(_) => Ok(Key::token(secret)),
     },
     pushes: &["git.push"],
     // A subscription may leave out the details of the resource.

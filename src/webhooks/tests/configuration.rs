@@ -44,6 +44,8 @@ fn a_sender_without_a_secret_that_can_verify_is_refused() {
             "no secret can verify",
         ),
         ("no password", json!({"name": "az", "sender": "azure_devops"}), vec![SECRET], "USER:PASSWORD"),
+        ("empty password", json!({"name": "az", "sender": "azure_devops"}), vec!["user:"], "no password after"),
+        ("nothing but a colon", json!({"name": "az", "sender": "azure_devops"}), vec![":"], "no password after"),
         (
             "key of Standard Webhooks",
             json!({"name": "s", "sender": "standard_webhooks"}),
