@@ -38,6 +38,10 @@ impl Webhook {
         if content_length.is_some_and(|length| length > self.max_body as u64) {
             return Err(self.too_large());
         }
+        if self.sns.is_some() && headers.get(sns::RAW_DELIVERY).is_some_and(|value| value == "true") {
+            return Err(bad_request("the subscription has raw message delivery, which SNS does not sign".to_owned())
+                .fix("turn raw message delivery of the subscription off"));
+        }
         let (form, presented) = self.presented(headers, query)?;
         // Most are not signed, and the upstream may read either value.
         for name in &self.allowed_headers {

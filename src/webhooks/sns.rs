@@ -9,7 +9,12 @@
 mod certificate;
 mod source;
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeSet,
+    net::IpAddr,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 
 use aws_lc_rs::signature::{
     RSA_PKCS1_2048_8192_SHA1_FOR_LEGACY_USE_ONLY, RSA_PKCS1_2048_8192_SHA256, RsaParameters, UnparsedPublicKey,
@@ -17,7 +22,7 @@ use aws_lc_rs::signature::{
 use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use serde::{Deserialize, de::IgnoredAny};
-use tokio::runtime::Handle;
+use tokio::{runtime::Handle, time::Instant};
 use url::Url;
 
 use self::{
@@ -36,6 +41,7 @@ use crate::{
     config::{raw, report::At, resolver::Resolver},
     egress::Egress,
     error::{Reason, Rejection},
+    lock::lock,
     sha256::sha256,
 };
 
@@ -51,12 +57,20 @@ pub(super) const GOOD_FOR: Duration = Duration::from_secs(3600 + 300);
 /// The header with the topic of a message.
 pub(super) const TOPIC: &str = "x-amz-sns-topic-arn";
 
+/// The header by which SNS marks a message that it sends raw.
+pub(super) const RAW_DELIVERY: &str = "x-amz-sns-rawdelivery";
+
+/// How long no further message of signature version 1 is logged.
+const LOG_PAUSE: Duration = Duration::from_secs(60);
+
 /// The topics of a sender, and what is needed to verify that a message comes from one of them.
 #[derive(Debug)]
 pub struct Sns {
     topics: Vec<Arc<str>>,
     allows_sha1: bool,
     source: Arc<Source>,
+    /// When a message of signature version 1 was last logged.
+    logged: Mutex<Option<Instant>>,
 }
 
 /// A message that SNS signed.
@@ -132,7 +146,7 @@ impl Sns {
             let topics = raw.topics.iter().map(|topic| topic.as_str().into()).collect();
             let hosts = if raw.hosts.is_empty() { hosts(&raw.topics) } else { raw.hosts.clone() };
             let source = Source::new(hosts, egress, authorities);
-            Self { topics, allows_sha1: raw.allow_sha1, source: Arc::new(source) }
+            Self { topics, allows_sha1: raw.allow_sha1, source: Arc::new(source), logged: Mutex::default() }
         })
     }
 
@@ -157,7 +171,8 @@ impl Sns {
         Wanted::default().read(body).map_err(|error| unreadable(error.to_string()))?;
         let message: Message = serde_json::from_slice(body).map_err(|error| unreadable(error.to_string()))?;
         if kind != Some(message.kind.as_str()) {
-            return Err(unreadable("the header has another type".to_owned()));
+            let detail = "x-amz-sns-message-type is not the `Type` of the message";
+            return Err(Rejection::new(Reason::BadRequest, detail));
         }
         if !self.topics.contains(&message.topic_arn) {
             return Err(unproven(Reason::SignatureInvalid, "the topic is not listed"));
@@ -165,7 +180,12 @@ impl Sns {
         let algorithm: &RsaParameters = match message.signature_version.as_str() {
             "2" => &RSA_PKCS1_2048_8192_SHA256,
             "1" if self.allows_sha1 => &RSA_PKCS1_2048_8192_SHA1_FOR_LEGACY_USE_ONLY,
-            _ => return Err(unproven(Reason::SignatureInvalid, "the signature version is not accepted")),
+            version => {
+                if version == "1" {
+                    self.log_version_1(&message.topic_arn);
+                }
+                return Err(unproven(Reason::SignatureInvalid, "the signature version is not accepted"));
+            }
         };
         let signature = STANDARD.decode(&message.signature).map_err(|_| malformed("the signature is not base64"))?;
         let signed = message.signed().ok_or_else(|| malformed("a signed member is missing or has an invalid value"))?;
@@ -196,6 +216,22 @@ impl Sns {
         // Not for old messages, of which anybody may have a copy.
         self.source.note_proof(&address);
         Ok(message)
+    }
+
+    /// Logs the remedy, as version 1 is the default of SNS, which shows nobody why a subscription stays unconfirmed.
+    /// Limited, as anybody can send such a message.
+    fn log_version_1(&self, topic: &str) {
+        let now = Instant::now();
+        let mut logged = lock(&self.logged);
+        if logged.is_some_and(|at| now.duration_since(at) < LOG_PAUSE) {
+            return;
+        }
+        *logged = Some(now);
+        tracing::warn!(
+            topic,
+            "a message of a listed topic is refused, as it has signature version 1 (SHA-1); if SNS sent it, set the attribute \
+             `SignatureVersion` of the topic to 2, or `allow_sha1` in `sns`"
+        );
     }
 
     /// Confirms the subscription that a verified message offers. SNS retries after an error.

@@ -7,7 +7,7 @@ use super::{
     source::{MAX_CERTIFICATES, MAX_FETCHES, MAX_OF_NOBODY, MAX_OF_ONE, PAUSE, is_certificate},
     *,
 };
-use crate::webhooks::senders;
+use crate::{logging::logged, webhooks::senders};
 
 const NOW: Timestamp = Timestamp::from_secs(1_800_000_000);
 
@@ -47,7 +47,7 @@ fn is_known(source: &Source, address: &Url) -> bool {
 }
 
 fn sns(source: &Arc<Source>) -> Sns {
-    Sns { topics: vec![TOPIC.into()], allows_sha1: false, source: Arc::clone(source) }
+    Sns { topics: vec![TOPIC.into()], allows_sha1: false, source: Arc::clone(source), logged: Mutex::default() }
 }
 
 /// A message with this time that names the certificate of this key.
@@ -318,7 +318,7 @@ async fn a_genuine_message_has_the_type_of_its_header_and_no_member_twice() {
     let (sns, message) = (sns(&source), signed(&key, &at("a"), NOW));
     let with = |members: &str| String::from_utf8(message.clone()).unwrap().replacen('{', members, 1);
     let once = with(r#"{"x":1,"#);
-    let (of_another, twice) = ("the header has another type", "an object has a name twice");
+    let (of_another, twice) = ("x-amz-sns-message-type is not the `Type`", "an object has a name twice");
     for (header, text, refused) in [
         (Some("Notification"), &once, None),
         (Some("SubscriptionConfirmation"), &once, Some(of_another)),
@@ -336,15 +336,69 @@ async fn a_genuine_message_has_the_type_of_its_header_and_no_member_twice() {
     }
 }
 
+fn webhook(source: &Arc<Source>) -> Webhook {
+    let raw: raw::Webhook =
+        serde_json::from_value(serde_json::json!({"name": "commits", "sender": "aws_sns"})).unwrap();
+    let built = Webhook::build(&raw, "aws-sns".into(), Vec::new(), Vec::new());
+    Webhook { sns: Some(sns(source)), ..built }
+}
+
+/// The headers of a notification, and another.
+fn head(name: &'static str, value: &'static str) -> HeaderMap {
+    let headers = [("content-type", "text/plain"), ("x-amz-sns-message-type", "Notification"), (name, value)];
+    let headers = headers.map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+    HeaderMap::from_iter(headers)
+}
+
+/// Its body, which is whatever somebody published, was called no SNS message.
+#[test]
+fn a_message_that_is_sent_raw_is_refused_with_the_setting_to_change() {
+    let webhook = webhook(&with_hosts(&["localhost"]));
+    let read = |value| webhook.precheck(&Method::POST, &head(RAW_DELIVERY, value), None, None);
+    assert!(read("false").is_ok());
+    let refusal = read("true").unwrap_err();
+    assert_eq!(refusal.reason(), Reason::BadRequest);
+    assert!(refusal.detail().contains("raw message delivery"), "{refusal:?}");
+    assert!(refusal.fix_text().is_some_and(|fix| fix.contains("turn raw message delivery")), "{refusal:?}");
+}
+
+/// It is the default of SNS, and the log did not say why the subscription was never confirmed.
+#[test]
+fn the_remedy_for_signature_version_1_is_logged_once_a_minute() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let sns = sns(&with_hosts(&["localhost"]));
+    let key = rsa();
+    let message = |version: &str, topic: &str| {
+        let text = signed(&key, &at("a"), NOW);
+        let mut message: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        message["SignatureVersion"] = version.into();
+        message["TopicArn"] = topic.into();
+        message.to_string().into_bytes()
+    };
+    let (first, other) = (message("1", TOPIC), "arn:aws:sns:us-east-1:123456789012:other");
+    for (waited, message, is_logged) in [
+        (Duration::ZERO, &message("3", TOPIC), false),
+        (Duration::ZERO, &message("1", other), false),
+        (Duration::ZERO, &first, true),
+        (Duration::from_secs(59), &first, false),
+        (Duration::from_secs(1), &first, true),
+    ] {
+        let sent = async {
+            tokio::time::advance(waited).await;
+            refusal(&sns, message).await
+        };
+        let (refused, log) = logged(|| runtime.block_on(sent));
+        assert_eq!(refused, Some(Reason::SignatureInvalid));
+        assert_eq!(log.contains("`SignatureVersion` of the topic to 2"), is_logged, "{log:?}");
+    }
+}
+
 /// Regression: they are not signed either, and an EventListener that filtered by the topic got another.
 #[tokio::test(start_paused = true)]
 async fn a_genuine_message_has_the_id_and_the_topic_of_its_headers() {
     let (key, source) = (rsa(), with_hosts(&["localhost"]));
     source.keep(at("a"), of_key(&key, 4096));
-    let raw: raw::Webhook =
-        serde_json::from_value(serde_json::json!({"name": "commits", "sender": "aws_sns"})).unwrap();
-    let built = Webhook::build(&raw, "aws-sns".into(), Vec::new(), Vec::new());
-    let webhook = Webhook { sns: Some(sns(&source)), ..built };
+    let webhook = webhook(&source);
     let message = Bytes::from(signed(&key, &at("a"), NOW));
     for (name, value, refused) in [
         ("x-amz-sns-subscription-arn", "a", None),
@@ -353,9 +407,7 @@ async fn a_genuine_message_has_the_id_and_the_topic_of_its_headers() {
         (super::TOPIC, TOPIC, None),
         (super::TOPIC, "arn:aws:sns:us-east-1:999999999999:other", Some("`TopicArn`")),
     ] {
-        let headers = [("content-type", "text/plain"), ("x-amz-sns-message-type", "Notification"), (name, value)];
-        let headers = headers.map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
-        let expected = webhook.precheck(&Method::POST, &HeaderMap::from_iter(headers), None, None).unwrap();
+        let expected = webhook.precheck(&Method::POST, &head(name, value), None, None).unwrap();
         let proven = webhook.prove(expected, &message, client(1), &Handle::current(), NOW).await;
         let refusal = proven.err().map(|refused| refused.rejection);
         assert_eq!(refusal.is_some(), refused.is_some(), "{name} {value}: {refusal:?}");
