@@ -125,16 +125,34 @@ impl Sns {
                 .error(&topics_at, "there is no topic")
                 .help("anybody can make a topic and have SNS sign what it says; list yours");
         }
-        for (index, topic) in raw.topics.iter().enumerate().filter(|(_, topic)| host_of(topic).is_none()) {
-            resolver
-                .error(&topics_at.index(index), format!("`{topic}` is not the ARN of a topic"))
-                .help("write it as `arn:aws:sns:us-east-1:123456789012:NAME`");
+        for (index, topic) in raw.topics.iter().enumerate() {
+            let at = topics_at.index(index);
+            match read_topic(topic) {
+                None => {
+                    resolver
+                        .error(&at, format!("`{topic}` is not the ARN of a topic"))
+                        .help("write it as `arn:aws:sns:us-east-1:123456789012:NAME`");
+                }
+                Some([.., name]) if name.ends_with(FIFO) => {
+                    resolver
+                        .error(&at, format!("`{topic}` is a FIFO topic, whose messages SNS sends to no HTTPS address"))
+                        .help("use a standard topic");
+                }
+                Some([partition, ..]) if raw.hosts.is_empty() && host_of(topic).is_none() => {
+                    resolver
+                        .error(&at, format!("the hosts of SNS in the partition `{partition}` are not known"))
+                        .help("list them in `hosts`");
+                }
+                Some(_) => {}
+            }
         }
         for (index, host) in raw.hosts.iter().enumerate() {
             let is_host =
                 Url::parse(&format!("https://{host}/")).is_ok_and(|url| authority(&url).as_ref() == Some(host));
-            if !is_host {
-                resolver.error(&at.key("hosts").index(index), format!("`{host}` is neither a host nor `host:port`"));
+            if !is_host || host.contains('*') {
+                resolver
+                    .error(&at.key("hosts").index(index), format!("`{host}` is neither a host nor `host:port`"))
+                    .help("write each host in full, without `https://` and without `*`");
             }
         }
         let authorities = match raw.ca.as_deref() {
@@ -309,16 +327,35 @@ pub(super) fn hosts(topics: &[String]) -> Vec<String> {
     hosts.into_iter().collect()
 }
 
-/// The host of SNS in the region of a topic: `arn:aws:sns:REGION:ACCOUNT:NAME`.
+/// The end of the name of a topic that keeps the order of messages.
+const FIFO: &str = ".fifo";
+
+/// The partition, the region and the name of a topic: `arn:PARTITION:sns:REGION:ACCOUNT:NAME`.
+fn read_topic(arn: &str) -> Option<[&str; 3]> {
+    match *arn.split(':').collect::<Vec<_>>().as_slice() {
+        ["arn", partition, "sns", region, account, name]
+            if partition.starts_with("aws") && is_region(region) && is_account(account) && is_topic_name(name) =>
+        {
+            Some([partition, region, name])
+        }
+        _ => None,
+    }
+}
+
+fn is_topic_name(text: &str) -> bool {
+    let bare = text.strip_suffix(FIFO).unwrap_or(text);
+    (1..=256).contains(&bare.len()) && bare.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte))
+}
+
+/// The host of SNS in the region of a topic, if it is known for the partition.
 fn host_of(topic: &str) -> Option<String> {
-    let parts: Vec<&str> = topic.split(':').collect();
-    let ["arn", partition, "sns", region, account, name] = parts.as_slice() else { return None };
-    let end = match *partition {
+    let [partition, region, _] = read_topic(topic)?;
+    let end = match partition {
         "aws" | "aws-us-gov" => "amazonaws.com",
         "aws-cn" => "amazonaws.com.cn",
         _ => return None,
     };
-    (is_region(region) && is_account(account) && !name.is_empty()).then(|| format!("sns.{region}.{end}"))
+    Some(format!("sns.{region}.{end}"))
 }
 
 fn is_region(text: &str) -> bool {

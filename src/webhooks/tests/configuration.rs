@@ -207,6 +207,33 @@ fn settings_beyond_their_limits_are_refused() {
     }
 }
 
+/// Regression: topics of other partitions were refused even with `hosts`, and names that no topic has were accepted.
+#[test]
+fn topics_and_hosts_that_sns_cannot_have_are_refused_and_hosts_of_other_partitions_are_listed() {
+    let (topic, european) = ("arn:aws:sns:us-east-1:123456789012:a", "arn:aws-eusc:sns:eusc-de-east-1:123456789012:a");
+    let any = "arn:aws:sns:us-east-1:123456789012:*";
+    let ordered = "arn:aws:sns:us-east-1:123456789012:a.fifo";
+    for (topic, host, refused) in [
+        (topic, None, None),
+        (european, Some("sns.eusc-de-east-1.amazonaws.eu"), None),
+        (european, None, Some(("topics", "in the partition `aws-eusc` are not known"))),
+        (any, None, Some(("topics", "is not the ARN of a topic"))),
+        (any, Some("a.test"), Some(("topics", "is not the ARN of a topic"))),
+        (ordered, None, Some(("topics", "is a FIFO topic"))),
+        (topic, Some("*.amazonaws.com"), Some(("hosts", "is neither a host"))),
+    ] {
+        let hosts: Vec<&str> = host.into_iter().collect();
+        let entry = json!({"name": "commits", "sender": "aws_sns", "sns": {"topics": [topic], "hosts": hosts}});
+        let (webhook, resolver) = resolve(entry, &[]);
+        let problems = resolver.report.problems();
+        assert_eq!((webhook.is_none(), problems.len()), (refused.is_some(), usize::from(refused.is_some())), "{topic}");
+        if let (Some((key, message)), [problem]) = (refused, problems) {
+            assert!(problem.at.as_str().ends_with(&format!("/sns/{key}/0")), "{topic}: {problem:?}");
+            assert!(problem.message.contains(message), "{topic}: {problem:?}");
+        }
+    }
+}
+
 /// Regression: a form that could not be read was also reported for the secrets, in terms of GitLab.
 #[test]
 fn an_impossible_header_is_reported_once() {
