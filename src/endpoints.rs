@@ -171,6 +171,8 @@ where
         Some(limits) => buffered::read(body, limits, authenticator.budget, share).await?,
         None => Bytes::new(),
     };
+    // No digest: the code of a device in the form could be guessed from it.
+    exchange.record().bytes_in = body.len() as u64;
     // Checked first, so that nothing is used up if it cannot be recorded. Space is reserved only once the caller is
     // authenticated, as strangers must not keep others out.
     if Login::lets_in(request.method(), request.path()) {

@@ -106,6 +106,7 @@ pub async fn answer(
     let (_, body) = request.take_body();
     let limits = BufferLimits::whole(&snapshot.limits, MAX_QUESTION);
     let body = buffered::read(body, limits, &app.budget, share).await?;
+    exchange.record().note_body(&body);
     let question = Question::read(&body).map_err(|error| {
         Rejection::new(Reason::BadRequest, format!("this is not a call of an EventListener: {error}"))
     })?;

@@ -14,6 +14,7 @@ use crate::{
     error::{PresentedIdentity, Reason, Rejection},
     kubernetes::{Attributes, ObjectRef},
     oidc,
+    sha256::sha256,
     tekton::Run,
     webhooks::Facts,
 };
@@ -105,6 +106,12 @@ impl Record {
     /// Creates the record of a request that has just arrived, of which nothing else is known.
     pub fn begin(id: Uuid, time: Timestamp, method: Method) -> Self {
         Self { id, time, method, ..Self::default() }
+    }
+
+    /// Records the size and the digest of a body that was read whole.
+    pub fn note_body(&mut self, body: &[u8]) {
+        self.bytes_in = body.len() as u64;
+        self.body_digest = Some(sha256(&[body]));
     }
 
     /// Returns roughly the memory that it takes, in bytes: itself and its unshared texts that may be long.

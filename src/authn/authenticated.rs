@@ -18,7 +18,6 @@ use crate::{
     error::{Reason, Rejection},
     kubernetes::Attributes,
     request::{route::Route, sanitize::CleanRequest},
-    sha256::sha256,
     streams::StreamRequest,
     tekton::{Document, MAX_BODY, Run, RunKind, RunType, dashboard::Page, template},
     upstream::buffered::{self, BufferLimits, ByteBudget, Share},
@@ -123,7 +122,7 @@ impl Authenticated {
         let share = self.share();
         let (request, body) = self.request.take_body();
         let body = buffered::read(body, BufferLimits::new(limits, largest(&self.route)), budget, share).await?;
-        note_body(&body, record);
+        record.note_body(&body);
         let account = self.route.upstream.default_service_account();
         let mut document = Document::read(of, verb, request.headers(), &body, account)?;
         if policy.looks_at_accounts_of_runs() {
@@ -146,7 +145,7 @@ impl Authenticated {
         let share = self.share();
         let (request, body) = self.request.take_body();
         let body = buffered::read(body, BufferLimits::new(limits, largest(&self.route)), budget, share).await?;
-        note_body(&body, record);
+        record.note_body(&body);
         let sent = template::read(verb, request.headers(), &body)?;
         let sent = budget.hold(sent).ok_or_else(Rejection::short_of_memory)?;
         let request = request.with_body(RequestBody::Buffered(sent));
@@ -172,7 +171,7 @@ impl Authenticated {
         let share = self.share();
         let (request, body) = self.request.take_body();
         let body = buffered::read(body, BufferLimits::new(limits, max), budget, share).await?;
-        note_body(&body, record);
+        record.note_body(&body);
         let request = request.with_body(RequestBody::Buffered(body));
         Ok(Self { request, ..self })
     }
@@ -235,12 +234,6 @@ impl Authenticated {
     pub(crate) fn take_parts(&mut self) -> (HeaderMap, RequestBody, Option<OnUpgrade>) {
         self.request.take_parts()
     }
-}
-
-/// Records the size and the digest of a body that was read whole.
-fn note_body(body: &[u8], record: &mut audit::Record) {
-    record.bytes_in = body.len() as u64;
-    record.body_digest = Some(sha256(&[body]));
 }
 
 /// The largest body that is read whole.

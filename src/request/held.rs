@@ -38,7 +38,6 @@ use crate::{
     error::{Reason, Rejection},
     logging::TraceContext,
     memory::Level,
-    sha256::sha256,
     snapshot::Snapshot,
     upstream::buffered::{Room, Share},
     webhooks::{
@@ -114,8 +113,7 @@ impl Worker {
         let record = exchange.record();
         let facts = Arc::new(head.facts.clone());
         record.delivery = Some(Arc::clone(&facts));
-        record.bytes_in = body.len() as u64;
-        record.body_digest = Some(sha256(&[&body]));
+        record.note_body(&body);
         let request = restore(&head, record.id, RequestBody::Buffered(body))?;
         record.trace = request.meta().trace_id();
         let authenticated = authn::stored_delivery(request, route, &facts, &self.app.revocations, record)?;

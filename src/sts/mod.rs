@@ -252,6 +252,8 @@ impl Issuing<'_> {
         let (request, body) = request.take_body();
         let limits = BufferLimits::new(&self.snapshot.limits, MAX_BODY);
         let body = buffered::read(body, limits, &self.app.budget, share).await?;
+        // No digest: a short secret in the form could be guessed from it.
+        exchange.record().bytes_in = body.len() as u64;
         let keys = self.keys()?;
         let exchanger = Exchanger::new(self, &keys);
         match form {

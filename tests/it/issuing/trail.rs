@@ -31,6 +31,20 @@ async fn a_token_that_is_asked_for_in_the_address_is_refused_in_the_trail_too() 
     }
 }
 
+/// Regression: it was recorded as 0.
+#[tokio::test]
+async fn the_size_of_a_form_is_recorded_and_no_digest_of_its_secret() {
+    let world = World::start().await;
+    let kind = "Content-Type: application/x-www-form-urlencoded";
+    for path in ["/oauth2/token", "/oauth2/revoke", "/oauth2/introspect"] {
+        let line = format!("POST {path} HTTP/1.1");
+        let answer = world.doorward.send(&[&line, "Host: doorward.test", kind], b"token=x").await;
+        let record = world.record(&answer).await;
+        assert_eq!(record["traffic"]["bytes_in"], 7, "{path}: {record:#}");
+        assert!(record["unmapped"]["body_sha256"].is_null(), "{path}: {record:#}");
+    }
+}
+
 #[tokio::test]
 async fn shadow_decisions_about_each_scope_of_a_token_are_recorded() {
     let rules = "

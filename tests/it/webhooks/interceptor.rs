@@ -215,6 +215,20 @@ async fn the_interceptor_permits_only_events_that_came_through_doorward() {
     assert!(fixture.upstream.take().is_empty(), "nothing is forwarded");
 }
 
+/// Regression: its size was recorded as 0.
+#[tokio::test]
+async fn the_size_and_the_digest_of_a_call_are_recorded() {
+    let fixture = fixture().await;
+    let (assertion, body) = asserted(&fixture).await;
+    let asked = question(&assertion, &body, "event-1");
+    assert_eq!(ask(&fixture, &asked).await.status, 200);
+    let record = fixture.doorward.record(|record| record["unmapped"]["endpoint"] == "interceptor").await;
+    let sent = asked.to_string();
+    assert_eq!(record["traffic"]["bytes_in"], sent.len(), "{record:#}");
+    let digest = hex(digest::digest(&digest::SHA256, sent.as_bytes()));
+    assert_eq!(record["unmapped"]["body_sha256"], digest, "{record:#}");
+}
+
 /// A request for another Trigger.
 fn of_trigger(question: &Value, id: &str) -> Value {
     let mut question = question.clone();
