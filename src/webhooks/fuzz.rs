@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{HeaderMap, Method};
 use serde_json::{Value, json};
 
-use super::{Delivery, NO_SECRET, Secret, Webhook, github_signature, senders::sender};
+use super::{Delivery, NO_SECRET, Period, Secret, Webhook, github_signature, senders::sender};
 use crate::{clock::Timestamp, config::raw, error::Rejection, fuzz::fields, sha256::sha256};
 
 const NOW: i64 = 1_700_000_000;
@@ -69,7 +69,7 @@ fn build(entry: &Value, secret: &[u8]) -> Webhook {
     let key = (sender(raw.sender).key)(&raw, secret).unwrap();
     let scope = sha256(&[secret]);
     let identity = raw.name.as_str().into();
-    Webhook::build(&raw, identity, Vec::new(), vec![Secret { key, scope, not_before: None, not_after: None }])
+    Webhook::build(&raw, identity, Vec::new(), vec![Secret { key, scope, period: Period::default() }])
 }
 
 fn tag(secret: &[u8], before: &str, body: &[u8]) -> String {

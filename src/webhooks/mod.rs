@@ -120,12 +120,18 @@ pub enum Acceptance {
     Held(ReplayKeys, hold::Settings),
 }
 
-/// A secret and its validity period.
+/// A secret and when it is accepted.
 #[derive(Debug)]
 struct Secret {
     key: Key,
     /// Identifies the secret in replay keys.
     scope: [u8; 32],
+    period: Period,
+}
+
+/// When a secret is accepted.
+#[derive(Clone, Copy, Debug, Default)]
+struct Period {
     not_before: Option<Timestamp>,
     not_after: Option<Timestamp>,
 }
@@ -263,7 +269,7 @@ impl Webhook {
             .secrets
             .iter()
             .enumerate()
-            .filter(|(_, secret)| secret.is_active(now))
+            .filter(|(_, secret)| secret.period.includes(now))
             .find(|(_, secret)| expected.presented.verify(&secret.key, body))
             .ok_or_else(|| unproven(Reason::SignatureInvalid, NO_SECRET))?;
         self.check_time(expected.presented.signed_at, now)?;
@@ -295,7 +301,7 @@ impl Webhook {
             replay: ReplayKeys::new(&self.scopes, &id, signed.as_ref(), self.remembered_for())
                 .redeliveries(self.redeliveries, self.sender.redelivers_anew),
             body_sha256,
-            expires: secret.not_after.unwrap_or(Timestamp::MAX),
+            expires: secret.period.not_after.unwrap_or(Timestamp::MAX),
         })
     }
 
@@ -442,12 +448,12 @@ fn passes_from_nobody(name: &HeaderName) -> Option<&'static str> {
     changes.then_some("it is not signed, and Tekton's interceptors trust it")
 }
 
-impl Secret {
-    fn is_active(&self, now: Timestamp) -> bool {
+impl Period {
+    fn includes(self, now: Timestamp) -> bool {
         self.not_before.is_none_or(|from| from <= now) && !self.has_ended(now)
     }
 
-    fn has_ended(&self, now: Timestamp) -> bool {
+    fn has_ended(self, now: Timestamp) -> bool {
         self.not_after.is_some_and(|until| until <= now)
     }
 }

@@ -6,7 +6,7 @@ use aws_lc_rs::hmac;
 use http::{HeaderName, header};
 
 use super::{
-    Reader, Secret, Webhook,
+    Period, Reader, Secret, Webhook,
     certificate::Certificates,
     checks::check_settings,
     hold, passes_from_nobody,
@@ -140,12 +140,14 @@ impl Webhook {
                 .error(&secrets_at, "there is no secret")
                 .help("without one, anybody could send deliveries; write `secrets: [{secret: {file: ...}}]`");
         }
-        let secrets: Vec<_> = raw
-            .secrets
-            .iter()
-            .enumerate()
-            .filter_map(|(index, secret)| resolve_secret(raw, secret, sender, &secrets_at.index(index), resolver))
-            .collect();
+        let mut periods = Vec::new();
+        let mut secrets: Vec<Secret> = Vec::new();
+        for (index, secret) in raw.secrets.iter().enumerate() {
+            let at = secrets_at.index(index);
+            let period = resolve_period(secret, &at, resolver);
+            periods.push(period);
+            secrets.extend(resolve_secret(raw, secret, period, sender, &at.key("secret"), resolver));
+        }
         let certificates = raw
             .client_certificate
             .as_ref()
@@ -164,11 +166,7 @@ impl Webhook {
         if resolver.report.has_errors_since(mark) {
             return None;
         }
-        if !secrets.is_empty() && secrets.iter().all(|secret| secret.has_ended(now)) {
-            resolver
-                .warning(&secrets_at, "all secrets have expired, so that no delivery is genuine")
-                .help("add the secret that the sender signs with now, or set a new `not_after`");
-        }
+        warn_of_periods(&periods, now, &secrets_at, resolver);
         Some(Self { certificates, sns, ..Self::build(raw, identity, generic_headers, secrets) })
     }
 
@@ -309,13 +307,7 @@ fn resolve_identity(raw: &raw::Webhook, sender: &senders::Sender, at: &At, resol
     name.into()
 }
 
-fn resolve_secret(
-    webhook: &raw::Webhook,
-    raw: &raw::WebhookSecret,
-    sender: &senders::Sender,
-    at: &At,
-    resolver: &mut Resolver,
-) -> Option<Secret> {
+fn resolve_period(raw: &raw::WebhookSecret, at: &At, resolver: &mut Resolver) -> Period {
     let mut time = |key: &str, text: &Option<String>| {
         let text = text.as_ref()?;
         let time = Timestamp::from_rfc3339(text);
@@ -330,27 +322,53 @@ fn resolve_secret(
     if not_before.zip(not_after).is_some_and(|(from, until)| from >= until) {
         resolver.error(&at.key("not_after"), "`not_after` is not after `not_before`, so the secret is never accepted");
     }
-    let at = at.key("secret");
-    let secret = resolver.secret(&at, &raw.secret)?;
+    Period { not_before, not_after }
+}
+
+/// Warns if no secret is accepted now. The periods are known even if the secrets are not read.
+fn warn_of_periods(periods: &[Period], now: Timestamp, at: &At, resolver: &mut Resolver) {
+    if periods.is_empty() || periods.iter().any(|period| period.includes(now)) {
+        return;
+    }
+    let ahead = periods.iter().filter(|period| !period.has_ended(now));
+    match ahead.filter_map(|period| period.not_before).min() {
+        None => resolver
+            .warning(at, "all secrets have expired, so that no delivery is genuine")
+            .help("add the secret that the sender signs with now, or set a new `not_after`"),
+        Some(first) => resolver
+            .warning(at, format!("no secret is accepted before {first}, so that no delivery is genuine until then"))
+            .help("add the secret that the sender signs with now, or set an earlier `not_before`"),
+    };
+}
+
+fn resolve_secret(
+    webhook: &raw::Webhook,
+    raw: &raw::WebhookSecret,
+    period: Period,
+    sender: &senders::Sender,
+    at: &At,
+    resolver: &mut Resolver,
+) -> Option<Secret> {
+    let secret = resolver.secret(at, &raw.secret)?;
     let key = match (sender.key)(webhook, secret.expose()) {
         Ok(key) => key,
         Err(why) => {
-            resolver.error(&at, format!("the secret {why}"));
+            resolver.error(at, format!("the secret {why}"));
             return None;
         }
     };
     if secret.expose().len() < 16 {
         resolver
-            .warning(&at, "the secret is shorter than 16 bytes")
+            .warning(at, "the secret is shorter than 16 bytes")
             .help("anybody who sees one delivery can guess it; generate one with `openssl rand -hex 32`");
     }
     let is_blank = |byte: Option<&u8>| byte.is_some_and(u8::is_ascii_whitespace);
     if is_blank(secret.expose().first()) || is_blank(secret.expose().last()) {
         resolver
-            .warning(&at, "the secret begins or ends with a blank or a line end, which counts as part of it")
+            .warning(at, "the secret begins or ends with a blank or a line end, which counts as part of it")
             .help("if the sender has it without, no delivery is accepted: write it without, as `printf '%s'` does");
     }
-    Some(Secret { key, scope: scope(&secret), not_before, not_after })
+    Some(Secret { key, scope: scope(&secret), period })
 }
 
 /// A name for a secret that does not reveal it.

@@ -309,23 +309,43 @@ fn what_has_several_elements_where_a_branch_or_a_tag_is_pointed_at_is_several() 
     assert_eq!(lists(json!({"branch": "/a/*b/*", "tag": "/a~1*"})), ["/a/*b"]);
 }
 
+/// Regression: nothing was said of secrets that are all yet to begin, nor by a check that reads no secrets.
 #[test]
-fn a_sender_whose_secrets_have_all_expired_is_warned_about() {
-    let secret = |until: Option<&str>| SecretText {
-        value: SECRET.to_owned(),
-        not_before: None,
-        not_after: until.map(str::to_owned),
-    };
-    let (past, ahead) = (Some("2023-11-14T22:13:20Z"), Some("2023-11-14T22:13:21Z"));
-    for (given, warned) in
-        [(vec![past, past], true), (vec![past, ahead], false), (vec![past, None], false), (vec![past], true)]
-    {
-        let given: Vec<SecretText> = given.into_iter().map(secret).collect();
-        let (webhook, resolver) = resolve(json!({"name": "hub", "sender": "github"}), &given);
-        assert!(webhook.is_some());
-        let problems = resolver.report.problems();
-        assert_eq!(problems.len(), usize::from(warned), "{problems:?}");
-        assert!(problems.iter().all(|problem| problem.message.contains("all secrets have expired")));
+fn a_sender_without_a_secret_for_now_is_warned_about_whether_or_not_the_secrets_are_read() {
+    let (past, ahead, later) = ("2023-11-14T22:13:20Z", "2023-11-14T22:13:21Z", "2023-11-14T22:13:22Z");
+    let (from, until) = (|time| [Some(time), None], |time| [None, Some(time)]);
+    let (expired, unbegun) =
+        (Some("all secrets have expired"), Some("no secret is accepted before 2023-11-14T22:13:21"));
+    for (periods, warned) in [
+        (vec![until(past), until(past)], expired),
+        (vec![until(past), until(ahead)], None),
+        (vec![until(past), [None, None]], None),
+        (vec![until(past)], expired),
+        (vec![from(past)], None),
+        (vec![from(later), from(ahead)], unbegun),
+        (vec![until(past), from(ahead)], unbegun),
+        (vec![from(ahead), [None, None]], None),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("secret"), SECRET).unwrap();
+        let secrets = periods
+            .iter()
+            .map(|[from, until]| json!({"secret": {"file": "secret"}, "not_before": from, "not_after": until}));
+        let secrets: Vec<Value> = secrets.collect();
+        let raw: raw::Webhook =
+            serde_json::from_value(json!({"name": "hub", "sender": "github", "secrets": secrets})).unwrap();
+        for is_read in [true, false] {
+            let mut resolver = Resolver::new(folder.path());
+            if !is_read {
+                resolver.elsewhere();
+            }
+            let at = At::root().key("webhooks").index(0);
+            assert!(Webhook::resolve(&raw, &at, &egress(), NOW, &mut resolver).is_some());
+            let problems = resolver.report.problems();
+            assert_eq!(problems.len(), usize::from(warned.is_some()), "{secrets:?}: {problems:?}");
+            let is_told = |message: &str| problems.iter().all(|problem| problem.message.contains(message));
+            assert!(warned.is_none_or(is_told), "{secrets:?}: {problems:?}");
+        }
     }
 }
 
