@@ -52,7 +52,7 @@ impl Lookup<'_> {
                 if made.contains_key(&key) {
                     continue;
                 }
-                let run = self.sibling(namespace, &parent.identity, sibling).await?;
+                let Some(run) = self.sibling(namespace, &parent, sibling).await? else { continue };
                 if sibling.kind != Kind::PipelineRun.name() {
                     made.insert(key, ());
                 } else if depth < MAX_DEPTH {
@@ -69,9 +69,10 @@ impl Lookup<'_> {
         Ok(())
     }
 
-    /// A run that a PipelineRun lists and has made.
-    async fn sibling(self, namespace: &str, parent: &Identity, child: &Child) -> Result<Arc<Run>, Refusal> {
+    /// A run that a PipelineRun lists and has made. `None` if it was deleted after the PipelineRun had ended.
+    async fn sibling(self, namespace: &str, parent: &Run, child: &Child) -> Result<Option<Arc<Run>>, Refusal> {
         let Child { kind, name, .. } = child;
+        let Run { identity: parent, end, .. } = parent;
         let listed = format!("{kind} {name}, which PipelineRun {} lists,", parent.name);
         let Some((read_as, resource)) = place(child) else {
             return Err(Refusal::subject(format!(
@@ -81,6 +82,10 @@ impl Lookup<'_> {
         };
         let all = DynamicObject::url_path(&resource, Some(namespace));
         let Some(Object::Run(run)) = self.get(read_as, format!("{all}/{name}")).await? else {
+            // Retention may have deleted it, and Tekton does not change the list any more.
+            if end.is_some() {
+                return Ok(None);
+            }
             // Tekton makes another, or takes it off the list.
             let text = format!("{listed} cannot be found; try again in a moment");
             return Err(Refusal::unavailable(Reason::Overloaded, text));
@@ -94,7 +99,7 @@ impl Lookup<'_> {
             )));
         }
         run.identity.check_maker(kind, parent)?;
-        Ok(run)
+        Ok(Some(run))
     }
 }
 
@@ -252,6 +257,18 @@ mod tests {
             let (url, _) = server(&[(PIPELINE_RUN, inner), (TASK_RUN, gate(owner))]).await;
             let task = found_at(&url, &Lookups::default(), MADE, beside("PipelineRun", "inner")).await;
             assert_eq!(task.is_ok(), is_made, "{task:?}");
+        }
+    }
+
+    /// No task beside a PipelineRun got tokens once retention had deleted a task of that one.
+    #[tokio::test]
+    async fn a_run_may_be_missing_from_a_pipeline_run_that_has_ended() {
+        for (status, is_found) in [(json!("Unknown"), false), (json!("True"), true)] {
+            let mut inner = listing("inner", Some(("PipelineRun", "release")), &[("TaskRun", "gate")]);
+            inner["status"]["conditions"] = json!([{"type": "Succeeded", "status": status}]);
+            let (url, _) = server(&[(PIPELINE_RUN, inner)]).await;
+            let task = found_at(&url, &Lookups::default(), MADE, beside("PipelineRun", "inner")).await;
+            assert_eq!(task.is_ok(), is_found, "{task:?}");
         }
     }
 }
