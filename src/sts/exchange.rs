@@ -237,11 +237,13 @@ impl<'a> Exchanger<'a> {
         // Tokens of Doorward's own name their holder by the user name. Registries do not ask whether that is revoked,
         // and other providers do not know it.
         let own = self.own_issuer.name(&snapshot.issuers);
-        if self.app.revocations.find(&CredentialId::None, own, &party.principal.username).is_some() {
-            return Err(match (&party.task, party.presented.first()) {
-                (None, Some(&(parameter, _))) => Refusal::of_token(parameter, &Revoked::Holder.refusal()),
-                _ => over(NO_OTHERS),
-            });
+        let is_out_by_name =
+            |principal: &Principal| self.app.revocations.find(&CredentialId::None, own, &principal.username).is_some();
+        if let Some(&(parameter, _)) = party.presented.iter().find(|(_, principal)| is_out_by_name(principal)) {
+            return Err(Refusal::of_token(parameter, &Revoked::Holder.refusal()));
+        }
+        if is_out_by_name(&party.principal) {
+            return Err(over(NO_OTHERS));
         }
         party.check_namespace(&snapshot.issuers)
     }

@@ -334,6 +334,19 @@ async fn an_agent_gets_no_token_for_a_person_who_was_revoked() {
     assert_eq!(ask(&world, &lets, &agent).await.status, 400);
 }
 
+/// It still got tokens for people, as only the user name of the person was looked up.
+#[tokio::test]
+async fn an_agent_revoked_by_the_name_in_own_tokens_gets_none_for_a_person() {
+    let (world, agent) = with_planner().await;
+    let lets = world.person("alice", &json!({"may_act": {"sub": "planner-account"}}));
+    ask(&world, &lets, &agent).await.token();
+    let name = world.username("planner-account");
+    let (code, said) =
+        world.doorward.operator(&["revoke", "--issuer", "own", "--subject", &name, "--why", "stolen"]).await;
+    assert_eq!(code, Some(0), "{said}");
+    assert_refused(&world, &[("revoked", lets, agent.as_str(), "actor_token: your access was revoked")]).await;
+}
+
 #[tokio::test]
 async fn an_agents_tokens_for_a_person_end_when_the_agent_is_revoked() {
     let world = World::start().await;
