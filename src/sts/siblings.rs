@@ -61,7 +61,7 @@ impl Lookup<'_> {
                 } else {
                     let name = &parent.identity.name;
                     return Err(Refusal::subject(format!(
-                        "PipelineRun {name} is within {MAX_DEPTH} others and lists another"
+                        "PipelineRun {name} lists another, and runs within {MAX_DEPTH} others are not followed"
                     )));
                 }
             }
