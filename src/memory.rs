@@ -3,6 +3,8 @@
 //! The kernel kills a process that exceeds the limit of its cgroup, and with it every stream and every request, so it
 //! is better to turn some away before. Health, metrics and operator commands are always served.
 
+mod requests;
+
 use std::{
     fs,
     path::Path,
@@ -17,10 +19,16 @@ use prometheus_client::{
     registry::{Registry, Unit},
 };
 
+pub use self::requests::{Client, RequestMemory, Taken, Taking};
 use crate::{
     admin::health::ComponentHandle,
     config::{raw::Limits, values::Size},
 };
+
+/// The part of the limit, as a divisor, that requests in progress may take, and the least that they get. Half is for
+/// bodies that are read whole, and the rest for everything else.
+const FOR_REQUESTS: u64 = 4;
+const LEAST_FOR_REQUESTS: u64 = 1 << 20;
 
 /// How short memory is. Each level also sheds what the levels before it shed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
@@ -71,12 +79,26 @@ impl Level {
 }
 
 /// The level, shared by everything that sheds load. Clones share it.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Memory {
     level: Arc<AtomicU8>,
-    /// The bytes in use from which new connections are refused; 0 without a limit.
-    refuses_from: Arc<AtomicU64>,
+    headroom: Headroom,
+    requests: RequestMemory,
     metrics: MemoryMetrics,
+}
+
+/// The bytes in use from which new connections are refused; 0 without a limit. Clones share it.
+#[derive(Clone, Debug, Default)]
+struct Headroom(Arc<AtomicU64>);
+
+impl Headroom {
+    /// See [`Memory::fits`].
+    fn fits(&self, more: usize) -> bool {
+        match self.0.load(Ordering::Relaxed) {
+            0 => true,
+            from => used_here().unwrap_or(0).saturating_add(u64::try_from(more).unwrap_or(u64::MAX)) < from,
+        }
+    }
 }
 
 /// The metrics of the memory of the process.
@@ -99,9 +121,21 @@ impl MemoryMetrics {
     }
 }
 
+impl Default for Memory {
+    fn default() -> Self {
+        Self::new(MemoryMetrics::default())
+    }
+}
+
 impl Memory {
     pub fn new(metrics: MemoryMetrics) -> Self {
-        Self { metrics, ..Self::default() }
+        let headroom = Headroom::default();
+        Self { level: Arc::default(), requests: RequestMemory::measured_by(headroom.clone()), headroom, metrics }
+    }
+
+    /// The memory that requests in progress share.
+    pub fn requests(&self) -> &RequestMemory {
+        &self.requests
     }
 
     pub fn level(&self) -> Level {
@@ -112,10 +146,7 @@ impl Memory {
     /// Measures the memory at each call: between two calls of [`look`](Self::look), a fast network can deliver more
     /// than is left.
     pub fn fits(&self, more: usize) -> bool {
-        match self.refuses_from.load(Ordering::Relaxed) {
-            0 => true,
-            from => used_here().unwrap_or(0).saturating_add(u64::try_from(more).unwrap_or(u64::MAX)) < from,
-        }
+        self.headroom.fits(more)
     }
 
     /// Measures the memory in use and reports to the component. Returns what buffered bodies may use, as
@@ -130,7 +161,8 @@ impl Memory {
         self.level.store(level as u8, Ordering::Relaxed);
         let share = |limit: u64| u128::from(limit) * u128::from(limits.memory_refuse_connections) / 100;
         let refuses_from = limit.map_or(0, |limit| u64::try_from(share(limit)).unwrap_or(u64::MAX).max(1));
-        self.refuses_from.store(refuses_from, Ordering::Relaxed);
+        self.headroom.0.store(refuses_from, Ordering::Relaxed);
+        self.requests.set_limit(for_requests(limit));
         let why = || format!("{} of {} are in use: {}", Size(used), Size(limit.unwrap_or(0)), level.sheds());
         match level {
             Level::Calm => component.ok(),
@@ -149,6 +181,12 @@ fn limit(limits: &Limits) -> Option<Size> {
 /// The memory that buffered bodies may use within the limit that applies.
 pub fn for_bodies(limits: &Limits) -> Size {
     limits.buffered_within(limit(limits))
+}
+
+/// The memory that requests in progress may take together within this limit, in bytes.
+fn for_requests(limit: Option<u64>) -> usize {
+    let share = limit.map(|limit| (limit / FOR_REQUESTS).max(LEAST_FOR_REQUESTS));
+    share.and_then(|share| usize::try_from(share).ok()).unwrap_or(usize::MAX)
 }
 
 /// Anonymous memory of this process, in bytes. File pages do not count, as the kernel can reclaim them.

@@ -33,7 +33,7 @@ use crate::{
     config::{raw::Limits, values::Span},
     keepalive::set_keepalive,
     lock::lock,
-    memory::Level,
+    memory::{Level, RequestMemory},
     runtime::Workers,
 };
 
@@ -108,6 +108,7 @@ pub(super) struct ConnectionSettings {
 /// What the connections of a worker share.
 pub(super) struct Shared<S> {
     pub(super) service: S,
+    pub(super) request_memory: RequestMemory,
     pub(super) registry: Arc<Registry>,
     pub(super) drain: Drain,
     pub(super) metrics: Metrics,
@@ -157,7 +158,9 @@ impl Bound {
             let (admission, ids, held) = (Arc::clone(&admission), Arc::clone(&ids), Arc::clone(sockets));
             async move {
                 let registry = Arc::new(Registry::new(drain.clone(), metrics.clone()));
-                let shared = Shared { service: make(index), registry, drain, metrics, admission, ids };
+                let service = make(index);
+                let request_memory = service.request_memory();
+                let shared = Shared { service, request_memory, registry, drain, metrics, admission, ids };
                 work(Arc::new(shared), &held).await;
             }
         })?;

@@ -15,7 +15,7 @@ use http_body::{Body, Frame, SizeHint};
 use pin_project_lite::pin_project;
 
 use super::{Protocol, liveness::Liveness};
-use crate::abort::Abort;
+use crate::{abort::Abort, memory::Taken};
 
 /// A request in progress. It ends when its response has been handed over, or when it is dropped before.
 #[derive(Debug)]
@@ -24,16 +24,23 @@ pub(super) struct InFlight {
     /// When it began, in the time of the sweeps.
     since: u32,
     answered: bool,
+    /// The memory that it takes.
+    _taken: Option<Taken>,
 }
 
 impl InFlight {
     pub(super) fn new(liveness: Arc<Liveness>) -> Self {
         let since = liveness.swept();
-        Self { liveness, since, answered: false }
+        Self { liveness, since, answered: false, _taken: None }
     }
 
     pub(super) fn liveness(&self) -> &Liveness {
         &self.liveness
+    }
+
+    /// Keeps what the request takes until it ends.
+    pub(super) fn hold(&mut self, taken: Taken) {
+        self._taken = Some(taken);
     }
 }
 

@@ -14,7 +14,8 @@ use tokio_rustls::{TlsAcceptor, server::TlsStream};
 use super::{
     Connection, Protocol, Serve,
     accept::{ConnectionSettings, Listener, ProxyFault, Shared},
-    admission::Admitted,
+    admission::{Admitted, client_network},
+    arriving::Handshaking,
     http_server,
     io::{Prefix, SNIFF},
     liveness::Liveness,
@@ -23,6 +24,7 @@ use super::{
     registry::Registered,
     tls::TlsInfo,
 };
+use crate::memory::Client;
 
 /// The beginning of every HTTP/2 connection (RFC 9113 section 3.4).
 const HTTP2_PREFACE: &[u8; SNIFF] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -71,6 +73,9 @@ struct Opening<'a, S> {
 /// the memory of its last step only, not of the largest.
 type Http = Pin<Box<dyn Future<Output = ()> + Send>>;
 
+/// A connection with TLS.
+type Tls = TlsStream<Handshaking<TcpStream>>;
+
 impl<S: Serve> Opening<'_, S> {
     async fn serve(self, stream: TcpStream, peer: SocketAddr) -> Result<(), Refused> {
         let Some(http) = Box::pin(self.open(stream, peer)).await? else { return Ok(()) };
@@ -94,6 +99,8 @@ impl<S: Serve> Opening<'_, S> {
         } else {
             self.registered.count_for(&self.listener.name, peer.ip(), &self.settings.limits)?;
         }
+        let network = (!self.liveness.is_shared()).then(|| client_network(peer.ip()));
+        let client = self.shared.request_memory.client(network);
         let mut connection = Connection {
             id: self.id,
             listener: Arc::clone(&self.listener.name),
@@ -106,14 +113,16 @@ impl<S: Serve> Opening<'_, S> {
         };
         if let Some(config) = &self.settings.tls {
             let acceptor = TlsAcceptor::from(Arc::clone(config));
-            let handshake = timeout(self.settings.limits.handshake_timeout.get(), acceptor.accept(stream)).await;
-            let Some(stream) = self.handshake(handshake) else { return Ok(None) };
-            let (_, session) = stream.get_ref();
+            let accepted = acceptor.accept(Handshaking::new(stream, &client));
+            let handshake = timeout(self.settings.limits.handshake_timeout.get(), accepted).await;
+            let Some(mut stream) = self.handshake(handshake)? else { return Ok(None) };
+            let (handshake, session) = stream.get_mut();
+            handshake.end();
             connection.tls = Some(TlsInfo::of(session, self.settings.client_ca.as_deref(), &self.listener.client_ca));
             if session.alpn_protocol() == Some(b"h2") {
                 connection.protocol = Protocol::Http2;
             }
-            Ok(Some(self.http(stream, Prefix::default(), connection)))
+            Ok(Some(self.http(stream, Prefix::default(), connection, client)))
         } else {
             let sniffed = timeout(header_timeout, sniff(&mut stream)).await.map_err(|_| Refused::Silent)?;
             // A peer that disconnects without sending anything, as port health checks do.
@@ -134,7 +143,7 @@ impl<S: Serve> Opening<'_, S> {
                 return Err(Refused::ProxyPeer);
             };
             connection.protocol = protocol;
-            Ok(Some(self.http(stream, prefix, connection)))
+            Ok(Some(self.http(stream, prefix, connection, client)))
         }
     }
 
@@ -157,21 +166,20 @@ impl<S: Serve> Opening<'_, S> {
         }
     }
 
-    fn handshake(
-        &self,
-        outcome: Result<io::Result<TlsStream<TcpStream>>, tokio::time::error::Elapsed>,
-    ) -> Option<TlsStream<TcpStream>> {
+    /// `None` if it failed.
+    fn handshake(&self, outcome: Result<io::Result<Tls>, tokio::time::error::Elapsed>) -> Result<Option<Tls>, Refused> {
         let failure = match outcome {
-            Ok(Ok(stream)) => return Some(stream),
+            Ok(Ok(stream)) => return Ok(Some(stream)),
+            Ok(Err(error)) if error.kind() == io::ErrorKind::OutOfMemory => return Err(Refused::Memory),
             Ok(Err(error)) => classify(&error),
             Err(_) => TlsFailure::Timeout,
         };
         tracing::debug!(connection = self.id, listener = %self.listener.name, reason = ?failure, "TLS handshake failed");
         self.shared.metrics.tls_failed(failure);
-        None
+        Ok(None)
     }
 
-    fn http<T>(self, stream: T, prefix: Prefix, connection: Connection) -> Http
+    fn http<T>(self, stream: T, prefix: Prefix, connection: Connection, client: Arc<Client>) -> Http
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     {
@@ -181,6 +189,7 @@ impl<S: Serve> Opening<'_, S> {
             limits: Arc::clone(&self.settings.limits),
             liveness: Arc::clone(self.liveness),
             connection: Arc::new(connection),
+            client,
         };
         server.run(stream, prefix, self.registered)
     }

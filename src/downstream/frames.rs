@@ -1,5 +1,5 @@
-//! Tells why h2 ended a connection for pieces of bodies: hyper reports that there was too much of something, and not of
-//! what.
+//! Tells how much of a head has arrived, and why h2 ended a connection for pieces of bodies: hyper reports that there
+//! was too much of something, and not of what.
 //!
 //! h2 says `too_many_data_frames` in two cases: for empty pieces that end nothing, of which it takes a hundred on a
 //! connection (CVE-2019-9518), and for small pieces that wait to be read, which gRPC clients send in good faith to a
@@ -19,6 +19,11 @@ const DATA: u8 = 0;
 const END_STREAM: u8 = 1;
 const PADDED: u8 = 8;
 
+/// The frame that continues a head, and the flag of the last one (RFC 9113 sections 6.2 and 6.10).
+const HEADERS: u8 = 1;
+const CONTINUATION: u8 = 9;
+const END_HEADERS: u8 = 4;
+
 /// The GOAWAY frame without the number of the last stream: its header, ENHANCE_YOUR_CALM, and the reason.
 const GOAWAY: (&[u8], &[u8]) = (b"\0\0\x1c\x07\0\0\0\0\0", b"\0\0\0\x0btoo_many_data_frames");
 const STREAM: usize = 4;
@@ -35,13 +40,26 @@ pub(super) struct Frames {
     /// How many bytes before that are skipped.
     skip: usize,
     empty: u32,
+    /// The length of the head that the current frame belongs to, as far as its frames have begun.
+    head: usize,
+    /// Whether the current frame is the last one of a head, or belongs to none.
+    ends_head: bool,
     /// The bytes that were written last.
     last: [u8; LAST],
 }
 
 impl Default for Frames {
     fn default() -> Self {
-        Self { header: [0; HEADER], here: 0, padded: None, skip: PREFACE, empty: 0, last: [0; LAST] }
+        Self {
+            header: [0; HEADER],
+            here: 0,
+            padded: None,
+            skip: PREFACE,
+            empty: 0,
+            head: 0,
+            ends_head: true,
+            last: [0; LAST],
+        }
     }
 }
 
@@ -72,11 +90,24 @@ impl Frames {
     fn begin(&mut self) {
         let [high, middle, low, kind, flags, ..] = self.header;
         let payload = u32::from_be_bytes([0, high, middle, low]) as usize;
+        if self.ends_head {
+            self.head = 0;
+        }
+        let is_of_head = kind == HEADERS || kind == CONTINUATION;
+        self.ends_head = !is_of_head || flags & END_HEADERS != 0;
+        if is_of_head {
+            self.head = self.head.saturating_add(payload);
+        }
         match kind == DATA && flags & END_STREAM == 0 {
             true if payload == 0 => self.empty += 1,
             true if flags & PADDED != 0 => self.padded = Some(payload),
             _ => self.skip = payload,
         }
+    }
+
+    /// How many bytes have arrived of a head that is not whole.
+    pub(super) fn of_head(&self) -> usize {
+        if self.ends_head && self.skip == 0 { 0 } else { self.head.saturating_sub(self.skip) }
     }
 
     /// Inspects bytes that were written.
@@ -141,6 +172,30 @@ mod tests {
             bytes.chunks(size).for_each(|read| frames.received(read));
             assert_eq!((frames.empty, frames.here, frames.skip), (4, 0, 0), "in reads of {size}");
         }
+    }
+
+    #[test]
+    fn a_head_counts_from_its_first_byte_until_its_last_frame_is_whole() {
+        let mut frames = Frames::default();
+        let mut arrive = |bytes: &[u8]| {
+            frames.received(bytes);
+            frames.of_head()
+        };
+        assert_eq!(arrive(&preface()), 0);
+        assert_eq!(arrive(&frame(4, 0, &[0; 600])), 0);
+        assert_eq!(arrive(&frame(DATA, PADDED, &[0; 600])[..100]), 0);
+        assert_eq!(arrive(&[0; 509]), 0);
+        let (begin, end) = (frame(HEADERS, 0, &[0; 600]), frame(CONTINUATION, END_HEADERS, &[0; 50]));
+        assert_eq!(arrive(&begin[..HEADER]), 0);
+        assert_eq!(arrive(&begin[HEADER..109]), 100);
+        assert_eq!(arrive(&begin[109..]), 600);
+        assert_eq!(arrive(&frame(CONTINUATION, 0, &[0; 70])), 670);
+        assert_eq!(arrive(&end[..HEADER]), 670);
+        assert_eq!(arrive(&end[HEADER..HEADER + 49]), 719);
+        assert_eq!(arrive(&end[HEADER + 49..]), 0);
+        assert_eq!(arrive(&frame(HEADERS, END_HEADERS, &[0; 600])[..109]), 100);
+        assert_eq!(arrive(&[0; 500]), 0);
+        assert_eq!(arrive(&frame(DATA, 0, &[0; 600])[..100]), 0);
     }
 
     #[test]

@@ -51,8 +51,7 @@ pub(super) fn check<B>(request: &Request<B>, limits: &Limits, framing: Option<Fr
         let detail = format!("the request has {count} headers, {} are allowed", limits.header_count);
         return Err(Fault::new(ProtocolError::Limit, Reason::HeadersTooLarge, detail));
     }
-    // The colon, a space and the line end, as on the wire of HTTP/1.1.
-    let bytes: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum();
+    let bytes = header_bytes(headers);
     if bytes > limits.header_bytes.bytes() {
         let detail = format!("the headers are {bytes} bytes long, {} are allowed", limits.header_bytes);
         let mut fault = Fault::new(ProtocolError::Limit, Reason::HeadersTooLarge, detail);
@@ -76,6 +75,16 @@ pub(super) fn check<B>(request: &Request<B>, limits: &Limits, framing: Option<Fr
 fn header_count(headers: &HeaderMap) -> usize {
     let cookies = headers.get_all(header::COOKIE).iter().count();
     headers.len() - cookies.saturating_sub(1)
+}
+
+/// With the colon, a space and the line end, as on the wire of HTTP/1.1.
+fn header_bytes(headers: &HeaderMap) -> usize {
+    headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 4).sum()
+}
+
+/// The length of the head of a request.
+pub(super) fn length<B>(request: &Request<B>) -> usize {
+    uri_length(request.uri()) + header_bytes(request.headers())
 }
 
 /// Refuses a request with both a length and a coding, or with codings that Doorward cannot undo (RFC 9112 section 6.1).

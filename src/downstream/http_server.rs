@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
@@ -24,19 +24,25 @@ use super::{
     Connection, Protocol, Serve, Unfit,
     accept::Shared,
     answer::{InFlight, Tracked},
+    arriving::SMALL,
     frames::Frames,
     framing::Scanner,
     head::{self, Framing},
     io::{Follower, Io, Prefix},
     liveness::{Command, Liveness, Phase},
-    metrics::ProtocolError,
+    metrics::{ProtocolError, Refused},
     registry::Registered,
 };
 use crate::{
     abort::{Abortable, AbortableTasks},
     body::ClientBody,
     config::raw::Limits,
+    error::{Reason, Rejection},
+    memory::{Client, Taken, Taking},
 };
+
+/// What a request takes beside its head until it is over, with its tasks, its record and its stream.
+const OF_REQUEST: usize = 8 << 10;
 
 /// How much of a request that nobody reads is taken from the client, so that it sees the response and not a reset: as
 /// much as a browser has cookies for one site, 180 of 4 KiB, which any host of that site can set.
@@ -63,6 +69,7 @@ pub(super) struct Server<S> {
     pub(super) limits: Arc<Limits>,
     pub(super) liveness: Arc<Liveness>,
     pub(super) connection: Arc<Connection>,
+    pub(super) client: Arc<Client>,
 }
 
 impl<S: Serve> Server<S> {
@@ -80,12 +87,14 @@ impl<S: Serve> Server<S> {
         liveness.enter(Phase::Head);
         match self.connection.protocol {
             Protocol::Http1 => {
-                let io = Io::new(stream, prefix, Follower::Http1(Scanner::default()), liveness, registered);
+                let io =
+                    Io::new(stream, prefix, Follower::Http1(Scanner::default()), liveness, registered, &self.client);
                 Box::pin(Abortable::new(self.http1(TokioIo::new(io))))
             }
             Protocol::Http2 => {
                 registered.speaks_http2();
-                let io = Io::new(stream, prefix, Follower::Http2(Frames::default()), liveness, registered);
+                let io =
+                    Io::new(stream, prefix, Follower::Http2(Frames::default()), liveness, registered, &self.client);
                 Box::pin(self.http2(TokioIo::new(io)))
             }
         }
@@ -168,16 +177,21 @@ impl<S: Serve> Server<S> {
     ) -> impl Future<Output = Result<Response<Tracked<S::Body>>, Infallible>> + Send + use<S> {
         let protocol = self.connection.protocol;
         let scanned = self.liveness.begin_request();
-        let in_flight = InFlight::new(Arc::clone(&self.liveness));
+        let mut in_flight = InFlight::new(Arc::clone(&self.liveness));
         let framing = (protocol == Protocol::Http1).then(|| Framing { scanned, defect: self.liveness.defect() });
         let mut close = head::is_last(protocol, request.headers());
-        let request = request.map(|incoming| ClientBody::new(incoming, protocol));
-        let request = match head::check(&request, &self.limits, framing) {
-            Ok(()) => Ok(request),
-            Err(fault) => {
+        let mut request = request.map(|incoming| ClientBody::new(incoming, protocol));
+        let checked = self.make_room(&mut request, &mut in_flight).and_then(|()| {
+            head::check(&request, &self.limits, framing).map_err(|fault| {
                 self.shared.metrics.protocol_error(fault.kind);
+                fault.rejection
+            })
+        });
+        let request = match checked {
+            Ok(()) => Ok(request),
+            Err(rejection) => {
                 close = protocol == Protocol::Http1;
-                Err(Unfit { request, rejection: fault.rejection })
+                Err(Unfit { request, rejection })
             }
         };
         let answered = self.shared.service.serve(&self.connection, request);
@@ -196,6 +210,34 @@ impl<S: Serve> Server<S> {
             }
             Ok(response.map(|inner| Tracked::new(inner, in_flight, protocol)))
         }
+    }
+
+    /// Takes the memory for a request until it is over. Here, where the request begins, and not where it is served: one
+    /// poll of a connection can begin many requests, and those of all connections may be polled before the first one is
+    /// served.
+    fn make_room(&self, request: &mut Request<ClientBody>, in_flight: &mut InFlight) -> Result<(), Rejection> {
+        let head = head::length(request);
+        let mut taken = Taken::by(&self.client);
+        let has_room = taken.grow_to(OF_REQUEST + head, Taking::Request);
+        if !has_room && self.connection.protocol == Protocol::Http2 {
+            // Nobody reads it any more. Over HTTP/1.1, its bytes are in the buffer of the connection.
+            if head > SMALL {
+                *request.headers_mut() = HeaderMap::new();
+            }
+            // A stream lasts until its client has read the answer, so refusals alone could take all memory. A proxy
+            // reads them, and its connection carries the requests of others.
+            let may_be_answered = self.liveness.is_shared() || taken.grow_to(OF_REQUEST, Taking::Begun);
+            if !may_be_answered && !self.liveness.is_commanded(Command::Abort) {
+                self.shared.metrics.refused(Refused::Memory);
+                self.liveness.command(Command::Abort);
+            }
+        }
+        in_flight.hold(taken);
+        if has_room {
+            return Ok(());
+        }
+        let detail = "the requests in progress, of all clients or of this one alone, take as much memory as they may";
+        Err(Rejection::new(Reason::Overloaded, detail).fix("try again in a moment, with fewer requests at once"))
     }
 
     fn count(&self, result: &hyper::Result<()>) {

@@ -11,11 +11,13 @@ use std::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use super::{
+    arriving::Arriving,
     frames::Frames,
     framing::Scanner,
     liveness::{Command, Liveness, Phase},
     registry::Registered,
 };
+use crate::memory::Client;
 
 /// How much is read before it is known which protocol a connection in clear text speaks: the HTTP/2 preface.
 pub(super) const SNIFF: usize = 24;
@@ -51,7 +53,10 @@ pub(super) struct Io<T> {
     prefix: Prefix,
     follower: Follower,
     liveness: Arc<Liveness>,
-    _counted: Registered,
+    /// HTTP/1.1: how much has arrived of a head that is not whole.
+    of_head: usize,
+    arriving: Arriving,
+    counted: Registered,
 }
 
 impl<T> Io<T> {
@@ -61,8 +66,9 @@ impl<T> Io<T> {
         follower: Follower,
         liveness: Arc<Liveness>,
         counted: Registered,
+        client: &Arc<Client>,
     ) -> Self {
-        Self { inner, prefix, follower, liveness, _counted: counted }
+        Self { inner, prefix, follower, liveness, of_head: 0, arriving: Arriving::new(client), counted }
     }
 
     /// Called on every poll of an upgraded stream, whose task does not belong to the listener and cannot be stopped.
@@ -97,18 +103,33 @@ impl<T> Io<T> {
         }
     }
 
-    fn arrived(&mut self, bytes: &[u8]) {
-        let scanner = match &mut self.follower {
-            Follower::Http1(scanner) => scanner,
-            Follower::Http2(frames) => return frames.received(bytes),
+    fn arrived(&mut self, bytes: &[u8]) -> io::Result<()> {
+        let has_room = match &mut self.follower {
+            Follower::Http1(scanner) => {
+                match self.liveness.phase() {
+                    // Of a connection that only lingers, nothing is kept.
+                    Phase::Upgraded | Phase::Opening => return Ok(()),
+                    Phase::Idle => self.liveness.enter(Phase::Head),
+                    _ => {}
+                }
+                scanner.scan(bytes);
+                self.liveness.note_scan(scanner);
+                // Empty lines before a head, however many, are no part of it for the scanner.
+                let is_before_head =
+                    self.liveness.phase() == Phase::Head && !self.liveness.has_head() && !scanner.is_within_body();
+                let is_unfinished = scanner.is_within_head() || is_before_head;
+                self.of_head = if is_unfinished { self.of_head + bytes.len() } else { 0 };
+                // hyper keeps the buffer of the largest head, so what it takes is not given back with the head.
+                self.arriving.grow_to(self.of_head)
+            }
+            Follower::Http2(frames) => {
+                frames.received(bytes);
+                let length = frames.of_head();
+                self.arriving.shrink_to(length);
+                self.arriving.grow_to(length)
+            }
         };
-        match self.liveness.phase() {
-            Phase::Upgraded => return,
-            Phase::Idle => self.liveness.enter(Phase::Head),
-            _ => {}
-        }
-        scanner.scan(bytes);
-        self.liveness.note_scan(scanner);
+        has_room.inspect_err(|_| self.counted.lacks_memory())
     }
 }
 
@@ -130,7 +151,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Io<T> {
         }
         let arrived = buffer.filled().get(before..).unwrap_or_default();
         if !arrived.is_empty() {
-            this.arrived(arrived);
+            this.arrived(arrived)?;
         }
         Poll::Ready(Ok(()))
     }
@@ -178,6 +199,7 @@ mod tests {
     use crate::{
         config::raw::Limits,
         downstream::{admission::Admission, drain::Drain, framing::Defect, metrics::Metrics, registry::Registry},
+        memory::RequestMemory,
     };
 
     /// A connection in a phase, and the client's end of it.
@@ -188,7 +210,8 @@ mod tests {
         let admitted = Arc::new(Admission::default()).admit(1).unwrap();
         let counted = registry.register(1, Arc::clone(&liveness), Arc::new(Limits::default()), admitted);
         let (ours, theirs) = tokio::io::duplex(256);
-        (Io::new(ours, Prefix::default(), Follower::Http1(Scanner::default()), liveness, counted), theirs)
+        let client = RequestMemory::default().client(None);
+        (Io::new(ours, Prefix::default(), Follower::Http1(Scanner::default()), liveness, counted, &client), theirs)
     }
 
     /// Makes the task that copies an upgraded stream stop, in whichever direction it polls next.
@@ -217,12 +240,33 @@ mod tests {
         }
     }
 
+    /// Nothing of a body is kept after its request has been answered, nor of what a client sends after a refusal.
+    #[test]
+    fn only_what_belongs_to_a_head_counts_as_an_unfinished_one() {
+        let (mut io, _client) = connection(Phase::Head);
+        let mut arrive = |phase, bytes: &[u8]| {
+            io.liveness.enter(phase);
+            io.arrived(bytes).unwrap();
+            let is_whole = io.liveness.has_head();
+            if is_whole {
+                io.liveness.begin_request();
+                io.liveness.end_request(true, io.liveness.swept());
+            }
+            (io.of_head, is_whole)
+        };
+        assert_eq!(arrive(Phase::Head, b"\r\n\r\n"), (4, false));
+        assert_eq!(arrive(Phase::Head, b"POST / HTTP/1.1\r\nHost: a\r\n"), (30, false));
+        assert_eq!(arrive(Phase::Head, b"Content-Length: 9\r\n\r\n"), (0, true));
+        assert_eq!(arrive(Phase::Idle, b"12345"), (0, false));
+        assert_eq!(arrive(Phase::Opening, b"GET / HTTP/1.1\r\nHost: a\r\n"), (0, false));
+    }
+
     #[test]
     fn bytes_of_an_upgraded_stream_are_not_parsed_as_a_request() {
         let bytes = b"GET / HTTP/1.1\nHost: a\r\n\r\n";
         for (phase, defect) in [(Phase::Head, Some(Defect::BareLineFeed)), (Phase::Upgraded, None)] {
             let (mut io, _client) = connection(phase);
-            io.arrived(bytes);
+            io.arrived(bytes).unwrap();
             assert_eq!(io.liveness.defect(), defect, "{phase:?}");
         }
     }

@@ -266,6 +266,11 @@ impl Liveness {
         }
     }
 
+    /// Whether a head has ended whose request has not begun yet; HTTP/1.1 only.
+    pub(super) fn has_head(&self) -> bool {
+        self.heads.load(Relaxed) > 0
+    }
+
     pub(super) fn defect(&self) -> Option<Defect> {
         self.defect.get().copied()
     }

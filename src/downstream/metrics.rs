@@ -64,7 +64,7 @@ macro_rules! refusals {
 }
 
 refusals! {
-    /// Memory is short.
+    /// Memory is short, or the client takes more of it than it may, also when it speaks HTTP already.
     Memory,
     /// `connections`.
     Total,

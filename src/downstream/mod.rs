@@ -17,6 +17,7 @@
 //! | `http_server`, `answer`, `head`, `framing` | HTTP on a connection, responses in transit, and requests that are not fit to serve |
 //! | `frames` | why HTTP/2 ended a connection |
 //! | `io`, `liveness`, `registry` | the bytes of a connection, its deadlines, and all open connections |
+//! | `arriving` | the memory that unfinished heads and TLS handshakes take |
 //! | `drain` | shutting down without losing a request |
 //! | `metrics` | what the listeners count |
 //!
@@ -31,6 +32,7 @@
 mod accept;
 mod admission;
 mod answer;
+mod arriving;
 mod connection;
 mod drain;
 mod frames;
@@ -68,7 +70,12 @@ pub use self::{
     settings::Settings,
     tls::{ClientCertificate, TlsInfo, TlsVersion},
 };
-use crate::{body::ClientBody, clock::Timestamp, error::Rejection, memory::Level};
+use crate::{
+    body::ClientBody,
+    clock::Timestamp,
+    error::Rejection,
+    memory::{Level, RequestMemory},
+};
 
 /// Answers requests. Created once for each worker, on its thread.
 ///
@@ -89,6 +96,11 @@ pub trait Serve: Sized + Send + Sync + 'static {
     /// How short memory is. Decides whether connections are accepted, and how long idle ones are kept.
     fn memory(&self) -> Level {
         Level::Calm
+    }
+
+    /// The memory that requests share, and heads that are still arriving. The same for all workers.
+    fn request_memory(&self) -> RequestMemory {
+        RequestMemory::default()
     }
 }
 

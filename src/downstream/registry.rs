@@ -99,6 +99,11 @@ impl Registered {
         self.admitted.count_for(listener, address, limits, Instant::now())
     }
 
+    /// Counts that the connection is closed for the memory that it takes.
+    pub(super) fn lacks_memory(&self) {
+        self.registry.metrics.refused(Refused::Memory);
+    }
+
     pub(super) fn speaks_http2(&self) {
         if let Some(entry) = self.registry.lock().get_mut(&self.id) {
             entry.protocol = Protocol::Http2;

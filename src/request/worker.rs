@@ -26,7 +26,7 @@ use crate::{
     body::{ClientBody, ResponseBody},
     downstream::{Connection, Protocol, Serve, Unfit},
     error::{Reason, Rejection},
-    memory::Level,
+    memory::{Level, RequestMemory},
     snapshot::Snapshot,
     upstream::Pools,
 };
@@ -150,6 +150,10 @@ impl Serve for Worker {
 
     fn memory(&self) -> Level {
         self.app.memory.level()
+    }
+
+    fn request_memory(&self) -> RequestMemory {
+        self.app.memory.requests().clone()
     }
 }
 

@@ -7,11 +7,11 @@ use crate::config::values::Span;
 
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 const WINDOW_UPDATE: u8 = 8;
-const END_STREAM: u8 = 1;
-const END_HEADERS: u8 = 4;
+pub(super) const END_STREAM: u8 = 1;
+pub(super) const END_HEADERS: u8 = 4;
 
 /// A frame of RFC 9113 section 4.1.
-fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+pub(super) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
     [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
 }
@@ -25,7 +25,7 @@ fn field(name: &[u8], value: &[u8]) -> Vec<u8> {
     [vec![0], string(name), string(value)].concat()
 }
 
-fn request(path: &[u8], more: &[(&[u8], &[u8])]) -> Vec<u8> {
+pub(super) fn request(path: &[u8], more: &[(&[u8], &[u8])]) -> Vec<u8> {
     let mut block =
         [field(b":method", b"GET"), field(b":scheme", b"http"), field(b":authority", b"a"), field(b":path", path)]
             .concat();
@@ -35,13 +35,13 @@ fn request(path: &[u8], more: &[(&[u8], &[u8])]) -> Vec<u8> {
     block
 }
 
-fn begin(client: &mut Client<TcpStream>) {
+pub(super) fn begin(client: &mut Client<TcpStream>) {
     client.send(PREFACE);
     client.send(frame(4, 0, 0, &[]));
 }
 
 /// Frames as they come: kind, flags, stream, payload. `None` once the connection is closed.
-fn next(client: &mut Client<TcpStream>) -> Option<(u8, u8, u32, Vec<u8>)> {
+pub(super) fn next(client: &mut Client<TcpStream>) -> Option<(u8, u8, u32, Vec<u8>)> {
     let mut head = [0; 9];
     client.0.read_exact(&mut head).ok()?;
     let mut payload = vec![0; u32::from_be_bytes([0, head[0], head[1], head[2]]) as usize];

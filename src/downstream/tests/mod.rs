@@ -4,6 +4,7 @@ mod bounds;
 mod drain;
 mod http1;
 mod http2;
+mod memory;
 mod proxy_protocol;
 mod tls;
 
@@ -39,6 +40,7 @@ use crate::{
         report::At,
         resolver::Resolver,
     },
+    memory::RequestMemory,
 };
 
 /// Nothing here takes longer unless it fails.
@@ -53,6 +55,7 @@ const WHOLE: usize = 400 << 10;
 struct Fixture {
     hits: Arc<AtomicUsize>,
     gate: Arc<Semaphore>,
+    memory: RequestMemory,
 }
 
 impl Serve for Fixture {
@@ -73,6 +76,10 @@ impl Serve for Fixture {
                 Err(unfit) => response(unfit.rejection.status(), unfit.rejection.detail()),
             }
         })
+    }
+
+    fn request_memory(&self) -> RequestMemory {
+        self.memory.clone()
     }
 }
 
@@ -200,7 +207,8 @@ impl Server {
     fn with(listener: Listener, limits: &Limits) -> Self {
         let bound = Bound::bind(&resolve(&[listener], limits), NonZeroUsize::MIN).unwrap();
         let address = bound.addresses().next().unwrap().1;
-        let fixture = Fixture { hits: Arc::default(), gate: Arc::new(Semaphore::new(0)) };
+        let (gate, memory) = (Arc::new(Semaphore::new(0)), RequestMemory::default());
+        let fixture = Fixture { hits: Arc::default(), gate, memory };
         let (metrics, mut registry) = (Metrics::default(), Registry::default());
         metrics.register(&mut registry);
         let made = fixture.clone();
@@ -224,6 +232,16 @@ impl Server {
         let stream = TcpStream::connect(self.address).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        Client(stream)
+    }
+
+    /// As [`connect`](Self::connect), from another address of this machine than that of all others.
+    fn connect_from_elsewhere(&self) -> Client<TcpStream> {
+        let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from(([127, 0, 0, 2], 0)).into()).unwrap();
+        socket.connect(&self.address.into()).unwrap();
+        let stream = TcpStream::from(socket);
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
         Client(stream)
     }
 

@@ -268,6 +268,24 @@ fn a_handshake_that_does_not_end_has_a_deadline() {
     server.await_metric("tls_handshake_failures_total{reason=\"timeout\"} 1");
 }
 
+/// Thousands of connections that stopped within their first message had the process killed.
+#[test]
+fn a_large_handshake_that_stops_closes_its_connection_when_memory_is_short() {
+    let authority = Authority::new();
+    let server = Server::with(authority.listener(vec![authority.issue("a.test")], false), &Limits::default());
+    server.fixture.memory.set_limit(32 << 10);
+    // A ClientHello of 65,520 bytes, in records of 16,000.
+    let hello = [&[1_u8, 0, 0xff, 0xf0, 3, 3][..], &[b'x'; 31_994][..]].concat();
+    let records: Vec<u8> =
+        hello.chunks(16_000).flat_map(|part| [&[22_u8, 3, 1, 0x3e, 0x80][..], part].concat()).collect();
+    let mut client = server.connect();
+    // The connection may be closed before all of it is sent.
+    let _ = client.0.write_all(&records);
+    client.rest();
+    server.await_metric("connections_refused_total{reason=\"memory\"} 1");
+    eventually("all is given back", || server.fixture.memory.taken() == 0);
+}
+
 #[test]
 fn attacks_z36_a_proxy_header_before_tls_closes_the_connection() {
     let authority = Authority::new();
