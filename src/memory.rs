@@ -30,6 +30,9 @@ use crate::{
 const FOR_REQUESTS: u64 = 4;
 const LEAST_FOR_REQUESTS: u64 = 1 << 20;
 
+/// Below this, too little is left beside the program for a flood to be shed without harm to others.
+const LITTLE: Size = Size::mib(128);
+
 /// How short memory is. Each level also sheds what the levels before it shed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Level {
@@ -56,7 +59,7 @@ impl Level {
         ]
     }
 
-    /// `limit` is the memory limit in bytes.
+    /// `limit` is what may be used, in bytes.
     fn of(used: u64, limit: u64, limits: &Limits) -> Self {
         let reached = |(percent, _): &(u8, Self)| u128::from(used) * 100 >= u128::from(limit) * u128::from(*percent);
         Self::ladder(limits).into_iter().rfind(reached).map_or(Self::Calm, |(_, level)| level)
@@ -114,7 +117,7 @@ impl MemoryMetrics {
         memory.register_with_unit("used", "Memory that cannot be taken back", Unit::Bytes, self.used.clone());
         memory.register_with_unit(
             "limit",
-            "Memory that there may be; 0 without a limit",
+            "Memory that may be used beside code and files; 0 without a limit",
             Unit::Bytes,
             self.limit.clone(),
         );
@@ -154,7 +157,7 @@ impl Memory {
     pub fn look(&self, limits: &Limits, component: &ComponentHandle) -> Size {
         let used = used_here().unwrap_or(0);
         let applies = limit(limits);
-        let limit = applies.map(|limit| limit.0);
+        let limit = applies.map(|limit| Limits::usable(limit).0);
         let level = limit.map_or(Level::Calm, |limit| Level::of(used, limit, limits));
         self.metrics.used.set(i64::try_from(used).unwrap_or(i64::MAX));
         self.metrics.limit.set(limit.map_or(0, |limit| i64::try_from(limit).unwrap_or(i64::MAX)));
@@ -174,8 +177,13 @@ impl Memory {
 }
 
 /// The limit that applies: that of the configuration, else that of the cgroup.
-fn limit(limits: &Limits) -> Option<Size> {
+pub fn limit(limits: &Limits) -> Option<Size> {
     limits.memory.or_else(|| limit_of_cgroup(Path::new("/")).map(Size))
+}
+
+/// Whether a limit is so low that it is to be warned of.
+pub fn is_little(limit: Size) -> bool {
+    limit < LITTLE
 }
 
 /// The memory that buffered bodies may use within the limit that applies.
@@ -189,7 +197,8 @@ fn for_requests(limit: Option<u64>) -> usize {
     share.and_then(|share| usize::try_from(share).ok()).unwrap_or(usize::MAX)
 }
 
-/// Anonymous memory of this process, in bytes. File pages do not count, as the kernel can reclaim them.
+/// Anonymous memory of this process, in bytes. File pages do not count, as the kernel can reclaim them, and those that
+/// the process cannot do without are [kept](Limits::usable).
 fn used_here() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/status").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:"))?;
@@ -277,10 +286,33 @@ mod tests {
     #[test]
     fn buffered_bodies_get_at_most_half_of_the_memory() {
         let of = |memory, buffered_bytes| Limits { memory: Some(memory), buffered_bytes, ..Limits::default() };
-        assert_eq!(for_bodies(&of(Size::mib(64), Size::mib(256))), Size::mib(32));
+        assert_eq!(for_bodies(&of(Size::mib(64), Size::mib(256))), Size::kib(21 * 1024 + 512));
         assert_eq!(for_bodies(&of(Size::mib(512), Size::mib(256))), Size::mib(256));
         assert_eq!(for_bodies(&of(Size::mib(512), Size::mib(16))), Size::mib(16));
         assert_eq!(Limits::default().buffered_within(None), Size::mib(256), "without a limit");
+    }
+
+    /// The kernel took the pages of the program's own code, which it then read again for each request: nobody was
+    /// answered any more, although memory was said to be left.
+    #[test]
+    fn a_small_limit_keeps_memory_for_code_and_files() {
+        let mib = [32, 64, 128, 256, 512, 4096].map(|limit| Limits::usable(Size::mib(limit)));
+        assert_eq!(mib, [20, 43, 110, 244, 512, 4096].map(Size::mib));
+        let usable = Limits::usable(Size::mib(64)).0;
+        assert_eq!(Level::of(41 << 20, usable, &Limits::default()), Level::RefuseConnections);
+        let component = Health::new(Clock::default()).component("memory", Gate::Readiness);
+        let memory = Memory::default();
+        memory.look(&Limits { memory: Some(Size::mib(64)), ..Limits::default() }, &component);
+        assert_eq!(memory.metrics.limit.get(), 43 << 20);
+        assert!(is_little(Size::mib(127)) && !is_little(Size::mib(128)));
+    }
+
+    #[test]
+    fn the_memory_that_bodies_are_said_to_need_is_enough() {
+        for mib in [1, 30, 128, 250, 256, 1000] {
+            let limits = Limits { buffered_bytes: Size::mib(mib), ..Limits::default() };
+            assert_eq!(limits.buffered_within(Some(limits.memory_for_buffered())), limits.buffered_bytes, "{mib} MiB");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@ use crate::{
     clock::every,
     config::{raw::Limits, values::Size},
     lock::lock,
+    memory,
     snapshot::Snapshot,
     store::StoreError,
 };
@@ -130,6 +131,7 @@ pub(super) async fn watch_memory(app: &App) {
     let component = app.health.component("memory", Gate::Readiness);
     let mut tick = every(TICK);
     let mut warned = None;
+    warn_of_little_memory(&app.snapshot.load().limits);
     loop {
         tick.tick().await;
         let limits = Arc::clone(&app.snapshot.load().limits);
@@ -138,11 +140,22 @@ pub(super) async fn watch_memory(app: &App) {
         app.budget.set_limit(for_bodies.bytes());
         if is_cut_by_cgroup(&limits, for_bodies) && warned.replace(for_bodies) != Some(for_bodies) {
             tracing::warn!(
-                "only {for_bodies} of the {} of `limits.buffered_bytes` are used, half of the memory limit of the cgroup: the other \
-                 half is for everything else; raise the limit of the container, or lower `limits.buffered_bytes`",
+                "only {for_bodies} of the {} of `limits.buffered_bytes` are used, half of the memory limit of the cgroup without \
+                 code and files: the other half is for everything else; raise the limit of the container, or lower `limits.buffered_bytes`",
                 limits.buffered_bytes
             );
         }
+    }
+}
+
+/// Warns if the limit of the cgroup is low. Of `memory`, the check of the configuration warns.
+fn warn_of_little_memory(limits: &Limits) {
+    let little = memory::limit(limits).filter(|limit| limits.memory.is_none() && memory::is_little(*limit));
+    if let Some(limit) = little {
+        tracing::warn!(
+            "the memory limit of the cgroup is {limit}, of which little is left beside the program: floods of requests can make \
+             it slow for all; raise the limit of the container to 128MiB or more"
+        );
     }
 }
 

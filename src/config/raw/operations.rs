@@ -81,15 +81,16 @@ pub struct Limits {
     /// not count, as they lead to the login. Beyond: 429. Nothing is counted if a trusted proxy or a load balancer does
     /// not name its client.
     pub refusals_per_address: u32,
-    /// Memory for buffered request bodies, over all requests, but at most half of `memory`. Beyond: 503. An eighth each
-    /// is reserved for deliveries and forms that are not yet verified, for known callers, for held deliveries that are
-    /// being delivered, and for calls of the interceptor. Unverified bodies of one address may take an eighth and one
-    /// body beyond it, and so may the held deliveries of one sender. Once its kind uses an eighth, each of these, and
-    /// each address that calls the interceptor, gets more only if eight times what it then has, but at most an eighth,
-    /// stays free. This leaves room for small bodies of others beside one that uses all that it can get: for the next
-    /// about a seventieth.
+    /// Memory for buffered request bodies, over all requests, but at most half of `memory` without what is kept of it
+    /// for code and files. Beyond: 503. An eighth each is reserved for deliveries and forms that are not yet verified,
+    /// for known callers, for held deliveries that are being delivered, and for calls of the interceptor. Unverified
+    /// bodies of one address may take an eighth and one body beyond it, and so may the held deliveries of one sender.
+    /// Once its kind uses an eighth, each of these, and each address that calls the interceptor, gets more only if
+    /// eight times what it then has, but at most an eighth, stays free. This leaves room for small bodies of others
+    /// beside one that uses all that it can get: for the next about a seventieth.
     pub buffered_bytes: Size,
-    /// Memory that the process may use; the settings below are shares of it. Default: the limit of the cgroup.
+    /// Memory that the process may use. The settings below are shares of it; below 512 MiB, of what it leaves beside
+    /// code and files, for which 12 MiB of 256 MiB are kept, 18 of 128 and 21 of 64. Default: the limit of the cgroup.
     pub memory: Option<Size>,
     /// The share of memory in use, in percent, at which unused connections are closed sooner.
     pub memory_close_idle: u8,
@@ -149,11 +150,28 @@ impl Default for Limits {
     }
 }
 
+/// What the code of the program and the files that it works with take: trail and store.
+const FOR_FILES: Size = Size::mib(24);
+
 impl Limits {
-    /// The memory for buffered bodies if the process may use `memory`: at most half of it. The other half is for
-    /// everything else, also the buffers of the connections that bodies arrive over.
+    /// What the process may use of `memory`, beside its code and the files that it works with. The kernel counts these
+    /// for the limit of a cgroup. It can take them back, but reads them again and again then, and the process stands
+    /// still. A large limit leaves enough for them above the last share at which something is shed.
+    pub fn usable(memory: Size) -> Size {
+        let kept = FOR_FILES.0.saturating_sub(memory.0 / 64 * 3).min(memory.0 / 8 * 3);
+        Size(memory.0 - kept)
+    }
+
+    /// The memory for buffered bodies if the process may use `memory`: at most half of what is usable. The other half
+    /// is for everything else, also the buffers of the connections that bodies arrive over.
     pub fn buffered_within(&self, memory: Option<Size>) -> Size {
-        memory.map_or(self.buffered_bytes, |memory| self.buffered_bytes.min(Size(memory.0 / 2)))
+        memory.map_or(self.buffered_bytes, |memory| self.buffered_bytes.min(Size(Self::usable(memory).0 / 2)))
+    }
+
+    /// The memory with which `buffered_bytes` are used in full.
+    pub fn memory_for_buffered(&self) -> Size {
+        let twice = Size(self.buffered_bytes.0.saturating_mul(2));
+        if Self::usable(twice) == twice { twice } else { Size(twice.0.saturating_add(FOR_FILES.0)) }
     }
 
     /// How long connections are still accepted after SIGTERM, and how long requests have after that to finish.

@@ -5,10 +5,13 @@ use std::net::SocketAddr;
 use ipnet::IpNet;
 
 use super::item;
-use crate::config::{
-    raw::{self, Limits},
-    report::{At, Report},
-    values::{Size, Span},
+use crate::{
+    config::{
+        raw::{self, Limits},
+        report::{At, Report},
+        values::Span,
+    },
+    memory,
 };
 
 pub(super) fn check(root: &raw::Root, report: &mut Report) {
@@ -112,13 +115,20 @@ fn limits(limits: &Limits, at: &At, report: &mut Report) {
     let buffered = limits.buffered_within(limits.memory);
     if buffered < limits.buffered_bytes {
         let what = format!(
-            "only {buffered} of the {} of `buffered_bytes` are used, half of `memory`: the other half is for everything else",
+            "only {buffered} of the {} of `buffered_bytes` are used, half of `memory` without code and files: the other half is for \
+             everything else",
             limits.buffered_bytes
         );
-        let enough = Size(limits.buffered_bytes.0.saturating_mul(2));
+        let enough = limits.memory_for_buffered();
         report
             .warning(&at.key("memory"), what)
             .help(format!("raise `memory`, and the limit of the container, to {enough}, or lower `buffered_bytes`"));
+    }
+    if limits.memory.is_some_and(memory::is_little) {
+        let what = "`memory` is less than 128MiB, of which little is left beside the program: floods of requests can make it slow for all";
+        report
+            .warning(&at.key("memory"), what)
+            .help("raise `memory`, and the limit of the container, to 128MiB or more");
     }
     let (accept, rest) = limits.drain_times();
     if accept < limits.drain_accept.get() && limits.drain_accept <= limits.drain {

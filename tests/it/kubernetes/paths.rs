@@ -73,7 +73,7 @@ async fn refusals_on_a_host_of_the_api_server_alone_have_its_format() {
 /// Before routing, so that only the host shows which clients ask.
 #[tokio::test]
 async fn refusals_for_lack_of_memory_have_the_format_of_the_api_server() {
-    let change = |yaml: String| yaml.change("limits: {", "limits: {memory: 1000KiB, ");
+    let change = |yaml: String| yaml.change("limits: {", "limits: {memory: 1600KiB, ");
     let fixture = Fixture::with_faults(change, |_| Reply::json(200, "{}")).await;
     fixture.doorward.use_memory(100, "memory ok").await;
     // New connections are refused before requests are.

@@ -394,7 +394,7 @@ async fn memory_is_checked_as_often_as_before_while_the_store_hangs() {
     let upstream = Upstream::scripted(takes).await;
     let redis = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "always"]);
     let (dir, yaml) = on_redis(&redis, upstream.address);
-    let yaml = yaml.change("limits: {", "limits: {memory: 1000KiB, ");
+    let yaml = yaml.change("limits: {", "limits: {memory: 1600KiB, ");
     let doorward = Doorward::start_with_faults(dir, &yaml).await;
     doorward.use_memory(100, "memory ok").await;
     redis.ask::<()>(&["CLIENT", "PAUSE", "120000", "ALL"]).await;
