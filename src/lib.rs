@@ -50,6 +50,7 @@ mod lock;
 mod logging;
 mod memory;
 mod oidc;
+mod open_files;
 mod pages;
 mod pointer;
 mod rbac;

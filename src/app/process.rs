@@ -34,6 +34,7 @@ use crate::{
     egress::{Egress, Proxy},
     issuers,
     logging::{Logging, LoggingError},
+    open_files,
     request::worker::Worker,
     runtime::{control, worker_count},
     snapshot::{self, Context, Resolved},
@@ -141,6 +142,9 @@ pub fn run(sources: &Sources, started: impl FnOnce()) -> Result<(), StartError> 
         .map_err(StartError::Configuration)?;
     let logging = Logging::init(&loaded.raw.log)?;
     warn_of(&loaded.warnings);
+    if let Err(error) = open_files::raise_limit() {
+        tracing::warn!(%error, "the limit of open files (RLIMIT_NOFILE) stays as it is, although a higher one is allowed");
+    }
     if let Some(why) = search_list_problem() {
         tracing::error!(fix = SEARCH_LIST_FIX, "{why}");
     }

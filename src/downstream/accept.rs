@@ -22,7 +22,7 @@ use super::{
     admission::Admission,
     connection,
     drain::{Drain, Phase},
-    listener::{BACKLOG, Bound, descriptors, most_connections},
+    listener::{BACKLOG, Bound, most_connections},
     liveness,
     metrics::{Metrics, Refused},
     registry::Registry,
@@ -34,6 +34,7 @@ use crate::{
     keepalive::set_keepalive,
     lock::lock,
     memory::{Level, RequestMemory},
+    open_files,
     runtime::Workers,
 };
 
@@ -127,7 +128,7 @@ impl Bound {
     ) -> io::Result<Downstream> {
         let Self { listeners: bound, settings } = self;
         let connections = settings.limits.connections;
-        let possible = most_connections(&settings.limits, descriptors());
+        let possible = most_connections(&settings.limits, open_files::limit());
         if possible < connections {
             tracing::warn!(
                 connections,
@@ -379,8 +380,10 @@ fn admit<S: Serve>(shared: &Arc<Shared<S>>, listener: &Arc<Listener>, stream: Tc
         return shared.metrics.refused(Refused::Memory);
     }
     let settings = listener.settings.load_full();
-    let most = most_connections(&settings.limits, descriptors());
-    let Some(admitted) = shared.admission.admit(most) else {
+    let files = open_files::limit();
+    let has_room = open_files::has_room_for_client(&stream, files);
+    let most = most_connections(&settings.limits, files);
+    let Some(admitted) = has_room.then(|| shared.admission.admit(most)).flatten() else {
         return shared.metrics.refused(Refused::Total);
     };
     listener.apply_keepalive(&stream, settings.limits.tcp_keepalive);

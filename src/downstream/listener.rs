@@ -8,13 +8,13 @@ use std::{
     sync::Arc,
 };
 
-use rustix::process::{Resource, getrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use super::settings::{ListenerSettings, Settings};
 use crate::{
     config::{raw::Limits, values::Span},
     keepalive::set_keepalive,
+    open_files,
 };
 
 /// The length of each worker's accept queue. The kernel lowers it to `net.core.somaxconn`.
@@ -224,16 +224,13 @@ fn local_address(text: &str) -> Option<SocketAddr> {
     Some(SocketAddr::new(address, u16::from_str_radix(port, 16).ok()?))
 }
 
-/// How many files the process may have open, if that is limited.
-pub(super) fn descriptors() -> Option<u64> {
-    getrlimit(Resource::Nofile).current
-}
-
-/// How many connections are accepted: as many as are configured, but at most their share of the descriptors, as each
-/// request may need one more towards an upstream. The share is at least one, as with none everybody would be refused.
-pub(super) fn most_connections(limits: &Limits, descriptors: Option<u64>) -> u32 {
-    let share = |descriptors: u64| u128::from(descriptors) * u128::from(limits.connections_file_share) / 100;
-    let possible = descriptors.and_then(|descriptors| u32::try_from(share(descriptors).max(1)).ok());
+/// How many connections are accepted if the process may have `files` open: as many as are configured, but at most their
+/// share of the files for connections, as each request may need one more towards an upstream. The share is at least
+/// one, as with none everybody would be refused.
+pub(super) fn most_connections(limits: &Limits, files: Option<u64>) -> u32 {
+    let share =
+        |files| u128::from(open_files::for_connections(files)) * u128::from(limits.connections_file_share) / 100;
+    let possible = files.and_then(|files| u32::try_from(share(files).max(1)).ok());
     possible.map_or(limits.connections, |possible| possible.min(limits.connections))
 }
 
@@ -363,25 +360,24 @@ mod tests {
         assert!(error.contains("no such address") && error.contains("0.0.0.0"), "{error}");
     }
 
-    /// Otherwise descriptors run out at `accept` and on the way to every upstream.
+    /// Otherwise files run out at `accept` and on the way to every upstream.
     #[test]
-    fn connections_take_their_share_of_the_descriptors_at_most() {
-        assert!(descriptors().unwrap() > 0);
+    fn connections_take_their_share_of_the_files_at_most() {
         let half = Limits::default().connections_file_share;
-        for (connections, connections_file_share, descriptors, most) in [
+        for (connections, connections_file_share, files, most) in [
             (10_000, half, None, 10_000),
-            (10_000, half, Some(1_024), 512),
-            (10_000, half, Some(20_000), 10_000),
-            (10_000, half, Some(19_999), 9_999),
+            (10_000, half, Some(1_024), 448),
+            (10_000, half, Some(20_128), 10_000),
+            (10_000, half, Some(20_127), 9_999),
             (100, half, Some(1_024), 100),
             (u32::MAX, half, Some(u64::MAX), u32::MAX),
-            (10_000, 90, Some(1_000), 900),
-            (10_000, 10, Some(1_000), 100),
+            (10_000, 90, Some(1_128), 900),
+            (10_000, 10, Some(1_128), 100),
             (10_000, 1, Some(99), 1),
         ] {
             let limits = Limits { connections, connections_file_share, ..Limits::default() };
-            let told = format!("{connections} of {connections_file_share} % of {descriptors:?}");
-            assert_eq!(most_connections(&limits, descriptors), most, "{told}");
+            let told = format!("{connections} of {connections_file_share} % of {files:?}");
+            assert_eq!(most_connections(&limits, files), most, "{told}");
         }
     }
 }

@@ -112,7 +112,7 @@ fn check_limits(limits: &Limits, report: &mut Report, at: &At) -> bool {
     within("floods_per_address", limits.floods_per_address.into(), 1, 1000, "");
     within("body_buffer", limits.body_buffer.0, 8 << 10, 16 << 20, " bytes");
     within("connections", limits.connections.into(), 1, u32::MAX.into(), "");
-    // Beyond that, no descriptors are left for upstreams, logs, the trail and the store.
+    // Beyond that, hardly any files are left for connections to upstreams.
     within("connections_file_share", limits.connections_file_share.into(), 1, 90, " percent");
     within("connections_per_address", limits.connections_per_address.into(), 1, u32::MAX.into(), "");
     within("refusals_per_address", limits.refusals_per_address.into(), 1, u32::MAX.into(), "");

@@ -2,9 +2,14 @@
 
 use std::{io, net::SocketAddr, sync::Arc, time::Duration};
 
+use rustix::io::Errno;
 use rustls::ClientConfig;
 use socket2::SockRef;
-use tokio::{net::TcpStream, task::JoinSet, time::timeout};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    task::JoinSet,
+    time::timeout,
+};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 use tokio_util::either::Either;
 use url::Host;
@@ -13,7 +18,7 @@ use super::{
     error::{UpstreamError, UpstreamErrorKind},
     settings::{Identity, Upstream},
 };
-use crate::keepalive::set_keepalive;
+use crate::{keepalive::set_keepalive, open_files};
 
 /// How long to wait for an address before the next one is tried in parallel (RFC 8305 section 5).
 const STAGGER: Duration = Duration::from_millis(250);
@@ -25,6 +30,10 @@ const PATIENCE: Duration = Duration::from_millis(500);
 
 /// A peer that does not acknowledge sent data for this long is dead (RFC 5482).
 pub(crate) const USER_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Why no connection is opened although an upstream may have more.
+const NO_FILES: &str =
+    "as many files are open as leave some to new clients and operators: raise the limit of open files (RLIMIT_NOFILE)";
 
 /// How many bytes of a line of `/etc/resolv.conf` are read by musl, the libc of static builds, without the line end. It
 /// ignores longer lines.
@@ -69,7 +78,12 @@ pub(super) async fn connect(upstream: &Upstream, tls: Option<&Arc<ClientConfig>>
         UpstreamError::new(UpstreamErrorKind::Unreachable, upstream.name()).because(error).nothing_sent()
     };
     let addresses = addresses(&upstream.identity).await.map_err(unreachable)?;
-    let stream = dial(addresses, TcpStream::connect).await.map_err(unreachable)?;
+    let stream = dial(addresses, open).await.map_err(|error| match error.raw_os_error() {
+        Some(code) if code == Errno::MFILE.raw_os_error() => {
+            UpstreamError::new(UpstreamErrorKind::Exhausted, upstream.name()).because(NO_FILES)
+        }
+        _ => unreachable(error),
+    })?;
     keep_alive(&stream, upstream.tcp_keepalive).map_err(unreachable)?;
     let (Some(settings), Some(config)) = (&upstream.tls, tls) else {
         return Ok(Transport::Left(stream));
@@ -118,6 +132,15 @@ fn interleave(first: Vec<SocketAddr>, second: Vec<SocketAddr>) -> Vec<SocketAddr
             return merged;
         }
     }
+}
+
+/// Connects to an address, unless that would take one of the files that are kept for others.
+async fn open(address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() }?;
+    if !open_files::has_room_for_upstream(&socket, open_files::limit()) {
+        return Err(Errno::MFILE.into());
+    }
+    socket.connect(address).await
 }
 
 /// Returns the first connection that succeeds, opened with `connect`. The caller limits the time.

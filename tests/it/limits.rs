@@ -7,7 +7,9 @@ use std::{
     time::Duration,
 };
 
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
 use serde_json::Value;
+use tokio::{io::AsyncWriteExt as _, net::TcpStream};
 
 use crate::{
     fixture::{Change, Fixture, bearer},
@@ -235,6 +237,37 @@ async fn the_shares_of_memory_at_which_something_is_shed_can_be_set() {
     assert_eq!(again().await, 200);
     used(510, "all requests are refused").await;
     assert_eq!(again().await, 503);
+}
+
+/// With a limit of 1024, the connections of one address to a slow upstream took all files, and neither the liveness
+/// probe nor an operator got an answer.
+#[tokio::test]
+async fn files_are_kept_back_for_health_checks_and_operators() {
+    let patient = |yaml: String| yaml.change("{name: web, url: ", "{name: web, response_timeout: 5m, url: ");
+    let fixture = Fixture::with(patient, |_| Reply::Hang).await;
+    let doorward = &fixture.doorward;
+    let open = || std::fs::read_dir(format!("/proc/{}/fd", doorward.pid())).unwrap().count();
+    let idle = open();
+    let most = u64::try_from(idle + 120).unwrap();
+    // Only now, as a start raises the limit.
+    let process = Pid::from_raw(i32::try_from(doorward.pid()).unwrap());
+    prlimit(process, Resource::Nofile, Rlimit { current: Some(most), maximum: Some(most) }).unwrap();
+    let mut clients = Vec::new();
+    for _ in 0..100 {
+        let mut client = TcpStream::connect(doorward.address("public")).await.unwrap();
+        // It is closed at once when there are too many.
+        let _ = client.write_all(b"GET /x HTTP/1.1\r\nHost: open.test\r\n\r\n").await;
+        clients.push(client);
+    }
+    found(async || (open() >= idle + 50).then_some(())).await;
+    let says_why = |line: &Value| line.to_string().contains("as many files are open as leave some");
+    found(async || doorward.log().iter().any(says_why).then_some(())).await;
+    assert_eq!(doorward.admin("/healthz").await.status, 200);
+    let (status, said) = doorward.operator(&["status", "--why", "many files are open"]).await;
+    assert_eq!(status, Some(0), "{said}");
+    drop(clients);
+    found(async || (open() < idle + 20).then_some(())).await;
+    assert_eq!(doorward.admin("/readyz").await.status, 200);
 }
 
 /// A single question to an issuer that never answers.
