@@ -155,6 +155,24 @@ pub fn is_scope(text: &str) -> bool {
         && text.bytes().all(|byte| matches!(byte, 0x21 | 0x23..=0x5b | 0x5d..=0x7e))
 }
 
+/// Refuses a text that no request can name as a scope.
+pub fn check_scope(scope: &str) -> Result<(), Refusal> {
+    if !is_scope(scope) {
+        return Err(Refusal::bad_scope(format!(
+            "a scope is longer than {MAX_SCOPE} bytes, or has characters that no scope has"
+        )));
+    }
+    // Only a pattern gives it. A deny of a scope that the pattern stands for does not match it, and the audience may
+    // take it for all of them.
+    if scope.contains('*') {
+        return Err(Refusal::bad_scope(format!(
+            "`{}` has a `*`, which only patterns in rules have; name each scope that you want",
+            short(scope)
+        )));
+    }
+    Ok(())
+}
+
 /// The content of an HTTP Basic credential (RFC 7617): a name, a colon and a password.
 pub fn basic(headers: &HeaderMap) -> Option<Zeroizing<String>> {
     let mut values = headers.get_all(header::AUTHORIZATION).iter();
@@ -174,11 +192,7 @@ fn is_resource(text: &str) -> bool {
 fn scopes(text: &str) -> Result<Vec<String>, Refusal> {
     let mut scopes: BTreeSet<&str> = BTreeSet::new();
     for scope in text.split(' ').filter(|scope| !scope.is_empty()) {
-        if !is_scope(scope) {
-            return Err(Refusal::bad_scope(format!(
-                "a scope is longer than {MAX_SCOPE} bytes, or has characters that no scope has"
-            )));
-        }
+        check_scope(scope)?;
         scopes.insert(scope);
     }
     if scopes.is_empty() {
@@ -303,6 +317,10 @@ mod tests {
             ),
             ("a scope with a quote", format!("{GOOD}&scope=a%22"), "invalid_scope", "characters"),
             ("a scope of blanks", format!("{GOOD}&scope=%20+"), "invalid_scope", "`scope` is blank"),
+            // A rule's pattern gave it, past a deny of what it stands for.
+            ("a pattern", format!("{GOOD}&scope=read:a+read:*"), "invalid_scope", "`read:*` has a `*`"),
+            ("a pattern of all", format!("{GOOD}&scope=*"), "invalid_scope", "`*` has a `*`"),
+            ("a pattern in the middle", format!("{GOOD}&scope=a:*:read"), "invalid_scope", "name each scope"),
         ] {
             let answer = read(&body).err().unwrap_or_else(|| panic!("{what}"));
             assert!(answer.contains(&format!(r#""error":"{error}""#)) && answer.contains(said), "{what}: {answer}");

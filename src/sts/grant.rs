@@ -191,8 +191,8 @@ fn refusal(rules: &TokenRules<'_>, audience: &str, scope: Option<&str>, why: &st
             Refusal::scope(format!("scope `{scope}` for `{audience}`: {why} ({whom})"))
         }
         (None, Some(open)) => Refusal::scope(format!(
-            "a token without a scope for `{audience}`: {why} ({whom}). Rules give scopes there, such as `{open}`: name those that you \
-             want (`scope`)"
+            "a token without a scope for `{audience}`: {why} ({whom}). Rules give the scopes there that match `{open}`: name \
+             those that you want (`scope`)"
         )),
         _ => Refusal::target(format!("a token for `{audience}`: {why} ({whom})")),
     }
@@ -449,8 +449,8 @@ rules:
             (
                 "y",
                 None,
-                "a token without a scope for `y`: no rule gives it (alice). Rules give scopes there, such as `repo:*`: name those that \
-                 you want (`scope`)",
+                "a token without a scope for `y`: no rule gives it (alice). Rules give the scopes there that match `repo:*`: name those \
+                 that you want (`scope`)",
             ),
             ("y", Some("sign"), "scope `sign` for `y`: no rule gives it (alice)"),
             ("z", None, "a token for `z`: no rule gives it (alice)"),

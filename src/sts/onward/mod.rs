@@ -259,6 +259,11 @@ fn check_spans(raw: &raw::Onward, at: &At, resolver: &mut Resolver) {
     for (ours, there) in raw.scopes.iter().filter(|(ours, there)| !is_scope(ours) || !is_scope(there)) {
         report.error(&at.key("scopes").key(ours), format!("`{ours}` or `{there}` {is_none}"));
     }
+    for ours in raw.scopes.keys().filter(|ours| ours.contains('*')) {
+        report
+            .error(&at.key("scopes").key(ours), format!("`{ours}` has a `*`, and no request can name such a scope"))
+            .help("choose a name without it; the provider's name may have one");
+    }
     for (index, scope) in raw.default_scopes.iter().enumerate().filter(|(_, scope)| !is_scope(scope)) {
         report.error(&at.key("default_scopes").index(index), format!("`{scope}` {is_none}"));
     }

@@ -55,6 +55,8 @@ fn impossible_settings_are_reported_at_their_path() {
         (one(", circuit_breaker: {pause: 5m}"), "}".to_owned(), vec![]),
         (one(", circuit_breaker: {pause: 301s}"), "}".to_owned(), vec!["/0/circuit_breaker/pause"]),
         (one(", scopes: {a: b c}"), "}".to_owned(), vec!["/0/scopes/a"]),
+        (one(", scopes: {'a*': b}"), "}".to_owned(), vec!["/0/scopes/a*"]),
+        (one(", scopes: {a: 'b*'}"), "}".to_owned(), vec![]),
         (one(", default_scopes: ['']"), "}".to_owned(), vec!["/0/default_scopes/0"]),
         (one("").replace("'https://idp.test'}", "'https://idp.test', algorithm: ES256}"), "}".to_owned(), vec![]),
         (
