@@ -75,9 +75,9 @@ impl Issuer {
         self.mapping.kinds.is_client(client, subject)
     }
 
-    /// Whether its subjects are people, whichever client their tokens were issued to.
-    pub fn is_of_people(&self) -> bool {
-        self.mapping.kinds.of_issuer == Some(Kind::Human)
+    /// The kind of the subject of a token, if somebody acts for it.
+    pub fn kind_behind_actor(&self, of: &Principal) -> Kind {
+        self.mapping.kinds.of_subject(&of.subject, of.client.as_deref(), of.scheme, &of.claims, true)
     }
 
     /// The allowed difference between clocks.

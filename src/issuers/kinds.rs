@@ -47,16 +47,29 @@ impl Kinds {
 
     /// The kind of the subject, whoever acts for them: by the settings of the client, then those of the login (for a
     /// session), then those of the issuer; without any, an agent. A token whose subject is its own client (client
-    /// credentials, RFC 9068 section 2.2) is never human: it is an agent, if the settings say human.
-    pub fn of_subject(&self, subject: &str, client: Option<&str>, scheme: Scheme, claims: &Map<String, Value>) -> Kind {
+    /// credentials, RFC 9068 section 2.2) is never human: it is an agent, if the settings say human. `is_acted_for`:
+    /// the token may be issued to whoever acts, and the kind of that client makes no agent of a person.
+    pub fn of_subject(
+        &self,
+        subject: &str,
+        client: Option<&str>,
+        scheme: Scheme,
+        claims: &Map<String, Value>,
+        is_acted_for: bool,
+    ) -> Kind {
         if self.is_claim {
             return claims.get(KIND_CLAIM).and_then(|kind| Kind::deserialize(kind).ok()).unwrap_or(Kind::Agent);
         }
         let of_client = client.and_then(|client| self.clients.get(client)?.kind);
         let of_login = self.of_logins.filter(|_| scheme == Scheme::Session);
-        let kind = of_client.or(of_login).or(self.of_issuer).unwrap_or(Kind::Agent);
+        let of_all = of_login.or(self.of_issuer);
+        let kind = of_client.or(of_all).unwrap_or(Kind::Agent);
         let machine = client.is_some_and(|client| client == subject || self.is_client(client, subject));
-        if machine && kind == Kind::Human { Kind::Agent } else { kind }
+        match machine {
+            true if kind == Kind::Human => Kind::Agent,
+            false if is_acted_for && of_all == Some(Kind::Human) => Kind::Human,
+            _ => kind,
+        }
     }
 
     /// Whether some caller of the issuer can be of a kind. `clients` limits this to callers with these clients, unless

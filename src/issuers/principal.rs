@@ -110,7 +110,7 @@ impl Mapping {
             no_username(why)
         })?;
         let actor = self.actor(&claims)?;
-        let kind = self.kinds.of_subject(&subject, client.as_deref(), scheme, &claims);
+        let kind = self.kinds.of_subject(&subject, client.as_deref(), scheme, &claims, actor.is_some());
         let (kind, subject_kind) = Principal::kinds(kind, actor.is_some());
         let own = Some(&claims).filter(|_| self.preset == Some(Preset::Doorward));
         let scopes = match scopes {

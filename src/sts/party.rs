@@ -143,9 +143,9 @@ impl Exchanger<'_> {
     /// The person for whom an agent asks, as they are by themselves: that the agent holds their token does not make
     /// them an agent.
     pub(super) fn as_themselves(&self, subject: Arc<Principal>) -> Arc<Principal> {
-        let is_of_people = self.snapshot.issuers.get(&subject.issuer).is_some_and(|issuer| issuer.is_of_people());
+        let issuer = self.snapshot.issuers.get(&subject.issuer);
         // Never the reverse: the client's settings change nothing about a person.
-        match subject.kind == Kind::Agent && is_of_people && !self.is_own_token_of_client(&subject) {
+        match issuer.is_some_and(|issuer| issuer.kind_behind_actor(&subject) == Kind::Human) {
             true => Arc::new(Principal { kind: Kind::Human, subject_kind: None, ..(*subject).clone() }),
             false => subject,
         }

@@ -155,21 +155,11 @@ fn kinds_by(
     token: Option<&raw::TokenFacts>,
     claims: &Map<String, Value>,
 ) -> Vec<Kind> {
-    let client = facts.client.as_deref();
-    let by = |scheme| kinds.of_subject(subject, client, scheme, claims);
-    match token {
+    let by = |scheme| kinds.of_subject(subject, facts.client.as_deref(), scheme, claims, facts.actor.is_some());
+    match token.and_then(|token| token.task.as_ref()) {
         None => vec![by(scheme)],
         // Whoever caused a run may have signed in.
-        Some(token) if token.task.is_some() => vec![by(Scheme::Bearer), by(Scheme::Session)],
-        // Beside a token of the agent, that of a person counts as theirs, though it was issued to an agent.
-        Some(_) => {
-            let is_own = client.is_some_and(|client| kinds.is_client(client, subject));
-            let is_persons = facts.actor.is_some() && kinds.of_issuer == Some(Kind::Human) && !is_own;
-            match by(scheme) {
-                Kind::Agent if is_persons => vec![Kind::Human, Kind::Agent],
-                kind => vec![kind],
-            }
-        }
+        Some(_) => vec![by(Scheme::Bearer), by(Scheme::Session)],
     }
 }
 
@@ -462,7 +452,8 @@ routes:
             ("issuer: 'webhook:gh'", "route: hooks", Ok(Kind::Agent)),
             ("issuer: 'webhook:gh', kind: human", "route: hooks", Err("never `human`")),
             ("issuer: people, client: planner, actor: {subject: planner}", token, Ok(Kind::Human)),
-            ("issuer: people, client: planner, kind: agent, actor: {subject: planner}", token, Ok(Kind::Agent)),
+            ("issuer: people, client: planner, actor: {subject: planner}", "route: api", Ok(Kind::Human)),
+            ("issuer: people, client: planner, kind: agent, actor: {subject: planner}", token, Err("never `agent`")),
             ("issuer: company", task, Ok(Kind::Agent)),
             ("issuer: company, kind: human", task, Ok(Kind::Human)),
         ] {

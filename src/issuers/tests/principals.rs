@@ -247,7 +247,7 @@ async fn kinds() {
 }
 
 /// Rules treated the person as an agent: a scope alone was enough, a deny for people did not match, and a rule for
-/// agents of people matched nobody.
+/// agents of people matched nobody. They did so again where the token was issued to an actor that is a listed client.
 #[tokio::test]
 async fn a_person_behind_an_actor_is_still_a_person_to_the_policy() {
     const POLICY: &str = "
@@ -264,13 +264,23 @@ rules:
     let root: raw::Root = serde_saphyr::from_str(POLICY).unwrap();
     let policy = Policy::compile(&root, &mut Resolver::default()).unwrap();
     let act = json!({"act": {"sub": "bot"}});
+    let by_client = |client: &str| json!({"client_id": client, "act": {"sub": client, "client_id": client}});
     for (kind, changes, allowed) in [
         ("human", json!({}), ["/human"].as_slice()),
         ("human", act.clone(), &["/agent", "/behalf"]),
+        ("human", by_client("planner"), &["/agent", "/behalf"]),
+        ("human", by_client("nightly"), &["/agent", "/behalf"]),
+        // The client itself, for which another acts.
+        (
+            "human",
+            changed(act.clone(), &json!({"client_id": "planner", "sub": "planner"})),
+            &["/scope", "/agent", "/no-people"],
+        ),
         ("agent", json!({}), &["/scope", "/agent", "/no-people"]),
         ("agent", act, &["/scope", "/agent", "/no-people"]),
     ] {
-        let bench = Bench::new(json!({"kind": kind})).await;
+        let clients = json!([{"id": "planner", "kind": "agent"}, {"id": "nightly", "kind": "workload"}]);
+        let bench = Bench::new(json!({"kind": kind, "clients": clients})).await;
         let principal = bench.principal(changes.clone()).await.unwrap();
         assert_eq!(principal.kind == Kind::Human, allowed == ["/human"]);
         for path in ["/scope", "/agent", "/human", "/behalf", "/no-people"] {
