@@ -324,7 +324,11 @@ impl Reloader {
     }
 
     fn put_in_force(&self, mut next: Snapshot) {
-        next.keep_trust_of(&self.app.snapshot.load());
+        let current = self.app.snapshot.load();
+        next.keep_trust_of(&current);
+        if let (Some(own_issuer), Some(former)) = (&next.own_issuer, &current.own_issuer) {
+            own_issuer.keep_published(former, self.app.clock.now());
+        }
         next.name_issuers(&self.app.revocations);
         // A configuration without keys is meant for another store, which requires a restart.
         if !next.raw.sessions.keys.is_empty() {

@@ -203,6 +203,15 @@ impl SigningKeys {
         begun.or_else(|| all().min_by_key(|(_, from)| *from)).map(|(key, _)| &**key)
     }
 
+    /// The key that signs access tokens, if others lack it.
+    pub fn signer_missing_from(&self, others: &Self) -> Option<Self> {
+        let id = self.signer(None)?.id();
+        let find =
+            |keys: &Self| keys.published.keys.iter().find(|(key, _)| key.id() == id).map(|(key, _)| Arc::clone(key));
+        let signer = find(self)?;
+        if find(others).is_none() { Self::new(vec![signer]) } else { None }
+    }
+
     /// The names of all published keys, and whether each is the one that signs access tokens.
     pub fn names(&self) -> impl Iterator<Item = (&str, bool)> {
         let signer = self.signer(None).map(SigningKey::id);

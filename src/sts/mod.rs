@@ -115,8 +115,7 @@ impl OwnIssuer {
         self.settings.rotation()
     }
 
-    /// Makes keys before this takes effect in place of `former`, if Doorward makes them itself and did not before. The
-    /// former keys, read from files, stay published for a while: a token that they signed is valid until its end.
+    /// Makes keys before this takes effect in place of `former`, if Doorward makes them itself and did not before.
     pub async fn take_over(
         &self,
         former: Option<&Self>,
@@ -136,21 +135,35 @@ impl OwnIssuer {
             }
             Err(error) => return Err(error),
         }
-        if let Some(own) = former.and_then(|former| former.settings.keys.clone()) {
-            self.kept.follow(own, now);
-        }
         Ok(())
+    }
+
+    /// Keeps keys of the configuration published for a while that this one, which takes effect in place of `former`,
+    /// lacks: a token that they signed is valid until its end. If both have keys, only the one that signs is kept. A key
+    /// that no longer signed was removed on purpose.
+    pub fn keep_published(&self, former: &Self, now: Timestamp) {
+        let Some(keys) = former.settings.keys.clone().map(|keys| keys.at(now)) else { return };
+        let Some(own) = &self.settings.keys else { return self.kept.follow(&keys, now) };
+        if let Some(signer) = keys.signer_missing_from(own) {
+            tracing::warn!(
+                key = ?signer,
+                "the key that signed tokens until now was removed from `tokens.keys`; it stays published for half an hour, until its \
+                 tokens have ended; if it has leaked, restart Doorward, which refuses them at once; docs/workload-identity.md describes \
+                 how keys are replaced"
+            );
+            self.kept.follow(&signer, now);
+        }
     }
 
     /// The keys in force. `None` until the stored keys have been read.
     pub fn keys(&self, now: Timestamp) -> Option<SigningKeys> {
         let keys = match (&self.settings.keys, self.kept.get()) {
             // Keys that were made before the configuration had any.
-            (Some(own), Some(made)) => Some(own.followed_by(&made)),
-            (Some(own), None) => Some(own.clone()),
-            (None, _) => self.kept.with_former(),
+            (Some(own), Some(made)) => own.followed_by(&made),
+            (Some(own), None) => own.clone(),
+            (None, made) => (*made?).clone(),
         };
-        keys.map(|keys| keys.at(now))
+        Some(self.kept.with_former(keys).at(now))
     }
 
     /// Gives the keys to the entry of `issuers` that accepts Doorward's own tokens, if there is one.

@@ -6,7 +6,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use base64::{Engine, prelude::BASE64_STANDARD};
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize, Zeroizing};
@@ -39,11 +39,11 @@ pub struct SigningKeyRing(Arc<Inner>);
 #[derive(Debug, Default)]
 struct Inner {
     made: ArcSwapOption<SigningKeys>,
-    former: ArcSwapOption<Former>,
+    former: ArcSwap<Vec<Former>>,
 }
 
 /// The keys of a former configuration.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Former {
     keys: SigningKeys,
     /// They are published until then.
@@ -94,24 +94,22 @@ impl SigningKeyRing {
         self.0.made.load_full()
     }
 
-    /// The generated keys, followed by those that the configuration had until recently.
-    pub fn with_former(&self) -> Option<SigningKeys> {
-        let made = self.get()?;
-        Some(match &*self.0.former.load() {
-            Some(former) => made.followed_by(&former.keys),
-            None => (*made).clone(),
-        })
+    /// These keys, followed by those that the configuration had until recently.
+    pub fn with_former(&self, keys: SigningKeys) -> SigningKeys {
+        self.0.former.load().iter().fold(keys, |keys, former| keys.followed_by(&former.keys))
     }
 
     /// Keeps former keys of the configuration published until the last token that they signed has ended.
-    pub fn follow(&self, former: SigningKeys, now: Timestamp) {
-        self.0.former.store(Some(Arc::new(Former { keys: former, until: now + AFTERGLOW })));
+    pub fn follow(&self, former: &SigningKeys, now: Timestamp) {
+        let added = Former { keys: former.clone(), until: now + AFTERGLOW };
+        self.0.former.rcu(|all| all.iter().chain([&added]).cloned().collect::<Vec<_>>());
     }
 
     /// Removes former keys whose time is over.
     pub fn forget(&self, now: Timestamp) {
-        if self.0.former.load().as_ref().is_some_and(|former| former.until <= now) {
-            self.0.former.store(None);
+        let is_over = |former: &Former| former.until <= now;
+        if self.0.former.load().iter().any(is_over) {
+            self.0.former.rcu(|all| all.iter().filter(|former| !is_over(former)).cloned().collect::<Vec<_>>());
         }
     }
 
@@ -398,17 +396,21 @@ mod tests {
         let place = place();
         let kept = SigningKeyRing::default();
         let of_file = SigningKeys::new(vec![Arc::new(SigningKey::generate().unwrap().0)]).unwrap();
-        kept.follow(of_file.clone(), START);
-        assert!(kept.with_former().is_none(), "none of them signs any more");
+        let next_of_file = SigningKeys::new(vec![Arc::new(SigningKey::generate().unwrap().0)]).unwrap();
         kept.renew_once(place.key_storage(&KeyRing::of(&[[7; 32]])), PERIOD, START).await.unwrap();
-        let made = ids(&kept.get().unwrap());
-        for (after, published) in [
-            (0, [&made[..], &ids(&of_file)].concat()),
-            (1799, [&made[..], &ids(&of_file)].concat()),
-            (1800, made.clone()),
+        let made = kept.get().unwrap();
+        kept.follow(&of_file, START);
+        kept.follow(&next_of_file, START + Duration::from_secs(60));
+        let (first, second) = (ids(&of_file), ids(&next_of_file));
+        for (after, former) in [
+            (60, [first.clone(), second.clone()].concat()),
+            (1799, [first, second.clone()].concat()),
+            (1800, second),
+            (1860, vec![]),
         ] {
             kept.forget(START + Duration::from_secs(after));
-            assert_eq!(ids(&kept.with_former().unwrap()), published, "{after}");
+            let published = [ids(&made), former].concat();
+            assert_eq!(ids(&kept.with_former((*made).clone())), published, "{after}");
         }
     }
 

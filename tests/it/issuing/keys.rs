@@ -384,6 +384,30 @@ async fn no_valid_token_is_refused_while_generated_keys_replace_those_from_files
     }
 }
 
+/// Its tokens were refused at once, and nothing said so.
+#[tokio::test]
+async fn the_key_that_signs_stays_published_for_its_last_tokens_if_a_reload_replaces_it() {
+    let [first, second] = [(); 2].map(|()| rcgen::KeyPair::generate().unwrap().serialize_pem());
+    let keys = "\ntokens:\n  keys: [{file: first.pem}]\n";
+    let files = [("first.pem", first.as_str()), ("second.pem", &second)];
+    let world = World::with_files(|yaml| yaml.change("\ntokens:\n", keys), &files).await;
+    let mut client = Client::to(&world.doorward).await;
+    let (before, old) = (world.kids().await, client.exchange(&world).await.token());
+    reload(&world.doorward, |yaml| yaml.change("first.pem", "second.pem")).await;
+    let new = client.exchange(&world).await.token();
+    assert_eq!(world.kids().await, [kid(&new), before[0].clone()]);
+    for token in [&old, &new] {
+        let answer =
+            client.ask(&["GET / HTTP/1.1", "Host: localhost", &format!("Authorization: Bearer {token}")], b"").await;
+        assert_eq!(answer.status, 200, "{}: {}", kid(token), answer.text());
+    }
+    assert!(world.doorward.log().iter().any(|line| line.to_string().contains("the key that signed tokens until now")));
+    // One that leaked is refused after a restart.
+    let World { doorward, .. } = world;
+    let doorward = doorward.kill_and_restart().await;
+    assert_eq!(kids(&doorward.get("/oauth2/jwks", &["Host: doorward.test"]).await), [kid(&new)]);
+}
+
 /// It may be valid in itself: that a group may not be impersonated is found only after everything has been read.
 #[tokio::test]
 async fn a_configuration_that_is_refused_leaves_the_keys_of_tokens_as_they_are() {
