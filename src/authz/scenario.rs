@@ -28,6 +28,7 @@ use crate::{
         path::check_canonical,
         route::{self, Taker},
     },
+    sts,
     tekton::{self, Document, Run, dashboard::Page},
     webhooks::{self, Facts},
 };
@@ -123,6 +124,7 @@ impl Scenario {
         };
         if let Some(token) = &request.token {
             check_exchanged(&principal.issuer, token, root)?;
+            sts::check_asked(&token.audience, token.scope.as_slice(), root)?;
         }
         Ok(Self {
             held_against_run: document.as_ref().is_some_and(Document::is_held_against_run),

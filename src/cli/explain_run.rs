@@ -42,6 +42,7 @@ use crate::{
     runtime::control,
     sessions,
     snapshot::Resolved,
+    sts,
 };
 
 /// There is nothing to explain.
@@ -251,6 +252,9 @@ fn of_token(sources: &Sources, args: &ExplainArgs, audience: &str) -> Result<Ans
         partly: false,
         task: view.token.and_then(|token| token.task).cloned(),
     };
+    if let Err(rejection) = sts::check_asked(audience, asked.scopes.as_deref().unwrap_or_default(), &loaded.raw) {
+        return Ok(rejection.into());
+    }
     Ok(Answer::Token(Box::new(policy.explain_token(&scenario.principal, &view, &asked))))
 }
 

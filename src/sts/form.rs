@@ -129,11 +129,7 @@ impl ExchangeRequest {
                 ));
             }
         };
-        if !is_audience(audience) {
-            return Err(Refusal::bad_target(format!(
-                "the audience is longer than {MAX_AUDIENCE} bytes, or has control characters"
-            )));
-        }
+        check_audience(audience)?;
         let scopes = form.get("scope").map(scopes).transpose()?;
         Ok(Self { subject_token, actor_token, audience: audience.to_owned(), scopes })
     }
@@ -146,6 +142,14 @@ fn missing(name: &str) -> Refusal {
 /// Whether a text can be the audience of a token here.
 pub fn is_audience(text: &str) -> bool {
     !text.is_empty() && text.len() <= MAX_AUDIENCE && !text.chars().any(char::is_control)
+}
+
+/// Refuses a text that no request can name as an audience.
+pub fn check_audience(audience: &str) -> Result<(), Refusal> {
+    if is_audience(audience) {
+        return Ok(());
+    }
+    Err(Refusal::bad_target(format!("the audience is longer than {MAX_AUDIENCE} bytes, or has control characters")))
 }
 
 /// Whether a text is a `scope-token` (RFC 6749 section 3.3) that can be requested here.

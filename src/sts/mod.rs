@@ -77,6 +77,7 @@ use crate::{
     audit,
     body::ClientBody,
     clock::Timestamp,
+    config::raw,
     error::{Reason, Rejection},
     issuers::{Issuers, KeySource},
     request::{exchange::Exchange, respond::allow_preflight, sanitize::CleanRequest},
@@ -200,6 +201,17 @@ impl OwnIssuer {
     fn has_several_clusters(&self) -> bool {
         self.settings.clusters.len() > 1
     }
+}
+
+/// Refuses a request for a token that is refused before any rule is evaluated, whoever asks: nobody can name such an
+/// audience, or such a scope for it.
+pub fn check_asked(audience: &str, scopes: &[String], root: &raw::Root) -> Result<(), Rejection> {
+    let mut registries = root.tokens.iter().flat_map(|tokens| &tokens.registries);
+    let is_registry = registries.any(|registry| registry.service == audience);
+    let named = form::check_audience(audience)
+        .and_then(|()| scopes.iter().try_for_each(|scope| form::check_scope(scope)))
+        .and_then(|()| if is_registry { registry::check_scopes(scopes) } else { Ok(()) });
+    named.map_err(|refusal| Rejection::new(refusal.reason(), refusal.description().to_owned()))
 }
 
 fn supply(keys: &SigningKeys, issuers: &Issuers) {

@@ -122,6 +122,12 @@ async fn explain_token_lists_the_scopes_of_a_task_without_an_exchange() {
     assert_eq!(status, Some(0), "{said}");
     assert!(said.contains("with scope plan\n"), "{said}");
 
+    // What the endpoint refuses before any rule.
+    let (said, status) =
+        explain(&world, &["--audience", TARGET, "--principal", "dev.yaml", "--scope", "plan pl*"]).await;
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("REFUSED before any rule: ") && said.contains("`pl*` has a `*`"), "{said}");
+
     for (wrong, told) in [
         (&["--audience", TARGET][..], "--principal"),
         (&["--audience", TARGET, "--principal", "dev.yaml", "--service-account", "builder"], "NAMESPACE/NAME"),

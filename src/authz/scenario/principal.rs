@@ -394,6 +394,41 @@ routes:
         }
     }
 
+    /// Rules gave what the token endpoint refuses before it evaluates any.
+    #[test]
+    fn a_token_that_nobody_can_request_is_refused_before_any_rule() {
+        let root: raw::Root = serde_saphyr::from_str(
+            "
+issuers: [{name: corp, issuer: 'https://corp.example'}]
+tokens: {exchange: [{issuer: corp}], registries: [{service: registry.example}]}
+",
+        )
+        .unwrap();
+        let no_action = Some("is no action on a repository");
+        for (audience, scope, refused) in [
+            ("registry.example", "pull:acme/app", None),
+            ("registry.example", "pull:acme/../x", no_action),
+            ("registry.example", "pull:acme/app:latest", no_action),
+            ("registry.example", "repository:acme/app:pull", no_action),
+            ("registry.example", "pull:acme/*", Some("has a `*`")),
+            ("target.example", "pull:acme/app:latest", None),
+            ("target.example", "a\"b", Some("has characters that no scope has")),
+            ("target.example", "a b", Some("has characters that no scope has")),
+            ("target\nexample", "a", Some("the audience")),
+        ] {
+            let token = raw::TokenFacts { audience: audience.to_owned(), scope: Some(scope.to_owned()), task: None };
+            let request = raw::RequestFacts { token: Some(token), ..raw::RequestFacts::default() };
+            match (Scenario::new(Some(&raw::PrincipalFacts::default()), &request, &root), refused) {
+                (Ok(_), None) => {}
+                (Err(NotEvaluated::Refused(rejection)), Some(part)) => {
+                    assert_eq!(rejection.reason(), Reason::BadRequest, "{audience} {scope}");
+                    assert!(rejection.detail().contains(part), "{audience} {scope}: {}", rejection.detail());
+                }
+                (came, refused) => panic!("{audience} {scope}: {came:?}, not {refused:?}"),
+            }
+        }
+    }
+
     /// Without a kind each was an agent, and with one it was what the case said, so that a table passed of which the
     /// proxy decided the opposite.
     #[test]
