@@ -4,6 +4,8 @@
 //!
 //! In rules, an action on a repository is a scope: `push:acme/app`.
 
+mod rules;
+
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use bytes::Bytes;
@@ -46,13 +48,13 @@ const MAX_QUERY: usize = 8 << 10;
 /// The registries that trust Doorward's tokens, by `service`, with the lifetime of their tokens.
 pub type Registries = BTreeMap<String, Duration>;
 
-/// Reads the configuration. `longest` is the maximum lifetime of any token.
-pub fn resolve(raw: &[raw::Registry], longest: Span, at: &At, report: &mut Report) -> Registries {
+/// Reads the configuration, and checks the rules for the registries.
+pub fn resolve(tokens: &raw::Tokens, root: &raw::Root, at: &At, report: &mut Report) -> Registries {
     let mut registries = Registries::new();
-    for (index, raw) in raw.iter().enumerate() {
+    for (index, raw) in tokens.registries.iter().enumerate() {
         let at = at.index(index);
-        let lifetime = raw.lifetime.unwrap_or_else(|| LIFETIME.min(longest));
-        check_lifetime(lifetime, longest, &at, report);
+        let lifetime = raw.lifetime.unwrap_or_else(|| LIFETIME.min(tokens.lifetime));
+        check_lifetime(lifetime, tokens.lifetime, &at, report);
         if !is_audience(&raw.service) {
             report
                 .error(&at.key("service"), "`service` is empty, too long, or has control characters")
@@ -61,6 +63,7 @@ pub fn resolve(raw: &[raw::Registry], longest: Span, at: &At, report: &mut Repor
             report.error(&at.key("service"), format!("`{}` is listed twice", raw.service));
         }
     }
+    rules::check(&registries, root, report);
     registries
 }
 
@@ -105,9 +108,10 @@ fn action_on(scope: &str) -> Option<(&str, &str)> {
     scope.split_once(':').filter(|(action, name)| is_action(action) && is_name(name))
 }
 
-/// All actions at once (`*`) is not one that a token has: a deny that names one of them would not match it.
+/// All actions at once (`*`) is not one that a token has: a deny that names one of them would not match it. Nor is
+/// `repository`, with which clients begin what they ask for.
 fn is_action(action: &str) -> bool {
-    !action.is_empty() && action.bytes().all(|byte| byte.is_ascii_lowercase())
+    !action.is_empty() && action != "repository" && action.bytes().all(|byte| byte.is_ascii_lowercase())
 }
 
 /// Whether this is a repository, optionally behind a host with its port (distribution's token scope, `resourcename`).

@@ -75,7 +75,7 @@ impl Settings {
         }
         let resource_servers =
             ResourceServer::resolve_all(&raw.resource_servers, &at.key("resource_servers"), resolver);
-        let registries = registry::resolve(&raw.registries, raw.lifetime, &at.key("registries"), &mut resolver.report);
+        let registries = registry::resolve(raw, root, &at.key("registries"), &mut resolver.report);
         let keys_now = keys.clone().map(|keys| keys.at(now));
         let onward = Onward::resolve_all(root, (&issuer, keys_now.as_ref()), egress, &at.key("onward"), resolver);
         let names: Vec<String> = raw.exchange.iter().map(|exchanged| exchanged.issuer.clone()).collect();
