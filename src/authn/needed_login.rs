@@ -57,6 +57,17 @@ impl NeededLogin {
         (!missing.is_empty()).then_some(missing)
     }
 
+    /// The claims about a login without which none of these requirements can be met, and which `login` does not have.
+    pub fn unsaid(&self, login: &LoginFacts) -> Vec<&'static str> {
+        let needs_time = self.mfa.is_some() || self.fresh.is_some();
+        let claims = [
+            ("auth_time", needs_time && login.auth_time.is_none()),
+            ("amr", self.mfa.is_some() && login.amr.is_empty()),
+            ("acr", !self.acr.is_empty() && login.acr.is_none()),
+        ];
+        claims.into_iter().filter(|(_, is_unsaid)| *is_unsaid).map(|(claim, _)| claim).collect()
+    }
+
     /// The moments from which a login is too old for each requirement on its age.
     pub fn too_old(&self, login: &LoginFacts) -> impl Iterator<Item = Timestamp> {
         let ages = self.mfa.into_iter().chain(self.fresh);

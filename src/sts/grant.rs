@@ -214,11 +214,17 @@ fn why(decision: &Decision, principal: &Principal) -> String {
                 said => format!("rule `{rule}` denies it: {said}"),
             }
         }
-        Outcome::StepUp { missing, .. } => {
-            format!(
+        Outcome::StepUp { missing, .. } => match missing.unsaid(&principal.login).as_slice() {
+            [] => format!(
                 "the login of the person behind it is too old, or too weak: rule `{rule}` would give it, but it needs {missing}"
-            )
-        }
+            ),
+            // Another login would not help.
+            unsaid => format!(
+                "the token of the person behind it does not say how they logged in (no `{}`): rule `{rule}` would give it, but it needs \
+                 {missing}; have the issuer of that token write this into it",
+                unsaid.join("`, no `")
+            ),
+        },
         Outcome::Approve(_) => "it waits for an approval, which no token does".to_owned(),
         _ => "no rule gives it".to_owned(),
     }
@@ -358,7 +364,7 @@ mod tests {
     use crate::{
         audit::{self, Files, Record},
         authn::{
-            NeededLogin, Principal, Scheme,
+            LoginFacts, NeededLogin, Principal, Scheme,
             principal::{Actor, WorkloadIdentity},
         },
         authz::{AskedToken, Policy},
@@ -410,9 +416,26 @@ rules:
         let missing = Box::new(needed);
         let outcome = Outcome::StepUp { need: missing.clone(), missing };
         let decision = Decision { outcome, rule: Some("deploys".into()), as_create: false, shadow: Vec::new() };
-        let told = why(&decision, &Principal::new(Scheme::Bearer, "corp", "1", "alice"));
-        assert!(told.contains("rule `deploys` would give it"), "{told}");
-        assert!(told.ends_with("needs a login with more than one factor in the last 15m"), "{told}");
+        let told = |login: LoginFacts| {
+            why(&decision, &Principal { login, ..Principal::new(Scheme::Bearer, "corp", "1", "alice") })
+        };
+        let by = |amr: &[&str]| amr.iter().map(|method| Arc::from(*method)).collect::<Vec<Arc<str>>>();
+        let weak = told(LoginFacts { auth_time: Some(NOW), amr: by(&["pwd"]), acr: None });
+        assert!(weak.contains("is too old, or too weak: rule `deploys` would give it"), "{weak}");
+        assert!(weak.ends_with("needs a login with more than one factor in the last 15m"), "{weak}");
+        // Whoever was told to log in again was told the same after that.
+        for (login, unsaid) in [
+            (LoginFacts::default(), "(no `auth_time`, no `amr`)"),
+            (LoginFacts { amr: by(&["mfa"]), ..LoginFacts::default() }, "(no `auth_time`)"),
+            (LoginFacts { auth_time: Some(NOW), ..LoginFacts::default() }, "(no `amr`)"),
+        ] {
+            let told = told(login);
+            assert!(
+                told.contains(unsaid) && told.ends_with("have the issuer of that token write this into it"),
+                "{told}"
+            );
+            assert!(told.contains("needs a login with more than one factor in the last 15m"), "{told}");
+        }
     }
 
     #[test]
