@@ -9,7 +9,7 @@ use http::HeaderValue;
 use prometheus_client::metrics::{counter::Counter, family::Family};
 use url::Url;
 
-use self::names::share_a_name;
+use self::names::check_distinct;
 use super::{
     Breaker, Context, Issuer, Issuers, LONGEST_ISSUER_PAUSE,
     checks::{AccessTokenChecks, MAX_SUBJECT},
@@ -62,10 +62,7 @@ impl Issuers {
         let mut list: Vec<Arc<Issuer>> = Vec::new();
         for (index, raw) in root.issuers.iter().enumerate() {
             let at = at.index(index);
-            if let Some(other) = root.issuers.iter().take(index).find(|other| share_a_name(other, raw)) {
-                let message = format!("`{}` is the same issuer; a token could belong to either", other.name);
-                resolver.error(&at.key("issuer"), message).help("put the audiences of both into one entry");
-            }
+            check_distinct(raw, root.issuers.iter().take(index), &at, resolver);
             let previous = previous.and_then(|previous| previous.get(&raw.name));
             if let Some(issuer) = (Builder { raw, at, resolver, context, previous, root }).build() {
                 list.push(Arc::new(issuer));

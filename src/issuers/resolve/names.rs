@@ -2,7 +2,11 @@
 
 use super::{Builder, login_only};
 use crate::{
-    config::raw::{self, Preset},
+    config::{
+        raw::{self, Preset},
+        report::At,
+        resolver::Resolver,
+    },
     issuers::{defaults, discovery::secure_url, presets, tenants::Tenants},
 };
 
@@ -14,7 +18,7 @@ const SHARED_ISSUERS: [(&str, &[&str]); 3] = [
 ];
 
 /// Whether a token could belong to either entry by its `iss`.
-pub(super) fn share_a_name(one: &raw::Issuer, other: &raw::Issuer) -> bool {
+fn share_a_name(one: &raw::Issuer, other: &raw::Issuer) -> bool {
     let names = |raw: &raw::Issuer, iss: &str| match Tenants::new(&raw.issuer, &raw.tenants) {
         Some(tenants) => tenants.named(iss).is_some(),
         None => raw.issuer == iss,
@@ -24,6 +28,24 @@ pub(super) fn share_a_name(one: &raw::Issuer, other: &raw::Issuer) -> bool {
         || names(one, &other.issuer)
         || names(other, &one.issuer)
         || tenants.is_some_and(|tenants| tenants.ids().any(|id| names(other, &tenants.issuer_of(id))))
+}
+
+/// Reports an issuer that is also one of `others`.
+pub(super) fn check_distinct<'r>(
+    raw: &raw::Issuer,
+    mut others: impl Iterator<Item = &'r raw::Issuer>,
+    at: &At,
+    resolver: &mut Resolver,
+) {
+    let Some(other) = others.find(|other| share_a_name(other, raw)) else { return };
+    // Each cluster has keys and an API server of its own.
+    let is_of_cluster = |raw: &raw::Issuer| raw.preset == Some(Preset::Kubernetes);
+    let help = match is_of_cluster(raw) && is_of_cluster(other) {
+        true => "give the API server of one of the clusters another `--service-account-issuer`, and write that here",
+        false => "put the audiences of both into one entry",
+    };
+    let message = format!("`{}` is the same issuer; a token could belong to either", other.name);
+    resolver.error(&at.key("issuer"), message).help(help);
 }
 
 impl Builder<'_> {

@@ -353,3 +353,21 @@ async fn an_issuer_whose_people_could_be_named_in_a_trail_with_pseudonyms_is_war
         assert_eq!(is_warned, warned, "{what}: {found:?}");
     }
 }
+
+/// One entry for both, as was advised, would refuse the tokens of one of them: each has keys of its own.
+#[tokio::test]
+async fn two_clusters_with_one_issuer_are_told_to_give_one_of_them_another() {
+    for (preset, help) in [
+        (json!("kubernetes"), "another `--service-account-issuer`"),
+        (json!(null), "put the audiences of both into one entry"),
+    ] {
+        let issuer = |name: &str, preset: &Value| json!({"name": name, "preset": preset, "issuer": "https://k8s.example", "audiences": ["doorward"]});
+        let issuers = [issuer("east", &json!("kubernetes")), issuer("west", &preset)];
+        let root: raw::Root = serde_json::from_value(json!({"issuers": issuers})).unwrap();
+        let mut resolver = Resolver::new(Path::new("/"));
+        Issuers::resolve(&root, &mut resolver, None, &context());
+        let mut problems = resolver.report.problems().iter();
+        let same = problems.find(|problem| problem.message.contains("`east` is the same issuer")).unwrap();
+        assert!(same.help.as_deref().is_some_and(|said| said.contains(help)), "{same:?}");
+    }
+}
