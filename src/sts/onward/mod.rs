@@ -8,9 +8,11 @@
 //! | `answer` | the responses, and whether they may be passed on |
 //! | `cache` | cached tokens, and calls in flight |
 //! | `swap` | from what rules gave to the response for the caller |
+//! | `audiences` | checks that no audience is also one of Doorward's own tokens |
 //! | `rules` | checks of rules about an audience whose provider does not do what they say |
 
 mod answer;
+mod audiences;
 mod cache;
 mod protocol;
 mod rules;
@@ -24,17 +26,17 @@ pub use self::cache::{Metrics, ProviderTokens};
 use self::protocol::{Kind, Protocol};
 use super::{
     SigningKeys,
-    form::{MAX_SCOPE, is_audience, is_scope},
+    form::{MAX_SCOPE, is_scope},
 };
 use crate::{
     config::{
-        raw::{self, CircuitBreaker, OnwardSubject, Preset, SigningAlgorithm},
+        raw::{self, CircuitBreaker, OnwardSubject, SigningAlgorithm},
         report::At,
         resolver::Resolver,
         values::Span,
     },
     egress::{Bounds, Egress},
-    issuers::{Breaker, Quoted},
+    issuers::Breaker,
     sha256::sha256,
 };
 
@@ -92,7 +94,7 @@ impl Onward {
             if onwards.contains_key(raw.audience.as_str()) {
                 resolver.error(&at.key("audience"), format!("`{}` is there twice", raw.audience));
             }
-            check_audience(raw, root, ours, &at, resolver);
+            audiences::check(raw, root, ours, &at, &mut resolver.report);
             rules::check(raw, root, &at, resolver);
             rules::check_names(raw, &at, resolver);
             check_algorithm(raw, root, keys, &at, resolver);
@@ -186,30 +188,6 @@ impl Onward {
     fn name(&self) -> String {
         let host = self.protocol.url.host_str().unwrap_or_default();
         format!("the provider of `{}` ({} at {host})", self.audience, self.protocol.kind.as_str())
-    }
-}
-
-fn check_audience(raw: &raw::Onward, root: &raw::Root, ours: &str, at: &At, resolver: &mut Resolver) {
-    let report = &mut resolver.report;
-    let at = at.key("audience");
-    if !is_audience(&raw.audience) {
-        report.error(&at, format!("{} is empty, long, or has control characters", Quoted::text(&raw.audience)));
-    }
-    let own = root.issuers.iter().filter(|issuer| issuer.preset == Some(Preset::Doorward));
-    let is_own = raw.audience == ours || own.flat_map(|issuer| &issuer.audiences).any(|own| *own == raw.audience);
-    let servers = root.tokens.iter().flat_map(|tokens| &tokens.resource_servers);
-    let is_served = servers.flat_map(|server| &server.audiences).any(|served| *served == raw.audience);
-    let mut registries = root.tokens.iter().flat_map(|tokens| &tokens.registries);
-    let is_registry = registries.any(|registry| registry.service == raw.audience);
-    if is_own || is_served || is_registry {
-        let by = match (is_own, is_served) {
-            (true, _) => "routes of Doorward accept",
-            (_, true) => "a resource server asks about",
-            _ => "a registry of `tokens.registries` accepts",
-        };
-        report
-            .error(&at, format!("`{}` is an audience of Doorward's own tokens, which {by}", raw.audience))
-            .help("an audience has tokens of one kind: Doorward's own, or the provider's; choose another name for one of them");
     }
 }
 
