@@ -199,7 +199,8 @@ async fn passed<E: OnEnd>(
             .await?
             .map(ResponseBody::full));
     }
-    Ok(response.map(|body| ResponseBody::streaming(body, trailers)))
+    let network = outbound.permit().meta().client_network();
+    Ok(response.map(|body| ResponseBody::streaming(body.read_by(network), trailers)))
 }
 
 /// A 401 for Doorward's own credential becomes an upstream error: clients would discard a good token because of it.

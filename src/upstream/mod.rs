@@ -17,7 +17,7 @@
 //! | `response` | the response body |
 //! | `get` | objects that Doorward itself reads from an API server |
 //! | `buffered` | request bodies that are read whole |
-//! | `progress` | time limits without timers |
+//! | `progress` | time limits without timers; ending what clients do not read while others wait |
 //! | `upgrade`, `websocket`, `splice` | upgrades to other protocols: handshake, WebSocket frames, copying both ways |
 //! | `error`, `metrics` | upstream errors, and the metrics of the pools |
 

@@ -38,6 +38,15 @@ pub(super) enum Pick {
     Fresh,
 }
 
+/// A lack of connections.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Shortage {
+    /// How many requests wait.
+    pub(super) waiting: usize,
+    /// How many connections a client may keep occupied meanwhile without reading.
+    pub(super) share: usize,
+}
+
 /// The connections of one worker to one upstream.
 #[derive(Debug)]
 pub(super) struct Node {
@@ -190,6 +199,14 @@ impl Node {
         if wake {
             self.free();
         }
+    }
+
+    /// What is to be done for requests that wait while all connections are in use.
+    pub(super) fn shortage(&self) -> Option<Shortage> {
+        let state = self.state();
+        let waiting = state.waiting.len();
+        let is_short = waiting > 0 && state.open >= state.max_connections && !state.has_ready();
+        is_short.then(|| Shortage { waiting, share: state.max_connections.div_ceil(8) as usize })
     }
 
     /// Whether there is an idle connection that can take a request.

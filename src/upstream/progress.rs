@@ -2,6 +2,8 @@
 //! worker checks all exchanges every [`TICK`] and ends those that stalled for too long. Limits are therefore accurate
 //! to a tick or two, and cost a request a few stores to memory.
 
+mod unread;
+
 use std::{
     sync::{
         Arc, Mutex, OnceLock, Weak,
@@ -14,6 +16,7 @@ use std::{
 use futures_util::task::AtomicWaker;
 use tokio::{task::AbortHandle, time::Instant};
 
+use self::unread::NOBODY;
 use super::{UpstreamErrorKind, pool::Node};
 use crate::{clock::every, lock::lock};
 
@@ -92,8 +95,12 @@ pub(crate) struct Progress {
     /// Bytes of the client's body received, and for how many sweeps the client was waited for.
     received: AtomicU64,
     waited: AtomicU32,
+    /// The client that the response is sent to, and whether it has yet to read what has arrived.
+    reader: AtomicU64,
+    unread: AtomicBool,
     waker: AtomicWaker,
-    connection: OnceLock<AbortHandle>,
+    /// The task of an HTTP/1.1 connection, and the pool that it belongs to.
+    connection: OnceLock<(AbortHandle, Weak<Node>)>,
 }
 
 impl Progress {
@@ -107,6 +114,7 @@ impl Progress {
         self.client_failed.store(false, Ordering::Relaxed);
         self.exceeded.store(NOT_EXCEEDED, Ordering::Relaxed);
         self.patience.store(0, Ordering::Relaxed);
+        self.reader.store(NOBODY, Ordering::Relaxed);
         self.wait(limit);
     }
 
@@ -259,14 +267,14 @@ impl Progress {
         if self.is_expired() { Poll::Ready(()) } else { Poll::Pending }
     }
 
-    pub(super) fn set_connection(&self, task: AbortHandle) {
+    pub(super) fn set_connection(&self, task: AbortHandle, node: &Arc<Node>) {
         // Set once, when the connection is opened.
-        let _ = self.connection.set(task);
+        let _ = self.connection.set((task, Arc::downgrade(node)));
     }
 
     /// Closes the connection at once, whatever is in progress on it.
     pub(super) fn abort(&self) {
-        if let Some(task) = self.connection.get() {
+        if let Some((task, _)) = self.connection.get() {
             task.abort();
         }
     }
@@ -289,6 +297,10 @@ impl Progress {
         if !is_too_slow && !Ticks(limit).is_over(self.last.load(Ordering::Relaxed), now) {
             return;
         }
+        self.expire();
+    }
+
+    fn expire(&self) {
         self.limit.store(0, Ordering::Relaxed);
         self.expired.store(true, Ordering::Release);
         self.abort();
@@ -361,6 +373,8 @@ impl Sweep {
             rate: AtomicU32::new(0),
             received: AtomicU64::new(0),
             waited: AtomicU32::new(0),
+            reader: AtomicU64::new(NOBODY),
+            unread: AtomicBool::new(false),
             waker: AtomicWaker::new(),
             connection: OnceLock::new(),
         });
@@ -412,6 +426,9 @@ impl Sweep {
         };
         for node in nodes {
             node.tidy(now);
+            if let Some(shortage) = node.shortage() {
+                self.end_unread(&node, shortage, now);
+            }
         }
         more
     }

@@ -1,6 +1,7 @@
 //! The body of an upstream's response, tied to its connection.
 
 use std::{
+    net::IpAddr,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
@@ -50,6 +51,73 @@ impl UpstreamBody {
         }
     }
 
+    /// Names the client that the body is sent to, by its network or as one behind a shared address. If it does not read,
+    /// the body may be ended for other requests.
+    #[must_use]
+    pub(crate) fn read_by(self, network: Option<IpAddr>) -> Self {
+        if let Some(lease) = &self.lease {
+            lease.progress().read_by(network);
+        }
+        self
+    }
+
+    fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        if matches!(self.end, End::Held(_)) {
+            return self.poll_end(cx);
+        }
+        let Some(lease) = &self.lease else { return Poll::Ready(None) };
+        match Pin::new(&mut self.incoming).poll_frame(cx) {
+            Poll::Ready(Some(Ok(frame))) => {
+                lease.progress().touch();
+                let is_trailers = frame.is_trailers();
+                let is_http1 = matches!(lease, Lease::Http1(_));
+                if is_trailers || self.incoming.is_end_stream() {
+                    if matches!(self.end, End::Waits) {
+                        self.end = End::Held(frame.into_data().ok());
+                        return self.poll_end(cx);
+                    }
+                    self.finish();
+                }
+                if is_trailers && is_http1 {
+                    return Poll::Ready(None);
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(error))) => {
+                let error = match lease.progress().exceeded() {
+                    _ if lease.progress().is_expired() => BodyError::Idle,
+                    // The HTTP library fails the response along with the upload, as if the upstream had done so.
+                    Some(limit) => BodyError::TooLarge(limit),
+                    None => BodyError::Upstream(error),
+                };
+                self.lease = None;
+                Poll::Ready(Some(Err(error)))
+            }
+            // hyper treats RST_STREAM with NO_ERROR as an end, but it is one only for a complete response (RFC 9113
+            // section 8.1).
+            Poll::Ready(None) if matches!(lease, Lease::Http2(_)) && !self.incoming.is_end_stream() => {
+                self.lease = None;
+                Poll::Ready(Some(Err(BodyError::Unfinished)))
+            }
+            Poll::Ready(None) if matches!(self.end, End::Waits) => {
+                self.end = End::Held(None);
+                self.poll_end(cx)
+            }
+            Poll::Ready(None) => {
+                self.finish();
+                Poll::Ready(None)
+            }
+            Poll::Pending => {
+                let progress = Arc::clone(lease.progress());
+                if progress.poll_expired(cx).is_ready() {
+                    self.lease = None;
+                    return Poll::Ready(Some(Err(BodyError::Idle)));
+                }
+                Poll::Pending
+            }
+        }
+    }
+
     fn poll_end(&mut self, cx: &Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let Some(lease) = &self.lease else { return Poll::Ready(None) };
         let last = match (ready!(lease.progress().poll_handed_over(cx)), &mut self.end) {
@@ -74,60 +142,11 @@ impl Body for UpstreamBody {
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        if matches!(this.end, End::Held(_)) {
-            return this.poll_end(cx);
+        let polled = this.poll_next(cx);
+        if let Some(lease) = &this.lease {
+            lease.progress().set_unread(polled.is_ready());
         }
-        let Some(lease) = &this.lease else { return Poll::Ready(None) };
-        match Pin::new(&mut this.incoming).poll_frame(cx) {
-            Poll::Ready(Some(Ok(frame))) => {
-                lease.progress().touch();
-                let is_trailers = frame.is_trailers();
-                let is_http1 = matches!(lease, Lease::Http1(_));
-                if is_trailers || this.incoming.is_end_stream() {
-                    if matches!(this.end, End::Waits) {
-                        this.end = End::Held(frame.into_data().ok());
-                        return this.poll_end(cx);
-                    }
-                    this.finish();
-                }
-                if is_trailers && is_http1 {
-                    return Poll::Ready(None);
-                }
-                Poll::Ready(Some(Ok(frame)))
-            }
-            Poll::Ready(Some(Err(error))) => {
-                let error = match lease.progress().exceeded() {
-                    _ if lease.progress().is_expired() => BodyError::Idle,
-                    // The HTTP library fails the response along with the upload, as if the upstream had done so.
-                    Some(limit) => BodyError::TooLarge(limit),
-                    None => BodyError::Upstream(error),
-                };
-                this.lease = None;
-                Poll::Ready(Some(Err(error)))
-            }
-            // hyper treats RST_STREAM with NO_ERROR as an end, but it is one only for a complete response (RFC 9113
-            // section 8.1).
-            Poll::Ready(None) if matches!(lease, Lease::Http2(_)) && !this.incoming.is_end_stream() => {
-                this.lease = None;
-                Poll::Ready(Some(Err(BodyError::Unfinished)))
-            }
-            Poll::Ready(None) if matches!(this.end, End::Waits) => {
-                this.end = End::Held(None);
-                this.poll_end(cx)
-            }
-            Poll::Ready(None) => {
-                this.finish();
-                Poll::Ready(None)
-            }
-            Poll::Pending => {
-                let progress = Arc::clone(lease.progress());
-                if progress.poll_expired(cx).is_ready() {
-                    this.lease = None;
-                    return Poll::Ready(Some(Err(BodyError::Idle)));
-                }
-                Poll::Pending
-            }
-        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {

@@ -95,7 +95,7 @@ impl Node {
     }
 
     pub(super) async fn http1(
-        &self,
+        self: &Arc<Self>,
         upstream: &Upstream,
         transport: Transport,
         slot: Slot,
@@ -110,7 +110,7 @@ impl Node {
     /// Opens an HTTP/1.1 connection that may change to another protocol. It counts as open as long as its lease lives,
     /// not only until hyper hands it over.
     pub(super) async fn upgradable_http1(
-        &self,
+        self: &Arc<Self>,
         upstream: &Upstream,
         transport: Transport,
     ) -> Result<Http1, UpstreamError> {
@@ -122,13 +122,13 @@ impl Node {
     }
 
     fn run_http1(
-        &self,
+        self: &Arc<Self>,
         sender: http1::SendRequest<RequestBody>,
         connection: impl Future<Output = hyper::Result<()>> + Send + 'static,
         slot: Option<Slot>,
     ) -> Http1 {
         let progress = self.sweep.watch();
-        progress.set_connection(tokio::spawn(drive(connection, slot)).abort_handle());
+        progress.set_connection(tokio::spawn(drive(connection, slot)).abort_handle(), self);
         let born = self.sweep.now();
         Http1 { sender, progress, born, unused_since: born }
     }

@@ -46,6 +46,10 @@ impl Queues {
         self.short.is_empty() && self.long.is_empty()
     }
 
+    pub(super) fn len(&self) -> usize {
+        self.short.len() + self.long.len()
+    }
+
     /// Whether a request in this lane has waited longer than the holder of `ticket`.
     pub(super) fn has_before(&self, lane: Lane, ticket: Ticket) -> bool {
         let queue = match lane {

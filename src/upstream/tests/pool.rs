@@ -1,7 +1,7 @@
 //! Which connection a request uses, and when connections are closed.
 
 use http::StatusCode;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 
 use super::*;
 use crate::{error::Rejection, upstream::UpstreamErrorKind};
@@ -312,4 +312,90 @@ async fn a_stream_holds_on_to_no_settings() {
     drop(upstream);
     assert!(weak.upgrade().is_none());
     assert_eq!(response.body_mut().frame().await.unwrap().unwrap().into_data().unwrap(), "{}");
+}
+
+/// A peer that begins a response on each of its first `slow` connections and sends the rest of it when it is told to.
+/// Answers on the others, and signals when a slow connection has ended before that.
+async fn beginning(slow: usize) -> (SocketAddr, Arc<Notify>, mpsc::UnboundedReceiver<()>) {
+    let (closed, was_closed) = mpsc::unbounded_channel();
+    let rest_follows = Arc::new(Notify::new());
+    let follows = Arc::clone(&rest_follows);
+    let (address, _) = scripted(move |number, mut stream| {
+        let (closed, follows) = (closed.clone(), Arc::clone(&follows));
+        async move {
+            if number >= slow {
+                return answer_all(number, stream).await;
+            }
+            read_head(&mut stream).await;
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf").await.unwrap();
+            let ended = tokio::select! {
+                () = follows.notified() => false,
+                silently = is_closed_silently(&mut stream) => silently,
+            };
+            if ended {
+                let _ = closed.send(());
+            } else {
+                let _ = stream.write_all(b"ending").await;
+            }
+        }
+    })
+    .await;
+    (address, rest_follows, was_closed)
+}
+
+/// The bodies of `count` responses for a client in this network.
+async fn for_client(pools: &Pools, upstream: &Arc<Upstream>, count: usize, network: [u8; 4]) -> Vec<UpstreamBody> {
+    let mut bodies = Vec::new();
+    for _ in 0..count {
+        let response = pools.send(upstream, &mut get(), Lane::Short).await.unwrap();
+        bodies.push(response.into_body().read_by(Some(network.into())));
+    }
+    bodies
+}
+
+/// One client that did not read took all connections, and everybody else got 503.
+#[tokio::test]
+async fn a_client_that_does_not_read_leaves_connections_to_others() {
+    let (address, rest_follows, mut was_closed) = beginning(8).await;
+    let upstream = upstream_with(address, |entry| {
+        entry.max_connections = 8;
+        entry.connect_timeout = Span::from_secs(10);
+    });
+    let pools = pools();
+    let slow = for_client(&pools, &upstream, 1, [192, 0, 2, 1]).await.remove(0);
+    let unread = for_client(&pools, &upstream, 7, [192, 0, 2, 2]).await;
+    assert_eq!(fetch(&pools, &upstream, get()).await.unwrap(), "ok");
+    was_closed.recv().await.unwrap();
+    assert_eq!(was_closed.try_recv(), Err(mpsc::error::TryRecvError::Empty), "one request waited");
+
+    rest_follows.notify_waiters();
+    assert_eq!(slow.collect().await.unwrap().to_bytes(), "halfending", "the only one of its client");
+    let mut whole = 0;
+    for body in unread {
+        whole += usize::from(body.collect().await.is_ok());
+    }
+    assert_eq!(whole, 6);
+}
+
+#[tokio::test]
+async fn responses_for_which_the_client_waits_end_for_nobody() {
+    let (address, rest_follows, mut was_closed) = beginning(4).await;
+    let upstream = upstream_with(address, |entry| {
+        entry.max_connections = 4;
+        entry.connect_timeout = Span::from_secs(2);
+    });
+    let pools = pools();
+    let mut read = for_client(&pools, &upstream, 4, [192, 0, 2, 1]).await;
+    for body in &mut read {
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "half");
+        let is_waiting = std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut *body).poll_frame(cx).is_pending())).await;
+        assert!(is_waiting);
+    }
+    let error = fetch(&pools, &upstream, get()).await.unwrap_err();
+    assert_eq!(error.kind(), UpstreamErrorKind::Exhausted);
+    assert_eq!(was_closed.try_recv(), Err(mpsc::error::TryRecvError::Empty));
+    rest_follows.notify_waiters();
+    for body in read {
+        assert_eq!(body.collect().await.unwrap().to_bytes(), "ending");
+    }
 }
