@@ -39,14 +39,16 @@ pub enum Class {
 /// prove themselves to whoever verifies them, and are forwarded.
 ///
 /// Sorted, and none is the beginning of another, as they are searched for each header.
-const FORGEABLE_PREFIXES: [&str; 29] = [
+const FORGEABLE_PREFIXES: [&str; 32] = [
     "cf-access-authenticated-",
     "cf-client-cert-",
     "cf-connecting-",
     "doorward-",
+    "kubeflow-",
     "remote-",
     "ssl-client-",
     "tailscale-user-",
+    "x-accel-",
     "x-amzn-mtls-",
     "x-amzn-oidc-identity",
     "x-anonymous-consumer",
@@ -58,6 +60,7 @@ const FORGEABLE_PREFIXES: [&str; 29] = [
     "x-client-cert",
     "x-consumer-",
     "x-credential-",
+    "x-envoy-original-",
     "x-forwarded-",
     "x-goog-authenticated-user-",
     "x-ms-client-principal",
@@ -76,11 +79,12 @@ const FORGEABLE_PREFIXES: [&str; 29] = [
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// `client-cert` and its chain are of RFC 9440.
-const DROPPED: [&str; 33] = [
+const DROPPED: [&str; 39] = [
     "audit-id",
     "cf-pseudo-ipv4",
     "client-cert",
     "client-cert-chain",
+    "client-ip",
     "connection",
     "content-length",
     "do-connecting-ip",
@@ -100,15 +104,20 @@ const DROPPED: [&str; 33] = [
     "traceparent",
     "tracestate",
     "upgrade",
+    "x-apigateway-api-userinfo",
     "x-azure-clientip",
     "x-azure-socketip",
     "x-client-ip",
     "x-cluster-client-ip",
+    "x-endpoint-api-userinfo",
     "x-envoy-external-address",
+    "x-host",
     "x-http-method",
     "x-http-method-override",
     "x-method-override",
+    "x-originating-ip",
     "x-real-ip",
+    "x-sendfile-type",
     "true-client-ip",
 ];
 
@@ -341,6 +350,10 @@ mod tests {
             ("kubernetes:X3", "X-Forwarded-Uri", Class::Dropped),
             ("kubernetes:X3", "X-Original-Url", Class::Dropped),
             ("kubernetes:X3", "X-Rewrite-Url", Class::Dropped),
+            ("another proxy's word on the path", "X-Envoy-Original-Path", Class::Dropped),
+            ("another proxy's word on the host", "X-Host", Class::Dropped),
+            ("another proxy's word on its files", "X-Accel-Mapping", Class::Dropped),
+            ("another proxy's word on its files", "X-Sendfile-Type", Class::Dropped),
             ("kubernetes:X4", "Forwarded", Class::Dropped),
             ("kubernetes:X4", "X-Real-Ip", Class::Dropped),
             ("kubernetes:X4", "X-Client-Ip", Class::Dropped),
@@ -371,12 +384,17 @@ mod tests {
             ("another proxy's word on the person", "X-Anonymous-Consumer", Class::Dropped),
             ("another proxy's word on the person", "X-Authenticated-Userid", Class::Dropped),
             ("another proxy's word on the person", "X-Userinfo", Class::Dropped),
+            ("another proxy's word on the person", "X-Endpoint-API-UserInfo", Class::Dropped),
+            ("another proxy's word on the person", "X-Apigateway-Api-Userinfo", Class::Dropped),
+            ("another proxy's word on the person", "Kubeflow-Userid", Class::Dropped),
             ("another proxy's word on the person", "Tailscale-User-Login", Class::Dropped),
             ("another proxy's word on the person", "X-Vouch-User", Class::Dropped),
             ("another proxy's word on the person", "X-AppEngine-User-Email", Class::Dropped),
             ("another proxy's word on the address", "Cf-Connecting-Ip", Class::Dropped),
             ("another proxy's word on the address", "Cf-Connecting-IPv6", Class::Dropped),
             ("another proxy's word on the address", "Cf-Pseudo-IPv4", Class::Dropped),
+            ("another proxy's word on the address", "Client-Ip", Class::Dropped),
+            ("another proxy's word on the address", "X-Originating-IP", Class::Dropped),
             ("another proxy's word on the address", "DO-Connecting-IP", Class::Dropped),
             ("another proxy's word on the address", "Fastly-Client-Ip", Class::Dropped),
             ("another proxy's word on the address", "Fly-Client-IP", Class::Dropped),
