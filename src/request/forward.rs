@@ -7,7 +7,7 @@ use http_body::Body as _;
 
 use super::{
     account_refusal,
-    headers::{REQUEST_ID, clean_response, unite_lengths},
+    headers::{REQUEST_ID, clean_response, is_only_chunked, unite_lengths},
     outbound::Outbound,
     respond::is_grpc,
 };
@@ -210,6 +210,14 @@ fn accepted(mut response: Response<UpstreamBody>, permit: &Permit) -> Result<Res
         let what =
             format!("the upstream `{}` answered with several `Content-Length` that differ", route.upstream.name());
         return Err(Rejection::new(Reason::UpstreamProtocol, what));
+    }
+    if !is_only_chunked(response.headers()) {
+        let what = format!(
+            "the upstream `{}` answered with a `Transfer-Encoding` that is not `chunked`",
+            route.upstream.name()
+        );
+        return Err(Rejection::new(Reason::UpstreamProtocol, what)
+            .fix("an operator should make it compress with `Content-Encoding` instead"));
     }
     if response.status() == StatusCode::UNAUTHORIZED && route.upstream.knows_us() {
         return Err(match permit.is_proxied() {

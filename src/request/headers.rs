@@ -248,6 +248,13 @@ pub fn unite_lengths(headers: &mut HeaderMap) -> bool {
     true
 }
 
+/// Whether a response has no transfer coding but `chunked`, which the HTTP library decodes. The client would take any
+/// other for the content, as `Transfer-Encoding` is not passed on.
+pub fn is_only_chunked(headers: &HeaderMap) -> bool {
+    let is_known = |coding: &str| ["chunked", "identity"].iter().any(|known| coding.eq_ignore_ascii_case(known));
+    tokens(headers, &header::TRANSFER_ENCODING).all(is_known)
+}
+
 /// Removes from a response what belongs to the upstream's connection, and cookies of Doorward, which only Doorward
 /// sets.
 pub fn clean_response(headers: &mut HeaderMap, own_cookie_prefix: &str) {
@@ -508,6 +515,27 @@ mod tests {
         }
         for lines in [&["2", "3"][..], &["2, 3"], &["2, x"], &["x", "2"], &[",", ","]] {
             assert_eq!(united(lines), None, "{lines:?}");
+        }
+    }
+
+    /// The client got the compressed bytes, and no word that they are compressed.
+    #[test]
+    fn a_transfer_coding_that_nobody_decodes_is_found() {
+        for (lines, expected) in [
+            (&["chunked"][..], true),
+            (&[], true),
+            (&["Chunked", "chunked"], true),
+            (&["identity"], true),
+            (&["gzip, chunked"], false),
+            (&["gzip", "chunked"], false),
+            (&["xchunked"], false),
+            (&["gzip"], false),
+        ] {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append("transfer-encoding", line.parse().unwrap());
+            }
+            assert_eq!(is_only_chunked(&headers), expected, "{lines:?}");
         }
     }
 
