@@ -48,7 +48,7 @@ pub enum UpstreamErrorKind {
     RequestBody,
     /// As `RequestBody`, because the body is malformed.
     RequestBodyMalformed,
-    /// As `RequestBody`, because the client sent nothing for too long.
+    /// As `RequestBody`, because the client sent nothing for too long, or too slowly.
     RequestBodyTimeout,
     /// As `RequestBody`, because the body exceeds this limit of the route, in bytes.
     RequestBodyTooLarge(u64),
@@ -164,13 +164,13 @@ impl fmt::Display for UpstreamError {
                     "the upstream `{upstream}` did not switch protocols and answered with status {status}"
                 );
             }
-            UpstreamErrorKind::RequestBodyMalformed => "got only a part of the request, because the body is malformed",
-            UpstreamErrorKind::RequestBody => "got only a part of the request, because the body ended early",
-            UpstreamErrorKind::RequestBodyTimeout => "got only a part of the request, because the body stalled",
+            UpstreamErrorKind::RequestBodyMalformed => "got no complete request, because the body is malformed",
+            UpstreamErrorKind::RequestBody => "got no complete request, because the body ended early",
+            UpstreamErrorKind::RequestBodyTimeout => "got no complete request, because the body came too slowly",
             UpstreamErrorKind::RequestBodyTooLarge(limit) => {
                 return write!(
                     f,
-                    "the upstream `{}` got only a part of the request, because the body is larger than {limit} bytes",
+                    "the upstream `{}` got no complete request, because the body is larger than {limit} bytes",
                     self.upstream
                 );
             }
@@ -227,7 +227,9 @@ impl From<UpstreamError> for Rejection {
             UpstreamErrorKind::RequestBodyMalformed => {
                 (Reason::BadRequest, "send the body chunked as in RFC 9112 section 7.1, or with its length")
             }
-            UpstreamErrorKind::RequestBodyTimeout => (Reason::BodyTimeout, "send the body without long pauses"),
+            UpstreamErrorKind::RequestBodyTimeout => {
+                (Reason::BodyTimeout, "send the body faster, and without long pauses")
+            }
             UpstreamErrorKind::RequestBodyTooLarge(_) => (Reason::BodyTooLarge, "send a smaller body"),
         };
         let rejection = Self::new(reason, error.to_string());
@@ -294,6 +296,21 @@ mod tests {
             assert!(!rejection.detail().contains("10.0.0.7") && !rejection.detail().contains("secret"), "{kind:?}");
             assert!(rejection.fix_text().is_some());
         }
+    }
+
+    /// It said that the upstream had got a part of the request and that the body had stalled, of bodies of which nothing
+    /// had been sent on, or that arrived steadily.
+    #[test]
+    fn a_refusal_for_the_body_claims_nothing_of_what_was_sent_on_or_when() {
+        let says = |kind| UpstreamError::new(kind, &"board".into()).to_string();
+        assert_eq!(
+            says(UpstreamErrorKind::RequestBodyTimeout),
+            "the upstream `board` got no complete request, because the body came too slowly"
+        );
+        assert_eq!(
+            says(UpstreamErrorKind::RequestBodyMalformed),
+            "the upstream `board` got no complete request, because the body is malformed"
+        );
     }
 
     #[test]
