@@ -13,6 +13,7 @@ use std::{
 use arc_swap::ArcSwap;
 use ipnet::IpNet;
 use prometheus_client::metrics::{counter::Counter, gauge::Gauge};
+use rustix::io::Errno;
 use rustls::{ServerConfig, server::ProducesTickets};
 use socket2::SockRef;
 use tokio::net::{TcpListener, TcpStream};
@@ -45,8 +46,12 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 const CUT_PAUSE: Duration = Duration::from_millis(10);
 const CUT_PAUSES: u32 = 100;
 
-/// How long a warning about the PROXY protocol is not repeated, as anybody who can connect can cause it.
+/// How long a warning about connections is not repeated, as anybody who can connect can cause it.
 const WARN_AGAIN: Duration = Duration::from_secs(60);
+
+/// What to do when the process has opened as many files as it may.
+const NO_FILES_FIX: &str = "raise the number of files that the process may open (the hard limit of RLIMIT_NOFILE), or lower \
+                            `limits.connections_file_share`, so that connections leave more of them to upstreams";
 
 /// The running listeners.
 #[derive(Debug)]
@@ -89,6 +94,8 @@ pub(super) enum ProxyFault {
 struct Warned {
     header: Option<Instant>,
     peer: Option<Instant>,
+    /// Of accepting.
+    accept: Option<Instant>,
 }
 
 impl std::fmt::Debug for Listener {
@@ -244,11 +251,16 @@ impl Listener {
             ProxyFault::Header => &mut warned.header,
             ProxyFault::Peer => &mut warned.peer,
         };
-        let may = last.is_none_or(|last| now.saturating_duration_since(last) >= WARN_AGAIN);
-        if may {
-            *last = Some(now);
+        is_due(last, now)
+    }
+
+    fn warn_of_accepting(&self, error: &io::Error) {
+        if is_due(&mut lock(&self.warned).accept, Instant::now()) {
+            let lacks_files =
+                Errno::from_io_error(error).is_some_and(|errno| [Errno::MFILE, Errno::NFILE].contains(&errno));
+            let fix = lacks_files.then_some(NO_FILES_FIX);
+            tracing::warn!(listener = %self.name, %error, fix, "connections cannot be accepted");
         }
-        may
     }
 
     /// Gives a connection the current keep-alive, if it has inherited another.
@@ -358,7 +370,7 @@ async fn accept_all<S: Serve>(shared: Arc<Shared<S>>, listener: Arc<Listener>, s
         };
         match accepted {
             Ok((stream, peer)) => admit(&shared, &listener, stream, peer),
-            Err(error) => pause_after(&error, &shared.metrics).await,
+            Err(error) => pause_after(&error, &listener, &shared.metrics).await,
         }
     }
     // Connections that the kernel has already accepted would be reset when the socket is closed. No more are taken than
@@ -391,7 +403,16 @@ fn admit<S: Serve>(shared: &Arc<Shared<S>>, listener: &Arc<Listener>, stream: Tc
     tokio::spawn(connection::run(Arc::clone(shared), Arc::clone(listener), settings, stream, peer, id, admitted));
 }
 
-async fn pause_after(error: &io::Error, metrics: &Metrics) {
+/// Whether a warning is due that was last given at `last`, which then becomes `now`.
+fn is_due(last: &mut Option<Instant>, now: Instant) -> bool {
+    let is_due = last.is_none_or(|last| now.saturating_duration_since(last) >= WARN_AGAIN);
+    if is_due {
+        *last = Some(now);
+    }
+    is_due
+}
+
+async fn pause_after(error: &io::Error, listener: &Listener, metrics: &Metrics) {
     // The connection was gone before it was accepted, which says nothing about the next one.
     let of_the_peer = matches!(
         error.kind(),
@@ -399,7 +420,7 @@ async fn pause_after(error: &io::Error, metrics: &Metrics) {
     );
     if !of_the_peer {
         metrics.accept_errors.inc();
-        tracing::warn!(%error, "a connection could not be accepted");
+        listener.warn_of_accepting(error);
     }
     tokio::time::sleep(if of_the_peer { Duration::ZERO } else { ACCEPT_PAUSE }).await;
 }
@@ -413,6 +434,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_failure_to_accept_is_counted_and_paused_after_unless_it_is_the_peers() {
         let metrics = Metrics::default();
+        let listener = Listener::new(&settings(), &Arc::new(Limits::default()), &metrics);
         for (kind, pause, counted) in [
             (io::ErrorKind::ConnectionAborted, Duration::ZERO, 0),
             (io::ErrorKind::ConnectionReset, Duration::ZERO, 0),
@@ -420,11 +442,12 @@ mod tests {
             (io::ErrorKind::Other, ACCEPT_PAUSE, 1),
         ] {
             let begun = tokio::time::Instant::now();
-            pause_after(&kind.into(), &metrics).await;
+            pause_after(&kind.into(), &listener, &metrics).await;
             // The timer has a resolution of milliseconds.
             let waited = begun.elapsed();
             assert!(waited >= pause && waited < pause + Duration::from_millis(2), "{kind}: {waited:?}");
             assert_eq!(metrics.accept_errors.get(), counted, "{kind}");
+            assert_eq!(lock(&listener.warned).accept.is_some(), counted > 0, "{kind}");
         }
     }
 
@@ -452,6 +475,14 @@ mod tests {
             [true, false, false, true, false, true]
         );
         assert!(told(ProxyFault::Header, 1), "a stranger's header hides no fault of a balancer");
+    }
+
+    /// It came every 50 ms from each listener of each worker.
+    #[test]
+    fn a_failure_to_accept_is_logged_once_a_minute() {
+        let (begun, mut last) = (Instant::now(), None);
+        let told = |second| is_due(&mut last, begun + Duration::from_secs(second));
+        assert_eq!([0, 1, 59, 60, 61].map(told), [true, false, false, true, false]);
     }
 
     #[tokio::test]
