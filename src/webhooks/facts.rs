@@ -205,13 +205,15 @@ impl Reader {
     pub(super) fn read(&self, media: Media, values: &Values, event: Option<&str>) -> Result<Read, NoFacts> {
         let found = Fields { reader: self, values };
         let [repository, owner] = found.repository()?;
-        let has_several = found.all(Field::Changes).any(|(found, _)| matches!(found, Found::List(2..)));
-        // Denies of an action match only if not even the event is known.
-        let has_several_actions = has_several && media == Media::Form;
+        let has_several_of = |list| found.all(list).any(|(found, _)| matches!(found, Found::List(2..)));
+        let has_several_actions = has_several_of(Field::Actions);
+        let has_several = has_several_actions || has_several_of(Field::Changes);
         let event = match media {
-            Media::Form => found.form_event()?.filter(|_| !has_several_actions),
+            Media::Form => found.form_event()?,
             _ => self.event(event, &found)?,
         };
+        // Denies of an action match only if not even the event is known.
+        let event = event.filter(|_| !has_several_actions);
         let is_push = event.as_deref().is_some_and(|event| self.pushes.contains(&event));
         let is_one_of =
             |begins: &[&str]| event.as_deref().is_some_and(|event| begins.iter().any(|begin| event.starts_with(begin)));

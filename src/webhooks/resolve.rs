@@ -183,9 +183,13 @@ impl Webhook {
         let configured_id = signature.and_then(|signature| signature.id_header.as_deref()?.parse().ok());
         let configured_facts = senders::configured(&raw.facts).map(|(field, _, at)| (field, vec![at]));
         let known_facts = sender.facts.iter().map(|(field, at)| (*field, at.to_vec()));
-        // A list that contains a branch or a tag may contain several.
-        let known_lists = sender.facts.iter().filter(|(field, _)| *field == Field::Changes).flat_map(|(_, at)| *at);
-        let lists: Vec<&str> = known_lists.copied().chain(senders::configured_lists(&raw.facts)).collect();
+        // A list that contains a branch, a tag or an action may contain several.
+        let lists = |kind: Field| {
+            let known = sender.facts.iter().filter(|(field, _)| *field == kind).flat_map(|(_, at)| *at);
+            let configured = senders::configured_lists(&raw.facts).filter(|(field, _)| *field == kind);
+            let all: Vec<&str> = known.copied().chain(configured.map(|(_, at)| at)).collect();
+            (kind, all)
+        };
         let mut allowed_headers = COMMON_HEADERS.to_vec();
         allowed_headers.extend(names(sender.passes));
         allowed_headers.extend(names(sender.events.twins()));
@@ -214,7 +218,10 @@ impl Webhook {
             unsigned_pings: raw.unsigned_pings,
             certificates: None,
             sns: None,
-            facts: Reader::new(known_facts.chain(configured_facts).chain([(Field::Changes, lists)]), sender),
+            facts: Reader::new(
+                known_facts.chain(configured_facts).chain([Field::Changes, Field::Actions].map(lists)),
+                sender,
+            ),
         }
     }
 }

@@ -199,8 +199,10 @@ pub(super) enum Field {
     RefType,
     /// Present if a [`Field::Ref`] is full even with a [`Field::RefType`].
     FullRef,
-    /// Lists of changed refs or of actions, if there may be several. Those of a list with more than one are not facts.
+    /// Lists of changed refs, if there may be several. Refs of a list with more than one are not facts.
     Changes,
+    /// Lists of actions, if there may be several. With more than one, neither the action nor the event is a fact.
+    Actions,
     /// Members that are all present in a notification about the build of an unmerged change. Its target branch is not
     /// what was built.
     Unmerged,
@@ -371,13 +373,16 @@ pub(super) fn configured(facts: &raw::FactPointers) -> impl Iterator<Item = (Fie
 }
 
 /// The lists that contain what denies may name (a branch, a tag, an event or an action), according to an entry of the
-/// configuration.
-pub(super) fn configured_lists(facts: &raw::FactPointers) -> impl Iterator<Item = &str> {
-    let named = configured(facts)
-        .filter(|(field, ..)| matches!(field, Field::Branch | Field::Tag | Field::Ref | Field::Event | Field::Action));
-    named.flat_map(|(_, _, pointer)| {
+/// configuration: the field that each is an element of, and its pointer.
+pub(super) fn configured_lists(facts: &raw::FactPointers) -> impl Iterator<Item = (Field, &str)> {
+    let named = configured(facts).filter_map(|(field, _, pointer)| match field {
+        Field::Branch | Field::Tag | Field::Ref | Field::Event => Some((Field::Changes, pointer)),
+        Field::Action => Some((Field::Actions, pointer)),
+        _ => None,
+    });
+    named.flat_map(|(field, pointer)| {
         let elements = pointer.match_indices("/*").map(|(at, _)| pointer.split_at(at));
-        elements.filter(|(_, rest)| *rest == "/*" || rest.starts_with("/*/")).map(|(list, _)| list)
+        elements.filter(|(_, rest)| *rest == "/*" || rest.starts_with("/*/")).map(move |(list, _)| (field, list))
     })
 }
 

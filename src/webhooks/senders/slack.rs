@@ -41,7 +41,7 @@ pub(super) static SLACK: Sender = Sender {
         (Field::Event, &["/command", "/payload/type", "/event/type", "/type"]),
         // The app's name for its button, shortcut or dialog.
         (Field::Action, &["/payload/actions/*/action_id", "/payload/callback_id", "/payload/view/callback_id"]),
-        (Field::Changes, &["/payload/actions"]),
+        (Field::Actions, &["/payload/actions"]),
         // Events for an app of a whole organization may have no team.
         (Field::Owner, &["/team_id", "/payload/team/id", "/payload/user/team_id"]),
         (Field::Actor, &["/user_name", "/payload/user/username", "/payload/user/name"]),

@@ -301,9 +301,15 @@ fn what_has_several_elements_where_a_branch_or_a_tag_is_pointed_at_is_several() 
         let facts = told(&json!({"action": "/events/*/action"}), &json!({"events": events}));
         assert_eq!((facts.action.as_deref(), facts.several), (action, several), "{events:?}");
     }
+    // Regression: with an event beside them, no deny of one of the actions matched.
+    for (actions, event) in [(json!([{"action": "push"}]), Some("changed")), (json!([{"action": "push"}, {}]), None)] {
+        let pointers = json!({"event": "/kind", "action": "/items/*/action"});
+        let facts = told(&pointers, &json!({"kind": "changed", "items": actions}));
+        assert_eq!((facts.event.as_deref(), facts.several), (event, event.is_none()), "{actions}");
+    }
     let lists = |facts: Value| {
         let facts: raw::FactPointers = serde_json::from_value(facts).unwrap();
-        senders::configured_lists(&facts).map(str::to_owned).collect::<Vec<_>>()
+        senders::configured_lists(&facts).map(|(_, list)| list.to_owned()).collect::<Vec<_>>()
     };
     assert_eq!(lists(json!({"ref": "/a/*/b/*/c", "event": "/d/*/e"})), ["/d", "/a", "/a/*/b"]);
     assert_eq!(lists(json!({"branch": "/a/*b/*", "tag": "/a~1*"})), ["/a/*b"]);
