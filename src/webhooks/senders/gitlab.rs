@@ -51,6 +51,8 @@ pub(super) static GITLAB: Sender = Sender {
     },
     pushes: &["push", "tag_push", "repository_update"],
     short_refs: true,
+    // The template of a webhook may leave members out.
+    proposals: &["merge_request"],
     builds: &["deployment"],
     facts: &[
         (Field::Event, &["/object_kind", "/event_name"]),
