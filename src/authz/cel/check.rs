@@ -249,8 +249,7 @@ impl<'e> Checker<'e> {
                 }
                 let (outer, outer_locals) = (self.in_loop, self.locals.len());
                 self.in_loop = true;
-                let is_field = matches!(comprehension.iter_range.expr, Expr::Select(_));
-                let is_of_texts = is_field && self.type_of(&comprehension.iter_range) == Some(List);
+                let is_of_texts = self.is_of_texts(&comprehension.iter_range);
                 let element = (is_of_texts && comprehension.iter_var2.is_none()).then_some(Text);
                 self.locals
                     .extend([(comprehension.iter_var.as_str(), element), (comprehension.accu_var.as_str(), None)]);
@@ -310,7 +309,7 @@ impl<'e> Checker<'e> {
                 (Expr::List(list), ..) => {
                     _ = list.elements.iter().all(|element| self.check_comparison(at, sign, value, element));
                 }
-                (Expr::Select(_), Some(value), Some(List)) if value != Text => self.misfit(at, sign, &[value, List]),
+                (_, Some(of), _) if of != Text && self.is_of_texts(list) => self.misfit(at, sign, &[of, List]),
                 (_, _, Some(list)) if !matches!(list, List | Fields(_)) => {
                     self.problem(at, format!("`in` does not take {} on its right", list.name()), None);
                 }
@@ -414,12 +413,23 @@ impl<'e> Checker<'e> {
             },
             Expr::List(_) => Some(List),
             Expr::Map(_) => Some(Fields(&[])),
-            Expr::Call(call) => match call.func_name.as_str() {
-                name if ARITHMETIC.contains(&name) => call.args.iter().find_map(|arg| self.type_of(arg)),
-                name if PREDICATES.contains(&name) || OPERATORS_OF_BOOL.contains(&name) => Some(Bool),
-                name => FUNCTIONS.into_iter().find_map(|(function, of)| (function == name).then_some(of)),
+            Expr::Call(call) => match (call.func_name.as_str(), call.args.as_slice()) {
+                (operators::CONDITIONAL, [_, yes, no]) => self.type_of(yes).filter(|of| self.type_of(no) == Some(*of)),
+                (operators::INDEX, [list, _]) => self.is_of_texts(list).then_some(Text),
+                (name, args) if ARITHMETIC.contains(&name) => args.iter().find_map(|arg| self.type_of(arg)),
+                (name, _) if PREDICATES.contains(&name) || OPERATORS_OF_BOOL.contains(&name) => Some(Bool),
+                (name, _) => FUNCTIONS.into_iter().find_map(|(function, of)| (function == name).then_some(of)),
             },
             Expr::Comprehension(_) | Expr::Struct(_) | Expr::Unspecified => None,
+        }
+    }
+
+    /// Whether it is a list that contains nothing but texts.
+    fn is_of_texts(&self, list: &IdedExpr) -> bool {
+        match &list.expr {
+            Expr::Select(_) => self.type_of(list) == Some(List),
+            Expr::Call(call) => call.func_name == "split",
+            _ => false,
         }
     }
 

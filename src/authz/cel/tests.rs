@@ -295,6 +295,14 @@ fn values_of_unlike_types_are_not_compared() {
         ("size(principal.groups) == '1'", "`==` compares int and string, of which no values are equal"),
         ("request.host.lowerAscii() == 1", "`==` compares string and int, of which no values are equal"),
         ("principal.subject > 3", "`>` does not take string and int"),
+        (
+            "(has(delivery.actor_id) ? delivery.actor_id : '0') == 7",
+            "`==` compares string and int, of which no values are equal",
+        ),
+        ("request.path.split('/')[1] == 7", "`==` compares string and int, of which no values are equal"),
+        ("principal.groups[0] == 7", "`==` compares string and int, of which no values are equal"),
+        ("request.path.split('/').exists(p, p == 7)", "`==` compares string and int, of which no values are equal"),
+        ("7 in request.path.split('/')", "`in` does not take int and list"),
     ] {
         assert_eq!(first_problem(source).as_deref(), Some(message), "{source}");
     }
@@ -306,6 +314,40 @@ fn values_of_unlike_types_are_not_compared() {
         "principal.groups[0] == 'dev'",
         "delivery.fork == (delivery.several != true)",
         "principal.groups.map(g, size(g)).exists(s, s == 4)",
+    ] {
+        assert_eq!(first_problem(source), None, "{source}");
+    }
+}
+
+/// Of what is not known before a request, nothing is refused.
+#[test]
+fn expressions_whose_types_fit_or_are_not_known_are_accepted() {
+    for source in [
+        "int(delivery.pull_request) > 10 && string(delivery.fork) == 'true'",
+        "delivery.fork in [true] && delivery.branch in ['main', 'next'] || delivery.branch.startsWith('v')",
+        "(has(delivery.actor_id) ? delivery.actor_id : '0') == '7'",
+        "(has(delivery.fork) ? delivery.fork : true) && request.method in (has(delivery.tag) ? ['GET'] : ['PUT'])",
+        "has(principal.email) ? principal.email != 'x' : (has(principal.client) ? principal.client == 'c' : false)",
+        "(has(principal.email) ? principal.email : principal.username).endsWith('x')",
+        "(has(principal.claims.level) ? principal.claims.level : 0) >= 4",
+        "(principal.kind == 'agent' ? 1 : 2.5) < 2",
+        "principal.subject in (principal.kind == 'agent' ? ['alice'] : ['bob'])",
+        "!(principal.subject in ['bob', 'carol']) && !has(principal.actor)",
+        "(principal.kind == 'human') == (principal.subject_kind == 'human')",
+        "has(principal.claims.nested.x) && principal.claims.nested.x in ['y', 5, null]",
+        "principal.claims.none == null && principal.claims.on != null",
+        "principal.claims.tags.all(tag, tag in ['a', 'b', 5]) && principal.claims.tags[0] == 'a'",
+        "'c' in (principal.claims.tags + ['c']) && principal.claims.tags.size() > 1",
+        "principal.claims['tags'].map(tag, tag + '!').exists(tag, tag == 'a!')",
+        "principal.groups.filter(g, g.startsWith('dev')).map(g, size(g))[0] == 3",
+        "principal.groups.map(g, g.startsWith('t'), g + '!') == ['team-a!']",
+        "principal.groups.exists_one(g, g == 'dev') && !principal.groups.all(g, g != 'dev')",
+        "['a', 5].exists(x, x == 5) && [1, 2].map(x, x * 2) == [2, 4]",
+        "'alice' in {'alice': 1} && {'alice': ['dev']}[principal.subject].exists(g, g == 'dev')",
+        "{'alice': 1}.alice == 1u && {'x': 'y'} == principal.claims.nested",
+        "(request.time % 86400) / 3600 >= 8 && request.time - int(principal.claims.level) > 1.5",
+        "request.path.split('/', 3)[1] in ['api', 'apis'] && 'v1' in request.path.split('/')",
+        "string(principal.claims.level) + 'x' == '4x' && -principal.claims.level < 0",
     ] {
         assert_eq!(first_problem(source), None, "{source}");
     }
