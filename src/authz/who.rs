@@ -306,9 +306,9 @@ fn unfit_issuer(actor: &Actor, issuers: &NamedIssuers) -> Option<String> {
 }
 
 /// Whether the value of a claim is one of `values`. Read wide, numbers are the same if their values are: some issuers
-/// write `5` as `5.0`.
+/// write `5` as `5.0`. Two integers are not compared as fractions, which have no room for the last digits of long ids.
 fn is_claim(given: &Value, values: &[Value], reading: Reading) -> bool {
-    let is_same_number = |value: &Value| given.is_number() && value.is_number() && given.as_f64() == value.as_f64();
+    let is_same_number = |value: &Value| (given.is_f64() || value.is_f64()) && given.as_f64() == value.as_f64();
     values.contains(given) || (reading == Reading::Wide && values.iter().any(is_same_number))
 }
 

@@ -392,12 +392,14 @@ fn a_deny_takes_a_number_for_the_same_however_the_token_writes_it() {
 rules:
   - {id: all, on: {paths: [/deny]}, do: allow}
   - {id: allowed, on: {paths: [/allow]}, who: {claims: {d: [5]}}, do: allow}
-  - {id: denied, on: {paths: [/deny]}, who: {claims: {d: [5]}}, do: deny}
+  - {id: denied, on: {paths: [/deny]}, who: {claims: {d: [5, 9007199254740992]}}, do: deny}
 tests:
   - {name: written so, principal: {claims: {d: 5}}, request: {route: web, path: /deny}, expect: {outcome: deny, rule: denied}}
   - {name: as a fraction, principal: {claims: {d: 5.0}}, request: {route: web, path: /deny}, expect: {outcome: deny, rule: denied}}
   - {name: in a list, principal: {claims: {d: [4, 5.0]}}, request: {route: web, path: /deny}, expect: {outcome: deny, rule: denied}}
   - {name: another, principal: {claims: {d: 5.5}}, request: {route: web, path: /deny}, expect: {outcome: allow, rule: all}}
+  - {name: a long id, principal: {claims: {d: 9007199254740992}}, request: {route: web, path: /deny}, expect: {outcome: deny, rule: denied}}
+  - {name: the next id, principal: {claims: {d: 9007199254740993}}, request: {route: web, path: /deny}, expect: {outcome: allow, rule: all}}
   - {name: a text, principal: {claims: {d: '5'}}, request: {route: web, path: /deny}, expect: {outcome: allow, rule: all}}
   - {name: an allow, principal: {claims: {d: 5.0}}, request: {route: web, path: /allow}, expect: {outcome: deny}}
 ",
