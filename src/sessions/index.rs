@@ -208,11 +208,17 @@ impl<'a> Index<'a> {
         split
     }
 
-    /// Writes the list of the first key again, with this session in it and its current end.
+    /// Lists this session by the first key, with its current end.
     pub async fn keep(&self, hash: &SessionHash, record: &Record, now: Timestamp) -> Result<(), StoreError> {
         let entry = Entry::of(hash, record);
+        let first = self.first()?;
+        // The requests of a page come here at once, and each write of one would make others begin anew.
+        let is_kept = |known: &Entry| known.hash == entry.hash && known.ends == entry.ends;
+        if self.read(first, now).await?.0.iter().any(is_kept) {
+            return Ok(());
+        }
         self.note_sid(record, now).await?;
-        self.change(self.first()?, now, |entries| match entries.iter_mut().find(|known| known.hash == entry.hash) {
+        self.change(first, now, |entries| match entries.iter_mut().find(|known| known.hash == entry.hash) {
             Some(known) => known.ends = entry.ends,
             None => entries.push(entry.clone()),
         })
@@ -233,7 +239,7 @@ impl<'a> Index<'a> {
         self.lists.first().ok_or_else(unsealable)
     }
 
-    /// The entries of several lists, with those of the last key in front, as it is the oldest.
+    /// The entries of several lists, in the order in which the sessions began.
     async fn read_all(&self, lists: &[List], now: Timestamp) -> Result<Vec<Entry>, StoreError> {
         let mut all = Vec::new();
         for list in lists.iter().rev() {
@@ -290,11 +296,20 @@ fn sid_key(issuer: &str, sid: &str, sealed_by: KeyId) -> [u8; 32] {
     sha256(&[b"sid\0", issuer.as_bytes(), b"\0", sid.as_bytes(), &sealed_by])
 }
 
-/// Both lists, without the older entry of a session that is in both.
-fn joined(mut older: Vec<Entry>, newer: Vec<Entry>) -> Vec<Entry> {
-    older.retain(|known| newer.iter().all(|entry| entry.hash != known.hash));
-    older.extend(newer);
-    older
+/// The entries of two lists in the order in which the sessions began: replicas that have the keys in another order add to
+/// another list at the same time. Of a session in both, either list may be the one that was written last.
+fn joined(mut all: Vec<Entry>, others: Vec<Entry>) -> Vec<Entry> {
+    for entry in others {
+        match all.iter_mut().find(|known| known.hash == entry.hash) {
+            Some(known) => {
+                known.ends = known.ends.max(entry.ends);
+                known.login = known.login.take().or(entry.login);
+            }
+            None => all.push(entry),
+        }
+    }
+    all.sort_by_key(|entry| entry.began);
+    all
 }
 
 fn unsealable() -> StoreError {

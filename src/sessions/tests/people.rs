@@ -402,3 +402,43 @@ async fn sessions_of_all_keys_count_towards_the_maximum() {
     assert_eq!(both.list(&at.provider.issuer, "alice").await.unwrap().len(), settings().max_per_person);
     assert!(get(&both, &oldest, &origin).await.is_err());
 }
+
+/// The newest session ended where the new key was listed behind the old one, and the later end of one was not seen.
+#[tokio::test]
+async fn replicas_with_the_keys_in_another_order_see_the_same_sessions() {
+    let (at, origin) = (Fixture::offline(), dash());
+    let generation = |keys: &[[u8; 32]]| Fixture::generation(&at.provider, &at.shared, settings(), keys);
+    let (behind, in_front) = (generation(&[[1; 32], [2; 32]]), generation(&[[2; 32], [1; 32]]));
+    let begin = async |sessions: &Sessions| {
+        at.shared.clock.advance(Duration::from_secs(1));
+        let tokens = Tokens { access: "access".to_owned(), refresh: None, id: None };
+        let new = at.new_session(json!({"sub": "alice", "sid": "s1"}), &["openid"], tokens, &origin);
+        sessions.create(new, None).await.unwrap().1
+    };
+    let mut begun = vec![begin(&behind).await];
+    for _ in 1..settings().max_per_person {
+        begun.push(begin(&in_front).await);
+    }
+    begun.push(begin(&behind).await);
+    let names: Vec<String> = begun.iter().skip(1).map(|session| session.name()).collect();
+    for sessions in [&behind, &in_front] {
+        let listed = sessions.list(&at.provider.issuer, "alice").await.unwrap();
+        assert_eq!(listed.iter().map(|listed| listed.session.clone()).collect::<Vec<_>>(), names);
+    }
+
+    let session = &begun[1];
+    let record = Record { ends: session.record.ends + HOUR, ..session.record.clone() };
+    let now = at.shared.clock.now();
+    let written = || at.store.puts.load(std::sync::atomic::Ordering::SeqCst);
+    behind.index(&record).keep(&session.hash, &record, now).await.unwrap();
+    for sessions in [&behind, &in_front] {
+        let entries = sessions.entries_of(session).await;
+        let ends: Vec<_> =
+            entries.iter().filter_map(Entry::session).filter(|(hash, _)| *hash == session.hash).collect();
+        assert_eq!(ends, [(session.hash, record.ends)]);
+    }
+    // Each of the requests of a page wrote it again.
+    let before = written();
+    behind.index(&record).keep(&session.hash, &record, now).await.unwrap();
+    assert_eq!(written(), before);
+}
