@@ -20,13 +20,13 @@ pub struct Renewal<T> {
     pub fingerprint: Fingerprint,
     /// The content that is used.
     pub contents: Contents,
-    /// The files that cannot be used as they are now, and whose previous content is used.
+    /// The files that cannot be used as they are now, or without another of these, and whose previous content is used.
     pub broken: BTreeSet<PathBuf>,
 }
 
 /// Resolves a valid configuration with its files as they are now. Those that cannot be used, such as a secret that is
-/// empty or a certificate without its new key, keep the content that is `in_force`, so that they do not delay the
-/// others.
+/// empty or a certificate without its new key, keep the content that is `in_force`, with the files that belong to them,
+/// so that they do not delay the others.
 pub fn renew<T>(base: &Path, volume: &Volume, in_force: &Contents, resolve: impl Fn(&mut Resolver) -> T) -> Renewal<T> {
     let (mut kept, mut broken) = (volume.clone(), BTreeSet::new());
     let mut fingerprint = Fingerprint::default();
@@ -51,17 +51,16 @@ pub fn renew<T>(base: &Path, volume: &Volume, in_force: &Contents, resolve: impl
     }
 }
 
-/// Returns the files that have changed and are named nearest to the place of an error.
+/// Returns the files that have changed and are named nearest to the place of an error, with those that a list of keys or
+/// secrets names beside them: with the new key alone, nothing of the old one would be accepted any more.
 fn at_fault(at: &At, resolver: &Resolver, in_force: &Contents) -> Vec<PathBuf> {
+    let has_changed = |path: &&Path| resolver.files().contains(*path) && !resolver.contents().agrees(in_force, path);
     let mut place = Some(at.clone());
     while let Some(around) = place {
-        let found: Vec<PathBuf> = in_force
-            .named_within(&around)
-            .filter(|path| resolver.files().contains(*path) && !resolver.contents().agrees(in_force, path))
-            .map(Path::to_owned)
-            .collect();
-        if !found.is_empty() {
-            return found;
+        let nearest: Vec<&Path> = in_force.named_within(&around).filter(has_changed).collect();
+        if !nearest.is_empty() {
+            let listed = nearest.iter().flat_map(|path| in_force.listed_with(path)).filter(has_changed);
+            return nearest.iter().copied().chain(listed).map(Path::to_owned).collect();
         }
         place = around.parent();
     }
@@ -154,6 +153,51 @@ mod tests {
             let (found, named) = renewed(changes);
             assert_eq!(found, used, "{changes:?}");
             assert_eq!(named, broken, "{changes:?}");
+        }
+    }
+
+    /// With the new key alone, as the old one was in the file that could not be used, everybody was signed out.
+    #[test]
+    fn the_keys_of_a_list_keep_their_content_together() {
+        let resolve = |resolver: &mut Resolver| -> Vec<Option<String>> {
+            let (keys, secrets) =
+                (At::root().key("sessions").key("keys"), At::root().key("webhooks").index(0).key("secrets"));
+            let places = [
+                ("first", keys.index(0)),
+                ("second", keys.index(1)),
+                ("third", secrets.index(0).key("secret")),
+                ("fourth", secrets.index(1).key("secret")),
+                ("token", At::root().key("admin").key("token")),
+            ];
+            let read = |(name, at): &(&str, At)| {
+                let secret = resolver.secret(at, &SecretSource::File(name.into()))?;
+                secret.expose_str().map(str::to_owned)
+            };
+            places.iter().map(read).collect()
+        };
+        for (broken, used) in [
+            ("first", ["old", "old", "new", "new", "new"]),
+            ("second", ["old", "old", "new", "new", "new"]),
+            ("third", ["new", "new", "old", "old", "new"]),
+            ("fourth", ["new", "new", "old", "old", "new"]),
+            ("token", ["new", "new", "new", "new", "old"]),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let write_all = |content: &str| {
+                for name in ["first", "second", "third", "fourth", "token"] {
+                    fs::write(folder.path().join(name), content).unwrap();
+                }
+            };
+            write_all("old");
+            let mut resolver = Resolver::new(folder.path());
+            resolve(&mut resolver);
+            let in_force = resolver.contents().clone();
+            write_all("new");
+            fs::write(folder.path().join(broken), "").unwrap();
+            let renewal = renew(folder.path(), &Volume::default(), &in_force, resolve);
+            assert_eq!(renewal.resolved.unwrap(), used.map(|content| Some(content.to_owned())), "{broken}");
+            let kept = used.iter().filter(|content| **content == "old").count();
+            assert_eq!(renewal.broken.len(), kept, "{broken}");
         }
     }
 

@@ -35,6 +35,19 @@ impl At {
         self.0.strip_prefix(&other.0).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 
+    /// The list of keys or secrets that has this, or what contains it, as an entry.
+    pub fn list_of_keys(&self) -> Option<Self> {
+        let mut within = self.as_str();
+        while let Some((list, entry)) = within.rsplit_once('/') {
+            let is_entry = entry.bytes().all(|byte| byte.is_ascii_digit());
+            if is_entry && ["/keys", "/secrets"].iter().any(|name| list.ends_with(name)) {
+                return Some(Self(list.to_owned()));
+            }
+            within = list;
+        }
+        None
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }

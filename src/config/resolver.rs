@@ -80,6 +80,14 @@ impl Contents {
         named.map(|(path, _)| path.as_path())
     }
 
+    /// The files of the lists of keys or secrets that name this one.
+    pub(super) fn listed_with(&self, path: &Path) -> impl Iterator<Item = &Path> {
+        let places = self.0.get(path).into_iter().flat_map(|file| &file.places);
+        let lists: Vec<At> = places.filter_map(At::list_of_keys).collect();
+        let is_listed = move |place: &At| lists.iter().any(|list| place.is_within(list));
+        self.0.iter().filter(move |(_, file)| file.places.iter().any(&is_listed)).map(|(path, _)| path.as_path())
+    }
+
     /// Whether both have the same content for one file.
     pub(super) fn agrees(&self, other: &Self, path: &Path) -> bool {
         let [ours, others] = [self, other].map(|contents| contents.0.get(path).map(|file| &file.content));
