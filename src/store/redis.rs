@@ -110,8 +110,9 @@ impl Redis {
             ));
         };
         self.has_replica.store(has_replica(&words(&info).join("\n")), Ordering::Relaxed);
-        // Waits for no replica. Any other error is one that the next call has too, or that a replica gives.
-        if matches!(self.ask_holder(&["WAIT", "0", "1"]).await, Ok(None)) {
+        // Waits for no replica. Any other error is one that the next call has too, or that a replica or a service without
+        // the command gives.
+        if matches!(self.call_holder(&["WAIT", "0", "1"]).await, Err(error) if is_forbidden(&error)) {
             return Ok(Durability::Lossy(
                 "Redis does not let Doorward wait until a replica has a delivery, which would get 503 as soon as there is a replica: give the \
                  ACL user `+wait`",
@@ -141,18 +142,23 @@ impl Redis {
         ))
     }
 
-    /// Queries the server with the held deliveries, where the client would query any node of a cluster. Returns none if
-    /// our user may not do so, or the service has removed the command.
+    /// Queries the server with the held deliveries. Returns none if our user may not do so, or the service has removed the
+    /// command.
     async fn ask_holder(&self, words: &[&str]) -> Result<Option<Value>, StoreError> {
+        match self.call_holder(words).await {
+            Ok(answer) => Ok(Some(answer)),
+            Err(error) if is_forbidden(&error) || says(&error, "unknown command") => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Sends a command to the server with the held deliveries, where the client would choose any node of a cluster.
+    async fn call_holder(&self, words: &[&str]) -> Result<Value, StoreError> {
         let mut command = Cmd::new();
         for word in words {
             command.arg(*word);
         }
-        match self.link.call(&self.at_deliveries(command), Repeat::Harmless).await {
-            Ok(answer) => Ok(Some(answer)),
-            Err(StoreError::Unavailable(why)) if why.contains("NoPerm") || why.contains("unknown command") => Ok(None),
-            Err(error) => Err(error),
-        }
+        self.link.call(&self.at_deliveries(command), Repeat::Harmless).await
     }
 
     /// Whether the server with the held deliveries had an online replica when [`Self::durability`] last checked.
@@ -334,6 +340,15 @@ impl Backend for Redis {
             self.link.call::<Value>(&Request::Script(script), Repeat::Harmless).await.map(drop)
         })
     }
+}
+
+/// Whether our user may not do what was asked.
+fn is_forbidden(error: &StoreError) -> bool {
+    says(error, "NoPerm")
+}
+
+fn says(error: &StoreError, what: &str) -> bool {
+    matches!(error, StoreError::Unavailable(why) if why.contains(what))
 }
 
 fn name_in(prefix: &str, table: Table, what: &str) -> String {

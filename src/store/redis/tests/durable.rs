@@ -38,6 +38,15 @@ fn a_server_that_does_not_sync_each_write_is_lossy() {
     }
 }
 
+/// Each delivery that was to be held got 503 there.
+#[tokio::test]
+async fn a_service_without_the_command_to_wait_holds_deliveries_as_long_as_it_has_no_replica() {
+    let server = RedisServer::start(&["--rename-command", "WAIT", ""]);
+    let store = store(&json!({"server": server.address(), "durable": true}));
+    assert_eq!(store.durability().await.unwrap(), Durability::Synced);
+    store.replicated(vec![b"key".to_vec()]).await.expect("there is none to wait for");
+}
+
 #[tokio::test]
 async fn the_durability_of_a_server_and_its_replicas_is_detected() {
     let server = RedisServer::start(&["--appendonly", "yes", "--appendfsync", "everysec"]);
