@@ -135,6 +135,16 @@ async fn a_right_that_the_user_lacks_is_found_by_the_health_check() {
     assert_eq!(server.ask::<Vec<String>>(&["KEYS", "*"]).await, Vec::<String>::new(), "it leaves nothing there");
 }
 
+/// Each check was counted among the errors of the server, which hid others there.
+#[tokio::test]
+async fn the_health_check_makes_no_call_that_fails() {
+    let server = RedisServer::start(&[]);
+    let store = store(&json!({"server": server.address()}));
+    store.ping().await.unwrap();
+    let info: String = server.ask(&["INFO", "commandstats"]).await;
+    assert!(info.contains("cmdstat_hget:") && !info.contains("cmdstat_hset:"), "{info}");
+}
+
 #[tokio::test]
 async fn a_new_password_is_used_without_a_restart() {
     let server = RedisServer::start(&["--requirepass", "old"]);
