@@ -491,15 +491,9 @@ impl Sessions {
         }
         let known = &session.record;
         let record = Record { last_seen: now, address: address.or(known.address), ..known.clone() };
-        let (hash, version, current) = (session.hash, session.version, session.current_key);
+        let (hash, version) = (session.hash, session.version);
         let sessions = self.clone();
         self.0.shared.control.spawn(async move {
-            // Its entry moves to the new key with it; otherwise it would be lost with the old key. First, as another writer
-            // may come before the next line, and nobody would notice then that the entry is missing.
-            if !current {
-                let kept = sessions.index(&record).keep(&hash, &record, now).await;
-                kept.unwrap_or_else(|error| tracing::warn!(%error, "an index of sessions keeps its old key"));
-            }
             // If it is not written, another writer came first, or the session has ended.
             match sessions.write(hash, &record, version).await {
                 Ok(_) => sessions.0.cache.invalidate(&hash),

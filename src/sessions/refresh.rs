@@ -270,12 +270,17 @@ impl Sessions {
     /// Writes the record. Returns `false` if somebody else has written since `version`.
     pub(super) async fn write(&self, hash: SessionHash, record: &Record, version: u64) -> Result<bool, StoreError> {
         let inner = &*self.0;
+        let now = inner.shared.clock.now();
+        // It moves to the first key, and so must its entry, which would be lost with the other keys. First, as nobody would
+        // notice later that the entry is missing.
+        if inner.keys.ids().nth(1).is_some() {
+            self.index(record).keep(&hash, record, now).await?;
+        }
         let sealed = record
             .seal(&inner.keys, &hash)
             .ok_or_else(|| StoreError::Corrupt("the session cannot be sealed".to_owned()))?;
         let (expires, expect) = (record.expires(&inner.settings), Expect::Version(version));
-        let store = &inner.shared.store;
-        let written = store.put(Table::Sessions, hash.as_bytes(), sealed, expires, expect, inner.shared.clock.now());
+        let written = inner.shared.store.put(Table::Sessions, hash.as_bytes(), sealed, expires, expect, now);
         Ok(matches!(written.await?, Written::Done(_)))
     }
 }

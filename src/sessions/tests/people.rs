@@ -442,3 +442,17 @@ async fn replicas_with_the_keys_in_another_order_see_the_same_sessions() {
     behind.index(&record).keep(&session.hash, &record, now).await.unwrap();
     assert_eq!(written(), before);
 }
+
+/// One that was only rechecked at its provider, for its streams, was not found any more once the old key was gone.
+#[tokio::test]
+async fn whatever_writes_a_session_lists_it_by_the_new_key() {
+    let at = Fixture::offline();
+    let cookie = at.create("alice", &dash()).await;
+    let hash = get(&at.sessions, &cookie, &dash()).await.unwrap().hash;
+    let generation = |keys: &[[u8; 32]]| Fixture::generation(&at.provider, &at.shared, settings(), keys);
+    let both = generation(&[[2; 32], [1; 32]]);
+    let (record, version) = both.read(hash).await.unwrap().unwrap();
+    assert!(both.write(hash, &record, version).await.unwrap());
+    let new = generation(&[[2; 32]]);
+    assert_eq!(new.end_of(&at.provider.issuer, "alice", None, Ended::revoked).await.unwrap(), 1);
+}
