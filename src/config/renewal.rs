@@ -47,6 +47,10 @@ pub fn renew<T>(base: &Path, volume: &Volume, in_force: &Contents, resolve: impl
             continue;
         }
         let resolved = error.is_none().then_some(resolved);
+        if resolved.is_none() {
+            // It was none of them.
+            broken.clear();
+        }
         return Renewal { resolved, fingerprint, contents: resolver.contents().clone(), broken };
     }
 }
@@ -201,10 +205,24 @@ mod tests {
         }
     }
 
+    /// Files were named as unusable that were good.
     #[test]
     fn an_error_that_no_file_explains_keeps_everything() {
         let folder = tempfile::tempdir().unwrap();
         let renewal = renew(folder.path(), &Volume::default(), &Contents::default(), resolve);
+        assert!(renewal.resolved.is_none() && renewal.broken.is_empty());
+
+        for name in FILES {
+            fs::write(folder.path().join(name), "old").unwrap();
+        }
+        let mut resolver = Resolver::new(folder.path());
+        resolve(&mut resolver);
+        let in_force = resolver.contents().clone();
+        fs::write(folder.path().join("token"), "new").unwrap();
+        let renewal = renew(folder.path(), &Volume::default(), &in_force, |resolver| {
+            resolve(resolver);
+            resolver.error(&At::root().key("store"), "its folder is gone");
+        });
         assert!(renewal.resolved.is_none() && renewal.broken.is_empty());
     }
 }
