@@ -343,6 +343,7 @@ async fn a_collector_has_the_whole_trail_whatever_it_answers() {
     let (headers, body) = collector.calls()[0].clone();
     assert_eq!(headers["authorization"], "Bearer hunter2");
     assert_eq!(headers["content-type"], "application/json");
+    assert_eq!(headers["accept-encoding"], "identity", "a compressed response would count as none of OTLP");
     assert_eq!(body["resourceLogs"][0]["resource"]["attributes"][0]["value"]["stringValue"], "doorward");
     assert!(!format!("{:?}", fixture.doorward.log()).contains("hunter2"));
     fixture.doorward.signal("TERM");

@@ -26,6 +26,8 @@ const MAX_ANSWER: usize = 64 << 10;
 const NOTHING: &[u8] = br#"{"resourceLogs":[]}"#;
 /// How long a probe may take, whatever the timeout of calls with lines.
 const LOOK: Duration = Duration::from_secs(10);
+/// The names that receivers give the protobuf encoding.
+const PROTOBUF: [&str; 3] = ["application/x-protobuf", "application/protobuf", "application/vnd.google.protobuf"];
 /// The longest pause that a receiver can request.
 const MAX_PAUSE: Duration = Duration::from_secs(300);
 
@@ -71,8 +73,15 @@ impl Collector {
         for (name, source) in &raw.headers {
             let at = at.key("headers").key(name);
             let Some(secret) = resolver.secret(&at, source) else { continue };
-            let ours =
-                ["content-type", "content-length", "content-encoding", "host", "connection", "transfer-encoding"];
+            let ours = [
+                "content-type",
+                "content-length",
+                "content-encoding",
+                "accept-encoding",
+                "host",
+                "connection",
+                "transfer-encoding",
+            ];
             let name = HeaderName::try_from(name.as_str()).ok().filter(|name| !ours.contains(&name.as_str()));
             let value = HeaderValue::from_bytes(secret.expose()).ok();
             match (name, value) {
@@ -124,6 +133,8 @@ impl Collector {
     async fn call(&self, body: Vec<u8>) -> Result<Response<Bytes>, String> {
         let mut request = Request::post(self.endpoint.as_str())
             .header(header::CONTENT_TYPE, "application/json")
+            // A receiver may compress its response otherwise (RFC 9110 section 12.5.3), which would not be read.
+            .header(header::ACCEPT_ENCODING, "identity")
             .header(header::USER_AGENT, concat!("doorward/", env!("CARGO_PKG_VERSION")))
             .body(Bytes::from(body))
             .map_err(|error| error.to_string())?;
@@ -164,8 +175,10 @@ fn read(answer: &Response<Bytes>, now: Timestamp) -> Result<Taken, Refused> {
 /// Reads the body of a response that says success (OTLP/HTTP, "Response"). None if it is of no OTLP receiver, such as
 /// the login page of a proxy. The protobuf encoding is not read, and an empty body is an empty message.
 fn accepted(answer: &Response<Bytes>) -> Option<Answer> {
-    let kind = answer.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes).unwrap_or_default();
-    if kind.starts_with(b"application/x-protobuf") || answer.body().trim_ascii().is_empty() {
+    let kind = answer.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    let is_protobuf = PROTOBUF.iter().any(|name| name.eq_ignore_ascii_case(kind));
+    if is_protobuf || answer.body().trim_ascii().is_empty() {
         return Some(Answer::default());
     }
     let members: Map<String, Value> = serde_json::from_slice(answer.body()).ok()?;
@@ -344,12 +357,15 @@ mod tests {
             let Err(Refused::Never(why)) = of(kind, body) else { panic!("{kind}: {body:?}") };
             assert!(why.contains("200") && why.contains("check `endpoint`"), "{why}");
         }
-        let answers: [(&str, &[u8]); 5] = [
+        let answers: [(&str, &[u8]); 8] = [
             ("application/json", b"{}"),
+            ("Application/JSON; charset=utf-8", b"{\"partialSuccess\":null}"),
             ("text/plain", b"{}\n"),
             ("application/json", br#"{"partialSuccess":{"errorMessage":5}}"#),
             ("text/plain", b" \n"),
             ("application/x-protobuf", b"\x0a\x02\x08\x01"),
+            ("Application/X-Protobuf; charset=utf-8", b"\x0a\x00"),
+            ("application/protobuf", b"\x0a\x00"),
         ];
         for (kind, body) in answers {
             assert_eq!(of(kind, body), Ok(Taken { rejected: 0, why: String::new() }), "{kind}: {body:?}");
