@@ -19,6 +19,7 @@ pub fn masked(text: &str) -> String {
     let mask = |character: char| match character.len_utf8() {
         2 if is_obeyed(character) => '¿',
         3 if is_obeyed(character) => '\u{fffd}',
+        4 if is_obeyed(character) => '🚫',
         _ => character,
     };
     text.chars().map(mask).collect()
@@ -69,7 +70,7 @@ fn escaped(text: &str, keeps_lines: bool) -> String {
 }
 
 fn escape(character: char) -> String {
-    format!("\\u{:04x}", u32::from(character))
+    character.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")).collect()
 }
 
 /// Control characters, characters that a terminal takes for a change of direction or the end of a line, and those that
@@ -86,12 +87,27 @@ fn is_direction(character: char) -> bool {
     matches!(character, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
-/// Characters without a width, with which different names look the same: among others the soft hyphen, the zero-width
-/// space and joiners, and the byte order mark.
+/// Characters that are not shown, with which different names look the same: those that Unicode calls
+/// `Default_Ignorable_Code_Point`, without the ones that set a direction.
 fn is_invisible(character: char) -> bool {
     matches!(
         character,
-        '\u{ad}' | '\u{34f}' | '\u{180e}' | '\u{200b}'..='\u{200d}' | '\u{2060}'..='\u{2064}' | '\u{feff}'
+        '\u{ad}'
+            | '\u{34f}'
+            | '\u{115f}'..='\u{1160}'
+            | '\u{17b4}'..='\u{17b5}'
+            | '\u{180b}'..='\u{180f}'
+            | '\u{200b}'..='\u{200d}'
+            | '\u{2060}'..='\u{2065}'
+            | '\u{206a}'..='\u{206f}'
+            | '\u{3164}'
+            | '\u{fe00}'..='\u{fe0f}'
+            | '\u{feff}'
+            | '\u{ffa0}'
+            | '\u{fff0}'..='\u{fff8}'
+            | '\u{1bca0}'..='\u{1bca3}'
+            | '\u{1d173}'..='\u{1d17a}'
+            | '\u{e0000}'..='\u{e0fff}'
     )
 }
 
@@ -142,6 +158,11 @@ mod tests {
         assert_eq!(distinct(name), line(name));
         assert_eq!(distinct("nimda\u{202e}"), "nimda\\u202e");
         assert_eq!(masked(name), "al\u{fffd}ice¿\u{fffd}");
+        // Letters, selectors and tags that are not shown either; as JSON, the last is a pair of surrogates.
+        let others = "a\u{3164}\u{fe00}\u{e0061}";
+        assert_eq!(distinct(others), "a\\u3164\\ufe00\\udb40\\udc61");
+        assert_eq!(serde_json::from_str::<Value>(&format!("\"{}\"", line(others))).unwrap(), others);
+        assert_eq!(masked(others), "a\u{fffd}\u{fffd}🚫");
         // On other pages a name is shown as its owner writes it.
         assert_eq!(undirected(name), name);
     }
