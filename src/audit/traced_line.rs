@@ -118,8 +118,10 @@ pub(super) struct Link {
     pub event_id: Option<String>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 pub(super) struct Webhook {
+    /// The `webhooks` entry.
+    pub webhook: Option<String>,
     pub delivery: Option<String>,
 }
 

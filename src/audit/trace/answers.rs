@@ -10,7 +10,7 @@ use crate::{
         note::code,
         replay::ReplayError,
         traced_files::Files,
-        traced_line::{Line, Metadata},
+        traced_line::{Line, Metadata, Webhook},
     },
     clock::Timestamp,
     error::Reason,
@@ -113,7 +113,8 @@ pub fn answers(files: &Files, id: Uuid) -> Result<Answers, ReplayError> {
 }
 
 /// Returns the request whose delivery the one of this request repeats: the first that was accepted with the same id or,
-/// if there is none, with the same body.
+/// if there is none, with the same body. Entries of `webhooks` that share a secret share their duplicates too; of another
+/// entry, an id says nothing without the body, as many senders number their deliveries from 1.
 fn accepted_before(files: &Files, id: Uuid) -> Result<Option<Uuid>, ReplayError> {
     let mut own = None;
     files.each(code::REQUEST, |line| {
@@ -122,9 +123,9 @@ fn accepted_before(files: &Files, id: Uuid) -> Result<Option<Uuid>, ReplayError>
         }
     })?;
     let Some(own) = own else { return Ok(None) };
-    let delivery = own.unmapped.webhook.and_then(|webhook| webhook.delivery);
+    let Webhook { webhook: entry, delivery } = own.unmapped.webhook.unwrap_or_default();
     let (body, came) = (own.unmapped.body_sha256, own.time);
-    let mut first: Option<(bool, i64, Uuid)> = None;
+    let mut first: Option<(bool, bool, i64, Uuid)> = None;
     files.each(code::REQUEST, |line| {
         let Line { metadata: Metadata { correlation_uid: Some(request) }, unmapped, .. } = line else { return };
         let is_accepted = line.status_code.is_none() && line.http_response.code.is_some_and(|code| code < 300);
@@ -132,13 +133,14 @@ fn accepted_before(files: &Files, id: Uuid) -> Result<Option<Uuid>, ReplayError>
         let Some(webhook) = unmapped.webhook.filter(|_| is_accepted && unmapped.asked.is_none()) else { return };
         let has_other_id = delivery.is_none() || webhook.delivery != delivery;
         let has_other_body = body.is_none() || unmapped.body_sha256 != body;
-        if request == id || line.time > came || (has_other_id && has_other_body) {
+        let is_of_another = webhook.webhook != entry;
+        if request == id || line.time > came || (has_other_body && (has_other_id || is_of_another)) {
             return;
         }
-        let this = (has_other_id, line.time, unmapped.held.or(unmapped.about).unwrap_or(request));
+        let this = (is_of_another, has_other_id, line.time, unmapped.held.or(unmapped.about).unwrap_or(request));
         first = Some(first.map_or(this, |before| before.min(this)));
     })?;
-    Ok(first.map(|(_, _, request)| request))
+    Ok(first.map(|(_, _, _, request)| request))
 }
 
 /// Returns what operators did with the delivery of a request. A command that failed names those that it came to before.

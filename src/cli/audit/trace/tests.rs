@@ -303,8 +303,19 @@ fn the_trace_of_a_duplicate_delivery_names_the_request_that_delivered_it_first()
         }
         line.to_string()
     };
+    let other = |id: u128, time: i64, delivery: &str, body: &str| {
+        let mut line: Value =
+            serde_json::from_str(&line(id, time, 202, delivery, body, &json!({"run": null}))).unwrap();
+        line["unmapped"]["webhook"]["webhook"] = "gitea".into();
+        line.to_string()
+    };
     let none = json!({"run": null});
     let lines = [
+        // Another sender uses the same ids, and a second entry of the sender got the same body before.
+        other(15, 100, "d-1", "zz"),
+        other(16, 200, "d-4", "yy"),
+        other(17, 300, "d-9", "aa"),
+        other(18, 400, "d-5", "dd"),
         // It failed, and the sender repeated it.
         line(11, 500, 502, "d-1", "aa", &none),
         line(10, 1_000, 202, "d-1", "aa", &none),
@@ -314,8 +325,9 @@ fn the_trace_of_a_duplicate_delivery_names_the_request_that_delivered_it_first()
         line(20, 2_000, 200, "d-3", "aa", &none),
         line(21, 2_000, 200, "d-1", "bb", &none),
         line(22, 2_000, 200, "d-4", "cc", &none),
+        line(23, 2_000, 200, "d-5", "dd", &none),
     ];
-    for (id, of) in [(20, Some(10)), (21, Some(10)), (22, None)] {
+    for (id, of) in [(20, Some(10)), (21, Some(10)), (22, None), (23, Some(18))] {
         let (id, of) = (Uuid::from_u128(id).to_string(), of.map(Uuid::from_u128));
         let (code, said) = told(Kind::Request, &id, &lines);
         let expected = match of {
