@@ -72,7 +72,7 @@ pub enum CannotVerify {
     ForgedCheckpoint,
     #[error(
         "no line is sealed with the key given; check that it is the key of this trail, decompress a file that is compressed, and \
-         undo a conversion of its line ends"
+         undo a conversion of its line ends; if that is not it, somebody replaced the trail or edited every line"
     )]
     NothingSealed,
     #[error(
