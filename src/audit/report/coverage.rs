@@ -13,8 +13,8 @@ pub struct Covered {
     /// The times of the earliest and the latest record, Unix time in milliseconds.
     pub first: i64,
     pub last: i64,
-    /// The number of records later than the beginning of the period that do not follow the line before them, so that
-    /// lines of the period may be missing there.
+    /// The number of records later than the beginning of the period that do not follow the line before them, or say that
+    /// records were lost, so that lines of the period may be missing there.
     pub breaks: u64,
 }
 
@@ -48,7 +48,8 @@ impl Coverage {
         covered.last = covered.last.max(time);
         let begins = record.get("seq").and_then(Value::as_f64) == Some(1.0);
         let follows = *record.get("prev").unwrap_or(&Value::Null) == self.mac;
-        covered.breaks += u64::from(!begins && !follows && time > from);
+        let is_lossy = record.pointer("/unmapped/lost").and_then(Value::as_f64).is_some_and(|lost| lost > 0.0);
+        covered.breaks += u64::from((is_lossy || (!begins && !follows)) && time > from);
         self.mac = record.get("mac").cloned().unwrap_or_default();
     }
 
@@ -64,7 +65,8 @@ pub(super) fn query(from: i64) -> String {
     format!(
         "reduce (inputs | {read}) as $one ({{breaks: 0}}; .first = ([.first // $one.time, $one.time] | min) | \
          .last = ([.last // $one.time, $one.time] | max) | \
-         .breaks += (if $one.seq != 1 and $one.prev != .mac and $one.time > {from} then 1 else 0 end) | \
+         .breaks += (if ((($one.unmapped.lost)? // 0 | type == \"number\" and . > 0) or \
+         ($one.seq != 1 and $one.prev != .mac)) and $one.time > {from} then 1 else 0 end) | \
          .mac = $one.mac) | {{first, last, breaks}}"
     )
 }
@@ -96,6 +98,9 @@ mod tests {
             (1..10).map(line).collect()
         };
         let (whole, other) = (chained("a"), chained("b"));
+        let mut lossy = whole.clone();
+        lossy[3]["unmapped"]["lost"] = 0.into();
+        lossy[5]["unmapped"]["lost"] = 2.into();
         let of = |lines: &[Value], from, to| {
             let access = |id: &str| Access {
                 kind: "rule",
@@ -115,6 +120,7 @@ mod tests {
             ("without the beginning", whole[4..].to_vec(), 0, 1, [Some(true), None]),
             ("both without it", [&whole[4..], &other[2..]].concat(), 0, 2, [Some(true), None]),
             ("without lines before the period", whole[4..].to_vec(), 5, 0, [Some(true), Some(false)]),
+            ("with a gap in which records were lost", lossy, 0, 1, [Some(true), None]),
             ("nothing in the period", whole.clone(), 10, 0, [None, None]),
         ] {
             let report = of(&lines, from, 20);

@@ -157,9 +157,9 @@ impl Report {
         let mut caveats = Vec::new();
         if breaks > 0 {
             caveats.push(format!(
-                "INCOMPLETE: lines of the period may be missing in {breaks} places. Retention or somebody removed them, or a file \
-                 was not given or cannot be read, such as a compressed one. Give all files, and check them with `doorward audit \
-                 verify`."
+                "INCOMPLETE: lines of the period may be missing in {breaks} places. Retention or somebody removed them, the trail \
+                 could not be written, or a file was not given or cannot be read, such as a compressed one. Give all files, and \
+                 check them with `doorward audit verify`."
             ));
         }
         if first > self.from {
