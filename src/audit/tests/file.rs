@@ -416,6 +416,33 @@ fn a_cut_is_found_although_an_earlier_checkpoint_was_repeated_at_the_end_of_the_
     assert!(found[0].contains("lines were cut off the end"), "{found:?}");
 }
 
+/// A repeated checkpoint hid the cut from the next start, and later only the last checkpoint was compared.
+#[test]
+fn a_trail_that_went_on_after_a_cut_does_not_fit_the_copy() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, copy) = (directory.path().join("audit.jsonl"), directory.path().join("elsewhere.jsonl"));
+    let (settings, _) = of_one_start_with_a_copy(&path);
+    let (before, first) = (fs::read(&path).unwrap(), fs::read_to_string(&copy).unwrap());
+    let proof = proof(&settings);
+    let with_copy = || {
+        let last_checkpoint = Some(Checkpoint::last_of(&*fs::read(&copy).unwrap(), &proof).unwrap());
+        Proof { last_checkpoint, ..proof.clone() }
+    };
+    let trail = open(&settings, directory.path());
+    trail.write(record(1));
+    trail.shutdown();
+    assert!(intact(&path, &with_copy()).end_checked);
+    fs::write(&path, before).unwrap();
+    let copied = fs::read_to_string(&copy).unwrap();
+    fs::write(&copy, format!("{copied}{}\n", first.lines().next_back().unwrap())).unwrap();
+    for _ in 0..2 {
+        open(&settings, directory.path()).shutdown();
+    }
+    let found = problems(&checked(&path, &with_copy()));
+    let [problem] = found.as_slice() else { panic!("{found:?}") };
+    assert!(problem.contains("the trail was rewritten"), "{problem}");
+}
+
 /// The output did not mention the later lines, which somebody may have cut off, nor that the checkpoint's line is
 /// missing.
 #[test]

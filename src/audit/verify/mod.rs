@@ -137,7 +137,7 @@ pub struct Verifier<'a> {
     /// How long the gaps since then were, which explain that a checkpoint is late by as much.
     gaps: Duration,
     file: String,
-    /// Set if a line has the number of the last checkpoint and is a different line.
+    /// Set if a line has the number of a checkpoint from the second place and is a different line.
     rewritten: Option<Problem>,
     /// Whether the line of the last checkpoint was found.
     reached: bool,
@@ -221,7 +221,7 @@ impl<'a> Verifier<'a> {
                 ),
             );
         }
-        if let Some(Checkpoint { link: checkpoint, at }) = self.proof.last_checkpoint {
+        if let Some(Checkpoint { link: checkpoint, at, .. }) = self.proof.last_checkpoint {
             // A chain that began later has its own numbers, and may have no checkpoint yet.
             let was_before = self.proof.restarts && self.reached;
             let is_cut = !was_before && last.seq < checkpoint.seq;
@@ -297,13 +297,14 @@ impl<'a> Verifier<'a> {
         } else {
             self.follow(number, &sealed);
         }
-        if let Some(Checkpoint { link: checkpoint, .. }) = self.proof.last_checkpoint
-            && checkpoint.seq == sealed.link.seq
-        {
-            let is_it = checkpoint.mac == sealed.link.mac;
-            self.reached |= is_it;
-            if !is_it {
-                let what = "this is not the line that the last checkpoint signed: the trail was rewritten".to_owned();
+        if let Some(Checkpoint { link: checkpoint, all, .. }) = &self.proof.last_checkpoint {
+            let Link { seq, mac } = sealed.link;
+            self.reached |= *checkpoint == sealed.link;
+            let copied = if checkpoint.seq == seq { Some(&checkpoint.mac) } else { all.get(&seq) };
+            if self.rewritten.is_none() && copied.is_some_and(|copied| *copied != mac) {
+                let what = format!(
+                    "this is not the line that the copy of checkpoint number {seq} signed: the trail was rewritten"
+                );
                 self.rewritten = Some(Problem { file: self.file.clone(), line: number, through: number, what });
             }
         }
