@@ -15,6 +15,10 @@ const KEPT: u64 = 128;
 /// Doorward open many of the former over a few of its own.
 const FOR_CLIENTS: u64 = 8;
 
+/// The largest share of the files for connections, in percent, that clients may be given. With more, they could also
+/// take all that connections to upstreams may have.
+pub const MAX_CLIENT_SHARE: u64 = 75;
+
 /// How many files the process may have open, if that is limited.
 pub fn limit() -> Option<u64> {
     getrlimit(Resource::Nofile).current
@@ -76,6 +80,15 @@ mod tests {
         let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
         assert_eq!(current, maximum);
         assert_eq!(limit(), maximum);
+    }
+
+    /// With 90 %, as many clients as there may be left no file to any connection to an upstream.
+    #[test]
+    fn clients_leave_files_for_connections_to_upstreams_at_the_largest_share() {
+        for limit in [1024, 20_000, 1_000_000] {
+            let clients = for_connections(limit) * MAX_CLIENT_SHARE / 100;
+            assert!(clients + limit / 10 <= for_upstreams(limit), "{limit}");
+        }
     }
 
     #[test]

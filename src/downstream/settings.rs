@@ -14,6 +14,7 @@ use crate::{
         resolver::Resolver,
         values::Span,
     },
+    open_files,
 };
 
 /// The listeners of one generation, ready to bind or to reload.
@@ -112,8 +113,7 @@ fn check_limits(limits: &Limits, report: &mut Report, at: &At) -> bool {
     within("floods_per_address", limits.floods_per_address.into(), 1, 1000, "");
     within("body_buffer", limits.body_buffer.0, 8 << 10, 16 << 20, " bytes");
     within("connections", limits.connections.into(), 1, u32::MAX.into(), "");
-    // Beyond that, hardly any files are left for connections to upstreams.
-    within("connections_file_share", limits.connections_file_share.into(), 1, 90, " percent");
+    within("connections_file_share", limits.connections_file_share.into(), 1, open_files::MAX_CLIENT_SHARE, " percent");
     within("connections_per_address", limits.connections_per_address.into(), 1, u32::MAX.into(), "");
     within("refusals_per_address", limits.refusals_per_address.into(), 1, u32::MAX.into(), "");
     // Below that, there is nothing to shed: an idle Doorward would turn everybody away.

@@ -132,7 +132,7 @@ async fn limits_out_of_their_bounds_are_refused() {
         ("http2_reset_share: 0", "`http2_reset_share` must be between 1 and 100 percent"),
         ("http2_reset_within: 99ms", "`http2_reset_within` is not between 100ms and 10s"),
         ("http2_reset_within: 11s", "`http2_reset_within` is not between 100ms and 10s"),
-        ("connections_file_share: 91", "`connections_file_share` must be between 1 and 90 percent"),
+        ("connections_file_share: 76", "`connections_file_share` must be between 1 and 75 percent"),
         ("http2_pending_resets: 0", "`http2_pending_resets` must be between 1 and 10000"),
         ("http2_local_resets: 0", "`http2_local_resets` must be between 1 and 100000"),
         ("memory_close_idle: 9", "`memory_close_idle` must be between 10 and 100 percent"),

@@ -72,9 +72,9 @@ pub struct Limits {
     /// Concurrent connections, over all listeners.
     pub connections: u32,
     /// The share, in percent, of the files that the process may open (RLIMIT_NOFILE) that connections may use, whatever
-    /// `connections` is, but at least one. 128 files, or a quarter if that is less, do not count, as they are kept for
-    /// health checks, operators, store and trail. A request may need one more file for its upstream, so more than half
-    /// suits upstreams that use HTTP/2.
+    /// `connections` is, but at least one; at most 75. 128 files, or a quarter if that is less, do not count, as they
+    /// are kept for health checks, operators, store and trail. A request may need one more file for its upstream, so
+    /// more than half suits upstreams that use HTTP/2.
     pub connections_file_share: u8,
     /// Concurrent connections to one listener from one address that is not a trusted proxy.
     pub connections_per_address: u32,
