@@ -209,7 +209,8 @@ fn accepted(mut response: Response<UpstreamBody>, permit: &Permit) -> Result<Res
     if !unite_lengths(response.headers_mut()) {
         let what =
             format!("the upstream `{}` answered with several `Content-Length` that differ", route.upstream.name());
-        return Err(Rejection::new(Reason::UpstreamProtocol, what));
+        let fix = "an operator should make it answer with one; if the request was to change something, check first whether it did";
+        return Err(Rejection::new(Reason::UpstreamProtocol, what).fix(fix));
     }
     if !is_only_chunked(response.headers()) {
         let what = format!(
