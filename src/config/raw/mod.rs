@@ -78,7 +78,8 @@ pub struct Root {
     /// Emergency access with client certificates while the identity provider is down.
     pub break_glass: Option<BreakGlass>,
     /// The kind of proxy that asks at `/oauth2/auth` whether a request is allowed, and forwards the request itself. It
-    /// must be among the `trusted_proxies` of its listener. Default: none.
+    /// must be among the `trusted_proxies` of its listener. On every host, this path and those below it are then
+    /// Doorward's own, and no upstream gets them. Default: none.
     pub forward_auth: Option<ForwardAuth>,
 }
 
