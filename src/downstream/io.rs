@@ -126,7 +126,9 @@ impl<T> Io<T> {
                 frames.received(bytes);
                 let length = frames.of_head();
                 self.arriving.shrink_to(length);
-                self.arriving.grow_to(length)
+                let has_room = self.arriving.grow_to(length);
+                // A connection has one such head at most, and that of a proxy carries the requests of others.
+                if self.liveness.is_shared() { Ok(()) } else { has_room }
             }
         };
         has_room.inspect_err(|_| self.counted.lacks_memory())
@@ -259,6 +261,26 @@ mod tests {
         assert_eq!(arrive(Phase::Head, b"Content-Length: 9\r\n\r\n"), (0, true));
         assert_eq!(arrive(Phase::Idle, b"12345"), (0, false));
         assert_eq!(arrive(Phase::Opening, b"GET / HTTP/1.1\r\nHost: a\r\n"), (0, false));
+    }
+
+    /// One head cost all requests that a proxy had sent over the same connection.
+    #[test]
+    fn an_unfinished_head_without_memory_ends_the_http2_connection_of_a_client_and_not_of_a_proxy() {
+        let mut bytes = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
+        // The beginning of a HEADERS frame of 16,000 bytes.
+        bytes.extend_from_slice(&[0, 0x3e, 0x80, 1, 0, 0, 0, 0, 1]);
+        bytes.resize(bytes.len() + 12_000, 0);
+        let memory = RequestMemory::default();
+        memory.set_limit(8 << 10);
+        for is_shared in [false, true] {
+            let (mut io, _client) = connection(Phase::Head);
+            io.follower = Follower::Http2(Frames::default());
+            io.arriving = Arriving::new(&memory.client(None));
+            if is_shared {
+                io.liveness.mark_shared();
+            }
+            assert_eq!(io.arrived(&bytes).is_ok(), is_shared);
+        }
     }
 
     #[test]
