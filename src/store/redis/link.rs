@@ -273,8 +273,10 @@ impl Fault {
                 (advised(advice), true, true)
             }
             ErrorKind::Server(ServerErrorKind::NoPerm) => (advised(LACKS_A_RIGHT), false, true),
-            // Of a command in a script.
-            _ if text.contains("can't run this command") => (advised(LACKS_A_RIGHT), false, true),
+            // Of a command in a script: before Redis 7.2, and since then, also Valkey.
+            _ if text.contains("can't run this command") || text.contains("ACL failure in script") => {
+                (advised(LACKS_A_RIGHT), false, true)
+            }
             _ if says("NOAUTH") || says("WRONGPASS") => {
                 (advised("see `store.redis.username` and `password`"), true, true)
             }
@@ -289,5 +291,22 @@ impl Fault {
             _ => (unavailable(), true, false),
         };
         Self { error, reconnect, undone }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_right_that_a_script_lacks_is_advised_of_in_the_words_of_each_server() {
+        for text in [
+            "The user executing the script can't run this command or subcommand",
+            "ACL failure in script: User doorward has no permissions to run the 'hset' command",
+        ] {
+            let error = redis::make_extension_error("ERR".to_owned(), Some(text.to_owned()));
+            let told = Fault::of(&error).error.to_string();
+            assert!(told.contains(LACKS_A_RIGHT), "{told}");
+        }
     }
 }
