@@ -267,9 +267,6 @@ impl Reloader {
         if files.is_part_of(&self.files) {
             return;
         }
-        // The main file and the policy files are not read here.
-        files.add(&self.files);
-        self.files = files;
         self.broken = broken;
         if let Some(kept) = self.kept() {
             tracing::warn!("{kept}");
@@ -281,6 +278,10 @@ impl Reloader {
             );
             return;
         };
+        // Only now: what could not be resolved is tried again, even if no file changes any more. The main file and the
+        // policy files are not read here.
+        files.add(&self.files);
+        self.files = files;
         if contents == self.contents {
             return;
         }
