@@ -243,7 +243,10 @@ async fn the_shares_of_memory_at_which_something_is_shed_can_be_set() {
 /// probe nor an operator got an answer.
 #[tokio::test]
 async fn files_are_kept_back_for_health_checks_and_operators() {
-    let patient = |yaml: String| yaml.change("{name: web, url: ", "{name: web, response_timeout: 5m, url: ");
+    // Each worker has files of its own, so that with many of them the limit below would leave too few.
+    let patient = |yaml: String| {
+        format!("workers: 1{}", yaml.change("{name: web, url: ", "{name: web, response_timeout: 5m, url: "))
+    };
     let fixture = Fixture::with(patient, |_| Reply::Hang).await;
     let doorward = &fixture.doorward;
     let open = || std::fs::read_dir(format!("/proc/{}/fd", doorward.pid())).unwrap().count();
