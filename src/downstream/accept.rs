@@ -94,7 +94,7 @@ pub(super) enum ProxyFault {
 struct Warned {
     header: Option<Instant>,
     peer: Option<Instant>,
-    /// Of accepting.
+    /// About failures to accept.
     accept: Option<Instant>,
 }
 
@@ -136,7 +136,8 @@ impl Bound {
         let Self { listeners: bound, settings } = self;
         let connections = settings.limits.connections;
         let possible = most_connections(&settings.limits, open_files::limit());
-        if possible < connections {
+        // A few less, for the files that are kept back, need no action.
+        if possible < connections - connections / 10 {
             tracing::warn!(
                 connections,
                 possible,
