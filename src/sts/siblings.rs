@@ -44,7 +44,7 @@ impl Lookup<'_> {
         let mut within = vec![(1, Arc::clone(parent))];
         while let Some((depth, parent)) = within.pop() {
             for sibling in &parent.children {
-                if sibling.kind == child.kind && sibling.name == child.name {
+                if depth == 1 && sibling.kind == child.kind && sibling.name == child.name {
                     continue;
                 }
                 let Identity { uid, .. } = &parent.identity;
@@ -103,12 +103,13 @@ impl Lookup<'_> {
     }
 }
 
-/// Where a run is looked up, and as what it is read. `None` for kinds that Tekton does not make, and for what is no name.
+/// Where a run is looked up, and as which kind it is read. `None` for kinds that Tekton does not make and for invalid
+/// names.
 fn place(child: &Child) -> Option<(Kind, ApiResource)> {
     let place = match child.kind.as_str() {
         "TaskRun" => (Kind::TaskRun, Kind::TaskRun.resource()),
         "PipelineRun" => (Kind::PipelineRun, Kind::PipelineRun.resource()),
-        // Of these only the metadata matters, which all kinds have.
+        // Only its metadata is read, which all kinds have.
         "CustomRun" => {
             let custom_run = GroupVersionKind::gvk("tekton.dev", "v1beta1", "CustomRun");
             (Kind::TaskRun, ApiResource::from_gvk(&custom_run))
