@@ -115,7 +115,8 @@ pub(crate) fn invalid(path: &Path, why: &(impl fmt::Display + ?Sized)) -> io::Er
     named(path, io::ErrorKind::InvalidData, why)
 }
 
-fn named(path: &Path, kind: io::ErrorKind, why: &(impl fmt::Display + ?Sized)) -> io::Error {
+/// An error that names the file: errors of the system do not.
+pub(crate) fn named(path: &Path, kind: io::ErrorKind, why: &(impl fmt::Display + ?Sized)) -> io::Error {
     io::Error::new(kind, format!("{}: {why}", path.display()))
 }
 

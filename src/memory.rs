@@ -31,7 +31,7 @@ const FOR_REQUESTS: u64 = 4;
 const LEAST_FOR_REQUESTS: u64 = 1 << 20;
 
 /// Below this, too little is left beside the program for a flood to be shed without harm to others.
-const LITTLE: Size = Size::mib(128);
+pub const LITTLE: Size = Size::mib(128);
 
 /// How short memory is. Each level also sheds what the levels before it shed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]

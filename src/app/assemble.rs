@@ -78,14 +78,14 @@ impl Parts<'_> {
             if is_store {
                 tracing::error!(
                     %file,
-                    "the store was missing or empty although an earlier start has left other files, and was made anew: revocations, \
-                     sessions and held deliveries are gone; if nobody meant that, stop, and restore it as docs/upkeep.md says"
+                    "the store was missing or empty although files of an earlier start exist, so a new one was created: revocations, \
+                     sessions and held deliveries are lost; if this was not intended, stop Doorward and restore it as docs/upkeep.md says"
                 );
             } else {
                 tracing::warn!(
                     %file,
-                    "this key was missing although an earlier start has left other files, and was made anew: what needs the previous \
-                     one is lost; if nobody meant that, stop, and restore it as docs/upkeep.md says"
+                    "this key was missing although files of an earlier start exist, so a new one was created: data that needs \
+                     the previous key is lost; if this was not intended, stop Doorward and restore it as docs/upkeep.md says"
                 );
             }
         }

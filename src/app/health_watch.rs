@@ -148,13 +148,14 @@ pub(super) async fn watch_memory(app: &App) {
     }
 }
 
-/// Warns if the limit of the cgroup is low. Of `memory`, the check of the configuration warns.
+/// Warns if the limit of the cgroup is low. The check of the configuration warns of a low `memory`.
 fn warn_of_little_memory(limits: &Limits) {
     let little = memory::limit(limits).filter(|limit| limits.memory.is_none() && memory::is_little(*limit));
     if let Some(limit) = little {
         tracing::warn!(
             "the memory limit of the cgroup is {limit}, of which little is left beside the program: floods of requests can make \
-             it slow for all; raise the limit of the container to 128MiB or more"
+             it slow for all; raise the limit of the container to {} or more",
+            memory::LITTLE
         );
     }
 }

@@ -39,7 +39,7 @@ fn store_in(folder: &Path, digest: &str, source: &str) -> io::Result<()> {
     if std::fs::read(&path).is_ok_and(|kept| kept == source.as_bytes()) {
         return Ok(());
     }
-    let named = |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", folder.display()));
+    let named = |error: io::Error| atomic_file::named(folder, error.kind(), &error);
     examine(folder)?;
     std::fs::create_dir_all(folder).map_err(named)?;
     std::fs::File::open(folder_of(folder)).and_then(|parent| parent.sync_all()).map_err(named)?;

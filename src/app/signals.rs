@@ -24,8 +24,8 @@ pub(super) struct Signals {
     _file_size: Signal,
 }
 
-/// Survives the signal of a write beyond the limit on the size of files (`ulimit -f`), which then fails like one to a
-/// full disk. It would end the process without a word, and again at each start.
+/// Handles SIGXFSZ, so that a write beyond the limit on the size of files (`ulimit -f`) fails like one to a full
+/// disk. Unhandled, the signal would end the process without a message, and again after each start.
 fn of_file_size() -> io::Result<Signal> {
     signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw()))
 }

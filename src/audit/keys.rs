@@ -222,12 +222,12 @@ fn write_public(directory: &Path, key: &CheckpointPublicKey) -> io::Result<()> {
             fs::rename(&path, &aside)?;
             tracing::warn!(
                 moved_to = %aside.display(),
-                "{CHECKPOINT_PUBLIC_KEY_FILE} belonged to another key than {CHECKPOINT_KEY_FILE}, and was moved aside and written anew; \
-                 verify needs both"
+                "{CHECKPOINT_PUBLIC_KEY_FILE} did not belong to {CHECKPOINT_KEY_FILE}: it was moved aside and is replaced; verify needs \
+                 both"
             );
         }
         Some(Err(_)) => {
-            tracing::warn!("{CHECKPOINT_PUBLIC_KEY_FILE} could not be read as a key, and is written anew");
+            tracing::warn!("{CHECKPOINT_PUBLIC_KEY_FILE} could not be read as a key, and is replaced");
         }
         None => {}
     }

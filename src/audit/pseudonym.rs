@@ -261,8 +261,8 @@ impl PseudonymKey {
         principal.claims.iter().map(hide).collect()
     }
 
-    /// Returns the form of a claim, or of a member of one. `names` are those of its person, which must not stand beside
-    /// their pseudonyms under any name.
+    /// Returns the pseudonymized form of a claim, or of a member of a claim. `names` are the names of the person: in
+    /// clear text beside a pseudonym, under whatever claim, they would reveal whose it is.
     fn claim(&self, name: &str, value: &Value, names: &[&str]) -> Value {
         let is_personal = is_personal(name);
         match value {
@@ -320,7 +320,7 @@ impl PseudonymKey {
         let mut done = 0;
         for (start, _) in within.match_indices(&sought) {
             let end = start + sought.len();
-            // It is within the word that was replaced last.
+            // No text is left before a match within the word that was replaced last.
             let Some(before) = text.get(done..start) else { continue };
             let after = text.get(end..).unwrap_or_default();
             if is_word && (before.ends_with(is_letter) || after.starts_with(is_letter)) {

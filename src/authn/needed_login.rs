@@ -57,7 +57,7 @@ impl NeededLogin {
         (!missing.is_empty()).then_some(missing)
     }
 
-    /// The claims about a login without which none of these requirements can be met, and which `login` does not have.
+    /// The claims that these requirements need and that `login` lacks.
     pub fn unsaid(&self, login: &LoginFacts) -> Vec<&'static str> {
         let needs_time = self.mfa.is_some() || self.fresh.is_some();
         let claims = [

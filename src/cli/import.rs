@@ -22,8 +22,8 @@ use crate::{clock::go_duration, terminal};
 
 /// Convert the configuration of another proxy, such as oauth2-proxy.
 ///
-/// Prints a configuration, and on standard error what could not be converted. The exit status is 2 if that is
-/// anything, such as a secret.
+/// Prints a configuration, and on standard error what could not be converted. The exit status is 2 if there is
+/// any such thing, for example a secret.
 #[derive(Debug, clap::Args)]
 pub struct ImportArgs {
     /// The other proxy.

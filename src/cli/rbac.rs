@@ -28,7 +28,7 @@ pub struct RbacArgs {
     form: Option<Form>,
     #[command(flatten)]
     accounts: AccountArgs,
-    /// Write the roles to this file. It is left as it is if the configuration is refused, which `>` would empty.
+    /// Write the roles to this file. A refused configuration leaves it unchanged, where `>` would empty it.
     #[arg(long, value_name = "FILE", conflicts_with = "check")]
     out: Option<PathBuf>,
     /// Print no roles, but what a cluster lacks, what is left from an earlier configuration, and what allows too much;

@@ -91,8 +91,9 @@ fn run_one(policy: &Policy, root: &Root, test: &PolicyTest) -> CaseResult {
     };
     let decision = policy.decide(&scenario.principal, &scenario.request());
     let mut differences = Vec::new();
-    let is_asked_who = scenario.lacks_credential() && decision.outcome.effect() != Effect::Deny;
-    let (outcome, rule) = match is_asked_who {
+    // The proxy asks such a caller for a credential, whatever rules give.
+    let needs_credential = scenario.lacks_credential() && decision.outcome.effect() != Effect::Deny;
+    let (outcome, rule) = match needs_credential {
         true => (Effect::Deny, None),
         false => (decision.outcome.effect(), decision.rule.as_deref()),
     };
@@ -122,7 +123,7 @@ fn run_one(policy: &Policy, root: &Root, test: &PolicyTest) -> CaseResult {
     if !differences.is_empty() {
         let explanation = policy.explain(&scenario.principal, &scenario.request());
         differences.extend(explanation.fixes.iter().map(|fix| format!("to pass: {fix}")));
-        if is_asked_who {
+        if needs_credential {
             differences.push(
                 "to pass: write a `principal`; the route does not accept callers without a credential".to_owned(),
             );

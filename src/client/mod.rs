@@ -17,7 +17,7 @@ use crate::egress::{Egress, EgressError, Proxy, is_of_authority};
 
 pub type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// Writes a message to standard error. That nobody can read it must not end what this process does.
+/// Writes a message to standard error. Unlike `eprintln!`, does not panic if standard error is closed.
 fn tell(said: fmt::Arguments<'_>) {
     let _ = writeln!(io::stderr(), "doorward: {said}");
 }

@@ -11,7 +11,7 @@ use super::{
     resolver::{Contents, Resolver, Volume},
 };
 
-/// What the files of a configuration give now.
+/// The result of resolving a configuration with its files as they are now.
 #[derive(Debug)]
 pub struct Renewal<T> {
     /// `None` if not even the previous content of the files at fault can be used.

@@ -35,7 +35,7 @@ impl At {
         self.0.strip_prefix(&other.0).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
 
-    /// The list of keys or secrets that has this, or what contains it, as an entry.
+    /// Returns the list of keys or secrets of which this is an entry, or within an entry.
     pub fn list_of_keys(&self) -> Option<Self> {
         let mut within = self.as_str();
         while let Some((list, entry)) = within.rsplit_once('/') {

@@ -1,5 +1,5 @@
-//! The memory that a head or a TLS handshake takes before it is whole. Whoever stops within one costs as much as it has
-//! sent, on as many connections as it may have, before any request is seen that could be refused.
+//! The memory that a head or a TLS handshake takes before it is whole. A client that stops in the middle of one holds
+//! that memory on each of its connections, before there is a request that could be refused.
 
 use std::{
     io,
@@ -12,7 +12,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::memory::{Client, Taken, Taking};
 
-/// Up to this length it takes no more than the buffers that each connection has in any case.
+/// A head or handshake up to this length fits into the buffers that each connection has in any case.
 pub(super) const SMALL: usize = 4 << 10;
 
 /// What has arrived of something that is not whole yet.

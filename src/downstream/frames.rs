@@ -19,7 +19,7 @@ const DATA: u8 = 0;
 const END_STREAM: u8 = 1;
 const PADDED: u8 = 8;
 
-/// The frame that continues a head, and the flag of the last one (RFC 9113 sections 6.2 and 6.10).
+/// The frames of a head, and the flag of the last one (RFC 9113 sections 6.2 and 6.10).
 const HEADERS: u8 = 1;
 const CONTINUATION: u8 = 9;
 const END_HEADERS: u8 = 4;

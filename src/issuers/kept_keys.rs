@@ -57,7 +57,7 @@ impl KeptKeys {
         let kept = Self::read(&path, issuer).and_then(|kept| {
             let why = match kept.as_ref().map(Self::fetched) {
                 // Its age is unknown.
-                Some(fetched) if fetched > now => format!("it was confirmed on {fetched}, which has not come yet"),
+                Some(fetched) if fetched > now => format!("it was confirmed on {fetched}, which is in the future"),
                 Some(fetched) if now.since(fetched) >= max_stale => {
                     format!("it was confirmed on {fetched}, which is longer ago than `keys.max_stale`")
                 }
@@ -111,7 +111,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let kept = KeptKeys::new("https://a", FETCHED, br#"{"keys":[]}"#, None).unwrap();
         kept.save(folder.path()).unwrap();
-        for (seconds, told) in [(6, Some("has not come")), (7, None), (66, None), (67, Some("`keys.max_stale`"))] {
+        for (seconds, told) in [(6, Some("in the future")), (7, None), (66, None), (67, Some("`keys.max_stale`"))] {
             let loaded =
                 KeptKeys::load(folder.path(), "https://a", Timestamp::from_secs(seconds), Duration::from_secs(60));
             let why = loaded.err().map(|error| error.to_string());

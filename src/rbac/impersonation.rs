@@ -51,7 +51,7 @@ pub(super) fn lookers_up_of_tasks(exchanged: &raw::Exchanged) -> Vec<Bound<'_>> 
     let rules = vec![
         PolicyRule::new(&[""], &["pods"], &["get", "list", "watch"]),
         PolicyRule::new(&["tekton.dev"], &["taskruns", "pipelineruns"], &["get", "list", "watch"]),
-        // What a PipelineRun lists beside a task, whose maker is looked up.
+        // A PipelineRun may list them beside a task, and their maker is looked up.
         PolicyRule::new(&["tekton.dev"], &["customruns"], &["get"]),
     ];
     in_each(&exchanged.namespaces, &rules)

@@ -38,7 +38,7 @@ pub fn group_rights(root: &raw::Root, form: Form) -> Vec<OwnRight> {
     impersonation_rights(root, form, "groups")
 }
 
-/// Returns those for impersonating users, which every configuration needs that impersonates at all.
+/// Returns those for impersonating users. Every configuration with impersonation needs them.
 pub fn user_rights(root: &raw::Root, form: Form) -> Vec<OwnRight> {
     impersonation_rights(root, form, "users")
 }

@@ -22,7 +22,7 @@ const KEY_LEN: usize = 32;
 const KEY_ID_LEN: usize = 4;
 const TAG_LEN: usize = 16;
 
-/// Names a key, and tells nothing else of it.
+/// The name of a key, which reveals nothing else about it.
 pub(super) type KeyId = [u8; KEY_ID_LEN];
 
 /// The purpose of sealed data, so that one kind never passes for another.

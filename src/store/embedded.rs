@@ -56,7 +56,7 @@ pub enum OpenError {
     Thread(io::Error),
 }
 
-/// What [`Embedded::examine`] found in a file that can be used.
+/// The result of [`Embedded::examine`] for a file that can be used.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Examined {
     Good,

@@ -234,8 +234,8 @@ impl<'a> Exchanger<'a> {
         if is_out(&party.principal) {
             return Err(over(NO_OTHERS));
         }
-        // Tokens of Doorward's own name their holder by the user name. Registries do not ask whether that is revoked,
-        // and other providers do not know it.
+        // A revocation may name the holder of Doorward's own tokens, by the user name. Registries do not check for
+        // it, and other providers do not know it.
         let own = self.own_issuer.name(&snapshot.issuers);
         let is_out_by_name =
             |principal: &Principal| self.app.revocations.find(&CredentialId::None, own, &principal.username).is_some();

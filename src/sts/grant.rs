@@ -310,8 +310,8 @@ fn would_give(decision: &Decision) -> impl Iterator<Item = &Shadow> {
     decision.shadow.iter().filter(|shadow| shadow.would == Would::Allow)
 }
 
-/// A task that asks on behalf of a principal, with what a rule would have to name. `own`: the name of Doorward's issuer,
-/// of which a principal is whose run was made by a task.
+/// A task that asks on behalf of a principal, with what a rule would have to name. `own` is the name of Doorward's own
+/// issuer. A principal whose run was made by a task is of that issuer.
 fn a_task(task: &TaskView, has_several_clusters: bool, principal: &Principal, own: &str) -> String {
     let or_none = |name: Option<&String>| name.map_or("none", String::as_str).to_owned();
     let cluster = if has_several_clusters { format!(" of cluster {}", task.cluster) } else { String::new() };

@@ -152,7 +152,7 @@ fn read(answer: &Response<Bytes>, now: Timestamp) -> Result<Taken, Refused> {
         status if status.is_success() => {
             let Some(answer) = accepted(answer) else {
                 return Err(Refused::Never(format!(
-                    "{why}; this is no answer of OTLP, so nobody knows whether it has the lines: check `endpoint`, and whether a proxy \
+                    "{why}; this is not an OTLP response, so the lines may not have been received: check `endpoint`, and whether a proxy \
                      answers in its place"
                 )));
             };

@@ -151,13 +151,13 @@ impl Default for Limits {
     }
 }
 
-/// What the code of the program and the files that it works with take: trail and store.
+/// The memory for the code of the program and for the files that it works with: trail and store.
 const FOR_FILES: Size = Size::mib(24);
 
 impl Limits {
-    /// What the process may use of `memory`, beside its code and the files that it works with. The kernel counts these
-    /// for the limit of a cgroup. It can take them back, but reads them again and again then, and the process stands
-    /// still. A large limit leaves enough for them above the last share at which something is shed.
+    /// Returns the part of `memory` that the process may use beside its code and the files that it works with. The
+    /// kernel counts these for the limit of a cgroup. It can reclaim them, but then reads them again and again, which
+    /// stalls the process. A large limit leaves enough for them above the last share at which something is shed.
     pub fn usable(memory: Size) -> Size {
         let kept = FOR_FILES.0.saturating_sub(memory.0 / 64 * 3).min(memory.0 / 8 * 3);
         Size(memory.0 - kept)

@@ -125,10 +125,14 @@ fn limits(limits: &Limits, at: &At, report: &mut Report) {
             .help(format!("raise `memory`, and the limit of the container, to {enough}, or lower `buffered_bytes`"));
     }
     if limits.memory.is_some_and(memory::is_little) {
-        let what = "`memory` is less than 128MiB, of which little is left beside the program: floods of requests can make it slow for all";
+        let least = memory::LITTLE;
+        let what = format!(
+            "`memory` is less than {least}, of which little is left beside the program: floods of requests can make \
+             it slow for all"
+        );
         report
             .warning(&at.key("memory"), what)
-            .help("raise `memory`, and the limit of the container, to 128MiB or more");
+            .help(format!("raise `memory`, and the limit of the container, to {least} or more"));
     }
     let (accept, rest) = limits.drain_times();
     if accept < limits.drain_accept.get() && limits.drain_accept <= limits.drain {

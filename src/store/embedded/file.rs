@@ -1,4 +1,4 @@
-//! How the file is opened, and looked at without being opened.
+//! Opens the file of the store, and examines one without a change.
 
 use std::{
     fs::{File, OpenOptions, Permissions},

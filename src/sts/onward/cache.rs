@@ -291,12 +291,12 @@ impl Cached {
         }
         let mut forgotten = Vec::new();
         while self.by_key.len() + self.superseded.len() >= MAX_CACHED || self.bytes + gained.size > MAX_BYTES {
-            // Nothing revokes these, and they can be requested again.
+            // Tokens that no end of a run revokes go first: they can be requested again.
             if let Some(soonest) = self.soonest(now, |held| !held.is_revoked_with_run()) {
                 self.remove(&soonest);
                 continue;
             }
-            // Anybody could displace the others, which nothing would revoke then.
+            // Otherwise anybody could displace tokens of runs, which nothing would revoke then.
             if !gained.is_revoked_with_run() {
                 return forgotten;
             }
@@ -316,7 +316,7 @@ impl Cached {
         forgotten
     }
 
-    /// The token of these that ends first.
+    /// The key of the token that ends first, of those for which `of` holds.
     fn soonest(&self, now: Moment, of: impl Fn(&Gained) -> bool) -> Option<Key> {
         let held = self.by_key.iter().filter(|(_, held)| of(held));
         held.min_by_key(|(_, held)| now.until(held.ends)).map(|(key, _)| *key)

@@ -251,7 +251,7 @@ fn the_shipped_roles_are_what_the_configuration_needs() {
     assert_eq!(
         String::from_utf8(output.stdout).unwrap(),
         shipped,
-        "write it anew: doorward rbac deploy/base/config > deploy/base/rbac.yaml"
+        "write it anew: doorward rbac deploy/base/config --out deploy/base/rbac.yaml"
     );
 }
 
