@@ -73,12 +73,10 @@ pub(super) fn query(from: i64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use super::{
         super::{
-            Access, Configured, Report,
-            tests::{denied, report},
+            Configured, Report,
+            tests::{access, denied, report},
         },
         *,
     };
@@ -102,15 +100,11 @@ mod tests {
         lossy[3]["unmapped"]["lost"] = 0.into();
         lossy[5]["unmapped"]["lost"] = 2.into();
         let of = |lines: &[Value], from, to| {
-            let access = |id: &str| Access {
-                kind: "rule",
-                id: id.to_owned(),
-                who: json!({}),
-                gives: json!({}),
-                why: None,
-                used: Some(false),
-            };
-            let held = Configured::new("doorward.yaml".into(), vec![access("no-secrets"), access("idle")], Vec::new());
+            let held = Configured::new(
+                "doorward.yaml".into(),
+                vec![access("rule", "no-secrets"), access("rule", "idle")],
+                Vec::new(),
+            );
             report(lines, from, to).with(held)
         };
         for (row, lines, from, breaks, used) in [

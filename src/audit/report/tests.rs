@@ -30,6 +30,11 @@ pub(super) fn denied(time: i64, name: &str) -> Value {
     })
 }
 
+/// An entry of the policy that was not used, as far as is known.
+pub(super) fn access(kind: &'static str, id: &str) -> Access {
+    Access { kind, id: id.to_owned(), who: json!({}), gives: json!({}), why: None, used: Some(false) }
+}
+
 #[test]
 fn records_count_from_the_first_moment_to_before_the_last() {
     let lines = [denied(9, "a"), denied(10, "a"), denied(19, "a"), denied(15, "b"), denied(20, "a")];
@@ -159,15 +164,8 @@ fn a_rule_that_no_record_names_is_unused_and_no_secret_is_printed() {
     assert!(secrets[0].written.is_some() && secrets[0].not_after.is_none());
     assert!(secrets[1].not_before < secrets[1].not_after && secrets[1].not_before.is_some());
     assert!(secrets[2].written.is_none());
-    let access = |id: &str| Access {
-        kind: "rule",
-        id: id.to_owned(),
-        who: json!({}),
-        gives: json!({}),
-        why: None,
-        used: Some(false),
-    };
-    let held = Configured::new("doorward.yaml".into(), vec![access("no-secrets"), access("idle")], secrets);
+    let held =
+        Configured::new("doorward.yaml".into(), vec![access("rule", "no-secrets"), access("rule", "idle")], secrets);
     let report = report(&[denied(1, "a")], 0, 2).with(held);
     let used: Vec<Option<bool>> =
         report.configuration.as_ref().unwrap().access.iter().map(|access| access.used).collect();
@@ -356,15 +354,7 @@ fn a_grant_that_gave_groups_to_other_servers_than_kubernetes_is_reported_as_such
         line(json!({"grants": ["viewers", "admins"], "identity": {"groups": ["view", "admin"]}})),
         line(json!({"grants": ["viewers", "web"]})),
     ];
-    let access = |id: &str| Access {
-        kind: "grant",
-        id: id.to_owned(),
-        who: json!({}),
-        gives: json!({}),
-        why: None,
-        used: Some(false),
-    };
-    let access = ["viewers", "web", "idle"].map(access).into();
+    let access = ["viewers", "web", "idle"].map(|id| access("grant", id)).into();
     let report = report(&lines, 0, 2).with(Configured::new("doorward.yaml".into(), access, Vec::new()));
     let told: Vec<&str> = rows(&report, "grants").iter().map(|row| &*row.what).collect();
     assert_eq!(told, ["admins", "viewers", "viewers, not in Kubernetes", "web, not in Kubernetes"]);
