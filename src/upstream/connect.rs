@@ -80,7 +80,7 @@ pub(super) async fn connect(upstream: &Upstream, tls: Option<&Arc<ClientConfig>>
     let addresses = addresses(&upstream.identity).await.map_err(unreachable)?;
     let stream = dial(addresses, open).await.map_err(|error| match error.raw_os_error() {
         Some(code) if code == Errno::MFILE.raw_os_error() => {
-            UpstreamError::new(UpstreamErrorKind::Exhausted, upstream.name()).because(NO_FILES)
+            UpstreamError::new(UpstreamErrorKind::NoFiles, upstream.name()).because(NO_FILES).nothing_sent()
         }
         _ => unreachable(error),
     })?;

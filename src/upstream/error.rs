@@ -28,6 +28,8 @@ pub enum UpstreamErrorKind {
     Tls,
     /// All connections that it may have are in use.
     Exhausted,
+    /// The process may open no more files, and so no connection.
+    NoFiles,
     /// Doorward holds no token for it.
     NoCredential,
     /// The request was sent, but no head of a response arrived in time.
@@ -143,6 +145,7 @@ impl fmt::Display for UpstreamError {
             UpstreamErrorKind::ConnectTimeout => "did not accept a connection in time",
             UpstreamErrorKind::Tls => "could not be verified by TLS",
             UpstreamErrorKind::Exhausted => "is busy: all connections to it are in use",
+            UpstreamErrorKind::NoFiles => "was not called, as Doorward can open no more connections",
             UpstreamErrorKind::NoCredential => "was not called, as Doorward has no token for it",
             UpstreamErrorKind::ResponseTimeout => "did not answer in time",
             UpstreamErrorKind::Closed => "aborted the request before it answered",
@@ -200,6 +203,10 @@ impl From<UpstreamError> for Rejection {
                 (Reason::UpstreamUnreachable, "an operator should compare its certificate with `tls` of this upstream")
             }
             UpstreamErrorKind::Exhausted => (Reason::Overloaded, "try again in a moment"),
+            UpstreamErrorKind::NoFiles => (
+                Reason::Overloaded,
+                "try again in a moment; if this persists, an operator should raise the limit of open files of Doorward",
+            ),
             UpstreamErrorKind::NoCredential => (
                 Reason::UpstreamCredential,
                 "try again in a moment; if this persists, an operator should check `credential/` in `/readyz`",
@@ -276,6 +283,7 @@ mod tests {
             (Kind::ConnectTimeout, StatusCode::GATEWAY_TIMEOUT),
             (Kind::Tls, StatusCode::BAD_GATEWAY),
             (Kind::Exhausted, StatusCode::SERVICE_UNAVAILABLE),
+            (Kind::NoFiles, StatusCode::SERVICE_UNAVAILABLE),
             (Kind::NoCredential, StatusCode::BAD_GATEWAY),
             (Kind::ResponseTimeout, StatusCode::GATEWAY_TIMEOUT),
             (Kind::Closed, StatusCode::BAD_GATEWAY),
@@ -311,6 +319,15 @@ mod tests {
             says(UpstreamErrorKind::RequestBodyMalformed),
             "the upstream `board` got no complete request, because the body is malformed"
         );
+    }
+
+    /// It said that all connections to the upstream were in use, of which there may have been none.
+    #[test]
+    fn a_lack_of_files_is_not_blamed_on_the_upstream() {
+        let rejection = Rejection::from(UpstreamError::new(UpstreamErrorKind::NoFiles, &"board".into()));
+        let expected = "the upstream `board` was not called, as Doorward can open no more connections";
+        assert_eq!((rejection.reason(), rejection.detail()), (Reason::Overloaded, expected));
+        assert!(rejection.fix_text().is_some_and(|fix| fix.contains("limit of open files")));
     }
 
     #[test]
