@@ -78,8 +78,9 @@ const FORGEABLE_PREFIXES: [&str; 32] = [
 /// name, as only Doorward's id is in the audit trail.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// `client-cert` and its chain are of RFC 9440.
-const DROPPED: [&str; 39] = [
+/// `client-cert` and its chain are of RFC 9440. A CGI program reads `proxy` as `HTTP_PROXY`, and sends its own calls
+/// through the proxy that it names (CVE-2016-5385).
+const DROPPED: [&str; 40] = [
     "audit-id",
     "cf-pseudo-ipv4",
     "client-cert",
@@ -95,6 +96,7 @@ const DROPPED: [&str; 39] = [
     "host",
     "http2-settings",
     "keep-alive",
+    "proxy",
     "proxy-authenticate",
     "proxy-authorization",
     "proxy-connection",
@@ -361,6 +363,7 @@ mod tests {
             ("another proxy's word on the host", "X-Host", Class::Dropped),
             ("another proxy's word on its files", "X-Accel-Mapping", Class::Dropped),
             ("another proxy's word on its files", "X-Sendfile-Type", Class::Dropped),
+            ("a proxy for the upstream's own calls", "Proxy", Class::Dropped),
             ("kubernetes:X4", "Forwarded", Class::Dropped),
             ("kubernetes:X4", "X-Real-Ip", Class::Dropped),
             ("kubernetes:X4", "X-Client-Ip", Class::Dropped),
