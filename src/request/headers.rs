@@ -39,15 +39,18 @@ pub enum Class {
 /// prove themselves to whoever verifies them, and are forwarded.
 ///
 /// Sorted, and none is the beginning of another, as they are searched for each header.
-const FORGEABLE_PREFIXES: [&str; 32] = [
+const FORGEABLE_PREFIXES: [&str; 35] = [
     "cf-access-authenticated-",
     "cf-client-cert-",
     "cf-connecting-",
     "doorward-",
     "kubeflow-",
+    "oidc-claim-",
     "remote-",
+    "shib-",
     "ssl-client-",
     "tailscale-user-",
+    "wl-proxy-",
     "x-accel-",
     "x-amzn-mtls-",
     "x-amzn-oidc-identity",
@@ -80,7 +83,7 @@ pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// `client-cert` and its chain are of RFC 9440. A CGI program reads `proxy` as `HTTP_PROXY`, and sends its own calls
 /// through the proxy that it names (CVE-2016-5385).
-const DROPPED: [&str; 40] = [
+const DROPPED: [&str; 47] = [
     "audit-id",
     "cf-pseudo-ipv4",
     "client-cert",
@@ -93,13 +96,19 @@ const DROPPED: [&str; 40] = [
     "fastly-client-ip",
     "fly-client-ip",
     "forwarded",
+    "forwarded-for",
     "host",
     "http2-settings",
+    "iv-creds",
+    "iv-groups",
+    "iv-user",
     "keep-alive",
     "proxy",
     "proxy-authenticate",
     "proxy-authorization",
+    "proxy-client-ip",
     "proxy-connection",
+    "sm-user",
     "te",
     "trailer",
     "transfer-encoding",
@@ -113,6 +122,7 @@ const DROPPED: [&str; 40] = [
     "x-cluster-client-ip",
     "x-endpoint-api-userinfo",
     "x-envoy-external-address",
+    "x-forwarded",
     "x-host",
     "x-http-method",
     "x-http-method-override",
@@ -400,10 +410,20 @@ mod tests {
             ("another proxy's word on the person", "Tailscale-User-Login", Class::Dropped),
             ("another proxy's word on the person", "X-Vouch-User", Class::Dropped),
             ("another proxy's word on the person", "X-AppEngine-User-Email", Class::Dropped),
+            ("another proxy's word on the person", "OIDC-CLAIM-email", Class::Dropped),
+            ("another proxy's word on the person", "OIDC_CLAIM_sub", Class::Dropped),
+            ("another proxy's word on the person", "Shib-Identity-Provider", Class::Dropped),
+            ("another proxy's word on the person", "iv-user", Class::Dropped),
+            ("another proxy's word on the person", "SM_USER", Class::Dropped),
+            ("another proxy's word on the certificate", "WL-Proxy-Client-Cert", Class::Dropped),
             ("another proxy's word on the address", "Cf-Connecting-Ip", Class::Dropped),
             ("another proxy's word on the address", "Cf-Connecting-IPv6", Class::Dropped),
             ("another proxy's word on the address", "Cf-Pseudo-IPv4", Class::Dropped),
             ("another proxy's word on the address", "Client-Ip", Class::Dropped),
+            ("another proxy's word on the address", "Forwarded-For", Class::Dropped),
+            ("another proxy's word on the address", "Proxy-Client-IP", Class::Dropped),
+            ("another proxy's word on the address", "WL-Proxy-Client-IP", Class::Dropped),
+            ("another proxy's word on the address", "X-Forwarded", Class::Dropped),
             ("another proxy's word on the address", "X-Originating-IP", Class::Dropped),
             ("another proxy's word on the address", "DO-Connecting-IP", Class::Dropped),
             ("another proxy's word on the address", "Fastly-Client-Ip", Class::Dropped),
