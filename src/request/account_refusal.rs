@@ -74,17 +74,20 @@ pub(super) async fn of_the_caller(
 ) -> Result<Response<Bytes>, Rejection> {
     let upstream = &permit.route().upstream;
     let (parts, body) = response.into_parts();
-    let failed = |kind| UpstreamError::new(kind, upstream.name());
+    let failed = |kind, why: &str| {
+        let error = UpstreamError::new(kind, upstream.name()).because(why);
+        Rejection::from(error).with_upstream_status(StatusCode::FORBIDDEN)
+    };
     if is_compressed(&parts.headers) {
         let why = "a compressed 403 to a long path, which may name Doorward's own account";
-        return Err(failed(UpstreamErrorKind::Protocol).because(why).into());
+        return Err(failed(UpstreamErrorKind::Protocol, why));
     }
     let longest = longest(permit);
     let read = tokio::time::timeout(upstream.response_timeout(), collect(body, longest)).await;
-    let read = read.map_err(|_| failed(UpstreamErrorKind::ResponseTimeout).because("the body of a 403 did not end"))?;
+    let read = read.map_err(|_| failed(UpstreamErrorKind::ResponseTimeout, "the body of a 403 did not end"))?;
     let body = read.ok_or_else(|| {
         let why = format!("the body of a 403 broke off, or has more than {longest} bytes");
-        failed(UpstreamErrorKind::Closed).because(why)
+        failed(UpstreamErrorKind::Closed, &why)
     })?;
     match about_us(&parts.headers, &body, &permit.principal().username) {
         Some(said) => Err(upstream.impersonation_refused(said)),

@@ -206,20 +206,7 @@ async fn passed<E: OnEnd>(
 /// A 401 for Doorward's own credential becomes an upstream error: clients would discard a good token because of it.
 fn accepted(mut response: Response<UpstreamBody>, permit: &Permit) -> Result<Response<UpstreamBody>, Rejection> {
     let route = permit.route();
-    if !unite_lengths(response.headers_mut()) {
-        let what =
-            format!("the upstream `{}` answered with several `Content-Length` that differ", route.upstream.name());
-        let fix = "an operator should make it answer with one; if the request was to change something, check first whether it did";
-        return Err(Rejection::new(Reason::UpstreamProtocol, what).fix(fix));
-    }
-    if !is_only_chunked(response.headers()) {
-        let what = format!(
-            "the upstream `{}` answered with a `Transfer-Encoding` that is not `chunked`",
-            route.upstream.name()
-        );
-        return Err(Rejection::new(Reason::UpstreamProtocol, what)
-            .fix("an operator should make it compress with `Content-Encoding` instead"));
-    }
+    check_framing(&mut response, route.upstream.name())?;
     if response.status() == StatusCode::UNAUTHORIZED && route.upstream.knows_us() {
         return Err(match permit.is_proxied() {
             // A 401 of a server behind the API server is not about that token.
@@ -228,6 +215,24 @@ fn accepted(mut response: Response<UpstreamBody>, permit: &Permit) -> Result<Res
         });
     }
     Ok(response)
+}
+
+/// Makes one of several equal lengths, and refuses a response whose body has no certain end or is in a coding that
+/// nobody decodes. The upstream may have done what it was asked all the same.
+fn check_framing<B>(response: &mut Response<B>, upstream: &str) -> Result<(), Rejection> {
+    let (what, fix) = if !unite_lengths(response.headers_mut()) {
+        ("several `Content-Length` that differ", "an operator should make it answer with one")
+    } else if !is_only_chunked(response.headers()) {
+        (
+            "a `Transfer-Encoding` that is not `chunked`",
+            "an operator should make it compress with `Content-Encoding` instead",
+        )
+    } else {
+        return Ok(());
+    };
+    Err(Rejection::new(Reason::UpstreamProtocol, format!("the upstream `{upstream}` answered with {what}"))
+        .fix(format!("{fix}; if the request was to change something, check first whether it did"))
+        .with_upstream_status(response.status()))
 }
 
 fn clean<B>(response: &mut Response<B>, permit: &Permit) {
@@ -273,4 +278,24 @@ fn is_unsized(body: &UpstreamBody, kind: RouteKind) -> bool {
     matches!(kind, RouteKind::Http | RouteKind::Dashboard)
         && !body.is_end_stream()
         && body.size_hint().exact().is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The trail said that there was no answer to a request that had made something.
+    #[test]
+    fn a_response_refused_for_its_framing_is_recorded_with_its_status() {
+        for (name, value) in [(header::CONTENT_LENGTH, "2, 3"), (header::TRANSFER_ENCODING, "gzip, chunked")] {
+            let mut response = Response::builder().status(StatusCode::CREATED).header(&name, value).body(()).unwrap();
+            let refused = check_framing(&mut response, "board").unwrap_err();
+            assert_eq!(refused.reason(), Reason::UpstreamProtocol, "{name}");
+            assert_eq!(refused.upstream_status(), Some(StatusCode::CREATED), "{name}");
+            assert!(refused.fix_text().is_some_and(|fix| fix.contains("check first whether it did")), "{name}");
+        }
+        let mut response = Response::builder().header(header::CONTENT_LENGTH, "2, 2").body(()).unwrap();
+        assert!(check_framing(&mut response, "board").is_ok());
+        assert_eq!(response.headers()[header::CONTENT_LENGTH], "2");
+    }
 }

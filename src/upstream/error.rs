@@ -252,7 +252,10 @@ impl From<UpstreamError> for Rejection {
                     status.as_u16()
                 ))
             }
-            None => rejection.fix(fix),
+            None => match error.kind {
+                UpstreamErrorKind::NotSwitched(status) => rejection.fix(fix).with_upstream_status(status),
+                _ => rejection.fix(fix),
+            },
         };
         rejection.because(error)
     }
@@ -334,5 +337,6 @@ mod tests {
     fn an_answer_that_does_not_switch_is_no_invalid_answer() {
         let error = UpstreamError::new(UpstreamErrorKind::NotSwitched(StatusCode::FOUND), &"board".into());
         assert_eq!(error.to_string(), "the upstream `board` did not switch protocols and answered with status 302");
+        assert_eq!(Rejection::from(error).upstream_status(), Some(StatusCode::FOUND), "for the trail");
     }
 }
