@@ -5,6 +5,7 @@
 
 use std::{
     borrow::Cow,
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -13,7 +14,10 @@ use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri, header};
 use tokio::time::timeout_at;
 use uuid::Uuid;
 
-use super::host::normalise;
+use super::{
+    host::normalise,
+    sanitize::{Arrival, client_of},
+};
 use crate::{
     admin::metrics::{InFlight, Outcome, RouteMetrics},
     audit::{self, AuditUnavailable, Phase, Record, Reservation, Trail},
@@ -51,17 +55,24 @@ struct Open {
     _in_flight: Option<InFlight>,
 }
 
-/// Host and path as they were sent, for the record of a request that cannot be sanitized. It is made for each request,
-/// so it shares what it holds.
+/// Host and path as they were sent, and by whom, for the record of a request that cannot be sanitized. It is made for
+/// each request, so it shares what it holds.
 #[derive(Debug)]
 pub struct RawTarget {
     uri: Uri,
     host: Option<HeaderValue>,
+    client: IpAddr,
 }
 
 impl RawTarget {
-    pub fn of<B>(request: &Request<B>) -> Self {
-        Self { uri: request.uri().clone(), host: request.headers().get(header::HOST).cloned() }
+    pub fn of<B>(request: &Request<B>, arrival: Arrival<'_>) -> Self {
+        let headers = request.headers();
+        let client = match client_of(arrival, headers) {
+            Ok((client, _)) => client,
+            // What the proxy says may be malformed, too.
+            Err(_) => arrival.peer.ip(),
+        };
+        Self { uri: request.uri().clone(), host: headers.get(header::HOST).cloned(), client }
     }
 
     fn host(&self) -> Cow<'_, str> {
@@ -156,13 +167,14 @@ impl Exchange {
         self.0.record.get_or_insert_with(|| Box::new(Record::begin(Uuid::nil(), Timestamp::default(), Method::GET)))
     }
 
-    /// Records host and path as they were sent, without the query, which may carry codes and tokens.
+    /// Records host and path as they were sent, without the query, which may carry codes and tokens, and the client.
     pub fn note_raw_target(&mut self, sent: &RawTarget) {
         const MAX: usize = 1024;
         let cut = |text: &str| text.chars().take(MAX).collect::<String>();
         let record = self.record();
         record.host = cut(&sent.host()).into();
         record.path = cut(sent.uri.path()).into();
+        record.address = Some(sent.client);
     }
 
     /// Counts the request on the metrics of a route from here on.
@@ -372,6 +384,27 @@ mod tests {
 
     use super::*;
     use crate::{admin::metrics::RequestMetrics, error::Reason, sessions::tests::trail};
+
+    /// Attacks that came through an ingress were recorded as those of the ingress.
+    #[tokio::test]
+    async fn a_request_that_cannot_be_sanitized_is_recorded_with_the_client_that_a_trusted_proxy_names() {
+        let folder = tempfile::tempdir().unwrap();
+        let (trail, requests) = (trail(folder.path()), RequestMetrics::default());
+        let metrics = Arc::new(requests.route(&"-".into()));
+        let ledger = Ledger { trail, metrics, in_flight: requests.begin(), epoch: 0 };
+        let mut exchange = Exchange::resume(Record::begin(Uuid::nil(), Timestamp::default(), Method::GET), ledger);
+        let proxies: [ipnet::IpNet; 1] = ["192.0.2.0/24".parse().unwrap()];
+        for (trusted, line, expected) in [
+            (true, "203.0.113.9, 192.0.2.7", "203.0.113.9"),
+            (true, "nobody", "192.0.2.1"),
+            (false, "203.0.113.9", "192.0.2.1"),
+        ] {
+            let arrival = Arrival { trusted, trusted_proxies: &proxies, ..Arrival::of_tests() };
+            let request = Request::get("/a;b").header("x-forwarded-for", line).body(()).unwrap();
+            exchange.note_raw_target(&RawTarget::of(&request, arrival));
+            assert_eq!(exchange.record().address, Some(expected.parse().unwrap()), "{trusted} {line}");
+        }
+    }
 
     /// Regression: the trail named a token as issued although the client had left before it was answered.
     #[tokio::test]

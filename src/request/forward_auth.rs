@@ -69,7 +69,7 @@ impl Worker {
     ) -> Result<Ending, Rejection> {
         let id = exchange.record().id;
         exchange.record().endpoint = Some("forward_auth");
-        let sent = RawTarget::of(&request);
+        let sent = RawTarget::of(&request, arrival(connection, snapshot));
         let request = original(request, proxy).inspect_err(|_| exchange.note_raw_target(&sent))?;
         exchange.record().method = request.method().clone();
         *manner = Manner::of(id, &request);

@@ -119,7 +119,7 @@ impl Worker {
         exchange: &mut Exchange,
         manner: &mut Manner,
     ) -> Result<CleanRequest<B>, Rejection> {
-        let sent = RawTarget::of(&request);
+        let sent = RawTarget::of(&request, arrival);
         let clean = sanitize(request, arrival, exchange.record().id, |host| snapshot.routes.host(host));
         let request = clean.inspect_err(|_| exchange.note_raw_target(&sent))?;
         note_request(&request, exchange, manner);

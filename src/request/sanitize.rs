@@ -328,7 +328,7 @@ fn of_another_name() -> Rejection {
 /// The client's address and whether it used TLS, as the peer or trusted proxies say. `X-Forwarded-For` is read from the
 /// right up to the first address that is not a trusted proxy. An entry on the way that is not an address is refused,
 /// because the client may have written it and must not pass for the proxy.
-fn client_of(arrival: Arrival<'_>, headers: &HeaderMap) -> Result<(IpAddr, bool), Rejection> {
+pub(super) fn client_of(arrival: Arrival<'_>, headers: &HeaderMap) -> Result<(IpAddr, bool), Rejection> {
     let peer = arrival.peer.ip().to_canonical();
     if !arrival.trusted {
         return Ok((peer, arrival.tls));

@@ -68,7 +68,7 @@ impl Worker {
         let mut manner = Manner::of(id, &request);
         let ending = match unfit {
             Some(rejection) => {
-                exchange.note_raw_target(&RawTarget::of(&request));
+                exchange.note_raw_target(&RawTarget::of(&request, arrival(&connection, &snapshot)));
                 Err(rejection)
             }
             None => self.process(&snapshot, &connection, request, &mut exchange, &mut manner).await,
