@@ -4,6 +4,7 @@
 
 use std::sync::Arc;
 
+use futures_util::{FutureExt as _, future::join_all};
 use kube::{
     Resource,
     api::{ApiResource, DynamicObject, GroupVersionKind},
@@ -14,7 +15,7 @@ use super::{
     MAX_LIFETIME,
     ends::{Kind, Object},
     look_up::Lookup,
-    objects::{Child, Identity, Run},
+    objects::{Child, Run},
     refusal::Refusal,
     task::MAX_DEPTH,
 };
@@ -31,6 +32,9 @@ type Key = (Arc<str>, String, String, String);
 /// The number of runs that are remembered.
 const MAX_MADE: u64 = 10_000;
 
+/// Runs that are looked up at once: a matrix may have made hundreds, and a step waits for all of them.
+const AT_ONCE: usize = 8;
+
 impl Default for MadeRuns {
     fn default() -> Self {
         Self(Cache::builder().max_capacity(MAX_MADE).time_to_live(MAX_LIFETIME).build())
@@ -43,30 +47,35 @@ impl Lookup<'_> {
         let made = &self.lookups.made.0;
         let mut within = vec![(1, Arc::clone(parent))];
         while let Some((depth, parent)) = within.pop() {
-            for sibling in &parent.children {
-                if depth == 1 && sibling.kind == child.kind && sibling.name == child.name {
-                    continue;
-                }
-                let Identity { uid, .. } = &parent.identity;
-                let key = (Arc::clone(self.cluster), uid.clone(), sibling.kind.clone(), sibling.name.clone());
-                if made.contains_key(&key) {
-                    continue;
-                }
-                let Some(run) = self.sibling(namespace, &parent, sibling).await? else { continue };
-                if sibling.kind != Kind::PipelineRun.name() {
-                    made.insert(key, ());
-                } else if depth < MAX_DEPTH {
-                    // Its own list may grow.
-                    within.push((depth + 1, run));
-                } else {
-                    let name = &parent.identity.name;
-                    return Err(Refusal::subject(format!(
-                        "PipelineRun {name} lists another, and runs within {MAX_DEPTH} others are not followed"
-                    )));
+            let is_unknown = |sibling: &&Child| {
+                let is_child = depth == 1 && sibling.kind == child.kind && sibling.name == child.name;
+                !is_child && !made.contains_key(&self.key(&parent, sibling))
+            };
+            let unknown: Vec<&Child> = parent.children.iter().filter(is_unknown).collect();
+            for some in unknown.chunks(AT_ONCE) {
+                let looks: Vec<_> =
+                    some.iter().map(|sibling| self.sibling(namespace, &parent, sibling).boxed()).collect();
+                for (sibling, run) in some.iter().zip(join_all(looks).await) {
+                    let Some(run) = run? else { continue };
+                    if sibling.kind != Kind::PipelineRun.name() {
+                        made.insert(self.key(&parent, sibling), ());
+                    } else if depth < MAX_DEPTH {
+                        // Its own list may grow.
+                        within.push((depth + 1, run));
+                    } else {
+                        let name = &parent.identity.name;
+                        return Err(Refusal::subject(format!(
+                            "PipelineRun {name} lists another, and runs within {MAX_DEPTH} others are not followed"
+                        )));
+                    }
                 }
             }
         }
         Ok(())
+    }
+
+    fn key(self, parent: &Run, child: &Child) -> Key {
+        (Arc::clone(self.cluster), parent.identity.uid.clone(), child.kind.clone(), child.name.clone())
     }
 
     /// A run that a PipelineRun lists and has made. `None` if it was deleted after the PipelineRun had ended.
@@ -124,6 +133,7 @@ mod tests {
     use std::{
         collections::HashMap,
         sync::atomic::{AtomicUsize, Ordering},
+        time::Duration,
     };
 
     use axum::{
@@ -249,6 +259,31 @@ mod tests {
             }
             assert_eq!(asked.load(Ordering::SeqCst), asks, "{owner:?}");
         }
+    }
+
+    /// One after the other, those of a large matrix took longer at a slow API server than a step waits for a token.
+    #[tokio::test]
+    async fn several_runs_are_looked_up_at_once() {
+        let together = Arc::new(tokio::sync::Barrier::new(AT_ONCE));
+        let router = Router::new().fallback(move |uri: Uri| {
+            let together = Arc::clone(&together);
+            async move {
+                together.wait().await;
+                let name = uri.path().rsplit('/').next().unwrap_or_default();
+                Json(object(name, MADE, Some(("PipelineRun", "release")), &json!({})))
+            }
+        });
+        let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        tokio::spawn(async move { axum::serve(listener, router).await });
+        let names: Vec<String> = (0..2 * AT_ONCE).map(|number| format!("gate-{number}")).collect();
+        let gates = names.iter().map(|name| ("TaskRun", name.as_str()));
+        let listed: Vec<_> = gates.chain([("TaskRun", "build")]).collect();
+        let mut runs = beside("TaskRun", "gate");
+        runs[1].1 = listing("release", None, &listed);
+        let lookups = Lookups::default();
+        let found = tokio::time::timeout(Duration::from_secs(10), found_at(&url, &lookups, MADE, runs));
+        assert!(found.await.expect("one waits for the answer to another").is_ok());
     }
 
     #[tokio::test]
