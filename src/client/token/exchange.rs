@@ -88,6 +88,10 @@ pub enum NoToken {
     /// The request is not granted. Retrying is useless unless somebody changes rules or configuration.
     #[error("{0}")]
     Refused(String),
+    /// A provider gave a token that is not passed on, and gives another at each request, until somebody changes its
+    /// settings.
+    #[error("{0}")]
+    Unfit(String),
     /// The pod's token is not valid there. Tokens that were given for it may have ended too.
     #[error("{0}")]
     BadSubject(String),
@@ -280,10 +284,11 @@ impl Swap {
             (None, Some(detail)) => format!("{} answered with {status}: {detail}{elsewhere}", self.server),
             _ => format!("{} answered with {status}: is it a Doorward?{elsewhere}", self.server),
         };
-        // A provider gave a token that Doorward does not pass on, and would give another each time. A proxy on the way
-        // does not answer with this error.
-        let is_unfit = error.as_deref() == Some("server_error");
-        if (status.is_server_error() && !is_unfit) || status == StatusCode::TOO_MANY_REQUESTS {
+        // A proxy on the way does not answer with this error.
+        if error.as_deref() == Some("server_error") {
+            return NoToken::Unfit(said);
+        }
+        if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
             return NoToken::Passing(said, retry_after(answer.headers()));
         }
         match error.as_deref() {
@@ -421,7 +426,7 @@ mod tests {
             let answer = Response::builder().status(status).body(Bytes::from_static(body.as_bytes())).unwrap();
             match swap.refused(&answer) {
                 NoToken::Passing(..) => assert!(passes, "{status} {body}"),
-                NoToken::Refused(said) => assert!(!passes && said.contains("not passed on"), "{status} {said}"),
+                NoToken::Unfit(said) => assert!(!passes && said.contains("not passed on"), "{status} {said}"),
                 other => panic!("{other:?}"),
             }
         }

@@ -26,6 +26,9 @@ use crate::{
     clock::jitter,
 };
 
+/// The pause after a token of a provider that is not passed on: such tokens are valid there, and each request adds one.
+const UNFIT_PAUSE: Duration = Duration::from_secs(120);
+
 /// Writes a file atomically, readable for its owner only.
 pub fn write(file: &Path, text: &str) -> Result<(), Failure> {
     check(file)?;
@@ -189,15 +192,9 @@ async fn refresh(
                 Ok(next) => break next,
                 Err(failed) => failed,
             };
-            let after = match &failed {
-                NoToken::Passing(_, after) => *after,
-                NoToken::NoSubject(_) | NoToken::Untrusted(_) => None,
-                // A rule may come back, and so may another token of the pod.
-                NoToken::Refused(_) | NoToken::BadSubject(_) if !taken => None,
-                NoToken::Refused(_) | NoToken::BadSubject(_) | NoToken::Over(_) => {
-                    delivery.remove(file);
-                    return Err(format!("the token is not renewed: {failed}").into());
-                }
+            let Some(wait) = until_retry(&failed, pause, taken) else {
+                delivery.remove(file);
+                return Err(format!("the token is not renewed: {failed}").into());
             };
             let before = match &failed {
                 _ if taken => String::new(),
@@ -205,7 +202,6 @@ async fn refresh(
                 _ => format!("; the one before it is good until {ends}"),
             };
             tell(format_args!("the token could not be renewed: {failed}{before}; trying again"));
-            let wait = after.unwrap_or(pause).max(FIRST_PAUSE);
             pause = (pause * 2).min(MAX_PAUSE);
             // Not beyond the end of the token in the file.
             tokio::time::sleep(if taken { wait } else { wait.min(ends.since(now())) }).await;
@@ -223,6 +219,20 @@ async fn refresh(
         }
     }
     Ok(())
+}
+
+/// How long until a token is requested again after this failure; `None` if no further one can be had. `taken`: the token
+/// before it has ended.
+fn until_retry(failed: &NoToken, pause: Duration, taken: bool) -> Option<Duration> {
+    let wait = match failed {
+        NoToken::Passing(_, after) => after.unwrap_or(pause),
+        NoToken::NoSubject(_) | NoToken::Untrusted(_) => pause,
+        // A rule may come back, and so may another token of the pod.
+        NoToken::Refused(_) | NoToken::BadSubject(_) if !taken => pause,
+        NoToken::Unfit(_) if !taken => UNFIT_PAUSE,
+        NoToken::Refused(_) | NoToken::Unfit(_) | NoToken::BadSubject(_) | NoToken::Over(_) => return None,
+    };
+    Some(wait.max(FIRST_PAUSE))
 }
 
 /// Writes the newest of the tokens.
@@ -294,6 +304,26 @@ mod tests {
                 self.ended.notified().await;
             }
             format!(r#"{{"access_token": "token-{number}", "expires_in": {lasts}}}"#)
+        }
+    }
+
+    /// A provider whose tokens are not passed on was asked for another four times a minute until the last one ended.
+    #[test]
+    fn a_failure_is_retried_at_its_own_pace_and_what_nobody_gives_only_while_there_is_a_token() {
+        let (said, pause, second) = (|| "no".to_owned(), Duration::from_secs(15), Duration::from_secs(1));
+        for (failed, held, ended) in [
+            (NoToken::Passing(said(), None), Some(pause), Some(pause)),
+            (NoToken::Passing(said(), Some(second)), Some(second), Some(second)),
+            (NoToken::Passing(said(), Some(Duration::ZERO)), Some(FIRST_PAUSE), Some(FIRST_PAUSE)),
+            (NoToken::NoSubject(said()), Some(pause), Some(pause)),
+            (NoToken::Untrusted(said()), Some(pause), Some(pause)),
+            (NoToken::Refused(said()), Some(pause), None),
+            (NoToken::BadSubject(said()), Some(pause), None),
+            (NoToken::Unfit(said()), Some(UNFIT_PAUSE), None),
+            (NoToken::Over(said()), None, None),
+        ] {
+            let found = [false, true].map(|taken| until_retry(&failed, pause, taken));
+            assert_eq!(found, [held, ended], "{failed:?}");
         }
     }
 

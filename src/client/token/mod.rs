@@ -165,7 +165,11 @@ impl Delivery {
             let (patience, after) = match &failed {
                 NoToken::Passing(_, after) => (PATIENCE, *after),
                 NoToken::NoSubject(_) => (PATIENCE_FOR_SUBJECT, None),
-                NoToken::Untrusted(_) | NoToken::Refused(_) | NoToken::BadSubject(_) | NoToken::Over(_) => {
+                NoToken::Untrusted(_)
+                | NoToken::Refused(_)
+                | NoToken::Unfit(_)
+                | NoToken::BadSubject(_)
+                | NoToken::Over(_) => {
                     return Err(failed.into());
                 }
             };
