@@ -101,6 +101,7 @@ async fn named_certificates_get_in_on_their_route_and_an_alarm_says_so() {
     assert_eq!((seen.one("impersonate-user"), seen.all("impersonate-group")), ("break-glass:alice", vec!["admins"]));
 
     // With a token the same person has another name, and no token gives the break-glass name.
+    world.doorward.wait_for_keys_at("api.test", &world.issuer).await;
     let _ = world.upstream.take();
     for (subject, status) in [("alice", 200), ("break-glass:alice", 403)] {
         let token = format!("Authorization: Bearer {}", world.issuer.token(subject, &["sre"]));
