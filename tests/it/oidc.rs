@@ -175,14 +175,14 @@ async fn an_answer_in_another_browser_or_twice_gets_a_page_with_a_way_on() {
 #[tokio::test]
 async fn with_its_provider_down_a_login_gets_a_page_whose_button_works_later() {
     let port = free_port();
-    let world = alone(port).await;
+    let mut world = alone(port).await;
     let waiting = browse_until(&json!({"scenario": "provider", "url": world.origin()}), "away").await;
     let _provider = OidcProvider::start_at(&world.origin(), port).await;
     let saw = waiting.go_on().await;
     assert!(saw["told"].as_str().unwrap().contains("The provider cannot be reached"), "{saw}");
     assert_eq!(saw["landed"], format!("{}/runs", world.origin()));
-    let said = world.doorward.log().iter().map(Value::to_string).collect::<String>();
-    assert!(said.contains("the key set could not be fetched"), "the cause is in the log: {said}");
+    // The cause.
+    world.doorward.wait_for_log_containing("the key set could not be fetched").await;
 }
 
 /// A token of the bot by client credentials; with a resource it is a JWT, without one it is opaque.

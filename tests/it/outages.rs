@@ -12,7 +12,8 @@ use crate::{
 #[tokio::test]
 async fn a_provider_outage_ends_no_session_and_logins_report_it_until_it_is_back() {
     let (world, provider) = LoginFixture::certified(&json!({}), &[]).await;
-    let (doorward, origin) = (&world.doorward, world.origin());
+    let origin = world.origin();
+    let LoginFixture { mut doorward, upstream: _upstream, .. } = world;
     let options = json!({"scenario": "provider_outage", "url": origin, "screenshots": screenshots()});
     let mut browser = browse_until(&options, "answered").await;
     let port = provider.port();
@@ -34,8 +35,8 @@ async fn a_provider_outage_ends_no_session_and_logins_report_it_until_it_is_back
     assert!(told.contains("Example Corp") && told.contains("does not answer"), "{told}");
     assert_eq!(before["landed"], format!("{origin}/builds?of=2#/place"), "{saw}");
     assert_eq!((&saw["after"], &saw["faults"]), (&json!(200), &json!([])), "{saw}");
-    let said = doorward.log().iter().map(Value::to_string).collect::<String>();
-    assert!(said.contains("a code gave no tokens"), "the cause is in the log: {said}");
+    // The cause.
+    doorward.wait_for_log_containing("a code gave no tokens").await;
 }
 
 #[tokio::test]
