@@ -4,14 +4,15 @@
 use serde_json::{Value, json};
 
 use crate::{
-    harness::{OidcProvider, RedisServer, browse_until, until},
+    harness::{OidcProvider, RedisServer, browse_until, free_port, until},
     login_fixture::{LoginFixture, STORE, on_redis},
     pages::screenshots,
 };
 
 #[tokio::test]
 async fn a_provider_outage_ends_no_session_and_logins_report_it_until_it_is_back() {
-    let (world, provider) = LoginFixture::certified(&json!({}), &[]).await;
+    // Not a port that the system could give to somebody else while the provider is away.
+    let (world, provider) = LoginFixture::certified(&json!({"port": free_port()}), &[]).await;
     let origin = world.origin();
     let LoginFixture { mut doorward, upstream: _upstream, .. } = world;
     let options = json!({"scenario": "provider_outage", "url": origin, "screenshots": screenshots()});
