@@ -4,7 +4,10 @@ use std::{
     io::{BufRead, BufReader},
     net::TcpListener,
     process::{Child, Command, Stdio},
-    sync::mpsc,
+    sync::{
+        atomic::{AtomicU16, Ordering},
+        mpsc,
+    },
     time::Duration,
 };
 
@@ -96,8 +99,20 @@ impl Drop for RedisServer {
     }
 }
 
+/// Below the ephemeral ports, which the system could give to somebody else while a server is away, and above those of
+/// other servers of the tests.
+const FIRST: u16 = 32_000;
+const PORTS: u16 = 768;
+
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let begin = u16::try_from(std::process::id() % u32::from(PORTS)).unwrap();
+    loop {
+        let port = FIRST + (begin + NEXT.fetch_add(1, Ordering::Relaxed) % PORTS) % PORTS;
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
+            return port;
+        }
+    }
 }
 
 fn run(program: &str, folder: &TempDir, port: u16, options: &[String]) -> Option<Child> {
