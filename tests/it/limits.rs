@@ -219,8 +219,9 @@ async fn how_many_errors_of_a_client_are_answered_with_a_reset_can_be_set() {
 
 #[tokio::test]
 async fn the_shares_of_memory_at_which_something_is_shed_can_be_set() {
+    // A tenth of the idle time is left once memory is short, and still enough for a busy machine.
     let limits = "memory: 1600KiB, memory_close_idle: 20, memory_refuse_streams: 30, memory_refuse_connections: 40, \
-                  memory_refuse_requests: 50";
+                  memory_refuse_requests: 50, idle_timeout: 20m";
     let fixture = Fixture::with_faults(with_limits(limits), ok).await;
     let request = "GET /x HTTP/1.1\r\nHost: open.test\r\n\r\n";
     let used = |kib, words| fixture.doorward.use_memory(kib, words);
