@@ -258,6 +258,9 @@ async fn flood(doorward: &Doorward, requests: u32, mut send: impl AsyncFnMut(u32
 async fn forged_credentials_leave_nothing_behind() {
     let fixture = Fixture::start().await;
     let mut raw = Raw::connect(fixture.doorward.address("public")).await;
+    // The time for a first request is short.
+    raw.send("GET /x HTTP/1.1\r\nHost: api.test\r\n\r\n").await;
+    assert_eq!(raw.answer().await.status, 401);
     let filler = "a".repeat(15_000);
     let ceiling = flood(&fixture.doorward, 1000, async |number: u32| {
         let credential = match number % 2 {

@@ -275,8 +275,12 @@ async fn certificates_are_read_again_and_a_broken_one_changes_nothing() {
     };
     let before = leaf(&world, "one.test").await;
     assert_ne!(leaf(&world, "other.test").await, before, "the certificate is chosen by name");
-    // A connection that stays open meanwhile.
-    let mut open = Raw::over(connect_tls(world.doorward.address("public"), &config, "one.test").await.unwrap());
+    // A connection that stays open meanwhile, longer than one without a request may. It has a client of its own, as a
+    // session that is resumed by its tickets would show the certificate of then.
+    let other = world.authority.client(&[], None);
+    let mut open = Raw::over(connect_tls(world.doorward.address("public"), &other, "one.test").await.unwrap());
+    open.send("GET /x HTTP/1.1\r\nHost: one.test\r\n\r\n").await;
+    assert_eq!(open.answer().await.status, 200);
 
     let renewed = world.authority.issue(&["one.test", "two.test"]);
     // First only the key, as in half of a renewal: it is refused, and the old pair continues to serve.

@@ -120,7 +120,6 @@ async fn no_method_passes_that_a_deny_of_methods_cannot_have_meant() {
     let deny = "rules:\n  - {id: ro, on: {routes: [open], methods: [POST, PUT, PATCH, DELETE]}, do: deny}\n";
     let fixture = Fixture::with(|yaml| yaml.change_first("rules:\n", deny), |_| Reply::json(200, "{}")).await;
     let all = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
-    let mut over_http2 = http2(&fixture.doorward).await;
     for (method, status, allow) in [
         ("GET", 200, None),
         ("DELETE", 403, None),
@@ -132,6 +131,7 @@ async fn no_method_passes_that_a_deny_of_methods_cannot_have_meant() {
         let answer = fixture.doorward.send(&[&format!("{method} / HTTP/1.1"), "Host: open.test"], b"").await;
         assert_eq!((answer.status, answer.header("allow")), (status, allow), "{method}: {}", answer.text());
         let asked = http::Request::builder().method(method).uri("http://open.test/").body(Empty::new()).unwrap();
+        let mut over_http2 = http2(&fixture.doorward).await;
         assert_eq!(within(over_http2.send_request(asked)).await.unwrap().status(), status, "{method}");
     }
     assert_eq!(fixture.upstream.take().len(), 2);
@@ -142,8 +142,6 @@ async fn no_method_passes_that_a_deny_of_methods_cannot_have_meant() {
 async fn an_answer_to_head_has_the_headers_of_get_and_counts_as_complete() {
     let fixture = Fixture::start().await;
     for (path, status) in [("/api/v1/pods", 401), ("/.well-known/jwks.json", 200)] {
-        // A 401 is the last response on its connection.
-        let mut over_http2 = http2(&fixture.doorward).await;
         let ask = async |method: &str| {
             let mut raw = fixture.doorward.raw().await;
             let lines = [&format!("{method} {path} HTTP/1.1"), "Host: api.test", "Connection: close"];
@@ -158,6 +156,8 @@ async fn an_answer_to_head_has_the_headers_of_get_and_counts_as_complete() {
         let told = head.lines().find_map(|line| line.strip_prefix("content-length: ")).map(str::to_owned);
         assert_eq!((told, sent), (Some(length.to_string()), 0), "{head}");
 
+        // A 401 is the last response on its connection.
+        let mut over_http2 = http2(&fixture.doorward).await;
         let asked = http::Request::head(format!("http://api.test{path}")).body(Empty::new()).unwrap();
         let answer = within(over_http2.send_request(asked)).await.unwrap();
         let told = answer.headers()["content-length"].to_str().unwrap();
