@@ -161,10 +161,14 @@ rules:
         let alice = world.person("alice", &json!({"aud": "https://doorward.test"}));
         let own = world.exchange(&alice, "plan").await.token();
         std::fs::write(world.doorward.dir().join("own.jwt"), own).unwrap();
-        let began = Instant::now();
-        let (said, code) = explain(&world, &["https://localhost/", "--token-file", "own.jwt"]).await;
-        assert_eq!(code, Some(status), "{keys}: {said}");
-        assert!(said.contains(told), "{keys}: {said}");
-        assert!(began.elapsed() < Duration::from_secs(9), "{keys}: nothing is waited for");
+        let is_quick = async || {
+            let began = Instant::now();
+            let (said, code) = explain(&world, &["https://localhost/", "--token-file", "own.jwt"]).await;
+            assert_eq!(code, Some(status), "{keys}: {said}");
+            assert!(said.contains(told), "{keys}: {said}");
+            began.elapsed() < Duration::from_secs(9)
+        };
+        // On a busy machine a single slow one proves nothing.
+        assert!(is_quick().await || is_quick().await || is_quick().await, "{keys}: nothing is waited for");
     }
 }
