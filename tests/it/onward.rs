@@ -36,7 +36,10 @@ const ONWARD: &str = "  onward:
       provider: {token_exchange: {token_url: '{url}/token', audience: the-vault, client: {id: door, secret: {file: target}}}}
       assertion: {audience: 'https://idp.test'}
       timeout: 2s
-    - {audience: bearer, provider: {jwt_bearer: {token_url: '{url}/bearer'}}, assertion: {audience: 'https://idp.test'}}
+    - audience: bearer
+      provider: {jwt_bearer: {token_url: '{url}/bearer'}}
+      assertion: {audience: 'https://idp.test'}
+      timeout: 30s
     - audience: entra
       provider: {client_credentials: {token_url: '{url}/entra', client_id: app}}
       assertion: {audience: 'api://AzureADTokenExchange', subject: {text: the-app}}

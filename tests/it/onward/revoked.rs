@@ -58,7 +58,8 @@ async fn a_caller_revoked_while_a_provider_is_asked_gets_no_token() {
         revoke(&world, "alice").await;
         told.notify_one();
     };
-    let (answer, ()) = tokio::join!(ask(&world, &alice, "vault", "read"), meanwhile);
+    // Not `vault`, whose provider has two seconds.
+    let (answer, ()) = tokio::join!(ask(&world, &alice, "bearer", "read"), meanwhile);
     assert_eq!((answer.status, &answer.json()["error"]), (400, &json!("invalid_request")), "{}", answer.text());
     assert!(answer.text().contains("the caller was revoked, while the provider was asked"), "{}", answer.text());
     assert!(!answer.text().contains("too-late"), "{}", answer.text());
