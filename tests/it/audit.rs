@@ -365,6 +365,7 @@ async fn checkpoints_that_cannot_be_copied_are_an_alarm_until_they_can_be() {
         .await
     };
     let copy = fixture.doorward.dir().join("elsewhere.jsonl");
+    fixture.doorward.until_ready().await;
     ready("audit-checkpoint-copy ok").await;
     // A directory in its place accepts no lines. The file may be recreated in between.
     while std::fs::create_dir(&copy).is_err() {

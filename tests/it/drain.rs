@@ -52,7 +52,7 @@ async fn a_drain_loses_nothing_in_progress() {
     assert_eq!(response.status(), 200);
     response.into_body().collect().await.unwrap();
 
-    assert_eq!(fixture.doorward.admin("/readyz").await.status, 200);
+    fixture.doorward.until_ready().await;
     fixture.doorward.signal("TERM");
     fixture.doorward.wait_for_log("draining").await;
     let ready = fixture.doorward.admin("/readyz").await;

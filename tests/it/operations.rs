@@ -152,6 +152,7 @@ async fn a_provider_that_is_down_at_the_start_is_reported_and_delays_nobody_else
     let answer = doorward.get("/x", &[&bearer(&away.token("alice", &[]))]).await;
     assert_eq!((answer.status, answer.reason().as_str()), (503, "issuer_unavailable"), "{}", answer.text());
     doorward.until_readyz_says("issuer/a failed").await;
+    doorward.until_ready().await;
     let ready = doorward.admin("/readyz").await;
     assert_eq!(ready.status, 200, "{}", ready.text());
     assert!(ready.text().contains(away.url()), "the reason: {}", ready.text());
