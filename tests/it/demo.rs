@@ -204,6 +204,8 @@ fn doorward_and_the_provider_need_a_port_each() {
 async fn one_click_signs_in() {
     let demo = Demo::start();
     let url = format!("http://localhost:{}", demo.port);
+    // Nobody is sent to the provider before its keys are there.
+    paste(&demo, 1);
     // What it suggests to try as each user.
     assert!(demo.said.contains("/apis/tekton.dev/v1/namespaces/prod/pipelineruns as each of them"), "{}", demo.said);
     for (person, prod, part) in
@@ -238,6 +240,8 @@ async fn the_doctor_finds_no_problem_in_the_demo() {
 async fn the_pages_fit_a_phone_and_do_without_javascript() {
     let demo = Demo::start();
     let url = format!("http://localhost:{}", demo.port);
+    // Nobody is sent to the provider before its keys are there.
+    paste(&demo, 1);
     let saw = browse(&json!({"scenario": "widths", "url": url})).await;
     assert_eq!(saw["sideways"], json!([]), "these scroll sideways");
     let saw = browse(&json!({"scenario": "plain", "url": url})).await;
