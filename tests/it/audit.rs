@@ -23,7 +23,7 @@ async fn a_kill_between_decision_and_answer_leaves_the_decision() {
         .await;
     fixture.upstream.wait_for(1).await;
     let Fixture { doorward, a, .. } = fixture;
-    let doorward = doorward.kill_and_restart().await;
+    let mut doorward = doorward.kill_and_restart().await;
     let decided: Vec<_> =
         doorward.audit().into_iter().filter(|record| record["metadata"]["event_code"] == "request.decided").collect();
     assert_eq!(decided.len(), 1);
@@ -32,6 +32,9 @@ async fn a_kill_between_decision_and_answer_leaves_the_decision() {
     // The chain continues after the crash, and records it.
     doorward.wait_for_keys_at("api.test", &a).await;
     assert_eq!(doorward.get(PATH, &["Host: api.test", &bearer(&a.token("alice", &["dev"]))]).await.status, 200);
+    // Before its end, a line of it may just be being written.
+    doorward.signal("TERM");
+    assert!(doorward.ended().await.success());
     let (code, text) = doorward.verify("audit.jsonl").await;
     assert_eq!(code, Some(0), "{text}");
 }
