@@ -4,14 +4,19 @@ import { readFile } from 'node:fs/promises';
 import { chromium } from 'playwright-core';
 
 const options = JSON.parse(process.argv[2]);
+// How long a step may take on a busy machine; the default is half a minute.
+const PATIENCE = 80_000;
 const browser = await chromium.launch({
+  timeout: PATIENCE,
   executablePath: process.env.CHROMIUM ?? '/usr/bin/chromium',
   args: ['--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
     '--disable-component-update', '--disable-sync', '--host-resolver-rules=MAP *.test 127.0.0.1', ...options.arguments ?? []],
 });
 
 async function context(extra = {}) {
-  return browser.newContext({ ignoreHTTPSErrors: true, ...extra });
+  const made = await browser.newContext({ ignoreHTTPSErrors: true, ...extra });
+  made.setDefaultTimeout(PATIENCE);
+  return made;
 }
 
 // The development interactions of `oidc-provider`: a login form that takes any password, then a consent form.
