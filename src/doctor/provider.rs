@@ -23,7 +23,7 @@ use crate::{
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// `Date` has whole seconds, and the answer took time to arrive.
+/// `Date` has whole seconds, and servers renew it once a second.
 const UNSHARP: Duration = Duration::from_secs(2);
 
 /// The maximum size of a page of a provider.
@@ -120,6 +120,7 @@ impl IssuerChecks<'_> {
     async fn discovery(&mut self) -> Option<Metadata> {
         let settings = self.issuer.keys().settings();
         let location = discovery_location(&settings.issuer);
+        let asked = self.clock.now();
         let answer = match Url::parse(&location) {
             Ok(url) => self.get(&url, true, MAX_METADATA).await,
             Err(error) => Err(format!("{location} is not an address: {error}")),
@@ -131,7 +132,7 @@ impl IssuerChecks<'_> {
                 return None;
             }
         };
-        self.compare_clocks(answer.headers());
+        self.compare_clocks(asked, answer.headers());
         let document = serde_json::from_slice::<Value>(answer.body()).ok();
         let named = document.as_ref().and_then(|document| document.get("issuer")?.as_str());
         let called = settings.document_issuer();
@@ -199,9 +200,10 @@ impl IssuerChecks<'_> {
 
     /// GitHub has no discovery document; what matters is whether it answers questions about people.
     async fn api(&mut self, github: &Github) {
+        let asked = self.clock.now();
         match self.get(github.probe(), false, MAX_PAGE).await {
             Ok(answer) => {
-                self.compare_clocks(answer.headers());
+                self.compare_clocks(asked, answer.headers());
                 let message = format!("its API answers at {}", github.probe());
                 self.findings.push(Finding::good(Check::Discovery, &self.subject, message));
             }
@@ -212,6 +214,7 @@ impl IssuerChecks<'_> {
     async fn keys(&mut self, url: &Url) {
         let settings = self.issuer.keys().settings();
         let own = Url::parse(&settings.issuer).is_ok_and(|issuer| issuer.origin() == url.origin());
+        let asked = self.clock.now();
         let answer = match self.get(url, settings.url.is_some() || own, MAX_KEY_SET).await {
             Ok(answer) => answer,
             Err(why) => {
@@ -223,7 +226,7 @@ impl IssuerChecks<'_> {
             }
         };
         if self.findings.iter().all(|finding| finding.check != Check::Clock) {
-            self.compare_clocks(answer.headers());
+            self.compare_clocks(asked, answer.headers());
         }
         let names: Vec<String> = settings.algorithms.iter().map(|algorithm| format!("{algorithm:?}")).collect();
         let accepted = names.join(", ");
@@ -266,15 +269,15 @@ impl IssuerChecks<'_> {
         });
     }
 
-    /// Compares the clock here with that of an answer.
-    fn compare_clocks(&mut self, headers: &HeaderMap) {
+    /// Compares the clock here with that of an answer to what was `asked` then. When it was made in between is unknown.
+    fn compare_clocks(&mut self, asked: Timestamp, headers: &HeaderMap) {
         let now = self.clock.now();
         let Some(there) = date(headers) else {
             let message = "it does not report its time";
             self.findings.push(Finding::skipped(Check::Clock, &self.subject, message));
             return;
         };
-        let (ahead, behind) = (now.since(there), there.since(now));
+        let (ahead, behind) = (asked.since(there), there.since(now));
         let apart = ahead.max(behind);
         let which = if ahead > behind { "ahead of" } else { "behind" };
         let message = format!("the clock here is {} s {which} its own", apart.as_secs());
