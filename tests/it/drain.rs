@@ -33,7 +33,11 @@ async fn a_drain_loses_nothing_in_progress() {
             false => streaming(request),
         }
     };
-    let mut fixture = Fixture::with(with_drain("drain_accept: 20m, drain: 20m"), script).await;
+    let change = |yaml: String| {
+        let yaml = with_drain("drain_accept: 20m, drain: 20m")(yaml);
+        yaml.change("{name: web, url: ", "{name: web, response_timeout: 20m, url: ")
+    };
+    let mut fixture = Fixture::with(change, script).await;
     let alice = fixture.alice();
     let streams = Streams::open(&fixture.doorward, &["Host: api.test", &alice]).await;
     let mut slow = fixture.doorward.raw().await;
