@@ -22,7 +22,8 @@ struct World {
 /// `client` configures the credential, with files of `dir`; `further` are options of the provider.
 async fn world(dir: TempDir, client: &str, further: &Value) -> World {
     let login = format!("login: {{client: {{id: doorward, {client}}}}}");
-    let introspection = format!("introspection: {{mode: opaque, cache: 1s, client: {{id: doorward, {client}}}}}");
+    let introspection =
+        format!("introspection: {{mode: opaque, cache: 1s, timeout: 10s, client: {{id: doorward, {client}}}}}");
     let changes: [(&str, &str); 3] = [
         (
             "login: {client: {id: doorward, secret: {file: client}}, label: Example Corp}",

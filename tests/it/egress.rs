@@ -16,7 +16,7 @@ issuers:
     issuer: https://id.test
     audiences: ['https://doorward.test']
     ca: ca.pem
-    introspection: {mode: opaque, client: {id: doorward, secret: {file: secret}}}
+    introspection: {mode: opaque, timeout: 10s, client: {id: doorward, secret: {file: secret}}}
 # Nobody answers there; a proxy could be asked for it.
 upstreams: [{name: far, url: 'https://203.0.113.1', connect_timeout: 200ms}]
 routes: [{name: far, kind: http, hosts: [tekton.test], schemes: [bearer], upstream: far}]

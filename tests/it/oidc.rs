@@ -16,7 +16,7 @@ const CHANGES: Changes<'_> = &[
         "    kind: human
     login: {client: {id: doorward, secret: {file: client}}, label: Example Corp}",
         "    clients: [{id: doorward, kind: human}, {id: bot, kind: agent, subject: bot}]
-    introspection: {mode: opaque, cache: 1s, client: {id: doorward, secret: {file: client}}}
+    introspection: {mode: opaque, cache: 1s, timeout: 10s, client: {id: doorward, secret: {file: client}}}
     login: {client: {id: doorward, secret: {file: client}}, scopes: [offline_access]}",
     ),
     (
