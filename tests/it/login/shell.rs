@@ -113,7 +113,9 @@ async fn a_session_that_cannot_be_stored_is_reported_before_the_login_or_ended()
 
 #[tokio::test]
 async fn kubectl_gets_a_remedy_if_there_is_no_credential_for_it() {
-    let (world, _issuer) = world().await;
+    let (issuer, upstream, dir) = (Issuer::start().await, Upstream::start().await, tempfile::tempdir().unwrap());
+    // At a port that nobody else gets once it has ended.
+    let world = LoginFixture::at(issuer.url(), free_port(), upstream, dir, HOSTS).await;
     let (shell, origin) = (Shell::new(), world.origin());
     let ask = async |api: &str| {
         let mut command = shell.command(&["credential", &origin]);
