@@ -42,12 +42,11 @@ pub struct Streams {
 impl Streams {
     /// Opens them with these header lines, which contain the credential and the host.
     pub async fn open(doorward: &Doorward, lines: &[&str]) -> Self {
+        let watch = begin(doorward, WATCH, &[lines, &["Connection: close"]].concat(), 200).await;
+        // Only now, as the time for its first request is short.
         let mut http2 = http2(doorward).await;
         Self {
-            watches: Some((
-                begin(doorward, WATCH, &[lines, &["Connection: close"]].concat(), 200).await,
-                stream(&mut http2, WATCH, lines).await,
-            )),
+            watches: Some((watch, stream(&mut http2, WATCH, lines).await)),
             http2_log: stream(&mut http2, LOG, lines).await,
             log: begin(doorward, LOG, &[lines, &["Connection: close"]].concat(), 200).await,
             websocket: begin(doorward, EXEC, &[lines, &HANDSHAKE].concat(), 101).await,
