@@ -95,10 +95,15 @@ async fn http2_headers_that_are_never_complete_or_unpack_to_much() {
     survives(&fixture, 100, "10 header blocks that unpack to 60 MiB").await;
 }
 
+/// On a busy machine a body of a flood could be over its time before the flood ends it.
+fn with_time_for_bodies(yaml: &str) -> String {
+    yaml.change("body_timeout: 1s", "body_timeout: 1m")
+}
+
 #[tokio::test]
 async fn http2_bodies_of_nothing_end_their_connection() {
     const FLOODS: &str = "doorward_downstream_protocol_errors_total{kind=\"flood\"}";
-    let fixture = Fixture::start().await;
+    let fixture = Fixture::with(|yaml| with_time_for_bodies(&yaml), |_| Reply::json(200, "{}")).await;
     let address = fixture.doorward.address("public");
     let before = fixture.doorward.counter(FLOODS).await;
     at_once(3, |number| h2::idle_flood(address, h2::Idle::EmptyData, number > 0, "open.test")).await;
@@ -109,7 +114,7 @@ async fn http2_bodies_of_nothing_end_their_connection() {
 /// The record said that the client had gone.
 #[tokio::test]
 async fn a_stream_of_a_connection_that_a_flood_ended_is_recorded_so() {
-    let fixture = Fixture::answering(streaming).await;
+    let fixture = Fixture::with(|yaml| with_time_for_bodies(&yaml), streaming).await;
     h2::flood_beside(fixture.doorward.address("public"), WATCH, "open.test").await;
     let ended =
         |record: &Value| record["http_request"]["http_method"] == "GET" && record["unmapped"]["ended"].is_string();
