@@ -204,8 +204,9 @@ impl Reloader {
         let more = more.map(|more| format!(" (and {more} more)")).unwrap_or_default();
         let status = format!("the configuration was refused, and an older one is in use: {first}{more}");
         self.health.degraded(status.clone());
-        self.app.outcome.refused(self.app.clock.now(), &reasons, in_files);
+        // Recorded before operators are told, so that the record of their command follows it.
         self.app.trail.note(Note::PolicyRefused { digest: None, cause: cause.as_str(), problems });
+        self.app.outcome.refused(self.app.clock.now(), &reasons, in_files);
         log_refusal(cause, &reasons);
         self.renew(&current, downstream).await;
         if let Some(kept) = self.kept() {
