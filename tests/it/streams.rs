@@ -346,8 +346,10 @@ async fn answers_without_a_length_end_with_their_credential_and_at_the_limit_of_
     let mut ended = ends_in(&fixture.doorward, "request", 6).await;
     ended.sort_unstable();
     assert_eq!(ended, ["max_stream", "max_stream", "max_stream", "revoked", "revoked", "revoked"]);
+    let is_small = |record: &Value| record.to_string().contains("/small");
+    fixture.doorward.record(is_small).await;
     let trail = fixture.doorward.audit();
-    let small: Vec<_> = trail.iter().filter(|record| record.to_string().contains("/small")).collect();
+    let small: Vec<_> = trail.iter().filter(|record| is_small(record)).collect();
     assert_eq!(small.len(), 1, "{small:#?}");
     assert_eq!(small[0]["metadata"]["event_code"], "request");
     assert!(small[0]["unmapped"]["ended"].is_null(), "{}", small[0]);
