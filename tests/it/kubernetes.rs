@@ -35,7 +35,12 @@ async fn scripted(script: impl Fn(&Recorded) -> Reply + Send + Sync + 'static) -
 
 /// The same with this log filter.
 async fn logging(filter: &str, script: impl Fn(&Recorded) -> Reply + Send + Sync + 'static) -> Fixture {
-    let change = |yaml: String| {
+    Fixture::with(rules(filter), script).await
+}
+
+/// The edit of the configuration for this log filter.
+fn rules(filter: &str) -> impl FnOnce(String) -> String {
+    move |yaml: String| {
         let yaml = format!("{yaml}log: {{filter: {filter}}}\n");
         let yaml = yaml.change("username: 'b:{sub}'", "username: '{claim:/name}', clock_skew: 0s").change(
             "rules:\n",
@@ -59,8 +64,7 @@ async fn logging(filter: &str, script: impl Fn(&Recorded) -> Reply + Send + Sync
             "grants:\n",
             "grants:\n  - {id: devs-of-b, who: {issuers: [b], groups: [dev]}, kubernetes_groups: ['tekton:dev']}\n",
         )
-    };
-    Fixture::with(change, script).await
+    }
 }
 
 /// Sends these lines and asserts the result.

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::{
     Expect::{self, Refused},
-    TASKRUNS, check, scripted,
+    TASKRUNS, check, rules, scripted,
 };
 use crate::{
     fixture::{Fixture, bearer},
@@ -14,9 +14,13 @@ use crate::{
 
 const EXEC: &str = "/api/v1/namespaces/ci/pods/p/exec?command=sh";
 
-/// Echoes on exec, and answers differently if the pod's name asks for it.
 async fn upstream() -> Fixture {
-    let script = |request: &Recorded| match request.line() {
+    scripted(script).await
+}
+
+/// Echoes on exec, and answers differently if the pod's name asks for it.
+fn script(request: &Recorded) -> Reply {
+    match request.line() {
         line if line.contains("/pods/refused/") => Reply::json(403, "{}"),
         line if line.contains("/pods/plain/") => Reply::json(200, "{}"),
         line if line.contains("/pods/moved/") => {
@@ -29,8 +33,7 @@ async fn upstream() -> Fixture {
         line if line.contains("/p/log?") && request.has("upgrade") => Reply::Echo,
         line if line.contains("watch=true") => Reply::Watch(vec![b"{\"type\":\"ADDED\"}\n".to_vec()]),
         _ => Reply::json(200, "{}"),
-    };
-    scripted(script).await
+    }
 }
 
 fn exec(path: &str, headers: &[&str]) -> String {
@@ -278,14 +281,14 @@ async fn bytes_before_the_101_are_no_request() {
 
 #[tokio::test]
 async fn streams_end_with_the_token_that_opened_them() {
-    let fixture = upstream().await;
+    let fixture = Fixture::with_faults(rules("info"), script).await;
     let token = |seconds: u64| {
         let mut claims = fixture.b.claims("bea", &["dev"]);
         claims["name"] = json!("alice");
         claims["exp"] = json!(now() + seconds);
         bearer(&fixture.b.sign(&claims))
     };
-    let (short, long) = (token(3), token(600));
+    let (short, long) = (token(1200), token(7200));
     let watch = format!("{TASKRUNS}?watch=true");
     let mut watches = Vec::new();
     let mut sockets = Vec::new();
@@ -300,6 +303,11 @@ async fn streams_end_with_the_token_that_opened_them() {
         echoes(&mut raw, "kubernetes:T1").await;
         sockets.push(raw);
     }
+    // Before any of them has ended.
+    let of_exec = |record: &Value| record.to_string().contains("/exec");
+    let is_begin = |record: &Value| record["metadata"]["event_code"] == "request.started" && of_exec(record);
+    fixture.doorward.records(2, is_begin).await;
+    fixture.doorward.set_clock_ahead(1800);
     let rest = watches[0].rest().await;
     assert!(
         rest.ends_with(b"0\r\n\r\n"),
@@ -311,7 +319,6 @@ async fn streams_end_with_the_token_that_opened_them() {
     // The counterparts, with a token that lasts.
     echoes(&mut sockets[1], "kubernetes:T1 twin").await;
     // kubernetes:T3: the decision, the beginning and the end are recorded, at the latest soon after.
-    let of_exec = |record: &Value| record.to_string().contains("/exec");
     let is_end = |record: &Value| record["metadata"]["event_code"] == "request.completed" && of_exec(record);
     fixture.doorward.record(is_end).await;
     let trail = fixture.doorward.audit();
