@@ -165,6 +165,18 @@ impl<'w> Load<'w> {
     /// Sets all clocks ahead, between two loads, as earlier tokens may have expired by then.
     async fn set_clocks_ahead(&self, seconds: u64) {
         self.seen.borrow_mut().tokens.clear();
+        self.advance_clocks_to(seconds).await;
+    }
+
+    /// Sets all clocks to a few seconds before the moment that is `ahead` seconds from now, with valid tokens of a
+    /// minute before it: however long that takes, they are older than the moment.
+    async fn come_close_to(&self, ahead: impl Fn() -> u64) {
+        self.set_clocks_ahead(ahead() - 60).await;
+        self.during(self.more(100)).await;
+        self.advance_clocks_to(ahead() - 5).await;
+    }
+
+    async fn advance_clocks_to(&self, seconds: u64) {
         self.world.people.set_clock_ahead(seconds.cast_signed());
         for replica in &self.replicas {
             replica.set_clock_ahead(seconds);
@@ -260,7 +272,7 @@ async fn no_valid_token_is_refused_while_doorwards_own_keys_are_replaced() {
     })
     .await;
     // A few seconds before the successor starts to sign.
-    load.set_clocks_ahead(3600 - 5 - started.elapsed().as_secs()).await;
+    load.come_close_to(|| 3600 - started.elapsed().as_secs()).await;
     load.during(async {
         load.until(|seen| seen.signers.len() == 2).await;
         load.until(|seen| seen.of_older >= 200).await;
@@ -332,7 +344,7 @@ async fn no_valid_token_is_refused_while_replicas_switch_to_another_key() {
     load.during(load.more(100)).await;
     assert_eq!(load.seen.borrow().signers, published[..1]);
     // The moment comes while tokens are issued and used, without any reload.
-    load.set_clocks_ahead(at - 5 - now()).await;
+    load.come_close_to(|| at - now()).await;
     load.during(async {
         load.until(|seen| seen.signers.len() == 2).await;
         load.until(|seen| seen.of_older >= 200).await;
