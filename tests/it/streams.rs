@@ -246,11 +246,11 @@ fn without_a_length(request: &Recorded) -> Reply {
     Reply::Bytes(format!("HTTP/1.1 200 OK\r\n{rest}").into_bytes())
 }
 
-/// A route whose streams may last for 20 minutes, with an upstream that sends no length.
+/// A route whose streams may last for 20 minutes, with an upstream that sends no length. Nothing else ends uploads.
 async fn limited() -> Fixture {
     let limited = |yaml: String| {
         let web = "hosts: [web.test], schemes: [bearer], upstream: web";
-        yaml.change(web, &format!("{web}, max_stream: 20m"))
+        yaml.change(web, &format!("{web}, max_stream: 20m")).change("body_timeout: 1s", "body_timeout: 1h")
     };
     Fixture::with_faults(limited, without_a_length).await
 }
