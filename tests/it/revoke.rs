@@ -45,13 +45,13 @@ async fn a_revoked_token_is_out_at_once_with_its_streams_and_stays_out() {
     assert_eq!((&said["issuer"], &said["token_id"]), (&"a".into(), &"jti-of-the-leaked-token".into()));
     assert_eq!(said["streams_ended"], 6, "kubernetes:T2 {said}");
     assert!(said["then"].as_str().unwrap().contains("valid again from `until` on"), "{said}");
-    let line = found(async || fixture.doorward.log().into_iter().find(|line| line["message"] == "revoked")).await;
-    assert_eq!((&line["token_id"], &line["target"]), (&said["token_id"], &"doorward::app::revoke".into()), "{line}");
     let refused = get(&leaked).await;
     assert_eq!((refused.status, refused.reason().as_str()), (401, "token_revoked"), "{}", refused.text());
     assert!(refused.header("www-authenticate").unwrap().contains("invalid_token"), "{}", refused.head);
     streams.have_ended(1008, "revoked").await;
     assert!(revoked.elapsed() < Duration::from_secs(2), "{:?}", revoked.elapsed());
+    let line = found(async || fixture.doorward.log().into_iter().find(|line| line["message"] == "revoked")).await;
+    assert_eq!((&line["token_id"], &line["target"]), (&said["token_id"], &"doorward::app::revoke".into()), "{line}");
     twin.are_open().await;
     assert_eq!((get(&other).await.status, get(&namesake).await.status), (200, 403));
 
