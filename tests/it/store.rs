@@ -16,7 +16,7 @@ use tokio::{
 use crate::{
     fixture::{WEBHOOK_SECRET, bearer},
     harness::{Issuer, Push, Upstream, until, within},
-    login_fixture::{LoginFixture, RULE, STORE},
+    login_fixture::{LoginFixture, RULE},
 };
 
 #[tokio::test]
@@ -31,7 +31,6 @@ routes:
         ("[session]", "[session, bearer]"),
         (RULE, "{id: people, on: {routes: [web]}, who: {users: [alice]}, do: allow}
   - {id: hooks, on: {routes: [hooks]}, who: {webhooks: [github]}, do: allow}"),
-        (STORE, "store: {path: doorward.redb, max_mirror_age: 3s}"),
     ];
     std::fs::write(dir.path().join("secret"), WEBHOOK_SECRET).unwrap();
     let issuer = Issuer::start().await;
@@ -81,6 +80,8 @@ routes:
     assert_eq!((refused.status, refused.reason().as_str()), (503, "store_unavailable"), "{}", refused.text());
     assert!(refused.all("set-cookie").is_empty(), "the cookie stays: {}", refused.head);
     assert!(refused.header("retry-after").is_some(), "{}", refused.head);
+    // After `max_mirror_age`, the copy of the revocations is too old.
+    doorward.set_clock_ahead(120);
     let ready = doorward.admin("/readyz").await;
     until(async || doorward.admin("/readyz").await.status == 503).await;
     assert!(ready.text().contains("store"), "{}", ready.text());
