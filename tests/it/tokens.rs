@@ -1,6 +1,8 @@
 //! Tokens over the wire. The details of the rows `oauth:*` are unit tests of `issuers`; here each row is tested once
 //! with the whole program, along with what needs it: misbehaving issuers, caches, restarts.
 
+use std::time::Instant;
+
 use aws_lc_rs::hmac;
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD as BASE64URL, prelude::BASE64_STANDARD};
 use serde_json::{Value, json};
@@ -459,11 +461,12 @@ async fn opaque_tokens_are_asked_about_once_and_answers_are_read_strictly() {
     }
     let token = unique();
     fixture.a.opaque(&token, good.clone());
-    let before = fixture.a.introspections();
+    let (before, begun) = (fixture.a.introspections(), Instant::now());
     for _ in 0..20 {
         assert_eq!(fixture.api(PATH, &[&bearer(&token)]).await.0.status, 200);
     }
-    assert!(fixture.a.introspections() - before <= 2, "good answers are used for a second");
+    let (asked, seconds) = (fixture.a.introspections() - before, begun.elapsed().as_secs());
+    assert!(asked as u64 <= 2 + seconds, "good answers are used for a second: {asked} in {seconds} s");
 }
 
 /// attacks:Z35: each of two issuers is asked about opaque tokens, but never about one sent to a route of the other.
