@@ -22,7 +22,7 @@ use tokio::{
     process::{Child, Command},
 };
 
-use crate::harness::{Recorded, Reply, Upstream, folder_with, replace_file, within};
+use crate::harness::{Recorded, Reply, Upstream, faults, folder_with, now, replace_file, within};
 
 /// The pod's token. Only the server may see it.
 const SUBJECT: &str = "the.pods.token";
@@ -58,6 +58,19 @@ impl Step {
             .stderr(Stdio::piped())
             .kill_on_drop(true);
         command
+    }
+
+    /// The same with a clock that stands still, so that no token expires before [`Step::end_tokens`].
+    fn without_time(&self, arguments: &[&str]) -> Command {
+        faults::set_clock_ahead(self.dir.path(), now());
+        let mut command = self.command(arguments);
+        command.envs(faults::environment(self.dir.path()));
+        command
+    }
+
+    /// Sets that clock to when all tokens so far have expired.
+    fn end_tokens(&self) {
+        faults::set_clock_ahead(self.dir.path(), now() + 3600);
     }
 
     pub async fn run(&self, arguments: &[&str]) -> Output {

@@ -83,7 +83,7 @@ async fn a_kept_file_outlasts_a_hang_up_that_is_ignored_from_the_start() {
     let step = Step::new(&server.url(), SUBJECT);
     let mut nohup = Command::new("sh");
     nohup.args(["-c", "trap '' HUP; exec \"$@\"", "sh"]).kill_on_drop(true).current_dir(step.dir.path());
-    let doorward = step.command(&["--audience", "a", "--out", "token", "--keep"]);
+    let doorward = step.without_time(&["--audience", "a", "--out", "token", "--keep"]);
     let doorward = doorward.as_std();
     nohup.arg(doorward.get_program()).args(doorward.get_args());
     nohup.envs(doorward.get_envs().filter_map(|(name, value)| Some((name, value?))));

@@ -10,7 +10,10 @@ use std::{
 
 use rustix::process::{Signal, kill_process};
 use serde_json::json;
-use tokio::io::{AsyncBufReadExt as _, BufReader};
+use tokio::{
+    io::{AsyncBufReadExt as _, BufReader},
+    sync::Notify,
+};
 
 use super::{SUBJECT, Step, counting, hear, issued, pid, revoked, text};
 use crate::harness::{Recorded, Reply, Upstream, until, within};
@@ -33,7 +36,7 @@ async fn a_file_is_kept_fresh_with_the_pods_newest_token_and_removed_at_the_end(
     fs::write(step.path("subject"), "the.kubelets.next").unwrap();
     server.wait_for(3).await;
     has(3).await;
-    assert!(text(&server.requests().pop().unwrap().body).contains("subject_token=the.kubelets.next"));
+    until(async || text(&server.requests().pop().unwrap().body).contains("subject_token=the.kubelets.next")).await;
     kill_process(pid(&child), Signal::TERM).unwrap();
     assert!(within(child.wait()).await.unwrap().success());
     assert!(!step.path("token").exists());
@@ -45,7 +48,8 @@ async fn a_renewed_token_is_ended_along_with_its_successor() {
     let server = counting(5).await;
     let step = Step::new(&server.url(), SUBJECT);
     let script = "while [ $(cat $DOORWARD_TOKEN_FILE) = token-1 ]; do sleep 0.01; done";
-    let output = step.run(&["--audience", "a", "--", "sh", "-c", script]).await;
+    let mut command = step.without_time(&["--audience", "a", "--", "sh", "-c", script]);
+    let output = within(command.output()).await.unwrap();
     assert!(output.status.success(), "{}", text(&output.stderr));
     assert_eq!(revoked(&server), ["token=token-1", "token=token-2"]);
 }
@@ -71,27 +75,33 @@ async fn a_token_file_that_is_not_renewed_is_removed_when_the_token_expires() {
 
 #[tokio::test]
 async fn a_refusal_of_the_next_token_does_not_take_away_one_that_is_good() {
-    let asked = AtomicUsize::new(0);
+    let (asked, comes_back) = (AtomicUsize::new(0), Arc::new(Notify::new()));
     let refusal = json!({"error": "invalid_target", "error_description": "no rule gives it"}).to_string();
-    let mut server = Upstream::scripted(move |request: &Recorded| match asked.fetch_add(1, Ordering::SeqCst) {
-        _ if request.line().contains("revoke") => Reply::json(200, "{}"),
-        0 => issued("first", 2),
-        1 => Reply::json(400, &refusal),
-        2 => issued("second", 2),
-        _ => Reply::json(400, &refusal),
+    let Reply::Bytes(second) = issued("second", 2) else { panic!("an answer is bytes") };
+    let mut server = Upstream::scripted({
+        let comes_back = Arc::clone(&comes_back);
+        move |request: &Recorded| match asked.fetch_add(1, Ordering::SeqCst) {
+            _ if request.line().contains("revoke") => Reply::json(200, "{}"),
+            0 => issued("first", 2),
+            1 => Reply::json(400, &refusal),
+            2 => Reply::Later(Arc::clone(&comes_back), second.clone()),
+            _ => Reply::json(400, &refusal),
+        }
     })
     .await;
     let step = Step::new(&server.url(), SUBJECT);
-    let mut child = step.command(&["--audience", "a", "--out", "token", "--keep"]).spawn().unwrap();
+    let mut child = step.without_time(&["--audience", "a", "--out", "token", "--keep"]).spawn().unwrap();
     let mut told = BufReader::new(child.stderr.take().unwrap()).lines();
     let line = hear(&mut told, "no rule gives it").await;
     assert!(line.contains("the one before it is good until"), "{line}");
     assert_eq!(fs::read_to_string(step.path("token")).unwrap(), "first");
+    comes_back.notify_one();
     server.wait_for(3).await;
     let line = hear(&mut told, "is good until").await;
     assert!(line.contains("no rule gives it"), "{line}");
     assert_eq!(fs::read_to_string(step.path("token")).unwrap(), "second", "the rule came back");
     // It is removed when it expires, and a refusal is reported last.
+    step.end_tokens();
     hear(&mut told, "the file was removed").await;
     let line = hear(&mut told, "the token is not renewed").await;
     assert!(line.contains("no rule gives it"), "{line}");
