@@ -1,12 +1,14 @@
 //! Two replicas on one Redis: they share sessions, follow a failover, and sign nobody out.
 
 use std::{
+    cell::Cell,
     net::SocketAddr,
     process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use tokio::sync::RwLock;
@@ -211,13 +213,28 @@ async fn a_rollout_succeeds_once_all_replicas_use_the_policy_and_fails_at_the_fi
     assert!(told.ends_with("not in force on every replica yet\n"), "{told}");
 
     // The other gets a configuration that it refuses, while `rollout status` waits.
-    let waiting = status(&new, "5m");
+    let over = Cell::new(false);
+    let waiting = async {
+        let told = status(&new, "5m").await;
+        over.set(true);
+        told
+    };
     let refused = async {
         let mut other = there;
         // Not before the wait has begun.
         here.record(|record| record.to_string().contains("5m")).await;
         other.change("do: allow", "do: alow");
         other.wait_for_log_containing("the configuration was refused").await;
+        // A command that looks at the replicas for the first time only now waits for the next refusal.
+        let mut since = Instant::now();
+        until(async || {
+            if since.elapsed() > Duration::from_secs(10) {
+                other.signal("HUP");
+                since = Instant::now();
+            }
+            over.get()
+        })
+        .await;
         other
     };
     let ((code, told), there) = tokio::join!(waiting, refused);
