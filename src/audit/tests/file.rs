@@ -443,6 +443,28 @@ fn a_trail_that_went_on_after_a_cut_does_not_fit_the_copy() {
     assert!(problem.contains("the trail was rewritten"), "{problem}");
 }
 
+/// Of two checkpoints with one number only the later was compared, which fits the trail that went on.
+#[test]
+fn a_trail_that_went_on_after_a_cut_to_the_same_number_does_not_fit_the_copy() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, copy) = (directory.path().join("audit.jsonl"), directory.path().join("elsewhere.jsonl"));
+    let (settings, _) = of_one_start_with_a_copy(&path);
+    let (before, first) = (fs::read(&path).unwrap(), fs::read_to_string(&copy).unwrap());
+    for number in 1..=2 {
+        fs::write(&path, &before).unwrap();
+        let copied = fs::read_to_string(&copy).unwrap();
+        fs::write(&copy, format!("{copied}{}\n", first.lines().next_back().unwrap())).unwrap();
+        let trail = open(&settings, directory.path());
+        trail.write(record(number));
+        trail.shutdown();
+    }
+    let proof = proof(&settings);
+    let last_checkpoint = Some(Checkpoint::last_of(&*fs::read(&copy).unwrap(), &proof).unwrap());
+    let found = problems(&checked(&path, &Proof { last_checkpoint, ..proof }));
+    let [problem] = found.as_slice() else { panic!("{found:?}") };
+    assert!(problem.contains("the trail was rewritten"), "{problem}");
+}
+
 /// The output did not mention the later lines, which somebody may have cut off, nor that the checkpoint's line is
 /// missing.
 #[test]

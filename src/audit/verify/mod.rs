@@ -300,7 +300,7 @@ impl<'a> Verifier<'a> {
         if let Some(Checkpoint { link: checkpoint, all, .. }) = &self.proof.last_checkpoint {
             let Link { seq, mac } = sealed.link;
             self.reached |= *checkpoint == sealed.link;
-            let copied = if checkpoint.seq == seq { Some(&checkpoint.mac) } else { all.get(&seq) };
+            let copied = all.get(&seq).or_else(|| (checkpoint.seq == seq).then_some(&checkpoint.mac));
             if self.rewritten.is_none() && copied.is_some_and(|copied| *copied != mac) {
                 let what = format!(
                     "this is not the line that the copy of checkpoint number {seq} signed: the trail was rewritten"
