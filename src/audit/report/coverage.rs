@@ -5,7 +5,7 @@ use std::{collections::HashSet, io};
 use serde::Serialize;
 use serde_json::Value;
 
-use super::readable;
+use super::{Counts, readable};
 
 /// What is in the files of a report, by the records in them.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -13,8 +13,8 @@ pub struct Covered {
     /// The times of the earliest and the latest record, Unix time in milliseconds.
     pub first: i64,
     pub last: i64,
-    /// The number of records later than the beginning of the period that do not follow the line before them, or say that
-    /// records were lost, so that lines of the period may be missing there.
+    /// The number of records that do not follow the line before them, or say that records were lost, so that lines of
+    /// the period may be missing there. Those that ended before the period do not count.
     pub breaks: u64,
 }
 
@@ -49,7 +49,9 @@ impl Coverage {
         let begins = record.get("seq").and_then(Value::as_f64) == Some(1.0);
         let follows = *record.get("prev").unwrap_or(&Value::Null) == self.mac;
         let is_lossy = record.pointer("/unmapped/lost").and_then(Value::as_f64).is_some_and(|lost| lost > 0.0);
-        covered.breaks += u64::from((is_lossy || (!begins && !follows)) && time > from);
+        // A stream that ended in the period was written then, however long before that it began.
+        let is_later = Counts::ByEnd.time(record, time) > from;
+        covered.breaks += u64::from((is_lossy || (!begins && !follows)) && is_later);
         self.mac = record.get("mac").cloned().unwrap_or_default();
     }
 
@@ -61,12 +63,12 @@ impl Coverage {
 
 /// Returns the `jq -nR` program that computes the same.
 pub(super) fn query(from: i64) -> String {
-    let read = readable();
+    let (read, end) = (readable(), Counts::ByEnd.jq());
     format!(
         "reduce (inputs | {read}) as $one ({{breaks: 0}}; .first = ([.first // $one.time, $one.time] | min) | \
          .last = ([.last // $one.time, $one.time] | max) | \
          .breaks += (if ((($one.unmapped.lost)? // 0 | type == \"number\" and . > 0) or \
-         ($one.seq != 1 and $one.prev != .mac)) and $one.time > {from} then 1 else 0 end) | \
+         ($one.seq != 1 and $one.prev != .mac)) and ($one | {end}) > {from} then 1 else 0 end) | \
          .mac = $one.mac) | {{first, last, breaks}}"
     )
 }
@@ -99,6 +101,9 @@ mod tests {
         let mut lossy = whole.clone();
         lossy[3]["unmapped"]["lost"] = 0.into();
         lossy[5]["unmapped"]["lost"] = 2.into();
+        let mut streamed = [&whole[..3], &whole[5..]].concat();
+        streamed[3]["time"] = 2.into();
+        streamed[3]["duration"] = 4.into();
         let of = |lines: &[Value], from, to| {
             let held = Configured::new(
                 "doorward.yaml".into(),
@@ -114,6 +119,7 @@ mod tests {
             ("without the beginning", whole[4..].to_vec(), 0, 1, [Some(true), None]),
             ("both without it", [&whole[4..], &other[2..]].concat(), 0, 2, [Some(true), None]),
             ("without lines before the period", whole[4..].to_vec(), 5, 0, [Some(true), Some(false)]),
+            ("without the middle, before the end of an early stream", streamed, 3, 1, [Some(true), None]),
             ("with a gap in which records were lost", lossy, 0, 1, [Some(true), None]),
             ("nothing in the period", whole.clone(), 10, 0, [None, None]),
         ] {
