@@ -189,9 +189,10 @@ pub(super) const SECTIONS: [Section; 15] = [
         id: "denials",
         title: "Denials",
         controls: "CC6.1, CC7.2; A.5.15, A.8.15",
-        jq: || refused(Part::Denials),
+        // A failed login is among the login failures.
+        jq: || format!("select({IS_FAILED_LOGIN} | not) | {}", refused(Part::Denials)).into(),
         counts: Counts::InPeriod,
-        keys: |line| one(refusal(line, Part::Denials)),
+        keys: |line| one(refusal(line, Part::Denials).filter(|_| string(line, FAILED_LOGIN).is_none())),
     },
     Section {
         id: "login_failures",

@@ -397,17 +397,27 @@ fn a_failed_login_is_reported_with_its_outcome_among_the_login_failures() {
     let failed = |unmapped: Value| json!({"time": 1, "http_response": {"code": 403}, "unmapped": unmapped});
     let mut refused = failed(json!({"endpoint": "login", "login": {"outcome": "id_token_refused", "issuer": "corp"}}));
     refused["status_code"] = json!("signature_invalid");
+    // This outcome has the name of a denial, and counted as one besides.
+    let mut not_a_person =
+        failed(json!({"endpoint": "login", "login": {"outcome": "identity_refused", "issuer": "corp"}}));
+    not_a_person["status_code"] = json!("identity_refused");
     let lines = [
         refused,
         failed(json!({"endpoint": "login", "login": {"outcome": "provider_error"}})),
         failed(json!({"endpoint": "own"})),
+        not_a_person,
     ];
     let report = report(&lines, 0, 2);
     let told = |id: &str| rows(&report, id).iter().map(|row| row.what.clone()).collect::<Vec<_>>();
     assert_eq!(
         told("login_failures"),
-        ["id_token_refused: nobody at a login of corp", "provider_error: nobody at a login of no issuer"]
+        [
+            "id_token_refused: nobody at a login of corp",
+            "identity_refused: nobody at a login of corp",
+            "provider_error: nobody at a login of no issuer",
+        ]
     );
+    assert!(told("denials").is_empty());
     assert_eq!(told("endpoint_failures"), ["403 at own"]);
 }
 
