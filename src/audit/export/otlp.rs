@@ -4,7 +4,6 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Request, Response, StatusCode, header};
-use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use url::Url;
 
@@ -149,16 +148,12 @@ fn read(answer: &Response<Bytes>, now: Timestamp) -> Result<Taken, Refused> {
     let status = answer.status();
     let why = format!("the receiver answered {status}: {}", bounded(&String::from_utf8_lossy(answer.body())));
     match status {
-        status if status.is_success() => {
-            let Some(answer) = accepted(answer) else {
-                return Err(Refused::Never(format!(
-                    "{why}; this is not an OTLP response, so the lines may not have been received: check `endpoint`, and whether a proxy \
-                     answers in its place"
-                )));
-            };
-            let partial = answer.partial_success.unwrap_or_default();
-            Ok(Taken { rejected: partial.rejected(), why: bounded(&partial.error_message) })
-        }
+        status if status.is_success() => accepted(answer).ok_or_else(|| {
+            Refused::Never(format!(
+                "{why}; this is not an OTLP response, so the lines may not have been received: check `endpoint`, and whether a proxy \
+                 answers in its place"
+            ))
+        }),
         // The statuses after which a client may retry (OTLP, "Failures").
         StatusCode::TOO_MANY_REQUESTS
         | StatusCode::BAD_GATEWAY
@@ -174,15 +169,20 @@ fn read(answer: &Response<Bytes>, now: Timestamp) -> Result<Taken, Refused> {
 
 /// Reads the body of a response that says success (OTLP/HTTP, "Response"). None if it is of no OTLP receiver, such as
 /// the login page of a proxy. The protobuf encoding is not read, and an empty body is an empty message.
-fn accepted(answer: &Response<Bytes>) -> Option<Answer> {
+fn accepted(answer: &Response<Bytes>) -> Option<Taken> {
     let kind = answer.headers().get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
     let is_protobuf = PROTOBUF.iter().any(|name| name.eq_ignore_ascii_case(kind));
     if is_protobuf || answer.body().trim_ascii().is_empty() {
-        return Some(Answer::default());
+        return Some(Taken { rejected: 0, why: String::new() });
     }
     let members: Map<String, Value> = serde_json::from_slice(answer.body()).ok()?;
-    Some(serde_json::from_value(Value::Object(members)).unwrap_or_default())
+    // Each member by itself, as one of the wrong type must not hide the other.
+    let partial = |name: &str| members.get("partialSuccess").and_then(|partial| partial.get(name));
+    let (count, why) = (partial("rejectedLogRecords"), partial("errorMessage").and_then(Value::as_str));
+    // A 64-bit number, which protobuf's JSON encoding writes as a string.
+    let rejected = count.and_then(|count| count.as_u64().or_else(|| count.as_str()?.parse().ok()));
+    Some(Taken { rejected: rejected.unwrap_or_default(), why: bounded(why.unwrap_or_default()) })
 }
 
 /// Reads `Retry-After` (RFC 9110 section 10.2.3): seconds, or a date in its preferred form.
@@ -198,27 +198,6 @@ fn retry_after(headers: &HeaderMap, now: Timestamp) -> Option<Duration> {
         }
     };
     Some(pause.min(MAX_PAUSE))
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct Answer {
-    partial_success: Option<PartialSuccess>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default, rename_all = "camelCase")]
-struct PartialSuccess {
-    /// A 64-bit number, which protobuf's JSON encoding writes as a string.
-    rejected_log_records: Value,
-    error_message: String,
-}
-
-impl PartialSuccess {
-    fn rejected(&self) -> u64 {
-        let number = &self.rejected_log_records;
-        number.as_u64().or_else(|| number.as_str()?.parse().ok()).unwrap_or(0)
-    }
 }
 
 /// Encodes the body of a call.
@@ -316,6 +295,13 @@ mod tests {
         let partial = r#"{"partialSuccess":{"rejectedLogRecords":"3","errorMessage":"no"}}"#;
         assert_eq!(answer(200, None, partial), taken(3, "no"));
         assert_eq!(answer(200, None, r#"{"partialSuccess":{"rejectedLogRecords":2}}"#), taken(2, ""));
+        // The rejected lines did not count if the message was no text.
+        for message in ["null", "7", "{}"] {
+            let partial = format!(r#"{{"partialSuccess":{{"rejectedLogRecords":"2","errorMessage":{message}}}}}"#);
+            assert_eq!(answer(200, None, &partial), taken(2, ""));
+        }
+        let partial = r#"{"partialSuccess":{"rejectedLogRecords":[],"errorMessage":"no"}}"#;
+        assert_eq!(answer(200, None, partial), taken(0, "no"));
         for (status, retry, after) in [
             (429, Some("7"), 7),
             (503, Some("100000"), 300),
