@@ -414,8 +414,8 @@ pub fn trail_files(path: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// Returns where the full files of a trail are: beside the file that a symbolic link leads to, unless some are beside the
-/// link.
+/// Returns the path beside which the full files of a trail are: of a symbolic link, that of the file that it leads to,
+/// unless some are beside the link.
 pub(super) fn place_of(path: &Path) -> io::Result<PathBuf> {
     let leads = path.is_symlink() && path.try_exists()? && numbered_files(path)?.is_empty();
     if leads { path.canonicalize() } else { Ok(path.to_owned()) }

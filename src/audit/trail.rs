@@ -62,10 +62,12 @@ impl Trail {
         let (sink, found): (Box<dyn Sink>, _) = match &settings.destination {
             Destination::Stdout => (Box::new(Stdout), Found { last: Link::NONE, empty: false, repaired: 0 }),
             Destination::File { path, max_size, retention } => {
-                let (mut sink, found) = RotatingFile::open(path, *max_size, *retention, clock.now())
-                    .map_err(|source| OpenError::File { path: path.clone(), source })?;
+                let failed = |source| OpenError::File { path: path.clone(), source };
+                // A rotation renames the file: of a symbolic link it would rename the link, and go on in that folder.
+                let path = &sink::place_of(path).map_err(failed)?;
+                let opened = RotatingFile::open(path, *max_size, *retention, clock.now());
+                let (mut sink, found) = opened.map_err(failed)?;
                 if !settings.exports.is_empty() {
-                    let failed = |source| OpenError::File { path: path.clone(), source };
                     sink.sync().map_err(failed)?;
                     let opened =
                         Backlog::open(path, &settings.exports, key_directory, &settings.instance, sink.place());

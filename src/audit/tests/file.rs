@@ -593,6 +593,20 @@ fn the_full_files_of_a_trail_are_found_through_a_link() {
     assert_eq!(trail_files(&link).unwrap(), [elsewhere.path().join("link.000001"), link]);
 }
 
+/// The first rotation renamed the link, and the trail went on beside it, perhaps on a volume that does not last.
+#[test]
+fn a_trail_in_the_place_of_a_link_rotates_where_the_link_leads_to() {
+    let (directory, elsewhere) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (path, link) = (directory.path().join("audit.jsonl"), elsewhere.path().join("link"));
+    fs::write(&path, "").unwrap();
+    std::os::unix::fs::symlink(&path, &link).unwrap();
+    let settings = file_settings(&link);
+    let files = rotated(&settings, directory.path());
+    assert!(files.len() > 1 && files.iter().all(|file| file.starts_with(directory.path())), "{files:?}");
+    assert!(link.is_symlink() && fs::read_dir(elsewhere.path()).unwrap().count() == 1);
+    intact(&link, &proof(&settings));
+}
+
 #[test]
 fn a_request_is_found_by_its_id() {
     let directory = tempfile::tempdir().unwrap();
