@@ -6,7 +6,7 @@ mod described;
 
 use std::collections::BTreeSet;
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use serde_json::{Map, Value};
 
 use self::described::{description, holds_secret, is_fewer, is_word, largest, placeholder, text, words};
@@ -192,14 +192,30 @@ impl Shape<'_> {
 
     fn string(&mut self, schema: &Map<String, Value>, value: &str, at: &At) -> bool {
         match text(schema, "format") {
-            Some("cidr") if value.parse::<IpNet>().is_err() => {
-                let problem = self.report.error(at, format!("`{value}` is not a range of addresses"));
-                match value.parse::<std::net::IpAddr>() {
-                    Ok(address) => problem.help(format!("for one address write `{}`", IpNet::from(address))),
-                    Err(_) => problem.help("write an address and a prefix length, such as `10.0.0.0/8` or `fd00::/8`"),
-                };
-                false
-            }
+            Some("cidr") => match value.parse::<IpNet>().map(as_ipv4) {
+                Ok(None) => true,
+                Ok(Some(range)) => {
+                    self.report
+                        .error(
+                            at,
+                            format!("nobody has an address in `{value}`: one of IPv4 counts as such, over IPv6 too"),
+                        )
+                        .help(format!("write `{range}`"));
+                    false
+                }
+                Err(_) => {
+                    let problem = self.report.error(at, format!("`{value}` is not a range of addresses"));
+                    match value.parse::<std::net::IpAddr>() {
+                        Ok(address) => {
+                            problem.help(format!("for one address write `{}`", IpNet::from(address.to_canonical())))
+                        }
+                        Err(_) => {
+                            problem.help("write an address and a prefix length, such as `10.0.0.0/8` or `fd00::/8`")
+                        }
+                    };
+                    false
+                }
+            },
             Some("socket-address") if value.parse::<std::net::SocketAddr>().is_err() => {
                 self.report
                     .error(at, format!("`{value}` is not an address to listen on"))
@@ -408,6 +424,13 @@ impl Shape<'_> {
 fn is_no_signature_of_an_issuer(value: &Value) -> bool {
     let name = value.as_str().map(str::to_ascii_lowercase);
     matches!(name.as_deref(), Some("none" | "hs256" | "hs384" | "hs512"))
+}
+
+/// The range in the notation of IPv4, if it has addresses of IPv4 in the notation of IPv6.
+fn as_ipv4(range: IpNet) -> Option<Ipv4Net> {
+    let IpNet::V6(range) = range else { return None };
+    let address = range.addr().to_ipv4_mapped()?;
+    Ipv4Net::new(address, range.prefix_len().checked_sub(96)?).ok()
 }
 
 fn kind(value: &Value) -> &'static str {

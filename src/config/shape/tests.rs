@@ -35,3 +35,30 @@ fn every_format_that_the_schema_names_is_checked() {
         }
     }
 }
+
+/// A deny of such a network matched nobody, and a proxy in one was not trusted. The advice for one address led there.
+#[test]
+fn a_range_of_ipv4_in_the_notation_of_ipv6_is_refused() {
+    let root = schema();
+    let cidr = Map::from_iter([("format".to_owned(), Value::from("cidr"))]);
+    for (value, help) in [
+        ("::ffff:10.0.0.0/104", Some("write `10.0.0.0/8`")),
+        ("::ffff:a00:1/128", Some("write `10.0.0.1/32`")),
+        ("::ffff:10.0.0.1", Some("for one address write `10.0.0.1/32`")),
+        ("2001:db8::1", Some("for one address write `2001:db8::1/128`")),
+        ("10.0.0.0/8", None),
+        ("2001:db8::/32", None),
+        ("::/0", None),
+    ] {
+        let (mut report, mut locations) = (Report::default(), Locations::default());
+        let mut shape = Shape {
+            root: &root,
+            report: &mut report,
+            locations: &mut locations,
+            is_part: false,
+            mended: BTreeSet::new(),
+        };
+        assert_eq!(shape.string(&cidr, value, &At::root()), help.is_none(), "{value}");
+        assert_eq!(report.problems().first().and_then(|problem| problem.help.as_deref()), help, "{value}");
+    }
+}
