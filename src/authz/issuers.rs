@@ -80,8 +80,15 @@ fn absent(paths: &[ClaimPath], principal: &Principal) -> bool {
 }
 
 /// The place of a claim: its name, or a JSON pointer (RFC 6901).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Eq)]
 pub(super) struct ClaimPath(Box<str>);
+
+/// `tier` and `/tier` are the same place.
+impl PartialEq for ClaimPath {
+    fn eq(&self, other: &Self) -> bool {
+        self.parts() == other.parts()
+    }
+}
 
 impl ClaimPath {
     pub(super) fn new(path: &str) -> Self {
@@ -211,5 +218,18 @@ mod tests {
         assert!(corp.withholds(&path("groups"), &with(&json!({}))));
         assert!(!corp.withholds(&path("tier"), &with(&json!({"tier": "gold"}))));
         assert!(!corp.withholds(&path("mood"), &with(&json!({}))));
+    }
+
+    /// A deny that wrote such a claim as a pointer did not match if its issuer left it out.
+    #[test]
+    fn a_claim_is_promised_by_its_name_and_by_its_pointer_alike() {
+        let corp = facts(&json!({"required_claims": {"tier": ["gold"], "/a~1b": ["c"]}}));
+        let silent = with(&json!({}));
+        for path in ["tier", "/tier", "a/b", "/a~1b", "groups", "/groups"] {
+            assert!(corp.withholds(&ClaimPath::new(path), &silent), "{path}");
+        }
+        for path in ["/tier/level", "a~1b", "/a/b", "/mood"] {
+            assert!(!corp.withholds(&ClaimPath::new(path), &silent), "{path}");
+        }
     }
 }
