@@ -112,7 +112,11 @@ impl Policy {
                     Hit::Unmet(unmet) => Verdict::Unmet { needs: unmet.to_string() },
                     Hit::Error(error) => Verdict::Error { error },
                     Hit::Miss if approves(&decision, &rule.id) => Verdict::Hit { in_doubt: rule.doubts(&case) },
-                    Hit::Miss => Verdict::Missed { misses: rule.misses(&case) },
+                    // An approve in doubt fails as a deny does.
+                    Hit::Miss => match failure(&decision, &rule.id) {
+                        Some(error) => Verdict::Error { error: error.to_owned() },
+                        None => Verdict::Missed { misses: rule.misses(&case) },
+                    },
                 },
             })
             .collect();
@@ -221,6 +225,14 @@ impl RuleReport {
 /// Whether a rule is among those whose approval is needed.
 fn approves(decision: &Decision, rule: &Arc<str>) -> bool {
     matches!(&decision.outcome, Outcome::Approve(approvals) if approvals.iter().any(|approval| approval.rule == *rule))
+}
+
+/// The error of the expression of a rule, if the request is refused because of it.
+fn failure<'d>(decision: &'d Decision, rule: &Arc<str>) -> Option<&'d str> {
+    match &decision.outcome {
+        Outcome::Deny(denial) if decision.rule.as_ref() == Some(rule) => denial.error.as_deref(),
+        _ => None,
+    }
 }
 
 fn summary(decision: &Decision) -> String {

@@ -71,6 +71,31 @@ rules:
     }
 }
 
+/// The rule that refused was said not to match, and nothing to make the request pass.
+#[test]
+fn an_approve_in_doubt_whose_expression_fails_is_explained_as_what_refuses() {
+    let root = root(
+        GROUND,
+        "
+rules:
+  - {id: all, who: {issuers: [corp]}, do: allow}
+  - id: eyes
+    who: {issuers: [corp], groups: [ops]}
+    when: \"principal.claims.team == 'x'\"
+    do: {approve: {by: {issuers: [corp], groups: [leads]}}}
+",
+    );
+    let policy = compile(&root).unwrap();
+    let facts: raw::PrincipalFacts = serde_saphyr::from_str("{issuer: corp}").unwrap();
+    let request: raw::RequestFacts = serde_saphyr::from_str("{route: web}").unwrap();
+    let scenario = Scenario::new(Some(&facts), &request, &root).unwrap();
+    let explanation = policy.explain(&scenario.principal, &scenario.request());
+    assert_eq!((explanation.outcome, explanation.rule.as_deref()), (raw::Effect::Deny, Some("eyes")));
+    let [fix] = &*explanation.fixes else { panic!("{:?}", explanation.fixes) };
+    assert!(fix.starts_with("the expression of `eyes` must not fail"), "{fix}");
+    assert!(explanation.to_string().contains("- eyes (approve): fails, which denies: "), "{explanation}");
+}
+
 /// A client asks for exactly what it is told to (RFC 6750 section 3.1: what is necessary to access the resource).
 #[test]
 fn a_caller_who_lacks_a_scope_is_asked_to_keep_the_scopes_of_the_route_too() {
