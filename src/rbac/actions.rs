@@ -80,11 +80,16 @@ fn acting(verb: &str) -> String {
     format!("impersonate-on:user-info:{verb}")
 }
 
-/// The namespaces of a rule; `None` stands for all.
+/// The namespaces of a rule, which its two conditions must both contain; `None` stands for all.
 fn namespaces(rule: &raw::Rule) -> Vec<Option<&str>> {
     let listed = rule.on.kubernetes.as_ref().map(|on| on.namespaces.as_slice()).unwrap_or_default();
-    let all: Vec<&str> = rule.on.namespace.iter().chain(listed).map(String::as_str).collect();
-    if all.is_empty() || all.contains(&"*") { vec![None] } else { all.into_iter().map(Some).collect() }
+    let has_all = listed.is_empty() || listed.iter().any(|name| name == "*");
+    match rule.on.namespace.as_deref() {
+        Some(only) if has_all || listed.iter().any(|name| name == only) => vec![Some(only)],
+        Some(_) => Vec::new(),
+        None if has_all => vec![None],
+        None => listed.iter().map(|name| Some(name.as_str())).collect(),
+    }
 }
 
 /// Returns what a rule allows. On a route of a Dashboard, only resource paths and those in [`DISCOVERY`] reach the API

@@ -218,6 +218,28 @@ fn a_rule_about_everything_is_about_paths_that_are_no_resource_too() {
     }
 }
 
+/// Beside `namespace`, a `*` gave everything everywhere, and a list gave what the policy never allows.
+#[test]
+fn a_rule_with_both_conditions_on_namespaces_has_rights_where_both_hold() {
+    for (on, expected) in [
+        ("{namespace: ci}", "ci"),
+        ("{namespace: ci, kubernetes: {resources: [pods], namespaces: ['*']}}", "ci"),
+        ("{namespace: ci, kubernetes: {resources: [pods], namespaces: [ci, dev]}}", "ci"),
+        ("{namespace: ci, kubernetes: {resources: [pods], namespaces: [dev]}}", ""),
+        ("{kubernetes: {resources: [pods], namespaces: [ci, dev]}}", "ci dev"),
+        ("{kubernetes: {resources: [pods], namespaces: [ci, '*']}}", "all"),
+    ] {
+        let rules = format!("rules: [{{id: a, on: {on}, who: {{issuers: [a]}}, do: allow}}]\n");
+        let root = root(&format!("{}{rules}", CONFIGURATION.split_once("rules:").unwrap().0));
+        let roles = actions::roles(&root);
+        // The role for the whole cluster also has what everybody needs, which is not of all API groups.
+        let is_of_rule = |role: &&Bound<'_>| role.rules.iter().any(|rule| rule.groups == ["*"]);
+        let given = roles.iter().filter(is_of_rule).map(|role| role.namespace.unwrap_or("all"));
+        let given: Vec<&str> = given.collect();
+        assert_eq!(given.join(" "), expected, "{on}");
+    }
+}
+
 /// A WebSocket is a GET, which a role with only writing verbs lacks, so the API server refuses it.
 #[test]
 fn a_rule_that_lets_write_everywhere_has_the_right_to_open_tunnels_by_get() {
