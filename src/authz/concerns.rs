@@ -76,6 +76,7 @@ fn only(rule: &raw::Rule) -> Vec<String> {
     ];
     let others = [
         (on.pages == Some(true), "for the pages"),
+        (on.pages == Some(false), "for what the pages request from the API server"),
         (on.is_of_deliveries(), "for some deliveries"),
         (on.run.is_some(), "for some runs"),
         (on.token.is_some(), "for tokens"),

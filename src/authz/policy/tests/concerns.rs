@@ -60,6 +60,24 @@ upstreams: [{name: api, url: 'https://k8s.internal', credential: {bearer: {env: 
     assert_eq!(told[0].only, ["of the API groups tekton.dev, core"]);
 }
 
+/// One about requests to the API server alone was shown as if it were about the pages too.
+#[test]
+fn a_rule_about_the_pages_or_their_requests_is_shown_as_such() {
+    let ground = "
+issuers: [{name: corp, issuer: 'https://corp.example', kind: human}]
+routes: [{name: board, kind: dashboard, hosts: [b.example], schemes: [bearer], upstream: board, kubernetes: api}]
+upstreams: [{name: board, url: 'http://b.internal'}, {name: api, url: 'https://k8s.internal', credential: {bearer: {env: T}}}]
+";
+    for (pages, only) in
+        [("true", &["for the pages"][..]), ("false", &["for what the pages request from the API server"])]
+    {
+        let root = root(ground, &format!("rules: [{{id: a, on: {{routes: [board], pages: {pages}}}, do: allow}}]"));
+        let policy = compile(&root).unwrap();
+        let principal = Principal::new(Scheme::Bearer, "corp", "alice", "alice");
+        assert_eq!(policy.concerns(&principal, Scheme::Bearer, &root)[0].only, only);
+    }
+}
+
 /// It was shown as "after a login of some kind".
 #[test]
 fn a_rule_that_needs_a_login_is_shown_with_what_it_needs() {
