@@ -438,6 +438,30 @@ fn a_route_accepts_no_tokens_if_none_of_its_issuers_signs_any() {
     }
 }
 
+/// No request came to such a route, and nothing said so.
+#[test]
+fn a_path_where_proxies_ask_or_tokens_are_given_is_none_of_a_route() {
+    const ASKED: &str = "forward_auth: nginx\n";
+    const TOKENS: &str = "external_host: hooks.example.com\ntokens: {exchange: [{issuer: company}]}\n";
+    for (settings, path, own) in [
+        (ASKED, "/oauth2/auth", Some("as `forward_auth` is set")),
+        (ASKED, "/oauth2/auth/*", Some("as `forward_auth` is set")),
+        (ASKED, "/oauth2/authorize", None),
+        (ASKED, "/oauth2/*", None),
+        ("", "/oauth2/auth", None),
+        (TOKENS, "/oauth2/token", Some("as `tokens` is set")),
+        (TOKENS, "/oauth2/token/*", None),
+        (TOKENS, "/oauth2/*", None),
+        ("external_host: hooks.example.com\n", "/oauth2/token", None),
+        ("tokens: {exchange: [{issuer: company}]}\n", "/oauth2/token", None),
+    ] {
+        let main = GOOD.replace("schemes: [webhook]", &format!("schemes: [webhook]\n    paths: ['{path}']"));
+        let printed = Case::new(&format!("{settings}{}", main.trim_start())).printed();
+        assert_eq!(printed.contains("is Doorward's own"), own.is_some(), "{settings}{path}: {printed}");
+        assert!(own.is_none_or(|own| printed.contains(own)), "{settings}{path}: {printed}");
+    }
+}
+
 #[test]
 fn a_problem_within_an_expression_is_shown_at_its_byte() {
     let case = with("do: allow", "do: allow\n    when: |\n      request.host == 'a' &&\n      requst.path == 'b'");

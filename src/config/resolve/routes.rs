@@ -3,9 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{Names, item, names, reference};
-use crate::config::{
-    raw::{self, Route, RouteKind, Scheme},
-    report::{At, Report},
+use crate::{
+    config::{
+        raw::{self, Route, RouteKind, Scheme},
+        report::{At, Report},
+    },
+    request::is_question,
+    sts::metadata::Endpoint,
 };
 
 pub(super) fn check(root: &raw::Root, names: &Names<'_>, report: &mut Report) {
@@ -83,13 +87,19 @@ fn matching(route: &Route, own: &OwnPaths, at: &At, report: &mut Report) {
 struct OwnPaths {
     login: bool,
     well_known: bool,
+    /// Whether proxies ask (`forward_auth`), which they do on every host.
+    asked: bool,
+    tokens: bool,
 }
 
 impl OwnPaths {
     fn on(root: &raw::Root, browser: &BTreeSet<&str>, route: &Route) -> Self {
+        let is_external = root.external_host.as_ref().is_some_and(|host| route.hosts.contains(host));
         Self {
             login: route.hosts.iter().any(|host| browser.contains(host.as_str())),
-            well_known: root.external_host.as_ref().is_some_and(|host| route.hosts.contains(host)),
+            well_known: is_external,
+            asked: root.forward_auth.is_some(),
+            tokens: root.tokens.is_some() && is_external,
         }
     }
 
@@ -101,6 +111,10 @@ impl OwnPaths {
             "`/oauth2/` is Doorward's own where people log in"
         } else if self.well_known && path.starts_with("/.well-known/") {
             "`/.well-known/` is Doorward's own on `external_host`"
+        } else if self.asked && is_question(path) {
+            "`/oauth2/auth` is Doorward's own on every host, as `forward_auth` is set"
+        } else if self.tokens && Endpoint::at(path).is_some() {
+            "this path is Doorward's own on `external_host`, as `tokens` is set"
         } else {
             return;
         };
