@@ -261,9 +261,10 @@ impl Rule {
         self.on.iter().all(|on| on.can_hold_on(route))
     }
 
-    /// Whether it can decide about requests of this caller.
+    /// Whether it can decide about requests of this caller: an approve also does where it is in doubt.
     pub(super) fn speaks_of(&self, caller: &Caller<'_>) -> bool {
-        self.who.iter().all(|who| who.met(caller, self.reading) != Met::No)
+        let reading = if self.is_allow() { Reading::Strict } else { Reading::Wide };
+        self.who.iter().all(|who| who.met(caller, reading) != Met::No)
     }
 
     /// Whether all its conditions on requests may hold for a request that starts a run in this way.

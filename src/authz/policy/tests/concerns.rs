@@ -78,6 +78,33 @@ upstreams: [{name: board, url: 'http://b.internal'}, {name: api, url: 'https://k
     }
 }
 
+/// It took the allow away from somebody who was shown the allow alone.
+#[test]
+fn an_approve_that_is_in_doubt_for_somebody_is_shown_to_them() {
+    let root = root(
+        GROUND,
+        "
+rules:
+  - {id: all, on: {routes: [web]}, who: {issuers: [corp]}, do: allow}
+  - {id: eyes, on: {routes: [web]}, who: {issuers: [corp], groups: [ops]}, do: {approve: {by: {issuers: [corp], groups: [leads]}}}}
+  - {id: never, on: {routes: [web]}, who: {issuers: [corp], groups: [ops]}, do: allow}
+",
+    );
+    let policy = compile(&root).unwrap();
+    let silent = Principal::new(Scheme::Bearer, "corp", "alice", "alice");
+    let clear = Principal { says_groups: true, ..silent.clone() };
+    let facts = raw::PrincipalFacts { issuer: Some("corp".into()), ..Default::default() };
+    let request: raw::RequestFacts = serde_saphyr::from_str("{route: web}").unwrap();
+    let scenario = Scenario::new(Some(&facts), &request, &root).unwrap();
+    for (principal, shown, effect) in [(&silent, "eyes all", raw::Effect::Approve), (&clear, "all", raw::Effect::Allow)]
+    {
+        let concerns = policy.concerns(principal, Scheme::Bearer, &root);
+        let rules: Vec<&str> = concerns.iter().map(|concern| concern.rule).collect();
+        assert_eq!(rules.join(" "), shown);
+        assert_eq!(policy.decide(principal, &scenario.request()).outcome.effect(), effect);
+    }
+}
+
 /// It was shown as "after a login of some kind".
 #[test]
 fn a_rule_that_needs_a_login_is_shown_with_what_it_needs() {
