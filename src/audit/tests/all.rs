@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf};
 
 use super::*;
-use crate::audit::{AllFindings, CannotVerify, Head, verify_all};
+use crate::audit::{AllFindings, CannotVerify, Head, verify::Reading, verify_all};
 
 /// The folders of two replicas that saw each other.
 struct Replicas {
@@ -74,6 +74,25 @@ fn all_chains_that_saw_each_other_are_intact() {
     let names: Vec<_> = all.chains.iter().flat_map(|chain| &chain.instances).map(|name| &**name).collect();
     assert_eq!(names, NAMES);
     assert_eq!(all.others, [replicas.folder.path().join("notes.txt")], "what was not looked at is told");
+}
+
+/// It counted as cut, as others had seen the lines that it got after it was read.
+#[test]
+fn a_chain_that_goes_on_while_all_are_read_is_intact() {
+    let replicas = Replicas::new().without_copies();
+    let (paths, proof) = ([replicas.folder.path().to_owned()], proof(&replicas.settings));
+    let trail = replicas.folder(NAMES[0]).join("audit.jsonl");
+    let before = fs::read(&trail).unwrap();
+    let went_on = replicas.run(NAMES[0], None);
+    replicas.run(NAMES[1], Some(went_on));
+    let after = fs::read(&trail).unwrap();
+    for (then, is_intact) in [(&after, true), (&before, false)] {
+        fs::write(&trail, &before).unwrap();
+        let reading = Reading::of(&paths, &proof).unwrap();
+        fs::write(&trail, then).unwrap();
+        let all = reading.compare(&proof, NOW).unwrap();
+        assert_eq!(all.is_intact(), is_intact, "{all:?}");
+    }
 }
 
 /// It counted as another chain, which had lost its full files.

@@ -123,36 +123,63 @@ impl Collected {
 /// Verifies the trails among `paths` (files and folders), and that each chain that one of them saw since `since` is
 /// there.
 pub fn verify_all(paths: &[PathBuf], proof: &Proof, since: Timestamp) -> Result<AllFindings, CannotVerify> {
-    let mut found = Found::default();
-    for path in paths {
-        found.look(path, 0).map_err(|error| CannotVerify::Io { path: path.clone(), error })?;
+    Reading::of(paths, proof)?.compare(proof, since)
+}
+
+/// All chains and copies, each as it was when it was read.
+pub(in crate::audit) struct Reading {
+    all: AllFindings,
+    /// Of each chain of `all`.
+    collected: Vec<Collected>,
+    /// The heads that were seen in any of them.
+    seen: Collected,
+}
+
+impl Reading {
+    pub(in crate::audit) fn of(paths: &[PathBuf], proof: &Proof) -> Result<Self, CannotVerify> {
+        let mut found = Found::default();
+        for path in paths {
+            found.look(path, 0).map_err(|error| CannotVerify::Io { path: path.clone(), error })?;
+        }
+        let mut all = AllFindings { others: found.others, ..AllFindings::default() };
+        let mut seen = Collected::default();
+        let mut collected = Vec::new();
+        for path in found.trails.into_values() {
+            let (findings, chain) = check(&path, proof)?;
+            all.chains.push(Chain { path, instances: chain.instances.clone(), findings });
+            collected.push(chain);
+        }
+        for copy in &found.copies {
+            seen.read_copy(copy, proof)?;
+        }
+        for chain in &mut collected {
+            seen.witnessed.append(&mut chain.witnessed);
+        }
+        Ok(Self { all, collected, seen })
     }
-    let mut all = AllFindings { others: found.others, ..AllFindings::default() };
-    let mut seen = Collected::default();
-    let mut collected = Vec::new();
-    for path in found.trails.into_values() {
-        let (findings, chain) = check(&path, proof)?;
-        all.chains.push(Chain { path, instances: chain.instances.clone(), findings });
-        collected.push(chain);
+
+    pub(in crate::audit) fn compare(mut self, proof: &Proof, since: Timestamp) -> Result<AllFindings, CannotVerify> {
+        for (chain, Collected { last, marks, .. }) in self.all.chains.iter_mut().zip(&self.collected) {
+            let end = last.as_ref().and_then(|last| self.seen.end_of(last, marks, since));
+            let summary = &mut chain.findings.summary;
+            summary.end_checked = end.is_some();
+            (summary.compared_to, summary.compared_at) = end.unzip();
+        }
+        self.all.problems = compare(&self.seen.witnessed, &self.all.chains, &self.collected, since);
+        if !self.all.problems.is_empty() {
+            // A chain that is being written may have gone on since it was read, and others that were read later have
+            // seen that.
+            for (chain, collected) in self.all.chains.iter().zip(&mut self.collected) {
+                collected.marks.extend(check(&chain.path, proof)?.1.marks);
+            }
+            self.all.problems = compare(&self.seen.witnessed, &self.all.chains, &self.collected, since);
+        }
+        // Copies of checkpoints without any trail still show which chains are missing.
+        if self.all.chains.is_empty() && self.all.problems.is_empty() {
+            return Err(CannotVerify::NoTrail(self.all.others));
+        }
+        Ok(self.all)
     }
-    for copy in &found.copies {
-        seen.read_copy(copy, proof)?;
-    }
-    for chain in &mut collected {
-        seen.witnessed.append(&mut chain.witnessed);
-    }
-    for (chain, Collected { last, marks, .. }) in all.chains.iter_mut().zip(&collected) {
-        let end = last.as_ref().and_then(|last| seen.end_of(last, marks, since));
-        let summary = &mut chain.findings.summary;
-        summary.end_checked = end.is_some();
-        (summary.compared_to, summary.compared_at) = end.unzip();
-    }
-    all.problems = compare(&seen.witnessed, &all.chains, &collected, since);
-    // Copies of checkpoints without any trail still show which chains are missing.
-    if all.chains.is_empty() && all.problems.is_empty() {
-        return Err(CannotVerify::NoTrail(all.others));
-    }
-    Ok(all)
 }
 
 fn check(path: &Path, proof: &Proof) -> Result<(Findings, Collected), CannotVerify> {

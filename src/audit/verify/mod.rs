@@ -15,6 +15,8 @@ use std::{
 use serde::Deserialize;
 
 #[cfg(test)]
+pub(super) use self::all::Reading;
+#[cfg(test)]
 pub use self::findings::Summary;
 use self::{
     all::Collected,
@@ -190,7 +192,7 @@ impl<'a> Verifier<'a> {
     /// Verifies the next file.
     pub fn read(&mut self, name: &str, reader: impl BufRead) -> io::Result<()> {
         name.clone_into(&mut self.file);
-        let mut lines = Lines::new(reader);
+        let mut lines = Lines::new(reader).patient();
         while let Some(line) = lines.next()? {
             self.line(&line);
         }
