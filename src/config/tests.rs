@@ -308,6 +308,10 @@ golden! {
     an_alias_of_itself: with("  keys: [{file: session-key}]", "  keys: &keys [*keys]");
     a_shortened_word: with("    audiences: [doorward]", "    audiences: [doorward]\n    preset: gitlab");
     empty_conditions_among_other_problems: with("  - id: developers\n    who: {groups: [developers]}\n    do: allow\n", "  - {id: a, who: {users: [], issuers: [nobody]}, need: {}, do: allow}\n  - {id: b, on: {routes: [], methods: [BREW]}, need: {acr: []}, do: allow}\n  - {id: c, need: {mfa: null}, do: alow}\n  - {id: d, need: {facs: 2}, do: allow}\n");
+    empty_lists_that_could_mean_all: Case::new(&format!(
+        "grants:\n  - {{id: a, who: {{groups: [a], issuers: [company]}}, kubernetes_groups: [a], tekton_roles: [{{role: view, namespaces: []}}]}}\n{}",
+        GOOD.replacen("    schemes: [bearer]\n", "    schemes: [bearer]\n    paths: []\n    issuers: []\n    audiences: []\n", 1),
+    ));
     duplicate_keys: with("sessions:\n", "sessions:\n  idle: 1h\n  idle: 2h\nrules: []\nsessions:\n");
     broken_syntax: with("  - name: main\n    address: 127.0.0.1:8080", "  - name: main\n   address: 127.0.0.1:8080");
     a_text_with_a_colon: with("    sender: github", "    sender: github\n    why: Developers: all of them");

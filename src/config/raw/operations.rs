@@ -5,7 +5,10 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::AuditExport;
+use super::{
+    AuditExport,
+    policy::{some, unset_if_empty},
+};
 use crate::config::values::{SecretSource, Size, SocketAddress, Span};
 
 /// Limits. The defaults suit a proxy at the edge of a network.
@@ -227,7 +230,8 @@ pub struct Runs {
     /// TaskRuns.
     pub kubernetes: String,
     /// The namespaces to watch. Default: all. Fixed until restart.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "some", serialize_with = "unset_if_empty")]
+    #[schemars(length(min = 1))]
     pub namespaces: Vec<String>,
 }
 

@@ -4,13 +4,13 @@
 use std::collections::BTreeMap;
 
 use schemars::JsonSchema;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::{Kind, On};
 use crate::config::values::Span;
 
-/// The error and the remedy for a condition whose list is present and empty. Such a list could mean "nothing" or "all",
-/// so it is refused.
+/// The error and the remedy for a list that is present and empty, and whose absence means all. It could mean "nothing"
+/// or "all", so it is refused.
 pub const EMPTY_LIST: (&str, &str) = ("an empty list matches nothing", "leave the key out to match all");
 
 /// The same for an empty `need`, which would look as if something were needed.
@@ -21,10 +21,15 @@ fn refused<E: serde::de::Error>((message, help): (&str, &str)) -> E {
     E::custom(format_args!("{message}; {help}"))
 }
 
-/// Reads the list of a condition, which must not be empty.
+/// Reads a list whose absence means all, so it must not be empty.
 pub(super) fn some<'de, D: Deserializer<'de>, T: Deserialize<'de>>(deserializer: D) -> Result<Vec<T>, D::Error> {
     let list = Vec::deserialize(deserializer)?;
     if list.is_empty() { Err(refused(EMPTY_LIST)) } else { Ok(list) }
+}
+
+/// Writes such a list as not set, if it is not.
+pub(super) fn unset_if_empty<S: Serializer, T: Serialize>(list: &[T], serializer: S) -> Result<S::Ok, S::Error> {
+    (!list.is_empty()).then_some(list).serialize(serializer)
 }
 
 /// Reads the `need` of an allow, which must not be empty.
@@ -59,7 +64,8 @@ pub struct GivenRole {
     /// The role.
     pub role: TektonRole,
     /// The namespaces. Default: all.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "some", serialize_with = "unset_if_empty")]
+    #[schemars(length(min = 1))]
     pub namespaces: Vec<String>,
 }
 

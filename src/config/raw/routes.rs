@@ -7,7 +7,10 @@ use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Issuer;
+use super::{
+    Issuer,
+    policy::{some, unset_if_empty},
+};
 use crate::config::values::{Cidr, SecretSource, Size, SocketAddress, Span};
 
 /// An address that Doorward listens on.
@@ -255,7 +258,8 @@ pub struct Route {
     /// Host names or addresses without port, IPv6 in brackets (`[::1]`). `*.example.com` matches one label.
     pub hosts: Vec<String>,
     /// Paths: exact (`/hooks/github`), or a prefix of whole segments (`/hooks/*`). Default: all (`/*`).
-    #[serde(default)]
+    #[serde(default, deserialize_with = "some", serialize_with = "unset_if_empty")]
+    #[schemars(length(min = 1))]
     pub paths: Vec<String>,
     /// Methods. Default: `POST` for `webhook`; for the others `GET`, `HEAD`, `POST`, `PUT`, `PATCH`, `DELETE` and
     /// `OPTIONS`. Any other method, such as `PROPFIND`, is only forwarded if it is listed here.
@@ -265,11 +269,13 @@ pub struct Route {
     /// the others in this order; the first credential that is present decides.
     pub schemes: Vec<Scheme>,
     /// Issuers, by name, whose tokens and sessions it accepts. Default: all.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "some", serialize_with = "unset_if_empty")]
+    #[schemars(length(min = 1))]
     pub issuers: Vec<String>,
     /// Audiences, out of those of its issuers; a bearer token must be for one of them, so that a token for one route
     /// cannot be used on another. Default: all.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "some", serialize_with = "unset_if_empty")]
+    #[schemars(length(min = 1))]
     pub audiences: Vec<String>,
     /// The upstream, by name.
     pub upstream: String,

@@ -5,7 +5,10 @@ use std::path::PathBuf;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Onward;
+use super::{
+    Onward,
+    policy::{some, unset_if_empty},
+};
 use crate::config::values::{SecretSource, Span};
 
 /// Tokens that Doorward issues in exchange for others (RFC 8693), at `https://EXTERNAL_HOST/oauth2/token`. Rules with
@@ -108,7 +111,8 @@ pub struct Exchanged {
     pub upstreams: Vec<String>,
     /// For a cluster: the namespaces in which tasks get tokens. Default: all. If a reload removes a cluster or a
     /// namespace, the tokens of its tasks end; if it names another upstream, that is asked from then on.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "some", serialize_with = "unset_if_empty")]
+    #[schemars(length(min = 1))]
     pub namespaces: Vec<String>,
 }
 

@@ -178,7 +178,7 @@ mod tests {
         assert_eq!(new(json!([{"issuer": "a"}, entry("c", &["ci", "staging"])])), ["c"]);
         let (given, mut heard) = (ends.token_namespaces("c"), ends.token_namespaces("c").subscribe());
         assert!(given.borrow().none_withdrawn() && given.borrow().exchanged.is_some());
-        assert_eq!(new(json!([entry("c", &["ci", "staging"]), entry("d", &[])])), ["d"]);
+        assert_eq!(new(json!([entry("c", &["ci", "staging"]), json!({"issuer": "d", "kubernetes": "api"})])), ["d"]);
         assert!(!heard.has_changed().unwrap(), "nothing has changed there");
         assert!(new(json!([entry("c", &["other"])])).is_empty());
         assert!(new(json!([entry("c", &["other", "ci"])])).is_empty());
@@ -187,7 +187,7 @@ mod tests {
         assert_eq!(["ci", "staging", "other"].map(left), [false, true, false]);
         assert!(ends.configure(&raw::Root::default()).is_empty());
         assert!(given.borrow().exchanged.is_none() && given.borrow().is_withdrawn("ci"));
-        assert!(new(json!([entry("c", &[])])).is_empty(), "somebody follows it already");
+        assert!(new(json!([json!({"issuer": "c", "kubernetes": "api"})])).is_empty(), "somebody follows it already");
         assert!(given.borrow().none_withdrawn());
     }
 
