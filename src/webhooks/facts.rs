@@ -393,7 +393,8 @@ impl<'a> Fields<'a> {
     }
 
     /// Whether the two repositories of a change differ. A deleted source counts as different, and so does one without a
-    /// branch: anybody who can read a repository can push such a change to it.
+    /// branch: anybody who can read a repository can push such a change to it. If the target is `null`, as where a
+    /// template of GitLab names what an event does not have, the pair says nothing.
     fn fork(&self) -> Option<bool> {
         if let Some(flag) = self.flag(Field::ForkFlag) {
             return Some(flag);
@@ -408,7 +409,7 @@ impl<'a> Fields<'a> {
         }
         let mut ids = pair(Field::Fork)
             .iter()
-            .filter_map(|[(source, _), (target, _)]| Some((self.values.get(*source), self.values.get(*target)?)));
+            .filter_map(|[(source, _), (target, _)]| Some((self.values.get(*source), has(target)?)));
         ids.next().map(|(source, target)| source != Some(target) || self.has_no_branch())
     }
 
