@@ -393,8 +393,8 @@ impl<'a> Fields<'a> {
     }
 
     /// Whether the two repositories of a change differ. A deleted source counts as different, and so does one without a
-    /// branch: anybody who can read a repository can push such a change to it. If the target is `null`, as where a
-    /// template of GitLab names what an event does not have, the pair says nothing.
+    /// branch: anybody who can read a repository can push such a change to it. A pair whose target is no id says
+    /// nothing.
     fn fork(&self) -> Option<bool> {
         if let Some(flag) = self.flag(Field::ForkFlag) {
             return Some(flag);
@@ -407,10 +407,22 @@ impl<'a> Fields<'a> {
         if marked.is_some() {
             return marked;
         }
-        let mut ids = pair(Field::Fork)
-            .iter()
-            .filter_map(|[(source, _), (target, _)]| Some((self.values.get(*source), has(target)?)));
+        let mut ids = pair(Field::Fork).iter().filter_map(|[(source, _), (target, _)]| {
+            let target = self.values.get(*target).filter(|target| self.is_id(target))?;
+            Some((self.values.get(*source), target))
+        });
         ids.next().map(|(source, target)| source != Some(target) || self.has_no_branch())
+    }
+
+    /// Whether a value identifies something. For what an event lacks, a template of GitLab has `null`, or within quotes
+    /// that word or nothing; its numbers are text there.
+    fn is_id(&self, found: &Found) -> bool {
+        match found {
+            Found::Number(_) => true,
+            Found::Text(text) if self.reader.text_ids => is_text_id(text),
+            Found::Text(text) => text.parse::<u64>().is_ok(),
+            _ => false,
+        }
     }
 
     /// Whether a change explicitly has no source branch.
