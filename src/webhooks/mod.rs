@@ -209,9 +209,11 @@ impl Webhook {
     }
 
     /// How long a duplicate is recognized: at least as long as the delivery is tried, as the EventListener would accept
-    /// both.
+    /// both, and longer than its signature is valid, which counts in whole seconds and by the clock of each replica.
     fn remembered_for(&self) -> Duration {
-        self.hold.map_or(self.replay_window, |settings| settings.span.max(self.replay_window))
+        let valid = if self.sns.is_some() { sns::GOOD_FOR } else { self.tolerance * 2 };
+        let tried = self.hold.map_or(Duration::ZERO, |settings| settings.span);
+        self.replay_window.max(tried).max(valid + NOTING)
     }
 
     /// Takes over what the same entry of the previous configuration has fetched.

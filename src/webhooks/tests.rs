@@ -301,6 +301,21 @@ async fn a_delivery_with_a_date_ahead_is_not_good_any_more_when_it_is_forgotten(
     assert!(verify(NOW + hour / 2).is_ok());
 }
 
+/// Regression: with the shortest window, one that was signed ahead was new again before its signature was too old.
+#[test]
+fn a_delivery_is_remembered_for_longer_than_its_signature_is_valid() {
+    let signature = json!({"header": "x-sig", "timestamp_header": "x-time", "id_header": "x-id"});
+    let entry = json!({"name": "ci", "sender": "generic", "replay_window": "10m", "signature": signature});
+    let webhook = resolve(entry, &secrets(&[SECRET])).0.unwrap();
+    let signed = Some(NOW + Duration::from_secs(300));
+    for (age, valid) in [(0, true), (600_000, true), (600_999, true), (601_000, false)] {
+        let at = NOW + Duration::from_millis(age);
+        assert_eq!(webhook.check_time(signed, at).is_ok(), valid, "{age}");
+    }
+    // By a clock that is behind, too.
+    assert!(webhook.remembered_for() >= Duration::from_secs(601 + 10));
+}
+
 /// Regression: it was stored a second time, and both were sent.
 #[tokio::test]
 async fn a_held_delivery_is_remembered_for_as_long_as_it_is_tried() {

@@ -364,6 +364,12 @@ fn a_message_that_is_sent_raw_is_refused_with_the_setting_to_change() {
     assert!(refusal.fix_text().is_some_and(|fix| fix.contains("turn raw message delivery")), "{refusal:?}");
 }
 
+#[test]
+fn a_message_is_remembered_for_longer_than_it_is_accepted() {
+    let webhook = Webhook { replay_window: GOOD_FOR, ..webhook(&with_hosts(&["localhost"])) };
+    assert!(webhook.remembered_for() > GOOD_FOR);
+}
+
 /// It is the default of SNS, and the log did not say why the subscription was never confirmed.
 #[test]
 fn the_remedy_for_signature_version_1_is_logged_once_a_minute() {
