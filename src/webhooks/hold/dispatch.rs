@@ -7,8 +7,8 @@ use tokio::{task::JoinSet, time::Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Attempt, Deliverer, Failure, FailureKind, Held, HeldId, Lane, PARKED_FOR, Queue, is_due, lease::Lease,
-    presence::Presence,
+    Attempt, Deliverer, Failure, FailureKind, Held, HeldId, Lane, PARKED_FOR, Queue, index::Lacking, is_due,
+    lease::Lease, presence::Presence,
 };
 use crate::{
     clock::{Clock, Timestamp, every},
@@ -142,7 +142,9 @@ impl<C: Deliverer> Turn<C> {
             Ok(true) => Timestamp::default(),
             Ok(false) => self.clock.now() + LANE_PAUSE,
             Err(error) => {
-                tracing::warn!(webhook = &*self.lane.webhook, %error, "held deliveries wait for the store");
+                if self.queue.index().is_warning_due(&self.lane.webhook, Lacking::Store) {
+                    tracing::warn!(webhook = &*self.lane.webhook, %error, "held deliveries wait for the store");
+                }
                 self.clock.now() + LANE_PAUSE
             }
         };
@@ -260,7 +262,9 @@ impl<C: Deliverer> Turn<C> {
             });
             return self.put_back(id, held, version, now).await;
         }
-        tracing::warn!(webhook = &*self.lane.webhook, bytes = held.size, "held deliveries wait for memory");
+        if self.queue.index().is_warning_due(&self.lane.webhook, Lacking::Memory) {
+            tracing::warn!(webhook = &*self.lane.webhook, bytes = held.size, "held deliveries wait for memory");
+        }
         Ok(Next::Pause)
     }
 

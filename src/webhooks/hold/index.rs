@@ -12,6 +12,16 @@ use tokio::time::Instant;
 use super::{Held, HeldId, LANES, Lane, PARKED_FOR, Settings, is_due};
 use crate::clock::Timestamp;
 
+/// How long a warning about a sender is not repeated: each of its lanes has a turn every second.
+const WARN_AGAIN: Duration = Duration::from_secs(60);
+
+/// What deliveries wait for besides their EventListener.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Lacking {
+    Memory,
+    Store,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct Index {
     entries: HashMap<HeldId, Entry>,
@@ -77,6 +87,8 @@ struct Sender {
     received: BTreeSet<(Timestamp, HeldId)>,
     /// Waiting deliveries by when this process learned of them, the oldest first.
     known: BTreeSet<(Instant, HeldId)>,
+    /// When the last warning was logged.
+    warned: BTreeMap<Lacking, Instant>,
 }
 
 impl Sender {
@@ -333,6 +345,17 @@ impl Index {
             usage.coming = usage.coming.saturating_sub(1);
             usage.coming_bytes = usage.coming_bytes.saturating_sub(size);
         }
+    }
+
+    /// Whether to warn that deliveries of a sender wait for this. If so, the warning counts as logged.
+    pub(super) fn is_warning_due(&mut self, webhook: &Arc<str>, lacking: Lacking) -> bool {
+        let warned = &mut self.senders.entry(Arc::clone(webhook)).or_default().warned;
+        let now = Instant::now();
+        let is_due = warned.get(&lacking).is_none_or(|last| now.duration_since(*last) >= WARN_AGAIN);
+        if is_due {
+            warned.insert(lacking, now);
+        }
+        is_due
     }
 
     pub(super) fn is_busy(&self) -> bool {

@@ -9,6 +9,25 @@ fn clocks_of_replicas_may_differ_by_less_than_a_pause() {
     }
 }
 
+/// Regression: each lane of a sender said so every second, for a day if a delivery is larger than all the memory.
+#[tokio::test(start_paused = true)]
+async fn a_sender_whose_deliveries_wait_is_warned_about_once_a_minute() {
+    let (memory, store) = (index::Lacking::Memory, index::Lacking::Store);
+    let (mut index, hub, lab): (_, Arc<str>, Arc<str>) = (index::Index::default(), "hub".into(), "lab".into());
+    for (waited, webhook, lacking, expected) in [
+        (0, &hub, memory, true),
+        (0, &hub, memory, false),
+        (0, &hub, store, true),
+        (0, &lab, memory, true),
+        (59, &hub, memory, false),
+        (1, &hub, memory, true),
+        (0, &hub, memory, false),
+    ] {
+        tokio::time::advance(Duration::from_secs(waited)).await;
+        assert_eq!(index.is_warning_due(webhook, lacking), expected, "{waited} {webhook} {lacking:?}");
+    }
+}
+
 #[tokio::test]
 async fn pauses_between_tries_double_up_to_a_bound() {
     let mut held = {
