@@ -48,6 +48,8 @@ async fn nothing_is_sent_before_event_listeners_can_reach_the_interceptor() {
     );
     std::fs::write(doorward.dir().join("doorward.yaml"), settled(address, "0s")).unwrap();
     let doorward = doorward.kill_and_restart().await;
+    // An empty queue proves little right after the start: the table may not have been read yet.
+    until(async || !upstream.requests().is_empty()).await;
     until_waiting(&doorward, 0).await;
     assert_eq!(upstream.requests().len(), 1, "the twin");
 }
@@ -82,6 +84,7 @@ async fn a_stopping_process_delivers_nothing_more_and_answers_the_interceptor_un
     doorward.wait_for_log("stopped").await;
     assert!(upstream.requests().is_empty());
     let doorward = doorward.kill_and_restart().await;
+    until(async || !upstream.requests().is_empty()).await;
     until_waiting(&doorward, 0).await;
     assert_eq!(upstream.requests().len(), 1);
 }
