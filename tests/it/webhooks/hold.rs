@@ -207,6 +207,12 @@ async fn operators_list_retry_and_drop_parked_deliveries_on_the_record() {
     assert!(unset.contains("is too short to name a delivery"), "{unset}");
     assert_eq!(hooks(&doorward, &["drop", "--webhook", &name]).await.unwrap()["dropped"], 2);
     assert!(held(&doorward).await.is_empty());
+    // The last command's end is the last of all records here.
+    let is_dropped = |record: &Value| {
+        let command = record["unmapped"]["command"].as_str().unwrap_or_default();
+        command.starts_with("drop-hook") && record["unmapped"]["delivery_count"] == 2
+    };
+    doorward.record(is_dropped).await;
     let trail = doorward.audit();
     // By an id or by their sender: the command ends with the list of them.
     let named = |command: &str| -> Vec<Vec<String>> {
@@ -369,6 +375,7 @@ async fn a_delivery_that_arrives_while_the_disk_stalls_is_held_once_it_works() {
     };
     let (answer, ()) = tokio::join!(deliver_to(&doorward, &id, &body), mends);
     assert_eq!(answer.status, 202, "{}", answer.text());
+    until(async || !upstream.requests().is_empty()).await;
     until_it_holds(&doorward, 0, 0).await;
     assert_eq!(upstream.only().one("x-github-delivery"), id);
 }
@@ -435,6 +442,7 @@ async fn nothing_is_held_in_a_redis_that_could_lose_it_and_check_says_so() {
     let (id, body) = (unique(), body(1));
     doorward.until_ready().await;
     assert_eq!(deliver_to(&doorward, &id, &body).await.status, 202, "who is ready has looked already");
+    until(async || !upstream.requests().is_empty()).await;
     until_it_holds(&doorward, 0, 0).await;
     assert_eq!(upstream.only().one("x-github-delivery"), id);
 }
