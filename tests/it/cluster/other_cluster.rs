@@ -227,6 +227,11 @@ async fn the_tokens_of_a_cluster_that_a_reload_removes_end() {
     tasks.world.doorward.wait_for_generation(2).await;
     tasks.is_dead(&own).await;
     tasks.world.doorward.wait_for_log_containing(NOT_CONFIGURED).await;
+    let ends = || {
+        let log = tasks.world.doorward.log();
+        log.iter().filter(|line| line.to_string().contains(NOT_CONFIGURED)).count()
+    };
+    until(async || ends() >= 3).await;
     // There is nothing left to watch, and nothing is retried.
     tokio::time::sleep(Duration::from_secs(3)).await;
     let log = tasks.world.doorward.log();
