@@ -207,7 +207,7 @@ async fn operators_list_retry_and_drop_parked_deliveries_on_the_record() {
     assert!(unset.contains("is too short to name a delivery"), "{unset}");
     assert_eq!(hooks(&doorward, &["drop", "--webhook", &name]).await.unwrap()["dropped"], 2);
     assert!(held(&doorward).await.is_empty());
-    // The last command's end is the last of all records here.
+    // The end of the last of these commands.
     let is_dropped = |record: &Value| {
         let command = record["unmapped"]["command"].as_str().unwrap_or_default();
         command.starts_with("drop-hook") && record["unmapped"]["delivery_count"] == 2

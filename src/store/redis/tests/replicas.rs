@@ -35,8 +35,14 @@ async fn writes_of_another_connection_are_awaited_too() {
 
     let asleep = Arc::clone(&replica);
     // It receives nothing, and still counts as online.
-    let sleeps = tokio::spawn(async move { asleep.ask::<String>(&["DEBUG", "SLEEP", "6"]).await });
-    tokio::time::sleep(Duration::from_millis(300)).await;
+    let sleeps = tokio::spawn(async move { asleep.ask::<String>(&["DEBUG", "SLEEP", "9"]).await });
+    // It reports what it has every second.
+    eventually("its sleep", async || {
+        let info: String = server.ask(&["INFO", "replication"]).await;
+        let lag = info.split_once("lag=")?.1.split(|other: char| !other.is_ascii_digit()).next()?;
+        (lag.parse::<u64>().ok()? >= 2).then_some(())
+    })
+    .await;
     deliver(&here, "held").await;
     for (who, store) in [("the other replica of ours", &there), ("a new connection", &fresh), ("who wrote it", &here)] {
         let error = reaches_a_replica(store, "held").await.unwrap_err();
