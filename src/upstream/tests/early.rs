@@ -22,11 +22,11 @@ async fn an_upload_that_ends_after_the_answer_began_leaves_the_answer_its_time()
         while !upload.ends_with(b"0\r\n\r\n") {
             upload.push(stream.read_u8().await.unwrap());
         }
-        tokio::time::sleep(Duration::from_millis(600)).await;
+        tokio::time::sleep(Duration::from_secs(2)).await;
         stream.write_all(b"k").await.unwrap();
     })
     .await;
-    let upstream = upstream_with(address, |entry| entry.response_timeout = Span::from_millis(100));
+    let upstream = upstream_with(address, |entry| entry.response_timeout = Span::from_secs(1));
     let (frames, body) = mpsc::unbounded_channel::<Result<Frame<Bytes>, Infallible>>();
     frames.send(Ok(Frame::data(Bytes::from_static(b"begin")))).unwrap();
     let body = RequestBody::streaming(incoming(Frames(body)).await, Trailers::Drop);
