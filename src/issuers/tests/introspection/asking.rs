@@ -45,7 +45,8 @@ async fn an_invalid_answer_is_an_internal_failure_and_is_not_cached() {
         ("hang", Reply::Hang),
         ("slow", Reply::Drip),
     ] {
-        let bench = Bench::new(json!({"timeout": "100ms"})).await;
+        // The good answer at the end has to come within it.
+        let bench = Bench::new(json!({"timeout": "700ms"})).await;
         bench.provider.on("/introspect", reply);
         let started = std::time::Instant::now();
         assert_eq!(bench.ask("opaque").await, Err(Reason::IssuerUnavailable), "{what}");
