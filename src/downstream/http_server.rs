@@ -18,7 +18,10 @@ use hyper::{
     service::service_fn,
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite};
+use tokio::{
+    io::{AsyncRead, AsyncReadExt as _, AsyncWrite},
+    time::timeout,
+};
 
 use super::{
     Connection, Protocol, Serve, Unfit,
@@ -47,7 +50,9 @@ const OF_REQUEST: usize = 8 << 10;
 /// How much of a request that nobody reads is taken from the client, so that it sees the response and not a reset: as
 /// much as a browser has cookies for one site, 180 of 4 KiB, which any host of that site can set.
 const LINGER_BYTES: u64 = 1 << 20;
-const LINGER_TIME: Duration = Duration::from_secs(1);
+/// How long for, in all and without anything more from the client: over a slow line that much takes seconds.
+const LINGER_TIME: Duration = Duration::from_secs(5);
+const LINGER_PAUSE: Duration = Duration::from_secs(1);
 
 /// How many streams may be reset before they are looked at, by a peer that carries the requests of many clients. Each
 /// takes memory until then, so there is a limit, but one client that cancels in bursts must not cost all others their
@@ -316,13 +321,14 @@ fn is_flood(error: &h2::Error) -> bool {
 /// Reads what the client is still sending, up to a bound: closing with unread bytes is a reset, which may overtake the
 /// response.
 async fn linger(io: impl AsyncRead + Unpin) {
-    let (mut unread, mut nowhere) = (io.take(LINGER_BYTES), tokio::io::sink());
-    let _ = tokio::time::timeout(LINGER_TIME, tokio::io::copy(&mut unread, &mut nowhere)).await;
+    let (mut unread, mut buffer) = (io.take(LINGER_BYTES), [0; 4096]);
+    let reading = async { while let Ok(Ok(1..)) = timeout(LINGER_PAUSE, unread.read(&mut buffer)).await {} };
+    let _ = timeout(LINGER_TIME, reading).await;
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::time::Instant;
+    use tokio::{io::AsyncWriteExt as _, time::Instant};
 
     use super::*;
 
@@ -336,6 +342,16 @@ mod tests {
         let (silent, _open) = tokio::io::duplex(1);
         let begun = Instant::now();
         linger(silent).await;
+        assert_eq!(begun.elapsed(), LINGER_PAUSE);
+        // Regression: a client that sent on, but slowly, got a reset instead of the response after a second.
+        let (slow, mut client) = tokio::io::duplex(1);
+        tokio::spawn(async move {
+            while client.write_all(b"x").await.is_ok() {
+                tokio::time::sleep(LINGER_PAUSE / 2).await;
+            }
+        });
+        let begun = Instant::now();
+        linger(slow).await;
         assert_eq!(begun.elapsed(), LINGER_TIME);
     }
 }
