@@ -248,6 +248,11 @@ rules:
     assert_eq!(used(&report_of(&without))[1], ("push".to_owned(), Some(false)));
 }
 
+/// Settings of a store in a folder of the test: in that of the default another Doorward may have put its keys.
+fn store_in(folder: &Path) -> Value {
+    json!({"path": folder.join("doorward.redb")})
+}
+
 /// The authority of client certificates decides who gets in by `break_glass`, and expires like all others.
 #[test]
 fn the_authorities_of_client_certificates_are_reported() {
@@ -256,7 +261,7 @@ fn the_authorities_of_client_certificates_are_reported() {
     std::fs::write(dir.path().join("clients.pem"), authority.cert.pem()).unwrap();
     let listener =
         json!({"name": "a", "address": "127.0.0.1:1", "tls": {"certificates": [], "client_ca": "clients.pem"}});
-    let root = serde_json::from_value(json!({"listeners": [listener]})).unwrap();
+    let root = serde_json::from_value(json!({"listeners": [listener], "store": store_in(dir.path())})).unwrap();
     let held = Configured::of(&root, "doorward.yaml".into(), dir.path()).unwrap();
     let told: Vec<(&str, bool)> =
         held.secrets.iter().map(|secret| (secret.place.as_str(), secret.not_after.is_some())).collect();
@@ -280,8 +285,9 @@ tests:
     request: {route: api, body: {spec: {workspaces: [{name: w, secret: {items: [{key: token, path: t}]}}]}}}
     expect: {outcome: allow}
 ";
-    let root: crate::config::raw::Root = serde_saphyr::from_str(yaml).unwrap();
+    let mut root: crate::config::raw::Root = serde_saphyr::from_str(yaml).unwrap();
     let folder = tempfile::tempdir().unwrap();
+    root.store = serde_json::from_value(store_in(folder.path())).unwrap();
     let held = Configured::of(&root, "doorward.yaml".into(), folder.path()).unwrap();
     let places: Vec<&str> = held.secrets.iter().map(|secret| secret.place.as_str()).collect();
     assert_eq!(places, ["tokens.keys[0].file"]);
@@ -322,7 +328,8 @@ fn the_contents_of_a_kubeconfig_are_reported_without_their_values() {
     {
         std::fs::write(dir.path().join(name), text).unwrap();
     }
-    let root = json!({"upstreams": [{"name": "a", "kubeconfig": {"file": "kubeconfig"}}]});
+    let upstream = json!({"name": "a", "kubeconfig": {"file": "kubeconfig"}});
+    let root = json!({"upstreams": [upstream], "store": store_in(dir.path())});
     let held = Configured::of(&serde_json::from_value(root).unwrap(), "doorward.yaml".into(), dir.path()).unwrap();
     let told: Vec<(&str, bool, bool)> = held
         .secrets
