@@ -17,6 +17,7 @@ pub(super) fn warn(rule: &raw::Rule, at: &At, root: &raw::Root, report: &mut Rep
         let at = at.key("on");
         warn_of_missing_facts(&rule.on, &senders, &at, report);
         warn_of_events(&rule.on.event, &senders, &at.key("event"), report);
+        warn_of_other_hosts(rule, &senders, &at.key("event"), report);
         warn_of_repeats(&rule.on.event, &senders, &at.key("event"), report);
         warn_of_actions(&rule.on.action, &senders, &at.key("action"), report);
         warn_of_refs(&rule.on, &senders, &at, report);
@@ -34,8 +35,16 @@ fn senders<'a>(rule: &raw::Rule, root: &'a raw::Root) -> Vec<&'a raw::Webhook> {
     };
     let routes = root.routes.iter().filter(is_meant);
     let named: Vec<_> = routes.filter_map(|route| route.webhook.as_deref()).collect();
+    // Ids of repositories and people begin with the identity of their host.
+    let ids = || who.repositories.iter().chain(&who.senders);
+    let has_ids = |webhook: &raw::Webhook| {
+        let is_of_host = |id: &String| id.rsplit_once(':').is_some_and(|(kind, _)| kind == webhooks::identity(webhook));
+        ids().next().is_none() || ids().any(is_of_host)
+    };
     let is_named = |webhook: &&raw::Webhook| {
-        named.contains(&webhook.name.as_str()) && (who.webhooks.is_empty() || who.webhooks.contains(&webhook.name))
+        named.contains(&webhook.name.as_str())
+            && (who.webhooks.is_empty() || who.webhooks.contains(&webhook.name))
+            && has_ids(webhook)
     };
     root.webhooks.iter().filter(is_named).collect()
 }
@@ -86,10 +95,56 @@ fn warn_of_events(events: &[String], senders: &[&raw::Webhook], at: &At, report:
         return;
     }
     for (i, event) in events.iter().enumerate().filter(|(_, event)| !known.contains(&event.as_str())) {
+        let own = senders().map(|sender| webhooks::own_events(sender, event)).collect::<Option<Vec<_>>>();
+        let help = own.map_or_else(|| meant(event, &known), |own| format!("write {}", any_of(own)));
         report
             .warning(&at.index(i), format!("no delivery is recognised by its body as the event `{event}`"))
-            .help(meant(event, &known));
+            .help(help);
     }
+}
+
+/// Warns of an event that only other hosts call by this name: of a deny, if there is a host among the senders that has
+/// another name and the rule lists none of its own; of others, if each has another name.
+fn warn_of_other_hosts(rule: &raw::Rule, senders: &[&raw::Webhook], at: &At, report: &mut Report) {
+    let on = &rule.on;
+    let is_deny = matches!(rule.action, raw::Action::Deny);
+    // These may choose the deliveries of one host.
+    let is_narrowed = rule.when.is_some()
+        || on.trigger.is_some()
+        || !(on.hosts.is_empty() && on.paths.is_empty() && on.addresses.is_empty());
+    let is_proven = senders.iter().all(|sender| webhooks::known_events(sender).is_some());
+    for (i, event) in on.event.iter().enumerate() {
+        let missed: Vec<_> = senders
+            .iter()
+            .filter_map(|sender| Some((&sender.name, webhooks::own_events(sender, event)?)))
+            .filter(|(_, own)| !on.event.iter().any(|listed| own.contains(&listed.as_str())))
+            .collect();
+        let all = missed.len() == senders.len();
+        // Where each body proves its event, there is a warning already.
+        if missed.is_empty() || (all && is_proven) || (!all && (!is_deny || is_narrowed)) {
+            continue;
+        }
+        let names: Vec<_> = missed.iter().map(|(name, _)| format!("`{name}`")).collect();
+        let own = any_of(missed.iter().map(|(_, own)| *own));
+        let help = match (is_deny && on.fork == Some(true), all) {
+            (true, _) => format!("leave `event` out, so that no name is missed, or write {own} too"),
+            (false, true) => format!("write {own}"),
+            (false, false) => format!("write {own} too, or name in `webhooks` the senders that are meant"),
+        };
+        report
+            .warning(
+                &at.index(i),
+                format!("{} does not call an event `{event}`, so that this misses its deliveries", names.join(" or ")),
+            )
+            .help(help);
+    }
+}
+
+/// The names of events, for instructions.
+fn any_of<'a>(names: impl IntoIterator<Item = &'a [&'a str]>) -> String {
+    let names: BTreeSet<&str> = names.into_iter().flatten().copied().collect();
+    let names: Vec<_> = names.into_iter().map(|name| format!("`{name}`")).collect();
+    names.join(" or ")
 }
 
 /// Warns of an event whose later deliveries are taken for duplicates of the first.
@@ -225,7 +280,11 @@ routes:
     }
 
     fn report(rule: &str) -> Report {
-        let text = format!("{GROUND}rules:\n  - {{id: r, {rule}, do: allow}}\n");
+        report_as(rule, "allow")
+    }
+
+    fn report_as(rule: &str, action: &str) -> Report {
+        let text = format!("{GROUND}rules:\n  - {{id: r, {rule}, do: {action}}}\n");
         let root: raw::Root = serde_saphyr::from_str(&text).unwrap_or_else(|error| panic!("{error}\n{text}"));
         let mut report = Report::default();
         super::super::rule::Rule::compile(&root.rules[0], 0, &At::root(), &root, &mut report);
@@ -264,6 +323,44 @@ routes:
             "on: {event: [psuh]}, who: {webhooks: [bb]}",
         ] {
             assert_eq!(warned(unknown), [], "{unknown}");
+        }
+    }
+
+    /// A deny of pull requests from forks let merge requests from forks through.
+    #[test]
+    fn an_event_that_a_host_of_the_rule_calls_otherwise_is_warned_about() {
+        let fork = "on: {routes: [lab], event: [pull_request], fork: true}";
+        warns(fork, "/on/event/0", "`lab` does not call an event `pull_request`", "write `merge_request`");
+        let both = "on: {routes: [lab, azure], event: ['repo:push']}";
+        warns(both, "/on/event/0", "`lab` or `azure` does not", "write `git.push` or `push` or ");
+        for good in [
+            "on: {routes: [gh, lab], event: [pull_request]}",
+            "on: {routes: [lab], event: [push, tag_push, merge_request, note]}",
+            "on: {routes: [lab, azure], event: [merge_request, git.pullrequest.created]}",
+            "on: {routes: [lab, ci], event: [pull_request]}",
+            "on: {routes: [chat], event: [push]}",
+        ] {
+            assert_eq!(warned(good), [], "{good}");
+        }
+        let denied = |rule: &str| told(&report_as(rule, "deny"));
+        for (rule, help) in [
+            ("on: {routes: [gh, lab], event: [pull_request], fork: true}", "leave `event` out"),
+            ("on: {routes: [lab], event: [pull_request], fork: true}", "leave `event` out"),
+            ("on: {routes: [gh, lab], event: [pull_request], branch: [main]}", "write `merge_request` too"),
+            ("on: {event: [pull_request]}, who: {webhooks: [gh, lab]}", "name in `webhooks`"),
+        ] {
+            let denied = denied(rule);
+            let [(place, said, fix)] = denied.as_slice() else { panic!("{rule}: {denied:?}") };
+            assert!(place == "/on/event/0" && said.starts_with("`lab` does not") && fix.contains(help), "{denied:?}");
+        }
+        for good in [
+            "on: {routes: [gh, lab], event: [pull_request, merge_request], fork: true}",
+            "on: {routes: [gh, lab], event: [push], branch: [main]}",
+            "on: {event: [pull_request]}, who: {webhooks: [gh]}",
+            "on: {routes: [gh, lab], event: [pull_request]}, who: {repositories: ['github:7']}",
+            "on: {routes: [gh, lab], event: [pull_request], addresses: [192.0.2.0/24]}",
+        ] {
+            assert_eq!(denied(good), [], "{good}");
         }
     }
 

@@ -41,6 +41,20 @@ pub fn answered_events(raw: &raw::Webhook) -> &'static [&'static str] {
     sender(raw.sender).pings
 }
 
+/// This sender's own names for an event (a push, or a change of a pull request) that only others call `event`.
+pub fn own_events(raw: &raw::Webhook, event: &str) -> Option<&'static [&'static str]> {
+    let hosts = || raw::Sender::ALL.into_iter().map(sender);
+    let this = sender(raw.sender);
+    let own = if hosts().any(|host| host.pushes.contains(&event)) {
+        this.pushes
+    } else if hosts().any(|host| host.pull_requests.contains(&event)) {
+        this.pull_requests
+    } else {
+        return None;
+    };
+    (!own.is_empty() && !own.contains(&event)).then_some(own)
+}
+
 /// This sender's own name for an action that others call `action`.
 pub fn own_action(raw: &raw::Webhook, action: &str) -> Option<&'static str> {
     sender(raw.sender).own_actions.iter().find(|(others, _)| *others == action).map(|(_, own)| *own)

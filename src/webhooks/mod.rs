@@ -50,7 +50,7 @@ use tokio::runtime::Handle;
 pub use self::{
     capabilities::{
         answered_events, has_bare_names, has_text_ids, known_events, loses, missing_facts, numbers_people,
-        numbers_repositories, own_action, repository_ids, written_id, written_repository_id,
+        numbers_repositories, own_action, own_events, repository_ids, written_id, written_repository_id,
     },
     events::{Bound, EventId, Events, Named, TriedEvent},
     facts::Facts,

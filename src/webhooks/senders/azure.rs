@@ -14,6 +14,7 @@ pub(super) static AZURE_DEVOPS: Sender = Sender {
         Some(_) => Ok(Key::token(secret)),
     },
     pushes: &["git.push"],
+    pull_requests: &["git.pullrequest.created", "git.pullrequest.updated", "git.pullrequest.merged"],
     // A subscription may leave out the details of the resource.
     proposals: &["git.pullrequest.", "ms.vss-code.git-pullrequest-"],
     builds: &["build.", "ms.vss-release.", "ms.vss-pipelines.", "ms.vss-pipelinechecks-events."],

@@ -13,6 +13,13 @@ pub(super) static CLOUD: Sender = Sender {
     id_headers: &["x-request-uuid"],
     events: Events::Shapes { header: "x-event-key", twins: &[], shapes: &[CLOUD_SHAPES], unnamed: None },
     pushes: &["repo:push"],
+    pull_requests: &[
+        "pullrequest:created",
+        "pullrequest:updated",
+        "pullrequest:push",
+        "pullrequest:fulfilled",
+        "pullrequest:rejected",
+    ],
     facts: &[
         (Field::Repository, &["/repository/full_name"]),
         (Field::RepositoryId, &["/repository/uuid"]),
@@ -89,6 +96,7 @@ pub(super) static DATA_CENTER: Sender = Sender {
     pings: &["diagnostics:ping"],
     // The second has no changes if there are too many.
     pushes: &["repo:refs_changed", "mirror:repo_synchronized"],
+    pull_requests: &["pr:opened", "pr:from_ref_updated", "pr:modified", "pr:merged", "pr:declined", "pr:deleted"],
     facts: &[
         (Field::Date, &["/date"]),
         (Field::Event, &["/eventKey"]),

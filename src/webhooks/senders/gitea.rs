@@ -122,6 +122,7 @@ const COMMON: Sender = Sender {
     never_retries: true,
     redelivers_anew: true,
     pushes: &["push"],
+    pull_requests: &["pull_request"],
     facts: facts!(REPOSITORY_OF_HOOK),
     own_actions: &[
         ("synchronize", "synchronized"),

@@ -18,6 +18,7 @@ pub(super) static GITHUB: Sender = Sender {
     },
     pings: &["ping"],
     pushes: &["push"],
+    pull_requests: &["pull_request"],
     facts: &[
         (Field::Action, &["/action"]),
         (Field::Repository, &["/repository/full_name"]),

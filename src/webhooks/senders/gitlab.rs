@@ -50,6 +50,7 @@ pub(super) static GITLAB: Sender = Sender {
         all: &["System Hook", "Service Hook"],
     },
     pushes: &["push", "tag_push", "repository_update"],
+    pull_requests: &["merge_request"],
     short_refs: true,
     // The template of a webhook may leave members out.
     proposals: &["merge_request"],

@@ -56,6 +56,8 @@ pub(super) struct Sender {
     /// The events of pushes. In these [`Field::Pusher`] is the person who pushed, and a push that names no ref may have
     /// changed any.
     pub(super) pushes: &'static [&'static str],
+    /// The events that change a pull request, whatever the host calls one.
+    pub(super) pull_requests: &'static [&'static str],
     /// Whether a ref without a [`Field::RefType`] is full in pushes alone.
     pub(super) short_refs: bool,
     /// Prefixes of the names of events that are about a proposed change, if their bodies may lack its details. A change
@@ -157,6 +159,7 @@ const fn stating(Stated { counts_refusals, bodies, id_required, text_ids }: Stat
         events: Events::Body,
         pings: &[],
         pushes: &[],
+        pull_requests: &[],
         short_refs: false,
         proposals: &[],
         builds: &[],

@@ -27,7 +27,7 @@ routes:
     }
 }
 
-/// Such a deny never matches, but looks as if it did.
+/// Such a rule never matches, but looks as if it did.
 #[test]
 fn an_event_under_the_name_of_another_git_host_is_warned_about() {
     const HOSTS: &str = "
@@ -49,7 +49,7 @@ routes:
         ("{routes: [gh], event: [watch]}", Some("known: branch_protection_rule, ")),
         ("{routes: [gogs], event: [push, fork]}", None),
         ("{routes: [gogs], event: [workflow_run]}", Some("known: create, ")),
-        ("{routes: [bb], event: [pull_request]}", Some("known: issue:comment_created, ")),
+        ("{routes: [bb], event: [pull_request]}", Some("write `pullrequest:created` or `pullrequest:fulfilled` or ")),
         ("{routes: [bb], event: ['pullrequest:create']}", Some("did you mean `pullrequest:created`?")),
         ("{routes: [gh, bb], event: [pull_request, 'repo:push']}", None),
         ("{routes: [gh, lab], event: [merge_request]}", None),
@@ -58,7 +58,7 @@ routes:
         ("{routes: [gh, lab], event: [ping]}", None),
         ("{event: [merge_request]}", None),
     ] {
-        let root = root(HOSTS, &format!("rules: [{{id: a, on: {on}, do: deny}}]"));
+        let root = root(HOSTS, &format!("rules: [{{id: a, on: {on}, do: allow}}]"));
         let warnings = warnings_of(&root);
         let told: Vec<_> = warnings.iter().filter(|p| p.at.as_str().contains("/on/event/")).collect();
         assert_eq!(told.len(), usize::from(expected.is_some()), "{on}: {told:?}");
