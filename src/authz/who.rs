@@ -1,6 +1,7 @@
 //! The callers that a rule applies to, or that get a grant.
 
 mod compile;
+mod unmet;
 
 use std::sync::Arc;
 
@@ -306,10 +307,22 @@ fn unfit_issuer(actor: &Actor, issuers: &NamedIssuers) -> Option<String> {
 }
 
 /// Whether the value of a claim is one of `values`. Read wide, numbers are the same if their values are: some issuers
-/// write `5` as `5.0`. Two integers are not compared as fractions, which have no room for the last digits of long ids.
+/// write `5` as `5.0`, and others write numbers and flags as text. Two integers are not compared as fractions, which
+/// have no room for the last digits of long ids.
 fn is_claim(given: &Value, values: &[Value], reading: Reading) -> bool {
-    let is_same_number = |value: &Value| (given.is_f64() || value.is_f64()) && given.as_f64() == value.as_f64();
-    values.contains(given) || (reading == Reading::Wide && values.iter().any(is_same_number))
+    values.contains(given) || (reading == Reading::Wide && values.iter().any(|value| is_same(given, value)))
+}
+
+fn is_same(given: &Value, value: &Value) -> bool {
+    let is_same_number =
+        |one: &Value, other: &Value| (one.is_f64() || other.is_f64()) && one.as_f64() == other.as_f64();
+    match (given, value) {
+        (Value::String(text), plain @ (Value::Number(_) | Value::Bool(_)))
+        | (plain @ (Value::Number(_) | Value::Bool(_)), Value::String(text)) => {
+            serde_json::from_str::<Value>(text).is_ok_and(|read| read == *plain || is_same_number(&read, plain))
+        }
+        _ => is_same_number(given, value),
+    }
 }
 
 /// The condition on senders of deliveries.

@@ -383,7 +383,7 @@ tests:
     );
 }
 
-/// Some issuers write integers so, and a deny of `5` let `5.0` pass.
+/// Some issuers write integers as fractions, and those of CI jobs write them as text: a deny of `5` let these pass.
 #[test]
 fn a_deny_takes_a_number_for_the_same_however_the_token_writes_it() {
     decide_all(
@@ -392,7 +392,7 @@ fn a_deny_takes_a_number_for_the_same_however_the_token_writes_it() {
 rules:
   - {id: all, on: {paths: [/deny]}, do: allow}
   - {id: allowed, on: {paths: [/allow]}, who: {claims: {d: [5]}}, do: allow}
-  - {id: denied, on: {paths: [/deny]}, who: {claims: {d: [5, 9007199254740992]}}, do: deny}
+  - {id: denied, on: {paths: [/deny]}, who: {claims: {d: [5, 9007199254740992, false, '7']}}, do: deny}
 tests:
   - {name: written so, principal: {claims: {d: 5}}, request: {route: web, path: /deny}, expect: {outcome: deny, rule: denied}}
   - {name: as a fraction, principal: {claims: {d: 5.0}}, request: {route: web, path: /deny}, expect: {outcome: deny, rule: denied}}
@@ -400,8 +400,14 @@ tests:
   - {name: another, principal: {claims: {d: 5.5}}, request: {route: web, path: /deny}, expect: {outcome: allow, rule: all}}
   - {name: a long id, principal: {claims: {d: 9007199254740992}}, request: {route: web, path: /deny}, expect: {outcome: deny, rule: denied}}
   - {name: the next id, principal: {claims: {d: 9007199254740993}}, request: {route: web, path: /deny}, expect: {outcome: allow, rule: all}}
-  - {name: a text, principal: {claims: {d: '5'}}, request: {route: web, path: /deny}, expect: {outcome: allow, rule: all}}
+  - {name: a text, principal: {claims: {d: '5'}}, request: {route: web, path: /deny}, expect: {outcome: deny, rule: denied}}
+  - {name: a flag as text, principal: {claims: {d: 'false'}}, request: {route: web, path: /deny}, expect: {outcome: deny, rule: denied}}
+  - {name: a number for a text, principal: {claims: {d: 7}}, request: {route: web, path: /deny}, expect: {outcome: deny, rule: denied}}
+  - {name: another text, principal: {claims: {d: '6'}}, request: {route: web, path: /deny}, expect: {outcome: allow, rule: all}}
+  - {name: the next id as text, principal: {claims: {d: '9007199254740993'}}, request: {route: web, path: /deny}, expect: {outcome: allow, rule: all}}
+  - {name: another flag, principal: {claims: {d: 'true'}}, request: {route: web, path: /deny}, expect: {outcome: allow, rule: all}}
   - {name: an allow, principal: {claims: {d: 5.0}}, request: {route: web, path: /allow}, expect: {outcome: deny}}
+  - {name: an allow of a text, principal: {claims: {d: '5'}}, request: {route: web, path: /allow}, expect: {outcome: deny}}
 ",
     );
 }

@@ -19,7 +19,7 @@ use super::{
         on,
         reach::issuers_of,
     },
-    NamedIssuers, Party, Who, says_nothing, speaks_of_actors,
+    NamedIssuers, Party, Who, says_nothing, speaks_of_actors, unmet,
 };
 
 /// The purpose of a `who`.
@@ -307,20 +307,7 @@ fn check_names(raw: &raw::Who, reading: Reading, at: &At, root: &raw::Root, repo
             report.error(&at.key(key).index(i), format!("`{text}` is blank and matches nobody"));
         }
     }
-    let behalf = at.key("on_behalf_of");
-    for (at, list) in [
-        (at.key("groups"), &raw.groups),
-        (at.key("subjects"), &raw.subjects),
-        (at.key("users"), &raw.users),
-        (behalf.key("groups"), &person.groups),
-        (behalf.key("subjects"), &person.subjects),
-    ] {
-        for (i, text) in list.iter().enumerate().filter(|(_, text)| text.contains('*')) {
-            report
-                .warning(&at.index(i), format!("`{text}` is compared exactly: `*` is no wildcard here"))
-                .help("write out each one, or use `when`");
-        }
-    }
+    unmet::warn(raw, reading, at, root, report);
     warn_of_users(raw, reading, &at.key("users"), root, report);
     for (path, values) in &raw.claims {
         if path.is_empty() || path == "/" {

@@ -173,6 +173,9 @@ fn unusual_resource_names_are_warned_about_with_a_suggestion() {
         ("who: {issuers: [corp], groups: ['dev*']}", "write out each one"),
         ("who: {issuers: [corp], subjects: ['*']}", "write out each one"),
         ("who: {issuers: [corp], on_behalf_of: {groups: ['dev*']}}", "write out each one"),
+        ("who: {issuers: [corp], clients: ['bot-*']}", "write out each one"),
+        ("who: {issuers: [corp], clients: [bot], scopes: ['tekton:*']}", "write out each one"),
+        ("who: {issuers: [actions], claims: {ref: [refs/heads/main, 'refs/heads/release/*']}}", "write out each one"),
         ("who: {issuers: [corp], users: [alice@example.com]}", "write the whole name"),
         ("who: {issuers: [corp], users: ['https://corp.example#alice', 'corp#Alice']}", ""),
         ("who: {users: [alice@example.com]}", ""),
@@ -239,5 +242,25 @@ fn a_user_name_is_held_against_the_template_of_its_issuer() {
         let ground = ONE_ISSUER.replacen("kind: human", &format!("kind: human, username: '{template}'"), 1);
         let root = root(&ground, &format!("rules: [{{id: a, who: {{users: ['{user}']}}, do: {action}}}]"));
         assert_eq!(warnings_of(&root).len(), expected, "{template} {user} {action}");
+    }
+}
+
+/// Such an allow matches no job. A deny does, as it is read wide.
+#[test]
+fn a_number_or_a_flag_among_the_claims_of_ci_jobs_is_warned_about() {
+    for (who, action, expected) in [
+        ("issuers: [actions], claims: {repository_id: ['13', 13]}", "allow", Some(("repository_id/1", "`\"13\"`"))),
+        ("issuers: [actions], claims: {/ref_protected: [true]}", "allow", Some(("~1ref_protected/0", "`\"true\"`"))),
+        ("issuers: [actions], claims: {repository_id: [13]}", "deny", None),
+        ("issuers: [actions], claims: {repository_id: ['13'], iat: [13], /act/n: [1]}", "allow", None),
+        ("issuers: [actions, corp], claims: {repository_id: [13]}", "allow", None),
+        ("issuers: [corp], claims: {repository_id: [13]}", "allow", None),
+    ] {
+        let root = root(GROUND, &format!("rules: [{{id: a, who: {{{who}}}, do: {action}}}]"));
+        let told = warnings_of(&root);
+        let told = told.iter().find(|problem| problem.message.contains("have a text in"));
+        let found = told.map(|problem| (problem.at.to_string(), problem.help.clone().unwrap_or_default()));
+        let expected = expected.map(|(at, text)| (format!("/rules/0/who/claims/{at}"), format!("write {text}")));
+        assert_eq!(found, expected, "{who} {action}");
     }
 }
