@@ -1,12 +1,15 @@
 //! Warns of conditions on callers that none can meet: an allow with one matches nobody, and a deny lets pass whom it
 //! names.
 
-use crate::config::{
-    raw::{self, Preset},
-    report::{At, Report},
+use crate::{
+    config::{
+        raw::{self, Preset},
+        report::{At, Report},
+    },
+    webhooks,
 };
 
-use super::super::condition::Reading;
+use super::super::{condition::Reading, issuers::IssuerFacts};
 
 pub(super) fn warn(raw: &raw::Who, reading: Reading, at: &At, root: &raw::Root, report: &mut Report) {
     warn_of_wildcards(raw, at, report);
@@ -14,6 +17,7 @@ pub(super) fn warn(raw: &raw::Who, reading: Reading, at: &At, root: &raw::Root, 
     if reading == Reading::Strict {
         warn_of_types(raw, &at.key("claims"), root, report);
     }
+    warn_of_hosts(raw, at, root, report);
 }
 
 fn warn_of_wildcards(raw: &raw::Who, at: &At, report: &mut Report) {
@@ -66,6 +70,41 @@ fn warn_of_types(raw: &raw::Who, at: &At, root: &raw::Root, report: &mut Report)
                     format!("tokens of CI jobs have a text in `{name}`, which never equals {value} to an allow"),
                 )
                 .help(format!("write `\"{value}\"`"));
+        }
+    }
+}
+
+/// Warns of ids of a host from which none of the named callers come.
+fn warn_of_hosts(raw: &raw::Who, at: &At, root: &raw::Root, report: &mut Report) {
+    let key = match (raw.webhooks.as_slice(), raw.issuers.as_slice()) {
+        ([_, ..], []) => "webhooks",
+        ([], [_, ..]) => "issuers",
+        _ => return,
+    };
+    let senders: Vec<&raw::Webhook> =
+        root.webhooks.iter().filter(|webhook| raw.webhooks.contains(&webhook.name)).collect();
+    let jobs: Vec<&str> = root
+        .issuers
+        .iter()
+        .filter(|issuer| key == "webhooks" || raw.issuers.contains(&issuer.name))
+        .filter_map(|issuer| Some(IssuerFacts::new(issuer).repositories?.0))
+        .collect();
+    for (of, ids, counts_jobs) in [("repositories", &raw.repositories, true), ("senders", &raw.senders, false)] {
+        for (i, id) in ids.iter().enumerate() {
+            let Some((kind, _)) = id.rsplit_once(':') else { continue };
+            let is_of_job = counts_jobs && jobs.contains(&kind);
+            // Others are unknown, which is an error.
+            let is_known = is_of_job || root.webhooks.iter().any(|webhook| webhooks::identity(webhook) == kind);
+            let is_named = senders.iter().any(|webhook| webhooks::identity(webhook) == kind);
+            if !is_known || is_named || (key == "issuers" && is_of_job) {
+                continue;
+            }
+            report
+                .warning(
+                    &at.key(of).index(i),
+                    format!("none of the `{key}` beside it is of `{kind}`, so that `{id}` matches nobody"),
+                )
+                .help(format!("write a rule of its own for it, without `{key}`"));
         }
     }
 }

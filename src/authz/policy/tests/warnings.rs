@@ -264,3 +264,27 @@ fn a_number_or_a_flag_among_the_claims_of_ci_jobs_is_warned_about() {
         assert_eq!(found, expected, "{who} {action}");
     }
 }
+
+/// Such a deny let everybody through, and `check` was silent.
+#[test]
+fn an_id_of_a_host_from_which_no_caller_of_the_rule_comes_is_warned_about() {
+    let ground = GROUND
+        .replace("webhooks:\n", "webhooks:\n  - {name: lab, sender: gitlab, secrets: [{secret: {env: OTHER}}]}\n")
+        .replace("issuers:\n", "issuers:\n  - {name: jobs, issuer: 'https://jobs.example', preset: gitlab_ci}\n");
+    for (who, expected) in [
+        ("webhooks: [lab], repositories: ['gitlab:7', 'github:7']", Some("repositories/1")),
+        ("webhooks: [lab], senders: ['github:7']", Some("senders/0")),
+        ("issuers: [jobs], repositories: ['github:7']", Some("repositories/0")),
+        ("issuers: [jobs], senders: ['gitlab:7']", Some("senders/0")),
+        ("webhooks: [lab, gh], repositories: ['github:7', 'gitlab:7'], senders: ['github:7']", None),
+        ("issuers: [jobs, actions], repositories: ['github:7', 'gitlab:7']", None),
+        ("repositories: ['github:7', 'gitlab:7']", None),
+        ("senders: ['github:7', 'gitlab:7']", None),
+    ] {
+        let root = root(&ground, &format!("rules: [{{id: a, who: {{{who}}}, do: deny}}]"));
+        let told = warnings_of(&root);
+        let told = told.iter().find(|problem| problem.message.contains("beside it is of"));
+        let found = told.map(|problem| problem.at.to_string());
+        assert_eq!(found, expected.map(|at| format!("/rules/0/who/{at}")), "{who}");
+    }
+}
