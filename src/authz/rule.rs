@@ -155,6 +155,7 @@ impl Rule {
         check_need(&raw.need, &at.key("need"), root, report);
         token::check_people(raw, at, root, report);
         token::check_break_glass(raw, at, report);
+        token::check_accounts(raw, at, report);
         deliveries::warn(raw, at, root, report);
         let action = match &raw.action {
             raw::Action::Allow => Action::Allow(NeededLogin::of(&raw.need)),

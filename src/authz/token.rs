@@ -383,6 +383,23 @@ pub(super) fn check_break_glass(rule: &raw::Rule, at: &At, report: &mut Report) 
     }
 }
 
+/// Warns of a deny by the accounts of callers: of a task's request, the caller is whoever caused its run.
+pub(super) fn check_accounts(rule: &raw::Rule, at: &At, report: &mut Report) {
+    let Some(token) = &rule.on.token else { return };
+    let named = !rule.who.service_accounts.is_empty() && token.service_accounts.is_empty();
+    if named && matches!(rule.action, raw::Action::Deny) {
+        report
+            .warning(
+                &at.key("who").key("service_accounts"),
+                "`who` is about whoever caused a run, so that this misses the tasks that run as these accounts",
+            )
+            .help(
+                "to deny such tasks, write `service_accounts` into `token`; to deny those who start runs as these \
+                 accounts, write `subjects: ['system:serviceaccount:NAMESPACE:NAME']`",
+            );
+    }
+}
+
 /// Returns our names for a scope whose given name is used by its provider only.
 pub(super) fn our_names<'n>(names: Option<&'n BTreeMap<String, String>>, scope: &str) -> Vec<&'n str> {
     let names = names.filter(|names| !names.contains_key(scope));

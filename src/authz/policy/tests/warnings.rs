@@ -288,3 +288,22 @@ fn an_id_of_a_host_from_which_no_caller_of_the_rule_comes_is_warned_about() {
         assert_eq!(found, expected.map(|at| format!("/rules/0/who/{at}")), "{who}");
     }
 }
+
+/// A team that locked out a service account so had locked out nothing.
+#[test]
+fn a_deny_of_tokens_by_the_account_of_the_caller_is_warned_about() {
+    let ground = format!("{GROUND}tokens: {{exchange: [{{issuer: cluster, kubernetes: api}}]}}\n");
+    for (token, who, action, expected) in [
+        ("{}", "service_accounts: [ci/builder]", "deny", 1),
+        ("{audiences: [x]}", "service_accounts: ['ci/*']", "deny", 1),
+        ("{service_accounts: [ci/builder]}", "service_accounts: [ci/starter]", "deny", 0),
+        ("{service_accounts: [ci/builder]}", "issuers: [corp]", "deny", 0),
+        ("{}", "issuers: [cluster], subjects: ['system:serviceaccount:ci:builder']", "deny", 0),
+        ("{audiences: [x], service_accounts: [ci/builder]}", "service_accounts: [ci/starter]", "allow", 0),
+    ] {
+        let root = root(&ground, &format!("rules: [{{id: a, on: {{token: {token}}}, who: {{{who}}}, do: {action}}}]"));
+        let told = warnings_of(&root);
+        let found = told.iter().filter(|problem| problem.at.as_str() == "/rules/0/who/service_accounts").count();
+        assert_eq!(found, expected, "{token} {who} {action}: {told:?}");
+    }
+}
