@@ -213,11 +213,7 @@ fn refused(error: RequestTokenError<EgressError, Refusal>) -> ExchangeError {
             }
         }
         // The body may hold tokens, so it is not reported.
-        RequestTokenError::Parse(error, _) => {
-            let path = error.path().to_string();
-            let hint = if path == "id_token" { ", which is not a signed JWT; it must not be encrypted" } else { "" };
-            ExchangeError::Malformed(format!("at `{path}`{hint}"))
-        }
+        RequestTokenError::Parse(error, _) => ExchangeError::Malformed(format!("at `{}`", error.path())),
         RequestTokenError::Other(what) => ExchangeError::Malformed(bounded(&what)),
     }
 }
@@ -231,7 +227,9 @@ struct Answer {
     refresh_token: Option<RefreshToken>,
     #[serde(default, deserialize_with = "separated")]
     scope: Option<Vec<Scope>>,
-    id_token: Option<CoreIdToken>,
+    /// The text as it came, which the issuer verifies. As a [`CoreIdToken`] it would be refused for standard claims of
+    /// unusual types that nothing here reads, such as `updated_at` as a text (Auth0).
+    id_token: Option<String>,
 }
 
 impl Answer {
@@ -242,10 +240,20 @@ impl Answer {
         Ok(Granted {
             access: self.access_token.into_secret(),
             refresh: self.refresh_token.map(RefreshToken::into_secret),
-            id: self.id_token.as_ref().map(ToString::to_string),
+            id: self.id_token.map(signed).transpose()?,
             scopes: self.scope.map(|scopes| scopes.iter().map(|scope| scope.as_str().into()).collect()),
         })
     }
+}
+
+/// Refuses an ID token that cannot be a signed JWT by its number of parts: three, or five of an encrypted one.
+fn signed(token: String) -> Result<String, ExchangeError> {
+    let what = match token.split('.').count() {
+        3 => return Ok(token),
+        5 => "an encrypted token (JWE), which is not supported",
+        _ => "not a signed JWT",
+    };
+    Err(ExchangeError::Malformed(format!("its `id_token` is {what}")))
 }
 
 fn any_case<'de, D: Deserializer<'de>>(deserializer: D) -> Result<CoreTokenType, D::Error> {
@@ -281,7 +289,8 @@ impl OAuth2TokenResponse for Answer {
 impl TokenResponse<EmptyAdditionalClaims, CoreGenderClaim, CoreJweContentEncryptionAlgorithm, CoreJwsSigningAlgorithm>
     for Answer
 {
+    /// Never used: [`Answer::granted`] takes the text.
     fn id_token(&self) -> Option<&CoreIdToken> {
-        self.id_token.as_ref()
+        None
     }
 }

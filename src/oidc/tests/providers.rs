@@ -278,3 +278,47 @@ async fn a_query_does_not_switch_off_the_configured_classes() {
         assert_eq!(browser.session().await.is_some(), status == 303, "{row}");
     }
 }
+
+/// Regression: every login at Auth0 failed, whose ID tokens have `updated_at` as a text. So did refreshes, and a person
+/// kept a group that the provider had removed.
+#[tokio::test]
+async fn standard_claims_of_unusual_types_do_not_matter() {
+    let mut browser = Browser::new().await;
+    let sent = browser.depart("/").await;
+    browser.script(|script| {
+        script.answer["refresh_token"] = "r-1".into();
+        let claims = script.claims.as_mut().unwrap();
+        claims["updated_at"] = "2026-11-30T10:00:00.000Z".into();
+        claims["email_verified"] = "true".into();
+        claims["address"] = "Main St 1".into();
+        claims["amr"] = "pwd".into();
+    });
+    let response = browser.get(&sent.good()).await;
+    assert_eq!(response.status(), StatusCode::SEE_OTHER, "{}", body(&response));
+    assert_eq!(browser.session().await.unwrap().principal.groups, [Arc::<str>::from("dev")]);
+    browser.fixture.shared.clock.advance(Duration::from_secs(301));
+    let now = browser.fixture.shared.clock.now().as_secs();
+    browser.script(|script| {
+        let claims = script.claims.as_mut().unwrap();
+        (claims["iat"], claims["exp"], claims["groups"]) = (now.into(), (now + 300).into(), json!([]));
+    });
+    assert!(browser.session().await.unwrap().principal.groups.is_empty());
+}
+
+#[tokio::test]
+async fn an_id_token_that_cannot_be_signed_is_named_for_what_it_is() {
+    for (token, told) in [
+        ("a.b.c.d.e", "its `id_token` is an encrypted token (JWE), which is not supported"),
+        ("abc", "its `id_token` is not a signed JWT"),
+    ] {
+        let mut browser = Browser::new().await;
+        let sent = browser.depart("/").await;
+        browser.script(|script| {
+            script.claims = None;
+            script.answer["id_token"] = token.into();
+        });
+        let response = browser.get(&sent.good()).await;
+        assert_eq!(response.status(), StatusCode::BAD_GATEWAY, "{token}");
+        assert!(body(&response).contains(told), "{token}: {}", body(&response));
+    }
+}
