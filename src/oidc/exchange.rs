@@ -212,8 +212,15 @@ fn refused(error: RequestTokenError<EgressError, Refusal>) -> ExchangeError {
                 _ => ExchangeError::Refused(text),
             }
         }
-        // The body may hold tokens, so it is not reported.
-        RequestTokenError::Parse(error, _) => ExchangeError::Malformed(format!("at `{}`", error.path())),
+        // The body may hold tokens, so it is not reported. Only the message about a missing member has nothing of it.
+        RequestTokenError::Parse(error, _) => {
+            let why = error.inner().to_string();
+            let missing = why.strip_prefix("missing field ").and_then(|rest| rest.split(' ').next());
+            ExchangeError::Malformed(match missing {
+                Some(name) => format!("it has no {name}"),
+                None => format!("at `{}`", error.path()),
+            })
+        }
         RequestTokenError::Other(what) => ExchangeError::Malformed(bounded(&what)),
     }
 }

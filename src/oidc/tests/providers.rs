@@ -305,6 +305,18 @@ async fn standard_claims_of_unusual_types_do_not_matter() {
     assert!(browser.session().await.unwrap().principal.groups.is_empty());
 }
 
+/// Regression: it was reported as "at `.`".
+#[tokio::test]
+async fn a_member_that_a_token_response_lacks_is_named() {
+    for name in ["access_token", "token_type"] {
+        let mut browser = Browser::new().await;
+        let sent = browser.depart("/").await;
+        browser.script(|script| drop(script.answer.as_object_mut().unwrap().remove(name)));
+        let response = browser.get(&sent.good()).await;
+        assert!(body(&response).contains(&format!("it has no `{name}`")), "{}", body(&response));
+    }
+}
+
 #[tokio::test]
 async fn an_id_token_that_cannot_be_signed_is_named_for_what_it_is() {
     for (token, told) in [
