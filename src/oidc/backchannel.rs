@@ -8,10 +8,11 @@ use http::{HeaderValue, Method, Response, StatusCode, header};
 use serde_json::json;
 use url::form_urlencoded;
 
-use super::{Login, LoginRequest, bounded};
+use super::{Login, LoginRequest, bounded, failure::token_error};
 use crate::{
     downstream::finished,
-    issuers::{LogoutToken, Unverified},
+    error::Rejection,
+    issuers::{LogoutToken, TokenError, Unverified},
     request::headers::is_form,
     store::{Expect, StoreError, Table},
 };
@@ -24,10 +25,29 @@ pub const MAX_BODY: usize = 32 << 10;
 
 /// Why nothing was ended.
 enum Refusal {
-    /// The request or its token is invalid.
-    Invalid(String),
+    /// The request or its token is invalid. The provider reads `why`; `cause` is for the log only.
+    Invalid { why: String, cause: Option<String> },
     /// A failure here, or of the provider's keys; the request may be repeated.
     Unavailable(String),
+}
+
+impl Refusal {
+    /// The refusal of a logout token. The sender is not authenticated: it learns which part of the token is wrong, and
+    /// neither the content nor what the configuration expects.
+    fn of_token(rejection: &Rejection) -> Self {
+        if rejection.status().is_server_error() {
+            return Self::Unavailable(bounded(&rejection.in_full()));
+        }
+        let why = match token_error(rejection) {
+            Some(error @ TokenError::Claim { .. }) => error.without_people(),
+            Some(TokenError::OtherKind(kind)) => format!("it is {kind}"),
+            Some(TokenError::Algorithm { .. }) => "its algorithm is not accepted".to_owned(),
+            Some(TokenError::Type { .. }) => "its `typ` is not that of a logout token".to_owned(),
+            // The texts for access tokens are right for these too.
+            _ => rejection.detail().to_owned(),
+        };
+        Self::Invalid { why: bounded(&format!("logout token: {why}")), cause: rejection.causes() }
+    }
 }
 
 impl From<StoreError> for Refusal {
@@ -43,8 +63,8 @@ impl Login {
                 tracing::info!(request_id = request.request_id, ended, "a provider ended sessions");
                 (StatusCode::OK, Bytes::new())
             }
-            Err(Refusal::Invalid(why)) => {
-                tracing::warn!(request_id = request.request_id, %why, "a back-channel logout was refused");
+            Err(Refusal::Invalid { why, cause }) => {
+                tracing::warn!(request_id = request.request_id, %why, cause, "a back-channel logout was refused");
                 let body = json!({"error": "invalid_request", "error_description": why});
                 (StatusCode::BAD_REQUEST, body.to_string().into())
             }
@@ -69,7 +89,7 @@ impl Login {
     }
 
     async fn end_at_word_of_provider(&self, request: LoginRequest<'_>) -> Result<usize, Refusal> {
-        let invalid = |why: &str| Refusal::Invalid(why.to_owned());
+        let invalid = |why: &str| Refusal::Invalid { why: why.to_owned(), cause: None };
         if *request.method != Method::POST {
             return Err(invalid("a logout token must be sent in a POST"));
         }
@@ -81,15 +101,12 @@ impl Login {
             return Err(invalid("there is not exactly one `logout_token`"));
         };
         // The unverified issuer only selects the provider that checks the token.
-        let read = Unverified::parse(&token).map_err(|error| Refusal::Invalid(bounded(&error.to_string())))?;
+        let read = Unverified::parse(&token).map_err(|error| invalid(&bounded(&error.to_string())))?;
         let provider =
             self.0.providers.iter().find(|provider| read.issuer().is_some_and(|issuer| provider.is_named(issuer)));
         let provider = provider.ok_or_else(|| invalid("it is of no provider that people sign in with here"))?;
         let LogoutToken { subject, session, id, expires } =
-            provider.verify_logout_token(&token).await.map_err(|rejection| {
-                let why = bounded(rejection.detail());
-                if rejection.status().is_server_error() { Refusal::Unavailable(why) } else { Refusal::Invalid(why) }
-            })?;
+            provider.verify_logout_token(&token).await.map_err(|rejection| Refusal::of_token(&rejection))?;
         let sessions = &self.0.sessions;
         let (store, now) = (&sessions.shared().store, sessions.now());
         let seen = aws_lc_rs::digest::digest(
@@ -109,5 +126,40 @@ impl Login {
             Ok::<_, Refusal>(ended)
         });
         finished(ended).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::issuers::Quoted;
+
+    /// Regression: answer and log said "the token is not an access token that is accepted here", whatever was wrong.
+    #[test]
+    fn a_refused_logout_token_is_told_with_its_cause() {
+        let (came, expected) = (Quoted::text("mallory"), vec!["our-client".to_owned()]);
+        for (error, told, logged) in [
+            (
+                TokenError::Claim { name: "exp".into(), came: Quoted::json(None), expected: "a time" },
+                "logout token: the claim `exp` must be a time",
+                "the claim `exp` is nothing; it must be a time",
+            ),
+            (
+                TokenError::OtherKind("an ID token (it has a `nonce`)"),
+                "logout token: it is an ID token (it has a `nonce`)",
+                "it has a `nonce`",
+            ),
+            (
+                TokenError::Audience { came, expected },
+                "logout token: the token is meant for another audience",
+                "is `mallory`; `our-client` is expected",
+            ),
+        ] {
+            let Refusal::Invalid { why, cause } = Refusal::of_token(&Rejection::from(error)) else {
+                panic!("{told}: not the fault of the token");
+            };
+            assert_eq!(why, told);
+            assert!(cause.is_some_and(|cause| cause.contains(logged)), "{told}");
+        }
     }
 }

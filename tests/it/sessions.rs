@@ -230,6 +230,8 @@ async fn the_provider_ends_sessions_without_a_cookie() {
         );
         assert_eq!(answer.json()["error"], "invalid_request", "{row}");
     }
+    let why = post(&format!("logout_token={id_token}")).await.json()["error_description"].clone();
+    assert_eq!(why, "logout token: it is an ID token (it has a `nonce`)");
     let form = format!("logout_token={good}");
     let no_form = world.post("/oauth2/backchannel_logout", &["Content-Type: text/plain"], &form).await;
     assert_eq!(no_form.status, 400, "{}", no_form.text());
