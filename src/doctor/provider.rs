@@ -151,6 +151,13 @@ impl IssuerChecks<'_> {
                 self.findings.push(Finding::good(Check::Discovery, &self.subject, format!("{location} can be read")));
                 let message = format!("it calls itself {called}, as the configuration does");
                 self.findings.push(Finding::good(Check::Issuer, &self.subject, message));
+                for endpoint in &metadata.ignored {
+                    let message =
+                        format!("the `{endpoint}` of its discovery document is not an https address, and is not used");
+                    let fix = "have the provider announce its public address, if people sign in there or its tokens are \
+                               introspected; the keys are used in any case";
+                    self.findings.push(Finding::warning(Check::Discovery, &self.subject, message, fix));
+                }
                 if let Some(why) = self.issuer.introspection_trouble(&metadata) {
                     let fix = "its manual says where it answers (RFC 7662); until that is configured, no token can be \
                                introspected";

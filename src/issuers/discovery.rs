@@ -20,6 +20,8 @@ pub struct Metadata {
     pub revocation_endpoint: Option<Url>,
     /// RFC 9207: every authorization response carries `iss`.
     pub iss_parameter_supported: bool,
+    /// The endpoints that are left out because they are not https addresses. Keys can be used without them.
+    pub ignored: Vec<&'static str>,
 }
 
 #[derive(Deserialize)]
@@ -37,7 +39,8 @@ struct Document {
 }
 
 impl Metadata {
-    /// Parses the document of `issuer`, whose `issuer` member must be identical, byte for byte (section 4.3).
+    /// Parses the document of `issuer`, whose `issuer` member must be identical, byte for byte (section 4.3). Endpoints
+    /// that are not https addresses are left out.
     pub fn parse(text: &[u8], issuer: &str) -> Result<Self, String> {
         let document: Document =
             serde_json::from_slice(text).map_err(|error| format!("the discovery document cannot be read: {error}"))?;
@@ -48,23 +51,31 @@ impl Metadata {
             ));
         }
         let clear_text = issuer.starts_with("http:");
-        let endpoint = |name: &str, text: Option<String>| match text {
-            None => Ok(None),
-            Some(text) => match secure_url(&text) {
-                Ok(url) if clear_text || url.scheme() == "https" => Ok(Some(url)),
-                _ => Err(format!("the `{name}` of the discovery document is not an https address")),
-            },
+        let secure = |text: &str| secure_url(text).ok().filter(|url| clear_text || url.scheme() == "https");
+        let mut ignored = Vec::new();
+        let mut endpoint = |name: &'static str, text: Option<String>| {
+            let url = secure(&text?);
+            if url.is_none() {
+                ignored.push(name);
+            }
+            url
+        };
+        let jwks_uri = match document.jwks_uri {
+            None => None,
+            Some(text) => {
+                Some(secure(&text).ok_or("the `jwks_uri` of the discovery document is not an https address")?)
+            }
         };
         Ok(Self {
-            jwks_uri: endpoint("jwks_uri", document.jwks_uri)?,
-            authorization_endpoint: endpoint("authorization_endpoint", document.authorization_endpoint)?,
-            token_endpoint: endpoint("token_endpoint", document.token_endpoint)?,
-            introspection_endpoint: endpoint("introspection_endpoint", document.introspection_endpoint)?,
-            end_session_endpoint: endpoint("end_session_endpoint", document.end_session_endpoint)?,
-            userinfo_endpoint: endpoint("userinfo_endpoint", document.userinfo_endpoint)?,
-            // An invalid one is ignored: only the revocation of grants at a sign-out needs it.
-            revocation_endpoint: endpoint("revocation_endpoint", document.revocation_endpoint).unwrap_or_default(),
+            jwks_uri,
+            authorization_endpoint: endpoint("authorization_endpoint", document.authorization_endpoint),
+            token_endpoint: endpoint("token_endpoint", document.token_endpoint),
+            introspection_endpoint: endpoint("introspection_endpoint", document.introspection_endpoint),
+            end_session_endpoint: endpoint("end_session_endpoint", document.end_session_endpoint),
+            userinfo_endpoint: endpoint("userinfo_endpoint", document.userinfo_endpoint),
+            revocation_endpoint: endpoint("revocation_endpoint", document.revocation_endpoint),
             iss_parameter_supported: document.authorization_response_iss_parameter_supported,
+            ignored,
         })
     }
 }
@@ -115,30 +126,47 @@ mod tests {
         }
     }
 
+    /// Regression: a logout address of `http:`, or an empty one, kept the keys from being fetched, so that bearer tokens
+    /// were refused too.
     #[test]
-    fn endpoints_in_clear_text_are_refused_unless_the_issuer_is_on_loopback() {
+    fn endpoints_in_clear_text_are_left_out_unless_the_issuer_is_on_loopback() {
+        type Place = fn(Metadata) -> Option<Url>;
         let read = |issuer: &str, name: &str, endpoint: &str| {
             Metadata::parse(json!({"issuer": issuer, name: endpoint}).to_string().as_bytes(), issuer)
         };
         let (there, here) = ("https://idp.example", "http://127.0.0.1:1");
-        for name in [
-            "jwks_uri",
-            "authorization_endpoint",
-            "token_endpoint",
-            "introspection_endpoint",
-            "end_session_endpoint",
-            "userinfo_endpoint",
-        ] {
-            assert!(read(there, name, "https://idp.example/x").is_ok(), "{name}");
-            assert!(read(here, name, "http://127.0.0.1:1/x").is_ok(), "{name}");
-            let told = Err(format!("the `{name}` of the discovery document is not an https address"));
-            for (issuer, endpoint) in [(there, "http://127.0.0.1:1/x"), (here, "http://idp.example/x")] {
-                assert_eq!(read(issuer, name, endpoint), told, "{name} {endpoint}");
+        let bad = [
+            (there, "http://127.0.0.1:1/x"),
+            (there, "http://idp.example/x"),
+            (here, "http://idp.example/x"),
+            (there, ""),
+        ];
+        let places: [(&str, Place); 6] = [
+            ("authorization_endpoint", |metadata| metadata.authorization_endpoint),
+            ("token_endpoint", |metadata| metadata.token_endpoint),
+            ("introspection_endpoint", |metadata| metadata.introspection_endpoint),
+            ("end_session_endpoint", |metadata| metadata.end_session_endpoint),
+            ("userinfo_endpoint", |metadata| metadata.userinfo_endpoint),
+            ("revocation_endpoint", |metadata| metadata.revocation_endpoint),
+        ];
+        for (name, place) in places {
+            for (issuer, endpoint) in [(there, "https://idp.example/x"), (here, "http://127.0.0.1:1/x")] {
+                let metadata = read(issuer, name, endpoint).unwrap();
+                assert!(metadata.ignored.is_empty(), "{name} {endpoint}");
+                assert_eq!(place(metadata).unwrap().as_str(), endpoint, "{name}");
+            }
+            for (issuer, endpoint) in bad {
+                let metadata = read(issuer, name, endpoint).unwrap();
+                assert_eq!(metadata.ignored, [name], "{endpoint}");
+                assert_eq!(place(metadata), None, "{name} {endpoint}");
             }
         }
-        let revocation = |endpoint: &str| read(there, "revocation_endpoint", endpoint).unwrap().revocation_endpoint;
-        assert!(revocation("https://idp.example/x").is_some());
-        assert_eq!(revocation("http://127.0.0.1:1/x"), None, "people sign in all the same");
+        assert!(read(there, "jwks_uri", "https://idp.example/x").unwrap().jwks_uri.is_some());
+        assert!(read(here, "jwks_uri", "http://127.0.0.1:1/x").unwrap().jwks_uri.is_some());
+        let told = Err("the `jwks_uri` of the discovery document is not an https address".to_owned());
+        for (issuer, endpoint) in bad {
+            assert_eq!(read(issuer, "jwks_uri", endpoint), told, "{endpoint}");
+        }
     }
 
     #[test]

@@ -87,7 +87,12 @@ impl Introspection {
     /// Why introspection is not possible with this discovery document.
     pub fn trouble(&self, discovered: &Metadata) -> Option<&'static str> {
         let is_known = self.settings().endpoint.is_some() || discovered.introspection_endpoint.is_some();
-        (!is_known).then_some("its discovery document names no introspection endpoint; set `introspection.endpoint`")
+        (!is_known).then_some(match discovered.ignored.contains(&"introspection_endpoint") {
+            false => "its discovery document names no introspection endpoint; set `introspection.endpoint`",
+            true => {
+                "the introspection endpoint of its discovery document is not an https address; set `introspection.endpoint`"
+            }
+        })
     }
 
     fn endpoint(&self, discovered: Option<&Metadata>) -> Option<Url> {

@@ -91,7 +91,7 @@ pub(super) async fn require_userinfo(
     subject: Option<&str>,
 ) -> Result<Map<String, Value>, RefreshError> {
     let Some(endpoint) = &metadata.userinfo_endpoint else {
-        return Err(RefreshError::Refused("it announces no `userinfo_endpoint`".to_owned()));
+        return Err(RefreshError::Refused("it announces no `userinfo_endpoint` with an https address".to_owned()));
     };
     match user_info(provider, endpoint, access).await? {
         Answer::Confirmed(claims) if is_of(&claims, subject) => Ok(claims),

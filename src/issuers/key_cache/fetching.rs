@@ -225,10 +225,20 @@ impl Shared {
             Fetched::Whole(answer) => {
                 let metadata = Metadata::parse(answer.body(), &self.settings.document_issuer()).map_err(told)?;
                 self.known().discovery = Validators::of(&url, answer.headers(), DEFAULT_LIFE);
-                self.metadata.store(Some(Arc::new(metadata)));
+                self.install_metadata(metadata);
                 Ok(Some(answer.into_body()))
             }
         }
+    }
+
+    /// Makes a discovery document the current one. Says once which of its endpoints are ignored.
+    fn install_metadata(&self, metadata: Metadata) {
+        if self.metadata.load().as_ref().is_none_or(|known| known.ignored != metadata.ignored) {
+            for endpoint in &metadata.ignored {
+                tracing::warn!(issuer = %self.settings.name, %endpoint, "an endpoint of the discovery document is not an https address, and is not used");
+            }
+        }
+        self.metadata.store(Some(Arc::new(metadata)));
     }
 
     /// Fetches `url`, conditionally by `validators`. `trusted` says that the address is configured or on the issuer's
@@ -307,7 +317,7 @@ impl Shared {
             && let Some(Ok(metadata)) =
                 kept.discovery().map(|text| Metadata::parse(text, &self.settings.document_issuer()))
         {
-            self.metadata.store(Some(Arc::new(metadata)));
+            self.install_metadata(metadata);
         }
         self.known().kept = Some(kept);
         is_usable
