@@ -105,8 +105,8 @@ impl Header {
     }
 }
 
-/// Whether a token looks like a JWT or a JWE, and so must not be treated as opaque: the part before the first dot
-/// decodes to the start of a JSON object.
+/// Whether a token looks like a JWT, and so must not be treated as opaque: the part before the first dot decodes to the
+/// start of a JSON object, and it is no [encrypted](is_encrypted) token.
 pub fn is_jwt_shaped(token: &str) -> bool {
     let Some((head, _)) = token.split_once('.') else { return false };
     // Groups of four characters decode independently. There may be any amount of white space before the brace.
@@ -114,10 +114,24 @@ pub fn is_jwt_shaped(token: &str) -> bool {
     for group in groups {
         let Ok(bytes) = URL_SAFE_NO_PAD.decode(group) else { return false };
         if let Some(first) = bytes.iter().find(|byte| !byte.is_ascii_whitespace()) {
-            return *first == b'{';
+            return *first == b'{' && !is_encrypted(token);
         }
     }
     false
+}
+
+/// Whether a token is a JWE in compact form (RFC 7516 section 3.1): five parts, and a header with `enc`. Some providers
+/// encrypt their opaque tokens for themselves. All parts must be canonical, as a token without `jti` is revoked by its
+/// text, of which there must be only one.
+pub fn is_encrypted(token: &str) -> bool {
+    let mut parts = token.split('.');
+    if parts.clone().count() != 5 {
+        return false;
+    }
+    let header = parts.next().and_then(|part| URL_SAFE_NO_PAD.decode(part).ok());
+    let members = header.and_then(|header| strict_json::object(&header).ok());
+    members.is_some_and(|members| members.get("enc").is_some_and(Value::is_string))
+        && parts.all(|part| URL_SAFE_NO_PAD.decode(part).is_ok())
 }
 
 /// The algorithm with this name in RFC 7518, or RFC 9864, in which `EdDSA` with this curve is `Ed25519`. HMAC is not
@@ -148,6 +162,27 @@ fn parse_object(part: &'static str, text: &[u8]) -> Result<Map<String, Value>, T
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn encrypted_tokens() {
+        let with = |header: &str, rest: &str| format!("{}{rest}", URL_SAFE_NO_PAD.encode(header));
+        let header = r#"{"alg":"A256GCMKW","enc":"A256GCM"}"#;
+        for rest in ["..YWJj.YWJj.YWJj", ".YQ.YWI.YWJj.YWJj"] {
+            let token = with(header, rest);
+            assert!(is_encrypted(&token) && !is_jwt_shaped(&token), "{token}");
+        }
+        for (row, token) in [
+            ("four parts", with(header, "..YWJj.YWJj")),
+            ("six parts", with(header, "..YWJj.YWJj.YWJj.YWJj")),
+            ("a JWT", with(header, ".e30.YWJj")),
+            ("no `enc`", with(r#"{"alg":"A256GCMKW"}"#, "..YWJj.YWJj.YWJj")),
+            ("repeated member", with(r#"{"enc":"A256GCM","enc":"A256GCM"}"#, "..YWJj.YWJj.YWJj")),
+            ("another text of the same bytes", with(header, "..YWJj.YWJj.YWJ")),
+        ] {
+            assert!(!is_encrypted(&token) && is_jwt_shaped(&token), "{row}");
+        }
+        assert!(!is_encrypted("a.b.c.d.e"));
+    }
 
     #[test]
     fn shapes() {

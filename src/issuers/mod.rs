@@ -311,7 +311,10 @@ impl Issuers {
             let issuer = accepts.by_identifier(&parsed)?;
             issuer.authenticate_jwt(token, parsed, key, now).await?
         } else {
-            let issuer = accepts.introspecting().ok_or(TokenError::OpaqueNotAccepted)?;
+            let issuer = accepts.introspecting().ok_or_else(|| match jwt::is_encrypted(token) {
+                true => TokenError::EncryptedNotAccepted,
+                false => TokenError::OpaqueNotAccepted,
+            })?;
             issuer.authenticate_opaque(token, key, now).await?
         };
         accepts.check_audience(&verified)?;

@@ -113,6 +113,10 @@ pub enum TokenError {
     TooLong { came: usize, limit: usize },
     #[error("the token is not a JWT, and no issuer that is accepted here is asked about such tokens (introspection)")]
     OpaqueNotAccepted,
+    #[error(
+        "the token is encrypted (JWE), and no issuer that is accepted here is asked about such tokens (introspection)"
+    )]
+    EncryptedNotAccepted,
     #[error("issuer `{issuer}` is not available: {why}")]
     Unavailable { issuer: Arc<str>, why: String },
     #[error("too many unknown tokens are waiting for issuer `{issuer}`")]
@@ -122,9 +126,11 @@ pub enum TokenError {
 impl TokenError {
     pub fn reason(&self) -> Reason {
         match self {
-            Self::Malformed(_) | Self::Json { .. } | Self::TooLong { .. } | Self::OpaqueNotAccepted => {
-                Reason::CredentialMalformed
-            }
+            Self::Malformed(_)
+            | Self::Json { .. }
+            | Self::TooLong { .. }
+            | Self::OpaqueNotAccepted
+            | Self::EncryptedNotAccepted => Reason::CredentialMalformed,
             Self::IssuerUnknown { .. } => Reason::IssuerUnknown,
             Self::KeyUnknown { .. } | Self::KeyAmbiguous { .. } => Reason::KeyUnknown,
             Self::Signature { .. } => Reason::SignatureInvalid,
@@ -175,6 +181,10 @@ impl TokenError {
     /// unauthenticated callers.
     fn public(&self) -> (&'static str, &'static str) {
         match self.reason() {
+            Reason::CredentialMalformed if matches!(self, Self::EncryptedNotAccepted) => (
+                "the bearer token is encrypted (JWE), which is not accepted here",
+                "have its issuer sign access tokens for this service, and not encrypt them",
+            ),
             Reason::CredentialMalformed => {
                 ("the bearer token cannot be read here", "send the access token exactly as it was issued")
             }

@@ -269,7 +269,7 @@ impl Default for CircuitBreaker {
 pub enum IntrospectionMode {
     /// None: tokens that are not JWTs are refused.
     Never,
-    /// Those that are not JWTs.
+    /// Those that are not signed JWTs, such as encrypted ones (JWE).
     Opaque,
     /// All. The signature and the claims of a JWT are checked as well: a JWT without an audience is refused, whatever
     /// the response says. Not for providers that do not introspect JWTs, of which some respond with an error

@@ -245,6 +245,26 @@ async fn a_refusal_is_reported_without_the_data_that_was_sent() {
     }
 }
 
+/// Regression: providers that encrypt their opaque tokens for themselves were never asked about them, and the caller
+/// was told to send the token as it was issued.
+#[tokio::test]
+async fn an_encrypted_token_is_introspected_as_an_opaque_one() {
+    let bench = Bench::new(json!({})).await;
+    let header = b64(r#"{"alg":"A256GCMKW","enc":"A256GCM"}"#);
+    let token = format!("{header}.YWJj.YWJj.YWJj.YWJj");
+    assert_eq!((bench.ask(&token).await, bench.calls()), (Ok(()), 1));
+    // Without five parts it may be a JWT, of any issuer.
+    assert_eq!(bench.ask(&format!("{header}.YWJj.YWJj")).await, Err(Reason::TokenInvalid));
+    assert_eq!(bench.ask(&format!("{token}.YWJj")).await, Err(Reason::CredentialMalformed));
+    assert_eq!(bench.calls(), 1);
+
+    let entry = json!({"name": "main", "issuer": bench.provider.url, "audiences": ["doorward"]});
+    let (issuers, accepts) = ready(&json!({"issuers": [entry]}), &bench.context).await;
+    let rejection = issuers.authenticate(&token, &accepts, &nothing).await.unwrap_err();
+    assert_eq!(rejection.reason(), Reason::CredentialMalformed);
+    assert!(rejection.in_words().contains("is encrypted (JWE)"), "{}", rejection.in_words());
+}
+
 /// django-oauth-toolkit announces no introspection endpoint.
 #[tokio::test]
 async fn an_endpoint_that_discovery_does_not_name_is_to_be_written() {
