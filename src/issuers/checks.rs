@@ -225,7 +225,7 @@ impl AccessTokenChecks {
         let untrusted =
             verified.audiences.iter().find(|audience| ***audience != *client_id && !self.audiences.contains(audience));
         if let Some(other) = untrusted.filter(|_| !self.id_tokens_for_project) {
-            return Err(TokenError::Audience { came: Quoted::text(other), expected: vec![client_id.to_owned()] });
+            return Err(TokenError::OtherAudience { came: Quoted::text(other) });
         }
         // With several audiences, only `azp` says that it was issued to us.
         match claims.get("azp") {

@@ -93,6 +93,8 @@ pub enum TokenError {
     Signature { issuer: Arc<str> },
     #[error("the token's audience (`aud`) is {came}; {} expected", list(.expected))]
     Audience { came: Quoted, expected: Vec<String> },
+    #[error("the token's audience (`aud`) also has {came}, which is not in `audiences` of its issuer")]
+    OtherAudience { came: Quoted },
     #[error("the token expired {} ago, at {at}", span(*.by))]
     Expired { by: Duration, at: crate::clock::Timestamp },
     #[error("the token is not valid for another {} (`{claim}`); check both clocks", span(*.by))]
@@ -134,7 +136,7 @@ impl TokenError {
             Self::IssuerUnknown { .. } => Reason::IssuerUnknown,
             Self::KeyUnknown { .. } | Self::KeyAmbiguous { .. } => Reason::KeyUnknown,
             Self::Signature { .. } => Reason::SignatureInvalid,
-            Self::Audience { .. } => Reason::AudienceMismatch,
+            Self::Audience { .. } | Self::OtherAudience { .. } => Reason::AudienceMismatch,
             Self::Expired { .. } => Reason::TokenExpired,
             Self::NotYetValid { .. } => Reason::TokenNotYetValid,
             Self::Inactive { .. } => Reason::TokenInactive,

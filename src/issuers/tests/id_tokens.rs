@@ -41,6 +41,13 @@ async fn every_line_of_the_list_that_is_of_no_one_login() {
         assert_eq!(ask(&issuers, &token(header, &changes)).await, expected, "{line}");
     }
 
+    // Regression: it said that the client is expected, which is in the token.
+    let several = token(json!({}), &json!({"aud": ["door", "account"], "azp": "door"}));
+    let now = Timestamp::from_secs(START);
+    let refused = issuers.get("main").unwrap().verify_id_token(&several, "door", now).await.unwrap_err();
+    let told = "the token's audience (`aud`) also has `account`, which is not in `audiences` of its issuer";
+    assert_eq!(refused.to_string(), told);
+
     let header = json!({"alg": "RS256", "kid": "rsa"}).to_string();
     let forged = OTHER_RSA.token(&header, &claims(&provider.url, good.clone()));
     assert_eq!(ask(&issuers, &forged).await, Err(Reason::SignatureInvalid));
