@@ -119,15 +119,16 @@ impl ExchangeRequest {
             )));
         }
         let audience = match (form.get("audience"), form.get("resource")) {
-            (Some(audience), None) => audience,
-            (None, Some(resource)) if is_resource(resource) => resource,
-            (None, Some(_)) => return Err(Refusal::bad_target("`resource` is no absolute URI without a fragment")),
-            (None, None) => return Err(Refusal::malformed("`audience` is missing: name the audience of the token")),
-            (Some(_), Some(_)) => {
+            (_, Some(resource)) if !is_resource(resource) => {
+                return Err(Refusal::bad_target("`resource` is no absolute URI without a fragment"));
+            }
+            (Some(audience), Some(resource)) if audience != resource => {
                 return Err(Refusal::bad_target(
-                    "send `audience` or `resource`, not both; a token is for one audience",
+                    "send `audience` or `resource`, not both unless they are equal; a token is for one audience",
                 ));
             }
+            (Some(audience), _) | (None, Some(audience)) => audience,
+            (None, None) => return Err(Refusal::malformed("`audience` is missing: name the audience of the token")),
         };
         check_audience(audience)?;
         let scopes = form.get("scope").map(scopes).transpose()?;
@@ -247,6 +248,8 @@ mod tests {
         assert_eq!((delegated.subject_token.as_str(), delegated.audience.as_str()), ("t", "https://api.example"));
         assert_eq!((delegated.actor_token.unwrap().as_str(), delegated.scopes.unwrap()), ("b", vec!["a".to_owned()]));
         assert_eq!(read(&GOOD.replace("audience", "resource")).unwrap().audience, "https://api.example");
+        // RFC 8693 section 2.1.1 allows both.
+        assert_eq!(read(&format!("{GOOD}&resource=https://api.example")).unwrap().audience, "https://api.example");
     }
 
     /// Each with a twin that is just within the limit.
