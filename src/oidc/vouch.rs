@@ -13,6 +13,7 @@ use super::{Metadata, Provider, RefreshError};
 use crate::{
     clock::Timestamp,
     egress::{self, Bounds},
+    request::headers::media_type,
 };
 
 /// The bounds of one request.
@@ -120,16 +121,23 @@ async fn user_info(provider: &dyn Provider, endpoint: &Url, access: &str) -> Res
         .header(header::ACCEPT, "application/json")
         .body(Bytes::new())
         .map_err(|error| RefreshError::Later(error.to_string()))?;
-    let answer = send(provider, request).await?;
-    Ok(match (answer.status(), object(&answer)) {
+    Ok(of_user_info(&send(provider, request).await?))
+}
+
+fn of_user_info(answer: &Response<Bytes>) -> Answer {
+    match (answer.status(), object(answer)) {
         // Section 5.3.2: `sub` is required.
         (StatusCode::OK, Some(claims)) if claims.contains_key("sub") => Answer::Confirmed(claims),
         (StatusCode::UNAUTHORIZED, _) => Answer::Denied("its userinfo endpoint no longer accepts the access token"),
+        (StatusCode::OK, _) if media_type(answer.headers()).eq_ignore_ascii_case("application/jwt") => Answer::Unusable(
+            "its userinfo endpoint answers with a JWT, which is not supported; have it answer this client with JSON"
+                .to_owned(),
+        ),
         (StatusCode::OK, _) => Answer::Unusable(
             "its userinfo endpoint answers with something other than a JSON object with a `sub`".to_owned(),
         ),
         (status, _) => Answer::Unusable(format!("its userinfo endpoint answers {status}")),
-    })
+    }
 }
 
 /// Introspects the token (RFC 7662) as the client of the login. A refusal is about that client, not about the person.
@@ -169,4 +177,20 @@ async fn send(provider: &dyn Provider, request: Request<Bytes>) -> Result<Respon
 
 fn object(answer: &Response<Bytes>) -> Option<Map<String, Value>> {
     serde_json::from_slice(answer.body()).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Regression: nothing said why userinfo would never work.
+    #[test]
+    fn a_userinfo_answer_that_is_a_jwt_is_named_as_one() {
+        let answer = Response::builder()
+            .header(header::CONTENT_TYPE, "application/jwt; charset=utf-8")
+            .body(Bytes::from_static(b"eyJhbGciOiJSUzI1NiJ9.e30.YQ"))
+            .unwrap();
+        let Answer::Unusable(why) = of_user_info(&answer) else { panic!("it has no claims that could be read") };
+        assert!(why.contains("a JWT, which is not supported"), "{why}");
+    }
 }
