@@ -27,7 +27,7 @@ use crate::{
     authz::{AskedToken, RequestView},
     clock::Timestamp,
     error::Reason,
-    issuers::{RevocationCheck as _, Revoked, TokenError},
+    issuers::{RevocationCheck as _, Revoked, TokenError, Unverified},
     request::{exchange::Exchange, notes::recorded, sanitize::CleanRequest},
     snapshot::Snapshot,
     upstream::Pools,
@@ -259,7 +259,16 @@ impl<'a> Exchanger<'a> {
         self.check_revocations()?;
         let accepts = &self.own_issuer.settings.accepts;
         let authenticated = self.snapshot.issuers.authenticate(token, accepts, &self.app.revocations).await;
-        authenticated.map_err(|rejection| Refusal::of_token(parameter, &rejection))
+        authenticated.map_err(|rejection| {
+            let refusal = Refusal::of_token(parameter, &rejection);
+            // Only the text depends on the unverified issuer. Routes of this host may accept such tokens.
+            let own = self.own_issuer.issuer();
+            let is_own = || Unverified::parse(token).is_ok_and(|read| read.issuer() == Some(&**own));
+            if rejection.reason() == Reason::IssuerUnknown && is_own() {
+                return refusal.described(format!("{parameter}: a token of Doorward's own is not exchanged"));
+            }
+            refusal
+        })
     }
 }
 

@@ -119,6 +119,12 @@ impl Refusal {
         Self::new(known, Reason::UpstreamFailed, description)
     }
 
+    /// The same with a text that fits the case better.
+    #[must_use]
+    pub fn described(self, description: String) -> Self {
+        Self { description, ..self }
+    }
+
     pub fn status(&self) -> StatusCode {
         self.status
     }

@@ -328,7 +328,7 @@ async fn token_errors_name_the_expected_and_the_actual_value() {
             "one of ours",
             world.exchange(&good, "deploy").await.token(),
             "invalid_request",
-            "no issuer `https://doorward.test` is accepted",
+            "a token of Doorward's own is not exchanged",
         ),
         ("opaque", "opaque".to_owned(), "invalid_request", "subject_token"),
     ] {
