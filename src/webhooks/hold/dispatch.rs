@@ -157,6 +157,10 @@ impl<C: Deliverer> Turn<C> {
         if self.queue.store.is_shared() && self.queue.read_if_readable(&first, self.clock.now()).await?.is_none() {
             return Ok(true);
         }
+        // Only this process knows that it was accepted: whichever replica gets the lease would send it again.
+        if self.queue.index().is_taken(&first) {
+            self.queue.forget(&first, self.clock.now()).await?;
+        }
         let Some(mut lease) = self.queue.lease(&self.lane, self.clock.now()).await? else { return Ok(false) };
         let delivered = self.deliver_some(&mut lease, stop).await;
         self.queue.give_back(lease, self.clock.now()).await;

@@ -1,5 +1,5 @@
-//! The holders of leases, so that a replica that starts again need not wait for the leases of its process that was
-//! killed.
+//! The holders of leases, so that a replica need not wait for its own: those of its process that was killed, and those
+//! that it lost sight of while the store could not be reached.
 
 use std::{
     fs::{File, OpenOptions, TryLockError},
@@ -61,12 +61,17 @@ impl Identity {
         serde_json::to_vec(&self.holder).unwrap_or_default()
     }
 
-    /// Whether the lease with this value belongs to an earlier process of this replica. That process is gone, as this
-    /// one has its lock. The name must be the same too, since folders are copied.
-    pub(super) fn is_successor_of(&self, value: &[u8]) -> bool {
+    /// Whether nobody sends under the lease with this value any more, as seen by this process when it wants the lane.
+    ///
+    /// Its own lease is left over from a turn that has ended, as a lane has one turn at a time: the answer to taking or
+    /// renewing it was lost, or it could not be given back. An earlier process of this replica is gone, as this one has
+    /// its lock. The name must be the same too, since folders are copied.
+    pub(super) fn may_take_over(&self, value: &[u8]) -> bool {
         let Holder { replica, folder, process } = &self.holder;
-        let is_earlier = |was: Holder| was.replica == *replica && was.folder == *folder && was.process != *process;
-        folder.is_some() && Holder::decode(value).is_some_and(is_earlier)
+        Holder::decode(value).is_some_and(|was| {
+            let is_earlier = folder.is_some() && was.replica == *replica && was.folder == *folder;
+            was.process == *process || is_earlier
+        })
     }
 }
 

@@ -42,8 +42,9 @@ impl Leases {
 }
 
 impl Queue {
-    /// Takes the lease of a lane; `None` if another replica has it. One that an earlier process of this replica had is
-    /// taken over, as that process does not send any more.
+    /// Takes the lease of a lane that has no other turn here; `None` if another replica has it. One that this process or
+    /// an earlier one of this replica left behind is taken over. Its version changes with that, so a write of the
+    /// earlier turn that arrives late does nothing.
     pub(super) async fn lease(&self, lane: &Lane, now: Timestamp) -> Result<Option<Lease>, StoreError> {
         let mut lease = Lease { key: lane.key(), version: None, until: Timestamp::MAX };
         if !self.store.is_shared() {
@@ -52,7 +53,7 @@ impl Queue {
         let Err(found) = self.write_lease(&mut lease, Expect::Absent, now + LEASE, now).await? else {
             return Ok(Some(lease));
         };
-        let Some(left) = found.filter(|found| self.identity.is_successor_of(&found.value)) else { return Ok(None) };
+        let Some(left) = found.filter(|found| self.identity.may_take_over(&found.value)) else { return Ok(None) };
         let written = self.write_lease(&mut lease, Expect::Version(left.version), now + LEASE, now).await?;
         Ok(written.is_ok().then_some(lease))
     }
@@ -67,12 +68,12 @@ impl Queue {
         }
     }
 
-    /// Releases a lane. If that cannot be written, the lease expires.
+    /// Releases a lane. If that cannot be written, the next turn of the lane here takes the lease over, or it expires.
     pub(super) async fn give_back(&self, mut lease: Lease, now: Timestamp) {
         if let Some(version) = lease.version
             && let Err(error) = self.write_lease(&mut lease, Expect::Version(version), Timestamp::default(), now).await
         {
-            tracing::debug!(%error, "a lane stays leased until its lease expires");
+            tracing::debug!(%error, "a lease could not be given back; it stays until the next turn of its lane here, or until it expires");
         }
     }
 

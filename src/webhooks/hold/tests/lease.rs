@@ -1,4 +1,4 @@
-//! Leases after the process that had them was killed.
+//! Leases after the process that had them was killed, or could not reach the store.
 
 use std::path::Path;
 
@@ -24,7 +24,6 @@ async fn a_replica_that_starts_again_takes_over_the_leases_of_its_killed_process
     let can_take = async |queue: Queue| queue.lease(&lane(), NOW).await.unwrap().is_some();
     let killed = process(&store, "a", own);
     let mut lease = killed.lease(&lane(), NOW).await.unwrap().unwrap();
-    assert!(!can_take(killed.clone()).await, "the process has it already");
     assert!(!can_take(process(&store, "a", own)).await, "the process that has it lives");
     drop(killed);
     assert!(!can_take(process(&store, "b", own)).await, "another replica, to which the folder was copied");
@@ -34,6 +33,64 @@ async fn a_replica_that_starts_again_takes_over_the_leases_of_its_killed_process
     let later = NOW + Duration::from_secs(30);
     assert!(!again.renew(&mut lease, later).await.unwrap(), "a late write of the killed process");
     assert!(!can_take(process(&store, "b", other)).await);
+}
+
+/// A lost answer of the store made a live replica wait a minute for itself.
+#[tokio::test]
+async fn a_process_takes_over_the_lease_that_an_earlier_turn_of_its_own_left_behind() {
+    let store = MemoryStore::shared();
+    store.set_shared();
+    let (folder, another) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let without_folder = Queue::new(store.clone(), &KeyRing::of(&[[1; 32]]), WebhookMetrics::default());
+    let there = process(&store, "b", another.path());
+    for queue in [process(&store, "a", folder.path()), without_folder] {
+        let mut left = queue.lease(&lane(), NOW).await.unwrap().unwrap();
+        let again = queue.lease(&lane(), NOW).await.unwrap().expect("its own");
+        let later = NOW + Duration::from_secs(30);
+        assert!(!queue.renew(&mut left, later).await.unwrap(), "a late write of the earlier turn");
+        queue.give_back(left, NOW).await;
+        assert!(there.lease(&lane(), NOW).await.unwrap().is_none(), "given back by a late write of the earlier turn");
+        queue.give_back(again, NOW).await;
+        let free = there.lease(&lane(), NOW).await.unwrap().expect("given back");
+        assert!(queue.lease(&lane(), NOW).await.unwrap().is_none(), "another replica has it");
+        there.give_back(free, NOW).await;
+    }
+}
+
+/// While the store was away, the EventListener accepted the first delivery, which could not be removed: the repository
+/// stood still for a minute, and then another replica sent the delivery again.
+#[tokio::test]
+async fn a_lane_goes_on_as_soon_as_the_store_is_back_and_sends_nothing_again() {
+    for is_long in [false, true] {
+        let store = MemoryStore::shared();
+        store.set_shared();
+        let switched = Arc::clone(&store);
+        let here = Fixture::new(&store, move |held| {
+            switched.set_down(&*held.delivery == "1");
+            Attempt::Accepted(None)
+        });
+        let there = Fixture::new(&store, |_| panic!("it has no turn"));
+        here.queue.set_doubt(None);
+        for delivery in ["1", "2"] {
+            here.keep("hub", "7", delivery).await.unwrap();
+        }
+        let lane = here.queue.list(None, NOW).await.unwrap()[0].1.lane();
+        here.start();
+        here.until("away", async || store.is_down() && !here.queue.is_delivering()).await;
+        here.clock.advance(if is_long { Duration::from_secs(61) } else { Duration::ZERO });
+        store.set_down(false);
+        let back = here.clock.now();
+        let taken = there.queue.lease(&lane, back).await.unwrap();
+        assert_eq!(taken.is_some(), is_long, "its lease has ended");
+        if let Some(lease) = taken {
+            // It does not know that the first was accepted.
+            here.until("removed", async || here.held().await == [("2".to_owned(), false)]).await;
+            there.queue.give_back(lease, here.clock.now()).await;
+        }
+        here.until("done", async || here.held().await.is_empty()).await;
+        assert!(here.clock.now() < back + Duration::from_secs(30), "it waited for a lease");
+        assert_eq!(here.seen(), ["1", "2"]);
+    }
 }
 
 /// Nothing said why they stood still.
