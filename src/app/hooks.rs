@@ -118,11 +118,16 @@ pub async fn show(app: &App, command: &Command) -> Result<Value, CommandError> {
 
 /// Schedules one delivery, or all parked ones, to be tried at once.
 pub async fn retry(app: &App, command: &Command) -> Result<Done, CommandError> {
-    let chosen = match Chosen::of(command)? {
-        Chosen::One(one) => vec![find(&app.held, &one, LEAST_DIGITS, app.clock.now()).await?],
-        Chosen::Many(Which { webhook, .. }) => wanted(app, webhook.as_deref(), true).await?,
+    let (chosen, is_one) = match Chosen::of(command)? {
+        Chosen::One(one) => (vec![find(&app.held, &one, LEAST_DIGITS, app.clock.now()).await?], true),
+        Chosen::Many(Which { webhook, .. }) => (wanted(app, webhook.as_deref(), true).await?, false),
     };
-    let tally = each(app, &chosen, Act::Retry).await;
+    // A replica that has a lane sends its deliveries, so it depends on that one when they are tried.
+    let leases = app.held.leases(app.clock.now()).await.map_err(|error| unavailable(&error))?;
+    let tally = each(app, &chosen, Act::Retry, leases).await;
+    if is_one && tally.did_nothing() {
+        return Err(gone());
+    }
     tracing::warn!(
         retried = tally.deliveries.len(),
         failed = tally.failed.len(),
@@ -158,9 +163,9 @@ impl Act {
 }
 
 /// Applies the action to each delivery until the store fails.
-async fn each(app: &App, chosen: &[(HeldId, Held)], act: Act) -> Tally {
+async fn each(app: &App, chosen: &[(HeldId, Held)], act: Act, leases: Leases) -> Tally {
     let now = app.clock.now();
-    let mut tally = Tally::of(chosen.len(), app.store.is_shared());
+    let mut tally = Tally { leases, ..Tally::of(chosen.len(), app.store.is_shared()) };
     for (id, held) in chosen {
         let came = match act {
             Act::Retry => app.held.retry(id, now).await,
@@ -178,6 +183,8 @@ async fn each(app: &App, chosen: &[(HeldId, Held)], act: Act) -> Tally {
 struct Tally {
     /// Whether the store is a server.
     is_shared: bool,
+    /// The leases that the answer names.
+    leases: Leases,
     /// How many were not processed yet.
     left: usize,
     /// The processed deliveries, as recorded in the audit trail, and as far as the answer names them.
@@ -201,7 +208,11 @@ impl Tally {
             Ok(true) => {
                 self.deliveries.push(recorded(held));
                 if self.named.len() < MOST {
-                    self.named.push(named(id, held));
+                    let mut named = named(id, held);
+                    if let (Some(lease), Some(members)) = (lease(held, &self.leases), named.as_object_mut()) {
+                        members.insert("lease".to_owned(), lease);
+                    }
+                    self.named.push(named);
                 }
                 ControlFlow::Continue(())
             }
@@ -218,6 +229,11 @@ impl Tally {
                 ControlFlow::Break(())
             }
         }
+    }
+
+    /// Whether all deliveries were gone.
+    fn did_nothing(&self) -> bool {
+        self.deliveries.is_empty() && self.failed.is_empty()
     }
 
     fn answer(self, act: Act) -> Result<Done, CommandError> {
@@ -282,7 +298,7 @@ async fn drop_one(app: &App, command: &Command, one: &One) -> Result<Done, Comma
 
 async fn drop_of_sender(app: &App, command: &Command, webhook: &str, parked: bool) -> Result<Done, CommandError> {
     let chosen = wanted(app, Some(webhook), parked).await?;
-    let tally = each(app, &chosen, Act::Drop).await;
+    let tally = each(app, &chosen, Act::Drop, Leases::default()).await;
     tracing::warn!(
         dropped = tally.deliveries.len(),
         failed = tally.failed.len(),
@@ -303,8 +319,13 @@ fn named(id: &HeldId, held: &Held) -> Value {
     json!({"id": id.to_string(), "request": held.request, "delivery": &*held.delivery})
 }
 
+/// Returns which replica has the lane of a delivery, and until when.
+fn lease(held: &Held, leases: &Leases) -> Option<Value> {
+    leases.of(&held.lane()).map(|(replica, until)| json!({"replica": replica, "until": until.to_string()}))
+}
+
 fn described(id: &HeldId, held: &Held, leases: &Leases) -> Value {
-    let lease = leases.of(&held.lane()).filter(|_| held.parked.is_none());
+    let lease = held.parked.is_none().then(|| lease(held, leases)).flatten();
     json!({
         "id": id.to_string(),
         "webhook": &*held.webhook,
@@ -320,7 +341,7 @@ fn described(id: &HeldId, held: &Held, leases: &Leases) -> Value {
         "parked": held.parked.map(|since| since.to_string()),
         "tries": held.tries,
         "next_try": held.parked.is_none().then(|| held.next.to_string()),
-        "lease": lease.map(|(replica, until)| json!({"replica": replica, "until": until.to_string()})),
+        "lease": lease,
         "until": held.until.to_string(),
         "last_error": held.last_error,
     })

@@ -441,10 +441,14 @@ impl Queue {
     }
 
     /// Makes a delivery due at once, with its whole time again. A parked one returns to its old place in its lane.
-    /// Returns false if it is gone.
+    /// Returns false if it is gone, or was accepted and only remained to be removed.
     pub async fn retry(&self, id: &HeldId, now: Timestamp) -> Result<bool, StoreError> {
         loop {
             let Some((mut held, version)) = self.read(id, now).await? else { return Ok(false) };
+            if self.index().is_taken(id) {
+                self.forget(id, now).await?;
+                return Ok(false);
+            }
             let request = match held.parked {
                 Some(_) => {
                     let request = self.request(id, now).await?;

@@ -510,6 +510,9 @@ async fn a_replica_killed_while_it_delivers_shows_its_lease_before_and_goes_on_o
     let in_flight = within(hangs.accept()).await.unwrap();
     let listed = held(&doorward).await;
     assert!(listed[0]["lease"]["replica"].is_string() && listed[0]["lease"]["until"].is_string(), "{listed:?}");
+    let retried = hooks(&doorward, &["retry", listed[0]["id"].as_str().unwrap()]).await.unwrap();
+    let lease = &retried["deliveries"][0]["lease"];
+    assert_eq!(lease["replica"], listed[0]["lease"]["replica"], "{retried}");
     drop(hangs);
     let upstream = Upstream::scripted_at(address, takes).await;
     let doorward = doorward.kill_and_restart().await;

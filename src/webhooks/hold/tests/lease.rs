@@ -93,6 +93,24 @@ async fn a_lane_goes_on_as_soon_as_the_store_is_back_and_sends_nothing_again() {
     }
 }
 
+/// An operator was told that a delivery is tried that its EventListener had accepted.
+#[tokio::test]
+async fn a_delivery_that_was_accepted_and_not_removed_is_not_retried() {
+    let store = MemoryStore::shared();
+    let switched = Arc::clone(&store);
+    let fixture = Fixture::new(&store, move |_| {
+        switched.set_down(true);
+        Attempt::Accepted(None)
+    });
+    let id = fixture.keep("hub", "7", "1").await.unwrap();
+    fixture.start();
+    fixture.until("away", async || store.is_down() && !fixture.queue.is_delivering()).await;
+    store.set_down(false);
+    assert!(!fixture.queue.retry(&id, fixture.clock.now()).await.unwrap());
+    assert!(fixture.held().await.is_empty());
+    assert_eq!(fixture.seen(), ["1"]);
+}
+
 /// Nothing said why they stood still.
 #[tokio::test]
 async fn the_leases_of_all_replicas_are_listed_until_they_are_given_back() {
