@@ -1,7 +1,7 @@
 //! Checks whether a shared store is durable: held deliveries must not be written to one that could lose them, nor use
 //! up its last space.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Runtime;
 
@@ -42,6 +42,9 @@ const TICK: Duration = Duration::from_secs(30);
 /// How often durability is checked while deliveries may be held, as new ones could use up its last space in between.
 const WHILE_HELD: Duration = Duration::from_secs(5);
 
+/// How often durability is checked while deliveries are refused for it: senders such as GitHub send each only once.
+const WHILE_REFUSED: Duration = Duration::from_secs(1);
+
 /// The pause after it did not answer.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -69,6 +72,7 @@ pub(super) async fn watch_clock(app: &App, redis: &Redis) {
 /// callers other than webhooks do not depend on it.
 pub(super) async fn watch(app: &App, redis: &Redis, component: &ComponentHandle) {
     let mut is_known = false;
+    let mut logged = None;
     loop {
         let pause = match redis.doubt().await {
             Ok(doubt) => {
@@ -78,10 +82,15 @@ pub(super) async fn watch(app: &App, redis: &Redis, component: &ComponentHandle)
                 let holds = app.snapshot.load().routes.hold();
                 match doubt.filter(|_| holds) {
                     Some(why) => {
-                        tracing::error!(why, "deliveries that are to be held are refused");
+                        if is_log_due(&mut logged, why, Instant::now()) {
+                            tracing::error!(why, "deliveries that are to be held are refused");
+                        }
                         component.failed(why);
                     }
-                    None => component.ok(),
+                    None => {
+                        logged = None;
+                        component.ok();
+                    }
                 }
                 pause_after(doubt, holds)
             }
@@ -101,23 +110,51 @@ pub(super) async fn watch(app: &App, redis: &Redis, component: &ComponentHandle)
 
 /// Returns the pause until the next check. `holds` says whether a route holds deliveries, unless there is a `doubt`.
 fn pause_after(doubt: Option<&str>, holds: bool) -> Duration {
-    if holds && doubt.is_none() { WHILE_HELD } else { TICK }
+    match (holds, doubt) {
+        (true, None) => WHILE_HELD,
+        (true, Some(_)) => WHILE_REFUSED,
+        (false, _) => TICK,
+    }
+}
+
+/// Whether to log a reason now: it is repeated less often than it is checked. If so, it counts as logged.
+fn is_log_due(logged: &mut Option<(&'static str, Instant)>, why: &'static str, now: Instant) -> bool {
+    let is_due = logged.is_none_or(|(last, at)| last != why || now.duration_since(at) >= TICK);
+    if is_due {
+        *logged = Some((why, now));
+    }
+    is_due
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    /// Some large deliveries within half a minute used up the space that is needed to process held deliveries.
+    /// Some large deliveries within half a minute used up the space that is needed to process held deliveries. Once
+    /// there was space again, deliveries were refused for another half minute, and lost.
     #[test]
-    fn a_store_is_checked_more_often_only_while_it_may_hold_deliveries() {
-        for (doubt, holds, often) in [
-            (None, true, true),
-            (None, false, false),
-            (Some("it is full"), true, false),
-            (Some("it is full"), false, false),
+    fn a_store_is_checked_more_often_while_it_may_hold_deliveries_or_they_are_refused() {
+        for (doubt, holds, at_most) in
+            [(None, true, 5), (None, false, 30), (Some("it is full"), true, 1), (Some("it is full"), false, 30)]
+        {
+            assert_eq!(pause_after(doubt, holds), Duration::from_secs(at_most), "{doubt:?} {holds}");
+        }
+    }
+
+    #[test]
+    fn a_reason_is_logged_at_once_and_then_less_often_than_it_is_checked() {
+        let (mut logged, start) = (None, Instant::now());
+        for (why, seconds, is_due) in [
+            ("full", 0, true),
+            ("full", 1, false),
+            ("full", 29, false),
+            ("full", 30, true),
+            ("unsynced", 31, true),
+            ("full", 32, true),
+            ("full", 33, false),
         ] {
-            assert_eq!(pause_after(doubt, holds) <= Duration::from_secs(5), often, "{doubt:?} {holds}");
+            let now = start + Duration::from_secs(seconds);
+            assert_eq!(is_log_due(&mut logged, why, now), is_due, "{why} {seconds}");
         }
     }
 }
