@@ -5,7 +5,7 @@ use std::{borrow::Cow, error::Error};
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
 
-use super::{Outcome, START, parameters::encode, program};
+use super::{Outcome, SIGN_OUT, START, parameters::encode, program};
 use crate::{
     error::{Reason, Rejection},
     issuers::TokenError,
@@ -103,6 +103,19 @@ impl Failure {
         self
     }
 
+    /// Says of a sign-out that the store prevented whether it `may_be_done`, as the answer of the store could be lost:
+    /// at a shared machine, others could go on as this person.
+    #[must_use]
+    pub fn of_sign_out(self, may_be_done: bool) -> Self {
+        if self.outcome != Outcome::store_unavailable {
+            return self;
+        }
+        let title = if may_be_done { "You may still be signed in" } else { "You are still signed in" };
+        let text = "Signing out is not possible right now, as Doorward cannot use its store. Try again in a moment, before \
+                    you leave this browser to anybody else.";
+        Self { title, text: text.into(), retry: Some(SIGN_OUT.into()), ..self }
+    }
+
     /// Sets the address that a new login returns to.
     #[must_use]
     pub fn back_to(mut self, address: &str) -> Self {
@@ -145,6 +158,7 @@ impl Failure {
         let start = || format!("{START}?rd={}", encode(&self.return_to));
         let retry = if is_of_program { self.return_to.clone() } else { self.retry.map_or_else(start, Into::into) };
         let label = match (is_of_program, self.is_final) {
+            (false, _) if retry == SIGN_OUT => "Sign out again",
             (false, _) => "Sign in again",
             (true, false) => "Try again",
             // The page of the program offers the choice, and a way to decline.
@@ -238,6 +252,24 @@ mod tests {
             let failure = Failure::from(Rejection::new(reason, "it is away"));
             assert_eq!((failure.outcome, failure.status), (outcome, StatusCode::SERVICE_UNAVAILABLE));
         }
+    }
+
+    /// Regression: the page said that signing in is not possible, so people left who were still signed in.
+    #[test]
+    fn a_sign_out_without_the_store_says_who_is_still_signed_in() {
+        let away = || Failure::from(Rejection::new(Reason::StoreUnavailable, "sessions cannot be looked up"));
+        for (may_be_done, title) in [(false, "You are still signed in"), (true, "You may still be signed in")] {
+            let page = away().of_sign_out(may_be_done).page("r-1", &Brand::default());
+            assert_eq!(page.status(), StatusCode::SERVICE_UNAVAILABLE);
+            let page = std::str::from_utf8(page.body()).unwrap();
+            for part in [title, "Signing out is not possible right now", "href=\"/oauth2/sign_out\"", "Sign out again"]
+            {
+                assert!(page.contains(part), "{part} in {page}");
+            }
+            assert!(!page.contains("Sign in again"), "{page}");
+        }
+        let other = Failure::from(Rejection::new(Reason::Internal, "a bug")).of_sign_out(false);
+        assert_eq!(other.title, "Something went wrong here");
     }
 
     /// Regression: the page advised requesting an access token, and the log did not say what was wrong with the ID

@@ -36,9 +36,12 @@ const OFFLINE_ACCESS: &str = "offline_access";
 impl Login {
     /// The confirmation page, as a link or an image must not sign anybody out. It says which sessions end.
     pub(super) async fn confirm_sign_out(&self, request: LoginRequest<'_>) -> Result<Response<Bytes>, Failure> {
-        let session = self.0.sessions.held_to_sign_out(request.headers, request.origin).await?;
+        let session = self.to_sign_out(request).await?;
         let (others, some_go_on) = match &session {
-            Some(session) => self.0.sessions.signed_out_with(session).await.map_err(|error| store_failed(&error))?,
+            Some(session) => {
+                let listed = self.0.sessions.signed_out_with(session).await;
+                listed.map_err(|error| store_failed(&error).of_sign_out(false))?
+            }
             None => (Vec::new(), false),
         };
         let who = session.as_ref().map(|session| display_name(session));
@@ -63,7 +66,7 @@ impl Login {
             };
             failure.final_here()
         })?;
-        let session = self.0.sessions.held_to_sign_out(request.headers, request.origin).await?;
+        let session = self.to_sign_out(request).await?;
         let mut location = SIGNED_OUT.to_owned();
         if let Some(session) = session {
             location = self.end_at_provider(&session, request).unwrap_or(location);
@@ -75,7 +78,7 @@ impl Login {
                 login.take_back_grant(session);
                 Ok::<_, StoreError>(())
             });
-            finished(signed_out).await.map_err(|error| store_failed(&error))?;
+            finished(signed_out).await.map_err(|error| store_failed(&error).of_sign_out(true))?;
         }
         let mut response = redirect(&location);
         for line in [cookie::delete(cookie::SESSION), attempts::forget()] {
@@ -84,9 +87,16 @@ impl Login {
         Ok(response)
     }
 
+    /// The session of the browser, which nothing has ended if this fails.
+    async fn to_sign_out(&self, request: LoginRequest<'_>) -> Result<Option<Arc<Session>>, Failure> {
+        let held = self.0.sessions.held_to_sign_out(request.headers, request.origin).await;
+        held.map_err(|refusal| Failure::from(refusal).of_sign_out(false))
+    }
+
     /// The page after a sign-out. Anybody may link to it, so somebody who is signed in is asked instead.
     pub(super) async fn signed_out(&self, request: LoginRequest<'_>) -> Result<Response<Bytes>, Failure> {
-        if self.0.sessions.held_by(request.headers, request.origin).await?.is_some() {
+        let held = self.0.sessions.held_by(request.headers, request.origin).await;
+        if held.map_err(|refusal| Failure::from(refusal).of_sign_out(true))?.is_some() {
             return Ok(redirect(SIGN_OUT));
         }
         Ok(pages::html(StatusCode::OK, &pages::signed_out(), &self.0.brand))

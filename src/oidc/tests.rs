@@ -405,6 +405,7 @@ async fn without_the_store_sign_in_and_sign_out_fail() {
     let response = browser.ask(Method::POST, "/oauth2/sign_out", None, &ours).await;
     assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
     assert!(!response.headers().contains_key(header::SET_COOKIE), "peers:D10");
+    assert!(body(&response).contains("Signing out is not possible right now"), "{}", body(&response));
     browser.fixture.store.switch(false);
     assert!(browser.session().await.is_some());
 }
