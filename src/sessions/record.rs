@@ -185,15 +185,18 @@ impl Record {
     }
 
     /// Whether a sign-out in the browser of this session ends another session of the same person too: one of the same
-    /// session at the provider or, if the provider does not name both, one that the same browser may hold. A session of
-    /// a program goes on unless the provider ends it.
+    /// session at the provider or, if the provider does not name both, one that the same browser may hold at another
+    /// host: at this one its only cookie is that of this session. A session of a program goes on unless the provider
+    /// ends it.
     pub fn signs_out(&self, other: &Self) -> bool {
         if other.holder() == Holder::Program {
             return false;
         }
         match (self.provider_session(), other.provider_session()) {
             (Some(own), Some(sid)) => own == sid,
-            _ => seen::may_be_same_browser(self.agent.as_deref(), other.agent.as_deref()),
+            _ => {
+                self.origin != other.origin && seen::may_be_same_browser(self.agent.as_deref(), other.agent.as_deref())
+            }
         }
     }
 

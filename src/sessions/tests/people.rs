@@ -2,6 +2,10 @@
 
 use super::{super::index::Added, fixture::sent_back, *};
 
+fn k8s() -> Origin {
+    Origin::https("k8s.example.com").unwrap()
+}
+
 #[tokio::test]
 async fn the_number_of_sessions_of_a_person_is_bounded() {
     let at = Fixture::offline();
@@ -108,12 +112,12 @@ async fn a_login_that_cannot_end_the_surplus_leaves_no_session_behind() {
 #[tokio::test]
 async fn sessions_whose_records_stay_have_ended_with_the_write_that_revokes_them() {
     let at = Fixture::offline();
-    let (here, there) = (at.create("alice", &dash()).await, at.create("alice", &dash()).await);
+    let (here, there) = (at.create("alice", &dash()).await, at.create("alice", &k8s()).await);
     // A shorter lifetime at the moment is not the end of a session that a longer one brings back.
     let short = Settings { absolute: HOUR, ..settings() };
     let shorter = Fixture::generation(&at.provider, &at.shared, short, &[[1; 32]]);
     let session = get(&shorter, &here, &dash()).await.unwrap();
-    let other = get(&shorter, &there, &dash()).await.unwrap();
+    let other = get(&shorter, &there, &k8s()).await.unwrap();
     *at.store.stays.lock().unwrap() = Some(Table::Sessions);
     *at.store.full.lock().unwrap() = Some(Table::SessionIndex);
     assert_eq!(shorter.end_login(&session, Ended::signed_out).await.unwrap(), 2);
@@ -167,7 +171,7 @@ async fn a_session_that_ended_unused_is_not_ended_again() {
         assert_eq!(ended, count, "after {hours} h");
         // The same of a login, as the provider names no session of its own.
         let at = Fixture::offline();
-        at.create("alice", &dash()).await;
+        at.create("alice", &k8s()).await;
         at.shared.clock.advance(HOUR * hours);
         let session = get(&at.sessions, &at.create("alice", &dash()).await, &dash()).await.unwrap();
         assert_eq!(at.sessions.end_login(&session, Ended::signed_out).await.unwrap(), count, "after {hours} h");
@@ -179,8 +183,8 @@ async fn a_session_that_ended_unused_is_not_ended_again() {
 async fn a_replica_whose_clock_is_ahead_ends_sessions_that_are_valid_at_others() {
     for of_login in [false, true] {
         let at = Fixture::offline();
-        let (idle, used) = (at.create("alice", &dash()).await, at.create("alice", &dash()).await);
-        let idle = get(&at.sessions, &idle, &dash()).await.unwrap();
+        let (idle, used) = (at.create("alice", &k8s()).await, at.create("alice", &dash()).await);
+        let idle = get(&at.sessions, &idle, &k8s()).await.unwrap();
         let used = get(&at.sessions, &used, &dash()).await.unwrap();
         let clock = Clock::manual(at.shared.clock.now() + HOUR * 9);
         let revocations = Revocations::new(Arc::clone(&at.shared.store), clock.clone());
@@ -274,18 +278,18 @@ const CHROME_UPDATED: &str =
 const PHONE: &str = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) \
                      CriOS/141.0 Mobile/15E148 Safari/604.1";
 
-/// The cookie of a session of alice, from a login with this `User-Agent` and this `sid`, if any.
-async fn log_in(at: &Fixture, (agent, sid): (Option<&str>, Option<&str>)) -> HeaderMap {
+/// The cookie of a session of alice, from a login at this host with this `User-Agent` and this `sid`, if any.
+async fn log_in(at: &Fixture, origin: &Origin, (agent, sid): (Option<&str>, Option<&str>)) -> HeaderMap {
     let claims = sid.map_or_else(|| json!({"sub": "alice"}), |sid| json!({"sub": "alice", "sid": sid}));
-    let cookie = at.create_with(claims, &dash()).await;
-    let session = get(&at.sessions, &cookie, &dash()).await.unwrap();
+    let cookie = at.create_with(claims, origin).await;
+    let session = get(&at.sessions, &cookie, origin).await.unwrap();
     let record = Record { agent: agent.map(str::to_owned), ..session.record.clone() };
     assert!(at.sessions.write(session.hash, &record, session.version).await.unwrap());
     at.sessions.0.cache.invalidate(&session.hash);
     cookie
 }
 
-/// Without a `sid`, phones were signed out with the laptop.
+/// Without a `sid`, phones were signed out with the laptop, and the same browser on another machine, too.
 #[tokio::test]
 async fn a_sign_out_ends_the_sessions_that_the_same_browser_may_hold_and_no_others() {
     for (row, here, other, ends) in [
@@ -299,18 +303,23 @@ async fn a_sign_out_ends_the_sessions_that_the_same_browser_may_hold_and_no_othe
         ("maybe the same there", (Some(CHROME), Some("s1")), (Some(CHROME), None), true),
         ("another browser, whose login named none", (Some(CHROME), Some("s1")), (Some(PHONE), None), false),
     ] {
-        let at = Fixture::offline();
-        let (here, other) = (log_in(&at, here).await, log_in(&at, other).await);
-        let session = get(&at.sessions, &here, &dash()).await.unwrap();
-        let name = get(&at.sessions, &other, &dash()).await.unwrap().name();
-        let (told, some_go_on) = at.sessions.signed_out_with(&session).await.unwrap();
-        let told: Vec<String> = told.into_iter().map(|listed| listed.session).collect();
-        let expected = if ends { vec![name] } else { Vec::new() };
-        assert_eq!((told, some_go_on), (expected, !ends), "{row}");
-        let count = at.sessions.end_login(&session, Ended::signed_out).await.unwrap();
-        assert_eq!(count, 1 + usize::from(ends), "{row}");
-        assert!(get(&at.sessions, &here, &dash()).await.is_err(), "{row}");
-        assert_eq!(get(&at.sessions, &other, &dash()).await.is_err(), ends, "{row}");
+        // Another session at the same host is of another browser, whatever that is called.
+        let ends_here = here.1.and(other.1).is_some() && ends;
+        for (origin, ends) in [(k8s(), ends), (dash(), ends_here)] {
+            let row = format!("{row}, at {origin}");
+            let at = Fixture::offline();
+            let (here, other) = (log_in(&at, &dash(), here).await, log_in(&at, &origin, other).await);
+            let session = get(&at.sessions, &here, &dash()).await.unwrap();
+            let name = get(&at.sessions, &other, &origin).await.unwrap().name();
+            let (told, some_go_on) = at.sessions.signed_out_with(&session).await.unwrap();
+            let told: Vec<String> = told.into_iter().map(|listed| listed.session).collect();
+            let expected = if ends { vec![name] } else { Vec::new() };
+            assert_eq!((told, some_go_on), (expected, !ends), "{row}");
+            let count = at.sessions.end_login(&session, Ended::signed_out).await.unwrap();
+            assert_eq!(count, 1 + usize::from(ends), "{row}");
+            assert!(get(&at.sessions, &here, &dash()).await.is_err(), "{row}");
+            assert_eq!(get(&at.sessions, &other, &origin).await.is_err(), ends, "{row}");
+        }
     }
 }
 
@@ -326,7 +335,8 @@ async fn a_sign_out_ends_a_session_whose_record_cannot_be_read_unless_the_provid
         let at = Fixture::offline();
         let [here, other] = sids;
         // If its record could be read, the first two would go on.
-        let (here, other) = (log_in(&at, (Some(CHROME), here)).await, log_in(&at, (Some(PHONE), other)).await);
+        let (here, other) =
+            (log_in(&at, &dash(), (Some(CHROME), here)).await, log_in(&at, &dash(), (Some(PHONE), other)).await);
         let session = get(&at.sessions, &here, &dash()).await.unwrap();
         let other = get(&at.sessions, &other, &dash()).await.unwrap();
         let (now, broken) = (at.shared.clock.now(), b"broken".to_vec());
