@@ -15,6 +15,7 @@ use super::{
     id_token::{self, Expected, Mismatch, Nonce, SKEW},
     login::{lacks, parse, redirect, store_failed},
     parameters::Parameters,
+    program,
     refresh::RefreshError,
     vouch::require_userinfo,
 };
@@ -76,7 +77,7 @@ impl Login {
                 )
                 .into();
             }
-            return (Err(failure), None);
+            return (Err(if_just_go_on(failure)), None);
         };
         let (return_to, name) = (flow.return_to.clone(), flow.issuer.clone());
         let needed = flow.needed.clone();
@@ -98,8 +99,12 @@ impl Login {
                 // The cookie stays after a refusal of the provider, so that reloading the page shows the same refusal.
                 failure.cookie = (failure.outcome != Outcome::provider_error).then(|| Box::new(over));
                 // In a step-up, going on with the existing session would only meet the same rule again.
-                failure.signed_in = needed.is_none() && self.is_signed_in(request).await;
-                Err(failure)
+                let is_signed_in = self.is_signed_in(request).await;
+                failure.signed_in = needed.is_none() && is_signed_in;
+                if needed.is_some() && is_signed_in && !program::is_page(&failure.return_to) {
+                    failure = still_signed_in(failure);
+                }
+                Err(if_just_go_on(failure))
             }
         };
         (result, issuer)
@@ -107,7 +112,7 @@ impl Login {
 
     /// Whether the browser can go on although this response is worthless: another tab has signed in, or the person went
     /// back in the history.
-    async fn is_signed_in(&self, request: LoginRequest<'_>) -> bool {
+    pub(super) async fn is_signed_in(&self, request: LoginRequest<'_>) -> bool {
         matches!(self.0.sessions.held_by(request.headers, request.origin).await, Ok(Some(_)))
     }
 
@@ -532,5 +537,22 @@ fn expired() -> Failure {
 }
 
 fn replayed() -> Failure {
-    Failure::new(Outcome::replayed, "If that was you, just go on. Otherwise sign in again.")
+    Failure::new(Outcome::replayed, "Its address is good for once only. Sign in again.")
+}
+
+/// The advice for somebody who comes back to a completed login: only with a session is there something to go on with.
+fn if_just_go_on(mut failure: Failure) -> Failure {
+    if failure.outcome == Outcome::replayed && failure.signed_in {
+        failure.text = "If that was you, just go on. Otherwise sign in again.".into();
+    }
+    failure
+}
+
+/// The failure of a step-up login, which leaves the session as it was. It reads as signed out otherwise, and another
+/// account is not what is missing.
+fn still_signed_in(mut failure: Failure) -> Failure {
+    let refused = failure.outcome == Outcome::provider_error && failure.anew;
+    let said: &str = if refused { "You or the provider declined." } else { &failure.text };
+    failure.text = format!("{said} You are still signed in as before: only what you were doing needs more.").into();
+    failure
 }

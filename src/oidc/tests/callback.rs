@@ -166,12 +166,15 @@ async fn an_answer_counts_once_and_for_ten_minutes() {
     let sent = browser.depart("/").await;
     let jar = browser.jar.clone();
     assert_eq!(browser.get(&sent.good()).await.status(), StatusCode::SEE_OTHER);
-    // From the browser's history, then with the cookie restored.
-    for jar in [browser.jar.clone(), jar] {
+    // From the browser's history, then with the cookie restored and without the session. Regression: the page advised to
+    // just go on where there was nothing to go on with.
+    for (jar, is_signed_in) in [(browser.jar.clone(), true), (jar, false), (Vec::new(), false)] {
         browser.jar = jar;
         let response = browser.get(&sent.good()).await;
         assert_eq!(response.status(), StatusCode::BAD_REQUEST);
         assert!(body(&response).contains("already completed"));
+        assert_eq!(body(&response).contains("just go on"), is_signed_in, "{}", body(&response));
+        assert_eq!(body(&response).contains(">Go on<"), is_signed_in, "{}", body(&response));
     }
     assert_eq!(browser.exchanges().len(), 1, "the code was sent twice");
 
@@ -392,6 +395,27 @@ async fn a_person_whose_account_is_not_permitted_can_choose_another() {
     assert!(body(&response).contains(anew), "{}", body(&response));
     let again = browser.depart_from("/oauth2/start?prompt=login&issuer=corp&rd=%2Fruns").await;
     assert_eq!(again.parameters["prompt"], "login");
+}
+
+/// The page read as if the person was signed out, and advised another account.
+#[tokio::test]
+async fn a_person_who_declines_a_step_up_is_told_that_the_session_goes_on() {
+    let mut browser = Browser::new().await;
+    for (signed_in, advice) in
+        [(false, "perhaps with another account"), (true, "declined. You are still signed in as before: only what")]
+    {
+        if signed_in {
+            browser.sign_in().await;
+        }
+        let sent = browser.depart_from("/oauth2/start?issuer=corp&acr_values=gold&rd=%2Fdeploy").await;
+        let refused =
+            format!("/oauth2/callback?error=access_denied&state={}&iss={}", sent.state(), encode(&sent.issuer));
+        let page = browser.get(&refused).await;
+        assert_eq!(page.status(), StatusCode::FORBIDDEN);
+        assert!(body(&page).contains(advice), "{}", body(&page));
+        assert_eq!(body(&page).contains("another account"), !signed_in, "{}", body(&page));
+        assert_eq!(browser.session().await.is_some(), signed_in);
+    }
 }
 
 /// It is a decision about the account, not a failure of the provider.

@@ -175,6 +175,7 @@ async fn a_login_for_a_rule_asks_for_what_the_rule_needs_and_succeeds_only_with_
             let is_too_old = matches!(row, "too old" | "nothing said");
             assert_eq!(says_what_is_needed, !is_too_old, "{row}: {}", body(&response));
             assert!(!body(&response).contains(">Go on<"), "{row}: it would lead to the same rule");
+            assert!(body(&response).contains("You are still signed in as before"), "{row}: {}", body(&response));
         } else {
             assert_eq!(location(&response), "/deploy?to=production");
         }
