@@ -178,7 +178,7 @@ impl Login {
             SIGN_OUT if posts => self.sign_out(request).await,
             SIGN_OUT => self.confirm_sign_out(request).await,
             SIGNED_OUT => self.signed_out(request).await,
-            unsent::PATH => self.unsent(request),
+            unsent::PATH => self.unsent(request).await,
             program::PAGE if posts => self.begin_for_program(request).await,
             program::PAGE => self.ask_for_program(request).await,
             program::TOKEN => Ok(self.exchange_code(request).await),

@@ -55,7 +55,7 @@ pub(super) fn address(
 }
 
 impl Login {
-    pub(super) fn unsent(&self, request: LoginRequest<'_>) -> Result<Response<Bytes>, Failure> {
+    pub(super) async fn unsent(&self, request: LoginRequest<'_>) -> Result<Response<Bytes>, Failure> {
         let parameters = parse(request)?;
         let notice: Option<Notice> = parameters.get("notice").and_then(|text| {
             let sealed = BASE64_URL_SAFE_NO_PAD.decode(text).ok()?;
@@ -66,7 +66,9 @@ impl Login {
             Failure::new(Outcome::malformed, "This page reports a form that was not sent, and there is none.")
                 .titled(StatusCode::BAD_REQUEST, "There is nothing to report")
         })?;
-        let view = UnsentView { request: &notice.request, back: notice.back.as_deref() };
+        // Anybody can open the address at any time: it is loaded again when the session has ended, or is sent to others.
+        let signed_in = self.is_signed_in(request).await;
+        let view = UnsentView { request: &notice.request, back: notice.back.as_deref(), signed_in };
         Ok(pages::html(StatusCode::OK, &pages::unsent(&view), &self.0.brand))
     }
 }

@@ -133,8 +133,11 @@ fn pages() -> Vec<(&'static str, Page)> {
                 problem: Some("No terminal waits for this code here."),
             }),
         ),
-        ("unsent", unsent(&UnsentView { request: "POST /deploy", back: Some("/deploy/form?env=prod") })),
-        ("unsent-somewhere", unsent(&UnsentView { request: "POST /deploy", back: None })),
+        (
+            "unsent",
+            unsent(&UnsentView { request: "POST /deploy", back: Some("/deploy/form?env=prod"), signed_in: true }),
+        ),
+        ("unsent-somewhere", unsent(&UnsentView { request: "POST /deploy", back: None, signed_in: false })),
         ("sign-in", sign_in(&SignInView { host, choices: &choices, keeps_fragment: true })),
         ("sign-in-one", sign_in(&SignInView { host, choices: &choices[..1], keeps_fragment: true })),
         (
@@ -321,7 +324,7 @@ fn whatever_is_shown_is_escaped() {
         device_done(Some(&DeviceDoneView { machine: HOSTILE, who: HOSTILE })),
         let_in_before(&LetInView { machine: HOSTILE, code: HOSTILE, decline: Some(HOSTILE) }),
         type_code(&TypeCodeView { host: HOSTILE, action: HOSTILE, problem: Some(HOSTILE) }),
-        unsent(&UnsentView { request: HOSTILE, back: Some(HOSTILE) }),
+        unsent(&UnsentView { request: HOSTILE, back: Some(HOSTILE), signed_in: true }),
         denied_page(&rejection(HOSTILE), HOSTILE, HOSTILE, HOSTILE),
         who_am_i(&WhoAmIView {
             username: HOSTILE,

@@ -91,14 +91,23 @@ pub struct UnsentView<'a> {
     pub request: &'a str,
     /// The page of the form, if it is known.
     pub back: Option<&'a str>,
+    /// Whether the browser has a session now.
+    pub signed_in: bool,
 }
 
 pub fn unsent(view: &UnsentView<'_>) -> Page {
     let main = html! {
         (sign(Tone::Refused))
         h1 { "Your form was not sent" }
-        p class="lead" { "Your session had ended when you sent it. You are signed in again now." }
-        p { "Nothing of it was passed on and nothing was kept, so nothing has changed. Please fill it in and send it again." }
+        p class="lead" {
+            "Your session had ended when you sent it."
+            @if view.signed_in { " You are signed in again now." }
+        }
+        p {
+            "Nothing of it was passed on and nothing was kept, so nothing has changed. "
+            @if view.signed_in { "Please fill it in and send it again." }
+            @else { "Sign in, then fill it in and send it again." }
+        }
         dl { div { dt { "Not sent" } dd { code { (view.request) } } } }
         p class="actions" {
             @match view.back {

@@ -103,6 +103,14 @@ async fn a_form_sent_with_an_ended_session_is_reported_after_the_login() {
         let page = browser.get(&address).await;
         assert_eq!(page.status(), StatusCode::OK, "{}", body(&page));
         assert!(body(&page).contains("<code>POST /deploy</code>") && body(&page).contains(back), "{}", body(&page));
+        // Regression: anybody was told that they were signed in, also without any session.
+        let jar = std::mem::take(&mut browser.jar);
+        let elsewhere = browser.get(&address).await;
+        for (page, is_signed_in) in [(&page, true), (&elsewhere, false)] {
+            assert_eq!(body(page).contains("You are signed in again now"), is_signed_in, "{}", body(page));
+            assert_eq!(body(page).contains("Sign in, then fill it in"), !is_signed_in, "{}", body(page));
+        }
+        browser.jar = jar;
         // At another host, or modified, the notice is invalid.
         browser.origin = Origin::https("k8s.example.com").unwrap();
         assert_eq!(browser.get(&address).await.status(), StatusCode::BAD_REQUEST);
