@@ -118,7 +118,10 @@ impl Authenticator<'_> {
             let fix = how_to_sign_in(route.kind, request.origin().as_ref());
             return self.challenge(&request, missing.fix(fix));
         }
-        Err(missing)
+        Err(match schemes.contains(&Scheme::Bearer) {
+            true => missing.fix("send a token with it, as `Authorization: Bearer …`"),
+            false => missing,
+        })
     }
 
     /// The principal of a token or session handle, and the token itself if its issuer must be asked about it again.

@@ -27,6 +27,7 @@ fn denied_page(rejection: &Rejection, why: &str, request: &str, who: &str) -> Pa
         now: NOW,
         step_up: None,
         sign_in: None,
+        no_sign_in: None,
     })
 }
 
@@ -161,6 +162,7 @@ fn pages() -> Vec<(&'static str, Page)> {
                 now: NOW,
                 step_up: None,
                 sign_in: Some("/oauth2/sign_in"),
+                no_sign_in: None,
             }),
         ),
         (

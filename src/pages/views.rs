@@ -135,6 +135,8 @@ pub struct DeniedView<'a> {
     pub step_up: Option<&'a str>,
     /// A link to sign in, if that helps.
     pub sign_in: Option<&'a str>,
+    /// The title instead of "Please sign in" where nobody can sign in.
+    pub no_sign_in: Option<&'a str>,
 }
 
 /// The page for any refusal: of the credential, by the policy, or because of a failure here or of an upstream.
@@ -143,7 +145,7 @@ pub fn denied(view: &DeniedView<'_>) -> Page {
     let title = match status.as_u16() {
         401 if view.step_up.is_some() => "Please sign in again",
         401 if view.rejection.reason() == Reason::TokenRevoked => "Your access has ended",
-        401 => "Please sign in",
+        401 => view.no_sign_in.unwrap_or("Please sign in"),
         403 => "You may not do this",
         404 => "There is nothing here",
         503 => "Not possible right now",

@@ -280,8 +280,20 @@ fn page(rejection: &Rejection, context: &RefusalContext<'_>) -> Response<Bytes> 
         now: context.now,
         step_up: manner.step_up.as_deref(),
         sign_in: sign_in.as_deref(),
+        no_sign_in: context.route.and_then(|route| without_sign_in(route.schemes)),
     };
     pages::html(rejection.status(), &pages::denied(&view), context.brand)
+}
+
+/// The title for people who come to a route without its credential, if nobody can sign in there.
+fn without_sign_in(schemes: &[Scheme]) -> Option<&'static str> {
+    match schemes {
+        [] => None,
+        schemes if schemes.contains(&Scheme::Session) => None,
+        // Browsers have client certificates, too.
+        schemes if schemes.contains(&Scheme::BreakGlass) => Some("This address takes no sign-in"),
+        _ => Some("This address is for programs"),
+    }
 }
 
 /// `metav1.Status`. `kubectl` prints `message` and decides by `reason` and `code`.

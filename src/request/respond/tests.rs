@@ -55,6 +55,26 @@ fn who_signs_in_as_somebody_else_returns_to_the_denied_page() {
     }
 }
 
+/// People who were signed in read "Please sign in" where it does not help.
+#[test]
+fn nobody_is_asked_to_sign_in_where_nobody_can() {
+    let brand = Brand::default();
+    let manner = Manner { is_page: true, ..Manner::of(Uuid::nil(), &Request::get("/").body(()).unwrap()) };
+    for (schemes, title) in [
+        (&[Scheme::Session, Scheme::Bearer][..], "<h1>Please sign in</h1>"),
+        (&[Scheme::Bearer][..], "<h1>This address is for programs</h1>"),
+        (&[Scheme::Webhook][..], "<h1>This address is for programs</h1>"),
+        (&[Scheme::BreakGlass, Scheme::Bearer][..], "<h1>This address takes no sign-in</h1>"),
+    ] {
+        let route = Some(RouteTerms { kind: Some(RouteKind::Http), schemes });
+        let context = RefusalContext { route, ..manner.context(None, None, Timestamp::default(), &brand) };
+        let answer = refuse(&Rejection::new(Reason::CredentialMissing, "no"), &context);
+        let page = std::str::from_utf8(answer.body()).unwrap();
+        assert!(page.contains(title), "{schemes:?}: {page}");
+        assert_eq!(page.contains("/oauth2/sign_in"), schemes.contains(&Scheme::Session), "{page}");
+    }
+}
+
 /// kubectl shows nothing else of a refusal.
 #[test]
 fn a_refusal_to_a_client_of_kubernetes_says_what_was_refused_and_which_request_it_was() {
