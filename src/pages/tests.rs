@@ -267,6 +267,22 @@ fn a_denial_shows_the_reason_the_rule_the_request_and_a_remedy() {
     }
 }
 
+/// Regression: screen readers read the same for each of several sessions of one kind.
+#[test]
+fn the_buttons_that_end_sessions_of_one_kind_have_names_of_their_own() {
+    let earlier = listed("Chrome on Linux", "192.0.2.17");
+    let later = Listed { created: NOW + Duration::from_secs(60), ..listed("Chrome on Linux", "192.0.2.17") };
+    let own = [&earlier, &later].map(|listed| OwnSession { listed, current: false });
+    let page = own_sessions(&OwnSessionsView { who: "alice", sessions: &own, ended: None, request_id: "r-1" });
+    let text = page.render(&Brand::default()).into_string();
+    for minute in ["22:13", "22:14"] {
+        let name = format!(
+            "End the session of Chrome on Linux at dashboard.ci.example.com, signed in 2023-11-14 {minute} UTC"
+        );
+        assert_eq!(text.matches(&name).count(), 1, "{name}: {text}");
+    }
+}
+
 #[test]
 fn a_request_that_waits_for_an_approval_is_shown_as_refused() {
     let shown = |does: RuleAction| {

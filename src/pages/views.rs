@@ -297,7 +297,8 @@ pub fn own_sessions(view: &OwnSessionsView<'_>) -> Page {
 
 fn own_session(own: &OwnSession<'_>) -> Markup {
     let Listed { session, browser, created, last_seen, .. } = own.listed;
-    let label = format!("End the session of {browser} at {}", host(own.listed));
+    // Screen readers read this alone: several sessions of one kind differ only in their times.
+    let label = format!("End the session of {browser} at {}, signed in {}", host(own.listed), in_words(*created));
     html! {
         h2 { (browser) @if own.current { " " span class="badge" { "this one" } } }
         p {
@@ -498,12 +499,11 @@ fn rules(rules: &[Concern<'_>]) -> Markup {
 }
 
 fn time(time: Timestamp) -> Markup {
+    html! { time datetime=(time.to_string()) { (in_words(time)) } }
+}
+
+/// The day and the minute.
+fn in_words(time: Timestamp) -> String {
     let machine = time.to_string();
-    let day_and_minute = machine.get(..16).map(|text| text.replace('T', " "));
-    html! {
-        @match day_and_minute {
-            Some(text) => time datetime=(machine) { (text) " UTC" },
-            None => (machine),
-        }
-    }
+    machine.get(..16).map_or_else(|| machine.clone(), |text| format!("{} UTC", text.replace('T', " ")))
 }
