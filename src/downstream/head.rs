@@ -32,8 +32,10 @@ pub(super) struct Framing {
 /// Checks the length of a request target.
 pub fn check_target(length: usize, limits: &Limits) -> Result<(), Rejection> {
     if length > limits.uri_bytes.bytes() {
-        let detail = format!("the request target is {length} bytes long, {} are allowed", limits.uri_bytes);
-        return Err(Rejection::new(Reason::UriTooLong, detail));
+        let allowed = limits.uri_bytes.bytes();
+        let detail = format!("the address (request target) is {length} bytes long, {allowed} are allowed");
+        return Err(Rejection::new(Reason::UriTooLong, detail)
+            .fix("use a shorter address; if a link led you here, tell whoever gave it to you"));
     }
     Ok(())
 }
@@ -144,6 +146,14 @@ mod tests {
         assert_eq!(reason(with(1, 32_762), None), None);
         assert_eq!(reason(with(1, 32_763), None), Some(Reason::HeadersTooLarge));
         assert_eq!(reason(Request::connect("a:1"), None), Some(Reason::MethodNotAllowed));
+    }
+
+    /// The refusal had two units and no remedy.
+    #[test]
+    fn a_person_with_a_long_link_learns_what_to_do() {
+        let refused = check_target((8 << 10) + 1, &Limits::default()).unwrap_err();
+        assert_eq!(refused.detail(), "the address (request target) is 8193 bytes long, 8192 are allowed");
+        assert!(refused.fix_text().is_some_and(|fix| fix.contains("whoever gave it to you")), "{refused:?}");
     }
 
     #[test]

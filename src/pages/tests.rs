@@ -267,6 +267,24 @@ fn a_denial_shows_the_reason_the_rule_the_request_and_a_remedy() {
     }
 }
 
+/// Regression: people with a bad link were told of the form of paths, and nothing led on.
+#[test]
+fn a_page_about_a_bad_address_leads_to_the_start_page() {
+    for (reason, leads_on) in [
+        (Reason::PathNotCanonical, true),
+        (Reason::UriTooLong, true),
+        (Reason::RouteNotFound, true),
+        (Reason::OriginRefused, true),
+        // There is no start page at that host.
+        (Reason::MisdirectedHost, false),
+        (Reason::PolicyDenied, false),
+    ] {
+        let page = denied_page(&Rejection::new(reason, "no"), "Because.", "GET /x", "alice");
+        let text = page.render(&Brand::default()).into_string();
+        assert_eq!(text.contains("<a href=\"/\">To the start page</a>"), leads_on, "{reason}: {text}");
+    }
+}
+
 /// Regression: screen readers read the same for each of several sessions of one kind.
 #[test]
 fn the_buttons_that_end_sessions_of_one_kind_have_names_of_their_own() {

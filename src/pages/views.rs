@@ -152,6 +152,8 @@ pub fn denied(view: &DeniedView<'_>) -> Page {
         400..500 => "This request cannot be taken",
         _ => "Something went wrong",
     };
+    let leads_nowhere =
+        matches!(view.rejection.reason(), Reason::OriginRefused | Reason::PathNotCanonical | Reason::UriTooLong);
     let main = html! {
         (sign(Tone::Refused))
         h1 { (title) }
@@ -175,7 +177,7 @@ pub fn denied(view: &DeniedView<'_>) -> Page {
             div { dt { "Reason" } dd { code { (view.rejection.reason().as_str()) } " (" (status.as_u16()) ")" } }
             div { dt { "Time" } dd { (time(view.now)) } }
         }
-        @if status.as_u16() == 404 || view.rejection.reason() == Reason::OriginRefused {
+        @if status.as_u16() == 404 || leads_nowhere {
             p class="actions" { a href="/" { "To the start page" } }
         }
         // Signing in again as the same person does not help if their access was revoked.

@@ -29,7 +29,10 @@ pub enum NotCanonical {
 impl From<NotCanonical> for Rejection {
     fn from(why: NotCanonical) -> Self {
         Self::new(Reason::PathNotCanonical, format!("the path of the request {why}"))
-            .fix("send the path in its normal form (RFC 3986 section 6.2.2)")
+            .fix(
+                "correct the address: its path must be in the normal form of RFC 3986 section 6.2.2; if a link led you here, \
+                 tell whoever gave it to you",
+            )
     }
 }
 

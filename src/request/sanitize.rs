@@ -315,7 +315,7 @@ impl<B> CleanRequest<B> {
 /// The refusal of a host that no route serves.
 pub fn misdirected() -> Rejection {
     Rejection::new(Reason::MisdirectedHost, "no route is configured for this host")
-        .fix("check the host name, and that the request goes over a connection that was opened for it")
+        .fix("check the host name in the address; a program must also use a connection that was opened for that host")
 }
 
 /// The refusal of a request on a connection that was opened for another host, whether or not there is a route.
