@@ -45,6 +45,14 @@ impl Names {
         names.iter().any(|name| self.contains(name))
     }
 
+    /// In words, where one suffices and several could be had: a mere list reads as if all were needed.
+    pub(super) fn one_of(&self) -> String {
+        match self.sorted.len() {
+            0..=1 => self.to_string(),
+            _ => format!("one of {self}"),
+        }
+    }
+
     pub(super) fn iter(&self) -> impl Iterator<Item = &Arc<str>> {
         self.sorted.iter()
     }
@@ -247,6 +255,14 @@ fn wide(name: &str) -> impl Iterator<Item = char> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// "needs auditors, release-managers" read as if both were needed.
+    #[test]
+    fn several_names_of_which_one_suffices_are_called_so() {
+        let of = |names: &[&str]| Names::new(&names.iter().map(ToString::to_string).collect::<Vec<_>>()).one_of();
+        assert_eq!(of(&["ops"]), "ops");
+        assert_eq!(of(&["ops", "auditors"]), "one of auditors, ops");
+    }
 
     #[test]
     fn only_a_deny_ignores_case_and_unicode_form_of_a_user_name() {

@@ -237,7 +237,7 @@ impl Who {
                 let through = if actor.is_some() { ", through an actor" } else { "" };
                 Condition::new("who.kind", kind.as_str(), format!("{}{through}", principal.kind_of_subject().as_str()))
             }
-            Self::Groups { key, names } => Condition::new(key, names, listed(&principal.groups)),
+            Self::Groups { key, names } => Condition::new(key, names.one_of(), listed(&principal.groups)),
             Self::Scopes(names) => Condition::new("who.scopes", names, listed(&principal.scopes)),
             Self::NoPerson => {
                 Condition::new("who.scopes", "no person, as a scope alone gives people nothing", "a person")
