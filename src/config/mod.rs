@@ -16,7 +16,8 @@
 //! |---|---|
 //! | `raw`, `values` | the settings as people write them, and durations, sizes, secrets and paths |
 //! | `schema`, `reference` | the JSON Schema of the settings, and the reference for people |
-//! | `source`, `layers`, `locations` | files as trees, the environment and flags, and where each part was written |
+//! | `source`, `syntax` | files as trees, and the words for what is no YAML |
+//! | `layers`, `locations` | the environment and flags, and where each part was written |
 //! | `load`, `shape` | loading up to a valid configuration, and the comparison of a document with the schema |
 //! | `resolve`, `resolver` | checks across components, and file access for components |
 //! | `report`, `diagnosis`, `render` | problems, problems with their places, and their display |
@@ -43,6 +44,7 @@ pub(crate) mod resolver;
 mod schema;
 mod shape;
 pub(crate) mod source;
+mod syntax;
 #[cfg(test)]
 mod tests;
 pub(crate) mod values;

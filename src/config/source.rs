@@ -12,16 +12,18 @@ use serde_saphyr::{
     Error, Location, MergeKeyPolicy, Options, Spanned, alias_limits, budget, options, options::DuplicateKeyPolicy,
 };
 
+use super::syntax::explained;
+
 /// The largest size of a file that belongs to a configuration.
 pub const MAX_BYTES: usize = 4 << 20;
 /// The most keys and values of a file.
 const MAX_NODES: usize = 200_000;
 /// The most levels of nesting.
-const MAX_DEPTH: usize = 48;
+pub(super) const MAX_DEPTH: usize = 48;
 /// The most anchors, and the most aliases.
 const MAX_ALIASES: usize = 1_000;
 /// The most keys and values, with the marks around lists and maps, that aliases repeat.
-const MAX_REPEATED: usize = 50_000;
+pub(super) const MAX_REPEATED: usize = 50_000;
 
 /// A file as it was read.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -219,44 +221,6 @@ impl Malformed {
     }
 }
 
-/// Rewords a message of the reader, which says what its grammar expected: people want to know what to change, and
-/// where.
-fn explained(mut message: String, text: &str, start: &mut usize) -> (String, Option<&'static str>) {
-    if let Some(end) = message.find(" at line ") {
-        message.truncate(end);
-    }
-    match message.as_str() {
-        said if said.contains("found a tab") => {
-            *start += text.get(*start..).and_then(|rest| rest.find('\t')).unwrap_or_default();
-            ("there is a tab where YAML allows only spaces".to_owned(), Some("indent with spaces"))
-        }
-        said if said.contains("tabs disallowed") || said.contains("tab cannot be used") => {
-            ("there is a tab where YAML allows only spaces".to_owned(), Some("indent with spaces"))
-        }
-        said if said.contains("recursion limit") => (format!("nested more than {MAX_DEPTH} levels deep"), None),
-        said if said.starts_with("alias replay") || said.starts_with("alias expansion") => (
-            format!("aliases (`*name`) repeat more than a file may have: {MAX_REPEATED} keys and values"),
-            Some("write out what is meant"),
-        ),
-        said if said.contains("recursive") => {
-            ("an alias is used within the part that it repeats".to_owned(), Some("write out what is meant"))
-        }
-        said if said.contains("mapping values are not allowed") && is_second_of_its_line(text, *start) => {
-            (message, Some("put a text that holds `: ` in quotes"))
-        }
-        said if said.starts_with("unexpected character") => (message, Some("put a text that begins with it in quotes")),
-        said if said.contains("did not find expected") || said.contains("mapping values are not allowed") => (
-            message,
-            Some("compare the indentation with the lines above: entries of one map or list begin in the same column"),
-        ),
-        said if said.contains("illegal placement of ':'") => (
-            "there is a `:` where no key is allowed".to_owned(),
-            Some("a bracket, brace or quote above may not be closed"),
-        ),
-        _ => (message, None),
-    }
-}
-
 /// Returns asterisks of the same length, so that all other places remain valid.
 fn asterisks(written: &str) -> String {
     written.chars().map(|c| if c == '\n' { "\n".to_owned() } else { "*".repeat(c.len_utf8()) }).collect()
@@ -282,12 +246,6 @@ fn end_of_key(line: &str) -> usize {
         }
         _ => line.len() - body.len(),
     }
-}
-
-/// Whether there is another `: ` before this one on its line.
-fn is_second_of_its_line(text: &str, colon: usize) -> bool {
-    let before = text.get(..colon).unwrap_or_default();
-    before.rsplit('\n').next().is_some_and(|line| line.contains(": "))
 }
 
 fn reader() -> Options {
