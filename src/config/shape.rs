@@ -390,6 +390,10 @@ impl Shape<'_> {
         let problem = self.report.error(at, format!("expected {named}, found {}", kind(value)));
         match (expected, value) {
             ("string", Value::Number(_) | Value::Bool(_)) => _ = problem.help("put it in quotes"),
+            // As in `username: {sub}`.
+            ("string", Value::Object(entries)) if !entries.is_empty() && entries.values().all(Value::is_null) => {
+                problem.help("put a text that begins with `{` in quotes");
+            }
             ("array", Value::String(text)) if lists_words => {
                 problem.help(format!("a list has brackets or dashes: `[{text}]`"));
             }

@@ -331,6 +331,10 @@ fn warn_of_users(raw: &raw::Who, reading: Reading, at: &At, root: &raw::Root, re
     }
     let meant = root.issuers.iter().filter(|issuer| is_meant(&issuer.name));
     let Some(templates) = meant.map(username_template).collect::<Option<Vec<_>>>() else { return };
+    // A template without a placeholder is refused: what is meant is known only once it is mended.
+    if templates.iter().any(|template| !template.contains('{')) {
+        return;
+    }
     for (i, user) in raw.users.iter().enumerate() {
         if templates.is_empty() || templates.iter().any(|template| may_give(template, user, reading)) {
             continue;

@@ -36,6 +36,29 @@ fn every_format_that_the_schema_names_is_checked() {
     }
 }
 
+/// The most likely slip in a template had no help.
+#[test]
+fn a_text_that_reads_as_a_map_for_want_of_quotes_is_told_so() {
+    let root = schema();
+    for (value, is_told) in [
+        (serde_json::json!({"sub": null}), true),
+        (serde_json::json!({}), false),
+        (serde_json::json!({"sub": 1}), false),
+    ] {
+        let (mut report, mut locations) = (Report::default(), Locations::default());
+        let mut shape = Shape {
+            root: &root,
+            report: &mut report,
+            locations: &mut locations,
+            is_part: false,
+            mended: BTreeSet::new(),
+        };
+        assert!(!shape.wrong_type(&Map::new(), "string", &value, &At::root()));
+        let help = report.problems().first().and_then(|problem| problem.help.as_deref());
+        assert_eq!(help, is_told.then_some("put a text that begins with `{` in quotes"), "{value}");
+    }
+}
+
 /// A deny of such a network matched nobody, and a proxy in one was not trusted. The advice for one address led there.
 #[test]
 fn a_range_of_ipv4_in_the_notation_of_ipv6_is_refused() {

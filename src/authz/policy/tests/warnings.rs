@@ -238,6 +238,8 @@ fn a_user_name_is_held_against_the_template_of_its_issuer() {
         ("corp:{claim:/email}", "alice@example.com", "deny", 1),
         ("{sub}@corp", "alice@corp", "allow", 0),
         ("{sub}@corp", "alice", "deny", 1),
+        // Regression: it is refused, and a warning said of each user that it has another form.
+        ("sub", "alice", "deny", 0),
     ] {
         let ground = ONE_ISSUER.replacen("kind: human", &format!("kind: human, username: '{template}'"), 1);
         let root = root(&ground, &format!("rules: [{{id: a, who: {{users: ['{user}']}}, do: {action}}}]"));
