@@ -3,7 +3,7 @@
 use crate::{
     authn::break_glass,
     config::{
-        raw::{self, Preset},
+        raw::{self, Mode, Preset, RouteKind},
         report::{At, Report, nearest},
     },
     issuers::Kinds,
@@ -112,6 +112,58 @@ pub(super) fn warn_of_need(rule: &raw::Rule, at: &At, root: &raw::Root, report: 
             .warning(&at.key("need"), "jobs and pods do not log in, so that no caller of these issuers ever meets it")
             .help("leave it out, or name the issuers of people in `who`");
     }
+}
+
+/// Warns of a need that nobody is ever asked for, as another allow lets the same callers do the same without one. Whoever
+/// expects the first rule that matches to decide writes that. Of routes of the kind `http` alone: on others an allow that
+/// names less does not always allow more.
+pub(super) fn warn_of_idle_need(rule: &raw::Rule, at: &At, root: &raw::Root, report: &mut Report) {
+    let is_plain = |name: &String| root.routes.iter().any(|route| route.name == *name && route.kind == RouteKind::Http);
+    let is_enforced = rule.mode == Mode::Enforce && !rule.need.is_empty();
+    if !is_enforced || rule.on.routes.is_empty() || !rule.on.routes.iter().all(is_plain) {
+        return;
+    }
+    if let Some(wider) = root.rules.iter().find(|other| needs_nothing_for_all_of(other, rule)) {
+        let id = &wider.id;
+        report
+            .warning(&at.key("need"), format!("nobody is asked for it: `{id}` allows the same, and one allow suffices"))
+            .help(format!("let `{id}` name other paths or callers"));
+    }
+}
+
+/// Whether a rule certainly allows all that `rule` allows, and without a need.
+fn needs_nothing_for_all_of(wider: &raw::Rule, rule: &raw::Rule) -> bool {
+    let is_among = |some: &[String], all: &[String]| some.iter().all(|name| all.contains(name));
+    let is_within = |some: &[String], all: &[String]| all.is_empty() || (!some.is_empty() && is_among(some, all));
+    // Callers that are not named are not always all callers.
+    let is_listed = |some: &[String], all: &[String]| some.is_empty() == all.is_empty() && is_among(some, all);
+    let ((on, all), (who, everybody)) = ((&rule.on, &wider.on), (&rule.who, &wider.who));
+    let same_on = raw::On {
+        routes: on.routes.clone(),
+        hosts: on.hosts.clone(),
+        paths: on.paths.clone(),
+        methods: on.methods.clone(),
+        ..all.clone()
+    };
+    let same_who = raw::Who {
+        groups: who.groups.clone(),
+        subjects: who.subjects.clone(),
+        users: who.users.clone(),
+        ..everybody.clone()
+    };
+    wider.action == raw::Action::Allow
+        && wider.mode == Mode::Enforce
+        && wider.need.is_empty()
+        && (wider.when.is_none() || wider.when == rule.when)
+        && is_within(&on.routes, &all.routes)
+        && is_within(&on.hosts, &all.hosts)
+        && is_within(&on.paths, &all.paths)
+        && is_within(&on.methods, &all.methods)
+        && is_listed(&who.groups, &everybody.groups)
+        && is_listed(&who.subjects, &everybody.subjects)
+        && is_listed(&who.users, &everybody.users)
+        && same_on == *on
+        && same_who == *who
 }
 
 /// The issuers that are named; `None` if there are none, or if one of them has no entry.

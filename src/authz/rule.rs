@@ -206,6 +206,7 @@ impl Rule {
         }
         reach::warn_of_clients(&raw.who, &at.key("who"), root, report);
         reach::warn_of_need(raw, at, root, report);
+        reach::warn_of_idle_need(raw, at, root, report);
         let reads = self.when.as_ref().map(Expression::reads).unwrap_or_default();
         when::warn(raw, &reads, &self.on, self.reading, &routes, at, report);
         if self.is_allow() && !reads.claims.contains("email_verified") {

@@ -68,6 +68,32 @@ fn a_kind_that_no_caller_of_the_issuers_has_is_warned_about() {
     }
 }
 
+/// Whoever took the first match for what decides believed in a second factor that nobody was asked for.
+#[test]
+fn a_need_beside_an_allow_of_the_same_without_one_is_warned_about() {
+    let fresh = "on: {routes: [web], paths: ['/danger/*']}, who: {issuers: [corp], groups: [dev]}, \
+                 need: {fresh_login: {max_age: 5m}}, do: allow";
+    for (other, is_idle) in [
+        ("on: {routes: [web]}, who: {issuers: [corp], groups: [dev]}, do: allow", true),
+        ("on: {routes: [web]}, who: {issuers: [corp], groups: [dev, ops]}, do: allow", true),
+        ("who: {issuers: [corp], groups: [dev]}, do: allow", true),
+        ("on: {routes: [web], paths: ['/danger/*', /x]}, who: {issuers: [corp], groups: [dev]}, do: allow", true),
+        ("on: {routes: [web], paths: [/x]}, who: {issuers: [corp], groups: [dev]}, do: allow", false),
+        ("on: {routes: [web], methods: [GET]}, who: {issuers: [corp], groups: [dev]}, do: allow", false),
+        ("on: {routes: [web]}, who: {issuers: [corp], groups: [ops]}, do: allow", false),
+        ("on: {routes: [web]}, who: {issuers: [corp], groups: [dev], kind: human}, do: allow", false),
+        ("on: {routes: [web]}, who: {issuers: [corp], groups: [dev]}, when: 'request.path != \"/\"', do: allow", false),
+        ("on: {routes: [web]}, who: {issuers: [corp], groups: [dev]}, need: {acr: [a]}, do: allow", false),
+        ("on: {routes: [web]}, who: {issuers: [corp], groups: [dev]}, mode: shadow, do: allow", false),
+        ("on: {routes: [web]}, who: {issuers: [corp], groups: [dev]}, do: deny", false),
+    ] {
+        let root = root(GROUND, &format!("rules: [{{id: all, {other}}}, {{id: fresh, {fresh}}}]"));
+        let problems = warnings_of(&root);
+        let told = problems.iter().any(|problem| problem.at.as_str() == "/rules/1/need");
+        assert_eq!(told, is_idle, "{other}: {problems:?}");
+    }
+}
+
 /// A job was told for ever to sign in again.
 #[test]
 fn a_need_of_callers_who_never_log_in_is_warned_about() {
