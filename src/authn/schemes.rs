@@ -119,7 +119,7 @@ impl Authenticator<'_> {
             return self.challenge(&request, missing.fix(fix));
         }
         Err(match schemes.contains(&Scheme::Bearer) {
-            true => missing.fix("send a token with it, as `Authorization: Bearer …`"),
+            true => missing.fix("send a bearer token in the header `Authorization`"),
             false => missing,
         })
     }
