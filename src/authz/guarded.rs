@@ -11,9 +11,12 @@ use super::{RequestView, condition::Reading, kubernetes::Resource, names::Names}
 /// account, and a container of one's own within somebody else's pod.
 const SUBRESOURCES: [(&str, &str); 3] = [("*", "proxy"), ("serviceaccounts", "token"), ("pods", "ephemeralcontainers")];
 
-/// Sub-resources that are guarded on routes for browsers: no page of a dashboard needs them, and a script injected on
-/// its host could use them all.
+/// Sub-resources that are guarded on routes for browsers, as no page of a dashboard needs them and a script injected on
+/// its host could use them all, and for rules on reading methods alone: a WebSocket opens a shell with a GET.
 const BROWSED: [&str; 3] = ["exec", "attach", "portforward"];
+
+/// Methods by which a rule means to let read.
+const READING: [&str; 3] = ["GET", "HEAD", "OPTIONS"];
 
 /// Resources that are guarded on every route: credentials, and objects that give rights. Secrets are among them because
 /// one of type `kubernetes.io/service-account-token` is a token that never expires, which only its body shows.
@@ -36,6 +39,8 @@ const FETCHED: (&str, &str) = ("resolution.tekton.dev", "resolutionrequests");
 pub(super) struct Guard {
     /// Routes of dashboards, and other routes that accept the session cookie of a browser.
     browsed: Names,
+    /// Whether the rule is for methods that read, and no others.
+    reads_only: bool,
     /// Whether `proxy` is among the verbs of the rule.
     verb_proxy: bool,
     named: Box<[Resource]>,
@@ -49,8 +54,9 @@ pub(super) struct Guarded<'a> {
 }
 
 impl Guard {
-    /// `raw` is the rule's condition on Kubernetes. Invalid parts of it are reported elsewhere.
-    pub(super) fn new(raw: Option<&raw::OnKubernetes>, root: &raw::Root) -> Self {
+    /// `on` is that of the rule. Invalid parts of it are reported elsewhere.
+    pub(super) fn new(on: &raw::On, root: &raw::Root) -> Self {
+        let raw = on.kubernetes.as_ref();
         let browsed: Vec<String> = root
             .routes
             .iter()
@@ -60,6 +66,7 @@ impl Guard {
         let named = raw.map(|raw| raw.resources.as_slice()).unwrap_or_default();
         Self {
             browsed: Names::new(&browsed),
+            reads_only: !on.methods.is_empty() && on.methods.iter().all(|method| READING.contains(&method.as_str())),
             verb_proxy: raw.is_some_and(|raw| raw.verbs.iter().any(|verb| verb == "proxy")),
             named: named.iter().filter_map(|text| Resource::parse(text).ok()).collect(),
         }
@@ -71,14 +78,15 @@ impl Guard {
             return None;
         }
         let attributes = view.kubernetes?;
-        let guarded = guarded(attributes, || self.browsed.contains(view.route))?;
+        let guarded = guarded(attributes, || self.reads_only || self.browsed.contains(view.route))?;
         let is_named = (attributes.verb == "proxy" && self.verb_proxy)
             || self.named.iter().any(|pattern| pattern.names(guarded.resource, guarded.subresource));
         (!is_named).then_some(guarded)
     }
 }
 
-/// The part of a request that must be named. `browsed`: whether it comes by a route for browsers.
+/// The part of a request that must be named. `browsed`: whether it comes by a route for browsers, or the rule is for
+/// reading methods alone.
 fn guarded(a: &Attributes, browsed: impl Fn() -> bool) -> Option<Guarded<'_>> {
     if !a.is_resource {
         return None;
@@ -186,12 +194,33 @@ mod tests {
     }
 
     #[test]
+    fn a_rule_that_lets_read_by_methods_opens_no_shell() {
+        for sub in ["exec", "attach", "portforward"] {
+            let target = format!("/api/v1/namespaces/a/pods/p/{sub}");
+            let missed = |on: &str| missed_on(on, "GET", &target, "api");
+            let guarded = format!("pods/{sub}");
+            for reading in [
+                "{methods: [GET, HEAD]}",
+                "{methods: [GET, OPTIONS]}",
+                "{methods: [GET], kubernetes: {resources: ['*', 'pods/*']}}",
+                "{methods: [GET], kubernetes: {verbs: ['*']}}",
+            ] {
+                assert_eq!(missed(reading).as_deref(), Some(&*guarded), "{reading}");
+            }
+            assert_eq!(missed(&format!("{{methods: [GET], kubernetes: {{resources: [{guarded}]}}}}")), None);
+            assert_eq!(missed("{methods: [GET, POST]}"), None);
+            assert_eq!(missed("{}"), None);
+        }
+        assert_eq!(missed_on("{methods: [GET]}", "GET", "/api/v1/namespaces/a/pods/p/log", "api"), None);
+    }
+
+    #[test]
     fn every_route_that_accepts_a_cookie_counts_as_a_browser_route() {
         let routes = "routes:
   - {name: api, kind: kubernetes, hosts: [a], schemes: [bearer], upstream: u}
   - {name: shell, kind: kubernetes, hosts: [b], schemes: [bearer, session], upstream: u}
   - {name: board, kind: dashboard, hosts: [c], schemes: [bearer], upstream: u}";
-        let guard = Guard::new(None, &serde_saphyr::from_str(routes).unwrap());
+        let guard = Guard::new(&raw::On::default(), &serde_saphyr::from_str(routes).unwrap());
         let browsed = |name: &str| guard.browsed.contains(name);
         assert_eq!([browsed("api"), browsed("shell"), browsed("board")], [false, true, true]);
     }
@@ -209,11 +238,15 @@ mod tests {
         missed_by(&format!("{{resources: [{resources}]}}"), method, target, route)
     }
 
-    fn missed_by(yaml: &str, method: &str, target: &str, route: &str) -> Option<String> {
+    fn missed_by(kubernetes: &str, method: &str, target: &str, route: &str) -> Option<String> {
+        missed_on(&format!("{{kubernetes: {kubernetes}}}"), method, target, route)
+    }
+
+    fn missed_on(yaml: &str, method: &str, target: &str, route: &str) -> Option<String> {
         let method = method.parse().unwrap();
         let attributes = Attributes::parse(&method, target, None).unwrap();
-        let on: raw::OnKubernetes = serde_saphyr::from_str(yaml).unwrap();
-        let mut guard = Guard::new(Some(&on), &raw::Root::default());
+        let on: raw::On = serde_saphyr::from_str(yaml).unwrap();
+        let mut guard = Guard::new(&on, &raw::Root::default());
         guard.browsed = Names::new(&["board".to_owned()]);
         let view = RequestView {
             route,

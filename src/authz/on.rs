@@ -94,7 +94,7 @@ pub(super) fn compile(raw: &raw::On, action: &raw::Action, at: &At, root: &raw::
     if let Some(raw) = &raw.kubernetes {
         on.push(On::Kubernetes(Kubernetes::compile(raw, &at.key("kubernetes"), report)));
     }
-    on.push(On::Guard(Guard::new(raw.kubernetes.as_ref(), root)));
+    on.push(On::Guard(Guard::new(raw, root)));
     if let Some(run) = &raw.run {
         on.push(On::Run(RunCondition::compile(run, action, &at.key("run"), report)));
     }
