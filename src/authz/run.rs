@@ -69,6 +69,18 @@ impl RunCondition {
                         "list in `service_accounts` those that they may choose, and write `pod_template: false` and \
                              `binds_secrets: false` if they must not choose these",
                     );
+                } else if !raw.code.is_empty() && raw.pod_template.is_none() {
+                    // Its `env` is that of each step: `BASH_ENV` or `LD_PRELOAD` there is code.
+                    report
+                        .warning(
+                            &at.key("code"),
+                            "whoever starts this code may configure its pods, and so make its steps run other code and \
+                             read Secrets of the namespace",
+                        )
+                        .help(
+                            "write `pod_template: false` (and `binds_secrets: false`, if they must not choose Secrets \
+                             for its workspaces), or `pod_template: true` if this is meant",
+                        );
                 }
             }
         }
@@ -368,12 +380,23 @@ mod tests {
         }
     }
 
-    /// The rule looked as if the account had to be listed, but a run of the code could have any account.
+    /// The rule looked as if the account had to be listed, but a run of the code could have any account; and as if only
+    /// this code could run, but the environment of its steps could bring any other.
     #[test]
-    fn an_allow_of_code_without_service_accounts_is_warned_about() {
+    fn an_allow_of_code_without_service_accounts_or_pod_template_is_warned_about() {
         for (rule, action, expected) in [
             (json!({"does": ["create"], "code": ["deploy"]}), raw::Action::Allow, 1),
-            (json!({"code": ["deploy"], "service_accounts": ["deployer"]}), raw::Action::Allow, 0),
+            (json!({"code": ["deploy"], "service_accounts": ["deployer"]}), raw::Action::Allow, 1),
+            (
+                json!({"code": ["deploy"], "service_accounts": ["deployer"], "binds_secrets": false}),
+                raw::Action::Allow,
+                1,
+            ),
+            (
+                json!({"code": ["deploy"], "service_accounts": ["deployer"], "pod_template": false}),
+                raw::Action::Allow,
+                0,
+            ),
             (json!({"does": ["apply"], "inline": true}), raw::Action::Allow, 1),
             (json!({"inline": true, "service_accounts": ["deployer"]}), raw::Action::Allow, 0),
             (json!({"does": ["create"], "inline": false}), raw::Action::Allow, 0),
