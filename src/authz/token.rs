@@ -268,7 +268,7 @@ fn check(raw: &raw::On, token: &OnToken, action: &raw::Action, at: &At, root: &r
     if alone != raw::On::default() {
         report
             .error(at, "tokens are not requested on a route, so only `namespace`, `time` and `addresses` go with it")
-            .help("write two rules");
+            .help(instead(raw));
     }
     match action {
         raw::Action::Approve(_) => {
@@ -316,6 +316,26 @@ fn check(raw: &raw::On, token: &OnToken, action: &raw::Action, at: &At, root: &r
         report
             .error(&at.key("scopes").index(index), format!("`{scope}` has a blank, which no scope has"))
             .help("write one scope an entry");
+    }
+}
+
+/// What to write instead of a condition that no request for a token has. Of two rules either suffices, so one on tokens
+/// alone would give them to the runs of all events.
+fn instead(raw: &raw::On) -> String {
+    let of_deliveries = [
+        ("event", !raw.event.is_empty()),
+        ("action", !raw.action.is_empty()),
+        ("branch", !raw.branch.is_empty()),
+        ("tag", !raw.tag.is_empty()),
+        ("fork", raw.fork.is_some()),
+        ("draft", raw.draft.is_some()),
+    ];
+    match of_deliveries.into_iter().find_map(|(key, is_set)| is_set.then_some(key)) {
+        Some(key) => format!(
+            "write `{key}` into `when`, which has the delivery that caused the run: `delivery.event == 'push' && \
+             delivery.branch == 'main'`"
+        ),
+        None => "write two rules".to_owned(),
     }
 }
 

@@ -101,6 +101,23 @@ fn a_task_gets_what_its_service_account_pipeline_and_task_may_have() {
     assert!(!scoped.matches(&token("registry.example", None), Reading::Strict));
 }
 
+/// Two rules would give the token to the runs of every branch and event.
+#[test]
+fn a_condition_on_deliveries_is_sent_to_when_and_any_other_to_a_rule_of_its_own() {
+    for (yaml, expected) in [
+        ("{branch: [main], token: {audiences: [a]}}", "write `branch` into `when`"),
+        ("{fork: false, token: {audiences: [a]}}", "write `fork` into `when`"),
+        ("{methods: [GET], token: {audiences: [a]}}", "write two rules"),
+    ] {
+        let on: raw::On = serde_saphyr::from_str(yaml).unwrap();
+        let token = on.token.clone().unwrap();
+        let mut report = Report::default();
+        compiled_among("[{issuer: east, kubernetes: api}]", &on, &token, &raw::Action::Allow, &mut report);
+        let helps: Vec<&str> = report.problems().iter().filter_map(|problem| problem.help.as_deref()).collect();
+        assert!(helps.len() == 1 && helps[0].starts_with(expected), "{yaml}: {helps:?}");
+    }
+}
+
 /// The code of a run is reported as it was written, before Tekton fills in parameters.
 #[test]
 fn a_deny_of_code_applies_if_a_resolver_parameter_may_become_it() {
