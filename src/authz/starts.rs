@@ -66,8 +66,17 @@ impl Policy {
     /// approves that may let somebody do it, and denies that may keep somebody from it. `root` is the configuration
     /// that the policy was compiled from.
     pub fn starts(&self, root: &raw::Root, namespace: &str) -> Vec<StartRule> {
+        self.starts_by(root, namespace, false)
+    }
+
+    /// The rules in `mode: shadow` that would, if they were enforced.
+    pub fn shadow_starts(&self, root: &raw::Root, namespace: &str) -> Vec<StartRule> {
+        self.starts_by(root, namespace, true)
+    }
+
+    fn starts_by(&self, root: &raw::Root, namespace: &str, shadow: bool) -> Vec<StartRule> {
         let mut starts = Vec::new();
-        for rule in self.rules.iter().filter(|rule| !rule.shadow) {
+        for rule in self.rules.iter().filter(|rule| rule.shadow == shadow) {
             let Some(raw) = rule.written(root) else { continue };
             let may_be_on = |route: &&raw::Route| rule.can_hit_on(route) && fits_credentials(raw, route, root);
             let routes = root.routes.iter().filter(may_be_on).filter_map(|route| {

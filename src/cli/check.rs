@@ -75,8 +75,14 @@ fn check<T>(
 
 fn summary(loaded: &Loaded) -> String {
     let raw = &loaded.raw;
+    let in_shadow = raw.rules.iter().filter(|rule| rule.mode == raw::Mode::Shadow);
+    let in_shadow: Vec<&str> = in_shadow.map(|rule| rule.id.as_str()).collect();
+    let shadow = match in_shadow.len() {
+        0 => String::new(),
+        number => format!(" ({number} in shadow, which decide nothing: {})", in_shadow.join(", ")),
+    };
     format!(
-        "{} is good: {}, {}, {}, {}, {}",
+        "{} is good: {}, {}, {}, {}{shadow}, {}",
         loaded.path.display(),
         count(raw.listeners.len(), "listener"),
         count(raw.issuers.len(), "issuer"),
@@ -105,6 +111,13 @@ mod tests {
         assert_eq!(status, 0);
         let (_, out) = out.rsplit_once('/').unwrap();
         assert_eq!(out, "doorward.yaml is good: 1 listener, 0 issuers, 0 routes, 0 rules, 0 grants\n");
+    }
+
+    #[test]
+    fn rules_in_shadow_are_named() {
+        let rules = "rules: [{id: freeze, do: deny, mode: shadow}, {id: leavers, who: {groups: [leaving]}, do: deny}]";
+        let (_, out) = checked(&format!("listeners: [{{name: a, address: '127.0.0.1:1'}}]\n{rules}"), Format::Human);
+        assert!(out.contains(" 2 rules (1 in shadow, which decide nothing: freeze), 0 grants"), "{out}");
     }
 
     #[test]

@@ -106,6 +106,9 @@ struct Answer {
     rules: Vec<RuleLine>,
     /// Rules that deny it, and take precedence over all others.
     narrowed_by: Vec<RuleLine>,
+    /// Rules that would deny it, but are in `mode: shadow`.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    in_shadow: Vec<String>,
     grants: Vec<GrantLine>,
     /// `None` if no list of the cluster was given.
     cluster: Option<Bypass>,
@@ -159,6 +162,8 @@ impl Answer {
             policy.starts(root, namespace).into_iter().partition(|start| start.does == RuleAction::Deny);
         let rules = Vec::into_iter(allows).map(&mut told).collect();
         let narrowed_by = Vec::into_iter(denies).map(&mut told).collect();
+        let in_shadow = policy.shadow_starts(root, namespace).into_iter();
+        let in_shadow = in_shadow.filter(|start| start.does == RuleAction::Deny).map(|start| start.rule.to_string());
         let grants = root.grants.iter().map(|grant| GrantLine {
             id: grant.id.clone(),
             who: of_grants
@@ -178,6 +183,7 @@ impl Answer {
             policy: policy.digest().to_string(),
             rules,
             narrowed_by,
+            in_shadow: in_shadow.collect(),
             grants,
             cluster,
         })
@@ -288,6 +294,10 @@ impl fmt::Display for Answer {
             writeln!(f, "\n{}", if is_allowed { "and none of these:" } else { "It is denied besides by:" })?;
             self.narrowed_by.iter().try_for_each(|rule| rule.fmt(f))?;
         }
+        if !self.rules.is_empty() && !self.in_shadow.is_empty() {
+            writeln!(f, "\nThese would deny it, but decide nothing in `mode: shadow`:")?;
+            self.in_shadow.iter().try_for_each(|id| writeln!(f, "  rule {id}"))?;
+        }
         self.grants(f)?;
         self.cluster(f)
     }
@@ -368,6 +378,24 @@ rules:
         assert!(allows.contains("if one of these rules holds:\n  rule start allows it"), "{allows}");
         assert!(allows.contains("\nand none of these:\n  rule leavers denies it"), "{allows}");
         assert!(waits.contains("\nIt is denied besides by:\n  rule leavers denies it"), "{waits}");
+    }
+
+    /// A freeze that was left in this mode looked as if nobody had written it.
+    #[test]
+    fn a_deny_in_shadow_is_said_to_decide_nothing() {
+        const YAML: &str = "
+issuers: [{name: corp, issuer: 'https://corp.example'}]
+upstreams: [{name: api, url: 'https://kubernetes.default.svc', credential: {bearer: {file: token}}}]
+routes: [{name: k8s, kind: kubernetes, hosts: [k8s.example], schemes: [bearer], upstream: api}]
+rules:
+  - {id: start, on: {kubernetes: {verbs: [create], resources: [pipelineruns]}}, who: {groups: [dev]}, do: allow}
+  - {id: freeze, do: deny, mode: shadow}
+  - {id: tried, who: {groups: [ops]}, do: allow, mode: shadow}
+  - {id: pods, on: {kubernetes: {resources: [pods]}}, do: deny, mode: shadow}
+";
+        let told = told(YAML, None);
+        let expected = "\nThese would deny it, but decide nothing in `mode: shadow`:\n  rule freeze\n\n";
+        assert!(told.contains(expected) && !told.contains("rule tried"), "{told}");
     }
 
     /// Without its options, `doorward rbac` prints the classic form, and for one account.
