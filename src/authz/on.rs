@@ -213,18 +213,23 @@ fn warn_of_hosts(raw: &raw::On, at: &At, root: &raw::Root, report: &mut Report) 
 fn warn_of_more_than_pages(raw: &raw::On, at: &At, root: &raw::Root, report: &mut Report) {
     let is_api = |route: &&raw::Route| route.kind == RouteKind::Dashboard && route.reaches_kubernetes();
     let named = || root.routes.iter().filter(|route| raw.routes.contains(&route.name));
-    let allowed = match &raw.methods[..] {
-        [] => "reading and changing everything in the API server",
-        methods if methods.iter().all(|method| method == "GET" || method == "HEAD") => {
-            "reading everything that the pages request from the API server"
-        }
-        _ => return,
-    };
+    let Some(allowed) = opened(&raw.methods) else { return };
     let says_more = raw.pages.is_some() || raw.kubernetes.is_some() || raw.run.is_some() || raw.namespace.is_some();
     if !says_more && raw.paths.is_empty() && named().any(|route| is_api(&route)) {
         report
             .warning(&at.key("routes"), format!("this also allows {allowed}, in all namespaces"))
             .help("add `pages: true` for the pages alone, or say under `kubernetes` what may be read");
+    }
+}
+
+/// What a rule with these methods and no other condition on requests allows behind a dashboard, in words.
+pub(super) fn opened(methods: &[String]) -> Option<&'static str> {
+    match methods {
+        [] => Some("reading and changing everything in the API server"),
+        methods if methods.iter().all(|method| method == "GET" || method == "HEAD") => {
+            Some("reading everything that the pages request from the API server")
+        }
+        _ => None,
     }
 }
 

@@ -3,13 +3,13 @@
 use crate::{
     authn::break_glass,
     config::{
-        raw::{self, Mode, Preset, RouteKind},
+        raw::{self, Mode, Preset, RouteKind, Scheme},
         report::{At, Report, nearest},
     },
     issuers::Kinds,
 };
 
-use super::who::says_nothing;
+use super::{on, who::says_nothing};
 
 /// What makes an address trustworthy, as help.
 pub(super) const VERIFIED_EMAIL: &str = "check `principal.email` in `when`, which is absent unless the issuer says \
@@ -58,6 +58,48 @@ pub(super) fn warn_of_routes(
                 ),
             )
             .help("name callers that `schemes` and `issuers` of a route accept, or extend these");
+    }
+}
+
+/// Warns of an allow that leaves out whom it is for, or what of the API server behind a dashboard. `routes` has those on
+/// which somebody can meet it.
+pub(super) fn warn_of_breadth(
+    rule: &raw::Rule,
+    routes: &[&raw::Route],
+    at: &At,
+    root: &raw::Root,
+    report: &mut Report,
+) {
+    let asked = &rule.on;
+    if asked.token.is_some() || asked.pages.is_some() || rule.when.is_some() {
+        return;
+    }
+    let accepts = |route: &raw::Route, issuer: &raw::Issuer| {
+        route.takes_issuer(&issuer.name)
+            && ((route.schemes.contains(&Scheme::Bearer) && route.fits_tokens_of(issuer))
+                || (route.schemes.contains(&Scheme::Session) && issuer.login.is_some()))
+    };
+    let issuers = root.issuers.iter().filter(|issuer| routes.iter().any(|route| accepts(route, issuer)));
+    let issuers: Vec<&str> = issuers.map(|issuer| issuer.name.as_str()).collect();
+    if says_nothing(&rule.who) && rule.need.is_empty() && issuers.len() > 1 {
+        report
+            .warning(
+                at,
+                format!("this is for whoever has a credential of any of these issuers: `{}`", issuers.join("`, `")),
+            )
+            .help("say in `who` whom it is for: list `issuers`, and what they say about these people or jobs");
+    }
+    let is_whole = asked.routes.is_empty()
+        && asked.hosts.is_empty()
+        && asked.paths.is_empty()
+        && asked.kubernetes.is_none()
+        && asked.run.is_none()
+        && asked.namespace.is_none();
+    let board = routes.iter().find(|route| route.kind == RouteKind::Dashboard && route.reaches_kubernetes());
+    if let (true, Some(board), Some(allowed)) = (is_whole, board, on::opened(&asked.methods)) {
+        report
+            .warning(at, format!("on the route `{}` this also allows {allowed}, in all namespaces", board.name))
+            .help("name the `routes` that are meant, or say under `kubernetes` what may be read");
     }
 }
 

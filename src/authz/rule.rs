@@ -204,6 +204,9 @@ impl Rule {
         if raw.on.token.is_none() {
             reach::warn_of_kind(&raw.who, self.is_deny(), &at.key("who"), root, report);
         }
+        if self.is_allow() {
+            reach::warn_of_breadth(raw, &routes, at, root, report);
+        }
         reach::warn_of_clients(&raw.who, &at.key("who"), root, report);
         reach::warn_of_need(raw, at, root, report);
         reach::warn_of_idle_need(raw, at, root, report);

@@ -37,6 +37,30 @@ fn callers_that_no_route_of_the_rule_accepts_are_warned_about() {
     assert_warned("who: {webhooks: [idle]}, do: allow", &[]);
 }
 
+/// Only a rule that named the dashboard was warned of, and a wider one was not.
+#[test]
+fn an_allow_without_saying_whom_or_what_is_warned_about() {
+    let ground =
+        ISSUERS.replace("schemes: [session], upstream: web", "schemes: [session], upstream: web, kubernetes: api");
+    for (rule, expected) in [
+        ("do: allow", 2),
+        ("on: {paths: [/x]}, do: allow", 1),
+        ("on: {methods: [GET]}, who: {issuers: [people]}, do: allow", 1),
+        ("who: {issuers: [people]}, do: allow", 1),
+        ("who: {issuers: [actions]}, do: allow", 0),
+        ("who: {issuers: [people]}, on: {kubernetes: {verbs: [read]}}, do: allow", 0),
+        ("who: {issuers: [people]}, on: {methods: [GET, POST]}, do: allow", 0),
+        ("on: {routes: [mcp]}, do: allow", 0),
+        ("on: {pages: true}, do: allow", 0),
+        ("when: \"principal.username == 'x'\", do: allow", 0),
+        ("do: deny", 0),
+    ] {
+        let told = warnings_of(&root(&ground, &format!("rules: [{{id: a, {rule}}}]")));
+        let broad = |message: &str| message.contains("any of these issuers") || message.contains("this also allows");
+        assert_eq!(told.iter().filter(|problem| broad(&problem.message)).count(), expected, "{rule}: {told:?}");
+    }
+}
+
 #[test]
 fn requests_that_no_route_has_are_warned_about() {
     assert_warned("on: {event: [push]}, do: deny", &["on"]);
