@@ -92,6 +92,7 @@ pub(super) fn compile(raw: &raw::On, action: &raw::Action, at: &At, root: &raw::
         on.push(On::Token(TokenCondition::compile(raw, token, action, &at.key("token"), root, report)));
     }
     if let Some(raw) = &raw.kubernetes {
+        resources::warn_of_tunnels(raw, action, &at.key("kubernetes"), report);
         on.push(On::Kubernetes(Kubernetes::compile(raw, &at.key("kubernetes"), report)));
     }
     on.push(On::Guard(Guard::new(raw, root)));
@@ -100,7 +101,17 @@ pub(super) fn compile(raw: &raw::On, action: &raw::Action, at: &At, root: &raw::
     }
     if let Some(time) = &raw.time {
         match TimeWindow::compile(time) {
-            Ok(window) => on.push(On::Time(window)),
+            Ok(window) => {
+                if time.to == "23:59" {
+                    report
+                        .warning(
+                            &at.key("time").key("to"),
+                            "the last minute of the day is not in it: it ends as 23:59 begins",
+                        )
+                        .help("write `24:00`");
+                }
+                on.push(On::Time(window));
+            }
             Err(wrong) => wrong.into_iter().for_each(|(key, why)| _ = report.error(&at.key("time").key(key), why)),
         }
     }

@@ -2,9 +2,13 @@
 //! bad as none.
 
 use crate::config::{
+    raw,
     report::{At, Report},
     resolve::is_label,
 };
+
+/// Opening one of these counts as `create`, also by a GET.
+const OPENED: [&str; 3] = ["exec", "attach", "portforward"];
 
 /// Resources of the API server and of Tekton, in the plural that requests use, and their API groups.
 const KNOWN: [(&str, &[&str]); 41] = [
@@ -104,6 +108,26 @@ pub(super) fn check_group(text: &str, at: &At, report: &mut Report) {
                 format!("did you mean `{meant}`?")
             });
         }
+    }
+}
+
+/// Warns of verbs under which no request, or not each, opens the shells and tunnels that a rule names.
+pub(super) fn warn_of_tunnels(raw: &raw::OnKubernetes, action: &raw::Action, at: &At, report: &mut Report) {
+    if raw.verbs.is_empty() || raw.verbs.iter().any(|verb| ["create", "write", "*"].contains(&verb.as_str())) {
+        return;
+    }
+    let is_opened = |text: &str| text.split_once('/').is_some_and(|(_, sub)| OPENED.contains(&sub));
+    for (i, text) in raw.resources.iter().enumerate().filter(|(_, text)| is_opened(text)) {
+        let missed = match action {
+            raw::Action::Deny if raw.verbs.iter().any(|verb| verb == "get") => "only a GET that opens it meets it",
+            _ => "no request that opens it meets it",
+        };
+        report
+            .warning(
+                &at.key("resources").index(i),
+                format!("with these verbs, {missed}: to open `{text}` is to `create`, whatever the method"),
+            )
+            .help("add `create` to `verbs`");
     }
 }
 

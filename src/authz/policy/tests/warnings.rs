@@ -190,6 +190,28 @@ fn unusual_resource_names_are_warned_about_with_a_suggestion() {
     }
 }
 
+/// Such a deny let shells through, and such a window left a minute open.
+#[test]
+fn verbs_that_open_no_shell_and_a_day_that_ends_a_minute_early_are_warned_about() {
+    for (on, action, place) in [
+        ("{kubernetes: {verbs: [read], resources: [pods, pods/exec]}}", "deny", Some("kubernetes/resources/1")),
+        ("{kubernetes: {verbs: [get], resources: [pods/attach]}}", "deny", Some("kubernetes/resources/0")),
+        ("{kubernetes: {verbs: [get], resources: ['*/portforward']}}", "allow", Some("kubernetes/resources/0")),
+        ("{kubernetes: {verbs: [get, create], resources: [pods/exec]}}", "allow", None),
+        ("{kubernetes: {verbs: [write], resources: [pods/exec]}}", "deny", None),
+        ("{kubernetes: {verbs: [get], resources: [pods/log, services/proxy]}}", "allow", None),
+        ("{kubernetes: {resources: [pods/exec]}}", "deny", None),
+        ("{time: {days: 'sat,sun', from: '00:00', to: '23:59'}}", "deny", Some("time/to")),
+        ("{time: {days: 'sat,sun', from: '00:00', to: '24:00'}}", "deny", None),
+    ] {
+        let policy = format!("rules: [{{id: a, on: {on}, who: {{issuers: [corp]}}, do: {action}}}]");
+        let warnings = warnings_of(&root(GROUND, &policy));
+        let told: Vec<&str> =
+            warnings.iter().filter_map(|told| told.at.as_str().strip_prefix("/rules/0/on/")).collect();
+        assert_eq!(told, Vec::from_iter(place), "{on} {action}");
+    }
+}
+
 /// Such a rule matches nothing, which a deny beside a broad allow does not show.
 #[test]
 fn a_resource_that_is_in_none_of_the_listed_api_groups_is_warned_about() {
