@@ -205,7 +205,10 @@ impl Malformed {
                     "a file may have {MAX_NODES} keys and values, {MAX_DEPTH} levels of nesting and {MAX_ALIASES} aliases, \
                      and this has more of one of them"
                 ),
-                Some("divide grants and rules among several files, which `policies` lists"),
+                Some(
+                    "divide grants, rules and tests among several files (`policies`), and write out what aliases (`*name`) repeat: \
+                     some programs write these on their own",
+                ),
             ),
             // The value is not quoted: it may be a secret that begins with `!`, or that reads as an infinite number.
             Error::UnsupportedTag { .. } => {
@@ -450,5 +453,7 @@ mod tests {
                 assert_eq!(malformed.span.start, start, "{text:.40}: {malformed:?}");
             }
         }
+        let help = Node::parse(&many, 0).unwrap_err().help;
+        assert!(help.is_some_and(|help| help.contains("write out what aliases")), "{help:?}");
     }
 }

@@ -132,7 +132,7 @@ impl From<Unreadable> for Rejection {
             }
             Unreadable::Attribution => (
                 Reason::PolicyDenied,
-                "leave the annotations that begin with `doorward.dev/` out of the patch, and send only the fields to change",
+                "leave out the annotations that begin with `doorward.dev/`, and send in a patch only the fields to change",
             ),
             Unreadable::Copied => (
                 Reason::PolicyDenied,
