@@ -24,7 +24,7 @@ const SOURCES: [(&str, &[&str]); 5] = [
 ];
 
 /// Reports patterns of an allow that name more than a resolver but leave open where it fetches from. Warns of patterns
-/// for references by the field `bundle`, because such references are refused.
+/// for references by the field `bundle`, because such references are refused, and of a resolver in another case.
 pub(super) fn check(patterns: &[String], action: &raw::Action, at: &At, report: &mut Report) {
     let is_deny = matches!(action, raw::Action::Deny);
     for (index, text) in patterns.iter().enumerate() {
@@ -33,6 +33,13 @@ pub(super) fn check(patterns: &[String], action: &raw::Action, at: &At, report: 
             report
                 .warning(&at, format!("`{text}` matches nothing, unless a resolver of your own is called `bundle`"))
                 .help("the resolver of Tekton is called `bundles`: write `bundles?bundle=…`");
+        }
+        let named = text.split_once('?').map_or("", |(resolver, _)| resolver);
+        let is_meant = |known: &str| known != named && known.eq_ignore_ascii_case(named);
+        if let Some((known, _)) = SOURCES.into_iter().find(|(known, _)| is_meant(known)) {
+            report
+                .warning(&at, format!("`{text}` matches nothing, unless a resolver of your own is called `{named}`"))
+                .help(format!("the resolver of Tekton is called `{known}`"));
         }
         let Some((resolver, open)) = open(text).filter(|(_, open)| !is_deny && !open.is_empty()) else { continue };
         let open = open.join("`, `");
@@ -126,13 +133,15 @@ mod tests {
 
     /// Such a pattern looked as if it did something, in a deny too.
     #[test]
-    fn a_bundle_pattern_that_nothing_matches_is_warned_about() {
+    fn a_pattern_that_no_resolver_of_tekton_matches_is_warned_about() {
         for (pattern, expected) in [
             ("bundle?bundle=registry.example%2Fci%3A*", 1),
             ("bundle?*", 1),
             ("bundles?*", 0),
             ("bundle", 0),
             ("bundle-all*", 0),
+            ("Git?*", 1),
+            ("Git", 0),
         ] {
             for action in [raw::Action::Allow, raw::Action::Deny] {
                 let mut report = Report::default();
