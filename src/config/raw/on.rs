@@ -115,6 +115,7 @@ pub struct OnKubernetes {
     /// `certificatesigningrequests`, `podcertificaterequests`, and the sub-resources `proxy`, `serviceaccounts/token`
     /// and `pods/ephemeralcontainers`; for writes `resolutionrequests` and the `status` of `pipelineruns`, `taskruns`
     /// and `customruns`; and on `dashboard` routes and routes that accept sessions `exec`, `attach` and `portforward`.
+    /// A rule with none but `GET`, `HEAD` and `OPTIONS` in `methods` must name these three on every route.
     #[serde(deserialize_with = "some", skip_serializing_if = "Vec::is_empty")]
     #[schemars(length(min = 1))]
     pub resources: Vec<String>,
