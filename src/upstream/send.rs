@@ -173,6 +173,23 @@ fn closes(headers: &HeaderMap) -> bool {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct ExpectsContinue;
 
+/// Frames a body of unknown length of a method that seldom has one, for HTTP/1.1: hyper would leave it out, and the
+/// upstream would answer another request than that of the client. The connection ends with the response, as a server
+/// that ignores such a body takes it for the next request (RFC 9110 section 9.3.1). Returns whether there is one.
+fn frame_rare_body(request: &mut Request<RequestBody>) -> bool {
+    let body = request.body();
+    let is_left_out = matches!(*request.method(), Method::GET | Method::HEAD)
+        && body.is_streaming()
+        && !body.is_end_stream()
+        && body.size_hint().exact().is_none();
+    if is_left_out {
+        let headers = request.headers_mut();
+        headers.insert(header::TRANSFER_ENCODING, HeaderValue::from_static("chunked"));
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    is_left_out
+}
+
 /// Sends a request on a connection and waits for the head of the response.
 async fn send_on(
     upstream: &Arc<Upstream>,
@@ -195,6 +212,7 @@ async fn send_on(
         progress.keep_pace(upstream.body_pace);
     }
     request.body_mut().begin(&progress, is_streaming.then_some(upstream.response_timeout), is_http2);
+    let is_alone = !is_http2 && frame_rare_body(request);
 
     let sent = match &mut lease {
         Lease::Http1(lease) => {
@@ -229,13 +247,13 @@ async fn send_on(
     let mut holds = false;
     if let Lease::Http1(lease) = &mut lease {
         // In the pool it would count as an open connection until the peer closes it.
-        lease.reusable &= !is_last;
+        lease.reusable &= !is_last && !is_alone;
         if progress.is_request_open() {
             // Answered before the end of the request. The end of the response would cut off an upload that the upstream
             // still accepts, so the response waits for it.
             holds = lane == Lane::Short && is_persistent && response.status().is_success() && !expects_continue;
             // In all other cases, the rest of the request must not run into the next one.
-            lease.reusable = holds;
+            lease.reusable = holds && !is_alone;
         }
     }
     // Silence on a stream of events or messages is as normal as on a watch.

@@ -433,3 +433,39 @@ async fn attacks_z37_trailers_of_a_chunked_request_are_never_sent_on() {
         assert_eq!(seen.recv().await.unwrap(), "4\r\nbody\r\n0\r\n\r\n");
     }
 }
+
+/// The body of a GET was left out, and the upstream answered the request without it.
+#[tokio::test]
+async fn a_body_of_unknown_length_is_sent_whatever_the_method_and_nothing_follows_one_that_servers_ignore() {
+    for (method, connections) in [("POST", 1), ("GET", 2), ("HEAD", 2)] {
+        let (requests, mut seen) = mpsc::unbounded_channel();
+        let (address, accepted) = scripted(move |_, mut stream| {
+            let requests = requests.clone();
+            async move {
+                while let Some(head) = read_head(&mut stream).await {
+                    let mut body = Vec::new();
+                    while !body.ends_with(b"0\r\n\r\n") {
+                        let Ok(byte) = stream.read_u8().await else { break };
+                        body.push(byte);
+                    }
+                    requests.send((head, String::from_utf8(body).unwrap())).unwrap();
+                    stream.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
+                }
+            }
+        })
+        .await;
+        let (pools, upstream) = (pools(), upstream(address));
+        for _ in 0..2 {
+            let (sender, receiver) = mpsc::unbounded_channel();
+            sender.send(Ok::<_, Infallible>(Frame::data(Bytes::from_static(b"query")))).unwrap();
+            drop(sender);
+            let body = RequestBody::streaming(incoming(Frames(receiver)).await, Trailers::Drop);
+            fetch(&pools, &upstream, request(method, body)).await.unwrap();
+            let (head, body) = seen.recv().await.unwrap();
+            assert!(head.contains("transfer-encoding: chunked\r\n") && !head.contains("content-length"), "{head}");
+            assert_eq!(head.contains("connection: close\r\n"), connections == 2, "{head}");
+            assert_eq!(body, "5\r\nquery\r\n0\r\n\r\n", "{method}");
+        }
+        assert_eq!(accepted.load(Ordering::SeqCst), connections, "{method}");
+    }
+}
