@@ -217,8 +217,8 @@ fn accepted(mut response: Response<UpstreamBody>, permit: &Permit) -> Result<Res
     Ok(response)
 }
 
-/// Makes one of several equal lengths, and refuses a response whose body has no certain end or is in a coding that
-/// nobody decodes. The upstream may have done what it was asked all the same.
+/// Makes one of several equal lengths, removes that of a 204, and refuses a response whose body has no certain end or is
+/// in a coding that nobody decodes. The upstream may have done what it was asked all the same.
 fn check_framing<B>(response: &mut Response<B>, upstream: &str) -> Result<(), Rejection> {
     let (what, fix) = if !unite_lengths(response.headers_mut()) {
         ("several `Content-Length` that differ", "an operator should make it answer with one")
@@ -228,6 +228,10 @@ fn check_framing<B>(response: &mut Response<B>, upstream: &str) -> Result<(), Re
             "an operator should make it compress with `Content-Encoding` instead",
         )
     } else {
+        // RFC 9110 section 8.6. Over HTTP/2, clients take it for a response that ended too early.
+        if response.status() == StatusCode::NO_CONTENT {
+            response.headers_mut().remove(header::CONTENT_LENGTH);
+        }
         return Ok(());
     };
     Err(Rejection::new(Reason::UpstreamProtocol, format!("the upstream `{upstream}` answered with {what}"))
@@ -297,5 +301,17 @@ mod tests {
         let mut response = Response::builder().header(header::CONTENT_LENGTH, "2, 2").body(()).unwrap();
         assert!(check_framing(&mut response, "board").is_ok());
         assert_eq!(response.headers()[header::CONTENT_LENGTH], "2");
+    }
+
+    /// curl, Node and all others with nghttp2 refused the response over HTTP/2.
+    #[test]
+    fn a_204_loses_its_length_and_a_304_keeps_that_of_what_it_stands_for() {
+        for (status, kept) in
+            [(StatusCode::NO_CONTENT, false), (StatusCode::NOT_MODIFIED, true), (StatusCode::OK, true)]
+        {
+            let mut response = Response::builder().status(status).header(header::CONTENT_LENGTH, "5").body(()).unwrap();
+            check_framing(&mut response, "board").unwrap();
+            assert_eq!(response.headers().contains_key(header::CONTENT_LENGTH), kept, "{status}");
+        }
     }
 }
