@@ -333,6 +333,12 @@ impl Registry {
         self.close_matching(Stream::lasts, CutReason::Draining)
     }
 
+    /// Ends all that is left shortly before connections are cut, so that each ends in its own way: the client of a gRPC
+    /// call learns that it may call again.
+    pub fn end_rest(&self) -> usize {
+        self.close_matching(|_| true, CutReason::Draining)
+    }
+
     /// The number of sweeps over all streams so far. See [`StreamHandle::missed`].
     pub fn epoch(&self) -> u64 {
         self.shared.epoch.load(Ordering::Acquire)

@@ -300,6 +300,8 @@ async fn serve(
         }
     }
     app.streams.end_lasting();
+    downstream.drain().until_empty(rest.saturating_sub(begun.elapsed() + stream_grace / 4)).await;
+    app.streams.end_rest();
     let cut = downstream.drain().wait(rest.saturating_sub(begun.elapsed())).await;
     let unfinished = downstream.drain().unfinished();
     if unfinished > 0 {

@@ -114,6 +114,8 @@ pub(super) struct Liveness {
     ended: AtomicU32,
     reset: AtomicU32,
     flooded: AtomicBool,
+    /// Whether it was cut at the end of the drain.
+    cut_by_drain: AtomicBool,
     /// Whether HTTP/2 ended it for small pieces of bodies that waited to be read.
     small_pieces: AtomicBool,
     /// How many requests make a window (CVE-2023-44487), and how many resets among them make a flood.
@@ -250,6 +252,19 @@ impl Liveness {
     /// Whether the connection was closed because its client flooded Doorward.
     pub(super) fn is_flooded(&self) -> bool {
         self.flooded.load(Relaxed)
+    }
+
+    /// Closes the connection at once, as the drain is over.
+    pub(super) fn end_drain(&self) {
+        if !self.is_commanded(Command::Abort) {
+            self.cut_by_drain.store(true, Relaxed);
+            self.command(Command::Abort);
+        }
+    }
+
+    /// Whether the end of the drain closed the connection, and not its client.
+    pub(super) fn is_cut_by_drain(&self) -> bool {
+        self.cut_by_drain.load(Relaxed)
     }
 
     /// Takes over what the scanner found in the bytes of one read.

@@ -138,6 +138,11 @@ impl Connection {
         self.liveness.is_flooded()
     }
 
+    /// Whether the connection was cut at the end of the drain.
+    pub fn is_cut_by_drain(&self) -> bool {
+        self.liveness.is_cut_by_drain()
+    }
+
     /// The client's certificate, as [`TlsInfo::certificate_for`]. One that has ended, or that the authorities in force
     /// do not verify, counts as none and ends the connection, so that the client can show its present one on another.
     pub fn certificate_for(&self, host: &str, proxy: bool, now: Timestamp) -> Option<&ClientCertificate> {

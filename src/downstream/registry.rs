@@ -79,7 +79,7 @@ impl Registry {
                 DrainPhase::Open => {}
                 DrainPhase::Announced if entry.protocol == Protocol::Http1 => {}
                 DrainPhase::Announced | DrainPhase::Closing => entry.liveness.command(Command::Finish),
-                DrainPhase::Cut => entry.liveness.command(Command::Abort),
+                DrainPhase::Cut => entry.liveness.end_drain(),
             }
         }
     }

@@ -26,6 +26,7 @@ use crate::{
     clock::Timestamp,
     downstream::{Connection, TlsInfo, TlsVersion},
     error::Rejection,
+    streams::CutReason,
     upstream::upgrade::SpliceEnd,
 };
 
@@ -319,6 +320,10 @@ impl Exchange {
         }
         record.ended = match end.outcome {
             EndedBy::Complete => None,
+            // First, as unanswered requests that are cut look like a flood of resets.
+            EndedBy::ClientAborted if open.connection.as_ref().is_some_and(|from| from.is_cut_by_drain()) => {
+                Some(Cow::Borrowed(CutReason::Draining.as_str()))
+            }
             EndedBy::ClientAborted if open.connection.as_ref().is_some_and(|from| from.is_flooded()) => {
                 Some(Cow::Borrowed("flood"))
             }

@@ -66,9 +66,15 @@ async fn upstream() -> (SocketAddr, mpsc::UnboundedReceiver<Taken>) {
 
 /// Doorward with that upstream as `web.test`, where only a call may be silent for longer than 300 ms.
 async fn door(address: SocketAddr) -> Fixture {
+    door_with(address, "drain_accept: 0").await
+}
+
+/// The same with these times for the drain.
+async fn door_with(address: SocketAddr, drain: &'static str) -> Fixture {
     let upstream = format!("upstreams:\n  - {{name: grpc, url: 'http://{address}', protocol: http2}}\n");
     let change = |yaml: String| {
-        yaml.change("upstreams:\n", &upstream)
+        yaml.change("drain_accept: 0", drain)
+            .change("upstreams:\n", &upstream)
             .change(
                 "hosts: [web.test], schemes: [bearer], upstream: web",
                 "hosts: [web.test], schemes: [bearer], upstream: grpc",
@@ -165,4 +171,27 @@ async fn an_unanswered_call_ends_with_its_permission() {
     let answer = within(answer).await.unwrap().unwrap();
     assert_eq!(answer.headers()["grpc-status"], "7");
     is_broken_off(sent, feed, "it has no answer").await;
+}
+
+/// Its connection was cut without a status, and the trail said that the client had left.
+#[tokio::test]
+async fn a_call_that_outlasts_the_drain_ends_with_a_status_that_allows_another_try() {
+    let (address, mut taken) = upstream().await;
+    let mut fixture = door_with(address, "drain_accept: 0s, drain: 1s").await;
+    let mut client = client(&fixture).await;
+    let (feed, request) = call(&fixture, "/call", Some("trailers"));
+    let mut answer = within(client.send_request(request)).await.unwrap().into_body();
+    let (mut sent, answering) = within(taken.recv()).await.unwrap();
+    answering.send(data("late")).unwrap();
+    assert_eq!((next(&mut sent).await, next(&mut answer).await), ("first".into(), "late".into()));
+    fixture.doorward.signal("TERM");
+    let trailers = within(answer.frame()).await.unwrap().unwrap().into_trailers().unwrap();
+    assert_eq!(trailers["grpc-status"], "14");
+    is_broken_off(sent, feed, "the answer ends with a status").await;
+    assert!(fixture.doorward.ended().await.success());
+    let trail = fixture.doorward.audit();
+    let is_drained = |record: &serde_json::Value| {
+        record["http_request"]["url"]["path"] == "/call" && record["unmapped"]["ended"] == "draining"
+    };
+    assert!(trail.iter().any(is_drained), "{trail:#?}");
 }
