@@ -11,7 +11,8 @@ use std::{
     time::Duration,
 };
 
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version, header};
+use http_body::Body as _;
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
@@ -185,6 +186,7 @@ impl<S: Serve> Server<S> {
         let mut in_flight = InFlight::new(Arc::clone(&self.liveness));
         let framing = (protocol == Protocol::Http1).then(|| Framing { scanned, defect: self.liveness.defect() });
         let mut close = head::is_last(protocol, request.headers());
+        let is_http10 = request.version() == Version::HTTP_10;
         let mut request = request.map(|incoming| ClientBody::new(incoming, protocol));
         let checked = self.make_room(&mut request, &mut in_flight).and_then(|()| {
             head::check(&request, &self.limits, framing).map_err(|fault| {
@@ -211,6 +213,12 @@ impl<S: Serve> Server<S> {
                 // hyper closes the connection if the rest of the request body has not arrived yet, and a client that is
                 // not told loses its next request. With a 2xx, the rest is still read.
                 close |= protocol == Protocol::Http1 && liveness.is_within_body() && !response.status().is_success();
+                // The end of the connection is that of the body, so that it cannot be kept.
+                close |= is_http10 && response.body().size_hint().exact().is_none();
+                if close && is_http10 {
+                    // To the head of another version hyper adds that the connection is kept.
+                    *response.version_mut() = Version::HTTP_10;
+                }
                 end_connection(&mut response, protocol, close, liveness);
             }
             Ok(response.map(|inner| Tracked::new(inner, in_flight, protocol)))

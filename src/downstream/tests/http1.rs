@@ -320,3 +320,18 @@ fn how_much_of_a_body_is_read_at_once_can_be_set() {
     let (little, much) = (largest(Size::kib(8)), largest(Size::mib(1)));
     assert!(little <= 16 << 10 && much >= 32 << 10, "{little} and {much} bytes");
 }
+
+/// The head promised a connection that ended with the body, as nothing else tells its end.
+#[test]
+fn a_body_of_unknown_length_in_http_1_0_ends_a_connection_that_is_not_said_to_be_kept() {
+    let server = Server::start();
+    server.fixture.gate.add_permits(2);
+    for (path, is_kept) in [("/parts", false), ("/", true)] {
+        let mut client = server.connect();
+        client.send(format!("GET {path} HTTP/1.0\r\nHost: a\r\nConnection: keep-alive\r\n\r\n"));
+        let answer = if is_kept { client.response() } else { client.rest() };
+        let answer = answer.to_ascii_lowercase();
+        assert_eq!(answer.contains("connection: keep-alive\r\n"), is_kept, "{answer}");
+        assert_eq!(answer.contains("connection: close\r\n"), !is_kept, "{answer}");
+    }
+}
