@@ -208,6 +208,7 @@ struct Inner {
     needed_scopes: Vec<String>,
     needed_login: Option<NeededLogin>,
     misuses_bearer: bool,
+    is_for_websocket_version: bool,
     source: Option<Box<dyn StdError + Send + Sync>>,
 }
 
@@ -232,6 +233,7 @@ impl Rejection {
             needed_scopes: Vec::new(),
             needed_login: None,
             misuses_bearer: false,
+            is_for_websocket_version: false,
             source: None,
         }))
     }
@@ -327,6 +329,14 @@ impl Rejection {
         self
     }
 
+    /// Marks a WebSocket handshake of a version that is not known, for which the response names the one that is (RFC
+    /// 6455 section 4.2.2).
+    #[must_use]
+    pub fn names_websocket_version(mut self) -> Self {
+        self.0.is_for_websocket_version = true;
+        self
+    }
+
     /// The cause, for the log and for operators only.
     #[must_use]
     pub fn because(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
@@ -412,6 +422,11 @@ impl Rejection {
     /// Whether it is about the way in which the request carries a bearer token.
     pub fn is_for_misuse_of_bearer(&self) -> bool {
         self.0.misuses_bearer
+    }
+
+    /// Whether the response names the version of WebSockets.
+    pub fn is_for_websocket_version(&self) -> bool {
+        self.0.is_for_websocket_version
     }
 
     pub fn needed_login(&self) -> Option<&NeededLogin> {

@@ -204,6 +204,9 @@ pub fn refuse(rejection: &Rejection, context: &RefusalContext<'_>) -> Response<B
     if let Some(allow) = rejection.allow() {
         insert(headers, header::ALLOW, allow);
     }
+    if rejection.is_for_websocket_version() {
+        headers.insert(header::SEC_WEBSOCKET_VERSION, HeaderValue::from_static("13"));
+    }
     for challenge in challenges(rejection, context) {
         if let Ok(value) = HeaderValue::from_str(&challenge) {
             headers.append(header::WWW_AUTHENTICATE, value);

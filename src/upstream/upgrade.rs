@@ -104,11 +104,16 @@ pub fn requested<B>(request: &Request<B>) -> Result<Option<UpgradeProtocol>, Rej
     if !method_fits {
         return Err(refuse("this method cannot ask for an upgrade"));
     }
-    if protocol == UpgradeProtocol::WebSocket
-        && (headers.get_all(header::SEC_WEBSOCKET_KEY).iter().count() != 1
-            || headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13"))
-    {
-        return Err(refuse("the WebSocket handshake is not that of RFC 6455 section 4.1"));
+    if protocol == UpgradeProtocol::WebSocket {
+        if headers.get(header::SEC_WEBSOCKET_VERSION).is_none_or(|version| version != "13") {
+            let detail = "the version of the WebSocket handshake is missing or not known";
+            let fix = "use a client that sends `Sec-WebSocket-Version: 13`";
+            return Err(Rejection::new(Reason::UpgradeRefused, detail).fix(fix).names_websocket_version());
+        }
+        if headers.get_all(header::SEC_WEBSOCKET_KEY).iter().count() != 1 {
+            return Err(refuse("the WebSocket handshake does not have one `Sec-WebSocket-Key`")
+                .fix("use a client that sends the handshake of RFC 6455 section 4.1"));
+        }
     }
     Ok(Some(protocol))
 }
@@ -362,6 +367,8 @@ mod tests {
         ] {
             let rejection = requested(&request(Method::GET, Version::HTTP_11, &headers)).unwrap_err();
             assert_eq!(rejection.status(), StatusCode::BAD_REQUEST, "{row} {headers:?}");
+            let is_of_version = headers == without(2) || headers == change(2, "8");
+            assert_eq!(rejection.is_for_websocket_version(), is_of_version, "{row} {headers:?}");
         }
         for (method, version) in
             [(Method::POST, Version::HTTP_11), (Method::GET, Version::HTTP_10), (Method::GET, Version::HTTP_2)]

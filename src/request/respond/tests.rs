@@ -1,4 +1,5 @@
 use super::*;
+use crate::upstream::upgrade::requested;
 
 #[test]
 fn what_kubectl_reads_as_bytes_is_refused_in_plain_text() {
@@ -151,6 +152,28 @@ fn a_bearer_challenge_distinguishes_no_token_a_bad_one_too_few_scopes_and_a_misu
         let came: Vec<_> = lines.map(|line| line.to_str().unwrap()).collect();
         let expected: Vec<_> = challenge.map(|more| format!("Bearer realm=\"doorward\"{more}")).into_iter().collect();
         assert_eq!(came, expected, "{rejection}");
+    }
+}
+
+/// RFC 6455 section 4.4. It was told to ask by HTTP/1.1 and without a body, which it had done.
+#[test]
+fn a_client_with_another_version_of_websockets_is_told_the_one_that_is_known() {
+    let brand = Brand::default();
+    let handshake = Request::get("/")
+        .header(header::CONNECTION, "Upgrade")
+        .header(header::UPGRADE, "websocket")
+        .header(header::SEC_WEBSOCKET_KEY, "dGhlIHNhbXBsZSBub25jZQ==")
+        .header(header::SEC_WEBSOCKET_VERSION, "8")
+        .body(())
+        .unwrap();
+    let manner = Manner::of(Uuid::nil(), &handshake);
+    let context = manner.context(None, None, Timestamp::default(), &brand);
+    let other = Rejection::new(Reason::UpgradeRefused, "no");
+    for (rejection, is_told) in [(requested(&handshake).unwrap_err(), true), (other, false)] {
+        let answer = refuse(&rejection, &context);
+        assert_eq!(answer.status(), StatusCode::BAD_REQUEST, "{rejection}");
+        let told = answer.headers().get(header::SEC_WEBSOCKET_VERSION);
+        assert_eq!(told.is_some_and(|version| version == "13"), is_told, "{rejection}");
     }
 }
 
