@@ -34,10 +34,13 @@ use super::{
     connections::Open,
     health::{Health, HealthReport, Status},
 };
-use crate::config::{
-    raw,
-    report::At,
-    resolver::{Resolver, Secret},
+use crate::{
+    config::{
+        raw,
+        report::At,
+        resolver::{Resolver, Secret},
+    },
+    terminal,
 };
 
 const OPENMETRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -231,7 +234,7 @@ fn as_text(report: &HealthReport) -> String {
             Status::Alarm => "ALARM",
         };
         let gates = if component.gates { "" } else { " (does not gate readiness)" };
-        let reason = component.reason.escape_debug();
+        let reason = terminal::line(&component.reason);
         let colon = if component.reason.is_empty() { "" } else { ": " };
         text.push_str(&format!("{} {status}{gates} since {}{colon}{reason}\n", component.name, component.since));
     }
@@ -395,13 +398,16 @@ mod tests {
     async fn readiness_follows_what_gates_it() {
         let (shared, health) = shared(None);
         let store = health.component("store", Gate::Readiness);
-        store.failed("disk\nfull");
+        store.failed("disk\nfull: \"NOSPC\" > 'max'");
         let (status, body) = ask(&shared, "/readyz", "127.0.0.1", &[("accept", "application/json")]).await;
         assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
         let body: serde_json::Value = serde_json::from_str(&body).unwrap();
-        assert_eq!((&body["ready"], &body["components"][0]["reason"]), (&false.into(), &"disk\nfull".into()));
+        assert_eq!(
+            (&body["ready"], &body["components"][0]["reason"]),
+            (&false.into(), &"disk\nfull: \"NOSPC\" > 'max'".into())
+        );
         let (_, body) = ask(&shared, "/readyz", "127.0.0.1", &[]).await;
-        assert!(body.contains(r"disk\nfull"), "{body}");
+        assert!(body.contains(r#"disk\nfull: "NOSPC" > 'max'"#), "quotes stay as they are: {body}");
         assert_eq!(ask(&shared, "/readyz", "10.0.0.9", &[]).await.0, StatusCode::SERVICE_UNAVAILABLE);
         store.ok();
         assert_eq!(ask(&shared, "/readyz", "10.0.0.9", &[]).await.0, StatusCode::OK);
