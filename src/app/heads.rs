@@ -3,7 +3,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::App;
+use super::{App, rollout::same_name};
 use crate::{
     admin::health::Gate,
     audit::Head,
@@ -105,7 +105,7 @@ fn conflict(instance: &Arc<str>, known: Option<u64>, found: Option<&Stored>) -> 
 enum NotShared {
     #[error(transparent)]
     Store(#[from] StoreError),
-    #[error("another replica has the name `{0}` too; give each its own name with `audit.instance`")]
+    #[error("{}", same_name(.0))]
     SameName(Arc<str>),
     #[error(
         "the store has lost it: it was emptied or restored, or failed over to a server that lacked the last writes, and sessions, replay \

@@ -1,12 +1,17 @@
 //! The configuration and the policy of each replica. Replicas publish them in the store, so that any of them can report
 //! when one is in force everywhere.
 
+mod namesake;
+
 use std::{collections::HashMap, sync::Arc, time::Duration};
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::watch;
+use uuid::Uuid;
 
+use self::namesake::Namesakes;
+pub use self::namesake::{Name, same_name};
 use super::App;
 use crate::{
     admin::{
@@ -40,6 +45,12 @@ const PAGE: usize = 1000;
 pub struct Replica {
     /// Its name in the audit trail.
     pub instance: Arc<str>,
+    /// Its process. Nil in the record of an earlier version.
+    #[serde(default)]
+    pub process: Uuid,
+    /// Whether it is alone with its name.
+    #[serde(default)]
+    pub name: Name,
     /// The digest of the policy that it decides by.
     pub policy: Arc<str>,
     /// The digest of the whole configuration that it has loaded ([`crate::config::Loaded::digest`]).
@@ -98,6 +109,7 @@ struct Loads {
     begun: u64,
     ended: u64,
     stopping: bool,
+    namesakes: Namesakes,
 }
 
 impl Default for Outcome {
@@ -134,6 +146,14 @@ impl Outcome {
         self.0.send_modify(|loads| loads.stopping = true);
     }
 
+    /// Changes what is known of replicas with the same name. Nobody waits for that.
+    fn with_namesakes(&self, change: impl FnOnce(&mut Namesakes)) {
+        self.0.send_if_modified(|loads| {
+            change(&mut loads.namesakes);
+            false
+        });
+    }
+
     fn end(&self, outcome: Result<(Arc<str>, Applied), Refused>) {
         self.0.send_modify(|loads| {
             match outcome {
@@ -165,10 +185,9 @@ pub(super) async fn publish(app: &App) {
     let mut outcome = app.outcome.0.subscribe();
     loop {
         outcome.borrow_and_update();
-        let (own, now) = (own(app), app.clock.now());
-        let value = serde_json::to_vec(&own).unwrap_or_default();
-        match app.store.put(Table::Replicas, own.instance.as_bytes(), value, now + KEPT, Expect::Any, now).await {
-            Ok(_) => health.ok(),
+        match publish_once(app).await {
+            Ok(Name::Shared) => health.failed(same_name(app.trail.instance())),
+            Ok(Name::Own | Name::Unsettled) => health.ok(),
             Err(error) => {
                 health.failed(format!("the state of this replica cannot be published to the others: {error}"))
             }
@@ -180,11 +199,34 @@ pub(super) async fn publish(app: &App) {
     }
 }
 
+/// Returns whether this replica is alone with its name.
+async fn publish_once(app: &App) -> Result<Name, StoreError> {
+    // First, as it then overwrites the record of another one with the same name.
+    records(app).await?;
+    let (own, now) = (own(app), app.clock.now());
+    let value = serde_json::to_vec(&own).unwrap_or_default();
+    app.store.put(Table::Replicas, own.instance.as_bytes(), value, now + KEPT, Expect::Any, now).await?;
+    app.outcome.with_namesakes(Namesakes::published);
+    Ok(own.name)
+}
+
+/// Reads the records of all replicas, if there can be others, and notes those of others with the name of this one.
+async fn records(app: &App) -> Result<Vec<Change>, StoreError> {
+    if !app.store.is_shared() {
+        return Ok(Vec::new());
+    }
+    let page = app.store.changes(Table::Replicas, 0, PAGE, app.clock.now()).await?;
+    app.outcome.with_namesakes(|namesakes| namesakes.look(&page, app.trail.instance(), app.clock.moment()));
+    Ok(page)
+}
+
 fn own(app: &App) -> Replica {
     let (snapshot, loads) = (app.snapshot.load(), app.outcome.0.borrow());
     let (configuration, applied) = &loads.taken;
     Replica {
         instance: app.trail.instance().into(),
+        process: loads.namesakes.process,
+        name: loads.namesakes.name(app.clock.moment(), KEPT),
         policy: Arc::clone(snapshot.policy.digest()),
         configuration: Arc::clone(configuration),
         after_restart: applied.after_restart.clone(),
@@ -196,13 +238,9 @@ fn own(app: &App) -> Replica {
 
 /// Returns all live replicas, this one in its current state. Fails if the record of another cannot be read.
 async fn replicas(app: &App) -> Result<Vec<Replica>, StoreError> {
+    let page = records(app).await?;
     let own = own(app);
-    let mut all = Vec::new();
-    if app.store.is_shared() {
-        let now = app.clock.now();
-        let page = app.store.changes(Table::Replicas, 0, PAGE, now).await?;
-        all.extend(others(page, &own.instance, now)?);
-    }
+    let mut all = others(page, &own.instance, app.clock.now())?;
     all.push(own);
     all.sort_by(|one, other| one.instance.cmp(&other.instance));
     Ok(all)
@@ -235,7 +273,9 @@ pub async fn is_in_force_elsewhere(app: &App, digest: &str) -> bool {
 }
 
 fn another_decides_by(replicas: &Result<Vec<Replica>, StoreError>, own: &str, digest: &str) -> bool {
-    let decides = |replica: &Replica| *replica.instance != *own && *replica.policy == *digest;
+    // One with a name of two may hide the other.
+    let decides =
+        |replica: &Replica| replica.name == Name::Shared || (*replica.instance != *own && *replica.policy == *digest);
     replicas.as_ref().map_or(true, |replicas| replicas.iter().any(decides))
 }
 
@@ -246,8 +286,8 @@ struct Arguments {
     timeout: Span,
 }
 
-/// Waits until every replica has the configuration or decides by the policy, one refuses a configuration, all of them
-/// need a restart that nobody begins, or the time is over; returns the state of each replica.
+/// Waits until every replica has the configuration or decides by the policy, one refuses a configuration, two have the
+/// same name, all of them need a restart that nobody begins, or the time is over; returns the state of each replica.
 pub(super) async fn status(app: &App, command: &Command) -> Result<Value, CommandError> {
     let Arguments { digest, timeout } = command.arguments()?;
     let until = app.clock.moment() + timeout.get().min(MAX_WAIT);
@@ -281,6 +321,8 @@ pub enum State {
     NeedsRestart,
     /// A replica has refused a configuration since the command began.
     Refused,
+    /// Two replicas have the same name, and only one of them is seen.
+    SameName,
     Waits,
 }
 
@@ -326,7 +368,7 @@ impl Seen {
     /// Whether the state may still change by itself.
     fn goes_on(&mut self, state: State, now: Moment) -> bool {
         match state {
-            State::InForce | State::Refused => false,
+            State::InForce | State::Refused | State::SameName => false,
             State::Waits => true,
             State::NeedsRestart => self.restarts || now.since(*self.lacking.get_or_insert(now)) < self.begins,
         }
@@ -340,7 +382,10 @@ impl State {
         // For all of them, so that each is known from the first look on.
         let refuses = replicas.iter().filter(|replica| seen.refuses_since(replica)).any(is_behind);
         let all_have_it = !replicas.is_empty() && !replicas.iter().any(is_behind);
+        let is_any = |name: Name| replicas.iter().any(|replica| replica.name == name);
         match () {
+            () if is_any(Name::Shared) => Self::SameName,
+            () if all_have_it && is_any(Name::Unsettled) => Self::Waits,
             () if all_have_it && replicas.iter().any(|replica| replica.has_in_part(digest)) => Self::NeedsRestart,
             () if all_have_it => Self::InForce,
             () if refuses => Self::Refused,
@@ -357,6 +402,8 @@ mod tests {
     fn replica(instance: &str, policy: &str, configuration: &str) -> Replica {
         Replica {
             instance: instance.into(),
+            process: Uuid::nil(),
+            name: Name::Own,
             policy: policy.into(),
             configuration: configuration.into(),
             after_restart: Vec::new(),

@@ -14,7 +14,7 @@ use super::{
 };
 use crate::{
     admin::socket::CommandName,
-    app::rollout::{Replica, State},
+    app::rollout::{Name, Replica, State, same_name},
     clock::Timestamp,
     config::values::Span,
     terminal,
@@ -35,8 +35,8 @@ pub enum RolloutCommand {
         config: ConfigArgs,
     },
     /// Wait until every replica has a configuration, or decides by a policy, and exit with 0. If meanwhile a replica
-    /// refuses a configuration, part of it needs a restart that nobody begins, or the timeout passes, show which
-    /// replica has what, what needs a restart, and what was refused, and exit with 1.
+    /// refuses a configuration, two replicas have the same name, part of it needs a restart that nobody begins, or the
+    /// timeout passes, show which replica has what, what needs a restart, and what was refused, and exit with 1.
     Status {
         /// The output of `doorward rollout digest`: with `--configuration` for the whole configuration, without it for
         /// the policy alone.
@@ -86,13 +86,24 @@ pub fn run(asked: &RolloutCommand, out: &mut impl Write) -> Result<u8, Failure> 
 
 fn print(answer: &StatusAnswer, digest: &str, out: &mut impl Write) -> io::Result<()> {
     for replica in &answer.replicas {
-        let Replica { instance, policy, configuration, after_restart, generation, stopping, refused } = replica;
+        let Replica { instance, name, policy, configuration, after_restart, generation, stopping, refused, .. } =
+            replica;
         let is_it = if replica.has(digest) { ", as asked for" } else { "" };
         let stops = if *stopping { ", stopping" } else { "" };
         let line = format!(
             "{instance}: generation {generation}, policy {policy}, configuration {configuration}{is_it}{stops}"
         );
         writeln!(out, "{}", terminal::line(&line))?;
+        let trouble = match name {
+            Name::Own => None,
+            Name::Unsettled => Some(
+                "the process that had this name before may be another replica; that is known within 20 s".to_owned(),
+            ),
+            Name::Shared => Some(same_name(instance)),
+        };
+        if let Some(trouble) = trouble {
+            writeln!(out, "{}", terminal::line(&format!("  {trouble}")))?;
+        }
         for change in after_restart {
             writeln!(out, "{}", terminal::line(&format!("  {change}")))?;
         }
@@ -109,6 +120,9 @@ fn print(answer: &StatusAnswer, digest: &str, out: &mut impl Write) -> io::Resul
             writeln!(out, "in force on every replica except what needs a restart; restart those named, and ask again")
         }
         State::Refused => writeln!(out, "refused; the previous configuration stays in force"),
+        State::SameName => {
+            writeln!(out, "not known to be in force on every replica: of those with the same name only one is seen")
+        }
         State::Waits => writeln!(out, "not in force on every replica yet"),
     }
 }
