@@ -4,12 +4,13 @@
 use std::{ops::ControlFlow, time::Duration};
 
 use serde::{Deserialize, Serialize};
+use tokio::{sync::watch, time::Instant};
 
 use super::{
     Sessions,
     keyring::random,
     record::{Record, SessionHash, is_in_future},
-    refresh::Done,
+    refresh::{Done, Wait},
 };
 use crate::{
     clock::{Moment, Timestamp, millis},
@@ -55,11 +56,12 @@ pub(super) struct Leased {
 
 impl Sessions {
     /// Acquires the lease of a refresh, unless somebody has refreshed since `seen`. Waits for the lease of another
-    /// replica.
+    /// replica, and tells so to `waits`.
     pub(super) async fn acquire(
         &self,
         hash: SessionHash,
         seen: Timestamp,
+        waits: &watch::Sender<Wait>,
     ) -> Result<ControlFlow<Done, Leased>, StoreError> {
         let give_up = self.moment() + LEASE;
         // The lease of another, and since when it is known.
@@ -77,6 +79,7 @@ impl Sessions {
                     if !now.is_before(give_up) {
                         return Ok(ControlFlow::Break(Done::Later));
                     }
+                    waits.send_if_modified(|since| since.is_none() && since.replace(Instant::now()).is_none());
                     tokio::time::sleep(POLL).await;
                     continue;
                 }
@@ -89,6 +92,7 @@ impl Sessions {
                 return Ok(ControlFlow::Break(Done::Later));
             };
             if self.write(hash, &record, version).await? {
+                waits.send_if_modified(|since| since.take().is_some());
                 return Ok(ControlFlow::Continue(Leased { record, lease, unfinished }));
             }
         }

@@ -230,7 +230,7 @@ impl Sessions {
         address: IpAddr,
     ) -> Result<Arc<Session>, Rejection> {
         let session = self.find(hash, holder, origin, Some(address)).await?;
-        match self.recheck_if_due(session, self.now()).await {
+        match self.recheck_if_due(session, self.now()).await? {
             Some(session) => Ok(session),
             None => self.find(hash, holder, origin, Some(address)).await,
         }

@@ -15,7 +15,7 @@ use std::{
 };
 
 use serde_json::{Map, Value};
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
 use super::{
     Ended, Session, Sessions,
@@ -26,6 +26,7 @@ use super::{
 use crate::{
     authn::Principal,
     clock::{Moment, Timestamp},
+    error::{Reason, Rejection},
     lock::lock,
     oidc::{self, RefreshError, Refreshed},
     store::{Expect, StoreError, Table, Written},
@@ -33,6 +34,13 @@ use crate::{
 
 /// How long a session is not rechecked after its provider did not respond.
 const PAUSE: Duration = Duration::from_secs(30);
+
+/// How long a request waits for another replica to end its refresh. Longer than a provider may take to respond: one that
+/// takes longer was most likely killed, and nobody else can refresh before the end of its [`LEASE`].
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// When a request that was refused for that may come again.
+const COME_AGAIN: Duration = Duration::from_secs(5);
 
 /// The number of `sessions.recheck` periods for which a provider may respond without confirming a session: an hour by
 /// default. Dex uses the same message for a person who is gone and for a directory that is away.
@@ -75,7 +83,7 @@ impl Flights {
         in_both.iter().filter(|(_, at)| **at >= record.created).map(|(name, _)| name.clone()).collect()
     }
 
-    fn begin(&mut self, session: SessionHash, over: watch::Receiver<()>, now: Moment) {
+    fn begin(&mut self, session: SessionHash, over: watch::Receiver<Wait>, now: Moment) {
         if self.of.len() >= self.sweep_at.max(SWEEP_FROM) {
             self.of.retain(|_, flight| match flight {
                 Flight::Running(over) => over.has_changed().is_ok(),
@@ -87,10 +95,13 @@ impl Flights {
     }
 }
 
+/// Since when a refresh waits for that of another replica; `None` if it does not.
+pub(super) type Wait = Option<Instant>;
+
 #[derive(Debug)]
 enum Flight {
     /// Closed when it is over.
-    Running(watch::Receiver<()>),
+    Running(watch::Receiver<Wait>),
     Paused(Moment),
 }
 
@@ -105,21 +116,22 @@ pub(super) enum Done {
 
 impl Sessions {
     /// The session as it may be used at `now`. If its facts are nearly stale, a refresh runs beside the request; if
-    /// they are stale, the request waits for it. A provider that does not respond ends no session.
-    pub(super) async fn recheck_if_due(&self, session: Arc<Session>, now: Timestamp) -> Option<Arc<Session>> {
+    /// they are stale, the request waits for it. A provider that does not respond ends no session. `None` if the session
+    /// must be looked up again.
+    pub(super) async fn recheck_if_due(
+        &self,
+        session: Arc<Session>,
+        now: Timestamp,
+    ) -> Result<Option<Arc<Session>>, Rejection> {
         if !self.is_due(&session, now) {
-            return Some(session);
+            return Ok(Some(session));
         }
         let over = self.refresh(&session);
         if self.age(&session.record, now) < self.0.settings.recheck {
-            return Some(session);
+            return Ok(Some(session));
         }
-        if let Some(mut over) = over {
-            // An error is the end that is waited for.
-            while over.changed().await.is_ok() {}
-            return None;
-        }
-        Some(session)
+        let Some(over) = over else { return Ok(Some(session)) };
+        if is_over(over).await { Ok(None) } else { Err(held_elsewhere()) }
     }
 
     /// The current principal of the session with this name, for the streams that it opened. It is refreshed when that
@@ -161,7 +173,7 @@ impl Sessions {
     }
 
     /// Begins a refresh, or joins the one in progress; `None` during the pause after a failure.
-    fn refresh(&self, session: &Session) -> Option<watch::Receiver<()>> {
+    fn refresh(&self, session: &Session) -> Option<watch::Receiver<Wait>> {
         let shared = &self.0.shared;
         let now = self.moment();
         let mut flights = lock(&shared.refreshes.0);
@@ -170,12 +182,12 @@ impl Sessions {
             Some(Flight::Paused(until)) if now.is_before(*until) => return None,
             _ => {}
         }
-        let (running, over) = watch::channel(());
+        let (running, over) = watch::channel(None);
         flights.begin(session.hash, over.clone(), now);
         drop(flights);
         let (sessions, hash, seen) = (self.clone(), session.hash, session.record.checked);
         shared.control.spawn(async move {
-            let done = sessions.recheck(hash, seen).await.unwrap_or_else(|error| {
+            let done = sessions.recheck(hash, seen, &running).await.unwrap_or_else(|error| {
                 tracing::warn!(session = %hash, %error, "a session could not be refreshed");
                 Done::Later
             });
@@ -194,8 +206,13 @@ impl Sessions {
     }
 
     /// Refreshes unless somebody has done so since `seen`.
-    async fn recheck(&self, hash: SessionHash, seen: Timestamp) -> Result<Done, StoreError> {
-        let Leased { record, lease, unfinished: _unfinished } = match self.acquire(hash, seen).await? {
+    async fn recheck(
+        &self,
+        hash: SessionHash,
+        seen: Timestamp,
+        waits: &watch::Sender<Wait>,
+    ) -> Result<Done, StoreError> {
+        let Leased { record, lease, unfinished: _unfinished } = match self.acquire(hash, seen, waits).await? {
             ControlFlow::Continue(leased) => leased,
             ControlFlow::Break(done) => return Ok(done),
         };
@@ -283,6 +300,30 @@ impl Sessions {
         let written = inner.shared.store.put(Table::Sessions, hash.as_bytes(), sealed, expires, expect, now);
         Ok(matches!(written.await?, Written::Done(_)))
     }
+}
+
+/// Waits for the end of a refresh. Returns `false` if it waits for that of another replica for too long.
+async fn is_over(mut over: watch::Receiver<Wait>) -> bool {
+    loop {
+        let waits = *over.borrow_and_update();
+        let changed = match waits {
+            Some(since) => match tokio::time::timeout_at(since + PATIENCE, over.changed()).await {
+                Ok(changed) => changed,
+                Err(_) => return false,
+            },
+            None => over.changed().await,
+        };
+        // An error is the end that is waited for.
+        if changed.is_err() {
+            return true;
+        }
+    }
+}
+
+fn held_elsewhere() -> Rejection {
+    Rejection::new(Reason::StoreUnavailable, "another replica is rechecking the session, and has not ended")
+        .fix("try again in a moment; you stay signed in")
+        .with_retry_after(COME_AGAIN)
 }
 
 /// Since when the provider has not confirmed a session that it does not confirm at `now`.
@@ -377,6 +418,30 @@ mod tests {
     use super::*;
     use crate::clock::Clock;
 
+    /// Regression: after a replica was killed during a refresh, requests waited for up to 45 s.
+    #[tokio::test(start_paused = true)]
+    async fn nobody_waits_for_another_replica_for_longer_than_a_provider_takes() {
+        let (running, over) = watch::channel(None);
+        let ours = tokio::spawn(is_over(over.clone()));
+        tokio::time::sleep(PATIENCE * 2).await;
+        assert!(!ours.is_finished(), "this replica asks the provider");
+        let since = Instant::now();
+        running.send_replace(Some(since));
+        let ends = PATIENCE..PATIENCE + Duration::from_secs(1);
+        for request in ["the first", "the next, which waits no longer"] {
+            assert!(!is_over(over.clone()).await, "{request}");
+            assert!(ends.contains(&since.elapsed()), "{request}: {:?}", since.elapsed());
+        }
+        assert!(!ours.await.unwrap());
+        // The lease has ended, and this replica asks.
+        running.send_replace(None);
+        let ours = tokio::spawn(is_over(over));
+        tokio::time::sleep(PATIENCE * 2).await;
+        assert!(!ours.is_finished());
+        drop(running);
+        assert!(ours.await.unwrap());
+    }
+
     #[test]
     fn finished_flights_are_removed_when_their_number_has_doubled() {
         let session = |number: usize| {
@@ -387,7 +452,7 @@ mod tests {
         let now = Clock::manual(Timestamp::from_secs(1_700_000_000)).moment();
         let mut flights = Flights::default();
         let begin = |flights: &mut Flights, number: usize| {
-            let (running, over) = watch::channel(());
+            let (running, over) = watch::channel(None);
             flights.begin(session(number), over, now);
             running
         };
