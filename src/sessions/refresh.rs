@@ -42,6 +42,9 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// When a request that was refused for that may come again.
 const COME_AGAIN: Duration = Duration::from_secs(5);
 
+/// How far our clock may be from that of the store, in seconds, for a session to end by it.
+const MAX_AHEAD: f64 = 60.0;
+
 /// The number of `sessions.recheck` periods for which a provider may respond without confirming a session: an hour by
 /// default. Dex uses the same message for a person who is gone and for a directory that is away.
 const REFUSALS: u32 = 12;
@@ -87,7 +90,7 @@ impl Flights {
         if self.of.len() >= self.sweep_at.max(SWEEP_FROM) {
             self.of.retain(|_, flight| match flight {
                 Flight::Running(over) => over.has_changed().is_ok(),
-                Flight::Paused(until) => now.is_before(*until),
+                Flight::Paused(until) | Flight::Unsure(until) => now.is_before(*until),
             });
             self.sweep_at = self.of.len() * 2;
         }
@@ -103,6 +106,8 @@ enum Flight {
     /// Closed when it is over.
     Running(watch::Receiver<Wait>),
     Paused(Moment),
+    /// As [`Flight::Paused`], after [`Done::Unsure`].
+    Unsure(Moment),
 }
 
 /// The result of a refresh.
@@ -112,6 +117,9 @@ pub(super) enum Done {
     Settled,
     /// The provider or the store did not respond.
     Later,
+    /// The provider did not confirm the person, or could not be asked, but our clock is too far from that of the others
+    /// to end the session.
+    Unsure,
 }
 
 impl Sessions {
@@ -130,8 +138,16 @@ impl Sessions {
         if self.age(&session.record, now) < self.0.settings.recheck {
             return Ok(Some(session));
         }
-        let Some(over) = over else { return Ok(Some(session)) };
-        if is_over(over).await { Ok(None) } else { Err(held_elsewhere()) }
+        let was_asked = over.is_some();
+        if let Some(over) = over
+            && !is_over(over).await
+        {
+            return Err(held_elsewhere());
+        }
+        if self.is_unsure(&session) {
+            return Err(clocks_differ());
+        }
+        Ok((!was_asked).then_some(session))
     }
 
     /// The current principal of the session with this name, for the streams that it opened. It is refreshed when that
@@ -147,6 +163,10 @@ impl Sessions {
         }
         if self.is_due(&session, now) {
             self.refresh(&session);
+            // As requests are refused. At other replicas it may go on.
+            if self.age(&session.record, now) >= self.0.settings.recheck && self.is_unsure(&session) {
+                return Ok(None);
+            }
         }
         Ok(Some(session.principal))
     }
@@ -179,7 +199,7 @@ impl Sessions {
         let mut flights = lock(&shared.refreshes.0);
         match flights.of.get(&session.hash) {
             Some(Flight::Running(over)) if over.has_changed().is_ok() => return Some(over.clone()),
-            Some(Flight::Paused(until)) if now.is_before(*until) => return None,
+            Some(Flight::Paused(until) | Flight::Unsure(until)) if now.is_before(*until) => return None,
             _ => {}
         }
         let (running, over) = watch::channel(None);
@@ -197,12 +217,26 @@ impl Sessions {
             match done {
                 Done::Settled => drop(flights.of.remove(&hash)),
                 Done::Later => drop(flights.of.insert(hash, Flight::Paused(shared.clock.moment() + PAUSE))),
+                Done::Unsure => drop(flights.of.insert(hash, Flight::Unsure(shared.clock.moment() + PAUSE))),
             }
             drop(flights);
             // Last, so that waiters find the result.
             drop(running);
         });
         Some(over)
+    }
+
+    /// Whether the last refresh here left it to other replicas whether the session goes on.
+    fn is_unsure(&self, session: &Session) -> bool {
+        let now = self.moment();
+        let flights = lock(&self.0.shared.refreshes.0);
+        matches!(flights.of.get(&session.hash), Some(Flight::Unsure(until)) if now.is_before(*until))
+    }
+
+    /// Whether our clock is far from that of the store, or that is unknown.
+    async fn is_clock_off(&self) -> bool {
+        let shared = &self.0.shared;
+        shared.store.seconds_ahead(&shared.clock).await.map_or(true, |ahead| ahead.abs() > MAX_AHEAD)
     }
 
     /// Refreshes unless somebody has done so since `seen`.
@@ -223,14 +257,27 @@ impl Sessions {
         let refreshed = oidc::refresh(&*provider, &record.tokens, &record.claims, now)
             .await
             .unwrap_or_else(|error| Refreshed { unvouched: Some(error), ..Refreshed::default() });
+        // If nothing can be asked, our clock alone says that the time of the session is over. What the provider refuses
+        // or says may not fit because of our clock, which also says for how long it has done so.
+        let is_by_clock = match &refreshed.unvouched {
+            Some(RefreshError::Gone(_)) => !oidc::can_ask(&*provider, &record.tokens),
+            _ => refreshed.refusal().is_some(),
+        };
+        let is_unsure = is_by_clock && self.is_clock_off().await;
         match &refreshed.unvouched {
+            Some(unvouched) if is_unsure => {
+                tracing::warn!(
+                    session = %hash, issuer = %record.issuer, why = %unvouched,
+                    "a session was not confirmed, but the clock here differs from that of the store by more than a minute: its requests get 503 here, and other replicas decide whether it ends; synchronize the clocks"
+                );
+            }
             Some(RefreshError::Gone(why)) => return self.end_refused(hash, &record, &lease, why).await,
             Some(RefreshError::Later(why)) => {
                 tracing::warn!(session = %hash, issuer = %record.issuer, %why, "could not recheck a session at its provider; will retry");
             }
             Some(RefreshError::Refused(_)) | None => {}
         }
-        if let Some(why) = refreshed.refusal() {
+        if let Some(why) = refreshed.refusal().filter(|_| !is_unsure) {
             let end = since_refused(&record, now) + inner.settings.recheck * REFUSALS;
             if end <= now {
                 return self.end_refused(hash, &record, &lease, why).await;
@@ -247,7 +294,13 @@ impl Sessions {
             .map(|userinfo| lock(&inner.shared.refreshes.0).in_both_since(&record, scopes, userinfo, now))
             .unwrap_or_default();
         let asks_userinfo = provider.client().asks_userinfo;
-        let apply = |record: &mut Record| refreshed.clone().apply(record, &in_both, now, asks_userinfo);
+        let apply = |record: &mut Record| {
+            let before = (record.checked, record.refused);
+            refreshed.clone().apply(record, &in_both, now, asks_userinfo);
+            if is_unsure {
+                (record.checked, record.refused) = before;
+            }
+        };
         let is_there = self.settle(hash, &lease, give_up, apply).await?;
         if !is_there && refreshed.refresh.is_some() {
             tracing::warn!(
@@ -255,7 +308,11 @@ impl Sessions {
                 "a session ended while it was refreshed: its new refresh token stays valid at the provider"
             );
         }
-        Ok(if refreshed.unvouched.is_none() { Done::Settled } else { Done::Later })
+        Ok(match &refreshed.unvouched {
+            _ if is_unsure => Done::Unsure,
+            None => Done::Settled,
+            Some(_) => Done::Later,
+        })
     }
 
     /// Ends a session that its provider no longer confirms.
@@ -324,6 +381,15 @@ fn held_elsewhere() -> Rejection {
     Rejection::new(Reason::StoreUnavailable, "another replica is rechecking the session, and has not ended")
         .fix("try again in a moment; you stay signed in")
         .with_retry_after(COME_AGAIN)
+}
+
+fn clocks_differ() -> Rejection {
+    Rejection::new(
+        Reason::StoreUnavailable,
+        "the session cannot be rechecked here, as the clock of this replica is wrong",
+    )
+    .fix("try again in a moment; you stay signed in")
+    .with_retry_after(COME_AGAIN)
 }
 
 /// Since when the provider has not confirmed a session that it does not confirm at `now`.

@@ -13,7 +13,10 @@ use prometheus_client::{
 };
 
 use super::{Backend, Change, Put, StoreError, StoreFuture, Stored, Table, WrittenAll};
-use crate::{admin::metrics::Labels, clock::Timestamp};
+use crate::{
+    admin::metrics::Labels,
+    clock::{Clock, Timestamp},
+};
 
 /// Latency and errors of the store.
 #[derive(Clone, Debug)]
@@ -113,6 +116,10 @@ impl<B: Backend> Backend for Metered<B> {
 
     fn replicated(&self, keys: Vec<Vec<u8>>) -> StoreFuture<'_, ()> {
         self.measure("replicate", self.inner.replicated(keys))
+    }
+
+    fn seconds_ahead<'a>(&'a self, clock: &'a Clock) -> StoreFuture<'a, f64> {
+        self.measure("clock", self.inner.seconds_ahead(clock))
     }
 
     fn is_shared(&self) -> bool {

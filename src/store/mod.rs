@@ -33,7 +33,7 @@ pub use self::{
     revocations::{Named, Revocations, Target},
     settings::Settings,
 };
-use crate::clock::Timestamp;
+use crate::clock::{Clock, Timestamp};
 
 /// The tables, each with its name in the file and in metrics.
 macro_rules! tables {
@@ -261,6 +261,12 @@ pub trait Backend: std::fmt::Debug + Send + Sync + 'static {
 
     /// Whether other processes use it too, so that shared knowledge must be stored in it.
     fn is_shared(&self) -> bool;
+
+    /// Returns how far this clock is ahead of that of the server, which all processes share, in seconds; negative if
+    /// behind.
+    fn seconds_ahead<'a>(&'a self, _clock: &'a Clock) -> StoreFuture<'a, f64> {
+        Box::pin(async { Ok(0.0) })
+    }
 
     /// Checks whether it answers, for readiness.
     fn ping(&self) -> StoreFuture<'_, ()>;

@@ -330,6 +330,10 @@ impl Backend for Redis {
         })
     }
 
+    fn seconds_ahead<'a>(&'a self, clock: &'a Clock) -> StoreFuture<'a, f64> {
+        Box::pin(self.clock_ahead(clock))
+    }
+
     fn is_shared(&self) -> bool {
         true
     }

@@ -13,7 +13,7 @@ use crate::{
     harness::{
         Answered, Doorward, Issuer, OidcProvider, RedisServer, Upstream, free_port, log_in, session,
         streams::{OF_CLUSTER, Streams, streaming},
-        within,
+        until, within,
     },
     login_fixture::{LoginFixture, STORE, on_redis},
 };
@@ -56,11 +56,11 @@ struct Replicas {
 }
 
 impl Replicas {
-    /// `login` are settings of the login at this issuer.
-    async fn start(port: u16, issuer: &str, login: &str) -> Self {
+    /// `login` are settings of the login at this issuer, and `recheck` is how often it is asked.
+    async fn start(port: u16, issuer: &str, login: &str, recheck: &str) -> Self {
         let redis = RedisServer::start(&[]);
-        let here = replica("here", port, issuer, login, &redis).await;
-        let there = replica("there", 0, issuer, login, &redis).await.doorward;
+        let here = replica("here", port, issuer, (login, recheck), &redis).await;
+        let there = replica("there", 0, issuer, (login, recheck), &redis).await.doorward;
         Self { here, there, _redis: redis }
     }
 
@@ -102,9 +102,16 @@ impl Replicas {
     }
 }
 
-async fn replica(instance: &str, port: u16, issuer: &str, login: &str, redis: &RedisServer) -> LoginFixture {
-    let (store, audit) =
-        (on_redis(&format!("server: '{}'", redis.address())), format!("audit: {{instance: {instance}, "));
+async fn replica(
+    instance: &str,
+    port: u16,
+    issuer: &str,
+    (login, recheck): (&str, &str),
+    redis: &RedisServer,
+) -> LoginFixture {
+    let store = on_redis(&format!("server: '{}'", redis.address()));
+    let store = store.replace("sessions: {", &format!("sessions: {{recheck: {recheck}, "));
+    let audit = format!("audit: {{instance: {instance}, ");
     let changes = [OF_CLUSTER, &[(STORE, &store), ("audit: {", &audit), ("label: Example Corp", login)]].concat();
     LoginFixture::at(issuer, port, Upstream::scripted(streaming).await, tempfile::tempdir().unwrap(), &changes).await
 }
@@ -112,7 +119,7 @@ async fn replica(instance: &str, port: u16, issuer: &str, login: &str, redis: &R
 #[tokio::test]
 async fn a_session_ended_at_one_replica_ends_at_the_other_within_two_seconds() {
     let issuer = Issuer::start().await;
-    let replicas = Replicas::start(0, issuer.url(), "label: Example Corp").await;
+    let replicas = Replicas::start(0, issuer.url(), "label: Example Corp", "1m").await;
     let origin = format!("Origin: {}", replicas.here.origin());
     let log_in = || log_in(&replicas.here.doorward, &replicas.here.host, PAGE);
 
@@ -142,8 +149,9 @@ async fn a_session_ended_at_one_replica_ends_at_the_other_within_two_seconds() {
     let cookie = log_in().await;
     let shut_out = async {
         issuer.shut_out();
-        replicas.here.doorward.set_clock_ahead(301);
-        assert_eq!(replicas.status(&cookie).await, 401, "the provider was asked");
+        // Less than the minute by which clocks may differ if a refusal is to count: the provider is asked soon.
+        replicas.here.doorward.set_clock_ahead(59);
+        until(async || replicas.status(&cookie).await == 401).await;
     };
     replicas.end_in_time(("shut out at the provider", "signed_out"), &cookie, shut_out).await;
 }
@@ -155,7 +163,7 @@ async fn a_session_whose_refresh_fails_at_one_replica_ends_at_the_other_within_t
     let origin = format!("http://localhost:{port}");
     let provider = OidcProvider::start(&origin).await;
     let login = "scopes: [offline_access], prompt: consent";
-    let replicas = Replicas::start(port, &provider.issuer, login).await;
+    let replicas = Replicas::start(port, &provider.issuer, login, "5m").await;
     let here = &replicas.here;
     let answered = Answered::begin(&here.doorward, &here.host, &[], &provider, "alice").await;
     let back = here.get(&answered.callback, &[&answered.cookies]).await;

@@ -32,6 +32,8 @@ pub(crate) struct Switched {
     pub late: std::sync::Mutex<Option<(Table, Arc<Barrier>)>>,
     /// A table from which nothing is removed.
     pub(super) stays: std::sync::Mutex<Option<Table>>,
+    /// How far our clock is ahead of its own, in seconds.
+    pub(super) ahead: std::sync::atomic::AtomicI64,
     /// The number of writes.
     pub(super) puts: std::sync::atomic::AtomicUsize,
 }
@@ -109,6 +111,10 @@ impl Backend for Switched {
     fn is_shared(&self) -> bool {
         self.is_shared.load(SeqCst)
     }
+    fn seconds_ahead<'a>(&'a self, _clock: &'a Clock) -> StoreFuture<'a, f64> {
+        let ahead = self.ahead.load(SeqCst) as f64;
+        self.call(Box::pin(async move { Ok(ahead) }))
+    }
     fn ping(&self) -> StoreFuture<'_, ()> {
         self.call(self.inner.ping())
     }
@@ -140,6 +146,7 @@ impl Fixture {
             unheard: None.into(),
             late: None.into(),
             stays: None.into(),
+            ahead: 0.into(),
             puts: 0.into(),
         });
         let clock = Clock::manual(Timestamp::from_secs(1_700_000_000));

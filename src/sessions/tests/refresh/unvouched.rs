@@ -135,6 +135,34 @@ async fn clock_differences_lose_neither_session_nor_rotated_token_unless_they_la
     }
 }
 
+/// Regression: at a replica whose clock was an hour ahead, one refusal had lasted for as long, so it signed everybody out
+/// at all replicas.
+#[tokio::test]
+async fn a_replica_whose_clock_is_far_from_that_of_the_store_ends_no_session_for_others() {
+    let world = world().await;
+    let (hash, clock) = (world.get().await.unwrap().hash, &world.at.shared.clock);
+    world.advance(301, refuses);
+    assert!(world.get().await.is_ok());
+    let refused = async || world.at.sessions.read(hash).await.unwrap().unwrap().0.refused;
+    let before = refused().await;
+    assert!(before.is_some());
+
+    world.at.store.ahead.store(3600, Ordering::SeqCst);
+    world.advance(3600, |script| script.claims.as_mut().unwrap()["iat"] = json!(1));
+    for _ in 0..2 {
+        assert_eq!(world.get().await.unwrap_err(), Reason::StoreUnavailable, "facts that are too old are not used");
+    }
+    assert!(world.at.sessions.current(&hash.to_string()).await.unwrap().is_none(), "its streams end here");
+    assert!(world.at.shared.revocations.end_of(&hash.to_string()).is_none());
+    assert_eq!(refused().await, before);
+
+    world.at.store.ahead.store(0, Ordering::SeqCst);
+    clock.set(clock.now() - HOUR);
+    world.advance(31, |_| {});
+    assert_eq!(world.get().await.unwrap().principal.groups, [Arc::<str>::from("release")]);
+    assert_eq!(world.used(), ["r-1", "r-1", "r-2"], "the token that rotated is used");
+}
+
 /// Their access and refresh tokens were stored in the session, as only the times of the ID token were checked.
 #[tokio::test]
 async fn tokens_of_another_end_a_session_whatever_the_clocks() {
