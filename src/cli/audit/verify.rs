@@ -1,6 +1,7 @@
 //! `doorward audit verify`: whether an audit trail is complete and unedited.
 
 use std::{
+    ffi::OsStr,
     fs::{self, File},
     io::{self, BufReader, Write},
     os::unix::fs::MetadataExt,
@@ -11,16 +12,19 @@ use serde::Serialize;
 
 use super::{key, moment};
 use crate::{
+    assertions,
     audit::{
-        AllFindings, CannotVerify, Chain, ChainKey, Checkpoint, CheckpointPublicKey, Findings, Proof, trail_files,
-        verify_all, verify_files,
+        AllFindings, CHAIN_KEY_FILE, CannotVerify, Chain, ChainKey, Checkpoint, CheckpointPublicKey, Findings, Proof,
+        trail_files, verify_all, verify_files,
     },
     cli::{
         Failure,
         format::{Format, print_json},
     },
     clock::Timestamp,
+    sessions::keyring,
     terminal,
+    webhooks::hold,
 };
 
 /// Check an audit trail. Exit status 0: intact; 1: tampered with; 2: it cannot be checked.
@@ -146,7 +150,7 @@ fn print_all(all: &AllFindings, stdout: &mut impl Write, stderr: &mut impl Write
         print(findings, stdout, stderr)?;
         writeln!(stdout)?;
     }
-    for other in &all.others {
+    for other in all.others.iter().filter(|other| !is_beside_a_store(other)) {
         let other = terminal::line(&other.display().to_string());
         writeln!(stdout, "{other}: neither a trail nor a copy of checkpoints, skipped")?;
     }
@@ -155,6 +159,18 @@ fn print_all(all: &AllFindings, stdout: &mut impl Write, stderr: &mut impl Write
     }
     let verdict = if all.is_intact() { "all intact" } else { "NOT ALL INTACT" };
     writeln!(stdout, "{verdict}: {} chains", all.chains.len())
+}
+
+/// Whether Doorward keeps a file of this name in its folder. A line for each would hide one about a file that should be a
+/// trail.
+fn is_beside_a_store(path: &Path) -> bool {
+    let Some(name) = path.file_name().and_then(OsStr::to_str) else { return false };
+    // The store may have any name.
+    let endings = [keyring::KEY_EXTENSION, assertions::KEY_EXTENSION, hold::REPLICA_EXTENSION, "redb"];
+    let is_of_store = endings.iter().any(|ending| name.strip_suffix(*ending).is_some_and(|stem| stem.ends_with('.')));
+    // With the public keys of earlier checkpoints.
+    let is_of_checkpoints = name.starts_with("audit-checkpoint.") && name.ends_with(".pem");
+    is_of_store || is_of_checkpoints || name == CHAIN_KEY_FILE
 }
 
 fn proof(args: &VerifyArgs) -> Result<Proof, Failure> {
@@ -203,7 +219,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        audit::{CHAIN_KEY_FILE, CHECKPOINT_PUBLIC_KEY_FILE, Destination, Retention, Settings, Trail},
+        audit::{CHECKPOINT_PUBLIC_KEY_FILE, Destination, Retention, Settings, Trail},
         clock::Clock,
         config::{raw, report::At, resolver::Resolver},
     };
@@ -344,6 +360,27 @@ mod tests {
         assert_eq!(run(directory, &[("--key", CHAIN_KEY_FILE)]), 1);
         fs::write(&path, "").unwrap();
         assert_eq!(run(directory, &[("--key", CHAIN_KEY_FILE)]), 1, "somebody emptied it");
+    }
+
+    /// A dozen lines for each replica hid the verdict.
+    #[test]
+    fn files_that_doorward_keeps_beside_its_store_are_not_told_as_skipped() {
+        let folder = Path::new("/var/lib/doorward");
+        for (name, is_own) in [
+            ("doorward.redb", true),
+            ("doorward.session.key", true),
+            ("other.assertion.pem", true),
+            ("doorward.replica", true),
+            (CHAIN_KEY_FILE, true),
+            (CHECKPOINT_PUBLIC_KEY_FILE, true),
+            ("audit-checkpoint.3f.pub.pem", true),
+            ("audit.jsonl", false),
+            ("audit.jsonl.1", false),
+            ("replica", false),
+            ("notes.txt", false),
+        ] {
+            assert_eq!(is_beside_a_store(&folder.join(name)), is_own, "{name}");
+        }
     }
 
     #[test]
