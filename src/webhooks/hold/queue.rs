@@ -116,7 +116,8 @@ impl Queue {
         now: Timestamp,
     ) -> Result<HeldId, Rejection> {
         if let Some(doubt) = &*self.doubt.load() {
-            return Err(unwritable(**doubt));
+            let told = "the store may not take deliveries now: the component `held-deliveries` at /readyz says why";
+            return Err(Rejection::new(Reason::StoreUnavailable, told).fix("send it again later").because(**doubt));
         }
         // The sender's limit includes what earlier processes left.
         self.read_once(now).await.map_err(unwritable)?;

@@ -427,6 +427,7 @@ async fn replicas_send_each_delivery_once_and_in_order() {
     here.queue.set_doubt(Some("it does not sync"));
     let doubtful = here.keep("hub", "1", "doubtful").await.unwrap_err();
     assert_eq!(doubtful.reason(), Reason::StoreUnavailable);
+    assert!(doubtful.to_string().contains("`held-deliveries`"), "it is no outage: {doubtful}");
     here.queue.set_doubt(None);
     let mut expected = BTreeMap::<String, Vec<String>>::new();
     for number in 0..60 {
