@@ -69,7 +69,8 @@ impl IssuerChecks<'_> {
             Protocol::Github(github) => Some(github),
             Protocol::OpenId => None,
         });
-        let metadata = if settings.discover { self.discovery().await } else { None };
+        let signs_in = client.is_some() && github.is_none();
+        let metadata = if settings.discover { self.discovery(signs_in).await } else { None };
         if let Some(document) = settings.url.as_ref().filter(|_| !settings.discover).and_then(of_cluster) {
             self.cluster(&document).await;
         }
@@ -87,8 +88,9 @@ impl IssuerChecks<'_> {
         }
         let asks_userinfo = client.is_some_and(|known| known.client.asks_userinfo);
         if asks_userinfo && metadata.as_ref().is_some_and(|metadata| metadata.userinfo_endpoint.is_none()) {
-            let message = "it announces no userinfo endpoint, which each login must query because of `login.userinfo`";
-            let fix = "remove `userinfo`: until then nobody can sign in there";
+            let message = "it announces no userinfo endpoint with an https address, which each login must query \
+                           because of `login.userinfo`";
+            let fix = "have it announce one, or remove `userinfo`: until then nobody can sign in there";
             self.findings.push(Finding::fault(Check::Discovery, &self.subject, message, fix));
         }
         if let Some(LoginClient { client, .. }) = client {
@@ -117,7 +119,8 @@ impl IssuerChecks<'_> {
         self.findings
     }
 
-    async fn discovery(&mut self) -> Option<Metadata> {
+    /// `signs_in`: whether people sign in with what it announces.
+    async fn discovery(&mut self, signs_in: bool) -> Option<Metadata> {
         let settings = self.issuer.keys().settings();
         let location = discovery_location(&settings.issuer);
         let asked = self.clock.now();
@@ -156,7 +159,13 @@ impl IssuerChecks<'_> {
                         format!("the `{endpoint}` of its discovery document is not an https address, and is not used");
                     let fix = "have the provider announce its public address, if people sign in there or its tokens are \
                                introspected; the keys are used in any case";
-                    self.findings.push(Finding::warning(Check::Discovery, &self.subject, message, fix));
+                    let is_needed = signs_in && matches!(*endpoint, "authorization_endpoint" | "token_endpoint");
+                    self.findings.push(if is_needed {
+                        let message = format!("{message}: nobody can sign in there");
+                        Finding::fault(Check::Discovery, &self.subject, message, fix)
+                    } else {
+                        Finding::warning(Check::Discovery, &self.subject, message, fix)
+                    });
                 }
                 if let Some(why) = self.issuer.introspection_trouble(&metadata) {
                     let fix = "its manual says where it answers (RFC 7662); until that is configured, no token can be \
