@@ -381,7 +381,8 @@ pub fn check_kind(claims: &Map<String, Value>, typ: &str) -> Result<(), TokenErr
     if claims.contains_key("nonce") && !says_access_token(typ) {
         return Err(TokenError::OtherKind("an ID token (it has a `nonce`)"));
     }
-    for name in ["typ", "token_use", "token_type"] {
+    // OpenIddict has `token_usage` in its introspection answers, which can name an audience whatever the token is.
+    for name in ["typ", "token_use", "token_type", "token_usage"] {
         let Some(kind) = claims.get(name).and_then(Value::as_str) else { continue };
         // Keycloak writes `ID`, `Refresh`, `Offline`, `Logout`; Cognito and Dex `id`, `refresh_token` and the like.
         match kind.to_ascii_lowercase().as_str() {

@@ -97,6 +97,7 @@ async fn an_answer_counts_only_if_it_says_all_that_is_needed() {
         refused(json!({"sub": ""}), Reason::TokenInvalid),
         refused(json!({"token_type": "refresh_token"}), Reason::TokenInvalid),
         refused(json!({"token_use": "refresh_token"}), Reason::TokenInvalid),
+        refused(json!({"token_usage": "refresh_token"}), Reason::TokenInvalid),
         refused(json!({"typ": "Refresh"}), Reason::TokenInvalid),
         refused(json!({"token_type": "DPoP"}), Reason::TokenInvalid),
         refused(json!({"cnf": {"x5t#S256": "abc"}}), Reason::TokenInvalid),
